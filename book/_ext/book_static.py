@@ -1,0 +1,121 @@
+"""Sphinx extension: plotly figures drawn from the site's own copy of plotly.js, with captions, numbers and menus.
+
+* A notebook output of type ``application/vnd.plotly.v1+json`` becomes a numbered figure that holds the plot as
+  JSON. What ``talking_heads_utils.figures.page`` put into ``layout.meta`` gives its name, caption, alternative
+  text and menus.
+* What the menus draw is stored in ``_static/frames``, in files that are fetched when they are first asked for.
+  They are scripts rather than JSON, since a page opened from ``file://`` may load a script but not fetch a file.
+* ``book-plotly.js`` draws a figure when it nears the window. plotly.min.js is copied out of the installed wheel,
+  so that the two always match.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import plotly
+from docutils import nodes
+from myst_nb.core.render import load_mime_renders
+from plotly.offline import get_plotlyjs_version
+from talking_heads_utils.figures.page import BUILD_VARIABLE
+
+MIME = "application/vnd.plotly.v1+json"
+BUNDLE = f"plotly-{get_plotlyjs_version()}.min.js"
+
+
+class PlotlyMime:
+    mime_priority_overrides = [("html", MIME, 1)]
+
+    @staticmethod
+    def handle_mime(renderer, data, inline):
+        if data.mime_type != MIME:
+            return None
+        spec = data.content if isinstance(data.content, dict) else json.loads(data.content)
+        meta = spec.get("layout", {}).get("meta") or {}
+        about = meta.pop("book", None)
+        store_frames(meta, about, outdir(renderer))
+        renderer.add_js_file("book_plotly", "book-plotly.js", {"defer": "defer", "data-bundle": BUNDLE})
+        raw = nodes.raw(text=figure_html(spec, about, f"{data.cell_index}-{data.output_index}"), format="html")
+        return [numbered(renderer, data, raw, about)] if about else [raw]
+
+
+def outdir(renderer):
+    return Path(renderer.renderer.sphinx_env.app.outdir)
+
+
+def store_frames(meta, about, out):
+    """Move the menus' frames out of the page into ``_static/frames/<name>-<sum>/<first value>.js``."""
+    frames = meta.pop("frames", None)
+    if not frames:
+        return
+    total = hashlib.sha256(json.dumps(frames, sort_keys=True).encode()).hexdigest()[:10]
+    folder = f"{about['name']}-{total}"
+    (out / "_static" / "frames" / folder).mkdir(parents=True, exist_ok=True)
+    for first, content in frames.items():
+        key = json.dumps(f"{folder}/{first}")
+        script = f"(window.bookFrames = window.bookFrames || {{}})[{key}] = {content};\n"
+        (out / "_static" / "frames" / folder / f"{first}.js").write_text(script, encoding="utf-8")
+    meta["frames"] = folder
+
+
+def figure_html(spec, about, place):
+    height = spec.get("layout", {}).get("height") or 450
+    content = json.dumps(spec, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    ident = f"plotly-{place}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    label = f' role="img" aria-label="{attribute(about["alt"])}"' if about else ""
+    return (
+        f'<div class="plotly-graph-div" id="{ident}"{label} style="width:100%;height:{height}px">'
+        f'<script type="{MIME}">{content}</script>'
+        "<noscript>This figure needs JavaScript.</noscript></div>"
+    )
+
+
+def attribute(text):
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def numbered(renderer, data, raw, about):
+    """A docutils figure with a caption and a target, so that {numref} finds it."""
+    caption = nodes.caption("", "")
+    for node in renderer.render_markdown_inline(replace(data, mime_type="text/markdown", content=about["caption"])):
+        caption += node.children if isinstance(node, nodes.paragraph) else node
+    figure = nodes.figure("", raw, caption)
+    figure["names"].append(nodes.fully_normalize_name(about["name"]))
+    document = renderer.renderer.document
+    figure.source, figure.line = document["source"], data.line or 0
+    document.note_explicit_target(figure, figure)
+    return figure
+
+
+def copy_bundle(app, exception):
+    if exception is None and app.builder.format == "html":
+        source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+        target = Path(app.outdir) / "_static" / BUNDLE
+        if not target.exists() or target.stat().st_size != source.stat().st_size:
+            target.write_bytes(source.read_bytes())
+
+
+def dedupe_scripts(app, page, template, context, doctree):
+    """Sphinx 7.4 prints inline scripts that extensions add late twice; sphinx-thebe's `const` then raises a
+    SyntaxError on every page."""
+    seen, out = set(), []
+    for script in context.get("script_files", []):
+        key = (str(script.filename or ""), tuple(sorted(script.attributes.items())))
+        if key not in seen:
+            seen.add(key)
+            out.append(script)
+    context["script_files"] = out
+
+
+def setup(app):
+    os.environ[BUILD_VARIABLE] = "1"  # kernels inherit it
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # whatever the shell had
+    renderers = load_mime_renders()  # a cached list
+    if not any(getattr(renderer, "__name__", "") == "PlotlyMime" for renderer in renderers):
+        renderers.append(PlotlyMime)
+    app.add_css_file("book.css")
+    app.connect("html-page-context", dedupe_scripts, priority=990)
+    app.connect("build-finished", copy_bundle)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

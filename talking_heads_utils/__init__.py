@@ -1,0 +1,29 @@
+"""Shared code of *Talking Heads, the book*: channels between attention heads, read from weights.
+
+Import what you need from the submodule that holds it; importing the package itself loads nothing heavy.
+
+==================  =====================================================================
+``labels``          names of heads and components: ``L8H10``, ``L8H10.1``
+``roles``           head roles that others published, with their source
+``weights``         :class:`~talking_heads_utils.weights.HeadWeights` and its processing
+``checkpoints``     attention weights out of a folder or the Hub, without loading the model
+``bridge``          attention weights out of a TransformerLens ``TransformerBridge``
+``components``      SVD of a head through its factors
+``composition``     how strongly a component is read by a later head, beside its null
+``rotary``          the same at a distance, for models with rotary positions
+``scores``          the finished scores of a model, to look up, rank and compare
+``tables``          scores as parquet, streamed
+``known_answer``    a pair of heads with one planted channel
+``statistics``      intervals and exact tests
+``figures``         plotly figures; they take results, never a model
+``benchmarks``      ours beside the plain way, in one process, on the same work
+``commands``        ``python -m talking_heads_utils ...``
+==================  =====================================================================
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("talking-heads-utils")
+except PackageNotFoundError:  # the sources on the path, not installed
+    __version__ = "0+uninstalled"

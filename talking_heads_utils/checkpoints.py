@@ -1,0 +1,264 @@
+"""Attention weights straight out of safetensors, from a folder or the Hub. The model itself is never loaded.
+
+Only safetensors are read: a pickle can run code, so a checkpoint that has nothing else is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from talking_heads_utils.errors import CheckpointError, DownloadError
+from talking_heads_utils.families import Family, Shape, family_of
+from talking_heads_utils.weights import HeadWeights, Processing, RawLayer, Source, assemble
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose header has been read and found to hold every attention tensor."""
+
+    name: str
+    revision: str | None
+    config: dict[str, Any]
+    family: Family
+    shape: Shape
+    files: dict[str, Path]  # tensor name -> the safetensors file that holds it
+    prefix: str
+
+    def sha256(self) -> str:
+        """Sum of the one file, as ``sha256sum`` prints it; of the shards' sums, one a line, where there are several."""
+        sums = [_file_sha256(path) for path in sorted(set(self.files.values()))]
+        return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+    def raw_layers(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> Iterator[RawLayer]:
+        """The layers one by one. Raises :class:`CheckpointError` naming a tensor that is not finite."""
+        for layer in range(self.shape.n_layers):
+            yield self.family.unpack(self._read_layer(layer, dtype, device), self.shape)
+
+    def _read_layer(self, layer: int, dtype: torch.dtype, device: str | torch.device) -> dict[str, torch.Tensor]:
+        wanted = defaultdict(dict)
+        for part, name in self.family.tensor_names(layer).items():
+            if self.prefix + name in self.files:
+                wanted[self.files[self.prefix + name]][part] = self.prefix + name
+        tensors = {}
+        with ExitStack() as stack:
+            for path, parts in wanted.items():
+                file = stack.enter_context(safe_open(path, "pt"))
+                for part, name in parts.items():
+                    tensors[part] = _finite(file.get_tensor(name), name, path).to(device=device, dtype=dtype)
+        return tensors
+
+
+def load_head_weights(
+    name_or_folder: str | Path,
+    *,
+    revision: str | None = None,
+    processing: Processing | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> HeadWeights:
+    """Read the attention weights of a checkpoint folder or a Hub id (``gpt2``, ``EleutherAI/pythia-160m``).
+
+    Reads just the attention tensors, from ``model.safetensors`` or the shards of its index, for the families
+    ``gpt2``, ``gpt_neox`` and ``llama``. Raises :class:`CheckpointError` for a folder that is missing, partial,
+    not finite or of an unknown family, and :class:`DownloadError` if the Hub cannot be reached.
+    """
+    checkpoint = open_checkpoint(name_or_folder, revision)
+    return assemble(
+        checkpoint.raw_layers(dtype, device),
+        checkpoint.shape.n_layers,
+        norm=checkpoint.family.norm,
+        source=Source(checkpoint.name, checkpoint.family.name, checkpoint.sha256(), checkpoint.revision),
+        processing=processing,
+        rotary=checkpoint.family.rotary(checkpoint.config, checkpoint.shape),
+    )
+
+
+def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
+    """Find the checkpoint and check its header against its config. No weight is read yet."""
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        files, name = _FolderFiles(folder), folder.resolve().name
+    elif folder.is_absolute() or str(name_or_folder).startswith((".", "~")) or str(name_or_folder).count("/") > 1:
+        raise CheckpointError(
+            f"No such folder: {name_or_folder}. Give a folder with {CONFIG} and {SINGLE}, "
+            "or a Hub id such as gpt2 or EleutherAI/pythia-160m."
+        )
+    else:
+        files, name = _HubFiles(str(name_or_folder), revision), str(name_or_folder)
+    config = _read_json(files.path(CONFIG))
+    family = family_of(config, f"The checkpoint {name}")
+    where = files.tensors()
+    shape = _shape(family, config, files.path(CONFIG))
+    prefix = _complete_prefix(family, shape.n_layers, where, name)
+    return Checkpoint(name, files.revision, config, family, shape, where, prefix)
+
+
+class _FolderFiles:
+    """The files of a checkpoint folder."""
+
+    revision = None
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def path(self, file: str) -> Path:
+        if not (self.folder / file).is_file():
+            raise CheckpointError(f"{self.folder} holds no {file}: it is not a Hugging Face checkpoint folder.")
+        return self.folder / file
+
+    def tensors(self) -> dict[str, Path]:
+        if (self.folder / SINGLE).is_file():
+            return _header(self.folder / SINGLE)
+        if (self.folder / INDEX).is_file():
+            return _index(self.folder / INDEX, self.path)
+        raise CheckpointError(_no_safetensors(str(self.folder)))
+
+
+class _HubFiles:
+    """The files of a model on the Hub, downloaded or out of its cache."""
+
+    def __init__(self, repo: str, revision: str | None):
+        self.repo, self.wanted = repo, revision
+        self.offline = not _hub_answers()
+        self.revision = self.path(CONFIG).parent.name  # snapshots/<commit>/config.json
+
+    def path(self, file: str) -> Path:
+        found = self._fetch(file)
+        if found is None:
+            raise CheckpointError(f"{self.repo} on the Hub holds no {file}.")
+        return found
+
+    def tensors(self) -> dict[str, Path]:
+        if (single := self._fetch(SINGLE)) is not None:
+            return _header(single)
+        if (index := self._fetch(INDEX)) is not None:
+            return _index(index, self.path)
+        raise CheckpointError(_no_safetensors(f"{self.repo} on the Hub"))
+
+    def _fetch(self, file: str) -> Path | None:
+        """A local path, or None where the repository has no such file."""
+        from huggingface_hub import errors, hf_hub_download
+
+        try:
+            return Path(hf_hub_download(self.repo, file, revision=self.wanted, local_files_only=self.offline))
+        except errors.LocalEntryNotFoundError as error:
+            raise DownloadError(_unreachable(self.repo, file)) from error
+        except errors.EntryNotFoundError:
+            return None
+        except errors.GatedRepoError as error:
+            raise DownloadError(
+                f"{self.repo} is gated: accept its terms on its page at the Hub, then `hf auth login` "
+                "or set HF_TOKEN, and run this again."
+            ) from error
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+            raise DownloadError(
+                f"No folder {self.repo} here, and the Hub knows no model {self.repo!r}"
+                f"{f' at revision {self.wanted}' if self.wanted else ''}. Check the name."
+            ) from error
+        except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
+            raise DownloadError(_unreachable(self.repo, file)) from error
+
+
+def _hub_answers() -> bool:
+    """Whether the Hub can be reached, asked once: its own downloads would retry for half a minute first."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # httpx and requests share no base class, and any failure means the same here
+        return False
+    return True
+
+
+def _unreachable(repo: str, file: str) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return (
+        f"No folder {repo} here, and the Hub could not be reached for {file} of {repo!r} (nor is it in the cache "
+        f"{HF_HUB_CACHE}). Without a network, give a folder that holds {CONFIG} and {SINGLE}."
+    )
+
+
+def _no_safetensors(where: str) -> str:
+    return (
+        f"{where} holds neither {SINGLE} nor {INDEX}. Only safetensors are read, never a pickle (*.bin, *.pt): "
+        "load the model with transformers and save it again with save_pretrained()."
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}. Download it again.") from error
+
+
+def _header(path: Path) -> dict[str, Path]:
+    """Tensor name -> file, for one safetensors file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict.fromkeys(file.keys(), path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}). Download it again.") from error
+
+
+def _index(path: Path, locate) -> dict[str, Path]:
+    """Tensor name -> file, for a sharded checkpoint; every shard's own header is what counts."""
+    shards = sorted(set(_read_json(path).get("weight_map", {}).values()))
+    return {name: shard for file in shards for name, shard in _header(locate(file)).items()}
+
+
+def _shape(family: Family, config: dict[str, Any], path: Path) -> Shape:
+    try:
+        return family.shape(config)
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error.args[0]!r}, which a {family.name} config must have.") from error
+
+
+def _complete_prefix(family: Family, n_layers: int, files: dict[str, Path], name: str) -> str:
+    """The prefix under which the tensors stand. Raises :class:`CheckpointError` naming those that are missing."""
+
+    def missing(prefix: str) -> list[str]:
+        return [
+            prefix + tensor
+            for layer in range(n_layers)
+            for part, tensor in family.tensor_names(layer).items()
+            if part not in family.optional and prefix + tensor not in files
+        ]
+
+    prefix = min(family.prefixes, key=lambda p: len(missing(p)))
+    if lacking := missing(prefix):
+        more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
+        raise CheckpointError(
+            f"The checkpoint {name} is partial: {len(lacking)} attention tensors are missing: "
+            f"{', '.join(lacking[:8])}{more}. Download it again, or take a folder that holds them."
+        )
+    return prefix
+
+
+def _finite(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(
+            f"{name} in {path} holds NaN or infinite values, so nothing computed from it would mean anything. "
+            "The file is damaged or the training diverged: take another checkpoint."
+        )
+    return tensor
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,82 @@
+"""Score how strongly every component of every head is read by every later head, from weights alone.
+
+A component is one singular direction of a head's OV matrix, counted from the largest singular value. Its score
+into a later head is the share of that head's matrix that lies along what the component writes:
+
+    C = ||v M|| / ||M||     v: the unit direction the component writes
+                            M: W_Q W_K^T (kind Q), W_K W_Q^T (kind K), W_V W_O (kind V) of the reader
+
+A random direction scores 1/sqrt(d_model') in root mean square. Beside each score stand its z against sampled
+random directions and its rank among all earlier components of the model (1 is the strongest).
+
+examples:
+  python -m talking_heads_utils composition --weights gpt2 --out gpt2.parquet
+  python -m talking_heads_utils composition --weights ./my-checkpoint --out q.parquet --kinds Q --top 64
+  python -m talking_heads_utils composition --weights gpt2 --out heads.parquet --head-level
+
+columns: kind, writer_layer, writer_head, component, reader_layer, reader_head, score, z, rank, singular_value, gap.
+gap is the distance to the nearest other singular value of that head, relative to its own: where it is near 0,
+only the span of the two components means anything. --head-level has score and rank of whole heads instead
+(Elhage et al. 2021). Pairs whose reader is not in a later layer are undefined and have no row. The processing of
+the weights and the sum of the checkpoint stand in the file's metadata (talking_heads_utils.tables.read_about).
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from talking_heads_utils.files import GPT2_VARIABLE, gpt2_source
+
+HELP = "component-level composition scores of a model, as parquet"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_weights_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="where to write the table")
+    parser.add_argument("--kinds", default="QKV", help="inputs of the reader to score: Q, K, V or several (default: QKV)")
+    parser.add_argument("--head-level", action="store_true", help="one row per pair of heads instead of per component")
+    parser.add_argument("--top", type=int, metavar="K", help="keep the K best per reader and kind (default: all)")
+    parser.add_argument("--n-random", type=int, default=512, help="random directions behind each z (default: 512)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random directions (default: 0)")
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoint: the same for every command that reads one."""
+    parser.add_argument(
+        "--weights",
+        default=gpt2_source(),
+        metavar="FOLDER_OR_ID",
+        help=f"a checkpoint folder or a Hub id; gpt2, gpt_neox and llama are known (default: ${GPT2_VARIABLE}, else gpt2)",
+    )
+    parser.add_argument("--revision", help="commit, tag or branch of a Hub id")
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+    from tqdm import tqdm
+
+    from talking_heads_utils.checkpoints import load_head_weights
+    from talking_heads_utils.components import write_directions
+    from talking_heads_utils.composition import check_kinds, iter_composition
+    from talking_heads_utils.errors import OptionError
+    from talking_heads_utils.provenance import describe_weights, versions
+    from talking_heads_utils.tables import write_table
+
+    if args.n_random < 2:
+        raise OptionError(f"--n-random must be at least 2 to give a spread, not {args.n_random}.")
+    kinds = check_kinds(args.kinds)
+    with torch.inference_mode():
+        weights = load_head_weights(args.weights, revision=args.revision)
+        about = describe_weights(weights) | {
+            "kinds": kinds, "n_random": args.n_random, "seed": args.seed, "top": args.top,
+            "level": "head" if args.head_level else "component", "versions": versions(),
+        }  # fmt: skip
+        progress = partial(tqdm, desc="reader layers", unit="layer")
+        directions, S = write_directions(weights)
+        blocks = iter_composition(
+            weights, kinds, n_random=args.n_random, seed=args.seed, directions=directions, progress=progress
+        )
+        rows = write_table(blocks, S, args.out, about, top=args.top, by_head=args.head_level)
+    print(f"{args.out}: {rows:,} rows, {args.out.stat().st_size / 1e6:.1f} MB, of {weights.describe()}")

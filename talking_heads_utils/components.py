@@ -1,0 +1,74 @@
+"""Singular components of a head's matrices, found through their d_head-wide factors.
+
+A head's OV matrix ``W_V W_O`` is [d_model, d_model] but has rank d_head at most, so its SVD is that of a
+d_head x d_head core between two orthonormal bases. No d_model x d_model matrix is ever built.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.weights import HeadWeights
+
+
+class SVD(NamedTuple):
+    """``left @ right == U @ diag(S) @ V.mT``; columns of U read, columns of V write, S falls.
+
+    Singular vectors have no sign, and near-equal singular values have no order: see :func:`relative_gap`.
+    """
+
+    U: Float[Tensor, "*batch rows rank"]
+    S: Float[Tensor, "*batch rank"]
+    V: Float[Tensor, "*batch cols rank"]
+
+
+def factored_svd(left: Float[Tensor, "*batch rows rank"], right: Float[Tensor, "*batch rank cols"]) -> SVD:
+    """SVD of ``left @ right`` without forming it: QR of both factors, SVD of the small core."""
+    basis_left, core_left = torch.linalg.qr(left)
+    basis_right, core_right = torch.linalg.qr(right.mT)
+    U, S, Vh = torch.linalg.svd(core_left @ core_right.mT)
+    return SVD(basis_left @ U, S, basis_right @ Vh.mT)
+
+
+def ov_svd(weights: HeadWeights, layer: int) -> SVD:
+    """Components of ``W_V W_O`` of every head of a layer: U, V ``[n_heads, d_model, d_head]``, S ``[n_heads, d_head]``."""
+    return factored_svd(weights.W_V[layer][weights.kv_index], weights.W_O[layer])
+
+
+def qk_svd(weights: HeadWeights, layer: int) -> SVD:
+    """Components of ``W_Q W_K^T``: U reads the query side, V the key side. Shapes as :func:`ov_svd`.
+
+    With rotary positions this is the product at distance 0.
+    """
+    return factored_svd(weights.W_Q[layer], weights.W_K[layer][weights.kv_index].mT)
+
+
+def write_directions(
+    weights: HeadWeights,
+) -> tuple[Float[Tensor, "n_layers n_heads d_head d_model"], Float[Tensor, "n_layers n_heads d_head"]]:
+    """Unit write direction and singular value of every OV component of the model.
+
+    A component whose singular value is zero up to rounding writes nothing, so its direction is NaN.
+    """
+    basis, core_O = torch.linalg.qr(weights.W_O.mT)
+    core_V = torch.linalg.qr(weights.W_V, mode="r")[1][:, weights.kv_index]
+    _, S, Vh = torch.linalg.svd(core_V @ core_O.mT)
+    directions = Vh @ basis.mT
+    floor = S[..., :1] * weights.d_model * torch.finfo(S.dtype).eps
+    directions[S <= floor] = torch.nan
+    return directions, S
+
+
+def relative_gap(S: Float[Tensor, "*batch rank"]) -> Float[Tensor, "*batch rank"]:
+    """Distance to the nearest other singular value, as a fraction of the value itself.
+
+    Near 0, a component's index and direction are not well defined: only the span with its neighbour is.
+    With a single component there is no neighbour and the gap is infinite; for a zero singular value it is NaN.
+    """
+    steps = S[..., :-1] - S[..., 1:]
+    far = S.new_full((*S.shape[:-1], 1), torch.inf)
+    return torch.minimum(torch.cat([far, steps], -1), torch.cat([steps, far], -1)) / S

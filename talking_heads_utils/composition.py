@@ -1,0 +1,167 @@
+"""Composition scores: how much of what a component writes is read by a later head.
+
+For the unit write direction v of a component and a reader's matrix M,
+
+    C = ||v M||_F / ||M||_F,    M = W_Q W_K^T (kind Q), W_K W_Q^T (kind K), W_V W_O (kind V).
+
+This is the score of Elhage et al. 2021 ("A mathematical framework for transformer circuits"),
+||W_writer M|| / (||W_writer|| ||M||), taken of one rank-1 component at a time (Merullo et al. 2024).
+It follows that the head-level score is the mean of its components' scores, in squares, weighted by their
+squared singular values: C_head^2 = sum_i s_i^2 C_i^2 / sum_i s_i^2.
+
+Null: for a random unit direction in the d_model' dimensions that remain after centring, the root mean square
+of C is exactly 1 / sqrt(d_model'), whatever M is. With rotary positions scores are taken at distance 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils.components import write_directions
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.weights import HeadWeights
+
+KINDS = "QKV"
+N_RANDOM = 512
+SEED = 0
+_BLOCK_ELEMENTS = 1 << 21  # of the largest temporary, 8 MB in float32: what a core's cache still holds
+
+
+@dataclass(frozen=True)
+class ReaderScores:
+    """Every earlier component's score into every head of one layer, for one kind.
+
+    score: ``[layer, n_heads, d_head, n_heads]`` = writer layer, writer head, component, reader head. NaN where
+        undefined: a component that writes nothing, a reader that reads nothing.
+    null_mean, null_std: of the scores of random unit directions, per reader head ``[n_heads]``.
+    """
+
+    kind: str
+    layer: int
+    score: Float[Tensor, "layer n_heads d_head n_heads"]
+    null_mean: Float[Tensor, "n_heads"]
+    null_std: Float[Tensor, "n_heads"]
+
+    @property
+    def z(self) -> Float[Tensor, "layer n_heads d_head n_heads"]:
+        """Score less the mean of random directions, in their standard deviations."""
+        return (self.score - self.null_mean) / self.null_std
+
+    @property
+    def rank(self) -> Int[Tensor, "layer n_heads d_head n_heads"]:
+        """Rank among all earlier components of the model, 1 for the strongest; 0 where the score is undefined."""
+        flat = self.score.flatten(0, 2).T.contiguous().nan_to_num(nan=-1.0)
+        order = flat.argsort(dim=1, descending=True)
+        rank = torch.empty_like(order, dtype=torch.int32)
+        places = torch.arange(1, flat.shape[1] + 1, dtype=torch.int32, device=flat.device)
+        rank.scatter_(1, order, places.expand_as(rank))
+        return rank.masked_fill_(flat < 0, 0).T.reshape(self.score.shape)
+
+
+def reading_maps(weights: HeadWeights, layer: int, kind: str) -> Float[Tensor, "n_heads d_model d_head"]:
+    """Per reader head a matrix A with ``||v A|| = ||v M|| / ||M||`` for every v: M without its orthonormal end.
+
+    M = L R^T, and R = Q T with Q orthonormal, so ||v M|| = ||v L T^T||.
+    """
+    W_Q, W_K, W_V, W_O = (W[layer] for W in (weights.W_Q, weights.W_K, weights.W_V, weights.W_O))
+    kv = weights.kv_index
+    if kind == "Q":
+        maps = W_Q @ _triangle(W_K)[kv].mT
+    elif kind == "K":
+        maps = W_K[kv] @ _triangle(W_Q).mT
+    elif kind == "V":
+        maps = W_V[kv] @ _triangle(W_O.mT).mT
+    else:
+        raise OptionError(f"No composition of kind {kind!r}: use Q, K or V.")
+    return maps / torch.linalg.matrix_norm(maps)[:, None, None]
+
+
+def _triangle(W: Float[Tensor, "n d_model d_head"]) -> Float[Tensor, "n d_head d_head"]:
+    return torch.linalg.qr(W, mode="r")[1]
+
+
+def score_directions(
+    directions: Float[Tensor, "n d_model"], maps: Float[Tensor, "n_maps d_model d_head"]
+) -> Float[Tensor, "n n_maps"]:
+    """``||v A||`` for every direction and map, in blocks of bounded memory."""
+    n_maps, d_model, d_head = maps.shape
+    flat = maps.permute(1, 0, 2).reshape(d_model, -1)
+    scores = directions.new_empty(len(directions), n_maps)
+    rows = max(64, _BLOCK_ELEMENTS // flat.shape[1])
+    product = directions.new_empty(min(rows, len(directions)), flat.shape[1])
+    for start in range(0, len(directions), rows):
+        block = directions[start : start + rows]
+        torch.mm(block, flat, out=product[: len(block)])
+        torch.linalg.vector_norm(
+            product[: len(block)].unflatten(1, (n_maps, d_head)), dim=-1, out=scores[start : start + rows]
+        )
+    return scores
+
+
+def random_directions(weights: HeadWeights, n: int, seed: int = SEED) -> Float[Tensor, "n d_model"]:
+    """Unit vectors, uniform over the d_model' dimensions in which this model's writers and readers live."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(n, weights.d_model, generator=generator, dtype=torch.float64)
+    if weights.processing.center:
+        directions -= directions.mean(dim=-1, keepdim=True)
+    return torch.nn.functional.normalize(directions, dim=-1).to(weights.W_O)
+
+
+def null_rms(weights: HeadWeights) -> float:
+    """Root mean square score of a random unit direction: 1 / sqrt(d_model')."""
+    return weights.d_model_effective**-0.5
+
+
+def check_kinds(kinds: str) -> str:
+    """``kinds`` without repeats. Raises :class:`OptionError` unless it names some of Q, K, V."""
+    wanted = "".join(dict.fromkeys(kinds.upper()))
+    if not wanted or set(wanted) - set(KINDS):
+        raise OptionError(f"No composition of kind {kinds!r}: use Q, K, V or several of them, such as QKV.")
+    return wanted
+
+
+def iter_composition(
+    weights: HeadWeights,
+    kinds: str = KINDS,
+    *,
+    n_random: int = N_RANDOM,
+    seed: int = SEED,
+    layers: Sequence[int] | None = None,
+    directions: Float[Tensor, "n_layers n_heads d_head d_model"] | None = None,
+    progress: Callable[[Sequence[int]], Iterator[int]] = iter,
+) -> Iterator[ReaderScores]:
+    """Scores of all earlier components into each reader layer, one :class:`ReaderScores` per layer and kind.
+
+    Only pairs whose reader comes in a later layer are computed. ``layers`` restricts the readers, ``progress``
+    wraps the sequence of layers (tqdm does), ``directions`` are those of ``write_directions`` if at hand. Raises :class:`OptionError` for a kind or layer that is not there.
+    """
+    kinds = check_kinds(kinds)
+    layers = range(1, weights.n_layers) if layers is None else layers
+    if bad := [layer for layer in layers if not 0 < layer < weights.n_layers]:
+        raise OptionError(f"No reader in layer {bad[0]}: readers are in layers 1..{weights.n_layers - 1}.")
+    directions = write_directions(weights)[0] if directions is None else directions
+    controls = random_directions(weights, n_random, seed)
+    for layer in progress(layers):
+        maps = torch.cat([reading_maps(weights, layer, kind) for kind in kinds])
+        scores = score_directions(directions[:layer].flatten(0, 2), maps)
+        null = score_directions(controls, maps)
+        mean, std = null.mean(0), null.std(0)
+        for k, kind in enumerate(kinds):
+            part = slice(k * weights.n_heads, (k + 1) * weights.n_heads)
+            shape = (layer, weights.n_heads, weights.d_head, weights.n_heads)
+            yield ReaderScores(kind, layer, scores[:, part].reshape(shape), mean[part], std[part])
+
+
+def head_level(
+    score: Float[Tensor, "layer n_heads d_head n_heads"], S: Float[Tensor, "n_layers n_heads d_head"]
+) -> Float[Tensor, "layer n_heads n_heads"]:
+    """Head-level scores (Elhage et al. 2021) from those of the components: mean square, weighted by S squared."""
+    share = S[: score.shape[0]].square()
+    share = share / share.sum(-1, keepdim=True)
+    square = score.square().masked_fill(share[..., None] == 0, 0.0)
+    return torch.einsum("whc,whcr->whr", share, square).sqrt()

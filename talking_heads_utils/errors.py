@@ -1,0 +1,25 @@
+"""Errors a user can act on. Each message says what went wrong and what to do about it."""
+
+
+class TalkingHeadsError(Exception):
+    """Base of every error this package raises on purpose; the command line prints it and exits with 2."""
+
+
+class LabelError(TalkingHeadsError, ValueError):
+    """A head or component name that cannot be read, or that the model does not have."""
+
+
+class CheckpointError(TalkingHeadsError):
+    """A checkpoint that is missing, partial, damaged, or of a family that is not known."""
+
+
+class DownloadError(CheckpointError):
+    """A checkpoint that is not here and could not be fetched."""
+
+
+class ProcessingError(TalkingHeadsError, ValueError):
+    """A weight processing that the model does not allow."""
+
+
+class OptionError(TalkingHeadsError, ValueError):
+    """An option whose value makes no sense."""

@@ -1,0 +1,120 @@
+"""A circuit as a graph: who writes to whom, read from weights alone."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from talking_heads_utils.figures.style import CONTROL, KIND_COLOURS, KIND_READS, new_figure, role_colour
+from talking_heads_utils.labels import Head
+from talking_heads_utils.links import MEASURES, Link, Roles, strongest_writers
+from talking_heads_utils.roles import role_of
+from talking_heads_utils.scores import CompositionScores
+
+
+def circuit_figure(scores: CompositionScores, roles: Roles, links: Sequence[Link], *, largest_k: int = 8) -> go.Figure:
+    """The k strongest writers of every reader in ``links``, by one component (above) and by the whole head (below).
+
+    Any head of the model may be a writer. A slider sets k; the titles count how many of the edges come from a head
+    with a role that the literature links to that reader.
+    """
+    figure = make_subplots(rows=2, cols=1, subplot_titles=[" "] * 2, vertical_spacing=0.09, figure=new_figure(980))
+    kinds = list(dict.fromkeys(kind for *_, kind in links))
+    by_k = {k: [_edges(scores, roles, links, measure, k) for measure in MEASURES] for k in range(1, largest_k + 1)}
+    start = 3
+    for row, (lines, _) in enumerate(by_k[start], 1):
+        for kind in kinds:
+            figure.add_trace(_line_trace(lines[kind], kind, showlegend=row == 1), row=row, col=1)
+            figure.add_trace(_hover_trace(lines[kind], kind), row=row, col=1)
+        for trace in _node_traces(scores, roles, showlegend=row == 1):
+            figure.add_trace(trace, row=row, col=1)
+    per_panel = 2 * len(kinds) + len(_node_traces(scores, roles, False))
+    moving = [panel * per_panel + i for panel in range(2) for i in range(2 * len(kinds))]
+    figure.frames = [_frame(k, panels, kinds, moving) for k, panels in by_k.items()]
+    for row in (1, 2):
+        figure.update_yaxes(title_text="layer", tickvals=list(range(scores.n_layers)), row=row, col=1)
+        figure.update_xaxes(tickvals=list(range(scores.n_heads)), range=[-0.6, scores.n_heads - 0.4], row=row, col=1)
+    figure.update_xaxes(title_text="head", row=2, col=1)
+    for annotation, text in zip(figure.layout.annotations, _titles(by_k[start])):
+        annotation.text = text
+    options = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))
+    steps = [dict(label=str(k), method="animate", args=[[str(k)], options]) for k in by_k]
+    figure.update_layout(
+        sliders=[dict(steps=steps, active=start - 1, currentvalue_prefix="strongest writers shown per reader: ", pad_t=44, x=0, len=1)],
+        legend=dict(y=-0.2),
+    )
+    return figure
+
+
+def _edges(scores, roles, links, measure: str, k: int) -> tuple[dict[str, list], tuple[int, int]]:
+    """Edges by kind, each ``(writer, reader, hover text)``, and (edges from a published writer, edges)."""
+    wanted = {(reader, kind) for _, role, kind in links for reader in roles[role]}
+    lines: dict[str, list] = {kind: [] for *_, kind in links}
+    known = 0
+    for reader, kind in sorted(wanted):
+        published = {w for writers, readers, link_kind in links if link_kind == kind and reader in roles[readers] for w in roles[writers]}
+        for head, component, value in strongest_writers(scores, reader, kind, k, measure):
+            known += head in published
+            source = component if measure == MEASURES[0] else head
+            lines[kind].append((head, reader, f"{source} → {reader}, {KIND_READS[kind]}<br>C = {value:.3f}"))
+    return lines, (known, sum(map(len, lines.values())))
+
+
+def _titles(panels) -> list[str]:
+    return [
+        f"by {measure}: {known} of {total} edges from a published writer"
+        for measure, (_, (known, total)) in zip(MEASURES, panels)
+    ]
+
+
+def _frame(k: int, panels, kinds: list[str], moving: list[int]) -> go.Frame:
+    data = [
+        trace for lines, _ in panels for kind in kinds for trace in (_line_xy(lines[kind]), _hover_xy(lines[kind]))
+    ]
+    return go.Frame(
+        name=str(k), data=data, traces=moving, layout=dict(annotations=[dict(text=text) for text in _titles(panels)])
+    )
+
+
+def _line_xy(edges) -> dict:
+    x, y = [], []
+    for writer, reader, _ in edges:
+        x += [writer.head, reader.head, None]
+        y += [writer.layer, reader.layer, None]
+    return dict(x=x, y=y)
+
+
+def _hover_xy(edges) -> dict:
+    """A point a third of the way along each edge carries its text."""
+    x = [(2 * w.head + r.head) / 3 for w, r, _ in edges]
+    y = [(2 * w.layer + r.layer) / 3 for w, r, _ in edges]
+    return dict(x=x, y=y, text=[text for *_, text in edges])
+
+
+def _line_trace(edges, kind: str, showlegend: bool) -> go.Scatter:
+    return go.Scatter(
+        **_line_xy(edges), mode="lines", line=dict(color=KIND_COLOURS[kind], width=1.6), opacity=0.75,
+        hoverinfo="skip", name=f"into the {KIND_READS[kind]}", legendgroup=kind, showlegend=showlegend,
+    )  # fmt: skip
+
+
+def _hover_trace(edges, kind: str) -> go.Scatter:
+    return go.Scatter(
+        **_hover_xy(edges), mode="markers", marker=dict(color=KIND_COLOURS[kind], size=6), legendgroup=kind,
+        showlegend=False, hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
+
+
+def _node_traces(scores: CompositionScores, roles: Roles, showlegend: bool) -> list[go.Scatter]:
+    heads = [Head(layer, head) for layer in range(scores.n_layers) for head in range(scores.n_heads)]
+    traces = []
+    for role in (None, *roles):
+        part = [head for head in heads if role_of(head, roles) == role]
+        traces.append(go.Scatter(
+            x=[h.head for h in part], y=[h.layer for h in part], mode="markers", name=role or "no published role",
+            marker=dict(color=role_colour(role), size=11 if role else 4, opacity=1 if role else 0.5), legendgroup=role or "none",
+            text=[str(h) for h in part], hovertemplate=f"%{{text}}<br>{role or 'no published role'}<extra></extra>",
+            showlegend=showlegend))  # fmt: skip
+    return traces

@@ -1,0 +1,79 @@
+"""Showing a figure: with its caption in a kernel, and ready for the static page when the book is built.
+
+The page draws figures with its own copy of plotly.js. Two things travel in ``layout.meta``, which plotly ignores:
+
+``book``      name, caption and alternative text; the page makes a numbered figure of them
+``controls``  menus beside the figure, for what plotly's own sliders (one dimension) cannot do
+``frames``    what each setting of the controls draws, in chunks that the page stores as files of their own and
+              fetches when they are first asked for, also from ``file://``
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from typing import Any, Callable, Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+BUILD_VARIABLE = "BOOK_BUILD"  # set by the book's Sphinx extension while pages are built
+UNDEFINED = 255
+_STEPS = 254
+
+
+def building_book() -> bool:
+    """True while the static book is being built, where no kernel will answer the reader."""
+    return bool(os.environ.get(BUILD_VARIABLE))
+
+
+def show(figure: go.Figure, *, name: str, caption: str, alt: str, live: Callable[[], Any] | None = None) -> None:
+    """Display a figure with its caption.
+
+    name: what the page's references call it. alt: what it shows, for readers who cannot see it. live: draws the
+    same with ipywidgets instead, where a kernel runs.
+    """
+    from IPython.display import Markdown, display
+
+    if building_book():
+        figure.update_layout(meta=dict(figure.layout.meta or {}, book=dict(name=name, caption=caption, alt=alt)))
+        display(figure)
+        return
+    display(live() if live else figure)
+    display(Markdown(f"*{caption}*"))
+
+
+def with_controls(
+    figure: go.Figure, controls: Sequence[Mapping[str, Any]], frames: Mapping[tuple, Mapping[str, Any]]
+) -> go.Figure:
+    """Attach menus and what each setting draws.
+
+    controls: ``{"name": ..., "values": [...], "start": ...}`` each. frames: setting -> ``{"data": [...], "layout":
+    {...}}`` as plotly frames have them, where a 2-D array may be what :func:`quantise` returns. The first control
+    is what the chunks are split by.
+    """
+    chunks: dict[str, dict[str, Any]] = {}
+    for setting, frame in frames.items():
+        first, *rest = map(str, setting)
+        chunks.setdefault(first, {})["|".join(rest)] = frame
+    packed = {first: json.dumps(frames, separators=(",", ":")) for first, frames in chunks.items()}
+    figure.update_layout(meta=dict(figure.layout.meta or {}, controls=[dict(c) for c in controls], frames=packed))
+    return figure
+
+
+def quantise(values: np.ndarray) -> dict[str, Any]:
+    """Values >= 0 as one byte each, finer where they are small: value = max * (byte / 254)^2, NaN is 255.
+
+    The error is at most max / 254. The page's loader undoes it.
+    """
+    largest = float(np.nanmax(values))
+    steps = np.round(_STEPS * np.sqrt(np.nan_to_num(values) / largest)) if largest > 0 else np.zeros(values.shape)
+    steps = np.where(np.isnan(values), UNDEFINED, steps).astype(np.uint8)
+    return {"q8": base64.b64encode(steps.tobytes()).decode(), "max": round(largest, 6), "shape": list(values.shape)}
+
+
+def dequantise(packed: Mapping[str, Any]) -> np.ndarray:
+    """What the page draws from :func:`quantise`'s answer; the loader does the same in the browser."""
+    steps = np.frombuffer(base64.b64decode(packed["q8"]), np.uint8).reshape(packed["shape"])
+    return np.where(steps == UNDEFINED, np.nan, packed["max"] * (steps / _STEPS) ** 2)

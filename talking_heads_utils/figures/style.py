@@ -1,0 +1,57 @@
+"""One palette and one look for every figure."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from talking_heads_utils import roles
+
+# Okabe and Ito's colours, told apart by readers who are colour-blind; one per head role, everywhere.
+ROLE_COLOURS = {
+    roles.PREVIOUS_TOKEN: "#0072B2",
+    roles.DUPLICATE_TOKEN: "#B8860B",
+    roles.INDUCTION: "#009E73",
+    roles.S_INHIBITION: "#D55E00",
+    roles.NAME_MOVER: "#CC79A7",
+    roles.BACKUP_MOVER: "#56B4E9",
+    roles.NEGATIVE_MOVER: "#7B61A8",
+}
+CONTROL = "#8A8F98"  # random heads, random directions, everything that is no claim
+ACCENT = ROLE_COLOURS[roles.S_INHIBITION]
+KIND_COLOURS = {"Q": "#CC79A7", "K": "#009E73", "V": "#0072B2"}
+KIND_READS = {"Q": "query", "K": "key", "V": "value"}
+
+_GRID = "rgba(128,128,128,0.22)"
+_INK = "#2b2f36"  # replaced on the page by the theme's own text colour
+
+
+def new_figure(height: int, **layout) -> go.Figure:
+    """An empty figure in the book's look: transparent, so that it sits on a light or a dark page."""
+    axis = dict(gridcolor=_GRID, zerolinecolor=_GRID, linecolor=_GRID, automargin=True, title_standoff=8)
+    figure = go.Figure()
+    figure.update_layout(
+        template=go.layout.Template(layout=dict(xaxis=axis, yaxis=axis)),
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font=dict(size=13, color=_INK),
+        colorway=list(ROLE_COLOURS.values()),
+        height=height,
+        margin=dict(l=8, r=8, t=36, b=8),
+        hoverlabel=dict(align="left"),
+        legend=dict(orientation="h", y=-0.2, x=0, yanchor="top"),
+        **layout,
+    )
+    return figure
+
+
+def role_colour(role: str | None) -> str:
+    """The colour of a role; grey for a head without one."""
+    return ROLE_COLOURS.get(role, CONTROL)
+
+
+def dropdown(buttons: list[dict], **where) -> dict:
+    """A dropdown above the plot, at its left."""
+    return dict(
+        buttons=buttons, x=0, xanchor="left", y=1.0, yanchor="bottom", pad=dict(b=26), showactive=True,
+        bgcolor="rgba(160,160,160,0.15)", bordercolor=_GRID, **where,
+    )  # fmt: skip

@@ -1,0 +1,51 @@
+"""Where the project's data lies, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+from talking_heads_utils.errors import CheckpointError, OptionError
+
+GPT2_VARIABLE = "TALKING_HEADS_GPT2"  # a folder with GPT-2 small's weights, for tests and commands
+
+
+def data_dir() -> Path:
+    """The book's ``data/``: beside the package in a checkout, inside it once installed."""
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "data", package / "data"):
+        if (folder / "gpt2-small").is_dir():
+            return folder
+    raise CheckpointError("The book's data/ folder is missing: install the package again, or work in a checkout.")
+
+
+def gpt2_source() -> str:
+    """The folder named by TALKING_HEADS_GPT2, else the Hub id ``gpt2``."""
+    return os.environ.get(GPT2_VARIABLE) or "gpt2"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its name only if the block ends well.
+
+    Raises :class:`OptionError` where nothing can be written there.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise OptionError(f"Cannot write {path}: {error.strerror}. Choose another place.") from error
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

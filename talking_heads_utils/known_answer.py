@@ -1,0 +1,66 @@
+"""A case whose answer is known by construction: one planted channel, and heads beside it with none."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.weights import NO_NORM, HeadWeights, Processing, Source, grouped_index
+
+PLANTED_WRITER = Component(0, 0, 2)
+PLANTED_READER = Head(1, 0)
+READER_SHARE = 0.8  # of the planted reader's squared norm that lies along the channel
+
+
+def planted_pair(
+    cosine: float = 1.0, *, d_model: int = 128, d_head: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> HeadWeights:
+    """Two layers of two heads. Component L0H0.2 writes at an angle to what L1H0's query reads; nothing else is planted.
+
+    ``cosine`` is that of the angle between the two. L0H0's other components and the part of L0H0.2 that misses
+    the reader lie in directions that L1H0 does not read at all; L0H1 and L1H1 are random. The scores that must
+    come out are those of :func:`expected_scores`. Raises :class:`OptionError` for a cosine outside 0..1 or a
+    d_model too small for the directions to be orthogonal.
+    """
+    if not 0 <= cosine <= 1 or d_model < 3 * d_head + 1:
+        raise OptionError(f"Needs 0 <= cosine <= 1 and d_model > 3 d_head, not {cosine=}, {d_model=}, {d_head=}.")
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    basis = torch.linalg.qr(normal(d_model, d_model))[0].T
+    channel, writes, reads, values = basis[0], basis[1 : d_head + 1], basis[d_head + 1 : 2 * d_head], basis[2 * d_head :]
+    W_Q, W_K, W_V = (normal(2, 2, d_model, d_head) for _ in range(3))
+    W_O = normal(2, 2, d_head, d_model)
+    planted = PLANTED_WRITER.component
+    direction = writes.clone()
+    direction[planted] = cosine * channel + math.sqrt(1 - cosine**2) * writes[planted]
+    singular_values = torch.linspace(2.0, 1.0, d_head, dtype=torch.float64)
+    W_V[0, 0] = values[:d_head].T
+    W_O[0, 0] = singular_values[:, None] * direction
+    # the reader's query: the channel with READER_SHARE of the squared norm, the rest over directions nobody writes
+    rest = math.sqrt((1 - READER_SHARE) / (d_head - 1))
+    W_Q[1, 0] = torch.cat([math.sqrt(READER_SHARE) * channel[None], rest * reads]).T
+    W_K[1, 0] = torch.linalg.qr(normal(d_model, d_head))[0]
+    tensors = [W.to(dtype) for W in (W_Q, W_K, W_V, W_O)]
+    return HeadWeights(
+        *tensors,
+        b_O=torch.zeros(2, d_model, dtype=dtype),
+        kv_index=grouped_index(2, 2),
+        norm=NO_NORM,
+        processing=Processing.default(NO_NORM),
+        source=Source(f"planted pair (cosine {cosine:.2f}, seed {seed})", "planted"),
+    )
+
+
+def expected_scores(cosine: float, d_head: int = 8) -> Float[Tensor, "d_head"]:
+    """Scores of L0H0's components into L1H0's query: cosine * sqrt(READER_SHARE) for the planted one, 0 for the rest."""
+    scores = torch.zeros(d_head)
+    scores[PLANTED_WRITER.component] = cosine * math.sqrt(READER_SHARE)
+    return scores

@@ -1,0 +1,140 @@
+"""Known links of a circuit, looked up in the weights: do published writers stand out among other heads?
+
+Each reader ranks every earlier head of the model by one of two measures: the largest score of any single
+component (``one component``) or the head-level score of Elhage et al. (``whole head``). What is compared is the
+percentile of the published writers in that ranking, against other heads of the same layers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.scores import CompositionScores
+from talking_heads_utils.statistics import bootstrap_mean, exact_head_test, percentile_among
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ONE_COMPONENT, WHOLE_HEAD = "one component", "whole head"
+MEASURES = (ONE_COMPONENT, WHOLE_HEAD)
+
+Roles = dict[str, list[Head]]
+Link = tuple[str, str, str]  # role of the writers, role of the readers, kind
+
+
+def pair_values(
+    scores: CompositionScores, kind: str, measure: str
+) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
+    """``[writer layer, writer head, reader layer, reader head]`` by one of :data:`MEASURES`; NaN where undefined."""
+    if measure == ONE_COMPONENT:
+        return scores.best_component(kind)
+    if measure == WHOLE_HEAD:
+        return scores.head_level(kind)
+    raise OptionError(f"No measure {measure!r}: use one of {MEASURES}.")
+
+
+def reader_percentiles(values: Float[Tensor, "n_layers n_heads n_layers n_heads"], reader: Head) -> Float[Tensor, "n_layers n_heads"]:
+    """Percentile of every earlier head among all earlier heads of one reader (100 is the strongest), else NaN."""
+    out = torch.full(values.shape[:2], torch.nan, dtype=torch.float64)
+    earlier = values[: reader.layer, :, reader.layer, reader.head]
+    out[: reader.layer] = percentile_among(earlier.flatten()).view_as(earlier)
+    return out
+
+
+def link_table(scores: CompositionScores, roles: Roles, links: Sequence[Link]) -> pd.DataFrame:
+    """One row per link, measure and pair of heads: published pairs, and as controls the same readers with every
+    other head of the writers' layers. Columns: link, measure, writer, reader, published, percentile."""
+    import pandas as pd
+
+    rows = []
+    for writers_role, readers_role, kind in links:
+        writers = roles[writers_role]
+        layers = sorted({head.layer for head in writers})
+        for measure in MEASURES:
+            values = pair_values(scores, kind, measure)
+            for reader in roles[readers_role]:
+                percentiles = reader_percentiles(values, reader)
+                for head in (Head(layer, h) for layer in layers if layer < reader.layer for h in range(scores.n_heads)):
+                    rows.append({
+                        "link": link_name(writers_role, readers_role, kind), "measure": measure, "writer": str(head),
+                        "reader": str(reader), "published": head in writers,
+                        "percentile": percentiles[head.layer, head.head].item(),
+                    })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def link_summary(scores: CompositionScores, roles: Roles, links: Sequence[Link]) -> pd.DataFrame:
+    """Per link and measure: mean percentile of the published pairs with its 95% bootstrap interval over pairs, the
+    mean of all choices of as many heads from the same layers, the exact share of choices that do as well, and n."""
+    import pandas as pd
+
+    table = link_table(scores, roles, links)
+    rows = []
+    for link in links:
+        for measure in MEASURES:
+            name = link_name(*link)
+            pairs = table[(table["link"] == name) & (table["measure"] == measure) & table["published"]]
+            mean = bootstrap_mean(torch.tensor(pairs["percentile"].to_numpy()))
+            values = pair_values(scores, link[2], measure)
+            per_writer = torch.stack([reader_percentiles(values, reader) for reader in roles[link[1]]]).nanmean(0)
+            test = exact_head_test(per_writer, roles[link[0]])
+            rows.append({
+                "link": name, "measure": measure, "published pairs": mean.mean, "95% interval":
+                f"{mean.low:.0f} to {mean.high:.0f}", "pairs": mean.n, "other heads": test.null_mean,
+                "p (exact)": test.p, "choices": test.n,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def link_name(writers_role: str, readers_role: str, kind: str) -> str:
+    return f"{writers_role} → {readers_role} ({kind})"
+
+
+def strongest_writers(
+    scores: CompositionScores, reader: Head, kind: str, k: int, measure: str
+) -> list[tuple[Head, Component, float]]:
+    """The k earlier heads that a reader reads most by one measure, each with its strongest component and value."""
+    values = pair_values(scores, kind, measure)[: reader.layer, :, reader.layer, reader.head]
+    found = []
+    for index in values.flatten().topk(min(k, values.numel())).indices.tolist():
+        head = Head(index // scores.n_heads, index % scores.n_heads)
+        best = scores.pair(head, reader, kind).nan_to_num(nan=-1.0).argmax().item()
+        found.append((head, Component(head.layer, head.head, best), values.flatten()[index].item()))
+    return found
+
+
+def share_of_head(scores: CompositionScores, writer: Head, reader: Head, kind: str) -> tuple[Component, float]:
+    """The component that carries most of a head-level score, and the share of its square that it carries.
+
+    C_head^2 = sum_i s_i^2 C_i^2 / sum_i s_i^2, so the terms add and the share is exact.
+    """
+    terms = (scores.singular_values[writer.layer, writer.head] * scores.pair(writer, reader, kind)).square()
+    best = terms.nan_to_num().argmax().item()
+    return Component(writer.layer, writer.head, best), (terms[best] / terms.nansum()).item()
+
+
+def best_components(scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str) -> pd.DataFrame:
+    """The best component of each writer into each reader, with its null, its rank and, as a control, the median and
+    the best rank of the best components of the other heads of the writer's layer."""
+    import pandas as pd
+
+    rows = []
+    for reader in readers:
+        table = scores.table(reader, kind)
+        first = table.drop_duplicates(subset=["writer_layer", "writer_head"])
+        for writer in writers:
+            layer = first[first["writer_layer"] == writer.layer]
+            best = layer[layer["writer_head"] == writer.head].iloc[0]
+            others = layer[~layer["writer_head"].isin([w.head for w in writers if w.layer == writer.layer])]["rank"]
+            rows.append({
+                "reader": str(reader), "best component": best["writer"], "C": best["score"], "z": best["z"],
+                "rank": best["rank"], "of": len(table), "singular value": best["singular_value"], "gap": best["gap"],
+                "other heads: median rank": int(others.median()), "other heads: best rank": others.min(),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
