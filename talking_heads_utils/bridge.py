@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from talking_heads_utils.errors import CheckpointError, ProcessingError
-from talking_heads_utils.weights import LAYER_NORM, NO_NORM, RMS_NORM, HeadWeights, Processing, RawLayer, Source, assemble
+from talking_heads_utils.families import FAMILIES, family_of
+from talking_heads_utils.weights import (
+    LAYER_NORM,
+    NO_NORM,
+    RMS_NORM,
+    HeadWeights,
+    Processing,
+    RawLayer,
+    Rotary,
+    Source,
+    assemble,
+)
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -23,7 +35,7 @@ def head_weights_from_bridge(
 
     Works on a raw bridge and on one after ``enable_compatibility_mode()``: folding and centring a second time
     change nothing. Raises :class:`ProcessingError` where raw weights are asked of a bridge that has been
-    processed, :class:`CheckpointError` where a weight is not finite.
+    processed, :class:`CheckpointError` where a weight is not finite or rotary positions are of no known family.
     """
     norm = _NORMS[bridge.cfg.normalization_type]
     wanted = (processing or Processing.default(norm)).check(norm)
@@ -32,13 +44,26 @@ def head_weights_from_bridge(
             f"This bridge's weights are processed already, so {wanted.describe()!r} cannot be had from it. "
             "Boot it again without enable_compatibility_mode()."
         )
+    family, rotary = _family_and_rotary(bridge)
     return assemble(
         _raw_layers(bridge, dtype),
         bridge.cfg.n_layers,
         norm=norm,
-        source=Source(str(bridge.cfg.model_name), str(bridge.cfg.architecture)),
+        source=Source(str(bridge.cfg.model_name), family),
         processing=wanted,
+        rotary=rotary,
     )
+
+
+def _family_and_rotary(bridge: TransformerBridge) -> tuple[str, Rotary | None]:
+    """Out of the Hugging Face config behind the bridge, if there is one, as for a checkpoint folder."""
+    cfg = bridge.cfg
+    config = getattr(bridge.original_model, "config", None)
+    config = config.to_dict() if hasattr(config, "to_dict") else {}
+    if config.get("model_type") not in FAMILIES and cfg.positional_embedding_type != "rotary":
+        return str(cfg.architecture), None
+    family = family_of(config, f"The model {cfg.model_name}")
+    return family.name, family.rotary(config, family.shape(config))
 
 
 def _raw_layers(bridge: TransformerBridge, dtype: torch.dtype) -> Iterator[RawLayer]:

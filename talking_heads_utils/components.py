@@ -35,7 +35,7 @@ def factored_svd(left: Float[Tensor, "*batch rows rank"], right: Float[Tensor, "
 
 
 def ov_svd(weights: HeadWeights, layer: int) -> SVD:
-    """Components of ``W_V W_O`` of every head of a layer: U, V ``[n_heads, d_model, d_head]``, S ``[n_heads, d_head]``."""
+    """Components of ``W_V W_O``, head by head: U, V ``[n_heads, d_model, d_head]``, S ``[n_heads, d_head]``."""
     return factored_svd(weights.W_V[layer][weights.kv_index], weights.W_O[layer])
 
 

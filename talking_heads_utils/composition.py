@@ -15,8 +15,8 @@ of C is exactly 1 / sqrt(d_model'), whatever M is. With rotary positions scores 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -138,7 +138,8 @@ def iter_composition(
     """Scores of all earlier components into each reader layer, one :class:`ReaderScores` per layer and kind.
 
     Only pairs whose reader comes in a later layer are computed. ``layers`` restricts the readers, ``progress``
-    wraps the sequence of layers (tqdm does), ``directions`` are those of ``write_directions`` if at hand. Raises :class:`OptionError` for a kind or layer that is not there.
+    wraps the sequence of layers (tqdm does), ``directions`` are those of ``write_directions`` if at hand.
+    Raises :class:`OptionError` for a kind or layer that is not there.
     """
     kinds = check_kinds(kinds)
     layers = range(1, weights.n_layers) if layers is None else layers

@@ -6,8 +6,9 @@ Sources: the Hugging Face implementations ``GPT2Attention`` (Conv1D, [in, out]),
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 

@@ -35,7 +35,12 @@ def planted_pair(
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     basis = torch.linalg.qr(normal(d_model, d_model))[0].T
-    channel, writes, reads, values = basis[0], basis[1 : d_head + 1], basis[d_head + 1 : 2 * d_head], basis[2 * d_head :]
+    channel, writes, reads, values = (
+        basis[0],
+        basis[1 : d_head + 1],
+        basis[d_head + 1 : 2 * d_head],
+        basis[2 * d_head :],
+    )
     W_Q, W_K, W_V = (normal(2, 2, d_model, d_head) for _ in range(3))
     W_O = normal(2, 2, d_head, d_model)
     planted = PLANTED_WRITER.component
@@ -60,7 +65,7 @@ def planted_pair(
 
 
 def expected_scores(cosine: float, d_head: int = 8) -> Float[Tensor, "d_head"]:
-    """Scores of L0H0's components into L1H0's query: cosine * sqrt(READER_SHARE) for the planted one, 0 for the rest."""
+    """Scores of L0H0's components into L1H0's query: cosine * sqrt(READER_SHARE) for the planted one, else 0."""
     scores = torch.zeros(d_head)
     scores[PLANTED_WRITER.component] = cosine * math.sqrt(READER_SHARE)
     return scores

@@ -7,7 +7,8 @@ percentile of the published writers in that ranking, against other heads of the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -39,7 +40,9 @@ def pair_values(
     raise OptionError(f"No measure {measure!r}: use one of {MEASURES}.")
 
 
-def reader_percentiles(values: Float[Tensor, "n_layers n_heads n_layers n_heads"], reader: Head) -> Float[Tensor, "n_layers n_heads"]:
+def reader_percentiles(
+    values: Float[Tensor, "n_layers n_heads n_layers n_heads"], reader: Head
+) -> Float[Tensor, "n_layers n_heads"]:
     """Percentile of every earlier head among all earlier heads of one reader (100 is the strongest), else NaN."""
     out = torch.full(values.shape[:2], torch.nan, dtype=torch.float64)
     earlier = values[: reader.layer, :, reader.layer, reader.head]
@@ -119,7 +122,9 @@ def share_of_head(scores: CompositionScores, writer: Head, reader: Head, kind: s
     return Component(writer.layer, writer.head, best), (terms[best] / terms.nansum()).item()
 
 
-def best_components(scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str) -> pd.DataFrame:
+def best_components(
+    scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str
+) -> pd.DataFrame:
     """The best component of each writer into each reader, with its null, its rank and, as a control, the median and
     the best rank of the best components of the other heads of the writer's layer."""
     import pandas as pd

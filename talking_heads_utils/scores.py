@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -64,9 +65,10 @@ class CompositionScores:
         """The block that holds a reader. Raises :class:`LabelError` for a head that has no earlier writer."""
         head = as_head(reader)
         if (kind, head.layer) not in self.blocks or head.head >= self.n_heads:
+            kinds = ", ".join(sorted({k for k, _ in self.blocks}))
             raise LabelError(
-                f"No scores of kind {kind} into {head}: this table has kinds {''.join(sorted({k for k, _ in self.blocks}))}, "
-                f"readers in layers 1..{self.n_layers - 1} and heads 0..{self.n_heads - 1}."
+                f"No scores of kind {kind} into {head}: the kinds here are {kinds}, "
+                f"with readers in layers 1..{self.n_layers - 1} and heads 0..{self.n_heads - 1}."
             )
         return self.blocks[kind, head.layer], head
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -82,7 +82,8 @@ def _component_rows(block: ReaderScores, S: Tensor) -> dict[str, np.ndarray]:
     n_heads, d_head = block.score.shape[1:3]
     # [n_readers, writers]
     writer_layer, writer_head, component = (
-        np.broadcast_to(a, (n_heads, a.size)) for a in map(np.ravel, np.indices((block.layer, n_heads, d_head), np.int16))
+        np.broadcast_to(a, (n_heads, a.size))
+        for a in map(np.ravel, np.indices((block.layer, n_heads, d_head), np.int16))
     )
     S = S[: block.layer]
     return _columns(
@@ -102,7 +103,11 @@ def _head_rows(block: ReaderScores, S: Tensor) -> dict[str, np.ndarray]:
         np.broadcast_to(a, (n_heads, a.size)) for a in map(np.ravel, np.indices((block.layer, n_heads), np.int16))
     )
     return _columns(
-        block.layer, n_heads, {"writer_layer": writer_layer, "writer_head": writer_head}, {"score": score, "rank": rank}, {}
+        block.layer,
+        n_heads,
+        {"writer_layer": writer_layer, "writer_head": writer_head},
+        {"score": score, "rank": rank},
+        {},
     )
 
 

@@ -6,8 +6,8 @@ Row-vector convention throughout: a residual vector ``x`` is a row, a head reads
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Iterable
 
 import torch
 from jaxtyping import Float, Int

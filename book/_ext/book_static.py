@@ -19,6 +19,7 @@ import plotly
 from docutils import nodes
 from myst_nb.core.render import load_mime_renders
 from plotly.offline import get_plotlyjs_version
+
 from talking_heads_utils.figures.page import BUILD_VARIABLE
 
 MIME = "application/vnd.plotly.v1+json"

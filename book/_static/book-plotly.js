@@ -24,10 +24,10 @@
   };
 
   /* One byte a value, as talking_heads_utils.figures.page.quantise packs it. */
-  const unpack = ({ q8, max, shape: [rows, columns] }) => {
-    const bytes = Uint8Array.from(atob(q8), (c) => c.charCodeAt(0));
-    return Array.from({ length: rows }, (_, r) => Array.from(bytes.subarray(r * columns, (r + 1) * columns),
-      (b) => b === 255 ? null : max * (b / 254) ** 2));
+  const unpack = ({ q8, max, shape: [held, columns], rows }) => {
+    const bytes = Uint8Array.from(atob(q8), (c) => c.charCodeAt(0)), none = new Array(columns).fill(null);
+    return Array.from({ length: rows }, (_, r) => r >= held ? none : Array.from(
+      bytes.subarray(r * columns, (r + 1) * columns), (b) => b === 255 ? null : max * (b / 254) ** 2));
   };
   const unpackTrace = (trace) => Object.fromEntries(
     Object.entries(trace).map(([key, value]) => [key, value && value.q8 ? unpack(value) : value]));

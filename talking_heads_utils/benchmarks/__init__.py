@@ -10,9 +10,10 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.files import written_whole

@@ -59,7 +59,9 @@ def component_difference(ours: CompositionScores, plain: dict[str, Tensor]) -> f
     worst = 0.0
     for (kind, layer), block in ours.blocks.items():
         mine = block.score.flatten(0, 2)
-        worst = max(worst, (mine - plain[kind][: len(mine), layer * n_heads : (layer + 1) * n_heads]).abs().max().item())
+        worst = max(
+            worst, (mine - plain[kind][: len(mine), layer * n_heads : (layer + 1) * n_heads]).abs().max().item()
+        )
     return worst
 
 
@@ -67,7 +69,9 @@ def component_difference(ours: CompositionScores, plain: dict[str, Tensor]) -> f
 def rows(weights_from: str, revision: str | None = None, repeats: int = 3) -> list[Row]:
     """The comparisons, on one checkpoint: the children first, while this process is still small."""
     place = [weights_from] + ([revision] if revision else [])
-    ours_child, plain_child, flat_child = (child([MODULE, route, *place]) for route in ("ours", "transformer_lens", "flat"))
+    ours_child, plain_child, flat_child = (
+        child([MODULE, route, *place]) for route in ("ours", "transformer_lens", "flat")
+    )
     weights = load_head_weights(weights_from, revision=revision)
     shape = f"{weights.n_layers}x{weights.n_heads} heads, d_head={weights.d_head}, d_model={weights.d_model}"
     ours_s, plain_s, ours, plain = in_turn(

@@ -35,7 +35,9 @@ HELP = "component-level composition scores of a model, as parquet"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="where to write the table")
-    parser.add_argument("--kinds", default="QKV", help="inputs of the reader to score: Q, K, V or several (default: QKV)")
+    parser.add_argument(
+        "--kinds", default="QKV", help="inputs of the reader to score: Q, K, V or several (default: QKV)"
+    )
     parser.add_argument("--head-level", action="store_true", help="one row per pair of heads instead of per component")
     parser.add_argument("--top", type=int, metavar="K", help="keep the K best per reader and kind (default: all)")
     parser.add_argument("--n-random", type=int, default=512, help="random directions behind each z (default: 512)")
@@ -48,7 +50,7 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default=gpt2_source(),
         metavar="FOLDER_OR_ID",
-        help=f"a checkpoint folder or a Hub id; gpt2, gpt_neox and llama are known (default: ${GPT2_VARIABLE}, else gpt2)",
+        help=f"a checkpoint folder or Hub id: gpt2, gpt_neox or llama family (default: ${GPT2_VARIABLE}, else gpt2)",
     )
     parser.add_argument("--revision", help="commit, tag or branch of a Hub id")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from talking_heads_utils.figures.style import CONTROL, KIND_COLOURS, KIND_READS, new_figure, role_colour
+from talking_heads_utils.figures.style import KIND_COLOURS, KIND_READS, new_figure, role_colour, slider
 from talking_heads_utils.labels import Head
 from talking_heads_utils.links import MEASURES, Link, Roles, strongest_writers
 from talking_heads_utils.roles import role_of
@@ -39,11 +39,9 @@ def circuit_figure(scores: CompositionScores, roles: Roles, links: Sequence[Link
     figure.update_xaxes(title_text="head", row=2, col=1)
     for annotation, text in zip(figure.layout.annotations, _titles(by_k[start])):
         annotation.text = text
-    options = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))
-    steps = [dict(label=str(k), method="animate", args=[[str(k)], options]) for k in by_k]
+    names = [str(k) for k in by_k]
     figure.update_layout(
-        sliders=[dict(steps=steps, active=start - 1, currentvalue_prefix="strongest writers shown per reader: ", pad_t=44, x=0, len=1)],
-        legend=dict(y=-0.2),
+        sliders=[slider(names, "strongest writers shown per reader: ", pad=44, active=start - 1)], legend_y=-0.2
     )
     return figure
 
@@ -54,7 +52,12 @@ def _edges(scores, roles, links, measure: str, k: int) -> tuple[dict[str, list],
     lines: dict[str, list] = {kind: [] for *_, kind in links}
     known = 0
     for reader, kind in sorted(wanted):
-        published = {w for writers, readers, link_kind in links if link_kind == kind and reader in roles[readers] for w in roles[writers]}
+        published = {
+            w
+            for writers, readers, link_kind in links
+            if link_kind == kind and reader in roles[readers]
+            for w in roles[writers]
+        }
         for head, component, value in strongest_writers(scores, reader, kind, k, measure):
             known += head in published
             source = component if measure == MEASURES[0] else head
@@ -70,9 +73,7 @@ def _titles(panels) -> list[str]:
 
 
 def _frame(k: int, panels, kinds: list[str], moving: list[int]) -> go.Frame:
-    data = [
-        trace for lines, _ in panels for kind in kinds for trace in (_line_xy(lines[kind]), _hover_xy(lines[kind]))
-    ]
+    data = [trace for lines, _ in panels for kind in kinds for trace in (_line_xy(lines[kind]), _hover_xy(lines[kind]))]
     return go.Frame(
         name=str(k), data=data, traces=moving, layout=dict(annotations=[dict(text=text) for text in _titles(panels)])
     )
@@ -95,16 +96,26 @@ def _hover_xy(edges) -> dict:
 
 def _line_trace(edges, kind: str, showlegend: bool) -> go.Scatter:
     return go.Scatter(
-        **_line_xy(edges), mode="lines", line=dict(color=KIND_COLOURS[kind], width=1.6), opacity=0.75,
-        hoverinfo="skip", name=f"into the {KIND_READS[kind]}", legendgroup=kind, showlegend=showlegend,
-    )  # fmt: skip
+        **_line_xy(edges),
+        mode="lines",
+        line=dict(color=KIND_COLOURS[kind], width=1.6),
+        opacity=0.75,
+        hoverinfo="skip",
+        name=f"into the {KIND_READS[kind]}",
+        legendgroup=kind,
+        showlegend=showlegend,
+    )
 
 
 def _hover_trace(edges, kind: str) -> go.Scatter:
     return go.Scatter(
-        **_hover_xy(edges), mode="markers", marker=dict(color=KIND_COLOURS[kind], size=6), legendgroup=kind,
-        showlegend=False, hovertemplate="%{text}<extra></extra>",
-    )  # fmt: skip
+        **_hover_xy(edges),
+        mode="markers",
+        marker=dict(color=KIND_COLOURS[kind], size=6),
+        legendgroup=kind,
+        showlegend=False,
+        hovertemplate="%{text}<extra></extra>",
+    )
 
 
 def _node_traces(scores: CompositionScores, roles: Roles, showlegend: bool) -> list[go.Scatter]:
@@ -112,9 +123,17 @@ def _node_traces(scores: CompositionScores, roles: Roles, showlegend: bool) -> l
     traces = []
     for role in (None, *roles):
         part = [head for head in heads if role_of(head, roles) == role]
-        traces.append(go.Scatter(
-            x=[h.head for h in part], y=[h.layer for h in part], mode="markers", name=role or "no published role",
-            marker=dict(color=role_colour(role), size=11 if role else 4, opacity=1 if role else 0.5), legendgroup=role or "none",
-            text=[str(h) for h in part], hovertemplate=f"%{{text}}<br>{role or 'no published role'}<extra></extra>",
-            showlegend=showlegend))  # fmt: skip
+        traces.append(
+            go.Scatter(
+                x=[h.head for h in part],
+                y=[h.layer for h in part],
+                mode="markers",
+                name=role or "no published role",
+                marker=dict(color=role_colour(role), size=11 if role else 4, opacity=1 if role else 0.5),
+                legendgroup=role or "none",
+                text=[str(h) for h in part],
+                hovertemplate=f"%{{text}}<br>{role or 'no published role'}<extra></extra>",
+                showlegend=showlegend,
+            )
+        )
     return traces

@@ -13,7 +13,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -28,14 +29,23 @@ def building_book() -> bool:
     return bool(os.environ.get(BUILD_VARIABLE))
 
 
-def show(figure: go.Figure, *, name: str, caption: str, alt: str, live: Callable[[], Any] | None = None) -> None:
-    """Display a figure with its caption.
+def show(
+    figure: go.Figure | Callable[[], go.Figure],
+    *,
+    name: str,
+    caption: str,
+    alt: str,
+    live: Callable[[], Any] | None = None,
+) -> None:
+    """Display a figure, or what a function makes of it when it is needed, with its caption.
 
     name: what the page's references call it. alt: what it shows, for readers who cannot see it. live: draws the
     same with ipywidgets instead, where a kernel runs.
     """
     from IPython.display import Markdown, display
 
+    if live is None or building_book():
+        figure = figure() if callable(figure) else figure
     if building_book():
         figure.update_layout(meta=dict(figure.layout.meta or {}, book=dict(name=name, caption=caption, alt=alt)))
         display(figure)
@@ -62,18 +72,24 @@ def with_controls(
     return figure
 
 
-def quantise(values: np.ndarray) -> dict[str, Any]:
+def quantise(values: np.ndarray, rows: int) -> dict[str, Any]:
     """Values >= 0 as one byte each, finer where they are small: value = max * (byte / 254)^2, NaN is 255.
 
-    The error is at most max / 254. The page's loader undoes it.
+    The error is at most max / 254. The page's loader undoes it, and adds undefined rows until there are ``rows``.
     """
     largest = float(np.nanmax(values))
     steps = np.round(_STEPS * np.sqrt(np.nan_to_num(values) / largest)) if largest > 0 else np.zeros(values.shape)
     steps = np.where(np.isnan(values), UNDEFINED, steps).astype(np.uint8)
-    return {"q8": base64.b64encode(steps.tobytes()).decode(), "max": round(largest, 6), "shape": list(values.shape)}
+    return {
+        "q8": base64.b64encode(steps.tobytes()).decode(),
+        "max": round(largest, 6),
+        "shape": list(values.shape),
+        "rows": rows,
+    }
 
 
 def dequantise(packed: Mapping[str, Any]) -> np.ndarray:
     """What the page draws from :func:`quantise`'s answer; the loader does the same in the browser."""
     steps = np.frombuffer(base64.b64decode(packed["q8"]), np.uint8).reshape(packed["shape"])
-    return np.where(steps == UNDEFINED, np.nan, packed["max"] * (steps / _STEPS) ** 2)
+    values = np.where(steps == UNDEFINED, np.nan, packed["max"] * (steps / _STEPS) ** 2)
+    return np.pad(values, ((0, packed["rows"] - len(values)), (0, 0)), constant_values=np.nan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import plotly.graph_objects as go
 
 from talking_heads_utils import roles
@@ -17,9 +19,12 @@ ROLE_COLOURS = {
     roles.NEGATIVE_MOVER: "#7B61A8",
 }
 CONTROL = "#8A8F98"  # random heads, random directions, everything that is no claim
+EXPECTED = "#7B61A8"  # the exact answer, where it is known
 ACCENT = ROLE_COLOURS[roles.S_INHIBITION]
 KIND_COLOURS = {"Q": "#CC79A7", "K": "#009E73", "V": "#0072B2"}
 KIND_READS = {"Q": "query", "K": "key", "V": "value"}
+NULL_LINE = dict(color=CONTROL, dash="dash", width=1.2)  # the root mean square of a random direction
+SCORE_TITLE = "composition score C"
 
 _GRID = "rgba(128,128,128,0.22)"
 _INK = "#2b2f36"  # replaced on the page by the theme's own text colour
@@ -49,9 +54,14 @@ def role_colour(role: str | None) -> str:
     return ROLE_COLOURS.get(role, CONTROL)
 
 
-def dropdown(buttons: list[dict], **where) -> dict:
+def dropdown(buttons: list[dict]) -> dict:
     """A dropdown above the plot, at its left."""
-    return dict(
-        buttons=buttons, x=0, xanchor="left", y=1.0, yanchor="bottom", pad=dict(b=26), showactive=True,
-        bgcolor="rgba(160,160,160,0.15)", bordercolor=_GRID, **where,
-    )  # fmt: skip
+    place = dict(x=0, xanchor="left", y=1.0, yanchor="bottom", pad=dict(b=26))
+    return dict(buttons=buttons, showactive=True, bgcolor="rgba(160,160,160,0.15)", bordercolor=_GRID, **place)
+
+
+def slider(names: Sequence[str], prefix: str, *, pad: int, active: int = 0) -> dict:
+    """A slider below the plot that shows the frame of each name at once."""
+    options = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))
+    steps = [dict(label=name, method="animate", args=[[name], options]) for name in names]
+    return dict(steps=steps, active=active, currentvalue=dict(prefix=prefix), pad=dict(t=pad), x=0, len=1)

@@ -1,0 +1,100 @@
+"""Shared fixtures: small random checkpoints of every family, and GPT-2's real weights where there are any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.errors import DownloadError
+from talking_heads_utils.files import GPT2_VARIABLE
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network; the cache is still read
+
+FAMILY_NAMES = ("gpt2", "gpt_neox", "llama")
+STRICT_VARIABLE = "TALKING_HEADS_NO_SKIP"
+
+
+def build_model(family: str):
+    """A tiny random model; norms and biases are random too, so that a fold that is left out shows."""
+    import transformers as tf
+
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, vocab_size=50)
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    if family == "gpt2":
+        config = tf.GPT2Config(
+            vocab_size=50, n_positions=32, n_embd=24, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0
+        )
+    elif family == "gpt_neox":
+        config = tf.GPTNeoXConfig(
+            **sizes, rope_parameters=rope | {"partial_rotary_factor": 0.67}, max_position_embeddings=128
+        )
+    else:
+        config = tf.LlamaConfig(**sizes, num_key_value_heads=2, rope_parameters=rope, max_position_embeddings=128)
+    model = tf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter) + (0.7 if parameter.ndim == 1 else 0.0))
+    return model
+
+
+def save_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", bos_token="w0", eos_token="w0").save_pretrained(
+        folder
+    )
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Family -> folder in the Hub's format, one safetensors file each."""
+    folders = {}
+    for family in FAMILY_NAMES:
+        folders[family] = tmp_path_factory.mktemp(family) / "checkpoint"
+        build_model(family).save_pretrained(folders[family])
+        save_tokenizer(folders[family])
+    return folders
+
+
+@pytest.fixture(params=FAMILY_NAMES)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def small(checkpoints):
+    """Weights of the small GPT-2 in float64, for comparison with dense algebra."""
+    return load_head_weights(checkpoints["gpt2"], dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def gpt2_source() -> str:
+    """Where GPT-2 small's real attention weights are: $TALKING_HEADS_GPT2, else the Hugging Face cache, else skip.
+
+    With $TALKING_HEADS_NO_SKIP set, as in CI, missing weights are a failure.
+    """
+    wanted = os.environ.get(GPT2_VARIABLE)
+    if wanted:
+        return wanted
+    try:
+        load_head_weights("gpt2")
+    except DownloadError as error:
+        reason = f"GPT-2's weights are neither in ${GPT2_VARIABLE} nor in the Hugging Face cache: {error}"
+        if os.environ.get(STRICT_VARIABLE):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return "gpt2"
+
+
+@pytest.fixture(scope="session")
+def gpt2(gpt2_source):
+    """GPT-2 small's real attention weights."""
+    return load_head_weights(gpt2_source)

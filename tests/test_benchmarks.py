@@ -1,0 +1,50 @@
+"""The benchmark compares like with like; nothing here is timed."""
+
+import json
+
+import pytest
+import torch
+
+from talking_heads_utils.benchmarks import Row, in_turn, report, table
+from talking_heads_utils.benchmarks import composition as bench
+from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.scores import compute_scores
+
+
+def test_both_routes_of_the_benchmark_agree(checkpoints, family):
+    weights = load_head_weights(checkpoints[family])
+    with torch.inference_mode():
+        ours = compute_scores(weights)
+        assert bench.head_level_difference(ours, bench.transformer_lens_head_level(weights)) < 1e-5
+        assert bench.component_difference(ours, bench.flat_product(weights)) < 1e-5
+
+
+def test_a_wrong_score_does_not_pass_for_agreement(small):
+    ours = compute_scores(small)
+    plain = bench.transformer_lens_head_level(small)
+    plain["K"][0, 0, 1, 0] += 0.01
+    assert bench.head_level_difference(ours, plain) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_whole_benchmark_runs_and_is_written(checkpoints, tmp_path, capsys):
+    rows = bench.rows(str(checkpoints["gpt2"]), repeats=1)
+    path = report("composition", rows, tmp_path, {"weights": "small"})
+    written = json.loads(path.read_text())
+    assert [row["case"] for row in written["rows"]] == [row.case for row in rows] and len(rows) == 3
+    assert all(row.ours_peak_mb > 50 and row.plain_peak_mb > 50 for row in rows)
+    assert rows[0].case in capsys.readouterr().out
+
+
+def test_runs_alternate():
+    calls = []
+    in_turn(lambda: calls.append("ours"), lambda: calls.append("plain"), repeats=2)
+    assert calls == ["ours", "ours", "plain", "ours", "plain"]
+    assert table([Row("a", 1.0, 2.0, 2.0, None, None, 1234.0)]).splitlines()[1].split() == [
+        "a",
+        "1",
+        "2",
+        "2",
+        "-",
+        "-",
+        "1,234",
+    ]

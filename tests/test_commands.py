@@ -1,0 +1,142 @@
+"""The command line: its table, its metadata, its errors, and what an interruption leaves behind."""
+
+import pandas as pd
+import pytest
+
+from talking_heads_utils import tables
+from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.commands import COMMANDS, build_parser, main
+from talking_heads_utils.scores import compute_scores, load_scores
+
+
+@pytest.fixture
+def run(checkpoints, tmp_path):
+    """Run ``composition`` on the small GPT-2 with more arguments; gives the exit code and the output's path."""
+
+    def command(*more, out="out.parquet", weights=None):
+        path = tmp_path / out
+        return main(["composition", "--weights", str(weights or checkpoints["gpt2"]), "--out", str(path), *more]), path
+
+    return command
+
+
+def test_the_table_holds_every_score_once(run, checkpoints):
+    code, path = run()
+    table = pd.read_parquet(path)
+    scores = compute_scores(load_head_weights(checkpoints["gpt2"]))
+    assert code == 0 and len(table) == 3 * 3 * 16 * 6  # kinds, layer pairs, head pairs, components
+    assert list(table.columns) == [
+        "kind", "writer_layer", "writer_head", "component", "reader_layer", "reader_head",
+        "score", "z", "rank", "singular_value", "gap",
+    ]  # fmt: skip
+    assert table["score"].dtype == table["singular_value"].dtype == "float32"
+    keys = ["kind", "writer_layer", "writer_head", "component", "reader_layer", "reader_head"]
+    assert not table.duplicated(keys).any() and (table["writer_layer"] < table["reader_layer"]).all()
+    part = table[(table["kind"] == "K") & (table["reader_layer"] == 2) & (table["reader_head"] == 3)]
+    ours = scores.table("L2H3", "K")
+    merged = part.merge(ours, on=["writer_layer", "writer_head", "component"], suffixes=("", "_ours"))
+    assert len(merged) == len(ours) == 2 * 4 * 6
+    for column in ("score", "z", "rank", "singular_value", "gap"):
+        assert (merged[column] - merged[f"{column}_ours"]).abs().max() < 1e-6
+
+
+def test_the_metadata_says_what_it_was_made_from(run, checkpoints):
+    _, path = run("--seed", "3")
+    about = tables.read_about(path)
+    weights = load_head_weights(checkpoints["gpt2"])
+    assert about["checkpoint_sha256"] == weights.source.sha256 and about["processing"] == weights.processing.describe()
+    assert about["seed"] == 3 and about["d_model_effective"] == 23 and "torch" in about["versions"]
+
+
+def test_top_keeps_the_best_of_each_reader_and_kind(run):
+    _, path = run("--top", "5", "--kinds", "qv")
+    table = pd.read_parquet(path)
+    groups = table.groupby(["kind", "reader_layer", "reader_head"], observed=True)["rank"]
+    assert set(table["kind"]) == {"Q", "V"} and groups.size().eq(5).all() and groups.max().eq(5).all()
+
+
+def test_head_level(run, checkpoints):
+    _, path = run("--head-level")
+    table = pd.read_parquet(path)
+    scores = compute_scores(load_head_weights(checkpoints["gpt2"])).head_level("V")
+    row = table[(table["kind"] == "V") & (table["writer_layer"] == 0) & (table["reader_layer"] == 2)].iloc[7]
+    expected = scores[0, row["writer_head"], 2, row["reader_head"]].item()
+    assert len(table) == 3 * 3 * 16 and row["score"] == pytest.approx(expected, rel=1e-5)
+    assert tables.read_about(path)["level"] == "head"
+
+
+def test_ship_and_load(checkpoints, tmp_path):
+    path = tmp_path / "scores.safetensors"
+    assert main(["ship", "--weights", str(checkpoints["llama"]), "--out", str(path)]) == 0
+    fresh, loaded = compute_scores(load_head_weights(checkpoints["llama"])), load_scores(path)
+    assert dict(loaded.about) == dict(fresh.about) and loaded.about["rotary_distance"] == 0
+    for key, block in fresh.blocks.items():
+        assert (block.score - loaded.blocks[key].score).abs().max() < 1e-3
+        assert (block.null_std - loaded.blocks[key].null_std).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--kinds", "QZ"], "use Q, K, V"),
+        (["--top", "0"], "must keep at least one row"),
+        (["--n-random", "1"], "must be at least 2"),
+    ],
+)
+def test_bad_options_are_one_clear_error_and_leave_no_file(run, capsys, more, message):
+    code, path = run(*more)
+    assert code == 2 and message in capsys.readouterr().err and not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("/nowhere/at/all", "No such folder: /nowhere/at/all"),
+        ("./nowhere", "No such folder"),
+        ("nobody/nothing", "the Hub could not be reached for config.json of 'nobody/nothing'"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_one_clear_error(run, capsys, weights, message):
+    code, path = run(weights=weights)
+    error = capsys.readouterr().err
+    assert code == 2 and message in error and "folder" in error and not path.exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_error(run, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _ = run(out="file/out.parquet")
+    assert code == 2 and "Choose another place" in capsys.readouterr().err
+
+
+def test_an_interruption_leaves_the_finished_file_and_nothing_half_written(run, monkeypatch):
+    _, path = run()
+    before = path.read_bytes()
+    real = tables._component_rows
+
+    def interrupted(block, S):
+        if block.layer == 2:
+            raise KeyboardInterrupt
+        return real(block, S)
+
+    monkeypatch.setattr(tables, "_component_rows", interrupted)
+    code, _ = run("--seed", "9")
+    assert code == 130 and path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_help_teaches(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            build_parser().parse_args([command, "--help"])
+        text = capsys.readouterr().out
+        assert "example" in text and f"python -m talking_heads_utils {command}" in text
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, talking_heads_utils.commands as c; c.build_parser(); "
+        "print([m for m in ('torch', 'pandas', 'plotly', 'pyarrow', 'transformers') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

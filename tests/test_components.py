@@ -1,0 +1,54 @@
+"""Algebra of components against the dense matrices."""
+
+import torch
+
+from talking_heads_utils.components import factored_svd, ov_svd, qk_svd, relative_gap, write_directions
+
+
+def test_factored_svd_equals_the_dense_one(small):
+    for layer in range(small.n_layers):
+        dense = small.W_V[layer] @ small.W_O[layer]
+        U, S, V = ov_svd(small, layer)
+        Ud, Sd, Vhd = torch.linalg.svd(dense)
+        torch.testing.assert_close(S, Sd[:, : small.d_head])
+        for i in range(small.d_head):  # vectors have no sign: compare outer products
+            ours = torch.einsum("hm,hn->hmn", U[..., i], V[..., i])
+            theirs = torch.einsum("hm,hn->hmn", Ud[..., i], Vhd[:, i])
+            torch.testing.assert_close(ours, theirs, atol=1e-8, rtol=1e-6)
+
+
+def test_components_sum_to_the_matrix(small):
+    for svd, matrix in (
+        (ov_svd(small, 1), small.W_V[1] @ small.W_O[1]),
+        (qk_svd(small, 1), small.W_Q[1] @ small.W_K[1].mT),
+    ):
+        torch.testing.assert_close((svd.U * svd.S[:, None]) @ svd.V.mT, matrix)
+        eye = torch.eye(small.d_head, dtype=torch.float64).expand(small.n_heads, -1, -1)
+        torch.testing.assert_close(svd.U.mT @ svd.U, eye)
+        torch.testing.assert_close(svd.V.mT @ svd.V, eye)
+
+
+def test_write_directions_are_those_of_the_svd_for_grouped_heads_too(checkpoints):
+    from talking_heads_utils.checkpoints import load_head_weights
+
+    weights = load_head_weights(checkpoints["llama"], dtype=torch.float64)
+    directions, S = write_directions(weights)
+    for layer in range(weights.n_layers):
+        svd = ov_svd(weights, layer)
+        torch.testing.assert_close(S[layer], svd.S)
+        overlap = torch.einsum("hcm,hmc->hc", directions[layer], svd.V).abs()
+        torch.testing.assert_close(overlap, torch.ones_like(overlap))
+
+
+def test_a_component_that_writes_nothing_has_no_direction():
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(1, 9, 3, generator=generator), torch.randn(1, 3, 9, generator=generator)
+    left[..., 2] = left[..., 1]  # rank 2
+    _, S, _ = factored_svd(left, right)
+    assert S[0, 2] < 1e-5 < S[0, 1]
+
+
+def test_gap_is_to_the_nearest_other_value():
+    gap = relative_gap(torch.tensor([10.0, 9.0, 4.0, 4.0]))
+    torch.testing.assert_close(gap, torch.tensor([0.1, 1 / 9, 0.0, 0.0]))
+    assert torch.isinf(relative_gap(torch.tensor([3.0]))).all()

@@ -1,0 +1,177 @@
+"""Scores where the answer is known, against dense algebra, and against TransformerLens."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from talking_heads_utils import composition
+from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.components import write_directions
+from talking_heads_utils.composition import head_level, iter_composition, null_rms, random_directions, reading_maps
+from talking_heads_utils.errors import LabelError, OptionError
+from talking_heads_utils.known_answer import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
+from talking_heads_utils.labels import Head
+from talking_heads_utils.scores import compute_scores
+from talking_heads_utils.weights import NO_NORM, HeadWeights, Processing, Source
+
+
+def dense_matrix(weights, layer, head, kind):
+    kv = weights.kv_index[head]
+    W_Q, W_K, W_V, W_O = (
+        weights.W_Q[layer, head],
+        weights.W_K[layer, kv],
+        weights.W_V[layer, kv],
+        weights.W_O[layer, head],
+    )
+    return {"Q": W_Q @ W_K.T, "K": W_K @ W_Q.T, "V": W_V @ W_O}[kind]
+
+
+def one_pair(write, M, d_head=2):
+    """Two layers of one head: layer 0 writes along ``write`` alone, layer 1's query reads by the matrix ``M``."""
+    d = len(write)
+    U, S, Vh = torch.linalg.svd(M)
+    zeros = torch.zeros(2, 1, d, d_head, dtype=M.dtype)
+    W_Q, W_K, W_V, W_O = zeros.clone(), zeros.clone(), zeros.clone(), zeros.mT.clone()
+    W_V[0, 0, :, 0], W_O[0, 0, 0] = torch.eye(d, dtype=M.dtype)[0], write
+    W_Q[1, 0], W_K[1, 0] = U[:, :d_head] * S[:d_head], Vh[:d_head].T
+    source, raw = Source("pair", "made"), Processing(fold_ln=False, center=False)
+    b_O, kv_index = torch.zeros(2, d, dtype=M.dtype), torch.tensor([0])
+    return HeadWeights(W_Q, W_K, W_V, W_O, b_O, kv_index, NO_NORM, raw, source)
+
+
+def test_an_aligned_rank_1_pair_scores_1_and_an_orthogonal_one_0():
+    e = torch.eye(6, dtype=torch.float64)
+    M = 3.0 * torch.outer(e[2], e[4])
+    aligned = compute_scores(one_pair(-7 * e[2], M), "Q").pair("L0H0", "L1H0", "Q")
+    orthogonal = compute_scores(one_pair(e[3], M), "Q").pair("L0H0", "L1H0", "Q")
+    torch.testing.assert_close(aligned[0], torch.tensor(1.0, dtype=torch.float64))
+    assert orthogonal[0] == 0
+    assert aligned[1].isnan(), "a component that writes nothing has no score"
+
+
+@pytest.mark.parametrize("family_name", ["gpt2", "gpt_neox", "llama"])
+def test_scores_equal_the_dense_route(checkpoints, family_name):
+    weights = load_head_weights(checkpoints[family_name], dtype=torch.float64)
+    scores = compute_scores(weights)
+    for writer in (Head(0, 1), Head(1, 3)):
+        kv = weights.kv_index[writer.head]
+        Vh = torch.linalg.svd(weights.W_V[writer.layer, kv] @ weights.W_O[writer.layer, writer.head])[2]
+        for kind in "QKV":
+            M = dense_matrix(weights, 2, 2, kind)
+            dense = (Vh[: weights.d_head] @ M).norm(dim=1) / M.norm()
+            torch.testing.assert_close(scores.pair(writer, "L2H2", kind), dense, atol=1e-10, rtol=1e-8)
+
+
+def test_head_level_equals_transformer_lens(checkpoints, family):
+    """Its score of whole heads is a weighted mean of ours of components: two routes to one number."""
+    from transformer_lens import FactoredMatrix
+    from transformer_lens.utilities import composition_scores
+
+    weights = load_head_weights(checkpoints[family], dtype=torch.float64)
+    scores, kv = compute_scores(weights), weights.kv_index
+    ov = FactoredMatrix(weights.W_V[:, kv], weights.W_O)
+    qk = FactoredMatrix(weights.W_Q, weights.W_K[:, kv].mT)
+    for kind, right in (("Q", qk), ("K", qk.T), ("V", ov)):
+        theirs, ours = composition_scores(ov, right), scores.head_level(kind)
+        defined = ~ours.isnan()
+        assert defined.sum() == 3 * 16, "three pairs of layers, four heads each"
+        torch.testing.assert_close(ours[defined].double(), theirs[defined], atol=1e-6, rtol=1e-6)
+
+
+def test_scale_and_joint_rotation_change_nothing(small):
+    generator = torch.Generator().manual_seed(3)
+    R = torch.linalg.qr(torch.randn(small.d_model, small.d_model, generator=generator, dtype=torch.float64))[0]
+    turned = dataclasses.replace(
+        small, W_Q=2 * R.T @ small.W_Q, W_K=3 * R.T @ small.W_K, W_V=0.5 * R.T @ small.W_V, W_O=5 * small.W_O @ R
+    )
+    for a, b in zip(iter_composition(small), iter_composition(turned), strict=True):
+        torch.testing.assert_close(a.score, b.score, atol=1e-9, rtol=1e-8)
+
+
+def test_undefined_pairs_are_nan_and_never_0(small):
+    scores = compute_scores(small)
+    assert scores.pair("L1H0", "L1H1", "Q").isnan().all() and scores.pair("L2H0", "L1H1", "K").isnan().all()
+    for table in (scores.head_level("Q"), scores.best_component("V"), scores.best_z("K")):
+        defined = torch.ones(3, 3).triu(1).bool()[:, None, :, None].expand(-1, 4, -1, 4)
+        assert table[~defined].isnan().all() and not table[defined].isnan().any()
+    with pytest.raises(LabelError, match="readers in layers 1..2"):
+        scores.pair("L0H0", "L0H1", "Q")
+
+
+def test_random_directions_have_the_analytic_mean_square(small):
+    """Of C^2 the mean is 1 / d_model' exactly; d_model' = d_model - 1, for these directions live where the heads do."""
+    directions = random_directions(small, 40_000, seed=1)
+    assert directions.sum(-1).abs().max() < 1e-10
+    torch.testing.assert_close(directions.norm(dim=-1), torch.ones(40_000, dtype=torch.float64))
+    for kind in "QKV":
+        square = composition.score_directions(directions, reading_maps(small, 2, kind)).square()
+        standard_error = square.std(0) / 200
+        assert ((square.mean(0) - null_rms(small) ** 2).abs() < 4 * standard_error).all()
+    assert null_rms(small) == pytest.approx(23**-0.5)
+
+
+def test_z_and_rank_are_what_they_say(small):
+    block = next(b for b in iter_composition(small, "K", n_random=2000, seed=5) if b.layer == 2)
+    flat = block.score[..., 1].flatten()
+    rank = block.rank[..., 1].flatten()
+    assert sorted(rank.tolist()) == list(range(1, len(flat) + 1)) and flat[rank == 1] == flat.max()
+    assert (flat[rank.argsort()].diff() <= 0).all()
+    null = composition.score_directions(random_directions(small, 2000, seed=5), reading_maps(small, 2, "K"))
+    torch.testing.assert_close(block.z[0, 2, 3, 1], (block.score[0, 2, 3, 1] - null[:, 1].mean()) / null[:, 1].std())
+
+
+def test_an_undefined_score_has_rank_0_and_leaves_the_others_ranked():
+    e = torch.eye(6, dtype=torch.float64)
+    block = next(iter_composition(one_pair(e[2], torch.outer(e[2], e[4])), "Q"))
+    assert block.rank.flatten().tolist() == [1, 0]
+
+
+def test_blocks_of_any_size_give_the_same(small, monkeypatch):
+    whole = compute_scores(small)
+    monkeypatch.setattr(composition, "_BLOCK_ELEMENTS", 1)
+    for key, block in compute_scores(small).blocks.items():
+        torch.testing.assert_close(block.score, whole.blocks[key].score, atol=1e-12, rtol=1e-12)
+
+
+def test_same_seed_same_null_and_another_seed_another(small):
+    a, b, c = (next(iter_composition(small, "Q", seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(a.null_mean, b.null_mean) and not torch.equal(a.null_mean, c.null_mean)
+
+
+def test_the_head_level_score_of_a_single_component_is_its_own():
+    score = torch.rand(1, 1, 3, 2, generator=torch.Generator().manual_seed(0))
+    S = torch.tensor([[[0.0, 2.0, 0.0]]])
+    torch.testing.assert_close(head_level(score, S)[0, 0], score[0, 0, 1])
+
+
+@pytest.mark.parametrize("bad", ["X", "", "QX"])
+def test_an_unknown_kind_is_one_clear_error(small, bad):
+    with pytest.raises(OptionError, match="use Q, K, V"):
+        next(iter_composition(small, bad))
+
+
+def test_a_reader_layer_without_writers_is_one_clear_error(small):
+    with pytest.raises(OptionError, match=r"readers are in layers 1\.\.2"):
+        next(iter_composition(small, layers=[0]))
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_planted_channel_is_found_and_nothing_else(cosine, seed):
+    weights = planted_pair(cosine, seed=seed, dtype=torch.float64)
+    scores = compute_scores(weights)
+    found = scores.pair(PLANTED_WRITER.of_head, PLANTED_READER, "Q")
+    torch.testing.assert_close(found, expected_scores(cosine).double(), atol=1e-6, rtol=1e-6)
+    M = dense_matrix(weights, 1, 0, "Q")  # the same by the dense route
+    direction = write_directions(weights)[0][0, 0, PLANTED_WRITER.component]
+    assert (direction @ M).norm() / M.norm() == pytest.approx(expected_scores(cosine).max().item(), abs=1e-6)
+    mean, std = scores.null("L1H1", "Q")
+    for writer, reader in (("L0H1", "L1H1"), ("L0H0", "L1H1")):  # nothing planted: chance
+        assert scores.pair(writer, reader, "Q").max() < mean + 5 * std
+
+
+@pytest.mark.parametrize("bad", [dict(cosine=1.2), dict(cosine=-0.1), dict(d_model=20)])
+def test_a_planted_pair_that_cannot_be_is_one_clear_error(bad):
+    with pytest.raises(OptionError, match="0 <= cosine <= 1 and d_model > 3 d_head"):
+        planted_pair(**bad)

@@ -1,0 +1,61 @@
+"""GPT-2 small's real weights: what the chapter says of them, by another route, and what ships of them."""
+
+import pytest
+import torch
+
+from talking_heads_utils import links, roles
+from talking_heads_utils.composition import iter_composition
+from talking_heads_utils.files import data_dir
+from talking_heads_utils.scores import SHIPPED, load_shipped_scores
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_shipped_scores()
+
+
+def test_shipped_scores_are_small_and_say_where_they_come_from(shipped):
+    assert (data_dir() / "gpt2-small" / SHIPPED).stat().st_size <= 4_000_000
+    about = shipped.about
+    assert (
+        about["model"] == "gpt2-small" and len(about["checkpoint_sha256"]) == 64 and about["d_model_effective"] == 767
+    )
+    assert sum(block.score.numel() for block in shipped.blocks.values()) == 3 * 66 * 144 * 64
+
+
+def test_shipped_scores_are_those_of_the_weights(shipped, gpt2):
+    """A slice computed anew: every score into layers 3 and 9."""
+    for block in iter_composition(gpt2, layers=[3, 9]):
+        stored = shipped.blocks[block.kind, block.layer]
+        torch.testing.assert_close(stored.score, block.score, atol=2e-4, rtol=1e-3)  # float16
+        torch.testing.assert_close(stored.null_mean, block.null_mean, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(stored.null_std, block.null_std, atol=1e-6, rtol=1e-3)
+
+
+def test_the_inhibition_channel_by_the_dense_route(shipped, gpt2):
+    """L8H10.1 into the query of L9H9, with the full 768 x 768 matrices and no code of ours."""
+    W_Q, W_K = gpt2.W_Q[9, 9].double(), gpt2.W_K[9, 9].double()
+    ov = gpt2.W_V[8, 10].double() @ gpt2.W_O[8, 10].double()
+    v, M = torch.linalg.svd(ov)[2][1], W_Q @ W_K.T
+    assert shipped.pair("L8H10", "L9H9", "Q")[1].item() == pytest.approx(
+        (v @ M).norm().item() / M.norm().item(), rel=2e-3
+    )
+
+
+def test_weights_are_gpt2s(gpt2):
+    from talking_heads_utils.components import ov_svd
+
+    assert (gpt2.n_layers, gpt2.n_heads, gpt2.n_kv_heads, gpt2.d_model, gpt2.d_head) == (12, 12, 12, 768, 64)
+    assert gpt2.source.family == "gpt2" and gpt2.d_model_effective == 767
+    assert ov_svd(gpt2, 8).S[10, 0].item() == pytest.approx(7.45, abs=0.01)
+
+
+def test_what_the_chapter_says(shipped):
+    """Three inhibition heads have one component that leads in every mover; the fourth has none."""
+    heads = roles.gpt2_small_roles()
+    best = links.best_components(shipped, heads[roles.S_INHIBITION], heads[roles.NAME_MOVER], "Q")
+    leading = best.groupby(best["best component"].str.split(".").str[0])["best component"].unique()
+    assert {head: list(names) for head, names in leading.items() if head != "L7H9"} == {
+        "L7H3": ["L7H3.1"], "L8H6": ["L8H6.2"], "L8H10": ["L8H10.1"],
+    }  # fmt: skip
+    assert len(leading["L7H9"]) > 1

@@ -1,0 +1,67 @@
+"""Circuit links: found where planted, absent where not, and the shares are exact."""
+
+import pytest
+import torch
+
+from talking_heads_utils import links
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.known_answer import PLANTED_READER, PLANTED_WRITER, planted_pair
+from talking_heads_utils.labels import Head
+from talking_heads_utils.scores import compute_scores
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return compute_scores(planted_pair(1.0))
+
+
+@pytest.mark.parametrize("measure", links.MEASURES)
+def test_the_planted_writer_comes_first_by_either_measure(scores, measure):
+    (head, component, value), *_ = links.strongest_writers(scores, PLANTED_READER, "Q", 2, measure)
+    assert head == PLANTED_WRITER.of_head and component == PLANTED_WRITER and value > 0.3
+
+
+def test_best_components_name_the_planted_one_and_its_rank(scores):
+    row = links.best_components(scores, [Head(0, 0)], [PLANTED_READER], "Q").iloc[0]
+    assert row["best component"] == str(PLANTED_WRITER) and row["rank"] == 1 and row["of"] == 16
+
+
+def test_shares_of_the_head_level_score(scores):
+    component, share = links.share_of_head(scores, Head(0, 0), PLANTED_READER, "Q")
+    assert component == PLANTED_WRITER and share == pytest.approx(1.0, abs=1e-5)
+    terms = (scores.singular_values[0, 1] * scores.pair("L0H1", "L1H1", "Q")).square()
+    component, share = links.share_of_head(scores, Head(0, 1), Head(1, 1), "Q")
+    assert share == pytest.approx((terms.max() / terms.sum()).item())
+
+
+def test_the_table_has_published_pairs_and_their_controls(small):
+    scores = compute_scores(small)
+    roles = {"a": [Head(0, 1), Head(1, 2)], "b": [Head(1, 0), Head(2, 3)]}
+    table = links.link_table(scores, roles, [("a", "b", "Q")])
+    part = table[(table["measure"] == links.ONE_COMPONENT) & (table["reader"] == "L2H3")]
+    assert len(part) == 8 and part["published"].sum() == 2
+    assert sorted(part["percentile"]) == pytest.approx([100 * i / 7 for i in range(8)])
+    first = table[(table["reader"] == "L1H0") & table["published"]]
+    assert set(first["writer"]) == {"L0H1"}, "a writer of the reader's own layer is no pair"
+    values = scores.best_component("Q")[0, :, 1, 0]
+    stronger = table[(table["measure"] == links.ONE_COMPONENT) & (table["reader"] == "L1H0")].set_index("writer")[
+        "percentile"
+    ]
+    assert stronger.idxmax() == f"L0H{values.argmax().item()}"
+
+
+def test_the_summary_agrees_with_the_table(small):
+    scores = compute_scores(small)
+    roles = {"a": [Head(0, 1), Head(0, 2)], "b": [Head(2, 0), Head(2, 3)]}
+    summary = links.link_summary(scores, roles, [("a", "b", "V")])
+    table = links.link_table(scores, roles, [("a", "b", "V")])
+    for _, row in summary.iterrows():
+        part = table[(table["measure"] == row["measure"]) & table["published"]]["percentile"]
+        assert row["published pairs"] == pytest.approx(part.mean()) and row["pairs"] == 4
+        assert row["choices"] == 6 and 1 / 6 <= row["p (exact)"] <= 1
+
+
+def test_an_unknown_measure_is_one_clear_error(scores):
+    with pytest.raises(OptionError, match="one component"):
+        links.pair_values(scores, "Q", "heads")
+    assert torch.isfinite(links.pair_values(scores, "Q", links.WHOLE_HEAD)[0, :, 1]).all()

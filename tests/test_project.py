@@ -1,0 +1,100 @@
+"""The project as a whole: each fact stands once, notebooks are clean, the environment is reproducible."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def requirements():
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    return [Requirement(line) for group in groups for line in group]
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_every_dependency_has_both_bounds_and_a_pin_within_them():
+    pinned = {canonicalize_name(name): version for name, version in pins().items()}
+    for requirement in requirements():
+        operators = {spec.operator for spec in requirement.specifier}
+        assert {">=", "<"} <= operators, f"{requirement} needs a lower and an upper bound"
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+def test_a_version_is_stated_once():
+    """environment.yml names an interpreter that the project supports, and no package."""
+    text = (ROOT / "environment.yml").read_text()
+    (python,) = re.findall(r"^ +- python=(.+)$", text, re.M)
+    assert SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.0")
+    assert not [pin for pin in re.findall(r"\d+\.\d+[.\d]*", text) if pin != python]
+    supported = {
+        c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if c.startswith("Programming Language :: Python :: 3.")
+    }
+    assert supported == {"3.11", "3.12", "3.13"}
+
+
+def test_the_repository_is_named_alike_everywhere():
+    url = PROJECT["urls"]["Repository"]
+    for path in (ROOT / "_config.yml", ROOT / "CITATION.cff", ROOT / "README.md", *NOTEBOOKS):
+        assert url in path.read_text(), path
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_are_stripped_short_and_tidy(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code), "commit notebooks without outputs"
+    assert all(len(cell.source.splitlines()) <= 15 for cell in code), "a cell has at most 15 lines"
+    assert "google.colab" in code[0].source, "the first code cell is the bootstrap"
+    assert "assert " in code[-1].source and "versions()" in code[-1].source
+    assert notebook.cells[0].source.startswith("# ")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_every_figure_of_a_notebook_has_a_name_a_caption_and_an_alternative_text(path):
+    source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    n_figures = source.count("page.show(")
+    for part in ("name=", "caption=", "alt="):
+        assert source.count(f"    {part}") == n_figures, part
+
+
+def test_benchmark_files_have_the_agreed_rows():
+    files = list((ROOT / "data" / "benchmarks").glob("*.json"))
+    assert files
+    for path in files:
+        result = json.loads(path.read_text())
+        assert path.name == f"{result['benchmark']}-{result['machine']['name']}.json" and result["versions"]["torch"]
+        for row in result["rows"]:
+            assert set(row) == {"case", "ours_s", "plain_s", "ratio", "max_abs_diff", "ours_peak_mb", "plain_peak_mb"}
+            assert row["ratio"] == pytest.approx(row["plain_s"] / row["ours_s"])
+            assert row["max_abs_diff"] is None or row["max_abs_diff"] < 1e-4
+
+
+def test_importing_the_package_reads_no_file_and_loads_nothing_heavy():
+    heavy = "('torch', 'numpy', 'pandas', 'plotly')"
+    code = f"import sys, talking_heads_utils; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_code_is_linted_and_formatted():
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--quiet", "."], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr

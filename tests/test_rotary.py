@@ -1,0 +1,63 @@
+"""Composition at a distance, against Hugging Face's own rotary attention."""
+
+import pytest
+import torch
+from conftest import build_model
+
+from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.errors import LabelError, OptionError
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.rotary import composition_at_distances, rotation
+from talking_heads_utils.scores import compute_scores
+from talking_heads_utils.weights import Rotary
+
+ROTARY = ["gpt_neox", "llama"]
+PAIR = Component(0, 3, 1), Head(2, 1)
+
+
+@pytest.mark.parametrize("family_name", ROTARY)
+def test_the_rotation_is_that_of_the_model(checkpoints, family_name):
+    """``q T(i - j) k`` equals the score of the rotated query at i and the rotated key at j."""
+    model = build_model(family_name)
+    module = __import__(f"transformers.models.{family_name}.modeling_{family_name}", fromlist=["apply_rotary_pos_emb"])
+    weights = load_head_weights(checkpoints[family_name])
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 1, 40, weights.d_head, generator=generator) for _ in range(2))
+    cos, sin = model.base_model.rotary_emb(q, torch.arange(40)[None])
+    dim = weights.rotary.dim
+    turned_q, turned_k = module.apply_rotary_pos_emb(q[..., :dim], k[..., :dim], cos, sin)
+    i, j = 31, 12
+    theirs = turned_q[0, 0, i] @ turned_k[0, 0, j] + q[0, 0, i, dim:] @ k[0, 0, j, dim:]
+    T = rotation(weights.rotary, torch.tensor([i - j]), weights.d_head)[0].float()
+    torch.testing.assert_close(q[0, 0, i] @ T @ k[0, 0, j], theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family_name", ROTARY)
+@pytest.mark.parametrize("kind", "QK")
+def test_distance_0_is_the_table_and_other_distances_equal_the_dense_route(checkpoints, family_name, kind):
+    weights = load_head_weights(checkpoints[family_name], dtype=torch.float64)
+    writer, reader = PAIR
+    distances = torch.arange(65)
+    scores = composition_at_distances(weights, writer, reader, kind, distances)
+    table = compute_scores(weights).pair(writer.of_head, reader, kind)[writer.component]
+    torch.testing.assert_close(scores[0], table, atol=1e-9, rtol=1e-8)
+    kv = weights.kv_index
+    v = torch.linalg.svd(weights.W_V[0, kv[3]] @ weights.W_O[0, 3])[2][1]
+    for distance in (1, 17, 64):
+        T = rotation(weights.rotary, torch.tensor([distance]), weights.d_head)[0]
+        M = weights.W_Q[2, 1] @ T @ weights.W_K[2, kv[1]].T
+        M = M if kind == "Q" else M.T
+        torch.testing.assert_close(scores[distance], (v @ M).norm() / M.norm(), atol=1e-9, rtol=1e-8)
+    assert scores.std() > 1e-4, "the distance must matter"
+
+
+def test_bad_requests_are_clear_errors(checkpoints, small):
+    weights = load_head_weights(checkpoints["llama"])
+    with pytest.raises(OptionError, match="Distance plays no part"):
+        composition_at_distances(weights, *PAIR, "V", torch.arange(2))
+    with pytest.raises(OptionError, match="Distance plays no part"):
+        composition_at_distances(small, *PAIR, "Q", torch.arange(2))
+    with pytest.raises(LabelError, match="not in a later layer"):
+        composition_at_distances(weights, Component(2, 0, 0), Head(1, 0), "Q", torch.arange(2))
+    with pytest.raises(OptionError, match="'llama3' are not known"):
+        rotation(Rotary(4, 1e4, "llama3"), torch.arange(2), 4)

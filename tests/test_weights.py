@@ -1,0 +1,189 @@
+"""Weights: both ways of reading agree, and processing leaves the model as it was."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import build_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from talking_heads_utils.bridge import head_weights_from_bridge
+from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.errors import CheckpointError, LabelError, ProcessingError
+from talking_heads_utils.weights import LAYER_NORM, RMS_NORM, Processing
+
+TENSORS = ("W_Q", "W_K", "W_V", "W_O", "b_O")
+
+
+def boot(folder):
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", use_safetensors=True)
+    return TransformerBridge.boot_transformers(str(folder), hf_model=model, device="cpu")
+
+
+@pytest.mark.parametrize("compatibility_mode", [False, True])
+def test_checkpoint_and_bridge_agree(checkpoints, family, compatibility_mode):
+    bridge = boot(checkpoints[family])
+    if compatibility_mode:  # TransformerLens' own folding and centring: a second, independent route
+        bridge.enable_compatibility_mode(disable_warnings=True)
+    ours, theirs = load_head_weights(checkpoints[family]), head_weights_from_bridge(bridge)
+    for name in TENSORS:
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=1e-5, rtol=1e-5)
+    assert ours.processing == theirs.processing and ours.norm == theirs.norm
+    assert ours.rotary == theirs.rotary and (ours.rotary is None) == (family == "gpt2")
+    assert ours.source.family == theirs.source.family and torch.equal(ours.kv_index, theirs.kv_index)
+
+
+def test_processed_weights_equal_those_transformer_lens_made(checkpoints, family):
+    bridge = boot(checkpoints[family])
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    ours = load_head_weights(checkpoints[family])
+    for name in ("W_Q", "W_K", "W_V", "W_O"):
+        torch.testing.assert_close(getattr(ours, name), getattr(bridge, name).detach(), atol=1e-5, rtol=1e-5)
+    if family != "llama":  # TransformerLens has no stacked b_O for a model without biases
+        torch.testing.assert_close(ours.b_O, bridge.b_O.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_raw_weights_agree_and_are_refused_from_a_processed_bridge(checkpoints):
+    raw = Processing(fold_ln=False, center=False)
+    bridge = boot(checkpoints["gpt2"])
+    ours = load_head_weights(checkpoints["gpt2"], processing=raw)
+    theirs = head_weights_from_bridge(bridge, processing=raw)
+    for name in TENSORS:
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=1e-6, rtol=1e-6)
+    assert ours.d_model_effective == ours.d_model and ours.processing.describe() == "raw weights"
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    with pytest.raises(ProcessingError, match="processed already"):
+        head_weights_from_bridge(bridge, processing=raw)
+
+
+def test_processing_leaves_what_attention_computes_unchanged(checkpoints, family):
+    """The write of layer 0's attention, by the model itself and by the processed weights, up to the residual's mean."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoints[family], attn_implementation="eager")
+    block = (model.transformer.h if family == "gpt2" else model.base_model.layers)[0]
+    norm = block.ln_1 if family == "gpt2" else block.input_layernorm
+    attention = block.attn if family == "gpt2" else getattr(block, "attention", None) or block.self_attn
+    resid = torch.randn(1, 1, 24, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():  # a single position attends to itself alone, so the pattern is 1 whatever Q and K
+        positions = (
+            {}
+            if family == "gpt2"
+            else {"position_embeddings": model.base_model.rotary_emb(resid, torch.zeros(1, 1, dtype=torch.long))}
+        )
+        write = attention(norm(resid), attention_mask=None, **positions)[0][0, 0]
+        weights = load_head_weights(checkpoints[family])
+        x = resid[0, 0] - resid.mean() if weights.norm == LAYER_NORM else resid[0, 0]
+        x = x / (x.square().mean() + (norm.eps if hasattr(norm, "eps") else norm.variance_epsilon)).sqrt()
+        ours = torch.einsum("m,hmd,hdn->n", x, weights.W_V[0][weights.kv_index], weights.W_O[0]) + weights.b_O[0]
+    expected = write - write.mean() if weights.processing.center else write
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_shapes_and_defaults(checkpoints):
+    llama, gpt2 = load_head_weights(checkpoints["llama"]), load_head_weights(checkpoints["gpt2"])
+    assert llama.W_Q.shape == (3, 4, 24, 6) and llama.W_K.shape == (3, 2, 24, 6) and llama.W_O.shape == (3, 4, 6, 24)
+    assert llama.kv_index.tolist() == [0, 0, 1, 1]
+    assert llama.processing == Processing(fold_ln=True, center=False) and llama.d_model_effective == 24
+    assert gpt2.processing == Processing(fold_ln=True, center=True) and gpt2.d_model_effective == 23
+    assert gpt2.W_Q.sum(2).abs().max() < 1e-5 and gpt2.W_O.sum(-1).abs().max() < 1e-5
+    assert "norm scale folded in" in gpt2.describe() and "d_model' = 23" in gpt2.describe()
+
+
+def test_processing_that_changes_the_model_is_refused(checkpoints):
+    with pytest.raises(ProcessingError, match="only LayerNorm subtracts the mean"):
+        load_head_weights(checkpoints["llama"], processing=Processing(fold_ln=True, center=True))
+    with pytest.raises(ProcessingError, match="folded in first"):
+        Processing(fold_ln=False, center=True).check(LAYER_NORM)
+    assert Processing.default(RMS_NORM).check(RMS_NORM).fold_ln
+
+
+def test_a_head_the_model_lacks_is_one_clear_error(checkpoints):
+    with pytest.raises(LabelError, match=r"layers 0\.\.2 with heads 0\.\.3"):
+        load_head_weights(checkpoints["gpt2"]).head("L3H0")
+
+
+def test_shards_and_bfloat16(checkpoints, family, tmp_path):
+    model = build_model(family).bfloat16()
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    whole, shards = load_head_weights(tmp_path / "whole"), load_head_weights(tmp_path / "shards")
+    assert all(torch.equal(getattr(whole, name), getattr(shards, name)) for name in TENSORS)
+    assert whole.W_Q.dtype == torch.float32 and whole.source.sha256 != shards.source.sha256
+
+
+def test_only_attention_tensors_are_read(checkpoints, family, tmp_path):
+    """A folder that holds nothing else loads the same."""
+    folder = shutil.copytree(checkpoints[family], tmp_path / "attention")
+    tensors = load_file(folder / "model.safetensors")
+    wanted = ("attn.c_", "ln_1", "attention.", "input_layernorm", "self_attn")
+    save_file({name: t for name, t in tensors.items() if any(w in name for w in wanted)}, folder / "model.safetensors")
+    ours, theirs = load_head_weights(folder), load_head_weights(checkpoints[family])
+    assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in TENSORS)
+
+
+def edit(folder, target, change):
+    """A copy of a checkpoint whose tensors were changed in place by ``change``."""
+    copied = shutil.copytree(folder, target)
+    tensors = load_file(copied / "model.safetensors")
+    change(tensors)
+    save_file(tensors, copied / "model.safetensors")
+    return copied
+
+
+def test_a_partial_checkpoint_names_what_is_missing(checkpoints, tmp_path):
+    name = "transformer.h.1.attn.c_proj.weight"
+    folder = edit(checkpoints["gpt2"], tmp_path / "partial", lambda tensors: tensors.pop(name))
+    with pytest.raises(CheckpointError, match=f"partial: 1 attention tensors are missing: {name}"):
+        load_head_weights(folder)
+
+
+def test_nan_weights_are_refused_by_name(checkpoints, tmp_path):
+    name = "transformer.h.2.attn.c_attn.weight"
+    folder = edit(checkpoints["gpt2"], tmp_path / "nan", lambda tensors: tensors[name][3].fill_(torch.nan))
+    with pytest.raises(CheckpointError, match=f"{name} .* NaN or infinite"):
+        load_head_weights(folder)
+
+
+def test_unknown_family_and_broken_files(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
+    with pytest.raises(CheckpointError, match="'mamba', which is not known here. Known: gpt2, gpt_neox, llama"):
+        load_head_weights(folder)
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "n_head"}))
+    with pytest.raises(CheckpointError, match="lacks 'n_head'"):
+        load_head_weights(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is not JSON"):
+        load_head_weights(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="holds no config.json"):
+        load_head_weights(folder)
+
+
+def test_a_truncated_file_is_one_clear_error(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "cut")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_head_weights(folder)
+
+
+def test_a_pickle_is_never_read(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "pickle")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="Only safetensors are read, never a pickle"):
+        load_head_weights(folder)
+
+
+def test_a_shard_that_is_missing_is_named(checkpoints, tmp_path):
+    build_model("gpt2").save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    lost = sorted((tmp_path / "shards").glob("*.safetensors"))[0]
+    lost.unlink()
+    with pytest.raises(CheckpointError, match=lost.name):
+        load_head_weights(tmp_path / "shards")
