@@ -56,7 +56,7 @@ class ReaderScores:
     def rank(self) -> Int[Tensor, "layer n_heads d_head n_heads"]:
         """Rank among all earlier components of the model, 1 for the strongest; 0 where the score is undefined."""
         flat = self.score.flatten(0, 2).T.contiguous().nan_to_num(nan=-1.0)
-        order = flat.argsort(dim=1, descending=True)
+        order = flat.argsort(dim=1, descending=True, stable=True)
         rank = torch.empty_like(order, dtype=torch.int32)
         places = torch.arange(1, flat.shape[1] + 1, dtype=torch.int32, device=flat.device)
         rank.scatter_(1, order, places.expand_as(rank))

@@ -103,7 +103,7 @@ class CompositionScores:
         frame["gap"] = relative_gap(S).flatten().numpy()
         rows = zip(frame["writer_layer"], frame["writer_head"], frame["component"])
         frame.insert(0, "writer", [str(Component(*row)) for row in rows])
-        return frame.sort_values("score", ascending=False, ignore_index=True)
+        return frame.sort_values("score", ascending=False, ignore_index=True, kind="stable")
 
     def head_level(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
         """Elhage et al.'s score ``[writer layer, writer head, reader layer, reader head]``; NaN where undefined."""

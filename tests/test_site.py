@@ -127,7 +127,7 @@ def test_the_explorer_shows_the_reader_that_was_chosen(driver, layer, head, kind
     shown = cells[top["writer_layer"] * 12 + top["writer_head"]][top["component"]]
     assert shown == pytest.approx(top["score"], rel=0.01)
     chosen = table[(table["writer_layer"] == 0) & (table["writer_head"] == 3)].set_index("component")["score"]
-    assert cells[3] == pytest.approx(list(chosen.sort_index()), abs=table["score"].max() / 200)
+    assert cells[3] == pytest.approx(list(chosen.sort_index()), abs=float(table["score"].max()) / 200)
 
 
 def test_dark_mode_reaches_the_figures(driver):

@@ -89,7 +89,7 @@ def _view(scores: CompositionScores, reader: Head, kind: str) -> dict:
     """What changes with the reader: the bars, the map ``[writer heads, components]`` and the title."""
     block, _ = scores.block(reader, kind)
     score, z = block.score[..., reader.head], block.z[..., reader.head].flatten()
-    best = score.flatten().nan_to_num(nan=-1.0).topk(min(N_BARS, score.numel())).indices
+    best = score.flatten().nan_to_num(nan=-1.0).argsort(descending=True, stable=True)[:N_BARS]
     names = [str(Component(*map(int, torch.unravel_index(index, score.shape)))) for index in best]
     about = [f"z = {z[index]:.1f}, rank {place}" for place, index in enumerate(best, 1)]
     title = f"What {reader} reads into its {KIND_READS[kind]}: {score.numel():,} earlier components"
