@@ -169,8 +169,8 @@ class _HubFiles:
                 f"No folder {self.repo} here, and the Hub knows no model {self.repo!r}"
                 f"{f' at revision {self.wanted}' if self.wanted else ''}. Check the name."
             ) from error
-        except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
-            raise DownloadError(_unreachable(self.repo, file)) from error
+        except Exception as error:  # a connection that broke; the Hub's client has changed its HTTP library twice
+            raise DownloadError(f"{_unreachable(self.repo, file)} ({type(error).__name__}: {error})") from error
 
 
 def _hub_answers() -> bool:
@@ -180,7 +180,7 @@ def _hub_answers() -> bool:
 
     try:
         get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception:  # httpx and requests share no base class, and any failure means the same here
+    except Exception:  # see _fetch; any failure means the same here
         return False
     return True
 

@@ -90,7 +90,7 @@ def test_the_circuit_counts_its_edges(scores):
     frame = {f.name: f for f in figure.frames}["2"]
     found = [links.strongest_writers(scores, reader, "Q", 2, links.ONE_COMPONENT) for reader in ROLES["b"]]
     known = sum(head in ROLES["a"] for group in found for head, *_ in group)
-    assert frame.layout.annotations[0].text == f"by one component: {known} of 4 edges from a published writer"
+    assert frame.layout.annotations[0].text == f"one component: {known} of 4 edges are published"
     assert len(frame.data[1].x) == 4
 
 

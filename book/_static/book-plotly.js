@@ -17,7 +17,8 @@
     const figure = JSON.parse(tag.textContent);
     tag.remove();
     await load(me.dataset.bundle);
-    const config = { responsive: true, displaylogo: false, displayModeBar: "hover", ...figure.config };
+    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove:
+      ["lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"], ...figure.config };
     await Plotly.newPlot(div, figure.data || [], figure.layout || {}, config);
     if (figure.frames && figure.frames.length) await Plotly.addFrames(div, figure.frames);
     if (figure.layout?.meta?.controls) addControls(div, figure.layout.meta);

@@ -67,8 +67,7 @@ def _edges(scores, roles, links, measure: str, k: int) -> tuple[dict[str, list],
 
 def _titles(panels) -> list[str]:
     return [
-        f"by {measure}: {known} of {total} edges from a published writer"
-        for measure, (_, (known, total)) in zip(MEASURES, panels)
+        f"{measure}: {known} of {total} edges are published" for measure, (_, (known, total)) in zip(MEASURES, panels)
     ]
 
 

@@ -87,7 +87,7 @@ def components_figure(
     figure.update_yaxes(range=[0, 1.15 * top])
     figure.update_yaxes(title_text=SCORE_TITLE, col=1)
     figure.update_xaxes(range=[-4, scores.d_head])
-    figure.update_xaxes(title_text="component (by singular value)", row=2)
+    figure.update_xaxes(title_text="component", row=2)
     menu = _menu([_into(reader, kind) for reader in readers], sets, ("y", "customdata", "text", "meta"))
     figure.update_layout(updatemenus=[menu], margin_t=92, bargap=0.1, legend_y=-0.16)
     return figure
@@ -141,8 +141,8 @@ def rank_figure(
         y=scores.null_rms, line=NULL_LINE, annotation_text="random direction", annotation_position="bottom left"
     )
     last = np.log10(max(len(scores.table(reader, kind)) for reader in readers))
-    figure.update_xaxes(title_text="rank among all earlier components (log scale)", type="log", dtick=1)
-    figure.update_xaxes(range=[-0.4, last + 0.15])
+    figure.update_xaxes(title_text="rank among earlier components", type="log", dtick=1)
+    figure.update_xaxes(range=[-0.75, last + 0.15])
     figure.update_yaxes(title_text=SCORE_TITLE, rangemode="tozero")
     figure.update_layout(updatemenus=[_menu([_into(reader, kind) for reader in readers], sets, ("x", "y", "text"))])
     return figure
@@ -177,7 +177,7 @@ def links_figure(table: pd.DataFrame) -> go.Figure:
     sets = [_link_traces(table[table["link"] == link]) for link in links]
     figure = new_figure(400, margin_t=84)
     figure.add_traces(sets[0])
-    figure.update_xaxes(title_text="percentile among all earlier heads of the reader (100: strongest)", range=[-4, 104])
+    figure.update_xaxes(title_text="percentile among earlier heads", range=[-4, 104])
     figure.update_yaxes(tickvals=[0, 1], ticktext=["whole<br>head", "one<br>component"])
     figure.update_yaxes(range=[-0.6, 1.6], showgrid=False)
     figure.update_layout(updatemenus=[_menu(links, sets, ("x", "y", "text"))])

@@ -22,7 +22,9 @@ def explorer_figure(scores: CompositionScores, reader: Head, kind: str) -> go.Fi
     frame, rows = _view(scores, reader, kind), _writers(scores)
     cells = np.pad(frame["z"], ((0, len(rows) - len(frame["z"])), (0, 0)), constant_values=np.nan)
     chance = scores.null_rms
-    figure = make_subplots(rows=2, cols=1, row_heights=[0.36, 0.64], vertical_spacing=0.13, figure=new_figure(760))
+    figure = make_subplots(
+        rows=2, cols=1, row_heights=[0.36, 0.64], vertical_spacing=0.13, figure=new_figure(780, margin_t=64)
+    )
     hover = "%{x}<br>C = %{y:.3f}, %{customdata}<extra></extra>"
     figure.add_bar(**frame["bars"], marker_color=ACCENT, hovertemplate=hover, row=1, col=1)
     ticks = dict(tickvals=[chance * m for m in (1, 2, 4, 8)], ticktext=["chance", "2×", "4×", "8×"])
@@ -42,7 +44,7 @@ def explorer_figure(scores: CompositionScores, reader: Head, kind: str) -> go.Fi
     figure.update_yaxes(title_text=SCORE_TITLE, rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title_text="writer head", tickvals=rows[:: scores.n_heads], row=2, col=1)
     figure.update_xaxes(tickangle=-45, row=1, col=1)
-    figure.update_xaxes(title_text="component (by singular value)", row=2, col=1)
+    figure.update_xaxes(title_text="component", row=2, col=1)
     figure.update_layout(**frame["layout"], showlegend=False)
     return figure
 
@@ -92,11 +94,11 @@ def _view(scores: CompositionScores, reader: Head, kind: str) -> dict:
     best = score.flatten().nan_to_num(nan=-1.0).argsort(descending=True, stable=True)[:N_BARS]
     names = [str(Component(*map(int, torch.unravel_index(index, score.shape)))) for index in best]
     about = [f"z = {z[index]:.1f}, rank {place}" for place, index in enumerate(best, 1)]
-    title = f"What {reader} reads into its {KIND_READS[kind]}: {score.numel():,} earlier components"
+    title = f"What {reader} reads into its {KIND_READS[kind]}:<br>{score.numel():,} earlier components"
     return {
         "bars": dict(x=names, y=score.flatten()[best].numpy(), customdata=about),
         "z": score.flatten(0, 1).numpy(),
-        "layout": dict(title=dict(text=title, font_size=14)),
+        "layout": dict(title=dict(text=title, font=dict(size=14))),
     }
 
 

@@ -1,0 +1,85 @@
+"""Weights by Hub id: out of its cache, and one clear error for each way in which they cannot be had."""
+
+import shutil
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants, errors
+
+from talking_heads_utils import checkpoints as module
+from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.errors import CheckpointError, DownloadError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(checkpoints, tmp_path, monkeypatch):
+    """A Hugging Face cache that holds ``someone/small`` at one commit."""
+    repo = tmp_path / "models--someone--small"
+    shutil.copytree(checkpoints["gpt2"], repo / "snapshots" / COMMIT)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "_hub_answers", lambda: False)
+    return repo
+
+
+def test_without_a_network_the_cache_is_read_and_the_commit_recorded(cache, checkpoints):
+    weights, local = load_head_weights("someone/small"), load_head_weights(checkpoints["gpt2"])
+    assert torch.equal(weights.W_Q, local.W_Q) and weights.source.sha256 == local.source.sha256
+    assert (weights.source.name, weights.source.revision) == ("someone/small", COMMIT)
+    assert torch.equal(load_head_weights("someone/small", revision=COMMIT).W_O, local.W_O)
+
+
+def test_without_a_network_or_a_cache_the_file_and_the_way_out_are_named(cache):
+    with pytest.raises(DownloadError, match=r"config\.json of 'someone/else'.*give a folder"):
+        load_head_weights("someone/else")
+    with pytest.raises(DownloadError, match="someone/small"):
+        load_head_weights("someone/small", revision="another-branch")
+
+
+def test_a_half_downloaded_model_names_the_file_that_is_missing(cache):
+    (cache / "snapshots" / COMMIT / "model.safetensors").unlink()
+    with pytest.raises(DownloadError, match=r"model\.safetensors of 'someone/small'"):
+        load_head_weights("someone/small")
+
+
+def answer(status: int) -> SimpleNamespace:
+    """As much of an HTTP response as the Hub's errors look at."""
+    return SimpleNamespace(status_code=status, headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (errors.GatedRepoError("x", response=answer(403)), DownloadError, "is gated: accept its terms"),
+        (errors.RepositoryNotFoundError("x", response=answer(404)), DownloadError, "the Hub knows no model 'a/b'"),
+        (errors.RevisionNotFoundError("x", response=answer(404)), DownloadError, "Check the name"),
+        (errors.HFValidationError("x"), DownloadError, "Check the name"),
+        (errors.RemoteEntryNotFoundError("x", response=answer(404)), CheckpointError, "holds no config.json"),
+        (ConnectionError("broken pipe"), DownloadError, "could not be reached .*broken pipe"),
+    ],
+)
+def test_what_the_hub_answers_becomes_one_clear_error(monkeypatch, error, kind, message):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(module, "_hub_answers", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(kind, match=message):
+        load_head_weights("a/b")
+
+
+def test_a_model_with_pickles_alone_is_refused(monkeypatch, checkpoints):
+    def only_config(repo, file, **kwargs):
+        if file == "config.json":
+            return str(checkpoints["gpt2"] / file)
+        raise errors.RemoteEntryNotFoundError("x", response=answer(404))
+
+    monkeypatch.setattr(module, "_hub_answers", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", only_config)
+    with pytest.raises(CheckpointError, match="never a pickle"):
+        load_head_weights("a/b")
