@@ -187,3 +187,21 @@ def test_a_shard_that_is_missing_is_named(checkpoints, tmp_path):
     lost.unlink()
     with pytest.raises(CheckpointError, match=lost.name):
         load_head_weights(tmp_path / "shards")
+
+
+@pytest.mark.parametrize(("normalization", "norm"), [(None, "none"), ("LN", "LayerNorm"), ("RMS", "RMSNorm")])
+def test_a_natively_built_bridge_is_read_too(normalization, norm):
+    from transformer_lens.model_bridge import TransformerBridge
+
+    config = dict(n_layers=2, d_model=24, n_ctx=16, d_head=6, n_heads=4, d_vocab=30, attn_only=True, seed=0)
+    bridge = TransformerBridge.boot_native(config | {"normalization_type": normalization})
+    weights = head_weights_from_bridge(bridge)
+    assert (
+        weights.norm == norm and weights.processing == Processing.default(norm) and weights.W_O.shape == (2, 4, 6, 24)
+    )
+    assert (weights.W_O.sum(-1).abs().max() < 1e-5) == (norm == "LayerNorm")
+    output = next(p for name, p in bridge.named_parameters() if "layers.1." in name and ".o." in name)
+    with torch.no_grad():
+        output[0, 0] = torch.nan
+    with pytest.raises(CheckpointError, match=r"blocks\[1\] W_O holds NaN"):
+        head_weights_from_bridge(bridge)
