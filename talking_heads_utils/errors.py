@@ -23,3 +23,7 @@ class ProcessingError(TalkingHeadsError, ValueError):
 
 class OptionError(TalkingHeadsError, ValueError):
     """An option whose value makes no sense."""
+
+
+class TaskError(TalkingHeadsError, ValueError):
+    """A task, prompt or word that cannot be had as asked."""

@@ -1,0 +1,105 @@
+"""The Laundry List: n items are named, all but one are named again as dealt with; the answer is the one left.
+
+This is the project's reading of the task; the paper's own wording could not be read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from talking_heads_utils.errors import TaskError
+from talking_heads_utils.tasks.prompts import PromptSet, PromptText, check_seed, encode, render
+from talking_heads_utils.tasks.words import load_templates, load_words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TASK = "laundry"
+N_ITEMS = range(3, 21)
+KEPT, SHUFFLED = "kept", "shuffled"
+SELECTION, HELD_OUT = "selection", "held-out"
+
+
+def wordings(held_out: bool | None = None) -> list[str]:
+    """Names of the wordings: all, those that may be used for choices (False), or those held out of them (True)."""
+    templates = load_templates(TASK)
+    names = list(templates["wordings"])
+    return names if held_out is None else [name for name in names if (name in templates["held_out"]) == held_out]
+
+
+def laundry_prompt(wording: str, items: list[str], place: int, order: str, rest: list[str], half: str) -> PromptText:
+    """One prompt as text. Positions: ``item_k first`` and ``item_k second``, k being the place in the list.
+
+    place: that of the answer. rest: the other items in the order of their second mention. Raises
+    :class:`TaskError` for items named twice in the list.
+    """
+    if len(set(items)) < len(items):
+        twice = next(item for item in items if items.count(item) > 1)
+        raise TaskError(f"The list names {twice!r} twice; its items must differ.")
+    fields = {
+        "ITEMS": [(f"item_{k} first", item) for k, item in enumerate(items)],
+        "REST": [(f"item_{items.index(item)} second", item) for item in rest],
+    }
+    text, spans = render(load_templates(TASK)["wordings"][wording], fields)
+    others = tuple(item for k, item in enumerate(items) if k != place)
+    info = {"wording": wording, "place": place, "order": order, "half": half}
+    return PromptText(text, spans, items[place], others, info)
+
+
+def draw_laundry(
+    tokenizer: PreTrainedTokenizerBase, n_items: int, n_prompts: int = 250, seed: int = 0
+) -> list[PromptText]:
+    """Prompts with ``n_items`` items each; every place of the answer as often as any other, up to one.
+
+    The first half is for choices, the second is held out: they share no prompt and no set of items. Wordings and
+    orders take turns so that every place meets all of them. Raises :class:`TaskError` for a list length outside
+    3..20, or a tokenizer that splits too many items.
+    """
+    check_seed(seed)
+    if n_items not in N_ITEMS:
+        raise TaskError(f"A list has {N_ITEMS[0]} to {N_ITEMS[-1]} items, not {n_items!r}.")
+    if n_prompts < 2:
+        raise TaskError(f"Two halves need two prompts at least, not {n_prompts}.")
+    rng = np.random.default_rng([seed, n_items])
+    objects = load_words("objects", tokenizer, at_least=n_items + 1).kept
+    names, seen, prompts = wordings(), set(), []
+    for i in range(n_prompts):
+        half, within = (SELECTION, i) if i < n_prompts // 2 else (HELD_OUT, i - n_prompts // 2)
+        place, turn = within % n_items, within // n_items
+        while True:
+            items = [str(item) for item in rng.choice(objects, n_items, replace=False)]
+            if frozenset(items) not in seen:
+                seen.add(frozenset(items))
+                break
+        rest = [item for k, item in enumerate(items) if k != place]
+        order = (KEPT, SHUFFLED)[(turn + place) % 2]
+        if order == SHUFFLED:
+            rest = [str(item) for item in rng.permutation(rest)]
+        prompts.append(laundry_prompt(names[(turn + place) % len(names)], items, place, order, rest, half))
+    return prompts
+
+
+def build_laundry(
+    tokenizer: PreTrainedTokenizerBase,
+    n_items: int,
+    n_prompts: int = 250,
+    seed: int = 0,
+    *,
+    prepend_bos: bool = True,
+    n_ctx: int | None = None,
+) -> PromptSet:
+    """Laundry List prompts for a tokenizer; see :func:`draw_laundry`. With ``n_ctx``, too long a list is an error."""
+    prompts = draw_laundry(tokenizer, n_items, n_prompts, seed)
+    left_out = load_words("objects", tokenizer, at_least=0).n_left_out
+    return encode(
+        prompts,
+        tokenizer,
+        task=TASK,
+        seed=seed,
+        n_items=n_items,
+        prepend_bos=prepend_bos,
+        words_left_out=left_out,
+        n_ctx=n_ctx,
+    )

@@ -1,0 +1,67 @@
+"""Scores of a model's answers, one value per prompt, and paired intervals over prompts."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from talking_heads_utils.errors import TaskError
+from talking_heads_utils.statistics import Interval, bootstrap_mean
+from talking_heads_utils.tasks.prompts import PromptSet
+
+
+def end_logits(
+    logits: Float[Tensor, "n_prompts n_pos d_vocab"], prompts: PromptSet
+) -> Float[Tensor, "n_prompts d_vocab"]:
+    """Logits at each prompt's last token."""
+    return logits[torch.arange(len(prompts)), prompts.positions["end"].to(logits.device)]
+
+
+def correct(
+    logits: Float[Tensor, "n_prompts d_vocab"], prompts: PromptSet, *, among_candidates: bool = True
+) -> Bool[Tensor, "n_prompts"]:
+    """Whether the answer has the highest logit, among the candidates or over the whole vocabulary.
+
+    A tie with another candidate is no correct answer.
+    """
+    answers = prompts.answers.to(logits.device)
+    own = logits.gather(1, answers[:, None])
+    if among_candidates:
+        others = logits.gather(1, prompts.distractors.to(logits.device))
+    else:
+        others = logits.scatter(1, answers[:, None], -torch.inf)
+    return (own > others).all(1)
+
+
+def logit_difference(logits: Float[Tensor, "n_prompts d_vocab"], prompts: PromptSet) -> Float[Tensor, "n_prompts"]:
+    """Logit of the answer less the mean logit of the distractors."""
+    values = logits.gather(1, prompts.candidates.to(logits.device))
+    return values[:, 0] - values[:, 1:].mean(1)
+
+
+def attention_to(
+    pattern: Float[Tensor, "n_prompts n_heads dest src"], prompts: PromptSet, source: str, dest: str = "end"
+) -> Float[Tensor, "n_prompts n_heads"]:
+    """Attention from one named position to another; NaN where a prompt has no such position.
+
+    Raises :class:`TaskError` for a name that no prompt has.
+    """
+    for name in (source, dest):
+        if name not in prompts.positions:
+            raise TaskError(f"No position {name!r} in these prompts; they have {', '.join(prompts.positions)}.")
+    src, dst = (prompts.positions[name].to(pattern.device) for name in (source, dest))
+    found = pattern[torch.arange(len(prompts)), :, dst, src]
+    return found.masked_fill(((src < 0) | (dst < 0))[:, None], torch.nan)
+
+
+def paired_difference(
+    after: Float[Tensor, "n_prompts"], before: Float[Tensor, "n_prompts"], *, seed: int = 0, n_boot: int = 10_000
+) -> Interval:
+    """Mean of after - before over the same prompts, with its bootstrap interval. Raises :class:`TaskError` if the
+    two are not of the same prompts."""
+    if after.shape != before.shape:
+        raise TaskError(
+            f"Paired values must be of the same prompts, not {tuple(after.shape)} and {tuple(before.shape)}."
+        )
+    return bootstrap_mean(after.double() - before.double(), seed=seed, n_boot=n_boot)

@@ -1,0 +1,227 @@
+"""Prompt sets: tokens whose positions have names, so that nobody counts tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Formatter
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from talking_heads_utils.errors import TaskError
+from talking_heads_utils.files import written_whole
+from talking_heads_utils.tasks.words import check_one_token, tokenizer_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ABSENT = -1
+_META = b"talking_heads"
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """One prompt before it is tokenized. ``spans``: name of a position -> first and last character of its word."""
+
+    text: str
+    spans: Mapping[str, tuple[int, int]]
+    answer: str
+    distractors: tuple[str, ...]
+    info: Mapping[str, str | int]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a prompt set was made from: enough to make it again."""
+
+    task: str
+    n_prompts: int
+    seed: int
+    tokenizer_hash: str
+    n_items: int | None = None
+    prepend_bos: bool = True
+    words_left_out: int = 0
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts, padded on the right, with named positions.
+
+    tokens: ``[n_prompts, n_pos]``. mask: True where a token is no padding. positions: name -> ``[n_prompts]``, -1
+    where a prompt has no such position; ``end`` is the last token. answers: ``[n_prompts]`` token ids. distractors:
+    ``[n_prompts, n_distractors]``, the other candidates. info: name -> one value per prompt (wording, order, ...).
+    """
+
+    tokens: Int[Tensor, "n_prompts n_pos"]
+    mask: Bool[Tensor, "n_prompts n_pos"]
+    positions: Mapping[str, Int[Tensor, "n_prompts"]]
+    answers: Int[Tensor, "n_prompts"]
+    distractors: Int[Tensor, "n_prompts n_distractors"]
+    texts: Sequence[str]
+    info: Mapping[str, Sequence]
+    recipe: Recipe
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def candidates(self) -> Int[Tensor, "n_prompts n_candidates"]:
+        """The answer first, then the distractors."""
+        return torch.cat([self.answers[:, None], self.distractors], 1)
+
+    def select(self, keep: Bool[Tensor, "n_prompts"] | Sequence[int]) -> PromptSet:
+        """The prompts at ``keep``, with the same padding. Raises :class:`TaskError` if none is left."""
+        keep = torch.as_tensor(keep)
+        index = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
+        if len(index) == 0:
+            raise TaskError("No prompt is left by this choice.")
+        rows = index.tolist()
+        return PromptSet(
+            self.tokens[index],
+            self.mask[index],
+            {name: position[index] for name, position in self.positions.items()},
+            self.answers[index],
+            self.distractors[index],
+            [self.texts[i] for i in rows],
+            {name: [values[i] for i in rows] for name, values in self.info.items()},
+            self.recipe,
+        )
+
+    def where(self, **wanted) -> PromptSet:
+        """The prompts whose info has these values: ``prompts.where(half="held-out", wording="wash")``."""
+        keep = torch.ones(len(self), dtype=torch.bool)
+        for name, value in wanted.items():
+            if name not in self.info:
+                raise TaskError(f"These prompts have no {name!r}; they have {', '.join(self.info)}.")
+            keep &= torch.tensor([entry == value for entry in self.info[name]])
+        return self.select(keep)
+
+
+def render(template: str, fields: Mapping[str, Sequence[tuple[str, str]]]) -> tuple[str, dict[str, tuple[int, int]]]:
+    """Fill a template and note where each word came to stand.
+
+    fields: placeholder -> ``(name of the position, word)`` of each word; several are joined by commas.
+    """
+    text, spans = "", {}
+    for literal, placeholder, _, _ in Formatter().parse(template):
+        text += literal
+        for i, (name, word) in enumerate(fields[placeholder] if placeholder else ()):
+            text += ", " if i else ""
+            spans[name] = (len(text), len(text) + len(word) - 1)
+            text += word
+    return text, spans
+
+
+def encode(
+    prompts: Sequence[PromptText],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    task: str,
+    seed: int,
+    n_items: int | None = None,
+    prepend_bos: bool = True,
+    words_left_out: int = 0,
+    n_ctx: int | None = None,
+) -> PromptSet:
+    """Tokenize prompts and find their named positions.
+
+    Every named word must be one token, as must answers and distractors. Raises :class:`TaskError` otherwise, or if a
+    prompt is longer than ``n_ctx``.
+    """
+    bos = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
+    encoded = tokenizer([p.text for p in prompts], add_special_tokens=False, return_offsets_mapping=False)
+    rows = [bos + ids for ids in encoded["input_ids"]]
+    width = max(map(len, rows))
+    if n_ctx is not None and width > n_ctx:
+        raise TaskError(f"A prompt of {width} tokens does not fit the model's context of {n_ctx}: ask for fewer items.")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    tokens = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    names = list(dict.fromkeys(name for prompt in prompts for name in prompt.spans))
+    positions = {
+        name: torch.tensor([_position(encoded, i, p, name, len(bos)) for i, p in enumerate(prompts)]) for name in names
+    }
+    ids = {w: check_one_token(w, tokenizer) for p in prompts for w in (p.answer, *p.distractors)}
+    return PromptSet(
+        tokens=tokens,
+        mask=torch.arange(width) < lengths[:, None],
+        positions=positions | {"end": lengths - 1},
+        answers=torch.tensor([ids[p.answer] for p in prompts]),
+        distractors=torch.tensor([[ids[w] for w in p.distractors] for p in prompts]),
+        texts=[p.text for p in prompts],
+        info={name: [p.info[name] for p in prompts] for name in prompts[0].info},
+        recipe=Recipe(task, len(prompts), seed, tokenizer_hash(tokenizer), n_items, prepend_bos, words_left_out),
+    )
+
+
+def _position(encoded, i: int, prompt: PromptText, name: str, shift: int) -> int:
+    if name not in prompt.spans:
+        return ABSENT
+    first, last = (encoded.char_to_token(i, place) for place in prompt.spans[name])
+    if first is None or first != last:
+        word = prompt.text[prompt.spans[name][0] : prompt.spans[name][1] + 1]
+        raise TaskError(f"{name} = {word!r} is not one token in {prompt.text!r}. Choose another word.")
+    return first + shift
+
+
+def check_seed(seed: int) -> int:
+    """Raises :class:`TaskError` unless the seed is an integer that is not negative."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise TaskError(f"A seed is an integer from 0 on, not {seed!r}.")
+    return seed
+
+
+def save_prompts(prompts: PromptSet, path: Path) -> None:
+    """Write a prompt set as parquet, the recipe in its metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lengths = prompts.mask.sum(1).tolist()
+    columns = {
+        "text": list(prompts.texts),
+        "tokens": [row[:length] for row, length in zip(prompts.tokens.tolist(), lengths)],
+        "answer": prompts.answers.tolist(),
+        "distractors": prompts.distractors.tolist(),
+    }
+    columns |= {f"position:{name}": position.tolist() for name, position in prompts.positions.items()}
+    columns |= {f"info:{name}": list(values) for name, values in prompts.info.items()}
+    pad = prompts.tokens[~prompts.mask]
+    about = asdict(prompts.recipe) | {"pad": int(pad[0]) if len(pad) else 0, "width": prompts.tokens.shape[1]}
+    table = pa.table(columns).replace_schema_metadata({_META: json.dumps(about)})
+    with written_whole(path) as part:
+        pq.write_table(table, part, compression="zstd")
+
+
+def load_prompts(path: Path) -> PromptSet:
+    """Read what :func:`save_prompts` wrote. Raises :class:`TaskError` for any other file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        about = json.loads(table.schema.metadata[_META])
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise TaskError(f"{path} holds no prompt set ({error!r}).") from error
+    columns = table.to_pydict()
+    pad, width = about.pop("pad"), about.pop("width")
+    lengths = torch.tensor([len(row) for row in columns["tokens"]])
+    named = {kind: {} for kind in ("position", "info")}
+    for column, values in columns.items():
+        kind, _, name = column.partition(":")
+        if name:
+            named[kind][name] = torch.tensor(values) if kind == "position" else values
+    return PromptSet(
+        tokens=torch.tensor([row + [pad] * (width - len(row)) for row in columns["tokens"]]),
+        mask=torch.arange(width) < lengths[:, None],
+        positions=named["position"],
+        answers=torch.tensor(columns["answer"]),
+        distractors=torch.tensor(columns["distractors"]),
+        texts=columns["text"],
+        info=named["info"],
+        recipe=Recipe(**about),
+    )

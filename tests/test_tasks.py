@@ -1,0 +1,219 @@
+"""The two tasks: named positions hold the named words, places are balanced, halves are apart."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+
+from talking_heads_utils.errors import TaskError
+from talking_heads_utils.tasks import ioi, laundry, metrics
+from talking_heads_utils.tasks.prompts import ABSENT, encode, load_prompts, render, save_prompts
+from talking_heads_utils.tasks.words import WORD_LISTS, check_one_token, load_words
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer(tmp_path_factory):
+    """A word-level tokenizer that lacks some of the words, as a small model's does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from talking_heads_utils.files import data_dir
+
+    folder = data_dir() / "prompts"
+    words = [w for kind in WORD_LISTS for w in (folder / f"{kind}.txt").read_text().split()[:60]]
+    for task in ("ioi", "laundry"):
+        words += (folder / f"{task}.json").read_text().replace('"', " ").replace(",", " , ").replace(".", " . ").split()
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", "<bos>", *words]))}
+    model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", bos_token="<bos>", eos_token="<bos>")
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer(gpt2_source):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(gpt2_source)
+
+
+@pytest.fixture(params=["word_tokenizer", "gpt2_tokenizer"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+def word_at(prompts, tokenizer, name, row):
+    return tokenizer.decode([prompts.tokens[row, prompts.positions[name][row]].item()]).strip()
+
+
+def test_ioi_positions_hold_the_words_they_are_named_for(tokenizer):
+    drawn = ioi.draw_ioi(tokenizer, 40, seed=1)
+    prompts = ioi.build_ioi(tokenizer, prompts=drawn, seed=1)
+    for row, prompt in enumerate(drawn):
+        assert word_at(prompts, tokenizer, "IO", row) == prompt.io
+        assert word_at(prompts, tokenizer, "S1", row) == word_at(prompts, tokenizer, "S2", row) == prompt.s
+        assert word_at(prompts, tokenizer, "end", row) == "to"
+        assert tokenizer.decode([prompts.answers[row].item()]).strip() == prompt.io
+        assert tokenizer.decode([prompts.distractors[row, 0].item()]).strip() == prompt.s
+    first = prompts.positions["IO"] < prompts.positions["S1"]
+    assert first.tolist() == [order == ioi.IO_FIRST for order in prompts.info["order"]]
+    assert (prompts.tokens[:, 0] == tokenizer.bos_token_id).all()
+    assert torch.equal(prompts.mask.sum(1) - 1, prompts.positions["end"])
+
+
+def test_ioi_is_balanced_and_the_same_for_a_seed(tokenizer):
+    a, b, c = (ioi.build_ioi(tokenizer, seed=seed) for seed in (0, 0, 1))
+    assert Counter(a.info["order"]) == {ioi.IO_FIRST: 100, ioi.S_FIRST: 100}
+    assert len(set(Counter(zip(a.info["template"], a.info["order"])).values())) == 1
+    assert torch.equal(a.tokens, b.tokens) and a.texts != c.texts
+
+
+def test_counterfactuals_change_what_they_are_named_for(tokenizer):
+    drawn = ioi.draw_ioi(tokenizer, 20, seed=2)
+    plain = ioi.build_ioi(tokenizer, prompts=drawn)
+    order = ioi.build_ioi(tokenizer, prompts=drawn, counterfactual="swap order")
+    assert torch.equal(order.answers, plain.answers) and torch.equal(order.positions["IO"], plain.positions["S1"])
+    names = ioi.build_ioi(tokenizer, prompts=drawn, counterfactual="swap names")
+    assert torch.equal(names.answers, plain.distractors[:, 0]) and torch.equal(
+        names.positions["IO"], plain.positions["IO"]
+    )
+    assert names.info["order"] == plain.info["order"]
+    third = ioi.build_ioi(tokenizer, prompts=drawn, counterfactual="third name")
+    for row, prompt in enumerate(drawn):
+        assert word_at(names, tokenizer, "S2", row) == prompt.io
+        assert word_at(third, tokenizer, "S2", row) == prompt.third not in (prompt.io, prompt.s)
+    assert [ioi.swap_names(ioi.swap_names(p)) for p in drawn] == drawn
+    with pytest.raises(TaskError, match="swap order, swap names, third name"):
+        ioi.build_ioi(tokenizer, counterfactual="swap")
+
+
+@pytest.mark.parametrize("n_items", [3, 7, 20])
+def test_laundry_positions_hold_the_items(tokenizer, n_items):
+    prompts = laundry.build_laundry(tokenizer, n_items, n_prompts=4 * n_items, seed=3)
+    for row in range(0, len(prompts), 5):
+        items = [word_at(prompts, tokenizer, f"item_{k} first", row) for k in range(n_items)]
+        place = prompts.info["place"][row]
+        assert len(set(items)) == n_items
+        assert tokenizer.decode([prompts.answers[row].item()]).strip() == items[place]
+        assert [tokenizer.decode([d]).strip() for d in prompts.distractors[row].tolist()] == items[:place] + items[
+            place + 1 :
+        ]
+        seconds = [prompts.positions[f"item_{k} second"][row].item() for k in range(n_items)]
+        assert [k for k in range(n_items) if seconds[k] == ABSENT] == [place]
+        for k in set(range(n_items)) - {place}:
+            assert word_at(prompts, tokenizer, f"item_{k} second", row) == items[k]
+        kept = [s for s in seconds if s != ABSENT]
+        if prompts.info["order"][row] == laundry.KEPT:
+            assert kept == sorted(kept)
+
+
+@pytest.mark.parametrize("n_items", [3, 11, 20])
+def test_laundry_is_balanced_and_its_halves_share_nothing(word_tokenizer, n_items):
+    prompts = laundry.build_laundry(word_tokenizer, n_items)
+    assert len(prompts) == 250 and prompts.recipe.n_items == n_items
+    halves = [prompts.where(half=half) for half in (laundry.SELECTION, laundry.HELD_OUT)]
+    for half in halves:
+        places = Counter(half.info["place"])
+        assert set(places) == set(range(n_items)) and max(places.values()) - min(places.values()) <= 1
+    sets = [{frozenset(row) for row in half.candidates.tolist()} for half in halves]
+    assert len(sets[0]) == len(sets[1]) == 125 and not sets[0] & sets[1]
+    assert not set(halves[0].texts) & set(halves[1].texts)
+    assert set(prompts.info["wording"]) == set(laundry.wordings()) and len(set(prompts.info["order"])) == 2
+
+
+def test_wordings_are_held_out_of_choices():
+    assert len(laundry.wordings()) >= 4 and laundry.wordings(held_out=True)
+    assert set(laundry.wordings(True)) | set(laundry.wordings(False)) == set(laundry.wordings())
+    assert not set(laundry.wordings(True)) & set(laundry.wordings(False))
+
+
+def test_words_that_are_not_one_token_are_left_out_with_a_count(word_tokenizer, gpt2_tokenizer):
+    words = load_words("objects", word_tokenizer, at_least=20)
+    assert len(words.kept) == 60 and words.n_left_out == 120
+    assert laundry.build_laundry(word_tokenizer, 3, 4).recipe.words_left_out == 120
+    assert all(load_words(kind, gpt2_tokenizer, 20).n_left_out == 0 for kind in WORD_LISTS)
+    with pytest.raises(TaskError, match="Only 60 of 180 objects are one token"):
+        load_words("objects", word_tokenizer, at_least=61)
+    with pytest.raises(TaskError, match="not one token of this tokenizer but"):
+        check_one_token("Hermenegildo", gpt2_tokenizer)
+
+
+def test_a_prompt_tokenizes_as_a_whole_as_gpt2_does(gpt2_tokenizer):
+    """The ids that the weights' own README gives for a sentence of this kind."""
+    text, spans = render("When {A} and {B} went to the store, {S} gave a drink to", {
+        "A": [("IO", "Mary")], "B": [("S1", "John")], "S": [("S2", "John")]})  # fmt: skip
+    prompt = ioi.PromptText(text, spans, "Mary", ("John",), {})
+    prompts = encode([prompt], gpt2_tokenizer, task="ioi", seed=0, prepend_bos=False)
+    assert prompts.tokens[0].tolist() == [2215, 5335, 290, 1757, 1816, 284, 262, 3650, 11, 1757, 2921, 257, 4144, 284]
+    assert [prompts.positions[name].item() for name in ("IO", "S1", "S2", "end")] == [1, 3, 9, 13]
+
+
+def test_prompt_sets_survive_a_file(word_tokenizer, tmp_path):
+    prompts = laundry.build_laundry(word_tokenizer, 4, n_prompts=30)
+    save_prompts(prompts, tmp_path / "prompts.parquet")
+    back = load_prompts(tmp_path / "prompts.parquet")
+    for field in ("tokens", "mask", "answers", "distractors"):
+        assert torch.equal(getattr(prompts, field), getattr(back, field)), field
+    assert (
+        prompts.recipe == back.recipe
+        and list(prompts.texts) == list(back.texts)
+        and dict(prompts.info) == dict(back.info)
+    )
+    assert all(torch.equal(prompts.positions[name], back.positions[name]) for name in prompts.positions)
+    (tmp_path / "other").write_text("no")
+    with pytest.raises(TaskError, match="holds no prompt set"):
+        load_prompts(tmp_path / "other")
+
+
+def test_bad_requests_are_one_clear_error_each(word_tokenizer):
+    build = laundry.build_laundry
+    for n_items in (2, 21):
+        with pytest.raises(TaskError, match="3 to 20 items"):
+            build(word_tokenizer, n_items)
+    for seed in (1.5, "0", -1, True):
+        with pytest.raises(TaskError, match="A seed is an integer"):
+            build(word_tokenizer, 3, seed=seed)
+    with pytest.raises(TaskError, match="does not fit the model's context of 16"):
+        build(word_tokenizer, 12, n_ctx=16)
+    with pytest.raises(TaskError, match="names 'hat' twice"):
+        laundry.laundry_prompt("wash", ["hat", "coat", "hat"], 0, laundry.KEPT, [], laundry.SELECTION)
+    with pytest.raises(TaskError, match="even and positive"):
+        ioi.build_ioi(word_tokenizer, 3)
+    drawn = ioi.draw_ioi(word_tokenizer, 2)[0]
+    with pytest.raises(TaskError, match="must be two names"):
+        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, io=drawn.s)])
+    with pytest.raises(TaskError, match="is not one token"):
+        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, io="Hermenegildo")])
+    prompts = ioi.build_ioi(word_tokenizer, 2)
+    with pytest.raises(TaskError, match="have no 'colour'"):
+        prompts.where(colour="red")
+    with pytest.raises(TaskError, match="No prompt is left"):
+        prompts.where(template="none")
+
+
+def test_metrics_where_the_answer_is_known(word_tokenizer):
+    prompts = laundry.build_laundry(word_tokenizer, 3, n_prompts=6)
+    rows, d_vocab = torch.arange(6), len(word_tokenizer)
+    logits = torch.zeros(6, d_vocab)
+    logits[rows, prompts.answers] = 2.0
+    logits[rows, prompts.distractors[:, 0]] = torch.tensor([1.0, 1.0, 1.0, 3.0, 2.0, 1.0])
+    outside = next(i for i in range(d_vocab) if i not in prompts.candidates.unique())
+    logits[0, outside] = 9.0
+    assert metrics.correct(logits, prompts).tolist() == [True, True, True, False, False, True]
+    assert metrics.correct(logits, prompts, among_candidates=False).tolist() == [False, True, True, False, False, True]
+    assert metrics.logit_difference(logits, prompts).tolist() == [1.5, 1.5, 1.5, 0.5, 1.0, 1.5]
+    whole = torch.full((6, prompts.tokens.shape[1], d_vocab), -5.0)
+    whole[rows, prompts.positions["end"]] = logits
+    assert torch.equal(metrics.end_logits(whole, prompts), logits)
+    pattern = torch.rand(6, 2, *[prompts.tokens.shape[1]] * 2, generator=torch.Generator().manual_seed(0))
+    found = metrics.attention_to(pattern, prompts, "item_1 second")
+    for row in range(6):
+        source, end = prompts.positions["item_1 second"][row], prompts.positions["end"][row]
+        assert found[row].isnan().all() if source == ABSENT else torch.equal(found[row], pattern[row, :, end, source])
+    with pytest.raises(TaskError, match="No position 'S9'"):
+        metrics.attention_to(pattern, prompts, "S9")
+    before = torch.randn(50, generator=torch.Generator().manual_seed(1))
+    gain = metrics.paired_difference(before + 0.5, before)
+    assert gain.low == pytest.approx(0.5) and gain.high == pytest.approx(0.5) and gain.n == 50
+    with pytest.raises(TaskError, match="the same prompts"):
+        metrics.paired_difference(before, before[:9])
