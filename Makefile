@@ -1,6 +1,6 @@
 # make book    build the site             make test    run every test and every notebook
 # make serve   look at it                 make clean   remove what was built (the environment stays)
-# PYTHON=python3.12 chooses the interpreter of the environment; without a .venv it is made, once.
+# The first of them makes the environment .venv, once. PYTHON=python3.12 chooses its interpreter, also later on.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -8,11 +8,20 @@ READY  := $(VENV)/.ready
 SITE   := _build/html
 PORT   ?= 8000
 
+# An interpreter that was asked for and is not the environment's own makes a new environment.
+ifneq ($(origin PYTHON),file)
+WANTED := $(shell $(PYTHON) -c 'import sys; print(sys.version)' 2>&1)
+ifneq ($(WANTED),$(shell test -x $(BIN)/python && $(BIN)/python -c 'import sys; print(sys.version)'))
+$(shell rm -f $(READY))
+endif
+endif
+
 .PHONY: book test serve clean
 .DEFAULT_GOAL := book
 
+# A failed build must not pass the second time because its pages are kept: its output goes.
 book: $(READY)
-	$(BIN)/jupyter-book build . --toc book/_toc.yml -W -n --keep-going --quiet
+	$(BIN)/jupyter-book build . --toc book/_toc.yml -W -n --keep-going --quiet || { rm -rf _build; exit 1; }
 	@echo "The book: $(abspath $(SITE))/index.html"
 
 test: $(READY)
@@ -25,9 +34,8 @@ serve: book
 clean:
 	rm -rf _build
 
-# Made again when the interpreter, the dependencies or their pins change; otherwise nothing is done.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed, this is %d.%d: use make PYTHON=..." % v)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[book,test]'
 	touch $@

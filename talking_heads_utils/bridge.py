@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from talking_heads_utils.errors import CheckpointError, ProcessingError
-from talking_heads_utils.families import FAMILIES, family_of
+from talking_heads_utils.families import family_of
 from talking_heads_utils.weights import (
     LAYER_NORM,
     NO_NORM,
@@ -35,9 +35,10 @@ def head_weights_from_bridge(
 
     Works on a raw bridge and on one after ``enable_compatibility_mode()``: folding and centring a second time
     change nothing. Raises :class:`ProcessingError` where raw weights are asked of a bridge that has been
-    processed, :class:`CheckpointError` where a weight is not finite or rotary positions are of no known family.
+    processed or whose norms are of another kind, :class:`CheckpointError` where a weight is not finite or the model
+    is of no known family (in others the norm may come after attention, and folding would change the model).
     """
-    norm = _NORMS[bridge.cfg.normalization_type]
+    norm = _norm(bridge)
     wanted = (processing or Processing.default(norm)).check(norm)
     if bridge._weights_processed and wanted != Processing.default(norm):
         raise ProcessingError(
@@ -55,12 +56,19 @@ def head_weights_from_bridge(
     )
 
 
+def _norm(bridge: TransformerBridge) -> str:
+    kind = bridge.cfg.normalization_type
+    if kind not in _NORMS or (kind is not None and not all(hasattr(block, "ln1") for block in bridge.blocks)):
+        raise ProcessingError(f"{bridge.cfg.model_name} has norms of the kind {kind!r}, which cannot be folded here.")
+    return _NORMS[kind]
+
+
 def _family_and_rotary(bridge: TransformerBridge) -> tuple[str, Rotary | None]:
     """Out of the Hugging Face config behind the bridge, if there is one, as for a checkpoint folder."""
     cfg = bridge.cfg
     config = getattr(bridge.original_model, "config", None)
     config = config.to_dict() if hasattr(config, "to_dict") else {}
-    if config.get("model_type") not in FAMILIES and cfg.positional_embedding_type != "rotary":
+    if not config and cfg.positional_embedding_type != "rotary":  # built natively: pre-norm, no rotary positions
         return str(cfg.architecture), None
     family = family_of(config, f"The model {cfg.model_name}")
     return family.name, family.rotary(config, family.shape(config))

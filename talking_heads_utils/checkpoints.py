@@ -24,6 +24,7 @@ from talking_heads_utils.weights import HeadWeights, Processing, RawLayer, Sourc
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Checkpoint:
     shape: Shape
     files: dict[str, Path]  # tensor name -> the safetensors file that holds it
     prefix: str
+    dtype: str
 
     def sha256(self) -> str:
         """Sum of the one file, as ``sha256sum`` prints it; of the shards' sums, one a line, where there are several."""
@@ -58,7 +60,7 @@ class Checkpoint:
             for path, parts in wanted.items():
                 file = stack.enter_context(safe_open(path, "pt"))
                 for part, name in parts.items():
-                    tensors[part] = _finite(file.get_tensor(name), name, path).to(device=device, dtype=dtype)
+                    tensors[part] = _finite(file.get_tensor(name).to(device=device, dtype=dtype), name, path)
         return tensors
 
 
@@ -81,7 +83,9 @@ def load_head_weights(
         checkpoint.raw_layers(dtype, device),
         checkpoint.shape.n_layers,
         norm=checkpoint.family.norm,
-        source=Source(checkpoint.name, checkpoint.family.name, checkpoint.sha256(), checkpoint.revision),
+        source=Source(
+            checkpoint.name, checkpoint.family.name, checkpoint.sha256(), checkpoint.revision, checkpoint.dtype
+        ),
         processing=processing,
         rotary=checkpoint.family.rotary(checkpoint.config, checkpoint.shape),
     )
@@ -89,7 +93,7 @@ def load_head_weights(
 
 def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
     """Find the checkpoint and check its header against its config. No weight is read yet."""
-    folder = Path(name_or_folder).expanduser()
+    folder = _as_folder(name_or_folder)
     if folder.is_dir():
         files, name = _FolderFiles(folder), folder.resolve().name
     elif folder.is_absolute() or str(name_or_folder).startswith((".", "~")) or str(name_or_folder).count("/") > 1:
@@ -104,7 +108,18 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> 
     where = files.tensors()
     shape = _shape(family, config, files.path(CONFIG))
     prefix = _complete_prefix(family, shape.n_layers, where, name)
-    return Checkpoint(name, files.revision, config, family, shape, where, prefix)
+    dtype = _check_header(family, shape, where, prefix, name)
+    return Checkpoint(name, files.revision, config, family, shape, where, prefix, dtype)
+
+
+def _as_folder(name_or_folder: str | Path) -> Path:
+    """The path it would be as a folder; one that cannot be a path is a Hub id."""
+    try:
+        folder = Path(name_or_folder).expanduser()
+        folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{str(name_or_folder)[:80]!r} can be no folder and no Hub id: {error}.") from error
+    return folder
 
 
 class _FolderFiles:
@@ -137,27 +152,30 @@ class _HubFiles:
         self.revision = self.path(CONFIG).parent.name  # snapshots/<commit>/config.json
 
     def path(self, file: str) -> Path:
-        found = self._fetch(file)
-        if found is None:
-            raise CheckpointError(f"{self.repo} on the Hub holds no {file}.")
-        return found
+        if (found := self._fetch(file)) is not None:
+            return found
+        raise self._lacking(file, f"{self.repo} on the Hub holds no {file}.")
 
     def tensors(self) -> dict[str, Path]:
         if (single := self._fetch(SINGLE)) is not None:
             return _header(single)
         if (index := self._fetch(INDEX)) is not None:
             return _index(index, self.path)
-        raise CheckpointError(_no_safetensors(f"{self.repo} on the Hub"))
+        raise self._lacking(f"{SINGLE} or {INDEX}", _no_safetensors(f"{self.repo} on the Hub"))
+
+    def _lacking(self, file: str, message: str) -> CheckpointError:
+        """Offline a file may just not be in the cache; online it is not there."""
+        return DownloadError(_unreachable(self.repo, file)) if self.offline else CheckpointError(message)
 
     def _fetch(self, file: str) -> Path | None:
-        """A local path, or None where the repository has no such file."""
+        """A local path, or None where the repository, or offline the cache, has no such file."""
         from huggingface_hub import errors, hf_hub_download
 
         try:
             return Path(hf_hub_download(self.repo, file, revision=self.wanted, local_files_only=self.offline))
-        except errors.LocalEntryNotFoundError as error:
-            raise DownloadError(_unreachable(self.repo, file)) from error
-        except errors.EntryNotFoundError:
+        except errors.EntryNotFoundError as error:
+            if isinstance(error, errors.LocalEntryNotFoundError) and not self.offline:
+                raise DownloadError(_unreachable(self.repo, file)) from error
             return None
         except errors.GatedRepoError as error:
             raise DownloadError(
@@ -203,9 +221,12 @@ def _no_safetensors(where: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}. Download it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no table of names and values. Download it again.")
+    return content
 
 
 def _header(path: Path) -> dict[str, Path]:
@@ -219,15 +240,21 @@ def _header(path: Path) -> dict[str, Path]:
 
 def _index(path: Path, locate) -> dict[str, Path]:
     """Tensor name -> file, for a sharded checkpoint; every shard's own header is what counts."""
-    shards = sorted(set(_read_json(path).get("weight_map", {}).values()))
+    weight_map = _read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} lists no shards under 'weight_map'. Download it again.")
+    shards = sorted(set(map(str, weight_map.values())))
     return {name: shard for file in shards for name, shard in _header(locate(file)).items()}
 
 
 def _shape(family: Family, config: dict[str, Any], path: Path) -> Shape:
     try:
-        return family.shape(config)
+        shape = family.shape(config)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error.args[0]!r}, which a {family.name} config must have.") from error
+    if (problem := shape.problem()) is not None:
+        raise CheckpointError(f"{path} describes no {family.name} model: {problem}.")
+    return shape
 
 
 def _complete_prefix(family: Family, n_layers: int, files: dict[str, Path], name: str) -> str:
@@ -251,11 +278,43 @@ def _complete_prefix(family: Family, n_layers: int, files: dict[str, Path], name
     return prefix
 
 
+def _check_header(family: Family, shape: Shape, files: dict[str, Path], prefix: str, name: str) -> str:
+    """The dtype of the weights, after every attention tensor's shape and dtype was checked against the config.
+
+    Raises :class:`CheckpointError` naming the first tensor that does not fit.
+    """
+    beyond = [prefix + tensor for tensor in family.tensor_names(shape.n_layers).values() if prefix + tensor in files]
+    if beyond:
+        raise CheckpointError(
+            f"The config of {name} says {shape.n_layers} layers, but the file also holds {beyond[0]}."
+        )
+    sizes, dtypes = family.sizes(shape), {}
+    for layer in range(shape.n_layers):
+        for part, tensor in family.tensor_names(layer).items():
+            if prefix + tensor not in files:
+                continue
+            with safe_open(files[prefix + tensor], "pt") as file:
+                header = file.get_slice(prefix + tensor)
+                found, dtype = tuple(header.get_shape()), header.get_dtype()
+            if found != sizes[part]:
+                raise CheckpointError(
+                    f"{prefix + tensor} of {name} is {list(found)}, but its config makes it {list(sizes[part])}. "
+                    "The two do not belong together: take both from one place."
+                )
+            if dtype not in DTYPES:
+                raise CheckpointError(
+                    f"{prefix + tensor} of {name} is stored as {dtype}, which is no plain float: a quantised "
+                    f"checkpoint cannot be scored. Take one in {', '.join(DTYPES.values())}."
+                )
+            dtypes[part] = DTYPES[dtype]
+    return ", ".join(sorted(set(dtypes.values())))
+
+
 def _finite(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
     if not torch.isfinite(tensor).all():
         raise CheckpointError(
-            f"{name} in {path} holds NaN or infinite values, so nothing computed from it would mean anything. "
-            "The file is damaged or the training diverged: take another checkpoint."
+            f"{name} in {path} holds NaN or infinite values (as {tensor.dtype}), so nothing computed from it means "
+            "anything. The file is damaged or the training diverged: take another checkpoint."
         )
     return tensor
 

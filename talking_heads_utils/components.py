@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from talking_heads_utils.weights import HeadWeights
@@ -58,9 +58,13 @@ def write_directions(
     core_V = torch.linalg.qr(weights.W_V, mode="r")[1][:, weights.kv_index]
     _, S, Vh = torch.linalg.svd(core_V @ core_O.mT)
     directions = Vh @ basis.mT
-    floor = S[..., :1] * weights.d_model * torch.finfo(S.dtype).eps
-    directions[S <= floor] = torch.nan
+    directions[is_empty(S)] = torch.nan
     return directions, S
+
+
+def is_empty(S: Float[Tensor, "*batch rank"]) -> Bool[Tensor, "*batch rank"]:
+    """Singular values, the largest first, that are zero up to the rounding of the d_head x d_head core."""
+    return S <= S[..., :1] * S.shape[-1] * torch.finfo(S.dtype).eps
 
 
 def relative_gap(S: Float[Tensor, "*batch rank"]) -> Float[Tensor, "*batch rank"]:

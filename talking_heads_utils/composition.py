@@ -22,13 +22,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils.components import write_directions
+from talking_heads_utils.components import is_empty, write_directions
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 from talking_heads_utils.weights import HeadWeights
 
-KINDS = "QKV"
-N_RANDOM = 512
-SEED = 0
 _BLOCK_ELEMENTS = 1 << 21  # of the largest temporary, 8 MB in float32: what a core's cache still holds
 
 
@@ -38,7 +36,7 @@ class ReaderScores:
 
     score: ``[layer, n_heads, d_head, n_heads]`` = writer layer, writer head, component, reader head. NaN where
         undefined: a component that writes nothing, a reader that reads nothing.
-    null_mean, null_std: of the scores of random unit directions, per reader head ``[n_heads]``.
+    null_mean, null_std, null_max: of the scores of random unit directions, per reader head ``[n_heads]``.
     """
 
     kind: str
@@ -46,6 +44,7 @@ class ReaderScores:
     score: Float[Tensor, "layer n_heads d_head n_heads"]
     null_mean: Float[Tensor, "n_heads"]
     null_std: Float[Tensor, "n_heads"]
+    null_max: Float[Tensor, "n_heads"]
 
     @property
     def z(self) -> Float[Tensor, "layer n_heads d_head n_heads"]:
@@ -55,12 +54,17 @@ class ReaderScores:
     @property
     def rank(self) -> Int[Tensor, "layer n_heads d_head n_heads"]:
         """Rank among all earlier components of the model, 1 for the strongest; 0 where the score is undefined."""
-        flat = self.score.flatten(0, 2).T.contiguous().nan_to_num(nan=-1.0)
-        order = flat.argsort(dim=1, descending=True, stable=True)
-        rank = torch.empty_like(order, dtype=torch.int32)
-        places = torch.arange(1, flat.shape[1] + 1, dtype=torch.int32, device=flat.device)
-        rank.scatter_(1, order, places.expand_as(rank))
-        return rank.masked_fill_(flat < 0, 0).T.reshape(self.score.shape)
+        return rank_by_reader(self.score)
+
+
+def rank_by_reader(score: Float[Tensor, "*writers n_readers"]) -> Int[Tensor, "*writers n_readers"]:
+    """Rank of every writer for each reader, 1 for the strongest; 0 where the score is undefined."""
+    flat = score.flatten(0, -2).T.contiguous().nan_to_num(nan=-1.0)
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order, dtype=torch.int32)
+    places = torch.arange(1, flat.shape[1] + 1, dtype=torch.int32, device=flat.device)
+    rank.scatter_(1, order, places.expand_as(rank))
+    return rank.masked_fill_(flat < 0, 0).T.reshape(score.shape)
 
 
 def reading_maps(weights: HeadWeights, layer: int, kind: str) -> Float[Tensor, "n_heads d_model d_head"]:
@@ -112,9 +116,9 @@ def random_directions(weights: HeadWeights, n: int, seed: int = SEED) -> Float[T
     return torch.nn.functional.normalize(directions, dim=-1).to(weights.W_O)
 
 
-def null_rms(weights: HeadWeights) -> float:
+def null_rms(d_model_effective: int) -> float:
     """Root mean square score of a random unit direction: 1 / sqrt(d_model')."""
-    return weights.d_model_effective**-0.5
+    return d_model_effective**-0.5
 
 
 def check_kinds(kinds: str) -> str:
@@ -142,6 +146,8 @@ def iter_composition(
     Raises :class:`OptionError` for a kind or layer that is not there.
     """
     kinds = check_kinds(kinds)
+    if weights.n_layers < 2:
+        raise OptionError(f"{weights.source.name} has one layer, so no head has an earlier one to read.")
     layers = range(1, weights.n_layers) if layers is None else layers
     if bad := [layer for layer in layers if not 0 < layer < weights.n_layers]:
         raise OptionError(f"No reader in layer {bad[0]}: readers are in layers 1..{weights.n_layers - 1}.")
@@ -151,18 +157,18 @@ def iter_composition(
         maps = torch.cat([reading_maps(weights, layer, kind) for kind in kinds])
         scores = score_directions(directions[:layer].flatten(0, 2), maps)
         null = score_directions(controls, maps)
-        mean, std = null.mean(0), null.std(0)
+        mean, std, largest = null.mean(0), null.std(0), null.amax(0)
         for k, kind in enumerate(kinds):
             part = slice(k * weights.n_heads, (k + 1) * weights.n_heads)
             shape = (layer, weights.n_heads, weights.d_head, weights.n_heads)
-            yield ReaderScores(kind, layer, scores[:, part].reshape(shape), mean[part], std[part])
+            yield ReaderScores(kind, layer, scores[:, part].reshape(shape), mean[part], std[part], largest[part])
 
 
 def head_level(
     score: Float[Tensor, "layer n_heads d_head n_heads"], S: Float[Tensor, "n_layers n_heads d_head"]
 ) -> Float[Tensor, "layer n_heads n_heads"]:
     """Head-level scores (Elhage et al. 2021) from those of the components: mean square, weighted by S squared."""
-    share = S[: score.shape[0]].square()
-    share = share / share.sum(-1, keepdim=True)
-    square = score.square().masked_fill(share[..., None] == 0, 0.0)
+    S = S[: score.shape[0]]
+    share = S.square() / S.square().sum(-1, keepdim=True)  # NaN for a head that writes nothing, as is its score
+    square = score.square().masked_fill(is_empty(S)[..., None], 0.0)
     return torch.einsum("whc,whcr->whr", share, square).sqrt()

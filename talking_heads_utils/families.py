@@ -28,6 +28,15 @@ class Shape:
     d_model: int
     d_head: int
 
+    def problem(self) -> str | None:
+        """What cannot be about this shape, or None."""
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                return f"{name} = {value!r} is no positive integer"
+        if self.n_heads % self.n_kv_heads:
+            return f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads evenly"
+        return None
+
 
 @dataclass(frozen=True)
 class Family:
@@ -39,6 +48,7 @@ class Family:
     tensors: Mapping[str, str]
     optional: frozenset[str]
     shape: Callable[[Config], Shape]
+    sizes: Callable[[Shape], dict[str, tuple[int, ...]]]
     unpack: Callable[[Mapping[str, Tensor], Shape], RawLayer]
     rotary: Callable[[Config, Shape], Rotary | None]
 
@@ -59,7 +69,12 @@ def _heads_out(W: Tensor, n_heads: int) -> Tensor:
 
 def _gpt2_shape(config: Config) -> Shape:
     n_heads, d_model = config["n_head"], config["n_embd"]
-    return Shape(config["n_layer"], n_heads, n_heads, d_model, d_model // n_heads)
+    return Shape(config["n_layer"], n_heads, n_heads, d_model, _divide(d_model, n_heads))
+
+
+def _gpt2_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    d, inner = shape.d_model, shape.n_heads * shape.d_head
+    return {"qkv": (d, 3 * inner), "qkv_bias": (3 * inner,), "out": (inner, d), "out_bias": (d,)} | _norm_sizes(d)
 
 
 def _unpack_gpt2(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
@@ -78,8 +93,36 @@ def _hf_shape(config: Config) -> Shape:
         n_heads=n_heads,
         n_kv_heads=config.get("num_key_value_heads") or n_heads,
         d_model=d_model,
-        d_head=config.get("head_dim") or d_model // n_heads,
+        d_head=config.get("head_dim") or _divide(d_model, n_heads),
     )
+
+
+def _divide(d_model: Any, n_heads: Any) -> Any:
+    """d_head where it goes evenly; else None, which :meth:`Shape.problem` reports."""
+    whole = isinstance(d_model, int) and isinstance(n_heads, int) and n_heads > 0 and d_model % n_heads == 0
+    return d_model // n_heads if whole else None
+
+
+def _norm_sizes(d_model: int) -> dict[str, tuple[int, ...]]:
+    return {"ln": (d_model,), "ln_bias": (d_model,)}
+
+
+def _neox_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    d, inner = shape.d_model, shape.n_heads * shape.d_head
+    return {"qkv": (3 * inner, d), "qkv_bias": (3 * inner,), "out": (d, inner), "out_bias": (d,)} | _norm_sizes(d)
+
+
+def _llama_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    d, inner, shared = shape.d_model, shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+    sizes = {
+        "q": (inner, d),
+        "k": (shared, d),
+        "v": (shared, d),
+        "v_bias": (shared,),
+        "out": (d, inner),
+        "out_bias": (d,),
+    }
+    return sizes | _norm_sizes(d)
 
 
 def _unpack_neox(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
@@ -105,12 +148,15 @@ def _unpack_llama(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
 
 def _rotary(config: Config, shape: Shape) -> Rotary:
     """Rotary settings under their new name (``rope_parameters``) or their older ones."""
-    new = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or {}
+    new, scaling = (config.get(name) or {} for name in ("rope_parameters", "rope_scaling"))
+    if not isinstance(new, Mapping) or not isinstance(scaling, Mapping):
+        raise CheckpointError("The config's rotary settings are no table of names and values.")
     kind = new.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
     base = new.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or 10000.0
     share = new.get("partial_rotary_factor") or config.get("rotary_pct") or 1.0
-    return Rotary(dim=int(shape.d_head * share), base=float(base), kind=kind)
+    if not all(isinstance(value, int | float) and value > 0 for value in (base, share)):
+        raise CheckpointError(f"The config's rotary settings make no sense: base {base!r}, share of d_head {share!r}.")
+    return Rotary(dim=int(shape.d_head * share), base=float(base), kind=str(kind))
 
 
 FAMILIES: dict[str, Family] = {
@@ -128,6 +174,7 @@ FAMILIES: dict[str, Family] = {
         },
         optional=frozenset(),
         shape=_gpt2_shape,
+        sizes=_gpt2_sizes,
         unpack=_unpack_gpt2,
         rotary=lambda config, shape: None,
     ),
@@ -145,6 +192,7 @@ FAMILIES: dict[str, Family] = {
         },
         optional=frozenset({"qkv_bias", "out_bias"}),
         shape=_hf_shape,
+        sizes=_neox_sizes,
         unpack=_unpack_neox,
         rotary=_rotary,
     ),
@@ -163,6 +211,7 @@ FAMILIES: dict[str, Family] = {
         },
         optional=frozenset({"v_bias", "out_bias"}),
         shape=_hf_shape,
+        sizes=_llama_sizes,
         unpack=_unpack_llama,
         rotary=_rotary,
     ),
@@ -172,7 +221,7 @@ FAMILIES: dict[str, Family] = {
 def family_of(config: Config, where: str) -> Family:
     """The family a config belongs to. Raises :class:`CheckpointError` naming those that are known."""
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
             f"{where} is of the family {model_type!r}, which is not known here. Known: {', '.join(FAMILIES)}. "
             "A new family is one entry in talking_heads_utils/families.py."

@@ -23,17 +23,31 @@ def data_dir() -> Path:
 
 
 def gpt2_source() -> str:
-    """The folder named by TALKING_HEADS_GPT2, else the Hub id ``gpt2``."""
-    return os.environ.get(GPT2_VARIABLE) or "gpt2"
+    """The folder named by TALKING_HEADS_GPT2, else the Hub id ``gpt2``.
+
+    Raises :class:`CheckpointError` if the variable names no folder.
+    """
+    named = os.environ.get(GPT2_VARIABLE)
+    if named and not Path(named).is_dir():
+        raise CheckpointError(f"${GPT2_VARIABLE} names {named}, which is no folder. Correct it or unset it.")
+    return named or "gpt2"
+
+
+def check_file(path: Path) -> Path:
+    """Raises :class:`OptionError` where a file of that name cannot be: ask before the work, not after it."""
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise OptionError(f"{path} is a folder. Name the file to write in it.")
+    return path
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its name only if the block ends well.
 
-    Raises :class:`OptionError` where nothing can be written there.
+    Raises :class:`OptionError` where nothing can be written there, or if the disk fills up on the way.
     """
-    path = Path(path)
+    path = check_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -47,5 +61,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.umask(mask)
         part.chmod(0o666 & ~mask)
         part.replace(path)
+    except OSError as error:
+        raise OptionError(f"Writing {path} failed: {error}. Is the disk full?") from error
     finally:
         part.unlink(missing_ok=True)

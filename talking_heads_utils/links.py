@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.errors import OptionError
+from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.scores import CompositionScores
-from talking_heads_utils.statistics import bootstrap_mean, exact_head_test, percentile_among
+from talking_heads_utils.statistics import ExactTest, bootstrap_mean, exact_head_test, percentile_among
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,14 +102,32 @@ def link_name(writers_role: str, readers_role: str, kind: str) -> str:
 def strongest_writers(
     scores: CompositionScores, reader: Head, kind: str, k: int, measure: str
 ) -> list[tuple[Head, Component, float]]:
-    """The k earlier heads that a reader reads most by one measure, each with its strongest component and value."""
-    values = pair_values(scores, kind, measure)[: reader.layer, :, reader.layer, reader.head]
+    """The k earlier heads that a reader reads most by one measure, each with its strongest component and value.
+
+    Heads whose score is undefined are never among them, so there can be fewer than k.
+    """
+    values = pair_values(scores, kind, measure)[: reader.layer, :, reader.layer, reader.head].flatten()
+    k = min(k, int((~values.isnan()).sum()))
     found = []
-    for index in values.flatten().topk(min(k, values.numel())).indices.tolist():
+    for index in values.nan_to_num(nan=-torch.inf).topk(k).indices.tolist():
         head = Head(index // scores.n_heads, index % scores.n_heads)
         best = scores.pair(head, reader, kind).nan_to_num(nan=-1.0).argmax().item()
-        found.append((head, Component(head.layer, head.head, best), values.flatten()[index].item()))
+        found.append((head, Component(head.layer, head.head, best), values[index].item()))
     return found
+
+
+def published_edges(
+    scores: CompositionScores, roles: Roles, links: Sequence[Link], k: int, measure: str
+) -> list[tuple[Head, Component, Head, str, float, bool]]:
+    """The k strongest writers of every reader in ``links``: writer, its component, reader, kind, value, and whether
+    the literature links the two."""
+    readers = sorted({(reader, kind) for _, role, kind in links for reader in roles[role]})
+    edges = []
+    for reader, kind in readers:
+        known = {w for writers, role, of in links if of == kind and reader in roles[role] for w in roles[writers]}
+        for head, component, value in strongest_writers(scores, reader, kind, k, measure):
+            edges.append((head, component, reader, kind, value, head in known))
+    return edges
 
 
 def share_of_head(scores: CompositionScores, writer: Head, reader: Head, kind: str) -> tuple[Component, float]:
@@ -126,7 +144,10 @@ def best_components(
     scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str
 ) -> pd.DataFrame:
     """The best component of each writer into each reader, with its null, its rank and, as a control, the median and
-    the best rank of the best components of the other heads of the writer's layer."""
+    the best rank of the best components of the other heads of the writer's layer (NaN where there are none).
+
+    Raises :class:`LabelError` for a writer that is not in an earlier layer than every reader.
+    """
     import pandas as pd
 
     rows = []
@@ -134,12 +155,26 @@ def best_components(
         table = scores.table(reader, kind)
         first = table.drop_duplicates(subset=["writer_layer", "writer_head"])
         for writer in writers:
+            if writer.layer >= reader.layer:
+                raise LabelError(f"{writer} is not in an earlier layer than {reader}, so {reader} cannot read it.")
             layer = first[first["writer_layer"] == writer.layer]
             best = layer[layer["writer_head"] == writer.head].iloc[0]
             others = layer[~layer["writer_head"].isin([w.head for w in writers if w.layer == writer.layer])]["rank"]
             rows.append({
                 "reader": str(reader), "best component": best["writer"], "C": best["score"], "z": best["z"],
                 "rank": best["rank"], "of": len(table), "singular value": best["singular_value"], "gap": best["gap"],
-                "other heads: median rank": int(others.median()), "other heads: best rank": others.min(),
+                "other heads: median rank": others.median(), "other heads: best rank": others.min(),
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def constant_best(scores: CompositionScores, writer: Head, readers: Sequence[Head], kind: str) -> Component | None:
+    """The component of a writer that every one of the readers reads most, if it is the same for all; else None."""
+    best = {int(scores.pair(writer, reader, kind).nan_to_num(nan=-1.0).argmax()) for reader in readers}
+    return Component(writer.layer, writer.head, best.pop()) if len(best) == 1 else None
+
+
+def best_z_test(scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str) -> ExactTest:
+    """Exact test of the z of the best component, meaned over readers: do these writers stand out of their layers?"""
+    z = torch.stack([scores.best_z(kind)[:, :, reader.layer, reader.head] for reader in readers])
+    return exact_head_test(z.nanmean(0), writers)

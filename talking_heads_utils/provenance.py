@@ -31,6 +31,7 @@ def describe_weights(weights: HeadWeights) -> dict[str, Any]:
         "family": weights.source.family,
         "revision": weights.source.revision,
         "checkpoint_sha256": weights.source.sha256,
+        "checkpoint_dtype": weights.source.dtype,
         "norm": weights.norm,
         "processing": weights.processing.describe(),
         "fold_ln": weights.processing.fold_ln,
@@ -44,12 +45,12 @@ def describe_weights(weights: HeadWeights) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """The machine, in a few words: its name is short enough for a file name."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """The machine that a result was measured on, in a few words: its name is short enough for a file name."""
     import torch
 
     cores = os.cpu_count() or 1
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
     name = gpu.lower().replace(" ", "-") if gpu else f"{platform.system().lower()}-{platform.machine()}-{cores}cores"
     return {"name": name, "cpu": _cpu_name(), "cores": cores, "threads": torch.get_num_threads(), "gpu": gpu}
 

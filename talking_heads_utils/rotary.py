@@ -37,11 +37,11 @@ def composition_at_distances(
     """Score of one component into one reader's Q or K input, at each distance from query to key.
 
     Raises :class:`OptionError` for kind V or a model without rotary positions (there the distance plays no part)
-    and :class:`LabelError` where the reader is not in a later layer.
+    and :class:`LabelError` for a component that is not there or a reader that is not in a later layer.
     """
     if kind not in ("Q", "K") or weights.rotary is None:
         raise OptionError(f"Distance plays no part in kind {kind} of {weights.source.name}: use iter_composition.")
-    if not weights.head(writer.of_head).layer < weights.head(reader).layer:
+    if not weights.component(writer).layer < weights.head(reader).layer:
         raise LabelError(f"{reader} is not in a later layer than {writer}, so it cannot read it.")
     v = ov_svd(weights, writer.layer).V[writer.head, :, writer.component].double()
     W_Q = weights.W_Q[reader.layer, reader.head].double()

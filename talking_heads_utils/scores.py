@@ -13,12 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import relative_gap, write_directions
-from talking_heads_utils.composition import KINDS, N_RANDOM, SEED, ReaderScores, head_level, iter_composition
+from talking_heads_utils.composition import ReaderScores, check_kinds, head_level, iter_composition, null_rms
 from talking_heads_utils.errors import CheckpointError, LabelError
 from talking_heads_utils.files import data_dir, written_whole
 from talking_heads_utils.labels import Component, Head, as_head
 from talking_heads_utils.provenance import describe_weights, versions
-from talking_heads_utils.weights import HeadWeights
+from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
+from talking_heads_utils.weights import HeadWeights, describe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,11 +56,11 @@ class CompositionScores:
     @property
     def null_rms(self) -> float:
         """1 / sqrt(d_model'): root mean square score of a random direction."""
-        return self.about["d_model_effective"] ** -0.5
+        return null_rms(self.about["d_model_effective"])
 
     def describe(self) -> str:
         """Model and processing in one line."""
-        return f"{self.about['model']} ({self.about['processing']}; d_model' = {self.about['d_model_effective']})"
+        return describe(self.about["model"], self.about["processing"], self.about["d_model_effective"])
 
     def block(self, reader: Head | str, kind: str) -> tuple[ReaderScores, Head]:
         """The block that holds a reader. Raises :class:`LabelError` for a head that has no earlier writer."""
@@ -82,10 +83,10 @@ class CompositionScores:
             return torch.full((self.d_head,), torch.nan)
         return block.score[out.layer, out.head, :, into.head]
 
-    def null(self, reader: Head | str, kind: str) -> tuple[float, float]:
-        """Mean and standard deviation of the scores of random directions into a reader."""
+    def largest_random_z(self, reader: Head | str, kind: str) -> float:
+        """The largest z among the random directions that were sampled for a reader."""
         block, head = self.block(reader, kind)
-        return block.null_mean[head.head].item(), block.null_std[head.head].item()
+        return ((block.null_max - block.null_mean) / block.null_std)[head.head].item()
 
     def table(self, reader: Head | str, kind: str) -> pd.DataFrame:
         """Every earlier component of one reader, the strongest first, with score, z, rank, singular value and gap."""
@@ -111,17 +112,24 @@ class CompositionScores:
 
     def best_component(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
         """Largest score of any single component of a writer into a reader, shaped as :meth:`head_level`."""
-        return self._over_pairs(kind, lambda block: block.score.nan_to_num(nan=-1.0).amax(dim=2))
+        return self._over_pairs(kind, lambda block: _largest(block.score))
 
     def best_z(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
         """Largest z of any single component of a writer into a reader, shaped as :meth:`head_level`."""
-        return self._over_pairs(kind, lambda block: block.z.nan_to_num(nan=-torch.inf).amax(dim=2))
+        return self._over_pairs(kind, lambda block: _largest(block.z))
 
     def _over_pairs(self, kind: str, measure) -> Tensor:
         pairs = torch.full((self.n_layers, self.n_heads, self.n_layers, self.n_heads), torch.nan)
+        if check_kinds(kind) not in {held for held, _ in self.blocks}:
+            raise LabelError(f"These scores of {self.about['model']} do not hold kind {kind}.")
         for layer in range(1, self.n_layers):
             pairs[:layer, :, layer] = measure(self.blocks[kind, layer])
         return pairs
+
+
+def _largest(values: Float[Tensor, "layer n_heads d_head n_heads"]) -> Float[Tensor, "layer n_heads n_heads"]:
+    """Maximum over components; NaN only where all of them are."""
+    return values.nan_to_num(nan=-torch.inf).amax(2).masked_fill(values.isnan().all(2), torch.nan)
 
 
 def compute_scores(
@@ -142,7 +150,7 @@ def save_scores(scores: CompositionScores, path: Path) -> None:
     tensors = {"singular_values": scores.singular_values.half()}
     for (kind, layer), block in scores.blocks.items():
         tensors[f"{kind}.{layer}.score"] = block.score.half()
-        tensors[f"{kind}.{layer}.null"] = torch.stack([block.null_mean, block.null_std])
+        tensors[f"{kind}.{layer}.null"] = torch.stack([block.null_mean, block.null_std, block.null_max])
     with written_whole(path) as part:
         save_file(tensors, part, metadata={_META: json.dumps(dict(scores.about))})
 
@@ -155,14 +163,13 @@ def load_scores(path: Path) -> CompositionScores:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})[_META])
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}
-    except (SafetensorError, OSError, KeyError) as error:
+        S = tensors.pop("singular_values")
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} holds no composition scores ({error!r}). Check it out again.") from error
-    S = tensors.pop("singular_values")
     blocks = {}
     for name in filter(lambda name: name.endswith(".score"), tensors):
         kind, layer, _ = name.split(".")
-        mean, std = tensors[f"{kind}.{layer}.null"]
-        blocks[kind, int(layer)] = ReaderScores(kind, int(layer), tensors[name], mean, std)
+        blocks[kind, int(layer)] = ReaderScores(kind, int(layer), tensors[name], *tensors[f"{kind}.{layer}.null"])
     return CompositionScores(blocks, S, about)
 
 
@@ -172,7 +179,8 @@ def load_shipped_scores(model: str = "gpt2-small") -> CompositionScores:
 
 
 def scores_of(weights: str | None = None, *, revision: str | None = None, seed: int = SEED) -> CompositionScores:
-    """The shipped scores of GPT-2 small, or those of the checkpoint folder or Hub id ``weights``, computed now."""
+    """The shipped scores of GPT-2 small, which keep the seed they were made with, or those of the checkpoint folder or
+    Hub id ``weights``, computed now."""
     if weights is None:
         return load_shipped_scores()
     from talking_heads_utils.checkpoints import load_head_weights

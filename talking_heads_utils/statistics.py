@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -22,9 +21,6 @@ class Interval(NamedTuple):
     low: float
     high: float
     n: int
-
-    def text(self, digits: int = 2) -> str:
-        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}], n = {self.n}"
 
 
 class ExactTest(NamedTuple):
@@ -65,11 +61,13 @@ def exact_head_test(values: Float[Tensor, "n_layers n_heads"], heads: Sequence[H
 
 
 def percentile_among(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """Share of the other values that each one exceeds, ties half, in percent: 100 is the strongest."""
-    below = (values[:, None] > values).double().sum(1) + ((values[:, None] == values).double().sum(1) - 1) / 2
-    return 100 * below / (len(values) - 1)
+    """Share of the other values that each one exceeds, ties half, in percent: 100 is the strongest.
 
-
-def normal_maximum_z(n: int) -> float:
-    """About how many standard deviations the largest of n normal draws lies above their mean (quantile 1 - 1/n)."""
-    return math.sqrt(2) * torch.erfinv(torch.tensor(1 - 2 / n, dtype=torch.float64)).item()
+    NaN counts for nothing and stays NaN.
+    """
+    defined = ~values.isnan()
+    kept = values[defined].double()
+    below = (kept[:, None] > kept).double().sum(1) + ((kept[:, None] == kept).double().sum(1) - 1) / 2
+    out = torch.full(values.shape, torch.nan, dtype=torch.float64)
+    out[defined] = 100 * below / (len(kept) - 1)
+    return out

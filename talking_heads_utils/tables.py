@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import relative_gap
-from talking_heads_utils.composition import KINDS, ReaderScores, head_level
+from talking_heads_utils.composition import ReaderScores, head_level, null_rms, rank_by_reader
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import written_whole
+from talking_heads_utils.settings import KINDS
 
 METADATA_KEY = b"talking_heads"
 
@@ -39,7 +41,7 @@ COMPONENT_SCHEMA = pa.schema(
         ("gap", pa.float32()),
     ]
 )
-HEAD_SCHEMA = pa.schema(_PAIR + [("score", pa.float32()), ("rank", pa.int32())])
+HEAD_SCHEMA = pa.schema(_PAIR + [("score", pa.float32()), ("null_rms", pa.float32()), ("rank", pa.int32())])
 
 
 def write_table(
@@ -55,7 +57,7 @@ def write_table(
 
     top: keep only the rows of the ``top`` best ranks per reader and kind. by_head: one row per pair of heads
     instead of per component. ``about`` goes into the file's metadata as JSON. The file is written whole or not
-    at all. Raises :class:`OptionError` for a ``top`` below 1.
+    at all. Raises :class:`OptionError` for a ``top`` below 1, or if no score is defined.
     """
     if top is not None and top < 1:
         raise OptionError(f"--top must keep at least one row, not {top}.")
@@ -63,12 +65,15 @@ def write_table(
     rows = 0
     with written_whole(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
         for block in blocks:
-            group = _head_rows(block, S) if by_head else _component_rows(block, S)
+            d = about["d_model_effective"]
+            group = _head_rows(block, S, d) if by_head else _component_rows(block, S)
             keep = group["rank"] > 0 if top is None else (group["rank"] > 0) & (group["rank"] <= top)
             if not keep.all():
                 group = {name: column[keep] for name, column in group.items()}
             writer.write_table(_arrow(group, block.kind, schema))
             rows += len(group["rank"])
+        if rows == 0:
+            raise OptionError("There is nothing to score: every writer or every reader in these weights is zero.")
     return rows
 
 
@@ -95,10 +100,10 @@ def _component_rows(block: ReaderScores, S: Tensor) -> dict[str, np.ndarray]:
     )
 
 
-def _head_rows(block: ReaderScores, S: Tensor) -> dict[str, np.ndarray]:
+def _head_rows(block: ReaderScores, S: Tensor, d_model_effective: int) -> dict[str, np.ndarray]:
     n_heads = block.score.shape[1]
     score = head_level(block.score, S)
-    rank = ReaderScores(block.kind, block.layer, score[:, :, None], block.null_mean, block.null_std).rank
+    null = torch.full_like(score, null_rms(d_model_effective))
     writer_layer, writer_head = (
         np.broadcast_to(a, (n_heads, a.size)) for a in map(np.ravel, np.indices((block.layer, n_heads), np.int16))
     )
@@ -106,7 +111,7 @@ def _head_rows(block: ReaderScores, S: Tensor) -> dict[str, np.ndarray]:
         block.layer,
         n_heads,
         {"writer_layer": writer_layer, "writer_head": writer_head},
-        {"score": score, "rank": rank},
+        {"score": score, "null_rms": null, "rank": rank_by_reader(score)},
         {},
     )
 

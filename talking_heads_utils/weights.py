@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import LabelError, ProcessingError
-from talking_heads_utils.labels import Head, as_head
+from talking_heads_utils.labels import Component, Head, as_head
 
 LAYER_NORM, RMS_NORM, NO_NORM = "LayerNorm", "RMSNorm", "none"
 
@@ -54,12 +54,14 @@ class Processing:
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights came from. ``sha256`` is that of the safetensors file, or of the list of the shards' sums."""
+    """Where weights came from. ``sha256`` is that of the safetensors file, or of the list of the shards' sums;
+    ``dtype`` is the one the weights were stored in."""
 
     name: str
     family: str
     sha256: str | None = None
     revision: str | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,21 @@ class HeadWeights:
             )
         return found
 
+    def component(self, component: Component) -> Component:
+        """The component itself. Raises :class:`LabelError` if the model has no such head or component."""
+        self.head(component.of_head)
+        if component.component >= self.d_head:
+            raise LabelError(f"{component} is not in {self.source.name}: components are 0..{self.d_head - 1}.")
+        return component
+
     def describe(self) -> str:
         """Name and processing in one line, to stand beside any component index."""
-        return f"{self.source.name} ({self.processing.describe()}; d_model' = {self.d_model_effective})"
+        return describe(self.source.name, self.processing.describe(), self.d_model_effective)
+
+
+def describe(name: str, processing: str, d_model_effective: int) -> str:
+    """Model and processing in one line, the same wherever they are printed."""
+    return f"{name} ({processing}; d_model' = {d_model_effective})"
 
 
 def process_layer(

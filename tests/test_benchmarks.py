@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from talking_heads_utils.benchmarks import Row, in_turn, report, table
+from talking_heads_utils.benchmarks import Row, child, in_turn, report, table
 from talking_heads_utils.benchmarks import composition as bench
 from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.scores import compute_scores
 
 
@@ -33,6 +34,11 @@ def test_the_whole_benchmark_runs_and_is_written(checkpoints, tmp_path, capsys):
     assert [row["case"] for row in written["rows"]] == [row.case for row in rows] and len(rows) == 3
     assert all(row.ours_peak_mb > 50 and row.plain_peak_mb > 50 for row in rows)
     assert rows[0].case in capsys.readouterr().out
+
+
+def test_a_child_that_fails_is_no_measurement():
+    with pytest.raises(TalkingHeadsError, match="No such folder: /nowhere"):
+        child([bench.MODULE, "command", "/nowhere"])
 
 
 def test_runs_alternate():

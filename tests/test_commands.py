@@ -1,11 +1,16 @@
 """The command line: its table, its metadata, its errors, and what an interruption leaves behind."""
 
+import shutil
+
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from talking_heads_utils import tables
 from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.commands import COMMANDS, build_parser, main
+from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.scores import compute_scores, load_scores
 
 
@@ -61,6 +66,7 @@ def test_head_level(run, checkpoints):
     scores = compute_scores(load_head_weights(checkpoints["gpt2"])).head_level("V")
     row = table[(table["kind"] == "V") & (table["writer_layer"] == 0) & (table["reader_layer"] == 2)].iloc[7]
     expected = scores[0, row["writer_head"], 2, row["reader_head"]].item()
+    assert (table["null_rms"] - 23**-0.5).abs().max() < 1e-6
     assert len(table) == 3 * 3 * 16 and row["score"] == pytest.approx(expected, rel=1e-5)
     assert tables.read_about(path)["level"] == "head"
 
@@ -81,6 +87,9 @@ def test_ship_and_load(checkpoints, tmp_path):
         (["--kinds", "QZ"], "use Q, K, V"),
         (["--top", "0"], "must keep at least one row"),
         (["--n-random", "1"], "must be at least 2"),
+        (["--n-random", "10000000"], "at most a million"),
+        (["--seed", "-1"], "--seed must be from 0"),
+        (["--seed", str(10**30)], "--seed must be from 0"),
     ],
 )
 def test_bad_options_are_one_clear_error_and_leave_no_file(run, capsys, more, message):
@@ -106,6 +115,45 @@ def test_an_output_that_cannot_be_written_is_one_clear_error(run, capsys, tmp_pa
     (tmp_path / "file").write_text("")
     code, _ = run(out="file/out.parquet")
     assert code == 2 and "Choose another place" in capsys.readouterr().err
+
+
+def test_a_folder_as_output_is_refused_before_any_work(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("talking_heads_utils.checkpoints.load_head_weights", lambda *a, **k: pytest.fail("too late"))
+    for out in (".", "/", str(tmp_path)):
+        assert run(out=out)[0] == 2 and "Name the file to write in it" in capsys.readouterr().err
+    assert main(["ship", "--out", str(tmp_path)]) == 2
+
+
+def test_a_disk_that_fills_up_is_one_clear_error(run, capsys, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
+    code, path = run()
+    assert code == 2 and "Is the disk full?" in capsys.readouterr().err and not list(path.parent.iterdir())
+
+
+def test_weights_with_nothing_to_score_are_one_clear_error(run, capsys, checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "zero")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        {n: t * (0 if "attn.c_attn.weight" in n else 1) for n, t in tensors.items()}, folder / "model.safetensors"
+    )
+    code, path = run(weights=folder)
+    assert code == 2 and "nothing to score" in capsys.readouterr().err and not path.exists()
+
+
+def test_a_variable_that_names_no_folder_is_named_in_the_error(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TALKING_HEADS_GPT2", "/nowhere")
+    assert main(["composition", "--out", str(tmp_path / "x.parquet")]) == 2
+    assert "$TALKING_HEADS_GPT2 names /nowhere, which is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("metadata", [{}, {"talking_heads": "{"}, {"talking_heads": "{}"}])
+def test_a_file_that_holds_no_scores_is_one_clear_error(tmp_path, metadata):
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match="holds no composition scores"):
+        load_scores(tmp_path / "x.safetensors")
 
 
 def test_an_interruption_leaves_the_finished_file_and_nothing_half_written(run, monkeypatch):

@@ -1,5 +1,7 @@
 """Algebra of components against the dense matrices."""
 
+import dataclasses
+
 import torch
 
 from talking_heads_utils.components import factored_svd, ov_svd, qk_svd, relative_gap, write_directions
@@ -40,12 +42,18 @@ def test_write_directions_are_those_of_the_svd_for_grouped_heads_too(checkpoints
         torch.testing.assert_close(overlap, torch.ones_like(overlap))
 
 
-def test_a_component_that_writes_nothing_has_no_direction():
+def test_a_component_that_writes_nothing_has_no_direction(small):
+    W_V = small.W_V.clone()
+    W_V[1, 2, :, 3] = W_V[1, 2, :, 4]  # rank 5 of 6
+    directions, S = write_directions(dataclasses.replace(small, W_V=W_V))
+    assert S[1, 2, 5] < 1e-12 < S[1, 2, 4]
+    assert directions[1, 2, 5].isnan().all() and directions.isnan().any(-1).sum() == 1
+
+
+def test_the_svd_of_factors_has_the_shapes_it_says():
     generator = torch.Generator().manual_seed(0)
-    left, right = torch.randn(1, 9, 3, generator=generator), torch.randn(1, 3, 9, generator=generator)
-    left[..., 2] = left[..., 1]  # rank 2
-    _, S, _ = factored_svd(left, right)
-    assert S[0, 2] < 1e-5 < S[0, 1]
+    U, S, V = factored_svd(torch.randn(5, 9, 3, generator=generator), torch.randn(5, 3, 7, generator=generator))
+    assert U.shape == (5, 9, 3) and S.shape == (5, 3) and V.shape == (5, 7, 3) and (S.diff(dim=-1) <= 0).all()
 
 
 def test_gap_is_to_the_nearest_other_value():

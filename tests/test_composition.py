@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from talking_heads_utils import composition
+from talking_heads_utils import composition, links
 from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.composition import head_level, iter_composition, null_rms, random_directions, reading_maps
@@ -107,8 +107,8 @@ def test_random_directions_have_the_analytic_mean_square(small):
     for kind in "QKV":
         square = composition.score_directions(directions, reading_maps(small, 2, kind)).square()
         standard_error = square.std(0) / 200
-        assert ((square.mean(0) - null_rms(small) ** 2).abs() < 4 * standard_error).all()
-    assert null_rms(small) == pytest.approx(23**-0.5)
+        assert ((square.mean(0) - null_rms(23) ** 2).abs() < 4 * standard_error).all()
+    assert compute_scores(small).null_rms == null_rms(small.d_model_effective) == pytest.approx(23**-0.5)
 
 
 def test_z_and_rank_are_what_they_say(small):
@@ -119,6 +119,7 @@ def test_z_and_rank_are_what_they_say(small):
     assert (flat[rank.argsort()].diff() <= 0).all()
     null = composition.score_directions(random_directions(small, 2000, seed=5), reading_maps(small, 2, "K"))
     torch.testing.assert_close(block.z[0, 2, 3, 1], (block.score[0, 2, 3, 1] - null[:, 1].mean()) / null[:, 1].std())
+    torch.testing.assert_close(block.null_max, null.amax(0))
 
 
 def test_an_undefined_score_has_rank_0_and_leaves_the_others_ranked():
@@ -166,12 +167,72 @@ def test_the_planted_channel_is_found_and_nothing_else(cosine, seed):
     M = dense_matrix(weights, 1, 0, "Q")  # the same by the dense route
     direction = write_directions(weights)[0][0, 0, PLANTED_WRITER.component]
     assert (direction @ M).norm() / M.norm() == pytest.approx(expected_scores(cosine).max().item(), abs=1e-6)
-    mean, std = scores.null("L1H1", "Q")
-    for writer, reader in (("L0H1", "L1H1"), ("L0H0", "L1H1")):  # nothing planted: chance
-        assert scores.pair(writer, reader, "Q").max() < mean + 5 * std
+    for writer in ("L0H1", "L0H0"):  # nothing planted into L1H1: no more than chance among 512 random directions
+        assert scores.best_z("Q")[0, Head.parse(writer).head, 1, 1] < 1.5 * scores.largest_random_z("L1H1", "Q")
 
 
 @pytest.mark.parametrize("bad", [dict(cosine=1.2), dict(cosine=-0.1), dict(d_model=20)])
 def test_a_planted_pair_that_cannot_be_is_one_clear_error(bad):
     with pytest.raises(OptionError, match="0 <= cosine <= 1 and d_model > 3 d_head"):
         planted_pair(**bad)
+
+
+def test_a_model_of_one_layer_is_one_clear_error(small):
+    cut = {name: getattr(small, name)[:1] for name in ("W_Q", "W_K", "W_V", "W_O", "b_O")}
+    with pytest.raises(OptionError, match="has one layer"):
+        next(iter_composition(dataclasses.replace(small, **cut)))
+
+
+def test_a_component_that_hardly_writes_leaves_the_head_level_score_whole(small):
+    """Nearly dependent rows of W_O: one component is zero up to rounding. Second route: TransformerLens."""
+    from transformer_lens import FactoredMatrix
+    from transformer_lens.utilities import composition_scores
+
+    W_O = small.W_O.clone()
+    W_O[0, 1, 5] = 2 * W_O[0, 1, 4] + 1e-9 * W_O[0, 1, 5]
+    weights = dataclasses.replace(
+        small, **{n: getattr(small, n).float() for n in ("W_Q", "W_K", "W_V")}, W_O=W_O.float()
+    )
+    scores = compute_scores(weights)
+    assert scores.pair("L0H1", "L2H0", "V")[5].isnan() and not scores.pair("L0H1", "L2H0", "V")[:5].isnan().any()
+    ov = FactoredMatrix(weights.W_V, weights.W_O)
+    theirs = composition_scores(ov, ov)[0, 1, 2]
+    torch.testing.assert_close(scores.head_level("V")[0, 1, 2], theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_small_but_genuine_component_keeps_its_direction():
+    """S down to 1e-4 of the largest, d_model large: nothing of it is taken for zero."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(2, 1024, 32, generator=generator, dtype=torch.float64))[0]
+    S = torch.logspace(0, -4, 32, dtype=torch.float64)
+    weights = dataclasses.replace(
+        planted_pair(),
+        W_V=(basis[0] * S)[None, None].float(),
+        W_O=basis[1].T[None, None].float(),
+        kv_index=torch.tensor([0]),
+    )
+    directions, found = write_directions(weights)
+    torch.testing.assert_close(found[0, 0], S.float(), atol=1e-7, rtol=1e-3)
+    overlap = torch.einsum("cm,mc->c", directions[0, 0].double(), basis[1]).abs()
+    torch.testing.assert_close(overlap, torch.ones_like(overlap), atol=1e-4, rtol=0)
+
+
+@pytest.fixture
+def with_a_dead_head(small):
+    """L0H1 writes nothing and L2H3 reads nothing."""
+    W_O, W_Q = small.W_O.clone(), small.W_Q.clone()
+    W_O[0, 1], W_Q[2, 3] = 0, 0
+    return compute_scores(dataclasses.replace(small, W_O=W_O, W_Q=W_Q))
+
+
+def test_a_dead_head_is_undefined_everywhere_and_never_ranked(with_a_dead_head):
+    scores = with_a_dead_head
+    for table in (scores.head_level("Q"), scores.best_component("Q"), scores.best_z("Q")):
+        assert table[0, 1, 2].isnan().all() and table[:2, :, 2, 3].isnan().all()
+        assert not table[0, 0, 2, :3].isnan().any()
+    for measure in links.MEASURES:
+        found = links.strongest_writers(scores, Head(2, 0), "Q", 100, measure)
+        assert len(found) == 7 and Head(0, 1) not in [head for head, *_ in found]
+        assert links.strongest_writers(scores, Head(2, 3), "Q", 3, measure) == []
+        percentiles = links.reader_percentiles(links.pair_values(scores, "Q", measure), Head(2, 0))
+        assert percentiles[0, 1].isnan() and percentiles[:2].nan_to_num(50).aminmax() == (0, 100)

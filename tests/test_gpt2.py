@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from talking_heads_utils import links, roles
-from talking_heads_utils.composition import iter_composition
+from talking_heads_utils.components import ov_svd, relative_gap
+from talking_heads_utils.composition import head_level, iter_composition
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.scores import SHIPPED, load_shipped_scores
 
@@ -17,19 +18,30 @@ def shipped():
 def test_shipped_scores_are_small_and_say_where_they_come_from(shipped):
     assert (data_dir() / "gpt2-small" / SHIPPED).stat().st_size <= 4_000_000
     about = shipped.about
-    assert (
-        about["model"] == "gpt2-small" and len(about["checkpoint_sha256"]) == 64 and about["d_model_effective"] == 767
-    )
+    assert len(about["checkpoint_sha256"]) == 64 and about["checkpoint_dtype"] == "float16"
+    assert about["d_model_effective"] == 767 and about["versions"]["talking-heads-utils"][0].isdigit()
     assert sum(block.score.numel() for block in shipped.blocks.values()) == 3 * 66 * 144 * 64
 
 
 def test_shipped_scores_are_those_of_the_weights(shipped, gpt2):
-    """A slice computed anew: every score into layers 3 and 9."""
+    """A slice computed anew: every score into layers 3 and 9.
+
+    From another rounding of the same weights (the Hub's are float32) a component can turn into its neighbour where
+    their singular values nearly agree. There only what does not depend on their order is compared.
+    """
+    same = gpt2.source.sha256 == shipped.about["checkpoint_sha256"]
+    clear = (
+        torch.ones_like(shipped.singular_values, dtype=bool) if same else relative_gap(shipped.singular_values) > 0.05
+    )
     for block in iter_composition(gpt2, layers=[3, 9]):
         stored = shipped.blocks[block.kind, block.layer]
-        torch.testing.assert_close(stored.score, block.score, atol=2e-4, rtol=1e-3)  # float16
-        torch.testing.assert_close(stored.null_mean, block.null_mean, atol=1e-6, rtol=1e-4)
-        torch.testing.assert_close(stored.null_std, block.null_std, atol=1e-6, rtol=1e-3)
+        kept = clear[: block.layer]
+        atol = 2e-4 if same else 2e-3
+        torch.testing.assert_close(stored.score[kept], block.score[kept], atol=atol, rtol=1e-3)  # stored as float16
+        S = shipped.singular_values
+        torch.testing.assert_close(head_level(stored.score, S), head_level(block.score, S), atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(stored.null_mean, block.null_mean, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(stored.null_std, block.null_std, atol=1e-5, rtol=5e-3)
 
 
 def test_the_inhibition_channel_by_the_dense_route(shipped, gpt2):
@@ -43,8 +55,6 @@ def test_the_inhibition_channel_by_the_dense_route(shipped, gpt2):
 
 
 def test_weights_are_gpt2s(gpt2):
-    from talking_heads_utils.components import ov_svd
-
     assert (gpt2.n_layers, gpt2.n_heads, gpt2.n_kv_heads, gpt2.d_model, gpt2.d_head) == (12, 12, 12, 768, 64)
     assert gpt2.source.family == "gpt2" and gpt2.d_model_effective == 767
     assert ov_svd(gpt2, 8).S[10, 0].item() == pytest.approx(7.45, abs=0.01)

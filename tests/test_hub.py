@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+from conftest import build_model
 from huggingface_hub import constants, errors
 
 from talking_heads_utils import checkpoints as module
@@ -43,8 +44,16 @@ def test_without_a_network_or_a_cache_the_file_and_the_way_out_are_named(cache):
 
 def test_a_half_downloaded_model_names_the_file_that_is_missing(cache):
     (cache / "snapshots" / COMMIT / "model.safetensors").unlink()
-    with pytest.raises(DownloadError, match=r"model\.safetensors of 'someone/small'"):
+    with pytest.raises(DownloadError, match=r"model\.safetensors\.index\.json of 'someone/small'"):
         load_head_weights("someone/small")
+
+
+def test_a_sharded_model_is_found_in_the_cache(cache):
+    snapshot = cache / "snapshots" / COMMIT
+    (snapshot / "model.safetensors").unlink()
+    build_model("gpt2").save_pretrained(snapshot, max_shard_size="10KB")
+    assert (snapshot / "model.safetensors.index.json").exists()
+    assert load_head_weights("someone/small").n_layers == 3
 
 
 def answer(status: int) -> SimpleNamespace:

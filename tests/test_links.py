@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from talking_heads_utils import links
-from talking_heads_utils.errors import OptionError
+from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.known_answer import PLANTED_READER, PLANTED_WRITER, planted_pair
 from talking_heads_utils.labels import Head
 from talking_heads_utils.scores import compute_scores
@@ -65,3 +65,25 @@ def test_an_unknown_measure_is_one_clear_error(scores):
     with pytest.raises(OptionError, match="one component"):
         links.pair_values(scores, "Q", "heads")
     assert torch.isfinite(links.pair_values(scores, "Q", links.WHOLE_HEAD)[0, :, 1]).all()
+
+
+def test_a_best_component_that_is_the_same_for_all_readers(scores):
+    assert links.constant_best(scores, Head(0, 0), [PLANTED_READER], "Q") == PLANTED_WRITER
+    best = [int(scores.pair("L0H0", reader, "Q").argmax()) for reader in ("L1H0", "L1H1")]
+    found = links.constant_best(scores, Head(0, 0), [Head(1, 0), Head(1, 1)], "Q")
+    assert (found is None) == (best[0] != best[1])
+
+
+def test_the_test_of_best_z_is_exact(small):
+    scores = compute_scores(small)
+    writers, readers = [Head(0, 1), Head(1, 2)], [Head(2, 0), Head(2, 3)]
+    z = scores.best_z("Q")[:, :, 2, [0, 3]].mean(-1)
+    test = links.best_z_test(scores, writers, readers, "Q")
+    assert test.n == 16 and test.observed == pytest.approx((z[0, 1] + z[1, 2]).item() / 2)
+    means = [(z[0, a] + z[1, b]).item() / 2 for a in range(4) for b in range(4)]
+    assert test.p == pytest.approx(sum(m >= test.observed - 1e-6 for m in means) / 16)
+
+
+def test_a_writer_that_comes_too_late_is_one_clear_error(small):
+    with pytest.raises(LabelError, match="not in an earlier layer"):
+        links.best_components(compute_scores(small), [Head(2, 0)], [Head(1, 0)], "Q")

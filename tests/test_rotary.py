@@ -59,5 +59,7 @@ def test_bad_requests_are_clear_errors(checkpoints, small):
         composition_at_distances(small, *PAIR, "Q", torch.arange(2))
     with pytest.raises(LabelError, match="not in a later layer"):
         composition_at_distances(weights, Component(2, 0, 0), Head(1, 0), "Q", torch.arange(2))
+    with pytest.raises(LabelError, match="components are 0..5"):
+        composition_at_distances(weights, Component(0, 0, 6), Head(1, 0), "Q", torch.arange(2))
     with pytest.raises(OptionError, match="'llama3' are not known"):
         rotation(Rotary(4, 1e4, "llama3"), torch.arange(2), 4)

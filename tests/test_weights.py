@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import build_model
+from conftest import build_model, save_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -205,3 +205,95 @@ def test_a_natively_built_bridge_is_read_too(normalization, norm):
         output[0, 0] = torch.nan
     with pytest.raises(CheckpointError, match=r"blocks\[1\] W_O holds NaN"):
         head_weights_from_bridge(bridge)
+
+
+WRONG_CONFIGS = [
+    ("gpt2", {"n_embd": 48}, r"is \[24, 72\], but its config makes it \[48, 144\]"),
+    ("gpt2", {"n_head": 5}, "d_head = None is no positive integer"),
+    ("gpt2", {"n_head": 0}, "n_heads = 0 is no positive integer"),
+    ("gpt2", {"n_head": "4"}, "n_heads = '4' is no positive integer"),
+    ("gpt2", {"n_head": None}, "n_heads = None is no positive integer"),
+    ("gpt2", {"n_layer": 2}, "says 2 layers, but the file also holds transformer.h.2"),
+    ("gpt2", {"n_layer": 4}, "partial: 6 attention tensors are missing"),
+    ("gpt2", {"n_layer": -1}, "n_layers = -1 is no positive integer"),
+    ("gpt2", {"model_type": ["gpt2"]}, "which is not known here"),
+    ("gpt_neox", {"hidden_size": 12}, "but its config makes it"),
+    ("gpt_neox", {"rope_parameters": "fast"}, "no table of names and values"),
+    ("gpt_neox", {"rope_parameters": {"rope_theta": "abc"}}, "rotary settings make no sense"),
+    ("llama", {"num_attention_heads": 8}, "but its config makes it"),
+    ("llama", {"head_dim": 3}, "but its config makes it"),
+    ("llama", {"num_key_value_heads": 3}, "4 heads cannot share 3 key/value heads evenly"),
+    ("llama", {"num_key_value_heads": 4}, "but its config makes it"),
+]
+
+
+@pytest.mark.parametrize(("family_name", "change", "message"), WRONG_CONFIGS)
+def test_a_config_that_does_not_fit_the_tensors_is_refused(checkpoints, tmp_path, family_name, change, message):
+    folder = shutil.copytree(checkpoints[family_name], tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match=message):
+        load_head_weights(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_weights_that_are_no_plain_floats_are_refused(checkpoints, tmp_path, dtype):
+    name = "transformer.h.0.attn.c_proj.weight"
+
+    def quantise(tensors):
+        tensors[name] = tensors[name].to(dtype)
+
+    with pytest.raises(CheckpointError, match=f"{name} .* no plain float: a quantised checkpoint cannot be scored"):
+        load_head_weights(edit(checkpoints["gpt2"], tmp_path / "odd", quantise))
+
+
+def test_values_too_large_for_the_dtype_are_refused(checkpoints, tmp_path):
+    name = "transformer.h.0.attn.c_proj.weight"
+
+    def blow_up(tensors):
+        tensors[name] = tensors[name].double() * 1e60
+
+    folder = edit(checkpoints["gpt2"], tmp_path / "large", blow_up)
+    with pytest.raises(CheckpointError, match="infinite values .as torch.float32"):
+        load_head_weights(folder)
+    assert load_head_weights(folder, dtype=torch.float64).W_O.abs().max() > 1e50
+
+
+def test_the_dtype_of_the_checkpoint_is_recorded(checkpoints, tmp_path):
+    build_model("gpt2").half().save_pretrained(tmp_path / "half")
+    assert load_head_weights(tmp_path / "half").source.dtype == "float16"
+    assert load_head_weights(checkpoints["gpt2"]).source.dtype == "float32"
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "null", "3"])
+def test_json_that_is_no_table_is_refused(checkpoints, tmp_path, content):
+    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "odd")
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="no table of names and values"):
+        load_head_weights(folder)
+
+
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": []}', '{"weight_map": {}}'])
+def test_an_index_without_shards_is_refused(checkpoints, tmp_path, index):
+    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "odd")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match="lists no shards"):
+        load_head_weights(folder)
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 5000])
+def test_a_name_that_can_be_neither_folder_nor_id_is_refused(name):
+    with pytest.raises(CheckpointError, match="can be no folder and no Hub id"):
+        load_head_weights(name)
+
+
+def test_a_bridge_whose_norm_comes_after_attention_is_refused(tmp_path):
+    """OPT's small models: folding their norms into attention would change them."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    sizes = dict(vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48)
+    OPTForCausalLM(OPTConfig(**sizes, word_embed_proj_dim=24, do_layer_norm_before=False)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    with pytest.raises(CheckpointError, match="'opt', which is not known here"):
+        head_weights_from_bridge(boot(tmp_path))

@@ -65,10 +65,19 @@ def child(arguments: Sequence[str]) -> tuple[float, float]:
 
 
 def print_peak() -> None:
-    """Print this process's own peak of resident memory. ``ru_maxrss`` would count the parent's as well."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            print(f"peak_mb={int(line.split()[1]) * 1024 / 1e6:.1f}")
+    """Print this process's own peak of resident memory.
+
+    Linux tells it exactly; elsewhere ``ru_maxrss`` has to do, which can count the parent's as well.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        peak = int(line.split()[1]) * 1024
+    else:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
+    print(f"peak_mb={peak / 1e6:.1f}")
 
 
 def report(name: str, rows: Sequence[Row], out: Path, about: dict[str, Any]) -> Path:

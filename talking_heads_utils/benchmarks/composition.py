@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 from talking_heads_utils.benchmarks import Row, child, in_turn, print_peak
 from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.components import write_directions
-from talking_heads_utils.composition import KINDS, reading_maps
+from talking_heads_utils.composition import reading_maps
 from talking_heads_utils.scores import CompositionScores, compute_scores
+from talking_heads_utils.settings import KINDS
 from talking_heads_utils.weights import HeadWeights
 
 MODULE = "talking_heads_utils.benchmarks.composition"
@@ -69,41 +71,50 @@ def component_difference(ours: CompositionScores, plain: dict[str, Tensor]) -> f
 def rows(weights_from: str, revision: str | None = None, repeats: int = 3) -> list[Row]:
     """The comparisons, on one checkpoint: the children first, while this process is still small."""
     place = [weights_from] + ([revision] if revision else [])
-    ours_child, plain_child, flat_child = (
-        child([MODULE, route, *place]) for route in ("ours", "transformer_lens", "flat")
-    )
+    children = {route: child([MODULE, route, *place]) for route in ("command", *IN_MEMORY)}
     weights = load_head_weights(weights_from, revision=revision)
     shape = f"{weights.n_layers}x{weights.n_heads} heads, d_head={weights.d_head}, d_model={weights.d_model}"
-    ours_s, plain_s, ours, plain = in_turn(
-        lambda: compute_scores(weights), lambda: transformer_lens_head_level(weights), repeats
-    )
-    difference = head_level_difference(ours, plain)
-    del plain
-    ours_flat_s, flat_s, ours, flat = in_turn(lambda: compute_scores(weights), lambda: flat_product(weights), repeats)
+
+    def row(case: str, plain: str, difference: Callable[[CompositionScores, dict[str, Tensor]], float]) -> Row:
+        ours_s, plain_s, ours, result = in_turn(
+            lambda: compute_scores(weights), lambda: IN_MEMORY[plain](weights), repeats
+        )
+        peaks = children["ours"][1], children[plain][1]
+        return Row(f"{case}; {shape}", ours_s, plain_s, plain_s / ours_s, difference(ours, result), *peaks)
+
+    (ours_s, ours_mb), (plain_s, plain_mb) = children["command"], children["transformer_lens"]
     return [
-        Row(f"all components QKV / TransformerLens head level QKV; {shape}", ours_s, plain_s, plain_s / ours_s,
-            difference, ours_child[1], plain_child[1]),
-        Row("the same as a whole process: imports, reading, writing the parquet table", ours_child[0], plain_child[0],
-            plain_child[0] / ours_child[0], None, ours_child[1], plain_child[1]),
-        Row(f"all components QKV / plain unmasked flat product of all components; {shape}", ours_flat_s, flat_s,
-            flat_s / ours_flat_s, component_difference(ours, flat), ours_child[1], flat_child[1]),
+        row("all components QKV / TransformerLens head level QKV", "transformer_lens", head_level_difference),
+        Row(f"whole process: the command with its parquet file / {CALLS}", ours_s, plain_s, plain_s / ours_s, None,
+            ours_mb, plain_mb),
+        row("all components QKV / plain unmasked flat product of all components", "flat", component_difference),
     ]  # fmt: skip
 
 
-def _route(name: str, weights_from: str, revision: str | None = None) -> None:
-    if name == "ours":
+CALLS = "imports, reading and the three TransformerLens calls"
+IN_MEMORY: dict[str, Callable] = {
+    "ours": compute_scores,
+    "transformer_lens": transformer_lens_head_level,
+    "flat": flat_product,
+}
+
+
+def _route(name: str, weights_from: str, revision: str | None = None) -> int:
+    """One route in this process; its exit code."""
+    code = 0
+    if name == "command":
         from talking_heads_utils.commands import main
 
         with tempfile.TemporaryDirectory() as folder:
             out = str(Path(folder) / "scores.parquet")
             at = ["--revision", revision] if revision else []
-            main(["composition", "--weights", weights_from, "--out", out, *at])
+            code = main(["composition", "--weights", weights_from, "--out", out, *at])
     else:
         with torch.inference_mode():
-            weights = load_head_weights(weights_from, revision=revision)
-            {"transformer_lens": transformer_lens_head_level, "flat": flat_product}[name](weights)
+            IN_MEMORY[name](load_head_weights(weights_from, revision=revision))
     print_peak()
+    return code
 
 
 if __name__ == "__main__":
-    _route(*sys.argv[1:])
+    raise SystemExit(_route(*sys.argv[1:]))

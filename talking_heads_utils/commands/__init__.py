@@ -1,4 +1,4 @@
-"""The command line. Each command is a module with ``NAME``, ``HELP``, ``add_arguments`` and ``run``."""
+"""The command line. Each command is a module with ``HELP``, ``add_arguments`` and ``run``."""
 
 from __future__ import annotations
 

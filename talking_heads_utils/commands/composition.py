@@ -17,8 +17,9 @@ examples:
 columns: kind, writer_layer, writer_head, component, reader_layer, reader_head, score, z, rank, singular_value, gap.
 gap is the distance to the nearest other singular value of that head, relative to its own: where it is near 0,
 only the span of the two components means anything. --head-level has score and rank of whole heads instead
-(Elhage et al. 2021). Pairs whose reader is not in a later layer are undefined and have no row. The processing of
-the weights and the sum of the checkpoint stand in the file's metadata (talking_heads_utils.tables.read_about).
+(Elhage et al. 2021), and null_rms beside them. Pairs whose reader is not in a later layer are undefined and have no
+row. The processing of the weights and the sum of the checkpoint stand in the file's metadata
+(talking_heads_utils.tables.read_about).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from talking_heads_utils.files import GPT2_VARIABLE, gpt2_source
+from talking_heads_utils.files import GPT2_VARIABLE, check_file, gpt2_source
+from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 
 HELP = "component-level composition scores of a model, as parquet"
 
@@ -35,20 +37,17 @@ HELP = "component-level composition scores of a model, as parquet"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="where to write the table")
-    parser.add_argument(
-        "--kinds", default="QKV", help="inputs of the reader to score: Q, K, V or several (default: QKV)"
-    )
+    parser.add_argument("--kinds", default=KINDS, help=f"inputs to score: Q, K, V or several (default: {KINDS})")
     parser.add_argument("--head-level", action="store_true", help="one row per pair of heads instead of per component")
     parser.add_argument("--top", type=int, metavar="K", help="keep the K best per reader and kind (default: all)")
-    parser.add_argument("--n-random", type=int, default=512, help="random directions behind each z (default: 512)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random directions (default: 0)")
+    parser.add_argument("--n-random", type=int, default=N_RANDOM, help=f"random directions behind each z ({N_RANDOM})")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"seed of the random directions (default: {SEED})")
 
 
 def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     """Which checkpoint: the same for every command that reads one."""
     parser.add_argument(
         "--weights",
-        default=gpt2_source(),
         metavar="FOLDER_OR_ID",
         help=f"a checkpoint folder or Hub id: gpt2, gpt_neox or llama family (default: ${GPT2_VARIABLE}, else gpt2)",
     )
@@ -66,11 +65,14 @@ def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.provenance import describe_weights, versions
     from talking_heads_utils.tables import write_table
 
-    if args.n_random < 2:
-        raise OptionError(f"--n-random must be at least 2 to give a spread, not {args.n_random}.")
+    if not 2 <= args.n_random <= 1_000_000:
+        raise OptionError(f"--n-random must be at least 2, for a spread, and at most a million, not {args.n_random}.")
+    if not 0 <= args.seed < 2**63:
+        raise OptionError(f"--seed must be from 0 to 2^63 - 1, not {args.seed}.")
+    check_file(args.out)
     kinds = check_kinds(args.kinds)
     with torch.inference_mode():
-        weights = load_head_weights(args.weights, revision=args.revision)
+        weights = load_head_weights(args.weights or gpt2_source(), revision=args.revision)
         about = describe_weights(weights) | {
             "kinds": kinds, "n_random": args.n_random, "seed": args.seed, "top": args.top,
             "level": "head" if args.head_level else "component", "versions": versions(),

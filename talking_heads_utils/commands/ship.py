@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from talking_heads_utils.commands.composition import add_weights_arguments
+from talking_heads_utils.files import check_file, gpt2_source
 
 HELP = "the scores that the book ships, as float16 safetensors"
 
@@ -27,7 +28,8 @@ def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.checkpoints import load_head_weights
     from talking_heads_utils.scores import compute_scores, save_scores
 
+    check_file(args.out)
     with torch.inference_mode():
-        scores = compute_scores(load_head_weights(args.weights, revision=args.revision))
+        scores = compute_scores(load_head_weights(args.weights or gpt2_source(), revision=args.revision))
         save_scores(scores, args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB, of {scores.describe()}")

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from talking_heads_utils.figures.style import KIND_COLOURS, KIND_READS, new_figure, role_colour, slider
 from talking_heads_utils.labels import Head
-from talking_heads_utils.links import MEASURES, Link, Roles, strongest_writers
+from talking_heads_utils.links import MEASURES, ONE_COMPONENT, Link, Roles, published_edges
 from talking_heads_utils.roles import role_of
 from talking_heads_utils.scores import CompositionScores
 
@@ -18,7 +18,7 @@ def circuit_figure(scores: CompositionScores, roles: Roles, links: Sequence[Link
     """The k strongest writers of every reader in ``links``, by one component (above) and by the whole head (below).
 
     Any head of the model may be a writer. A slider sets k; the titles count how many of the edges come from a head
-    with a role that the literature links to that reader.
+    which the literature links to that reader.
     """
     figure = make_subplots(rows=2, cols=1, subplot_titles=[" "] * 2, vertical_spacing=0.09, figure=new_figure(980))
     kinds = list(dict.fromkeys(kind for *_, kind in links))
@@ -46,23 +46,16 @@ def circuit_figure(scores: CompositionScores, roles: Roles, links: Sequence[Link
     return figure
 
 
-def _edges(scores, roles, links, measure: str, k: int) -> tuple[dict[str, list], tuple[int, int]]:
-    """Edges by kind, each ``(writer, reader, hover text)``, and (edges from a published writer, edges)."""
-    wanted = {(reader, kind) for _, role, kind in links for reader in roles[role]}
+def _edges(
+    scores: CompositionScores, roles: Roles, links: Sequence[Link], measure: str, k: int
+) -> tuple[dict[str, list], tuple[int, int]]:
+    """Edges by kind, each ``(writer, reader, hover text)``, and (edges that are published, edges)."""
+    edges = published_edges(scores, roles, links, k, measure)
     lines: dict[str, list] = {kind: [] for *_, kind in links}
-    known = 0
-    for reader, kind in sorted(wanted):
-        published = {
-            w
-            for writers, readers, link_kind in links
-            if link_kind == kind and reader in roles[readers]
-            for w in roles[writers]
-        }
-        for head, component, value in strongest_writers(scores, reader, kind, k, measure):
-            known += head in published
-            source = component if measure == MEASURES[0] else head
-            lines[kind].append((head, reader, f"{source} → {reader}, {KIND_READS[kind]}<br>C = {value:.3f}"))
-    return lines, (known, sum(map(len, lines.values())))
+    for head, component, reader, kind, value, _ in edges:
+        source = component if measure == ONE_COMPONENT else head
+        lines[kind].append((head, reader, f"{source} → {reader}, {KIND_READS[kind]}<br>C = {value:.3f}"))
+    return lines, (sum(known for *_, known in edges), len(edges))
 
 
 def _titles(panels) -> list[str]:

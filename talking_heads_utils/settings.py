@@ -1,0 +1,5 @@
+"""Values that several modules and the command line share. Importing this loads nothing."""
+
+KINDS = "QKV"  # inputs of a reader: query, key, value
+N_RANDOM = 512  # random directions behind each z
+SEED = 0
