@@ -63,7 +63,11 @@ def write_table(
         raise OptionError(f"--top must keep at least one row, not {top}.")
     schema = (HEAD_SCHEMA if by_head else COMPONENT_SCHEMA).with_metadata({METADATA_KEY: json.dumps(dict(about))})
     rows = 0
-    with written_whole(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
+    repeated = [
+        name for name in schema.names if name not in ("score", "z", "rank")
+    ]  # a dictionary of the rest is waste
+    how = dict(compression="zstd", use_dictionary=repeated)
+    with written_whole(path) as part, pq.ParquetWriter(part, schema, **how) as writer:
         for block in blocks:
             d = about["d_model_effective"]
             group = _head_rows(block, S, d) if by_head else _component_rows(block, S)
