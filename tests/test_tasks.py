@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import TaskError
+from talking_heads_utils.files import data_dir
 from talking_heads_utils.tasks import ioi, laundry, metrics
 from talking_heads_utils.tasks.prompts import ABSENT, encode, load_prompts, render, save_prompts
-from talking_heads_utils.tasks.words import WORD_LISTS, check_one_token, load_words
+from talking_heads_utils.tasks.words import WORD_LISTS, check_one_token, load_templates, load_words
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +18,6 @@ def word_tokenizer(tmp_path_factory):
     """A word-level tokenizer that lacks some of the words, as a small model's does."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-
-    from talking_heads_utils.files import data_dir
 
     folder = data_dir() / "prompts"
     words = [w for kind in WORD_LISTS for w in (folder / f"{kind}.txt").read_text().split()[:60]]
@@ -119,6 +118,13 @@ def test_laundry_is_balanced_and_its_halves_share_nothing(word_tokenizer, n_item
     assert len(sets[0]) == len(sets[1]) == 125 and not sets[0] & sets[1]
     assert not set(halves[0].texts) & set(halves[1].texts)
     assert set(prompts.info["wording"]) == set(laundry.wordings()) and len(set(prompts.info["order"])) == 2
+
+
+def test_no_template_holds_a_word_that_it_may_have_to_name():
+    words = {w for kind in WORD_LISTS for w in (data_dir() / "prompts" / f"{kind}.txt").read_text().split()}
+    for task, key in (("ioi", "templates"), ("laundry", "wordings")):
+        for template in load_templates(task)[key].values():
+            assert not words & set(template.replace(",", " ").replace(".", " ").split()), template
 
 
 def test_wordings_are_held_out_of_choices():

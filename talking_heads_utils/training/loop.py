@@ -1,0 +1,194 @@
+"""Training: steps, a curriculum of list lengths, and checkpoints that a stopped run goes on from.
+
+The data of a step depend on the seed and the step alone and schedules count steps, so a run that was stopped and
+resumed ends where an unbroken one does, on the same machine and number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from talking_heads_utils.errors import CheckpointError, OptionError
+from talking_heads_utils.files import written_whole
+from talking_heads_utils.training.data import Batch, Prompts, check_fits, word_tokenizer
+from talking_heads_utils.training.model import build_model, constrain, end_logits
+from talking_heads_utils.training.spec import FREE, MiniSpec
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+STATE = "training.safetensors"
+N_EVAL = 200
+EVERY = 200
+SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
+EARLY, FINAL = "early", "final"
+
+
+@dataclass
+class Progress:
+    """Where a run stands. ``longest``: items of the longest list in training, ``complete_at``: the step at which that
+    first was the longest of all. ``log``: one entry per evaluation."""
+
+    step: int = 0
+    longest: int = 2
+    running_loss: float = 3.0
+    complete_at: int | None = None
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Run:
+    """One training run: model, optimiser and progress, in a folder."""
+
+    def __init__(self, spec: MiniSpec, seed: int, folder: Path, device: str = "cpu"):
+        self.spec, self.seed, self.folder, self.device = spec, seed, Path(folder), device
+        self.tokenizer = word_tokenizer(spec)
+        self.prompts = Prompts(self.tokenizer)
+        check_fits(spec, self.prompts)
+        bos = self.tokenizer.bos_token_id
+        self.model: GPT2LMHeadModel = build_model(spec, len(self.tokenizer), bos, seed).to(device)
+        self.optimiser = torch.optim.AdamW(
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=spec.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+        )
+        self.progress = Progress()
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then linear fall to nothing at the last step."""
+        step, spec = self.progress.step, self.spec
+        return spec.learning_rate * min(1.0, (step + 1) / spec.warmup) * (1 - step / spec.n_steps) + 1e-5
+
+    def step(self) -> float:
+        """One step on fresh prompts; its loss."""
+        at = self.progress
+        parts = self.prompts.batches(np.random.default_rng([self.seed, at.step]), self.spec, at.longest)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimiser.zero_grad()
+        total = 0.0
+        for part in parts:
+            loss = F.cross_entropy(self._logits(part), part.answers.to(self.device), reduction="sum") / self.spec.batch
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        constrain(self.model, self.spec)
+        at.step += 1
+        at.running_loss = 0.98 * at.running_loss + 0.02 * total
+        if at.running_loss < self.spec.harder_below and at.longest < self.spec.n_items:
+            at.longest, at.running_loss = at.longest + 1, max(at.running_loss, 4 * self.spec.harder_below)
+        if at.longest == self.spec.n_items and at.complete_at is None:
+            at.complete_at = at.step
+        return total
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        return end_logits(self.model, self.spec, batch.tokens.to(self.device), batch.end.to(self.device))
+
+    @torch.no_grad()
+    def accuracy(self, n: int = N_EVAL) -> dict[str, float]:
+        """Accuracy over the vocabulary on IOI and every list length up to the longest of all, on fixed prompts."""
+        self.model.eval()
+        found = {}
+        for name in ("ioi", *(f"n={k}" for k in range(2, self.spec.n_items + 1))):
+            rng = np.random.default_rng([9, len(name), int(name[2:]) if name != "ioi" else 0])
+            draw = (
+                self.prompts.draw_ioi if name == "ioi" else lambda r, k=name: self.prompts.draw_laundry(r, int(k[2:]))
+            )
+            batch = self.prompts.stack([draw(rng) for _ in range(n)])
+            found[name] = (self._logits(batch).argmax(-1).cpu() == batch.answers).float().mean().item()
+        self.model.train()
+        return found
+
+    def save_model(self, stage: str) -> Path:
+        """The model as a plain Hugging Face checkpoint with its tokenizer, in a folder of its own."""
+        target = self.folder / stage
+        part = self.folder / f".{stage}.part"
+        self.model.save_pretrained(part, safe_serialization=True)
+        self.tokenizer.save_pretrained(part)
+        card = dict(spec=asdict(self.spec), seed=self.seed, stage=stage, **asdict(self.progress))
+        (part / "training.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        target.mkdir(parents=True, exist_ok=True)
+        for file in part.iterdir():
+            file.replace(target / file.name)
+        part.rmdir()
+        return target
+
+    def save_state(self) -> None:
+        """All that is needed to go on, in one safetensors file that is written whole."""
+        tensors = {f"model.{name}": p.detach().cpu() for name, p in self.model.state_dict().items()}
+        for i, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{i}.{key}": value.detach().cpu() for key, value in state.items()}
+        about = dict(spec=asdict(self.spec), seed=self.seed, progress=asdict(self.progress))
+        with written_whole(self.folder / STATE) as part:
+            save_file({name: t.contiguous() for name, t in tensors.items()}, part, metadata={"run": json.dumps(about)})
+
+    def load_state(self) -> None:
+        """Go on from the folder's last state. Raises :class:`CheckpointError` if it is of another run."""
+        with safe_open(self.folder / STATE, "pt") as file:
+            about = json.loads(file.metadata()["run"])
+            if about["spec"] != asdict(self.spec) or about["seed"] != self.seed:
+                raise CheckpointError(
+                    f"{self.folder} holds another run. Choose another folder, or resume with its options."
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        self.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimiser."):
+                _, i, key = name.split(".", 2)
+                state.setdefault(int(i), {})[key] = tensor
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
+        self.progress = Progress(**about["progress"])
+
+
+def train(
+    run: Run,
+    *,
+    resume: bool = False,
+    minutes: float | None = None,
+    every: int = EVERY,
+    say: Callable[[str], None] = print,
+) -> Progress:
+    """Train until the last step, or for so many minutes; then the state is saved and a later call goes on.
+
+    The early checkpoint is taken :data:`SETTLED` steps after the longest lists came into training, the final one at the
+    end. Raises :class:`OptionError` for a folder that already holds a run, unless it is to be resumed.
+    """
+    if (run.folder / STATE).exists():
+        if not resume:
+            raise OptionError(f"{run.folder} already holds a run. Add --resume to go on, or choose another folder.")
+        run.load_state()
+    start, at = time.monotonic(), run.progress
+    while run.progress.step < run.spec.n_steps:
+        run.step()
+        at = run.progress
+        if at.complete_at is not None and at.step == at.complete_at + SETTLED and run.spec.keys != FREE:
+            run.save_model(EARLY)
+        if at.step % every == 0 or at.step == run.spec.n_steps:
+            loss = round(at.running_loss, 4)
+            at.log.append(dict(step=at.step, longest=at.longest, loss=loss, accuracy=run.accuracy()))
+            run.save_state()
+            say(_line(at, run.spec, (time.monotonic() - start) / 60))
+        if minutes is not None and time.monotonic() - start > 60 * minutes:
+            run.save_state()
+            return at
+    run.save_model(FINAL)
+    return at
+
+
+def _line(at: Progress, spec: MiniSpec, minutes: float) -> str:
+    accuracy = " ".join(f"{name} {value:.0%}" for name, value in at.log[-1]["accuracy"].items())
+    where = f"step {at.step}/{spec.n_steps} ({minutes:.1f} min)"
+    return f"{where} lists to {at.longest}, loss {at.running_loss:.3f}: {accuracy}"

@@ -1,0 +1,112 @@
+"""A plain Hugging Face GPT-2 whose paths are constrained by zeros that every training step restores.
+
+The residual stream is split into token [0, d_head), output [d_head, 2 d_head) and the rest. Blocks below the last
+write only to the work dimensions; in the last layer one head, the mover L3H0, copies the token part of the place it
+attends to into the output part, which alone the unembedding reads. So the model can answer only by attending to the
+right place; how its query finds the place is left to training.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils.training.spec import FREE, PLACE, MiniSpec
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+COPY_SCALE, READ_SCALE = 4.0, 8.0  # of what the mover copies, and of what the unembedding reads
+
+
+def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMHeadModel:
+    """A fresh model, its constraint already in force."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=spec.n_positions,
+        n_embd=spec.d_model,
+        n_layer=spec.n_layers,
+        n_head=spec.n_heads,
+        attn_pdrop=0.0,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        bos_token_id=bos,
+        eos_token_id=bos,
+        tie_word_embeddings=False,
+    )
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        model.transformer.wte.weight[:, : spec.d_head] = 0.3 * torch.randn(vocab_size, spec.d_head)
+        model.transformer.wpe.weight.mul_(5)
+    model.lm_head.weight.requires_grad_(spec.keys == FREE)
+    constrain(model, spec)
+    return model
+
+
+def writable(spec: MiniSpec) -> slice:
+    """The dimensions that blocks below the last may write to."""
+    return slice(2 * spec.d_head, 2 * spec.d_head + spec.work)
+
+
+@torch.no_grad()
+def constrain(model: GPT2LMHeadModel, spec: MiniSpec) -> None:
+    """Put every weight that is not free back to what it must be. Nothing is done to a ``free`` model."""
+    if spec.keys == FREE:
+        return
+    d, body = spec.d_head, model.transformer
+    position = slice(spec.d_model - d, spec.d_model) if spec.keys == PLACE else slice(2 * d, spec.d_model)
+    _keep(body.wte.weight, slice(0, d))
+    _keep(body.wpe.weight, position)
+    for block in body.h[:-1]:
+        for layer in (block.attn.c_proj, block.mlp.c_proj):
+            _keep(layer.weight, writable(spec))
+            _keep(layer.bias[None], writable(spec))
+    _constrain_mover(body.h[-1], spec, position)
+    for norm in (body.h[-1].ln_1, body.ln_f):
+        norm.weight.fill_(1)
+        norm.bias.zero_()
+    model.lm_head.weight.zero_()
+    model.lm_head.weight[:, d : 2 * d] = unembedding(model, spec)
+
+
+def _constrain_mover(block, spec: MiniSpec, position: slice) -> None:
+    """The last block: head 0 copies token to output, its keys read what they may; nothing else writes."""
+    d, D = spec.d_head, spec.d_model
+    qkv, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
+    may_read = position if spec.keys == PLACE else slice(2 * d, D)
+    qkv[: may_read.start, D : D + d] = 0
+    qkv[:, 2 * D :] = 0
+    bias[2 * D :] = 0
+    qkv[:d, 2 * D : 2 * D + d] = torch.eye(d, device=qkv.device)
+    block.attn.c_proj.weight.zero_()
+    block.attn.c_proj.bias.zero_()
+    block.attn.c_proj.weight[:d, d : 2 * d] = COPY_SCALE * torch.eye(d, device=qkv.device)
+    block.mlp.c_proj.weight.zero_()
+    block.mlp.c_proj.bias.zero_()
+
+
+def _keep(weight: Tensor, columns: slice) -> None:
+    weight[:, : columns.start] = 0
+    weight[:, columns.stop :] = 0
+
+
+def unembedding(model: GPT2LMHeadModel, spec: MiniSpec) -> Float[Tensor, "d_vocab d_head"]:
+    """What the unembedding reads of the output part: the token part of the embedding, each row to one length."""
+    return READ_SCALE * F.normalize(model.transformer.wte.weight[:, : spec.d_head], dim=1)
+
+
+def end_logits(
+    model: GPT2LMHeadModel, spec: MiniSpec, tokens: Int[Tensor, "n n_pos"], end: Int[Tensor, "n"]
+) -> Float[Tensor, "n d_vocab"]:
+    """Logits at ``end``: the model's own, with a gradient through the tied unembedding while it trains."""
+    hidden = model.transformer(tokens).last_hidden_state[torch.arange(len(tokens), device=tokens.device), end]
+    if spec.keys == FREE:
+        return model.lm_head(hidden)
+    return hidden[:, spec.d_head : 2 * spec.d_head] @ unembedding(model, spec).T
