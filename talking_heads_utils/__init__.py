@@ -9,11 +9,16 @@ Import what you need from the submodule that holds it; importing the package its
 ``checkpoints``     attention weights out of a folder or the Hub, without loading the model
 ``bridge``          attention weights out of a TransformerLens ``TransformerBridge``
 ``components``      SVD of a head through its factors
+``families``        how each family of checkpoint lays out its tensors
 ``composition``     how strongly a component is read by a later head, beside its null
 ``rotary``          the same at a distance, for models with rotary positions
 ``scores``          the finished scores of a model, to look up, rank and compare
 ``tables``          scores as parquet, streamed
 ``known_answer``    a pair of heads with one planted channel
+``models``          whole models for experiments: ``load_model``, and the table of known ones
+``tasks``           IOI and Laundry List prompts with named positions, and their metrics
+``training``        small models in which a channel can arise by training
+``links``           the known links of a circuit, looked up in the scores
 ``statistics``      intervals and exact tests
 ``figures``         plotly figures; they take results, never a model
 ``benchmarks``      ours beside the plain way, in one process, on the same work

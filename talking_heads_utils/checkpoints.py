@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ class Checkpoint:
 
     name: str
     revision: str | None
+    folder: Path
     config: dict[str, Any]
     family: Family
     shape: Shape
@@ -91,8 +92,11 @@ def load_head_weights(
     )
 
 
-def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
-    """Find the checkpoint and check its header against its config. No weight is read yet."""
+def open_checkpoint(name_or_folder: str | Path, revision: str | None = None, *, also: Sequence[str] = ()) -> Checkpoint:
+    """Find the checkpoint and check its header against its config. No weight is read yet.
+
+    also: other files that are fetched from the Hub into the same folder, where it has them.
+    """
     folder = _as_folder(name_or_folder)
     if folder.is_dir():
         files, name = _FolderFiles(folder), folder.resolve().name
@@ -109,7 +113,9 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> 
     shape = _shape(family, config, files.path(CONFIG))
     prefix = _complete_prefix(family, shape.n_layers, where, name)
     dtype = _check_header(family, shape, where, prefix, name)
-    return Checkpoint(name, files.revision, config, family, shape, where, prefix, dtype)
+    for file in also:
+        files.fetch(file)
+    return Checkpoint(name, files.revision, files.path(CONFIG).parent, config, family, shape, where, prefix, dtype)
 
 
 def _as_folder(name_or_folder: str | Path) -> Path:
@@ -131,9 +137,13 @@ class _FolderFiles:
         self.folder = folder
 
     def path(self, file: str) -> Path:
-        if not (self.folder / file).is_file():
+        if (found := self.fetch(file)) is None:
             raise CheckpointError(f"{self.folder} holds no {file}: it is not a Hugging Face checkpoint folder.")
-        return self.folder / file
+        return found
+
+    def fetch(self, file: str) -> Path | None:
+        """The file's path, or None where the folder has no such file."""
+        return self.folder / file if (self.folder / file).is_file() else None
 
     def tensors(self) -> dict[str, Path]:
         if (self.folder / SINGLE).is_file():
@@ -152,14 +162,14 @@ class _HubFiles:
         self.revision = self.path(CONFIG).parent.name  # snapshots/<commit>/config.json
 
     def path(self, file: str) -> Path:
-        if (found := self._fetch(file)) is not None:
+        if (found := self.fetch(file)) is not None:
             return found
         raise self._lacking(file, f"{self.repo} on the Hub holds no {file}.")
 
     def tensors(self) -> dict[str, Path]:
-        if (single := self._fetch(SINGLE)) is not None:
+        if (single := self.fetch(SINGLE)) is not None:
             return _header(single)
-        if (index := self._fetch(INDEX)) is not None:
+        if (index := self.fetch(INDEX)) is not None:
             return _index(index, self.path)
         raise self._lacking(f"{SINGLE} or {INDEX}", _no_safetensors(f"{self.repo} on the Hub"))
 
@@ -167,7 +177,7 @@ class _HubFiles:
         """Offline a file may just not be in the cache; online it is not there."""
         return DownloadError(_unreachable(self.repo, file)) if self.offline else CheckpointError(message)
 
-    def _fetch(self, file: str) -> Path | None:
+    def fetch(self, file: str) -> Path | None:
         """A local path, or None where the repository, or offline the cache, has no such file."""
         from huggingface_hub import errors, hf_hub_download
 
@@ -198,7 +208,7 @@ def _hub_answers() -> bool:
 
     try:
         get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception:  # see _fetch; any failure means the same here
+    except Exception:  # see fetch; any failure means the same here
         return False
     return True
 

@@ -27,3 +27,7 @@ class OptionError(TalkingHeadsError, ValueError):
 
 class TaskError(TalkingHeadsError, ValueError):
     """A task, prompt or word that cannot be had as asked."""
+
+
+class ModelError(TalkingHeadsError):
+    """A model that cannot be run here."""

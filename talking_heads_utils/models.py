@@ -1,0 +1,193 @@
+"""Loading a whole model for experiments: by a known name, a Hub id or a folder, always by the same call.
+
+TransformerLens' own loading fills tensors that a checkpoint lacks at random, without a word, and reads pickles. So the
+header is checked against the config first, and only safetensors are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from talking_heads_utils import roles
+from talking_heads_utils.checkpoints import Checkpoint, open_checkpoint
+from talking_heads_utils.errors import CheckpointError, ModelError
+from talking_heads_utils.labels import Head
+from talking_heads_utils.weights import Processing
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that the book's chapters know. ``revision`` pins what the Hub gives; ``roles`` are published claims."""
+
+    name: str
+    revision: str
+    gated: bool
+    n_params: int
+    chapters: tuple[int, ...]
+    roles: Mapping[str, list[Head]] = field(default_factory=dict)
+    roles_source: str | None = None
+
+    def gigabytes(self, dtype: torch.dtype = torch.float32) -> float:
+        """Memory that the weights alone take, in 10^9 bytes."""
+        return self.n_params * dtype.itemsize / 1e9
+
+
+def known_models() -> dict[str, KnownModel]:
+    """The models of the book, by name."""
+    models = (
+        KnownModel(
+            name="gpt2",
+            revision="607a30d783dfa663caf39e06633721c8d4cfcd7e",
+            gated=False,
+            n_params=124_439_808,
+            chapters=(1, 2, 3),
+            roles=roles.gpt2_small_roles(),
+            roles_source=roles.GPT2_SMALL_SOURCE,
+        ),
+        KnownModel(
+            name="EleutherAI/pythia-160m",
+            revision="50f5173d932e8e61f858120bcb800b97af589f46",
+            gated=False,
+            n_params=162_322_944,
+            chapters=(1, 2, 3),
+        ),
+        KnownModel(
+            name="meta-llama/Meta-Llama-3-8B",
+            revision="8cde5ca8380496c9a6cc7ef3a8b46a0372a1d920",
+            gated=True,
+            n_params=8_030_261_248,
+            chapters=(4,),
+        ),
+    )
+    return {model.name: model for model in models}
+
+
+def load_model(
+    name_or_folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    processing: Processing | None = None,
+    revision: str | None = None,
+) -> TransformerBridge:
+    """A model as a ``TransformerBridge``: a known name, another Hub id, or a folder in the Hub's format.
+
+    Known names are pinned to their revision. Weights are processed as in
+    :class:`~talking_heads_utils.weights.HeadWeights`, by default for the model's norm; ``Processing(False, False)``
+    leaves them raw. Attention is eager, so that patterns can be read.
+
+    Raises :class:`CheckpointError` for a checkpoint that is missing, partial, damaged or without its tokenizer,
+    :class:`DownloadError` if the Hub cannot be reached or asks for a token, :class:`ModelError` if there is too little
+    memory, and :class:`ProcessingError` for a processing that would change the model.
+    """
+    known = known_models().get(str(name_or_folder))
+    revision = revision or (known.revision if known else None)
+    checkpoint = open_checkpoint(name_or_folder, revision, also=(*TOKENIZER_FILES, "generation_config.json"))
+    processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)
+    check_complete(checkpoint, torch.device(device), dtype)
+    tokenizer = _tokenizer(checkpoint)
+    return _boot(_read(checkpoint, dtype).to(device).eval(), tokenizer, checkpoint, device, dtype, processing)
+
+
+def check_complete(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    """Every tensor of the model is in the file with the right shape, and the device has room for them.
+
+    Nothing is loaded: transformers matches names and shapes on the meta device, where tensors hold no values.
+    Raises :class:`CheckpointError` naming the tensors that are missing, and :class:`ModelError` for too little memory.
+    """
+    model, found = _from_pretrained(checkpoint, device_map="meta", output_loading_info=True)
+    if lacking := sorted(found["missing_keys"]):
+        more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
+        raise CheckpointError(
+            f"The checkpoint {checkpoint.name} is partial: {len(lacking)} tensors are missing: "
+            f"{', '.join(lacking[:8])}{more}. No forward pass is possible. What needs attention weights alone can be "
+            "had from it: talking_heads_utils.checkpoints.load_head_weights."
+        )
+    needed = sum(p.numel() for p in model.parameters()) * dtype.itemsize
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise ModelError(
+            f"{checkpoint.name} in {dtype} takes {needed / 1e9:.1f} GB on {device}; {free / 1e9:.1f} GB are free there. "
+            "Load it with dtype=torch.bfloat16 (half of float32), or on a machine with more memory."
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had on a device; None where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        try:
+            with open("/proc/meminfo", encoding="utf-8") as lines:
+                return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        except (OSError, StopIteration):
+            return None
+    return None
+
+
+def _from_pretrained(checkpoint: Checkpoint, **options):
+    """The checkpoint by transformers, eager, from safetensors alone, without its reports on the way."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    how = dict(use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="eager")
+    try:
+        return AutoModelForCausalLM.from_pretrained(checkpoint.folder, **how, **options)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[-1]
+        raise CheckpointError(
+            f"{checkpoint.name} does not fit its config: {reason} Take both from one place."
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+
+
+def _read(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
+    model = _from_pretrained(checkpoint, dtype=dtype)
+    if bad := [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]:
+        raise CheckpointError(f"{bad[0]} of {checkpoint.name} holds NaN or infinite values. Take another checkpoint.")
+    return model
+
+
+def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    if not any((checkpoint.folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        raise CheckpointError(
+            f"{checkpoint.name} has no tokenizer: {checkpoint.folder} holds neither tokenizer.json nor vocab.json. "
+            "Copy those of the model that it was made from."
+        )
+    return AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+
+
+def _boot(model, tokenizer, checkpoint: Checkpoint, device, dtype, processing: Processing) -> TransformerBridge:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers(
+        str(checkpoint.folder), hf_model=model, tokenizer=tokenizer, device=device, dtype=dtype
+    )
+    if processing.fold_ln:
+        bridge.enable_compatibility_mode(
+            disable_warnings=True,
+            fold_ln=True,
+            center_writing_weights=processing.center,
+            center_unembed=False,  # logits stay the model's own
+            fold_value_biases=True,
+        )
+    return bridge

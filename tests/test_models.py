@@ -1,0 +1,147 @@
+"""Loading whole models: the logits of plain transformers, the weights of the checkpoint, clear refusals."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import build_model, save_tokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from talking_heads_utils import models
+from talking_heads_utils.bridge import head_weights_from_bridge
+from talking_heads_utils.checkpoints import load_head_weights, open_checkpoint
+from talking_heads_utils.errors import CheckpointError, DownloadError, ModelError, ProcessingError
+from talking_heads_utils.models import known_models, load_model
+from talking_heads_utils.weights import Processing
+
+TOKENS = torch.tensor([[0, 5, 7, 9, 11, 3], [0, 2, 4, 8, 16, 32]])
+
+
+@pytest.mark.parametrize("processing", [None, Processing(fold_ln=False, center=False)], ids=["processed", "raw"])
+def test_logits_are_those_of_plain_transformers(checkpoints, family, processing):
+    bridge = load_model(checkpoints[family], processing=processing)
+    plain = AutoModelForCausalLM.from_pretrained(checkpoints[family], attn_implementation="eager").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(bridge(TOKENS), plain(TOKENS).logits, atol=1e-4, rtol=1e-4)
+        _, cache = bridge.run_with_cache(TOKENS)
+    pattern = cache["blocks.1.attn.hook_pattern"]
+    assert pattern.shape == (2, 4, 6, 6) and torch.allclose(pattern.sum(-1), torch.ones(2, 4, 6))
+
+
+def test_weights_are_processed_as_head_weights_are(checkpoints, family):
+    """The model's own stacked weights, not read again through any processing of ours."""
+    bridge, ours = load_model(checkpoints[family]), load_head_weights(checkpoints[family])
+    for name in ("W_Q", "W_K", "W_V", "W_O"):
+        torch.testing.assert_close(getattr(bridge, name).detach(), getattr(ours, name), atol=1e-5, rtol=1e-5)
+    assert head_weights_from_bridge(bridge).processing == ours.processing
+
+
+def test_sharded_and_bfloat16(family, tmp_path):
+    build_model(family).bfloat16().save_pretrained(tmp_path, max_shard_size="10KB")
+    save_tokenizer(tmp_path)
+    bridge = load_model(tmp_path, dtype=torch.bfloat16, processing=Processing(fold_ln=False, center=False))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(bridge(TOKENS), plain(TOKENS).logits)
+    assert bridge(TOKENS).dtype == torch.bfloat16
+
+
+def copy(folder, target, change):
+    copied = shutil.copytree(folder, target)
+    tensors = load_file(copied / "model.safetensors")
+    change(tensors)
+    save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
+    return copied
+
+
+PARTIAL = {
+    "gpt2": "transformer.h.1.mlp.c_fc.weight",
+    "gpt_neox": "gpt_neox.layers.0.mlp.dense_h_to_4h.bias",
+    "llama": "lm_head.weight",
+}
+
+
+def test_a_partial_checkpoint_is_refused_and_the_way_out_named(checkpoints, family, tmp_path):
+    folder = copy(checkpoints[family], tmp_path / "partial", lambda tensors: tensors.pop(PARTIAL[family]))
+    with pytest.raises(CheckpointError, match=f"1 tensors are missing: {PARTIAL[family]}.*load_head_weights"):
+        load_model(folder)
+    assert load_head_weights(folder).n_layers == 3
+
+
+def test_gpt2_loads_whole_or_is_refused_by_the_names_it_lacks(gpt2_source):
+    """The real tokenizer and attention weights; in CI without the MLPs, elsewhere the whole model."""
+    held = open_checkpoint(gpt2_source).files
+    if any(name.endswith("wte.weight") for name in held):
+        assert load_model(gpt2_source)(torch.tensor([[464, 3797]])).shape == (1, 2, 50257)
+        return
+    with pytest.raises(
+        CheckpointError, match=r"partial: 26 tensors are missing: .*transformer\.h\.0\.mlp\.c_fc\.weight"
+    ):
+        load_model(gpt2_source)
+
+
+def test_names_without_the_prefix_are_the_hubs_own_format(checkpoints, tmp_path):
+    """The Hub's gpt2 stores h.0.attn..., without ``transformer.``."""
+
+    def strip(tensors):
+        for name in list(tensors):
+            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+
+    bridge = load_model(copy(checkpoints["gpt2"], tmp_path / "hub", strip))
+    whole = load_model(checkpoints["gpt2"])
+    with torch.no_grad():
+        torch.testing.assert_close(bridge(TOKENS), whole(TOKENS))
+
+
+def test_pickles_nan_and_other_damage_are_refused(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "pickle")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="never a pickle"):
+        load_model(folder)
+    name = "transformer.h.0.mlp.c_fc.weight"
+    nan = copy(checkpoints["gpt2"], tmp_path / "nan", lambda tensors: tensors[name][0].fill_(torch.nan))
+    with pytest.raises(CheckpointError, match=f"{name} of nan holds NaN"):
+        load_model(nan)
+
+    def cut(tensors):
+        tensors[name] = tensors[name][:, :-1].contiguous()
+
+    with pytest.raises(CheckpointError, match="does not fit its config"):
+        load_model(copy(checkpoints["gpt2"], tmp_path / "cut", cut))
+
+
+def test_a_missing_tokenizer_too_little_memory_and_wrong_processing(checkpoints, tmp_path, monkeypatch):
+    folder = shutil.copytree(checkpoints["llama"], tmp_path / "bare")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="neither tokenizer.json nor vocab.json"):
+        load_model(folder)
+    with pytest.raises(ProcessingError, match="only LayerNorm subtracts the mean"):
+        load_model(checkpoints["llama"], processing=Processing(fold_ln=True, center=True))
+    assert models.free_memory(torch.device("cpu")) > 1e8
+    monkeypatch.setattr(models, "free_memory", lambda device: 1000)
+    with pytest.raises(ModelError, match=r"takes 0\.0 GB on cpu; 0\.0 GB are free there.*bfloat16"):
+        load_model(checkpoints["gpt2"])
+
+
+def test_known_models_are_pinned_and_described():
+    known = known_models()
+    assert set(known) == {"gpt2", "EleutherAI/pythia-160m", "meta-llama/Meta-Llama-3-8B"}
+    assert all(len(model.revision) == 40 and model.chapters for model in known.values())
+    assert (
+        known["meta-llama/Meta-Llama-3-8B"].gated and known["meta-llama/Meta-Llama-3-8B"].gigabytes(torch.bfloat16) > 16
+    )
+    assert known["gpt2"].roles and known["gpt2"].roles_source and not known["EleutherAI/pythia-160m"].roles
+
+
+def test_a_known_model_without_a_network_is_one_clear_error(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("talking_heads_utils.checkpoints._hub_answers", lambda: False)
+    for name in known_models():
+        with pytest.raises(DownloadError, match="give a folder"):
+            load_model(name)
+    with pytest.raises(CheckpointError, match="No such folder"):
+        load_model("./nothing-here")
