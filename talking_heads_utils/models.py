@@ -17,13 +17,15 @@ import torch
 from talking_heads_utils import roles
 from talking_heads_utils.checkpoints import Checkpoint, open_checkpoint
 from talking_heads_utils.errors import CheckpointError, ModelError
+from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
-from talking_heads_utils.weights import Processing
+from talking_heads_utils.weights import NO_NORM, Processing
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+PLANTED = "planted"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
 
@@ -82,16 +84,21 @@ def load_model(
     processing: Processing | None = None,
     revision: str | None = None,
 ) -> TransformerBridge:
-    """A model as a ``TransformerBridge``: a known name, another Hub id, or a folder in the Hub's format.
+    """A model as a ``TransformerBridge``: by one name for all kinds of model.
 
-    Known names are pinned to their revision. Weights are processed as in
+    ``planted``, or a small model that ships with the book (:func:`shipped_models`), or a known name pinned to its
+    revision, or another Hub id, or a folder in the Hub's format. Weights are processed as in
     :class:`~talking_heads_utils.weights.HeadWeights`, by default for the model's norm; ``Processing(False, False)``
-    leaves them raw. Attention is eager, so that patterns can be read.
+    leaves them raw. ``planted`` has no norm and nothing to process; :func:`talking_heads_utils.planted.plant` gives the
+    truth about it as well. Attention is eager, so that patterns can be read.
 
     Raises :class:`CheckpointError` for a checkpoint that is missing, partial, damaged or without its tokenizer,
     :class:`DownloadError` if the Hub cannot be reached or asks for a token, :class:`ModelError` if there is too little
     memory, and :class:`ProcessingError` for a processing that would change the model.
     """
+    if name_or_folder == PLANTED:
+        return _load_planted(device, dtype, processing)
+    name_or_folder = shipped_models().get(str(name_or_folder), name_or_folder)
     known = known_models().get(str(name_or_folder))
     revision = revision or (known.revision if known else None)
     checkpoint = open_checkpoint(name_or_folder, revision, also=(*TOKENIZER_FILES, "generation_config.json"))
@@ -99,6 +106,22 @@ def load_model(
     check_complete(checkpoint, torch.device(device), dtype)
     tokenizer = _tokenizer(checkpoint)
     return _boot(_read(checkpoint, dtype).to(device).eval(), tokenizer, checkpoint, device, dtype, processing)
+
+
+def shipped_models() -> dict[str, Path]:
+    """The small models that come with the book: ``mini-token`` (trained to the end), ``mini-token/early`` and so on."""
+    from talking_heads_utils.training.loop import FINAL
+
+    folders = sorted((data_dir() / "models").glob("*/*/config.json"))
+    names = {f"{path.parent.parent.name}/{path.parent.name}": path.parent for path in folders}
+    return {name.removesuffix(f"/{FINAL}"): folder for name, folder in names.items()}
+
+
+def _load_planted(device: str | torch.device, dtype: torch.dtype, processing: Processing | None) -> TransformerBridge:
+    from talking_heads_utils.planted import plant
+
+    (processing or Processing.default(NO_NORM)).check(NO_NORM)
+    return plant().bridge.to(device).to(dtype)
 
 
 def check_complete(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
@@ -119,7 +142,7 @@ def check_complete(checkpoint: Checkpoint, device: torch.device, dtype: torch.dt
     free = free_memory(device)
     if free is not None and needed > free:
         raise ModelError(
-            f"{checkpoint.name} in {dtype} takes {needed / 1e9:.1f} GB on {device}; {free / 1e9:.1f} GB are free there. "
+            f"{checkpoint.name} in {dtype} needs {needed / 1e9:.1f} GB on {device}; {free / 1e9:.1f} GB are free. "
             "Load it with dtype=torch.bfloat16 (half of float32), or on a machine with more memory."
         )
 

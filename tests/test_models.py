@@ -121,7 +121,7 @@ def test_a_missing_tokenizer_too_little_memory_and_wrong_processing(checkpoints,
         load_model(checkpoints["llama"], processing=Processing(fold_ln=True, center=True))
     assert models.free_memory(torch.device("cpu")) > 1e8
     monkeypatch.setattr(models, "free_memory", lambda device: 1000)
-    with pytest.raises(ModelError, match=r"takes 0\.0 GB on cpu; 0\.0 GB are free there.*bfloat16"):
+    with pytest.raises(ModelError, match=r"needs 0\.0 GB on cpu; 0\.0 GB are free.*bfloat16"):
         load_model(checkpoints["gpt2"])
 
 
@@ -145,3 +145,14 @@ def test_a_known_model_without_a_network_is_one_clear_error(monkeypatch, tmp_pat
             load_model(name)
     with pytest.raises(CheckpointError, match="No such folder"):
         load_model("./nothing-here")
+
+
+def test_planted_is_loaded_by_the_same_call():
+    from talking_heads_utils.planted import plant
+
+    bridge, truth = load_model("planted"), plant()
+    tokens = truth.tokenizer(["I need to wash the hat"], return_tensors="pt", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        assert torch.equal(bridge(tokens), truth.bridge(tokens))
+    with pytest.raises(ProcessingError, match="whose norm is none"):
+        load_model("planted", processing=Processing(fold_ln=True, center=True))

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from talking_heads_utils.errors import CheckpointError, OptionError
 from talking_heads_utils.files import written_whole
+from talking_heads_utils.training.card import write_card
 from talking_heads_utils.training.data import Batch, Prompts, check_fits, word_tokenizer
 from talking_heads_utils.training.model import build_model, constrain, end_logits
 from talking_heads_utils.training.spec import FREE, MiniSpec
@@ -117,8 +118,11 @@ class Run:
         part = self.folder / f".{stage}.part"
         self.model.save_pretrained(part, safe_serialization=True)
         self.tokenizer.save_pretrained(part)
-        card = dict(spec=asdict(self.spec), seed=self.seed, stage=stage, **asdict(self.progress))
+        card = dict(
+            spec=asdict(self.spec), seed=self.seed, stage=stage, accuracy=self.accuracy(), **asdict(self.progress)
+        )
         (part / "training.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        write_card(part)
         target.mkdir(parents=True, exist_ok=True)
         for file in part.iterdir():
             file.replace(target / file.name)

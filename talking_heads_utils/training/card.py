@@ -1,0 +1,44 @@
+"""The card that a small model ships with, out of its own training log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def write_card(folder: Path) -> Path:
+    """``README.md`` beside a checkpoint of :class:`~talking_heads_utils.training.loop.Run`, from its training.json."""
+    run = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    path = folder / "README.md"
+    path.write_text(_text(run, run["spec"]), encoding="utf-8")
+    return path
+
+
+def _text(run: dict, spec: dict) -> str:
+    return f"""# {spec["name"]}, {run["stage"]}, seed {run["seed"]}
+
+A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads, d_model {spec["d_model"]}, trained from nothing on the book's
+IOI and Laundry List prompts (all wordings). Its paths are constrained, not its content: blocks below the last write
+to {spec["work"]} work dimensions, the mover L{spec["n_layers"] - 1}H0 alone copies to the output, and its keys read
+`{spec["keys"]}` (see `talking_heads_utils/training/model.py`). Nothing was planted. Made by
+
+    python -m talking_heads_utils train {spec["name"]} --seed {run["seed"]} --out FOLDER
+
+Step {run["step"]} of {spec["n_steps"]}. Lists grew to {run["longest"]} items, of {spec["n_items"]} wanted; the longest were
+in training from step {run["complete_at"]} on. Accuracy over the whole vocabulary on 200 fixed prompts each, by length:
+
+{_table(run)}
+
+Loads in plain `transformers`, and by `talking_heads_utils.models.load_model`. This is a toy: no result on it is a
+result on GPT-2.
+"""
+
+
+def _table(run: dict) -> str:
+    """Every thousandth step and the checkpoint's own."""
+    log = [entry for entry in run["log"] if entry["step"] % 1000 == 0 and entry["step"] != run["step"]]
+    log.append(dict(step=run["step"], loss=run["running_loss"], accuracy=run["accuracy"]))
+    lengths = list(run["accuracy"])
+    rows = [["step", "loss", *lengths], ["---"] * (len(lengths) + 2)]
+    rows += [[str(e["step"]), f"{e['loss']:.3f}", *(f"{e['accuracy'][name]:.1%}" for name in lengths)] for e in log]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,140 @@
+"""The planted model does what its formula says; measures of weights find what was planted and nothing else."""
+
+import pytest
+import torch
+
+from talking_heads_utils import links
+from talking_heads_utils.bridge import head_weights_from_bridge
+from talking_heads_utils.components import write_directions
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.labels import Head
+from talking_heads_utils.planted import (
+    DECOY,
+    DUPLICATE,
+    INHIBITION,
+    LIST,
+    MOVER,
+    NOISE,
+    place_codes,
+    plant,
+    predicted_accuracy,
+)
+from talking_heads_utils.scores import compute_scores
+from talking_heads_utils.tasks import ioi, laundry, metrics
+
+
+def accuracy(planted, prompts):
+    with torch.no_grad():
+        logits = metrics.end_logits(planted.bridge(prompts.tokens), prompts)
+    return metrics.correct(logits, prompts).float().mean().item()
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    return plant()
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return plant(noise=0.15)
+
+
+@pytest.fixture(scope="module")
+def control():
+    return plant(noise=0.15, channel=False)
+
+
+@pytest.mark.parametrize("rank", [2, 3, 4, 6, 8])
+def test_without_noise_it_solves_both_tasks(rank):
+    planted = plant(rank=rank)
+    assert accuracy(planted, ioi.build_ioi(planted.tokenizer, 60)) == 1
+    for n_items in (3, 11, 20):
+        assert accuracy(planted, laundry.build_laundry(planted.tokenizer, n_items, 60)) == 1
+
+
+@pytest.mark.parametrize("n_items", [4, 8, 12, 18])
+def test_its_accuracy_falls_as_the_crowding_of_the_places_predicts(noisy, n_items):
+    prompts = laundry.build_laundry(noisy.tokenizer, n_items, 400)
+    predicted = predicted_accuracy(noisy, n_items, prompts.positions["item_0 first"])
+    error = (predicted * (1 - predicted) / 400) ** 0.5
+    assert abs(accuracy(noisy, prompts) - predicted) < 4 * error + 0.03, "0.03: one draw of the words' codes, not many"
+
+
+def test_longer_lists_are_harder_and_the_control_guesses(noisy, control):
+    measured = [accuracy(noisy, laundry.build_laundry(noisy.tokenizer, n, 200)) for n in (3, 10, 20)]
+    assert measured[0] > 0.95 > measured[1] > measured[2] + 0.1
+    for n in (3, 10):
+        guessed = accuracy(control, laundry.build_laundry(control.tokenizer, n, 400))
+        assert abs(guessed - predicted_accuracy(control, n, torch.tensor([6]))) < 4 * (1 / n / 400) ** 0.5
+    assert 0.3 < accuracy(control, ioi.build_ioi(control.tokenizer, 200)) < 0.7
+
+
+def test_heads_attend_as_their_roles_say(quiet):
+    prompts = ioi.build_ioi(quiet.tokenizer, 40)
+    with torch.no_grad():
+        _, cache = quiet.bridge.run_with_cache(prompts.tokens)
+
+    def attention(role, source, dest="end"):
+        heads = quiet.roles[role]
+        found = [
+            metrics.attention_to(cache[f"blocks.{h.layer}.attn.hook_pattern"], prompts, source, dest)[:, h.head]
+            for h in heads
+        ]
+        return torch.stack(found).min().item()
+
+    assert attention(DUPLICATE, "S1", "S2") > 0.99 and attention(INHIBITION, "S2") > 0.99
+    assert attention(MOVER, "IO") > 0.99
+    third = ioi.build_ioi(quiet.tokenizer, 40, counterfactual="third name")
+    assert accuracy(quiet, third) < 1, "with no name named twice there is nothing to inhibit"
+
+
+def test_weights_alone_find_the_channel_and_nothing_in_the_control(noisy, control):
+    scores, blind = (compute_scores(head_weights_from_bridge(p.bridge), "Q") for p in (noisy, control))
+    for mover in noisy.roles[MOVER]:
+        found = scores.table(mover, "Q").head(4 * 3)
+        writers = {str(h) for role in (INHIBITION, LIST, NOISE) for h in noisy.roles[role]}
+        assert set(found["writer"].str.split(".").str[0]) == writers and found["z"].min() > 5
+        for role in (INHIBITION, LIST, NOISE, DECOY):
+            for head in (h for h in control.roles[role] if h.layer < 2):
+                assert blind.pair(head, mover, "Q").nan_to_num().max() < 1e-5, "nobody reads it"
+        assert scores.pair(Head(0, 0), mover, "Q").nan_to_num()[3:].max() < 0.5
+
+
+def test_the_truth_it_returns_is_that_of_its_weights(noisy):
+    weights = head_weights_from_bridge(noisy.bridge, dtype=torch.float64)
+    directions, S = write_directions(weights)
+    projector = noisy.channel.double().T @ noisy.channel.double()
+    for role, components in noisy.components.items():
+        assert {c.of_head for c in components} == set(noisy.roles[role])
+        for c in components:
+            v = directions[c.layer, c.head, c.component]
+            torch.testing.assert_close(v @ projector, v, atol=1e-5, rtol=0)
+        assert S[1, components[0].head, 3] < 1e-5 * S[1, components[0].head, 0], "rank 3 and no more"
+    assert torch.allclose(S[1, 0, :3], 0.5 * torch.tensor([1.0, 0.8, 0.65], dtype=torch.float64), atol=1e-5)
+    heads = [head for group in noisy.roles.values() for head in group]
+    assert len(heads) == len(set(heads)) == 3 * 6
+    best = {
+        links.constant_best(compute_scores(weights, "Q"), h, noisy.roles[MOVER], "Q") for h in noisy.roles[INHIBITION]
+    }
+    assert best <= set(noisy.components[INHIBITION])
+
+
+def test_the_same_arguments_give_the_same_model():
+    a, b, c = plant(noise=0.1), plant(noise=0.1), plant(noise=0.1, seed=1)
+    for x, y in zip(a.bridge.parameters(), b.bridge.parameters()):
+        assert torch.equal(x, y)
+    assert not torch.equal(a.channel, c.channel)
+    assert accuracy(c, laundry.build_laundry(c.tokenizer, 5, 40)) > 0.9, "another rotation, the same circuit"
+
+
+def test_place_codes_are_unit_vectors_that_differ_along_a_list():
+    for rank in (2, 3, 4, 6, 8):
+        P = place_codes(rank, 128)
+        torch.testing.assert_close(P.norm(dim=1), torch.ones(128, dtype=torch.float64))
+        items = P[5:45:2]
+        assert (torch.cdist(items, items) + torch.eye(20)).min() > 0.05
+    for rank in (1, 5, 7, 10):
+        with pytest.raises(OptionError, match="rank 2, 3, 4, 6 or 8"):
+            place_codes(rank, 8)
+    with pytest.raises(OptionError, match="must not be negative"):
+        plant(noise=-1.0)
