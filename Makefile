@@ -10,7 +10,8 @@ PORT   ?= 8000
 
 # An interpreter that was asked for and is not the environment's own makes a new environment.
 ifneq ($(origin PYTHON),file)
-WANTED := $(shell $(PYTHON) -c 'import sys; print(sys.version)' 2>&1)
+WANTED := $(shell $(PYTHON) -c 'import sys; print(sys.version)' 2>/dev/null)
+$(if $(WANTED),,$(error PYTHON=$(PYTHON) does not run here))
 ifneq ($(WANTED),$(shell test -x $(BIN)/python && $(BIN)/python -c 'import sys; print(sys.version)'))
 $(shell rm -f $(READY))
 endif

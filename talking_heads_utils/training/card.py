@@ -17,15 +17,15 @@ def write_card(folder: Path) -> Path:
 def _text(run: dict, spec: dict) -> str:
     return f"""# {spec["name"]}, {run["stage"]}, seed {run["seed"]}
 
-A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads, d_model {spec["d_model"]}, trained from nothing on the book's
-IOI and Laundry List prompts (all wordings). Its paths are constrained, not its content: blocks below the last write
-to {spec["work"]} work dimensions, the mover L{spec["n_layers"] - 1}H0 alone copies to the output, and its keys read
+A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads and d_model {spec["d_model"]}, trained from nothing on the
+book's IOI and Laundry List prompts, all wordings. Its paths are constrained, not its content: blocks below the last
+write to {spec["work"]} work dimensions, the mover L{spec["n_layers"] - 1}H0 alone copies to the output, its keys read
 `{spec["keys"]}` (see `talking_heads_utils/training/model.py`). Nothing was planted. Made by
 
     python -m talking_heads_utils train {spec["name"]} --seed {run["seed"]} --out FOLDER
 
-Step {run["step"]} of {spec["n_steps"]}. Lists grew to {run["longest"]} items, of {spec["n_items"]} wanted; the longest were
-in training from step {run["complete_at"]} on. Accuracy over the whole vocabulary on 200 fixed prompts each, by length:
+Step {run["step"]} of {spec["n_steps"]}. Lists grew to {run["longest"]} items, of {spec["n_items"]} wanted; the longest
+were in training from step {run["complete_at"]} on. Accuracy over the whole vocabulary on 200 fixed prompts each:
 
 {_table(run)}
 

@@ -1,0 +1,54 @@
+"""Running a model on prompts: logits at the last token, and accuracy with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.statistics import Interval, bootstrap_mean
+from talking_heads_utils.tasks import laundry
+from talking_heads_utils.tasks.metrics import correct, end_logits
+from talking_heads_utils.tasks.prompts import PromptSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
+
+
+@torch.no_grad()
+def answer_logits(bridge: TransformerBridge, prompts: PromptSet, batch: int = 64) -> Float[Tensor, "n_prompts d_vocab"]:
+    """Logits at each prompt's last token, batch by batch."""
+    parts = [range(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)]
+    return torch.cat([end_logits(bridge(part.tokens), part) for part in (prompts.select(list(rows)) for rows in parts)])
+
+
+def accuracy(bridge: TransformerBridge, prompts: PromptSet) -> Interval:
+    """Share of prompts whose answer beats the other candidates, with its 95% bootstrap interval over prompts."""
+    return bootstrap_mean(correct(answer_logits(bridge, prompts), prompts).double(), n_boot=2000)
+
+
+def accuracy_by_length(
+    bridge: TransformerBridge,
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Sequence[int],
+    *,
+    n_prompts: int = 100,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Laundry List accuracy by list length: columns ``n_items, accuracy, low, high, n, starts`` (where lists begin)."""
+    import pandas as pd
+
+    rows = []
+    for n_items in lengths:
+        prompts = laundry.build_laundry(tokenizer, n_items, n_prompts, seed)
+        found = accuracy(bridge, prompts)
+        starts = prompts.positions["item_0 first"]
+        rows.append(
+            dict(n_items=n_items, accuracy=found.mean, low=found.low, high=found.high, n=found.n, starts=starts)
+        )
+    return pd.DataFrame(rows)
