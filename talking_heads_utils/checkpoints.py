@@ -119,7 +119,7 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None, *, 
 
 
 def _as_folder(name_or_folder: str | Path) -> Path:
-    """The path it would be as a folder; one that cannot be a path is a Hub id."""
+    """The path it would be as a folder. Raises :class:`CheckpointError` for a name that no system takes as a path."""
     try:
         folder = Path(name_or_folder).expanduser()
         folder.is_dir()

@@ -1,0 +1,80 @@
+"""Every small model that ships: its constraint, its card, its size, and its answers on the tasks."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from talking_heads_utils.evaluate import accuracy, answer_logits
+from talking_heads_utils.models import load_model, shipped_models
+from talking_heads_utils.tasks import ioi, laundry
+from talking_heads_utils.tasks.metrics import correct
+from talking_heads_utils.training.loop import SETTLED, Run
+from talking_heads_utils.training.model import constrain
+from talking_heads_utils.training.spec import MiniSpec
+
+FOLDERS = shipped_models()
+
+
+@pytest.fixture(params=FOLDERS)
+def name(request):
+    return request.param
+
+
+def card_of(name):
+    return json.loads((FOLDERS[name] / "training.json").read_text())
+
+
+def test_what_ships():
+    assert set(FOLDERS) == {"mini-token", "mini-token/early"}
+
+
+def test_it_is_small_and_its_constraint_holds(name, tmp_path):
+    card = card_of(name)
+    assert (FOLDERS[name] / "model.safetensors").stat().st_size < 4_000_000
+    run = Run(MiniSpec(**card["spec"]), card["seed"], tmp_path)
+    stored = load_file(FOLDERS[name] / "model.safetensors")
+    run.model.load_state_dict(stored, strict=True)
+    constrain(run.model, run.spec)
+    for key, tensor in run.model.state_dict().items():
+        torch.testing.assert_close(tensor, stored[key], atol=1e-6, rtol=1e-6)
+
+
+def test_the_card_says_what_the_checkpoint_does(name, tmp_path):
+    card = card_of(name)
+    run = Run(MiniSpec(**card["spec"]), card["seed"], tmp_path)
+    run.model.load_state_dict(load_file(FOLDERS[name] / "model.safetensors"))
+    for key, value in run.accuracy().items():
+        assert value == pytest.approx(card["accuracy"][key], abs=0.011), key
+    text = (FOLDERS[name] / "README.md").read_text()
+    assert f"| {card['accuracy']['n=12']:.1%} |" in text and "toy" in text
+    if name.endswith("early"):
+        assert card["step"] >= card["complete_at"] + SETTLED, "no length is shown before it was trained"
+    else:
+        assert min(card["accuracy"].values()) >= 0.99
+
+
+def test_it_loads_by_the_same_call_and_solves_the_tasks():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    bridge = load_model("mini-token")
+    tokenizer = AutoTokenizer.from_pretrained(FOLDERS["mini-token"])
+    prompts = ioi.build_ioi(tokenizer, 100)
+    assert accuracy(bridge, prompts).mean >= 0.97
+    lists = laundry.build_laundry(tokenizer, 8, 100)
+    assert accuracy(bridge, lists).mean >= 0.97
+    plain = AutoModelForCausalLM.from_pretrained(FOLDERS["mini-token"])
+    with torch.no_grad():
+        theirs = plain(lists.tokens).logits[torch.arange(100), lists.positions["end"]]
+    torch.testing.assert_close(answer_logits(bridge, lists), theirs, atol=2e-3, rtol=1e-3)
+
+
+def test_batches_give_the_same_logits_as_one_run():
+    bridge = load_model("mini-token")
+    from transformers import AutoTokenizer
+
+    prompts = laundry.build_laundry(AutoTokenizer.from_pretrained(FOLDERS["mini-token"]), 5, 30)
+    whole, parts = answer_logits(bridge, prompts, batch=64), answer_logits(bridge, prompts, batch=7)
+    torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
+    assert correct(whole, prompts).shape == (30,)
