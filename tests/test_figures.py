@@ -77,6 +77,8 @@ def test_menus_replace_every_trace_with_that_of_the_reader(scores):
     update, traces = button.args
     assert list(traces) == list(range(6)) and len(update["y"]) == 6
     assert array(update["y"][3]) == pytest.approx(scores.pair("L1H2", "L2H3", "Q").numpy())
+    alone = composition.components_figure(scores, [Head(0, 1)], readers[:1], "Q")
+    assert not alone.layout.updatemenus, "a menu of one entry would do nothing"
     ranks = composition.rank_figure(scores, [Head(0, 1)], readers, "Q")
     of_writer = scores.table("L2H0", "Q").query("writer_head == 1 and writer_layer == 0")
     assert array(ranks.data[2].x).tolist() == [of_writer["rank"].min()]

@@ -71,7 +71,7 @@ def _known_answer_traces(scores: CompositionScores, cosine: float, pairs: list[t
 def components_figure(
     scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str
 ) -> go.Figure:
-    """Every component of each writer (four at most) into one reader; a menu chooses the reader.
+    """Every component of each writer (four at most) into one reader; a menu chooses among several readers.
 
     Grey: median and maximum over the other heads of the writer's layer, component by component.
     """
@@ -88,8 +88,10 @@ def components_figure(
     figure.update_yaxes(title_text=SCORE_TITLE, col=1)
     figure.update_xaxes(range=[-4, scores.d_head])
     figure.update_xaxes(title_text="component", row=2)
-    menu = _menu([_into(reader, kind) for reader in readers], sets, ("y", "customdata", "text", "meta"))
-    figure.update_layout(updatemenus=[menu], margin_t=92, bargap=0.1, legend_y=-0.16)
+    figure.update_layout(bargap=0.1, legend_y=-0.16)
+    if len(readers) > 1:
+        menu = _menu([_into(reader, kind) for reader in readers], sets, ("y", "customdata", "text", "meta"))
+        figure.update_layout(updatemenus=[menu], margin_t=92)
     return figure
 
 
