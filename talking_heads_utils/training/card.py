@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from talking_heads_utils.training.spec import FREE
+
 
 def write_card(folder: Path) -> Path:
     """``README.md`` beside a checkpoint of :class:`~talking_heads_utils.training.loop.Run`, from its training.json."""
@@ -18,9 +20,7 @@ def _text(run: dict, spec: dict) -> str:
     return f"""# {spec["name"]}, {run["stage"]}, seed {run["seed"]}
 
 A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads and d_model {spec["d_model"]}, trained from nothing on the
-book's IOI and Laundry List prompts, all wordings. Its paths are constrained, not its content: blocks below the last
-write to {spec["work"]} work dimensions, the mover L{spec["n_layers"] - 1}H0 alone copies to the output, its keys read
-`{spec["keys"]}` (see `talking_heads_utils/training/model.py`). Nothing was planted. Made by
+book's IOI and Laundry List prompts, all wordings. {_constraint(spec)} Made by
 
     python -m talking_heads_utils train {spec["name"]} --seed {run["seed"]} --out FOLDER
 
@@ -32,6 +32,16 @@ were in training from step {run["complete_at"]} on. Accuracy over the whole voca
 Loads in plain `transformers`, and by `talking_heads_utils.models.load_model`. This is a toy: no result on it is a
 result on GPT-2.
 """
+
+
+def _constraint(spec: dict) -> str:
+    if spec["keys"] == FREE:
+        return "Nothing about it is constrained and nothing was planted: the negative control."
+    return (
+        f"Its paths are constrained, not its content: blocks below the last write to {spec['work']} dimensions, the "
+        f"mover L{spec['n_layers'] - 1}H0 alone copies to the output, its keys read `{spec['keys']}` (see "
+        "`talking_heads_utils/training/model.py`). Nothing was planted."
+    )
 
 
 def _table(run: dict) -> str:
