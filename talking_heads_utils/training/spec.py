@@ -47,7 +47,7 @@ SPECS = {
     for spec in (
         MiniSpec("mini-token", WORK, work=64, n_steps=8000),
         MiniSpec("mini-place", PLACE, work=32, n_steps=14000),
-        MiniSpec("mini-free", FREE, work=64, n_steps=8000),
+        MiniSpec("mini-free", FREE, work=64, n_steps=12000),
         MiniSpec("mini-narrow", WORK, work=8, n_steps=8000),
     )
 }
