@@ -98,7 +98,10 @@ def load_model(
     """
     if name_or_folder == PLANTED:
         return _load_planted(device, dtype, processing)
-    name_or_folder = shipped_models().get(str(name_or_folder), name_or_folder)
+    shipped = shipped_models()
+    if str(name_or_folder).startswith("mini-") and str(name_or_folder) not in shipped:
+        raise ModelError(f"No small model {name_or_folder!r} ships with the book; there are {', '.join(shipped)}.")
+    name_or_folder = shipped.get(str(name_or_folder), name_or_folder)
     known = known_models().get(str(name_or_folder))
     revision = revision or (known.revision if known else None)
     checkpoint = open_checkpoint(name_or_folder, revision, also=(*TOKENIZER_FILES, "generation_config.json"))

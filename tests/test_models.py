@@ -156,3 +156,8 @@ def test_planted_is_loaded_by_the_same_call():
         assert torch.equal(bridge(tokens), truth.bridge(tokens))
     with pytest.raises(ProcessingError, match="whose norm is none"):
         load_model("planted", processing=Processing(fold_ln=True, center=True))
+
+
+def test_a_small_model_that_does_not_ship_is_one_clear_error():
+    with pytest.raises(ModelError, match="'mini-nothing' ships with the book; there are mini-token"):
+        load_model("mini-nothing")

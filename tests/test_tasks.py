@@ -104,6 +104,8 @@ def test_laundry_positions_hold_the_items(tokenizer, n_items):
         kept = [s for s in seconds if s != ABSENT]
         if prompts.info["order"][row] == laundry.KEPT:
             assert kept == sorted(kept)
+        else:
+            assert kept != sorted(kept)
 
 
 @pytest.mark.parametrize("n_items", [3, 11, 20])
@@ -117,7 +119,13 @@ def test_laundry_is_balanced_and_its_halves_share_nothing(word_tokenizer, n_item
     sets = [{frozenset(row) for row in half.candidates.tolist()} for half in halves]
     assert len(sets[0]) == len(sets[1]) == 125 and not sets[0] & sets[1]
     assert not set(halves[0].texts) & set(halves[1].texts)
-    assert set(prompts.info["wording"]) == set(laundry.wordings()) and len(set(prompts.info["order"])) == 2
+    assert set(halves[0].info["wording"]) == set(laundry.wordings(held_out=False)), "choices never see the held-out one"
+    assert set(halves[1].info["wording"]) == set(laundry.wordings())
+    for half in halves:
+        pairs = Counter(zip(half.info["wording"], half.info["order"]))
+        assert len(pairs) == 2 * len(set(half.info["wording"])) and min(pairs.values()) > 5, (
+            "each wording in both orders"
+        )
 
 
 def test_no_template_holds_a_word_that_it_may_have_to_name():
@@ -188,6 +196,10 @@ def test_bad_requests_are_one_clear_error_each(word_tokenizer):
     drawn = ioi.draw_ioi(word_tokenizer, 2)[0]
     with pytest.raises(TaskError, match="must be two names"):
         ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, io=drawn.s)])
+    with pytest.raises(TaskError, match="make too few different lists"):
+        laundry.draw_laundry(word_tokenizer, 3, n_prompts=30_000)
+    with pytest.raises(TaskError, match="place = 'zzzz' is not one token"):
+        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, place="zzzz")])
     with pytest.raises(TaskError, match="is not one token"):
         ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, io="Hermenegildo")])
     prompts = ioi.build_ioi(word_tokenizer, 2)

@@ -5,6 +5,7 @@ This is the project's reading of the task; the paper's own wording could not be 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,9 +54,10 @@ def draw_laundry(
 ) -> list[PromptText]:
     """Prompts with ``n_items`` items each; every place of the answer as often as any other, up to one.
 
-    The first half is for choices, the second is held out: they share no prompt and no set of items. Wordings and
-    orders take turns so that every place meets all of them. Raises :class:`TaskError` for a list length outside
-    3..20, or a tokenizer that splits too many items.
+    The first half is for choices and never uses a held-out wording; the second is held out and uses all. They share
+    no prompt and no set of items. Wordings and orders take turns so that every place meets all of them. Raises
+    :class:`TaskError` for a list length outside 3..20, too few different lists, or a tokenizer that splits too many
+    items.
     """
     check_seed(seed)
     if n_items not in N_ITEMS:
@@ -64,20 +66,24 @@ def draw_laundry(
         raise TaskError(f"Two halves need two prompts at least, not {n_prompts}.")
     rng = np.random.default_rng([seed, n_items])
     objects = load_words("objects", tokenizer, at_least=n_items + 1).kept
-    names, seen, prompts = wordings(), set(), []
+    if math.comb(len(objects), n_items) < 2 * n_prompts:
+        raise TaskError(
+            f"{len(objects)} objects make too few different lists of {n_items} for {n_prompts} prompts. "
+            "Ask for fewer prompts, or add objects to data/prompts/objects.txt."
+        )
+    seen, prompts = set(), []
     for i in range(n_prompts):
         half, within = (SELECTION, i) if i < n_prompts // 2 else (HELD_OUT, i - n_prompts // 2)
-        place, turn = within % n_items, within // n_items
-        while True:
-            items = [str(item) for item in rng.choice(objects, n_items, replace=False)]
-            if frozenset(items) not in seen:
-                seen.add(frozenset(items))
-                break
-        rest = [item for k, item in enumerate(items) if k != place]
-        order = (KEPT, SHUFFLED)[(turn + place) % 2]
-        if order == SHUFFLED:
-            rest = [str(item) for item in rng.permutation(rest)]
-        prompts.append(laundry_prompt(names[(turn + place) % len(names)], items, place, order, rest, half))
+        names = wordings(held_out=False) if half == SELECTION else wordings()
+        place, turn = within % n_items, within // n_items + within % n_items
+        while frozenset(items := [str(item) for item in rng.choice(objects, n_items, replace=False)]) in seen:
+            continue
+        seen.add(frozenset(items))
+        rest = kept = [item for k, item in enumerate(items) if k != place]
+        order = (KEPT, SHUFFLED)[(turn // len(names) + turn % len(names)) % 2]
+        while order == SHUFFLED and rest == kept:
+            rest = [str(item) for item in rng.permutation(kept)]
+        prompts.append(laundry_prompt(names[turn % len(names)], items, place, order, rest, half))
     return prompts
 
 

@@ -142,9 +142,11 @@ def encode(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
     tokens = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
+    unknown = None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
     names = list(dict.fromkeys(name for prompt in prompts for name in prompt.spans))
     positions = {
-        name: torch.tensor([_position(encoded, i, p, name, len(bos)) for i, p in enumerate(prompts)]) for name in names
+        name: torch.tensor([_position(encoded, i, p, name, len(bos), unknown) for i, p in enumerate(prompts)])
+        for name in names
     }
     ids = {w: check_one_token(w, tokenizer) for p in prompts for w in (p.answer, *p.distractors)}
     return PromptSet(
@@ -159,11 +161,11 @@ def encode(
     )
 
 
-def _position(encoded, i: int, prompt: PromptText, name: str, shift: int) -> int:
+def _position(encoded, i: int, prompt: PromptText, name: str, shift: int, unknown: int | None) -> int:
     if name not in prompt.spans:
         return ABSENT
     first, last = (encoded.char_to_token(i, place) for place in prompt.spans[name])
-    if first is None or first != last:
+    if first is None or first != last or encoded["input_ids"][i][first] == unknown:
         word = prompt.text[prompt.spans[name][0] : prompt.spans[name][1] + 1]
         raise TaskError(f"{name} = {word!r} is not one token in {prompt.text!r}. Choose another word.")
     return first + shift

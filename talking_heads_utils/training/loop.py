@@ -185,7 +185,7 @@ def train(
             at.log.append(dict(step=at.step, longest=at.longest, loss=loss, accuracy=run.accuracy()))
             run.save_state()
             say(_line(at, run.spec, (time.monotonic() - start) / 60))
-        if minutes is not None and time.monotonic() - start > 60 * minutes:
+        if minutes is not None and run.progress.step < run.spec.n_steps and time.monotonic() - start > 60 * minutes:
             run.save_state()
             return at
     run.save_model(FINAL)
