@@ -99,10 +99,11 @@ def load_model(
     if name_or_folder == PLANTED:
         return _load_planted(device, dtype, processing)
     shipped = shipped_models()
-    if str(name_or_folder).startswith("mini-") and str(name_or_folder) not in shipped:
+    asked = str(name_or_folder)
+    if asked.startswith("mini-") and asked not in shipped and not Path(asked).is_dir():
         raise ModelError(f"No small model {name_or_folder!r} ships with the book; there are {', '.join(shipped)}.")
-    name_or_folder = shipped.get(str(name_or_folder), name_or_folder)
-    known = known_models().get(str(name_or_folder))
+    name_or_folder = shipped.get(asked, name_or_folder)
+    known = known_models().get(asked)
     revision = revision or (known.revision if known else None)
     checkpoint = open_checkpoint(name_or_folder, revision, also=(*TOKENIZER_FILES, "generation_config.json"))
     processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)

@@ -69,8 +69,7 @@ def write_table(
     how = dict(compression="zstd", use_dictionary=repeated)
     with written_whole(path) as part, pq.ParquetWriter(part, schema, **how) as writer:
         for block in blocks:
-            d = about["d_model_effective"]
-            group = _head_rows(block, S, d) if by_head else _component_rows(block, S)
+            group = _head_rows(block, S, about["d_model_effective"]) if by_head else _component_rows(block, S)
             keep = group["rank"] > 0 if top is None else (group["rank"] > 0) & (group["rank"] <= top)
             if not keep.all():
                 group = {name: column[keep] for name, column in group.items()}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.errors import DownloadError
@@ -51,6 +53,15 @@ def save_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", bos_token="w0", eos_token="w0").save_pretrained(
         folder
     )
+
+
+def edit(folder: Path, target: Path, change) -> Path:
+    """A copy of a checkpoint whose tensors ``change`` has altered in place."""
+    copied = shutil.copytree(folder, target)
+    tensors = load_file(copied / "model.safetensors")
+    change(tensors)
+    save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
+    return copied
 
 
 @pytest.fixture(scope="session")

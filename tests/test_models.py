@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import build_model, save_tokenizer
-from safetensors.torch import load_file, save_file
+from conftest import build_model, edit, save_tokenizer
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from talking_heads_utils import models
@@ -47,14 +47,6 @@ def test_sharded_and_bfloat16(family, tmp_path):
     assert bridge(TOKENS).dtype == torch.bfloat16
 
 
-def copy(folder, target, change):
-    copied = shutil.copytree(folder, target)
-    tensors = load_file(copied / "model.safetensors")
-    change(tensors)
-    save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
-    return copied
-
-
 PARTIAL = {
     "gpt2": "transformer.h.1.mlp.c_fc.weight",
     "gpt_neox": "gpt_neox.layers.0.mlp.dense_h_to_4h.bias",
@@ -63,7 +55,7 @@ PARTIAL = {
 
 
 def test_a_partial_checkpoint_is_refused_and_the_way_out_named(checkpoints, family, tmp_path):
-    folder = copy(checkpoints[family], tmp_path / "partial", lambda tensors: tensors.pop(PARTIAL[family]))
+    folder = edit(checkpoints[family], tmp_path / "partial", lambda tensors: tensors.pop(PARTIAL[family]))
     with pytest.raises(CheckpointError, match=f"1 tensors are missing: {PARTIAL[family]}.*load_head_weights"):
         load_model(folder)
     assert load_head_weights(folder).n_layers == 3
@@ -88,7 +80,7 @@ def test_names_without_the_prefix_are_the_hubs_own_format(checkpoints, tmp_path)
         for name in list(tensors):
             tensors[name.removeprefix("transformer.")] = tensors.pop(name)
 
-    bridge = load_model(copy(checkpoints["gpt2"], tmp_path / "hub", strip))
+    bridge = load_model(edit(checkpoints["gpt2"], tmp_path / "hub", strip))
     whole = load_model(checkpoints["gpt2"])
     with torch.no_grad():
         torch.testing.assert_close(bridge(TOKENS), whole(TOKENS))
@@ -101,7 +93,7 @@ def test_pickles_nan_and_other_damage_are_refused(checkpoints, tmp_path):
     with pytest.raises(CheckpointError, match="never a pickle"):
         load_model(folder)
     name = "transformer.h.0.mlp.c_fc.weight"
-    nan = copy(checkpoints["gpt2"], tmp_path / "nan", lambda tensors: tensors[name][0].fill_(torch.nan))
+    nan = edit(checkpoints["gpt2"], tmp_path / "nan", lambda tensors: tensors[name][0].fill_(torch.nan))
     with pytest.raises(CheckpointError, match=f"{name} of nan holds NaN"):
         load_model(nan)
 
@@ -109,7 +101,7 @@ def test_pickles_nan_and_other_damage_are_refused(checkpoints, tmp_path):
         tensors[name] = tensors[name][:, :-1].contiguous()
 
     with pytest.raises(CheckpointError, match="does not fit its config"):
-        load_model(copy(checkpoints["gpt2"], tmp_path / "cut", cut))
+        load_model(edit(checkpoints["gpt2"], tmp_path / "cut", cut))
 
 
 def test_a_missing_tokenizer_too_little_memory_and_wrong_processing(checkpoints, tmp_path, monkeypatch):
@@ -161,3 +153,9 @@ def test_planted_is_loaded_by_the_same_call():
 def test_a_small_model_that_does_not_ship_is_one_clear_error():
     with pytest.raises(ModelError, match="'mini-nothing' ships with the book; there are mini-token"):
         load_model("mini-nothing")
+
+
+def test_a_folder_of_ones_own_may_be_called_like_a_small_model(checkpoints, tmp_path, monkeypatch):
+    shutil.copytree(checkpoints["gpt2"], tmp_path / "mini-mine")
+    monkeypatch.chdir(tmp_path)
+    assert load_model("mini-mine").cfg.n_layers == 3

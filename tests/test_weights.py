@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import build_model, save_tokenizer
+from conftest import build_model, edit, save_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -123,15 +123,6 @@ def test_only_attention_tensors_are_read(checkpoints, family, tmp_path):
     save_file({name: t for name, t in tensors.items() if any(w in name for w in wanted)}, folder / "model.safetensors")
     ours, theirs = load_head_weights(folder), load_head_weights(checkpoints[family])
     assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in TENSORS)
-
-
-def edit(folder, target, change):
-    """A copy of a checkpoint whose tensors were changed in place by ``change``."""
-    copied = shutil.copytree(folder, target)
-    tensors = load_file(copied / "model.safetensors")
-    change(tensors)
-    save_file(tensors, copied / "model.safetensors")
-    return copied
 
 
 def test_a_partial_checkpoint_names_what_is_missing(checkpoints, tmp_path):
