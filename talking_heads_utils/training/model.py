@@ -42,6 +42,8 @@ def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMH
         tie_word_embeddings=False,
     )
     model = GPT2LMHeadModel(config)
+    for block in model.transformer.h:
+        block.mlp.act = torch.nn.GELU(approximate="tanh")  # gelu_new itself, in one kernel: half of a step's time
     with torch.no_grad():
         model.transformer.wte.weight[:, : spec.d_head] = 0.3 * torch.randn(vocab_size, spec.d_head)
         model.transformer.wpe.weight.mul_(5)
@@ -105,8 +107,32 @@ def unembedding(model: GPT2LMHeadModel, spec: MiniSpec) -> Float[Tensor, "d_voca
 def end_logits(
     model: GPT2LMHeadModel, spec: MiniSpec, tokens: Int[Tensor, "n n_pos"], end: Int[Tensor, "n"]
 ) -> Float[Tensor, "n d_vocab"]:
-    """Logits at ``end``: the model's own, with a gradient through the tied unembedding while it trains."""
-    hidden = model.transformer(tokens).last_hidden_state[torch.arange(len(tokens), device=tokens.device), end]
+    """Logits at ``end``: the model's own, with a gradient through the tied unembedding while it trains.
+
+    Of a constrained model's last block only the mover's one query is computed: nothing else in it reaches the output.
+    """
+    body, rows = model.transformer, torch.arange(len(tokens), device=tokens.device)
     if spec.keys == FREE:
-        return model.lm_head(hidden)
-    return hidden[:, spec.d_head : 2 * spec.d_head] @ unembedding(model, spec).T
+        return model.lm_head(body(tokens).last_hidden_state[rows, end])
+    hidden = body.wte(tokens) + body.wpe.weight[: tokens.shape[1]]
+    for block in body.h[:-1]:
+        hidden = block(hidden)
+    written = _mover(body.h[-1], spec, hidden, end)
+    d = spec.d_head
+    last = body.ln_f(hidden[rows, end] + F.pad(written, (d, spec.d_model - 2 * d)))
+    return last[:, d : 2 * d] @ unembedding(model, spec).T
+
+
+def _mover(
+    block, spec: MiniSpec, hidden: Float[Tensor, "n n_pos d_model"], end: Int[Tensor, "n"]
+) -> Float[Tensor, "n d_head"]:
+    """What L3H0 writes at ``end``: a copy of the token part of the places that its query there attends to."""
+    d, D = spec.d_head, spec.d_model
+    rows, places = torch.arange(len(hidden), device=hidden.device), torch.arange(hidden.shape[1], device=hidden.device)
+    weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
+    normed = block.ln_1(hidden)
+    query = normed[rows, end] @ weight[:, :d] + bias[:d]
+    keys = normed @ weight[:, D : D + d] + bias[D : D + d]
+    scores = (keys @ query[:, :, None])[:, :, 0] / d**0.5
+    pattern = scores.masked_fill(places > end[:, None], -torch.inf).softmax(1)
+    return COPY_SCALE * (pattern[:, None] @ normed[:, :, :d])[:, 0]
