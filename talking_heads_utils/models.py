@@ -100,6 +100,8 @@ def load_model(
         return _load_planted(device, dtype, processing)
     shipped = shipped_models()
     asked = str(name_or_folder)
+    if asked.startswith("mini-"):
+        asked = asked.removesuffix("/final")
     if asked.startswith("mini-") and asked not in shipped and not Path(asked).is_dir():
         raise ModelError(f"No small model {name_or_folder!r} ships with the book; there are {', '.join(shipped)}.")
     name_or_folder = shipped.get(asked, name_or_folder)

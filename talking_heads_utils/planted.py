@@ -24,6 +24,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.tasks.prompts import check_seed
 from talking_heads_utils.training.data import Prompts, word_tokenizer
 from talking_heads_utils.training.spec import MiniSpec
 
@@ -41,7 +42,12 @@ GAINS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.25, 0.2)  # of the channel's dimension
 
 @dataclass(frozen=True)
 class Planted:
-    """The model and the truth about it. ``channel``: rows span what the inhibition heads write, ``[rank, d_model]``."""
+    """The model and the truth about it.
+
+    channel: rows span what the movers read, ``[rank, d_model]``. components: by role, those that write into it, none
+    without a channel. places: code of each position. word_codes: what the noise head writes for each word. objects:
+    token ids of the words that lists are made of.
+    """
 
     bridge: TransformerBridge
     tokenizer: PreTrainedTokenizerFast
@@ -49,6 +55,8 @@ class Planted:
     channel: Float[Tensor, "rank d_model"]
     components: dict[str, list[Component]]
     places: Float[Tensor, "n_pos rank"]
+    word_codes: Float[Tensor, "d_vocab rank"]
+    objects: Int[Tensor, "n_objects"]
     noise: float
     strength: float
     has_channel: bool
@@ -60,13 +68,13 @@ def place_codes(rank: int, n_pos: int) -> Float[Tensor, "n_pos rank"]:
     rank 2: a circle in steps of the golden angle. rank 3: a spiral over a sphere. Even ranks from 4 on: a torus of such
     circles at different speeds. Raises :class:`OptionError` for any other.
     """
+    if not isinstance(rank, int) or rank not in (2, 3, 4, 6, 8):
+        raise OptionError(f"Place codes have rank 2, 3, 4, 6 or 8, not {rank!r}.")
     k = torch.arange(n_pos, dtype=torch.float64).div(2, rounding_mode="floor")
     if rank == 3:
         height = 2 * torch.tensor([_van_der_corput(int(i)) for i in k], dtype=torch.float64) - 1
         around = (1 - height**2).clamp(min=0).sqrt()
         return torch.stack([around * (GOLDEN * k).cos(), around * (GOLDEN * k).sin(), height], 1)
-    if rank % 2 or not 2 <= rank <= len(GAINS):
-        raise OptionError(f"Place codes have rank 2, 3, 4, 6 or 8, not {rank}.")
     angles = k[:, None] * GOLDEN * (1 + 0.7 * torch.arange(rank // 2, dtype=torch.float64))
     return torch.cat([angles.cos(), angles.sin()], 1) / math.sqrt(rank // 2)
 
@@ -126,7 +134,7 @@ def plant(
     *,
     rank: int = 3,
     strength: float = 400.0,
-    noise: float = 0.0,
+    noise: float = 0.15,
     n_decoys: int = 2,
     channel: bool = True,
     seed: int = 0,
@@ -134,35 +142,58 @@ def plant(
     """Build the model. The same arguments give the same model, bit for bit.
 
     strength: of the movers' queries, in attention score per unit of inhibition. noise: standard deviation of the noise
-    head's random codes, per dimension of the channel. n_decoys: heads per layer that do nothing of use. channel=False:
-    the same heads, but what layer 1 writes lands where no mover reads. Raises :class:`OptionError` for a rank without
-    place codes or a negative number.
+    head's random codes, per dimension of the channel; with 0, lists of any length are answered. n_decoys: heads per
+    layer that do nothing of use. channel=False: the same heads, but what layer 1 writes lands where no mover reads.
+    Raises :class:`OptionError` for a rank without place codes or a parameter that is no number from 0 on.
     """
-    if strength < 0 or noise < 0 or n_decoys < 0:
-        raise OptionError(f"strength, noise and n_decoys must not be negative: {strength}, {noise}, {n_decoys}.")
+    _check(strength=strength, noise=noise, n_decoys=n_decoys)
+    check_seed(seed)
     tokenizer = word_tokenizer(WORDS)
     prompts = Prompts(tokenizer)
     generator = torch.Generator().manual_seed(seed)
     places = place_codes(rank, WORDS.n_positions)
     words = _word_rows(prompts)
-    layout = _Layout(sum(len(ids) for ids in words.values()), rank)
+    rows = [token for ids in words.values() for token in ids]
+    layout = _Layout(len(rows), rank)
     embed, positions = _embeddings(layout, words, tokenizer)
     parts = _Parts(layout, places, embed, words, rank, channel, noise, generator)
     plans = parts.layers(n_decoys)
     turn = torch.linalg.qr(torch.randn(layout.d_model, layout.d_model, generator=generator, dtype=torch.float64))[0]
-    bridge = _build(layout, plans, embed, positions, turn, tokenizer, strength)
+    word_codes = torch.zeros(len(tokenizer), rank)
+    word_codes[rows] = parts.word_codes.float()
+    roles = _roles(n_decoys)
+    writing = (INHIBITION, LIST, *([NOISE] if noise else [])) if channel else ()
+    return Planted(
+        bridge=_build(layout, plans, embed, positions, turn, tokenizer, strength),
+        tokenizer=tokenizer,
+        roles=roles,
+        channel=turn[layout.channel].float(),
+        components={r: [Component(h.layer, h.head, i) for h in roles[r] for i in range(rank)] for r in writing},
+        places=places.float(),
+        word_codes=word_codes,
+        objects=torch.tensor(words["objects"]),
+        noise=noise,
+        strength=strength,
+        has_channel=channel,
+    )
+
+
+def _check(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise OptionError(f"{name} must be a finite number and not negative, not {value!r}.")
+    if not isinstance(numbers["n_decoys"], int):
+        raise OptionError(f"n_decoys is a number of heads, not {numbers['n_decoys']!r}.")
+
+
+def _roles(n_decoys: int) -> dict[str, list[Head]]:
     roles = {
         DUPLICATE: [Head(0, 0)], INHIBITION: [Head(1, 0), Head(1, 1)], LIST: [Head(1, 2)], NOISE: [Head(1, 3)],
         MOVER: [Head(2, 0), Head(2, 1)],
     }  # fmt: skip
     used = {head for heads in roles.values() for head in heads}
-    roles[DECOY] = [
-        head for head in (Head(layer, h) for layer in range(3) for h in range(4 + n_decoys)) if head not in used
-    ]
-    writers = {r: [Component(h.layer, h.head, i) for h in roles[r] for i in range(rank)] for r in (INHIBITION, LIST)}
-    return Planted(
-        bridge, tokenizer, roles, turn[layout.channel].float(), writers, places.float(), noise, strength, channel
-    )
+    every = [Head(layer, h) for layer in range(3) for h in range(4 + n_decoys)]
+    return roles | {DECOY: [head for head in every if head not in used]}
 
 
 def _word_rows(prompts: Prompts) -> dict[str, list[int]]:
@@ -186,7 +217,8 @@ class _Parts:
     """The heads, by role."""
 
     def __init__(self, layout, places, embed, words, rank, channel, noise, generator):
-        self.layout, self.rank, self.noise, self.generator = layout, rank, noise, generator
+        self.layout, self.rank, self.generator = layout, rank, generator
+        self.word_codes = noise * torch.randn(layout.word.stop, rank, generator=generator, dtype=torch.float64)
         self.out = layout.channel if channel else layout.unread
         self.d_head = max(layout.word.stop + WORDS.n_positions + 1, rank + 6)
         self.gains = torch.tensor(GAINS[:rank], dtype=torch.float64)
@@ -246,9 +278,7 @@ class _Parts:
         """To every word; writes its random code into the channel."""
         plan = self._plan()
         plan.meet(None, self.is_word, SHARP)
-        size = self.layout.word.stop
-        codes = self.noise * torch.randn(size, self.rank, generator=self.generator, dtype=torch.float64)
-        plan.move(self._lift(self.layout.word, codes), self.eye[self.out])
+        plan.move(self._lift(self.layout.word, self.word_codes), self.eye[self.out])
         return plan
 
     def mover(self) -> _HeadPlan:
@@ -317,17 +347,18 @@ def predicted_accuracy(
 ) -> float:
     """Accuracy on lists of n that the crowding of the places predicts, by the formula at the top of this module.
 
-    firsts: token positions at which lists begin, one of which is drawn each time. The noise head meets 2n - 1 words,
-    n - 1 of them twice, so that its mean code has variance noise^2 (4n - 3) / (2n - 1)^2 per dimension. Without a
-    channel nothing is known and the answer is a guess.
+    firsts: token positions at which lists begin, one of which is drawn each time, as are the list's words. The noise
+    head meets 2n - 1 words, n - 1 of them twice, and writes the mean of their codes. Without a channel nothing is
+    known and the answer is a guess.
     """
     if not planted.has_channel:
         return 1 / n_items
     generator = torch.Generator().manual_seed(seed)
     starts = firsts[torch.randint(len(firsts), (n_draws,), generator=generator)]
     P = planted.places[starts[:, None] + 2 * torch.arange(n_items)]  # [n_draws, n_items, rank]
-    answers = torch.randint(n_items, (n_draws,), generator=generator)
-    own = P[torch.arange(n_draws), answers]
-    spread = planted.noise * math.sqrt(4 * n_items - 3) / (2 * n_items - 1)
-    held = (P.mean(1) - own) / (n_items - 1) + spread * torch.randn(own.shape, generator=generator)
+    deal = torch.rand(n_draws, len(planted.objects), generator=generator).topk(n_items, 1).indices
+    codes = planted.word_codes[planted.objects[deal]]
+    each, answers = torch.arange(n_draws), torch.randint(n_items, (n_draws,), generator=generator)
+    noise = (2 * codes.sum(1) - codes[each, answers]) / (2 * n_items - 1)
+    held = (P.mean(1) - P[each, answers]) / (n_items - 1) + noise
     return ((-(P @ held[:, :, None])[..., 0]).argmax(1) == answers).float().mean().item()

@@ -6,7 +6,7 @@ import torch
 from talking_heads_utils import links
 from talking_heads_utils.bridge import head_weights_from_bridge
 from talking_heads_utils.components import write_directions
-from talking_heads_utils.errors import OptionError
+from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.labels import Head
 from talking_heads_utils.planted import (
     DECOY,
@@ -31,7 +31,7 @@ def accuracy(planted, prompts):
 
 @pytest.fixture(scope="module")
 def quiet():
-    return plant()
+    return plant(noise=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +46,21 @@ def control():
 
 @pytest.mark.parametrize("rank", [2, 3, 4, 6, 8])
 def test_without_noise_it_solves_both_tasks(rank):
-    planted = plant(rank=rank)
+    planted = plant(rank=rank, noise=0.0)
     assert accuracy(planted, ioi.build_ioi(planted.tokenizer, 60)) == 1
     for n_items in (3, 11, 20):
         assert accuracy(planted, laundry.build_laundry(planted.tokenizer, n_items, 60)) == 1
 
 
-@pytest.mark.parametrize("n_items", [4, 8, 12, 18])
-def test_its_accuracy_falls_as_the_crowding_of_the_places_predicts(noisy, n_items):
-    prompts = laundry.build_laundry(noisy.tokenizer, n_items, 400)
-    predicted = predicted_accuracy(noisy, n_items, prompts.positions["item_0 first"])
-    error = (predicted * (1 - predicted) / 400) ** 0.5
-    assert abs(accuracy(noisy, prompts) - predicted) < 4 * error + 0.03, "0.03: one draw of the words' codes, not many"
+@pytest.mark.parametrize("seed", range(4))
+def test_its_accuracy_falls_as_the_crowding_of_the_places_predicts(seed):
+    planted = plant(seed=seed)
+    for n_items in (4, 8, 12, 18):
+        prompts = laundry.build_laundry(planted.tokenizer, n_items, 400, seed)
+        predicted = predicted_accuracy(planted, n_items, prompts.positions["item_0 first"])
+        error = (predicted * (1 - predicted) / 400) ** 0.5
+        assert abs(accuracy(planted, prompts) - predicted) < 4 * error, n_items
+    assert accuracy(planted, ioi.build_ioi(planted.tokenizer, 200, seed)) > 0.97
 
 
 def test_longer_lists_are_harder_and_the_control_guesses(noisy, control):
@@ -100,7 +103,7 @@ def test_weights_alone_find_the_channel_and_nothing_in_the_control(noisy, contro
         assert scores.pair(Head(0, 0), mover, "Q").nan_to_num()[3:].max() < 0.5
 
 
-def test_the_truth_it_returns_is_that_of_its_weights(noisy):
+def test_the_truth_it_returns_is_that_of_its_weights(noisy, quiet, control):
     weights = head_weights_from_bridge(noisy.bridge, dtype=torch.float64)
     directions, S = write_directions(weights)
     projector = noisy.channel.double().T @ noisy.channel.double()
@@ -109,7 +112,10 @@ def test_the_truth_it_returns_is_that_of_its_weights(noisy):
         for c in components:
             v = directions[c.layer, c.head, c.component]
             torch.testing.assert_close(v @ projector, v, atol=1e-5, rtol=0)
+        assert {c.component for c in components} == {0, 1, 2}
         assert S[1, components[0].head, 3] < 1e-5 * S[1, components[0].head, 0], "rank 3 and no more"
+    assert set(noisy.components) == {INHIBITION, LIST, NOISE} and set(quiet.components) == {INHIBITION, LIST}
+    assert not control.components and not control.has_channel
     assert torch.allclose(S[1, 0, :3], 0.5 * torch.tensor([1.0, 0.8, 0.65], dtype=torch.float64), atol=1e-5)
     heads = [head for group in noisy.roles.values() for head in group]
     assert len(heads) == len(set(heads)) == 3 * 6
@@ -133,8 +139,16 @@ def test_place_codes_are_unit_vectors_that_differ_along_a_list():
         torch.testing.assert_close(P.norm(dim=1), torch.ones(128, dtype=torch.float64))
         items = P[5:45:2]
         assert (torch.cdist(items, items) + torch.eye(20)).min() > 0.05
-    for rank in (1, 5, 7, 10):
+    for rank in (1, 5, 7, 10, 2.0, "3", None):
         with pytest.raises(OptionError, match="rank 2, 3, 4, 6 or 8"):
             place_codes(rank, 8)
-    with pytest.raises(OptionError, match="must not be negative"):
-        plant(noise=-1.0)
+
+
+@pytest.mark.parametrize(
+    "bad", [dict(noise=-1.0), dict(strength=float("nan")), dict(noise="a"), dict(n_decoys=1.5), dict(strength=True)]
+)
+def test_bad_parameters_are_one_clear_error_each(bad):
+    with pytest.raises(OptionError, match=next(iter(bad))):
+        plant(**bad)
+    with pytest.raises(TaskError, match="A seed is an integer"):
+        plant(seed="a")

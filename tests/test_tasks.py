@@ -9,8 +9,8 @@ import torch
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.tasks import ioi, laundry, metrics
-from talking_heads_utils.tasks.prompts import ABSENT, encode, load_prompts, render, save_prompts
-from talking_heads_utils.tasks.words import WORD_LISTS, check_one_token, load_templates, load_words
+from talking_heads_utils.tasks.prompts import ABSENT, Recipe, encode, load_prompts, render, save_prompts
+from talking_heads_utils.tasks.words import WORD_LISTS, check_one_token, load_templates, load_words, tokenizer_hash
 
 
 @pytest.fixture(scope="session")
@@ -157,13 +157,18 @@ def test_a_prompt_tokenizes_as_a_whole_as_gpt2_does(gpt2_tokenizer):
     text, spans = render("When {A} and {B} went to the store, {S} gave a drink to", {
         "A": [("IO", "Mary")], "B": [("S1", "John")], "S": [("S2", "John")]})  # fmt: skip
     prompt = ioi.PromptText(text, spans, "Mary", ("John",), {})
-    prompts = encode([prompt], gpt2_tokenizer, task="ioi", seed=0, prepend_bos=False)
+    prompts = encode([prompt], gpt2_tokenizer, Recipe("ioi", 1, 0, tokenizer_hash(gpt2_tokenizer), prepend_bos=False))
     assert prompts.tokens[0].tolist() == [2215, 5335, 290, 1757, 1816, 284, 262, 3650, 11, 1757, 2921, 257, 4144, 284]
     assert [prompts.positions[name].item() for name in ("IO", "S1", "S2", "end")] == [1, 3, 9, 13]
 
 
 def test_prompt_sets_survive_a_file(word_tokenizer, tmp_path):
-    prompts = laundry.build_laundry(word_tokenizer, 4, n_prompts=30)
+    whole = laundry.build_laundry(word_tokenizer, 4, n_prompts=30)
+    prompts = whole.where(half=laundry.HELD_OUT).select([3, 1])
+    assert whole.recipe.rows is None and prompts.recipe.rows == (18, 16), "a choice of rows is part of the recipe"
+    changed = ioi.build_ioi(word_tokenizer, 4, counterfactual="swap names").recipe
+    assert changed.counterfactual == "swap names" and changed.drawn
+    assert not ioi.build_ioi(word_tokenizer, prompts=ioi.draw_ioi(word_tokenizer, 2)).recipe.drawn
     save_prompts(prompts, tmp_path / "prompts.parquet")
     back = load_prompts(tmp_path / "prompts.parquet")
     for field in ("tokens", "mask", "answers", "distractors"):
@@ -181,7 +186,7 @@ def test_prompt_sets_survive_a_file(word_tokenizer, tmp_path):
 
 def test_bad_requests_are_one_clear_error_each(word_tokenizer):
     build = laundry.build_laundry
-    for n_items in (2, 21):
+    for n_items in (2, 21, 3.0):
         with pytest.raises(TaskError, match="3 to 20 items"):
             build(word_tokenizer, n_items)
     for seed in (1.5, "0", -1, True):
@@ -191,11 +196,24 @@ def test_bad_requests_are_one_clear_error_each(word_tokenizer):
         build(word_tokenizer, 12, n_ctx=16)
     with pytest.raises(TaskError, match="names 'hat' twice"):
         laundry.laundry_prompt("wash", ["hat", "coat", "hat"], 0, laundry.KEPT, [], laundry.SELECTION)
-    with pytest.raises(TaskError, match="even and positive"):
+    with pytest.raises(TaskError, match="must be even"):
         ioi.build_ioi(word_tokenizer, 3)
     drawn = ioi.draw_ioi(word_tokenizer, 2)[0]
-    with pytest.raises(TaskError, match="must be two names"):
+    with pytest.raises(TaskError, match="must be three names"):
         ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, io=drawn.s)])
+    with pytest.raises(TaskError, match="must be three names"):
+        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, third=drawn.io)])
+    with pytest.raises(TaskError, match="No prompts were given"):
+        ioi.build_ioi(word_tokenizer, prompts=[])
+    with pytest.raises(TaskError, match="No IOI template 'none'; there are"):
+        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, template="none")])
+    with pytest.raises(TaskError, match="No wording 'none'; there are"):
+        laundry.laundry_prompt("none", ["hat", "coat"], 0, laundry.KEPT, ["coat"], laundry.SELECTION)
+    for n_prompts in (6.5, 0, "6"):
+        with pytest.raises(TaskError, match="n_prompts is an integer from 2 on"):
+            ioi.build_ioi(word_tokenizer, n_prompts)
+        with pytest.raises(TaskError, match="n_prompts is an integer from 2 on"):
+            build(word_tokenizer, 3, n_prompts)
     with pytest.raises(TaskError, match="make too few different lists"):
         laundry.draw_laundry(word_tokenizer, 3, n_prompts=30_000)
     with pytest.raises(TaskError, match="place = 'zzzz' is not one token"):

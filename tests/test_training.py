@@ -1,6 +1,7 @@
 """Small models: the constraint holds, training learns, and a run that was stopped ends where an unbroken one does."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from talking_heads_utils.errors import CheckpointError, OptionError, TaskError
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.prompts import render
 from talking_heads_utils.tasks.words import load_templates
+from talking_heads_utils.training import loop
 from talking_heads_utils.training.data import Prompts, check_fits, word_tokenizer
-from talking_heads_utils.training.loop import FINAL, STATE, Run, train
+from talking_heads_utils.training.loop import EARLY, FINAL, STATE, Run, train
 from talking_heads_utils.training.model import COPY_SCALE, constrain, end_logits, unembedding, writable
 from talking_heads_utils.training.spec import FREE, PLACE, SPECS, WORK, MiniSpec
 
@@ -107,30 +109,47 @@ def test_the_saved_model_is_a_plain_gpt2_with_the_same_logits(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    spec = dataclasses.replace(TINY, n_steps=160, batch=48, ioi_share=0.0, n_items=2, n_objects=6, learning_rate=4e-3)
+    spec = dataclasses.replace(TINY, n_steps=300, batch=48, ioi_share=0.0, n_items=2, n_objects=6, learning_rate=4e-3)
     run = Run(spec, 0, tmp_path)
     first = np.mean([run.step() for _ in range(10)])
-    last = np.mean([run.step() for _ in range(140)][-20:])
-    assert last < 0.7 * first, "the loss must fall"
-    assert run.accuracy()["n=2"] > 0.3
+    last = np.mean([run.step() for _ in range(290)][-20:])
+    assert last < 0.2 * first, "the loss must fall"
+    assert run.accuracy()["n=2"] > 0.9, "chance among the two items is 0.5"
 
 
-def test_a_stopped_run_ends_where_an_unbroken_one_does(tmp_path):
-    unbroken, broken = Run(TINY, 3, tmp_path / "a"), Run(TINY, 3, tmp_path / "b")
-    train(unbroken, every=4, say=lambda line: None)
-    train(broken, minutes=0, every=4, say=lambda line: None)
-    assert broken.progress.step == 1
-    resumed = Run(TINY, 3, tmp_path / "b")
-    done = train(resumed, resume=True, every=4, say=lambda line: None)
-    assert done.step == TINY.n_steps and done.log == unbroken.progress.log
+def test_a_stopped_run_ends_where_an_unbroken_one_does(tmp_path, monkeypatch):
+    """Broken after every single step, over growing lists and the early checkpoint."""
+    monkeypatch.setattr(loop, "SETTLED", 3)
+    spec = dataclasses.replace(TINY, harder_below=99.0)  # lists grow at every step
+    quiet = dict(every=4, say=lambda line: None)
+    unbroken = Run(spec, 3, tmp_path / "a")
+    train(unbroken, **quiet)
+    assert unbroken.progress.complete_at == 1 and unbroken.progress.longest == 3
+    train(Run(spec, 3, tmp_path / "b"), minutes=0, **quiet)
+    for step in range(2, spec.n_steps + 1):
+        resumed = Run(spec, 3, tmp_path / "b")
+        done = train(resumed, resume=True, minutes=0, **quiet)
+        assert done.step == step
+    assert done == unbroken.progress
     for name, p in unbroken.model.named_parameters():
         assert torch.equal(p, dict(resumed.model.named_parameters())[name]), name
-    assert (tmp_path / "b" / FINAL / "model.safetensors").read_bytes() == (
-        tmp_path / "a" / FINAL / "model.safetensors"
-    ).read_bytes()
+    for stage, at in ((EARLY, 4), (FINAL, 8)):
+        a, b = (tmp_path / run / stage for run in "ab")
+        assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+        assert json.loads((a / "training.json").read_text())["step"] == at
+        assert f"Step {at} of 8. Lists grew to 3 items" in (a / "README.md").read_text()
+
+
+def test_lists_that_never_grew_are_said(tmp_path):
+    said = []
+    train(Run(TINY, 0, tmp_path), say=said.append)
+    assert said[-1].startswith("No early checkpoint") and not (tmp_path / EARLY).exists()
+    assert "Lists grew to 2 items of 3 wanted" in (tmp_path / FINAL / "README.md").read_text()
 
 
 def test_runs_are_not_mixed(tmp_path):
+    with pytest.raises(OptionError, match="holds no run that could go on"):
+        train(Run(TINY, 0, tmp_path), resume=True)
     run = Run(TINY, 0, tmp_path)
     train(run, minutes=0, say=lambda line: None)
     assert (tmp_path / STATE).exists()
@@ -139,6 +158,11 @@ def test_runs_are_not_mixed(tmp_path):
     for other in (Run(TINY, 1, tmp_path), Run(dataclasses.replace(TINY, n_steps=9), 0, tmp_path)):
         with pytest.raises(CheckpointError, match="holds another run"):
             train(other, resume=True)
+    whole = (tmp_path / STATE).read_bytes()
+    for damaged in (whole[:-40], b"no", whole[:8] + b"x" * 40):
+        (tmp_path / STATE).write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="cannot be read.*Delete it and start the run again"):
+            train(Run(TINY, 0, tmp_path), resume=True)
 
 
 def test_seeds_and_the_curriculum(tmp_path):
@@ -163,6 +187,14 @@ def test_bad_requests_are_one_clear_error_each(tmp_path, capsys):
     assert "there are mini-token, mini-place, mini-free, mini-narrow" in capsys.readouterr().err
     assert main(["train", "mini-token", "--out", str(tmp_path), "--seed", "-3"]) == 2
     assert "A seed is an integer" in capsys.readouterr().err
+    for option, value, message in (
+        ("--minutes", "-1", "time from 0"),
+        ("--minutes", "nan", "time from 0"),
+        ("--device", "gpu", "No device 'gpu'"),
+        ("--device", "cuda:99", "No device"),
+    ):
+        assert main(["train", "mini-token", "--out", str(tmp_path / "new"), option, value]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "new").exists()
     with pytest.raises(TaskError, match="knows 8"):
         Run(dataclasses.replace(TINY, n_items=9), 0, tmp_path)
     with pytest.raises(TaskError, match="has 20 positions"):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.tasks.prompts import PromptSet, PromptText, check_seed, encode, render
-from talking_heads_utils.tasks.words import load_templates, load_words
+from talking_heads_utils.tasks.prompts import PromptSet, PromptText, Recipe, check_count, check_seed, encode, render
+from talking_heads_utils.tasks.words import load_templates, load_words, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +34,10 @@ class IOIPrompt:
 
     def text(self) -> PromptText:
         """The prompt as text, with the positions ``IO``, ``S1``, ``S2``."""
-        template = load_templates(TASK)["templates"][self.template]
+        templates = load_templates(TASK)["templates"]
+        if self.template not in templates:
+            raise TaskError(f"No IOI template {self.template!r}; there are {', '.join(templates)}.")
+        template = templates[self.template]
         named = {"IO": self.io, "S1": self.s}
         first, second = ("IO", "S1") if self.io_first else ("S1", "IO")
         fields = {
@@ -78,10 +81,8 @@ def draw_ioi(tokenizer: PreTrainedTokenizerBase, n_prompts: int = 200, seed: int
     Raises :class:`TaskError` for an odd or non-positive number, or a tokenizer that splits too many names.
     """
     check_seed(seed)
-    if n_prompts < 2 or n_prompts % 2:
-        raise TaskError(
-            f"Half of the prompts have IO first, so their number must be even and positive, not {n_prompts}."
-        )
+    if check_count("n_prompts", n_prompts, 2) % 2:
+        raise TaskError(f"Half of the prompts have IO first, so their number must be even, not {n_prompts}.")
     rng = np.random.default_rng(seed)
     names = load_words("names", tokenizer, at_least=3).kept
     places, objects = (load_words(kind, tokenizer, at_least=1).kept for kind in ("places", "objects"))
@@ -106,16 +107,29 @@ def build_ioi(
 ) -> PromptSet:
     """IOI prompts for a tokenizer; with ``counterfactual`` each one changed by that named operation, pair by pair.
 
-    prompts: your own instead of drawn ones. Raises :class:`TaskError` for an unknown operation, equal names, or a
-    word that is not one token.
+    prompts: your own instead of drawn ones. Raises :class:`TaskError` for an unknown operation or template, no
+    prompts, equal names, or a word that is not one token.
     """
-    prompts = draw_ioi(tokenizer, n_prompts, seed) if prompts is None else list(prompts)
-    if bad := [p for p in prompts if p.io == p.s]:
-        raise TaskError(f"IO and S must be two names, not {bad[0].io!r} twice.")
+    drawn = prompts is None
+    prompts = draw_ioi(tokenizer, n_prompts, seed) if drawn else list(prompts)
+    if not prompts:
+        raise TaskError("No prompts were given. Leave prompts out to have them drawn.")
+    if bad := [p for p in prompts if len({p.io, p.s, p.third}) < 3]:
+        raise TaskError(f"IO, S and the third must be three names, not {bad[0].io!r}, {bad[0].s!r}, {bad[0].third!r}.")
     if counterfactual is not None:
         if counterfactual not in COUNTERFACTUALS:
             raise TaskError(f"No counterfactual {counterfactual!r}; there are {', '.join(COUNTERFACTUALS)}.")
         prompts = [COUNTERFACTUALS[counterfactual](p) for p in prompts]
     left_out = load_words("names", tokenizer, at_least=0).n_left_out
     texts = [p.text() for p in prompts]
-    return encode(texts, tokenizer, task=TASK, seed=seed, prepend_bos=prepend_bos, words_left_out=left_out)
+    recipe = Recipe(
+        TASK,
+        len(prompts),
+        seed,
+        tokenizer_hash(tokenizer),
+        prepend_bos=prepend_bos,
+        words_left_out=left_out,
+        counterfactual=counterfactual,
+        drawn=drawn,
+    )
+    return encode(texts, tokenizer, recipe)

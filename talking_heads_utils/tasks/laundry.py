@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.tasks.prompts import PromptSet, PromptText, check_seed, encode, render
-from talking_heads_utils.tasks.words import load_templates, load_words
+from talking_heads_utils.tasks.prompts import PromptSet, PromptText, Recipe, check_count, check_seed, encode, render
+from talking_heads_utils.tasks.words import load_templates, load_words, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,8 +34,11 @@ def laundry_prompt(wording: str, items: list[str], place: int, order: str, rest:
     """One prompt as text. Positions: ``item_k first`` and ``item_k second``, k being the place in the list.
 
     place: that of the answer. rest: the other items in the order of their second mention. Raises
-    :class:`TaskError` for items named twice in the list.
+    :class:`TaskError` for an unknown wording or items named twice in the list.
     """
+    templates = load_templates(TASK)["wordings"]
+    if wording not in templates:
+        raise TaskError(f"No wording {wording!r}; there are {', '.join(templates)}.")
     if len(set(items)) < len(items):
         twice = next(item for item in items if items.count(item) > 1)
         raise TaskError(f"The list names {twice!r} twice; its items must differ.")
@@ -43,7 +46,7 @@ def laundry_prompt(wording: str, items: list[str], place: int, order: str, rest:
         "ITEMS": [(f"item_{k} first", item) for k, item in enumerate(items)],
         "REST": [(f"item_{items.index(item)} second", item) for item in rest],
     }
-    text, spans = render(load_templates(TASK)["wordings"][wording], fields)
+    text, spans = render(templates[wording], fields)
     others = tuple(item for k, item in enumerate(items) if k != place)
     info = {"wording": wording, "place": place, "order": order, "half": half}
     return PromptText(text, spans, items[place], others, info)
@@ -60,10 +63,9 @@ def draw_laundry(
     items.
     """
     check_seed(seed)
-    if n_items not in N_ITEMS:
+    if not isinstance(n_items, int) or n_items not in N_ITEMS:
         raise TaskError(f"A list has {N_ITEMS[0]} to {N_ITEMS[-1]} items, not {n_items!r}.")
-    if n_prompts < 2:
-        raise TaskError(f"Two halves need two prompts at least, not {n_prompts}.")
+    check_count("n_prompts", n_prompts, 2)  # two halves
     rng = np.random.default_rng([seed, n_items])
     objects = load_words("objects", tokenizer, at_least=n_items + 1).kept
     if math.comb(len(objects), n_items) < 2 * n_prompts:
@@ -99,13 +101,7 @@ def build_laundry(
     """Laundry List prompts for a tokenizer; see :func:`draw_laundry`. With ``n_ctx``, too long a list is an error."""
     prompts = draw_laundry(tokenizer, n_items, n_prompts, seed)
     left_out = load_words("objects", tokenizer, at_least=0).n_left_out
-    return encode(
-        prompts,
-        tokenizer,
-        task=TASK,
-        seed=seed,
-        n_items=n_items,
-        prepend_bos=prepend_bos,
-        words_left_out=left_out,
-        n_ctx=n_ctx,
+    recipe = Recipe(
+        TASK, n_prompts, seed, tokenizer_hash(tokenizer), n_items, prepend_bos=prepend_bos, words_left_out=left_out
     )
+    return encode(prompts, tokenizer, recipe, n_ctx=n_ctx)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import written_whole
-from talking_heads_utils.tasks.words import check_one_token, tokenizer_hash
+from talking_heads_utils.tasks.words import check_one_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +37,11 @@ class PromptText:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a prompt set was made from: enough to make it again."""
+    """What a prompt set was made from: enough to make it again, unless its prompts were given by hand.
+
+    counterfactual: the named operation that changed every prompt. drawn: False where prompts were given. rows: those
+    that :meth:`PromptSet.select` kept, None for all.
+    """
 
     task: str
     n_prompts: int
@@ -46,6 +50,9 @@ class Recipe:
     n_items: int | None = None
     prepend_bos: bool = True
     words_left_out: int = 0
+    counterfactual: str | None = None
+    drawn: bool = True
+    rows: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class PromptSet:
         if len(index) == 0:
             raise TaskError("No prompt is left by this choice.")
         rows = index.tolist()
+        before = self.recipe.rows
+        kept = tuple(rows if before is None else (before[i] for i in rows))
         return PromptSet(
             self.tokens[index],
             self.mask[index],
@@ -89,7 +98,7 @@ class PromptSet:
             self.distractors[index],
             [self.texts[i] for i in rows],
             {name: [values[i] for i in rows] for name, values in self.info.items()},
-            self.recipe,
+            replace(self.recipe, rows=kept),
         )
 
     def where(self, **wanted) -> PromptSet:
@@ -120,12 +129,8 @@ def render(template: str, fields: Mapping[str, Sequence[tuple[str, str]]]) -> tu
 def encode(
     prompts: Sequence[PromptText],
     tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
     *,
-    task: str,
-    seed: int,
-    n_items: int | None = None,
-    prepend_bos: bool = True,
-    words_left_out: int = 0,
     n_ctx: int | None = None,
 ) -> PromptSet:
     """Tokenize prompts and find their named positions.
@@ -133,7 +138,7 @@ def encode(
     Every named word must be one token, as must answers and distractors. Raises :class:`TaskError` otherwise, or if a
     prompt is longer than ``n_ctx``.
     """
-    bos = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
+    bos = [tokenizer.bos_token_id] if recipe.prepend_bos and tokenizer.bos_token_id is not None else []
     encoded = tokenizer([p.text for p in prompts], add_special_tokens=False, return_offsets_mapping=False)
     rows = [bos + ids for ids in encoded["input_ids"]]
     width = max(map(len, rows))
@@ -157,7 +162,7 @@ def encode(
         distractors=torch.tensor([[ids[w] for w in p.distractors] for p in prompts]),
         texts=[p.text for p in prompts],
         info={name: [p.info[name] for p in prompts] for name in prompts[0].info},
-        recipe=Recipe(task, len(prompts), seed, tokenizer_hash(tokenizer), n_items, prepend_bos, words_left_out),
+        recipe=recipe,
     )
 
 
@@ -176,6 +181,13 @@ def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise TaskError(f"A seed is an integer from 0 on, not {seed!r}.")
     return seed
+
+
+def check_count(name: str, value: int, at_least: int) -> int:
+    """Raises :class:`TaskError` unless the value is an integer of at least so much."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise TaskError(f"{name} is an integer from {at_least} on, not {value!r}.")
+    return value
 
 
 def save_prompts(prompts: PromptSet, path: Path) -> None:
@@ -225,5 +237,5 @@ def load_prompts(path: Path) -> PromptSet:
         distractors=torch.tensor(columns["distractors"]),
         texts=columns["text"],
         info=named["info"],
-        recipe=Recipe(**about),
+        recipe=Recipe(**about | {"rows": None if about["rows"] is None else tuple(about["rows"])}),
     )

@@ -24,8 +24,8 @@ book's IOI and Laundry List prompts, all wordings. {_constraint(spec)} Made by
 
     python -m talking_heads_utils train {spec["name"]} --seed {run["seed"]} --out FOLDER
 
-Step {run["step"]} of {spec["n_steps"]}. Lists grew to {run["longest"]} items, of {spec["n_items"]} wanted; the longest
-were in training from step {run["complete_at"]} on. Accuracy over the whole vocabulary on 200 fixed prompts each:
+Step {run["step"]} of {spec["n_steps"]}. {_lists(run, spec)}
+Accuracy over the whole vocabulary on 200 fixed prompts each:
 
 {_table(run)}
 
@@ -42,6 +42,12 @@ def _constraint(spec: dict) -> str:
         f"mover L{spec['n_layers'] - 1}H0 alone copies to the output, its keys read `{spec['keys']}` (see "
         "`talking_heads_utils/training/model.py`). Nothing was planted."
     )
+
+
+def _lists(run: dict, spec: dict) -> str:
+    if run["complete_at"] is None:
+        return f"Lists grew to {run['longest']} items of {spec['n_items']} wanted; longer ones were never trained on."
+    return f"Lists grew to {run['longest']} items, which were in training from step {run['complete_at']} on."
 
 
 def _table(run: dict) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from talking_heads_utils.errors import CheckpointError, OptionError
@@ -36,6 +36,17 @@ SETTLED = 300  # steps with every length in training before the early checkpoint
 EARLY, FINAL = "early", "final"
 
 
+def check_device(name: str) -> str:
+    """Raises :class:`OptionError` for a device that torch does not know or that is not there."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(
+            f"No device {name!r} can be used here ({str(error).splitlines()[0]}). Use cpu, or cuda with a GPU."
+        ) from error
+    return name
+
+
 @dataclass
 class Progress:
     """Where a run stands. ``longest``: items of the longest list in training, ``complete_at``: the step at which that
@@ -52,7 +63,7 @@ class Run:
     """One training run: model, optimiser and progress, in a folder."""
 
     def __init__(self, spec: MiniSpec, seed: int, folder: Path, device: str = "cpu"):
-        self.spec, self.seed, self.folder, self.device = spec, seed, Path(folder), device
+        self.spec, self.seed, self.folder, self.device = spec, seed, Path(folder), check_device(device)
         self.tokenizer = word_tokenizer(spec)
         self.prompts = Prompts(self.tokenizer)
         check_fits(spec, self.prompts)
@@ -67,7 +78,7 @@ class Run:
         self.progress = Progress()
 
     def learning_rate(self) -> float:
-        """Linear warm-up, then linear fall to nothing at the last step."""
+        """Linear warm-up, then a linear fall to 1e-5 at the last step."""
         step, spec = self.progress.step, self.spec
         return spec.learning_rate * min(1.0, (step + 1) / spec.warmup) * (1 - step / spec.n_steps) + 1e-5
 
@@ -139,14 +150,19 @@ class Run:
             save_file({name: t.contiguous() for name, t in tensors.items()}, part, metadata={"run": json.dumps(about)})
 
     def load_state(self) -> None:
-        """Go on from the folder's last state. Raises :class:`CheckpointError` if it is of another run."""
-        with safe_open(self.folder / STATE, "pt") as file:
-            about = json.loads(file.metadata()["run"])
-            if about["spec"] != asdict(self.spec) or about["seed"] != self.seed:
-                raise CheckpointError(
-                    f"{self.folder} holds another run. Choose another folder, or resume with its options."
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        """Go on from the folder's last state. Raises :class:`CheckpointError` if it is of another run or damaged."""
+        try:
+            with safe_open(self.folder / STATE, "pt") as file:
+                about = json.loads(file.metadata()["run"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.folder / STATE} cannot be read ({error}). Delete it and start the run again."
+            ) from error
+        if about["spec"] != asdict(self.spec) or about["seed"] != self.seed:
+            raise CheckpointError(
+                f"{self.folder} holds another run. Choose another folder, or resume with its options."
+            )
         self.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
@@ -168,11 +184,18 @@ def train(
     """Train until the last step, or for so many minutes; then the state is saved and a later call goes on.
 
     The early checkpoint is taken :data:`SETTLED` steps after the longest lists came into training, the final one at the
-    end. Raises :class:`OptionError` for a folder that already holds a run, unless it is to be resumed.
+    end. Raises :class:`OptionError` for a folder that already holds a run, unless it is to be resumed, for one that
+    holds none if it is, and for minutes that are no time.
     """
-    if (run.folder / STATE).exists():
-        if not resume:
-            raise OptionError(f"{run.folder} already holds a run. Add --resume to go on, or choose another folder.")
+    if minutes is not None and not minutes >= 0:
+        raise OptionError(f"--minutes is a time from 0 on, not {minutes}.")
+    if (run.folder / STATE).exists() != resume:
+        raise OptionError(
+            f"{run.folder} holds no run that could go on. Leave --resume out to start one."
+            if resume
+            else f"{run.folder} already holds a run. Add --resume to go on, or choose another folder."
+        )
+    if resume:
         run.load_state()
     start, at = time.monotonic(), run.progress
     while run.progress.step < run.spec.n_steps:
@@ -189,6 +212,8 @@ def train(
             run.save_state()
             return at
     run.save_model(FINAL)
+    if run.spec.keys != FREE and not (run.folder / EARLY).exists():
+        say(f"No early checkpoint: lists of {run.spec.n_items} were not in training for {SETTLED} steps.")
     return at
 
 

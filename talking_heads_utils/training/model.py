@@ -34,6 +34,7 @@ def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMH
         n_embd=spec.d_model,
         n_layer=spec.n_layers,
         n_head=spec.n_heads,
+        n_inner=spec.d_mlp,
         attn_pdrop=0.0,
         resid_pdrop=0.0,
         embd_pdrop=0.0,

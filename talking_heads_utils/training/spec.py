@@ -26,6 +26,7 @@ class MiniSpec:
     n_layers: int = 4
     n_heads: int = 4
     d_model: int = 128
+    d_mlp: int | None = None  # None: four times d_model
     n_positions: int = 128
     batch: int = 96
     parts: int = 3  # of a batch, by length of the prompts
