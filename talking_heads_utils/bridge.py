@@ -38,7 +38,7 @@ def head_weights_from_bridge(
     processed or whose norms are of another kind, :class:`CheckpointError` where a weight is not finite or the model
     is of no known family (in others the norm may come after attention, and folding would change the model).
     """
-    norm = _norm(bridge)
+    norm = norm_of(bridge)
     wanted = (processing or Processing.default(norm)).check(norm)
     if bridge._weights_processed and wanted != Processing.default(norm):
         raise ProcessingError(
@@ -56,7 +56,8 @@ def head_weights_from_bridge(
     )
 
 
-def _norm(bridge: TransformerBridge) -> str:
+def norm_of(bridge: TransformerBridge) -> str:
+    """Which kind of norm stands before attention. Raises :class:`ProcessingError` for one that is not known."""
     kind = bridge.cfg.normalization_type
     if kind not in _NORMS or (kind is not None and not all(hasattr(block, "ln1") for block in bridge.blocks)):
         raise ProcessingError(f"{bridge.cfg.model_name} has norms of the kind {kind!r}, which cannot be folded here.")
@@ -72,6 +73,11 @@ def _family_and_rotary(bridge: TransformerBridge) -> tuple[str, Rotary | None]:
         return str(cfg.architecture), None
     family = family_of(config, f"The model {cfg.model_name}")
     return family.name, family.rotary(config, family.shape(config))
+
+
+def rotary_of(bridge: TransformerBridge) -> Rotary | None:
+    """The rotary positions of a loaded model, None where it has none."""
+    return _family_and_rotary(bridge)[1]
 
 
 def _raw_layers(bridge: TransformerBridge, dtype: torch.dtype) -> Iterator[RawLayer]:

@@ -19,8 +19,7 @@ from talking_heads_utils.weights import HeadWeights, Rotary
 
 def rotation(rotary: Rotary, distances: Int[Tensor, "n"], d_head: int) -> Float[Tensor, "n d_head d_head"]:
     """T(distance) for row vectors, so that ``q T(i - j) k^T`` is the score of a query at i and a key at j."""
-    if rotary.kind != "default":
-        raise OptionError(f"Rotary positions of the kind {rotary.kind!r} are not known here, only 'default'.")
+    check_plain(rotary)
     half = rotary.dim // 2
     speed = rotary.base ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = distances.to(torch.float64)[:, None] * speed
@@ -29,6 +28,27 @@ def rotation(rotary: Rotary, distances: Int[Tensor, "n"], d_head: int) -> Float[
     T[:, first, first] = T[:, second, second] = angle.cos()
     T[:, first, second], T[:, second, first] = angle.sin(), -angle.sin()
     return T
+
+
+def turn(
+    x: Float[Tensor, "*batch d_head"], rotary: Rotary | None, distances: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch d_head"]:
+    """``x T(distance)``, each vector by its own distance; without rotary positions ``x`` itself."""
+    if rotary is None:
+        return x
+    check_plain(rotary)
+    half = rotary.dim // 2
+    speed = rotary.base ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)
+    angle = distances[..., None].to(torch.float64) * speed
+    cos, sin = angle.cos().to(x), angle.sin().to(x)
+    first, second, rest = x[..., :half], x[..., half : rotary.dim], x[..., rotary.dim :]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos, rest], -1)
+
+
+def check_plain(rotary: Rotary) -> None:
+    """Raises :class:`OptionError` for rotary positions whose speeds are scaled."""
+    if rotary.kind != "default":
+        raise OptionError(f"Rotary positions of the kind {rotary.kind!r} are not known here, only 'default'.")
 
 
 def composition_at_distances(

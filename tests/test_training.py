@@ -19,7 +19,7 @@ from talking_heads_utils.training.model import COPY_SCALE, constrain, end_logits
 from talking_heads_utils.training.spec import FREE, PLACE, SPECS, WORK, MiniSpec
 
 TINY = MiniSpec(
-    "tiny", WORK, work=16, n_steps=8, n_items=3, n_layers=2, n_heads=4, d_model=32, n_positions=64, batch=12, warmup=10,
+    "tiny", WORK, work=16, n_steps=8, n_items=3, n_layers=2, n_heads=4, d_model=32, d_mlp=64, n_positions=64, batch=12, warmup=10,
     n_names=6, n_places=3, n_objects=8,
 )  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_the_saved_model_is_a_plain_gpt2_with_the_same_logits(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    spec = dataclasses.replace(TINY, n_steps=300, batch=48, ioi_share=0.0, n_items=2, n_objects=6, learning_rate=4e-3)
+    spec = dataclasses.replace(TINY, n_steps=300, batch=48, ioi_share=0.0, n_items=2, n_objects=6, learning_rate=1e-2)
     run = Run(spec, 0, tmp_path)
     first = np.mean([run.step() for _ in range(10)])
     last = np.mean([run.step() for _ in range(290)][-20:])
@@ -118,13 +118,15 @@ def test_training_learns(tmp_path):
 
 
 def test_a_stopped_run_ends_where_an_unbroken_one_does(tmp_path, monkeypatch):
-    """Broken after every single step, over growing lists and the early checkpoint."""
+    """Broken after every single step, over longer lists and the early checkpoint."""
     monkeypatch.setattr(loop, "SETTLED", 3)
-    spec = dataclasses.replace(TINY, harder_below=99.0)  # lists grow at every step
-    quiet = dict(every=4, say=lambda line: None)
+    monkeypatch.setattr(loop, "SOLVED", 0.0)
+    spec = dataclasses.replace(TINY, lengthen_below=99.0)
+    quiet = dict(every=2, say=lambda line: None)
     unbroken = Run(spec, 3, tmp_path / "a")
     train(unbroken, **quiet)
-    assert unbroken.progress.complete_at == 1 and unbroken.progress.longest == 3
+    done = unbroken.progress
+    assert (done.complete_at, done.longest, done.early_at) == (1, 3, 4)
     train(Run(spec, 3, tmp_path / "b"), minutes=0, **quiet)
     for step in range(2, spec.n_steps + 1):
         resumed = Run(spec, 3, tmp_path / "b")
@@ -133,7 +135,7 @@ def test_a_stopped_run_ends_where_an_unbroken_one_does(tmp_path, monkeypatch):
     assert done == unbroken.progress
     for name, p in unbroken.model.named_parameters():
         assert torch.equal(p, dict(resumed.model.named_parameters())[name]), name
-    for stage, at in ((EARLY, 4), (FINAL, 8)):
+    for stage, at in ((EARLY, done.early_at), (FINAL, 8)):
         a, b = (tmp_path / run / stage for run in "ab")
         assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
         assert json.loads((a / "training.json").read_text())["step"] == at
@@ -168,10 +170,10 @@ def test_runs_are_not_mixed(tmp_path):
 def test_seeds_and_the_curriculum(tmp_path):
     a, b, c = (Run(TINY, seed, tmp_path) for seed in (0, 0, 1))
     assert a.step() == b.step() != c.step()
+    assert a.progress.longest == 2 and a.progress.complete_at is None
     a.progress.running_loss = -9.0  # whatever the loss of this step
     a.step()
-    assert a.progress.longest == 3 and a.progress.running_loss >= 4 * TINY.harder_below
-    assert a.progress.complete_at == 2
+    assert a.progress.longest == 3 and a.progress.complete_at == 2
 
 
 def test_a_free_model_is_left_alone(tmp_path):

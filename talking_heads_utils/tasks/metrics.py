@@ -65,3 +65,25 @@ def paired_difference(
             f"Paired values must be of the same prompts, not {tuple(after.shape)} and {tuple(before.shape)}."
         )
     return bootstrap_mean(after.double() - before.double(), seed=seed, n_boot=n_boot)
+
+
+def contrast(prompts: PromptSet) -> Float[Tensor, "n_prompts n_pos"]:
+    """Weights over positions whose product with an attention pattern is I(m): +1 where the answer is first named, -1 in
+    all where the other candidates are (IOI: IO less S1; lists: the answer less the mean of the items named twice).
+
+    Raises :class:`TaskError` for prompts of another task.
+    """
+    rows = torch.arange(len(prompts))
+    weights = torch.zeros(prompts.tokens.shape)
+    if {"IO", "S1"} <= set(prompts.positions):
+        weights[rows, prompts.positions["IO"]] = 1
+        weights[rows, prompts.positions["S1"]] = -1
+        return weights
+    n_items = prompts.recipe.n_items
+    if n_items is None or "place" not in prompts.info:
+        raise TaskError("The inhibition score is defined for IOI and Laundry List prompts only.")
+    for k in range(n_items):
+        weights[rows, prompts.positions[f"item_{k} first"]] = -1 / (n_items - 1)
+    places = torch.stack([prompts.positions[f"item_{k} first"] for k in range(n_items)], 1)
+    weights[rows, places[rows, torch.as_tensor(prompts.info["place"])]] = 1
+    return weights

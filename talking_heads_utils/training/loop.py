@@ -1,4 +1,4 @@
-"""Training: steps, a curriculum of list lengths, and checkpoints that a stopped run goes on from.
+"""Training: steps, a curriculum (lists of two, then of every length), checkpoints that a stopped run goes on from.
 
 The data of a step depend on the seed and the step alone and schedules count steps, so a run that was stopped and
 resumed ends where an unbroken one does, on the same machine and number of threads.
@@ -33,6 +33,7 @@ STATE = "training.safetensors"
 N_EVAL = 200
 EVERY = 200
 SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
+SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
 EARLY, FINAL = "early", "final"
 
 
@@ -49,13 +50,14 @@ def check_device(name: str) -> str:
 
 @dataclass
 class Progress:
-    """Where a run stands. ``longest``: items of the longest list in training, ``complete_at``: the step at which that
-    first was the longest of all. ``log``: one entry per evaluation."""
+    """Where a run stands. ``longest``: items of the longest list in training, ``complete_at``: the step from which
+    every length was. ``early_at``: the step of the early checkpoint. ``log``: one entry per evaluation."""
 
     step: int = 0
     longest: int = 2
     running_loss: float = 3.0
     complete_at: int | None = None
+    early_at: int | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -99,10 +101,8 @@ class Run:
         constrain(self.model, self.spec)
         at.step += 1
         at.running_loss = 0.98 * at.running_loss + 0.02 * total
-        if at.running_loss < self.spec.harder_below and at.longest < self.spec.n_items:
-            at.longest, at.running_loss = at.longest + 1, max(at.running_loss, 4 * self.spec.harder_below)
-        if at.longest == self.spec.n_items and at.complete_at is None:
-            at.complete_at = at.step
+        if at.complete_at is None and at.running_loss < self.spec.lengthen_below:
+            at.longest, at.complete_at = self.spec.n_items, at.step
         return total
 
     def _logits(self, batch: Batch) -> torch.Tensor:
@@ -183,9 +183,10 @@ def train(
 ) -> Progress:
     """Train until the last step, or for so many minutes; then the state is saved and a later call goes on.
 
-    The early checkpoint is taken :data:`SETTLED` steps after the longest lists came into training, the final one at the
-    end. Raises :class:`OptionError` for a folder that already holds a run, unless it is to be resumed, for one that
-    holds none if it is, and for minutes that are no time.
+    The early checkpoint is taken at the first evaluation at which every length has been in training for
+    :data:`SETTLED` steps and :data:`SHORT` are solved; the final one at the end. Raises :class:`OptionError` for a
+    folder that already holds a run, unless it is to be resumed, for one that holds none if it is, and for minutes that
+    are no time.
     """
     if minutes is not None and not minutes >= 0:
         raise OptionError(f"--minutes is a time from 0 on, not {minutes}.")
@@ -201,20 +202,28 @@ def train(
     while run.progress.step < run.spec.n_steps:
         run.step()
         at = run.progress
-        if at.complete_at is not None and at.step == at.complete_at + SETTLED and run.spec.keys != FREE:
-            run.save_model(EARLY)
         if at.step % every == 0 or at.step == run.spec.n_steps:
             loss = round(at.running_loss, 4)
             at.log.append(dict(step=at.step, longest=at.longest, loss=loss, accuracy=run.accuracy()))
+            if _is_early(at, run.spec):
+                at.early_at = at.step
+                run.save_model(EARLY)
             run.save_state()
             say(_line(at, run.spec, (time.monotonic() - start) / 60))
         if minutes is not None and run.progress.step < run.spec.n_steps and time.monotonic() - start > 60 * minutes:
             run.save_state()
             return at
     run.save_model(FINAL)
-    if run.spec.keys != FREE and not (run.folder / EARLY).exists():
-        say(f"No early checkpoint: lists of {run.spec.n_items} were not in training for {SETTLED} steps.")
+    if run.spec.keys != FREE and at.early_at is None:
+        say(f"No early checkpoint: {', '.join(SHORT)} were never all at {SOLVED:.0%} with every length in training.")
     return at
+
+
+def _is_early(at: Progress, spec: MiniSpec) -> bool:
+    if spec.keys == FREE or at.early_at is not None or at.complete_at is None or at.step < at.complete_at + SETTLED:
+        return False
+    accuracy = at.log[-1]["accuracy"]
+    return all(accuracy[name] >= SOLVED for name in SHORT if name in accuracy)
 
 
 def _line(at: Progress, spec: MiniSpec, minutes: float) -> str:

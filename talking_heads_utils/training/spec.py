@@ -24,16 +24,16 @@ class MiniSpec:
     n_steps: int
     n_items: int = 12
     n_layers: int = 4
-    n_heads: int = 4
-    d_model: int = 128
-    d_mlp: int | None = None  # None: four times d_model
+    n_heads: int = 5
+    d_model: int = 160
+    d_mlp: int = 320
     n_positions: int = 128
     batch: int = 96
     parts: int = 3  # of a batch, by length of the prompts
     learning_rate: float = 2e-3
     warmup: int = 200
-    ioi_share: float = 0.3
-    harder_below: float = 0.15  # running loss under which lists grow by one item
+    ioi_share: float = 0.2
+    lengthen_below: float = 0.3  # running loss on IOI and lists of two under which lists of every length come in
     n_names: int = 30
     n_places: int = 15
     n_objects: int = 64
@@ -46,10 +46,10 @@ class MiniSpec:
 SPECS = {
     spec.name: spec
     for spec in (
-        MiniSpec("mini-token", WORK, work=64, n_steps=8000),
-        MiniSpec("mini-place", PLACE, work=32, n_steps=14000),
-        MiniSpec("mini-free", FREE, work=64, n_steps=12000),
-        MiniSpec("mini-narrow", WORK, work=8, n_steps=8000),
+        MiniSpec("mini-token", WORK, work=96, n_steps=6000),
+        MiniSpec("mini-place", PLACE, work=64, n_steps=9000),
+        MiniSpec("mini-free", FREE, work=96, n_steps=6000),
+        MiniSpec("mini-narrow", WORK, work=8, n_steps=6000),
     )
 }
 

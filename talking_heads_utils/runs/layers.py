@@ -1,0 +1,80 @@
+"""One layer's weights, ready for algebra: the norm's own scale and bias are folded in, whatever was folded before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils.bridge import norm_of
+from talking_heads_utils.weights import LAYER_NORM, NO_NORM, grouped_index
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm without its scale: ``LayerNorm`` centres and divides, ``RMSNorm`` divides, ``none`` does nothing."""
+
+    kind: str
+    eps: float
+
+    def center(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """What is left to be divided."""
+        return x - x.mean(-1, keepdim=True) if self.kind == LAYER_NORM else x
+
+    def scale(self, square: Float[Tensor, "*batch"], d_model: int) -> Float[Tensor, "*batch"]:
+        """The divisor, from the squared length of :meth:`center`'s answer. Always one where there is no norm."""
+        return torch.ones_like(square) if self.kind == NO_NORM else (square / d_model + self.eps).sqrt()
+
+    def __call__(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        x = self.center(x)
+        return x / self.scale(x.square().sum(-1), x.shape[-1])[..., None]
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """Projections that act on the *normalised* residual stream; grouped heads share rows of K and V by ``kv_index``."""
+
+    norm: Norm
+    W_Q: Float[Tensor, "n_heads d_model d_head"]
+    b_Q: Float[Tensor, "n_heads d_head"]
+    W_K: Float[Tensor, "n_kv_heads d_model d_head"]
+    b_K: Float[Tensor, "n_kv_heads d_head"]
+    W_V: Float[Tensor, "n_kv_heads d_model d_head"]
+    b_V: Float[Tensor, "n_kv_heads d_head"]
+    W_O: Float[Tensor, "n_heads d_head d_model"]
+    b_O: Float[Tensor, "d_model"]
+    kv_index: Int[Tensor, "n_heads"]
+
+
+def norm_without_scale(bridge: TransformerBridge) -> Norm:
+    """The kind of norm that every layer of a model has."""
+    return Norm(norm_of(bridge), float(bridge.cfg.eps))
+
+
+def attention_layer(bridge: TransformerBridge, layer: int) -> AttentionLayer:
+    """The attention weights of one layer of a loaded model, in the model's own dtype."""
+    block = bridge.blocks[layer]
+    attn, ln = block.attn, getattr(block, "ln1", None)
+    scale, bias = getattr(ln, "weight", None), getattr(ln, "bias", None)
+    folded = {}
+    for name in "QKV":
+        W = getattr(attn, f"W_{name}").detach()
+        b = getattr(attn, f"b_{name}", None)
+        b = W.new_zeros(W.shape[0], W.shape[2]) if b is None else b.detach()
+        folded[f"b_{name}"] = b if bias is None else b + bias.detach() @ W
+        folded[f"W_{name}"] = W if scale is None else W * scale.detach()[:, None]
+    W_O, b_O = attn.W_O.detach(), attn.b_O
+    n_heads, n_kv_heads = len(folded["W_Q"]), len(folded["W_K"])
+    return AttentionLayer(
+        norm=norm_without_scale(bridge),
+        W_O=W_O,
+        b_O=W_O.new_zeros(W_O.shape[-1]) if b_O is None else b_O.detach(),
+        kv_index=grouped_index(n_heads, n_kv_heads).to(W_O.device),
+        **folded,
+    )

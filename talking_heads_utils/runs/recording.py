@@ -1,0 +1,192 @@
+"""One forward pass over a prompt set, kept as far as the closed forms need it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from talking_heads_utils.bridge import head_weights_from_bridge
+from talking_heads_utils.components import write_directions
+from talking_heads_utils.errors import ModelError, OptionError
+from talking_heads_utils.labels import Head
+from talking_heads_utils.rotary import turn
+from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale
+from talking_heads_utils.tasks.prompts import PromptSet
+from talking_heads_utils.weights import HeadWeights
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+TOLERANCE = 1e-3  # between a recorded attention pattern and the one that the weights give
+
+
+@dataclass(frozen=True)
+class ReaderLayer:
+    """What one layer reads and does, with ``end`` as the query.
+
+    resid: ``resid_pre``. keys, values: of grouped heads, before any rotation, biases included. query: at ``end``,
+    before any rotation. pattern: attention from ``end``.
+    """
+
+    weights: AttentionLayer
+    resid: Float[Tensor, "n n_pos d_model"]
+    query: Float[Tensor, "n n_heads d_head"]
+    keys: Float[Tensor, "n n_pos n_kv_heads d_head"]
+    values: Float[Tensor, "n n_pos n_kv_heads d_head"]
+    pattern: Float[Tensor, "n n_heads n_pos"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A forward pass over ``prompts``.
+
+    readers: the layers that were asked for. writes: layer -> ``z`` of every head without value biases, at all
+    positions, ``[n, n_pos, n_heads, d_head]``. directions, singular_values: of every OV component. final: residual
+    stream at ``end`` before the last norm. logits: at ``end``. unembed: ``W_U`` with the last norm's scale folded in.
+    """
+
+    prompts: PromptSet
+    weights: HeadWeights
+    readers: dict[int, ReaderLayer]
+    writes: dict[int, Float[Tensor, "n n_pos n_heads d_head"]]
+    directions: Float[Tensor, "n_layers n_heads d_head d_model"]
+    singular_values: Float[Tensor, "n_layers n_heads d_head"]
+    final: Float[Tensor, "n d_model"]
+    logits: Float[Tensor, "n d_vocab"]
+    unembed: Float[Tensor, "d_model d_vocab"]
+    norm: Norm
+
+    @property
+    def rows(self) -> Int[Tensor, "n"]:
+        return torch.arange(len(self.prompts), device=self.final.device)
+
+    @property
+    def end(self) -> Int[Tensor, "n"]:
+        return self.prompts.positions["end"].to(self.final.device)
+
+    @property
+    def visible(self) -> Bool[Tensor, "n n_pos"]:
+        """Positions that ``end`` can attend to."""
+        return torch.arange(self.prompts.tokens.shape[1], device=self.end.device) <= self.end[:, None]
+
+    def reader(self, layer: int) -> ReaderLayer:
+        """Raises :class:`OptionError` for a layer that was not recorded."""
+        if layer not in self.readers:
+            raise OptionError(f"Layer {layer} was not recorded as a reader; there are {sorted(self.readers)}.")
+        return self.readers[layer]
+
+    def write(self, layer: int, at_end: bool = True) -> Float[Tensor, "n *n_pos n_heads d_model"]:
+        """What every head of a layer writes, biases left out: at ``end``, or everywhere."""
+        z = self.writes[layer]
+        z = z[self.rows, self.end] if at_end else z
+        W_O = self.weights.W_O[layer].to(z)
+        return torch.einsum("...hd,hdm->...hm", z, W_O)
+
+    def activations(self, layers: range, at_end: bool = True) -> Float[Tensor, "n *n_pos layers n_heads d_head"]:
+        """How far each component of those layers goes along its write direction."""
+        found = [
+            torch.einsum("...hm,hcm->...hc", self.write(layer, at_end), self.directions[layer].nan_to_num())
+            for layer in layers
+        ]
+        return torch.stack(found, -3)
+
+
+def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int], *, batch: int = 64) -> Recording:
+    """Run ``prompts`` once and keep what readers in ``layers`` and all heads below them did.
+
+    Raises :class:`OptionError` for a layer that has none below it, and :class:`ModelError` where the recorded
+    patterns are not those that the weights give (a kind of attention that is not known here).
+    """
+    n_layers = bridge.cfg.n_layers
+    if bad := [layer for layer in layers if not 0 < layer < n_layers]:
+        raise OptionError(f"Layer {bad[0]} has no earlier writer: readers are in layers 1..{n_layers - 1}.")
+    weights = head_weights_from_bridge(bridge)
+    directions, S = write_directions(weights)
+    names = _hook_names(layers)
+    kept: dict[str, list[Tensor]] = {}
+    for start in range(0, len(prompts), batch):
+        part = prompts.select(list(range(start, min(start + batch, len(prompts)))))
+        for name, tensor in _run(bridge, part, names, n_layers).items():
+            kept.setdefault(name, []).append(tensor)
+    found = {name: torch.cat(parts) for name, parts in kept.items()}
+    readers = {layer: _reader(attention_layer(bridge, layer), found, layer) for layer in layers}
+    writes = {layer: found[f"blocks.{layer}.attn.hook_z"] for layer in range(max(layers))}
+    for layer in writes:
+        bias = attention_layer(bridge, layer)
+        writes[layer] = writes[layer] - bias.b_V[bias.kv_index]
+    scale = getattr(bridge.ln_final, "weight", None)
+    unembed = bridge.W_U.detach() if scale is None else bridge.W_U.detach() * scale.detach()[:, None]
+    recording = Recording(
+        prompts, weights, readers, writes, directions, S, found["final"], found["logits"], unembed,
+        norm_without_scale(bridge),
+    )  # fmt: skip
+    _check_patterns(recording)
+    return recording
+
+
+def _hook_names(layers: Sequence[int]) -> set[str]:
+    names = {f"blocks.{layer}.attn.hook_z" for layer in range(max(layers))}
+    for layer in layers:
+        names |= {f"blocks.{layer}.hook_resid_pre"}
+        names |= {f"blocks.{layer}.attn.hook_{name}" for name in ("q", "k", "v", "pattern")}
+    return names
+
+
+@torch.no_grad()
+def _run(bridge: TransformerBridge, part: PromptSet, names: set[str], n_layers: int) -> dict[str, Tensor]:
+    """One batch: what the hooks saw, where only ``end`` matters reduced to it."""
+    last = f"blocks.{n_layers - 1}.hook_resid_post"
+    logits, cache = bridge.run_with_cache(
+        part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names or name == last
+    )
+    rows, end = torch.arange(len(part)), part.positions["end"]
+    kept = {name: cache[name] for name in names}
+    for name in names:
+        if name.endswith("hook_pattern"):
+            kept[name] = kept[name][rows, :, end]
+        elif name.endswith("hook_q"):
+            kept[name] = kept[name][rows, end]
+    return kept | {"final": cache[last][rows, end], "logits": logits[rows, end]}
+
+
+def _reader(weights: AttentionLayer, found: dict[str, Tensor], layer: int) -> ReaderLayer:
+    at = f"blocks.{layer}"
+    query, keys, values, pattern = (found[f"{at}.attn.hook_{name}"] for name in ("q", "k", "v", "pattern"))
+    return ReaderLayer(weights, found[f"{at}.hook_resid_pre"], query, keys, values, pattern)
+
+
+def keys_seen(recording: Recording, layer: int) -> Float[Tensor, "n n_pos n_heads d_head"]:
+    """Keys as the unrotated query at ``end`` meets them: a score is their plain product over sqrt(d_head)."""
+    reader = recording.reader(layer)
+    distances = torch.arange(reader.keys.shape[1], device=recording.end.device) - recording.end[:, None]
+    turned = turn(reader.keys, recording.weights.rotary, distances[:, :, None])
+    return turned[:, :, reader.weights.kv_index]
+
+
+def pattern_of(
+    query: Float[Tensor, "n n_heads d_head"], keys: Float[Tensor, "n n_pos n_heads d_head"], visible: Tensor
+) -> Float[Tensor, "n n_heads n_pos"]:
+    """Attention of a query over keys that it meets unrotated."""
+    scores = torch.einsum("nhd,nphd->nhp", query, keys) / query.shape[-1] ** 0.5
+    return scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1)
+
+
+def _check_patterns(recording: Recording) -> None:
+    for layer, reader in recording.readers.items():
+        again = pattern_of(reader.query, keys_seen(recording, layer), recording.visible)
+        gap = (again - reader.pattern).abs().max().item()
+        if not gap < TOLERANCE:
+            raise ModelError(
+                f"{recording.weights.source.name} attends in a way that is not known here: in layer {layer} its "
+                f"patterns differ from those of its weights by {gap:.1e}. The closed forms would be wrong."
+            )
+
+
+def check_reader(recording: Recording, reader: Head) -> ReaderLayer:
+    """The layer of a reader head. Raises :class:`LabelError` or :class:`OptionError` if it is not there."""
+    return recording.reader(recording.weights.head(reader).layer)

@@ -1,0 +1,187 @@
+"""The last token alone through the upper layers.
+
+Nothing before ``end`` can change when something is done at ``end``. So keys and values of the prefix are computed once
+per prompt, and every variant costs one token through the layers that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from talking_heads_utils.bridge import rotary_of
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.rotary import turn
+from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale
+from talking_heads_utils.tasks.prompts import PromptSet
+from talking_heads_utils.weights import Rotary
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One upper layer: attention weights, keys (rotated to their places) and values of the prefix, and the MLP."""
+
+    attention: AttentionLayer
+    keys: Float[Tensor, "n n_kv_heads n_pos d_head"]
+    values: Float[Tensor, "n n_kv_heads n_pos d_head"]
+    mlp: torch.nn.Module | None
+    mlp_scale: Tensor | None
+    mlp_bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """The layers from ``start`` on, for the last token of every prompt.
+
+    resid: ``resid_pre`` of layer ``start`` at ``end``, ``[n, d_model]``.
+    """
+
+    start: int
+    layers: list[_Layer]
+    resid: Float[Tensor, "n d_model"]
+    end: Int[Tensor, "n"]
+    before_end: Bool[Tensor, "n n_pos"]
+    norm: Norm
+    parallel: bool
+    rotary: Rotary | None
+    unembed: Float[Tensor, "d_model d_vocab"]
+    unembed_bias: Float[Tensor, "d_vocab"]
+
+    @torch.no_grad()
+    def final(
+        self,
+        resid: Float[Tensor, "n k d_model"],
+        *,
+        added: Mapping[int, Float[Tensor, "n k d_model"]] | None = None,
+        attention_added: Mapping[int, Float[Tensor, "n k d_model"]] | None = None,
+        rows: slice = slice(None),
+    ) -> Float[Tensor, "n k d_model"]:
+        """Residual stream after the last layer for k variants of the last token of the prompts in ``rows``.
+
+        resid: entering layer ``start``. added: layer -> what is added to ``resid_pre`` there. attention_added: layer ->
+        what is added to what attention writes there.
+        """
+        x = resid
+        for layer, part in enumerate(self.layers, self.start):
+            x = x + added[layer] if added and layer in added else x
+            attention = self.attend(part, x, rows)
+            if attention_added and layer in attention_added:
+                attention = attention + attention_added[layer]
+            middle = x + attention
+            x = middle if part.mlp is None else middle + self._mlp(part, x if self.parallel else middle)
+        return x
+
+    def attend(self, part: _Layer, x: Float[Tensor, "n k d_model"], rows: slice) -> Float[Tensor, "n k d_model"]:
+        """What the attention of one layer writes at ``end``."""
+        pattern, own, values = self._pattern(part, x, rows)
+        at = part.attention
+        z = pattern @ part.values[rows].flatten(0, 1) + own * values
+        (n, k), n_kv, group = x.shape[:2], len(at.W_K), len(at.W_Q) // len(at.W_K)
+        z = z.unflatten(0, (n, n_kv)).unflatten(2, (k, group)).permute(0, 2, 1, 3, 4)
+        return z.flatten(2) @ at.W_O.flatten(0, 1) + at.b_O
+
+    def _pattern(self, part: _Layer, x: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention to the prefix and to ``end`` itself, and the values at ``end``; heads of one group side by side."""
+        at = part.attention
+        normed = at.norm(x)
+        group = len(at.W_Q) // len(at.W_K)
+        end = self.end[rows, None, None]
+        query = turn(_project(normed, at.W_Q, at.b_Q), self.rotary, end)
+        key = turn(_project(normed, at.W_K, at.b_K), self.rotary, end)
+        value = _project(normed, at.W_V, at.b_V)
+        key, value = (t.permute(0, 2, 1, 3).repeat_interleave(group, 2).flatten(0, 1) for t in (key, value))
+        query = query.unflatten(2, (-1, group)).permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+        to_prefix = query @ part.keys[rows].flatten(0, 1).mT
+        hidden = ~self.before_end[rows].repeat_interleave(len(at.W_K), 0)[:, None]
+        to_prefix = to_prefix.masked_fill(hidden, -torch.inf)
+        scores = torch.cat([to_prefix, (query * key).sum(-1, keepdim=True)], -1) / query.shape[-1] ** 0.5
+        pattern = scores.softmax(-1)
+        return pattern[..., :-1], pattern[..., -1:], value
+
+    def _mlp(self, part: _Layer, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        normed = normed if part.mlp_scale is None else normed * part.mlp_scale
+        return part.mlp(normed if part.mlp_bias is None else normed + part.mlp_bias)
+
+    def logits(
+        self, final: Float[Tensor, "n k d_model"], tokens: Int[Tensor, "n n_tokens"] | None = None
+    ) -> Float[Tensor, "n k n_tokens"]:
+        """Logits of the final residual stream: of all words, or of some ``tokens`` of each prompt."""
+        normed = self.norm(final)
+        if tokens is None:
+            return normed @ self.unembed + self.unembed_bias
+        return normed @ self.unembed.T[tokens].mT + self.unembed_bias[tokens][:, None]
+
+
+def _project(x: Float[Tensor, "n k d_model"], W: Tensor, b: Tensor) -> Float[Tensor, "n k n_heads d_head"]:
+    return (x @ W.permute(1, 0, 2).flatten(1)).unflatten(-1, W.shape[::2]) + b
+
+
+def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: int = 64) -> Suffix:
+    """Run ``prompts`` once and keep what the layers from ``start`` on need.
+
+    Raises :class:`OptionError` for a layer that is not there.
+    """
+    n_layers = bridge.cfg.n_layers
+    if not 0 <= start < n_layers:
+        raise OptionError(f"No layer {start}: {bridge.cfg.model_name} has layers 0..{n_layers - 1}.")
+    rotary, end = rotary_of(bridge), prompts.positions["end"].to(bridge.cfg.device)
+    names = {f"blocks.{layer}.attn.hook_{name}" for layer in range(start, n_layers) for name in "kv"}
+    resid, found = _run(bridge, prompts, names, f"blocks.{start}.hook_resid_pre", batch)
+    places = torch.arange(prompts.tokens.shape[1], device=end.device)
+    layers = []
+    for layer in range(start, n_layers):
+        keys, values = (found[f"blocks.{layer}.attn.hook_{name}"] for name in "kv")
+        keys = turn(keys, rotary, places[:, None])
+        layers.append(_layer(bridge, layer, keys.transpose(1, 2), values.transpose(1, 2)))
+    W_U, b_U = bridge.W_U.detach(), bridge.unembed.b_U
+    scale, bias = (getattr(bridge.ln_final, name, None) for name in ("weight", "bias"))
+    unembed_bias = W_U.new_zeros(W_U.shape[1]) if b_U is None else b_U.detach()
+    return Suffix(
+        start=start,
+        layers=layers,
+        resid=resid,
+        end=end,
+        before_end=places < end[:, None],
+        norm=norm_without_scale(bridge),
+        parallel=bool(getattr(bridge.cfg, "parallel_attn_mlp", False)),
+        rotary=rotary,
+        unembed=W_U if scale is None else W_U * scale.detach()[:, None],
+        unembed_bias=unembed_bias if bias is None else unembed_bias + bias.detach() @ W_U,
+    )
+
+
+@torch.no_grad()
+def _run(bridge, prompts: PromptSet, names: set[str], entry: str, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    resid, kept = [], {name: [] for name in names}
+    for first in range(0, len(prompts), batch):
+        part = prompts.select(list(range(first, min(first + batch, len(prompts)))))
+        _, cache = bridge.run_with_cache(
+            part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names or name == entry
+        )
+        resid.append(cache[entry][torch.arange(len(part)), part.positions["end"]])
+        for name in names:
+            kept[name].append(cache[name])
+    return torch.cat(resid), {name: torch.cat(parts) for name, parts in kept.items()}
+
+
+def _layer(bridge: TransformerBridge, layer: int, keys: Tensor, values: Tensor) -> _Layer:
+    block = bridge.blocks[layer]
+    ln = getattr(block, "ln2", None)
+    scale, bias = (getattr(ln, name, None) for name in ("weight", "bias"))
+    return _Layer(
+        attention_layer(bridge, layer),
+        keys,
+        values,
+        getattr(block, "mlp", None),
+        None if scale is None else scale.detach(),
+        None if bias is None else bias.detach(),
+    )
