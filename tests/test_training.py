@@ -19,8 +19,8 @@ from talking_heads_utils.training.model import COPY_SCALE, constrain, end_logits
 from talking_heads_utils.training.spec import FREE, PLACE, SPECS, WORK, MiniSpec
 
 TINY = MiniSpec(
-    "tiny", WORK, work=16, n_steps=8, n_items=3, n_layers=2, n_heads=4, d_model=32, d_mlp=64, n_positions=64, batch=12, warmup=10,
-    n_names=6, n_places=3, n_objects=8,
+    "tiny", WORK, work=16, n_steps=8, n_items=3, n_layers=2, n_heads=4, d_model=32, d_mlp=64, n_positions=64, batch=12,
+    warmup=10, n_names=6, n_places=3, n_objects=8,
 )  # fmt: skip
 
 
