@@ -1,0 +1,92 @@
+"""How few components carry a head's effect on a mover. The order is chosen on one half of the prompts, the effect
+measured on the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils.inhibition.closed_form import mover_of, pattern_after_shift
+from talking_heads_utils.inhibition.effects import check_mover, inhibition_score
+from talking_heads_utils.labels import Head, as_head
+from talking_heads_utils.runs.recording import Recording
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.statistics import bootstrap_mean
+from talking_heads_utils.tasks.metrics import contrast
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOP, RANDOM, WHOLE = "top k", "k random", "whole head"
+
+
+def effect_of_sets(
+    recording: Recording, mover: Head | str, writer: Head | str, sets: Float[Tensor, "k d_head"]
+) -> Float[Tensor, "n k"]:
+    """Change of I(m) when the components marked in each row of ``sets`` leave the mover's query together."""
+    mover, writer = check_mover(recording, mover), as_head(writer)
+    directions = recording.directions[writer.layer, writer.head].nan_to_num()
+    write = recording.write(writer.layer)[:, writer.head]
+    shift = -((write @ directions.T)[:, None] * sets.to(write)) @ directions
+    after = pattern_after_shift(mover_of(recording, mover), shift)
+    inhibition = (after * contrast(recording.prompts).to(after)[:, None]).sum(-1)
+    return inhibition - inhibition_score(recording, mover)[:, None]
+
+
+def order_of(recording: Recording, mover: Head | str, writer: Head | str) -> Int[Tensor, "d_head"]:
+    """A head's components by how much taking out each one alone lowers I(m) on these prompts."""
+    d_head = recording.weights.d_head
+    return effect_of_sets(recording, mover, writer, torch.eye(d_head)).mean(0).argsort()
+
+
+def concentration(
+    selection: Recording, held_out: Recording, mover: Head | str, writer: Head | str, *, k_max: int = 8,
+    n_random: int = 20, seed: int = SEED,
+) -> pd.DataFrame:  # fmt: skip
+    """Change of I(m) on the held-out half: the top k of the selection half, k random ones of the same head, the whole
+    head. Columns: k, what, mean, low, high (95% bootstrap over prompts; for random ones over draws), n."""
+    import pandas as pd
+
+    d_head = selection.weights.d_head
+    order = order_of(selection, mover, writer).cpu()
+    k_max = min(k_max, d_head)
+    tops = torch.stack([_marked(order[:k], d_head) for k in range(1, k_max + 1)])
+    generator = torch.Generator().manual_seed(seed)
+    draws = [torch.randperm(d_head, generator=generator) for _ in range(n_random)]
+    random = torch.stack([_marked(draw[:k], d_head) for k in range(1, k_max + 1) for draw in draws])
+    found = effect_of_sets(held_out, mover, writer, torch.cat([tops, torch.ones(1, d_head), random])).cpu()
+    rows = []
+    for k in range(1, k_max + 1):
+        rows.append((k, TOP, bootstrap_mean(found[:, k - 1])))
+        at = k_max + 1 + (k - 1) * n_random
+        rows.append((k, RANDOM, bootstrap_mean(found[:, at : at + n_random].mean(0))))
+        rows.append((k, WHOLE, bootstrap_mean(found[:, k_max])))
+    return pd.DataFrame([dict(k=k, what=what, **value._asdict()) for k, what, value in rows])
+
+
+def needed_for(
+    selection: Recording, held_out: Recording, mover: Head | str, writer: Head | str, share: float = 0.9
+) -> tuple[int | None, float]:
+    """``(k, whole)``: how many of a head's components, in the selection half's order, reach ``share`` of what taking
+    out the whole head does to I(m) on the held-out half; None where the whole head does not lower it."""
+    d_head = selection.weights.d_head
+    order = order_of(selection, mover, writer).cpu()
+    sets = torch.stack([_marked(order[:k], d_head) for k in range(1, d_head + 1)])
+    means = effect_of_sets(held_out, mover, writer, sets).mean(0)
+    whole = means[-1].item()
+    if whole >= 0:
+        return None, whole
+    return int((means <= share * whole).nonzero()[0]) + 1, whole
+
+
+def stable_rank(singular_values: Float[Tensor, "*batch d_head"]) -> Float[Tensor, "*batch"]:
+    """Sum of squared singular values over the largest square: how many directions a head uses, by its weights."""
+    square = singular_values.square()
+    return square.sum(-1) / square.amax(-1)
+
+
+def _marked(index: Int[Tensor, "k"], d_head: int) -> Float[Tensor, "d_head"]:
+    return torch.zeros(d_head).index_fill(0, index, 1.0)

@@ -1,0 +1,161 @@
+"""Where in running text a component is active, by category of the token it is active on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from talking_heads_utils.errors import TaskError
+from talking_heads_utils.labels import Component
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
+
+COMMA, REPEATED, OTHER = "comma in a list", "repeated word", "other"
+CATEGORIES = (COMMA, REPEATED, OTHER)
+OPEN_WEB_TEXT = "Skylion007/openwebtext"
+TOP_SHARE = 0.01  # the most active positions, of which rates by category are taken
+LIST_WINDOW = 6  # tokens on either side within which a second comma makes a list
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Windows of text: tokens ``[n_windows, n_pos]``, and the category of each."""
+
+    tokens: Int[Tensor, "n_windows n_pos"]
+    category: Int[Tensor, "n_windows n_pos"]
+
+
+def corpus_of(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, n_pos: int = 64, n_windows: int | None = None
+) -> Corpus:
+    """Texts one after the other, cut into windows, each behind a first token of its own.
+
+    Raises :class:`TaskError` for texts without a token that the tokenizer knows, or shorter than one window.
+    """
+    unknown = None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
+    stream: list[int] = []
+    for text in texts:
+        stream += tokenizer(text, add_special_tokens=False)["input_ids"]
+        if n_windows is not None and len(stream) >= n_windows * (n_pos - 1):
+            break
+    if all(token == unknown for token in stream):
+        raise TaskError("The corpus holds no token of this model. Take text in the model's language.")
+    n = len(stream) // (n_pos - 1)
+    if n == 0:
+        raise TaskError(f"The corpus has {len(stream)} tokens; one window takes {n_pos - 1}. Take more text.")
+    body = torch.tensor(stream[: n * (n_pos - 1)]).view(n, -1)[:n_windows]
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    tokens = torch.cat([torch.full((len(body), 1), first), body], 1)
+    return Corpus(tokens, categories(tokens, tokenizer))
+
+
+def read_texts(path: Path) -> list[str]:
+    """The paragraphs of a text file. Raises :class:`TaskError` if it cannot be read or is empty."""
+    try:
+        texts = [part for part in Path(path).read_text(encoding="utf-8").split("\n\n") if part.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path} cannot be read as text ({error}).") from error
+    if not texts:
+        raise TaskError(f"{path} is empty.")
+    return texts
+
+
+def categories(tokens: Int[Tensor, "n n_pos"], tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "n n_pos"]:
+    """Index into :data:`CATEGORIES`: a comma with another comma near, a word that its window held before, other."""
+    pieces = [piece.strip() for piece in tokenizer.batch_decode([[t] for t in tokens.unique().tolist()])]
+    words, index = tokens.unique(return_inverse=True)
+    is_comma = torch.tensor([piece == "," for piece in pieces])[index]
+    is_word = torch.tensor([len(piece) > 2 and piece.isalpha() for piece in pieces])[index]
+    near = _others(is_comma)
+    same = tokens[:, :, None] == tokens[:, None]
+    before = torch.ones(tokens.shape[1], tokens.shape[1]).tril(-1).bool()
+    repeated = (same & before).any(-1) & is_word
+    found = torch.full(tokens.shape, CATEGORIES.index(OTHER))
+    found[repeated] = CATEGORIES.index(REPEATED)
+    found[is_comma & near] = CATEGORIES.index(COMMA)
+    return found
+
+
+def _others(marked: Bool[Tensor, "n n_pos"]) -> Bool[Tensor, "n n_pos"]:
+    """Whether another position within :data:`LIST_WINDOW` is marked."""
+    width = 2 * LIST_WINDOW + 1
+    kernel = torch.ones(1, 1, width)
+    kernel[0, 0, LIST_WINDOW] = 0
+    counts = torch.nn.functional.conv1d(marked.float()[:, None], kernel, padding=LIST_WINDOW)[:, 0]
+    return counts > 0
+
+
+@torch.no_grad()
+def activity(
+    bridge: TransformerBridge,
+    directions: Float[Tensor, "n_layers n_heads d_head d_model"],
+    corpus: Corpus,
+    components: Sequence[Component],
+    *,
+    batch: int = 32,
+) -> Float[Tensor, "k n_windows n_pos"]:
+    """Size of what each component writes at every position of the corpus, value biases left out; the first position of
+    a window is NaN."""
+    from talking_heads_utils.runs.layers import attention_layer
+
+    layers = sorted({c.layer for c in components})
+    at = {layer: attention_layer(bridge, layer) for layer in layers}
+    names = {f"blocks.{layer}.attn.hook_z" for layer in layers}
+    parts = []
+    for start in range(0, len(corpus.tokens), batch):
+        tokens = corpus.tokens[start : start + batch].to(bridge.cfg.device)
+        _, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name in names)
+        found = []
+        for c in components:
+            attention = at[c.layer]
+            z = cache[f"blocks.{c.layer}.attn.hook_z"][:, :, c.head] - attention.b_V[attention.kv_index[c.head]]
+            found.append((z @ attention.W_O[c.head] @ directions[c.layer, c.head, c.component]).abs())
+        parts.append(torch.stack(found))
+    active = torch.cat(parts, 1)
+    active[:, :, 0] = torch.nan
+    return active
+
+
+def rates(active: Float[Tensor, "k n_windows n_pos"], corpus: Corpus, components: Sequence[Component]) -> pd.DataFrame:
+    """Of each component's most active positions, the share in each category, and how many times the corpus' own share
+    that is. Columns: component, category, share, base, ratio, n."""
+    import pandas as pd
+
+    rows = []
+    category = corpus.category[:, 1:].flatten()
+    for c, values in zip(components, active):
+        values = values[:, 1:].flatten().cpu()
+        n = max(1, int(len(values) * TOP_SHARE))
+        top = category[values.topk(n).indices]
+        for i, name in enumerate(CATEGORIES):
+            share, base = (top == i).double().mean().item(), (category == i).double().mean().item()
+            ratio = share / base if base else float("nan")
+            rows.append(dict(component=str(c), category=name, share=share, base=base, ratio=ratio, n=n))
+    return pd.DataFrame(rows)
+
+
+def contexts(
+    active: Float[Tensor, "n_windows n_pos"], corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, n: int = 8,
+    width: int = 12,
+) -> pd.DataFrame:  # fmt: skip
+    """The most active positions of one component, at most one per window: text before, the token, size."""
+    import pandas as pd
+
+    best, place = active.nan_to_num(nan=-1.0).max(1)
+    rows = []
+    for window in best.topk(min(n, len(best))).indices.tolist():
+        at = int(place[window])
+        before = tokenizer.decode(corpus.tokens[window, max(1, at - width) : at].tolist())
+        token = tokenizer.decode([int(corpus.tokens[window, at])])
+        kind = CATEGORIES[int(corpus.category[window, at])]
+        rows.append({"context": "…" + before, "token": token, "category": kind, "activation": best[window].item()})
+    return pd.DataFrame(rows)

@@ -1,0 +1,153 @@
+"""Movers and inhibition heads where nobody published them, and how well weights alone find the latter.
+
+Source of the method: path patching, Wang et al. (2022); in closed form here, since only a mover's query is patched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.inhibition.closed_form import mover_of, pattern_after_shift
+from talking_heads_utils.inhibition.effects import inhibition_score, wanted_direction
+from talking_heads_utils.labels import Head
+from talking_heads_utils.links import ONE_COMPONENT, pair_values
+from talking_heads_utils.runs.recording import Recording, record
+from talking_heads_utils.scores import CompositionScores
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.tasks.halves import half_rows
+from talking_heads_utils.tasks.metrics import contrast
+from talking_heads_utils.tasks.prompts import PromptSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+
+SHARE_OF_BEST = 0.25  # a head has a role if its score is at least this share of the best head's
+LEAST_CHANGE = 0.01  # of I(m), which lies between -1 and 1; below it nothing is called inhibition
+SOLVED_BY_MOVERS = 0.5  # share of the direct logit difference below which there is no mover to speak of
+
+
+@dataclass(frozen=True)
+class FoundRoles:
+    """movers, inhibition: heads, the strongest first. mover_scores: attention to the answer times direct logit effect,
+    ``[n_layers, n_heads]``. direct: that effect alone. patched: change of I(m), mean over the movers, when a head's
+    write into their queries comes from another prompt; NaN where no mover lies above. share: of the logit difference
+    that the movers write."""
+
+    movers: list[Head]
+    inhibition: list[Head]
+    mover_scores: Float[Tensor, "n_layers n_heads"]
+    direct: Float[Tensor, "n_layers n_heads"]
+    patched: Float[Tensor, "n_layers n_heads"]
+    share: float
+    n_prompts: int
+
+    @property
+    def through_movers(self) -> bool:
+        """Whether the answer runs through movers at all. Where it does not, their inhibition explains nothing."""
+        return self.share >= SOLVED_BY_MOVERS
+
+
+@torch.no_grad()
+def find_roles(
+    bridge: TransformerBridge, prompts: PromptSet, *, counterfactual: PromptSet | None = None, seed: int = SEED
+) -> FoundRoles:
+    """Roles by what heads do on the selection half of these prompts.
+
+    counterfactual: the same prompts changed so that there is nothing to inhibit; without it, writes come from another
+    prompt of the set. Raises :class:`OptionError` if the two do not match or no head copies the answer.
+    """
+    if counterfactual is not None and len(counterfactual) != len(prompts):
+        raise OptionError(f"{len(counterfactual)} counterfactual prompts for {len(prompts)}: they must be pairs.")
+    rows = half_rows(prompts)[0]
+    prompts, counterfactual = prompts.select(rows), counterfactual and counterfactual.select(rows)
+    layers = range(1, bridge.cfg.n_layers)
+    recording = record(bridge, prompts, layers)
+    scores, direct = mover_scores(recording)
+    movers = above_share(scores)
+    if not movers:
+        raise OptionError("No head attends to the answer and writes it: there is no mover to inhibit.")
+    other = recording if counterfactual is None else record(bridge, counterfactual, layers)
+    order = recording.rows
+    if counterfactual is None:
+        order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).to(order.device)
+    patched = torch.stack([patch_into_query(recording, other, order, mover) for mover in movers])
+    mean = patched.nanmean(0)
+    whole = ((recording.norm(recording.final) * wanted_direction(recording)).sum(-1)).mean()
+    share = sum(direct[m.layer, m.head] for m in movers) / whole
+    return FoundRoles(
+        movers, above_share(-mean.nan_to_num(), least=LEAST_CHANGE), scores, direct, mean, share.item(), len(prompts)
+    )  # fmt: skip
+
+
+def mover_scores(
+    recording: Recording,
+) -> tuple[Float[Tensor, "n_layers n_heads"], Float[Tensor, "n_layers n_heads"]]:
+    """Mean attention from ``end`` to the answer times mean direct effect on the logit difference, and that effect.
+    The first layer counts as zero: it has no earlier writer."""
+    wanted = wanted_direction(recording)
+    scale = recording.norm.scale(
+        recording.norm.center(recording.final).square().sum(-1), recording.final.shape[-1]
+    )  # fmt: skip
+    to_answer = contrast(recording.prompts).clamp(min=0).to(recording.final)
+    shape = (recording.weights.n_layers, recording.weights.n_heads)
+    scores, direct = torch.zeros(shape), torch.zeros(shape)
+    for layer, reader in recording.readers.items():
+        attention = (reader.pattern * to_answer[:, None]).sum(-1).mean(0)
+        for head in range(shape[1]):
+            at = mover_of(recording, Head(layer, head))
+            write = recording.norm.center((at.pattern[:, None] @ at.moved)[:, 0])
+            direct[layer, head] = ((write * wanted).sum(-1) / scale).mean()
+            scores[layer, head] = attention[head] * direct[layer, head]
+    return scores, direct
+
+
+def patch_into_query(recording: Recording, other: Recording, order: Tensor, mover: Head) -> Float[Tensor, "L H"]:
+    """Mean change of I(m) when one head's write into the mover's query is that of another run; NaN at and above it."""
+    found = torch.full((recording.weights.n_layers, recording.weights.n_heads), torch.nan)
+    before, weights = inhibition_score(recording, mover), contrast(recording.prompts).to(recording.final)
+    at = mover_of(recording, mover)
+    for layer in range(mover.layer):
+        shift = other.write(layer)[order] - recording.write(layer)
+        after = (pattern_after_shift(at, shift) * weights[:, None]).sum(-1)
+        found[layer] = (after - before[:, None]).mean(0)
+    return found
+
+
+def above_share(
+    scores: Float[Tensor, "n_layers n_heads"], share: float = SHARE_OF_BEST, least: float = 0.0
+) -> list[Head]:
+    """Heads with at least a share of the best one's score, the best first; none unless the best is above ``least``."""
+    best = scores.max()
+    if best <= least:
+        return []
+    found = [Head(*index) for index in (scores >= share * best).nonzero().tolist()]
+    return sorted(found, key=lambda head: -scores[head.layer, head.head].item())
+
+
+def by_weights(scores: CompositionScores, movers: list[Head]) -> Float[Tensor, "n_layers n_heads"]:
+    """Largest score of a single component into the movers' queries, mean over the movers that lie above."""
+    values = pair_values(scores, "Q", ONE_COMPONENT)
+    return torch.stack([values[:, :, mover.layer, mover.head] for mover in movers]).nanmean(0)
+
+
+def precision_and_recall(predicted: Float[Tensor, "n_layers n_heads"], truth: list[Head]) -> pd.DataFrame:
+    """Heads taken in the order of ``predicted`` against the true ones: k, head, score, precision, recall; and by
+    chance, the precision of heads drawn at random."""
+    import pandas as pd
+
+    wanted = [head for head in truth if not predicted[head.layer, head.head].isnan()]
+    candidates = (~predicted.isnan()).nonzero().tolist()
+    ranked = sorted(candidates, key=lambda index: -predicted[tuple(index)].item())
+    rows, hits = [], 0
+    for k, index in enumerate(ranked, 1):
+        hits += Head(*index) in wanted
+        rows.append(dict(k=k, head=str(Head(*index)), score=predicted[tuple(index)].item(), precision=hits / k,
+                         recall=hits / max(1, len(wanted)), chance=len(wanted) / len(ranked)))  # fmt: skip
+    return pd.DataFrame(rows)

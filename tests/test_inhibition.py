@@ -1,0 +1,204 @@
+"""Chapter 1's measures where the answer is known: planted models, and small cases worked out by hand."""
+
+import pytest
+import torch
+
+from talking_heads_utils.errors import OptionError, TaskError
+from talking_heads_utils.inhibition import concentration, corpus, signal
+from talking_heads_utils.inhibition.agreement import agreement, composition_into, spearman
+from talking_heads_utils.inhibition.effects import component_effects
+from talking_heads_utils.inhibition.find_roles import above_share, by_weights, find_roles, precision_and_recall
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import load_model
+from talking_heads_utils.planted import DUPLICATE, INHIBITION, LIST, MOVER, NOISE, plant
+from talking_heads_utils.runs.recording import record
+from talking_heads_utils.scores import compute_scores
+from talking_heads_utils.tasks import ioi, laundry
+from talking_heads_utils.tasks.halves import check_both_orders, check_enough, half_rows, halves
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return plant()
+
+
+@pytest.fixture(scope="module")
+def lists(planted):
+    return laundry.build_laundry(planted.tokenizer, 5, 80)
+
+
+@pytest.fixture(scope="module")
+def recording(planted, lists):
+    return record(planted.bridge, lists, [2])
+
+
+def test_roles_are_found_where_they_were_planted(planted, lists):
+    found = find_roles(planted.bridge, lists)
+    assert set(found.movers) == set(planted.roles[MOVER]) and found.through_movers and found.share > 0.9
+    assert set(found.inhibition) == set(planted.roles[INHIBITION])
+    assert found.n_prompts == 40, "the selection half"
+    names = ioi.build_ioi(planted.tokenizer, 80)
+    assert set(find_roles(planted.bridge, names).inhibition) == set(planted.roles[INHIBITION])
+    third = ioi.build_ioi(planted.tokenizer, 80, counterfactual="third name")
+    with_third = find_roles(planted.bridge, names, counterfactual=third)
+    assert set(with_third.inhibition) <= {h for role in (INHIBITION, LIST, NOISE) for h in planted.roles[role]}
+
+
+def test_without_a_channel_nothing_is_found():
+    control = plant(channel=False)
+    found = find_roles(control.bridge, laundry.build_laundry(control.tokenizer, 5, 80))
+    assert set(found.movers) <= set(control.roles[MOVER]) and found.inhibition == []
+    assert found.patched.nan_to_num().abs().max() < 1e-3
+
+
+def test_a_model_without_movers_says_so(checkpoints):
+    from test_effects import random_prompts
+
+    prompts = random_prompts(n=80)
+    found = find_roles(load_model(checkpoints["gpt2"]), prompts)
+    assert not found.through_movers
+    with pytest.raises(OptionError, match="must be pairs"):
+        find_roles(load_model(checkpoints["gpt2"]), prompts, counterfactual=prompts.select(list(range(40))))
+
+
+def test_weights_alone_find_the_planted_writers(planted, recording):
+    scores = compute_scores(recording.weights, "Q")
+    values = by_weights(scores, planted.roles[MOVER])
+    writers = [h for role in (INHIBITION, LIST, NOISE) for h in planted.roles[role]]
+    table = precision_and_recall(values, writers)
+    at = table.set_index("k").loc[len(writers)]
+    assert at["precision"] == at["recall"] == 1 and table["chance"].iloc[0] == pytest.approx(4 / 12)
+    assert precision_and_recall(-values, writers)["precision"].iloc[3] == 0, "the order is what is scored"
+
+
+def test_precision_and_recall_by_hand():
+    predicted = torch.tensor([[0.9, 0.1], [0.5, torch.nan]])
+    table = precision_and_recall(predicted, [Head(0, 0), Head(0, 1), Head(1, 1)])
+    assert table["head"].tolist() == ["L0H0", "L1H0", "L0H1"]
+    assert table["precision"].tolist() == [1, 0.5, pytest.approx(2 / 3)]
+    assert table["recall"].tolist() == [0.5, 0.5, 1.0], "a head that cannot be read is not asked for"
+    assert above_share(torch.tensor([[1.0, 0.3], [0.2, -5.0]])) == [Head(0, 0), Head(0, 1)]
+    assert above_share(torch.tensor([[-1.0]])) == []
+
+
+def test_spearman_by_hand():
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    rows = torch.stack([x**3, -x, torch.tensor([1.0, 1.0, 2.0, 2.0]), torch.tensor([2.0, 1.0, 4.0, 3.0])])
+    expected = torch.tensor([1.0, -1.0, 2 / 5**0.5, 0.6], dtype=torch.float64)
+    torch.testing.assert_close(spearman(x, rows), expected)
+    ties = torch.tensor([3.0, 1.0, 3.0, 3.0])
+    assert spearman(ties, ties[None]).item() == pytest.approx(1)
+
+
+def test_weights_and_activations_agree_on_what_was_planted(planted, recording):
+    mover = planted.roles[MOVER][0]
+    found = agreement(recording, component_effects(recording, mover), n_boot=50, n_draws=50, n_rotations=2)
+    assert found.low <= found.value <= found.high and found.value > found.permuted.max() > -1
+    assert found.n_prompts == 80 and len(found.rotated) == 2
+    table = compute_scores(recording.weights, "Q").block(mover, "Q")[0].score[..., mover.head]
+    torch.testing.assert_close(composition_into(recording, mover), table, equal_nan=True, atol=1e-5, rtol=0)
+
+
+def test_concentration_is_the_rank_that_was_planted(planted, lists):
+    selection, held_out = (record(planted.bridge, half, [2]) for half in halves(lists))
+    mover = planted.roles[MOVER][0]
+    for writer in planted.roles[INHIBITION]:
+        k, whole = concentration.needed_for(selection, held_out, mover, writer)
+        assert 1 <= k <= 3 and whole < -0.2
+        table = concentration.concentration(selection, held_out, mover, writer, k_max=4, n_random=5)
+        by = table.pivot(index="k", columns="what", values="mean")
+        assert by.loc[3, concentration.TOP] == pytest.approx(by.loc[3, concentration.WHOLE], abs=1e-3)
+        assert by.loc[3, concentration.RANDOM] > by.loc[3, concentration.TOP] + 0.1
+        assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+    decoy = Head(1, 4)
+    assert concentration.effect_of_sets(held_out, mover, decoy, torch.ones(1, 223)).abs().max() < 1e-4
+    assert concentration.stable_rank(torch.tensor([2.0, 2.0, 0.0])) == 2
+
+
+def test_the_planted_channel_carries_a_place(planted, recording):
+    components = planted.components[INHIBITION][:3]
+    table = signal.place_or_identity(recording, components).set_index(["carries", "split"])["r2"]
+    assert table[signal.PLACE, "within wordings"] > 0.9 and table[signal.PLACE, "across wordings"] > 0.9
+    assert table[signal.IDENTITY, "across wordings"] < 0.5 and table[signal.PLACE, "shuffled"] < 0.1
+    drawn = ioi.draw_ioi(planted.tokenizer, 40)
+    runs = [record(planted.bridge, prompts, [2]) for prompts in signal.factorial_prompts(planted.tokenizer, drawn)]
+    shares = signal.place_or_name(runs, components).set_index(["component", "factor"])["share"]
+    assert all(shares[str(c), signal.ORDER] > 0.99 for c in components)
+
+
+def test_regressions_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(60) % 3
+    design = torch.nn.functional.one_hot(groups).double()
+    values = design @ torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    folds = torch.arange(60) // 12
+    assert signal.cross_validated_r2(values, design, folds, ridge=1e-9) == pytest.approx(1)
+    noise = torch.randn(60, 2, generator=generator, dtype=torch.float64)
+    assert signal.cross_validated_r2(noise, design, folds) < 0.1
+    plain = torch.tensor([[1.0], [1.0], [3.0], [3.0]])  # only the names matter
+    assert [v.item() for v in signal.factorial_shares(plain).values()] == [0, 1, 0]
+    plain = torch.tensor([[1.0], [3.0], [1.0], [3.0]])  # only the order matters
+    assert [v.item() for v in signal.factorial_shares(plain).values()] == [1, 0, 0]
+
+
+def test_where_a_component_is_active(planted):
+    texts = [p.text for p in laundry.draw_laundry(planted.tokenizer, 6, 60)]
+    texts += [p.text().text for p in ioi.draw_ioi(planted.tokenizer, 60)]
+    text = corpus.corpus_of(texts, planted.tokenizer, n_pos=40)
+    assert text.tokens.shape[1] == 40 and (text.tokens[:, 0] == planted.tokenizer.bos_token_id).all()
+    recording = record(planted.bridge, laundry.build_laundry(planted.tokenizer, 3, 20), [2])
+    components = [Component(0, 0, 0), Component(1, 0, 0)]
+    active = corpus.activity(planted.bridge, recording.directions, text, components)
+    assert active.shape == (2, *text.tokens.shape) and active[:, :, 0].isnan().all()
+    table = corpus.rates(active, text, components).set_index(["component", "category"])
+    assert table.loc[("L0H0.0", corpus.REPEATED), "ratio"] > 1.5, "the duplicate-token head writes at repeated words"
+    assert planted.roles[DUPLICATE] == [Head(0, 0)]
+    shown = corpus.contexts(active[0], text, planted.tokenizer, n=3)
+    assert len(shown) == 3 and set(shown["category"]) <= set(corpus.CATEGORIES)
+
+
+def test_categories_by_hand(planted):
+    ids = planted.tokenizer("I need hat , coat , sock . hat").input_ids
+    found = corpus.categories(torch.tensor([[planted.tokenizer.bos_token_id, *ids]]), planted.tokenizer)[0]
+    names = [corpus.CATEGORIES[i] for i in found.tolist()]
+    assert names[4] == names[6] == corpus.COMMA and names[-1] == corpus.REPEATED
+    assert set(names[:4]) == {corpus.OTHER}
+
+
+def test_halves_share_nothing_and_are_balanced(planted, lists):
+    selection, held_out = halves(lists)
+    assert set(selection.info["half"]) == {laundry.SELECTION} and set(held_out.info["half"]) == {laundry.HELD_OUT}
+    names = ioi.build_ioi(planted.tokenizer, 80)
+    rows = half_rows(names)
+    assert not set(rows[0]) & set(rows[1]) and len(rows[0]) == len(rows[1]) == 40
+    for half in halves(names):
+        assert half.info["order"].count(ioi.IO_FIRST) == 20
+
+
+def test_bad_requests_are_one_clear_error_each(planted, lists, recording, tmp_path):
+    few = lists.select(list(range(10)))
+    with pytest.raises(TaskError, match="20 prompts at least, not 10"):
+        check_enough(few)
+    with pytest.raises(TaskError, match="20 prompts at least"):
+        find_roles(planted.bridge, few)
+    one_order = ioi.build_ioi(planted.tokenizer, 8).where(order=ioi.IO_FIRST)
+    with pytest.raises(TaskError, match="both orders are needed; these have only 'IO first'"):
+        check_both_orders(one_order)
+    drawn = [p for p in ioi.draw_ioi(planted.tokenizer, 8) if p.io_first]
+    with pytest.raises(TaskError, match="both orders are needed"):
+        signal.factorial_prompts(planted.tokenizer, drawn)
+    with pytest.raises(OptionError, match="four versions"):
+        signal.place_or_name([recording], [])
+    with pytest.raises(TaskError, match="told apart on Laundry List"):
+        signal.designs(one_order)
+    with pytest.raises(TaskError, match="no token of this model"):
+        corpus.corpus_of(["zzz qqq"], planted.tokenizer)
+    with pytest.raises(TaskError, match="Take more text"):
+        corpus.corpus_of(["I need hat"], planted.tokenizer)
+    (tmp_path / "empty.txt").write_text(" ")
+    with pytest.raises(TaskError, match="is empty"):
+        corpus.read_texts(tmp_path / "empty.txt")
+    with pytest.raises(TaskError, match="cannot be read as text"):
+        corpus.read_texts(tmp_path / "none.txt")
+    (tmp_path / "some.txt").write_text("one\n\ntwo")
+    assert corpus.read_texts(tmp_path / "some.txt") == ["one", "two"]
