@@ -114,6 +114,15 @@ def load_model(
     return _boot(_read(checkpoint, dtype).to(device).eval(), tokenizer, checkpoint, device, dtype, processing)
 
 
+def shown_as(name: str) -> str:
+    """What every figure of a model must say it shows."""
+    if name == PLANTED:
+        return "Planted model, the answer is known"
+    if name.split("/")[0] in {shipped.split("/")[0] for shipped in shipped_models()}:
+        return f"{name}, trained here, a toy"
+    return f"{name}, real model"
+
+
 def shipped_models() -> dict[str, Path]:
     """The small models that come with the book: ``mini-token`` (trained to the end), ``mini-token/early`` and so on."""
     from talking_heads_utils.training.loop import FINAL

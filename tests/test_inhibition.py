@@ -1,9 +1,10 @@
 """Chapter 1's measures where the answer is known: planted models, and small cases worked out by hand."""
 
+import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.errors import OptionError, TaskError
+from talking_heads_utils.errors import DownloadError, OptionError, TaskError
 from talking_heads_utils.inhibition import concentration, corpus, signal
 from talking_heads_utils.inhibition.agreement import agreement, composition_into, spearman
 from talking_heads_utils.inhibition.effects import component_effects
@@ -200,5 +201,11 @@ def test_bad_requests_are_one_clear_error_each(planted, lists, recording, tmp_pa
         corpus.read_texts(tmp_path / "empty.txt")
     with pytest.raises(TaskError, match="cannot be read as text"):
         corpus.read_texts(tmp_path / "none.txt")
+    with pytest.raises(DownloadError, match="text file of your own: read_texts"):
+        corpus.open_web_text()
+    with pytest.raises(TaskError, match="no column of texts"):
+        corpus.parquet_texts(tmp_path / "empty.txt", 3)
+    pd.DataFrame({"text": ["a", "b", "c"]}).to_parquet(tmp_path / "texts.parquet")
+    assert corpus.parquet_texts(tmp_path / "texts.parquet", 2) == ["a", "b"]
     (tmp_path / "some.txt").write_text("one\n\ntwo")
     assert corpus.read_texts(tmp_path / "some.txt") == ["one", "two"]

@@ -47,7 +47,7 @@ def agreement(
     *,
     n_boot: int = 500,
     n_draws: int = 200,
-    n_rotations: int = 10,
+    n_rotations: int = 5,
     seed: int = SEED,
     progress: Callable[[range], range] = iter,
 ) -> Agreement:

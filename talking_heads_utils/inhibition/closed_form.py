@@ -17,7 +17,7 @@ from torch import Tensor
 from talking_heads_utils.labels import Head
 from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs.layers import Norm
-from talking_heads_utils.runs.recording import Recording, pattern_of
+from talking_heads_utils.runs.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ def _softmax(scores: Float[Tensor, "n g c n_pos"], mover: Mover) -> Float[Tensor
 def pattern_after_shift(mover: Mover, shift: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k n_pos"]:
     """Attention from ``end`` if the query's input were moved by whole vectors."""
     query = mover.norm(mover.x[:, None] + shift) @ mover.W_Q + mover.b_Q
-    keys = mover.keys[:, :, None].expand(-1, -1, shift.shape[1], -1)
-    return pattern_of(query, keys, mover.visible)
+    return _softmax((query @ mover.keys.mT)[:, None], mover)[:, 0]
 
 
 def direct_logit_effect(

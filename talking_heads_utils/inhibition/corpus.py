@@ -11,8 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.errors import TaskError
+from talking_heads_utils.errors import DownloadError, TaskError
 from talking_heads_utils.labels import Component
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.tasks.ioi import draw_ioi
+from talking_heads_utils.tasks.laundry import draw_laundry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 COMMA, REPEATED, OTHER = "comma in a list", "repeated word", "other"
 CATEGORIES = (COMMA, REPEATED, OTHER)
 OPEN_WEB_TEXT = "Skylion007/openwebtext"
+OPEN_WEB_TEXT_REVISION = "refs/convert/parquet"  # the Hub's own conversion; pin its commit once it can be looked up
+OPEN_WEB_TEXT_FILE = "plain_text/partial-train/0000.parquet"
 TOP_SHARE = 0.01  # the most active positions, of which rates by category are taken
 LIST_WINDOW = 6  # tokens on either side within which a second comma makes a list
 
@@ -159,3 +164,39 @@ def contexts(
         kind = CATEGORIES[int(corpus.category[window, at])]
         rows.append({"context": "…" + before, "token": token, "category": kind, "activation": best[window].item()})
     return pd.DataFrame(rows)
+
+
+def generated_texts(tokenizer: PreTrainedTokenizerBase, n: int, seed: int = SEED) -> list[str]:
+    """Text for models whose words are few: lists and sentences about two people from this book's own generators."""
+    lists = [p.text for k in (4, 7) for p in draw_laundry(tokenizer, k, n // 4, seed)]
+    names = [p.text().text for p in draw_ioi(tokenizer, n // 4 * 2, seed)]
+    order = torch.randperm(len(lists) + len(names), generator=torch.Generator().manual_seed(seed))
+    return [(lists + names)[i] + " ." for i in order.tolist()]
+
+
+def open_web_text(n_texts: int = 2000) -> list[str]:
+    """The first texts of Open Web Text, from the Hub's parquet form of it (its script is no longer run).
+
+    Raises :class:`DownloadError` without a network.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(OPEN_WEB_TEXT, OPEN_WEB_TEXT_FILE, repo_type="dataset", revision=OPEN_WEB_TEXT_REVISION)
+    except Exception as error:  # of whatever kind: the Hub's own, the network's, the disk's
+        raise DownloadError(
+            f"Open Web Text could not be fetched ({type(error).__name__}). Use a text file of your own: read_texts."
+        ) from error
+    return parquet_texts(Path(path), n_texts)
+
+
+def parquet_texts(path: Path, n_texts: int) -> list[str]:
+    """The first rows of a parquet file's ``text`` column. Raises :class:`TaskError` for any other file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        batch = next(pq.ParquetFile(path).iter_batches(n_texts, columns=["text"]))
+    except (OSError, pa.ArrowException, StopIteration) as error:
+        raise TaskError(f"{path} has no column of texts ({error}).") from error
+    return batch.column(0).to_pylist()

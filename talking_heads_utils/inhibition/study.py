@@ -1,0 +1,271 @@
+"""Chapter 1's experiments on one model, and the tables that put several models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.inhibition.agreement import Agreement, agreement, spearman
+from talking_heads_utils.inhibition.concentration import concentration, needed_for, stable_rank
+from talking_heads_utils.inhibition.corpus import activity, contexts, corpus_of, rates
+from talking_heads_utils.inhibition.effects import (
+    INTERVENTIONS,
+    KEY,
+    QUERY,
+    Effects,
+    component_effects,
+    inhibition_score,
+    total_effect,
+)
+from talking_heads_utils.inhibition.find_roles import FoundRoles, by_weights, find_roles, precision_and_recall
+from talking_heads_utils.inhibition.signal import factorial_prompts, place_or_identity, place_or_name
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import PLANTED, load_model, shown_as
+from talking_heads_utils.runs.recording import Recording, record
+from talking_heads_utils.runs.suffix import suffix
+from talking_heads_utils.scores import CompositionScores, compute_scores
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.statistics import bootstrap_mean
+from talking_heads_utils.tasks.halves import halves
+from talking_heads_utils.tasks.ioi import draw_ioi
+from talking_heads_utils.tasks.laundry import build_laundry
+from talking_heads_utils.tasks.prompts import PromptSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
+
+CONTROL = "planted, no channel"
+N_FOLLOWED = 64  # components whose total effect is measured, the strongest and as many at random
+
+
+@dataclass(frozen=True)
+class Study:
+    """A model and its lists. What is measured is computed when it is first asked for and kept."""
+
+    name: str
+    bridge: TransformerBridge
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptSet
+    seed: int
+
+    @property
+    def shows(self) -> str:
+        """What a figure of this model must be called."""
+        return shown_as(self.name.split(",")[0])
+
+    @cached_property
+    def found(self) -> FoundRoles:
+        """Movers and inhibition heads, by the selection half."""
+        return find_roles(self.bridge, self.prompts, seed=self.seed)
+
+    @property
+    def mover(self) -> Head:
+        """The strongest mover."""
+        return self.found.movers[0]
+
+    @property
+    def inhibition(self) -> list[Head]:
+        """Inhibition heads below the strongest mover, the strongest first."""
+        return [head for head in self.found.inhibition if head.layer < self.mover.layer]
+
+    @cached_property
+    def halves(self) -> tuple[Recording, Recording]:
+        """Recordings of the selection half and the held-out one, the mover's layer as reader."""
+        first, second = (record(self.bridge, half, [self.mover.layer]) for half in halves(self.prompts))
+        return first, second
+
+    @property
+    def held_out(self) -> Recording:
+        return self.halves[1]
+
+    @cached_property
+    def effects(self) -> Effects:
+        """Removal of every component from the mover's query, on the held-out half."""
+        return component_effects(self.held_out, self.mover)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        return agreement(self.held_out, self.effects, seed=self.seed)
+
+    @cached_property
+    def scores(self) -> CompositionScores:
+        """Composition scores of the model's own weights, into queries."""
+        return compute_scores(self.held_out.weights, "Q", seed=self.seed)
+
+    @cached_property
+    def ranked(self) -> list[Component]:
+        """Components of the inhibition heads, by how much the removal of each lowers I(m) on the selection half."""
+        table = component_effects(self.halves[0], self.mover).table()
+        named = [Component.parse(name) for name in table.sort_values("inhibition", kind="stable")["writer"]]
+        return [c for c in named if c.of_head in self.inhibition]
+
+    def strongest(self, n: int) -> list[Component]:
+        """The first of :attr:`ranked`."""
+        return self.ranked[:n]
+
+
+def study(name: str, *, n_items: int, n_prompts: int = 400, seed: int = SEED, device: str = "cpu") -> Study:
+    """A model by name (also :data:`CONTROL`) with lists of ``n_items``."""
+    from talking_heads_utils.planted import plant
+
+    if name in (PLANTED, CONTROL):
+        truth = plant(channel=name == PLANTED, seed=seed)
+        bridge, tokenizer = truth.bridge, truth.tokenizer
+    else:
+        bridge = load_model(name, device)
+        tokenizer = bridge.tokenizer
+    return Study(name, bridge, tokenizer, build_laundry(tokenizer, n_items, n_prompts, seed), seed)
+
+
+def circuit_table(studies: Sequence[Study]) -> pd.DataFrame:
+    """One row per model: its movers, their share of the logit difference, its inhibition heads, I(m), and how weights
+    and activations agree."""
+    import pandas as pd
+
+    rows = []
+    for s in studies:
+        row = {
+            "model": s.name, "movers": ", ".join(map(str, s.found.movers)),
+            "their share of the logit difference": s.found.share,
+        }  # fmt: skip
+        if s.found.through_movers:
+            score = bootstrap_mean(inhibition_score(s.held_out, s.mover).cpu())
+            row |= {
+                "inhibition heads": ", ".join(map(str, s.inhibition)) or "none",
+                "I(m)": f"{score.mean:.2f} [{score.low:.2f}, {score.high:.2f}]",
+                "n": score.n,
+            }
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("—")
+
+
+def agreement_table(studies: Sequence[Study]) -> pd.DataFrame:
+    """Spearman's correlation per model with its interval and both nulls."""
+    import pandas as pd
+
+    rows = []
+    for s in studies:
+        a = s.agreement
+        rows.append({
+            "model": s.name, "Spearman": a.value, "95% interval": f"{a.low:.2f} to {a.high:.2f}",
+            "shuffled within heads, largest": a.permuted.max().item(), "rotated bases, mean": a.rotated.mean().item(),
+            "components": a.n_components, "prompts": a.n_prompts,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def concentration_tables(studies: Sequence[Study], n_heads: int = 3) -> dict[str, pd.DataFrame]:
+    """``"model: head"`` -> removal of its top k components, of k random ones and of the whole head."""
+    return {
+        f"{s.name}: {head}": concentration(*s.halves, s.mover, head, seed=s.seed)
+        for s in studies
+        for head in s.inhibition[:n_heads]
+    }
+
+
+def ninety_table(studies: Sequence[Study]) -> pd.DataFrame:
+    """How many components reach 90% of each inhibition head's effect, beside the head's stable rank."""
+    import pandas as pd
+
+    rows = []
+    for s in studies:
+        ranks = stable_rank(s.held_out.singular_values)
+        for head in s.inhibition:
+            k, whole = needed_for(*s.halves, s.mover, head)
+            rows.append({
+                "model": s.name, "head": str(head), "whole head: change of I(m)": whole, "components for 90%": k,
+                "stable rank": ranks[head.layer, head.head].item(), "of": s.held_out.weights.d_head,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def recovery_tables(studies: Sequence[Study]) -> dict[str, pd.DataFrame]:
+    """Model -> heads in the order of the weights against the heads found by patching."""
+    return {s.name: precision_and_recall(by_weights(s.scores, s.found.movers), s.found.inhibition) for s in studies}
+
+
+def carries_table(studies: Sequence[Study], n_components: int = 3) -> pd.DataFrame:
+    """What each model's strongest components carry on lists: place or identity, three splits."""
+    import pandas as pd
+
+    parts = []
+    for s in studies:
+        chosen = s.strongest(n_components)
+        part = place_or_identity(s.held_out, chosen, seed=s.seed)
+        part.insert(0, "model", s.name)
+        part.insert(1, "components", ", ".join(map(str, chosen)))
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def factors_table(studies: Sequence[Study], n_prompts: int = 100, n_components: int = 3) -> pd.DataFrame:
+    """On IOI in four versions of each prompt: order, name or their interaction, per component."""
+    import pandas as pd
+
+    parts = []
+    for s in studies:
+        sets = factorial_prompts(s.tokenizer, draw_ioi(s.tokenizer, n_prompts, s.seed))
+        runs = [record(s.bridge, prompts, [s.mover.layer]) for prompts in sets]
+        part = place_or_name(runs, s.strongest(n_components))
+        part.insert(0, "model", s.name)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def activity_table(s: Study, texts: Sequence[str], n_control: int = 6) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``(rates, contexts)``: where in texts each inhibition head's strongest component is active, beside the first
+    components of as many random other heads; and the contexts in which the strongest of them is most active."""
+    text = corpus_of(texts, s.tokenizer)
+    chosen: dict[Head, Component] = {}
+    for component in s.ranked:
+        chosen.setdefault(component.of_head, component)
+    heads = [Head(layer, h) for layer in range(s.mover.layer) for h in range(s.held_out.weights.n_heads)]
+    others = [head for head in heads if head not in s.inhibition]
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(s.seed))[:n_control].tolist()
+    control = [Component(others[i].layer, others[i].head, 0) for i in order]
+    components = [*chosen.values(), *control]
+    active = activity(s.bridge, s.held_out.directions, text, components)
+    table = rates(active, text, components)
+    table.insert(0, "inhibition", table["component"].isin([str(c) for c in chosen.values()]))
+    return table, contexts(active[0], text, s.tokenizer)
+
+
+def interventions_table(s: Study, component: Component) -> pd.DataFrame:
+    """One component by every intervention on the mover's query and keys: change of I(m), pattern and direct effect."""
+    import pandas as pd
+
+    rows = []
+    for side in (QUERY, KEY):
+        for intervention in INTERVENTIONS:
+            effects = component_effects(s.held_out, s.mover, intervention, side=side)
+            at = (slice(None), component.layer, component.head, component.component)
+            score = bootstrap_mean(effects.inhibition[at].cpu())
+            rows.append({
+                "side": side, "intervention": intervention, "change of I(m)": score.mean,
+                "95% interval": f"{score.low:.2f} to {score.high:.2f}",
+                "pattern moved": effects.pattern[at].mean().item(),
+                "direct effect on the logit difference": effects.direct[at].mean().item(), "n": score.n,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def total_against_direct(s: Study, n: int = N_FOLLOWED) -> tuple[float, Float[Tensor, "k"], Float[Tensor, "k"]]:
+    """``(Spearman, direct, total)``: effects on the logit difference of the n strongest components and n at random."""
+    table = s.effects.table()
+    size = table["direct"].abs()
+    strongest = size.nlargest(min(n, len(table))).index.tolist()
+    rest = torch.tensor([i for i in table.index if i not in set(strongest)])
+    drawn = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(s.seed))[:n]].tolist()
+    chosen = [Component.parse(table["writer"][i]) for i in strongest + drawn]
+    above = suffix(s.bridge, s.held_out.prompts, s.mover.layer)
+    total = total_effect(s.held_out, above, s.effects, chosen).mean(0)
+    direct = torch.tensor(table["direct"].to_numpy())[strongest + drawn]
+    return spearman(direct.double(), total.double().cpu()[None]).item(), direct, total
