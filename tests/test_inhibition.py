@@ -8,7 +8,13 @@ from talking_heads_utils.errors import DownloadError, OptionError, TaskError
 from talking_heads_utils.inhibition import concentration, corpus, signal
 from talking_heads_utils.inhibition.agreement import agreement, composition_into, spearman
 from talking_heads_utils.inhibition.effects import component_effects
-from talking_heads_utils.inhibition.find_roles import above_share, by_weights, find_roles, precision_and_recall
+from talking_heads_utils.inhibition.find_roles import (
+    above_share,
+    by_weights,
+    find_roles,
+    precision_and_recall,
+    remove_from_values,
+)
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted import DUPLICATE, INHIBITION, LIST, MOVER, NOISE, plant
@@ -16,6 +22,7 @@ from talking_heads_utils.runs.recording import record
 from talking_heads_utils.scores import compute_scores
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.halves import check_both_orders, check_enough, half_rows, halves
+from talking_heads_utils.tasks.metrics import contrast
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +50,43 @@ def test_roles_are_found_where_they_were_planted(planted, lists):
     third = ioi.build_ioi(planted.tokenizer, 80, counterfactual="third name")
     with_third = find_roles(planted.bridge, names, counterfactual=third)
     assert set(with_third.inhibition) <= {h for role in (INHIBITION, LIST, NOISE) for h in planted.roles[role]}
+
+
+def test_one_step_further_back_is_the_duplicate_token_head(planted, lists):
+    from talking_heads_utils.inhibition.study import second_step_table, study
+
+    found = study("planted", n_items=5, n_prompts=80)
+    table = second_step_table([found])
+    assert set(table["by removal"]) == set(table["by weights"]) == {str(planted.roles[DUPLICATE][0])}
+    assert table["the same"].all() and table["change of I(m)"].max() < -0.1
+    assert table["heads to choose from"].tolist() == [6, 6]
+
+
+def test_removal_from_values_equals_a_hooked_run(planted):
+    prompts = laundry.build_laundry(planted.tokenizer, 4, 20)
+    recording = record(planted.bridge, prompts, [1, 2])
+    head, mover = Head(1, 0), Head(2, 0)
+    found = remove_from_values(recording, head, [mover])
+    rows, end = torch.arange(20), prompts.positions["end"]
+    attn = planted.bridge.blocks[1].attn
+    write = recording.write(0, at_end=False)[:, :, 0]
+    new = (recording.reader(1).resid - write) @ attn.W_V[0] + attn.b_V[0]
+    old_z = recording.reader(1).pattern[:, 0, None] @ recording.reader(1).values[:, :, 0]
+    shift = ((recording.reader(1).pattern[:, 0, None] @ new - old_z) @ attn.W_O[0])[:, 0]
+    q = (recording.reader(2).resid[rows, end] + shift) @ planted.bridge.blocks[2].attn.W_Q[0]
+    seen = {}
+
+    def replace(tensor, hook):
+        tensor = tensor.clone()
+        tensor[rows, end, 0] = q + planted.bridge.blocks[2].attn.b_Q[0]
+        return tensor
+
+    hooks = [("blocks.2.attn.hook_q", replace), ("blocks.2.attn.hook_pattern", lambda t, hook: seen.update(p=t))]
+    with torch.no_grad():
+        planted.bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
+    change = seen["p"][rows, 0, end] - recording.reader(2).pattern[:, 0]
+    assert found[0, 0].item() == pytest.approx((change * contrast(prompts)).sum(-1).mean().item(), abs=1e-4)
+    assert found[0, 0] < -0.1 and found[1:].isnan().all()
 
 
 def test_without_a_channel_nothing_is_found():

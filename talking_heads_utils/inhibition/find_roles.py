@@ -5,6 +5,7 @@ Source of the method: path patching, Wang et al. (2022); in closed form here, si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,40 @@ def patch_into_query(recording: Recording, other: Recording, order: Tensor, move
         after = (pattern_after_shift(at, shift) * weights[:, None]).sum(-1)
         found[layer] = (after - before[:, None]).mean(0)
     return found
+
+
+def remove_from_values(
+    recording: Recording, inhibition: Head, movers: Sequence[Head]
+) -> Float[Tensor, "n_layers n_heads"]:
+    """One step further back: mean change of I(m), over the movers above, when an earlier head's writes leave the
+    *values* of one inhibition head, at every position, and what that head then writes reaches the movers' queries.
+    NaN for heads that are not earlier. The recording must have the inhibition head's layer among its readers."""
+    found = torch.full((recording.weights.n_layers, recording.weights.n_heads), torch.nan)
+    reader = recording.reader(inhibition.layer)
+    at, kv = reader.weights, int(reader.weights.kv_index[inhibition.head])
+    pattern = reader.pattern[:, inhibition.head, None]
+    above = [mover for mover in movers if mover.layer > inhibition.layer]
+    weights = contrast(recording.prompts).to(recording.final)
+    for layer in range(inhibition.layer):
+        writes = recording.write(layer, at_end=False)
+        shifts = []
+        for head in range(recording.weights.n_heads):
+            values = at.norm(reader.resid - writes[:, :, head]) @ at.W_V[kv] + at.b_V[kv]
+            shifts.append((pattern @ (values - reader.values[:, :, kv]))[:, 0] @ at.W_O[inhibition.head])
+        shift = torch.stack(shifts, 1)
+        changes = [
+            (
+                (pattern_after_shift(mover_of(recording, m), shift) - reader_pattern(recording, m)) * weights[:, None]
+            ).sum(-1)
+            for m in above
+        ]
+        found[layer] = torch.stack(changes).mean((0, 1))
+    return found
+
+
+def reader_pattern(recording: Recording, head: Head) -> Float[Tensor, "n 1 n_pos"]:
+    """A head's own attention from ``end``, to be compared with changed ones."""
+    return recording.reader(head.layer).pattern[:, head.head, None]
 
 
 def above_share(

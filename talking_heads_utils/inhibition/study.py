@@ -23,9 +23,16 @@ from talking_heads_utils.inhibition.effects import (
     inhibition_score,
     total_effect,
 )
-from talking_heads_utils.inhibition.find_roles import FoundRoles, by_weights, find_roles, precision_and_recall
+from talking_heads_utils.inhibition.find_roles import (
+    FoundRoles,
+    by_weights,
+    find_roles,
+    precision_and_recall,
+    remove_from_values,
+)
 from talking_heads_utils.inhibition.signal import factorial_prompts, place_or_identity, place_or_name
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.links import ONE_COMPONENT, pair_values
 from talking_heads_utils.models import PLANTED, load_model, shown_as
 from talking_heads_utils.runs.recording import Recording, record
 from talking_heads_utils.runs.suffix import suffix
@@ -190,6 +197,37 @@ def ninety_table(studies: Sequence[Study]) -> pd.DataFrame:
 def recovery_tables(studies: Sequence[Study]) -> dict[str, pd.DataFrame]:
     """Model -> heads in the order of the weights against the heads found by patching."""
     return {s.name: precision_and_recall(by_weights(s.scores, s.found.movers), s.found.inhibition) for s in studies}
+
+
+def second_step_table(studies: Sequence[Study]) -> pd.DataFrame:
+    """One step further back, for every inhibition head with a layer below: the head whose single component its values
+    read most, by weights, and the head whose removal from those values lowers I(m) most, on the held-out half."""
+    import pandas as pd
+
+    rows = []
+    for s in studies:
+        heads = [head for head in s.inhibition if head.layer > 0]
+        if not heads:
+            continue
+        movers = [m for m in s.found.movers if m.layer == s.mover.layer]
+        readers = {head.layer for head in heads} | {s.mover.layer}
+        recording = record(s.bridge, s.held_out.prompts, sorted(readers))
+        into_values = pair_values(compute_scores(recording.weights, "V", seed=s.seed), "V", ONE_COMPONENT)
+        for head in heads:
+            by_score = into_values[:, :, head.layer, head.head]
+            removed = remove_from_values(recording, head, movers)
+            best = [_top(by_score), _top(-removed)]
+            rows.append({
+                "model": s.name, "inhibition head": str(head), "by weights": str(best[0]),
+                "score": by_score[best[0].layer, best[0].head].item(), "by removal": str(best[1]),
+                "change of I(m)": removed[best[1].layer, best[1].head].item(), "the same": best[0] == best[1],
+                "heads to choose from": int((~removed.isnan()).sum()),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _top(values: Float[Tensor, "n_layers n_heads"]) -> Head:
+    return Head(*divmod(int(values.nan_to_num(nan=-torch.inf).argmax()), values.shape[1]))
 
 
 def carries_table(studies: Sequence[Study], n_components: int = 3) -> pd.DataFrame:
