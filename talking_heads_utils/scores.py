@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ class CompositionScores:
     blocks: Mapping[tuple[str, int], ReaderScores]
     singular_values: Float[Tensor, "n_layers n_heads d_head"]
     about: Mapping[str, Any]
+    _pairs: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n_layers(self) -> int:
@@ -108,20 +109,25 @@ class CompositionScores:
 
     def head_level(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
         """Elhage et al.'s score ``[writer layer, writer head, reader layer, reader head]``; NaN where undefined."""
-        return self._over_pairs(kind, lambda block: head_level(block.score, self.singular_values))
+        return self._over_pairs("head level", kind, lambda block: head_level(block.score, self.singular_values))
 
     def best_component(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
         """Largest score of any single component of a writer into a reader, shaped as :meth:`head_level`."""
-        return self._over_pairs(kind, lambda block: _largest(block.score))
+        return self._over_pairs("component", kind, lambda block: _largest(block.score))
 
     def best_z(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
         """Largest z of any single component of a writer into a reader, shaped as :meth:`head_level`."""
-        return self._over_pairs(kind, lambda block: _largest(block.z))
+        return self._over_pairs("z", kind, lambda block: _largest(block.z))
 
-    def _over_pairs(self, kind: str, measure) -> Tensor:
-        pairs = torch.full((self.n_layers, self.n_heads, self.n_layers, self.n_heads), torch.nan)
+    def _over_pairs(self, name: str, kind: str, measure) -> Tensor:
+        """Computed once and kept, since rankings ask for it reader by reader."""
+        if (name, kind) in self._pairs:
+            return self._pairs[name, kind]
         if check_kinds(kind) not in {held for held, _ in self.blocks}:
             raise LabelError(f"These scores of {self.about['model']} do not hold kind {kind}.")
+        pairs = self._pairs[name, kind] = torch.full(
+            (self.n_layers, self.n_heads, self.n_layers, self.n_heads), torch.nan
+        )
         for layer in range(1, self.n_layers):
             pairs[:layer, :, layer] = measure(self.blocks[kind, layer])
         return pairs

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talking_heads_utils import roles
 from talking_heads_utils.inhibition.agreement import Agreement, agreement, spearman
 from talking_heads_utils.inhibition.concentration import concentration, needed_for, stable_rank
 from talking_heads_utils.inhibition.corpus import activity, contexts, corpus_of, rates
@@ -33,7 +34,7 @@ from talking_heads_utils.inhibition.find_roles import (
 from talking_heads_utils.inhibition.signal import factorial_prompts, place_or_identity, place_or_name
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.links import ONE_COMPONENT, pair_values
-from talking_heads_utils.models import PLANTED, load_model, shown_as
+from talking_heads_utils.models import PLANTED, known_models, load_model, shown_as
 from talking_heads_utils.runs.recording import Recording, record
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.scores import CompositionScores, compute_scores
@@ -150,8 +151,20 @@ def circuit_table(studies: Sequence[Study]) -> pd.DataFrame:
                 "I(m)": f"{score.mean:.2f} [{score.low:.2f}, {score.high:.2f}]",
                 "n": score.n,
             }
-        rows.append(row)
+        rows.append(row | _against_published(s))
     return pd.DataFrame(rows).fillna("—")
+
+
+def _against_published(s: Study) -> dict[str, str]:
+    """How many heads of the published roles were found, where a model has any."""
+    known = known_models().get(s.name)
+    if known is None or not known.roles:
+        return {}
+    pairs = ((roles.NAME_MOVER, s.found.movers), (roles.S_INHIBITION, s.found.inhibition))
+    return {
+        f"published {role}s found": f"{len(set(known.roles[role]) & set(found))} of {len(known.roles[role])}"
+        for role, found in pairs
+    }
 
 
 def agreement_table(studies: Sequence[Study]) -> pd.DataFrame:

@@ -47,7 +47,7 @@ def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMH
         block.mlp.act = torch.nn.GELU(approximate="tanh")  # gelu_new itself, in one kernel: half of a step's time
     with torch.no_grad():
         model.transformer.wte.weight[:, : spec.d_head] = 0.3 * torch.randn(vocab_size, spec.d_head)
-        model.transformer.wpe.weight.mul_(15)
+        model.transformer.wpe.weight.mul_(spec.position_scale)
     model.lm_head.weight.requires_grad_(spec.keys == FREE)
     constrain(model, spec)
     return model

@@ -33,6 +33,7 @@ class MiniSpec:
     learning_rate: float = 2e-3
     warmup: int = 200
     ioi_share: float = 0.2
+    position_scale: float = 15.0  # of the position embedding's first values; more makes places easier to learn
     lengthen_below: float = 0.3  # running loss on IOI and lists of two under which lists of every length come in
     n_names: int = 30
     n_places: int = 15
@@ -46,10 +47,10 @@ class MiniSpec:
 SPECS = {
     spec.name: spec
     for spec in (
-        MiniSpec("mini-token", WORK, work=96, n_steps=6000),
+        MiniSpec("mini-token", WORK, work=96, n_steps=8000, position_scale=5.0),
         MiniSpec("mini-place", PLACE, work=64, n_steps=9000),
-        MiniSpec("mini-free", FREE, work=96, n_steps=6000),
-        MiniSpec("mini-narrow", WORK, work=8, n_steps=6000),
+        MiniSpec("mini-free", FREE, work=96, n_steps=8000, position_scale=5.0),
+        MiniSpec("mini-narrow", WORK, work=8, n_steps=8000, position_scale=5.0),
     )
 }
 
