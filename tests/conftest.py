@@ -109,3 +109,32 @@ def gpt2_source() -> str:
 def gpt2(gpt2_source):
     """GPT-2 small's real attention weights."""
     return load_head_weights(gpt2_source)
+
+
+KINDS_OF_MODEL = ("gpt2", "gpt_neox", "llama", "native")
+
+
+def random_prompts(n: int = 6, n_pos: int = 9):
+    """Random ids of different length, with the named positions of IOI."""
+    from talking_heads_utils.tasks.prompts import PromptSet, Recipe
+
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, 49, (n, n_pos), generator=generator)
+    end = torch.randint(5, n_pos, (n,), generator=generator)
+    places = {"end": end, "IO": torch.full((n,), 1), "S1": torch.full((n,), 3)}
+    mask = torch.arange(n_pos) <= end[:, None]
+    info = {"order": [0] * n}
+    return PromptSet(tokens, mask, places, tokens[:, 1], tokens[:, 3:4], [""] * n, info, Recipe("ioi", n, 0, ""))
+
+
+@pytest.fixture(scope="session", params=KINDS_OF_MODEL)
+def case(request, checkpoints):
+    """A model and prompts. The planted one with a weak channel: 1e-4 means little where scores are in the hundreds."""
+    from talking_heads_utils.models import load_model
+    from talking_heads_utils.planted import plant
+    from talking_heads_utils.tasks import laundry
+
+    if request.param == "native":
+        planted = plant(strength=20.0)
+        return planted.bridge, laundry.build_laundry(planted.tokenizer, 3, 6)
+    return load_model(checkpoints[request.param]), random_prompts()

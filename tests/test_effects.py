@@ -19,7 +19,6 @@ from talking_heads_utils.inhibition.effects import (
     wanted_direction,
 )
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.models import load_model
 from talking_heads_utils.planted import INHIBITION, MOVER, plant
 from talking_heads_utils.runs.recording import record
 from talking_heads_utils.runs.suffix import suffix
@@ -27,28 +26,7 @@ from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.metrics import contrast
 from talking_heads_utils.tasks.prompts import PromptSet, Recipe
 
-KINDS_OF_MODEL = ("gpt2", "gpt_neox", "llama", "native")
 READER = Head(2, 1)
-
-
-def random_prompts(n=6, n_pos=9) -> PromptSet:
-    """Random ids of different length, with the named positions of IOI."""
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1, 49, (n, n_pos), generator=generator)
-    end = torch.randint(5, n_pos, (n,), generator=generator)
-    places = {"end": end, "IO": torch.full((n,), 1), "S1": torch.full((n,), 3)}
-    mask = torch.arange(n_pos) <= end[:, None]
-    info = {"order": [0] * n}
-    return PromptSet(tokens, mask, places, tokens[:, 1], tokens[:, 3:4], [""] * n, info, Recipe("ioi", n, 0, ""))
-
-
-@pytest.fixture(scope="module", params=KINDS_OF_MODEL)
-def case(request, checkpoints):
-    """A model and prompts. The planted one with a weak channel: 1e-4 means little where scores are in the hundreds."""
-    if request.param == "native":
-        planted = plant(strength=20.0)
-        return planted.bridge, laundry.build_laundry(planted.tokenizer, 3, 6)
-    return load_model(checkpoints[request.param]), random_prompts()
 
 
 def plain_run(bridge, prompts, reader, side, change):

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from conftest import random_prompts
 
 from talking_heads_utils.errors import DownloadError, OptionError, TaskError
 from talking_heads_utils.inhibition import concentration, corpus, signal
@@ -97,8 +98,6 @@ def test_without_a_channel_nothing_is_found():
 
 
 def test_a_model_without_movers_says_so(checkpoints):
-    from test_effects import random_prompts
-
     prompts = random_prompts(n=80)
     found = find_roles(load_model(checkpoints["gpt2"]), prompts)
     assert not found.through_movers

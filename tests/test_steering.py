@@ -1,0 +1,120 @@
+"""The steering engine against whole runs with hooks, setting by setting, on every family of model."""
+
+import pytest
+import torch
+
+from talking_heads_utils.errors import LabelError, OptionError, TaskError
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.steering.engine import ATTENTION, LOGITS, grid, item_positions, prepare, steer, write_vectors
+from talking_heads_utils.tasks.prompts import PromptSet, Recipe
+
+WRITERS = (Component(0, 1, 0), Component(1, 2, 1), Component(1, 0, 0))
+MOVERS = (Head(2, 0), Head(2, 3))
+
+
+def plain(bridge, prompts, directions, setting, movers):
+    """One setting by a whole run: added to what attention writes at ``end``, in each writer's own layer."""
+    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
+    seen = {}
+
+    def add(layer):
+        chosen = [k for k, w in enumerate(WRITERS) if w.layer == layer]
+
+        def hook(tensor, hook):
+            tensor = tensor.clone()
+            tensor[rows, end] += setting[chosen] @ directions[chosen]
+            return tensor
+
+        return hook
+
+    hooks = [(f"blocks.{layer}.hook_attn_out", add(layer)) for layer in (0, 1)]
+    hooks += [
+        (f"blocks.{layer}.attn.hook_pattern", lambda t, hook, layer=layer: seen.update({layer: t}))
+        for layer in {m.layer for m in movers}
+    ]
+    with torch.no_grad():
+        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
+    return torch.stack([seen[m.layer][rows, m.head, end] for m in movers], 1), logits
+
+
+def test_steering_equals_a_hooked_run(case):
+    bridge, prompts = case
+    steering = prepare(bridge, prompts, WRITERS)
+    settings = torch.randn(7, 3, generator=torch.Generator().manual_seed(1)) * 5
+    settings[3, :2] = settings[2, :2]  # two settings that agree in part
+    settings[5, 0] = settings[2, 0]
+    found = steer(steering, settings, movers=MOVERS, logits=True, batch_size=9)
+    everything = steer(steering, settings, vocabulary=True, batch_size=1000)[LOGITS]
+    items, tokens = item_positions(prompts)
+    for s, setting in enumerate(settings):
+        pattern, logits = plain(bridge, prompts, steering.directions, setting, MOVERS)
+        expected = pattern.gather(2, items[:, None].expand(-1, 2, -1))
+        torch.testing.assert_close(found[ATTENTION][:, s], expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(everything[:, s], logits, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(found[LOGITS][:, s], logits.gather(1, tokens), atol=2e-4, rtol=1e-4)
+    assert (found[LOGITS][:, 0] - found[LOGITS][:, 1]).abs().max() > 1e-2, "settings must differ"
+
+
+def test_attention_alone_needs_no_layer_above_and_batches_change_nothing(case):
+    bridge, prompts = case
+    steering = prepare(bridge, prompts, WRITERS)
+    settings = grid([-4, 0, 4])
+    whole = steer(steering, settings, movers=MOVERS, logits=True)
+    alone = steer(steering, settings, movers=MOVERS)
+    assert set(alone) == {ATTENTION} and alone[ATTENTION].shape[:3] == (len(prompts), 27, 2)
+    torch.testing.assert_close(alone[ATTENTION], whole[ATTENTION], atol=1e-5, rtol=0)
+    part = steer(steering, settings, movers=MOVERS, rows=slice(2, 5), batch_size=20)
+    torch.testing.assert_close(part[ATTENTION], whole[ATTENTION][2:5], atol=1e-5, rtol=0)
+    untouched = steer(steering, torch.zeros(1, 3), logits=True)[LOGITS][:, 0]
+    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
+    with torch.no_grad():
+        logits = bridge(prompts.tokens)[rows, end].gather(1, item_positions(prompts)[1])
+    torch.testing.assert_close(untouched, logits, atol=2e-4, rtol=1e-4)
+
+
+def test_write_vectors_are_unit_and_signed(case):
+    bridge, prompts = case
+    vectors = write_vectors(bridge, WRITERS)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3), atol=1e-4, rtol=0)
+    assert (vectors.max(1).values >= vectors.abs().max(1).values - 1e-6).all()
+    other = torch.nn.functional.normalize(torch.randn(3, vectors.shape[1]), dim=1)
+    assert torch.equal(prepare(bridge, prompts, WRITERS, other).directions, other)
+
+
+def test_the_grid_is_every_combination():
+    settings = grid([-1, 0, 1])
+    assert settings.shape == (27, 3) and len({tuple(s) for s in settings.tolist()}) == 27
+    assert settings[:3].tolist() == [[-1, -1, -1], [-1, -1, 0], [-1, -1, 1]]
+    assert grid([1, 2], k=1).tolist() == [[1], [2]]
+
+
+def test_bad_requests_are_one_clear_error_each(case):
+    bridge, prompts = case
+    with pytest.raises(OptionError, match="one writer at least"):
+        prepare(bridge, prompts, [])
+    with pytest.raises(LabelError, match="components are 0"):
+        prepare(bridge, prompts, [Component(0, 0, 999)])
+    with pytest.raises(LabelError, match="is not in"):
+        prepare(bridge, prompts, [Component(0, 40, 0)])
+    with pytest.raises(OptionError, match="one per writer"):
+        prepare(bridge, prompts, WRITERS, torch.zeros(2, 3))
+    steering = prepare(bridge, prompts, WRITERS)
+    with pytest.raises(OptionError, match="a reader lies above every writer"):
+        steer(steering, torch.zeros(1, 3), movers=[Head(1, 0)])
+    with pytest.raises(LabelError, match="No head L7H0"):
+        steer(steering, torch.zeros(1, 3), movers=[Head(7, 0)])
+    with pytest.raises(OptionError, match="Nothing to read"):
+        steer(steering, torch.zeros(1, 3))
+    for settings in (torch.zeros(3), torch.zeros(1, 2), torch.full((1, 3), float("nan"))):
+        with pytest.raises(OptionError, match="finite numbers, one column"):
+            steer(steering, settings, logits=True)
+    stranger = PromptSet(**{**prompts.__dict__, "recipe": Recipe("other", 8, 0, ""), "positions": {"end": 0}})
+    with pytest.raises(TaskError, match="IOI or Laundry List"):
+        item_positions(stranger)
+
+
+def test_a_component_that_writes_nothing_is_refused():
+    from talking_heads_utils.planted import plant
+
+    with pytest.raises(LabelError, match="writes nothing"):
+        write_vectors(plant().bridge, [Component(1, 0, 9)])
