@@ -114,6 +114,19 @@ def load_model(
     return _boot(_read(checkpoint, dtype).to(device).eval(), tokenizer, checkpoint, device, dtype, processing)
 
 
+def load_with_tokenizer(
+    name: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[TransformerBridge, PreTrainedTokenizerBase]:
+    """A model as :func:`load_model` gives it, and its tokenizer (``planted`` keeps its own beside the bridge)."""
+    if name != PLANTED:
+        bridge = load_model(name, device, dtype)
+        return bridge, bridge.tokenizer
+    from talking_heads_utils.planted import plant
+
+    truth = plant()
+    return truth.bridge.to(device).to(dtype), truth.tokenizer
+
+
 def shown_as(name: str) -> str:
     """What every figure of a model must say it shows."""
     if name == PLANTED:

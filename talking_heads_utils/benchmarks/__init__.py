@@ -80,11 +80,11 @@ def print_peak() -> None:
     print(f"peak_mb={peak / 1e6:.1f}")
 
 
-def report(name: str, rows: Sequence[Row], out: Path, about: dict[str, Any]) -> Path:
+def report(name: str, rows: Sequence[Row], out: Path, about: dict[str, Any], device: str = "cpu") -> Path:
     """Print the table and write the JSON file; returns its path."""
     from talking_heads_utils.provenance import machine, versions
 
-    on = machine()
+    on = machine(device)
     path = Path(out) / f"{name}-{on['name']}.json"
     print(table(rows))
     content = {"benchmark": name, "machine": on, "versions": versions(), **about, "rows": [asdict(row) for row in rows]}

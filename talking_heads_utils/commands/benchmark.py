@@ -5,6 +5,7 @@ root of a checkout, on an idle machine.
 
 example:
   python -m talking_heads_utils benchmark composition --weights gpt2
+  python -m talking_heads_utils benchmark steering
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from talking_heads_utils.commands.composition import add_weights_arguments
 from talking_heads_utils.files import gpt2_source
 
 HELP = "ours beside the plain way, with the results compared"
-BENCHMARKS = ("composition",)
+BENCHMARKS = ("composition", "steering")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=BENCHMARKS, help="what to measure")
     add_weights_arguments(parser)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median counts (default: 3)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, where a benchmark has both (default: cpu)")
     parser.add_argument("--out", type=Path, default=Path("data/benchmarks"), help="folder for the JSON file")
 
 
@@ -34,6 +36,15 @@ def run(args: argparse.Namespace) -> None:
     if args.repeats < 1:
         raise OptionError(f"--repeats must be at least 1, not {args.repeats}.")
     module = importlib.import_module(f"talking_heads_utils.benchmarks.{args.name}")
+    if args.name == "steering":
+        report(
+            args.name,
+            module.rows(repeats=args.repeats, device=args.device),
+            args.out,
+            {"weights": module.ABOUT},
+            args.device,
+        )
+        return
     weights = args.weights or gpt2_source()
     rows = module.rows(weights, args.revision, args.repeats)
     report(args.name, rows, args.out, {"weights": Path(weights).resolve().name})

@@ -1,0 +1,96 @@
+"""Steer a model over a whole grid of settings and write what movers and logits do, chunk by chunk.
+
+Each setting adds a multiple of three components' write directions to the residual stream at the last token, every
+component in its own layer. Stopped at any point, also by kill -9, the same command goes on; changed options are
+refused. --shard splits the work over processes, GPUs or machines; `merge` joins folders.
+
+examples:
+  python -m talking_heads_utils sweep --model gpt2 --writers L7H3.1,L8H6.2,L8H10.1 --movers L9H6,L9H9 --n-items 5,10,20
+      --out runs/gpt2
+  python -m talking_heads_utils sweep --model mini-token --writers L0H3.0,L0H3.1,L1H1.0 --movers L3H0 --n-items 8
+      --values=-20:20:10 --prompts 50 --out runs/mini
+
+several GPUs of one machine, one shard each:
+  torchrun --nproc-per-node 4 --no-python bash -c 'CUDA_VISIBLE_DEVICES=$LOCAL_RANK python -m talking_heads_utils sweep
+      ... --device cuda --shard $RANK/$WORLD_SIZE'
+a Slurm array (#SBATCH --array=0-15 --gpus=1):
+  python -m talking_heads_utils sweep ... --device cuda --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.settings import SEED
+
+HELP = "steering over a grid of settings, resumable"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="planted, a small model of the book, a Hub id or a folder")
+    parser.add_argument("--writers", required=True, type=_names, metavar="L8H10.1,...", help="components to steer")
+    parser.add_argument("--movers", type=_names, default=[], metavar="L9H9,...", help="heads whose attention is read")
+    parser.add_argument("--n-items", type=_integers, default=[5], metavar="5,10", help="list lengths (default: 5)")
+    parser.add_argument("--prompts", type=int, default=250, help="prompts per list length (default: 250)")
+    parser.add_argument("--values", type=values_of, default="-100:100:10", metavar="FROM:TO:STEP",
+                        help="of each alpha, both ends included (default: -100:100:10)")  # fmt: skip
+    parser.add_argument("--logits", action="store_true", help="read the candidates' logits too (all layers run)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where plan and chunks go")
+    parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="every N-th chunk from I on")
+    parser.add_argument("--batch-size", type=int, help="settings times prompts run together (default: by memory)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"of the prompts (default: {SEED})")
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+    from tqdm import tqdm
+
+    import talking_heads_utils
+    from talking_heads_utils.models import load_with_tokenizer
+    from talking_heads_utils.steering.engine import ATTENTION, LOGITS
+    from talking_heads_utils.steering.sweep import Plan, run_sweep
+
+    if args.batch_size is not None and args.batch_size < 1:
+        raise OptionError(f"--batch-size is 1 or more, not {args.batch_size}.")
+    read = [ATTENTION] * bool(args.movers) + [LOGITS] * args.logits
+    plan = Plan(
+        model=args.model, writers=args.writers, movers=args.movers, n_items=args.n_items, n_prompts=args.prompts,
+        seed=args.seed, values=args.values, read=read, dtype=args.dtype, code=talking_heads_utils.__version__,
+    )  # fmt: skip
+    bridge, tokenizer = load_with_tokenizer(args.model, args.device, getattr(torch, args.dtype))
+    progress = partial(tqdm, desc="chunks of 10 prompts", unit="chunk")
+    files = run_sweep(
+        bridge, tokenizer, plan, args.out, shard=args.shard, batch_size=args.batch_size, progress=progress
+    )  # fmt: skip
+    settings = len(plan.values) ** len(plan.writers)
+    print(
+        f"{args.out}: {len(files)} of {len(plan.chunks)} chunks are this shard's, all there; {settings:,} settings each"
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, of = map(int, text.split("/"))
+    return index, of
+
+
+def values_of(text: str) -> list[float]:
+    """``-100:100:10`` as numbers, both ends included. Raises ``ValueError`` for anything else, as argparse wants."""
+    start, stop, step = map(float, text.split(":"))
+    n = int((stop - start) / step + 1.5) if step > 0 else 0
+    if not 1 <= n <= 10_000 or abs(start + (n - 1) * step - stop) > 1e-6 * max(1.0, abs(stop)):
+        raise ValueError(f"{text} is no range from:to:step")
+    return [start + i * step for i in range(n)]

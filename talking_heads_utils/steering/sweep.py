@@ -1,0 +1,240 @@
+"""A whole grid of settings, in chunks that are written whole: stopped at any point it goes on from the last one.
+
+A folder holds ``plan.json`` and one parquet file per chunk of prompts. Several machines may take shards of one plan,
+into one folder or into several that :func:`merge` joins.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.files import written_whole
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.steering.engine import ATTENTION, LOGITS, grid, prepare, steer
+from talking_heads_utils.tasks.laundry import build_laundry
+from talking_heads_utils.tasks.prompts import PromptSet, check_count, check_seed
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from transformer_lens.model_bridge import TransformerBridge
+
+PLAN, CHUNKS = "plan.json", "chunks"
+PROMPTS_PER_CHUNK = 10
+MAX_SETTINGS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a sweep's numbers depend on. Two runs of one plan give the same chunks on one machine."""
+
+    model: str
+    writers: tuple[str, ...]
+    movers: tuple[str, ...]
+    n_items: tuple[int, ...]
+    n_prompts: int
+    seed: int
+    values: tuple[float, ...]
+    read: tuple[str, ...]
+    dtype: str
+    code: str
+
+    def __post_init__(self) -> None:
+        for name in ("writers", "movers", "n_items", "values", "read"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_seed(self.seed)
+        check_count("n_prompts", self.n_prompts, 2)
+        size = len(self.values) ** max(1, len(self.writers))
+        if not self.values or size > MAX_SETTINGS:
+            raise OptionError(
+                f"A grid of {len(self.values)} values for {len(self.writers)} writers has {size:,} settings; "
+                f"1 to {MAX_SETTINGS:,} can be swept. Take fewer values or writers."
+            )
+        if not self.read or set(self.read) - {ATTENTION, LOGITS}:
+            raise OptionError(f"Read {ATTENTION}, {LOGITS} or both, not {', '.join(self.read) or 'nothing'}.")
+
+    @property
+    def chunks(self) -> list[tuple[int, int]]:
+        """``(list length, first prompt)`` of every chunk."""
+        return [(n, first) for n in self.n_items for first in range(0, self.n_prompts, PROMPTS_PER_CHUNK)]
+
+
+def run_sweep(
+    bridge: TransformerBridge,
+    tokenizer,
+    plan: Plan,
+    folder: Path,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    batch_size: int | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> list[Path]:
+    """Compute this shard's chunks that are not there yet; returns their files.
+
+    Raises :class:`OptionError` for a shard that is none, or a folder that holds another plan.
+    """
+    index, of = shard
+    if not 0 <= index < of:
+        raise OptionError(f"A shard is one of 0/{of} to {of - 1}/{of}, not {index}/{of}.")
+    check_plan(plan, folder)
+    mine = plan.chunks[index::of]
+    left = [chunk for chunk in mine if not chunk_file(folder, chunk).exists()]
+    prepared: dict[int, tuple] = {}
+    for n_items, first in progress(left):
+        if n_items not in prepared:
+            prompts = build_laundry(tokenizer, n_items, plan.n_prompts, plan.seed, n_ctx=bridge.cfg.n_ctx)
+            steering = prepare(bridge, prompts, [Component.parse(w) for w in plan.writers])
+            prepared = {n_items: (prompts, steering)}
+        prompts, steering = prepared[n_items]
+        rows = slice(first, min(first + PROMPTS_PER_CHUNK, plan.n_prompts))
+        found = steer(
+            steering, grid(plan.values, len(plan.writers)), rows=rows, batch_size=batch_size,
+            movers=[Head.parse(m) for m in plan.movers] if ATTENTION in plan.read else (), logits=LOGITS in plan.read,
+        )  # fmt: skip
+        start_plan(plan, folder)  # only now: a plan that cannot run leaves nothing behind
+        _write(_table(found, prompts, plan, n_items, rows), chunk_file(folder, (n_items, first)))
+    return [chunk_file(folder, chunk) for chunk in mine]
+
+
+def check_plan(plan: Plan, folder: Path) -> bool:
+    """Whether a folder has this plan already. Raises :class:`OptionError` if it has another."""
+    if not (Path(folder) / PLAN).exists():
+        return False
+    other = read_plan(folder)
+    if changed := [name for name, value in asdict(plan).items() if asdict(other)[name] != value]:
+        raise OptionError(
+            f"{folder} holds a sweep with other {', '.join(changed)}. Nothing was mixed in: choose another folder, or "
+            "the same options."
+        )
+    return True
+
+
+def start_plan(plan: Plan, folder: Path) -> None:
+    """Write the plan unless it is there. Raises :class:`OptionError` if another one is."""
+    if not check_plan(plan, folder):
+        with written_whole(Path(folder) / PLAN) as part:
+            part.write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a folder. Raises :class:`OptionError` if there is none or it cannot be read."""
+    try:
+        return Plan(**json.loads((Path(folder) / PLAN).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise OptionError(f"{folder} holds no sweep ({error}).") from error
+
+
+def chunk_file(folder: Path, chunk: tuple[int, int]) -> Path:
+    return Path(folder) / CHUNKS / f"n{chunk[0]:02d}-{chunk[1]:04d}.parquet"
+
+
+def _table(found: dict[str, torch.Tensor], prompts: PromptSet, plan: Plan, n_items: int, rows: slice) -> pa.Table:
+    """One row per prompt and setting; attention and logits as half-precision lists over the items."""
+    import pyarrow as pa
+
+    n, n_settings = next(iter(found.values())).shape[:2]
+    columns = {
+        "prompt": np.repeat(np.arange(rows.start, rows.stop, dtype=np.int16), n_settings),
+        "setting": np.tile(np.arange(n_settings, dtype=np.int32), n),
+        "place": np.repeat(np.array(prompts.info["place"][rows], dtype=np.int8), n_settings),
+        "held_out": np.repeat(np.array([half == "held-out" for half in prompts.info["half"][rows]]), n_settings),
+    }
+    named = {}
+    if ATTENTION in found:
+        named |= {f"{ATTENTION}:{m}": found[ATTENTION][:, :, k] for k, m in enumerate(plan.movers)}
+    if LOGITS in found:
+        named[LOGITS] = found[LOGITS]
+    for name, values in named.items():
+        flat = values.reshape(-1).to(torch.float16).cpu().numpy()
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat, type=pa.float16()), n_items)
+    return pa.table(columns)
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    with written_whole(path) as part:
+        pq.write_table(table, part, compression="zstd")
+
+
+def missing(folder: Path) -> list[tuple[int, int]]:
+    """Chunks of a folder's plan that are not there yet."""
+    return [chunk for chunk in read_plan(folder).chunks if not chunk_file(folder, chunk).exists()]
+
+
+def merge(parts: Sequence[Path], folder: Path) -> int:
+    """Bring the chunks of several folders of one plan together; returns how many the folder then has.
+
+    Raises :class:`OptionError` where plans differ or a chunk is in no part; nothing is copied then.
+    """
+    plans = {part: read_plan(part) for part in parts}
+    plan = next(iter(plans.values()), None)
+    if plan is None or any(other != plan for other in plans.values()):
+        raise OptionError("The parts are not of one sweep: their plans differ. Merge shards of the same plan.")
+    sources = {chunk: [chunk_file(p, chunk) for p in parts if chunk_file(p, chunk).exists()] for chunk in plan.chunks}
+    if lacking := [chunk for chunk, files in sources.items() if not files]:
+        raise OptionError(
+            f"{len(lacking)} of {len(sources)} chunks are in no part. Run the shards that are left first."
+        )
+    start_plan(plan, folder)
+    for chunk, files in sources.items():
+        target = chunk_file(folder, chunk)
+        if not target.exists():
+            with written_whole(target) as part:
+                shutil.copyfile(files[0], part)
+    return len(sources)
+
+
+def summary(folder: Path) -> pd.DataFrame:
+    """Means over the prompts of each list length, answer's place, half and setting.
+
+    Columns: n_items, place, held_out, setting, the alphas by writer, n; per mover the attention to the answer and how
+    often it attends most to it; with logits, accuracy among the candidates. Raises :class:`OptionError` for a sweep
+    that is not finished.
+    """
+    import pandas as pd
+
+    if left := missing(folder):
+        raise OptionError(f"{len(left)} chunks of {folder} are missing. Run the sweep again to finish it.")
+    plan = read_plan(folder)
+    parts = [_reduced(chunk_file(folder, chunk), chunk[0]) for chunk in plan.chunks]
+    keys = ["n_items", "place", "held_out", "setting"]
+    table = pd.concat(parts).groupby(keys, as_index=False).sum()
+    for name in table.columns.difference([*keys, "n"]):
+        table[name] /= table["n"]
+    settings = grid(plan.values, len(plan.writers)).numpy()
+    for k, writer in enumerate(plan.writers):
+        table.insert(4 + k, f"alpha {writer}", settings[table["setting"], k])
+    return table
+
+
+def _reduced(path: Path, n_items: int) -> pd.DataFrame:
+    """Sums over the prompts of one chunk."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    frame = table.select(["place", "held_out", "setting"]).to_pandas()
+    place = frame["place"].to_numpy()
+    for name in table.column_names[4:]:
+        values = table[name].combine_chunks().values.to_numpy(zero_copy_only=False).reshape(-1, n_items)
+        values = values.astype(np.float32)
+        own = values[np.arange(len(values)), place]
+        best = (own > np.where(np.arange(n_items) == place[:, None], -np.inf, values).max(1)).astype(float)
+        if name == LOGITS:
+            frame["accuracy"] = best
+        else:
+            mover = name.partition(":")[2]
+            frame[f"{mover} on the answer"], frame[f"{mover} most on the answer"] = own, best
+    frame.insert(0, "n_items", n_items)
+    frame["n"] = 1
+    return frame.groupby(["n_items", "place", "held_out", "setting"], as_index=False).sum().pipe(pd.DataFrame)
