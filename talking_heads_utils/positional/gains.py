@@ -1,0 +1,66 @@
+"""What steering buys: every choice is made on the selection half and scored on the held-out one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.statistics import Interval, bootstrap_mean
+
+NONE, ONE, PER_PLACE, ORACLE = "no steering", "one setting", "one setting per place", "oracle per prompt"
+STRATEGIES = (NONE, ONE, PER_PLACE, ORACLE)
+
+
+class Gain(NamedTuple):
+    """Accuracy on the held-out half, the difference to no steering, both with paired 95% intervals over prompts, and
+    the settings that were used (none for the oracle)."""
+
+    accuracy: Interval
+    gain: Interval
+    settings: list[int]
+
+
+def gains(
+    right: Bool[Tensor, "n n_settings"],
+    selection: Bool[Tensor, "n"],
+    places: Int[Tensor, "n"],
+    settings: Float[Tensor, "n_settings k"],
+) -> dict[str, Gain]:
+    """Accuracy by strategy. right: whether each prompt is answered under each setting; the zero setting must be there.
+
+    Among settings that do equally well on the selection half, the smallest counts. The oracle sees the answers it is
+    scored on: it is a bound, not a method. Raises :class:`OptionError` for an empty half or a grid without zero.
+    """
+    zero = (settings == 0).all(1).nonzero().flatten()
+    if len(zero) != 1 or not selection.any() or selection.all():
+        raise OptionError("Choices need prompts in both halves and a grid that holds the zero setting once.")
+    chosen, scored = right[selection].double(), right[~selection]
+    best = _best(chosen.mean(0), settings)
+    by_place = {}
+    for place in places.unique().tolist():
+        rows = places[selection] == place
+        by_place[place] = _best(chosen[rows].mean(0), settings) if rows.any() else best
+    used = torch.tensor([by_place[p] for p in places[~selection].tolist()])
+    each = torch.arange(len(scored))
+    outcomes = {
+        NONE: (scored[:, zero[0]], [int(zero[0])]),
+        ONE: (scored[:, best], [best]),
+        PER_PLACE: (scored[each, used], sorted(set(by_place.values()))),
+        ORACLE: (scored.any(1), []),
+    }
+    plain = outcomes[NONE][0].double()
+    return {
+        name: Gain(bootstrap_mean(hit.double(), n_boot=2000), bootstrap_mean(hit.double() - plain, n_boot=2000), which)
+        for name, (hit, which) in outcomes.items()
+    }
+
+
+def _best(means: Float[Tensor, "n_settings"], settings: Float[Tensor, "n_settings k"]) -> int:
+    """The best setting, of equals the smallest."""
+    size = settings.double().norm(dim=1)
+    top = means >= means.max() - 1e-9
+    return int(size.masked_fill(~top, torch.inf).argmin())

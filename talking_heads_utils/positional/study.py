@@ -1,0 +1,185 @@
+"""Chapter 2's experiments on one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.inhibition.find_roles import find_roles
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import load_with_tokenizer, shown_as
+from talking_heads_utils.positional.coordinates import (
+    IDENTITY,
+    PLACE,
+    choose_writers,
+    decode,
+    discriminant_directions,
+    points,
+    random_directions,
+    random_folds,
+    separability,
+    wording_folds,
+    writes_of,
+)
+from talking_heads_utils.positional.gains import Gain, gains
+from talking_heads_utils.runs.recording import Recording, record
+from talking_heads_utils.scores import compute_scores
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.statistics import bootstrap_mean
+from talking_heads_utils.steering.engine import ATTENTION, LOGITS, Steering, grid, prepare, steer
+from talking_heads_utils.tasks.halves import halves
+from talking_heads_utils.tasks.laundry import SELECTION, build_laundry
+from talking_heads_utils.tasks.metrics import correct
+from talking_heads_utils.tasks.prompts import PromptSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+
+COMPONENTS, RANDOM, BEST = "the three components", "random triples", "best triple of the same heads"
+N_RANDOM_TRIPLES = 10
+REACH = 2.0  # of a steering axis: so many times the largest coordinate that prompts have by themselves
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A model, its mover, and the three components that its query reads most, by weights alone."""
+
+    name: str
+    bridge: TransformerBridge
+    tokenizer: object
+    mover: Head
+    writers: tuple[Component, ...]
+    directions: Float[Tensor, "3 d_model"]
+    seed: int
+
+    @property
+    def shows(self) -> str:
+        return shown_as(self.name)
+
+    def lists(self, n_items: int, n_prompts: int) -> PromptSet:
+        return build_laundry(self.tokenizer, n_items, n_prompts, self.seed)
+
+    def record(self, prompts: PromptSet) -> Recording:
+        return record(self.bridge, prompts, [self.mover.layer])
+
+    @cached_property
+    def heads(self) -> list[Head]:
+        return list(dict.fromkeys(w.of_head for w in self.writers))
+
+
+def channel(name: str, *, n_items: int = 5, seed: int = SEED, device: str = "cpu") -> Channel:
+    """Find the mover on the selection half of short lists; take its writers from weights alone."""
+    bridge, tokenizer = load_with_tokenizer(name, device)
+    prompts = build_laundry(tokenizer, n_items, 100, seed)
+    mover = find_roles(bridge, prompts, seed=seed).movers[0]
+    recording = record(bridge, halves(prompts)[0], [mover.layer])
+    scores = compute_scores(recording.weights, "Q", seed=seed)
+    writers = tuple(choose_writers(scores, mover, recording.directions))
+    found = prepare(bridge, prompts.select([0]), writers).directions
+    return Channel(name, bridge, tokenizer, mover, writers, found, seed)
+
+
+def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFrame:
+    """How well place and identity are decoded on the held-out half, from which subspace: share right with its interval
+    over prompts. Columns: model, n_items, subspace, carries, split, right, low, high, chance, n."""
+    import pandas as pd
+
+    selection, held_out = halves(at.lists(n_items, n_prompts))
+    recording = at.record(held_out)
+    best = discriminant_directions(
+        writes_of(at.record(selection), at.heads), torch.as_tensor(selection.info["place"])
+    )  # fmt: skip
+    random = random_directions(N_RANDOM_TRIPLES, 3, at.directions.shape[1], at.seed)
+    subspaces = {COMPONENTS: [at.directions], BEST: [best], RANDOM: list(random)}
+    splits = {"within wordings": random_folds(len(held_out), seed=at.seed), "across wordings": wording_folds(held_out)}
+    rows = []
+    for subspace, sets in subspaces.items():
+        for carries in (PLACE, IDENTITY):
+            for split, folds in splits.items():
+                right = torch.stack([
+                    decode(points(recording, at.mover.layer, d), held_out, carries, folds).double() for d in sets
+                ]).mean(0)  # fmt: skip
+                found = bootstrap_mean(right)
+                rows.append(dict(model=at.name, n_items=n_items, subspace=subspace, carries=carries, split=split,
+                                 right=found.mean, low=found.low, high=found.high, chance=1 / n_items, n=found.n))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def crowding_table(at: Channel, lengths: Sequence[int], n_prompts: int = 200) -> pd.DataFrame:
+    """By list length, on the same prompts: accuracy, place and identity decoded from the three coordinates (out of
+    fold), and how far apart the places are. Columns: model, n_items, accuracy, low, high, place, identity, apart, n."""
+    import pandas as pd
+
+    rows = []
+    for n_items in lengths:
+        prompts = at.lists(n_items, n_prompts)
+        recording = at.record(prompts)
+        right = bootstrap_mean(correct(recording.logits, prompts).double().cpu())
+        values = points(recording, at.mover.layer, at.directions)
+        folds = random_folds(len(prompts), seed=at.seed)
+        shares = {c: decode(values, prompts, c, folds).double().mean().item() for c in (PLACE, IDENTITY)}
+        rows.append(dict(model=at.name, n_items=n_items, accuracy=right.mean, low=right.low, high=right.high, **shares,
+                         apart=separability(values, torch.as_tensor(prompts.info["place"])), n=right.n))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def accuracy_by_place(at: Channel, lengths: Sequence[int], n_prompts: int = 200) -> pd.DataFrame:
+    """Accuracy by list length and by the answer's place in the list."""
+    import pandas as pd
+
+    rows = []
+    for n_items in lengths:
+        prompts = at.lists(n_items, n_prompts)
+        right = correct(at.record(prompts).logits, prompts)
+        place = torch.as_tensor(prompts.info["place"])
+        for p in range(n_items):
+            rows.append(dict(model=at.name, n_items=n_items, place=p, accuracy=right[place == p].double().mean().item(),
+                             n=int((place == p).sum())))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def axis(at: Channel, n_items: int, n_values: int) -> list[float]:
+    """Values of a steering axis for this model, zero among them: :data:`REACH` times the largest centred coordinate of
+    prompts on the selection half, to both sides."""
+    selection, _ = halves(at.lists(n_items, 100))
+    values = points(at.record(selection), at.mover.layer, at.directions)
+    reach = REACH * (values - values.mean(0)).abs().max().item()
+    return [reach * (2 * i / (n_values - 1) - 1) for i in range(n_values)]
+
+
+def traversal(at: Channel, n_items: int, values: Sequence[float], n_prompts: int = 40) -> Float[Tensor, "v v v items"]:
+    """Mean attention of the mover to each place of the list, over the whole grid of three alphas."""
+    prompts = at.lists(n_items, n_prompts)
+    found = steer(prepare(at.bridge, prompts, at.writers), grid(values), movers=[at.mover])[ATTENTION]
+    return found[:, :, 0].mean(0).view(*[len(values)] * 3, n_items).cpu()
+
+
+def steering_gains(
+    at: Channel, n_items: int, values: Sequence[float], n_prompts: int = 200, n_random: int = 3
+) -> tuple[dict[str, Gain], list[dict[str, Gain]]]:
+    """``(ours, random)``: what steering along the three components buys, and along random directions of equal norm
+    with the same grid and the same search."""
+    prompts = at.lists(n_items, n_prompts)
+    settings = grid(values)
+    random = random_directions(n_random, 3, at.directions.shape[1], at.seed)
+    found = [
+        _gains(prepare(at.bridge, prompts, at.writers, directions), prompts, settings)
+        for directions in (None, *random)
+    ]  # fmt: skip
+    return found[0], found[1:]
+
+
+def _gains(steering: Steering, prompts: PromptSet, settings: Tensor) -> dict[str, Gain]:
+    logits = steer(steering, settings, logits=True)[LOGITS].cpu()
+    place = torch.as_tensor(prompts.info["place"])
+    own = logits.gather(2, place[:, None, None].expand(-1, len(settings), 1))
+    others = logits.scatter(2, place[:, None, None].expand(-1, len(settings), 1), -torch.inf)
+    right = (own > others).all(-1)
+    return gains(right, torch.tensor([half == SELECTION for half in prompts.info["half"]]), place, settings)
