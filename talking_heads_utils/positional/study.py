@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -107,8 +107,37 @@ def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFr
                     decode(points(recording, at.mover.layer, d), held_out, carries, folds).double() for d in sets
                 ]).mean(0)  # fmt: skip
                 found = bootstrap_mean(right)
-                rows.append(dict(model=at.name, n_items=n_items, subspace=subspace, carries=carries, split=split,
-                                 right=found.mean, low=found.low, high=found.high, chance=1 / n_items, n=found.n))  # fmt: skip
+                row = dict(model=at.name, n_items=n_items, subspace=subspace, carries=carries, split=split)
+                rows.append(row | dict(right=found.mean, low=found.low, high=found.high, chance=1 / n_items, n=found.n))
+    return pd.DataFrame(rows)
+
+
+def cloud(at: Channel, n_items: int, n_prompts: int = 120) -> pd.DataFrame:
+    """Prompts as points: columns ``x, y, z``, the answer's ``place`` and ``word``, and a number per word, ``code``."""
+    import pandas as pd
+
+    prompts = at.lists(n_items, n_prompts)
+    values = points(at.record(prompts), at.mover.layer, at.directions).cpu()
+    words = [at.tokenizer.decode([token]).strip() for token in prompts.answers.tolist()]
+    codes = {word: i for i, word in enumerate(sorted(set(words)))}
+    frame = pd.DataFrame(values.numpy(), columns=["x", "y", "z"])
+    return frame.assign(place=prompts.info["place"], word=words, code=[codes[word] for word in words])
+
+
+def gains_table(results: Mapping[str, tuple[dict[str, Gain], list[dict[str, Gain]]]]) -> pd.DataFrame:
+    """Held-out accuracy and gain in points by strategy, with paired intervals, beside random directions."""
+    import pandas as pd
+
+    rows = []
+    for label, (ours, random) in results.items():
+        for name, found in ours.items():
+            others = [r[name].gain.mean for r in random]
+            rows.append({
+                "model": label, "strategy": name, "accuracy": found.accuracy.mean,
+                "gain, points": 100 * found.gain.mean,
+                "95% interval": f"{100 * found.gain.low:.0f} to {100 * found.gain.high:.0f}",
+                "random directions, points": 100 * sum(others) / len(others), "n": found.gain.n,
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 

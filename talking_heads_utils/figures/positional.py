@@ -1,0 +1,202 @@
+"""Figures of chapter 2: where prompts sit, what that place says, how it is moved, and what moving it buys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from talking_heads_utils.figures.style import ACCENT, CONTROL, EXPECTED, KIND_COLOURS, NULL_LINE, dropdown, new_figure
+from talking_heads_utils.figures.style import slider as plain_slider
+from talking_heads_utils.positional.coordinates import IDENTITY, PLACE
+from talking_heads_utils.positional.gains import STRATEGIES
+from talking_heads_utils.positional.study import BEST, COMPONENTS, RANDOM
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from talking_heads_utils.positional.gains import Gain
+
+CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], IDENTITY: KIND_COLOURS["Q"]}
+SUBSPACE_COLOURS = {COMPONENTS: ACCENT, BEST: EXPECTED, RANDOM: CONTROL}
+_SCALE = "Turbo"
+
+
+def points_figure(clouds: Mapping[int, pd.DataFrame], axes: Sequence[str]) -> go.Figure:
+    """Prompts in three coordinates: a slider for the list length, a menu for colour by place or by answer.
+
+    clouds: list length -> columns ``x, y, z, place, word, code`` (a number per word).
+    """
+    figure = new_figure(560)
+    figure.frames = [
+        go.Frame(name=str(n), data=_clouds(cloud), traces=[0, 1]) for n, cloud in clouds.items()
+    ]  # fmt: skip
+    for i, trace in enumerate(_clouds(next(iter(clouds.values())))):
+        trace.visible = i == 0
+        figure.add_trace(trace)
+    buttons = [
+        dict(label=f"colour: {what}", method="restyle", args=[{"visible": [i == j for j in range(2)]}])
+        for i, what in enumerate(("place of the answer", "the answer itself"))
+    ]
+    names = dict(zip(("xaxis", "yaxis", "zaxis"), ({"title": {"text": name}} for name in axes)))
+    figure.update_layout(
+        updatemenus=[dropdown(buttons)], margin_t=70, showlegend=False,
+        sliders=[plain_slider([str(n) for n in clouds], "items in the list: ", pad=20)],
+        scene=dict(**names, aspectmode="cube"),
+    )  # fmt: skip
+    return figure
+
+
+def _clouds(cloud: pd.DataFrame) -> list[go.Scatter3d]:
+    hover = "%{text}, place %{customdata}<extra></extra>"
+    return [
+        go.Scatter3d(
+            x=cloud["x"].round(3).tolist(), y=cloud["y"].round(3).tolist(), z=cloud["z"].round(3).tolist(),
+            mode="markers", text=cloud["word"].tolist(), customdata=cloud["place"].tolist(), hovertemplate=hover,
+            marker=dict(size=4, color=cloud[colour].tolist(), colorscale=_SCALE),
+        )
+        for colour in ("place", "code")
+    ]  # fmt: skip
+
+
+def decoding_figure(table: pd.DataFrame) -> go.Figure:
+    """Share of prompts whose answer is decoded, by subspace, place and identity; a menu chooses model and split."""
+    figure = new_figure(380, barmode="group")
+    views = list(dict.fromkeys(zip(table["model"], table["split"])))
+    subspaces = [COMPONENTS, BEST, RANDOM]
+    for i, (model, split) in enumerate(views):
+        part = table[(table["model"] == model) & (table["split"] == split)]
+        for carries, colour in CARRY_COLOURS.items():
+            rows = part[part["carries"] == carries].set_index("subspace").loc[subspaces]
+            error = dict(array=(rows["high"] - rows["right"]).round(3).tolist(),
+                         arrayminus=(rows["right"] - rows["low"]).round(3).tolist(), thickness=1.2)  # fmt: skip
+            figure.add_trace(
+                go.Bar(x=subspaces, y=rows["right"].round(3).tolist(), error_y=error, name=carries,
+                       marker_color=colour, visible=i == 0, hovertemplate=f"{carries}: %{{y:.2f}}<extra></extra>")
+            )  # fmt: skip
+    buttons = [
+        dict(
+            label=f"{model}, {split}", method="update", args=[{"visible": [j // 2 == i for j in range(2 * len(views))]}]
+        )
+        for i, (model, split) in enumerate(views)
+    ]
+    figure.add_hline(y=table["chance"].iloc[0], line=NULL_LINE)
+    figure.update_yaxes(title_text="answers decoded", range=[0, 1.04])
+    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
+    return figure
+
+
+def crowding_figure(table: pd.DataFrame, by_place: pd.DataFrame) -> go.Figure:
+    """Above: accuracy, and what is decoded from the three coordinates, by list length. Below: accuracy by list length
+    and by the answer's place. A menu chooses the model."""
+    figure = make_subplots(rows=2, cols=1, vertical_spacing=0.16, row_heights=[0.5, 0.5], figure=new_figure(640))
+    models = list(dict.fromkeys(table["model"]))
+    for i, model in enumerate(models):
+        part = table[table["model"] == model]
+        error = dict(array=(part["high"] - part["accuracy"]).round(3).tolist(),
+                     arrayminus=(part["accuracy"] - part["low"]).round(3).tolist(), thickness=1.2)  # fmt: skip
+        for column, name, colour in (("accuracy", "accuracy", ACCENT), (PLACE, "place decoded", CARRY_COLOURS[PLACE]),
+                                     (IDENTITY, "identity decoded", CARRY_COLOURS[IDENTITY])):  # fmt: skip
+            figure.add_trace(
+                go.Scatter(x=part["n_items"].tolist(), y=part[column].round(3).tolist(), name=name, visible=i == 0,
+                           mode="lines+markers", line_color=colour, error_y=error if column == "accuracy" else None),
+                row=1, col=1,
+            )  # fmt: skip
+        wide = by_place[by_place["model"] == model].pivot(index="place", columns="n_items", values="accuracy")
+        cells = [[None if np.isnan(v) else round(v, 3) for v in row] for row in wide.to_numpy()]
+        figure.add_trace(
+            go.Heatmap(x=[str(n) for n in wide.columns], y=wide.index.tolist(), z=cells, zmin=0, zmax=1,
+                       colorscale="Blues", visible=i == 0, colorbar=dict(thickness=12, len=0.42, y=0.2),
+                       hovertemplate="%{x} items, place %{y}: %{z:.2f}<extra></extra>"),
+            row=2, col=1,
+        )  # fmt: skip
+    buttons = [
+        dict(label=model, method="update", args=[{"visible": [j // 4 == i for j in range(4 * len(models))]}])
+        for i, model in enumerate(models)
+    ]
+    figure.update_yaxes(range=[0, 1.04], row=1, col=1)
+    figure.update_yaxes(title_text="place of the answer", row=2, col=1)
+    figure.update_xaxes(title_text="items in the list", row=2, col=1)
+    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70, legend_y=-0.12)
+    return figure
+
+
+def traversal_figure(
+    grids: Mapping[str, tuple[np.ndarray, Sequence[float]]], axes: Mapping[str, Sequence[str]]
+) -> go.Figure:
+    """Which item the mover attends to most over two axes of the grid; a slider moves along the third, a menu chooses
+    model and list length.
+
+    grids: label -> mean attention ``[v, v, v, n_items]`` and the axis' values. axes: label -> names of the components.
+    """
+    n_steps = {len(values) for _, values in grids.values()}
+    if len(n_steps) != 1:
+        raise ValueError("All grids must have as many values, so that one slider moves them all.")
+    middle = n_steps.pop() // 2
+    figure = new_figure(520)
+    for i, (attention, values) in enumerate(grids.values()):
+        figure.add_trace(_slice(attention, values, middle, visible=i == 0))
+    figure.frames = [
+        go.Frame(name=f"{k - middle:+d}", data=[go.Heatmap(**_cells(a, k)) for a, _ in grids.values()],
+                 traces=list(range(len(grids))))
+        for k in range(2 * middle + 1)
+    ]  # fmt: skip
+    titles = [(f"alpha {axes[label][0]}", f"alpha {axes[label][1]}") for label in grids]
+    buttons = [
+        dict(label=label, method="update",
+             args=[{"visible": [j == i for j in range(len(grids))]},
+                   {"yaxis.title.text": titles[i][0], "xaxis.title.text": titles[i][1]}])
+        for i, label in enumerate(grids)
+    ]  # fmt: skip
+    figure.update_yaxes(title_text=titles[0][0])
+    figure.update_xaxes(title_text=titles[0][1])
+    steps = [frame.name for frame in figure.frames]
+    figure.update_layout(
+        updatemenus=[dropdown(buttons)], margin_t=70,
+        sliders=[plain_slider(steps, "step along the third component: ", pad=50, active=middle)],
+    )  # fmt: skip
+    return figure
+
+
+def _cells(attention: np.ndarray, k: int) -> dict:
+    plane = np.asarray(attention)[:, :, k]
+    return dict(z=plane.argmax(-1).tolist(), customdata=plane.max(-1).round(3).tolist())
+
+
+def _slice(attention: np.ndarray, values: Sequence[float], k: int, visible: bool) -> go.Heatmap:
+    ticks = [round(float(v), 3) for v in values]
+    n_items = np.asarray(attention).shape[-1]
+    return go.Heatmap(
+        **_cells(attention, k), x=ticks, y=ticks, zmin=-0.5, zmax=n_items - 0.5, colorscale=_SCALE, visible=visible,
+        colorbar=dict(title="place", thickness=12, tickvals=list(range(n_items))),
+        hovertemplate="most attention to place %{z}: %{customdata:.2f}<extra></extra>",
+    )  # fmt: skip
+
+
+def gains_figure(results: Mapping[str, tuple[Mapping[str, Gain], Sequence[Mapping[str, Gain]]]]) -> go.Figure:
+    """Held-out accuracy by strategy, along the three components and along random directions; a menu chooses model and
+    list length."""
+    figure = new_figure(400, barmode="group")
+    for i, (ours, random) in enumerate(results.values()):
+        found = [ours[name].accuracy for name in STRATEGIES]
+        error = dict(array=[round(f.high - f.mean, 3) for f in found],
+                     arrayminus=[round(f.mean - f.low, 3) for f in found], thickness=1.2)  # fmt: skip
+        figure.add_trace(
+            go.Bar(x=list(STRATEGIES), y=[round(f.mean, 3) for f in found], error_y=error, marker_color=ACCENT,
+                   name="the three components", visible=i == 0, hovertemplate="%{x}: %{y:.2f}<extra></extra>")
+        )  # fmt: skip
+        means = [float(np.mean([r[name].accuracy.mean for r in random])) for name in STRATEGIES]
+        figure.add_trace(
+            go.Bar(x=list(STRATEGIES), y=[round(m, 3) for m in means], marker_color=CONTROL, visible=i == 0,
+                   name=f"random directions, mean of {len(random)}", hovertemplate="%{x}: %{y:.2f}<extra></extra>")
+        )  # fmt: skip
+    buttons = [
+        dict(label=label, method="update", args=[{"visible": [j // 2 == i for j in range(2 * len(results))]}])
+        for i, label in enumerate(results)
+    ]
+    figure.update_yaxes(title_text="held-out accuracy", range=[0, 1.04])
+    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
+    return figure

@@ -1,0 +1,146 @@
+"""Chapter 2 where the answer is known: the planted channel holds places, and nothing else is decoded from it."""
+
+import pandas as pd
+import pytest
+import torch
+
+from talking_heads_utils.errors import OptionError, TaskError
+from talking_heads_utils.figures import positional as figures
+from talking_heads_utils.labels import Component
+from talking_heads_utils.planted import LIST, MOVER
+from talking_heads_utils.positional import coordinates as co
+from talking_heads_utils.positional import study
+from talking_heads_utils.positional.gains import NONE, ONE, ORACLE, PER_PLACE, STRATEGIES, gains
+from talking_heads_utils.tasks import ioi
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return study.channel("planted")
+
+
+def test_the_writers_span_the_planted_channel(planted):
+    from talking_heads_utils.planted import plant
+
+    truth = plant()
+    assert planted.mover in truth.roles[MOVER]
+    projected = planted.directions @ truth.channel.T
+    torch.testing.assert_close(projected.norm(dim=1), torch.ones(3), atol=1e-3, rtol=0)
+    assert torch.linalg.svdvals(planted.directions)[-1] > 0.3, "three different directions"
+    writers = {c for part in truth.components.values() for c in part}
+    assert set(planted.writers) <= writers and LIST in truth.components
+
+
+def test_the_planted_subspace_indexes_places_not_items(planted):
+    table = study.decoding_table(planted, 5, 160).set_index(["subspace", "carries", "split"])["right"]
+    for split in ("within wordings", "across wordings"):
+        assert table[study.COMPONENTS, co.PLACE, split] > 0.9
+        assert table[study.COMPONENTS, co.IDENTITY, split] < 0.5
+        assert table[study.BEST, co.PLACE, split] > 0.9
+        assert table[study.RANDOM, co.PLACE, split] < table[study.COMPONENTS, co.PLACE, split]
+
+
+def test_long_lists_crowd_in_the_planted_model(planted):
+    table = study.crowding_table(planted, [4, 14], 60).set_index("n_items")
+    assert table.loc[4, "accuracy"] > 0.9 > table.loc[14, "accuracy"] + 0.2
+    assert table.loc[4, "apart"] > 2 * table.loc[14, "apart"]
+    by_place = study.accuracy_by_place(planted, [4], 40)
+    assert by_place["n"].sum() == 40 and len(by_place) == 4
+
+
+def test_moving_the_point_moves_the_planted_movers(planted):
+    values = study.axis(planted, 4, 5)
+    assert len(values) == 5 and values[2] == 0 and values[0] == -values[4] < 0
+    attention = study.traversal(planted, 4, values, 20)
+    assert attention.shape == (5, 5, 5, 4)
+    assert len(set(attention.argmax(-1).flatten().tolist())) == 4, "every place can be chosen by hand"
+    assert attention[2, 2, 2].max() < 0.5, "untouched, the answer's place varies from prompt to prompt"
+
+
+def test_steering_raises_accuracy_where_places_crowd(planted):
+    ours, random = study.steering_gains(planted, 12, study.axis(planted, 12, 5), 80, n_random=2)
+    assert ours[PER_PLACE].gain.low > 0.2, "one setting per place is an answer given by hand"
+    assert ours[PER_PLACE].gain.mean > max(r[PER_PLACE].gain.mean for r in random) + 0.1
+    assert ours[NONE].gain.mean == 0 and ours[ORACLE].accuracy.mean >= ours[PER_PLACE].accuracy.mean
+    table = study.gains_table({"planted, 12 items": (ours, random)})
+    assert table["strategy"].tolist() == list(STRATEGIES) and set(table["n"]) == {40}
+
+
+def test_gains_by_hand():
+    settings = torch.tensor([[0.0], [1.0], [2.0]])
+    right = torch.tensor(
+        [[1, 0, 1], [0, 1, 1], [0, 1, 1], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]]
+    ).bool()
+    selection = torch.arange(8) < 4
+    places = torch.tensor([0, 1, 1, 0, 0, 1, 1, 0])
+    found = gains(right, selection, places, settings)
+    assert found[ONE].settings == [2] and found[ONE].accuracy.mean == 0, "chosen where it won, scored where it lost"
+    assert found[NONE].accuracy.mean == 0.5 and found[ORACLE].accuracy.mean == 1
+    assert found[PER_PLACE].settings == [1, 2] and found[PER_PLACE].accuracy.mean == 0.5
+    assert found[ONE].gain.mean == -0.5 and found[ONE].gain.n == 4
+    even = gains(torch.ones(8, 3).bool(), selection, places, settings)
+    assert even[ONE].settings == [0], "of equals the smallest"
+    for bad in (torch.zeros(8).bool(), torch.ones(8).bool()):
+        with pytest.raises(OptionError, match="both halves"):
+            gains(right, bad, places, settings)
+    with pytest.raises(OptionError, match="zero setting once"):
+        gains(right, selection, places, settings + 1)
+
+
+def test_decoding_tells_place_from_identity(planted):
+    """Points made by hand: a vector per place, or the sum of a vector per item named twice."""
+    prompts = planted.lists(5, 200)
+    generator = torch.Generator().manual_seed(0)
+    folds = co.random_folds(200)
+    for carried, other in ((co.PLACE, co.IDENTITY), (co.IDENTITY, co.PLACE)):
+        rows = co.hypotheses(prompts, carried)
+        own = rows[torch.arange(200), torch.as_tensor(prompts.info["place"])]
+        values = own @ torch.randn(own.shape[1], 8, generator=generator, dtype=torch.float64)
+        values += 0.01 * torch.randn(values.shape, generator=generator, dtype=torch.float64)
+        assert co.decode(values, prompts, carried, folds).double().mean() > 0.9
+        assert co.decode(values, prompts, other, folds).double().mean() < 0.5
+    noise = torch.randn(200, 3, generator=generator)
+    assert co.decode(noise, prompts, co.PLACE, folds).double().mean() < 0.35
+    with pytest.raises(TaskError, match="Laundry List prompts"):
+        co.hypotheses(ioi.build_ioi(planted.tokenizer, 4), co.PLACE)
+
+
+def test_discriminants_and_separability_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(300) % 3
+    noise = torch.randn(300, 6, generator=generator)
+    noise[:, 0] *= 20  # loud, and of no use
+    centres = torch.zeros(3, 6)
+    centres[1, 1], centres[2, 2] = 8.0, 8.0
+    values = noise + centres[groups]
+    found = co.discriminant_directions(values, groups, k=2)
+    assert found[:, [1, 2]].norm(dim=1).min() > 0.95 and found[:, 0].abs().max() < 0.1
+    assert co.separability(values[:, 1:3], groups) > 6 > 1 > co.separability(noise[:, 3:5], groups)
+    sets = co.random_directions(4, 3, 10)
+    torch.testing.assert_close(sets @ sets.mT, torch.eye(3).expand(4, 3, 3), atol=1e-5, rtol=0)
+
+
+def test_too_few_writers_is_an_error(planted):
+    recording = planted.record(planted.lists(4, 40))
+    scores = study.compute_scores(recording.weights, "Q")
+    with pytest.raises(OptionError, match="Fewer than 500"):
+        co.choose_writers(scores, planted.mover, recording.directions, k=500)
+    assert co.choose_writers(scores, planted.mover, recording.directions, k=1)[0] == planted.writers[0]
+    assert isinstance(planted.writers[0], Component) and planted.heads[0] == planted.writers[0].of_head
+
+
+def test_figures_hold_what_they_are_given(planted):
+    cloud = study.cloud(planted, 4, 20)
+    figure = figures.points_figure({4: cloud, 5: study.cloud(planted, 5, 20)}, ["a", "b", "c"])
+    assert len(figure.frames) == 2 and list(figure.data[0].x) == cloud["x"].round(3).tolist()
+    assert [step.label for step in figure.layout.sliders[0].steps] == ["4", "5"]
+    values = [-1.0, 0.0, 1.0]
+    attention = torch.rand(3, 3, 3, 4).numpy()
+    figure = figures.traversal_figure({"planted": (attention, values)}, {"planted": ["a", "b", "c"]})
+    assert len(figure.frames) == 3 and figure.data[0].z[0][0] == attention[0, 0, 1].argmax()
+    assert figure.frames[2].data[0].z[1][2] == attention[1, 2, 2].argmax()
+    with pytest.raises(ValueError, match="one slider"):
+        figures.traversal_figure({"a": (attention, values), "b": (attention, [0.0])}, {"a": "abc", "b": "abc"})
+    table = pd.DataFrame([dict(model="m", n_items=4, accuracy=0.5, low=0.4, high=0.6, place=0.3, identity=0.2)])
+    by_place = pd.DataFrame([dict(model="m", n_items=4, place=0, accuracy=0.5)])
+    assert figures.crowding_figure(table, by_place).data[3].z[0][0] == 0.5
