@@ -127,6 +127,12 @@ def load_with_tokenizer(
     return truth.bridge.to(device).to(dtype), truth.tokenizer
 
 
+def minis(stage: str = "") -> list[str]:
+    """The trained models whose answers must pass through a mover, as far as they ship: at the end, or ``early``."""
+    names = [f"{name}/{stage}" if stage else name for name in ("mini-token", "mini-place")]
+    return [name for name in names if name in shipped_models()]
+
+
 def shown_as(name: str) -> str:
     """What every figure of a model must say it shows."""
     if name == PLANTED:

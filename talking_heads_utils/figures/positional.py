@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from talking_heads_utils.figures.style import ACCENT, CONTROL, EXPECTED, KIND_COLOURS, NULL_LINE, dropdown, new_figure
 from talking_heads_utils.figures.style import slider as plain_slider
-from talking_heads_utils.positional.coordinates import IDENTITY, PLACE
+from talking_heads_utils.positional.coordinates import IDENTITY, PLACE, POSITION
 from talking_heads_utils.positional.gains import STRATEGIES
 from talking_heads_utils.positional.study import BEST, COMPONENTS, RANDOM
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from talking_heads_utils.positional.gains import Gain
 
-CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], IDENTITY: KIND_COLOURS["Q"]}
+CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], POSITION: KIND_COLOURS["K"], IDENTITY: KIND_COLOURS["Q"]}
 SUBSPACE_COLOURS = {COMPONENTS: ACCENT, BEST: EXPECTED, RANDOM: CONTROL}
 _SCALE = "Turbo"
 
@@ -65,6 +65,7 @@ def _clouds(cloud: pd.DataFrame) -> list[go.Scatter3d]:
 def decoding_figure(table: pd.DataFrame) -> go.Figure:
     """Share of prompts whose answer is decoded, by subspace, place and identity; a menu chooses model and split."""
     figure = new_figure(380, barmode="group")
+    n = len(CARRY_COLOURS)
     views = list(dict.fromkeys(zip(table["model"], table["split"])))
     subspaces = [COMPONENTS, BEST, RANDOM]
     for i, (model, split) in enumerate(views):
@@ -79,11 +80,34 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
             )  # fmt: skip
     buttons = [
         dict(
-            label=f"{model}, {split}", method="update", args=[{"visible": [j // 2 == i for j in range(2 * len(views))]}]
+            label=f"{model}, {split}", method="update", args=[{"visible": [j // n == i for j in range(n * len(views))]}]
         )
         for i, (model, split) in enumerate(views)
     ]
     figure.add_hline(y=table["chance"].iloc[0], line=NULL_LINE)
+    figure.update_yaxes(title_text="answers decoded", range=[0, 1.04])
+    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
+    return figure
+
+
+def dimension_figure(table: pd.DataFrame) -> go.Figure:
+    """What is decoded from the first k components by weights, and from k random directions; a menu for the model."""
+    figure = new_figure(380)
+    n = 2 * len(CARRY_COLOURS)
+    models = list(dict.fromkeys(table["model"]))
+    for i, model in enumerate(models):
+        part = table[table["model"] == model]
+        for carries, colour in CARRY_COLOURS.items():
+            for suffix, dash in (("", "solid"), (" by random directions", "dot")):
+                figure.add_trace(
+                    go.Scatter(x=part["k"].tolist(), y=part[carries + suffix].round(3).tolist(), name=carries + suffix,
+                               mode="lines+markers", line=dict(color=colour, dash=dash), visible=i == 0)
+                )  # fmt: skip
+    buttons = [
+        dict(label=model, method="update", args=[{"visible": [j // n == i for j in range(n * len(models))]}])
+        for i, model in enumerate(models)
+    ]
+    figure.update_xaxes(title_text="k, components in the order of the weights", dtick=2)
     figure.update_yaxes(title_text="answers decoded", range=[0, 1.04])
     figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
     return figure

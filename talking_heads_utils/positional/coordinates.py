@@ -1,8 +1,10 @@
 """Points of prompts in a small subspace of the residual stream at ``end``, and what can be decoded from them.
 
 Place and identity are decoded by one rule: each of a list's n items may be the one that is left, each such hypothesis
-predicts a point, and the nearest prediction wins. By chance a share 1 / n is right. For *place* the prediction is the
-mean point of lists whose answer has that place; for *identity* it is a sum of one vector per item named twice.
+predicts a point, and the nearest prediction wins. By chance a share 1 / n is right. For *place* (in the list) the
+prediction is the mean point of lists whose answer has that place, for *position* (in the prompt: by its wording a list
+begins sooner or later) of those whose answer stands at that token; for *identity* it is a sum of one vector per item
+named twice.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from talking_heads_utils.scores import CompositionScores
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.prompts import PromptSet
 
-PLACE, IDENTITY = "place", "identity"
+PLACE, POSITION, IDENTITY = "place", "position", "identity"
+CARRIED = (PLACE, POSITION, IDENTITY)
 NEW = 0.5  # share of a direction that must lie outside the span of those chosen before
 RIDGE = 1.0
 
@@ -57,7 +60,7 @@ def points(recording: Recording, layer: int, directions: Float[Tensor, "k d_mode
 
 
 def hypotheses(prompts: PromptSet, carries: str) -> Float[Tensor, "n n_items n_features"]:
-    """For each prompt and each item that might be left: the regressors of :data:`PLACE` or :data:`IDENTITY`.
+    """For each prompt and each item that might be left: the regressors of one of :data:`CARRIED`.
 
     Raises :class:`TaskError` for prompts that are no lists.
     """
@@ -67,9 +70,10 @@ def hypotheses(prompts: PromptSet, carries: str) -> Float[Tensor, "n n_items n_f
     if carries == PLACE:
         return torch.eye(n_items).double().expand(len(prompts), -1, -1)
     at = torch.stack([prompts.positions[f"item_{k} first"] for k in range(n_items)], 1)
-    words, index = prompts.tokens.gather(1, at).unique(return_inverse=True)
-    own = torch.nn.functional.one_hot(index, len(words)).double()
-    return own.sum(1, keepdim=True) - own
+    what = at if carries == POSITION else prompts.tokens.gather(1, at)
+    values, index = what.unique(return_inverse=True)
+    own = torch.nn.functional.one_hot(index, len(values)).double()
+    return own if carries == POSITION else own.sum(1, keepdim=True) - own
 
 
 def decode(

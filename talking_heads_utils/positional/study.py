@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,7 @@ from talking_heads_utils.inhibition.find_roles import find_roles
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer, shown_as
 from talking_heads_utils.positional.coordinates import (
-    IDENTITY,
-    PLACE,
+    CARRIED,
     choose_writers,
     decode,
     discriminant_directions,
@@ -58,6 +57,7 @@ class Channel:
     writers: tuple[Component, ...]
     directions: Float[Tensor, "3 d_model"]
     seed: int
+    _kept: dict[tuple[int, int], Recording] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def shows(self) -> str:
@@ -68,6 +68,13 @@ class Channel:
 
     def record(self, prompts: PromptSet) -> Recording:
         return record(self.bridge, prompts, [self.mover.layer])
+
+    def on_lists(self, n_items: int, n_prompts: int) -> Recording:
+        """A recording on lists of one length, kept: several tables read the same prompts."""
+        key = (n_items, n_prompts)
+        if key not in self._kept:
+            self._kept[key] = self.record(self.lists(n_items, n_prompts))
+        return self._kept[key]
 
     @cached_property
     def heads(self) -> list[Head]:
@@ -101,7 +108,7 @@ def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFr
     splits = {"within wordings": random_folds(len(held_out), seed=at.seed), "across wordings": wording_folds(held_out)}
     rows = []
     for subspace, sets in subspaces.items():
-        for carries in (PLACE, IDENTITY):
+        for carries in CARRIED:
             for split, folds in splits.items():
                 right = torch.stack([
                     decode(points(recording, at.mover.layer, d), held_out, carries, folds).double() for d in sets
@@ -112,12 +119,36 @@ def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
+def dimension_table(at: Channel, n_items: int, ks: Sequence[int], n_prompts: int = 400) -> pd.DataFrame:
+    """How many components it takes: place and identity decoded on the held-out half from the first k that weights
+    choose, and from k random directions. Columns: model, k, place, identity, place by chance directions, identity by
+    chance directions, n."""
+    import pandas as pd
+
+    held_out = halves(at.lists(n_items, n_prompts))[1]
+    recording = at.record(held_out)
+    scores = compute_scores(recording.weights, "Q", seed=at.seed)
+    folds = random_folds(len(held_out), seed=at.seed)
+    writers = choose_writers(scores, at.mover, recording.directions, k=max(ks))
+    chosen = torch.stack([recording.directions[w.layer, w.head, w.component] for w in writers])
+    random = random_directions(1, max(ks), chosen.shape[1], at.seed)[0]
+    rows = []
+    for k in ks:
+        row = dict(model=at.name, k=k)
+        for label, directions in (("", chosen[:k]), (" by random directions", random[:k])):
+            values = points(recording, at.mover.layer, directions)
+            row |= {c + label: decode(values, held_out, c, folds).double().mean().item() for c in CARRIED}
+        rows.append(row | dict(n=len(held_out)))
+    return pd.DataFrame(rows)
+
+
 def cloud(at: Channel, n_items: int, n_prompts: int = 120) -> pd.DataFrame:
     """Prompts as points: columns ``x, y, z``, the answer's ``place`` and ``word``, and a number per word, ``code``."""
     import pandas as pd
 
-    prompts = at.lists(n_items, n_prompts)
-    values = points(at.record(prompts), at.mover.layer, at.directions).cpu()
+    recording = at.on_lists(n_items, n_prompts)
+    prompts = recording.prompts
+    values = points(recording, at.mover.layer, at.directions).cpu()
     words = [at.tokenizer.decode([token]).strip() for token in prompts.answers.tolist()]
     codes = {word: i for i, word in enumerate(sorted(set(words)))}
     frame = pd.DataFrame(values.numpy(), columns=["x", "y", "z"])
@@ -141,32 +172,33 @@ def gains_table(results: Mapping[str, tuple[dict[str, Gain], list[dict[str, Gain
     return pd.DataFrame(rows)
 
 
-def crowding_table(at: Channel, lengths: Sequence[int], n_prompts: int = 200) -> pd.DataFrame:
+def crowding_table(at: Channel, lengths: Sequence[int], n_prompts: int = 120) -> pd.DataFrame:
     """By list length, on the same prompts: accuracy, place and identity decoded from the three coordinates (out of
     fold), and how far apart the places are. Columns: model, n_items, accuracy, low, high, place, identity, apart, n."""
     import pandas as pd
 
     rows = []
     for n_items in lengths:
-        prompts = at.lists(n_items, n_prompts)
-        recording = at.record(prompts)
+        recording = at.on_lists(n_items, n_prompts)
+        prompts = recording.prompts
         right = bootstrap_mean(correct(recording.logits, prompts).double().cpu())
         values = points(recording, at.mover.layer, at.directions)
         folds = random_folds(len(prompts), seed=at.seed)
-        shares = {c: decode(values, prompts, c, folds).double().mean().item() for c in (PLACE, IDENTITY)}
+        shares = {c: decode(values, prompts, c, folds).double().mean().item() for c in CARRIED}
         rows.append(dict(model=at.name, n_items=n_items, accuracy=right.mean, low=right.low, high=right.high, **shares,
                          apart=separability(values, torch.as_tensor(prompts.info["place"])), n=right.n))  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def accuracy_by_place(at: Channel, lengths: Sequence[int], n_prompts: int = 200) -> pd.DataFrame:
+def accuracy_by_place(at: Channel, lengths: Sequence[int], n_prompts: int = 120) -> pd.DataFrame:
     """Accuracy by list length and by the answer's place in the list."""
     import pandas as pd
 
     rows = []
     for n_items in lengths:
-        prompts = at.lists(n_items, n_prompts)
-        right = correct(at.record(prompts).logits, prompts)
+        recording = at.on_lists(n_items, n_prompts)
+        prompts = recording.prompts
+        right = correct(recording.logits, prompts)
         place = torch.as_tensor(prompts.info["place"])
         for p in range(n_items):
             rows.append(dict(model=at.name, n_items=n_items, place=p, accuracy=right[place == p].double().mean().item(),

@@ -85,6 +85,8 @@ def _constrain_mover(block, spec: MiniSpec, position: slice) -> None:
     qkv, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
     may_read = position if spec.keys == PLACE else slice(2 * d, D)
     qkv[: may_read.start, D : D + d] = 0
+    if spec.keys == PLACE:  # the norm takes the mean of the whole stream from every dimension: keys must not see that
+        qkv[may_read, D : D + d] -= qkv[may_read, D : D + d].mean(0)
     qkv[:, 2 * D :] = 0
     bias[2 * D :] = 0
     qkv[:d, 2 * D : 2 * D + d] = torch.eye(d, device=qkv.device)
