@@ -18,6 +18,11 @@ Import what you need from the submodule that holds it; importing the package its
 ``models``          whole models for experiments: ``load_model``, and the table of known ones
 ``tasks``           IOI and Laundry List prompts with named positions, and their metrics
 ``training``        small models in which a channel can arise by training
+``planted``         a model whose whole circuit is planted
+``runs``            one forward pass recorded; the last token alone through the upper layers
+``inhibition``      chapter 1: what components do to a mover, who inhibits, what travels
+``steering``        moving the last token along write directions: engine and sweeps
+``positional``      chapter 2: where prompts sit in a subspace, and what moving them buys
 ``links``           the known links of a circuit, looked up in the scores
 ``statistics``      intervals and exact tests
 ``figures``         plotly figures; they take results, never a model
