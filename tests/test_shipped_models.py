@@ -12,7 +12,7 @@ from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.metrics import correct
 from talking_heads_utils.training.loop import SETTLED, Run
 from talking_heads_utils.training.model import constrain
-from talking_heads_utils.training.spec import MiniSpec
+from talking_heads_utils.training.spec import FREE, SPECS, MiniSpec
 
 FOLDERS = shipped_models()
 
@@ -27,15 +27,18 @@ def card_of(name):
 
 
 def test_what_ships():
-    assert set(FOLDERS) == {"mini-token", "mini-token/early"}
+    assert set(FOLDERS) == {"mini-token", "mini-token/early", "mini-place", "mini-place/early", "mini-free"}
 
 
 def test_it_is_small_and_its_constraint_holds(name, tmp_path):
     card = card_of(name)
+    assert MiniSpec(**card["spec"]) == SPECS[card["spec"]["name"]], "the command that the card names makes this model"
     assert (FOLDERS[name] / "model.safetensors").stat().st_size < 4_000_000
     run = Run(MiniSpec(**card["spec"]), card["seed"], tmp_path)
     stored = load_file(FOLDERS[name] / "model.safetensors")
     run.model.load_state_dict(stored, strict=True)
+    outside = stored["transformer.h.0.attn.c_proj.weight"][:, : 2 * run.spec.d_head].abs().max()
+    assert (outside > 0) == (run.spec.keys == FREE), "only a free model writes where the others may not"
     constrain(run.model, run.spec)
     for key, tensor in run.model.state_dict().items():
         torch.testing.assert_close(tensor, stored[key], atol=1e-6, rtol=1e-6)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from talking_heads_utils.training.spec import FREE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_card(folder: Path) -> Path:
@@ -48,6 +53,17 @@ def _lists(run: dict, spec: dict) -> str:
     if run["complete_at"] is None:
         return f"Lists grew to {run['longest']} items of {spec['n_items']} wanted; longer ones were never trained on."
     return f"Lists grew to {run['longest']} items, which were in training from step {run['complete_at']} on."
+
+
+def trained(folders: Mapping[str, Path]) -> pd.DataFrame:
+    """One row per trained checkpoint, out of its training.json: seed, step, and accuracy on IOI and by list length."""
+    import pandas as pd
+
+    rows = []
+    for name, folder in folders.items():
+        run = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        rows.append({"model": name, "seed": run["seed"], "step": run["step"], **run["accuracy"]})
+    return pd.DataFrame(rows)
 
 
 def _table(run: dict) -> str:

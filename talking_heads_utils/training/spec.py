@@ -49,7 +49,7 @@ SPECS = {
     for spec in (
         MiniSpec("mini-token", WORK, work=96, n_steps=8000, position_scale=5.0),
         MiniSpec("mini-place", PLACE, work=64, n_steps=8000),
-        MiniSpec("mini-free", FREE, work=96, n_steps=5000, position_scale=5.0),
+        MiniSpec("mini-free", FREE, work=96, n_steps=4500, position_scale=5.0),
         MiniSpec("mini-narrow", WORK, work=8, n_steps=5000, position_scale=5.0),
     )
 }
