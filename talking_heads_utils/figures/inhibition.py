@@ -16,7 +16,7 @@ from talking_heads_utils.figures.style import (
     KIND_COLOURS,
     NULL_LINE,
     SCORE_TITLE,
-    dropdown,
+    menu_of_views,
     new_figure,
 )
 from talking_heads_utils.inhibition.concentration import RANDOM, TOP, WHOLE
@@ -43,16 +43,12 @@ def effects_figure(studies: Sequence[Study], n_heads: int = 3, n_components: int
         for trace, row in zip(_effect_traces(s, head, n_components), (1, 1, 2, 2)):
             trace.visible = i == 0
             figure.add_trace(trace, row=row, col=1)
-    buttons = [
-        dict(label=f"{s.name}: {head} into {s.mover}", method="update",
-             args=[{"visible": [j // 4 == i for j in range(4 * len(views))]}])
-        for i, (s, head) in enumerate(views)
-    ]  # fmt: skip
+    labels = [f"{s.name}: {head} into {s.mover}" for s, head in views]
     figure.update_yaxes(title_text="change of I(m)", row=1, col=1)
     figure.update_yaxes(title_text=SCORE_TITLE, rangemode="tozero", row=2, col=1)
     figure.update_xaxes(title_text="component", row=2, col=1)
     figure.update_layout(
-        hoversubplots="axis", updatemenus=[dropdown(buttons)], margin_t=70, bargap=0.15, legend_y=-0.16
+        hoversubplots="axis", updatemenus=[menu_of_views(labels, 4)], margin_t=70, bargap=0.15, legend_y=-0.16
     )
     return figure
 
@@ -87,13 +83,9 @@ def concentration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         for what in (WHOLE, RANDOM, TOP):
             part = table[table["what"] == what]
             figure.add_trace(_band(part, SET_COLOURS[what], what, visible=i == 0))
-    buttons = [
-        dict(label=label, method="update", args=[{"visible": [j // 3 == i for j in range(3 * len(tables))]}])
-        for i, label in enumerate(tables)
-    ]
     figure.update_xaxes(title_text="k, components taken out of the mover's query", dtick=1)
     figure.update_yaxes(title_text="change of I(m)", rangemode="tozero")
-    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
+    figure.update_layout(updatemenus=[menu_of_views(list(tables), 3)], margin_t=70)
     return figure
 
 
@@ -132,12 +124,8 @@ def carries_figure(table: pd.DataFrame) -> go.Figure:
                     hovertemplate=f"{carries}: %{{customdata[1]}}<br>%{{customdata[0]}}<extra></extra>",
                 )
             )
-    buttons = [
-        dict(label=split, method="update", args=[{"visible": [j // 2 == i for j in range(2 * len(splits))]}])
-        for i, split in enumerate(splits)
-    ]
     figure.update_yaxes(title_text="variance predicted out of fold", range=[0, 1.05])
-    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
+    figure.update_layout(updatemenus=[menu_of_views(splits, 2)], margin_t=70)
     return figure
 
 
@@ -163,13 +151,9 @@ def recovery_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
             go.Scatter(x=[1, len(table)], y=[chance] * 2, mode="lines", line=NULL_LINE, name="precision by chance",
                        visible=i == 0, hoverinfo="skip")
         )  # fmt: skip
-    buttons = [
-        dict(label=name, method="update", args=[{"visible": [j // 3 == i for j in range(3 * len(tables))]}])
-        for i, name in enumerate(tables)
-    ]
     figure.update_xaxes(title_text="heads taken, in the order of the weights")
     figure.update_yaxes(range=[0, 1.05])
-    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
+    figure.update_layout(updatemenus=[menu_of_views(list(tables), 3)], margin_t=70)
     return figure
 
 

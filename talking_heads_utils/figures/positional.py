@@ -9,7 +9,16 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from talking_heads_utils.figures.style import ACCENT, CONTROL, EXPECTED, KIND_COLOURS, NULL_LINE, dropdown, new_figure
+from talking_heads_utils.figures.style import (
+    ACCENT,
+    CONTROL,
+    EXPECTED,
+    KIND_COLOURS,
+    NULL_LINE,
+    dropdown,
+    menu_of_views,
+    new_figure,
+)
 from talking_heads_utils.figures.style import slider as plain_slider
 from talking_heads_utils.positional.coordinates import IDENTITY, PLACE, POSITION
 from talking_heads_utils.positional.gains import STRATEGIES
@@ -65,7 +74,6 @@ def _clouds(cloud: pd.DataFrame) -> list[go.Scatter3d]:
 def decoding_figure(table: pd.DataFrame) -> go.Figure:
     """Share of prompts whose answer is decoded, by subspace, place and identity; a menu chooses model and split."""
     figure = new_figure(380, barmode="group")
-    n = len(CARRY_COLOURS)
     views = list(dict.fromkeys(zip(table["model"], table["split"])))
     subspaces = [COMPONENTS, BEST, RANDOM]
     for i, (model, split) in enumerate(views):
@@ -78,22 +86,17 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
                 go.Bar(x=subspaces, y=rows["right"].round(3).tolist(), error_y=error, name=carries,
                        marker_color=colour, visible=i == 0, hovertemplate=f"{carries}: %{{y:.2f}}<extra></extra>")
             )  # fmt: skip
-    buttons = [
-        dict(
-            label=f"{model}, {split}", method="update", args=[{"visible": [j // n == i for j in range(n * len(views))]}]
-        )
-        for i, (model, split) in enumerate(views)
-    ]
     figure.add_hline(y=table["chance"].iloc[0], line=NULL_LINE)
     figure.update_yaxes(title_text="answers decoded", range=[0, 1.04])
-    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
+    figure.update_layout(
+        updatemenus=[menu_of_views([f"{model}, {split}" for model, split in views], len(CARRY_COLOURS))], margin_t=70
+    )
     return figure
 
 
 def dimension_figure(table: pd.DataFrame) -> go.Figure:
     """What is decoded from the first k components by weights, and from k random directions; a menu for the model."""
     figure = new_figure(380)
-    n = 2 * len(CARRY_COLOURS)
     models = list(dict.fromkeys(table["model"]))
     for i, model in enumerate(models):
         part = table[table["model"] == model]
@@ -103,13 +106,9 @@ def dimension_figure(table: pd.DataFrame) -> go.Figure:
                     go.Scatter(x=part["k"].tolist(), y=part[carries + suffix].round(3).tolist(), name=carries + suffix,
                                mode="lines+markers", line=dict(color=colour, dash=dash), visible=i == 0)
                 )  # fmt: skip
-    buttons = [
-        dict(label=model, method="update", args=[{"visible": [j // n == i for j in range(n * len(models))]}])
-        for i, model in enumerate(models)
-    ]
     figure.update_xaxes(title_text="k, components in the order of the weights", dtick=2)
     figure.update_yaxes(title_text="answers decoded", range=[0, 1.04])
-    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
+    figure.update_layout(updatemenus=[menu_of_views(models, 2 * len(CARRY_COLOURS))], margin_t=70)
     return figure
 
 
@@ -137,14 +136,10 @@ def crowding_figure(table: pd.DataFrame, by_place: pd.DataFrame) -> go.Figure:
                        hovertemplate="%{x} items, place %{y}: %{z:.2f}<extra></extra>"),
             row=2, col=1,
         )  # fmt: skip
-    buttons = [
-        dict(label=model, method="update", args=[{"visible": [j // 4 == i for j in range(4 * len(models))]}])
-        for i, model in enumerate(models)
-    ]
     figure.update_yaxes(range=[0, 1.04], row=1, col=1)
     figure.update_yaxes(title_text="place of the answer", row=2, col=1)
     figure.update_xaxes(title_text="items in the list", row=2, col=1)
-    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70, legend_y=-0.12)
+    figure.update_layout(updatemenus=[menu_of_views(models, 4)], margin_t=70, legend_y=-0.12)
     return figure
 
 
@@ -169,17 +164,12 @@ def traversal_figure(
         for k in range(2 * middle + 1)
     ]  # fmt: skip
     titles = [(f"alpha {axes[label][0]}", f"alpha {axes[label][1]}") for label in grids]
-    buttons = [
-        dict(label=label, method="update",
-             args=[{"visible": [j == i for j in range(len(grids))]},
-                   {"yaxis.title.text": titles[i][0], "xaxis.title.text": titles[i][1]}])
-        for i, label in enumerate(grids)
-    ]  # fmt: skip
+    layouts = [{"yaxis.title.text": y, "xaxis.title.text": x} for y, x in titles]
     figure.update_yaxes(title_text=titles[0][0])
     figure.update_xaxes(title_text=titles[0][1])
     steps = [frame.name for frame in figure.frames]
     figure.update_layout(
-        updatemenus=[dropdown(buttons)], margin_t=70,
+        updatemenus=[menu_of_views(list(grids), 1, layouts)], margin_t=70,
         sliders=[plain_slider(steps, "step along the third component: ", pad=50, active=middle)],
     )  # fmt: skip
     return figure
@@ -217,10 +207,6 @@ def gains_figure(results: Mapping[str, tuple[Mapping[str, Gain], Sequence[Mappin
             go.Bar(x=list(STRATEGIES), y=[round(m, 3) for m in means], marker_color=CONTROL, visible=i == 0,
                    name=f"random directions, mean of {len(random)}", hovertemplate="%{x}: %{y:.2f}<extra></extra>")
         )  # fmt: skip
-    buttons = [
-        dict(label=label, method="update", args=[{"visible": [j // 2 == i for j in range(2 * len(results))]}])
-        for i, label in enumerate(results)
-    ]
     figure.update_yaxes(title_text="held-out accuracy", range=[0, 1.04])
-    figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
+    figure.update_layout(updatemenus=[menu_of_views(list(results), 2)], margin_t=70)
     return figure

@@ -60,6 +60,19 @@ def dropdown(buttons: list[dict]) -> dict:
     return dict(buttons=buttons, showactive=True, bgcolor="rgba(160,160,160,0.15)", bordercolor=_GRID, **place)
 
 
+def menu_of_views(labels: Sequence[str], per_view: int, layouts: Sequence[dict] | None = None) -> dict:
+    """A dropdown that shows one view at a time; each view is ``per_view`` traces, added one view after the other.
+
+    layouts: what else each entry changes, such as titles.
+    """
+    n = per_view * len(labels)
+    buttons = []
+    for i, label in enumerate(labels):
+        shown = {"visible": [j // per_view == i for j in range(n)]}
+        buttons.append(dict(label=label, method="update", args=[shown, *([layouts[i]] if layouts else [])]))
+    return dropdown(buttons)
+
+
 def slider(names: Sequence[str], prefix: str, *, pad: int, active: int = 0) -> dict:
     """A slider below the plot that shows the frame of each name at once."""
     options = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))
