@@ -84,16 +84,22 @@ def test_pages_fit_ask_no_other_host_and_make_no_error(driver, page, size):
     assert asked and not [url for url in asked if not re.match(r"(file|data|blob|about|chrome):", url)]
 
 
-def test_every_figure_is_drawn_numbered_captioned_and_described(driver):
-    open_page(driver, CHAPTER)
+@pytest.mark.parametrize(("page", "n"), [(CHAPTER, 11), ("notebooks/02_positional_subspace.html", 6)])
+def test_every_figure_is_drawn_numbered_captioned_and_described(driver, page, n):
+    open_page(driver, page)
     plots = driver.find_elements("css selector", ".plotly-graph-div")
-    assert len(plots) == 11
+    assert len(plots) == n
     for plot in plots:
         assert len(plot.get_attribute("aria-label")) > 60 and plot.get_attribute("role") == "img"
         figure = plot.find_element("xpath", "./ancestor::figure")
         caption = figure.find_element("tag name", "figcaption").text
         assert re.match(r"Fig. \d", caption) and re.search("real weights|[Pp]lanted|trained here", caption)
-        assert driver.execute_script("return arguments[0].querySelectorAll('.trace, .hm').length", plot) > 0
+        assert (
+            driver.execute_script(
+                "return arguments[0].querySelectorAll('.trace, .hm, .gl-container canvas').length", plot
+            )
+            > 0
+        )
 
 
 def explorer(driver):
