@@ -89,7 +89,23 @@ def test_the_constraint_holds_after_every_step(tmp_path, keys):
     assert last.attn.c_proj.weight[d:].abs().max() == 0 and last.mlp.c_proj.weight.abs().max() == 0
     before = {name: p.clone() for name, p in run.model.named_parameters()}
     constrain(run.model, spec)
-    assert all(torch.equal(before[name], p) for name, p in run.model.named_parameters()), "it changes nothing twice"
+    for name, p in run.model.named_parameters():
+        torch.testing.assert_close(before[name], p, atol=1e-7, rtol=0, msg=f"{name}: it changes nothing twice")
+    if keys == PLACE:  # a mean over the whole stream, which the norm takes from every dimension, must not reach a key
+        assert last.attn.c_attn.weight[reads, D : D + d].sum(0).abs().max() < 1e-5
+
+
+def test_the_keys_of_a_place_model_do_not_see_what_other_dimensions_hold(tmp_path):
+    """Whatever stands in the other dimensions changes a key by its length alone, never by its direction."""
+    spec = dataclasses.replace(TINY, keys=PLACE, work=8)
+    run = Run(spec, 0, tmp_path)
+    run.step()
+    last, (d, D) = run.model.transformer.h[-1], (spec.d_head, spec.d_model)
+    hidden = torch.randn(2, D)
+    hidden[1, D - d :] = hidden[0, D - d :]
+    with torch.no_grad():
+        keys = last.ln_1(hidden) @ last.attn.c_attn.weight[:, D : D + d]
+    assert torch.nn.functional.cosine_similarity(keys[0], keys[1], dim=0) > 0.9999
 
 
 def test_the_saved_model_is_a_plain_gpt2_with_the_same_logits(tmp_path):

@@ -29,7 +29,7 @@ book's IOI and Laundry List prompts, all wordings. {_constraint(spec)} Made by
 
     python -m talking_heads_utils train {spec["name"]} --seed {run["seed"]} --out FOLDER
 
-Step {run["step"]} of {spec["n_steps"]}. {_lists(run, spec)}
+Step {run["step"]} of {spec["n_steps"]}{_time(run)}. {_lists(run, spec)}
 Accuracy over the whole vocabulary on 200 fixed prompts each:
 
 {_table(run)}
@@ -47,6 +47,10 @@ def _constraint(spec: dict) -> str:
         f"mover L{spec['n_layers'] - 1}H0 alone copies to the output, its keys read `{spec['keys']}` (see "
         "`talking_heads_utils/training/model.py`). Nothing was planted."
     )
+
+
+def _time(run: dict) -> str:
+    return f", after {run['minutes']:.0f} minutes of training" if run.get("minutes") else ""
 
 
 def _lists(run: dict, spec: dict) -> str:

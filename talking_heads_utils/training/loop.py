@@ -50,14 +50,18 @@ def check_device(name: str) -> str:
 
 @dataclass
 class Progress:
-    """Where a run stands. ``longest``: items of the longest list in training, ``complete_at``: the step from which
-    every length was. ``early_at``: the step of the early checkpoint. ``log``: one entry per evaluation."""
+    """Where a run stands.
+
+    longest: items of the longest list in training. complete_at: the step from which every length was. early_at: the
+    step of the early checkpoint. minutes: of training so far, on whatever machine. log: one entry per evaluation.
+    """
 
     step: int = 0
     longest: int = 2
     running_loss: float = 3.0
     complete_at: int | None = None
     early_at: int | None = None
+    minutes: float = field(default=0.0, compare=False)
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -199,9 +203,11 @@ def train(
     if resume:
         run.load_state()
     start, at = time.monotonic(), run.progress
+    before = at.minutes
     while run.progress.step < run.spec.n_steps:
         run.step()
         at = run.progress
+        at.minutes = round(before + (time.monotonic() - start) / 60, 1)
         if at.step % every == 0 or at.step == run.spec.n_steps:
             loss = round(at.running_loss, 4)
             at.log.append(dict(step=at.step, longest=at.longest, loss=loss, accuracy=run.accuracy()))
