@@ -14,7 +14,8 @@ class MiniSpec:
     """One small model.
 
     keys: what the mover's keys may read. ``work``: whatever earlier layers write. ``place``: the position embedding
-    alone, but for the norm's divisor, by which a run can still get around it (see the book's page on the models). ``free``: no constraint at all. work: dimensions that the blocks below the last may write to; the rest of the
+    alone, but for the norm's divisor, by which a run can still get around it (see the book's page on the models).
+    ``free``: no constraint at all. work: dimensions that the blocks below the last may write to; the rest of the
     residual stream holds the token, the output and, with ``place``, the position.
     """
 
