@@ -27,7 +27,7 @@ def card_of(name):
 
 
 def test_what_ships():
-    assert set(FOLDERS) == {"mini-token", "mini-token/early", "mini-free"}
+    assert set(FOLDERS) == {"mini-token", "mini-token/early"}
 
 
 def test_it_is_small_and_its_constraint_holds(name, tmp_path):
