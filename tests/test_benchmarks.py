@@ -10,8 +10,6 @@ from talking_heads_utils.benchmarks import composition as bench
 from talking_heads_utils.benchmarks import steering as steering_bench
 from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.errors import TalkingHeadsError
-from talking_heads_utils.labels import Head
-from talking_heads_utils.models import load_model
 from talking_heads_utils.scores import compute_scores
 
 
@@ -60,9 +58,7 @@ def test_runs_alternate():
 
 
 def test_both_ways_of_steering_agree():
-    case = steering_bench.Case(
-        "mini", load_model("mini-token"), steering_bench._components("L0H0.0 L1H0.0 L1H1.0"), [Head(3, 0)]
-    )
+    case = steering_bench.mini_token()
     for read in ("attention", "logits"):
-        row = steering_bench.compare(case, 4, read, 1, values=(-5.0, 0.0, 5.0), n_plain=20)
+        row = steering_bench.compare(case, 4, read, 1, values=(-50.0, 0.0, 50.0), n_plain=20)
         assert row.max_abs_diff < 1e-4 and "27 settings" in row.case and row.ratio > 0

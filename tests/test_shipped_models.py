@@ -61,7 +61,7 @@ def test_the_card_says_what_the_checkpoint_does(name, tmp_path):
 def test_it_loads_by_the_same_call_and_solves_the_tasks():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    bridge = load_model("mini-token")
+    bridge = load_model("mini-token/final")
     tokenizer = AutoTokenizer.from_pretrained(FOLDERS["mini-token"])
     prompts = ioi.build_ioi(tokenizer, 100)
     assert accuracy(bridge, prompts).mean >= 0.97

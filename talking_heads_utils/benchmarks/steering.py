@@ -50,7 +50,7 @@ class Case:
 def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
     """Both models, three list lengths, attention of the movers and logits of the candidates."""
     cases = [
-        Case("mini-token", load_model("mini-token", device), _components("L0H0.0 L1H0.0 L1H1.0"), [Head(3, 0)]),
+        mini_token(device),
         Case("GPT-2 shape", gpt2_shape(device), _components("L7H3.1 L8H6.2 L8H10.1"), [Head(9, 6), Head(9, 9)]),
     ]
     found = []
@@ -60,6 +60,14 @@ def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
                 continue  # it was not trained on lists so long
             found += [compare(case, n_items, read, repeats) for read in (ATTENTION, LOGITS)]
     return found
+
+
+def mini_token(device: str = "cpu") -> Case:
+    """The trained model, its mover and the components that the mover reads most."""
+    from talking_heads_utils.positional.study import channel
+
+    at = channel("mini-token", device=device)
+    return Case("mini-token", at.bridge, at.writers, [at.mover])
 
 
 def _components(names: str) -> list[Component]:
