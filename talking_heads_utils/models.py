@@ -124,7 +124,14 @@ def load_with_tokenizer(
     from talking_heads_utils.planted import plant
 
     truth = plant()
-    return truth.bridge.to(device).to(dtype), truth.tokenizer
+    return _moved(truth.bridge, device, dtype), truth.tokenizer
+
+
+def _moved(bridge: TransformerBridge, device: str | torch.device, dtype: torch.dtype) -> TransformerBridge:
+    """A native bridge elsewhere. It says so aloud each time, so nothing is asked of it without need."""
+    if torch.device(device).type != "cpu":
+        bridge = bridge.to(device)
+    return bridge if dtype == torch.float32 else bridge.to(dtype)
 
 
 def minis(stage: str = "") -> list[str]:
@@ -155,7 +162,7 @@ def _load_planted(device: str | torch.device, dtype: torch.dtype, processing: Pr
     from talking_heads_utils.planted import plant
 
     (processing or Processing.default(NO_NORM)).check(NO_NORM)
-    return plant().bridge.to(device).to(dtype)
+    return _moved(plant().bridge, device, dtype)
 
 
 def check_complete(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:

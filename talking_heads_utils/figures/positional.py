@@ -12,7 +12,6 @@ from plotly.subplots import make_subplots
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
-    EXPECTED,
     KIND_COLOURS,
     NULL_LINE,
     dropdown,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from talking_heads_utils.positional.gains import Gain
 
 CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], POSITION: KIND_COLOURS["K"], IDENTITY: KIND_COLOURS["Q"]}
-SUBSPACE_COLOURS = {COMPONENTS: ACCENT, BEST: EXPECTED, RANDOM: CONTROL}
+SHORT = {COMPONENTS: "three<br>components", BEST: "best<br>triple", RANDOM: "random<br>triples"}
 _SCALE = "Turbo"
 
 
@@ -75,7 +74,7 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
     """Share of prompts whose answer is decoded, by subspace, place and identity; a menu chooses model and split."""
     figure = new_figure(380, barmode="group")
     views = list(dict.fromkeys(zip(table["model"], table["split"])))
-    subspaces = [COMPONENTS, BEST, RANDOM]
+    subspaces = list(SHORT)
     for i, (model, split) in enumerate(views):
         part = table[(table["model"] == model) & (table["split"] == split)]
         for carries, colour in CARRY_COLOURS.items():
@@ -83,7 +82,7 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
             error = dict(array=(rows["high"] - rows["right"]).round(3).tolist(),
                          arrayminus=(rows["right"] - rows["low"]).round(3).tolist(), thickness=1.2)  # fmt: skip
             figure.add_trace(
-                go.Bar(x=subspaces, y=rows["right"].round(3).tolist(), error_y=error, name=carries,
+                go.Bar(x=list(SHORT.values()), y=rows["right"].round(3).tolist(), error_y=error, name=carries,
                        marker_color=colour, visible=i == 0, hovertemplate=f"{carries}: %{{y:.2f}}<extra></extra>")
             )  # fmt: skip
     figure.add_hline(y=table["chance"].iloc[0], line=NULL_LINE)
@@ -108,7 +107,7 @@ def dimension_figure(table: pd.DataFrame) -> go.Figure:
                 )  # fmt: skip
     figure.update_xaxes(title_text="k, components in the order of the weights", dtick=2)
     figure.update_yaxes(title_text="answers decoded", range=[0, 1.04])
-    figure.update_layout(updatemenus=[menu_of_views(models, 2 * len(CARRY_COLOURS))], margin_t=70)
+    figure.update_layout(updatemenus=[menu_of_views(models, 2 * len(CARRY_COLOURS))], margin_t=70, legend_y=-0.34)
     return figure
 
 

@@ -149,7 +149,7 @@ def circuit_table(studies: Sequence[Study]) -> pd.DataFrame:
             row |= {
                 "inhibition heads": ", ".join(map(str, s.inhibition)) or "none",
                 "I(m)": f"{score.mean:.2f} [{score.low:.2f}, {score.high:.2f}]",
-                "n": score.n,
+                "n": str(score.n),
             }
         rows.append(row | _against_published(s))
     return pd.DataFrame(rows).fillna("—")
