@@ -87,9 +87,8 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
             )  # fmt: skip
     figure.add_hline(y=table["chance"].iloc[0], line=NULL_LINE)
     figure.update_yaxes(title_text="answers decoded", range=[0, 1.04])
-    figure.update_layout(
-        updatemenus=[menu_of_views([f"{model}, {split}" for model, split in views], len(CARRY_COLOURS))], margin_t=70
-    )
+    menu = menu_of_views([f"{model}, {split}" for model, split in views], len(CARRY_COLOURS))
+    figure.update_layout(updatemenus=[menu], margin_t=70, legend_y=-0.3)
     return figure
 
 
