@@ -23,7 +23,7 @@ from talking_heads_utils.errors import CheckpointError, OptionError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.training.card import write_card
 from talking_heads_utils.training.data import Batch, Prompts, check_fits, word_tokenizer
-from talking_heads_utils.training.model import build_model, constrain, end_logits
+from talking_heads_utils.training.model import build_model, constrain, logits_and_spread
 from talking_heads_utils.training.spec import FREE, MiniSpec
 
 if TYPE_CHECKING:
@@ -97,8 +97,9 @@ class Run:
         self.optimiser.zero_grad()
         total = 0.0
         for part in parts:
-            loss = F.cross_entropy(self._logits(part), part.answers.to(self.device), reduction="sum") / self.spec.batch
-            loss.backward()
+            logits, spread = self._logits_and_spread(part)
+            loss = F.cross_entropy(logits, part.answers.to(self.device), reduction="sum") / self.spec.batch
+            (loss + self.spec.level * spread * len(part.answers) / self.spec.batch).backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
@@ -109,8 +110,8 @@ class Run:
             at.longest, at.complete_at = self.spec.n_items, at.step
         return total
 
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        return end_logits(self.model, self.spec, batch.tokens.to(self.device), batch.end.to(self.device))
+    def _logits_and_spread(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        return logits_and_spread(self.model, self.spec, batch.tokens.to(self.device), batch.end.to(self.device))
 
     @torch.no_grad()
     def accuracy(self, n: int = N_EVAL) -> dict[str, float]:
@@ -123,7 +124,7 @@ class Run:
                 self.prompts.draw_ioi if name == "ioi" else lambda r, k=name: self.prompts.draw_laundry(r, int(k[2:]))
             )
             batch = self.prompts.stack([draw(rng) for _ in range(n)])
-            found[name] = (self._logits(batch).argmax(-1).cpu() == batch.answers).float().mean().item()
+            found[name] = (self._logits_and_spread(batch)[0].argmax(-1).cpu() == batch.answers).float().mean().item()
         self.model.train()
         return found
 

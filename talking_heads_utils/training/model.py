@@ -114,16 +114,35 @@ def end_logits(
 
     Of a constrained model's last block only the mover's one query is computed: nothing else in it reaches the output.
     """
+    return logits_and_spread(model, spec, tokens, end)[0]
+
+
+def logits_and_spread(
+    model: GPT2LMHeadModel, spec: MiniSpec, tokens: Int[Tensor, "n n_pos"], end: Int[Tensor, "n"]
+) -> tuple[Float[Tensor, "n d_vocab"], Float[Tensor, ""]]:
+    """:func:`end_logits`, and how much the divisor of the mover's norm varies within a prompt (see :func:`spread`)."""
     body, rows = model.transformer, torch.arange(len(tokens), device=tokens.device)
     if spec.keys == FREE:
-        return model.lm_head(body(tokens).last_hidden_state[rows, end])
+        return model.lm_head(body(tokens).last_hidden_state[rows, end]), torch.zeros((), device=tokens.device)
     hidden = body.wte(tokens) + body.wpe.weight[: tokens.shape[1]]
     for block in body.h[:-1]:
         hidden = block(hidden)
     written = _mover(body.h[-1], spec, hidden, end)
     d = spec.d_head
     last = body.ln_f(hidden[rows, end] + F.pad(written, (d, spec.d_model - 2 * d)))
-    return last[:, d : 2 * d] @ unembedding(model, spec).T
+    return last[:, d : 2 * d] @ unembedding(model, spec).T, spread(hidden, end)
+
+
+def spread(hidden: Float[Tensor, "n n_pos d_model"], end: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    """Variance of the log of the norm's divisor over the places up to ``end``, mean over prompts.
+
+    A key that may read positions alone, and the copy of a token, still pass through this divisor; where it is constant
+    nothing but the attention can choose among places.
+    """
+    log = 0.5 * hidden.var(-1, correction=0).log()
+    seen = torch.arange(hidden.shape[1], device=hidden.device) <= end[:, None]
+    mean = (log * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True)
+    return (((log - mean) * seen).square().sum(1) / seen.sum(1)).mean()
 
 
 def _mover(

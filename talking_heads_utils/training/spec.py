@@ -36,6 +36,7 @@ class MiniSpec:
     ioi_share: float = 0.2
     position_scale: float = 15.0  # of the position embedding's first values; more makes places easier to learn
     lengthen_below: float = 0.3  # running loss on IOI and lists of two under which lists of every length come in
+    level: float = 0.0  # weight in the loss of the spread of the norm's divisor, by which ``place`` could get around it
     n_names: int = 30
     n_places: int = 15
     n_objects: int = 64
@@ -49,7 +50,7 @@ SPECS = {
     spec.name: spec
     for spec in (
         MiniSpec("mini-token", WORK, work=96, n_steps=8000, position_scale=5.0),
-        MiniSpec("mini-place", PLACE, work=64, n_steps=8000),
+        MiniSpec("mini-place", PLACE, work=64, n_steps=8000, level=10.0),
         MiniSpec("mini-free", FREE, work=96, n_steps=4500, position_scale=5.0),
         MiniSpec("mini-narrow", WORK, work=8, n_steps=5000, position_scale=5.0),
     )
