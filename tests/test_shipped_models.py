@@ -10,7 +10,8 @@ from talking_heads_utils.evaluate import accuracy, answer_logits
 from talking_heads_utils.models import load_model, shipped_models
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.metrics import correct
-from talking_heads_utils.training.loop import SETTLED, Run
+from talking_heads_utils.training.lists import SETTLED
+from talking_heads_utils.training.loop import Run
 from talking_heads_utils.training.model import constrain
 from talking_heads_utils.training.spec import FREE, SPECS, MiniSpec
 

@@ -12,11 +12,11 @@ from talking_heads_utils.errors import CheckpointError, OptionError, TaskError
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.prompts import render
 from talking_heads_utils.tasks.words import load_templates
-from talking_heads_utils.training import loop
+from talking_heads_utils.training import lists
 from talking_heads_utils.training.data import Prompts, check_fits, word_tokenizer
 from talking_heads_utils.training.loop import EARLY, FINAL, STATE, Run, train
-from talking_heads_utils.training.model import COPY_SCALE, constrain, end_logits, unembedding, writable
-from talking_heads_utils.training.spec import FREE, PLACE, SPECS, WORK, MiniSpec
+from talking_heads_utils.training.model import COPY_SCALE, constrain, end_logits, spread, unembedding, writable
+from talking_heads_utils.training.spec import FREE, PLACE, SPECS, WORK, FunctionsSpec, MiniSpec
 
 TINY = MiniSpec(
     "tiny", WORK, work=16, n_steps=8, n_items=3, n_layers=2, n_heads=4, d_model=32, d_mlp=64, n_positions=64, batch=12,
@@ -24,7 +24,10 @@ TINY = MiniSpec(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+LISTS = {name: spec for name, spec in SPECS.items() if isinstance(spec, MiniSpec)}
+
+
+@pytest.mark.parametrize("spec", LISTS.values(), ids=LISTS)
 def test_training_prompts_are_those_of_the_tasks(spec):
     """The ids drawn on the fly equal the text of the same template, tokenized as a whole."""
     tokenizer = word_tokenizer(spec)
@@ -108,6 +111,14 @@ def test_the_keys_of_a_place_model_do_not_see_what_other_dimensions_hold(tmp_pat
     assert torch.nn.functional.cosine_similarity(keys[0], keys[1], dim=0) > 0.9999
 
 
+def test_the_spread_of_a_place_models_norm_enters_the_loss():
+    """The spread by hand, blind to padding; a constant divisor has none."""
+    hidden, end = torch.randn(2, 5, 8), torch.tensor([4, 2])
+    by_hand = [hidden[i, : end[i] + 1].double().std(1, correction=0).log().var(correction=0) for i in range(2)]
+    assert spread(hidden, end).item() == pytest.approx(torch.stack(by_hand).mean().item(), rel=1e-4)
+    assert spread(torch.nn.functional.layer_norm(hidden, (8,), eps=0.0), end) < 1e-10
+
+
 def test_the_saved_model_is_a_plain_gpt2_with_the_same_logits(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -115,7 +126,7 @@ def test_the_saved_model_is_a_plain_gpt2_with_the_same_logits(tmp_path):
     run.step()
     folder = run.save_model(FINAL)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    part = run.prompts.batches(np.random.default_rng(1), TINY, 3)[-1]
+    part = run.job.prompts.batches(np.random.default_rng(1), TINY, 3)[-1]
     with torch.no_grad():
         plain = model(part.tokens).logits[torch.arange(len(part.end)), part.end]
         torch.testing.assert_close(plain, end_logits(run.model, TINY, part.tokens, part.end), atol=1e-5, rtol=1e-5)
@@ -135,8 +146,8 @@ def test_training_learns(tmp_path):
 
 def test_a_stopped_run_ends_where_an_unbroken_one_does(tmp_path, monkeypatch):
     """Broken after every single step, over longer lists and the early checkpoint."""
-    monkeypatch.setattr(loop, "SETTLED", 3)
-    monkeypatch.setattr(loop, "SOLVED", 0.0)
+    monkeypatch.setattr(lists, "SETTLED", 3)
+    monkeypatch.setattr(lists, "SOLVED", 0.0)
     spec = dataclasses.replace(TINY, lengthen_below=99.0)
     quiet = dict(every=2, say=lambda line: None)
     unbroken = Run(spec, 3, tmp_path / "a")
@@ -192,6 +203,37 @@ def test_seeds_and_the_curriculum(tmp_path):
     assert a.progress.longest == 3 and a.progress.complete_at == 2
 
 
+TINY_ICL = FunctionsSpec(
+    "tiny-icl", n_steps=8, n_a=2, n_b=3, n_x=6, n_pairs=3, n_layers=2, n_heads=2, d_model=32, d_mlp=64, n_positions=16,
+    batch=32, warmup=10, learning_rate=5e-3,
+)  # fmt: skip
+
+
+def test_functions_learn_and_their_prompts_are_their_text(tmp_path):
+    spec = dataclasses.replace(TINY_ICL, n_steps=300)
+    run = Run(spec, 0, tmp_path)
+    first = np.mean([run.step() for _ in range(10)])
+    assert np.mean([run.step() for _ in range(290)][-20:]) < 0.6 * first, "the loss must fall"
+    family = spec.family()
+    examples = family.draw(3, 4, torch.Generator().manual_seed(0))
+    text = "".join(f"({x}, {y})\n" for x, y in zip(examples.x[0].tolist(), examples.y[0].tolist()))
+    assert [run.tokenizer.bos_token_id, *run.tokenizer(text).input_ids] == run.job.tokens(examples)[0].tolist()
+    assert set(run.accuracy()) == {f"{kind}k={k}" for kind in ("", "held-out ") for k in range(4)}
+    with pytest.raises(TaskError, match="take 13 tokens"):
+        Run(dataclasses.replace(TINY_ICL, n_positions=12), 0, tmp_path)
+
+
+def test_a_functions_run_resumes_with_its_dropout_and_its_noise(tmp_path):
+    spec = dataclasses.replace(TINY_ICL, n_steps=4, noise=0.5, ramp=2)
+    quiet = dict(say=lambda line: None)
+    train(Run(spec, 3, tmp_path / "a"), **quiet)
+    train(Run(spec, 3, tmp_path / "b"), minutes=0, **quiet)
+    train(Run(spec, 3, tmp_path / "b"), resume=True, **quiet)
+    a, b = (tmp_path / run / FINAL for run in "ab")
+    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+    assert "replaced with probability 0.5" in (a / "README.md").read_text() and not (tmp_path / "a" / EARLY).exists()
+
+
 def test_a_free_model_is_left_alone(tmp_path):
     run = Run(dataclasses.replace(TINY, keys=FREE), 0, tmp_path)
     before = run.model.lm_head.weight.clone()
@@ -202,7 +244,7 @@ def test_a_free_model_is_left_alone(tmp_path):
 
 def test_bad_requests_are_one_clear_error_each(tmp_path, capsys):
     assert main(["train", "mini", "--out", str(tmp_path)]) == 2
-    assert "there are mini-token, mini-place, mini-free, mini-narrow" in capsys.readouterr().err
+    assert "there are mini-token, mini-place, mini-free, mini-narrow, mini-icl" in capsys.readouterr().err
     assert main(["train", "mini-token", "--out", str(tmp_path), "--seed", "-3"]) == 2
     assert "A seed is an integer" in capsys.readouterr().err
     for option, value, message in (

@@ -1,11 +1,14 @@
-"""Train one of the book's small models from nothing, on prompts drawn on the fly.
+"""Train one of the book's small models from nothing, on prompts drawn on the fly. IOI and Laundry List:
 
     mini-token    its mover's keys may read whatever earlier layers write
     mini-place    its mover's keys may read positions alone
     mini-free     no constraint: the negative control
     mini-narrow   like mini-token, with fewer dimensions to write to
 
-Prints the accuracy by list length as it goes. The run's state is saved every 200 steps and at the end: stopped at any
+    mini-icl      functions y = a x + b learned in context, with attention dropout
+    mini-icl-plain, mini-icl-noisy   the same without dropout; with labels that are often wrong
+
+Prints the accuracy as it goes. The run's state is saved every 200 steps and at the end: stopped at any
 point, it goes on with --resume. The data depend on the seed and the step alone, so on one machine the result is the
 same.
 
@@ -25,7 +28,7 @@ HELP = "a small model from nothing, resumable"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="mini-token, mini-place, mini-free or mini-narrow")
+    parser.add_argument("name", metavar="NAME", help="one of the models above")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the run lives")
     parser.add_argument("--seed", type=int, default=SEED, help=f"of the weights and the prompts (default: {SEED})")
     parser.add_argument("--minutes", type=float, help="stop after so many; the run can be resumed")

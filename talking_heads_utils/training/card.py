@@ -24,19 +24,32 @@ def write_card(folder: Path) -> Path:
 def _text(run: dict, spec: dict) -> str:
     return f"""# {spec["name"]}, {run["stage"]}, seed {run["seed"]}
 
-A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads and d_model {spec["d_model"]}, trained from nothing on the
-book's IOI and Laundry List prompts, all wordings. {_constraint(spec)} Made by
+A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads and d_model {spec["d_model"]}, trained from nothing on
+{_functions(spec) if "n_pairs" in spec else _lists_and_names(spec)} Made by
 
     python -m talking_heads_utils train {spec["name"]} --seed {run["seed"]} --out FOLDER
 
-Step {run["step"]} of {spec["n_steps"]}{_time(run)}. {_lists(run, spec)}
-Accuracy over the whole vocabulary on 200 fixed prompts each:
+Step {run["step"]} of {spec["n_steps"]}{_time(run)}.{"" if "n_pairs" in spec else " " + _lists(run, spec)}
+Accuracy over the whole vocabulary on 200 fixed prompts each{", after k examples" if "n_pairs" in spec else ""}:
 
 {_table(run)}
 
 Loads in plain `transformers`, and by `talking_heads_utils.models.load_model`. This is a toy: no result on it is a
-result on GPT-2.
+result on GPT-2{" or on Llama" if "n_pairs" in spec else ""}.
 """
+
+
+def _functions(spec: dict) -> str:
+    noise = f"Every label shown is replaced with probability {spec['noise']}." if spec["noise"] else "Labels are exact."
+    return (
+        f"functions y = a x + b learned in context: a in 1..{spec['n_a']}, b in 0..{spec['n_b'] - 1}, x in "
+        f"0..{spec['n_x'] - 1}, {spec['n_pairs']} examples and a question, a fifth of the functions held out. {noise} "
+        f"Attention dropout {spec['dropout']} while it trained."
+    )
+
+
+def _lists_and_names(spec: dict) -> str:
+    return f"the book's IOI and Laundry List prompts, all wordings. {_constraint(spec)}"
 
 
 def _constraint(spec: dict) -> str:
@@ -72,7 +85,7 @@ def trained(folders: Mapping[str, Path]) -> pd.DataFrame:
 
 def _table(run: dict) -> str:
     """Every thousandth step and the checkpoint's own."""
-    log = [entry for entry in run["log"] if entry["step"] % 1000 == 0 and entry["step"] != run["step"]]
+    log = [entry for entry in run["log"] if entry["step"] % 1000 == 0 and entry["step"] < run["step"]]
     log.append(dict(step=run["step"], loss=run["running_loss"], accuracy=run["accuracy"]))
     lengths = list(run["accuracy"])
     rows = [["step", "loss", *lengths], ["---"] * (len(lengths) + 2)]

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from talking_heads_utils.errors import CheckpointError, OptionError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.training.card import write_card
-from talking_heads_utils.training.data import Batch, Prompts, check_fits, word_tokenizer
-from talking_heads_utils.training.model import build_model, constrain, logits_and_spread
-from talking_heads_utils.training.spec import FREE, MiniSpec
+from talking_heads_utils.training.functions import FunctionsJob
+from talking_heads_utils.training.lists import ListsJob
+from talking_heads_utils.training.spec import FunctionsSpec, MiniSpec
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 STATE = "training.safetensors"
 N_EVAL = 200
 EVERY = 200
-SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
-SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
 EARLY, FINAL = "early", "final"
 
 
@@ -68,13 +65,11 @@ class Progress:
 class Run:
     """One training run: model, optimiser and progress, in a folder."""
 
-    def __init__(self, spec: MiniSpec, seed: int, folder: Path, device: str = "cpu"):
+    def __init__(self, spec: MiniSpec | FunctionsSpec, seed: int, folder: Path, device: str = "cpu"):
         self.spec, self.seed, self.folder, self.device = spec, seed, Path(folder), check_device(device)
-        self.tokenizer = word_tokenizer(spec)
-        self.prompts = Prompts(self.tokenizer)
-        check_fits(spec, self.prompts)
-        bos = self.tokenizer.bos_token_id
-        self.model: GPT2LMHeadModel = build_model(spec, len(self.tokenizer), bos, seed).to(device)
+        self.job: ListsJob | FunctionsJob = (ListsJob if isinstance(spec, MiniSpec) else FunctionsJob).of(spec)
+        self.tokenizer = self.job.tokenizer
+        self.model: GPT2LMHeadModel = self.job.build(seed).to(device)
         self.optimiser = torch.optim.AdamW(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=spec.learning_rate,
@@ -91,42 +86,23 @@ class Run:
     def step(self) -> float:
         """One step on fresh prompts; its loss."""
         at = self.progress
-        parts = self.prompts.batches(np.random.default_rng([self.seed, at.step]), self.spec, at.longest)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         self.optimiser.zero_grad()
         total = 0.0
-        for part in parts:
-            logits, spread = self._logits_and_spread(part)
-            loss = F.cross_entropy(logits, part.answers.to(self.device), reduction="sum") / self.spec.batch
-            (loss + self.spec.level * spread * len(part.answers) / self.spec.batch).backward()
-            total += loss.item()
+        for loss, shown in self.job.losses(self.model, np.random.default_rng([self.seed, at.step]), at, self.device):
+            loss.backward()
+            total += shown
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
-        constrain(self.model, self.spec)
         at.step += 1
         at.running_loss = 0.98 * at.running_loss + 0.02 * total
-        if at.complete_at is None and at.running_loss < self.spec.lengthen_below:
-            at.longest, at.complete_at = self.spec.n_items, at.step
+        self.job.after_step(self.model, at)
         return total
 
-    def _logits_and_spread(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        return logits_and_spread(self.model, self.spec, batch.tokens.to(self.device), batch.end.to(self.device))
-
-    @torch.no_grad()
     def accuracy(self, n: int = N_EVAL) -> dict[str, float]:
-        """Accuracy over the vocabulary on IOI and every list length up to the longest of all, on fixed prompts."""
-        self.model.eval()
-        found = {}
-        for name in ("ioi", *(f"n={k}" for k in range(2, self.spec.n_items + 1))):
-            rng = np.random.default_rng([9, len(name), int(name[2:]) if name != "ioi" else 0])
-            draw = (
-                self.prompts.draw_ioi if name == "ioi" else lambda r, k=name: self.prompts.draw_laundry(r, int(k[2:]))
-            )
-            batch = self.prompts.stack([draw(rng) for _ in range(n)])
-            found[name] = (self._logits_and_spread(batch)[0].argmax(-1).cpu() == batch.answers).float().mean().item()
-        self.model.train()
-        return found
+        """Accuracy by kind of prompt, on fixed prompts."""
+        return self.job.accuracy(self.model, n, self.device)
 
     def save_model(self, stage: str) -> Path:
         """The model as a plain Hugging Face checkpoint with its tokenizer, in a folder of its own."""
@@ -188,10 +164,9 @@ def train(
 ) -> Progress:
     """Train until the last step, or for so many minutes; then the state is saved and a later call goes on.
 
-    The early checkpoint is taken at the first evaluation at which every length has been in training for
-    :data:`SETTLED` steps and :data:`SHORT` are solved; the final one at the end. Raises :class:`OptionError` for a
-    folder that already holds a run, unless it is to be resumed, for one that holds none if it is, and for minutes that
-    are no time.
+    The early checkpoint is taken at the first evaluation at which the run's job calls for it, the final one at the end.
+    Raises :class:`OptionError` for a folder that already holds a run, unless it is to be resumed, for one that holds
+    none if it is, and for minutes that are no time.
     """
     if minutes is not None and not minutes >= 0:
         raise OptionError(f"--minutes is a time from 0 on, not {minutes}.")
@@ -212,28 +187,22 @@ def train(
         if at.step % every == 0 or at.step == run.spec.n_steps:
             loss = round(at.running_loss, 4)
             at.log.append(dict(step=at.step, longest=at.longest, loss=loss, accuracy=run.accuracy()))
-            if _is_early(at, run.spec):
+            if run.job.is_early(at):
                 at.early_at = at.step
                 run.save_model(EARLY)
             run.save_state()
-            say(_line(at, run.spec, (time.monotonic() - start) / 60))
+            say(_line(run, (time.monotonic() - start) / 60))
         if minutes is not None and run.progress.step < run.spec.n_steps and time.monotonic() - start > 60 * minutes:
             run.save_state()
             return at
     run.save_model(FINAL)
-    if run.spec.keys != FREE and at.early_at is None:
-        say(f"No early checkpoint: {', '.join(SHORT)} were never all at {SOLVED:.0%} with every length in training.")
+    if remark := run.job.at_the_end(at):
+        say(remark)
     return at
 
 
-def _is_early(at: Progress, spec: MiniSpec) -> bool:
-    if spec.keys == FREE or at.early_at is not None or at.complete_at is None or at.step < at.complete_at + SETTLED:
-        return False
-    accuracy = at.log[-1]["accuracy"]
-    return all(accuracy[name] >= SOLVED for name in SHORT if name in accuracy)
-
-
-def _line(at: Progress, spec: MiniSpec, minutes: float) -> str:
+def _line(run: Run, minutes: float) -> str:
+    at = run.progress
     accuracy = " ".join(f"{name} {value:.0%}" for name, value in at.log[-1]["accuracy"].items())
-    where = f"step {at.step}/{spec.n_steps} ({minutes:.1f} min)"
-    return f"{where} lists to {at.longest}, loss {at.running_loss:.3f}: {accuracy}"
+    where = f"step {at.step}/{run.spec.n_steps} ({minutes:.1f} min)"
+    return f"{where}{run.job.where(at)}, loss {at.running_loss:.3f}: {accuracy}"

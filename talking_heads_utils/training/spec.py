@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.icl.family import Family
 
 WORK, PLACE, FREE = "work", "place", "free"
 
@@ -46,18 +47,62 @@ class MiniSpec:
         return self.d_model // self.n_heads
 
 
+@dataclass(frozen=True)
+class FunctionsSpec:
+    """One small model of functions y = a x + b (:class:`~talking_heads_utils.icl.family.Family`), learned in context.
+
+    dropout: of the attention pattern while it trains, so that no head is alone in what it does. noise: of the labels
+    that a prompt shows; it grows from 0 over the first ``ramp`` steps. The answer that is asked for is never replaced.
+    """
+
+    name: str
+    n_steps: int
+    dropout: float = 0.1
+    noise: float = 0.0
+    ramp: int = 0
+    n_a: int = 5
+    n_b: int = 10
+    n_x: int = 24
+    n_pairs: int = 12
+    n_layers: int = 4
+    n_heads: int = 4
+    d_model: int = 128
+    d_mlp: int = 512
+    n_positions: int = 48
+    batch: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 200
+
+    def family(self, noise: float | None = None) -> Family:
+        """Its functions, with the labels' noise of the end of training by default."""
+        return Family(self.n_a, self.n_b, self.n_x, noise=self.noise if noise is None else noise)
+
+
 SPECS = {
     spec.name: spec
     for spec in (
         MiniSpec("mini-token", WORK, work=96, n_steps=8000, position_scale=5.0),
         MiniSpec("mini-place", PLACE, work=64, n_steps=8000, level=10.0),
-        MiniSpec("mini-free", FREE, work=96, n_steps=4500, position_scale=5.0),
+        MiniSpec(
+            "mini-free",
+            FREE,
+            work=96,
+            n_steps=8000,
+            position_scale=5.0,
+            n_heads=4,
+            d_model=128,
+            d_mlp=512,
+            ioi_share=0.3,
+        ),
         MiniSpec("mini-narrow", WORK, work=8, n_steps=5000, position_scale=5.0),
+        FunctionsSpec("mini-icl", n_steps=6000),
+        FunctionsSpec("mini-icl-plain", n_steps=6000, dropout=0.0),
+        FunctionsSpec("mini-icl-noisy", n_steps=6000, noise=0.6, ramp=3000),
     )
 }
 
 
-def spec_of(name: str) -> MiniSpec:
+def spec_of(name: str) -> MiniSpec | FunctionsSpec:
     """The model of that name. Raises :class:`OptionError` naming those there are."""
     if name not in SPECS:
         raise OptionError(f"No small model {name!r}; there are {', '.join(SPECS)}.")

@@ -1,0 +1,138 @@
+"""The job of a small model that learns functions in context: its words, its prompts, its loss on every y."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils.errors import TaskError
+from talking_heads_utils.icl.family import Examples, Family
+from talking_heads_utils.training.data import BOS, UNKNOWN
+from talking_heads_utils.training.spec import FunctionsSpec
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from talking_heads_utils.training.loop import Progress
+
+COMMA = ","
+PER_PAIR = 3  # tokens: x , y
+
+
+def number_tokenizer(spec: FunctionsSpec) -> PreTrainedTokenizerFast:
+    """One word per number, and the comma. Brackets and line ends, which the prompts' text has, are dropped."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [UNKNOWN, BOS, COMMA, *map(str, range(spec.family().n_numbers))]
+    model = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
+    model.normalizer = normalizers.Replace(Regex("[()]"), " ")
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = dict(unk_token=UNKNOWN, bos_token=BOS, eos_token=BOS, pad_token=BOS)
+    return PreTrainedTokenizerFast(tokenizer_object=model, model_max_length=spec.n_positions, **special)
+
+
+@dataclass(frozen=True)
+class FunctionsJob:
+    """What :class:`~talking_heads_utils.training.loop.Run` needs to know of this kind of model."""
+
+    spec: FunctionsSpec
+    tokenizer: PreTrainedTokenizerFast
+
+    @classmethod
+    def of(cls, spec: FunctionsSpec) -> FunctionsJob:
+        """Raises :class:`TaskError` if a prompt does not fit the model's positions."""
+        width = 1 + PER_PAIR * (spec.n_pairs + 1)
+        if width > spec.n_positions:
+            raise TaskError(f"{spec.n_pairs} pairs take {width} tokens; {spec.name} has {spec.n_positions} positions.")
+        return cls(spec, number_tokenizer(spec))
+
+    def build(self, seed: int) -> GPT2LMHeadModel:
+        """A fresh GPT-2."""
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        torch.manual_seed(seed)
+        spec, bos = self.spec, self.tokenizer.bos_token_id
+        config = GPT2Config(
+            vocab_size=len(self.tokenizer),
+            n_positions=spec.n_positions,
+            n_embd=spec.d_model,
+            n_layer=spec.n_layers,
+            n_head=spec.n_heads,
+            n_inner=spec.d_mlp,
+            attn_pdrop=spec.dropout,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            bos_token_id=bos,
+            eos_token_id=bos,
+            tie_word_embeddings=False,
+        )
+        model = GPT2LMHeadModel(config)
+        for block in model.transformer.h:
+            block.mlp.act = torch.nn.GELU(approximate="tanh")  # gelu_new itself, in one kernel
+        return model
+
+    def losses(
+        self, model: GPT2LMHeadModel, rng: np.random.Generator, progress: Progress, device: str
+    ) -> Iterator[tuple[Tensor, float]]:
+        """One step's loss, over the answers of all pairs, the first (a guess) too."""
+        spec = self.spec
+        torch.manual_seed(int(rng.integers(2**62)))  # of the attention dropout
+        family = spec.family(spec.noise * min(1.0, progress.step / spec.ramp) if spec.ramp else spec.noise)
+        examples = self._draw(rng, family, spec.batch, ~family.held_out)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):  # on a recent CPU too a third of a step's time
+            logits = self.answer_logits(model, examples, device)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), examples.clean.flatten().to(device))
+        yield loss, loss.item()
+
+    def _draw(self, rng: np.random.Generator, family: Family, n: int, among: Tensor) -> Examples:
+        return family.draw(n, self.spec.n_pairs + 1, torch.Generator().manual_seed(int(rng.integers(2**62))), among)
+
+    def tokens(self, examples: Examples) -> Int[Tensor, "n n_pos"]:
+        """``<bos> x , y x , y ...``"""
+        zero = self.tokenizer.convert_tokens_to_ids("0")
+        comma = torch.full_like(examples.x, self.tokenizer.convert_tokens_to_ids(COMMA))
+        pairs = torch.stack([examples.x + zero, comma, examples.y + zero], 2).flatten(1)
+        return torch.cat([torch.full((len(pairs), 1), self.tokenizer.bos_token_id), pairs], 1)
+
+    def answer_logits(
+        self, model: GPT2LMHeadModel, examples: Examples, device: str
+    ) -> Float[Tensor, "n n_pairs n_numbers"]:
+        """Logits of the numbers at the comma of every pair, from which its y is answered."""
+        hidden = model.transformer(self.tokens(examples).to(device)).last_hidden_state[:, 2::PER_PAIR]
+        zero = self.tokenizer.convert_tokens_to_ids("0")
+        return model.lm_head(hidden)[..., zero:]
+
+    def after_step(self, model: GPT2LMHeadModel, progress: Progress) -> None:
+        """Nothing is constrained, and there is no curriculum but the noise."""
+
+    @torch.no_grad()
+    def accuracy(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, float]:
+        """Accuracy after k examples on fixed prompts, of the functions that training shows and of those held out."""
+        model.eval()
+        family, found = self.spec.family(), {}
+        for name, among in (("", ~family.held_out), ("held-out ", family.held_out)):
+            examples = self._draw(np.random.default_rng([9, len(name)]), family, n, among)
+            right = self.answer_logits(model, examples, device).argmax(-1).cpu() == examples.clean
+            found |= {f"{name}k={k}": value for k, value in enumerate(right.float().mean(0).tolist())}
+        model.train()
+        return found
+
+    def where(self, progress: Progress) -> str:
+        """What the line of progress says beyond steps and loss."""
+        return ""
+
+    def at_the_end(self, progress: Progress) -> str | None:
+        """What there is to say when the last step is done."""
+        return None
+
+    def is_early(self, progress: Progress) -> bool:
+        """These models have no early checkpoint."""
+        return False

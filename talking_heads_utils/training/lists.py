@@ -1,0 +1,97 @@
+"""The job of a small model of IOI and Laundry Lists: its prompts, its curriculum, its constrained loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from talking_heads_utils.training.data import Batch, Prompts, check_fits, word_tokenizer
+from talking_heads_utils.training.model import build_model, constrain, logits_and_spread
+from talking_heads_utils.training.spec import FREE, MiniSpec
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from talking_heads_utils.training.loop import Progress
+
+SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
+SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
+
+
+@dataclass(frozen=True)
+class ListsJob:
+    """What :class:`~talking_heads_utils.training.loop.Run` needs to know of this kind of model."""
+
+    spec: MiniSpec
+    tokenizer: PreTrainedTokenizerFast
+    prompts: Prompts
+
+    @classmethod
+    def of(cls, spec: MiniSpec) -> ListsJob:
+        """Raises :class:`TaskError` if the longest list does not fit the model's positions or words."""
+        tokenizer = word_tokenizer(spec)
+        prompts = Prompts(tokenizer)
+        check_fits(spec, prompts)
+        return cls(spec, tokenizer, prompts)
+
+    def build(self, seed: int) -> GPT2LMHeadModel:
+        """A fresh model, its constraint in force."""
+        return build_model(self.spec, len(self.tokenizer), self.tokenizer.bos_token_id, seed)
+
+    def losses(
+        self, model: GPT2LMHeadModel, rng: np.random.Generator, progress: Progress, device: str
+    ) -> Iterator[tuple[Tensor, float]]:
+        """One step's parts: the loss to descend, and the share of it that is the answers' own."""
+        for part in self.prompts.batches(rng, self.spec, progress.longest):
+            logits, spread = self._run(model, part, device)
+            loss = F.cross_entropy(logits, part.answers.to(device), reduction="sum") / self.spec.batch
+            yield loss + self.spec.level * spread * len(part.answers) / self.spec.batch, loss.item()
+
+    def _run(self, model: GPT2LMHeadModel, batch: Batch, device: str) -> tuple[Tensor, Tensor]:
+        return logits_and_spread(model, self.spec, batch.tokens.to(device), batch.end.to(device))
+
+    def after_step(self, model: GPT2LMHeadModel, progress: Progress) -> None:
+        """The constraint, and the curriculum: lists of every length come in once the shortest are learned."""
+        constrain(model, self.spec)
+        if progress.complete_at is None and progress.running_loss < self.spec.lengthen_below:
+            progress.longest, progress.complete_at = self.spec.n_items, progress.step
+
+    @torch.no_grad()
+    def accuracy(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, float]:
+        """Accuracy over the vocabulary on IOI and every list length up to the longest of all, on fixed prompts."""
+        model.eval()
+        found = {}
+        for name in ("ioi", *(f"n={k}" for k in range(2, self.spec.n_items + 1))):
+            rng = np.random.default_rng([9, len(name), int(name[2:]) if name != "ioi" else 0])
+            draw = (
+                self.prompts.draw_ioi if name == "ioi" else lambda r, k=name: self.prompts.draw_laundry(r, int(k[2:]))
+            )
+            batch = self.prompts.stack([draw(rng) for _ in range(n)])
+            found[name] = (self._run(model, batch, device)[0].argmax(-1).cpu() == batch.answers).float().mean().item()
+        model.train()
+        return found
+
+    def where(self, progress: Progress) -> str:
+        """What the line of progress says beyond steps and loss."""
+        return f" lists to {progress.longest}"
+
+    def is_early(self, progress: Progress) -> bool:
+        """Is this the first evaluation at which every length is settled and :data:`SHORT` solved?"""
+        if self.spec.keys == FREE or progress.early_at is not None or progress.complete_at is None:
+            return False
+        accuracy = progress.log[-1]["accuracy"]
+        return progress.step >= progress.complete_at + SETTLED and all(
+            accuracy[name] >= SOLVED for name in SHORT if name in accuracy
+        )
+
+    def at_the_end(self, progress: Progress) -> str | None:
+        """What there is to say when the last step is done."""
+        if self.spec.keys == FREE or progress.early_at is not None:
+            return None
+        return f"No early checkpoint: {', '.join(SHORT)} were never all at {SOLVED:.0%} with every length in training."
