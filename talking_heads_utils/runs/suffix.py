@@ -92,12 +92,18 @@ class Suffix:
 
     def attend(self, part: _Layer, x: Float[Tensor, "n k d_model"], rows: slice) -> Float[Tensor, "n k d_model"]:
         """What the attention of one layer writes at ``end``."""
+        return self.write(part, self.z(part, x, rows))
+
+    def z(self, part: _Layer, x: Float[Tensor, "n k d_model"], rows: slice) -> Float[Tensor, "n k n_heads d_head"]:
+        """The mean value that each head of one layer gathers at ``end``."""
         pattern, own, values = self._pattern(part, x, rows)
-        at = part.attention
         z = pattern @ part.values[rows].flatten(0, 1) + own * values
-        (n, k), n_kv, group = x.shape[:2], len(at.W_K), len(at.W_Q) // len(at.W_K)
-        z = z.unflatten(0, (n, n_kv)).unflatten(2, (k, group)).permute(0, 2, 1, 3, 4)
-        return z.flatten(2) @ at.W_O.flatten(0, 1) + at.b_O
+        (n, k), n_kv, group = x.shape[:2], len(part.attention.W_K), len(part.attention.W_Q) // len(part.attention.W_K)
+        return z.unflatten(0, (n, n_kv)).unflatten(2, (k, group)).permute(0, 2, 1, 3, 4).flatten(2, 3)
+
+    def write(self, part: _Layer, z: Float[Tensor, "n k n_heads d_head"]) -> Float[Tensor, "n k d_model"]:
+        """What a layer's attention writes, given each head's ``z``."""
+        return z.flatten(2) @ part.attention.W_O.flatten(0, 1) + part.attention.b_O
 
     def _pattern(self, part: _Layer, x: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Attention to the prefix and to ``end`` itself, and the values at ``end``; heads of one group side by side."""

@@ -1,0 +1,188 @@
+"""The last token of a prompt under many ablations at once, and its residual stream patched into another prompt.
+
+What is done at ``end`` changes nothing before it. So keys and values of both prompts are computed once
+(:mod:`talking_heads_utils.runs.suffix`), and each variant costs one token through the layers that are left. Where
+heads are out at *every* position, the prefix changes too and is run again, once for each set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.icl.ablation import MEAN, RESAMPLE, ZERO, Ablations, check_how
+from talking_heads_utils.runs.suffix import Suffix, suffix
+from talking_heads_utils.tasks.prompts import PromptSet
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+RESID, ATTENTION, MLP = "resid_pre", "attention out", "MLP out"
+END, ALL = "end", "all positions"
+
+
+@dataclass(frozen=True)
+class EndRun:
+    """The last token of n prompts through every layer, for each of ``n_sets`` ablations.
+
+    resid: ``resid_pre`` of each layer and the final residual stream. attention, mlp: what each layer writes. z: what
+    its heads gather, before ``W_O``.
+    """
+
+    resid: Float[Tensor, "n n_sets n_layers_1 d_model"]
+    attention: Float[Tensor, "n n_sets n_layers d_model"]
+    mlp: Float[Tensor, "n n_sets n_layers d_model"]
+    z: Float[Tensor, "n n_sets n_layers n_heads d_head"]
+
+
+@dataclass(frozen=True)
+class Replacements:
+    """What stands in the place of a head's z and of an MLP's output at ``end``, per prompt."""
+
+    z: Float[Tensor, "n n_layers n_heads d_head"]
+    mlp: Float[Tensor, "n n_layers d_model"]
+
+
+def replacements(clean: EndRun, how: str, *, seed: int = 0) -> Replacements:
+    """Zeros; the mean over prompts; or what another prompt, drawn at random, has there. ``clean``: nothing ablated."""
+    z, mlp = clean.z[:, 0], clean.mlp[:, 0]
+    if check_how(how) == ZERO:
+        return Replacements(torch.zeros_like(z), torch.zeros_like(mlp))
+    if how == MEAN:
+        return Replacements(z.mean(0).expand_as(z), mlp.mean(0).expand_as(mlp))
+    other = _another(len(z), seed).to(z.device)
+    return Replacements(z[other], mlp[other])
+
+
+def _another(n: int, seed: int) -> Int[Tensor, "n"]:
+    """For each prompt another one. Raises :class:`OptionError` for a single prompt."""
+    if n < 2:
+        raise OptionError("To resample from another prompt there must be two at least.")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return order.roll(1)[order.argsort()]
+
+
+@torch.no_grad()
+def run_end(ends: Suffix, ablations: Ablations | None = None, instead: Replacements | None = None) -> EndRun:
+    """Every ablation at ``end`` alone. ``ends`` starts at layer 0. Without ablations, the plain run as the one set."""
+    n_sets = 1 if ablations is None else len(ablations)
+    x = ends.resid[:, None].expand(-1, n_sets, -1)
+    kept = {name: [] for name in ("resid", "attention", "mlp", "z")}
+    for layer, part in enumerate(ends.layers):
+        z = ends.z(part, x, slice(None))
+        if ablations is not None:
+            z = torch.where(ablations.heads[:, layer, :, None].to(z.device), instead.z[:, None, layer], z)
+        attention = ends.write(part, z)
+        middle = x + attention
+        mlp = ends.after_attention(part, x, middle) - middle
+        if ablations is not None:
+            mlp = torch.where(ablations.mlps[:, layer, None].to(z.device), instead.mlp[:, None, layer], mlp)
+        for name, value in zip(kept, (x, attention, mlp, z)):
+            kept[name].append(value)
+        x = middle + mlp
+    kept["resid"].append(x)
+    return EndRun(**{name: torch.stack(values, 2) for name, values in kept.items()})
+
+
+@torch.no_grad()
+def run_everywhere(
+    bridge: TransformerBridge, prompts: PromptSet, ablations: Ablations, how: str = ZERO, *, seed: int = 0
+) -> EndRun:
+    """Every ablation at all positions: one forward pass of the whole prompts for each set.
+
+    For mean and resample prompts must be of one length, so that a position means the same in each. Raises
+    :class:`OptionError` otherwise.
+    """
+    if check_how(how) != ZERO and not prompts.mask.all():
+        raise OptionError(f"To replace at every position by the {how}, prompts must be of one length.")
+    clean = run_end(suffix(bridge, prompts, 0, batch=len(prompts)))
+    instead = replacements(clean, how, seed=seed)
+    names = {
+        layer: (f"blocks.{layer}.attn.hook_z", f"blocks.{layer}.hook_mlp_out") for layer in range(bridge.cfg.n_layers)
+    }
+    swap = _swapper(bridge, prompts, how, seed, {name for pair in names.values() for name in pair})
+    runs = []
+    for heads, mlps in zip(ablations.heads, ablations.mlps):
+        hooks = [(z, swap(z, out)) for (z, _), out in zip(names.values(), heads) if out.any()]
+        hooks += [(mlp, swap(mlp, None)) for (_, mlp), out in zip(names.values(), mlps) if out]
+        with bridge.hooks(fwd_hooks=hooks):
+            ends = suffix(bridge, prompts, 0, batch=len(prompts))
+        runs.append(run_end(ends, Ablations(("",), heads[None], mlps[None]), instead))
+    return EndRun(*(torch.cat([getattr(run, field.name) for run in runs], 1) for field in fields(EndRun)))
+
+
+def _swapper(bridge, prompts: PromptSet, how: str, seed: int, names: set[str]):
+    """Makes hooks that replace some heads' z (with None, all) everywhere, by zero, the mean or another prompt's."""
+    clean, other = {}, None
+    if how != ZERO:
+        _, clean = bridge.run_with_cache(prompts.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names)
+        other = _another(len(prompts), seed) if how == RESAMPLE else None
+
+    def swap(name: str, heads: Tensor | None):
+        def hook(value: Tensor, hook) -> Tensor:
+            new = torch.zeros_like(value)
+            if how != ZERO:
+                new = clean[name].mean(0).expand_as(value) if other is None else clean[name][other]
+            return new if heads is None else torch.where(heads.to(value.device)[:, None], new, value)
+
+        return hook
+
+    return swap
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Logits of ``tokens`` after a patch: from each of A's ablated runs, at each layer, into B's plain run.
+
+    own: of A itself. plain: of B, nothing patched. patched: of B with A's activation at one layer.
+    """
+
+    own: Float[Tensor, "n n_sets n_tokens"]
+    plain: Float[Tensor, "n n_tokens"]
+    patched: Float[Tensor, "n n_layers n_sets n_tokens"]
+
+
+@torch.no_grad()
+def patch_grid(
+    run: EndRun, a: Suffix, b: Suffix, tokens: Int[Tensor, "n_tokens"], *, what: str = RESID, batch: int = 16
+) -> PatchGrid:
+    """Patch A's ``resid_pre``, attention output or MLP output at ``end`` into B's, every layer and every set at once.
+
+    run: of :func:`run_end` on ``a``. Above the patch B is run as it is. batch: prompts at a time; memory grows with
+    layers x sets x batch. Raises :class:`OptionError` for another ``what`` or sets of different size.
+    """
+    if what not in (RESID, ATTENTION, MLP):
+        raise OptionError(f"Patch {RESID!r}, {ATTENTION!r} or {MLP!r}, not {what!r}.")
+    if len(a.resid) != len(b.resid):
+        raise OptionError(f"A has {len(a.resid)} prompts and B {len(b.resid)}; each of A's is patched into one of B's.")
+    n, n_sets, n_layers = len(b.resid), run.resid.shape[1], len(b.layers)
+    own, plain, patched = [], [], []
+    for first in range(0, n, batch):
+        rows = slice(first, first + batch)
+        some = tokens.expand(len(b.resid[rows]), -1)
+        final = _patched(run, b, what, rows)
+        own.append(a.logits(run.resid[rows, :, -1], some))
+        plain.append(b.logits(final[:, :1], some)[:, 0])
+        patched.append(b.logits(final[:, 1:], some).unflatten(1, (n_layers, n_sets)))
+    return PatchGrid(*map(torch.cat, (own, plain, patched)))
+
+
+def _patched(run: EndRun, b: Suffix, what: str, rows: slice) -> Float[Tensor, "n variants d_model"]:
+    """B's final residual stream: first the plain one, then by layer, then by set. Variants join at their layer."""
+    x = b.resid[rows, None]
+    for layer, part in enumerate(b.layers):
+        if what == RESID:
+            x = torch.cat([x, run.resid[rows, :, layer]], 1)
+        middle = x + b.attend(part, x, rows)
+        if what == ATTENTION:
+            new = run.attention[rows, :, layer]
+            middle = torch.cat([middle, x[:, :1] + new], 1)
+            x = torch.cat([x, x[:, :1].expand_as(new)], 1)
+        after = b.after_attention(part, x, middle)
+        x = torch.cat([after, middle[:, :1] + run.mlp[rows, :, layer]], 1) if what == MLP else after
+    return x
