@@ -7,6 +7,8 @@ heads are out at *every* position, the prefix changes too and is run again, once
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -70,23 +72,38 @@ def _another(n: int, seed: int) -> Int[Tensor, "n"]:
 @torch.no_grad()
 def run_end(ends: Suffix, ablations: Ablations | None = None, instead: Replacements | None = None) -> EndRun:
     """Every ablation at ``end`` alone. ``ends`` starts at layer 0. Without ablations, the plain run as the one set."""
-    n_sets = 1 if ablations is None else len(ablations)
-    x = ends.resid[:, None].expand(-1, n_sets, -1)
-    kept = {name: [] for name in ("resid", "attention", "mlp", "z")}
+    steps = list(_layers(ends, ablations, instead, slice(None)))
+    resid, attention, mlp, z, last = (list(kind) for kind in zip(*steps))
+    return EndRun(*(torch.stack(kind, 2) for kind in ([*resid, last[-1]], attention, mlp, z)))
+
+
+@torch.no_grad()
+def ablated_logits(
+    ends: Suffix, ablations: Ablations, instead: Replacements, tokens: Int[Tensor, "n_tokens"], *, batch: int = 64
+) -> Float[Tensor, "n n_sets n_tokens"]:
+    """Logits of some tokens under every ablation at ``end``, keeping nothing else: for very many sets."""
+    out = []
+    for first in range(0, len(ends.resid), batch):
+        rows = slice(first, first + batch)
+        *_, last = deque(_layers(ends, ablations, instead, rows), maxlen=1).pop()
+        out.append(ends.logits(last, tokens.expand(len(last), -1)))
+    return torch.cat(out)
+
+
+def _layers(ends: Suffix, ablations: Ablations | None, instead: Replacements | None, rows: slice) -> Iterator[tuple]:
+    """Layer by layer: what it reads, what its attention and its MLP write, its heads' z, and what it leaves."""
+    x = ends.resid[rows, None].expand(-1, 1 if ablations is None else len(ablations), -1)
     for layer, part in enumerate(ends.layers):
-        z = ends.z(part, x, slice(None))
+        z = ends.z(part, x, rows)
         if ablations is not None:
-            z = torch.where(ablations.heads[:, layer, :, None].to(z.device), instead.z[:, None, layer], z)
+            z = torch.where(ablations.heads[:, layer, :, None].to(z.device), instead.z[rows, None, layer], z)
         attention = ends.write(part, z)
         middle = x + attention
         mlp = ends.after_attention(part, x, middle) - middle
         if ablations is not None:
-            mlp = torch.where(ablations.mlps[:, layer, None].to(z.device), instead.mlp[:, None, layer], mlp)
-        for name, value in zip(kept, (x, attention, mlp, z)):
-            kept[name].append(value)
+            mlp = torch.where(ablations.mlps[:, layer, None].to(z.device), instead.mlp[rows, None, layer], mlp)
+        yield x, attention, mlp, z, middle + mlp
         x = middle + mlp
-    kept["resid"].append(x)
-    return EndRun(**{name: torch.stack(values, 2) for name, values in kept.items()})
 
 
 @torch.no_grad()

@@ -117,8 +117,8 @@ def encode_questions(
         first, last = found.pop("answer")
         if first != last:
             raise TaskError(
-                f"The answer {question.answer} is {last - first + 1} tokens here. Choose smaller numbers, or a model whose "
-                "tokenizer keeps them whole, such as gpt2's or Llama 3's."
+                f"The answer {question.answer} is {last - first + 1} tokens here. Choose smaller numbers, or a model "
+                "whose tokenizer keeps them whole, such as gpt2's or Llama 3's."
             )
         rows.append(bos + ids[:first])
         answers.append(ids[first])
@@ -196,7 +196,8 @@ def draw_pairing(
     at_b = torch.where(twin.x[:, -1] == shown.x[:, -1], twin.x[:, -2], twin.x[:, -1])
     y = twin.y if b == OTHER_FUNCTION else torch.randint(family.n_numbers, twin.y.shape, generator=generator)
     first = [_question(shown, i, shown.y, n_examples, int(shown.x[i, -1]), values) for i in range(n)]
-    second = [_question(twin, i, y, 0 if b == NO_EXAMPLES else n_examples, int(at_b[i]), values) for i in range(n)]
+    n_shown, others = 0 if b == NO_EXAMPLES else n_examples, family.functions[twin.function]
+    second = [_question(twin, i, y, n_shown, int(at_b[i]), others) for i in range(n)]
     return Pairing(first, second)
 
 

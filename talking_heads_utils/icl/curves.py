@@ -1,0 +1,129 @@
+"""How belief grows with examples: log-odds of the right answer, and which law they follow.
+
+The post's law: every example adds one constant to the log-odds, a line in n. Beside it a saturating curve, a power
+law, and the exact Bayesian reader of the family (:func:`talking_heads_utils.icl.family.posterior`). Each is fitted
+after few examples and judged after more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.icl.family import Examples, Family, posterior, predictive
+from talking_heads_utils.icl.prompts import Numbers
+from talking_heads_utils.icl.scores import log_odds, right_log_prob
+from talking_heads_utils.tasks.prompts import PromptSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+
+LINE, SATURATING, POWER, READER = "a line (the post)", "saturating", "power law", "exact Bayesian reader"
+LAWS = (LINE, SATURATING, POWER, READER)
+TRUSTS = tuple(1 - 10 ** (-k / 4) for k in range(1, 17))  # that a label is right: 0.44 to 0.9999
+
+
+@torch.no_grad()
+def model_log_odds(
+    bridge: TransformerBridge, prompts: PromptSet, numbers: Numbers, clean: Int[Tensor, "n n_examples"]
+) -> Float[Tensor, "n n_examples"]:
+    """Log-odds of y_k's right value among all numbers after k = 0, 1, ... examples, in nats: one pass over each prompt.
+
+    clean: the right value at each example, which a noisy prompt need not show.
+    """
+    logits = bridge(prompts.tokens.to(bridge.cfg.device))
+    rows, out = torch.arange(len(prompts), device=logits.device), []
+    for k in range(clean.shape[1]):
+        at = logits[rows, prompts.positions[f"ask_{k}"].to(logits.device)][:, numbers.ids.to(logits.device)]
+        out.append(log_odds(right_log_prob(at.cpu(), clean[:, k], numbers)))
+    return torch.stack(out, 1)
+
+
+def reader_log_odds(
+    family: Family, examples: Examples, prior: Float[Tensor, "n_functions"] | None = None
+) -> Float[Tensor, "n n_pairs"]:
+    """The exact reader's log-odds of the right value at pair k after the k pairs before it, in nats."""
+    belief = posterior(family, examples.x, examples.y, prior)[:, :-1]
+    chance = predictive(family, belief, examples.x).gather(2, examples.clean[..., None])[..., 0]
+    return log_odds(chance.clamp(1e-12, 1 - 1e-12).log())
+
+
+def trusting_readers(family: Family, examples: Examples, prior=None) -> Float[Tensor, "n_trusts n n_pairs"]:
+    """:func:`reader_log_odds` of readers who believe that a label is right with each probability of :data:`TRUSTS`."""
+    out = []
+    for trust in TRUSTS:
+        doubting = Family(family.n_a, family.n_b, family.n_x, 1 - trust, family.held_share, family.split_seed)
+        out.append(reader_log_odds(doubting, examples, prior))
+    return torch.stack(out)
+
+
+def _shapes(law: str, n: Float[Tensor, "n_n"]) -> Float[Tensor, "n_grid n_n"]:
+    """What a law lets grow, for every value of its searched number."""
+    if law == LINE:
+        return n[None]
+    if law == SATURATING:
+        return 1 - torch.exp(-n / torch.logspace(-0.7, 1.3, 41, dtype=torch.float64)[:, None])
+    return n ** torch.logspace(-1.3, 0.3, 41, dtype=torch.float64)[:, None]
+
+
+def _fit(shapes: Float[Tensor, "g n_n"], seen: int, y: Float[Tensor, "draws n_n"]) -> Float[Tensor, "draws n_n"]:
+    """Least squares of ``slope * shape + start`` on the first ``seen`` points, with the best shape of the grid."""
+    x = shapes[:, :seen] - shapes[:, :seen].mean(1, keepdim=True)
+    middle = y[:, :seen].mean(1)
+    slope = torch.einsum("gn,dn->dg", x, y[:, :seen]) / x.square().sum(1).clamp(min=1e-12)
+    start = middle[:, None] - slope * shapes[:, :seen].mean(1)
+    curves = slope[..., None] * shapes + start[..., None]
+    best = (curves[..., :seen] - y[:, None, :seen]).square().sum(-1).argmin(1)
+    return curves[torch.arange(len(y)), best]
+
+
+def fit_laws(
+    observed: Float[Tensor, "n n_n"],
+    readers: Float[Tensor, "n_trusts n n_n"],
+    *,
+    seen: int,
+    n_boot: int = 500,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, dict[str, Float[Tensor, "n_n"]]]:
+    """Fit every law to the mean log-odds after 0 .. seen - 1 examples and judge it on the rest.
+
+    observed: log-odds per prompt after k examples. readers: those of :func:`trusting_readers` on the same prompts; the
+    exact reader has its trust alone to fit, no slope and no start. Returns columns ``law, fitted, error, low, high, n``
+    (root mean square error on the rest, nats; 95% over prompts, each draw fitted anew) and each law's curve.
+    Raises :class:`OptionError` unless two points or more are fitted and one is left.
+    """
+    import pandas as pd
+
+    n, n_n = observed.shape
+    if not 2 <= seen < n_n:
+        raise OptionError(f"Fit on 2 to {n_n - 1} of {n_n} points, not {seen}: the rest judges.")
+    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
+    draws = torch.cat([torch.arange(n)[None], draws])  # the first draw is the prompts themselves
+    weights = (
+        torch.zeros(len(draws), n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double()) / n
+    )
+    y = weights @ observed.double()
+    steps = torch.arange(n_n, dtype=torch.float64)
+    curves: dict[str, Callable] = {law: _fit(_shapes(law, steps), seen, y) for law in LAWS if law != READER}
+    means = torch.einsum("dn,tnk->dtk", weights, readers.double())
+    best = (means[..., :seen] - y[:, None, :seen]).square().sum(-1).argmin(1)
+    curves[READER] = means[torch.arange(len(y)), best]
+    rows = []
+    for law in LAWS:
+        error = (curves[law][:, seen:] - y[:, seen:]).square().mean(1).sqrt()
+        low, high = torch.quantile(error[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        rows.append(dict(law=law, fitted=1 if law == READER else 2 if law == LINE else 3, error=error[0].item(),
+                         low=low, high=high, n=n))  # fmt: skip
+    return pd.DataFrame(rows), {law: curve[0] for law, curve in curves.items()}
+
+
+def fitted_trust(observed: Float[Tensor, "n n_n"], readers: Float[Tensor, "n_trusts n n_n"]) -> float:
+    """The trust in labels whose reader comes closest to the mean log-odds at all points."""
+    gap = (readers.double().mean(1) - observed.double().mean(0)).square().sum(1)
+    return TRUSTS[int(gap.argmin())]

@@ -1,0 +1,57 @@
+"""Scores of an answer that is a number: exact, how far off, of the right parity, about a x. Each by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from talking_heads_utils.icl.prompts import Numbers
+from talking_heads_utils.tasks.prompts import PromptSet
+
+ABOUT = 1  # "about a x" is a x itself or one more or less
+
+
+@dataclass(frozen=True)
+class NumberScores:
+    """One value per prompt and cell. distance: |answer - (a x + b)|. copied: another prompt's answer, where asked."""
+
+    exact: Bool[Tensor, "n *cells"]
+    distance: Int[Tensor, "n *cells"]
+    parity: Bool[Tensor, "n *cells"]
+    about: Bool[Tensor, "n *cells"]
+    copied: Bool[Tensor, "n *cells"] | None
+
+
+def score_numbers(
+    answered: Int[Tensor, "n *cells"], prompts: PromptSet, other: Int[Tensor, "n"] | None = None
+) -> NumberScores:
+    """Score answers against ``prompts``' own function and x. other: an answer whose copying is to be seen."""
+    a, b, x = (_column(prompts.info[name], answered) for name in ("a", "b", "x"))
+    right = a * x + b
+    return NumberScores(
+        exact=answered == right,
+        distance=(answered - right).abs(),
+        parity=answered % 2 == right % 2,
+        about=(answered - a * x).abs() <= ABOUT,
+        copied=None if other is None else answered == _column(other.tolist(), answered),
+    )
+
+
+def _column(values, like: Tensor) -> Tensor:
+    return torch.tensor(list(values)).view(-1, *[1] * (like.ndim - 1))
+
+
+def right_log_prob(
+    logits: Float[Tensor, "n *cells n_numbers"], right: Int[Tensor, "n"], numbers: Numbers
+) -> Float[Tensor, "n *cells"]:
+    """Log-probability, in nats, of the right number among all numbers."""
+    place = numbers.place_of(right).to(logits.device).view(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
+    return logits.float().log_softmax(-1).gather(-1, place)[..., 0]
+
+
+def log_odds(log_p: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """log(p / (1 - p)) from log p, in nats, exact where p is near one."""
+    return log_p.double() - torch.log(-torch.expm1(log_p.double().clamp(max=-1e-15)))

@@ -1,0 +1,297 @@
+"""Chapter 4's experiments on one model: what a page asks for, as tables. Everything random comes from the seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.errors import TaskError
+from talking_heads_utils.icl import additivity, curves, parts, redundancy
+from talking_heads_utils.icl.ablation import NOTHING, ZERO, Ablations, ablations, by_layer
+from talking_heads_utils.icl.engine import RESID, EndRun, patch_grid, replacements, run_end
+from talking_heads_utils.icl.family import Examples, Family, bayes_accuracy, trained_prior
+from talking_heads_utils.icl.prompts import (
+    RANDOM_PAIRS,
+    Numbers,
+    draw_pairing,
+    encode_questions,
+    numbers_of,
+    questions,
+)
+from talking_heads_utils.icl.redundancy import Reader
+from talking_heads_utils.icl.scores import score_numbers
+from talking_heads_utils.labels import Head
+from talking_heads_utils.models import load_with_tokenizer, shipped_models, shown_as
+from talking_heads_utils.runs.suffix import suffix
+from talking_heads_utils.statistics import bootstrap_mean
+from talking_heads_utils.tasks.prompts import PromptSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
+
+N_EXAMPLES = 12
+REAL_FAMILY = Family(
+    n_a=3, n_b=10, n_x=100, held_share=0.0
+)  # y = 2x + 3 among them; gpt2 and Llama 3 keep 0..306 whole
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and what it is asked. shows: what every figure must say. seed: of all prompts and random choices."""
+
+    name: str
+    shows: str
+    bridge: TransformerBridge
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    numbers: Numbers
+    seed: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, heads)"""
+        return self.bridge.cfg.n_layers, self.bridge.cfg.n_heads
+
+    def examples(self, n: int, n_pairs: int, *, held_out: bool = False, part: int = 0) -> Examples:
+        """Fresh lists of pairs, of trained functions or of those held out; each ``part`` has prompts of its own."""
+        among = self.family.held_out if held_out else ~self.family.held_out
+        return self.family.draw(n, n_pairs, torch.Generator().manual_seed(1000 * self.seed + part), among)
+
+    def prompts(self, n: int, *, part: int = 0, n_examples: int = N_EXAMPLES) -> PromptSet:
+        """``n`` questions after examples."""
+        return self.encode(questions(self.examples(n, n_examples + 1, part=part), self.family))
+
+    def encode(self, some) -> PromptSet:
+        """Questions as tokens of this model."""
+        return encode_questions(some, self.tokenizer, seed=self.seed, n_ctx=self.bridge.cfg.n_ctx)
+
+    @cached_property
+    def prior(self) -> Float[Tensor, "n_functions"]:
+        """What a reader who saw the training data believes before any example."""
+        return trained_prior(self.family)
+
+
+def subject(name: str, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Subject:
+    """A model by name, with the functions it was trained on, or :data:`REAL_FAMILY` for any other model.
+
+    Raises what :func:`talking_heads_utils.models.load_model` raises, and :class:`TaskError` for a small model of
+    another task or a tokenizer that splits the numbers.
+    """
+    family = _family_of(name)
+    bridge, tokenizer = load_with_tokenizer(name, device, dtype)
+    return Subject(name, shown_as(name), bridge, tokenizer, family, numbers_of(tokenizer, family.n_numbers - 1), seed)
+
+
+def _family_of(name: str) -> Family:
+    folder = shipped_models().get(name)
+    if folder is None:
+        return REAL_FAMILY
+    spec = json.loads((folder / "training.json").read_text(encoding="utf-8"))["spec"]
+    if "n_pairs" not in spec:
+        raise TaskError(f"{name} never saw a number. Chapter 4's small models are mini-icl, -plain and -noisy.")
+    return Family(spec["n_a"], spec["n_b"], spec["n_x"], noise=spec["noise"])
+
+
+def accuracy_table(s: Subject, n: int = 200) -> pd.DataFrame:
+    """Accuracy after k examples: the model's, on trained and held-out functions, and the exact reader's.
+
+    Columns ``model, functions, k, model_accuracy, low, high, reader, n``. The reader knows which functions were trained
+    (trained) or holds all equally likely (held-out).
+    """
+    import pandas as pd
+
+    uniform = torch.full_like(s.prior, 1 / len(s.prior))
+    rows = []
+    for functions, held_out, prior in (("trained", False, s.prior), ("held out", True, uniform)):
+        if held_out and not s.family.held_out.any():
+            continue
+        examples = s.examples(n, N_EXAMPLES + 1, held_out=held_out, part=1)
+        answered = _answers_along(s, examples)
+        exact = bayes_accuracy(s.family, examples, prior).mean(0)
+        for k in range(N_EXAMPLES + 1):
+            found = bootstrap_mean((answered[:, k] == examples.clean[:, k]).double(), n_boot=1000)
+            rows.append(dict(model=s.name, functions=functions, k=k, model_accuracy=found.mean, low=found.low,
+                             high=found.high, reader=exact[k].item(), n=found.n))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _answers_along(s: Subject, examples: Examples) -> Tensor:
+    """The number answered at every pair of each list, after those before it."""
+    prompts = s.encode(questions(examples, s.family))
+    logits = s.bridge(prompts.tokens.to(s.bridge.cfg.device)).cpu()
+    rows = torch.arange(len(prompts))
+    asked = [prompts.positions[f"ask_{k}"] for k in range(examples.x.shape[1] - 1)] + [prompts.positions["end"]]
+    return torch.stack([s.numbers.read(logits[rows, at]) for at in asked], 1)
+
+
+def layer_sets(s: Subject) -> dict[str, list[Head]]:
+    """Each layer's heads, and the first two layers' together: what the post takes out, in proportion."""
+    n_layers = s.shape[0]
+    sets = {f"heads of layer {layer}": by_layer(s.shape, [layer]) for layer in range(n_layers)}
+    pair = [n_layers // 3, n_layers // 3 + 1]
+    return sets | {f"heads of layers {pair[0]} and {pair[1]}": by_layer(s.shape, pair)}
+
+
+def patch_table(
+    s: Subject,
+    sets: Mapping[str, Sequence[Head]],
+    *,
+    n: int = 64,
+    b: str = RANDOM_PAIRS,
+    what: str = RESID,
+    how: str = ZERO,
+) -> pd.DataFrame:
+    """A's last token patched into B's at every layer, for every ablation of A: columns ``set, layer, exact, low, high,
+    about, parity, copied, distance, n``.
+
+    Layer -1 is A itself, scored on its own question; layer -2 is B with nothing patched. Patched answers are scored on
+    A's function at B's x; copied: the answer is A's own right one.
+    """
+    pairing = draw_pairing(s.family, n, N_EXAMPLES, b=b, seed=s.seed, among=~s.family.held_out)
+    a, other = s.encode(pairing.a), s.encode(pairing.b)
+    asked = s.encode([type(q)(q.pairs, q.x, mine.function) for mine, q in zip(pairing.a, pairing.b)])
+    ends_a, ends_b = suffix(s.bridge, a, 0), suffix(s.bridge, other, 0)
+    chosen = ablations(s.shape, dict(sets))
+    run = run_end(ends_a, chosen, replacements(run_end(ends_a), how, seed=s.seed))
+    grid = patch_grid(run, ends_a, ends_b, s.numbers.ids.to(s.bridge.cfg.device), what=what)
+    right = torch.tensor(list(a.info["answer"]))
+    found = score_numbers(_read(s, grid.patched), asked, right)
+    own, plain = score_numbers(_read(s, grid.own), a, right), score_numbers(_read(s, grid.plain), asked, right)
+    return _patch_rows(chosen, found, own, plain)
+
+
+def _read(s: Subject, logits: Tensor) -> Tensor:
+    """Answers from logits of the numbers alone."""
+    return s.numbers.values[logits.argmax(-1).cpu()]
+
+
+def _patch_rows(chosen: Ablations, found, own, plain) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+
+    def add(name: str, layer: int, scores, at: tuple) -> None:
+        exact = bootstrap_mean(scores.exact[at].double(), n_boot=500)
+        rest = {
+            key: getattr(scores, key)[at].double().mean().item() for key in ("about", "parity", "copied", "distance")
+        }
+        rows.append(dict(set=name, layer=layer, exact=exact.mean, low=exact.low, high=exact.high, **rest, n=exact.n))
+
+    every = slice(None)
+    for i, name in enumerate(chosen.names):
+        add(name, -2, plain, (every,))
+        add(name, -1, own, (every, i))
+        for layer in range(found.exact.shape[1]):
+            add(name, layer, found, (every, layer, i))
+    return pd.DataFrame(rows)
+
+
+def first_working_layer(table: pd.DataFrame, share: float = 0.5) -> dict[str, int | None]:
+    """For each set the first layer at which a patch gives A's function at B's x in ``share`` of the prompts or more."""
+    found = {}
+    for name, part in table[table["layer"] >= 0].groupby("set", sort=False):
+        reached = part[part["exact"] >= share]["layer"]
+        found[name] = int(reached.iloc[0]) if len(reached) else None
+    return found
+
+
+def reader(s: Subject, n: int, *, part: int, how: str = ZERO) -> tuple[Reader, PromptSet]:
+    """Prompts of their own, ready to be asked with heads out at the last token."""
+    prompts = s.prompts(n, part=part)
+    ends = suffix(s.bridge, prompts, 0)
+    instead = replacements(run_end(ends), how, seed=s.seed)
+    return Reader(ends, s.numbers, torch.tensor(list(prompts.info["answer"])), instead), prompts
+
+
+def removal_table(s: Subject, *, n: int = 64, n_random: int = 5, how: str = ZERO) -> pd.DataFrame:
+    """Accuracy and log-probability as heads go: columns ``order, out, head, exact, low, high, log_prob, n``.
+
+    The order by effect is chosen on one half of the prompts and scored on the other; random orders beside it.
+    """
+    import pandas as pd
+
+    (select, _), (score, _) = (reader(s, n, part=part, how=how) for part in (2, 3))
+    n_heads = len(select.heads) - 1
+    runs = {"by effect": redundancy.remove_by_effect(select, score, n_heads)}
+    runs |= {f"random {i + 1}": redundancy.remove_at_random(score, n_heads, s.seed + i) for i in range(n_random)}
+    rows = []
+    for order, run in runs.items():
+        for out in range(n_heads + 1):
+            found = bootstrap_mean(run.exact[:, out], n_boot=500)
+            head = str(run.order[out - 1]) if out else NOTHING
+            rows.append(dict(order=order, out=out, head=head, exact=found.mean, low=found.low, high=found.high,
+                             log_prob=run.log_prob[:, out].mean().item(), n=found.n))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def strongest(s: Subject, k: int, *, n: int = 64) -> list[Head]:
+    """The heads whose loss alone costs most, on the selection prompts."""
+    select, _ = reader(s, n, part=2)
+    worth = redundancy.effects(select, [[head] for head in select.heads]).mean(0)
+    return [select.heads[i] for i in worth.argsort(descending=True)[:k].tolist()]
+
+
+def interaction_table(s: Subject, heads: Sequence[Head], *, n: int = 64) -> pd.DataFrame:
+    """:func:`talking_heads_utils.icl.redundancy.pair_interactions` on prompts that chose nothing."""
+    score, _ = reader(s, n, part=3)
+    return redundancy.pair_interactions(score, heads).assign(model=s.name)
+
+
+def compensation_table(s: Subject, sets: Mapping[str, Sequence[Head]], *, n: int = 64) -> pd.DataFrame:
+    """:func:`talking_heads_utils.icl.redundancy.compensation` on prompts that chose nothing."""
+    score, _ = reader(s, n, part=3)
+    chosen = ablations(s.shape, dict(sets))
+    run: EndRun = run_end(score.ends, chosen, score.instead)
+    return redundancy.compensation(run, score.ends, chosen).assign(model=s.name)
+
+
+@dataclass(frozen=True)
+class Belief:
+    """Log-odds of the right answer after k examples, per prompt: the model's and those of readers of each trust."""
+
+    model: Float[Tensor, "n n_examples"]
+    readers: Float[Tensor, "n_trusts n n_examples"]
+
+
+def belief(s: Subject, *, n: int = 200) -> Belief:
+    """What the model and exact readers believe along the same lists of examples."""
+    examples = s.examples(n, N_EXAMPLES + 1, part=4)
+    prompts = s.encode(questions(examples, s.family))
+    return Belief(
+        curves.model_log_odds(s.bridge, prompts, s.numbers, examples.clean[:, :-1]),
+        curves.trusting_readers(s.family, examples, s.prior)[..., :-1],
+    )
+
+
+def additivity_table(s: Subject, *, n: int = 48, counts: Sequence[int] = (1, 2, 3, 4, 6, 8, 12)) -> pd.DataFrame:
+    """:func:`talking_heads_utils.icl.additivity.additivity_table` on fresh questions."""
+    asked = questions(s.examples(n, N_EXAMPLES + 1, part=5), s.family)
+    return additivity.additivity_table(s.bridge, s.tokenizer, asked, s.numbers, counts).assign(model=s.name)
+
+
+def layer_table(s: Subject, *, n: int = 100) -> pd.DataFrame:
+    """:func:`talking_heads_utils.icl.parts.layer_table` on fresh prompts."""
+    score, prompts = reader(s, n, part=6)
+    return parts.layer_table(score, prompts, has_mlps=not s.bridge.cfg.attn_only).assign(model=s.name)
+
+
+def probe_table(s: Subject, *, n: int = 600) -> pd.DataFrame:
+    """:func:`talking_heads_utils.icl.parts.probe_table` on fresh prompts."""
+    prompts = s.prompts(n, part=7)
+    run = run_end(suffix(s.bridge, prompts, 0))
+    return parts.probe_table(run.resid[:, 0], prompts, seed=s.seed).assign(model=s.name)
+
+
+def attention_table(s: Subject, *, n: int = 48) -> pd.DataFrame:
+    """:func:`talking_heads_utils.icl.parts.attention_to_answers` on fresh prompts."""
+    return parts.attention_to_answers(s.bridge, s.prompts(n, part=8), range(s.shape[0])).assign(model=s.name)

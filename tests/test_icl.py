@@ -1,0 +1,378 @@
+"""In-context learning: the exact reader, the prompts, and every measure where its answer is known."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from talking_heads_utils.errors import OptionError, TaskError
+from talking_heads_utils.icl import additivity, curves, parts
+from talking_heads_utils.icl.ablation import ablations
+from talking_heads_utils.icl.engine import replacements, run_end
+from talking_heads_utils.icl.family import Family, bayes_accuracy, posterior, predictive, trained_prior
+from talking_heads_utils.icl.prompts import (
+    NO_EXAMPLES,
+    OTHER_FUNCTION,
+    POST_PAIRS,
+    RANDOM_PAIRS,
+    Numbers,
+    Question,
+    draw_pairing,
+    encode_questions,
+    numbers_of,
+    post_questions,
+    questions,
+)
+from talking_heads_utils.icl.redundancy import (
+    Reader,
+    compensation,
+    direct_effects,
+    effects,
+    pair_interactions,
+    remove_at_random,
+    remove_by_effect,
+)
+from talking_heads_utils.icl.scores import log_odds, right_log_prob, score_numbers
+from talking_heads_utils.labels import Head
+from talking_heads_utils.runs.suffix import suffix
+from talking_heads_utils.tasks.prompts import PromptSet, Recipe
+from talking_heads_utils.training.functions import number_tokenizer
+from talking_heads_utils.training.spec import FunctionsSpec
+
+SPEC = FunctionsSpec("test", n_steps=1)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_exact_reader_by_hand():
+    """Bayes' rule written out, function by function and example by example."""
+    family = Family(2, 3, 5, noise=0.4)
+    examples = family.draw(4, 3, generator(), ~family.held_out)
+    prior = trained_prior(family)
+    found = posterior(family, examples.x, examples.y, prior)
+    for i in range(4):
+        belief = prior.clone()
+        for k in range(3):
+            torch.testing.assert_close(found[i, k], belief)
+            x, y = int(examples.x[i, k]), int(examples.y[i, k])
+            every = [int(a) * x + int(b) for a, b in family.functions]
+            likelihood = torch.tensor([0.6 * (v == y) + 0.4 * every.count(y) / len(every) for v in every])
+            belief = belief * likelihood.double() / (belief * likelihood).sum()
+        chance = predictive(family, found[i : i + 1, :1], examples.x[i : i + 1, :1])
+        assert chance.sum().item() == pytest.approx(1)
+    torch.testing.assert_close(family.likelihood.sum(2), torch.ones(6, 5, dtype=torch.float64))
+    assert family.held_out.sum() == 1 and prior[family.held_out].item() == 0
+
+
+def test_without_noise_two_examples_are_enough_and_one_is_not():
+    family = Family()
+    examples = family.draw(400, 4, generator(), ~family.held_out)
+    found = bayes_accuracy(family, examples, trained_prior(family)).mean(0)
+    assert found[0] < 0.1 < 0.7 < found[1] < 0.95 and found[2] > 0.99
+    held = family.draw(50, 4, generator(), family.held_out)
+    assert bayes_accuracy(family, held, trained_prior(family))[:, 3].max() == 0, "it holds them for impossible"
+    assert (examples.y == examples.clean).all() and all(len(set(row)) == 4 for row in examples.x.tolist())
+
+
+def test_labels_are_replaced_as_often_as_is_said():
+    family = Family(noise=0.6)
+    examples = family.draw(4000, 4, generator())
+    same = (family.values[:, None] == family.values[None]).double().mean(0)[examples.function[:, None], examples.x]
+    expected = (0.4 + 0.6 * same).mean().item()
+    assert (examples.y == examples.clean).double().mean().item() == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("bad", [dict(noise=1.0), dict(noise=-0.1), dict(n_a=0)])
+def test_no_such_family(bad):
+    with pytest.raises(TaskError):
+        Family(**bad)
+
+
+def test_drawing_asks_for_what_there_is():
+    family = Family(n_x=5)
+    with pytest.raises(TaskError, match="6 pairs of different x cannot be drawn from 5"):
+        family.draw(1, 6, generator())
+    with pytest.raises(TaskError, match="No function is left"):
+        family.draw(1, 2, generator(), torch.zeros(50, dtype=torch.bool))
+
+
+def gpt2_tokenizer(gpt2_source):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(gpt2_source)
+
+
+def test_the_posts_prompt_with_the_real_tokenizer(gpt2_source):
+    tokenizer = gpt2_tokenizer(gpt2_source)
+    a, b = post_questions()
+    prompts = encode_questions([a, b], tokenizer)
+    assert prompts.texts[0].startswith("\n(28, 59)\n(86, 175)\n") and prompts.texts[0].endswith("(42, ")
+    assert prompts.texts[1] == "\n(15, "
+    assert [tokenizer.decode(t).strip() for t in prompts.answers] == ["87", "33"]
+
+    def word(name, row=0):
+        return tokenizer.decode(prompts.tokens[row, prompts.positions[name][row]]).strip()
+
+    for k, (x, y) in enumerate(POST_PAIRS):
+        assert (word(f"x_{k}"), word(f"ask_{k}"), word(f"y_{k}")) == (str(x), ",", str(y))
+    assert (word("x"), word("end"), word("x", 1), word("end", 1)) == ("42", ",", "15", ",")
+    assert prompts.positions["y_0"][1] == -1
+    numbers = numbers_of(tokenizer, 306)
+    assert len(numbers.values) == 307, "every number of the chapter's real family is one token"
+    with pytest.raises(TaskError, match="is 2 tokens here. Choose smaller numbers"):
+        encode_questions([Question(((1, 2),), 100, (9, 100))], tokenizer)
+
+
+def test_numbers_of_several_tokens_have_positions_and_answers_must_be_whole():
+    """A tokenizer of single digits: x_k and y_k are their last digits, ask_k stands before y_k's first."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {w: i for i, w in enumerate(["<unk>", *"0123456789(),"])}
+    model = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    model.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\s"), "removed"), pre_tokenizers.Split(Regex("."), "isolated")]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", eos_token="<unk>")
+    prompts = encode_questions([Question(((12, 27),), 2, (2, 3))], tokenizer)
+    row = prompts.tokens[0].tolist()
+    assert [list(words)[i] for i in row] == list("(12,27)(2,")
+    assert {n: int(at[0]) for n, at in prompts.positions.items()} == dict(x_0=2, y_0=5, x=8, ask_0=3, end=9)
+    assert numbers_of(tokenizer, 300).values.tolist() == list(range(10))
+    with pytest.raises(TaskError, match="The answer 27 is 2 tokens"):
+        encode_questions([Question((), 12, (2, 3))], tokenizer)
+
+
+def test_bad_questions(tmp_path):
+    tokenizer = number_tokenizer(SPEC)
+    numbers = numbers_of(tokenizer, 124)
+    with pytest.raises(TaskError, match="500 is no number that this tokenizer knows"):
+        encode_questions([Question(((500, 3),), 2, (1, 1))], tokenizer)
+    with pytest.raises(TaskError, match="does not fit the model's context of 5"):
+        encode_questions([Question(((1, 2), (2, 3)), 3, (1, 1))], tokenizer, n_ctx=5)
+    with pytest.raises(TaskError, match="No question"):
+        encode_questions([], tokenizer)
+    with pytest.raises(TaskError, match="300 is no single token"):
+        numbers.place_of(torch.tensor([3, 300]))
+    with pytest.raises(TaskError, match="b sees"):
+        draw_pairing(Family(), 2, 3, b="all")
+
+
+@pytest.mark.parametrize("b", [NO_EXAMPLES, RANDOM_PAIRS, OTHER_FUNCTION])
+def test_pairings(b):
+    family = Family()
+    pairing = draw_pairing(family, 60, 5, b=b, seed=3)
+    assert pairing == draw_pairing(family, 60, 5, b=b, seed=3) != draw_pairing(family, 60, 5, b=b, seed=4)
+    for mine, other in zip(pairing.a, pairing.b):
+        assert all(y == mine.function[0] * x + mine.function[1] for x, y in mine.pairs) and len(mine.pairs) == 5
+        assert mine.x != other.x and len({x for x, _ in mine.pairs} | {mine.x}) == 6
+        assert len(other.pairs) == (0 if b == NO_EXAMPLES else 5) and other.x not in {x for x, _ in other.pairs}
+        assert (b != OTHER_FUNCTION) or all(y == other.function[0] * x + other.function[1] for x, y in other.pairs)
+    if b == RANDOM_PAIRS:
+        fits = [sum(y == q.function[0] * x + q.function[1] for x, y in q.pairs) for q in pairing.b]
+        assert sum(fits) < 0.1 * 5 * 60, "random pairs follow no function"
+
+
+def test_scores_apart():
+    prompts = encode_questions([Question((), 10, (2, 3)), Question((), 7, (3, 0))], number_tokenizer(SPEC))
+    answered = torch.tensor([[23, 20, 21, 25], [21, 22, 20, 5]])
+    found = score_numbers(answered, prompts, torch.tensor([25, 5]))
+    assert found.exact.tolist() == [[True, False, False, False], [True, False, False, False]]
+    assert found.distance.tolist() == [[0, 3, 2, 2], [0, 1, 1, 16]]
+    assert found.parity.tolist() == [[True, False, True, True], [True, False, False, True]]
+    assert found.about.tolist() == [[False, True, True, False], [True, True, True, False]]
+    assert found.copied.tolist() == [[False, False, False, True], [False, False, False, True]]
+    p = torch.tensor([0.25, 0.5, 0.999999], dtype=torch.float64)
+    torch.testing.assert_close(log_odds(p.log()), (p / (1 - p)).log())
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# redundancy, where it is known
+
+
+def two_heads(copies: bool):
+    """Layer 0 has three heads, all attending to the first token; layer 1 nothing. ``copies``: L0H0 and L0H1 write the
+    same answer, which either alone makes all but certain. Otherwise L0H0 serves prompts of one kind (first word 1),
+    L0H1 those of the other (first word 2), so that what they are worth adds up. L0H2 writes what nobody reads."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    config = dict(n_layers=2, n_heads=3, d_head=4, d_model=12, n_ctx=4, d_vocab=6, attn_only=True,
+                  normalization_type=None, seed=0)  # fmt: skip
+    bridge = TransformerBridge.boot_native(config, model_name="copies")
+    plain = {n.replace("_original_component.", ""): p for n, p in bridge.original_model.named_parameters()}
+    with torch.no_grad():
+        for parameter in plain.values():
+            parameter.zero_()
+        embed = next(p for n, p in plain.items() if n.startswith("tok_embed"))
+        head = next(p for n, p in plain.items() if n.startswith("head.weight"))
+        embed[:, :6] = torch.eye(6)
+        head[:, 6:] = torch.eye(6)
+    at = bridge.blocks[0].attn
+    for i in range(2):
+        reads = (1, 2) if copies else (1 + i,)
+        for word in reads:
+            write(at, head=i, word=word, answer=3)
+    write(at, head=2, word=1, answer=None)
+    return bridge
+
+
+def write(attn, head: int, word: int, answer: int | None) -> None:
+    """A head that moves a word's own dimension to an answer's, through dimension ``word`` of its own."""
+    with torch.no_grad():
+        W_V, W_O = attn.W_V.clone(), attn.W_O.clone()
+        W_V[head, word, word] = 1.0
+        if answer is not None:
+            W_O[head, word, 6 + answer] = 24.0  # attention is even over two tokens, so the answer gets 12
+        set_matrix(attn.v, W_V)
+        set_matrix(attn.o, W_O)
+
+
+def set_matrix(linear, W) -> None:
+    """Put ``[n_heads, rows, columns]`` into a bridge's linear layer, which holds it transposed and flat."""
+    weight = linear.original_component.weight
+    flat = W.permute(1, 0, 2).flatten(1) if W.shape[1] == 12 else W.flatten(0, 1)
+    weight.copy_(flat.T if weight.shape == flat.T.shape and weight.shape != flat.shape else flat.T)
+
+
+def pair_reader(copies: bool) -> Reader:
+    bridge = two_heads(copies)
+    tokens = torch.tensor([[1, 0], [2, 0]]).repeat(10, 1)
+    n = len(tokens)
+    prompts = PromptSet(tokens, torch.ones(n, 2, dtype=torch.bool), {"end": torch.ones(n, dtype=torch.long)},
+                        torch.full((n,), 3), torch.zeros(n, 0, dtype=torch.long), [""] * n, {}, Recipe("t", n, 0, ""))  # fmt: skip
+    ends = suffix(bridge, prompts, 0)
+    numbers = Numbers(torch.arange(6), torch.arange(6))
+    return Reader(ends, numbers, torch.full((n,), 3), replacements(run_end(ends), "zero"))
+
+
+def test_two_copies_are_redundant_and_two_independent_heads_are_not():
+    heads = [Head(0, 0), Head(0, 1), Head(0, 2)]
+    copied = pair_interactions(pair_reader(True), heads).set_index(["a", "b"])
+    apart = pair_interactions(pair_reader(False), heads).set_index(["a", "b"])
+    assert copied.loc[("L0H0", "L0H1"), "low"] > 1.0, "only the loss of both is felt"
+    assert copied.loc[("L0H0", "L0H1"), "alone"] < 0.01
+    assert abs(apart.loc[("L0H0", "L0H1"), "interaction"]) < 1e-3, "what each is worth adds up"
+    assert apart.loc[("L0H0", "L0H1"), "together"] > 1.0
+    for table in (copied, apart):
+        assert table.drop(index=("L0H0", "L0H1"))["interaction"].abs().max() < 1e-3, "the third head does nothing"
+
+
+def test_removal_finds_the_heads_that_matter_last_where_they_are_copies():
+    reader = pair_reader(True)
+    run = remove_by_effect(reader, reader, 3)
+    assert set(run.order[:2]) == {Head(0, 0), Head(0, 1)}
+    assert run.exact.mean(0).tolist()[:2] == [1.0, 1.0] and run.log_prob.mean(0)[2] < -1.5
+    assert effects(reader, [[Head(0, 2)]]).abs().max() < 1e-6
+    dense = right_log_prob(reader.logits([run.order[:1], run.order[:2]]), reader.right, reader.numbers)
+    torch.testing.assert_close(dense, run.log_prob[:, :3])
+    assert remove_at_random(reader, 4, 0) is not None
+    for n_heads in (0, 6):
+        with pytest.raises(OptionError, match="can be taken out"):
+            remove_at_random(reader, n_heads, 0)
+
+
+def test_a_backup_that_is_only_rescaling_is_seen_as_such(case):
+    """Without any change above, the fixed measure is still; direct effects sum to the final stream's length."""
+    bridge, prompts = case
+    ends = suffix(bridge, prompts, 0)
+    shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
+    last = ablations(shape, {"a head of the last layer": [Head(shape[0] - 1, 0)]})
+    run = run_end(ends, last, replacements(run_end(ends), "zero"))
+    table = compensation(run, ends, last)
+    assert table["fixed"].abs().max() < 1e-5 and table["attention"].abs().max() < 1e-5
+    if bridge.cfg.normalization_type is not None and str(bridge.cfg.normalization_type) != "None":
+        assert table["free"].abs().max() > 1e-4, "the divisor and the direction change with what is taken out"
+    plain = direct_effects(run, ends, 0, scale_from=0, reference_from=0)
+    by_hand = []
+    for i, part in enumerate(ends.layers):
+        centre, final = ends.norm.center, ends.norm.center(run.resid[:, 0, -1])
+        scale = ends.norm.scale(final.square().sum(-1), final.shape[-1])
+        for h in range(shape[1]):
+            wrote = centre(run.z[:, 0, i, h] @ part.attention.W_O[h])
+            by_hand.append((wrote * final).sum(-1) / final.norm(dim=-1) / scale)
+    torch.testing.assert_close(plain.flatten(1), torch.stack(by_hand, 1), atol=1e-5, rtol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# belief
+
+
+def simulated(noise: float, trust: float, n: int = 200):
+    """A reader that sees noisy labels and trusts them so much: its log-odds, and every reader's on the same lists."""
+    family = Family(noise=noise)
+    examples = family.draw(n, 13, generator(1), ~family.held_out)
+    prior = trained_prior(family)
+    doubting = dataclasses.replace(family, noise=1 - trust)
+    return curves.reader_log_odds(doubting, examples, prior), curves.trusting_readers(family, examples, prior)
+
+
+@pytest.mark.parametrize("which", [2, 4, 7])
+def test_the_exact_reader_is_recovered_and_preferred_to_the_line(which):
+    trust = curves.TRUSTS[which]
+    seen, readers = simulated(0.6, trust)
+    assert curves.fitted_trust(seen, readers) == pytest.approx(trust)
+    table, lines = curves.fit_laws(seen, readers, seen=8)
+    errors = table.set_index("law")
+    assert errors.loc[curves.READER, "error"] < 1e-6
+    assert errors.loc[curves.LINE, "low"] > errors.loc[curves.READER, "high"], "they differ beyond chance"
+    assert set(lines) == set(curves.LAWS) and all(len(line) == 13 for line in lines.values())
+
+
+@pytest.mark.parametrize("law", [curves.LINE, curves.SATURATING, curves.POWER])
+def test_each_law_is_recovered_where_it_holds(law):
+    n = torch.arange(13, dtype=torch.float64)
+    truth = {curves.LINE: 0.7 * n - 3, curves.SATURATING: 6 * (1 - torch.exp(-n / 3)) - 3, curves.POWER: 2 * n**0.5 - 3}
+    noise = 0.02 * torch.randn(100, 13, generator=generator(), dtype=torch.float64)
+    _, readers = simulated(0.6, 0.5, n=100)
+    table, lines = curves.fit_laws(truth[law] + noise, readers, seen=9)
+    assert table.set_index("law").loc[law, "error"] < 0.1
+    assert (lines[law] - truth[law]).abs().max() < 0.2
+    if law != curves.LINE:
+        assert table.set_index("law").loc[curves.LINE, "low"] > table.set_index("law").loc[law, "high"]
+
+
+def test_a_fit_leaves_points_to_be_judged_by():
+    seen, readers = simulated(0.6, 0.5, n=10)
+    for n in (1, 13):
+        with pytest.raises(OptionError, match="the rest judges"):
+            curves.fit_laws(seen, readers, seen=n)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# parts
+
+
+def test_probes_find_what_is_there_and_nothing_else():
+    features = torch.randn(400, 12, generator=generator())
+    labels = (features[:, 3] > 0).long() + 2
+    fitted = torch.arange(400) < 250
+    assert parts.probe(features, labels, fitted).mean() > 0.85
+    assert abs(parts.probe(features, labels[torch.randperm(400, generator=generator())], fitted).mean() - 0.5) < 0.15
+    for bad in (torch.zeros(400, dtype=torch.bool), torch.ones(400, dtype=torch.bool)):
+        with pytest.raises(OptionError, match="A probe needs"):
+            parts.probe(features, labels, bad)
+    with pytest.raises(OptionError, match="two labels"):
+        parts.probe(features, torch.zeros(400, dtype=torch.long), fitted)
+
+
+def test_probe_table_splits_by_function():
+    """A feature that names the function is worth nothing on other functions; one that names b is."""
+    family = Family()
+    prompts = encode_questions(questions(family.draw(500, 2, generator()), family), number_tokenizer(SPEC))
+    a, b = (torch.tensor(prompts.info[name]) for name in "ab")
+    of_function = torch.nn.functional.one_hot((a - 1) * 10 + b, 50).float()
+    of_b = torch.nn.functional.one_hot(b, 10).float()
+    table = parts.probe_table(torch.stack([torch.nn.functional.pad(of_b, (0, 40)), of_function], 1), prompts)
+    right = table.set_index(["label", "layer"])["right"]
+    assert right[("b", 0)] > 0.95 and right[("b", 1)] < 0.35
+    selectivity = table.set_index(["label", "layer"])["selectivity"]
+    assert selectivity[("b", 0)] > 0.6
+
+
+def test_additivity_by_hand(case):
+    """One example adds to itself; the sum is that of the single differences."""
+    bridge, _ = case
+    table = additivity._ratio_interval(torch.ones(5), torch.full((5,), 2.0))
+    assert table["ratio"] == 0.5 == table["low"] == table["high"]
