@@ -10,12 +10,12 @@ from talking_heads_utils.icl import additivity, curves, parts
 from talking_heads_utils.icl.ablation import ablations
 from talking_heads_utils.icl.engine import replacements, run_end
 from talking_heads_utils.icl.family import Family, bayes_accuracy, posterior, predictive, trained_prior
+from talking_heads_utils.icl.known import pair_reader
 from talking_heads_utils.icl.prompts import (
     NO_EXAMPLES,
     OTHER_FUNCTION,
     POST_PAIRS,
     RANDOM_PAIRS,
-    Numbers,
     Question,
     draw_pairing,
     encode_questions,
@@ -24,7 +24,6 @@ from talking_heads_utils.icl.prompts import (
     questions,
 )
 from talking_heads_utils.icl.redundancy import (
-    Reader,
     compensation,
     direct_effects,
     effects,
@@ -35,7 +34,6 @@ from talking_heads_utils.icl.redundancy import (
 from talking_heads_utils.icl.scores import log_odds, right_log_prob, score_numbers
 from talking_heads_utils.labels import Head
 from talking_heads_utils.runs.suffix import suffix
-from talking_heads_utils.tasks.prompts import PromptSet, Recipe
 from talking_heads_utils.training.functions import number_tokenizer
 from talking_heads_utils.training.spec import FunctionsSpec
 
@@ -122,7 +120,7 @@ def test_the_posts_prompt_with_the_real_tokenizer(gpt2_source):
     numbers = numbers_of(tokenizer, 306)
     assert len(numbers.values) == 307, "every number of the chapter's real family is one token"
     with pytest.raises(TaskError, match="is 2 tokens here. Choose smaller numbers"):
-        encode_questions([Question(((1, 2),), 100, (9, 100))], tokenizer)
+        encode_questions([Question(((1, 2),), 29, (9, 101))], tokenizer)
 
 
 def test_numbers_of_several_tokens_have_positions_and_answers_must_be_whole():
@@ -190,61 +188,6 @@ def test_scores_apart():
 
 # ------------------------------------------------------------------------------------------------------------------
 # redundancy, where it is known
-
-
-def two_heads(copies: bool):
-    """Layer 0 has three heads, all attending to the first token; layer 1 nothing. ``copies``: L0H0 and L0H1 write the
-    same answer, which either alone makes all but certain. Otherwise L0H0 serves prompts of one kind (first word 1),
-    L0H1 those of the other (first word 2), so that what they are worth adds up. L0H2 writes what nobody reads."""
-    from transformer_lens.model_bridge import TransformerBridge
-
-    config = dict(n_layers=2, n_heads=3, d_head=4, d_model=12, n_ctx=4, d_vocab=6, attn_only=True,
-                  normalization_type=None, seed=0)  # fmt: skip
-    bridge = TransformerBridge.boot_native(config, model_name="copies")
-    plain = {n.replace("_original_component.", ""): p for n, p in bridge.original_model.named_parameters()}
-    with torch.no_grad():
-        for parameter in plain.values():
-            parameter.zero_()
-        embed = next(p for n, p in plain.items() if n.startswith("tok_embed"))
-        head = next(p for n, p in plain.items() if n.startswith("head.weight"))
-        embed[:, :6] = torch.eye(6)
-        head[:, 6:] = torch.eye(6)
-    at = bridge.blocks[0].attn
-    for i in range(2):
-        reads = (1, 2) if copies else (1 + i,)
-        for word in reads:
-            write(at, head=i, word=word, answer=3)
-    write(at, head=2, word=1, answer=None)
-    return bridge
-
-
-def write(attn, head: int, word: int, answer: int | None) -> None:
-    """A head that moves a word's own dimension to an answer's, through dimension ``word`` of its own."""
-    with torch.no_grad():
-        W_V, W_O = attn.W_V.clone(), attn.W_O.clone()
-        W_V[head, word, word] = 1.0
-        if answer is not None:
-            W_O[head, word, 6 + answer] = 24.0  # attention is even over two tokens, so the answer gets 12
-        set_matrix(attn.v, W_V)
-        set_matrix(attn.o, W_O)
-
-
-def set_matrix(linear, W) -> None:
-    """Put ``[n_heads, rows, columns]`` into a bridge's linear layer, which holds it transposed and flat."""
-    weight = linear.original_component.weight
-    flat = W.permute(1, 0, 2).flatten(1) if W.shape[1] == 12 else W.flatten(0, 1)
-    weight.copy_(flat.T if weight.shape == flat.T.shape and weight.shape != flat.shape else flat.T)
-
-
-def pair_reader(copies: bool) -> Reader:
-    bridge = two_heads(copies)
-    tokens = torch.tensor([[1, 0], [2, 0]]).repeat(10, 1)
-    n = len(tokens)
-    prompts = PromptSet(tokens, torch.ones(n, 2, dtype=torch.bool), {"end": torch.ones(n, dtype=torch.long)},
-                        torch.full((n,), 3), torch.zeros(n, 0, dtype=torch.long), [""] * n, {}, Recipe("t", n, 0, ""))  # fmt: skip
-    ends = suffix(bridge, prompts, 0)
-    numbers = Numbers(torch.arange(6), torch.arange(6))
-    return Reader(ends, numbers, torch.full((n,), 3), replacements(run_end(ends), "zero"))
 
 
 def test_two_copies_are_redundant_and_two_independent_heads_are_not():

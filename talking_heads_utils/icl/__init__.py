@@ -1,4 +1,15 @@
-"""In-context learning of y = a x + b: chapter 4.
+"""In-context learning of y = a x + b: chapter 4. Modules import downwards in this list, never up.
 
+``study``       the chapter's experiments on one model, as tables
+``parts``       layers taken out, probes, attention to earlier answers
+``additivity``  what one example does at the last token, and whether it adds
+``curves``      log-odds by the number of examples, and the laws they are held against
+``known``       two heads whose redundancy is known
+``redundancy``  removal in the order of effect, pairs, and who steps in
+``engine``      the last token under many ablations at once, and patched into another prompt
+``ablation``    what is taken out
+``scores``      exact, distance, parity, "about a x", apart
+``post``        what the post's stored outputs show
+``prompts``     examples and a question for any tokenizer; the post's own
 ``family``      a family of functions, its labels' noise, and the exact Bayesian reader over it
 """

@@ -59,13 +59,13 @@ class Numbers:
     values: Int[Tensor, "n_numbers"]
     ids: Int[Tensor, "n_numbers"]
 
-    def read(self, logits: Float[Tensor, "*batch d_vocab"]) -> Int[Tensor, "*batch"]:
-        """The number with the highest logit."""
-        return self.values[logits[..., self.ids.to(logits.device)].argmax(-1).cpu()]
+    def read(self, logits: Float[Tensor, "*batch n_numbers"]) -> Int[Tensor, "*batch"]:
+        """The number with the highest of the logits of :attr:`ids`."""
+        return self.values[logits.argmax(-1).cpu()]
 
     def place_of(self, number: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Row of each number in :attr:`values`. Raises :class:`TaskError` for one that is not there."""
-        at = torch.searchsorted(self.values, number).clamp(max=len(self.values) - 1)
+        at = torch.searchsorted(self.values, number.contiguous()).clamp(max=len(self.values) - 1)
         if not torch.equal(self.values[at], number):
             missing = sorted(set(number[self.values[at] != number].tolist()))
             raise TaskError(

@@ -131,7 +131,7 @@ def _answers_along(s: Subject, examples: Examples) -> Tensor:
     logits = s.bridge(prompts.tokens.to(s.bridge.cfg.device)).cpu()
     rows = torch.arange(len(prompts))
     asked = [prompts.positions[f"ask_{k}"] for k in range(examples.x.shape[1] - 1)] + [prompts.positions["end"]]
-    return torch.stack([s.numbers.read(logits[rows, at]) for at in asked], 1)
+    return torch.stack([s.numbers.read(logits[rows, at][:, s.numbers.ids]) for at in asked], 1)
 
 
 def layer_sets(s: Subject) -> dict[str, list[Head]]:
@@ -165,14 +165,12 @@ def patch_table(
     run = run_end(ends_a, chosen, replacements(run_end(ends_a), how, seed=s.seed))
     grid = patch_grid(run, ends_a, ends_b, s.numbers.ids.to(s.bridge.cfg.device), what=what)
     right = torch.tensor(list(a.info["answer"]))
-    found = score_numbers(_read(s, grid.patched), asked, right)
-    own, plain = score_numbers(_read(s, grid.own), a, right), score_numbers(_read(s, grid.plain), asked, right)
+    found = score_numbers(s.numbers.read(grid.patched), asked, right)
+    own, plain = (
+        score_numbers(s.numbers.read(grid.own), a, right),
+        score_numbers(s.numbers.read(grid.plain), asked, right),
+    )
     return _patch_rows(chosen, found, own, plain)
-
-
-def _read(s: Subject, logits: Tensor) -> Tensor:
-    """Answers from logits of the numbers alone."""
-    return s.numbers.values[logits.argmax(-1).cpu()]
 
 
 def _patch_rows(chosen: Ablations, found, own, plain) -> pd.DataFrame:
