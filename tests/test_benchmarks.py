@@ -7,9 +7,11 @@ import torch
 
 from talking_heads_utils.benchmarks import Row, child, in_turn, report, table
 from talking_heads_utils.benchmarks import composition as bench
+from talking_heads_utils.benchmarks import icl as icl_bench
 from talking_heads_utils.benchmarks import steering as steering_bench
 from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.icl.prompts import NO_EXAMPLES, RANDOM_PAIRS
 from talking_heads_utils.scores import compute_scores
 
 
@@ -55,6 +57,12 @@ def test_runs_alternate():
         "-",
         "1,234",
     ]
+
+
+@pytest.mark.parametrize("b", [NO_EXAMPLES, RANDOM_PAIRS])
+def test_both_ways_of_patching_agree(b):
+    row = icl_bench.compare(icl_bench.narrow_llama("cpu", n_layers=3), b, repeats=1, n_prompts=4, n_sets=3)
+    assert row.max_abs_diff < 1e-4 and "3 layers x 4 prompts x 3 sets" in row.case
 
 
 def test_both_ways_of_steering_agree():

@@ -6,6 +6,7 @@ root of a checkout, on an idle machine.
 example:
   python -m talking_heads_utils benchmark composition --weights gpt2
   python -m talking_heads_utils benchmark steering
+  python -m talking_heads_utils benchmark icl
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from talking_heads_utils.commands.composition import add_weights_arguments
 from talking_heads_utils.files import gpt2_source
 
 HELP = "ours beside the plain way, with the results compared"
-BENCHMARKS = ("composition", "steering")
+BENCHMARKS = ("composition", "steering", "icl")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     if args.repeats < 1:
         raise OptionError(f"--repeats must be at least 1, not {args.repeats}.")
     module = importlib.import_module(f"talking_heads_utils.benchmarks.{args.name}")
-    if args.name == "steering":
+    if args.name in ("steering", "icl"):
         report(
             args.name,
             module.rows(repeats=args.repeats, device=args.device),

@@ -1,0 +1,145 @@
+"""The patch grid of chapter 4: one token per cell on kept keys and values, beside a hooked run of B for every cell.
+
+A model of Llama's shape, 32 layers deep and narrow, has random weights: speed does not depend on their values. The plain
+way runs A once per ablation set and B once per layer and set, whole prompts, all prompts in one batch.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.benchmarks import Row, median
+from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.icl.ablation import ZERO, Ablations, ablations, random_heads
+from talking_heads_utils.icl.engine import patch_grid, replacements, run_end
+from talking_heads_utils.icl.family import Family
+from talking_heads_utils.icl.prompts import (
+    NO_EXAMPLES,
+    RANDOM_PAIRS,
+    Numbers,
+    draw_pairing,
+    encode_questions,
+    numbers_of,
+)
+from talking_heads_utils.labels import Head
+from talking_heads_utils.models import load_model
+from talking_heads_utils.runs.suffix import suffix
+from talking_heads_utils.tasks.prompts import PromptSet
+from talking_heads_utils.training.functions import number_tokenizer
+from talking_heads_utils.training.spec import FunctionsSpec
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+ABOUT = "Llama's shape, 32 layers of width 128, random values"
+N_LAYERS, N_PROMPTS, N_SETS, N_EXAMPLES = 32, 64, 6, 12
+CHANGED = 1e-3  # standard deviation over cells that the logits must reach
+
+
+def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
+    """B without examples, as in the post, and B with as many random pairs as A has examples."""
+    bridge = narrow_llama(device)
+    return [compare(bridge, b, repeats) for b in (NO_EXAMPLES, RANDOM_PAIRS)]
+
+
+def narrow_llama(device: str, n_layers: int = N_LAYERS) -> TransformerBridge:
+    """Random weights, grouped heads, by the way that any folder is loaded."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    spec = FunctionsSpec("benchmark", n_steps=0)
+    tokenizer = number_tokenizer(spec)
+    config = LlamaConfig(
+        hidden_size=128, num_hidden_layers=n_layers, num_attention_heads=8, num_key_value_heads=2,
+        intermediate_size=352, vocab_size=len(tokenizer), max_position_embeddings=128, initializer_range=0.1,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        LlamaForCausalLM(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return load_model(Path(folder), device)
+
+
+def compare(bridge: TransformerBridge, b: str, repeats: int, n_prompts: int = N_PROMPTS, n_sets: int = N_SETS) -> Row:
+    """One kind of B: times of the whole grid, both ways from the prompts to the logits."""
+    family = Family()
+    pairing = draw_pairing(family, n_prompts, N_EXAMPLES, b=b)
+    prompts = [encode_questions(part, bridge.tokenizer) for part in (pairing.a, pairing.b)]
+    numbers = numbers_of(bridge.tokenizer, family.n_numbers - 1)
+    shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
+    like = [Head(layer, 0) for layer in range(0, shape[0], 8)]
+    chosen = ablations(shape, random_heads(shape, like, n_sets - 1, seed=0))  # and the empty one
+    times: dict[str, list[float]] = {"ours": [], "plain": []}
+    ours_grid(bridge, *prompts, chosen, numbers)  # warm
+    for _ in range(repeats):
+        for name, way in (("ours", ours_grid), ("plain", plain_grid)):
+            start = time.perf_counter()
+            found = way(bridge, *prompts, chosen, numbers)
+            if found.is_cuda:
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+            ours = found if name == "ours" else ours
+    if not ours.flatten(1, 2).std(1).max() > CHANGED:
+        raise TalkingHeadsError("Patches hardly change the logits: agreement would mean nothing.")
+    difference = (ours - found).abs().max().item()
+    tokens = f"{prompts[0].tokens.shape[1]} and {prompts[1].tokens.shape[1]} tokens"
+    case = f"{shape[0]} layers x {n_prompts} prompts x {len(chosen)} sets, B sees {b} ({tokens})"
+    ours_s, plain_s = median(times["ours"]), median(times["plain"])
+    return Row(case, ours_s, plain_s, plain_s / ours_s, difference, None, None)
+
+
+def ours_grid(
+    bridge: TransformerBridge, a: PromptSet, b: PromptSet, chosen: Ablations, numbers: Numbers
+) -> Float[Tensor, "n n_layers n_sets n_numbers"]:
+    """By :func:`talking_heads_utils.icl.engine.patch_grid`, its preparation included."""
+    ends_a, ends_b = suffix(bridge, a, 0), suffix(bridge, b, 0)
+    instead = replacements(run_end(ends_a), ZERO)
+    tokens = numbers.ids.to(bridge.cfg.device)
+    return patch_grid(run_end(ends_a, chosen, instead), ends_a, ends_b, tokens).patched
+
+
+@torch.no_grad()
+def plain_grid(
+    bridge: TransformerBridge, a: PromptSet, b: PromptSet, chosen: Ablations, numbers: Numbers
+) -> Float[Tensor, "n n_layers n_sets n_numbers"]:
+    """By hooks on whole prompts, cell by cell."""
+    device, n_layers = bridge.cfg.device, bridge.cfg.n_layers
+    rows = torch.arange(len(a), device=device)
+    end_a, end_b = (p.positions["end"].to(device) for p in (a, b))
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
+    found = []
+    for heads in chosen.heads:
+        hooks = [(f"blocks.{i}.attn.hook_z", _zeroed(out, rows, end_a)) for i, out in enumerate(heads) if out.any()]
+        with bridge.hooks(fwd_hooks=hooks):
+            _, cache = bridge.run_with_cache(a.tokens.to(device), names_filter=lambda name: name in names)
+        cells = []
+        for name in names:
+            patch = _patched(cache[name][rows, end_a], rows, end_b)
+            logits = bridge.run_with_hooks(b.tokens.to(device), fwd_hooks=[(name, patch)])
+            cells.append(logits[rows, end_b][:, numbers.ids.to(device)])
+        found.append(torch.stack(cells, 1))
+    return torch.stack(found, 2)
+
+
+def _zeroed(out: Tensor, rows: Tensor, end: Tensor):
+    def hook(z: Tensor, hook) -> Tensor:
+        z = z.clone()
+        z[rows, end] = z[rows, end].masked_fill(out.to(z.device)[:, None], 0)
+        return z
+
+    return hook
+
+
+def _patched(given: Tensor, rows: Tensor, end: Tensor):
+    def hook(resid: Tensor, hook) -> Tensor:
+        resid = resid.clone()
+        resid[rows, end] = given
+        return resid
+
+    return hook
