@@ -140,6 +140,12 @@ def minis(stage: str = "") -> list[str]:
     return [name for name in names if name in shipped_models()]
 
 
+def learners() -> list[str]:
+    """The trained models that learn functions in context, as far as they ship."""
+    names = ("mini-icl", "mini-icl-plain", "mini-icl-noisy")
+    return [name for name in names if name in shipped_models()]
+
+
 def shown_as(name: str) -> str:
     """What every figure of a model must say it shows."""
     if name == PLANTED:

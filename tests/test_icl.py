@@ -179,6 +179,7 @@ def test_scores_apart():
     found = score_numbers(answered, prompts, torch.tensor([25, 5]))
     assert found.exact.tolist() == [[True, False, False, False], [True, False, False, False]]
     assert found.distance.tolist() == [[0, 3, 2, 2], [0, 1, 1, 16]]
+    assert found.near.tolist() == [[True, True, True, True], [True, True, True, False]]
     assert found.parity.tolist() == [[True, False, True, True], [True, False, False, True]]
     assert found.about.tolist() == [[False, True, True, False], [True, True, True, False]]
     assert found.copied.tolist() == [[False, False, False, True], [False, False, False, True]]

@@ -1,7 +1,7 @@
 """The patch grid of chapter 4: one token per cell on kept keys and values, beside a hooked run of B for every cell.
 
-A model of Llama's shape, 32 layers deep and narrow, has random weights: speed does not depend on their values. The plain
-way runs A once per ablation set and B once per layer and set, whole prompts, all prompts in one batch.
+A model of Llama's shape, 32 layers deep and narrow, has random weights: speed does not depend on their values. The
+plain way runs A once per ablation set and B once per layer and set, whole prompts, all prompts in one batch.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MEASURES = {"exact": "exact", "about": "about a x", "parity": "right parity", "copied": "A's own answer copied"}
 LAW_COLOURS = {LINE: ACCENT, SATURATING: KIND_COLOURS["K"], POWER: KIND_COLOURS["V"], READER: EXPECTED}
-SCORE_COLOURS = {"exact": ACCENT, "about": KIND_COLOURS["K"], "parity": KIND_COLOURS["V"]}
+SCORE_COLOURS = {"exact": ACCENT, "near": KIND_COLOURS["K"], "parity": KIND_COLOURS["V"]}
 LABEL_COLOURS = dict(zip(("a", "b", "parity", "size"), (*KIND_COLOURS.values(), ACCENT)))
 _BLUES = [[0, "rgba(0,114,178,0.05)"], [1, "#0072B2"]]
 
@@ -243,7 +243,7 @@ def parts_figure(table: pd.DataFrame) -> go.Figure:
         for score, colour in SCORE_COLOURS.items():
             error = _error(part, "exact") if score == "exact" else None
             figure.add_trace(
-                go.Bar(x=names, y=part[score].round(3).tolist(), name=MEASURES[score], marker_color=colour,
+                go.Bar(x=names, y=part[score].round(3).tolist(), name=score, marker_color=colour,
                        error_y=error, visible=i == 0, customdata=part["distance"].round(1).tolist(),
                        hovertemplate="without %{x}: %{y:.2f}<br>off by %{customdata} on average<extra></extra>")
             )  # fmt: skip

@@ -1,5 +1,6 @@
 """In-context learning of y = a x + b: chapter 4. Modules import downwards in this list, never up.
 
+``claims``      the post's claims and their verdicts, by fixed rules
 ``study``       the chapter's experiments on one model, as tables
 ``parts``       layers taken out, probes, attention to earlier answers
 ``additivity``  what one example does at the last token, and whether it adds

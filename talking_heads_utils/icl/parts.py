@@ -25,8 +25,11 @@ RIDGE = 1e-2
 
 
 def layer_table(reader: Reader, prompts: PromptSet, *, has_mlps: bool = True) -> pd.DataFrame:
-    """What is left of each score with one layer's attention or MLP out at ``end``: columns ``part, layer, exact, low,
-    high, about, parity, distance, n`` (distance: mean). The plain run is part ``nothing``."""
+    """What is left of each score with one layer's attention or MLP out at ``end``.
+
+    Columns ``part, layer, exact, low, high, near, parity, parity_low, parity_high, distance, n`` (95% intervals over
+    prompts; distance: mean). The plain run is part ``nothing``.
+    """
     import pandas as pd
 
     n_layers = reader.shape[0]
@@ -38,10 +41,11 @@ def layer_table(reader: Reader, prompts: PromptSet, *, has_mlps: bool = True) ->
     for i, name in enumerate(chosen.names):
         part, _, layer = name.partition(" ")
         exact = bootstrap_mean(scores.exact[:, i].double(), n_boot=1000)
+        parity = bootstrap_mean(scores.parity[:, i].double(), n_boot=1000)
         rows.append(
             dict(part=part, layer=int(layer) if layer else None, exact=exact.mean, low=exact.low, high=exact.high,
-                 about=scores.about[:, i].double().mean().item(), parity=scores.parity[:, i].double().mean().item(),
-                 distance=scores.distance[:, i].double().mean().item(), n=exact.n)
+                 near=scores.near[:, i].double().mean().item(), parity=parity.mean, parity_low=parity.low,
+                 parity_high=parity.high, distance=scores.distance[:, i].double().mean().item(), n=exact.n)
         )  # fmt: skip
     return pd.DataFrame(rows)
 

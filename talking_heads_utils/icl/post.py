@@ -32,6 +32,23 @@ def patching_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def said() -> dict[str, str]:
+    """What the post or its notebooks show for each of :mod:`talking_heads_utils.icl.claims`, in one line."""
+    report = reported()
+    scores = head_scores()
+    rose = (scores.iloc[:, 1] > scores.iloc[:, 0]).sum()
+    moved = [row["b_answers_30"] for row in report["patching"]]
+    return {
+        "Many heads are redundant": "claimed; no measure, no unablated baseline",
+        "The first layer whose patch works moves up as heads go": f"2x appears at: {'; '.join(moved)}",
+        "Backup heads step in": f"{rose} of {scores.dropna().shape[0]} named heads rise, left free",
+        "Log-odds are a line in n": "claimed; no result",
+        "Contributions of examples add": "claimed; no result",
+        "MLPs hold subtasks (parity apart from size)": "claimed; no result for this model",
+        "The token before y attends to earlier y": "claimed from patterns; no number",
+    }
+
+
 def head_scores() -> pd.DataFrame:
     """The post's scores of named heads, before and after layers 10 and 11 are out; missing where none was stored."""
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Scores of an answer that is a number: exact, how far off, of the right parity, about a x. Each by itself."""
+"""Scores of an answer that is a number: exact, near, of the right parity, about a x. Each by itself."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from talking_heads_utils.icl.prompts import Numbers
 from talking_heads_utils.tasks.prompts import PromptSet
 
 ABOUT = 1  # "about a x" is a x itself or one more or less
+NEAR = 3  # of the right answer, as 2x is of the post's 2x + 3
 
 
 @dataclass(frozen=True)
 class NumberScores:
-    """One value per prompt and cell. distance: |answer - (a x + b)|. copied: another prompt's answer, where asked."""
+    """One value per prompt and cell. distance: |answer - (a x + b)|. near: at most :data:`NEAR` of it. about: a x, give
+    or take :data:`ABOUT`. copied: another prompt's answer, where asked."""
 
     exact: Bool[Tensor, "n *cells"]
     distance: Int[Tensor, "n *cells"]
+    near: Bool[Tensor, "n *cells"]
     parity: Bool[Tensor, "n *cells"]
     about: Bool[Tensor, "n *cells"]
     copied: Bool[Tensor, "n *cells"] | None
@@ -34,6 +37,7 @@ def score_numbers(
     return NumberScores(
         exact=answered == right,
         distance=(answered - right).abs(),
+        near=(answered - right).abs() <= NEAR,
         parity=answered % 2 == right % 2,
         about=(answered - a * x).abs() <= ABOUT,
         copied=None if other is None else answered == _column(other.tolist(), answered),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.icl import additivity, curves, parts, redundancy
-from talking_heads_utils.icl.ablation import NOTHING, ZERO, Ablations, ablations, by_layer
+from talking_heads_utils.icl.ablation import NOTHING, ZERO, Ablations, ablations, by_layer, random_heads
 from talking_heads_utils.icl.engine import RESID, EndRun, patch_grid, replacements, run_end
 from talking_heads_utils.icl.family import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.icl.prompts import (
@@ -237,6 +237,19 @@ def strongest(s: Subject, k: int, *, n: int = 64) -> list[Head]:
     select, _ = reader(s, n, part=2)
     worth = redundancy.effects(select, [[head] for head in select.heads]).mean(0)
     return [select.heads[i] for i in worth.argsort(descending=True)[:k].tolist()]
+
+
+def others(s: Subject, heads: Sequence[Head]) -> list[Head]:
+    """As many heads as these, drawn at random from the rest of the model."""
+    rest = [Head(layer, head) for layer in range(s.shape[0]) for head in range(s.shape[1])]
+    rest = [head for head in rest if head not in heads]
+    order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(s.seed))
+    return [rest[i] for i in order[: len(heads)].tolist()]
+
+
+def random_sets(s: Subject, like: Sequence[Head], n_sets: int) -> dict[str, list[Head]]:
+    """:func:`talking_heads_utils.icl.ablation.random_heads` of this model and seed."""
+    return random_heads(s.shape, like, n_sets, s.seed)
 
 
 def interaction_table(s: Subject, heads: Sequence[Head], *, n: int = 64) -> pd.DataFrame:

@@ -1,0 +1,174 @@
+"""The post's claims, each with its measure, its control and a verdict that follows from numbers by a fixed rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from talking_heads_utils.icl.curves import LAWS, LINE
+from talking_heads_utils.icl.study import first_working_layer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim about one model. measured, control: what was seen, with intervals and n, as text."""
+
+    claim: str
+    measured: str
+    control: str
+    verdict: str
+
+
+def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
+    """Do pairs of the strongest heads stand in for each other more than random pairs do?
+
+    Supported if a larger share of the strong pairs than of the random pairs has an interval above 0, and at least one;
+    not supported if no strong pair has.
+    """
+    up, up_random = (float((table["low"] > 0).mean()) for table in (strong, random))
+    best = strong.loc[strong["interaction"].idxmax()]
+    verdict = SUPPORTED if up > up_random else UNDECIDED if up else NOT_SUPPORTED
+    return Verdict(
+        "Many heads are redundant",
+        f"{_share(strong['low'] > 0)} pairs of the strongest heads above 0, most {best['a']} and {best['b']}: "
+        f"{best['interaction']:.2f} nats [{best['low']:.2f}, {best['high']:.2f}], n = {best['n']}",
+        f"{_share(random['low'] > 0)} pairs of random heads above 0",
+        verdict,
+    )
+
+
+def moving_layer(table: pd.DataFrame, plain: str) -> Verdict:
+    """Does the first layer whose residual stream carries the function move up as heads are taken out?
+
+    Supported if it does for some set and never moves down; undecided if no patch works even without ablation.
+    """
+    first = first_working_layer(table)
+    most = table[(table["set"] == plain) & (table["layer"] >= 0)]["exact"].max()
+    b_alone = table[table["layer"] == -2]["exact"].iloc[0]
+    if first[plain] is None:
+        verdict = UNDECIDED
+    else:
+        moves = [layer - first[plain] for layer in first.values() if layer is not None]
+        verdict = SUPPORTED if max(moves) > 0 and min(moves) >= 0 else NOT_SUPPORTED
+    said = ", ".join(f"{name}: {'none' if layer is None else layer}" for name, layer in first.items())
+    return Verdict(
+        "The first layer whose patch works moves up as heads go",
+        f"first layer at which half the answers are right: {said}; at best {most:.2f} without ablation",
+        f"B with nothing patched: {b_alone:.2f}",
+        verdict,
+    )
+
+
+def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
+    """Do other heads' direct effects rise when strong heads are out, with divisor and direction held fixed?
+
+    Supported if more heads rise than fall (interval above, below 0), by a larger share than after random ablations.
+    """
+    rise, fall = (real["low"] > 0).mean(), (real["high"] < 0).mean()
+    rise_random = (random["low"] > 0).mean()
+    verdict = SUPPORTED if rise > fall and rise > rise_random else NOT_SUPPORTED if rise <= fall else UNDECIDED
+    return Verdict(
+        "Backup heads step in",
+        f"held fixed: {_share(real['low'] > 0)} heads rise, {_share(real['high'] < 0)} fall; left free "
+        f"(the post's way): {_share(real['free'] > 0)} rise",
+        f"after random ablations {_share(random['low'] > 0)} rise, {_share(random['high'] < 0)} fall",
+        verdict,
+    )
+
+
+def line_in_n(fits: pd.DataFrame) -> Verdict:
+    """Do log-odds follow a line in the number of examples better than the other laws, on examples held out?
+
+    Supported if no other law's error is lower; not supported if the best law's interval lies below the line's.
+    """
+    errors = fits.set_index("law")
+    best = min(LAWS, key=lambda law: errors.loc[law, "error"])
+    verdict = UNDECIDED
+    if best == LINE:
+        verdict = SUPPORTED
+    elif errors.loc[best, "high"] < errors.loc[LINE, "low"]:
+        verdict = NOT_SUPPORTED
+    return Verdict(
+        "Log-odds are a line in n",
+        f"error on held-out n: line {_interval(errors.loc[LINE], 'error')}, n = {errors.loc[LINE, 'n']}",
+        f"best: {best} {_interval(errors.loc[best], 'error')}",
+        verdict,
+    )
+
+
+def adds(table: pd.DataFrame) -> Verdict:
+    """Is the sum of what examples do alone what they do together? Supported if every ratio's interval holds 1."""
+    several = table[table["n_examples"] > 1]
+    held = (several["low"] <= 1) & (several["high"] >= 1)
+    last = several.iloc[-1]
+    return Verdict(
+        "Contributions of examples add",
+        f"alone, summed / together at {last['n_examples']} examples: {_interval(last, 'ratio')}, n = {last['n']}",
+        f"1 if they add; cosine of the two {last['cosine']:.2f}",
+        SUPPORTED if held.all() else NOT_SUPPORTED if not held.any() else UNDECIDED,
+    )
+
+
+def looks_back(table: pd.DataFrame) -> Verdict:
+    """Do heads look from the token before an answer to earlier answers more than evenly spread attention would?"""
+    above = table["low"] > table["even"]
+    best = table.loc[table["to_y"].idxmax()]
+    return Verdict(
+        "The token before y attends to earlier y",
+        f"{_share(above)} heads above even; most {best['head']} {_interval(best, 'to_y')}, n = {best['n']}",
+        f"spread evenly: {best['even']:.2f}",
+        SUPPORTED if above.any() else NOT_SUPPORTED,
+    )
+
+
+def in_parts(table: pd.DataFrame) -> Verdict:
+    """Does an MLP hold parity alone: without it parity is chance while answers stay near?
+
+    Supported if for some MLP parity's interval holds one half and at least half of the answers are near the right one;
+    the same asked of attention layers is the control.
+    """
+    found = {}
+    for part in ("MLP", "attention"):
+        rows = table[table["part"] == part]
+        parted = rows[(rows["parity_low"] <= 0.5) & (rows["near"] >= 0.5)]
+        found[part] = (len(parted), len(rows), rows.loc[rows["parity"].idxmin()] if len(rows) else None)
+    n, of, least = found["MLP"]
+    told = "no MLP" if least is None else (
+        f"{n} of {of} MLPs; least parity without MLP {int(least['layer'])}: {least['parity']:.2f} "
+        f"[{least['parity_low']:.2f}, {least['parity_high']:.2f}], near {least['near']:.2f}, n = {least['n']}"
+    )  # fmt: skip
+    verdict = UNDECIDED if not of else SUPPORTED if n > found["attention"][0] else NOT_SUPPORTED
+    control = f"attention layers: {found['attention'][0]} of {found['attention'][1]}"
+    return Verdict("MLPs hold subtasks (parity apart from size)", told, control, verdict)
+
+
+def takeaway(verdicts: dict[str, list[Verdict]]) -> str:
+    """Each model's last verdict in words, for the line under a figure."""
+    said = (f"{name}: {some[-1].measured} ({some[-1].control})" for name, some in verdicts.items())
+    return f"**Takeaway.** {'; '.join(said)}."
+
+
+def claims_table(verdicts: dict[str, list[Verdict]]) -> pd.DataFrame:
+    """Model by model, claim by claim: columns ``claim, model, measured, control, verdict``."""
+    import pandas as pd
+
+    rows = [dict(claim=v.claim, model=model, measured=v.measured, control=v.control, verdict=v.verdict)
+            for model, some in verdicts.items() for v in some]  # fmt: skip
+    return pd.DataFrame(rows).sort_values("claim", kind="stable", key=lambda c: c.map(_order(rows)))
+
+
+def _order(rows: list[dict]) -> dict[str, int]:
+    return {claim: i for i, claim in enumerate(dict.fromkeys(row["claim"] for row in rows))}
+
+
+def _share(flags: pd.Series) -> str:
+    return f"{int(flags.sum())} of {len(flags)}"
+
+
+def _interval(row: pd.Series, value: str) -> str:
+    return f"{row[value]:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
