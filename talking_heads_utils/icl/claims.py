@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 from typing import TYPE_CHECKING
 
 from talking_heads_utils.icl.curves import LAWS, LINE
@@ -27,25 +28,34 @@ class Verdict:
 def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     """Do pairs of the strongest heads stand in for each other more than random pairs do?
 
-    Supported if a larger share of the strong pairs than of the random pairs has an interval above 0, and at least one;
-    not supported if no strong pair has.
+    Near certainty any two losses cost more together than alone, so a positive interaction by itself means little.
+    Supported if more of the strong pairs than of the random pairs lie above 0 (interval; exact test at 5%, as if pairs
+    were independent); not supported if none does.
     """
-    up, up_random = (float((table["low"] > 0).mean()) for table in (strong, random))
+    up, up_random = (int((table["low"] > 0).sum()) for table in (strong, random))
     best = strong.loc[strong["interaction"].idxmax()]
-    verdict = SUPPORTED if up > up_random else UNDECIDED if up else NOT_SUPPORTED
+    p = tail(up, len(strong), up_random, len(random))
+    verdict = NOT_SUPPORTED if not up else SUPPORTED if p < 0.05 else UNDECIDED
     return Verdict(
         "Many heads are redundant",
         f"{_share(strong['low'] > 0)} pairs of the strongest heads above 0, most {best['a']} and {best['b']}: "
         f"{best['interaction']:.2f} nats [{best['low']:.2f}, {best['high']:.2f}], n = {best['n']}",
-        f"{_share(random['low'] > 0)} pairs of random heads above 0",
+        f"{_share(random['low'] > 0)} pairs of random heads above 0, p = {p:.2f}",
         verdict,
     )
+
+
+def tail(up: int, n: int, up_other: int, n_other: int) -> float:
+    """Fisher's exact test, one-sided: chance of so many or more of all marked ones among the first ``n``."""
+    marked, every = up + up_other, n + n_other
+    ways = [comb(n, k) * comb(n_other, marked - k) for k in range(up, min(n, marked) + 1)]
+    return sum(ways) / comb(every, marked)
 
 
 def moving_layer(table: pd.DataFrame, plain: str) -> Verdict:
     """Does the first layer whose residual stream carries the function move up as heads are taken out?
 
-    Supported if it does for some set and never moves down; undecided if no patch works even without ablation.
+    Supported if it does for some set and never moves down; undecided if no patch works without ablation, or none with.
     """
     first = first_working_layer(table)
     most = table[(table["set"] == plain) & (table["layer"] >= 0)]["exact"].max()
@@ -53,8 +63,8 @@ def moving_layer(table: pd.DataFrame, plain: str) -> Verdict:
     if first[plain] is None:
         verdict = UNDECIDED
     else:
-        moves = [layer - first[plain] for layer in first.values() if layer is not None]
-        verdict = SUPPORTED if max(moves) > 0 and min(moves) >= 0 else NOT_SUPPORTED
+        moves = [layer - first[plain] for name, layer in first.items() if layer is not None and name != plain]
+        verdict = UNDECIDED if not moves else SUPPORTED if max(moves) > 0 and min(moves) >= 0 else NOT_SUPPORTED
     said = ", ".join(f"{name}: {'none' if layer is None else layer}" for name, layer in first.items())
     return Verdict(
         "The first layer whose patch works moves up as heads go",

@@ -1,0 +1,120 @@
+"""Verdicts follow from tables by fixed rules, each way; and the post's numbers are quoted as they are stored."""
+
+import pandas as pd
+import pytest
+
+from talking_heads_utils.icl import claims, curves, post
+from talking_heads_utils.icl.claims import NOT_SUPPORTED, SUPPORTED, UNDECIDED
+
+
+def pairs(n_up, n=15):
+    return pd.DataFrame(
+        [dict(a="L0H0", b=f"L0H{i}", interaction=0.3 if i < n_up else -0.1, low=0.1 if i < n_up else -0.2,
+              high=0.5 if i < n_up else 0.1, n=64) for i in range(n)]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("strong", "random", "verdict"), [(12, 2, SUPPORTED), (9, 7, UNDECIDED), (0, 0, NOT_SUPPORTED), (2, 14, UNDECIDED)]
+)
+def test_redundancy_must_exceed_that_of_random_pairs(strong, random, verdict):
+    found = claims.redundant(pairs(strong), pairs(random))
+    assert found.verdict == verdict and f"{strong} of 15" in found.measured and f"{random} of 15" in found.control
+
+
+def test_the_exact_tail():
+    """Fisher's test by hand: of 4 marked among 8, at least 3 among the first 4: (4*4 + 1) / 70."""
+    assert claims.tail(3, 4, 1, 4) == pytest.approx(17 / 70)
+    assert claims.tail(0, 5, 5, 5) == pytest.approx(1.0)
+
+
+def patches(first):
+    rows = []
+    for name, layer in first.items():
+        rows += [dict(set=name, layer=-2, exact=0.05), dict(set=name, layer=-1, exact=1.0)]
+        rows += [dict(set=name, layer=k, exact=0.9 if layer is not None and k >= layer else 0.1) for k in range(4)]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("first", "verdict"),
+    [
+        ({"nothing": 1, "a": 2, "b": 1}, SUPPORTED),
+        ({"nothing": 1, "a": 1}, NOT_SUPPORTED),
+        ({"nothing": 2, "a": 3, "b": 1}, NOT_SUPPORTED),
+        ({"nothing": None, "a": None}, UNDECIDED),
+        ({"nothing": 1, "a": None}, UNDECIDED),
+    ],
+)
+def test_a_layer_that_moves(first, verdict):
+    assert claims.moving_layer(patches(first), "nothing").verdict == verdict
+
+
+def heads(rise, fall, n=10):
+    low = [0.1] * rise + [-0.2] * (n - rise)
+    high = [0.2] * rise + [-0.1] * fall + [0.1] * (n - rise - fall)
+    return pd.DataFrame(dict(low=low, high=high, free=[0.1] * n))
+
+
+@pytest.mark.parametrize(
+    ("real", "random", "verdict"),
+    [((6, 1), (1, 1), SUPPORTED), ((1, 5), (0, 0), NOT_SUPPORTED), ((3, 1), (5, 1), UNDECIDED)],
+)
+def test_backups_rise_more_than_after_random_ablations(real, random, verdict):
+    found = claims.backups(heads(*real), heads(*random))
+    assert found.verdict == verdict and "left free (the post's way): 10 of 10" in found.measured
+
+
+@pytest.mark.parametrize(
+    ("line", "best", "verdict"),
+    [((0.1, 0.05, 0.2), (0.5, 0.4, 0.6), SUPPORTED), ((2, 1.8, 2.2), (0.1, 0, 0.2), NOT_SUPPORTED),
+     ((0.3, 0.1, 0.5), (0.2, 0.1, 0.4), UNDECIDED)],
+)  # fmt: skip
+def test_a_line_must_beat_the_other_laws(line, best, verdict):
+    rows = [dict(law=law, error=9.0, low=8.0, high=9.5, n=50) for law in curves.LAWS[2:]]
+    rows += [dict(law=law, error=v[0], low=v[1], high=v[2], n=50) for law, v in zip(curves.LAWS, (line, best))]
+    assert claims.line_in_n(pd.DataFrame(rows)).verdict == verdict
+
+
+def test_sums_that_add():
+    def table(*ends):
+        return pd.DataFrame([dict(n_examples=k + 1, ratio=sum(e) / 2, low=e[0], high=e[1], cosine=0.9, n=40)
+                             for k, e in enumerate(ends)])  # fmt: skip
+
+    assert claims.adds(table((1, 1), (0.9, 1.1), (0.8, 1.2))).verdict == SUPPORTED
+    assert claims.adds(table((1, 1), (0.9, 1.1), (1.8, 2.2))).verdict == UNDECIDED
+    assert claims.adds(table((1, 1), (1.2, 1.4), (1.8, 2.2))).verdict == NOT_SUPPORTED
+
+
+def test_parts():
+    def table(mlp, attention):
+        rows = [dict(part=part, layer=0.0, parity=p, parity_low=p - 0.05, parity_high=p + 0.05, near=near, n=100)
+                for part, (p, near) in (("MLP", mlp), ("attention", attention))]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    assert claims.in_parts(table((0.5, 0.9), (0.9, 0.9))).verdict == SUPPORTED
+    assert claims.in_parts(table((0.5, 0.1), (0.9, 0.9))).verdict == NOT_SUPPORTED, "far off is no part of it"
+    assert claims.in_parts(table((0.5, 0.9), (0.5, 0.9))).verdict == NOT_SUPPORTED, "attention does the same"
+    assert claims.in_parts(table((0.5, 0.9), (0.5, 0.9))[1:]).verdict == UNDECIDED
+
+
+def test_looking_back():
+    ends = dict(L0H0=(0.5, 0.4, 0.6), L0H1=(0.1, 0.0, 0.2))
+    rows = [dict(head=h, to_y=m, low=lo, high=hi, even=0.2, n=9) for h, (m, lo, hi) in ends.items()]
+    found = claims.looks_back(pd.DataFrame(rows))
+    assert found.verdict == SUPPORTED and "1 of 2 heads" in found.measured and "L0H0" in found.measured
+    assert claims.looks_back(pd.DataFrame(rows[1:])).verdict == NOT_SUPPORTED
+
+
+def test_the_posts_column_covers_every_claim():
+    report = post.reported()
+    assert report["model"] == "meta-llama/Meta-Llama-3-8B" and "6e463f3" in report["source"]
+    assert sum(report["sweep"][k] for k in ("exactly_2x", "one_more", "one_less", "other")) == report["sweep"]["n"]
+    verdicts = [claims.redundant(pairs(1), pairs(1)), claims.moving_layer(patches({"nothing": 1, "a": 2}), "nothing"),
+                claims.backups(heads(1, 1), heads(1, 1))]  # fmt: skip
+    said = post.said()
+    assert {v.claim for v in verdicts} <= set(said) and len(said) == 7
+    assert said["Backup heads step in"].startswith("2 of 3 named heads rise")
+    table = claims.claims_table({"one": verdicts, "other": verdicts[:1]})
+    assert table["claim"].tolist() == [verdicts[0].claim] * 2 + [v.claim for v in verdicts[1:]]
+    assert len(post.patching_table()) == 4
