@@ -7,19 +7,26 @@ import torch
 from safetensors.torch import load_file
 
 from talking_heads_utils.evaluate import accuracy, answer_logits
-from talking_heads_utils.models import load_model, shipped_models
+from talking_heads_utils.icl import study
+from talking_heads_utils.models import learners, load_model, shipped_models
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.metrics import correct
 from talking_heads_utils.training.lists import SETTLED
 from talking_heads_utils.training.loop import Run
 from talking_heads_utils.training.model import constrain
-from talking_heads_utils.training.spec import FREE, SPECS, MiniSpec
+from talking_heads_utils.training.spec import FREE, SPECS, FunctionsSpec, MiniSpec
 
 FOLDERS = shipped_models()
+LEARNERS = learners()
 
 
-@pytest.fixture(params=FOLDERS)
+@pytest.fixture(params=[name for name in FOLDERS if name not in LEARNERS])
 def name(request):
+    return request.param
+
+
+@pytest.fixture(params=LEARNERS)
+def learner(request):
     return request.param
 
 
@@ -28,7 +35,7 @@ def card_of(name):
 
 
 def test_what_ships():
-    assert set(FOLDERS) == {"mini-token", "mini-token/early"}
+    assert set(FOLDERS) == {"mini-token", "mini-token/early", *LEARNERS} and LEARNERS
 
 
 def test_it_is_small_and_its_constraint_holds(name, tmp_path):
@@ -82,3 +89,30 @@ def test_batches_give_the_same_logits_as_one_run():
     whole, parts = answer_logits(bridge, prompts, batch=64), answer_logits(bridge, prompts, batch=7)
     torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
     assert correct(whole, prompts).shape == (30,)
+
+
+def test_a_learner_is_small_and_its_card_says_what_it_does(learner, tmp_path):
+    card = card_of(learner)
+    spec = FunctionsSpec(**card["spec"])
+    assert spec == SPECS[learner] and (FOLDERS[learner] / "model.safetensors").stat().st_size < 4_000_000
+    run = Run(spec, card["seed"], tmp_path)
+    run.model.load_state_dict(load_file(FOLDERS[learner] / "model.safetensors"))
+    for key, value in run.accuracy().items():
+        assert value == pytest.approx(card["accuracy"][key], abs=0.011), key
+    text = (FOLDERS[learner] / "README.md").read_text()
+    assert f"| {card['accuracy']['k=12']:.1%} |" in text and "toy" in text
+    if not spec.noise:
+        assert card["accuracy"]["k=12"] >= 0.9 > card["accuracy"]["k=1"]
+
+
+def test_a_learner_loads_in_plain_transformers_and_learns_in_context(learner):
+    from transformers import AutoModelForCausalLM
+
+    s = study.subject(learner)
+    prompts = s.prompts(20)
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(FOLDERS[learner])(prompts.tokens).logits[:, -1]
+    torch.testing.assert_close(answer_logits(s.bridge, prompts), theirs, atol=2e-3, rtol=1e-3)
+    table = study.accuracy_table(s, 100).set_index(["functions", "k"])
+    assert table.loc[("trained", 12), "model_accuracy"] > table.loc[("trained", 1), "model_accuracy"] + 0.1
+    assert table.loc[("trained", 0), "model_accuracy"] < 0.15
