@@ -231,7 +231,9 @@ def test_a_functions_run_resumes_with_its_dropout_and_its_noise(tmp_path):
     train(Run(spec, 3, tmp_path / "b"), resume=True, **quiet)
     a, b = (tmp_path / run / FINAL for run in "ab")
     assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
-    assert "replaced with probability 0.5" in (a / "README.md").read_text() and not (tmp_path / "a" / EARLY).exists()
+    card = (a / "README.md").read_text()
+    assert "| exact reader |" in card and "in brackets functions held out" in card and "[" in card.split("a \\ b")[1]
+    assert "replaced with probability 0.5" in card and not (tmp_path / "a" / EARLY).exists()
 
 
 def test_a_free_model_is_left_alone(tmp_path):

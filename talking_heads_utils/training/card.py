@@ -32,11 +32,24 @@ A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads and d_model {spec[
 Step {run["step"]} of {spec["n_steps"]}{_time(run)}.{"" if "n_pairs" in spec else " " + _lists(run, spec)}
 Accuracy over the whole vocabulary on 200 fixed prompts each{", after k examples" if "n_pairs" in spec else ""}:
 
-{_table(run)}
+{_table(run)}{_by_function(run) if "by_function" in run else ""}
 
 Loads in plain `transformers`, and by `talking_heads_utils.models.load_model`. This is a toy: no result on it is a
 result on GPT-2{" or on Llama" if "n_pairs" in spec else ""}.
 """
+
+
+def _by_function(run: dict) -> str:
+    """Accuracy after all examples, a by b, held-out functions in brackets."""
+    rows = run["by_function"]
+    every_b = sorted({row["b"] for row in rows})
+    lines = [["a \\ b", *map(str, every_b)], ["---"] * (len(every_b) + 1)]
+    for a in sorted({row["a"] for row in rows}):
+        cells = {row["b"]: f"[{row['accuracy']:.2f}]" if row["held_out"] else f"{row['accuracy']:.2f}"
+                 for row in rows if row["a"] == a}  # fmt: skip
+        lines.append([str(a), *(cells[b] for b in every_b)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"\n\nAfter all examples, function by function, 20 prompts each; in brackets functions held out:\n\n{table}"
 
 
 def _functions(spec: dict) -> str:
@@ -90,4 +103,6 @@ def _table(run: dict) -> str:
     lengths = list(run["accuracy"])
     rows = [["step", "loss", *lengths], ["---"] * (len(lengths) + 2)]
     rows += [[str(e["step"]), f"{e['loss']:.3f}", *(f"{e['accuracy'][name]:.1%}" for name in lengths)] for e in log]
+    if "exact_reader" in run:
+        rows.append(["exact reader", "", *(f"{run['exact_reader'][name]:.1%}" for name in lengths)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.icl.family import Examples, Family
+from talking_heads_utils.icl.family import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.training.data import BOS, UNKNOWN
 from talking_heads_utils.training.spec import FunctionsSpec
 
@@ -118,12 +118,40 @@ class FunctionsJob:
         """Accuracy after k examples on fixed prompts, of the functions that training shows and of those held out."""
         model.eval()
         family, found = self.spec.family(), {}
-        for name, among in (("", ~family.held_out), ("held-out ", family.held_out)):
-            examples = self._draw(np.random.default_rng([9, len(name)]), family, n, among)
+        for name in ("", "held-out "):
+            examples = self._fixed(family, name, n)
             right = self.answer_logits(model, examples, device).argmax(-1).cpu() == examples.clean
             found |= {f"{name}k={k}": value for k, value in enumerate(right.float().mean(0).tolist())}
         model.train()
         return found
+
+    def about(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, Any]:
+        """For the card: the exact reader's accuracy on the prompts of :meth:`accuracy`, and the model's after all
+        examples function by function, on 20 prompts each."""
+        family, reader = self.spec.family(), {}
+        uniform = torch.full((len(family.functions),), 1 / len(family.functions))
+        for name, prior in (("", trained_prior(family)), ("held-out ", uniform)):
+            found = bayes_accuracy(family, self._fixed(family, name, n), prior).mean(0)
+            reader |= {f"{name}k={k}": round(value, 4) for k, value in enumerate(found.tolist())}
+        return dict(exact_reader=reader, by_function=self._by_function(model, family, device))
+
+    @torch.no_grad()
+    def _by_function(self, model: GPT2LMHeadModel, family: Family, device: str) -> list[dict[str, Any]]:
+        model.eval()
+        rows = []
+        for i, (a, b) in enumerate(family.functions.tolist()):
+            among = torch.arange(len(family.functions)) == i
+            examples = self._draw(np.random.default_rng([10, i]), family, 20, among)
+            right = self.answer_logits(model, examples, device)[:, -1].argmax(-1).cpu() == examples.clean[:, -1]
+            held_out = bool(family.held_out[i])
+            rows.append(dict(a=a, b=b, held_out=held_out, accuracy=round(right.float().mean().item(), 2)))
+        model.train()
+        return rows
+
+    def _fixed(self, family: Family, name: str, n: int) -> Examples:
+        """The prompts that accuracies are taken on, of trained (empty name) or held-out functions."""
+        among = family.held_out if name else ~family.held_out
+        return self._draw(np.random.default_rng([9, len(name)]), family, n, among)
 
     def where(self, progress: Progress) -> str:
         """What the line of progress says beyond steps and loss."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -76,6 +76,10 @@ class ListsJob:
             found[name] = (self._run(model, batch, device)[0].argmax(-1).cpu() == batch.answers).float().mean().item()
         model.train()
         return found
+
+    def about(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, Any]:
+        """For the card: nothing beyond accuracies."""
+        return {}
 
     def where(self, progress: Progress) -> str:
         """What the line of progress says beyond steps and loss."""

@@ -111,8 +111,9 @@ class Run:
         self.model.save_pretrained(part, safe_serialization=True)
         self.tokenizer.save_pretrained(part)
         card = dict(
-            spec=asdict(self.spec), seed=self.seed, stage=stage, accuracy=self.accuracy(), **asdict(self.progress)
-        )
+            spec=asdict(self.spec), seed=self.seed, stage=stage, accuracy=self.accuracy(),
+            **self.job.about(self.model, N_EVAL, self.device), **asdict(self.progress),
+        )  # fmt: skip
         (part / "training.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         write_card(part)
         target.mkdir(parents=True, exist_ok=True)
