@@ -63,6 +63,8 @@ def test_runs_alternate():
 def test_both_ways_of_patching_agree(b):
     row = icl_bench.compare(icl_bench.narrow_llama("cpu", n_layers=3), b, repeats=1, n_prompts=4, n_sets=3)
     assert row.max_abs_diff < 1e-4 and "3 layers x 4 prompts x 3 sets" in row.case
+    tokens = 6 if b == NO_EXAMPLES else 78  # <bos> \n ( x , and a space; six more for each pair
+    assert f"(78 and {tokens} tokens)" in row.case
 
 
 def test_both_ways_of_steering_agree():

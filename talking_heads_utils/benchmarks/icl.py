@@ -32,11 +32,10 @@ from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.tasks.prompts import PromptSet
-from talking_heads_utils.training.functions import number_tokenizer
-from talking_heads_utils.training.spec import FunctionsSpec
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerFast
 
 ABOUT = "Llama's shape, 32 layers of width 128, random values"
 N_LAYERS, N_PROMPTS, N_SETS, N_EXAMPLES = 32, 64, 6, 12
@@ -54,8 +53,7 @@ def narrow_llama(device: str, n_layers: int = N_LAYERS) -> TransformerBridge:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    spec = FunctionsSpec("benchmark", n_steps=0)
-    tokenizer = number_tokenizer(spec)
+    tokenizer = bracket_tokenizer(Family().n_numbers)
     config = LlamaConfig(
         hidden_size=128, num_hidden_layers=n_layers, num_attention_heads=8, num_key_value_heads=2,
         intermediate_size=352, vocab_size=len(tokenizer), max_position_embeddings=128, initializer_range=0.1,
@@ -64,6 +62,17 @@ def narrow_llama(device: str, n_layers: int = N_LAYERS) -> TransformerBridge:
         LlamaForCausalLM(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return load_model(Path(folder), device)
+
+
+def bracket_tokenizer(n_numbers: int) -> PreTrainedTokenizerFast:
+    """Brackets, comma, space and line end are tokens, as in Llama's prompts of the post, which end on a space."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<bos>", "(", ")\n", ",", " ", "\n", ")", *map(str, range(n_numbers))]
+    model = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<bos>"))
+    model.pre_tokenizer = pre_tokenizers.Split(Regex(r"\)\n|[0-9]+|[(), \n]"), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<bos>", eos_token="<bos>", unk_token="<bos>")
 
 
 def compare(bridge: TransformerBridge, b: str, repeats: int, n_prompts: int = N_PROMPTS, n_sets: int = N_SETS) -> Row:
