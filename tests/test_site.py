@@ -97,7 +97,7 @@ def test_every_figure_is_drawn_numbered_captioned_and_described(driver, page, n)
     plots = driver.find_elements("css selector", ".plotly-graph-div")
     assert len(plots) == n
     for plot in plots:
-        assert len(plot.get_attribute("aria-label")) > 60 and plot.get_attribute("role") == "img"
+        assert len(plot.get_attribute("aria-label")) > 60 and plot.get_attribute("role") == "group"
         figure = plot.find_element("xpath", "./ancestor::figure")
         caption = figure.find_element("tag name", "figcaption").text
         assert re.match(r"Fig. \d", caption) and re.search("real weights|[Pp]lanted|trained here", caption)
@@ -292,14 +292,71 @@ def test_heads_of_the_explorer_page_are_large_enough_to_touch(driver):
     assert min(size) >= 24
 
 
+def set_theme(driver, theme):
+    driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+
+
 def test_dark_mode_reaches_the_figures(driver):
-    open_page(driver, CHAPTER)
-    colour = "return getComputedStyle(document.querySelector('.plotly-graph-div .xtick text')).fill"
-    light = driver.execute_script(f"document.documentElement.dataset.theme = 'light'; {colour}")
-    dark = driver.execute_script(f"document.documentElement.dataset.theme = 'dark'; {colour}")
-    assert light != dark
+    """Text, error bars, the buttons, and the axes of a 3D scene, which no style sheet reaches."""
+    open_page(driver, "notebooks/02_positional_subspace.html")
+    script = """
+        const ink = getComputedStyle(document.documentElement).getPropertyValue('--pst-color-text-base').trim();
+        const layouts = [...document.querySelectorAll('.plotly-graph-div')].map(div => div._fullLayout);
+        const scene = layouts.find(layout => layout.scene).scene;
+        return [ink, layouts.map(layout => layout.font.color), scene.xaxis.tickfont.color,
+            getComputedStyle(document.querySelector('.plotly-graph-div .xtick text')).fill,
+            document.querySelectorAll('.plotly-graph-div')[1]._fullData[0].error_y.color]
+    """
+    fills = []
+    for theme in ("light", "dark"):
+        set_theme(driver, theme)
+        wait_for(lambda: {driver.execute_script(script)[0]} == set(driver.execute_script(script)[1]))
+        ink, _, scene, fill, error = driver.execute_script(script)
+        assert scene == error == ink
+        fills.append(fill)
+    assert fills[0] != fills[1]
     background = driver.execute_script("return document.querySelector('.plotly-graph-div .main-svg').style.background")
     assert "rgba(0, 0, 0, 0)" in background
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if "notebooks/" in page])
+def test_every_control_of_a_figure_answers_to_keys(driver, page):
+    """Plotly's own menus and sliders do not: none is left, and each that took its place changes what is drawn."""
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(driver, page)
+    assert not driver.find_elements("css selector", ".slider-container, .updatemenu-container")
+    controls = driver.find_elements("css selector", ".figure-controls :is(select, input)")
+    assert len(controls) >= 5
+    script = """
+        const div = arguments[0].closest('.figure-controls').nextElementSibling, title = div._fullLayout.title?.text;
+        return title + JSON.stringify(div._fullData.map(t => [t.visible, t.x, t.y, t.z, t.marker?.color]));
+    """
+    for control in controls:
+        assert control.accessible_name
+        before = driver.execute_script(script, control)
+        at_end = control.tag_name == "input" and control.get_attribute("value") == control.get_attribute("max")
+        key = Keys.ARROW_DOWN if control.tag_name == "select" else Keys.ARROW_LEFT if at_end else Keys.ARROW_RIGHT
+        control.send_keys(key)
+        wait_for(lambda control=control, before=before: driver.execute_script(script, control) != before)
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop, light", "phone, dark"])
+@pytest.mark.parametrize("page", [*pages(), f"{EXPLORER}#L8H10.1"])
+def test_axe_finds_no_barrier(driver, page, size):
+    """WCAG 2.2 A and AA, as far as a program can tell: axe-core's rules, figures drawn."""
+    import axe_playwright_python
+
+    open_page(driver, page, size)
+    set_theme(driver, "light" if size == DESKTOP else "dark")
+    driver.execute_script((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = driver.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(document, {runOnly: arguments[0], resultTypes: ['violations']}).then(done)",
+        ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"],
+    )
+    assert found["passes"], "axe looked at nothing"
+    assert not [(v["id"], node["target"]) for v in found["violations"] for node in v["nodes"]]
 
 
 def test_links_within_the_site_lead_somewhere(driver):

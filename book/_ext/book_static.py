@@ -70,7 +70,7 @@ def figure_html(spec, about, place):
     height = spec.get("layout", {}).get("height") or 450
     content = json.dumps(spec, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     ident = f"plotly-{place}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-    label = f' role="img" aria-label="{attribute(about["alt"])}"' if about else ""
+    label = f' role="group" aria-label="{attribute(about["alt"])}"' if about else ""
     return (
         f'<div class="plotly-graph-div" id="{ident}"{label} style="width:100%;height:{height}px">'
         f'<script type="{MIME}">{content}</script>'
@@ -124,6 +124,12 @@ def dedupe_scripts(app, page, template, context, doctree):
     context["script_files"] = out
 
 
+def mend_roles(app, page, template, context, doctree):
+    """ARIA has dropped the role that docutils gives to entries of a bibliography, which lists may not hold."""
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def setup(app):
     os.environ[BUILD_VARIABLE] = "1"  # kernels inherit it
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # whatever the shell had
@@ -131,7 +137,9 @@ def setup(app):
     if not any(getattr(renderer, "__name__", "") == "PlotlyMime" for renderer in renderers):
         renderers.append(PlotlyMime)
     app.add_css_file("book.css")
+    app.add_js_file("book.js", loading_method="defer")
     app.connect("html-page-context", dedupe_scripts, priority=990)
+    app.connect("html-page-context", mend_roles)
     app.connect("build-finished", copy_bundle)
     app.connect("build-finished", write_explorer)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

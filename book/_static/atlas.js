@@ -255,6 +255,13 @@
   };
 
   /* ---- the tables ---- */
+  const onTableClick = (event) => {
+    const link = event.target.closest("a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go(fromHash(link.hash));
+    parts.tables.querySelector("h2").focus({ preventScroll: true });
+  };
   const link = (view) => element("a", { href: toHash({ ...state, ...view }) }, name(view));
   const table = (title, heads, rows) => element("section", {}, element("h3", { class: "atlas-caption" }, title),
     !rows.length ? element("p", {}, "None at this threshold.") :
@@ -330,11 +337,10 @@
       status.textContent = `The scores could not be read (${error.message}): is the browser up to date, the site whole?`;
       return;
     }
-    Object.assign(parts, { status, graph: element("div", { onclick: onGraphClick, onkeydown: onGraphKey }), tables: element("div", { class: "atlas-tables" }) });
+    Object.assign(parts, { status, graph: element("div", { onclick: onGraphClick, onkeydown: onGraphKey }), tables: element("div", { class: "atlas-tables", onclick: onTableClick }) });
     root.replaceChildren(buildControls(), buildLegend(), parts.graph, status, element("p", { class: "atlas-note" }, nullNote()), parts.tables);
     readAddress();
     addEventListener("popstate", readAddress);
-    parts.tables.addEventListener("click", (event) => { if (event.target.closest("a")) setTimeout(() => parts.tables.querySelector("h2")?.focus({ preventScroll: true })); });
     let width = parts.graph.clientWidth;
     new ResizeObserver(() => { if (width !== (width = parts.graph.clientWidth)) render(); }).observe(parts.graph);
     root.dataset.ready = "true";
