@@ -19,6 +19,7 @@ from talking_heads_utils import roles
 from talking_heads_utils.components import relative_gap
 from talking_heads_utils.figures.style import KIND_READS, ROLE_COLOURS
 from talking_heads_utils.labels import Head
+from talking_heads_utils.provenance import versions
 from talking_heads_utils.scores import load_shipped_scores
 
 SITE = os.environ.get("TALKING_HEADS_SITE")
@@ -357,6 +358,50 @@ def test_axe_finds_no_barrier(driver, page, size):
     )
     assert found["passes"], "axe looked at nothing"
     assert not [(v["id"], node["target"]) for v in found["violations"] for node in v["nodes"]]
+
+
+def test_a_term_tells_its_entry_to_pointer_and_keys(driver):
+    """The first mention on a page, also in a notebook; the tip says what the glossary says, Escape closes it."""
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(driver, "book/glossary.html")
+    entries = driver.execute_script(
+        "return Object.fromEntries([...document.querySelectorAll('dl.glossary dt')].map(t => {"
+        "let d = t; while (d.tagName == 'DT') d = d.nextElementSibling; return [t.id, d.innerText.trim()]}))"
+    )
+    assert len(entries) > 30 and all(len(text) > 30 for text in entries.values())
+    for page in (CHAPTER, "book/method.html"):
+        open_page(driver, page)
+        terms = driver.find_elements("css selector", "a.term")
+        targets = [term.get_attribute("href").partition("glossary.html#")[2] for term in terms]
+        assert len(targets) >= 8 and len(set(targets)) == len(targets) and set(targets) <= set(entries)
+        tip = driver.find_element("id", "term-tip")
+        for term, target in list(zip(terms, targets))[:4]:
+            driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", term)
+            assert tip.is_displayed() and tip.text.split() == entries[target].split()
+        terms[3].send_keys(Keys.ESCAPE)
+        assert not tip.is_displayed()
+
+
+def test_a_tip_stays_on_a_narrow_page(driver):
+    open_page(driver, "book/method.html", PHONE)
+    tip = driver.find_element("id", "term-tip")
+    for term in driver.find_elements("css selector", "a.term"):
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", term)
+        left, right = driver.execute_script(
+            "const r = arguments[0].getBoundingClientRect(); return [r.left, r.right]", tip
+        )
+        assert 0 <= left < right <= PHONE[0]
+
+
+def test_the_status_page_lists_every_page_that_runs_and_its_versions(driver):
+    open_page(driver, "book/status.html")
+    text = driver.find_element("css selector", "article").text
+    chapters = [page.removesuffix(".html") for page in pages() if page.startswith("notebooks/")]
+    for page in [*chapters, "book/intro", "book/speed", "book/data"]:
+        assert re.search(rf"{page}\s+[\d-]+ [\d:]+\s+force\s+[\d.]+\s+ran", text), page
+    for name, version in versions().items():
+        assert f"{name} {version}" in text
 
 
 def test_links_within_the_site_lead_somewhere(driver):
