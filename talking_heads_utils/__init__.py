@@ -25,6 +25,8 @@ Import what you need from the submodule that holds it; importing the package its
 ``positional``      chapter 2: where prompts sit in a subspace, and what moving them buys
 ``links``           the known links of a circuit, looked up in the scores
 ``statistics``      intervals and exact tests
+``data_dictionary`` what the files in ``data/`` hold, field by field
+``citation``        how to cite the book
 ``figures``         plotly figures; they take results, never a model
 ``benchmarks``      ours beside the plain way, in one process, on the same work
 ``commands``        ``python -m talking_heads_utils ...``

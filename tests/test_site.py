@@ -10,15 +10,22 @@ import re
 import shutil
 import tempfile
 import time
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import pytest
 
+from talking_heads_utils import roles
+from talking_heads_utils.components import relative_gap
+from talking_heads_utils.figures.style import KIND_READS, ROLE_COLOURS
+from talking_heads_utils.labels import Head
+from talking_heads_utils.provenance import versions
 from talking_heads_utils.scores import load_shipped_scores
 
 SITE = os.environ.get("TALKING_HEADS_SITE")
 pytestmark = pytest.mark.skipif(not SITE, reason="needs a built site: TALKING_HEADS_SITE=_build/html after `make book`")
 CHAPTER = "notebooks/01_inhibition_heads.html"
+EXPLORER = "book/explorer.html"
 PHONE, DESKTOP = (390, 844), (1280, 900)
 
 
@@ -60,7 +67,8 @@ def open_page(driver, page, size=DESKTOP):
     )
     for log in ("browser", "performance"):
         driver.get_log(log)
-    driver.get((Path(SITE).resolve() / page).as_uri())
+    path, mark, fragment = page.partition("#")
+    driver.get((Path(SITE).resolve() / path).as_uri() + mark + fragment)
     for figure in driver.find_elements("css selector", ".plotly-graph-div"):
         driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", figure)
         wait_for(lambda figure=figure: driver.execute_script("return Boolean(arguments[0]._fullLayout)", figure))
@@ -90,7 +98,7 @@ def test_every_figure_is_drawn_numbered_captioned_and_described(driver, page, n)
     plots = driver.find_elements("css selector", ".plotly-graph-div")
     assert len(plots) == n
     for plot in plots:
-        assert len(plot.get_attribute("aria-label")) > 60 and plot.get_attribute("role") == "img"
+        assert len(plot.get_attribute("aria-label")) > 60 and plot.get_attribute("role") == "group"
         figure = plot.find_element("xpath", "./ancestor::figure")
         caption = figure.find_element("tag name", "figcaption").text
         assert re.match(r"Fig. \d", caption) and re.search("real weights|[Pp]lanted|trained here", caption)
@@ -136,14 +144,264 @@ def test_the_explorer_shows_the_reader_that_was_chosen(driver, layer, head, kind
     assert cells[3] == pytest.approx(list(chosen.sort_index()), abs=float(table["score"].max()) / 200)
 
 
+def open_explorer(driver, view="", size=DESKTOP):
+    """The explorer page, freshly loaded at a view such as #L8H10.1."""
+    driver.get("about:blank")
+    open_page(driver, f"{EXPLORER}{view}", size)
+    wait_for(lambda: driver.find_elements("css selector", "#atlas[data-ready]"))
+
+
+def rows(driver, title):
+    """The cells of the table under the heading that starts so."""
+    script = """
+        const sections = [...document.querySelectorAll('#atlas section')];
+        const section = sections.find(s => s.innerText.startsWith(arguments[0]));
+        return [...section.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.innerText))
+    """
+    return driver.execute_script(script, title)
+
+
+def fixed(value, digits):
+    """As JavaScript writes it: halves are rounded up."""
+    return str(Decimal(float(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+
+
+def view(driver):
+    return driver.execute_script("return [location.hash, document.querySelector('.atlas-title').innerText]")
+
+
+def shown(row, kind, reader):
+    """A row of the scores' own table as the page writes it."""
+    head = Head.parse(reader)
+    chance, of = row["score"] / load_shipped_scores().null_rms, 12 * head.layer * 64
+    numbers = [fixed(row["score"], 3), f"{fixed(chance, 1)}×", fixed(row["z"], 1), f"{row['rank']:,} of {of:,}"]
+    return [row["writer"], reader, f"{kind} ({KIND_READS[kind]})", *numbers]
+
+
+def test_the_explorer_page_shows_the_scores_of_the_package(driver):
+    scores = load_shipped_scores()
+    open_explorer(driver, "#L9H9&kind=Q&z=10")
+    table = scores.table("L9H9", "Q")
+    best = table[table["z"] >= 10].drop_duplicates(["writer_layer", "writer_head"])
+    assert rows(driver, "L9H9 reads") == [shown(row, "Q", "L9H9") for _, row in best.iterrows()]
+    S = scores.singular_values[9, 9].double()
+    gap, share = relative_gap(S), S.square() / S.square().sum()
+    inputs = [
+        sum(
+            int(b.z[9, 9, i, :].ge(10).sum()) for (kind, layer), b in scores.blocks.items() if kind == "Q" and layer > 9
+        )
+        for i in range(64)
+    ]
+    assert rows(driver, "Components") == [
+        [f"L9H9.{i}", fixed(S[i], 3), f"{fixed(100 * share[i], 1)}%", fixed(gap[i], 3), str(inputs[i])]
+        for i in range(64)
+    ]
+    note = driver.find_element("css selector", ".atlas-note").text
+    assert "real weights" in note and f"chance is {scores.null_rms:.3f}" in note and "512 random directions" in note
+
+
+def test_a_component_of_the_explorer_page_has_its_own_readers(driver):
+    scores = load_shipped_scores()
+    open_explorer(driver, "#L8H10.1")
+    expected = []
+    for (kind, layer), block in scores.blocks.items():
+        if layer > 8:
+            expected += [
+                (block.z[8, 10, 1, head].item(), f"L{layer}H{head}", kind)
+                for head in range(12)
+                if block.z[8, 10, 1, head] >= 12
+            ]
+    written = rows(driver, "L8H10.1 writes")
+    assert [(row[1], row[2][0]) for row in written] == [(reader, kind) for _, reader, kind in sorted(expected)[::-1]]
+    for row in written[:3]:
+        table = scores.table(row[1], row[2][0])
+        assert row == shown(table[table["writer"] == "L8H10.1"].iloc[0], row[2][0], row[1])
+    assert len(driver.find_elements("css selector", ".atlas-edge")) == len(written) + len(rows(driver, "L8H10 reads"))
+
+
+def test_the_overview_of_the_explorer_page_counts_every_pair(driver):
+    scores = load_shipped_scores()
+    open_explorer(driver, "#kind=V&z=15")
+    n = int((scores.best_z("V") >= 15).sum())
+    assert driver.find_element("css selector", "#atlas [role=status]").text.startswith(
+        f"{n} edges between heads at z of 15"
+    )
+    open_explorer(driver, "#kind=V&z=3&rank=1")
+    first = [scores.table(f"L{layer}H{head}", "V").iloc[0] for layer in range(1, 12) for head in range(12)]
+    n = sum(row["z"] >= 3 for row in first)
+    assert driver.find_element("css selector", "#atlas [role=status]").text.startswith(f"{n} edges")
+    assert len(driver.find_elements("css selector", "#atlas [data-head]")) == 144
+    fills = "return getComputedStyle(document.querySelector('[data-head=\"106\"] circle')).fill"
+    red, green, blue = (int(ROLE_COLOURS[roles.S_INHIBITION][i : i + 2], 16) for i in (1, 3, 5))
+    assert driver.execute_script(fills) == f"rgb({red}, {green}, {blue})"
+
+
+def test_the_address_of_the_explorer_page_is_its_view(driver):
+    """Click, search, keys and links change it; back and a fresh load bring the view again."""
+    from selenium.webdriver.common.keys import Keys
+
+    open_explorer(driver)
+    driver.execute_script(
+        "document.querySelector('[data-head=\"106\"] rect').dispatchEvent(new Event('click', {bubbles: true}))"
+    )
+    assert view(driver) == ["#L8H10", "L8H10 (S-inhibition)"]
+    search = driver.find_element("id", "atlas-search")
+    search.clear()
+    search.send_keys("l9h6.3", Keys.ENTER)
+    assert view(driver) == ["#L9H6.3", "L9H6.3 (name mover)"]
+    driver.find_element("css selector", ".atlas-tables tbody a").click()
+    assert view(driver)[0] == "#L9H6.0"
+    wait_for(lambda: driver.execute_script("return document.activeElement.className") == "atlas-title")
+    driver.execute_script(
+        "const s = document.querySelector('#atlas input[type=range]'); s.value = 20;"
+        "s.dispatchEvent(new Event('input')); s.dispatchEvent(new Event('change'))"
+    )
+    assert view(driver)[0] == "#L9H6.0&z=20"
+    driver.back()
+    wait_for(lambda: view(driver)[0] == "#L9H6.3")
+    driver.back()
+    wait_for(lambda: view(driver) == ["#L8H10", "L8H10 (S-inhibition)"])
+    driver.execute_script("document.querySelector('[data-head=\"106\"]').focus()")
+    cell = driver.switch_to.active_element
+    cell.send_keys(Keys.ARROW_UP)
+    driver.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
+    driver.switch_to.active_element.send_keys(Keys.ENTER)
+    assert view(driver) == ["#L9H9", "L9H9 (name mover)"]
+    assert driver.switch_to.active_element.get_attribute("aria-label") == "L9H9, name mover"
+    assert driver.switch_to.active_element.get_attribute("aria-selected") == "true"
+    driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert view(driver)[1] == "All heads"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("8.10", "Write layer and head"), ("L12H0", "has no L12H0"), ("L1H1.64", "has no")]
+)
+def test_the_explorer_page_says_what_is_wrong_with_a_label(driver, text, says):
+    open_explorer(driver, "#L8H10")
+    search = driver.find_element("id", "atlas-search")
+    search.clear()
+    search.send_keys(text, "\n")
+    assert says in driver.find_element("id", "atlas-error").text and view(driver)[0] == "#L8H10"
+    assert search.get_attribute("aria-invalid") == "true"
+
+
+def test_heads_of_the_explorer_page_are_large_enough_to_touch(driver):
+    open_explorer(driver, "", PHONE)
+    size = driver.execute_script(
+        "const r = document.querySelector('[data-head] rect').getBoundingClientRect(); return [r.width, r.height]"
+    )
+    assert min(size) >= 24
+
+
+def set_theme(driver, theme):
+    driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+
+
 def test_dark_mode_reaches_the_figures(driver):
-    open_page(driver, CHAPTER)
-    colour = "return getComputedStyle(document.querySelector('.plotly-graph-div .xtick text')).fill"
-    light = driver.execute_script(f"document.documentElement.dataset.theme = 'light'; {colour}")
-    dark = driver.execute_script(f"document.documentElement.dataset.theme = 'dark'; {colour}")
-    assert light != dark
+    """Text, error bars, the buttons, and the axes of a 3D scene, which no style sheet reaches."""
+    open_page(driver, "notebooks/02_positional_subspace.html")
+    script = """
+        const ink = getComputedStyle(document.documentElement).getPropertyValue('--pst-color-text-base').trim();
+        const layouts = [...document.querySelectorAll('.plotly-graph-div')].map(div => div._fullLayout);
+        const scene = layouts.find(layout => layout.scene).scene;
+        return [ink, layouts.map(layout => layout.font.color), scene.xaxis.tickfont.color,
+            getComputedStyle(document.querySelector('.plotly-graph-div .xtick text')).fill,
+            document.querySelectorAll('.plotly-graph-div')[1]._fullData[0].error_y.color]
+    """
+    fills = []
+    for theme in ("light", "dark"):
+        set_theme(driver, theme)
+        wait_for(lambda: {driver.execute_script(script)[0]} == set(driver.execute_script(script)[1]))
+        ink, _, scene, fill, error = driver.execute_script(script)
+        assert scene == error == ink
+        fills.append(fill)
+    assert fills[0] != fills[1]
     background = driver.execute_script("return document.querySelector('.plotly-graph-div .main-svg').style.background")
     assert "rgba(0, 0, 0, 0)" in background
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if "notebooks/" in page])
+def test_every_control_of_a_figure_answers_to_keys(driver, page):
+    """Plotly's own menus and sliders do not: none is left, and each that took its place changes what is drawn."""
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(driver, page)
+    assert not driver.find_elements("css selector", ".slider-container, .updatemenu-container")
+    controls = driver.find_elements("css selector", ".figure-controls :is(select, input)")
+    assert len(controls) >= 5
+    script = """
+        const div = arguments[0].closest('.figure-controls').nextElementSibling, title = div._fullLayout.title?.text;
+        return title + JSON.stringify(div._fullData.map(t => [t.visible, t.x, t.y, t.z, t.marker?.color]));
+    """
+    for control in controls:
+        assert control.accessible_name
+        before = driver.execute_script(script, control)
+        at_end = control.tag_name == "input" and control.get_attribute("value") == control.get_attribute("max")
+        key = Keys.ARROW_DOWN if control.tag_name == "select" else Keys.ARROW_LEFT if at_end else Keys.ARROW_RIGHT
+        control.send_keys(key)
+        wait_for(lambda control=control, before=before: driver.execute_script(script, control) != before)
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop, light", "phone, dark"])
+@pytest.mark.parametrize("page", [*pages(), f"{EXPLORER}#L8H10.1"])
+def test_axe_finds_no_barrier(driver, page, size):
+    """WCAG 2.2 A and AA, as far as a program can tell: axe-core's rules, figures drawn."""
+    import axe_playwright_python
+
+    open_page(driver, page, size)
+    set_theme(driver, "light" if size == DESKTOP else "dark")
+    driver.execute_script((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = driver.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(document, {runOnly: arguments[0], resultTypes: ['violations']}).then(done)",
+        ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"],
+    )
+    assert found["passes"], "axe looked at nothing"
+    assert not [(v["id"], node["target"]) for v in found["violations"] for node in v["nodes"]]
+
+
+def test_a_term_tells_its_entry_to_pointer_and_keys(driver):
+    """The first mention on a page, also in a notebook; the tip says what the glossary says, Escape closes it."""
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(driver, "book/glossary.html")
+    entries = driver.execute_script(
+        "return Object.fromEntries([...document.querySelectorAll('dl.glossary dt')].map(t => {"
+        "let d = t; while (d.tagName == 'DT') d = d.nextElementSibling; return [t.id, d.innerText.trim()]}))"
+    )
+    assert len(entries) > 30 and all(len(text) > 30 for text in entries.values())
+    for page in (CHAPTER, "book/method.html"):
+        open_page(driver, page)
+        terms = driver.find_elements("css selector", "a.term")
+        targets = [term.get_attribute("href").partition("glossary.html#")[2] for term in terms]
+        assert len(targets) >= 8 and len(set(targets)) == len(targets) and set(targets) <= set(entries)
+        tip = driver.find_element("id", "term-tip")
+        for term, target in list(zip(terms, targets))[:4]:
+            driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", term)
+            assert tip.is_displayed() and tip.text.split() == entries[target].split()
+        terms[3].send_keys(Keys.ESCAPE)
+        assert not tip.is_displayed()
+
+
+def test_a_tip_stays_on_a_narrow_page(driver):
+    open_page(driver, "book/method.html", PHONE)
+    tip = driver.find_element("id", "term-tip")
+    for term in driver.find_elements("css selector", "a.term"):
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", term)
+        left, right = driver.execute_script(
+            "const r = arguments[0].getBoundingClientRect(); return [r.left, r.right]", tip
+        )
+        assert 0 <= left < right <= PHONE[0]
+
+
+def test_the_status_page_lists_every_page_that_runs_and_its_versions(driver):
+    open_page(driver, "book/status.html")
+    text = driver.find_element("css selector", "article").text
+    chapters = [page.removesuffix(".html") for page in pages() if page.startswith("notebooks/")]
+    for page in [*chapters, "book/intro", "book/speed", "book/data"]:
+        assert re.search(rf"{page}\s+[\d-]+ [\d:]+\s+force\s+[\d.]+\s+ran", text), page
+    for name, version in versions().items():
+        assert f"{name} {version}" in text
 
 
 def test_links_within_the_site_lead_somewhere(driver):

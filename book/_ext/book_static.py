@@ -5,6 +5,7 @@
   text and menus.
 * What the menus draw is stored in ``_static/frames``, in files that are fetched when they are first asked for.
   They are scripts rather than JSON, since a page opened from ``file://`` may load a script but not fetch a file.
+* The data of the explorer page (``atlas.js``) is written from the scores in ``data/``.
 * ``book-plotly.js`` draws a figure when it nears the window. plotly.min.js is copied out of the installed wheel,
   so that the two always match.
 """
@@ -20,7 +21,11 @@ from docutils import nodes
 from myst_nb.core.render import load_mime_renders
 from plotly.offline import get_plotlyjs_version
 
+import talking_heads_utils
+from talking_heads_utils.figures.atlas import write_atlas
 from talking_heads_utils.figures.page import BUILD_VARIABLE
+from talking_heads_utils.files import data_dir
+from talking_heads_utils.scores import SHIPPED, load_shipped_scores
 
 MIME = "application/vnd.plotly.v1+json"
 BUNDLE = f"plotly-{get_plotlyjs_version()}.min.js"
@@ -65,7 +70,7 @@ def figure_html(spec, about, place):
     height = spec.get("layout", {}).get("height") or 450
     content = json.dumps(spec, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     ident = f"plotly-{place}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-    label = f' role="img" aria-label="{attribute(about["alt"])}"' if about else ""
+    label = f' role="group" aria-label="{attribute(about["alt"])}"' if about else ""
     return (
         f'<div class="plotly-graph-div" id="{ident}"{label} style="width:100%;height:{height}px">'
         f'<script type="{MIME}">{content}</script>'
@@ -98,6 +103,15 @@ def copy_bundle(app, exception):
             target.write_bytes(source.read_bytes())
 
 
+def write_explorer(app, exception):
+    """What the explorer page draws, anew where anything that it is made from is younger."""
+    target = Path(app.outdir) / "_static" / "atlas-gpt2-small.js"
+    made_from = [data_dir() / "gpt2-small" / SHIPPED, *Path(talking_heads_utils.__file__).parent.rglob("*.py")]
+    age = target.stat().st_mtime if target.exists() else 0
+    if exception is None and app.builder.format == "html" and age < max(p.stat().st_mtime for p in made_from):
+        write_atlas(load_shipped_scores(), target)
+
+
 def dedupe_scripts(app, page, template, context, doctree):
     """Sphinx 7.4 prints inline scripts that extensions add late twice; sphinx-thebe's `const` then raises a
     SyntaxError on every page."""
@@ -110,6 +124,16 @@ def dedupe_scripts(app, page, template, context, doctree):
     context["script_files"] = out
 
 
+# What a screen reader, or a browser without emoji, cannot tell: ARIA has dropped the role of a bibliography's entries,
+# which no list may hold; the table of what ran says it by a picture.
+MENDED = {'role="doc-biblioentry"': 'role="listitem"', "<p>✅</p>": "<p>ran</p>", "<p>❌</p>": "<p>failed</p>"}
+
+
+def mend(app, page, template, context, doctree):
+    for found, better in MENDED.items():
+        context["body"] = context.get("body", "").replace(found, better)
+
+
 def setup(app):
     os.environ[BUILD_VARIABLE] = "1"  # kernels inherit it
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # whatever the shell had
@@ -117,6 +141,9 @@ def setup(app):
     if not any(getattr(renderer, "__name__", "") == "PlotlyMime" for renderer in renderers):
         renderers.append(PlotlyMime)
     app.add_css_file("book.css")
+    app.add_js_file("book.js", loading_method="defer")
     app.connect("html-page-context", dedupe_scripts, priority=990)
+    app.connect("html-page-context", mend)
     app.connect("build-finished", copy_bundle)
+    app.connect("build-finished", write_explorer)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -19,9 +19,63 @@
     await load(me.dataset.bundle);
     const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove:
       ["lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"], ...figure.config };
-    await Plotly.newPlot(div, figure.data || [], figure.layout || {}, config);
+    const layout = figure.layout || {}, own = takeControls(layout);
+    await Plotly.newPlot(div, figure.data || [], { ...layout, ...themed(layout) }, config);
+    div.querySelectorAll(".main-svg").forEach((svg) => svg.setAttribute("aria-hidden", "true")); // the label says it
     if (figure.frames && figure.frames.length) await Plotly.addFrames(div, figure.frames);
-    if (figure.layout?.meta?.controls) addControls(div, figure.layout.meta);
+    if (layout.meta?.controls) addControls(div, layout.meta);
+    if (own.length) controlBar(div, "plotly-controls").append(...own.map((control) => control(div)));
+  };
+
+  /* What of a layout the page's theme decides: text, also in 3D, and what plotly else draws in its own dark grey. */
+  const themed = ({ font, template, modebar }) => {
+    const style = getComputedStyle(document.documentElement), colour = (name) => style.getPropertyValue(`--pst-color-${name}`).trim();
+    const ink = colour("text-base"), rim = { marker: { line: { color: colour("text-muted"), width: 1 } } };
+    return {
+      font: { ...font, color: ink },
+      modebar: { ...modebar, bgcolor: "rgba(0,0,0,0)", color: colour("text-muted"), activecolor: ink },
+      template: { ...template, data: { ...template?.data, bar: [{ error_y: { color: ink } }], scatter3d: [rim] } },
+    };
+  };
+  new MutationObserver(() => document.querySelectorAll(".js-plotly-plot").forEach((div) => {
+    if (div._fullLayout) Plotly.relayout(div, themed(div.layout));
+  })).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+
+  /* Plotly's own menus and sliders answer to no key: the page's take their place. Each is a function of the figure. */
+  const takeControls = (layout) => {
+    const { updatemenus = [], sliders = [], margin } = layout;
+    delete layout.updatemenus;
+    delete layout.sliders;
+    if (updatemenus.length) layout.margin = { ...margin, t: Math.max(36, (margin?.t ?? 36) - 34) };
+    if (sliders.length) layout.legend = { ...layout.legend, yref: "container", y: 0, yanchor: "bottom" };
+    return [...updatemenus.map(menu), ...sliders.map(range)];
+  };
+  const apply = (div, { method, args }) => Plotly[method](div, ...JSON.parse(JSON.stringify(args)))
+    .catch(() => {}); // a step that the next one interrupts
+  const menu = ({ buttons, active = 0 }) => (div) => {
+    const label = document.createElement("label"), select = document.createElement("select");
+    buttons.forEach((button, i) => select.add(new Option(button.label, i, i === active, i === active)));
+    select.addEventListener("change", () => apply(div, buttons[select.value]));
+    label.append("Show ", select);
+    return label;
+  };
+  const range = ({ steps, active = 0, currentvalue }) => (div) => {
+    const label = document.createElement("label"), input = document.createElement("input"), value = document.createElement("output");
+    const tell = () => {
+      value.textContent = steps[input.value].label;
+      input.setAttribute("aria-valuetext", value.textContent);
+    };
+    Object.assign(input, { type: "range", min: 0, max: steps.length - 1, step: 1, value: active });
+    input.addEventListener("input", () => { tell(); apply(div, steps[input.value]); });
+    tell();
+    label.append((currentvalue?.prefix ?? "").replace(/:?\s*$/, " "), input, " ", value);
+    return label;
+  };
+  const controlBar = (div, ...kind) => {
+    const bar = document.createElement("div");
+    bar.classList.add("figure-controls", ...kind);
+    div.before(bar);
+    return bar;
   };
 
   /* One byte a value, as talking_heads_utils.figures.page.quantise packs it. */
@@ -36,8 +90,7 @@
   /* layout.meta.controls: a menu each; layout.meta.frames: the folder with what every setting draws, a file for
      each value of the first menu. */
   const addControls = (div, { controls, frames }) => {
-    const bar = document.createElement("div"), status = document.createElement("span");
-    bar.className = "figure-controls";
+    const bar = controlBar(div), status = document.createElement("span");
     status.setAttribute("role", "status");
     const menus = controls.map(({ name, values, labels, start }) => {
       const label = document.createElement("label"), menu = document.createElement("select");
@@ -63,7 +116,6 @@
     };
     menus.forEach((menu) => menu.addEventListener("change", update));
     bar.append(status);
-    div.before(bar);
   };
 
   const near = new IntersectionObserver((entries) => entries.forEach((entry) => {

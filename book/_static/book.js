@@ -1,0 +1,39 @@
+/* What the theme leaves out of the keyboard's and the screen reader's reach, on every page. */
+(() => {
+  /* Whatever scrolls sideways can be scrolled by key: tables, code, long equations. */
+  const reach = new ResizeObserver((entries) => entries.forEach(({ target: box }) => {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
+  }));
+  addEventListener("load", () => document.querySelectorAll(".bd-article :is(table, pre, mjx-container[display='true'])")
+    .forEach((box) => reach.observe(box)));
+  /* Glossary terms: the entry beside its link, for pointer and keys alike; it stays while pointed at, Escape closes it. */
+  const tip = document.createElement("div");
+  let closing;
+  tip.id = "term-tip";
+  tip.setAttribute("role", "tooltip");
+  tip.hidden = true;
+  const open = (link) => {
+    clearTimeout(closing);
+    tip.textContent = link.dataset.entry;
+    tip.hidden = false;
+    const at = link.getBoundingClientRect();
+    tip.style.left = `${Math.max(8, Math.min(at.left, document.documentElement.clientWidth - tip.offsetWidth - 8)) + scrollX}px`;
+    tip.style.top = `${at.bottom + scrollY + 4}px`;
+  };
+  const close = () => { closing = setTimeout(() => { tip.hidden = true; }, 150); };
+  const terms = document.querySelectorAll("a.term[title]");
+  terms.forEach((link) => {
+    link.dataset.entry = link.title;
+    link.removeAttribute("title");
+    link.setAttribute("aria-describedby", tip.id);
+    for (const event of ["mouseenter", "focus"]) link.addEventListener(event, () => open(link));
+    for (const event of ["mouseleave", "blur"]) link.addEventListener(event, close);
+  });
+  tip.addEventListener("mouseenter", () => clearTimeout(closing));
+  tip.addEventListener("mouseleave", close);
+  addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
+  if (terms.length) document.body.append(tip);
+
+  document.querySelector(".bd-sidebar-primary")?.setAttribute("role", "complementary");
+  document.querySelector(".bd-sidebar-primary")?.setAttribute("aria-label", "The book");
+})();

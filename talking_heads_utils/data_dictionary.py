@@ -1,0 +1,94 @@
+"""What the files in ``data/`` hold, by field. The book's data page is made of this; a test holds it to the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from talking_heads_utils.files import data_dir
+
+_CARD = {
+    "spec": "every setting of the training run",
+    "seed": "seed of the run, the model's first weights included",
+    "stage": "`early` or `final`",
+    "step": "training step of this checkpoint",
+    "longest": "longest list in training at that step, in items",
+    "accuracy": "fraction of the fixed prompts answered rightly, over the whole vocabulary: IOI, and lists by length",
+    "running_loss": "cross-entropy of the answer, in nats, averaged over the steps before",
+    "complete_at": "step from which every length was in training",
+    "early_at": "step of the early checkpoint",
+    "log": "the same figures at every evaluation",
+    "minutes": "wall-clock time of the whole run",
+}
+_BENCHMARK = {
+    "benchmark": "its name, as the command takes it",
+    "machine": "processor, cores, threads, GPU",
+    "versions": "of Python, this package and the libraries that results depend on",
+    "weights": "which checkpoint",
+    "rows": "a case each: `ours_s`, `plain_s` (median seconds), `ratio` (plain over ours), `max_abs_diff` (largest "
+    "difference between the two results), `ours_peak_mb`, `plain_peak_mb` (resident memory, 10⁶ bytes)",
+}
+_SCORES = {
+    "singular_values": "`[n_layers, n_heads, d_head]`: of every head's OV matrix, the largest first",
+    "<kind>.<layer>.score": "`[layer, n_heads, d_head, n_heads]`: composition score, 0 to 1, of writer layer, writer "
+    "head, component, into reader head of `<layer>`; `<kind>` is the input that is read, Q, K or V",
+    "<kind>.<layer>.null": "`[3, n_heads]`: mean, standard deviation and maximum of the scores of random unit "
+    "directions into each reader head",
+}
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Files of one kind. pattern: below ``data/``. fields: of a JSON file or a safetensors file, name -> meaning."""
+
+    pattern: str
+    holds: str
+    made_by: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    def paths(self) -> list[Path]:
+        return sorted(data_dir().glob(self.pattern))
+
+
+DATA_FILES = (
+    DataFiles(
+        "gpt2-small/composition.safetensors",
+        "Composition scores of GPT-2 small's real attention weights, float16. The file's metadata says which "
+        "checkpoint (SHA-256), processing, seed and versions made it; `talking_heads_utils.scores` reads all of it.",
+        "`python -m talking_heads_utils ship --weights gpt2 --out data/gpt2-small/composition.safetensors`",
+        _SCORES,
+    ),
+    DataFiles(
+        "models/*/*/model.safetensors",
+        "Weights of the small models trained here, in the Hub's format for GPT-2, float32.",
+        "`python -m talking_heads_utils train NAME --out FOLDER`",
+    ),
+    DataFiles("models/*/*/training.json", "How each of them was trained, and how well it does.", "the same", _CARD),
+    DataFiles("models/*/*/*config.json", "Settings of model, generation and tokenizer, by `transformers`.", "the same"),
+    DataFiles("models/*/*/tokenizer.json", "The vocabulary: a word a token.", "the same"),
+    DataFiles("models/*/*/README.md", "The model's card.", "the same"),
+    DataFiles(
+        "prompts/*.json",
+        "Wordings of the two tasks, with the blanks that names, places and things fill.",
+        "hand",
+        {
+            "note": "where the wordings come from and what the blanks mean",
+            "templates": "IOI: name of a wording -> its text",
+            "wordings": "Laundry List: name of a wording -> its text",
+            "held_out": "Laundry List: the wordings that no choice ever sees",
+        },
+    ),
+    DataFiles("prompts/*.txt", "Names, places and objects, one a line.", "hand"),
+    DataFiles(
+        "benchmarks/*.json",
+        "Times, memory and agreement of ours and the plain way, in one process, on the same work.",
+        "`python -m talking_heads_utils benchmark NAME`",
+        _BENCHMARK,
+    ),
+)  # fmt: skip
+
+
+def shipped_files() -> Iterator[Path]:
+    """Every file that ships in ``data/``, but the notes about the folder itself."""
+    return (path for path in sorted(data_dir().rglob("*")) if path.is_file() and path != data_dir() / "README.md")

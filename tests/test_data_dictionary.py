@@ -1,0 +1,50 @@
+"""What the data page says of the files in data/ is what is in them; the citation is that of CITATION.cff."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors import safe_open
+
+from talking_heads_utils.citation import bibtex, reproduced_works
+from talking_heads_utils.data_dictionary import DATA_FILES, shipped_files
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fields_in(path):
+    """Names of a JSON file's or a safetensors file's fields, with kinds and layers written as placeholders."""
+    if path.suffix == ".json":
+        return set(json.loads(path.read_text(encoding="utf-8")))
+    with safe_open(path, "pt") as file:
+        return {re.sub(r"^[QKV]\.\d+\.", "<kind>.<layer>.", name) for name in file.keys()}
+
+
+def test_every_file_that_ships_is_described_once():
+    described = [path for files in DATA_FILES for path in files.paths()]
+    missing = [str(path) for path in shipped_files() if path not in described]
+    assert not missing, f"say in data_dictionary.DATA_FILES what these hold: {missing}"
+    assert len(described) == len(set(described))
+
+
+@pytest.mark.parametrize("files", [files for files in DATA_FILES if files.fields], ids=lambda files: files.pattern)
+def test_every_field_of_a_file_is_described_and_no_other(files):
+    assert set(files.fields) == set().union(*map(fields_in, files.paths()))
+
+
+def test_the_citation_says_what_the_citation_file_says():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    entry = bibtex(cff, "1.2.3")
+    assert entry.startswith("@software{") and entry.count("{") == entry.count("}")
+    for part in (cff["title"], cff["repository-code"], "1.2.3", cff["authors"][0]["name"]):
+        assert part in entry
+    assert len(reproduced_works(cff)) == len(cff["references"])
+    assert all(str(work["year"]) in line for work, line in zip(cff["references"], reproduced_works(cff)))
+
+
+def test_people_are_cited_by_family_and_given_name():
+    people = [{"family-names": "Curie", "given-names": "Marie"}, {"name": "A team"}]
+    cff = {"title": "T", "authors": people, "repository-code": "https://example.org", "license": "MIT"}
+    assert "author = {Curie, Marie and {A team}}" in bibtex(cff, "1")
