@@ -61,7 +61,7 @@ def iter_streamed(
     seed: int,
     on_pair: Callable[[], Any] = lambda: None,
 ) -> Iterator[tuple[list[ReaderScores], Float[Tensor, "layer n_heads d_head"]]]:
-    """Per reader layer its scores, a block per kind, and the singular values of all earlier components.
+    """Per reader layer, as soon as it is done, its scores, a block per kind, and singular values of what it reads.
 
     What a layer gets does not depend on the others that are asked for. on_pair: called after every pair of layers.
     Raises :class:`OptionError` for a layer that is not there.
@@ -89,12 +89,13 @@ def _score_readers(
     for layer in range(max(readers)):
         directions, values = write_directions(one_layer(checkpoint, layer))
         S[layer] = values[0]
-        for reader in (r for r in readers if r > layer):
+        for reader in maps:
             scores[reader][layer] = score_readers(directions[0].flatten(0, 1), maps[reader])
             on_pair()
-    for reader in readers:
-        flat = scores.pop(reader).flatten(0, 1)
-        yield list(by_kind(kinds, flat, nulls[reader], (reader, n_heads, d_head, n_heads))), S[:reader]
+        if (done := layer + 1) in maps:
+            flat = scores.pop(done).flatten(0, 1)
+            del maps[done]
+            yield list(by_kind(kinds, flat, nulls[done], (done, n_heads, d_head, n_heads))), S[:done]
 
 
 def stream_table(
