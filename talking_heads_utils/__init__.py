@@ -14,6 +14,7 @@ Import what you need from the submodule that holds it; importing the package its
 ``rotary``          the same at a distance, for models with rotary positions
 ``scores``          the finished scores of a model, to look up, rank and compare
 ``tables``          scores as parquet, streamed
+``streaming``       the same table from a checkpoint that does not fit in memory
 ``known_answer``    a pair of heads with one planted channel
 ``models``          whole models for experiments: ``load_model``, and the table of known ones
 ``tasks``           IOI and Laundry List prompts with named positions, and their metrics

@@ -49,7 +49,15 @@ class Checkpoint:
     def raw_layers(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> Iterator[RawLayer]:
         """The layers one by one. Raises :class:`CheckpointError` naming a tensor that is not finite."""
         for layer in range(self.shape.n_layers):
-            yield self.family.unpack(self._read_layer(layer, dtype, device), self.shape)
+            yield self.raw_layer(layer, dtype, device)
+
+    def raw_layer(self, layer: int, dtype: torch.dtype, device: str | torch.device = "cpu") -> RawLayer:
+        """One layer; nothing else of the checkpoint is read. Raises as :meth:`raw_layers`."""
+        return self.family.unpack(self._read_layer(layer, dtype, device), self.shape)
+
+    def source(self) -> Source:
+        """Where the weights come from, as :class:`HeadWeights` keeps it; the whole file is summed for it."""
+        return Source(self.name, self.family.name, self.sha256(), self.revision, self.dtype)
 
     def _read_layer(self, layer: int, dtype: torch.dtype, device: str | torch.device) -> dict[str, torch.Tensor]:
         wanted = defaultdict(dict)
@@ -84,9 +92,7 @@ def load_head_weights(
         checkpoint.raw_layers(dtype, device),
         checkpoint.shape.n_layers,
         norm=checkpoint.family.norm,
-        source=Source(
-            checkpoint.name, checkpoint.family.name, checkpoint.sha256(), checkpoint.revision, checkpoint.dtype
-        ),
+        source=checkpoint.source(),
         processing=processing,
         rotary=checkpoint.family.rotary(checkpoint.config, checkpoint.shape),
     )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -85,6 +86,54 @@ def reading_maps(weights: HeadWeights, layer: int, kind: str) -> Float[Tensor, "
     return maps / torch.linalg.matrix_norm(maps)[:, None, None]
 
 
+class ReaderMaps(NamedTuple):
+    """Maps as of :func:`reading_maps`, of some kinds one after the other: ``shared``, or ``shared @ core`` where heads
+    share keys and values, so that what a group has in common is multiplied once."""
+
+    shared: Float[Tensor, "n_shared d_model d_head"]
+    core: Float[Tensor, "n_shared group d_head d_head"] | None = None
+
+
+def reader_maps(weights: HeadWeights, layer: int, kinds: str) -> list[ReaderMaps]:
+    """The maps of a layer's heads for some kinds, in the order of the kinds, to be scored by :func:`score_readers`."""
+    if weights.n_kv_heads == weights.n_heads:
+        return [ReaderMaps(torch.cat([reading_maps(weights, layer, kind) for kind in kinds]))]
+    return [
+        ReaderMaps(reading_maps(weights, layer, kind)) if kind == "Q" else _grouped_maps(weights, layer, kind)
+        for kind in kinds
+    ]
+
+
+def _grouped_maps(weights: HeadWeights, layer: int, kind: str) -> ReaderMaps:
+    """Kinds K and V of heads that share W_K and W_V: A = W T^T with W of the group and T of the head."""
+    shared, own = (
+        (weights.W_K, weights.W_Q[layer]) if kind == "K" else (weights.W_V, weights.W_O[layer].mT)
+    )  # fmt: skip
+    core = _triangle(own).mT.unflatten(0, (weights.n_kv_heads, -1))
+    size = torch.linalg.matrix_norm(_triangle(shared[layer])[:, None] @ core)
+    return ReaderMaps(shared[layer], core / size[..., None, None])
+
+
+def score_readers(directions: Float[Tensor, "n d_model"], maps: Sequence[ReaderMaps]) -> Float[Tensor, "n n_maps"]:
+    """``||v A||`` for every direction and map, the maps of one after those of the other."""
+    return torch.cat([_score_maps(directions, *part) for part in maps], 1)
+
+
+def _score_maps(directions: Tensor, shared: Tensor, core: Tensor | None) -> Tensor:
+    if core is None:
+        return score_directions(directions, shared)
+    n_shared, group, d_head, _ = core.shape
+    flat = shared.permute(1, 0, 2).reshape(shared.shape[1], -1)
+    cores = core.transpose(1, 2).reshape(n_shared, d_head, group * d_head)
+    scores = directions.new_empty(len(directions), n_shared * group)
+    rows = max(64, _BLOCK_ELEMENTS // (n_shared * group * d_head))
+    for start in range(0, len(directions), rows):
+        product = (directions[start : start + rows] @ flat).unflatten(1, (n_shared, d_head))
+        read = torch.bmm(product.transpose(0, 1), cores).unflatten(2, (group, d_head))
+        scores[start : start + rows] = torch.linalg.vector_norm(read, dim=-1).transpose(0, 1).flatten(1)
+    return scores
+
+
 def _triangle(W: Float[Tensor, "n d_model d_head"]) -> Float[Tensor, "n d_head d_head"]:
     return torch.linalg.qr(W, mode="r")[1]
 
@@ -146,22 +195,34 @@ def iter_composition(
     Raises :class:`OptionError` for a kind or layer that is not there.
     """
     kinds = check_kinds(kinds)
-    if weights.n_layers < 2:
-        raise OptionError(f"{weights.source.name} has one layer, so no head has an earlier one to read.")
     layers = range(1, weights.n_layers) if layers is None else layers
-    if bad := [layer for layer in layers if not 0 < layer < weights.n_layers]:
-        raise OptionError(f"No reader in layer {bad[0]}: readers are in layers 1..{weights.n_layers - 1}.")
+    check_readers(layers, weights.n_layers, weights.source.name)
     directions = write_directions(weights)[0] if directions is None else directions
     controls = random_directions(weights, n_random, seed)
     for layer in progress(layers):
-        maps = torch.cat([reading_maps(weights, layer, kind) for kind in kinds])
-        scores = score_directions(directions[:layer].flatten(0, 2), maps)
-        null = score_directions(controls, maps)
-        mean, std, largest = null.mean(0), null.std(0), null.amax(0)
-        for k, kind in enumerate(kinds):
-            part = slice(k * weights.n_heads, (k + 1) * weights.n_heads)
-            shape = (layer, weights.n_heads, weights.d_head, weights.n_heads)
-            yield ReaderScores(kind, layer, scores[:, part].reshape(shape), mean[part], std[part], largest[part])
+        maps = reader_maps(weights, layer, kinds)
+        scores = score_readers(directions[:layer].flatten(0, 2), maps)
+        shape = (layer, weights.n_heads, weights.d_head, weights.n_heads)
+        yield from by_kind(kinds, scores, score_readers(controls, maps), shape)
+
+
+def by_kind(
+    kinds: str, scores: Float[Tensor, "n n_maps"], null: Float[Tensor, "n_random n_maps"], shape: tuple[int, ...]
+) -> Iterator[ReaderScores]:
+    """The scores of one reader layer, whose maps stand kind after kind, as one block per kind of ``shape``."""
+    mean, std, largest = null.mean(0), null.std(0), null.amax(0)
+    for k, kind in enumerate(kinds):
+        part = slice(k * shape[-1], (k + 1) * shape[-1])
+        yield ReaderScores(kind, shape[0], scores[:, part].reshape(shape), mean[part], std[part], largest[part])
+
+
+def check_readers(layers: Sequence[int], n_layers: int, name: str) -> Sequence[int]:
+    """``layers`` themselves. Raises :class:`OptionError` where one has no earlier layer to read, or is not there."""
+    if n_layers < 2:
+        raise OptionError(f"{name} has one layer, so no head has an earlier one to read.")
+    if bad := [layer for layer in layers if not 0 < layer < n_layers]:
+        raise OptionError(f"No reader in layer {bad[0]}: readers are in layers 1..{n_layers - 1}.")
+    return layers
 
 
 def head_level(

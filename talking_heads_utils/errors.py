@@ -29,5 +29,9 @@ class TaskError(TalkingHeadsError, ValueError):
     """A task, prompt or word that cannot be had as asked."""
 
 
+class ResultError(TalkingHeadsError):
+    """A finished result that is damaged, of another format, or of another model than the one it stands for."""
+
+
 class ModelError(TalkingHeadsError):
     """A model that cannot be run here."""

@@ -98,20 +98,39 @@ def load_model(
     """
     if name_or_folder == PLANTED:
         return _load_planted(device, dtype, processing)
+    checkpoint = find_checkpoint(name_or_folder, revision)
+    processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)
+    check_complete(checkpoint, torch.device(device), dtype)
+    tokenizer = _tokenizer(checkpoint)
+    return _boot(_read(checkpoint, dtype).to(device).eval(), tokenizer, checkpoint, device, dtype, processing)
+
+
+def find_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
+    """The checkpoint that a name stands for, whose ``revision`` is the Hub's commit, or None for a folder.
+
+    Raises as :func:`load_model` does.
+    """
     shipped = shipped_models()
     asked = str(name_or_folder)
     if asked.startswith("mini-"):
         asked = asked.removesuffix("/final")
     if asked.startswith("mini-") and asked not in shipped and not Path(asked).is_dir():
         raise ModelError(f"No small model {name_or_folder!r} ships with the book; there are {', '.join(shipped)}.")
-    name_or_folder = shipped.get(asked, name_or_folder)
     known = known_models().get(asked)
     revision = revision or (known.revision if known else None)
-    checkpoint = open_checkpoint(name_or_folder, revision, also=(*TOKENIZER_FILES, "generation_config.json"))
-    processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)
-    check_complete(checkpoint, torch.device(device), dtype)
-    tokenizer = _tokenizer(checkpoint)
-    return _boot(_read(checkpoint, dtype).to(device).eval(), tokenizer, checkpoint, device, dtype, processing)
+    also = (*TOKENIZER_FILES, "generation_config.json")
+    return open_checkpoint(shipped.get(asked, name_or_folder), revision, also=also)
+
+
+def revision_of(name_or_folder: str | Path) -> str | None:
+    """The Hub's commit that a name stands for; None for a model that comes from this machine."""
+    return None if name_or_folder == PLANTED else find_checkpoint(name_or_folder).revision
+
+
+def is_real(name: str, revision: str | None) -> bool:
+    """Whether these are the weights that a known name stands for: a folder of that name has no revision."""
+    known = known_models().get(name)
+    return known is not None and revision == known.revision
 
 
 def load_with_tokenizer(
@@ -152,6 +171,8 @@ def shown_as(name: str) -> str:
         return "Planted model, the answer is known"
     if name.split("/")[0] in {shipped.split("/")[0] for shipped in shipped_models()}:
         return f"{name}, trained here, a toy"
+    if Path(name).is_dir():
+        return f"{Path(name).name}, weights of a folder, not known to be a real model"
     return f"{name}, real model"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,25 +59,64 @@ def write_table(
     instead of per component. ``about`` goes into the file's metadata as JSON. The file is written whole or not
     at all. Raises :class:`OptionError` for a ``top`` below 1, or if no score is defined.
     """
+    check_top(top)
+    groups = (row_group(block, S, about, top=top, by_head=by_head) for block in blocks)
+    return write_groups(groups, path, about, by_head=by_head)
+
+
+def check_top(top: int | None) -> None:
+    """Raises :class:`OptionError` for a ``top`` that keeps nothing."""
     if top is not None and top < 1:
         raise OptionError(f"--top must keep at least one row, not {top}.")
-    schema = (HEAD_SCHEMA if by_head else COMPONENT_SCHEMA).with_metadata({METADATA_KEY: json.dumps(dict(about))})
+
+
+def row_group(
+    block: ReaderScores,
+    S: Float[Tensor, "n_layers n_heads d_head"],
+    about: Mapping[str, Any],
+    *,
+    top: int | None,
+    by_head: bool,
+) -> pa.Table:
+    """The rows of one block, without those whose score is undefined or whose rank is beyond ``top``."""
+    group = _head_rows(block, S, about["d_model_effective"]) if by_head else _component_rows(block, S)
+    keep = group["rank"] > 0 if top is None else (group["rank"] > 0) & (group["rank"] <= top)
+    if not keep.all():
+        group = {name: column[keep] for name, column in group.items()}
+    return _arrow(group, block.kind, _schema(by_head))
+
+
+def _schema(by_head: bool) -> pa.Schema:
+    return HEAD_SCHEMA if by_head else COMPONENT_SCHEMA
+
+
+def write_groups(
+    groups: Iterable[pa.Table], path: Path, about: Mapping[str, Any], *, by_head: bool, may_be_empty: bool = False
+) -> int:
+    """Write row groups one by one, each page with its checksum; returns the number of rows.
+
+    Raises :class:`OptionError` if there are none, unless that may be.
+    """
+    schema = _schema(by_head).with_metadata({METADATA_KEY: json.dumps(dict(about))})
     rows = 0
     repeated = [
         name for name in schema.names if name not in ("score", "z", "rank")
     ]  # a dictionary of the rest is waste
-    how = dict(compression="zstd", use_dictionary=repeated)
+    how = dict(compression="zstd", use_dictionary=repeated, write_page_checksum=True)
     with written_whole(path) as part, pq.ParquetWriter(part, schema, **how) as writer:
-        for block in blocks:
-            group = _head_rows(block, S, about["d_model_effective"]) if by_head else _component_rows(block, S)
-            keep = group["rank"] > 0 if top is None else (group["rank"] > 0) & (group["rank"] <= top)
-            if not keep.all():
-                group = {name: column[keep] for name, column in group.items()}
-            writer.write_table(_arrow(group, block.kind, schema))
-            rows += len(group["rank"])
-        if rows == 0:
+        for group in groups:
+            writer.write_table(group.cast(schema), row_group_size=max(1, len(group)))
+            rows += len(group)
+        if rows == 0 and not may_be_empty:
             raise OptionError("There is nothing to score: every writer or every reader in these weights is zero.")
     return rows
+
+
+def read_groups(path: Path) -> Iterator[pa.Table]:
+    """The row groups of a file one by one, their checksums verified."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for i in range(file.num_row_groups):
+            yield file.read_row_group(i)
 
 
 def read_about(path: Path) -> dict[str, Any]:

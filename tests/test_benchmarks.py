@@ -9,8 +9,10 @@ from talking_heads_utils.benchmarks import Row, child, in_turn, report, table
 from talking_heads_utils.benchmarks import composition as bench
 from talking_heads_utils.benchmarks import icl as icl_bench
 from talking_heads_utils.benchmarks import steering as steering_bench
+from talking_heads_utils.benchmarks import streaming as streaming_bench
 from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.families import Shape
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, RANDOM_PAIRS
 from talking_heads_utils.scores import compute_scores
 
@@ -72,3 +74,22 @@ def test_both_ways_of_steering_agree():
     for read in ("attention", "logits"):
         row = steering_bench.compare(case, 4, read, 1, values=(-50.0, 0.0, 50.0), n_plain=20)
         assert row.max_abs_diff < 1e-4 and "27 settings" in row.case and row.ratio > 0
+
+
+def test_the_streaming_benchmark_compares_tables_and_counts_products(tmp_path):
+    shape = Shape(n_layers=3, n_heads=4, n_kv_heads=2, d_model=32, d_head=8)
+    share, routes = streaming_bench.rows(shape=shape, n_layers=(3,))
+    assert share.ratio == share.plain_s / share.ours_s > 0 and share.ours_peak_mb > 50
+    assert routes.max_abs_diff < 1e-5 and "2 K/V heads" in routes.case and routes.plain_peak_mb > 50
+    pair = 32 * 32 * (32 + 16 + 16) + 2 * 4 * 32 * 8 * 8  # Q, K, V of all components; cores of K and V
+    assert streaming_bench.n_products(shape) == 2 * 3 * pair
+    assert streaming_bench.n_products(Shape(2, 4, 4, 32, 8)) == 2 * 32 * 32 * 96, "nothing shared, no cores"
+
+
+def test_tables_that_differ_do_not_pass_for_equal(checkpoints, tmp_path):
+    from talking_heads_utils.commands import main
+
+    for name, more in (("a", ()), ("b", ("--top", "20"))):
+        main(["composition", "--weights", str(checkpoints["llama"]), "--out", str(tmp_path / f"{name}.parquet"), *more])
+    assert streaming_bench.largest_difference(tmp_path / "a.parquet", tmp_path / "a.parquet") == 0
+    assert streaming_bench.largest_difference(tmp_path / "a.parquet", tmp_path / "b.parquet") == float("inf")

@@ -135,6 +135,20 @@ def test_blocks_of_any_size_give_the_same(small, monkeypatch):
         torch.testing.assert_close(block.score, whole.blocks[key].score, atol=1e-12, rtol=1e-12)
 
 
+def test_what_a_group_shares_is_multiplied_once_and_gives_the_same(checkpoints, monkeypatch):
+    """The factored maps of grouped heads against whole ones, in one block and in several."""
+    weights = load_head_weights(checkpoints["llama"], dtype=torch.float64)
+    directions = random_directions(weights, 200)
+    for kinds in ("QKV", "VK"):
+        dense = torch.cat([reading_maps(weights, 1, kind) for kind in kinds])
+        maps = composition.reader_maps(weights, 1, kinds)
+        assert [len(part.shared) for part in maps] == [4 if kind == "Q" else 2 for kind in kinds]
+        for elements in (1 << 21, 1):
+            monkeypatch.setattr(composition, "_BLOCK_ELEMENTS", elements)
+            found = composition.score_readers(directions, maps)
+            torch.testing.assert_close(found, composition.score_directions(directions, dense), atol=1e-12, rtol=1e-10)
+
+
 def test_same_seed_same_null_and_another_seed_another(small):
     a, b, c = (next(iter_composition(small, "Q", seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(a.null_mean, b.null_mean) and not torch.equal(a.null_mean, c.null_mean)

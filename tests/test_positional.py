@@ -11,6 +11,7 @@ from talking_heads_utils.planted import LIST, MOVER
 from talking_heads_utils.positional import coordinates as co
 from talking_heads_utils.positional import study
 from talking_heads_utils.positional.gains import NONE, ONE, ORACLE, PER_PLACE, STRATEGIES, gains
+from talking_heads_utils.steering.engine import random_directions
 from talking_heads_utils.tasks import ioi
 
 
@@ -116,7 +117,7 @@ def test_discriminants_and_separability_by_hand():
     found = co.discriminant_directions(values, groups, k=2)
     assert found[:, [1, 2]].norm(dim=1).min() > 0.95 and found[:, 0].abs().max() < 0.1
     assert co.separability(values[:, 1:3], groups) > 6 > 1 > co.separability(noise[:, 3:5], groups)
-    sets = co.random_directions(4, 3, 10)
+    sets = random_directions(4, 3, 10)
     torch.testing.assert_close(sets @ sets.mT, torch.eye(3).expand(4, 3, 3), atol=1e-5, rtol=0)
 
 
@@ -136,11 +137,21 @@ def test_figures_hold_what_they_are_given(planted):
     assert [step.label for step in figure.layout.sliders[0].steps] == ["4", "5"]
     values = [-1.0, 0.0, 1.0]
     attention = torch.rand(3, 3, 3, 4).numpy()
-    figure = figures.traversal_figure({"planted": (attention, values)}, {"planted": ["a", "b", "c"]})
-    assert len(figure.frames) == 3 and figure.data[0].z[0][0] == attention[0, 0, 1].argmax()
-    assert figure.frames[2].data[0].z[1][2] == attention[1, 2, 2].argmax()
-    with pytest.raises(ValueError, match="one slider"):
-        figures.traversal_figure({"a": (attention, values), "b": (attention, [0.0])}, {"a": "abc", "b": "abc"})
+    longer = torch.rand(3, 3, 3, 6).numpy()
+    panel = {4: figures.Traversal(attention, values), 6: figures.Traversal(longer, values)}
+    figure = figures.traversal_figure({"m": panel, "planted": panel}, dict.fromkeys(("m", "planted"), "abc"))
+    assert [trace.visible for trace in figure.data] == [True, False] * 2
+    assert figure.data[0].z[0][0] == attention[0, 0, 1].argmax() and figure.data[3].zmax == 5.5
+    lengths, along = figure.layout.sliders
+    assert lengths.steps[1].args[0] == {"visible": [False, True] * 2}, "a slider that sets nothing else"
+    moved = along.steps[2].args[0]
+    assert set(moved) == {"z", "customdata"} and along.steps[along.active].args[0]["z"][1][0] == list(
+        figure.data[1].z[0]
+    )
+    assert moved["z"][1][1][2] == moved["z"][3][1][2] == longer[1, 2, 2].argmax()
+    for other in ({4: panel[4]}, {4: panel[4], 6: figures.Traversal(longer, [0.0])}):
+        with pytest.raises(ValueError, match="sliders move them all"):
+            figures.traversal_figure({"a": panel, "b": other}, dict.fromkeys("ab", "abc"))
     table = pd.DataFrame([dict(model="m", n_items=4, accuracy=0.5, low=0.4, high=0.6, place=0.3, identity=0.2)])
     by_place = pd.DataFrame([dict(model="m", n_items=4, place=0, accuracy=0.5)])
     assert figures.crowding_figure(table, by_place).data[3].z[0][0] == 0.5

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from talking_heads_utils.commands import main
 from talking_heads_utils.commands.sweep import values_of
@@ -18,7 +17,8 @@ from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer
 from talking_heads_utils.steering.engine import ATTENTION, LOGITS, grid, prepare, steer
-from talking_heads_utils.steering.sweep import CHUNKS, Plan, chunk_file, merge, missing, read_plan, run_sweep, summary
+from talking_heads_utils.steering.results import aggregate, load
+from talking_heads_utils.steering.sweep import CHUNKS, Plan, chunk_file, merge, missing, read_plan, run_sweep
 from talking_heads_utils.tasks.laundry import build_laundry
 
 PLAN = Plan(
@@ -50,25 +50,11 @@ def test_a_sweep_holds_what_the_engine_gives(model, whole):
     found = steer(steering, grid(PLAN.values), movers=[Head(3, 0)], logits=True)
     table = pq.read_table(chunk_file(whole, (5, 20)))
     assert len(table) == 5 * 27 and table["prompt"].to_pylist()[-1] == 24
-    for name, values in (("attention:L3H0", found[ATTENTION][20:, :, 0]), (LOGITS, found[LOGITS][20:])):
+    below = found[LOGITS] - found[LOGITS].amax(-1, keepdim=True)
+    for name, values in (("attention:L3H0", found[ATTENTION][20:, :, 0]), (LOGITS, below[20:])):
         stored = np.array(table[name].to_pylist(), dtype=np.float32).reshape(5, 27, 5)
         np.testing.assert_allclose(stored, values.numpy(), atol=2e-2, rtol=2e-3)
     assert table["place"].to_pylist()[::27] == prompts.info["place"][20:]
-
-
-def test_the_summary_averages_over_prompts(model, whole):
-    table = summary(whole)
-    assert table["n"].sum() == 2 * 25 * 27 and set(table["n_items"]) == {4, 5}
-    prompts = build_laundry(model[1], 4, 25, 0)
-    steering = prepare(model[0], prompts, [Component.parse(w) for w in PLAN.writers])
-    found = steer(steering, grid(PLAN.values), logits=True)[LOGITS]
-    place = torch.as_tensor(prompts.info["place"])
-    right = found.argmax(-1) == place[:, None]
-    held = torch.tensor([half == "held-out" for half in prompts.info["half"]])
-    row = table[(table["n_items"] == 4) & (table["place"] == 1) & table["held_out"] & (table["setting"] == 7)].iloc[0]
-    chosen = (place == 1) & held
-    assert row["n"] == chosen.sum() and row["accuracy"] == pytest.approx(right[chosen, 7].double().mean().item())
-    assert [row[f"alpha {w}"] for w in PLAN.writers] == grid(PLAN.values)[7].tolist()
 
 
 def test_a_killed_sweep_goes_on_and_ends_the_same(whole, tmp_path):
@@ -101,11 +87,13 @@ def test_shards_join_to_the_whole(model, whole, tmp_path):
         merge([parts[0], parts[2]], tmp_path / "all")
     assert not (tmp_path / "all").exists()
     with pytest.raises(OptionError, match="4 chunks of .* are missing"):
-        summary(parts[0])
+        aggregate(parts[0])
     run_sweep(*model, PLAN, parts[1], shard=(1, 3))
     assert main(["merge", *map(str, parts), "--out", str(tmp_path / "all")]) == 0
     assert contents(tmp_path / "all") == contents(whole)
-    assert (tmp_path / "all" / "summary.parquet").exists() and read_plan(tmp_path / "all") == PLAN
+    assert (
+        read_plan(tmp_path / "all") == PLAN and load(tmp_path / "all" / "steering.json").table == aggregate(whole).table
+    )
 
 
 def test_another_plan_is_refused_and_nothing_is_mixed_in(model, whole, tmp_path):

@@ -7,6 +7,7 @@ example:
   python -m talking_heads_utils benchmark composition --weights gpt2
   python -m talking_heads_utils benchmark steering
   python -m talking_heads_utils benchmark icl
+  python -m talking_heads_utils benchmark streaming
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from talking_heads_utils.commands.composition import add_weights_arguments
 from talking_heads_utils.files import gpt2_source
 
 HELP = "ours beside the plain way, with the results compared"
-BENCHMARKS = ("composition", "steering", "icl")
+BENCHMARKS = ("composition", "steering", "icl", "streaming")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=BENCHMARKS, help="what to measure")
     add_weights_arguments(parser)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median counts (default: 3)")
+    parser.add_argument("--whole", action="store_true", help="streaming: all 32 layers too (an hour on two cores)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, where a benchmark has both (default: cpu)")
     parser.add_argument("--out", type=Path, default=Path("data/benchmarks"), help="folder for the JSON file")
 
@@ -45,6 +47,10 @@ def run(args: argparse.Namespace) -> None:
             {"weights": module.ABOUT},
             args.device,
         )
+        return
+    if args.name == "streaming":
+        rows = module.rows(args.repeats, n_layers=(8, 32) if args.whole else (8,))
+        report(args.name, rows, args.out, {"weights": module.ABOUT})
         return
     weights = args.weights or gpt2_source()
     rows = module.rows(weights, args.revision, args.repeats)

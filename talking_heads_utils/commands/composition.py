@@ -13,6 +13,11 @@ examples:
   python -m talking_heads_utils composition --weights gpt2 --out gpt2.parquet
   python -m talking_heads_utils composition --weights ./my-checkpoint --out q.parquet --kinds Q --top 64
   python -m talking_heads_utils composition --weights gpt2 --out heads.parquet --head-level
+  python -m talking_heads_utils composition --weights meta-llama/Meta-Llama-3-8B --out llama.parquet --top 64 --stream
+
+--stream is for checkpoints that do not fit in memory: a few reader layers are held at a time and every earlier layer is
+read from its shard. Stopped at any point, also by kill -9, the same command goes on from the last finished reader layer
+(they wait in FILE.parquet.parts); changed options or weights are refused. --readers scores some reader layers only.
 
 columns: kind, writer_layer, writer_head, component, reader_layer, reader_head, score, z, rank, singular_value, gap.
 gap is the distance to the nearest other singular value of that head, relative to its own: where it is near 0,
@@ -27,6 +32,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from talking_heads_utils.files import GPT2_VARIABLE, check_file, gpt2_source
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
@@ -40,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kinds", default=KINDS, help=f"inputs to score: Q, K, V or several (default: {KINDS})")
     parser.add_argument("--head-level", action="store_true", help="one row per pair of heads instead of per component")
     parser.add_argument("--top", type=int, metavar="K", help="keep the K best per reader and kind (default: all)")
+    parser.add_argument("--readers", type=_layers, metavar="FROM:TO",
+                        help="reader layers from FROM up to, not including, TO (default: all)")  # fmt: skip
+    parser.add_argument("--stream", action="store_true", help="layer by layer, resumable, in little memory")
     parser.add_argument("--n-random", type=int, default=N_RANDOM, help=f"random directions behind each z ({N_RANDOM})")
     parser.add_argument("--seed", type=int, default=SEED, help=f"seed of the random directions (default: {SEED})")
 
@@ -54,33 +63,70 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="commit, tag or branch of a Hub id")
 
 
+def _layers(text: str) -> range:
+    start, stop = map(int, text.split(":"))
+    if not 0 < start < stop:
+        raise ValueError(f"{text} is no range of reader layers")
+    return range(start, stop)
+
+
 def run(args: argparse.Namespace) -> None:
     import torch
-    from tqdm import tqdm
 
-    from talking_heads_utils.checkpoints import load_head_weights
-    from talking_heads_utils.components import write_directions
-    from talking_heads_utils.composition import check_kinds, iter_composition
+    from talking_heads_utils.composition import check_kinds
     from talking_heads_utils.errors import OptionError
-    from talking_heads_utils.provenance import describe_weights, versions
-    from talking_heads_utils.tables import write_table
+    from talking_heads_utils.provenance import versions
+    from talking_heads_utils.tables import check_top
 
     if not 2 <= args.n_random <= 1_000_000:
         raise OptionError(f"--n-random must be at least 2, for a spread, and at most a million, not {args.n_random}.")
     if not 0 <= args.seed < 2**63:
         raise OptionError(f"--seed must be from 0 to 2^63 - 1, not {args.seed}.")
     check_file(args.out)
-    kinds = check_kinds(args.kinds)
+    check_top(args.top)
+    about = {
+        "kinds": check_kinds(args.kinds), "n_random": args.n_random, "seed": args.seed, "top": args.top,
+        "level": "head" if args.head_level else "component", "versions": versions(),
+    }  # fmt: skip
     with torch.inference_mode():
-        weights = load_head_weights(args.weights or gpt2_source(), revision=args.revision)
-        about = describe_weights(weights) | {
-            "kinds": kinds, "n_random": args.n_random, "seed": args.seed, "top": args.top,
-            "level": "head" if args.head_level else "component", "versions": versions(),
-        }  # fmt: skip
-        progress = partial(tqdm, desc="reader layers", unit="layer")
-        directions, S = write_directions(weights)
-        blocks = iter_composition(
-            weights, kinds, n_random=args.n_random, seed=args.seed, directions=directions, progress=progress
-        )
-        rows = write_table(blocks, S, args.out, about, top=args.top, by_head=args.head_level)
-    print(f"{args.out}: {rows:,} rows, {args.out.stat().st_size / 1e6:.1f} MB, of {weights.describe()}")
+        rows, described = (_streamed if args.stream else _in_memory)(args, about)
+    print(f"{args.out}: {rows:,} rows, {args.out.stat().st_size / 1e6:.1f} MB, of {described}")
+
+
+def _in_memory(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, str]:
+    """Rows of the table, and the model in one line."""
+    from tqdm import tqdm
+
+    from talking_heads_utils.checkpoints import load_head_weights
+    from talking_heads_utils.components import write_directions
+    from talking_heads_utils.composition import iter_composition
+    from talking_heads_utils.provenance import describe_weights
+    from talking_heads_utils.tables import write_table
+
+    weights = load_head_weights(args.weights or gpt2_source(), revision=args.revision)
+    readers = args.readers or range(1, weights.n_layers)
+    directions, S = write_directions(weights)
+    blocks = iter_composition(
+        weights, about["kinds"], n_random=args.n_random, seed=args.seed, layers=readers, directions=directions,
+        progress=partial(tqdm, desc="reader layers", unit="layer"),
+    )  # fmt: skip
+    about = describe_weights(weights) | about | {"readers": list(readers)}
+    return write_table(blocks, S, args.out, about, top=args.top, by_head=args.head_level), weights.describe()
+
+
+def _streamed(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, str]:
+    """As :func:`_in_memory`, with a few layers in memory at a time."""
+    from tqdm import tqdm
+
+    from talking_heads_utils.checkpoints import open_checkpoint
+    from talking_heads_utils.composition import check_readers
+    from talking_heads_utils.streaming import describe_checkpoint, pairs_left, stream_table
+    from talking_heads_utils.weights import describe
+
+    checkpoint = open_checkpoint(args.weights or gpt2_source(), args.revision)
+    n_layers = checkpoint.shape.n_layers
+    readers = check_readers(args.readers or range(1, n_layers), n_layers, checkpoint.name)
+    about = describe_checkpoint(checkpoint) | about
+    with tqdm(total=pairs_left(readers, args.out), desc="pairs of layers", unit="pair") as bar:
+        rows = stream_table(checkpoint, readers, args.out, about, on_pair=bar.update)
+    return rows, describe(about["model"], about["processing"], about["d_model_effective"])

@@ -4,7 +4,16 @@ Each setting adds a multiple of three components' write directions to the residu
 component in its own layer. Stopped at any point, also by kill -9, the same command goes on; changed options are
 refused. --shard splits the work over processes, GPUs or machines; `merge` joins folders.
 
+Without --writers it takes those of chapter 2: the mover is found by what it does on short lists, and the three
+components that its query reads most are taken from weights alone. --random SEED steers along random directions of
+equal norm instead, in the same layers: the control.
+
+When the last chunk is there the sweep is reduced to steering.parquet and steering.json (means of attention by list
+length, place and setting, who is right, how it was made): below --out, or with --results in a folder of its own for
+each model. The book reads data/results.
+
 examples:
+  python -m talking_heads_utils sweep --model gpt2 --n-items 5,10,20 --logits --out runs/gpt2 --results data/results
   python -m talking_heads_utils sweep --model gpt2 --writers L7H3.1,L8H6.2,L8H10.1 --movers L9H6,L9H9 --n-items 5,10,20
       --out runs/gpt2
   python -m talking_heads_utils sweep --model mini-token --writers L0H3.0,L0H3.1,L1H1.0 --movers L3H0 --n-items 8
@@ -32,14 +41,17 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="planted, a small model of the book, a Hub id or a folder")
-    parser.add_argument("--writers", required=True, type=_names, metavar="L8H10.1,...", help="components to steer")
+    parser.add_argument("--writers", type=_names, default=[], metavar="L8H10.1,...",
+                        help="components to steer (default: those of chapter 2, and its mover)")  # fmt: skip
     parser.add_argument("--movers", type=_names, default=[], metavar="L9H9,...", help="heads whose attention is read")
+    parser.add_argument("--random", type=int, metavar="SEED", help="steer along random directions: the control")
     parser.add_argument("--n-items", type=_integers, default=[5], metavar="5,10", help="list lengths (default: 5)")
     parser.add_argument("--prompts", type=int, default=250, help="prompts per list length (default: 250)")
     parser.add_argument("--values", type=values_of, default="-100:100:10", metavar="FROM:TO:STEP",
                         help="of each alpha, both ends included (default: -100:100:10)")  # fmt: skip
     parser.add_argument("--logits", action="store_true", help="read the candidates' logits too (all layers run)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where plan and chunks go")
+    add_results_argument(parser)
     parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="every N-th chunk from I on")
     parser.add_argument("--batch-size", type=int, help="settings times prompts run together (default: by memory)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -47,23 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=SEED, help=f"of the prompts (default: {SEED})")
 
 
+def add_results_argument(parser: argparse.ArgumentParser) -> None:
+    """Where the aggregates go: the same for every command that finishes a sweep."""
+    parser.add_argument("--results", type=Path, metavar="FOLDER",
+                        help="aggregates go to FOLDER/<model>/ (default: into --out)")  # fmt: skip
+
+
 def run(args: argparse.Namespace) -> None:
-    import torch
     from tqdm import tqdm
 
-    import talking_heads_utils
-    from talking_heads_utils.models import load_with_tokenizer
-    from talking_heads_utils.steering.engine import ATTENTION, LOGITS
-    from talking_heads_utils.steering.sweep import Plan, run_sweep
+    from talking_heads_utils.steering.sweep import missing, run_sweep
 
     if args.batch_size is not None and args.batch_size < 1:
         raise OptionError(f"--batch-size is 1 or more, not {args.batch_size}.")
-    read = [ATTENTION] * bool(args.movers) + [LOGITS] * args.logits
-    plan = Plan(
-        model=args.model, writers=args.writers, movers=args.movers, n_items=args.n_items, n_prompts=args.prompts,
-        seed=args.seed, values=args.values, read=read, dtype=args.dtype, code=talking_heads_utils.__version__,
-    )  # fmt: skip
-    bridge, tokenizer = load_with_tokenizer(args.model, args.device, getattr(torch, args.dtype))
+    bridge, tokenizer, plan = _prepare(args)
     progress = partial(tqdm, desc="chunks of 10 prompts", unit="chunk")
     files = run_sweep(
         bridge, tokenizer, plan, args.out, shard=args.shard, batch_size=args.batch_size, progress=progress
@@ -72,6 +81,47 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"{args.out}: {len(files)} of {len(plan.chunks)} chunks are this shard's, all there; {settings:,} settings each"
     )
+    if not missing(args.out):
+        save_results(args.out, args.results)
+
+
+def _prepare(args: argparse.Namespace) -> tuple:
+    """``(bridge, tokenizer, plan)``; the plan is checked before a model is loaded, as far as it can be."""
+    import torch
+
+    import talking_heads_utils
+    from talking_heads_utils.models import load_with_tokenizer, revision_of
+    from talking_heads_utils.positional.study import channel
+    from talking_heads_utils.steering.engine import ATTENTION, LOGITS
+    from talking_heads_utils.steering.sweep import Plan
+
+    def plan(writers: list[str], movers: list[str], revision: str | None = None) -> Plan:
+        return Plan(
+            model=args.model, writers=writers, movers=movers, n_items=args.n_items, n_prompts=args.prompts,
+            seed=args.seed, values=args.values, read=[ATTENTION] * bool(movers) + [LOGITS] * args.logits,
+            dtype=args.dtype, code=talking_heads_utils.__version__, revision=revision, random=args.random,
+        )  # fmt: skip
+
+    dtype = getattr(torch, args.dtype)
+    if args.writers:
+        plan(args.writers, args.movers)
+        bridge, tokenizer = load_with_tokenizer(args.model, args.device, dtype)
+        return bridge, tokenizer, plan(args.writers, args.movers, revision_of(args.model))
+    plan(["L0H0.0"] * 3, args.movers or ["L1H0"])
+    at = channel(args.model, device=args.device)  # in float32 and with the book's seed: the same writers every time
+    movers = args.movers or ([str(at.mover)] if args.random is None else [])
+    found = plan([str(w) for w in at.writers], movers, revision_of(args.model))
+    bridge = at.bridge if dtype == torch.float32 else at.bridge.to(dtype)
+    return bridge, at.tokenizer, found
+
+
+def save_results(folder: Path, results: Path | None) -> None:
+    """Reduce a finished sweep and say where that went."""
+    from talking_heads_utils.steering.results import aggregate, results_folder, save
+
+    found = aggregate(folder)
+    path = save(found, results_folder(results, found.plan.model, found.plan.revision) if results else folder)
+    print(f"{path}: {len(found.table):,} rows, {path.stat().st_size / 1e6:.2f} MB, of {found.about['shows']}")
 
 
 def _names(text: str) -> list[str]:

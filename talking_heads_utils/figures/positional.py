@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,6 +17,7 @@ from talking_heads_utils.figures.style import (
     dropdown,
     menu_of_views,
     new_figure,
+    restyle_slider,
 )
 from talking_heads_utils.figures.style import slider as plain_slider
 from talking_heads_utils.positional.coordinates import IDENTITY, PLACE, POSITION
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from talking_heads_utils.positional.gains import Gain
+    from talking_heads_utils.steering.results import Result
 
 CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], POSITION: KIND_COLOURS["K"], IDENTITY: KIND_COLOURS["Q"]}
 SHORT = {COMPONENTS: "three<br>components", BEST: "best<br>triple", RANDOM: "random<br>triples"}
@@ -141,49 +143,83 @@ def crowding_figure(table: pd.DataFrame, by_place: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def traversal_figure(
-    grids: Mapping[str, tuple[np.ndarray, Sequence[float]]], axes: Mapping[str, Sequence[str]]
-) -> go.Figure:
-    """Which item the mover attends to most over two axes of the grid; a slider moves along the third, a menu chooses
-    model and list length.
+class Traversal(NamedTuple):
+    """Mean attention of a mover over a grid, ``[v, v, v, n_items]``, and the values of each axis."""
 
-    grids: label -> mean attention ``[v, v, v, n_items]`` and the axis' values. axes: label -> names of the components.
+    attention: np.ndarray
+    values: Sequence[float]
+
+
+def traversal_figure(grids: Mapping[str, Mapping[int, Traversal]], axes: Mapping[str, Sequence[str]]) -> go.Figure:
+    """Which item the mover attends to most over two axes of the grid, a panel each, one below the other, so that
+    they are wide enough on a phone; one slider moves along the third axis, one changes the list length, and neither
+    resets the other.
+
+    grids: panel -> list length -> what was measured; every panel has the same lengths and as many values. axes: panel
+    -> names of the components. Raises :class:`ValueError` for panels that do not go together.
     """
-    n_steps = {len(values) for _, values in grids.values()}
-    if len(n_steps) != 1:
-        raise ValueError("All grids must have as many values, so that one slider moves them all.")
-    middle = n_steps.pop() // 2
-    figure = new_figure(520)
-    for i, (attention, values) in enumerate(grids.values()):
-        figure.add_trace(_slice(attention, values, middle, visible=i == 0))
-    figure.frames = [
-        go.Frame(name=f"{k - middle:+d}", data=[go.Heatmap(**_cells(a, k)) for a, _ in grids.values()],
-                 traces=list(range(len(grids))))
-        for k in range(2 * middle + 1)
-    ]  # fmt: skip
-    titles = [(f"alpha {axes[label][0]}", f"alpha {axes[label][1]}") for label in grids]
-    layouts = [{"yaxis.title.text": y, "xaxis.title.text": x} for y, x in titles]
-    figure.update_yaxes(title_text=titles[0][0])
-    figure.update_xaxes(title_text=titles[0][1])
-    steps = [frame.name for frame in figure.frames]
+    lengths, n_steps = _shared(grids)
+    middle, rows = n_steps // 2, len(grids)
+    figure = make_subplots(
+        rows=rows, cols=1, subplot_titles=list(grids), vertical_spacing=0.3 / rows, figure=new_figure(300 * rows + 190)
+    )
+    drawn: list[tuple[int, Traversal]] = []
+    for i, (panel, by_length) in enumerate(grids.items()):
+        at = dict(row=i + 1, col=1)
+        for n_items in lengths:
+            drawn.append((n_items, by_length[n_items]))
+            figure.add_trace(_slice(by_length[n_items], middle, n_items == lengths[0], scale=i == 0), **at)
+        figure.update_yaxes(title_text=f"alpha {axes[panel][0]}", **at)
+        figure.update_xaxes(title_text=f"alpha {axes[panel][1]}", **at)
+    along = {
+        f"{k - middle:+d}" if k != middle else "0": _columns([_cells(t.attention, k) for _, t in drawn])
+        for k in range(n_steps)
+    }
+    by_length = {str(n): {"visible": [n == m for m, _ in drawn]} for n in lengths}
     figure.update_layout(
-        updatemenus=[menu_of_views(list(grids), 1, layouts)], margin_t=70,
-        sliders=[plain_slider(steps, "step along the third component: ", pad=50, active=middle)],
-    )  # fmt: skip
+        sliders=[
+            restyle_slider(by_length, "items in the list: ", pad=60),
+            restyle_slider(along, "step along the third component: ", pad=145, active=middle),
+        ]
+    )
     return figure
+
+
+def sweep_panels(sweep: Result) -> tuple[dict[str, dict[int, Traversal]], dict[str, Sequence[str]]]:
+    """A finished sweep as :func:`traversal_figure` wants it: a panel per mover."""
+    plan = sweep.plan
+    panels = {
+        f"{plan.model}, {mover}": {n: Traversal(sweep.attention(mover, n), plan.values) for n in plan.n_items}
+        for mover in plan.movers
+    }
+    return panels, dict.fromkeys(panels, plan.writers)
+
+
+def _shared(grids: Mapping[str, Mapping[int, Traversal]]) -> tuple[list[int], int]:
+    """List lengths and number of values that all panels share."""
+    lengths = {tuple(sorted(by_length)) for by_length in grids.values()}
+    n_steps = {len(t.values) for by_length in grids.values() for t in by_length.values()}
+    if len(lengths) != 1 or len(n_steps) != 1:
+        raise ValueError("All panels must have the same list lengths and as many values: sliders move them all.")
+    return list(lengths.pop()), n_steps.pop()
+
+
+def _columns(cells: Sequence[dict]) -> dict[str, list]:
+    """One value per trace, as a restyle wants them."""
+    return {name: [cell[name] for cell in cells] for name in cells[0]}
 
 
 def _cells(attention: np.ndarray, k: int) -> dict:
     plane = np.asarray(attention)[:, :, k]
-    return dict(z=plane.argmax(-1).tolist(), customdata=plane.max(-1).round(3).tolist())
+    return dict(z=plane.argmax(-1).tolist(), customdata=plane.max(-1).round(2).tolist())
 
 
-def _slice(attention: np.ndarray, values: Sequence[float], k: int, visible: bool) -> go.Heatmap:
-    ticks = [round(float(v), 3) for v in values]
-    n_items = np.asarray(attention).shape[-1]
+def _slice(traversal: Traversal, k: int, visible: bool, scale: bool) -> go.Heatmap:
+    ticks = [round(float(v), 3) for v in traversal.values]
+    n_items = np.asarray(traversal.attention).shape[-1]
     return go.Heatmap(
-        **_cells(attention, k), x=ticks, y=ticks, zmin=-0.5, zmax=n_items - 0.5, colorscale=_SCALE, visible=visible,
-        colorbar=dict(title="place", thickness=12, tickvals=list(range(n_items))),
+        **_cells(traversal.attention, k), x=ticks, y=ticks, zmin=-0.5, zmax=n_items - 0.5, colorscale=_SCALE,
+        visible=visible, showscale=scale, colorbar=dict(title="place", thickness=12, dtick=max(1, n_items // 6)),
         hovertemplate="most attention to place %{z}: %{customdata:.2f}<extra></extra>",
     )  # fmt: skip
 

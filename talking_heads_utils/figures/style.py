@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
@@ -76,5 +76,17 @@ def menu_of_views(labels: Sequence[str], per_view: int, layouts: Sequence[dict] 
 def slider(names: Sequence[str], prefix: str, *, pad: int, active: int = 0) -> dict:
     """A slider below the plot that shows the frame of each name at once."""
     options = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))
-    steps = [dict(label=name, method="animate", args=[[name], options]) for name in names]
+    return _slider("animate", {name: [[name], options] for name in names}, prefix, pad, active)
+
+
+def restyle_slider(updates: Mapping[str, dict], prefix: str, *, pad: int, active: int = 0) -> dict:
+    """A slider below the plot that sets properties of all traces, and leaves alone what another slider sets.
+
+    updates: label -> property -> one value per trace.
+    """
+    return _slider("restyle", {name: [update] for name, update in updates.items()}, prefix, pad, active)
+
+
+def _slider(method: str, arguments: Mapping[str, list], prefix: str, pad: int, active: int) -> dict:
+    steps = [dict(label=name, method=method, args=args) for name, args in arguments.items()]
     return dict(steps=steps, active=active, currentvalue=dict(prefix=prefix), pad=dict(t=pad), x=0, len=1)

@@ -110,13 +110,6 @@ def wording_folds(prompts: PromptSet) -> Int[Tensor, "n"]:
     return torch.tensor([names.index(name) for name in prompts.info["wording"]])
 
 
-def random_directions(n: int, k: int, d_model: int, seed: int = SEED) -> Float[Tensor, "n k d_model"]:
-    """Sets of k orthonormal directions of the residual stream: unit vectors, as write directions are."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(n, d_model, k, generator=generator)
-    return torch.linalg.qr(noise)[0].mT
-
-
 def discriminant_directions(
     writes: Float[Tensor, "n d_model"], groups: Int[Tensor, "n"], k: int = 3
 ) -> Float[Tensor, "k d_model"]:

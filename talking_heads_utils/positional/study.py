@@ -20,7 +20,6 @@ from talking_heads_utils.positional.coordinates import (
     decode,
     discriminant_directions,
     points,
-    random_directions,
     random_folds,
     separability,
     wording_folds,
@@ -31,7 +30,16 @@ from talking_heads_utils.runs.recording import Recording, record
 from talking_heads_utils.scores import compute_scores
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.statistics import bootstrap_mean
-from talking_heads_utils.steering.engine import ATTENTION, LOGITS, Steering, grid, prepare, steer
+from talking_heads_utils.steering.engine import (
+    ATTENTION,
+    LOGITS,
+    Steering,
+    grid,
+    prepare,
+    random_directions,
+    steer,
+)
+from talking_heads_utils.steering.results import Finished, Result
 from talking_heads_utils.tasks.halves import halves
 from talking_heads_utils.tasks.laundry import SELECTION, build_laundry
 from talking_heads_utils.tasks.metrics import correct
@@ -244,3 +252,21 @@ def _gains(steering: Steering, prompts: PromptSet, settings: Tensor) -> dict[str
     others = logits.scatter(2, place[:, None, None].expand(-1, len(settings), 1), -torch.inf)
     right = (own > others).all(-1)
     return gains(right, torch.tensor([half == SELECTION for half in prompts.info["half"]]), place, settings)
+
+
+def finished_gains(finished: Finished) -> dict[str, tuple[dict[str, Gain], list[dict[str, Gain]]]]:
+    """What :func:`steering_gains` gives, out of a finished sweep and its controls, by list length; empty where no
+    logits were read or no control was run."""
+
+    def of(result: Result, n_items: int) -> dict[str, Gain]:
+        right, selection = torch.from_numpy(result.right(n_items)), torch.from_numpy(~result.held_out(n_items))
+        settings = grid(result.plan.values, len(result.plan.writers))
+        return gains(right, selection, torch.from_numpy(result.places(n_items)), settings)
+
+    own, controls = finished.own, finished.controls
+    if not controls or any(LOGITS not in result.plan.read for result in (own, *controls)):
+        return {}
+    return {
+        f"{own.plan.model}, {n} items": (of(own, n), [of(control, n) for control in controls])
+        for n in sorted(own.plan.n_items)
+    }

@@ -20,6 +20,7 @@ from talking_heads_utils.components import ov_svd
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.runs.suffix import Suffix, suffix
+from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.prompts import PromptSet
 
 if TYPE_CHECKING:
@@ -61,6 +62,13 @@ def write_vectors(bridge: TransformerBridge, writers: Sequence[Component]) -> Fl
         v = svd.V[writer.head, :, writer.component]
         found.append(v * v[v.abs().argmax()].sign())
     return torch.stack(found).to(bridge.W_U)
+
+
+def random_directions(n: int, k: int, d_model: int, seed: int = SEED) -> Float[Tensor, "n k d_model"]:
+    """Sets of k orthonormal directions of the residual stream: unit vectors, as write directions are."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n, d_model, k, generator=generator)
+    return torch.linalg.qr(noise)[0].mT
 
 
 def item_positions(prompts: PromptSet) -> tuple[Int[Tensor, "n n_items"], Int[Tensor, "n n_items"]]:

@@ -1,13 +1,14 @@
 """A whole grid of settings, in chunks that are written whole: stopped at any point it goes on from the last one.
 
-A folder holds ``plan.json`` and one parquet file per chunk of prompts. Several machines may take shards of one plan,
-into one folder or into several that :func:`merge` joins.
+A folder holds ``plan.json``, one parquet file per chunk of prompts and a note beside each of where and how long it ran.
+Several machines may take shards of one plan, into one folder or into several that :func:`merge` joins.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,23 +20,27 @@ import torch
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.steering.engine import ATTENTION, LOGITS, grid, prepare, steer
+from talking_heads_utils.provenance import machine, versions
+from talking_heads_utils.steering.engine import ATTENTION, LOGITS, Steering, grid, prepare, random_directions, steer
 from talking_heads_utils.tasks.laundry import build_laundry
 from talking_heads_utils.tasks.prompts import PromptSet, check_count, check_seed
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
     from transformer_lens.model_bridge import TransformerBridge
 
-PLAN, CHUNKS = "plan.json", "chunks"
+PLAN, CHUNKS, NOTES = "plan.json", "chunks", "notes"
 PROMPTS_PER_CHUNK = 10
 MAX_SETTINGS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a sweep's numbers depend on. Two runs of one plan give the same chunks on one machine."""
+    """All that a sweep's numbers depend on. Two runs of one plan give the same chunks on one machine.
+
+    revision: the Hub's commit, None for a model that is not from the Hub. random: the seed of random directions of
+    equal norm that stand in for the writers' own, in the writers' layers; None for their own.
+    """
 
     model: str
     writers: tuple[str, ...]
@@ -47,11 +52,15 @@ class Plan:
     read: tuple[str, ...]
     dtype: str
     code: str
+    revision: str | None = None
+    random: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("writers", "movers", "n_items", "values", "read"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "n_items", tuple(dict.fromkeys(self.n_items)))
         check_seed(self.seed)
+        check_seed(self.random or 0)
         check_count("n_prompts", self.n_prompts, 2)
         size = len(self.values) ** max(1, len(self.writers))
         if not self.values or size > MAX_SETTINGS:
@@ -92,17 +101,28 @@ def run_sweep(
     for n_items, first in progress(left):
         if n_items not in prepared:
             prompts = build_laundry(tokenizer, n_items, plan.n_prompts, plan.seed, n_ctx=bridge.cfg.n_ctx)
-            steering = prepare(bridge, prompts, [Component.parse(w) for w in plan.writers])
-            prepared = {n_items: (prompts, steering)}
+            prepared = {n_items: (prompts, _prepare(bridge, prompts, plan))}
         prompts, steering = prepared[n_items]
+        started = time.perf_counter()
         rows = slice(first, min(first + PROMPTS_PER_CHUNK, plan.n_prompts))
         found = steer(
             steering, grid(plan.values, len(plan.writers)), rows=rows, batch_size=batch_size,
             movers=[Head.parse(m) for m in plan.movers] if ATTENTION in plan.read else (), logits=LOGITS in plan.read,
         )  # fmt: skip
         start_plan(plan, folder)  # only now: a plan that cannot run leaves nothing behind
-        _write(_table(found, prompts, plan, n_items, rows), chunk_file(folder, (n_items, first)))
+        table = _table(found, prompts, plan, n_items, rows)
+        device = str(steering.middle.device)
+        _note(note_file(folder, (n_items, first)), time.perf_counter() - started, device)
+        _write(table, chunk_file(folder, (n_items, first)))
     return [chunk_file(folder, chunk) for chunk in mine]
+
+
+def _prepare(bridge: TransformerBridge, prompts: PromptSet, plan: Plan) -> Steering:
+    writers = [Component.parse(w) for w in plan.writers]
+    if plan.random is None:
+        return prepare(bridge, prompts, writers)
+    directions = random_directions(1, len(writers), bridge.cfg.d_model, plan.random)[0]
+    return prepare(bridge, prompts, writers, directions)
 
 
 def check_plan(plan: Plan, folder: Path) -> bool:
@@ -137,8 +157,22 @@ def chunk_file(folder: Path, chunk: tuple[int, int]) -> Path:
     return Path(folder) / CHUNKS / f"n{chunk[0]:02d}-{chunk[1]:04d}.parquet"
 
 
+def note_file(folder: Path, chunk: tuple[int, int]) -> Path:
+    return Path(folder) / NOTES / f"n{chunk[0]:02d}-{chunk[1]:04d}.json"
+
+
+def _note(path: Path, seconds: float, device: str) -> None:
+    """Where a chunk was made and how long it took, kept apart from its numbers, which are the same each time."""
+    content = {"seconds": round(seconds, 3), "machine": machine(device), "versions": versions()}
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
 def _table(found: dict[str, torch.Tensor], prompts: PromptSet, plan: Plan, n_items: int, rows: slice) -> pa.Table:
-    """One row per prompt and setting; attention and logits as half-precision lists over the items."""
+    """One row per prompt and setting; attention and logits as half-precision lists over the items.
+
+    Logits count from the prompt's largest candidate: GPT-2's lie near -100, where half precision has steps of 0.06.
+    """
     import pyarrow as pa
 
     n, n_settings = next(iter(found.values())).shape[:2]
@@ -152,7 +186,7 @@ def _table(found: dict[str, torch.Tensor], prompts: PromptSet, plan: Plan, n_ite
     if ATTENTION in found:
         named |= {f"{ATTENTION}:{m}": found[ATTENTION][:, :, k] for k, m in enumerate(plan.movers)}
     if LOGITS in found:
-        named[LOGITS] = found[LOGITS]
+        named[LOGITS] = found[LOGITS] - found[LOGITS].amax(-1, keepdim=True)
     for name, values in named.items():
         flat = values.reshape(-1).to(torch.float16).cpu().numpy()
         columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat, type=pa.float16()), n_items)
@@ -187,54 +221,11 @@ def merge(parts: Sequence[Path], folder: Path) -> int:
         )
     start_plan(plan, folder)
     for chunk, files in sources.items():
-        target = chunk_file(folder, chunk)
-        if not target.exists():
-            with written_whole(target) as part:
-                shutil.copyfile(files[0], part)
+        for target, source in (
+            (note_file(folder, chunk), note_file(files[0].parents[1], chunk)),
+            (chunk_file(folder, chunk), files[0]),
+        ):
+            if source.exists() and not target.exists():
+                with written_whole(target) as part:
+                    shutil.copyfile(source, part)
     return len(sources)
-
-
-def summary(folder: Path) -> pd.DataFrame:
-    """Means over the prompts of each list length, answer's place, half and setting.
-
-    Columns: n_items, place, held_out, setting, the alphas by writer, n; per mover the attention to the answer and how
-    often it attends most to it; with logits, accuracy among the candidates. Raises :class:`OptionError` for a sweep
-    that is not finished.
-    """
-    import pandas as pd
-
-    if left := missing(folder):
-        raise OptionError(f"{len(left)} chunks of {folder} are missing. Run the sweep again to finish it.")
-    plan = read_plan(folder)
-    parts = [_reduced(chunk_file(folder, chunk), chunk[0]) for chunk in plan.chunks]
-    keys = ["n_items", "place", "held_out", "setting"]
-    table = pd.concat(parts).groupby(keys, as_index=False).sum()
-    for name in table.columns.difference([*keys, "n"]):
-        table[name] /= table["n"]
-    settings = grid(plan.values, len(plan.writers)).numpy()
-    for k, writer in enumerate(plan.writers):
-        table.insert(4 + k, f"alpha {writer}", settings[table["setting"], k])
-    return table
-
-
-def _reduced(path: Path, n_items: int) -> pd.DataFrame:
-    """Sums over the prompts of one chunk."""
-    import pandas as pd
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    frame = table.select(["place", "held_out", "setting"]).to_pandas()
-    place = frame["place"].to_numpy()
-    for name in table.column_names[4:]:
-        values = table[name].combine_chunks().values.to_numpy(zero_copy_only=False).reshape(-1, n_items)
-        values = values.astype(np.float32)
-        own = values[np.arange(len(values)), place]
-        best = (own > np.where(np.arange(n_items) == place[:, None], -np.inf, values).max(1)).astype(float)
-        if name == LOGITS:
-            frame["accuracy"] = best
-        else:
-            mover = name.partition(":")[2]
-            frame[f"{mover} on the answer"], frame[f"{mover} most on the answer"] = own, best
-    frame.insert(0, "n_items", n_items)
-    frame["n"] = 1
-    return frame.groupby(["n_items", "place", "held_out", "setting"], as_index=False).sum().pipe(pd.DataFrame)

@@ -1,0 +1,158 @@
+"""A table streamed from shards equals the one made in memory, also after a kill; what is not of it is refused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from conftest import FAMILY_NAMES, build_model
+
+from talking_heads_utils import streaming, tables
+from talking_heads_utils.checkpoints import load_head_weights, open_checkpoint
+from talking_heads_utils.commands import main
+
+KEYS = ["kind", "writer_layer", "writer_head", "reader_layer", "reader_head"]
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """Family -> a checkpoint in many shards, in bfloat16."""
+    folders = {name: tmp_path_factory.mktemp(name) / "shards" for name in FAMILY_NAMES}
+    for name, folder in folders.items():
+        build_model(name).to(torch.bfloat16).save_pretrained(folder, max_shard_size="10KB")
+        assert len(list(folder.glob("*.safetensors"))) > 2
+    return folders
+
+
+def composition(folder, out, *more) -> int:
+    return main(["composition", "--weights", str(folder), "--out", str(out), *map(str, more)])
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("--top", 5), ("--head-level",), ("--kinds", "vk", "--seed", 3, "--readers", "2:3")]
+)
+def test_the_streamed_table_is_the_one_made_in_memory(sharded, family, tmp_path, more):
+    assert composition(sharded[family], tmp_path / "whole.parquet", *more) == 0
+    assert composition(sharded[family], tmp_path / "streamed.parquet", "--stream", *more) == 0
+    whole, streamed = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "streamed"))
+    keys = [*KEYS, *({"component"} & set(whole))]
+    pd.testing.assert_frame_equal(*(t.sort_values(keys, ignore_index=True) for t in (whole, streamed)), rtol=1e-4)
+    assert len(whole) and (whole["rank"] == streamed["rank"]).all() and list(whole[keys[0]]) == list(streamed[keys[0]])
+    first, second = (tables.read_about(tmp_path / f"{name}.parquet") for name in ("whole", "streamed"))
+    assert first == second and first["checkpoint_dtype"] == "bfloat16" and first["n_layers"] == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["streamed.parquet", "whole.parquet"]
+
+
+def test_few_reader_layers_at_a_time_give_the_same_bytes(sharded, family, tmp_path, monkeypatch):
+    composition(sharded[family], tmp_path / "a.parquet", "--stream")
+    monkeypatch.setattr(streaming, "READER_BYTES", 1)
+    composition(sharded[family], tmp_path / "b.parquet", "--stream")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_one_layer_is_what_loading_makes_of_it(sharded, family):
+    checkpoint = open_checkpoint(sharded[family])
+    whole = load_head_weights(sharded[family])
+    for layer in range(3):
+        one = streaming.one_layer(checkpoint, layer)
+        for name in ("W_Q", "W_K", "W_V", "W_O", "b_O"):
+            assert torch.equal(getattr(one, name)[0], getattr(whole, name)[layer])
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(sharded, tmp_path, monkeypatch):
+    """The command in a process of its own, killed by SIGKILL as soon as its first reader layer stands."""
+    composition(sharded["llama"], tmp_path / "whole.parquet", "--stream", "--top", 64)
+    out, folder = tmp_path / "run.parquet", tmp_path / "run.parquet.parts"
+    slow = (
+        "import sys, time; from talking_heads_utils import streaming; from talking_heads_utils.commands import main\n"
+        "streaming.READER_BYTES, real = 1, streaming.write_groups\n"
+        "def write(*args, **how):\n    real(*args, **how); time.sleep(60)\n"
+        "streaming.write_groups = write; main(sys.argv[1:])"
+    )
+    arguments = ["composition", "--weights", str(sharded["llama"]), "--out", str(out), "--stream", "--top", "64"]
+    process = subprocess.Popen([sys.executable, "-c", slow, *arguments], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (folder.is_dir() and any(folder.glob("reader-*.parquet"))):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (part,) = folder.glob("reader-*.parquet")
+    (folder / ".reader-002.parquet.x.part").write_bytes(b"half-written")
+    assert not out.exists()
+    made, kept = part.stat().st_mtime_ns, []
+    monkeypatch.setattr(streaming.shutil, "rmtree", lambda _: kept.append(part.stat().st_mtime_ns))
+    assert composition(sharded["llama"], out, "--stream", "--top", 64) == 0
+    assert kept == [made], "the finished layer was not made again, and only the whole table ends the parts"
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+@pytest.fixture
+def stopped(sharded, tmp_path, monkeypatch):
+    """A run that was interrupted after its first reader layer: its table's path and the layer's file."""
+    out = tmp_path / "run.parquet"
+
+    def score(checkpoint, readers, *rest):
+        if 2 in readers:
+            raise KeyboardInterrupt
+        return real(checkpoint, readers, *rest)
+
+    real = streaming._score_readers
+    with monkeypatch.context() as patch:
+        patch.setattr(streaming, "READER_BYTES", 1)
+        patch.setattr(streaming, "_score_readers", score)
+        assert composition(sharded["gpt2"], out, "--stream") == 130 and not out.exists()
+    (part,) = (tmp_path / "run.parquet.parts").iterdir()
+    return out, part
+
+
+def test_a_damaged_part_is_one_clear_error(sharded, stopped, capsys):
+    out, part = stopped
+    whole = part.read_bytes()
+    middle = len(whole) // 4
+    for content in (b"", whole[:200], whole[:-10], whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]):
+        part.write_bytes(content)
+        assert composition(sharded["gpt2"], out, "--stream") == 2
+        error = capsys.readouterr().err
+        assert f"{part} is damaged" in error and "Remove it and run this again" in error and not out.exists()
+    part.unlink()
+    assert composition(sharded["gpt2"], out, "--stream") == 0
+
+
+def test_parts_of_another_table_are_refused(sharded, stopped, checkpoints, capsys):
+    out, part = stopped
+    before = part.read_bytes()
+    for folder, more, changed in (
+        (sharded["gpt2"], ("--seed", 1, "--top", 3), "seed, top"),
+        (checkpoints["gpt2"], (), "model, checkpoint_sha256, checkpoint_dtype"),
+    ):
+        assert composition(folder, out, "--stream", *more) == 2
+        assert f"parts of another table, with other {changed}. Nothing was mixed in" in capsys.readouterr().err
+    assert part.read_bytes() == before and not out.exists()
+
+
+@pytest.mark.parametrize("stream", [(), ("--stream",)])
+def test_reader_layers_that_are_not_there_are_one_clear_error(sharded, tmp_path, capsys, stream):
+    assert composition(sharded["gpt2"], tmp_path / "x.parquet", "--readers", "2:9", *stream) == 2
+    assert "No reader in layer 3: readers are in layers 1..2" in capsys.readouterr().err
+    for text in ("0:2", "2:2", "a:b", "1"):
+        with pytest.raises(SystemExit):
+            composition(sharded["gpt2"], tmp_path / "x.parquet", "--readers", text)
+    folder = shutil.copytree(sharded["gpt2"], tmp_path / "one")
+    config = json.loads((folder / "config.json").read_text()) | {"n_layer": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert composition(folder, tmp_path / "x.parquet", *stream) == 2 and not (tmp_path / "x.parquet").exists()
+
+
+def test_weights_with_nothing_to_score_are_one_clear_error(tmp_path, capsys):
+    model = build_model("gpt2")
+    with torch.no_grad():
+        for block in model.transformer.h:
+            block.attn.c_attn.weight.zero_()
+    model.save_pretrained(tmp_path / "zero")
+    assert composition(tmp_path / "zero", tmp_path / "x.parquet", "--stream") == 2
+    assert "nothing to score" in capsys.readouterr().err and not (tmp_path / "x.parquet").exists()
