@@ -38,6 +38,19 @@ def test_patching_before_anything_happened_changes_nothing(s):
     assert set(table["n"]) == {12}
 
 
+def test_the_posts_own_prompts_with_the_baseline_it_lacks(s):
+    """The plain row equals plain runs of both prompts; the last layers carry over what A says."""
+    table = study.post_table(s)
+    assert table["out of A"].iloc[0] == "nothing" and table.columns.tolist()[3:] == ["0", "1", "2", "3"]
+    a, b = (s.encode([q]) for q in study.post_questions())
+    numbers = study.numbers_of(s.tokenizer, 200)
+    with torch.no_grad():
+        for prompts, said in ((a, table["A's top five"].iloc[0].split()[0]), (b, table["B plain"].iloc[0])):
+            logits = s.bridge(prompts.tokens)[0, -1, numbers.ids]
+            assert int(numbers.read(logits)) == int(said)
+    assert study.post_sets(s) == study.layer_sets(s), "the post's heads are Llama's"
+
+
 def test_removal_ends_with_one_head_and_starts_whole(s):
     table = study.removal_table(s, n=16, n_random=2)
     plain = table[table["out"] == 0]

@@ -18,11 +18,13 @@ from talking_heads_utils.icl.ablation import NOTHING, ZERO, Ablations, ablations
 from talking_heads_utils.icl.engine import RESID, EndRun, patch_grid, replacements, run_end
 from talking_heads_utils.icl.family import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.icl.prompts import (
+    POST_PAIRS,
     RANDOM_PAIRS,
     Numbers,
     draw_pairing,
     encode_questions,
     numbers_of,
+    post_questions,
     questions,
 )
 from talking_heads_utils.icl.redundancy import Reader
@@ -171,6 +173,46 @@ def patch_table(
         score_numbers(s.numbers.read(grid.plain), asked, right),
     )
     return _patch_rows(chosen, found, own, plain)
+
+
+POST_SETS = {
+    "five heads": ("L10H5", "L10H7", "L13H6", "L13H27", "L14H18"),
+    "layers 10, 11": (10, 11),
+    "layers 10, 11, 13": (10, 11, 13),
+    "layers 10, 11, 13, 15": (10, 11, 13, 15),
+}  # of Llama-3-8B, as the post took them out
+
+
+def post_sets(s: Subject) -> dict[str, list[Head]]:
+    """The sets that the post took out, where the model has Llama-3-8B's shape; :func:`layer_sets` for any other."""
+    if s.shape != (32, 32):
+        return layer_sets(s)
+    heads = {n: [Head.parse(x) for x in some] for n, some in POST_SETS.items() if isinstance(some[0], str)}
+    return heads | {n: by_layer(s.shape, some) for n, some in POST_SETS.items() if n not in heads}
+
+
+def post_table(s: Subject) -> pd.DataFrame:
+    """The post's own two prompts, with the plain run that it lacks: columns ``out of A, A's top five, B plain``, then
+    one per layer with the number that B answers when A's ``resid_pre`` of that layer is patched in.
+
+    Raises :class:`TaskError` if the tokenizer does not keep the post's numbers whole.
+    """
+    import pandas as pd
+
+    a, b = ([question] for question in post_questions())
+    numbers = numbers_of(s.tokenizer, max(y for _, y in POST_PAIRS) + 9)
+    ends_a, ends_b = (suffix(s.bridge, s.encode(some), 0) for some in (a, b))
+    chosen = ablations(s.shape, post_sets(s))
+    run = run_end(ends_a, chosen, replacements(run_end(ends_a), ZERO))
+    grid = patch_grid(run, ends_a, ends_b, numbers.ids.to(s.bridge.cfg.device))
+    best = numbers.values[grid.own[0].topk(5).indices.cpu()]
+    answers, plain = numbers.read(grid.patched)[0], int(numbers.read(grid.plain)[0])
+    rows = [
+        {"out of A": name, "A's top five": " ".join(map(str, best[i].tolist())), "B plain": plain}
+        | {str(layer): int(answers[layer, i]) for layer in range(s.shape[0])}
+        for i, name in enumerate(chosen.names)
+    ]
+    return pd.DataFrame(rows)
 
 
 def _patch_rows(chosen: Ablations, found, own, plain) -> pd.DataFrame:
