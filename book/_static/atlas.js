@@ -5,6 +5,7 @@
   if (!root) return;
   const START_Z = 12, MOST_EDGES = 150, ALL = "all", RANKS = [1, 2, 3, 5, 10, 20, 50, 100, 200, 500, Infinity];
   const DASHES = { Q: "", K: "7 3", V: "2 3" };
+  const GRID_LABEL = "All heads, a row for each layer; arrow keys move, Enter chooses, Escape shows all";
   const SVG = "http://www.w3.org/2000/svg";
   let atlas, state, focused;
 
@@ -101,7 +102,7 @@
   /* ---- the address ---- */
   const parseLabel = (text) => {
     const match = /^\s*L(\d+)H(\d+)(?:\.(\d+))?\s*$/i.exec(text);
-    if (!match) return { error: `“${text}” is not a head. Write layer and head as in L8H10, or a component as in L8H10.1.` };
+    if (!match) return { error: `“${text}” is no head. Write layer and head as in L8H10, or a component as in L8H10.1.` };
     const [layer, head, component] = match.slice(1).map((part) => part === undefined ? null : Number(part));
     if (layer >= atlas.nLayers || head >= atlas.nHeads || component >= atlas.dHead) {
       return { error: `${atlas.about.model} has no ${text.trim()}: its layers are 0 to ${atlas.nLayers - 1}, heads 0 to ` +
@@ -118,7 +119,7 @@
   };
   const fromHash = (hash) => {
     const found = { head: null, component: null, kind: ALL, z: START_Z, rank: Infinity };
-    for (const part of decodeURIComponent(hash.slice(1)).split("&").filter(Boolean)) {
+    for (const part of hash.slice(1).split("&").filter(Boolean)) {
       const [key, value] = part.split("=");
       if (key === "kind" && atlas.kinds.includes(value)) found.kind = value;
       else if (key === "z" && Number(value) >= atlas.least_z) found.z = Math.min(Number(value), largestZ());
@@ -147,18 +148,20 @@
   const buildControls = () => {
     const datalist = element("datalist", { id: "atlas-labels" });
     for (let head = 0; head < atlas.nLayers * atlas.nHeads; head++) datalist.append(new Option("", headName(head)));
-    parts.search = element("input", { type: "search", id: "atlas-search", list: "atlas-labels", placeholder: "L8H10.1",
-      autocomplete: "off", spellcheck: "false", "aria-describedby": "atlas-error" });
+    parts.search = element("input", { type: "search", id: "atlas-search", list: "atlas-labels", autocomplete: "off",
+      placeholder: "L8H10.1", spellcheck: "false", "aria-describedby": "atlas-error" });
     parts.kind = element("select", { onchange: () => go({ kind: parts.kind.value }) }, new Option("all inputs", ALL));
     for (const kind of atlas.kinds) parts.kind.add(new Option(`${kind} (${atlas.reads[kind]})`, kind));
-    parts.z = element("input", { type: "range", min: atlas.least_z, max: largestZ(), step: 1,
-      oninput: () => { state.z = Number(parts.z.value); render(); }, onchange: () => go({ z: Number(parts.z.value) }, true) });
+    const slider = (range, read) => element("input", { type: "range", step: 1, ...range,
+      oninput: (event) => { Object.assign(state, read(event.target.value)); render(); },
+      onchange: (event) => go(read(event.target.value), true) });
+    parts.z = slider({ min: atlas.least_z, max: largestZ() }, (value) => ({ z: Number(value) }));
+    parts.rank = slider({ min: 0, max: RANKS.length - 1 }, (value) => ({ rank: RANKS[value] }));
     parts.zText = element("output");
-    parts.rank = element("input", { type: "range", min: 0, max: RANKS.length - 1, step: 1,
-      oninput: () => { state.rank = RANKS[parts.rank.value]; render(); }, onchange: () => go({ rank: RANKS[parts.rank.value] }, true) });
     parts.rankText = element("output");
     parts.error = element("p", { id: "atlas-error", role: "alert", class: "atlas-error" });
-    const search = element("form", { role: "search", onsubmit: (event) => { event.preventDefault(); go(parseLabel(parts.search.value)); } },
+    const find = (event) => { event.preventDefault(); go(parseLabel(parts.search.value)); };
+    const search = element("form", { role: "search", "aria-label": "Heads", onsubmit: find },
       element("label", { for: "atlas-search" }, "Head or component"), " ", parts.search, " ", element("button", {}, "Show"));
     return element("div", { class: "figure-controls" }, search,
       element("label", {}, "Input ", parts.kind), element("label", {}, "Least z ", parts.z, " ", parts.zText),
@@ -182,7 +185,8 @@
   const geometry = () => {
     const step = (parts.graph.clientWidth - LEFT) / atlas.nHeads, row = Math.max(Math.min(step, 46), 25);
     const at = (head) => [LEFT + (head % atlas.nHeads + 0.5) * step, (atlas.nLayers - layerOf(head) - 0.5) * row];
-    return { step, row, at, radius: Math.min(0.3 * step, 0.3 * row, 11), width: parts.graph.clientWidth, height: row * atlas.nLayers + BOTTOM };
+    const radius = Math.min(0.3 * step, 0.3 * row, 11);
+    return { step, row, at, radius, width: parts.graph.clientWidth, height: row * atlas.nLayers + BOTTOM };
   };
   const edgePath = ({ writer, reader, kind }, { at, step, radius }) => {
     const [x1, y1] = at(writer), [x2, y2] = at(reader), half = (y1 - y2) / 2;
@@ -197,13 +201,13 @@
   }, svg("title", {}, edgeLabel(edge)))).reverse(); // the strongest on top
   const drawHead = (head, place, touched) => {
     const [x, y] = place.at(head), role = atlas.roleOf[headName(head)], chosen = head === state.head;
-    const label = headName(head) + (role ? `, ${role}` : "");
+    const label = headName(head) + (role ? `, ${role}` : ""), apart = state.head !== null && !touched.has(head);
     const group = svg("g", { role: "gridcell", tabindex: head === focused ? 0 : -1, "aria-selected": chosen, "aria-label": label,
-      "data-head": head, class: `atlas-head${chosen ? " chosen" : ""}${state.head !== null && !touched.has(head) ? " apart" : ""}` },
+      "data-head": head, class: `atlas-head${chosen ? " chosen" : ""}${apart ? " apart" : ""}` },
     svg("title", {}, label),
     svg("rect", { x: x - place.step / 2, y: y - place.row / 2, width: place.step, height: place.row, rx: 4 }),
     svg("circle", { cx: x, cy: y, r: place.radius, style: role ? `fill: ${atlas.colours.roles[role]}` : null }));
-    if (place.step > 40 && state.head !== null && touched.has(head)) {
+    if (place.step > 40 && state.head !== null && !apart) {
       group.append(svg("text", { x, y: y + place.radius + 10, "aria-hidden": "true" }, headName(head)));
     }
     return group;
@@ -215,14 +219,18 @@
       const heads = Array.from({ length: atlas.nHeads }, (_, head) => drawHead(layer * atlas.nHeads + head, place, touched));
       rows.push(svg("g", { role: "row", "aria-label": `layer ${layer}` }, ...heads));
     }
-    const ticks = Array.from({ length: atlas.nLayers }, (_, layer) => svg("text", { x: LEFT - 8, y: place.at(layer * atlas.nHeads)[1] + 4, "text-anchor": "end" }, layer))
-      .concat(Array.from({ length: atlas.nHeads }, (_, head) => svg("text", { x: place.at(head)[0], y: place.height - BOTTOM + 14 }, head)),
-        svg("text", { x: LEFT + place.step * atlas.nHeads / 2, y: place.height - 4 }, "head"),
-        svg("text", { x: 0, y: 0, transform: `translate(9 ${place.row * atlas.nLayers / 2}) rotate(-90)` }, "layer"));
+    const text = (x, y, content, more) => svg("text", { x, y, ...more }, content);
+    const range = (n, make) => Array.from({ length: n }, (_, i) => make(i)), middle = place.row * atlas.nLayers / 2;
+    const ticks = [
+      ...range(atlas.nLayers, (layer) => text(LEFT - 14, place.at(layer * atlas.nHeads)[1] + 4, layer)),
+      ...range(atlas.nHeads, (head) => text(place.at(head)[0], place.height - BOTTOM + 14, head)),
+      text(LEFT + place.step * atlas.nHeads / 2, place.height - 4, "head"),
+      text(0, 0, "layer", { transform: `translate(9 ${middle}) rotate(-90)` }),
+    ];
     const drawn = svg("svg", { width: place.width, height: place.height, class: "atlas-graph" },
       svg("g", { class: "atlas-axis", "aria-hidden": "true" }, ...ticks),
       svg("g", { "aria-hidden": "true" }, ...drawEdges(edges, place)),
-      svg("g", { role: "grid", "aria-label": "All heads, a row for each layer; arrow keys move, Enter chooses, Escape shows all" }, ...rows));
+      svg("g", { role: "grid", "aria-label": GRID_LABEL }, ...rows));
     parts.graph.replaceChildren(parts.svg = drawn);
     if (had) focusHead(focused);
   };
@@ -272,32 +280,41 @@
   const edgeTable = (title, edges) => table(title, ["writer", "reader", "input", "C", "C / chance", "z", "rank"],
     edges.map((edge) => [
       link({ head: edge.writer, component: edge.component }), link({ head: edge.reader, component: null }),
-      `${edge.kind} (${atlas.reads[edge.kind]})`, edge.score.toFixed(3), `${(edge.score / atlas.null_rms).toFixed(1)}×`, edge.z.toFixed(1),
+      `${edge.kind} (${atlas.reads[edge.kind]})`, edge.score.toFixed(3), `${(edge.score / atlas.null_rms).toFixed(1)}×`,
+      edge.z.toFixed(1),
       `${count(edge.rank)} of ${count(layerOf(edge.reader) * atlas.nHeads * atlas.dHead)}`]));
+  const gap = (values, i) => {
+    const steps = [values[i - 1] - values[i], values[i] - values[i + 1]]; // NaN past either end
+    return Math.min(...steps.filter((step) => !Number.isNaN(step))) / values[i];
+  };
   const componentTable = (readers) => {
     const values = atlas.singular.subarray(state.head * atlas.dHead, (state.head + 1) * atlas.dHead);
     const total = values.reduce((sum, value) => sum + value ** 2, 0);
     const rows = Array.from(values, (value, i) => [link({ head: state.head, component: i }), value.toFixed(3),
       `${(100 * value ** 2 / total).toFixed(1)}%`, gap(values, i).toFixed(3), String(readers[i])]);
-    const made = table(`Components of ${headName(state.head)}`, ["component", "singular value", "share", "gap", "inputs that read it"], rows);
+    const made = table(`Components of ${headName(state.head)}`,
+      ["component", "singular value", "share", "gap", "inputs that read it"], rows);
     made.querySelectorAll("tbody tr")[state.component]?.setAttribute("aria-current", "true");
     return made;
   };
-  const gap = (values, i) => Math.min(...[values[i - 1] - values[i], values[i] - values[i + 1]].filter((d) => !Number.isNaN(d))) / values[i];
-
   const drawTables = (edges, readers) => {
-    if (state.head === null) return parts.tables.replaceChildren(element("h2", { tabindex: -1, class: "atlas-title" }, "All heads"), edgeTable("Edges shown, the strongest first", edges));
+    const heading = (text) => element("h2", { tabindex: -1, class: "atlas-title" }, text);
+    if (state.head === null) {
+      parts.tables.replaceChildren(heading("All heads"), edgeTable("Edges shown, the strongest first", edges));
+      return;
+    }
     const self = headName(state.head), role = atlas.roleOf[self];
     const into = edges.filter(({ reader }) => reader === state.head), out = edges.filter(({ writer }) => writer === state.head);
-    const title = element("h2", { tabindex: -1, class: "atlas-title" }, name(state) + (role ? ` (${role})` : ""));
-    parts.tables.replaceChildren(title, componentTable(readers),
+    const whole = `${self} writes, by its strongest component for each reader`;
+    parts.tables.replaceChildren(heading(name(state) + (role ? ` (${role})` : "")), componentTable(readers),
       edgeTable(`${self} reads, each writer by its strongest component`, into),
-      edgeTable(state.component === null ? `${self} writes, by its strongest component for each reader` : `${name(state)} writes`, out));
+      edgeTable(state.component === null ? whole : `${name(state)} writes`, out));
   };
 
   /* ---- all of it ---- */
   const summary = (edges, shown) => {
-    const where = `z of ${state.z} or more${state.rank === Infinity ? "" : `, rank ${state.rank} or better`}${state.kind === ALL ? "" : `, ${atlas.reads[state.kind]} alone`}`;
+    const rank = state.rank === Infinity ? "" : `, rank ${state.rank} or better`;
+    const where = `z of ${state.z} or more${rank}${state.kind === ALL ? "" : `, ${atlas.reads[state.kind]} alone`}`;
     const held = edges.length > shown.length ? `; the strongest ${count(shown.length)} are drawn` : "";
     if (state.head === null) return `${plural(edges.length, "edge")} between heads at ${where}${held}.`;
     const into = edges.filter(({ reader }) => reader === state.head).length;
@@ -323,10 +340,14 @@
   };
   const nullNote = () => {
     const { about, null_rms: chance, least_z: least, largest_random_z: random } = atlas;
-    return `${about.model}, real weights (${about.processing}). C: composition score; chance is ${chance.toFixed(3)}, its root mean ` +
-      `square for a random unit direction. z: against ${about.n_random} random directions for each reader and input (seed ${about.seed}), ` +
-      `of which the largest reaches ${random.toFixed(1)}. rank: among all earlier components. Of ${count(atlas.n_scores)} scores, the ` +
-      `${count(atlas.index.length)} with z of ${least} or more are here.` + (atlas.role_source ? ` Roles: ${atlas.role_source}.` : "");
+    return [
+      `${about.model}, real weights (${about.processing}).`,
+      `C: composition score; chance is ${chance.toFixed(3)}, its root mean square for a random unit direction.`,
+      `z: against ${about.n_random} random directions for each reader and input (seed ${about.seed}), of which the`,
+      `largest reaches ${random.toFixed(1)}. rank: among all earlier components.`,
+      `Of ${count(atlas.n_scores)} scores, the ${count(atlas.index.length)} with z of ${least} or more are here.`,
+      atlas.role_source ? `Roles: ${atlas.role_source}.` : "",
+    ].join(" ");
   };
   const start = async () => {
     const status = root.querySelector("[role=status]");
@@ -337,8 +358,11 @@
       status.textContent = `The scores could not be read (${error.message}): is the browser up to date, the site whole?`;
       return;
     }
-    Object.assign(parts, { status, graph: element("div", { onclick: onGraphClick, onkeydown: onGraphKey }), tables: element("div", { class: "atlas-tables", onclick: onTableClick }) });
-    root.replaceChildren(buildControls(), buildLegend(), parts.graph, status, element("p", { class: "atlas-note" }, nullNote()), parts.tables);
+    parts.status = status;
+    parts.graph = element("div", { onclick: onGraphClick, onkeydown: onGraphKey });
+    parts.tables = element("div", { class: "atlas-tables", onclick: onTableClick });
+    const note = element("p", { class: "atlas-note" }, nullNote());
+    root.replaceChildren(buildControls(), buildLegend(), parts.graph, status, note, parts.tables);
     readAddress();
     addEventListener("popstate", readAddress);
     let width = parts.graph.clientWidth;
@@ -346,7 +370,10 @@
     root.dataset.ready = "true";
   };
   /* Fetched once the page stands; a script, since a page opened from file:// may not fetch. */
-  const load = () => document.head.append(element("script", { src: root.dataset.source, onload: start,
-    onerror: () => { root.querySelector("[role=status]").textContent = "The scores could not be loaded: is the site whole?"; } }));
+  const missing = () => {
+    root.querySelector("[role=status]").textContent = "The scores could not be loaded: is the site whole?";
+  };
+  const load = () => document.head.append(
+    element("script", { src: root.dataset.source, onload: start, onerror: missing }));
   if (document.readyState === "complete") load(); else addEventListener("load", load);
 })();
