@@ -64,7 +64,33 @@ DATA_FILES = (
         "Weights of the small models trained here, in the Hub's format for GPT-2, float32.",
         "`python -m talking_heads_utils train NAME --out FOLDER`",
     ),
-    DataFiles("models/*/*/training.json", "How each of them was trained, and how well it does.", "the same", _CARD),
+    DataFiles("models/mini-[!i]*/*/training.json", "How each of them was trained, and how well it does.", "the same", _CARD),
+    DataFiles(
+        "models/mini-icl*/*/training.json",
+        "The same for models of functions, and what they are held against.",
+        "the same",
+        _CARD | {
+            "exact_reader": "accuracy of the exact Bayesian reader on the same prompts",
+            "by_function": "accuracy after all examples, function by function, 20 prompts each",
+        },
+    ),
+    DataFiles(
+        "reference/icl_post.json",
+        "What the post's stored notebook outputs show for Llama-3-8B, with its source. Quoted, not measured here.",
+        "hand",
+        {
+            "source": "the post, its notebooks and the commit at which they were read",
+            "model": "the model that they ran",
+            "task": "the function, and the two prompts",
+            "ablation": "what was taken out",
+            "patch": "what was put in",
+            "patching": "a set of heads each: A's first five numbers, layers where B answers 2x, where A's answer is",
+            "sweep": "answers to (x, 59) with A's residual stream of layer 15 put in, counted",
+            "logit_lens": "which number leads after which blocks",
+            "head_scores": "scores of named heads, before and after layers 10 and 11 are out",
+            "missing": "what the notebooks lack",
+        },
+    ),
     DataFiles("models/*/*/*config.json", "Settings of model, generation and tokenizer, by `transformers`.", "the same"),
     DataFiles("models/*/*/tokenizer.json", "The vocabulary: a word a token.", "the same"),
     DataFiles("models/*/*/README.md", "The model's card.", "the same"),
@@ -81,6 +107,11 @@ DATA_FILES = (
     ),
     DataFiles("prompts/*.txt", "Names, places and objects, one a line.", "hand"),
     DataFiles(
+        "results/*/*.*",
+        "Finished experiments on real models, with how they were made: see the note in the folder.",
+        "`python -m talking_heads_utils sweep --model MODEL --out FOLDER --results data/results`",
+    ),
+    DataFiles(
         "benchmarks/*.json",
         "Times, memory and agreement of ours and the plain way, in one process, on the same work.",
         "`python -m talking_heads_utils benchmark NAME`",
@@ -90,5 +121,6 @@ DATA_FILES = (
 
 
 def shipped_files() -> Iterator[Path]:
-    """Every file that ships in ``data/``, but the notes about the folder itself."""
-    return (path for path in sorted(data_dir().rglob("*")) if path.is_file() and path != data_dir() / "README.md")
+    """Every file that ships in ``data/``, but the notes about the folders themselves."""
+    notes = {folder / "README.md" for folder in (data_dir(), data_dir() / "results")}
+    return (path for path in sorted(data_dir().rglob("*")) if path.is_file() and path not in notes)
