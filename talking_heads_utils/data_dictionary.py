@@ -64,7 +64,9 @@ DATA_FILES = (
         "Weights of the small models trained here, in the Hub's format for GPT-2, float32.",
         "`python -m talking_heads_utils train NAME --out FOLDER`",
     ),
-    DataFiles("models/mini-[!i]*/*/training.json", "How each of them was trained, and how well it does.", "the same", _CARD),
+    DataFiles(
+        "models/mini-[!i]*/*/training.json", "How each of them was trained, and how well it does.", "the same", _CARD
+    ),
     DataFiles(
         "models/mini-icl*/*/training.json",
         "The same for models of functions, and what they are held against.",
