@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median counts (default: 3)")
     parser.add_argument("--whole", action="store_true", help="streaming: all 32 layers too (an hour on two cores)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, where a benchmark has both (default: cpu)")
+    parser.add_argument("--note", help="what a reader must know of the run, such as other work on the machine")
     parser.add_argument("--out", type=Path, default=Path("data/benchmarks"), help="folder for the JSON file")
 
 
@@ -38,19 +39,12 @@ def run(args: argparse.Namespace) -> None:
     if args.repeats < 1:
         raise OptionError(f"--repeats must be at least 1, not {args.repeats}.")
     module = importlib.import_module(f"talking_heads_utils.benchmarks.{args.name}")
+    about = {"weights": getattr(module, "ABOUT", "")} | ({"note": args.note} if args.note else {})
     if args.name == "steering":
-        report(
-            args.name,
-            module.rows(repeats=args.repeats, device=args.device),
-            args.out,
-            {"weights": module.ABOUT},
-            args.device,
-        )
-        return
-    if args.name == "streaming":
-        rows = module.rows(args.repeats, n_layers=(8, 32) if args.whole else (8,))
-        report(args.name, rows, args.out, {"weights": module.ABOUT})
-        return
-    weights = args.weights or gpt2_source()
-    rows = module.rows(weights, args.revision, args.repeats)
-    report(args.name, rows, args.out, {"weights": Path(weights).resolve().name})
+        report(args.name, module.rows(repeats=args.repeats, device=args.device), args.out, about, args.device)
+    elif args.name == "streaming":
+        report(args.name, module.rows(args.repeats, n_layers=(8, 32) if args.whole else (8,)), args.out, about)
+    else:
+        weights = args.weights or gpt2_source()
+        rows = module.rows(weights, args.revision, args.repeats)
+        report(args.name, rows, args.out, about | {"weights": Path(weights).resolve().name})
