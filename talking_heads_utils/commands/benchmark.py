@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from functools import partial
 from pathlib import Path
 
 from talking_heads_utils.commands.composition import add_weights_arguments
@@ -36,15 +37,23 @@ def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.benchmarks import report
     from talking_heads_utils.errors import OptionError
 
+    report = partial(report, note=args.note)
     if args.repeats < 1:
         raise OptionError(f"--repeats must be at least 1, not {args.repeats}.")
     module = importlib.import_module(f"talking_heads_utils.benchmarks.{args.name}")
-    about = {"weights": getattr(module, "ABOUT", "")} | ({"note": args.note} if args.note else {})
     if args.name == "steering":
-        report(args.name, module.rows(repeats=args.repeats, device=args.device), args.out, about, args.device)
-    elif args.name == "streaming":
-        report(args.name, module.rows(args.repeats, n_layers=(8, 32) if args.whole else (8,)), args.out, about)
-    else:
-        weights = args.weights or gpt2_source()
-        rows = module.rows(weights, args.revision, args.repeats)
-        report(args.name, rows, args.out, about | {"weights": Path(weights).resolve().name})
+        report(
+            args.name,
+            module.rows(repeats=args.repeats, device=args.device),
+            args.out,
+            {"weights": module.ABOUT},
+            args.device,
+        )
+        return
+    if args.name == "streaming":
+        rows = module.rows(args.repeats, n_layers=(8, 32) if args.whole else (8,))
+        report(args.name, rows, args.out, {"weights": module.ABOUT})
+        return
+    weights = args.weights or gpt2_source()
+    rows = module.rows(weights, args.revision, args.repeats)
+    report(args.name, rows, args.out, {"weights": Path(weights).resolve().name})
