@@ -80,13 +80,16 @@ def print_peak() -> None:
     print(f"peak_mb={peak / 1e6:.1f}")
 
 
-def report(name: str, rows: Sequence[Row], out: Path, about: dict[str, Any], device: str = "cpu") -> Path:
-    """Print the table and write the JSON file; returns its path."""
+def report(
+    name: str, rows: Sequence[Row], out: Path, about: dict[str, Any], device: str = "cpu", note: str | None = None
+) -> Path:
+    """Print the table and write the JSON file, with a note to its reader if there is one; returns its path."""
     from talking_heads_utils.provenance import machine, versions
 
     on = machine(device)
     path = Path(out) / f"{name}-{on['name']}.json"
     print(table(rows))
+    about = about | ({"note": note} if note else {})
     content = {"benchmark": name, "machine": on, "versions": versions(), **about, "rows": [asdict(row) for row in rows]}
     with written_whole(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

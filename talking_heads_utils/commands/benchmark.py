@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from functools import partial
 from pathlib import Path
 
 from talking_heads_utils.commands.composition import add_weights_arguments
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median counts (default: 3)")
     parser.add_argument("--whole", action="store_true", help="streaming: all 32 layers too (an hour on two cores)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, where a benchmark has both (default: cpu)")
+    parser.add_argument("--note", help="what a reader must know of the run, such as other work on the machine")
     parser.add_argument("--out", type=Path, default=Path("data/benchmarks"), help="folder for the JSON file")
 
 
@@ -36,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.benchmarks import report
     from talking_heads_utils.errors import OptionError
 
+    report = partial(report, note=args.note)
     if args.repeats < 1:
         raise OptionError(f"--repeats must be at least 1, not {args.repeats}.")
     module = importlib.import_module(f"talking_heads_utils.benchmarks.{args.name}")

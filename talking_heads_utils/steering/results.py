@@ -300,5 +300,5 @@ def not_run(model: str, n_controls: int = 2) -> str:
     folder = f"runs/{model.rsplit('/', 1)[-1]}"
     start = f"python -m talking_heads_utils sweep --model {model} --n-items 5,10,20 --logits"
     runs = [("", folder), *((f" --random {seed}", f"{folder}-random{seed}") for seed in range(1, n_controls + 1))]
-    lines = "\n".join(f"{start}{random} --out {out} --results data/results" for random, out in runs)
+    lines = "\n".join(f"{start}{random} \\\n    --out {out} --results data/results" for random, out in runs)
     return f"**{model}: not run yet.** These make it and its controls:\n\n```bash\n{lines}\n```"
