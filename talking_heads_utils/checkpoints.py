@@ -49,9 +49,12 @@ class Checkpoint:
     def raw_layers(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> Iterator[RawLayer]:
         """The layers one by one. Raises :class:`CheckpointError` naming a tensor that is not finite."""
         for layer in range(self.shape.n_layers):
-            yield self.family.unpack(self._read_layer(layer, dtype, device), self.shape)
+            yield self.family.unpack(self.read_layer(layer, dtype, device), self.shape)
 
-    def _read_layer(self, layer: int, dtype: torch.dtype, device: str | torch.device) -> dict[str, torch.Tensor]:
+    def read_layer(
+        self, layer: int, dtype: torch.dtype | None, device: str | torch.device = "cpu"
+    ) -> dict[str, torch.Tensor]:
+        """One layer's attention tensors by part, as they lie in the file; dtype None keeps the one that is stored."""
         wanted = defaultdict(dict)
         for part, name in self.family.tensor_names(layer).items():
             if self.prefix + name in self.files:

@@ -98,20 +98,27 @@ def load_model(
     """
     if name_or_folder == PLANTED:
         return _load_planted(device, dtype, processing)
+    source, revision = model_source(name_or_folder, revision)
+    checkpoint = open_checkpoint(source, revision, also=(*TOKENIZER_FILES, "generation_config.json"))
+    processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)
+    check_complete(checkpoint, torch.device(device), dtype)
+    tokenizer = _tokenizer(checkpoint)
+    return _boot(_read(checkpoint, dtype).to(device).eval(), tokenizer, checkpoint, device, dtype, processing)
+
+
+def model_source(name_or_folder: str | Path, revision: str | None = None) -> tuple[str | Path, str | None]:
+    """Where a model's checkpoint is, and its revision: folders of the book's own, known names pinned to theirs.
+
+    Raises :class:`ModelError` for a small model that does not ship.
+    """
     shipped = shipped_models()
     asked = str(name_or_folder)
     if asked.startswith("mini-"):
         asked = asked.removesuffix("/final")
     if asked.startswith("mini-") and asked not in shipped and not Path(asked).is_dir():
         raise ModelError(f"No small model {name_or_folder!r} ships with the book; there are {', '.join(shipped)}.")
-    name_or_folder = shipped.get(asked, name_or_folder)
     known = known_models().get(asked)
-    revision = revision or (known.revision if known else None)
-    checkpoint = open_checkpoint(name_or_folder, revision, also=(*TOKENIZER_FILES, "generation_config.json"))
-    processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)
-    check_complete(checkpoint, torch.device(device), dtype)
-    tokenizer = _tokenizer(checkpoint)
-    return _boot(_read(checkpoint, dtype).to(device).eval(), tokenizer, checkpoint, device, dtype, processing)
+    return shipped.get(asked, name_or_folder), revision or (known.revision if known else None)
 
 
 def load_with_tokenizer(
