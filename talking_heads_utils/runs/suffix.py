@@ -45,7 +45,8 @@ class _Layer:
 class Suffix:
     """The layers from ``start`` on, for the last token of every prompt.
 
-    resid: ``resid_pre`` of layer ``start`` at ``end``, ``[n, d_model]``.
+    resid: ``resid_pre`` of layer ``start`` at ``end``, ``[n, d_model]``. stream: the same at every position, where
+    it was asked for.
     """
 
     start: int
@@ -58,6 +59,7 @@ class Suffix:
     rotary: Rotary | None
     unembed: Float[Tensor, "d_model d_vocab"]
     unembed_bias: Float[Tensor, "d_vocab"]
+    stream: Float[Tensor, "n n_pos d_model"] | None = None
 
     @torch.no_grad()
     def final(
@@ -144,8 +146,10 @@ def _project(x: Float[Tensor, "n k d_model"], W: Tensor, b: Tensor) -> Float[Ten
     return (x @ W.permute(1, 0, 2).flatten(1)).unflatten(-1, W.shape[::2]) + b
 
 
-def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: int = 64) -> Suffix:
-    """Run ``prompts`` once and keep what the layers from ``start`` on need.
+def suffix(
+    bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: int = 64, whole_stream: bool = False
+) -> Suffix:
+    """Run ``prompts`` once and keep what the layers from ``start`` on need; with ``whole_stream`` also what enters.
 
     Raises :class:`OptionError` for a layer that is not there.
     """
@@ -154,7 +158,7 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
         raise OptionError(f"No layer {start}: {bridge.cfg.model_name} has layers 0..{n_layers - 1}.")
     rotary, end = rotary_of(bridge), prompts.positions["end"].to(bridge.cfg.device)
     names = {f"blocks.{layer}.attn.hook_{name}" for layer in range(start, n_layers) for name in "kv"}
-    resid, found = _run(bridge, prompts, names, f"blocks.{start}.hook_resid_pre", batch)
+    stream, found = _run(bridge, prompts, names, f"blocks.{start}.hook_resid_pre", batch)
     places = torch.arange(prompts.tokens.shape[1], device=end.device)
     layers = []
     for layer in range(start, n_layers):
@@ -167,7 +171,7 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
     return Suffix(
         start=start,
         layers=layers,
-        resid=resid,
+        resid=stream[torch.arange(len(stream), device=end.device), end],
         end=end,
         before_end=places < end[:, None],
         norm=norm_without_scale(bridge),
@@ -175,21 +179,20 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
         rotary=rotary,
         unembed=W_U if scale is None else W_U * scale.detach()[:, None],
         unembed_bias=unembed_bias if bias is None else unembed_bias + bias.detach() @ W_U,
+        stream=stream if whole_stream else None,
     )
 
 
 @torch.no_grad()
 def _run(bridge, prompts: PromptSet, names: set[str], entry: str, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-    resid, kept = [], {name: [] for name in names}
+    kept = {name: [] for name in (*names, entry)}
     for first in range(0, len(prompts), batch):
         part = prompts.select(list(range(first, min(first + batch, len(prompts)))))
-        _, cache = bridge.run_with_cache(
-            part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names or name == entry
-        )
-        resid.append(cache[entry][torch.arange(len(part)), part.positions["end"]])
-        for name in names:
+        _, cache = bridge.run_with_cache(part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in kept)
+        for name in kept:
             kept[name].append(cache[name])
-    return torch.cat(resid), {name: torch.cat(parts) for name, parts in kept.items()}
+    found = {name: torch.cat(parts) for name, parts in kept.items()}
+    return found.pop(entry), found
 
 
 def _layer(bridge: TransformerBridge, layer: int, keys: Tensor, values: Tensor) -> _Layer:
