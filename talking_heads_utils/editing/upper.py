@@ -12,7 +12,7 @@ Scaling a component is projecting the activation (see ``algebra``), so no varian
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +27,7 @@ from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs.layers import AttentionLayer
-from talking_heads_utils.runs.suffix import Suffix, suffix
+from talking_heads_utils.runs.suffix import Suffix, stream
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.weights import Processing
 
@@ -49,13 +49,20 @@ class _Edited:
 
     def change(self, x: Float[Tensor, "n m q d_in"], factors: Float[Tensor, "k n_components"]) -> Tensor:
         """What scaling adds: ``[n, k, q, d_out]``, whether the k variants agreed before (m = 1) or not (m = k)."""
-        amounts = (x @ self.read - self.constant) * (factors[:, self.columns] - 1)[:, None]
-        return amounts @ self.write
+        return self.write_of(x @ self.read - self.constant, factors)
+
+    def write_of(self, amounts: Float[Tensor, "n m q c"], factors: Float[Tensor, "k n_components"]) -> Tensor:
+        """The same from what the components write or read already."""
+        return (amounts * (factors[:, self.columns] - 1)[:, None]) @ self.write
 
 
 @dataclass(frozen=True)
 class Upper:
-    """Prompts and a model, ready for scales of ``components``."""
+    """Prompts and a model, ready for scales of ``components``.
+
+    middle, amounts: in the first edited layer, unless it is the last, the stream after attention and what every edited
+    component of that layer writes, ``[n, n_pos, c]``; both kept where the patterns there cannot change (OV).
+    """
 
     suffix: Suffix
     components: tuple[Component, ...]
@@ -63,56 +70,80 @@ class Upper:
     edited: dict[int, _Edited]
     singular_values: Float[Tensor, "n_components"]
     candidates: Int[Tensor, "n n_candidates"]
+    middle: Float[Tensor, "n n_pos d_model"] | None = None
+    amounts: Float[Tensor, "n n_pos c"] | None = None
 
     def run(
         self, factors: Float[Tensor, "k n_components"], rows: slice = slice(None), mover: Head | None = None
     ) -> tuple[Float[Tensor, "n k d_model"], Float[Tensor, "n k n_pos"] | None]:
         """Residual stream at ``end`` after the last layer under every row of ``factors``, and, if a mover is named, its
-        attention from ``end``. Raises :class:`OptionError` for a mover below the first edited layer."""
-        upper, pattern = self.suffix, None
-        if mover is not None and not upper.start <= mover.layer < upper.start + len(upper.layers):
-            raise OptionError(f"{mover} lies below the edit: nothing changes there.")
+        attention from ``end``. Raises :class:`OptionError` for a mover whose attention the edit cannot reach."""
+        upper, found = self.suffix, None
+        last = upper.start + len(upper.layers) - 1
+        if mover is not None and not upper.start + (self.matrix == OV) <= mover.layer <= last:
+            raise OptionError(f"{mover} does not lie above the edit: its attention cannot change.")
         factors = factors.to(upper.stream)
-        x = upper.stream[rows, None]
-        end = upper.end[rows]
+        x, end = upper.stream[rows, None], upper.end[rows]
         for layer, part in enumerate(upper.layers, upper.start):
-            last = part is upper.layers[-1]
-            z, x_in, found = self._attend(layer, part.attention, x, factors, end, last, mover)
-            pattern = pattern if found is None else found
-            middle = x_in + z.flatten(-2) @ part.attention.W_O.flatten(0, 1) + part.attention.b_O
-            if self.matrix == OV and layer in self.edited:
-                middle = middle + self.edited[layer].change(z.flatten(-2), factors)
-            x = upper.after_attention(part, x_in, middle)
+            if layer == upper.start and self.middle is not None:
+                middle = self.middle[rows, None]
+                middle = middle + self.edited[layer].write_of(self.amounts[rows, None], factors)
+            else:
+                read = self._read_at_end if layer == last else self._read
+                z, before, pattern = read(layer, part.attention, x, factors, end, mover)
+                found, x = (found if pattern is None else pattern), before
+                middle = x + self._written(layer, part.attention, z, factors)
+            x = upper.after_attention(part, x, middle)
         k = len(factors)
-        return x[:, :, 0].expand(-1, k, -1), None if pattern is None else pattern.expand(-1, k, -1)
+        return x[:, :, 0].expand(-1, k, -1), None if found is None else found.expand(-1, k, -1)
 
-    def _attend(self, layer: int, at: AttentionLayer, x: Tensor, factors: Tensor, end: Tensor, last: bool, mover):
-        """``z`` ``[n, m, q, n_heads, d_head]`` of the positions that are still needed, what stands there before
-        (``[n, m, q, d_model]``), and the mover's pattern if it is in this layer."""
-        n, _, n_pos, d_model = x.shape
-        places = torch.arange(n_pos, device=x.device)
-        normed = at.norm(x)
-        key, value = (_heads(normed, W, b) for W, b in ((at.W_K, at.b_K), (at.W_V, at.b_V)))
-        key = turn(key, self.suffix.rotary, places[:, None])
-        source, x_in, at_places = normed, x, places[:, None]
-        if last:
-            index = end[:, None, None, None].expand(-1, x.shape[1], 1, d_model)
-            source, x_in, at_places = normed.gather(2, index), x.gather(2, index), end[:, None, None, None]
+    def _written(self, layer: int, at: AttentionLayer, z: Float[Tensor, "n m q d_in"], factors: Tensor) -> Tensor:
+        """What attention writes, the edit of this layer included."""
+        out = z @ at.W_O.flatten(0, 1) + at.b_O
+        return out + self.edited[layer].change(z, factors) if self.matrix == OV and layer in self.edited else out
+
+    def _query(self, layer: int, at: AttentionLayer, source: Tensor, factors: Tensor) -> Tensor:
         query = _heads(source, at.W_Q, at.b_Q)
         if self.matrix == QK and layer in self.edited:
             query = query + self.edited[layer].change(source, factors).unflatten(-1, query.shape[-2:])
-        query = turn(query, self.suffix.rotary, at_places)
+        return query
+
+    def _read(self, layer: int, at: AttentionLayer, x: Tensor, factors: Tensor, end: Tensor, mover: Head | None):
+        """``z`` ``[n, m, n_pos, n_heads * d_head]`` everywhere, ``x`` itself, and the mover's pattern from ``end``."""
+        n, places = len(x), torch.arange(x.shape[2], device=x.device)[:, None]
+        normed, rotary = at.norm(x), self.suffix.rotary
+        query = turn(self._query(layer, at, normed, factors), rotary, places)
+        key, value = turn(_heads(normed, at.W_K, at.b_K), rotary, places), _heads(normed, at.W_V, at.b_V)
         m = query.shape[1]
         q, k, v = (t.expand(-1, m, -1, -1, -1).flatten(0, 1).transpose(1, 2) for t in (query, key, value))
-        seen = (places <= end[:, None]).repeat_interleave(m, 0)[:, None, None]
-        z = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen if last else None, is_causal=not last, enable_gqa=len(at.W_K) < len(at.W_Q)
-        )
+        z = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=len(at.W_K) < len(at.W_Q))
         pattern = None
         if mover is not None and mover.layer == layer:
-            own = q[:, mover.head] if last else _at_end(q[:, mover.head], end, m)
-            pattern = _pattern(own, k[:, int(at.kv_index[mover.head])], seen[:, 0]).unflatten(0, (n, m))
-        return z.transpose(1, 2).unflatten(0, (n, m)), x_in, pattern
+            own = query[torch.arange(n, device=x.device), :, end, mover.head]
+            scores = torch.einsum(
+                "nmd,nmpd->nmp", own, key[:, :, :, int(at.kv_index[mover.head])].expand(-1, m, -1, -1)
+            )
+            pattern = _softmax(scores, q.shape[-1], places[:, 0] <= end[:, None, None])
+        return z.transpose(1, 2).flatten(2).unflatten(0, (n, m)), x, pattern
+
+    def _read_at_end(self, layer: int, at: AttentionLayer, x: Tensor, factors: Tensor, end: Tensor, mover: Head | None):
+        """The same for one query, that of ``end``. Without rotary positions no key is formed: the query meets the
+        normalised stream through ``W_K``; and ``W_V`` acts on what the pattern has averaged."""
+        normed, places = at.norm(x), torch.arange(x.shape[2], device=x.device)
+        index = end[:, None, None, None].expand(-1, x.shape[1], 1, x.shape[-1])
+        query = self._query(layer, at, normed.gather(2, index), factors)
+        query = turn(query, self.suffix.rotary, end[:, None, None, None])[:, :, 0]
+        kv = at.kv_index
+        if self.suffix.rotary is None:
+            scores = torch.einsum("nmhd,hcd->nmhc", query, at.W_K[kv]) @ normed.mT
+            scores = scores + (query * at.b_K[kv]).sum(-1, keepdim=True)
+        else:
+            key = turn(_heads(normed, at.W_K, at.b_K), self.suffix.rotary, places[:, None])[:, :, :, kv]
+            scores = torch.einsum("nmhd,nmphd->nmhp", query, key.expand(-1, query.shape[1], -1, -1, -1))
+        pattern = _softmax(scores, query.shape[-1], places <= end[:, None, None, None])
+        z = torch.einsum("nmhc,hcd->nmhd", pattern @ normed, at.W_V[kv]) + at.b_V[kv]
+        here = mover is not None and mover.layer == layer
+        return z.flatten(2)[:, :, None], x.gather(2, index), pattern[:, :, mover.head] if here else None
 
     def logits(
         self, factors: Float[Tensor, "k n_components"], rows: slice = slice(None)
@@ -141,7 +172,7 @@ def prepare(bridge: TransformerBridge, prompts: PromptSet, components: Sequence[
     if weights.processing != Processing.default(weights.norm):
         raise EditError("Scales are searched for in processed weights. Load the model without a processing of its own.")
     found = [direction(weights, weights.component(c), matrix) for c in components]
-    upper = suffix(bridge, prompts, min(c.layer for c in components), whole_stream=True)
+    upper = stream(bridge, prompts, min(c.layer for c in components))
     edited = {}
     for layer in sorted({c.layer for c in components}):
         columns = [i for i, c in enumerate(components) if c.layer == layer]
@@ -149,7 +180,22 @@ def prepare(bridge: TransformerBridge, prompts: PromptSet, components: Sequence[
         D = torch.stack([found[i][0] for i in columns]).to(at.W_O)
         edited[layer] = _edited(at, [components[i].head for i in columns], columns, D, matrix)
     S = torch.stack([s for _, s in found])
-    return Upper(upper, tuple(components), matrix, edited, S, prompts.candidates.to(upper.end.device))
+    made = Upper(upper, tuple(components), matrix, edited, S, prompts.candidates.to(upper.end.device))
+    return _with_first_layer(made) if matrix == OV and len(upper.layers) > 1 else made
+
+
+@torch.no_grad()
+def _with_first_layer(made: Upper) -> Upper:
+    """Keep what attention of the first edited layer does: an OV edit changes no pattern there."""
+    upper, x = made.suffix, made.suffix.stream
+    at, edited = upper.layers[0].attention, made.edited[upper.start]
+    none = x.new_ones(1, len(made.components))
+    middle, amounts = [], []
+    for rows in made.blocks(1):
+        z = made._read(upper.start, at, x[rows, None], none, upper.end[rows], None)[0][:, 0]
+        middle.append(x[rows] + z @ at.W_O.flatten(0, 1) + at.b_O)
+        amounts.append(z @ edited.read - edited.constant)
+    return replace(made, middle=torch.cat(middle), amounts=torch.cat(amounts))
 
 
 def _edited(at: AttentionLayer, heads: list[int], columns: list[int], D: Tensor, matrix: str) -> _Edited:
@@ -165,10 +211,5 @@ def _heads(x: Float[Tensor, "n m p d_model"], W: Tensor, b: Tensor) -> Float[Ten
     return (x @ W.permute(1, 0, 2).flatten(1)).unflatten(-1, W.shape[::2]) + b
 
 
-def _at_end(x: Float[Tensor, "b n_pos d"], end: Int[Tensor, "n"], m: int) -> Float[Tensor, "b 1 d"]:
-    return x[torch.arange(len(x), device=x.device), end.repeat_interleave(m)][:, None]
-
-
-def _pattern(query: Float[Tensor, "b 1 d"], keys: Float[Tensor, "b n_pos d"], seen: Tensor) -> Float[Tensor, "b n_pos"]:
-    scores = (query @ keys.mT) / query.shape[-1] ** 0.5
-    return scores.masked_fill(~seen, -torch.inf).softmax(-1)[:, 0]
+def _softmax(scores: Float[Tensor, "*batch n_pos"], d_head: int, seen: Tensor) -> Float[Tensor, "*batch n_pos"]:
+    return (scores / d_head**0.5).masked_fill(~seen, -torch.inf).softmax(-1)

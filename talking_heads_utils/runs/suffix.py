@@ -7,7 +7,7 @@ per prompt, and every variant costs one token through the layers that are left.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,11 +31,12 @@ _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 @dataclass(frozen=True)
 class _Layer:
-    """One upper layer: attention weights, keys (rotated to their places) and values of the prefix, and the MLP."""
+    """One upper layer: attention weights, keys (rotated to their places) and values of the prefix (none where only the
+    stream was kept), and the MLP."""
 
     attention: AttentionLayer
-    keys: Float[Tensor, "n n_kv_heads n_pos d_head"]
-    values: Float[Tensor, "n n_kv_heads n_pos d_head"]
+    keys: Float[Tensor, "n n_kv_heads n_pos d_head"] | None
+    values: Float[Tensor, "n n_kv_heads n_pos d_head"] | None
     mlp: Callable[[Tensor], Tensor] | None
     mlp_scale: Tensor | None
     mlp_bias: Tensor | None
@@ -45,8 +46,8 @@ class _Layer:
 class Suffix:
     """The layers from ``start`` on, for the last token of every prompt.
 
-    resid: ``resid_pre`` of layer ``start`` at ``end``, ``[n, d_model]``. stream: the same at every position, where
-    it was asked for.
+    resid: ``resid_pre`` of layer ``start`` at ``end``, ``[n, d_model]``. stream: the same at every position, kept
+    instead of keys and values by :func:`stream`.
     """
 
     start: int
@@ -146,40 +147,61 @@ def _project(x: Float[Tensor, "n k d_model"], W: Tensor, b: Tensor) -> Float[Ten
     return (x @ W.permute(1, 0, 2).flatten(1)).unflatten(-1, W.shape[::2]) + b
 
 
-def suffix(
-    bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: int = 64, whole_stream: bool = False
-) -> Suffix:
-    """Run ``prompts`` once and keep what the layers from ``start`` on need; with ``whole_stream`` also what enters.
+def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: int = 64) -> Suffix:
+    """Run ``prompts`` once and keep what the layers from ``start`` on need.
 
     Raises :class:`OptionError` for a layer that is not there.
     """
-    n_layers = bridge.cfg.n_layers
-    if not 0 <= start < n_layers:
-        raise OptionError(f"No layer {start}: {bridge.cfg.model_name} has layers 0..{n_layers - 1}.")
-    rotary, end = rotary_of(bridge), prompts.positions["end"].to(bridge.cfg.device)
+    _check(bridge, start)
+    n_layers, rotary = bridge.cfg.n_layers, rotary_of(bridge)
     names = {f"blocks.{layer}.attn.hook_{name}" for layer in range(start, n_layers) for name in "kv"}
-    stream, found = _run(bridge, prompts, names, f"blocks.{start}.hook_resid_pre", batch)
-    places = torch.arange(prompts.tokens.shape[1], device=end.device)
+    resid, found = _run(bridge, prompts, names, f"blocks.{start}.hook_resid_pre", batch)
+    places = torch.arange(prompts.tokens.shape[1], device=bridge.cfg.device)
     layers = []
     for layer in range(start, n_layers):
         keys, values = (found[f"blocks.{layer}.attn.hook_{name}"] for name in "kv")
         keys = turn(keys, rotary, places[:, None])
         layers.append(_layer(bridge, layer, keys.transpose(1, 2), values.transpose(1, 2)))
+    return _assemble(bridge, prompts, start, layers, resid)
+
+
+@torch.no_grad()
+def stream(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: int = 64) -> Suffix:
+    """Run ``prompts`` up to layer ``start`` and keep what enters it at every position, for whatever runs the layers
+    from there on anew. No key or value is kept: :meth:`Suffix.final` needs :func:`suffix`.
+
+    Raises :class:`OptionError` for a layer that is not there.
+    """
+    _check(bridge, start)
+    tokens = prompts.tokens.to(bridge.cfg.device)
+    resid = torch.cat([bridge(part, stop_at_layer=start) for part in tokens.split(batch)])
+    layers = [_layer(bridge, layer, None, None) for layer in range(start, bridge.cfg.n_layers)]
+    return replace(_assemble(bridge, prompts, start, layers, resid), stream=resid)
+
+
+def _check(bridge: TransformerBridge, start: int) -> None:
+    if not 0 <= start < bridge.cfg.n_layers:
+        raise OptionError(f"No layer {start}: {bridge.cfg.model_name} has layers 0..{bridge.cfg.n_layers - 1}.")
+
+
+def _assemble(
+    bridge: TransformerBridge, prompts: PromptSet, start: int, layers: list[_Layer], resid: Float[Tensor, "n n_pos d"]
+) -> Suffix:
+    end = prompts.positions["end"].to(bridge.cfg.device)
     W_U, b_U = bridge.W_U.detach(), bridge.unembed.b_U
     scale, bias = (getattr(bridge.ln_final, name, None) for name in ("weight", "bias"))
     unembed_bias = W_U.new_zeros(W_U.shape[1]) if b_U is None else b_U.detach()
     return Suffix(
         start=start,
         layers=layers,
-        resid=stream[torch.arange(len(stream), device=end.device), end],
+        resid=resid[torch.arange(len(resid), device=end.device), end],
         end=end,
-        before_end=places < end[:, None],
+        before_end=torch.arange(resid.shape[1], device=end.device) < end[:, None],
         norm=norm_without_scale(bridge),
         parallel=bool(getattr(bridge.cfg, "parallel_attn_mlp", False)),
-        rotary=rotary,
+        rotary=rotary_of(bridge),
         unembed=W_U if scale is None else W_U * scale.detach()[:, None],
         unembed_bias=unembed_bias if bias is None else unembed_bias + bias.detach() @ W_U,
-        stream=stream if whole_stream else None,
     )
 
 
@@ -195,7 +217,7 @@ def _run(bridge, prompts: PromptSet, names: set[str], entry: str, batch: int) ->
     return found.pop(entry), found
 
 
-def _layer(bridge: TransformerBridge, layer: int, keys: Tensor, values: Tensor) -> _Layer:
+def _layer(bridge: TransformerBridge, layer: int, keys: Tensor | None, values: Tensor | None) -> _Layer:
     block = bridge.blocks[layer]
     ln = getattr(block, "ln2", None)
     scale, bias = (getattr(ln, name, None) for name in ("weight", "bias"))
