@@ -20,7 +20,7 @@ from talking_heads_utils.editing.upper import Upper
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Component, Head
 
-N_STEPS = 6  # of the gradient search, for each size
+N_STEPS = 5  # of the gradient search, for each size
 LIKE = 2.0  # a random component's singular value is at most so many times the chosen one's, or less by it
 
 
@@ -48,10 +48,12 @@ class Tried(NamedTuple):
 
 
 @torch.no_grad()
-def score(upper: Upper, factors: Float[Tensor, "k n_components"], mover: Head | None = None) -> Scored:
-    """What the prompts' answers become under every row of ``factors``."""
+def score(
+    upper: Upper, factors: Float[Tensor, "k n_components"], mover: Head | None = None, limit: int | None = None
+) -> Scored:
+    """What the answers of the first ``limit`` prompts, or of all, become under every row of ``factors``."""
     parts = []
-    for rows in upper.blocks(len(factors)):
+    for rows in upper.blocks(len(factors), limit):
         final, attention = upper.run(factors, rows, mover)
         logits = upper.suffix.logits(final, upper.candidates[rows])
         right = logits[..., 0] > logits[..., 1:].amax(-1)
@@ -79,8 +81,8 @@ def by_grid(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "k c"])
 
 
 def by_gradient(upper: Upper, columns: Sequence[int], size: float, *, n_steps: int = N_STEPS) -> Tried:
-    """Edits of one Frobenius norm: from no edit along the gradient to the sphere of that norm, then uphill on it. A step
-    that does not lead up is taken back and halved.
+    """Edits of one Frobenius norm: from no edit along the gradient to the sphere of that norm, then uphill on it.
+    A step that does not lead up is taken back and halved.
 
     Raises :class:`OptionError` for a size that is not positive or no step.
     """
