@@ -11,7 +11,7 @@ from conftest import KINDS_OF_MODEL, random_prompts
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.bridge import head_weights_from_bridge
-from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.components import ov_svd, qk_svd
 from talking_heads_utils.editing import edits
 from talking_heads_utils.editing.algebra import change_of_W_Q, direction, frobenius, moves_of, rotated, target
@@ -365,3 +365,20 @@ def test_turning_and_the_size_of_an_edit_by_hand(small):
         W_V, W_O = small.W_V[head.layer, head.head], small.W_O[head.layer, head.head]
         dense += (W_V @ (W_O @ move.directions.T @ move.shifts)).square().sum()
     assert frobenius(small, edit) == pytest.approx(float(dense) ** 0.5, rel=1e-9)
+
+
+def test_in_gpt2_small_a_value_bias_lies_along_a_component_and_baking_keeps_it(gpt2, gpt2_source, tmp_path):
+    checkpoint = open_checkpoint(gpt2_source)
+    raw = checkpoint.family.unpack(checkpoint.read_layer(7, torch.float64), checkpoint.shape)
+    constant = (raw.b_V[3] + raw.ln_bias @ raw.W_V[3]) @ raw.W_O[3]
+    components = [Component(7, 3, i) for i in range(64)]
+    along = torch.stack([constant @ direction(gpt2, c)[0] for c in components]).abs()
+    strongest = components[int(along.argmax())]
+    assert along.max() > 0.5, "an edit that moved biases would move this much"
+    edit = new_edit(gpt2, [Change(strongest, OV, SCALE, 3.0), Change(Component(9, 9, 0), QK, REMOVE)])
+    after = load_head_weights(bake(gpt2_source, edit, tmp_path / "edited"))
+    torch.testing.assert_close(after.b_O, gpt2.b_O, atol=2e-3, rtol=0)  # the released copy is in float16
+    d = direction(gpt2, strongest)[0].float()
+    torch.testing.assert_close(after.W_O[7, 3] @ d, 3 * gpt2.W_O[7, 3] @ d, atol=2e-3, rtol=2e-3)
+    u = direction(gpt2, Component(9, 9, 0), QK)[0].float()
+    assert (u @ after.W_Q[9, 9]).norm() < 0.01 * (u @ gpt2.W_Q[9, 9]).norm()
