@@ -223,17 +223,25 @@ def _selection(at: Bench, n_items: int, n_prompts: int) -> PromptSet:
 
 def search(at: Bench, *, sizes: Sequence[float] = SIZES, values: Sequence[float] = VALUES) -> list[Row]:
     """All edits that were tried on the selection half. The chosen components by the grid and, for each size, by the
-    gradient; then every draw by the gradient at the size that did best, so that its edits are of the same norm."""
+    gradient; then every draw by the same grid of amounts, and by the gradient at the size that did best: so its edits
+    are of the same Frobenius norms."""
     upper = at.on(SELECTION)[1]
     S = upper.singular_values[at.columns()]
     whole = float(S.norm())
-    found = [(GRID, by_grid(upper, at.columns(), grid_amounts(S, values)))]
+    amounts = grid_amounts(S, values)
+    found = [(GRID, by_grid(upper, at.columns(), amounts))]
     found += [(GRADIENT, by_gradient(upper, at.columns(), share * whole)) for share in sizes]
     rows = [row for name, tried in found for row in _rows(name, tried)]
     size = best(rows, GRADIENT).size
     for draw in range(len(at.random)):
-        rows += _rows(f"{RANDOM} {draw}", by_gradient(upper, at.columns(draw), size))
+        rows += _rows(drawn(GRADIENT, draw), by_gradient(upper, at.columns(draw), size))
+        rows += _rows(drawn(GRID, draw), by_grid(upper, at.columns(draw), amounts))
     return rows
+
+
+def drawn(found_by: str, draw: int | str = "") -> str:
+    """What a search with random components is called."""
+    return f"{RANDOM} {found_by} {draw}".strip()
 
 
 def _rows(name: str, tried: Tried) -> list[Row]:
@@ -251,23 +259,26 @@ def winners(rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd.DataFrame:
-    """What the chosen edits gain on prompts that no choice saw, against no edit, paired. Random draws are pooled: their
-    mean per prompt. Columns: model, prompts, edit, size, before, after, gain, low, high (points), relative, beyond
+    """What the chosen edits gain on prompts that no choice saw, against no edit, paired. Each search stands beside
+    the same search with random components: the mean over draws, per prompt. Columns: model, prompts, edit, size, before, after, gain, low, high (points), relative, beyond
     random (points, interval), n."""
     import pandas as pd
 
     rows = []
     for name in sets:
         right = _right(at, name, chosen)
-        random = torch.stack([v for key, v in right.items() if key.startswith(RANDOM)]).mean(0)
-        for label, values in ((GRADIENT, right[GRADIENT]), (GRID, right[GRID]), (RANDOM, random)):
+        for found_by in (GRADIENT, GRID):
+            draws = [values for key, values in right.items() if key.startswith(drawn(found_by))]
+            right[drawn(found_by)] = torch.stack(draws).mean(0)
+        for label in (GRADIENT, drawn(GRADIENT), GRID, drawn(GRID)):
+            values, random = right[label], right[drawn(label.split(" ")[-1])]
             gain, before = bootstrap_mean(values - right[""]), right[""].mean().item()
             beyond = bootstrap_mean(values - random)
             rows.append({
                 "model": at.name, "prompts": name, "edit": label, "before": before, "after": before + gain.mean,
                 "gain": 100 * gain.mean, "low": 100 * gain.low, "high": 100 * gain.high,
                 "relative": gain.mean / before if before else float("nan"),
-                "beyond random": "" if label == RANDOM else points(beyond), "n": gain.n,
+                "beyond random": "" if label.startswith(RANDOM) else points(beyond), "n": gain.n,
             })  # fmt: skip
     return pd.DataFrame(rows)
 

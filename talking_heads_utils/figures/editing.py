@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.editing.study import GRADIENT, GRID, RANDOM
+from talking_heads_utils.editing.study import GRADIENT, GRID, RANDOM, drawn
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOUND_COLOURS = {GRADIENT: ACCENT, GRID: KIND_COLOURS["V"], RANDOM: CONTROL}
+GAIN_COLOURS = {
+    GRADIENT: ACCENT, drawn(GRADIENT): CONTROL, GRID: KIND_COLOURS["V"], drawn(GRID): "#C3C8D0",
+}  # fmt: skip
 REMOVED_COLOURS = {"channel": ACCENT, "random": CONTROL, "whole head": EXPECTED}
 
 
@@ -68,7 +71,7 @@ def lines_figure(table: pd.DataFrame) -> go.Figure:
                                         mode="lines+markers"))  # fmt: skip
         return found
 
-    first = lines(lengths[0])
+    first = lines(lengths[-1])
     per_view = len(next(iter(views.values())))
     for i, trace in enumerate(first):
         trace.visible = i < per_view
@@ -79,7 +82,7 @@ def lines_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title_text="accuracy", range=[0, 1.04])
     figure.update_layout(
         updatemenus=[menu_of_views(models, per_view)], margin_t=70, legend_y=-0.75,
-        sliders=[slider([str(n) for n in lengths], "items in the list: ", pad=50)],
+        sliders=[slider([str(n) for n in lengths], "items in the list: ", pad=50, active=len(lengths) - 1)],
     )  # fmt: skip
     return figure
 
@@ -96,8 +99,8 @@ def planes_figure(
     ticks = [f"{value:g}" for value in values]
     for i, label in enumerate(planes):
         figure.add_trace(
-            go.Heatmap(z=_cells(planes[label][lengths[0]]), x=ticks, y=ticks, zmin=0, zmax=1, colorscale="Blues",
-                       visible=i == 0, colorbar=dict(title="accuracy", thickness=12), texttemplate="%{z:.2f}",
+            go.Heatmap(z=_cells(planes[label][lengths[-1]]), x=ticks, y=ticks, zmin=0, zmax=1, colorscale="Blues",
+                       visible=i == 0, colorbar=dict(title="accuracy", thickness=12),
                        hovertemplate="%{z:.2f}<extra></extra>")
         )  # fmt: skip
     figure.frames = [
@@ -110,7 +113,7 @@ def planes_figure(
     figure.update_xaxes(title_text=titles[0]["xaxis.title.text"], type="category")
     figure.update_layout(
         updatemenus=[menu_of_views(list(planes), 1, titles)], margin_t=70,
-        sliders=[slider([str(n) for n in lengths], "items in the list: ", pad=50)],
+        sliders=[slider([str(n) for n in lengths], "items in the list: ", pad=50, active=len(lengths) - 1)],
     )  # fmt: skip
     return figure
 
@@ -125,7 +128,7 @@ def gains_figure(table: pd.DataFrame) -> go.Figure:
     figure = new_figure(420, barmode="group")
     models = list(dict.fromkeys(table["model"]))
     for i, model in enumerate(models):
-        for found_by, colour in FOUND_COLOURS.items():
+        for found_by, colour in GAIN_COLOURS.items():
             part = table[(table["model"] == model) & (table["edit"] == found_by)]
             error = dict(array=(part["high"] - part["gain"]).round(2).tolist(),
                          arrayminus=(part["gain"] - part["low"]).round(2).tolist(), thickness=1.2)  # fmt: skip
@@ -136,7 +139,7 @@ def gains_figure(table: pd.DataFrame) -> go.Figure:
             )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_yaxes(title_text="gain in accuracy, points")
-    figure.update_layout(updatemenus=[menu_of_views(models, len(FOUND_COLOURS))], margin_t=70, legend_y=-0.3)
+    figure.update_layout(updatemenus=[menu_of_views(models, len(GAIN_COLOURS))], margin_t=70, legend_y=-0.3)
     return figure
 
 
