@@ -259,9 +259,11 @@ def winners(rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd.DataFrame:
-    """What the chosen edits gain on prompts that no choice saw, against no edit, paired. Each search stands beside
-    the same search with random components: the mean over draws, per prompt. Columns: model, prompts, edit, size, before, after, gain, low, high (points), relative, beyond
-    random (points, interval), n."""
+    """What the chosen edits gain on prompts that no choice saw, against no edit, paired. Each search stands beside the
+    same search with random components: the mean over draws, per prompt.
+
+    Columns: model, prompts, edit, before, after, gain, low, high (points), relative, beyond random (points, interval), n.
+    """
     import pandas as pd
 
     rows = []
