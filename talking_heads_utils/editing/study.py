@@ -262,7 +262,8 @@ def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd
     """What the chosen edits gain on prompts that no choice saw, against no edit, paired. Each search stands beside the
     same search with random components: the mean over draws, per prompt.
 
-    Columns: model, prompts, edit, before, after, gain, low, high (points), relative, beyond random (points, interval), n.
+    Columns: model, prompts, edit, before, after, gain, low, high (points), relative, beyond random (with its interval),
+    n.
     """
     import pandas as pd
 
