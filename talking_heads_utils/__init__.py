@@ -24,6 +24,7 @@ Import what you need from the submodule that holds it; importing the package its
 ``inhibition``      chapter 1: what components do to a mover, who inhibits, what travels
 ``steering``        moving the last token along write directions: engine and sweeps
 ``positional``      chapter 2: where prompts sit in a subspace, and what moving them buys
+``editing``         chapter 3: edits of single components, applied, baked, searched for, judged
 ``links``           the known links of a circuit, looked up in the scores
 ``statistics``      intervals and exact tests
 ``data_dictionary`` what the files in ``data/`` hold, field by field

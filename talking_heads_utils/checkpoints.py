@@ -53,13 +53,16 @@ class Checkpoint:
 
     def raw_layer(self, layer: int, dtype: torch.dtype, device: str | torch.device = "cpu") -> RawLayer:
         """One layer; nothing else of the checkpoint is read. Raises as :meth:`raw_layers`."""
-        return self.family.unpack(self._read_layer(layer, dtype, device), self.shape)
+        return self.family.unpack(self.read_layer(layer, dtype, device), self.shape)
 
     def source(self) -> Source:
         """Where the weights come from, as :class:`HeadWeights` keeps it; the whole file is summed for it."""
         return Source(self.name, self.family.name, self.sha256(), self.revision, self.dtype)
 
-    def _read_layer(self, layer: int, dtype: torch.dtype, device: str | torch.device) -> dict[str, torch.Tensor]:
+    def read_layer(
+        self, layer: int, dtype: torch.dtype | None, device: str | torch.device = "cpu"
+    ) -> dict[str, torch.Tensor]:
+        """One layer's attention tensors by part, as they lie in the file; dtype None keeps the one that is stored."""
         wanted = defaultdict(dict)
         for part, name in self.family.tensor_names(layer).items():
             if self.prefix + name in self.files:

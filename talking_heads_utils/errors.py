@@ -35,3 +35,7 @@ class ResultError(TalkingHeadsError):
 
 class ModelError(TalkingHeadsError):
     """A model that cannot be run here."""
+
+
+class EditError(TalkingHeadsError, ValueError):
+    """An edit of the weights that cannot be made as asked, or that was made for another model."""

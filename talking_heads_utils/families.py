@@ -82,7 +82,7 @@ def _unpack_gpt2(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
     return RawLayer(
         W_Q, W_K, W_V, _heads_out(t["out"], shape.n_heads),
         b_V=t["qkv_bias"].chunk(3)[2].unflatten(0, (shape.n_heads, -1)), b_O=t["out_bias"],
-        ln_scale=t["ln"], ln_bias=t["ln_bias"],
+        ln_scale=t["ln"], ln_bias=t["ln_bias"], b_Q=t["qkv_bias"].chunk(3)[0].unflatten(0, (shape.n_heads, -1)),
     )  # fmt: skip
 
 
@@ -128,10 +128,10 @@ def _llama_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
 def _unpack_neox(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
     heads = (shape.n_heads, 3, shape.d_head)
     W_Q, W_K, W_V = t["qkv"].unflatten(0, heads).permute(1, 0, 3, 2)  # [3, n_heads, d_model, d_head]
-    b_V = t["qkv_bias"].unflatten(0, heads)[:, 2] if "qkv_bias" in t else None
+    b_Q, _, b_V = t["qkv_bias"].unflatten(0, heads).unbind(1) if "qkv_bias" in t else (None, None, None)
     return RawLayer(
         W_Q, W_K, W_V, _heads_out(t["out"].T, shape.n_heads),
-        b_V=b_V, b_O=t.get("out_bias"), ln_scale=t["ln"], ln_bias=t["ln_bias"],
+        b_V=b_V, b_O=t.get("out_bias"), ln_scale=t["ln"], ln_bias=t["ln_bias"], b_Q=b_Q,
     )  # fmt: skip
 
 

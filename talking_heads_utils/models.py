@@ -105,10 +105,10 @@ def load_model(
     return _boot(_read(checkpoint, dtype).to(device).eval(), tokenizer, checkpoint, device, dtype, processing)
 
 
-def find_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
-    """The checkpoint that a name stands for, whose ``revision`` is the Hub's commit, or None for a folder.
+def model_source(name_or_folder: str | Path, revision: str | None = None) -> tuple[str | Path, str | None]:
+    """Where a model's checkpoint is, and its revision: folders of the book's own, known names pinned to theirs.
 
-    Raises as :func:`load_model` does.
+    Raises :class:`ModelError` for a small model that does not ship.
     """
     shipped = shipped_models()
     asked = str(name_or_folder)
@@ -117,9 +117,16 @@ def find_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> 
     if asked.startswith("mini-") and asked not in shipped and not Path(asked).is_dir():
         raise ModelError(f"No small model {name_or_folder!r} ships with the book; there are {', '.join(shipped)}.")
     known = known_models().get(asked)
-    revision = revision or (known.revision if known else None)
-    also = (*TOKENIZER_FILES, "generation_config.json")
-    return open_checkpoint(shipped.get(asked, name_or_folder), revision, also=also)
+    return shipped.get(asked, name_or_folder), revision or (known.revision if known else None)
+
+
+def find_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
+    """The checkpoint that a name stands for, whose ``revision`` is the Hub's commit, or None for a folder.
+
+    Raises as :func:`load_model` does.
+    """
+    source, revision = model_source(name_or_folder, revision)
+    return open_checkpoint(source, revision, also=(*TOKENIZER_FILES, "generation_config.json"))
 
 
 def revision_of(name_or_folder: str | Path) -> str | None:

@@ -88,6 +88,7 @@ class RawLayer:
     b_O: Float[Tensor, "d_model"] | None = None
     ln_scale: Float[Tensor, "d_model"] | None = None
     ln_bias: Float[Tensor, "d_model"] | None = None
+    b_Q: Float[Tensor, "n_heads d_head"] | None = None
 
 
 @dataclass(frozen=True)

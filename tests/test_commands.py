@@ -188,3 +188,21 @@ def test_importing_the_command_line_loads_nothing_heavy():
         "print([m for m in ('torch', 'pandas', 'plotly', 'pyarrow', 'transformers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_an_edit_is_baked_from_the_command_line(checkpoints, tmp_path, capsys):
+    from talking_heads_utils.editing.edits import OV, REMOVE, Change, new_edit, save_edit
+    from talking_heads_utils.labels import Component
+
+    path, out = tmp_path / "edit.json", tmp_path / "edited"
+    weights = load_head_weights(checkpoints["gpt2"])
+    save_edit(new_edit(weights, [Change(Component(1, 2, 0), OV, REMOVE)], model="small"), path)
+    command = ["edit", "--model", str(checkpoints["gpt2"]), "--edit", str(path), "--out", str(out)]
+    assert main(command) == 0 and "OV of L1H2.0: remove" in capsys.readouterr().out
+    after = load_head_weights(out)
+    assert torch.equal(after.W_O[0], weights.W_O[0]) and not torch.equal(after.W_O[1, 2], weights.W_O[1, 2])
+    for wrong in (command, [*command[:2], str(checkpoints["llama"]), *command[3:6], str(tmp_path / "other")]):
+        assert main(wrong) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+    path.write_text("{}")
+    assert main([*command[:6], str(tmp_path / "other")]) == 2 and not (tmp_path / "other").exists()

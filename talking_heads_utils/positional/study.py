@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from talking_heads_utils.inhibition.find_roles import find_roles
@@ -246,12 +246,18 @@ def steering_gains(
 
 
 def _gains(steering: Steering, prompts: PromptSet, settings: Tensor) -> dict[str, Gain]:
+    right = right_under(steering, prompts, settings)
+    place = torch.as_tensor(prompts.info["place"])
+    return gains(right, torch.tensor([half == SELECTION for half in prompts.info["half"]]), place, settings)
+
+
+def right_under(steering: Steering, prompts: PromptSet, settings: Tensor) -> Bool[Tensor, "n n_settings"]:
+    """Whether each list is answered under each setting."""
     logits = steer(steering, settings, logits=True)[LOGITS].cpu()
     place = torch.as_tensor(prompts.info["place"])
     own = logits.gather(2, place[:, None, None].expand(-1, len(settings), 1))
     others = logits.scatter(2, place[:, None, None].expand(-1, len(settings), 1), -torch.inf)
-    right = (own > others).all(-1)
-    return gains(right, torch.tensor([half == SELECTION for half in prompts.info["half"]]), place, settings)
+    return (own > others).all(-1)
 
 
 def finished_gains(finished: Finished) -> dict[str, tuple[dict[str, Gain], list[dict[str, Gain]]]]:

@@ -7,7 +7,7 @@ per prompt, and every variant costs one token through the layers that are left.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,11 +31,12 @@ _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 @dataclass(frozen=True)
 class _Layer:
-    """One upper layer: attention weights, keys (rotated to their places) and values of the prefix, and the MLP."""
+    """One upper layer: attention weights, keys (rotated to their places) and values of the prefix (none where only the
+    stream was kept), and the MLP."""
 
     attention: AttentionLayer
-    keys: Float[Tensor, "n n_kv_heads n_pos d_head"]
-    values: Float[Tensor, "n n_kv_heads n_pos d_head"]
+    keys: Float[Tensor, "n n_kv_heads n_pos d_head"] | None
+    values: Float[Tensor, "n n_kv_heads n_pos d_head"] | None
     mlp: Callable[[Tensor], Tensor] | None
     mlp_scale: Tensor | None
     mlp_bias: Tensor | None
@@ -45,7 +46,8 @@ class _Layer:
 class Suffix:
     """The layers from ``start`` on, for the last token of every prompt.
 
-    resid: ``resid_pre`` of layer ``start`` at ``end``, ``[n, d_model]``.
+    resid: ``resid_pre`` of layer ``start`` at ``end``, ``[n, d_model]``. stream: the same at every position, kept
+    instead of keys and values by :func:`stream`.
     """
 
     start: int
@@ -58,6 +60,7 @@ class Suffix:
     rotary: Rotary | None
     unembed: Float[Tensor, "d_model d_vocab"]
     unembed_bias: Float[Tensor, "d_vocab"]
+    stream: Float[Tensor, "n n_pos d_model"] | None = None
 
     @torch.no_grad()
     def final(
@@ -155,30 +158,54 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
 
     Raises :class:`OptionError` for a layer that is not there.
     """
-    n_layers = bridge.cfg.n_layers
-    if not 0 <= start < n_layers:
-        raise OptionError(f"No layer {start}: {bridge.cfg.model_name} has layers 0..{n_layers - 1}.")
-    rotary, end = rotary_of(bridge), prompts.positions["end"].to(bridge.cfg.device)
+    _check(bridge, start)
+    n_layers, rotary = bridge.cfg.n_layers, rotary_of(bridge)
     names = {f"blocks.{layer}.attn.hook_{name}" for layer in range(start, n_layers) for name in "kv"}
     resid, found = _run(bridge, prompts, names, f"blocks.{start}.hook_resid_pre", batch)
-    places = torch.arange(prompts.tokens.shape[1], device=end.device)
+    places = torch.arange(prompts.tokens.shape[1], device=bridge.cfg.device)
     layers = []
     for layer in range(start, n_layers):
         keys, values = (found[f"blocks.{layer}.attn.hook_{name}"] for name in "kv")
         keys = turn(keys, rotary, places[:, None])
         layers.append(_layer(bridge, layer, keys.transpose(1, 2), values.transpose(1, 2)))
+    return _assemble(bridge, prompts, start, layers, resid)
+
+
+@torch.no_grad()
+def stream(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: int = 64) -> Suffix:
+    """Run ``prompts`` up to layer ``start`` and keep what enters it at every position, for whatever runs the layers
+    from there on anew. No key or value is kept: :meth:`Suffix.final` needs :func:`suffix`.
+
+    Raises :class:`OptionError` for a layer that is not there.
+    """
+    _check(bridge, start)
+    tokens = prompts.tokens.to(bridge.cfg.device)
+    resid = torch.cat([bridge(part, stop_at_layer=start) for part in tokens.split(batch)])
+    layers = [_layer(bridge, layer, None, None) for layer in range(start, bridge.cfg.n_layers)]
+    return replace(_assemble(bridge, prompts, start, layers, resid), stream=resid)
+
+
+def _check(bridge: TransformerBridge, start: int) -> None:
+    if not 0 <= start < bridge.cfg.n_layers:
+        raise OptionError(f"No layer {start}: {bridge.cfg.model_name} has layers 0..{bridge.cfg.n_layers - 1}.")
+
+
+def _assemble(
+    bridge: TransformerBridge, prompts: PromptSet, start: int, layers: list[_Layer], resid: Float[Tensor, "n n_pos d"]
+) -> Suffix:
+    end = prompts.positions["end"].to(bridge.cfg.device)
     W_U, b_U = bridge.W_U.detach(), bridge.unembed.b_U
     scale, bias = (getattr(bridge.ln_final, name, None) for name in ("weight", "bias"))
     unembed_bias = W_U.new_zeros(W_U.shape[1]) if b_U is None else b_U.detach()
     return Suffix(
         start=start,
         layers=layers,
-        resid=resid,
+        resid=resid[torch.arange(len(resid), device=end.device), end],
         end=end,
-        before_end=places < end[:, None],
+        before_end=torch.arange(resid.shape[1], device=end.device) < end[:, None],
         norm=norm_without_scale(bridge),
         parallel=bool(getattr(bridge.cfg, "parallel_attn_mlp", False)),
-        rotary=rotary,
+        rotary=rotary_of(bridge),
         unembed=W_U if scale is None else W_U * scale.detach()[:, None],
         unembed_bias=unembed_bias if bias is None else unembed_bias + bias.detach() @ W_U,
     )
@@ -186,19 +213,17 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
 
 @torch.no_grad()
 def _run(bridge, prompts: PromptSet, names: set[str], entry: str, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-    resid, kept = [], {name: [] for name in names}
+    kept = {name: [] for name in (*names, entry)}
     for first in range(0, len(prompts), batch):
         part = prompts.select(list(range(first, min(first + batch, len(prompts)))))
-        _, cache = bridge.run_with_cache(
-            part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names or name == entry
-        )
-        resid.append(cache[entry][torch.arange(len(part)), part.positions["end"]])
-        for name in names:
+        _, cache = bridge.run_with_cache(part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in kept)
+        for name in kept:
             kept[name].append(cache[name])
-    return torch.cat(resid), {name: torch.cat(parts) for name, parts in kept.items()}
+    found = {name: torch.cat(parts) for name, parts in kept.items()}
+    return found.pop(entry), found
 
 
-def _layer(bridge: TransformerBridge, layer: int, keys: Tensor, values: Tensor) -> _Layer:
+def _layer(bridge: TransformerBridge, layer: int, keys: Tensor | None, values: Tensor | None) -> _Layer:
     block = bridge.blocks[layer]
     ln = getattr(block, "ln2", None)
     scale, bias = (getattr(ln, name, None) for name in ("weight", "bias"))

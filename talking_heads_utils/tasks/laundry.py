@@ -6,6 +6,7 @@ This is the project's reading of the task; the paper's own wording could not be 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,13 +31,16 @@ def wordings(held_out: bool | None = None) -> list[str]:
     return names if held_out is None else [name for name in names if (name in templates["held_out"]) == held_out]
 
 
-def laundry_prompt(wording: str, items: list[str], place: int, order: str, rest: list[str], half: str) -> PromptText:
+def laundry_prompt(
+    wording: str, items: list[str], place: int, order: str, rest: list[str], half: str,
+    templates: Mapping[str, str] | None = None,
+) -> PromptText:  # fmt: skip
     """One prompt as text. Positions: ``item_k first`` and ``item_k second``, k being the place in the list.
 
-    place: that of the answer. rest: the other items in the order of their second mention. Raises
-    :class:`TaskError` for an unknown wording or items named twice in the list.
+    place: that of the answer. rest: the other items in the order of their second mention. templates: wording -> text,
+    those of the data if none are given. Raises :class:`TaskError` for an unknown wording or items named twice.
     """
-    templates = load_templates(TASK)["wordings"]
+    templates = templates or load_templates(TASK)["wordings"]
     if wording not in templates:
         raise TaskError(f"No wording {wording!r}; there are {', '.join(templates)}.")
     if len(set(items)) < len(items):
@@ -73,10 +77,11 @@ def draw_laundry(
             f"{len(objects)} objects make too few different lists of {n_items} for {n_prompts} prompts. "
             "Ask for fewer prompts, or add objects to data/prompts/objects.txt."
         )
-    seen, prompts = set(), []
+    seen, prompts, templates = set(), [], load_templates(TASK)["wordings"]
+    by_half = {SELECTION: wordings(held_out=False), HELD_OUT: wordings()}
     for i in range(n_prompts):
         half, within = (SELECTION, i) if i < n_prompts // 2 else (HELD_OUT, i - n_prompts // 2)
-        names = wordings(held_out=False) if half == SELECTION else wordings()
+        names = by_half[half]
         place, turn = within % n_items, within // n_items + within % n_items
         while frozenset(items := [str(item) for item in rng.choice(objects, n_items, replace=False)]) in seen:
             continue
@@ -85,7 +90,7 @@ def draw_laundry(
         order = (KEPT, SHUFFLED)[(turn // len(names) + turn % len(names)) % 2]
         while order == SHUFFLED and rest == kept:
             rest = [str(item) for item in rng.permutation(kept)]
-        prompts.append(laundry_prompt(names[turn % len(names)], items, place, order, rest, half))
+        prompts.append(laundry_prompt(names[turn % len(names)], items, place, order, rest, half, templates))
     return prompts
 
 

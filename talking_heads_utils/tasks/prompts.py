@@ -153,7 +153,8 @@ def encode(
         name: torch.tensor([_position(encoded, i, p, name, len(bos), unknown) for i, p in enumerate(prompts)])
         for name in names
     }
-    ids = {w: check_one_token(w, tokenizer) for p in prompts for w in (p.answer, *p.distractors)}
+    words = dict.fromkeys(w for p in prompts for w in (p.answer, *p.distractors))
+    ids = {w: check_one_token(w, tokenizer) for w in words}
     return PromptSet(
         tokens=tokens,
         mask=torch.arange(width) < lengths[:, None],

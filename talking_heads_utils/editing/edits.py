@@ -1,0 +1,187 @@
+"""An edit as data: components of single heads that are scaled, removed, set or turned, and the model it is made for.
+
+Biases are no part of a component (see ``book/method.md``), so no edit moves them: a layer's constant write and a
+query's constant stay as they were, and whatever edits a tensor that also carries a bias corrects the bias.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from talking_heads_utils.errors import EditError, LabelError
+from talking_heads_utils.files import written_whole
+from talking_heads_utils.labels import Component
+from talking_heads_utils.weights import HeadWeights, Processing
+
+OV, QK = "OV", "QK"
+SCALE, REMOVE, SET, ROTATE = "scale", "remove", "set", "rotate"
+OPERATIONS = (SCALE, REMOVE, SET, ROTATE)
+TOLERANCE = 1e-4  # relative, between the fingerprints of one model read twice
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to one component of a head's ``OV`` or ``QK`` matrix.
+
+    operation: ``scale`` its singular value by ``value``, ``remove`` it, ``set`` its singular value to ``value``, or
+    ``rotate`` the direction that it writes along (OV) or that its query reads (QK) by ``value`` degrees within the
+    plane of two components' directions, from the first of ``span`` towards the second. Directions are signed so that
+    their largest entry is positive.
+
+    Raises :class:`EditError` for a value that is no finite number or does not fit the operation.
+    """
+
+    component: Component
+    matrix: str = OV
+    operation: str = SCALE
+    value: float | None = None
+    span: tuple[Component, Component] | None = None
+
+    def __post_init__(self) -> None:
+        if self.matrix not in (OV, QK) or self.operation not in OPERATIONS:
+            raise EditError(
+                f"{self.component}: no {self.operation!r} of {self.matrix!r}. "
+                f"Use {', '.join(OPERATIONS)} of {OV} or {QK}."
+            )
+        number = isinstance(self.value, int | float) and not isinstance(self.value, bool) and math.isfinite(self.value)
+        if (self.operation == REMOVE) != (self.value is None) or (self.value is not None and not number):
+            wanted = "no value" if self.operation == REMOVE else "a finite number"
+            raise EditError(f"{self.component}: {self.operation!r} takes {wanted}, not {self.value!r}.")
+        if (self.operation == ROTATE) != (self.span is not None):
+            raise EditError(f"{self.component}: {ROTATE!r}, and nothing else, takes a span of two components.")
+        if self.operation == SET and self.value < 0:
+            raise EditError(f"{self.component}: a singular value is not negative. To flip a component, scale it by -1.")
+
+    @property
+    def named(self) -> tuple[Component, ...]:
+        """Every component that this change names, its own first."""
+        return (self.component, *(self.span or ()))
+
+    def __str__(self) -> str:
+        what = "" if self.value is None else f" {self.value:g}"
+        within = "" if self.span is None else f" from {self.span[0]} to {self.span[1]}"
+        return f"{self.matrix} of {self.component}: {self.operation}{what}{within}"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Changes that are made together, each stated against the untouched weights.
+
+    model: its name, for the reader. processing: what was done to the weights whose components are meant. fingerprint:
+    Frobenius norms of ``W_Q, W_K, W_V, W_O`` of every layer after that processing; they, not the name, tell models
+    apart. Raises :class:`EditError` if a component is changed twice.
+    """
+
+    model: str
+    processing: Processing
+    fingerprint: tuple[float, ...]
+    changes: tuple[Change, ...]
+
+    def __post_init__(self) -> None:
+        keys = [(change.component, change.matrix) for change in self.changes]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            component, matrix = min(twice)
+            raise EditError(f"{matrix} of {component} is changed twice. Name each component once.")
+
+    def check(self, weights: HeadWeights) -> Edit:
+        """The edit itself, if it is one of these weights.
+
+        Raises :class:`EditError` for another model or processing, and :class:`LabelError` for a head or component that
+        the model lacks.
+        """
+        if weights.processing != self.processing:
+            raise EditError(
+                f"The edit is stated in components of {self.model} ({self.processing.describe()}), but these weights "
+                f"are {weights.processing.describe()}. Load the model with the edit's processing."
+            )
+        found = fingerprint(weights)
+        if len(found) != len(self.fingerprint) or not all(
+            math.isclose(a, b, rel_tol=TOLERANCE) for a, b in zip(found, self.fingerprint, strict=True)
+        ):
+            raise EditError(
+                f"The edit was made for {self.model}, whose weights differ from those of {weights.source.name}. "
+                "Make it anew for this model: components of other weights are other components."
+            )
+        for change in self.changes:
+            for component in change.named:
+                weights.component(component)
+        return self
+
+
+def new_edit(weights: HeadWeights, changes: Iterable[Change], *, model: str | None = None) -> Edit:
+    """An edit of these weights. Raises as :meth:`Edit.check` does."""
+    edit = Edit(model or weights.source.name, weights.processing, fingerprint(weights), tuple(changes))
+    return edit.check(weights)
+
+
+def scales(factors: dict[Component, float], matrix: str = OV) -> tuple[Change, ...]:
+    """Scale changes of several components."""
+    return tuple(Change(component, matrix, SCALE, float(factor)) for component, factor in factors.items())
+
+
+def fingerprint(weights: HeadWeights) -> tuple[float, ...]:
+    """Frobenius norm of every layer's ``W_Q``, then of its ``W_K``, ``W_V`` and ``W_O``, to six digits."""
+    norms = [getattr(weights, f"W_{name}").double().flatten(1).norm(dim=1) for name in "QKVO"]
+    return tuple(float(f"{value:.6g}") for value in torch.cat(norms).tolist())
+
+
+def to_json(edit: Edit) -> str:
+    """The edit as text that a person can read and change."""
+    changes = []
+    for change in edit.changes:
+        row = {"component": str(change.component), "matrix": change.matrix, "operation": change.operation}
+        row |= {} if change.value is None else {"value": change.value}
+        row |= {} if change.span is None else {"span": [str(component) for component in change.span]}
+        changes.append(row)
+    about = {"model": edit.model, "processing": asdict(edit.processing), "fingerprint": list(edit.fingerprint)}
+    return json.dumps(about | {"changes": changes}, indent=1) + "\n"
+
+
+def from_json(text: str) -> Edit:
+    """The edit that :func:`to_json` wrote. Raises :class:`EditError` or :class:`LabelError` saying what is wrong."""
+    try:
+        about = json.loads(text)
+        changes = tuple(_change(row) for row in about["changes"])
+        processing = Processing(**about["processing"])
+        return Edit(str(about["model"]), processing, tuple(map(float, about["fingerprint"])), changes)
+    except LabelError:
+        raise
+    except EditError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise EditError(
+            f"This is no edit: {type(error).__name__}: {error}. An edit has model, processing, fingerprint and changes."
+        ) from error
+
+
+def _change(row: dict[str, Any]) -> Change:
+    if more := set(row) - {"component", "matrix", "operation", "value", "span"}:
+        raise EditError(f"A change has no {', '.join(sorted(map(repr, more)))}.")
+    span = row.get("span")
+    if span is not None and (not isinstance(span, list) or len(span) != 2):
+        raise EditError(f"A span is two components, not {span!r}.")
+    return Change(
+        Component.parse(row["component"]), row["matrix"], row["operation"], row.get("value"),
+        None if span is None else (Component.parse(span[0]), Component.parse(span[1])),
+    )  # fmt: skip
+
+
+def save_edit(edit: Edit, path: Path) -> None:
+    """Write an edit, whole or not at all."""
+    with written_whole(path) as part:
+        part.write_text(to_json(edit), encoding="utf-8")
+
+
+def read_edit(path: Path) -> Edit:
+    """Read what :func:`save_edit` wrote. Raises :class:`EditError` for a file that is missing or no edit."""
+    try:
+        return from_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise EditError(f"{path} cannot be read as an edit ({error}).") from error

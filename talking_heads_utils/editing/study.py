@@ -1,0 +1,410 @@
+"""Chapter 3's experiments on one model.
+
+Choices are made on the selection half of lists of ``n_items``. What is reported as a gain is measured on the other
+half, on a wording that no choice saw, and on longer lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.components import is_empty, write_directions
+from talking_heads_utils.editing.edits import Edit, new_edit, scales
+from talking_heads_utils.editing.harm import harm_at_end, text_harm
+from talking_heads_utils.editing.search import (
+    Tried,
+    by_gradient,
+    by_grid,
+    grid_amounts,
+    random_like,
+    score,
+)
+from talking_heads_utils.editing.upper import Upper, prepare
+from talking_heads_utils.inhibition.corpus import corpus_of
+from talking_heads_utils.inhibition.effects import component_effects
+from talking_heads_utils.inhibition.find_roles import find_roles
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import load_with_tokenizer, shown_as
+from talking_heads_utils.positional.gains import NONE, gains
+from talking_heads_utils.positional.study import Channel, axis, right_under
+from talking_heads_utils.runs.recording import record
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.statistics import Interval, bootstrap_mean
+from talking_heads_utils.steering.engine import grid
+from talking_heads_utils.steering.engine import prepare as prepare_steering
+from talking_heads_utils.tasks.halves import halves
+from talking_heads_utils.tasks.ioi import build_ioi
+from talking_heads_utils.tasks.laundry import HELD_OUT, build_laundry, wordings
+from talking_heads_utils.tasks.metrics import contrast
+from talking_heads_utils.tasks.prompts import PromptSet
+from talking_heads_utils.weights import HeadWeights
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+
+SELECTION, KNOWN, NEW, IOI, SHORT = "selection", "held-out prompts", "held-out wording", "IOI", "lists of 4"
+GRADIENT, GRID, RANDOM = "gradient", "grid", "random"
+SIZES = (0.05, 0.15, 0.4)  # of an edit: shares of the Frobenius norm of all chosen components together
+VALUES = (0.0, 0.5, 2.0)  # scales of the grid
+N_PARETO = 40  # prompts of each set behind a point of the Pareto figure
+
+
+class Row(NamedTuple):
+    """An edit that was tried: what found it, its factors over all of a bench's components, its Frobenius norm, and the
+    objective on the selection half (nats)."""
+
+    found_by: str
+    factors: Float[Tensor, "n_components"]
+    size: float
+    objective: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, the components of its channel, and as many random ones per draw.
+
+    mover, components: by the selection half of lists of ``n_items``: those whose removal from the mover's query changes
+    I(m) most, either way. random: draws of other components of the same layers and like singular value.
+    """
+
+    name: str
+    bridge: TransformerBridge
+    tokenizer: object
+    weights: HeadWeights
+    mover: Head
+    components: tuple[Component, ...]
+    random: tuple[tuple[Component, ...], ...]
+    n_items: int
+    n_prompts: int
+    seed: int
+    _kept: dict[str, tuple[PromptSet, Upper]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def shows(self) -> str:
+        return shown_as(self.name)
+
+    @property
+    def every(self) -> tuple[Component, ...]:
+        """All components that some edit scales: the chosen ones, then each draw's."""
+        return (*self.components, *(c for draw in self.random for c in draw))
+
+    def columns(self, draw: int | None = None) -> list[int]:
+        """Where the chosen components, or those of a draw, stand among :attr:`every`."""
+        first = 0 if draw is None else len(self.components) * (1 + draw)
+        return list(range(first, first + len(self.components)))
+
+    def on(self, name: str) -> tuple[PromptSet, Upper]:
+        """Prompts by name, run once: :data:`SELECTION`, :data:`KNOWN`, :data:`NEW`, :data:`IOI`, :data:`SHORT`, or
+        ``lists of n`` (held-out half)."""
+        if name not in self._kept:
+            prompts = self._prompts(name)
+            self._kept[name] = prompts, prepare(self.bridge, prompts, self.every)
+        return self._kept[name]
+
+    def _prompts(self, name: str) -> PromptSet:
+        n = self.n_prompts
+        if name == IOI:
+            return build_ioi(self.tokenizer, n, self.seed)
+        if name == SELECTION:
+            return halves(build_laundry(self.tokenizer, self.n_items, 2 * n, self.seed))[0]
+        n_items = self.n_items if name in (KNOWN, NEW) else int(name.rsplit(" ", 1)[1])
+        new = wordings(held_out=True)
+        share = len(wordings()) // len(new) if name == NEW else 2
+        n = n if name == SHORT else 2 * n
+        found = build_laundry(self.tokenizer, n_items, 2 * n * share, self.seed).where(half=HELD_OUT)
+        if name in (KNOWN, NEW):
+            found = found.select(torch.tensor([(w in new) == (name == NEW) for w in found.info["wording"]]))
+        return found.select(list(range(min(n, len(found)))))
+
+    def edit(self, factors: Float[Tensor, "n_components"]) -> Edit:
+        """The edit that scales by these factors, as data."""
+        changed = {c: g for c, g in zip(self.every, factors.tolist()) if g != 1}
+        return new_edit(self.weights, scales(changed), model=self.name)
+
+
+def bench(
+    name: str, *, n_items: int, n_prompts: int = 60, n_components: int = 6, n_draws: int = 3, seed: int = SEED,
+    device: str = "cpu",
+) -> Bench:  # fmt: skip
+    """Find the mover and its channel's components on the selection half; draw random ones beside them.
+
+    n_prompts: of each set, twice as many where gains are scored. Raises :class:`OptionError` where a
+    layer has too few other components to draw from.
+    """
+    bridge, tokenizer = load_with_tokenizer(name, device)
+    prompts = build_laundry(tokenizer, n_items, 2 * n_prompts, seed)
+    mover = find_roles(bridge, prompts, seed=seed).movers[0]
+    recording = record(bridge, halves(prompts)[0], [mover.layer])
+    table = component_effects(recording, mover).table()
+    order = table["inhibition"].abs().sort_values(ascending=False, kind="stable").index[:n_components]
+    chosen = tuple(Component.parse(writer) for writer in table.loc[order, "writer"])
+    draws: list[tuple[Component, ...]] = []
+    for draw in range(n_draws):
+        taken = [c for others in draws for c in others]
+        draws.append(tuple(random_like(recording.singular_values, chosen, taken, seed + draw)))
+    return Bench(
+        name, bridge, tokenizer, recording.weights, mover, chosen, tuple(draws), n_items, n_prompts, seed
+    )  # fmt: skip
+
+
+def removal_table(at: Bench) -> pd.DataFrame:
+    """Every chosen component removed by an edit, beside each draw's and beside all components of a head; on held-out
+    prompts. Columns: model, removed, kind, size (Frobenius norm), I(m) and accuracy with intervals, their paired
+    changes, n."""
+    import pandas as pd
+
+    prompts, _ = at.on(KNOWN)
+    heads = list(dict.fromkeys(c.of_head for c in at.components))
+    S = write_directions(at.weights)[1]
+    whole = {h: [Component(*vars(h).values(), i) for i in (~is_empty(S[h.layer, h.head])).nonzero()[:, 0].tolist()]
+             for h in heads}  # fmt: skip
+    every = list(dict.fromkeys([*at.every, *(c for part in whole.values() for c in part)]))
+    sets = {"nothing": ("untouched", [])} | {str(c): ("channel", [c]) for c in at.components}
+    sets |= {str(c): (RANDOM, [c]) for c in at.every[len(at.components) :]}
+    sets |= {str(h): ("whole head", part) for h, part in whole.items()}
+    factors = torch.ones(len(sets), len(every))
+    for row, (_, part) in enumerate(sets.values()):
+        factors[row, [every.index(c) for c in part]] = 0
+    found = score(prepare(at.bridge, prompts, every), factors, at.mover)
+    inhibition = (found.attention * contrast(prompts)[:, None]).sum(-1)
+    rows = []
+    for k, (name, (kind, part)) in enumerate(sets.items()):
+        size = sum(float(S[c.layer, c.head, c.component]) ** 2 for c in part) ** 0.5
+        row = {"model": at.name, "removed": name, "kind": kind, "size": size, "n": len(prompts)}
+        for label, values in (("I(m)", inhibition), ("accuracy", found.right.double())):
+            level, change = bootstrap_mean(values[:, k]), bootstrap_mean(values[:, k] - values[:, 0])
+            row |= {label: level.mean, f"{label} low": level.low, f"{label} high": level.high,
+                    f"change of {label}": change.mean, f"change of {label} low": change.low,
+                    f"change of {label} high": change.high}  # fmt: skip
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def scale_lines(at: Bench, values: Sequence[float], lengths: Sequence[int], n_prompts: int = 40) -> pd.DataFrame:
+    """Accuracy on the selection half when one component is scaled, by list length: model, n_items, component, scale,
+    accuracy."""
+    import pandas as pd
+
+    rows = []
+    for n_items in lengths:
+        upper = prepare(at.bridge, _selection(at, n_items, n_prompts), at.components)
+        factors = torch.ones(len(values), len(at.components), len(at.components))
+        factors[:, range(len(at.components)), range(len(at.components))] = torch.tensor(list(values))[:, None]
+        right = score(upper, factors.flatten(0, 1)).right.double().mean(0).view(len(values), -1)
+        rows += [
+            dict(model=at.name, n_items=n_items, component=str(c), scale=value, accuracy=right[i, j].item())
+            for i, value in enumerate(values) for j, c in enumerate(at.components)
+        ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def scale_planes(
+    at: Bench, values: Sequence[float], lengths: Sequence[int], pair: tuple[int, int] = (0, 1), n_prompts: int = 40
+) -> dict[int, Float[Tensor, "v v"]]:
+    """List length -> accuracy on the selection half with two components scaled, the first along rows."""
+    planes = {}
+    settings = grid(values, 2)
+    for n_items in lengths:
+        upper = prepare(at.bridge, _selection(at, n_items, n_prompts), [at.components[i] for i in pair])
+        planes[n_items] = score(upper, settings).right.double().mean(0).view(len(values), len(values))
+    return planes
+
+
+def _selection(at: Bench, n_items: int, n_prompts: int) -> PromptSet:
+    return halves(build_laundry(at.tokenizer, n_items, 2 * n_prompts, at.seed))[0]
+
+
+def search(at: Bench, *, sizes: Sequence[float] = SIZES, values: Sequence[float] = VALUES) -> list[Row]:
+    """All edits that were tried on the selection half. The chosen components by the grid and, for each size, by the
+    gradient; then every draw by the same grid of amounts, and by the gradient at the size that did best: so its edits
+    are of the same Frobenius norms."""
+    upper = at.on(SELECTION)[1]
+    S = upper.singular_values[at.columns()]
+    whole = float(S.norm())
+    amounts = grid_amounts(S, values)
+    found = [(GRID, by_grid(upper, at.columns(), amounts))]
+    found += [(GRADIENT, by_gradient(upper, at.columns(), share * whole)) for share in sizes]
+    rows = [row for name, tried in found for row in _rows(name, tried)]
+    size = best(rows, GRADIENT).size
+    for draw in range(len(at.random)):
+        rows += _rows(drawn(GRADIENT, draw), by_gradient(upper, at.columns(draw), size))
+        rows += _rows(drawn(GRID, draw), by_grid(upper, at.columns(draw), amounts))
+    return rows
+
+
+def drawn(found_by: str, draw: int | str = "") -> str:
+    """What a search with random components is called."""
+    return f"{RANDOM} {found_by} {draw}".strip()
+
+
+def _rows(name: str, tried: Tried) -> list[Row]:
+    return [Row(name, *row) for row in zip(tried.factors, tried.sizes.tolist(), tried.objective.tolist())]
+
+
+def best(rows: Sequence[Row], found_by: str) -> Row:
+    """The edit with the highest objective among those of one search."""
+    return max((row for row in rows if row.found_by == found_by), key=lambda row: row.objective)
+
+
+def winners(rows: Sequence[Row]) -> dict[str, Row]:
+    """The best edit of every search."""
+    return {name: best(rows, name) for name in dict.fromkeys(row.found_by for row in rows)}
+
+
+def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd.DataFrame:
+    """What the chosen edits gain on prompts that no choice saw, against no edit, paired. Each search stands beside the
+    same search with random components: the mean over draws, per prompt.
+
+    Columns: model, prompts, edit, before, after, gain, low, high (points), relative, beyond random (with its interval),
+    n.
+    """
+    import pandas as pd
+
+    rows = []
+    for name in sets:
+        right = _right(at, name, chosen)
+        for found_by in (GRADIENT, GRID):
+            draws = [values for key, values in right.items() if key.startswith(drawn(found_by))]
+            right[drawn(found_by)] = torch.stack(draws).mean(0)
+        for label in (GRADIENT, drawn(GRADIENT), GRID, drawn(GRID)):
+            values, random = right[label], right[drawn(label.split(" ")[-1])]
+            gain, before = bootstrap_mean(values - right[""]), right[""].mean().item()
+            beyond = bootstrap_mean(values - random)
+            rows.append({
+                "model": at.name, "prompts": name, "edit": label, "before": before, "after": before + gain.mean,
+                "gain": 100 * gain.mean, "low": 100 * gain.low, "high": 100 * gain.high,
+                "relative": gain.mean / before if before else float("nan"),
+                "beyond random": "" if label.startswith(RANDOM) else points(beyond), "n": gain.n,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def points(interval: Interval) -> str:
+    """An interval of shares in percentage points."""
+    return f"{100 * interval.mean:+.0f} ({100 * interval.low:+.0f} to {100 * interval.high:+.0f})"
+
+
+def _right(at: Bench, name: str, chosen: Mapping[str, Row]) -> dict[str, Float[Tensor, "n"]]:
+    """Whether each prompt is answered: untouched (``""``) and under every edit."""
+    upper = at.on(name)[1]
+    factors = torch.stack([torch.ones(len(at.every)), *(row.factors for row in chosen.values())])
+    return dict(zip(("", *chosen), score(upper, factors).right.double().T))
+
+
+def pareto_table(at: Bench, rows: Sequence[Row]) -> pd.DataFrame:
+    """Gain on held-out prompts against damage elsewhere, of every edit that was tried. Columns: model, found_by, size,
+    gain (points, with its interval), kl (nats at ``end``, mean over IOI and short lists), lost (points of accuracy
+    there), n."""
+    import pandas as pd
+
+    factors = torch.stack([torch.ones(len(at.every)), *(row.factors for row in rows)])
+    right = score(at.on(KNOWN)[1], factors, limit=N_PARETO).right.double()
+    harm = [harm_at_end(at.on(name)[1], factors, N_PARETO) for name in (IOI, SHORT)]
+    kl = torch.stack([divergence.mean(0) for divergence, _ in harm]).mean(0)
+    kept = torch.stack([answered.double().mean(0) for _, answered in harm]).mean(0)
+    found = []
+    for k, row in enumerate(rows, 1):
+        gain = bootstrap_mean(right[:, k] - right[:, 0], n_boot=1000)
+        found.append(dict(model=at.name, found_by=row.found_by, size=row.size, gain=100 * gain.mean,
+                          low=100 * gain.low, high=100 * gain.high, kl=kl[k].item(),
+                          lost=100 * (kept[0] - kept[k]).item(), n=gain.n))  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def harm_table(at: Bench, chosen: Mapping[str, Row]) -> pd.DataFrame:
+    """IOI and short lists under the best edits: accuracy before and after with its paired interval, and how far the
+    next-token distribution at ``end`` moved. Columns: model, prompts, edit, before, after, change, KL, n."""
+    import pandas as pd
+
+    rows = []
+    for name in (IOI, SHORT):
+        factors = torch.stack([torch.ones(len(at.every)), *(row.factors for row in chosen.values())])
+        kl, right = harm_at_end(at.on(name)[1], factors)
+        for k, label in enumerate(chosen, 1):
+            change = bootstrap_mean(right[:, k].double() - right[:, 0].double())
+            rows.append({
+                "model": at.name, "prompts": name, "edit": label, "before": right[:, 0].double().mean().item(),
+                "after": right[:, k].double().mean().item(), "change, points": points(change),
+                "KL, nats": kl[:, k].mean().item(), "n": len(right),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def text_table(at: Bench, chosen: Mapping[str, Row], texts: Sequence[str], n_windows: int = 100) -> pd.DataFrame:
+    """The best edits on running text: loss before, its change with the paired interval over windows, and divergence, in
+    nats per token. For models trained on running text: the book's toys were trained on answers alone.
+
+    Columns: model, edit, loss before, change of loss, 95% interval, KL, n (windows).
+    """
+    import pandas as pd
+
+    tokens = corpus_of(texts, at.tokenizer, n_windows=n_windows).tokens
+    rows = []
+    for name, harm in text_harm(at.bridge, _edits(at, chosen), tokens).items():
+        change = bootstrap_mean(harm.loss - harm.before)
+        rows.append({
+            "model": at.name, "edit": name, "loss before": harm.before.mean().item(), "change of loss": change.mean,
+            "95% interval": f"{change.low:+.3f} to {change.high:+.3f}", "KL, nats": harm.kl.mean().item(),
+            "n": change.n,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def heads_moved(
+    at: Bench, chosen: Mapping[str, Row], n_prompts: int = 24
+) -> tuple[pd.DataFrame, dict[str, Float[Tensor, "n_layers n_heads"]]]:
+    """How far every head's pattern moves on IOI prompts, which no edit was made for: total variation distance, mean
+    over positions; the table sums it up.
+
+    Columns: model, edit, other heads (mean over those whose weights were not edited), most moved, by, n.
+    """
+    import pandas as pd
+
+    tokens = at.on(IOI)[0].tokens[:n_prompts]
+    found = {name: harm.pattern for name, harm in text_harm(at.bridge, _edits(at, chosen), tokens).items()}
+    rows = []
+    for name, moved in found.items():
+        own = {c.of_head for c, g in zip(at.every, chosen[name].factors.tolist()) if g != 1}
+        heads = [Head(*divmod(i, moved.shape[1])) for i in range(moved.numel())]
+        other = torch.tensor([head not in own for head in heads])
+        top = int(moved.argmax())
+        rows.append({
+            "model": at.name, "edit": name, "other heads": moved.flatten()[other].mean().item(),
+            "most moved": str(heads[top]), "by": moved.flatten()[top].item(), "n": len(tokens),
+        })  # fmt: skip
+    return pd.DataFrame(rows), found
+
+
+def _edits(at: Bench, chosen: Mapping[str, Row]) -> dict[str, Edit]:
+    return {name: at.edit(row.factors) for name, row in chosen.items()}
+
+
+def against_steering(at: Bench, row: Row, n_values: int = 5) -> pd.DataFrame:
+    """The edit and steering along its three strongest components, chosen on the same prompts and scored on the same
+    others. Columns: model, method, accuracy, gain, low, high (points), n."""
+    import pandas as pd
+
+    writers = at.components[:3]
+    (chosen_on, _), (scored_on, upper) = at.on(SELECTION), at.on(KNOWN)
+    steerings = [prepare_steering(at.bridge, prompts, writers) for prompts in (chosen_on, scored_on)]
+    channel = Channel(at.name, at.bridge, at.tokenizer, at.mover, writers, steerings[0].directions, at.seed)
+    settings = grid(axis(channel, at.n_items, n_values))
+    right = torch.cat([right_under(s, p, settings) for s, p in zip(steerings, (chosen_on, scored_on))])
+    place = torch.cat([torch.as_tensor(prompts.info["place"]) for prompts in (chosen_on, scored_on)])
+    found = gains(right, torch.arange(len(right)) < len(chosen_on), place, settings)
+    edited = score(upper, torch.stack([torch.ones(len(at.every)), row.factors])).right.double()
+    gain, accuracy = bootstrap_mean(edited[:, 1] - edited[:, 0]), bootstrap_mean(edited[:, 1])
+    methods = {"edit": (accuracy, gain)} | {
+        f"steering: {k}": (v.accuracy, v.gain) for k, v in found.items() if k != NONE
+    }
+    return pd.DataFrame([
+        {"model": at.name, "method": name, "accuracy": a.mean, "gain": 100 * g.mean, "low": 100 * g.low,
+         "high": 100 * g.high, "n": g.n} for name, (a, g) in methods.items()
+    ])  # fmt: skip

@@ -1,0 +1,384 @@
+"""Edits as data, in force and baked: on every family of model, with padding between prompts, against hooked runs."""
+
+import json
+import shutil
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import KINDS_OF_MODEL, random_prompts
+from safetensors.torch import load_file, save_file
+
+from talking_heads_utils.bridge import head_weights_from_bridge
+from talking_heads_utils.checkpoints import load_head_weights, open_checkpoint
+from talking_heads_utils.components import ov_svd, qk_svd
+from talking_heads_utils.editing import edits
+from talking_heads_utils.editing.algebra import change_of_W_Q, direction, frobenius, moves_of, rotated, target
+from talking_heads_utils.editing.apply import apply, weights_to_edit
+from talking_heads_utils.editing.bake import EDIT_FILE, bake, load_baked_planted
+from talking_heads_utils.editing.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit
+from talking_heads_utils.errors import CheckpointError, EditError, LabelError, OptionError
+from talking_heads_utils.labels import Component
+from talking_heads_utils.models import load_model
+from talking_heads_utils.planted import plant
+from talking_heads_utils.tasks import laundry
+from talking_heads_utils.weights import Processing
+
+A, B, C, Q = Component(0, 1, 0), Component(0, 1, 2), Component(1, 2, 0), Component(0, 0, 1)
+EVERY = (
+    Change(A, OV, SCALE, 2.5),
+    Change(B, OV, REMOVE),
+    Change(C, OV, ROTATE, 40.0, (C, A)),
+    Change(Q, QK, SCALE, -1.5),
+    Change(Component(2, 0, 0), QK, SET, 0.3),
+    Change(Component(2, 0, 1), QK, ROTATE, 70.0, (Component(2, 0, 1), Component(0, 0, 0))),
+    Change(Component(1, 2, 1), OV, SET, 0.2),
+)
+
+
+@pytest.fixture(scope="module", params=KINDS_OF_MODEL)
+def model(request, checkpoints):
+    """A model in float64, so that 1e-5 is a statement about the algebra, with prompts and its edits."""
+    if request.param == "native":
+        planted = plant(strength=20.0)
+        return planted.bridge.to(torch.float64), laundry.build_laundry(planted.tokenizer, 3, 6)
+    return load_model(checkpoints[request.param], dtype=torch.float64), random_prompts()
+
+
+@pytest.fixture(params=(True, False), ids=("processed", "raw"))
+def raw_too(request, model, checkpoints):
+    bridge, prompts = model
+    if request.param or bridge.cfg.model_name == "planted":
+        return bridge, prompts
+    name = {"gpt2": "gpt2", "gpt_neox": "gpt_neox", "llama": "llama"}[bridge.original_model.config.model_type]
+    return load_model(checkpoints[name], dtype=torch.float64, processing=Processing(False, False)), prompts
+
+
+def every_edit(bridge):
+    return new_edit(weights_to_edit(bridge), EVERY)
+
+
+def state(bridge):
+    return {name: tensor.clone() for name, tensor in bridge.state_dict().items()}
+
+
+def logits_of(bridge, prompts):
+    with torch.no_grad():
+        return bridge(prompts.tokens)
+
+
+def by_activations(bridge, prompts, edit):
+    """The same edit made by projecting activations: what heads write, and what queries read."""
+    weights, hooks, seen = weights_to_edit(bridge), [], {}
+    for change in edit.changes:
+        layer, head = change.component.layer, change.component.head
+        attn, ln = bridge.blocks[layer].attn, getattr(bridge.blocks[layer], "ln1", None)
+        d, t = (v.to(attn.W_O) for v in target(weights, change))
+
+        def keep(tensor, hook, name=(layer, change.matrix, "kept")):
+            seen[name] = tensor
+
+        if change.matrix == OV:
+
+            def add(tensor, hook, layer=layer, head=head, attn=attn, d=d, t=t):
+                b_V = 0 if attn.b_V is None else attn.b_V[head // (len(attn.W_O) // len(attn.b_V))]
+                write = (seen[layer, OV, "kept"][:, :, head] - b_V) @ attn.W_O[head]
+                return tensor + (write @ d)[..., None] * (t - d)
+
+            hooks += [(f"blocks.{layer}.attn.hook_z", keep), (f"blocks.{layer}.hook_attn_out", add)]
+        else:
+
+            def turn(tensor, hook, layer=layer, head=head, attn=attn, ln=ln, d=d, t=t):
+                x = seen[layer, QK, "kept"]
+                x = x if bridge.cfg.normalization_type is None else ln(x)
+                tensor = tensor.clone()
+                tensor[:, :, head] += (x @ (t - d))[..., None] * (d @ attn.W_Q[head])
+                return tensor
+
+            hooks += [(f"blocks.{layer}.hook_resid_pre", keep), (f"blocks.{layer}.attn.hook_q", turn)]
+    with torch.no_grad():
+        return bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
+
+
+@pytest.mark.parametrize("change", EVERY, ids=str)
+def test_editing_the_weight_is_projecting_the_activation(raw_too, change):
+    bridge, prompts = raw_too
+    edit = new_edit(weights_to_edit(bridge), [change])
+    untouched, expected = logits_of(bridge, prompts), by_activations(bridge, prompts, edit)
+    with apply(bridge, edit):
+        torch.testing.assert_close(logits_of(bridge, prompts), expected, atol=1e-5, rtol=1e-5)
+    if bridge.cfg.model_name != "planted":  # whose strong components are others
+        assert (expected - untouched).abs().max() > 1e-3, "an edit without effect would prove nothing"
+
+
+def test_every_operation_does_to_the_components_what_it_says(model):
+    bridge, _ = model
+    weights = weights_to_edit(bridge)
+    with apply(bridge, every_edit(bridge)):
+        after = head_weights_from_bridge(bridge)
+    S = ov_svd(weights, 0).S[1].clone()
+    S[0], S[2] = 2.5 * S[0], 0
+    torch.testing.assert_close(ov_svd(after, 0).S[1], S.sort(descending=True).values, atol=1e-3, rtol=1e-4)
+    if bridge.cfg.model_name != "planted":
+        S = qk_svd(weights, 0).S[0].clone()
+        S[1] *= 1.5
+        torch.testing.assert_close(qk_svd(after, 0).S[0], S.sort(descending=True).values, atol=1e-3, rtol=1e-4)
+    for name in ("W_K", "W_V"):
+        assert torch.equal(getattr(weights, name), getattr(after, name)), "grouped heads share these"
+    torch.testing.assert_close(weights.b_O, after.b_O, atol=1e-5, rtol=1e-5)
+
+
+def test_the_model_is_put_back_bit_for_bit(model):
+    bridge, prompts = model
+    before, edit = state(bridge), every_edit(bridge)
+    untouched = logits_of(bridge, prompts)
+    with pytest.raises(ZeroDivisionError), apply(bridge, edit):
+        assert not torch.equal(logits_of(bridge, prompts), untouched)
+        with apply(bridge, new_edit(weights_to_edit(bridge), [Change(A, OV, SCALE, 3.0)])):
+            raise ZeroDivisionError
+    after = state(bridge)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(logits_of(bridge, prompts), untouched)
+
+
+def test_scale_one_and_a_full_turn_change_nothing_at_all(model):
+    bridge, prompts = model
+    untouched = logits_of(bridge, prompts)
+    weights = weights_to_edit(bridge)
+    with apply(
+        bridge, new_edit(weights, [Change(A, OV, SCALE, 1.0), Change(Q, QK, SCALE, 1), Change(C, QK, SCALE, 1)])
+    ):
+        assert torch.equal(logits_of(bridge, prompts), untouched)
+    with apply(bridge, new_edit(weights, [Change(C, OV, ROTATE, 360.0, (C, A))])):
+        torch.testing.assert_close(logits_of(bridge, prompts), untouched, atol=1e-9, rtol=1e-9)
+    with apply(bridge, new_edit(weights, [Change(A, OV, SET, float(direction(weights, A)[1]))])):
+        torch.testing.assert_close(logits_of(bridge, prompts), untouched, atol=1e-9, rtol=1e-9)
+
+
+def test_nested_edits_multiply(model):
+    bridge, prompts = model
+    weights = weights_to_edit(bridge)
+    single = new_edit(weights, [Change(A, OV, SCALE, 6.0), Change(Q, QK, REMOVE), Change(B, OV, REMOVE)])
+    with apply(bridge, single):
+        expected = logits_of(bridge, prompts)
+    parts = [
+        [Change(A, OV, SCALE, 2.0)],
+        [Change(A, OV, SCALE, 3.0), Change(Q, QK, REMOVE)],
+        [Change(B, OV, REMOVE)],
+    ]
+    with ExitStack() as stack:
+        for changes in parts:
+            stack.enter_context(apply(bridge, new_edit(weights_to_edit(bridge), changes)))
+        torch.testing.assert_close(logits_of(bridge, prompts), expected, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("processed", (True, False), ids=("processed", "raw"))
+def test_a_baked_checkpoint_loads_in_plain_transformers_and_does_the_same(family, checkpoints, tmp_path, processed):
+    from transformers import AutoModelForCausalLM
+
+    bridge = load_model(checkpoints[family], processing=None if processed else Processing(False, False))
+    edit, prompts = every_edit(bridge), random_prompts()
+    folder = bake(checkpoints[family], edit, tmp_path / "new" / "edited")
+    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        found = plain(prompts.tokens).logits
+        untouched = AutoModelForCausalLM.from_pretrained(checkpoints[family]).eval()(prompts.tokens).logits
+    with apply(bridge, edit):
+        expected = logits_of(bridge, prompts)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    assert (found - untouched).abs().max() > 0.01
+    assert edits.read_edit(folder / EDIT_FILE) == edit
+    again = load_model(folder)
+    torch.testing.assert_close(logits_of(again, prompts), found, atol=1e-4, rtol=1e-5)
+    with (
+        pytest.raises(EditError, match="whose weights differ"),
+        apply(again, every_edit(load_model(checkpoints[family]))),
+    ):
+        pass
+    names, before = load_file(folder / "model.safetensors"), load_file(checkpoints[family] / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], names[name])}
+    assert names.keys() == before.keys() and changed and all("attn" in n or "attention" in n for n in changed)
+
+
+def test_a_sharded_half_precision_checkpoint_is_baked_shard_by_shard(checkpoints, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    half = AutoModelForCausalLM.from_pretrained(checkpoints["llama"], dtype=torch.bfloat16)
+    half.save_pretrained(tmp_path / "half", max_shard_size="10KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(checkpoints["llama"] / name, tmp_path / "half" / name)
+    edit = new_edit(load_head_weights(tmp_path / "half"), [Change(A, OV, SCALE, 3.0), Change(Q, QK, REMOVE)])
+    folder = bake(tmp_path / "half", edit, tmp_path / "edited")
+    assert len(list(folder.glob("*.safetensors"))) == len(list((tmp_path / "half").glob("*.safetensors"))) > 1
+    bridge, again = load_model(tmp_path / "half"), load_model(folder)
+    with apply(bridge, edit):
+        expected = logits_of(bridge, random_prompts())
+    assert (logits_of(again, random_prompts()) - expected).abs().max() < 0.02 * expected.abs().max()
+    assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16
+
+
+def test_planted_saves_its_own_file(tmp_path):
+    truth = plant()
+    edit = new_edit(weights_to_edit(truth.bridge), [Change(Component(1, 0, 0), OV, SCALE, 2.0)], model="planted")
+    folder = bake("planted", edit, tmp_path / "edited")
+    prompts = laundry.build_laundry(truth.tokenizer, 5, 6)
+    with apply(truth.bridge, edit):
+        expected = logits_of(truth.bridge, prompts)
+    assert torch.equal(logits_of(load_baked_planted(folder).bridge, prompts), expected)
+    with pytest.raises(CheckpointError, match="holds no planted model"):
+        load_baked_planted(tmp_path)
+    save_file({"x": torch.zeros(1)}, folder / "planted.safetensors")
+    with pytest.raises(CheckpointError, match="another version"):
+        load_baked_planted(folder)
+
+
+def test_an_edit_survives_json_and_another_model_is_refused(checkpoints, tmp_path):
+    weights = {name: load_head_weights(checkpoints[name]) for name in ("gpt2", "gpt_neox", "llama")}
+    for name, own in weights.items():
+        edit = new_edit(own, EVERY, model=name)
+        edits.save_edit(edit, tmp_path / "edit.json")
+        assert edits.read_edit(tmp_path / "edit.json") == edit
+        for other, theirs in weights.items():
+            if other != name:
+                with pytest.raises(EditError):
+                    edit.check(theirs)
+    raw = load_head_weights(checkpoints["gpt2"], processing=Processing(False, False))
+    with pytest.raises(EditError, match="processing"):
+        new_edit(weights["gpt2"], EVERY).check(raw)
+    shown = json.loads(edits.to_json(edit))["changes"]
+    assert shown[1] == {"component": "L0H1.2", "matrix": "OV", "operation": "remove"}
+    assert shown[2]["span"] == ["L1H2.0", "L0H1.0"] and shown[2]["value"] == 40
+
+
+def test_bad_edits_are_one_clear_error_each_and_touch_nothing(model, tmp_path):
+    bridge, _ = model
+    before, weights = state(bridge), weights_to_edit(bridge)
+    good = every_edit(bridge)
+    bad = {
+        "is not in": Change(Component(0, 40, 0)  , OV, SCALE, 2.0),
+        "components are 0": Change(Component(0, 1, 999), OV, SCALE, 2.0),
+    }  # fmt: skip
+    for message, change in bad.items():
+        with pytest.raises(LabelError, match=message):
+            new_edit(weights, [change])
+        with pytest.raises(LabelError, match=message), apply(bridge, replace(good, changes=(EVERY[0], change))):
+            pass
+    for value in (float("nan"), float("inf"), None, "2", True):
+        with pytest.raises(EditError, match="takes a finite number"):
+            Change(A, OV, SCALE, value)
+    for wrong in (dict(matrix="KV"), dict(operation="double"), dict(operation=REMOVE), dict(operation=ROTATE),
+                  dict(operation=SET, value=-1.0), dict(span=(A, B))):  # fmt: skip
+        with pytest.raises(EditError):
+            Change(**{"component": A, "matrix": OV, "operation": SCALE, "value": 2.0} | wrong)
+    with pytest.raises(EditError, match="changed twice"):
+        new_edit(weights, [EVERY[0], EVERY[0]])
+    with (
+        pytest.raises(EditError, match="span no plane"),
+        apply(bridge, new_edit(weights, [Change(C, OV, ROTATE, 9.0, (C, C))])),
+    ):
+        pass
+    with pytest.raises(EditError, match="whose weights differ"), apply(bridge, replace(good, fingerprint=(1.0,))):
+        pass
+    assert all(torch.equal(before[name], tensor) for name, tensor in state(bridge).items())
+
+
+def test_files_that_are_no_edits(tmp_path, checkpoints):
+    path = tmp_path / "edit.json"
+    with pytest.raises(EditError, match="cannot be read"):
+        edits.read_edit(path)
+    good = json.loads(edits.to_json(new_edit(load_head_weights(checkpoints["gpt2"]), EVERY)))
+    change = good["changes"][0]
+    for text in (
+        "no json", "[]", "{}", json.dumps(good | {"changes": [change | {"strength": 2}]}),
+        json.dumps(good | {"changes": [change | {"span": ["L0H0.0"]}]}), json.dumps(good | {"changes": [{}]}),
+        json.dumps(good | {"processing": {}}), json.dumps(good | {"changes": [change | {"value": float("nan")}]}),
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(EditError):
+            edits.read_edit(path)
+    path.write_text(json.dumps(good | {"changes": [change | {"component": "8.10"}]}))
+    with pytest.raises(LabelError, match="8.10"):
+        edits.read_edit(path)
+
+
+def test_tensors_that_cannot_be_edited_in_place_are_refused(checkpoints):
+    tied = load_model(checkpoints["gpt2"])
+    module = tied.blocks[0].attn.o._modules["_original_component"]
+    module.weight = tied.blocks[1].attn.o._modules["_original_component"].weight
+    own = new_edit(weights_to_edit(tied), [EVERY[0]])
+    before = state(tied)
+    with pytest.raises(EditError, match="tied to that of another"), apply(tied, own):
+        pass
+    quantised = load_model(checkpoints["gpt2"])
+    module = quantised.blocks[0].attn.o._modules["_original_component"]
+    module.weight = torch.nn.Parameter(module.weight.detach().to(torch.int8), requires_grad=False)
+    packed = state(quantised)
+    with pytest.raises(EditError, match="packed integer storage"), apply(quantised, own):
+        pass
+    for model, kept in ((tied, before), (quantised, packed)):
+        assert all(torch.equal(kept[name], tensor) for name, tensor in state(model).items())
+
+
+def test_what_cannot_be_baked_is_refused_and_leaves_nothing(checkpoints, tmp_path):
+    weights = load_head_weights(checkpoints["gpt_neox"])
+    edit = new_edit(weights, EVERY)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(OptionError, match="not empty"):
+        bake(checkpoints["gpt_neox"], edit, tmp_path / "full")
+    with pytest.raises(EditError, match="whose weights differ|processing"):
+        bake(checkpoints["gpt2"], edit, tmp_path / "other")
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError):
+        bake(checkpoints["gpt_neox"], edit, tmp_path / "file" / "below")
+    lacking = shutil.copytree(checkpoints["gpt_neox"], tmp_path / "lacking")
+    tensors = load_file(lacking / "model.safetensors")
+    save_file(
+        {n: t for n, t in tensors.items() if not n.endswith("attention.dense.bias")}, lacking / "model.safetensors"
+    )
+    with pytest.raises(EditError, match="no bias there to hold it"):
+        bake(lacking, new_edit(load_head_weights(lacking), EVERY), tmp_path / "other")
+    assert not (tmp_path / "other").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_scale_of_zero_in_the_norm_is_an_error(checkpoints):
+    weights = load_head_weights(checkpoints["gpt2"])
+    (move,) = moves_of(weights, new_edit(weights, [Change(Q, QK, SCALE, 2.0)]))
+    scale = torch.ones(24)
+    scale[3] = 0
+    with pytest.raises(EditError, match="scale of zero"):
+        change_of_W_Q(weights.W_Q[0, 0], move, scale)
+
+
+def test_turning_and_the_size_of_an_edit_by_hand(small):
+    a, b = torch.eye(4, dtype=torch.float64)[:2]
+    torch.testing.assert_close(rotated(a, a, b, 90.0), b)
+    torch.testing.assert_close(rotated(b, a, b, 90.0), -a)
+    outside = torch.eye(4, dtype=torch.float64)[2]
+    assert torch.equal(rotated(outside, a, b, 33.0), outside)
+    torch.testing.assert_close(rotated(a, a, (a + b) / 2**0.5, 90.0), b)
+    edit = new_edit(small, [Change(A, OV, SCALE, 3.0), Change(B, OV, REMOVE), Change(C, OV, ROTATE, 30.0, (C, A))])
+    dense = 0.0
+    for head in {move.head for move in moves_of(small, edit)}:
+        move = next(m for m in moves_of(small, edit) if m.head == head)
+        W_V, W_O = small.W_V[head.layer, head.head], small.W_O[head.layer, head.head]
+        dense += (W_V @ (W_O @ move.directions.T @ move.shifts)).square().sum()
+    assert frobenius(small, edit) == pytest.approx(float(dense) ** 0.5, rel=1e-9)
+
+
+def test_in_gpt2_small_a_value_bias_lies_along_a_component_and_baking_keeps_it(gpt2, gpt2_source, tmp_path):
+    checkpoint = open_checkpoint(gpt2_source)
+    raw = checkpoint.family.unpack(checkpoint.read_layer(7, torch.float64), checkpoint.shape)
+    constant = (raw.b_V[3] + raw.ln_bias @ raw.W_V[3]) @ raw.W_O[3]
+    components = [Component(7, 3, i) for i in range(64)]
+    along = torch.stack([constant @ direction(gpt2, c)[0] for c in components]).abs()
+    strongest = components[int(along.argmax())]
+    assert along.max() > 0.5, "an edit that moved biases would move this much"
+    edit = new_edit(gpt2, [Change(strongest, OV, SCALE, 3.0), Change(Component(9, 9, 0), QK, REMOVE)])
+    after = load_head_weights(bake(gpt2_source, edit, tmp_path / "edited"))
+    torch.testing.assert_close(after.b_O, gpt2.b_O, atol=2e-3, rtol=0)  # the released copy is in float16
+    d = direction(gpt2, strongest)[0].float()
+    torch.testing.assert_close(after.W_O[7, 3] @ d, 3 * gpt2.W_O[7, 3] @ d, atol=2e-3, rtol=2e-3)
+    u = direction(gpt2, Component(9, 9, 0), QK)[0].float()
+    assert (u @ after.W_Q[9, 9]).norm() < 0.01 * (u @ gpt2.W_Q[9, 9]).norm()
