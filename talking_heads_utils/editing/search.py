@@ -20,7 +20,7 @@ from talking_heads_utils.editing.upper import Upper
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Component, Head
 
-N_STEPS = 5  # of the gradient search, for each size
+N_STEPS = 4  # of the gradient search, for each size
 LIKE = 2.0  # a random component's singular value is at most so many times the chosen one's, or less by it
 
 

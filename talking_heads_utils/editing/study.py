@@ -53,7 +53,7 @@ SELECTION, KNOWN, NEW, IOI, SHORT = "selection", "held-out prompts", "held-out w
 GRADIENT, GRID, RANDOM = "gradient", "grid", "random"
 SIZES = (0.05, 0.15, 0.4)  # of an edit: shares of the Frobenius norm of all chosen components together
 VALUES = (0.0, 0.5, 2.0)  # scales of the grid
-N_PARETO = 40  # prompts of each set behind a point of the Pareto figure
+N_PARETO = 30  # prompts of each set behind a point of the Pareto figure
 
 
 class Row(NamedTuple):
