@@ -154,6 +154,15 @@ def bench(
     )  # fmt: skip
 
 
+def gain_without(at: Bench, component: Component) -> Interval:
+    """Paired change of accuracy on held-out prompts, in shares, when one of the bench's components is removed."""
+    _, upper = at.on(KNOWN)
+    factors = torch.ones(2, len(at.every))
+    factors[1, at.every.index(component)] = 0
+    right = score(upper, factors).right.double()
+    return bootstrap_mean(right[:, 1] - right[:, 0])
+
+
 def removal_table(at: Bench) -> pd.DataFrame:
     """Every chosen component removed by an edit, beside each draw's and beside all components of a head; on held-out
     prompts. Columns: model, removed, kind, size (Frobenius norm), I(m) and accuracy with intervals, their paired
