@@ -15,6 +15,7 @@ from torch import Tensor
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.icl.family import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.training.data import BOS, UNKNOWN
+from talking_heads_utils.training.model import fresh_gpt2
 from talking_heads_utils.training.spec import FunctionsSpec
 
 if TYPE_CHECKING:
@@ -55,29 +56,9 @@ class FunctionsJob:
         return cls(spec, number_tokenizer(spec))
 
     def build(self, seed: int) -> GPT2LMHeadModel:
-        """A fresh GPT-2."""
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        torch.manual_seed(seed)
-        spec, bos = self.spec, self.tokenizer.bos_token_id
-        config = GPT2Config(
-            vocab_size=len(self.tokenizer),
-            n_positions=spec.n_positions,
-            n_embd=spec.d_model,
-            n_layer=spec.n_layers,
-            n_head=spec.n_heads,
-            n_inner=spec.d_mlp,
-            attn_pdrop=spec.dropout,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            bos_token_id=bos,
-            eos_token_id=bos,
-            tie_word_embeddings=False,
-        )
-        model = GPT2LMHeadModel(config)
-        for block in model.transformer.h:
-            block.mlp.act = torch.nn.GELU(approximate="tanh")  # gelu_new itself, in one kernel
-        return model
+        """A fresh GPT-2, with attention dropout."""
+        spec = self.spec
+        return fresh_gpt2(spec, len(self.tokenizer), self.tokenizer.bos_token_id, seed, dropout=spec.dropout)
 
     def losses(
         self, model: GPT2LMHeadModel, rng: np.random.Generator, progress: Progress, device: str

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils.training.spec import FREE, PLACE, MiniSpec
+from talking_heads_utils.training.spec import FREE, PLACE, FunctionsSpec, MiniSpec
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 COPY_SCALE, READ_SCALE = 4.0, 8.0  # of what the mover copies, and of what the unembedding reads
 
 
-def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMHeadModel:
-    """A fresh model, its constraint already in force."""
+def fresh_gpt2(
+    spec: MiniSpec | FunctionsSpec, vocab_size: int, bos: int, seed: int, *, dropout: float = 0.0
+) -> GPT2LMHeadModel:
+    """A GPT-2 of this shape with new weights. dropout: of the attention pattern alone."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
@@ -35,7 +37,7 @@ def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMH
         n_layer=spec.n_layers,
         n_head=spec.n_heads,
         n_inner=spec.d_mlp,
-        attn_pdrop=0.0,
+        attn_pdrop=dropout,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         bos_token_id=bos,
@@ -45,6 +47,12 @@ def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMH
     model = GPT2LMHeadModel(config)
     for block in model.transformer.h:
         block.mlp.act = torch.nn.GELU(approximate="tanh")  # gelu_new itself, in one kernel: half of a step's time
+    return model
+
+
+def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMHeadModel:
+    """A fresh model, its constraint already in force."""
+    model = fresh_gpt2(spec, vocab_size, bos, seed)
     with torch.no_grad():
         model.transformer.wte.weight[:, : spec.d_head] = 0.3 * torch.randn(vocab_size, spec.d_head)
         model.transformer.wpe.weight.mul_(spec.position_scale)
