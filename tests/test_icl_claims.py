@@ -22,6 +22,20 @@ def test_redundancy_must_exceed_that_of_random_pairs(strong, random, verdict):
     assert found.verdict == verdict and f"{strong} of 15" in found.measured and f"{random} of 15" in found.control
 
 
+@pytest.mark.parametrize(
+    ("without", "verdict"),
+    [((0.97, 0.93, 1.0), SUPPORTED), ((0.1, 0.05, 0.2), NOT_SUPPORTED), ((0.6, 0.5, 0.7), UNDECIDED)],
+)
+def test_whether_a_single_head_is_needed(without, verdict):
+    levels = [(1.0, 1.0, 1.0), without, (0.05, 0.0, 0.1)]
+    rows = [dict(order="by effect", out=k, head=f"L0H{k}", exact=m, low=lo, high=hi, n=64)
+            for k, (m, lo, hi) in enumerate(levels)]  # fmt: skip
+    rows += [dict(order="random 1", out=k, head="L1H0", exact=0.9, low=0.8, high=1.0, n=64) for k in range(3)]
+    found = claims.survives(pd.DataFrame(rows))
+    assert found.verdict == verdict and "without L0H1" in found.measured and found.control.endswith("0.90")
+    assert f"half is lost with {1 if without[0] < 0.5 else 2} heads out" in found.measured
+
+
 def test_the_exact_tail():
     """Fisher's test by hand: of 4 marked among 8, at least 3 among the first 4: (4*4 + 1) / 70."""
     assert claims.tail(3, 4, 1, 4) == pytest.approx(17 / 70)
@@ -113,7 +127,7 @@ def test_the_posts_column_covers_every_claim():
     verdicts = [claims.redundant(pairs(1), pairs(1)), claims.moving_layer(patches({"nothing": 1, "a": 2}), "nothing"),
                 claims.backups(heads(1, 1), heads(1, 1))]  # fmt: skip
     said = post.said()
-    assert {v.claim for v in verdicts} <= set(said) and len(said) == 7
+    assert {v.claim for v in verdicts} <= set(said) and len(said) == 8
     assert said["Backup heads step in"].startswith("2 of 3 named heads rise")
     table = claims.claims_table({"one": verdicts, "other": verdicts[:1]})
     assert table["claim"].tolist() == [verdicts[0].claim] * 2 + [v.claim for v in verdicts[1:]]

@@ -45,6 +45,26 @@ def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     )
 
 
+def survives(table: pd.DataFrame) -> Verdict:
+    """Does the model answer without the head whose loss costs most (chosen on other prompts)?
+
+    table: of :func:`talking_heads_utils.icl.study.removal_table`. Supported if at least nine tenths of its right answers
+    are left (lower end of the interval); not supported if fewer than half are (upper end).
+    """
+    by_effect = table[table["order"] == "by effect"].set_index("out")
+    plain, one = by_effect.loc[0, "exact"], by_effect.loc[1]
+    half = by_effect.index[by_effect["exact"] < plain / 2]
+    random = table[(table["order"] != "by effect") & (table["out"] == 1)]["exact"].mean()
+    verdict = SUPPORTED if one["low"] >= 0.9 * plain else NOT_SUPPORTED if one["high"] < plain / 2 else UNDECIDED
+    return Verdict(
+        "No single head is needed",
+        f"without {one['head']} {_interval(one, 'exact')} of {plain:.2f}, n = {one['n']}; half is lost with "
+        f"{half[0] if len(half) else 'no number of'} heads out",
+        f"without a random head {random:.2f}",
+        verdict,
+    )
+
+
 def tail(up: int, n: int, up_other: int, n_other: int) -> float:
     """Fisher's exact test, one-sided: chance of so many or more of all marked ones among the first ``n``."""
     marked, every = up + up_other, n + n_other

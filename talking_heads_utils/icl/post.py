@@ -40,6 +40,7 @@ def said() -> dict[str, str]:
     moved = [row["b_answers_30"] for row in report["patching"]]
     return {
         "Many heads are redundant": "claimed; no measure, no unablated baseline",
+        "No single head is needed": "claimed; all heads of two layers out, still about 2x; no plain run",
         "The first layer whose patch works moves up as heads go": f"2x appears at: {'; '.join(moved)}",
         "Backup heads step in": f"{rose} of {scores.dropna().shape[0]} named heads rise, left free",
         "Log-odds are a line in n": "claimed; no result",
