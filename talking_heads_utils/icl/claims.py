@@ -48,7 +48,7 @@ def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
 def survives(table: pd.DataFrame) -> Verdict:
     """Does the model answer without the head whose loss costs most (chosen on other prompts)?
 
-    table: of :func:`talking_heads_utils.icl.study.removal_table`. Supported if at least nine tenths of its right answers
+    table: of :func:`talking_heads_utils.icl.study.removal_table`. Supported if nine tenths of its right answers or more
     are left (lower end of the interval); not supported if fewer than half are (upper end).
     """
     by_effect = table[table["order"] == "by effect"].set_index("out")
