@@ -35,7 +35,8 @@ def card_of(name):
 
 
 def test_what_ships():
-    assert set(FOLDERS) == {"mini-token", "mini-token/early", *LEARNERS} and LEARNERS
+    assert set(FOLDERS) == {"mini-token", "mini-token/early", "mini-free", *LEARNERS}
+    assert LEARNERS == ["mini-icl", "mini-icl-plain", "mini-icl-noisy"]
 
 
 def test_it_is_small_and_its_constraint_holds(name, tmp_path):
