@@ -84,7 +84,7 @@ def patch_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
             )  # fmt: skip
         labels += [f"B sees {list(tables)[len(labels) // len(MEASURES)]}: {label}" for label in MEASURES.values()]
     figure.update_yaxes(autorange="reversed", title_text="out of A at the last token")
-    figure.update_xaxes(title_text="layer whose resid_pre is patched from A into B", tickangle=0, side="bottom")
+    figure.update_xaxes(title_text="layer whose resid_pre is patched from A into B", tickangle=0, type="category")
     figure.update_layout(updatemenus=[menu_of_views(labels, 1)], margin_t=70)
     return figure
 
@@ -176,11 +176,12 @@ def compensation_figure(table: pd.DataFrame) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=part["fixed"].round(4).tolist(), y=part["free"].round(4).tolist(), mode="markers+text",
-                text=part["head"].tolist(), textposition="top center", visible=i == 0, showlegend=False,
+                text=_named(part), textposition="middle right", visible=i == 0, showlegend=False,
+                customdata=part["head"].tolist(),
                 marker=dict(color=part["attention"].round(3).tolist(), colorscale="Viridis", cmin=0, size=9,
                             cmax=float(table["attention"].max()), colorbar=bar),
                 error_x=_error(part, "fixed"),
-                hovertemplate="%{text}<br>held fixed %{x:.3f}<br>left free %{y:.3f}<extra></extra>",
+                hovertemplate="%{customdata}<br>held fixed %{x:.3f}<br>left free %{y:.3f}<extra></extra>",
             )
         )  # fmt: skip
     figure.add_shape(type="line", x0=-most, y0=-most, x1=most, y1=most, line=NULL_LINE)
@@ -188,6 +189,12 @@ def compensation_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title_text="change with both left free (the post)", range=[-most, most])
     figure.update_layout(updatemenus=[menu_of_views([f"{m}: without {s}" for m, s in views], 1)], margin_t=70)
     return figure
+
+
+def _named(part: pd.DataFrame, most: int = 4) -> list[str]:
+    """Names of the heads that seem to change most; hover tells the rest."""
+    top = part["free"].abs().nlargest(most).index
+    return [head if row in top else "" for row, head in part["head"].items()]
 
 
 def belief_figure(
