@@ -1,0 +1,63 @@
+"""Figures of chapter 4 show what the tables hold, one view at a time."""
+
+import pandas as pd
+import torch
+
+from talking_heads_utils.figures import icl as figures
+from talking_heads_utils.icl import curves
+
+
+def shown(figure):
+    return [i for i, trace in enumerate(figure.data) if trace.visible is not False]
+
+
+def patches():
+    rows = [
+        dict(set=name, layer=layer, exact=0.1 * (layer + 2), about=0.2, parity=0.5, copied=0.3)
+        for name in ("nothing", "a layer")
+        for layer in (-2, -1, 0, 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_patches_in_the_order_of_layers_on_an_axis_of_names():
+    figure = figures.patch_figure({"nothing": patches(), "random pairs": patches()})
+    assert figure.layout.xaxis.type == "category" and shown(figure) == [0]
+    assert list(figure.data[0].x) == ["B plain", "0", "1", "A itself"] and list(figure.data[0].y) == [
+        "nothing",
+        "a layer",
+    ]
+    assert list(figure.data[0].z[0]) == [0.0, 0.2, 0.3, 0.1]
+    buttons = figure.layout.updatemenus[0].buttons
+    assert len(buttons) == len(figure.data) == 8
+    assert [b.args[0]["visible"].index(True) for b in buttons] == list(range(8))
+    assert buttons[4].label == "B sees random pairs: exact"
+
+
+def test_the_slider_of_removals_marks_every_curve_and_names_the_heads():
+    table = pd.DataFrame(
+        [dict(order=order, out=k, head=f"L0H{k}" if k else "nothing", exact=1 - 0.3 * k, low=0.0, high=1.0)
+         for order in ("by effect", "random 1") for k in range(3)]
+    )  # fmt: skip
+    figure = figures.removal_figure({"one": table, "other": table})
+    assert [frame.name for frame in figure.frames] == ["0", "1", "2"]
+    last = figure.frames[2]
+    assert list(last.data[0].y) == [0.4, 0.4] and last.traces == (len(figure.data) - 1,)
+    assert last.layout.title.text.split("<br>")[0] == "one: 0.40 without L0H2 L0H1"
+
+
+def test_pairs_are_symmetric_and_only_the_heads_that_seem_to_change_most_are_named():
+    pairs = pd.DataFrame([dict(a="L0H0", b="L0H1", interaction=0.5, low=0.4, high=0.6),
+                          dict(a="L0H0", b="L0H2", interaction=-0.1, low=-0.2, high=0.0),
+                          dict(a="L0H1", b="L0H2", interaction=0.0, low=-0.1, high=0.1)])  # fmt: skip
+    z = figures.interaction_figure({"m": pairs}).data[0].z
+    assert z[0][1] == z[1][0] == 0.5 and z[2][0] == -0.1 and z[0][0] is None
+    same = dict(model="m", set="s", fixed=0.0, low=0.0, high=0.0, attention=0.1)
+    heads = pd.DataFrame([same | dict(head=f"L1H{i}", free=0.1 * i) for i in range(6)])
+    assert list(figures.compensation_figure(heads).data[0].text) == ["", "", "L1H2", "L1H3", "L1H4", "L1H5"]
+
+
+def test_belief_shows_the_model_and_every_law():
+    laws = {law: torch.arange(4.0) for law in curves.LAWS}
+    figure = figures.belief_figure({"m": torch.randn(9, 4), "n": torch.randn(9, 4)}, {"m": laws, "n": laws}, 2)
+    assert shown(figure) == list(range(5)) and [t.name for t in figure.data[1:5]] == list(curves.LAWS)
