@@ -281,6 +281,7 @@ def _boot(model, tokenizer, checkpoint: Checkpoint, device, dtype, processing: P
         str(checkpoint.folder), hf_model=model, tokenizer=tokenizer, device=device, dtype=dtype
     )
     if processing.fold_ln:
+        unembedding = _square_unembedding(bridge, processing.center)
         bridge.enable_compatibility_mode(
             disable_warnings=True,
             fold_ln=True,
@@ -288,4 +289,24 @@ def _boot(model, tokenizer, checkpoint: Checkpoint, device, dtype, processing: P
             center_unembed=False,  # logits stay the model's own
             fold_value_biases=True,
         )
+        if unembedding is not None:
+            with torch.no_grad():
+                for tensor, right in zip((bridge.unembed.original_component.weight, bridge.unembed.b_U), unembedding):
+                    tensor.copy_(right)
     return bridge
+
+
+def _square_unembedding(bridge: TransformerBridge, center: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The unembedding with the last norm folded in, ``[d_vocab, d_model]``, and its bias, where the two are as long.
+
+    TransformerLens (4.3) tells the matrix's sides apart by their length and folds a square one along the wrong side.
+    None for any other.
+    """
+    if bridge.cfg.d_vocab != bridge.cfg.d_model:
+        return None
+    norm, W = bridge.ln_final, bridge.unembed.original_component.weight.detach().clone()
+    bias = getattr(norm, "bias", None)
+    b = bridge.unembed.b_U.detach().clone()
+    b = b if bias is None else b + W @ bias.detach()
+    W = W * norm.weight.detach()
+    return (W - W.mean(-1, keepdim=True) if center else W), b

@@ -20,16 +20,16 @@ FAMILY_NAMES = ("gpt2", "gpt_neox", "llama")
 STRICT_VARIABLE = "TALKING_HEADS_NO_SKIP"
 
 
-def build_model(family: str):
+def build_model(family: str, vocab_size: int = 50):
     """A tiny random model; norms and biases are random too, so that a fold that is left out shows."""
     import transformers as tf
 
     torch.manual_seed(0)
-    sizes = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, vocab_size=50)
+    sizes = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, vocab_size=vocab_size)
     rope = {"rope_type": "default", "rope_theta": 10000.0}
     if family == "gpt2":
         config = tf.GPT2Config(
-            vocab_size=50, n_positions=32, n_embd=24, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0
+            vocab_size=vocab_size, n_positions=32, n_embd=24, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0
         )
     elif family == "gpt_neox":
         config = tf.GPTNeoXConfig(

@@ -29,6 +29,16 @@ def test_logits_are_those_of_plain_transformers(checkpoints, family, processing)
     assert pattern.shape == (2, 4, 6, 6) and torch.allclose(pattern.sum(-1), torch.ones(2, 4, 6))
 
 
+def test_a_vocabulary_as_long_as_the_stream_is_wide_changes_nothing(family, tmp_path):
+    """TransformerLens folds a square unembedding along the wrong side; the model must still say the same."""
+    model = build_model(family, vocab_size=24)
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    tokens = torch.randint(24, (2, 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(tmp_path)(tokens), model(tokens).logits, atol=2e-3, rtol=1e-3)
+
+
 def test_weights_are_processed_as_head_weights_are(checkpoints, family):
     """The model's own stacked weights, not read again through any processing of ours."""
     bridge, ours = load_model(checkpoints[family]), load_head_weights(checkpoints[family])

@@ -64,7 +64,10 @@ def test_the_card_says_what_the_checkpoint_does(name, tmp_path):
     if name.endswith("early"):
         assert card["step"] >= card["complete_at"] + SETTLED, "no length is shown before it was trained"
     else:
-        assert min(card["accuracy"].values()) >= 0.99
+        missed = {key for key, value in card["accuracy"].items() if value < 0.99}
+        assert missed <= ({"n=10", "n=11", "n=12"} if name == "mini-free" else set()), (
+            "the book says what mini-free misses"
+        )
 
 
 def test_it_loads_by_the_same_call_and_solves_the_tasks():
