@@ -25,7 +25,8 @@ def build_model(family: str, vocab_size: int = 50):
     import transformers as tf
 
     torch.manual_seed(0)
-    sizes = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, vocab_size=vocab_size)
+    sizes = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
+    sizes |= dict(vocab_size=vocab_size)
     rope = {"rope_type": "default", "rope_theta": 10000.0}
     if family == "gpt2":
         config = tf.GPT2Config(
