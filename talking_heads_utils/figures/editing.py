@@ -71,7 +71,7 @@ def lines_figure(table: pd.DataFrame) -> go.Figure:
                                         mode="lines+markers"))  # fmt: skip
         return found
 
-    first = lines(lengths[-1])
+    first = lines(lengths[0])
     per_view = len(next(iter(views.values())))
     for i, trace in enumerate(first):
         trace.visible = i < per_view
@@ -82,7 +82,7 @@ def lines_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title_text="accuracy", range=[0, 1.04])
     figure.update_layout(
         updatemenus=[menu_of_views(models, per_view)], margin_t=70, legend_y=-0.75,
-        sliders=[slider([str(n) for n in lengths], "items in the list: ", pad=50, active=len(lengths) - 1)],
+        sliders=[slider([str(n) for n in lengths], "items in the list: ", pad=50)],
     )  # fmt: skip
     return figure
 
@@ -99,7 +99,7 @@ def planes_figure(
     ticks = [f"{value:g}" for value in values]
     for i, label in enumerate(planes):
         figure.add_trace(
-            go.Heatmap(z=_cells(planes[label][lengths[-1]]), x=ticks, y=ticks, zmin=0, zmax=1, colorscale="Blues",
+            go.Heatmap(z=_cells(planes[label][lengths[0]]), x=ticks, y=ticks, zmin=0, zmax=1, colorscale="Blues",
                        visible=i == 0, colorbar=dict(title="accuracy", thickness=12),
                        hovertemplate="%{z:.2f}<extra></extra>")
         )  # fmt: skip
@@ -113,7 +113,7 @@ def planes_figure(
     figure.update_xaxes(title_text=titles[0]["xaxis.title.text"], type="category")
     figure.update_layout(
         updatemenus=[menu_of_views(list(planes), 1, titles)], margin_t=70,
-        sliders=[slider([str(n) for n in lengths], "items in the list: ", pad=50, active=len(lengths) - 1)],
+        sliders=[slider([str(n) for n in lengths], "items in the list: ", pad=50)],
     )  # fmt: skip
     return figure
 
