@@ -69,28 +69,22 @@ def patch_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     tables: what B sees -> :func:`talking_heads_utils.icl.study.patch_table`.
     """
     figure, labels = new_figure(420), []
-    for table in tables.values():
-        sets, layers = list(dict.fromkeys(table["set"])), sorted(set(table["layer"]))
-        columns = [_column_name(layer) for layer in (-2, *[layer for layer in layers if layer >= 0], -1)]
-        for measure in MEASURES:
-            grid = table.pivot(index="set", columns="layer", values=measure).loc[sets]
-            grid = grid[[-2, *[layer for layer in layers if layer >= 0], -1]]
-            values = grid.round(3).to_numpy().tolist()
+    for b, table in tables.items():
+        sets, last = list(dict.fromkeys(table["set"])), table["layer"].max()
+        columns = {-2: "B plain", **{layer: str(layer) for layer in range(last + 1)}, -1: "A itself"}
+        for measure, label in MEASURES.items():
+            grid = table.pivot(index="set", columns="layer", values=measure).loc[sets, list(columns)]
+            values, names = grid.round(3).to_numpy().tolist(), list(columns.values())
             figure.add_trace(
-                go.Heatmap(z=values, x=columns, y=sets, text=[[f"{v:.2f}" for v in row] for row in values],
+                go.Heatmap(z=values, x=names, y=sets, text=[[f"{v:.2f}" for v in row] for row in values],
                            texttemplate="%{text}", zmin=0, zmax=1, colorscale=_BLUES, showscale=False,
-                           visible=not labels and measure == "exact",
-                           hovertemplate="out of A: %{y}<br>%{x}: %{z:.2f}<extra></extra>")
+                           visible=not labels, hovertemplate="out of A: %{y}<br>%{x}: %{z:.2f}<extra></extra>")
             )  # fmt: skip
-        labels += [f"B sees {list(tables)[len(labels) // len(MEASURES)]}: {label}" for label in MEASURES.values()]
+            labels.append(f"B sees {b}: {label}")
     figure.update_yaxes(autorange="reversed", title_text="out of A at the last token")
     figure.update_xaxes(title_text="layer whose resid_pre is patched from A into B", tickangle=0, type="category")
     figure.update_layout(updatemenus=[menu_of_views(labels, 1)], margin_t=70)
     return figure
-
-
-def _column_name(layer: int) -> str:
-    return {-2: "B plain", -1: "A itself"}.get(layer, str(layer))
 
 
 def removal_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl.family import Examples, Family, posterior, predictive
-from talking_heads_utils.icl.prompts import Numbers
+from talking_heads_utils.icl.prompts import Numbers, asked_at
 from talking_heads_utils.icl.scores import log_odds, right_log_prob
 from talking_heads_utils.tasks.prompts import PromptSet
 
@@ -58,9 +58,9 @@ def model_log_odds(
     """
     logits = bridge(prompts.tokens.to(bridge.cfg.device))
     rows, out = torch.arange(len(prompts), device=logits.device), []
-    for k in range(clean.shape[1]):
-        at = logits[rows, prompts.positions[f"ask_{k}"].to(logits.device)][:, numbers.ids.to(logits.device)]
-        out.append(log_odds(right_log_prob(at.cpu(), clean[:, k], numbers)))
+    for place, right in zip(asked_at(prompts), clean.T):
+        at = logits[rows, place.to(logits.device)][:, numbers.ids.to(logits.device)]
+        out.append(log_odds(right_log_prob(at.cpu(), right, numbers)))
     return torch.stack(out, 1)
 
 

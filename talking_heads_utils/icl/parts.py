@@ -10,6 +10,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl.ablation import ablations, by_layer
+from talking_heads_utils.icl.prompts import asked_at
 from talking_heads_utils.icl.redundancy import Reader
 from talking_heads_utils.icl.scores import score_numbers
 from talking_heads_utils.labels import Head
@@ -24,7 +25,7 @@ ATTENTION, MLP = "attention", "MLP"
 RIDGE = 1e-2
 
 
-def layer_table(reader: Reader, prompts: PromptSet, *, has_mlps: bool = True) -> pd.DataFrame:
+def layer_table(reader: Reader, prompts: PromptSet) -> pd.DataFrame:
     """What is left of each score with one layer's attention or MLP out at ``end``.
 
     Columns ``part, layer, exact, low, high, near, parity, parity_low, parity_high, distance, n`` (95% intervals over
@@ -34,7 +35,7 @@ def layer_table(reader: Reader, prompts: PromptSet, *, has_mlps: bool = True) ->
 
     n_layers = reader.shape[0]
     heads = {f"{ATTENTION} {layer}": by_layer(reader.shape, [layer]) for layer in range(n_layers)}
-    mlps = {f"{MLP} {layer}": [layer] for layer in range(n_layers)} if has_mlps else {}
+    mlps = {f"{MLP} {layer}": [layer] for layer in range(n_layers)} if reader.ends.layers[0].mlp else {}
     chosen = ablations(reader.shape, heads, mlps)
     scores = score_numbers(reader.numbers.read(reader.run(chosen)), prompts)
     rows = []
@@ -130,9 +131,7 @@ def attention_to_answers(bridge: TransformerBridge, prompts: PromptSet, layers: 
 
     names = {f"blocks.{layer}.attn.hook_pattern": layer for layer in layers}
     _, cache = bridge.run_with_cache(prompts.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names)
-    n_examples = sum(name.startswith("y_") for name in prompts.positions)
-    rows = torch.arange(len(prompts))
-    asked = [prompts.positions[f"ask_{j}"] for j in range(1, n_examples)] + [prompts.positions["end"]]
+    rows, asked = torch.arange(len(prompts)), asked_at(prompts)[1:]
     even = torch.stack([(j + 1) / (at + 1) for j, at in enumerate(asked)]).mean().item()
     table = []
     for name, layer in names.items():

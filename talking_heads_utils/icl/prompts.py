@@ -128,6 +128,12 @@ def encode_questions(
     return _prompt_set(questions, rows, places, answers, tokenizer, seed, n_ctx)
 
 
+def asked_at(prompts: PromptSet) -> list[Int[Tensor, "n"]]:
+    """Where each answer is asked for, in turn: before y_0, before y_1, ..., and at the end, which every prompt has."""
+    n_examples = sum(name.startswith("ask_") for name in prompts.positions)
+    return [*(prompts.positions[f"ask_{k}"] for k in range(n_examples)), prompts.positions["end"]]
+
+
 def _spans(question: Question) -> dict[str, tuple[int, int]]:
     """First and last character of every number in the question's text."""
     spans, at = {}, 1

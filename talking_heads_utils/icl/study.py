@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,7 @@ from talking_heads_utils.icl.prompts import (
     POST_PAIRS,
     RANDOM_PAIRS,
     Numbers,
+    asked_at,
     draw_pairing,
     encode_questions,
     numbers_of,
@@ -30,10 +32,11 @@ from talking_heads_utils.icl.prompts import (
 from talking_heads_utils.icl.redundancy import Reader
 from talking_heads_utils.icl.scores import score_numbers
 from talking_heads_utils.labels import Head
-from talking_heads_utils.models import load_with_tokenizer, shipped_models, shown_as
+from talking_heads_utils.models import load_with_tokenizer, model_source, shown_as
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.statistics import bootstrap_mean
 from talking_heads_utils.tasks.prompts import PromptSet
+from talking_heads_utils.training.spec import FunctionsSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,13 +97,13 @@ def subject(name: str, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype
 
 
 def _family_of(name: str) -> Family:
-    folder = shipped_models().get(name)
-    if folder is None:
+    card = Path(model_source(name)[0]) / "training.json"
+    if not card.is_file():
         return REAL_FAMILY
-    spec = json.loads((folder / "training.json").read_text(encoding="utf-8"))["spec"]
+    spec = json.loads(card.read_text(encoding="utf-8"))["spec"]
     if "n_pairs" not in spec:
         raise TaskError(f"{name} never saw a number. Chapter 4's small models are mini-icl, -plain and -noisy.")
-    return Family(spec["n_a"], spec["n_b"], spec["n_x"], noise=spec["noise"])
+    return FunctionsSpec(**spec).family()
 
 
 def accuracy_table(s: Subject, n: int = 200) -> pd.DataFrame:
@@ -132,8 +135,7 @@ def _answers_along(s: Subject, examples: Examples) -> Tensor:
     prompts = s.encode(questions(examples, s.family))
     logits = s.bridge(prompts.tokens.to(s.bridge.cfg.device)).cpu()
     rows = torch.arange(len(prompts))
-    asked = [prompts.positions[f"ask_{k}"] for k in range(examples.x.shape[1] - 1)] + [prompts.positions["end"]]
-    return torch.stack([s.numbers.read(logits[rows, at][:, s.numbers.ids]) for at in asked], 1)
+    return torch.stack([s.numbers.read(logits[rows, at][:, s.numbers.ids]) for at in asked_at(prompts)], 1)
 
 
 def layer_sets(s: Subject) -> dict[str, list[Head]]:
@@ -335,7 +337,7 @@ def additivity_table(s: Subject, *, n: int = 48, counts: Sequence[int] = (1, 2, 
 def layer_table(s: Subject, *, n: int = 100) -> pd.DataFrame:
     """:func:`talking_heads_utils.icl.parts.layer_table` on fresh prompts."""
     score, prompts = reader(s, n, part=6)
-    return parts.layer_table(score, prompts, has_mlps=not s.bridge.cfg.attn_only).assign(model=s.name)
+    return parts.layer_table(score, prompts).assign(model=s.name)
 
 
 def probe_table(s: Subject, *, n: int = 600) -> pd.DataFrame:
