@@ -61,10 +61,10 @@ def test_runs_alternate():
     ]
 
 
-@pytest.mark.parametrize("b", [NO_EXAMPLES, RANDOM_PAIRS])
-def test_both_ways_of_patching_agree(b):
-    row = icl_bench.compare(icl_bench.narrow_llama("cpu", n_layers=3), b, repeats=1, n_prompts=4, n_sets=3)
-    assert row.max_abs_diff < 1e-4 and "3 layers x 4 prompts x 3 sets" in row.case
+@pytest.mark.parametrize("b, sets, n_layers", [(NO_EXAMPLES, "the post's", 16), (RANDOM_PAIRS, "scattered", 3)])
+def test_both_ways_of_patching_agree(b, sets, n_layers):
+    row = icl_bench.compare(icl_bench.narrow_llama("cpu", n_layers), b, sets, repeats=1, n_prompts=3)
+    assert row.max_abs_diff < 1e-4 and f"{n_layers} layers x 3 prompts x 6 sets ({sets})" in row.case
     tokens = 6 if b == NO_EXAMPLES else 78  # <bos> \n ( x , and a space; six more for each pair
     assert f"(78 and {tokens} tokens)" in row.case
 

@@ -1,7 +1,9 @@
 """The patch grid of chapter 4: one token per cell on kept keys and values, beside a hooked run of B for every cell.
 
 A model of Llama's shape, 32 layers deep and narrow, has random weights: speed does not depend on their values. The
-plain way runs A once per ablation set and B once per layer and set, whole prompts, all prompts in one batch.
+plain way runs A once per ablation set and B once per layer and set, whole prompts, all prompts in one batch. Two
+choices of sets: the post's own, whose lowest layer is 10, so that below it one cell serves all sets; and heads
+scattered from layer 0 on, where every set differs from the first layer on.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from talking_heads_utils.benchmarks import Row, median
 from talking_heads_utils.errors import TalkingHeadsError
-from talking_heads_utils.icl.ablation import ZERO, Ablations, ablations, random_heads
+from talking_heads_utils.icl.ablation import ZERO, Ablations, ablations, by_layer, random_heads
 from talking_heads_utils.icl.engine import patch_grid, replacements, run_end
 from talking_heads_utils.icl.family import Family
 from talking_heads_utils.icl.prompts import (
@@ -38,14 +40,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ABOUT = "Llama's shape, 32 layers of width 128, random values"
-N_LAYERS, N_PROMPTS, N_SETS, N_EXAMPLES = 32, 64, 6, 12
+N_LAYERS, N_PROMPTS, N_EXAMPLES = 32, 64, 12
+POST, SCATTERED = "the post's", "scattered"
+POST_HEADS = [Head(10, 5), Head(10, 7), Head(13, 6), Head(13, 27), Head(14, 18)]  # here modulo the number of heads
+POST_LAYERS = ([10, 11], [10, 11, 13], [10, 11, 13, 15])
 CHANGED = 1e-3  # standard deviation over cells that the logits must reach
 
 
 def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
-    """B without examples, as in the post, and B with as many random pairs as A has examples."""
+    """B without examples, as in the post, with both choices of sets; and B with as many random pairs as A has."""
     bridge = narrow_llama(device)
-    return [compare(bridge, b, repeats) for b in (NO_EXAMPLES, RANDOM_PAIRS)]
+    cases = ((NO_EXAMPLES, POST), (NO_EXAMPLES, SCATTERED), (RANDOM_PAIRS, POST))
+    return [compare(bridge, b, sets, repeats) for b, sets in cases]
+
+
+def chosen_sets(shape: tuple[int, int], name: str) -> Ablations:
+    """Six sets, the empty one among them: the post's four and a random one like its heads, or five scattered ones."""
+    if name == SCATTERED:
+        like = [Head(layer, 0) for layer in range(0, shape[0], 8)]
+        return ablations(shape, random_heads(shape, like, 5, seed=0))
+    heads = [Head(head.layer, head.head % shape[1]) for head in POST_HEADS]
+    layers = {f"layers {chosen}": by_layer(shape, chosen) for chosen in POST_LAYERS}
+    return ablations(shape, {"heads": heads, **layers, **random_heads(shape, heads, 1, seed=0)})
 
 
 def narrow_llama(device: str, n_layers: int = N_LAYERS) -> TransformerBridge:
@@ -75,15 +91,14 @@ def bracket_tokenizer(n_numbers: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<bos>", eos_token="<bos>", unk_token="<bos>")
 
 
-def compare(bridge: TransformerBridge, b: str, repeats: int, n_prompts: int = N_PROMPTS, n_sets: int = N_SETS) -> Row:
+def compare(bridge: TransformerBridge, b: str, sets: str, repeats: int, n_prompts: int = N_PROMPTS) -> Row:
     """One kind of B: times of the whole grid, both ways from the prompts to the logits."""
     family = Family()
     pairing = draw_pairing(family, n_prompts, N_EXAMPLES, b=b)
     prompts = [encode_questions(part, bridge.tokenizer) for part in (pairing.a, pairing.b)]
     numbers = numbers_of(bridge.tokenizer, family.n_numbers - 1)
     shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
-    like = [Head(layer, 0) for layer in range(0, shape[0], 8)]
-    chosen = ablations(shape, random_heads(shape, like, n_sets - 1, seed=0))  # and the empty one
+    chosen = chosen_sets(shape, sets)
     times: dict[str, list[float]] = {"ours": [], "plain": []}
     ours_grid(bridge, *prompts, chosen, numbers)  # warm
     for _ in range(repeats):
@@ -98,7 +113,7 @@ def compare(bridge: TransformerBridge, b: str, repeats: int, n_prompts: int = N_
         raise TalkingHeadsError("Patches hardly change the logits: agreement would mean nothing.")
     difference = (ours - found).abs().max().item()
     tokens = f"{prompts[0].tokens.shape[1]} and {prompts[1].tokens.shape[1]} tokens"
-    case = f"{shape[0]} layers x {n_prompts} prompts x {len(chosen)} sets, B sees {b} ({tokens})"
+    case = f"{shape[0]} layers x {n_prompts} prompts x {len(chosen)} sets ({sets}), B sees {b} ({tokens})"
     ours_s, plain_s = median(times["ours"]), median(times["plain"])
     return Row(case, ours_s, plain_s, plain_s / ours_s, difference, None, None)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
@@ -33,13 +33,15 @@ class EndRun:
     """The last token of n prompts through every layer, for each of ``n_sets`` ablations.
 
     resid: ``resid_pre`` of each layer and the final residual stream. attention, mlp: what each layer writes. z: what
-    its heads gather, before ``W_O``.
+    its heads gather, before ``W_O``. twin: the first set that is out of the same places in all layers below, itself if
+    there is none: what stands there is computed for one of them.
     """
 
     resid: Float[Tensor, "n n_sets n_layers_1 d_model"]
     attention: Float[Tensor, "n n_sets n_layers d_model"]
     mlp: Float[Tensor, "n n_sets n_layers d_model"]
     z: Float[Tensor, "n n_sets n_layers n_heads d_head"]
+    twin: Int[Tensor, "n_layers_1 n_sets"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,16 @@ def run_end(ends: Suffix, ablations: Ablations | None = None, instead: Replaceme
     """Every ablation at ``end`` alone. ``ends`` starts at layer 0. Without ablations, the plain run as the one set."""
     steps = list(_layers(ends, ablations, instead, slice(None)))
     resid, attention, mlp, z, last = (list(kind) for kind in zip(*steps))
-    return EndRun(*(torch.stack(kind, 2) for kind in ([*resid, last[-1]], attention, mlp, z)))
+    parts = (torch.stack(kind, 2) for kind in ([*resid, last[-1]], attention, mlp, z))
+    return EndRun(*parts, _twins(ablations, len(ends.layers)))
+
+
+def _twins(ablations: Ablations | None, n_layers: int) -> Int[Tensor, "n_layers_1 n_sets"]:
+    if ablations is None:
+        return torch.zeros(n_layers + 1, 1, dtype=torch.long)
+    out = torch.cat([ablations.heads.cpu(), ablations.mlps.cpu()[..., None]], 2)
+    alike = [(out[:, None, :layer] == out[:, :layer]).all(3).all(2) for layer in range(n_layers + 1)]
+    return torch.stack([same.int().argmax(1) for same in alike])
 
 
 @torch.no_grad()
@@ -130,7 +141,8 @@ def run_everywhere(
         with bridge.hooks(fwd_hooks=hooks):
             ends = suffix(bridge, prompts, 0, batch=len(prompts))
         runs.append(run_end(ends, Ablations(("",), heads[None], mlps[None]), instead))
-    return EndRun(*(torch.cat([getattr(run, field.name) for run in runs], 1) for field in fields(EndRun)))
+    parts = (torch.cat([getattr(run, name) for run in runs], 1) for name in ("resid", "attention", "mlp", "z"))
+    return EndRun(*parts, torch.arange(len(ablations)).expand(bridge.cfg.n_layers + 1, -1))  # prefixes differ: no twins
 
 
 def _swapper(bridge, prompts: PromptSet, how: str, seed: int, names: set[str]):
@@ -170,36 +182,42 @@ def patch_grid(
 ) -> PatchGrid:
     """Patch A's ``resid_pre``, attention output or MLP output at ``end`` into B's, every layer and every set at once.
 
-    run: of :func:`run_end` on ``a``. Above the patch B is run as it is. batch: prompts at a time; memory grows with
-    layers x sets x batch. Raises :class:`OptionError` for another ``what`` or sets of different size.
+    run: of :func:`run_end` on ``a``. Above the patch B is run as it is. Sets that are still alike at a layer share its
+    cell. batch: prompts at a time; memory grows with layers x sets x batch. Raises :class:`OptionError` for another
+    ``what`` or sets of different size.
     """
     if what not in (RESID, ATTENTION, MLP):
         raise OptionError(f"Patch {RESID!r}, {ATTENTION!r} or {MLP!r}, not {what!r}.")
     if len(a.resid) != len(b.resid):
         raise OptionError(f"A has {len(a.resid)} prompts and B {len(b.resid)}; each of A's is patched into one of B's.")
-    n, n_sets, n_layers = len(b.resid), run.resid.shape[1], len(b.layers)
+    n, twin = len(b.resid), run.twin[:-1] if what == RESID else run.twin[1:]
+    cells = twin == torch.arange(twin.shape[1])  # those that are computed, by layer and set
+    place = (cells.flatten().cumsum(0) - 1).view_as(cells).gather(1, twin)
     own, plain, patched = [], [], []
     for first in range(0, n, batch):
         rows = slice(first, first + batch)
         some = tokens.expand(len(b.resid[rows]), -1)
-        final = _patched(run, b, what, rows)
+        final = _patched(run, b, what, rows, cells)
         own.append(a.logits(run.resid[rows, :, -1], some))
         plain.append(b.logits(final[:, :1], some)[:, 0])
-        patched.append(b.logits(final[:, 1:], some).unflatten(1, (n_layers, n_sets)))
+        patched.append(b.logits(final[:, 1:], some)[:, place])
     return PatchGrid(*map(torch.cat, (own, plain, patched)))
 
 
-def _patched(run: EndRun, b: Suffix, what: str, rows: slice) -> Float[Tensor, "n variants d_model"]:
-    """B's final residual stream: first the plain one, then by layer, then by set. Variants join at their layer."""
+def _patched(
+    run: EndRun, b: Suffix, what: str, rows: slice, cells: Bool[Tensor, "n_layers n_sets"]
+) -> Float[Tensor, "n variants d_model"]:
+    """B's final residual stream: the plain one, then by layer those sets in ``cells``. Variants join at their layer."""
     x = b.resid[rows, None]
     for layer, part in enumerate(b.layers):
+        joins = cells[layer]
         if what == RESID:
-            x = torch.cat([x, run.resid[rows, :, layer]], 1)
+            x = torch.cat([x, run.resid[rows, joins, layer]], 1)
         middle = x + b.attend(part, x, rows)
         if what == ATTENTION:
-            new = run.attention[rows, :, layer]
+            new = run.attention[rows, joins, layer]
             middle = torch.cat([middle, x[:, :1] + new], 1)
             x = torch.cat([x, x[:, :1].expand_as(new)], 1)
         after = b.after_attention(part, x, middle)
-        x = torch.cat([after, middle[:, :1] + run.mlp[rows, :, layer]], 1) if what == MLP else after
+        x = torch.cat([after, middle[:, :1] + run.mlp[rows, joins, layer]], 1) if what == MLP else after
     return x
