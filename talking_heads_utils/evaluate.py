@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talking_heads_utils.runs import batches
 from talking_heads_utils.statistics import Interval, bootstrap_mean
 from talking_heads_utils.tasks import laundry
 from talking_heads_utils.tasks.metrics import correct, end_logits
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def answer_logits(bridge: TransformerBridge, prompts: PromptSet, batch: int = 64) -> Float[Tensor, "n_prompts d_vocab"]:
     """Logits at each prompt's last token, batch by batch."""
+    batch = batches.size(batch)
     parts = [range(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)]
     return torch.cat([end_logits(bridge(part.tokens), part) for part in (prompts.select(list(rows)) for rows in parts)])
 

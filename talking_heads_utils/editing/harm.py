@@ -14,6 +14,7 @@ from torch import Tensor
 from talking_heads_utils.editing.apply import apply
 from talking_heads_utils.editing.edits import Edit
 from talking_heads_utils.editing.upper import Upper
+from talking_heads_utils.runs import batches
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -57,7 +58,7 @@ def text_harm(
 ) -> dict[str, Harm]:
     """Every edit on the same text. Raises as :func:`~talking_heads_utils.editing.apply.apply` does."""
     parts: dict[str, list[Harm]] = {name: [] for name in edits}
-    for part in tokens.split(batch):
+    for part in tokens.split(batches.size(batch)):
         part = part.to(bridge.cfg.device)
         plain, patterns = _run(bridge, part)
         for name, edit in edits.items():

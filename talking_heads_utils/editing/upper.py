@@ -26,6 +26,7 @@ from talking_heads_utils.editing.edits import OV, QK
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.rotary import turn
+from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import AttentionLayer
 from talking_heads_utils.runs.suffix import Suffix, stream
 from talking_heads_utils.tasks.prompts import PromptSet
@@ -156,7 +157,7 @@ class Upper:
         n, n_pos, _ = self.suffix.stream[:limit].shape
         at = self.suffix.layers[0].attention
         width = max(4 * at.W_O.shape[-1], at.W_Q[..., 0, :].numel())
-        size = max(1, _ELEMENTS // (n_variants * n_pos * width))
+        size = batches.size(_ELEMENTS // (n_variants * n_pos * width))
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 

@@ -18,6 +18,7 @@ from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl.family import Examples, Family, posterior, predictive
 from talking_heads_utils.icl.prompts import Numbers, asked_at
 from talking_heads_utils.icl.scores import log_odds, right_log_prob
+from talking_heads_utils.runs import batches
 from talking_heads_utils.tasks.prompts import PromptSet
 
 if TYPE_CHECKING:
@@ -49,6 +50,19 @@ TRUSTS = (
 
 
 @torch.no_grad()
+def asked_logits(
+    bridge: TransformerBridge, prompts: PromptSet, numbers: Numbers, *, batch: int = 64
+) -> Float[Tensor, "n n_asked n_numbers"]:
+    """Logits of the numbers at every place where an answer is asked for: one pass over each prompt."""
+    tokens, ids = prompts.tokens.to(bridge.cfg.device), numbers.ids.to(bridge.cfg.device)
+    places = torch.stack(asked_at(prompts), 1).to(tokens.device)
+    size, found = batches.size(batch), []
+    for part, at in zip(tokens.split(size), places.split(size)):
+        logits = bridge(part)[torch.arange(len(part), device=part.device)[:, None], at]
+        found.append(logits[..., ids].float().cpu())
+    return torch.cat(found)
+
+
 def model_log_odds(
     bridge: TransformerBridge, prompts: PromptSet, numbers: Numbers, clean: Int[Tensor, "n n_examples"]
 ) -> Float[Tensor, "n n_examples"]:
@@ -56,12 +70,8 @@ def model_log_odds(
 
     clean: the right value at each example, which a noisy prompt need not show.
     """
-    logits = bridge(prompts.tokens.to(bridge.cfg.device))
-    rows, out = torch.arange(len(prompts), device=logits.device), []
-    for place, right in zip(asked_at(prompts), clean.T):
-        at = logits[rows, place.to(logits.device)][:, numbers.ids.to(logits.device)]
-        out.append(log_odds(right_log_prob(at.cpu(), right, numbers)))
-    return torch.stack(out, 1)
+    asked = asked_logits(bridge, prompts, numbers).unbind(1)
+    return torch.stack([log_odds(right_log_prob(at, right, numbers)) for at, right in zip(asked, clean.T)], 1)
 
 
 def reader_log_odds(

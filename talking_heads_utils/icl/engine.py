@@ -18,6 +18,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl.ablation import MEAN, RESAMPLE, ZERO, Ablations, check_how
+from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.suffix import Suffix, suffix
 from talking_heads_utils.tasks.prompts import PromptSet
 
@@ -93,7 +94,7 @@ def ablated_logits(
     ends: Suffix, ablations: Ablations, instead: Replacements, tokens: Int[Tensor, "n_tokens"], *, batch: int = 64
 ) -> Float[Tensor, "n n_sets n_tokens"]:
     """Logits of some tokens under every ablation at ``end``, keeping nothing else: for very many sets."""
-    out = []
+    out, batch = [], batches.size(batch)
     for first in range(0, len(ends.resid), batch):
         rows = slice(first, first + batch)
         *_, last = deque(_layers(ends, ablations, instead, rows), maxlen=1).pop()
@@ -193,7 +194,7 @@ def patch_grid(
     n, twin = len(b.resid), run.twin[:-1] if what == RESID else run.twin[1:]
     cells = twin == torch.arange(twin.shape[1])  # those that are computed, by layer and set
     place = (cells.flatten().cumsum(0) - 1).view_as(cells).gather(1, twin)
-    own, plain, patched = [], [], []
+    own, plain, patched, batch = [], [], [], batches.size(batch)
     for first in range(0, n, batch):
         rows = slice(first, first + batch)
         some = tokens.expand(len(b.resid[rows]), -1)

@@ -22,7 +22,6 @@ from talking_heads_utils.icl.prompts import (
     POST_PAIRS,
     RANDOM_PAIRS,
     Numbers,
-    asked_at,
     draw_pairing,
     encode_questions,
     numbers_of,
@@ -129,13 +128,10 @@ def accuracy_table(s: Subject, n: int = 200) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@torch.no_grad()
 def _answers_along(s: Subject, examples: Examples) -> Tensor:
     """The number answered at every pair of each list, after those before it."""
     prompts = s.encode(questions(examples, s.family))
-    logits = s.bridge(prompts.tokens.to(s.bridge.cfg.device)).cpu()
-    rows = torch.arange(len(prompts))
-    return torch.stack([s.numbers.read(logits[rows, at][:, s.numbers.ids]) for at in asked_at(prompts)], 1)
+    return s.numbers.read(curves.asked_logits(s.bridge, prompts, s.numbers))
 
 
 def layer_sets(s: Subject) -> dict[str, list[Head]]:

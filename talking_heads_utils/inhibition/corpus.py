@@ -13,6 +13,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import DownloadError, TaskError
 from talking_heads_utils.labels import Component
+from talking_heads_utils.runs import batches
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.ioi import draw_ioi
 from talking_heads_utils.tasks.laundry import draw_laundry
@@ -116,6 +117,7 @@ def activity(
     at = {layer: attention_layer(bridge, layer) for layer in layers}
     names = {f"blocks.{layer}.attn.hook_z" for layer in layers}
     parts = []
+    batch = batches.size(batch)
     for start in range(0, len(corpus.tokens), batch):
         tokens = corpus.tokens[start : start + batch].to(bridge.cfg.device)
         _, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name in names)

@@ -20,6 +20,7 @@ from talking_heads_utils.inhibition.closed_form import (
     pattern_after_query,
 )
 from talking_heads_utils.labels import Component, Head, as_head
+from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.recording import Recording
 from talking_heads_utils.runs.suffix import Suffix
 from talking_heads_utils.tasks.metrics import contrast
@@ -100,7 +101,7 @@ def component_effects(
     weights, wanted = contrast(prompts).to(recording.final), wanted_direction(recording)
     directions = recording.directions[: head.layer].nan_to_num().flatten(0, 1)
     n_pos, n_components = prompts.tokens.shape[1], directions[..., 0].numel()
-    block = max(1, _ELEMENTS // (n_pos * n_components))
+    block = batches.size(_ELEMENTS // (n_pos * n_components))
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     means = _means(recording, head, side) if intervention == MEAN else None
     for start in range(0, len(prompts), block):

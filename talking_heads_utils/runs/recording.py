@@ -15,6 +15,7 @@ from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import ModelError, OptionError
 from talking_heads_utils.labels import Head
 from talking_heads_utils.rotary import turn
+from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.weights import HeadWeights
@@ -109,6 +110,7 @@ def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int],
     directions, S = write_directions(weights)
     names = _hook_names(layers)
     kept: dict[str, list[Tensor]] = {}
+    batch = batches.size(batch)
     for start in range(0, len(prompts), batch):
         part = prompts.select(list(range(start, min(start + batch, len(prompts)))))
         for name, tensor in _run(bridge, part, names, n_layers).items():

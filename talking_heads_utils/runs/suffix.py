@@ -18,6 +18,7 @@ from torch import Tensor
 from talking_heads_utils.bridge import rotary_of
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.rotary import turn
+from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.weights import Rotary
@@ -180,7 +181,7 @@ def stream(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
     """
     _check(bridge, start)
     tokens = prompts.tokens.to(bridge.cfg.device)
-    resid = torch.cat([bridge(part, stop_at_layer=start) for part in tokens.split(batch)])
+    resid = torch.cat([bridge(part, stop_at_layer=start) for part in tokens.split(batches.size(batch))])
     layers = [_layer(bridge, layer, None, None) for layer in range(start, bridge.cfg.n_layers)]
     return replace(_assemble(bridge, prompts, start, layers, resid), stream=resid)
 
@@ -213,7 +214,8 @@ def _assemble(
 
 @torch.no_grad()
 def _run(bridge, prompts: PromptSet, names: set[str], entry: str, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-    kept = {name: [] for name in (*names, entry)}
+    kept: dict[str, list[Tensor]] = {name: [] for name in (*names, entry)}
+    batch = batches.size(batch)
     for first in range(0, len(prompts), batch):
         part = prompts.select(list(range(first, min(first + batch, len(prompts)))))
         _, cache = bridge.run_with_cache(part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in kept)

@@ -19,6 +19,7 @@ from talking_heads_utils.bridge import head_weights_from_bridge
 from talking_heads_utils.components import ov_svd
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.suffix import Suffix, suffix
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.prompts import PromptSet
@@ -129,7 +130,7 @@ def steer(
     _check(steering, settings, movers, logits or vocabulary)
     n = len(steering.items[rows])
     first = rows.indices(len(steering.items))[0]
-    size = batch_size or max(1, _BATCH_BYTES // (steering.width * steering.middle.element_size()))
+    size = batches.size(batch_size or _BATCH_BYTES // (steering.width * steering.middle.element_size()))
     per_prompt = min(len(settings), size)
     prompts_at_once = max(1, size // per_prompt)
     settings = settings.to(steering.middle)
