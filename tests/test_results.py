@@ -136,7 +136,7 @@ def test_files_that_are_damaged_or_of_another_format_are_refused(own, tmp_path):
     about.write_text(text)
     for damaged in (table[:-50], table[:100] + b"x" + table[101:]):
         path.write_bytes(damaged)
-        with pytest.raises(ResultError, match="are damaged, or not of one sweep"):
+        with pytest.raises(ResultError, match="are damaged, or not of one result"):
             load(about)
     path.unlink()
     with pytest.raises(ResultError, match="no whole result"):

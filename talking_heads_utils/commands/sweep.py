@@ -117,7 +117,8 @@ def _prepare(args: argparse.Namespace) -> tuple:
 
 def save_results(folder: Path, results: Path | None) -> None:
     """Reduce a finished sweep and say where that went."""
-    from talking_heads_utils.steering.results import aggregate, results_folder, save
+    from talking_heads_utils.result_files import results_folder
+    from talking_heads_utils.steering.results import aggregate, save
 
     found = aggregate(folder)
     path = save(found, results_folder(results, found.plan.model, found.plan.revision) if results else folder)

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import comb
 from typing import TYPE_CHECKING
 
 from talking_heads_utils.icl.curves import LAWS, LINE
 from talking_heads_utils.icl.study import first_working_layer
+from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, interval, share, tail
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One claim about one model. measured, control: what was seen, with intervals and n, as text."""
-
-    claim: str
-    measured: str
-    control: str
-    verdict: str
 
 
 def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
@@ -38,9 +25,9 @@ def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     verdict = NOT_SUPPORTED if not up else SUPPORTED if p < 0.05 else UNDECIDED
     return Verdict(
         "Many heads are redundant",
-        f"{_share(strong['low'] > 0)} pairs of the strongest heads above 0, most {best['a']} and {best['b']}: "
+        f"{share(strong['low'] > 0)} pairs of the strongest heads above 0, most {best['a']} and {best['b']}: "
         f"{best['interaction']:.2f} nats [{best['low']:.2f}, {best['high']:.2f}], n = {best['n']}",
-        f"{_share(random['low'] > 0)} pairs of random heads above 0, p = {p:.2f}",
+        f"{share(random['low'] > 0)} pairs of random heads above 0, p = {p:.2f}",
         verdict,
     )
 
@@ -58,18 +45,11 @@ def survives(table: pd.DataFrame) -> Verdict:
     verdict = SUPPORTED if one["low"] >= 0.9 * plain else NOT_SUPPORTED if one["high"] < plain / 2 else UNDECIDED
     return Verdict(
         "No single head is needed",
-        f"without {one['head']} {_interval(one, 'exact')} of {plain:.2f}, n = {one['n']}; half is lost with "
+        f"without {one['head']} {interval(one, 'exact')} of {plain:.2f}, n = {one['n']}; half is lost with "
         f"{half[0] if len(half) else 'no number of'} heads out",
         f"without a random head {random:.2f}",
         verdict,
     )
-
-
-def tail(up: int, n: int, up_other: int, n_other: int) -> float:
-    """Fisher's exact test, one-sided: chance of so many or more of all marked ones among the first ``n``."""
-    marked, every = up + up_other, n + n_other
-    ways = [comb(n, k) * comb(n_other, marked - k) for k in range(up, min(n, marked) + 1)]
-    return sum(ways) / comb(every, marked)
 
 
 def moving_layer(table: pd.DataFrame, plain: str) -> Verdict:
@@ -104,9 +84,9 @@ def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     verdict = SUPPORTED if rise > fall and rise > rise_random else NOT_SUPPORTED if rise <= fall else UNDECIDED
     return Verdict(
         "Backup heads step in",
-        f"held fixed: {_share(real['low'] > 0)} heads rise, {_share(real['high'] < 0)} fall; left free "
-        f"(the post's way): {_share(real['free'] > 0)} rise",
-        f"after random ablations {_share(random['low'] > 0)} rise, {_share(random['high'] < 0)} fall",
+        f"held fixed: {share(real['low'] > 0)} heads rise, {share(real['high'] < 0)} fall; left free "
+        f"(the post's way): {share(real['free'] > 0)} rise",
+        f"after random ablations {share(random['low'] > 0)} rise, {share(random['high'] < 0)} fall",
         verdict,
     )
 
@@ -125,8 +105,8 @@ def line_in_n(fits: pd.DataFrame) -> Verdict:
         verdict = NOT_SUPPORTED
     return Verdict(
         "Log-odds are a line in n",
-        f"error on held-out n: line {_interval(errors.loc[LINE], 'error')}, n = {errors.loc[LINE, 'n']}",
-        f"best: {best} {_interval(errors.loc[best], 'error')}",
+        f"error on held-out n: line {interval(errors.loc[LINE], 'error')}, n = {errors.loc[LINE, 'n']}",
+        f"best: {best} {interval(errors.loc[best], 'error')}",
         verdict,
     )
 
@@ -138,7 +118,7 @@ def adds(table: pd.DataFrame) -> Verdict:
     last = several.iloc[-1]
     return Verdict(
         "Contributions of examples add",
-        f"alone, summed / together at {last['n_examples']} examples: {_interval(last, 'ratio')}, n = {last['n']}",
+        f"alone, summed / together at {last['n_examples']} examples: {interval(last, 'ratio')}, n = {last['n']}",
         f"1 if they add; cosine of the two {last['cosine']:.2f}",
         SUPPORTED if held.all() else NOT_SUPPORTED if not held.any() else UNDECIDED,
     )
@@ -150,7 +130,7 @@ def looks_back(table: pd.DataFrame) -> Verdict:
     best = table.loc[table["to_y"].idxmax()]
     return Verdict(
         "The token before y attends to earlier y",
-        f"{_share(above)} heads above even; most {best['head']} {_interval(best, 'to_y')}, n = {best['n']}",
+        f"{share(above)} heads above even; most {best['head']} {interval(best, 'to_y')}, n = {best['n']}",
         f"spread evenly: {best['even']:.2f}",
         SUPPORTED if above.any() else NOT_SUPPORTED,
     )
@@ -194,11 +174,3 @@ def claims_table(verdicts: dict[str, list[Verdict]]) -> pd.DataFrame:
 
 def _order(rows: list[dict]) -> dict[str, int]:
     return {claim: i for i, claim in enumerate(dict.fromkeys(row["claim"] for row in rows))}
-
-
-def _share(flags: pd.Series) -> str:
-    return f"{int(flags.sum())} of {len(flags)}"
-
-
-def _interval(row: pd.Series, value: str) -> str:
-    return f"{row[value]:.2f} [{row['low']:.2f}, {row['high']:.2f}]"

@@ -7,7 +7,6 @@ sum of both, so that the two cannot be of different sweeps. A control sweep alon
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -18,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from talking_heads_utils import result_files
 from talking_heads_utils.errors import OptionError, ResultError
-from talking_heads_utils.files import data_dir, written_whole
-from talking_heads_utils.models import PLANTED, is_real, known_models, shipped_models, shown_as
+from talking_heads_utils.files import data_dir
+from talking_heads_utils.models import is_real, known_models
+from talking_heads_utils.result_files import FORMAT, results_folder, shown
 from talking_heads_utils.steering.engine import ATTENTION, LOGITS
 from talking_heads_utils.steering.sweep import Plan, chunk_file, missing, note_file, read_plan
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1
 STEERING = "steering"
 STEPS = 10_000  # attention is kept in steps of 1 / 10,000
 ON_ANSWER = "attention on the answer"
@@ -126,25 +126,6 @@ def experiment(plan: Plan) -> str:
     return STEERING if plan.random is None else f"{STEERING}-random{plan.random}"
 
 
-def shown(model: str, revision: str | None) -> str:
-    """What a figure of this result must say it shows; a real model is one whose revision is the known one."""
-    if is_real(model, revision):
-        return f"{model}, real model"
-    if model == PLANTED or model in shipped_models():
-        return shown_as(model)
-    return f"rehearsal on {Path(model).name}, no known real model"
-
-
-def results_folder(root: Path, model: str, revision: str | None) -> Path:
-    """Where a model's results go below ``root``; what is no known real model never goes where one would."""
-    name = model.replace("/", "-")
-    if is_real(model, revision):
-        name = model.rsplit("/", 1)[-1]
-    elif model != PLANTED and model not in shipped_models():
-        name = f"rehearsal-{Path(model).name}"
-    return Path(root) / name
-
-
 def _reduced(folder: Path, plan: Plan, n_items: int) -> tuple[dict[str, list], pa.Table]:
     """One list length: the prompts' places and halves, and the rows of the table."""
     import pyarrow as pa
@@ -217,25 +198,13 @@ def _made(folder: Path, plan: Plan) -> list[dict[str, Any]]:
 
 
 def save(result: Result, folder: Path) -> Path:
-    """Write both files, the description last: without it the table is no result. Returns the table's path."""
-    import pyarrow.parquet as pq
-
+    """Write both files. Returns the table's path."""
     path = Path(folder) / f"{result.about['experiment']}.parquet"
     deltas = {name: "DELTA_BINARY_PACKED" for name in result.table.column_names if name not in (*KEYS[:2], "right")}
-    with written_whole(path) as part:
-        pq.write_table(
-            result.table, part, compression="zstd", compression_level=15, use_dictionary=[*KEYS[:2], "right"],
-            column_encoding=deltas,
-        )  # fmt: skip
-    content = dict(result.about) | {"sha256": _sum(result.about, path)}
-    with written_whole(path.with_suffix(".json")) as part:
-        part.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    return path
-
-
-def _sum(about: Mapping[str, Any], table: Path) -> str:
-    """Of the description and the table together: neither can change, nor be of another sweep, unseen."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode() + table.read_bytes()).hexdigest()
+    return result_files.write(
+        result.about, result.table, path, compression_level=15, use_dictionary=[*KEYS[:2], "right"],
+        column_encoding=deltas,
+    )  # fmt: skip
 
 
 def load(path: Path) -> Result:
@@ -243,21 +212,14 @@ def load(path: Path) -> Result:
 
     Raises :class:`ResultError` for a file that is missing, damaged or of another format.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(path)
+    about, table = result_files.read(path, AGAIN)
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise ResultError(f"{path} has format {about['format']}; this package reads {FORMAT}. Make it again.")
-        whole = about.pop("sha256") == _sum(about, path.with_suffix(".parquet"))
-        result = Result(about, pq.read_table(path.with_suffix(".parquet")) if whole else pa.table({}))
+        result = Result(about, table)
         rows = result.n_settings * sum(result.plan.n_items)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ResultError(f"{path} is no whole result ({error!r}). {AGAIN}") from error
-    if not whole or len(result.table) != rows:
-        raise ResultError(f"{path} and the table beside it are damaged, or not of one sweep. {AGAIN}")
+    if len(table) != rows:
+        raise ResultError(f"{path} and the table beside it are damaged, or not of one result. {AGAIN}")
     return result
 
 

@@ -1,0 +1,37 @@
+"""What is said of a claim: its measure, its control, and a verdict that follows from the numbers by a fixed rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim about one model. measured, control: what was seen, with intervals and n, as text."""
+
+    claim: str
+    measured: str
+    control: str
+    verdict: str
+
+
+def tail(up: int, n: int, up_other: int, n_other: int) -> float:
+    """Fisher's exact test, one-sided: chance of so many or more of all marked ones among the first ``n``."""
+    marked, every = up + up_other, n + n_other
+    ways = [comb(n, k) * comb(n_other, marked - k) for k in range(up, min(n, marked) + 1)]
+    return sum(ways) / comb(every, marked)
+
+
+def share(flags: pd.Series) -> str:
+    return f"{int(flags.sum())} of {len(flags)}"
+
+
+def interval(row: pd.Series, value: str) -> str:
+    return f"{row[value]:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
