@@ -1,6 +1,6 @@
-"""Join the folders of a sweep's shards into one, and reduce it to its aggregates.
+"""Join the folders of shards into one: of a sweep, which is then reduced to its aggregates, or of `reproduce`.
 
-The parts must be of one plan and hold every chunk between them; otherwise nothing is copied. The aggregates,
+The parts must be of one run; a sweep's must hold every chunk between them. Otherwise nothing is copied. The aggregates,
 steering.parquet and steering.json, are those of `sweep`: by list length, place in the list and setting.
 
 example:
@@ -14,17 +14,21 @@ from pathlib import Path
 
 from talking_heads_utils.commands.sweep import add_results_argument, save_results
 
-HELP = "join the shards of a sweep"
+HELP = "join the shards of a sweep or of reproduce"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("parts", nargs="+", type=Path, metavar="FOLDER", help="folders of one sweep's shards")
+    parser.add_argument("parts", nargs="+", type=Path, metavar="FOLDER", help="folders of one run's shards")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the whole goes")
     add_results_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    from talking_heads_utils.steering.sweep import merge
+    from talking_heads_utils.reproduce.run import merge as merge_results
+    from talking_heads_utils.steering.sweep import PLAN, merge
 
+    if not any((part / PLAN).exists() for part in args.parts):
+        print(f"{args.out}: {merge_results(args.parts, args.out)} experiments")
+        return
     print(f"{args.out}: {merge(args.parts, args.out)} chunks")
     save_results(args.out, args.results)

@@ -45,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="components to steer (default: those of chapter 2, and its mover)")  # fmt: skip
     parser.add_argument("--movers", type=_names, default=[], metavar="L9H9,...", help="heads whose attention is read")
     parser.add_argument("--random", type=int, metavar="SEED", help="steer along random directions: the control")
-    parser.add_argument("--n-items", type=_integers, default=[5], metavar="5,10", help="list lengths (default: 5)")
+    parser.add_argument("--n-items", type=integers, default=[5], metavar="5,10", help="list lengths (default: 5)")
     parser.add_argument("--prompts", type=int, default=250, help="prompts per list length (default: 250)")
     parser.add_argument("--values", type=values_of, default="-100:100:10", metavar="FROM:TO:STEP",
                         help="of each alpha, both ends included (default: -100:100:10)")  # fmt: skip
     parser.add_argument("--logits", action="store_true", help="read the candidates' logits too (all layers run)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where plan and chunks go")
     add_results_argument(parser)
-    parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="every N-th chunk from I on")
+    parser.add_argument("--shard", type=shard_of, default=(0, 1), metavar="I/N", help="every N-th chunk from I on")
     parser.add_argument("--batch-size", type=int, help="settings times prompts run together (default: by memory)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
@@ -129,11 +129,11 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _integers(text: str) -> list[int]:
+def integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _shard(text: str) -> tuple[int, int]:
+def shard_of(text: str) -> tuple[int, int]:
     index, of = map(int, text.split("/"))
     return index, of
 

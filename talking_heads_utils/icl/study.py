@@ -251,15 +251,18 @@ def reader(s: Subject, n: int, *, part: int, how: str = ZERO) -> tuple[Reader, P
     return Reader(ends, s.numbers, torch.tensor(list(prompts.info["answer"])), instead), prompts
 
 
-def removal_table(s: Subject, *, n: int = 64, n_random: int = 5, how: str = ZERO) -> pd.DataFrame:
+def removal_table(
+    s: Subject, *, n: int = 64, n_random: int = 5, how: str = ZERO, most: int | None = None
+) -> pd.DataFrame:
     """Accuracy and log-probability as heads go: columns ``order, out, head, exact, low, high, log_prob, n``.
 
-    The order by effect is chosen on one half of the prompts and scored on the other; random orders beside it.
+    most: heads to take out, by default all but one. The order by effect is chosen on one half of the prompts and
+    scored on the other; random orders beside it.
     """
     import pandas as pd
 
     (select, _), (score, _) = (reader(s, n, part=part, how=how) for part in (2, 3))
-    n_heads = len(select.heads) - 1
+    n_heads = len(select.heads) - 1 if most is None else most
     runs = {"by effect": redundancy.remove_by_effect(select, score, n_heads)}
     runs |= {f"random {i + 1}": redundancy.remove_at_random(score, n_heads, s.seed + i) for i in range(n_random)}
     rows = []

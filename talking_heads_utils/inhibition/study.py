@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils import roles
+from talking_heads_utils.errors import TaskError
 from talking_heads_utils.inhibition.agreement import Agreement, agreement, spearman
 from talking_heads_utils.inhibition.concentration import concentration, needed_for, stable_rank
 from talking_heads_utils.inhibition.corpus import activity, contexts, corpus_of, rates
@@ -243,13 +244,20 @@ def _top(values: Float[Tensor, "n_layers n_heads"]) -> Head:
     return Head(*divmod(int(values.nan_to_num(nan=-torch.inf).argmax()), values.shape[1]))
 
 
+def _some(s: Study, n_components: int) -> list[Component]:
+    """The strongest components of the inhibition heads. Raises :class:`TaskError` where no such head was found."""
+    if not (chosen := s.strongest(n_components)):
+        raise TaskError(f"No head of {s.name} was found to inhibit the mover, so there is no component to follow.")
+    return chosen
+
+
 def carries_table(studies: Sequence[Study], n_components: int = 3) -> pd.DataFrame:
     """What each model's strongest components carry on lists: place or identity, three splits."""
     import pandas as pd
 
     parts = []
     for s in studies:
-        chosen = s.strongest(n_components)
+        chosen = _some(s, n_components)
         part = place_or_identity(s.held_out, chosen, seed=s.seed)
         part.insert(0, "model", s.name)
         part.insert(1, "components", ", ".join(map(str, chosen)))
@@ -265,7 +273,7 @@ def factors_table(studies: Sequence[Study], n_prompts: int = 100, n_components: 
     for s in studies:
         sets = factorial_prompts(s.tokenizer, draw_ioi(s.tokenizer, n_prompts, s.seed))
         runs = [record(s.bridge, prompts, [s.mover.layer]) for prompts in sets]
-        part = place_or_name(runs, s.strongest(n_components))
+        part = place_or_name(runs, _some(s, n_components))
         part.insert(0, "model", s.name)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
@@ -276,7 +284,7 @@ def activity_table(s: Study, texts: Sequence[str], n_control: int = 6) -> tuple[
     components of as many random other heads; and the contexts in which the strongest of them is most active."""
     text = corpus_of(texts, s.tokenizer)
     chosen: dict[Head, Component] = {}
-    for component in s.ranked:
+    for component in _some(s, len(s.ranked)):
         chosen.setdefault(component.of_head, component)
     heads = [Head(layer, h) for layer in range(s.mover.layer) for h in range(s.held_out.weights.n_heads)]
     others = [head for head in heads if head not in s.inhibition]

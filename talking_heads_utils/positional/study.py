@@ -230,6 +230,34 @@ def traversal(at: Channel, n_items: int, values: Sequence[float], n_prompts: int
     return found[:, :, 0].mean(0).view(*[len(values)] * 3, n_items).cpu()
 
 
+def reach_table(
+    at: Channel, n_items: int, values: Sequence[float], n_prompts: int = 100, n_random: int = 3
+) -> pd.DataFrame:
+    """Can the mover be brought to a place of the list by hand? For each place the setting that brings most of its
+    attention there, chosen on the selection half, scored on the other; also along random directions of equal norm.
+
+    Columns: model, n_items, along, place, plain, steered (attention to the place), low, high, n.
+    """
+    import pandas as pd
+
+    prompts, settings = at.lists(n_items, n_prompts), grid(values)
+    selection = torch.tensor([half == SELECTION for half in prompts.info["half"]])
+    random = random_directions(n_random, 3, at.directions.shape[1], at.seed)
+    along = {COMPONENTS: None} | {f"random {i}": directions for i, directions in enumerate(random, 1)}
+    plain = int((settings == 0).all(1).nonzero()[0])
+    rows = []
+    for name, directions in along.items():
+        steering = prepare(at.bridge, prompts, at.writers, directions)
+        found = steer(steering, settings, movers=[at.mover])[ATTENTION][:, :, 0].cpu()
+        best = found[selection].mean(0).argmax(0)
+        for place, setting in enumerate(best.tolist()):
+            steered = bootstrap_mean(found[~selection, setting, place], n_boot=1000)
+            rows.append(dict(model=at.name, n_items=n_items, along=name, place=place,
+                             plain=found[~selection, plain, place].mean().item(), steered=steered.mean,
+                             low=steered.low, high=steered.high, n=steered.n))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def steering_gains(
     at: Channel, n_items: int, values: Sequence[float], n_prompts: int = 200, n_random: int = 3
 ) -> tuple[dict[str, Gain], list[dict[str, Gain]]]:

@@ -1,0 +1,387 @@
+"""Every claim of both sources, its experiment, what the source says, and the rule that turns a table into a verdict.
+
+The post's rules are those of chapter 4 (:mod:`talking_heads_utils.icl.claims`); the paper's are here. No rule looks at
+a model's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from talking_heads_utils.editing.study import GRADIENT, GRID, KNOWN, RANDOM
+from talking_heads_utils.icl import claims as icl
+from talking_heads_utils.icl.ablation import NOTHING
+from talking_heads_utils.icl.prompts import OTHER_FUNCTION, RANDOM_PAIRS
+from talking_heads_utils.inhibition.corpus import COMMA, REPEATED
+from talking_heads_utils.positional.coordinates import PLACE
+from talking_heads_utils.positional.gains import NONE, ORACLE
+from talking_heads_utils.positional.study import COMPONENTS
+from talking_heads_utils.positional.study import RANDOM as RANDOM_TRIPLES
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAPER, POST = "paper", "post"
+UNREAD = "claimed; its number could not be read"
+OVER_20 = "over 20%; of what could not be read"
+POINTS = 20.0  # what the paper's gains are said to exceed
+CHAPTERS = {
+    1: "notebooks/01_inhibition_heads.ipynb",
+    2: "notebooks/02_positional_subspace.ipynb",
+    3: "notebooks/03_weight_editing.ipynb",
+    4: "notebooks/04_icl_redundancy.ipynb",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """said: what the source shows for it. where: the figure that tests it. needs: the experiment whose table the rule
+    takes."""
+
+    name: str
+    source: str
+    said: str
+    chapter: int
+    where: str
+    needs: str
+    rule: Callable[[pd.DataFrame], Verdict]
+
+    @property
+    def link(self) -> str:
+        """Address of the figure, from the book's root."""
+        return f"{CHAPTERS[self.chapter]}#{self.where}"
+
+
+def predicted(table: pd.DataFrame) -> Verdict:
+    """Supported if the rank correlation of scores and effects lies above every shuffle within heads (lower end)."""
+    row = table.iloc[0]
+    low, high = map(float, row["95% interval"].split(" to "))
+    null = row["shuffled within heads, largest"]
+    verdict = SUPPORTED if low > null else NOT_SUPPORTED if high <= null else UNDECIDED
+    return Verdict(
+        "",
+        f"Spearman {row['Spearman']:.2f} [{low:.2f}, {high:.2f}], {row['components']:,} components, "
+        f"n = {row['prompts']}",
+        f"shuffled within heads at most {null:.2f}; rotated bases {row['rotated bases, mean']:.2f}",
+        verdict,
+    )
+
+
+def concentrated(table: pd.DataFrame) -> Verdict:
+    """Supported if most inhibition heads need two components or fewer for 90% of their effect; undecided if none."""
+    if not len(table):
+        return Verdict("", "no inhibition head found", "none", UNDECIDED)
+    need = table["components for 90%"]
+    few = int((need <= 2).sum())
+    verdict = SUPPORTED if few > len(need) / 2 else NOT_SUPPORTED
+    return Verdict(
+        "",
+        f"{few} of {len(need)} inhibition heads need two or fewer of {table['of'].max()} components for 90%; median "
+        f"{need.median():.0f}, {need.min()} to {need.max()}",
+        f"stable rank of their weights {table['stable rank'].min():.1f} to {table['stable rank'].max():.1f}",
+        verdict,
+    )
+
+
+def lowers(table: pd.DataFrame) -> Verdict:
+    """Supported if some channel component lowers I(m) (upper end below 0) by more than every random one."""
+    kinds = {kind: part for kind, part in table.groupby("kind")}
+    change = "change of I(m)"
+    best = kinds["channel"].loc[kinds["channel"][change].idxmin()]
+    random = kinds["random"][change]
+    lower = best[f"{change} high"] < 0
+    verdict = SUPPORTED if lower and best[change] < random.min() else UNDECIDED if lower else NOT_SUPPORTED
+    return Verdict(
+        "",
+        f"{best['removed']} out: I(m) {best[change]:+.3f} [{best[f'{change} low']:+.3f}, "
+        f"{best[f'{change} high']:+.3f}] "
+        f"of {table[table['kind'] == 'untouched']['I(m)'].iloc[0]:.3f}, n = {best['n']}",
+        f"{len(random)} random components of the same layers and size: {random.min():+.3f} to {random.max():+.3f}",
+        verdict,
+    )
+
+
+def indexes(table: pd.DataFrame) -> Verdict:
+    """Supported if place is decoded across wordings from the three components above random triples (lower end) and in
+    more than half of the lists."""
+    part = table[(table["split"] == "across wordings") & (table["carries"] == PLACE)].set_index("subspace")
+    own, random = part.loc[COMPONENTS], part.loc[RANDOM_TRIPLES]
+    above = own["low"] > random["high"]
+    verdict = SUPPORTED if above and own["low"] > 0.5 else UNDECIDED if above else NOT_SUPPORTED
+    return Verdict(
+        "",
+        f"place decoded in {interval(own, 'right')} of lists of {own['n_items']}, n = {own['n']}",
+        f"random triples {interval(random, 'right')}, chance {own['chance']:.2f}",
+        verdict,
+    )
+
+
+def traversed(table: pd.DataFrame) -> Verdict:
+    """Supported if a setting, chosen on other prompts, brings half of the attention or more (lower end) to most places,
+    more than random directions do to any."""
+    own = table[table["along"] == COMPONENTS]
+    random = table[table["along"] != COMPONENTS]
+    reached = (own["low"] >= 0.5) & (own["low"] > own["plain"])
+    more = own["steered"].mean() > random.groupby("along")["steered"].mean().max()
+    verdict = SUPPORTED if reached.mean() > 0.5 and more else NOT_SUPPORTED if not reached.any() else UNDECIDED
+    return Verdict(
+        "",
+        f"{int(reached.sum())} of {len(own)} places reached; attention there {own['plain'].mean():.2f} unsteered, "
+        f"{own['steered'].mean():.2f} steered ({own['low'].min():.2f} at least), n = {own['n'].iloc[0]}",
+        f"random directions of the same norm {random['steered'].mean():.2f}",
+        verdict,
+    )
+
+
+def crowds(table: pd.DataFrame) -> Verdict:
+    """Supported if both accuracy (intervals apart) and the distance of places fall from the shortest to the longest."""
+    short, long = table.loc[table["n_items"].idxmin()], table.loc[table["n_items"].idxmax()]
+    falls, closer = long["high"] < short["low"], long["apart"] < short["apart"]
+    verdict = SUPPORTED if falls and closer else NOT_SUPPORTED if not falls else UNDECIDED
+    return Verdict(
+        "",
+        f"accuracy {interval(short, 'accuracy')} at {short['n_items']} items, {interval(long, 'accuracy')} at "
+        f"{long['n_items']}, n = {long['n']} each",
+        f"nearest places {short['apart']:.1f} and {long['apart']:.1f} spreads apart",
+        verdict,
+    )
+
+
+def order_matters(table: pd.DataFrame, n_draws: int = 4000) -> Verdict:
+    """Supported if accuracy differs more between places of the longest list than by chance (p < 0.05); undecided where
+    all answers are right or wrong, for then nothing can differ."""
+    part = table[table["n_items"] == table["n_items"].max()]
+    n = part["n"].to_numpy()
+    right = np.rint(part["accuracy"] * n).to_numpy()
+    share = right.sum() / n.sum()
+    rng = np.random.default_rng(SEED)
+    drawn = rng.multivariate_hypergeometric(n, int(right.sum()), size=n_draws)
+    spread = lambda counts: (n * (counts / n - share) ** 2).sum(-1)  # noqa: E731
+    p = ((spread(drawn) >= spread(right) - 1e-9).sum() + 1) / (n_draws + 1)
+    flat = share in (0.0, 1.0)
+    verdict = UNDECIDED if flat else SUPPORTED if p < 0.05 else NOT_SUPPORTED
+    return Verdict(
+        "",
+        f"accuracy by place {part['accuracy'].min():.2f} to {part['accuracy'].max():.2f} at {part['n_items'].iloc[0]} "
+        f"items, n = {n.sum()}",
+        f"{share:.0%} right: nothing can differ" if flat else f"answers shuffled over places: p = {p:.3f}",
+        verdict,
+    )
+
+
+def steering_gains(table: pd.DataFrame) -> Verdict:
+    """Supported if some strategy that needs no oracle gains 20 points or more on held-out prompts, its interval above 0
+    and above random directions; not supported if no interval reaches 20."""
+    own = table[~table["strategy"].isin((NONE, ORACLE))]
+    best = own.loc[own["gain, points"].idxmax()]
+    low, high = map(float, best["95% interval"].split(" to "))
+    reach = max(float(text.split(" to ")[1]) for text in own["95% interval"])
+    good = best["gain, points"] >= POINTS and low > max(0.0, best["random directions, points"])
+    verdict = SUPPORTED if good else NOT_SUPPORTED if reach < POINTS else UNDECIDED
+    return Verdict(
+        "",
+        f"best: {best['strategy']}, {best['n_items']} items: {best['gain, points']:+.0f} points "
+        f"[{low:+.0f}, {high:+.0f}], n = {best['n']}",
+        f"random directions {best['random directions, points']:+.0f}",
+        verdict,
+    )
+
+
+def edit_gains(table: pd.DataFrame) -> Verdict:
+    """Supported if the edit chosen on other prompts gains 20 points or more on held-out prompts and beyond random edits
+    of the same norm (interval above 0); not supported if no interval reaches 20."""
+    held = table[table["prompts"] == KNOWN].set_index("edit")
+    own = held.loc[[GRADIENT, GRID]]
+    name = own["gain"].idxmax()
+    best = own.loc[name]
+    beyond = float(best["beyond random"].split("(")[1].split(" to ")[0])
+    good = best["gain"] >= POINTS and best["low"] > 0 and beyond > 0
+    verdict = SUPPORTED if good else NOT_SUPPORTED if own["high"].max() < POINTS else UNDECIDED
+    return Verdict(
+        "",
+        f"best: {name}, {best['gain']:+.0f} points [{best['low']:+.0f}, {best['high']:+.0f}] from "
+        f"{100 * best['before']:.0f}, n = {best['n']}",
+        f"{RANDOM} edits of the same norm {held.loc[f'{RANDOM} {name}', 'gain']:+.0f}; beyond them "
+        f"{best['beyond random']}",
+        verdict,
+    )
+
+
+def in_lists(table: pd.DataFrame) -> Verdict:
+    """Supported if inhibition components are more often active than the corpus' own share on commas of lists or on
+    repeated words, each by a larger ratio than any control component."""
+    part = table[table["category"].isin((COMMA, REPEATED))]
+    of = part.groupby(["inhibition", "component"])["ratio"].max()
+    if not any(inhibition for inhibition, _ in of.index):
+        return Verdict("", "no inhibition head found", "none", UNDECIDED)
+    own = of[True]
+    control = of[False] if any(not inhibition for inhibition, _ in of.index) else own[:0]
+    above = int((own > control.max()).sum()) if len(control) else 0
+    verdict = SUPPORTED if above > len(own) / 2 and own.min() > 1 else NOT_SUPPORTED if own.max() <= 1 else UNDECIDED
+    return Verdict(
+        "",
+        f"{above} of {len(own)} components above every control; {own.min():.1f} to {own.max():.1f} times the text's "
+        f"own share, top {table['n'].iloc[0]} positions, {table['texts'].iloc[0]}",
+        f"{len(control)} components of other heads {control.min():.1f} to {control.max():.1f} times",
+        verdict,
+    )
+
+
+def copies_late(table: pd.DataFrame) -> Verdict:
+    """With the largest set out: supported if B nowhere answers about a x more often than unpatched (intervals aside, by
+    ten points) while A's own answer is copied in half of the prompts or more at some layer; undecided if a patch does
+    not carry "about a x" in the plain run either."""
+    part = table[(table["b"] == OTHER_FUNCTION) & (table["layer"] >= 0)]
+    base = table[(table["b"] == OTHER_FUNCTION) & (table["layer"] == -2)]["about"].iloc[0]
+    best = part.groupby("set", sort=False)[["about", "copied"]].max()
+    last = best.index[-1]
+    carried, copied = best["about"] > base + 0.1, best.loc[last, "copied"]
+    if not carried[NOTHING]:
+        verdict = UNDECIDED
+    else:
+        verdict = SUPPORTED if not carried[last] and copied >= 0.5 else NOT_SUPPORTED
+    return Verdict(
+        "",
+        f"{last} out: about a x at best in {best.loc[last, 'about']:.2f}, A's own answer in {copied:.2f}, "
+        f"n = {part['n'].iloc[0]}",
+        f"nothing out: {best.loc[NOTHING, 'about']:.2f} and {best.loc[NOTHING, 'copied']:.2f}; B unpatched {base:.2f}",
+        verdict,
+    )
+
+
+def _redundant(table: pd.DataFrame) -> Verdict:
+    return icl.redundant(*(table[table["heads"] == kind].reset_index() for kind in ("strongest", "random")))
+
+
+def _moving(table: pd.DataFrame) -> Verdict:
+    return icl.moving_layer(table[table["b"] == RANDOM_PAIRS], NOTHING)
+
+
+def _backups(table: pd.DataFrame) -> Verdict:
+    real = table["set"] == "strongest"
+    return icl.backups(table[real], table[~real])
+
+
+CLAIMS = (
+    Claim(
+        "Channels between heads are predicted from weights alone",
+        PAPER,
+        UNREAD,
+        1,
+        "fig-effects",
+        "agreement",
+        predicted,
+    ),
+    Claim(
+        "A head's inhibition sits in one or two of its components",
+        PAPER,
+        "claimed of GPT-2 small's inhibition heads",
+        1,
+        "fig-concentration",
+        "concentration",
+        concentrated,
+    ),
+    Claim(
+        "Removing one such component lowers the mover's inhibition",
+        PAPER,
+        "claimed; no number could be read",
+        3,
+        "fig-removal",
+        "removal",
+        lowers,
+    ),
+    Claim("A 3D subspace indexes list items by place", PAPER, UNREAD, 2, "fig-decoding", "decoding", indexes),
+    Claim(
+        "That subspace can be traversed by hand",
+        PAPER,
+        "claimed, with a grid of 21 x 21 x 21 settings",
+        2,
+        "fig-traversal",
+        "reach",
+        traversed,
+    ),
+    Claim("Long lists crowd it, and accuracy falls", PAPER, UNREAD, 2, "fig-crowding", "crowding", crowds),
+    Claim("So the order of items matters", PAPER, UNREAD, 2, "fig-crowding", "places", order_matters),
+    Claim(
+        "Steering improves accuracy, often by over 20%",
+        PAPER,
+        OVER_20,
+        2,
+        "fig-gains",
+        "steering-gains",
+        steering_gains,
+    ),
+    Claim(
+        "Weight edits improve accuracy, often by over 20%",
+        PAPER,
+        OVER_20,
+        3,
+        "fig-edit-gains",
+        "edit-gains",
+        edit_gains,
+    ),
+    Claim(
+        "In running text the heads are active in lists and at repetitions",
+        PAPER,
+        "claimed of Open Web Text",
+        1,
+        "fig-active",
+        "activity",
+        in_lists,
+    ),
+    Claim("Many heads are redundant", POST, "Many heads are redundant", 4, "fig-pairs", "pairs", _redundant),
+    Claim("No single head is needed", POST, "No single head is needed", 4, "fig-heads-out", "heads-out", icl.survives),
+    Claim(
+        "The first layer whose patch works moves up as heads go",
+        POST,
+        "The first layer whose patch works moves up as heads go",
+        4,
+        "fig-patch",
+        "patch",
+        _moving,
+    ),
+    Claim("With most heads out, the answer itself is copied late", POST, "", 4, "fig-patch", "patch", copies_late),
+    Claim("Backup heads step in", POST, "Backup heads step in", 4, "fig-compensation", "backups", _backups),
+    Claim(
+        "Log-odds are a line in the number of examples",
+        POST,
+        "Log-odds are a line in n",
+        4,
+        "fig-belief",
+        "log-odds",
+        icl.line_in_n,
+    ),
+    Claim(
+        "Contributions of examples add",
+        POST,
+        "Contributions of examples add",
+        4,
+        "fig-additivity",
+        "additivity",
+        icl.adds,
+    ),
+    Claim(
+        "The token before y attends to earlier y",
+        POST,
+        "The token before y attends to earlier y",
+        4,
+        "fig-attention",
+        "looks-back",
+        icl.looks_back,
+    ),
+    Claim(
+        "MLPs hold subtasks", POST, "MLPs hold subtasks (parity apart from size)", 4, "fig-parts", "parts", icl.in_parts
+    ),
+)
+
+
+def judge(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> Verdict | None:
+    """The verdict on a claim from a model's tables; None where its experiment is not among them."""
+    table = tables.get(claim.needs)
+    return None if table is None else replace(claim.rule(table), claim=claim.name)

@@ -1,0 +1,203 @@
+"""The experiments that one model goes through, each with one table as its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from talking_heads_utils.editing import study as editing
+from talking_heads_utils.icl import curves
+from talking_heads_utils.icl import study as icl
+from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
+from talking_heads_utils.inhibition import corpus
+from talking_heads_utils.inhibition import study as inhibition
+from talking_heads_utils.models import known_models, shipped_models
+from talking_heads_utils.positional import study as positional
+from talking_heads_utils.settings import SEED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+N_ITEMS, CROWDED, SEEN = 6, 10, 8  # list lengths of chapters 1 and 2, and of 3; examples that laws are fitted on
+LENGTHS, LONG_LENGTHS = (3, 4, 6, 8, 10, 12), (3, 5, 8, 10, 15, 20)  # of the toys, which saw no more, and of others
+QUICK_LENGTHS = (4, 8, 12)
+MOST_OUT = 24  # heads that are taken out one by one of a model that has more than 100
+N_STRONG = 6
+
+
+@dataclass
+class Subject:
+    """A model on its way through the experiments. What a chapter's experiments share is made once.
+
+    quick: one prompt in ten, three list lengths, a grid of five values. texts: running text for what is measured there;
+    None for the first texts of Open Web Text.
+    """
+
+    model: str
+    seed: int = SEED
+    quick: bool = False
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    texts: Path | None = None
+    _kept: dict[str, object] = field(default_factory=dict, repr=False)
+
+    def n(self, usual: int) -> int:
+        """How many prompts to take where ``usual`` are: the twenty at least that an interval needs."""
+        return max(20, usual // 10) if self.quick else usual
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """List lengths to go through."""
+        if self.quick:
+            return QUICK_LENGTHS
+        return LENGTHS if self.model in shipped_models() or self.model == "planted" else LONG_LENGTHS
+
+    def forget(self) -> None:
+        """Let go of everything that was kept, models with it."""
+        for name in ("study", "channel", "bench", "tried", "asked"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def study(self) -> inhibition.Study:
+        """Chapter 1's."""
+        return inhibition.study(
+            self.model, n_items=N_ITEMS, n_prompts=self.n(400), seed=self.seed, device=self.device
+        )  # fmt: skip
+
+    @cached_property
+    def channel(self) -> positional.Channel:
+        """Chapter 2's."""
+        return positional.channel(self.model, seed=self.seed, device=self.device)
+
+    @cached_property
+    def bench(self) -> editing.Bench:
+        """Chapter 3's."""
+        return editing.bench(
+            self.model, n_items=CROWDED, n_prompts=self.n(80), n_draws=2, seed=self.seed, device=self.device
+        )
+
+    @cached_property
+    def tried(self) -> list[editing.Row]:
+        """The edits that chapter 3 searches through."""
+        return editing.search(self.bench)
+
+    @cached_property
+    def asked(self) -> icl.Subject:
+        """Chapter 4's."""
+        return icl.subject(self.model, seed=self.seed, device=self.device, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table. weight: its share of a whole run's time, roughly, from which the time left is told."""
+
+    name: str
+    chapter: int
+    weight: float
+    run: Callable[[Subject], pd.DataFrame]
+    about: str
+
+
+def _activity(s: Subject) -> pd.DataFrame:
+    texts = corpus.open_web_text() if s.texts is None else corpus.read_texts(s.texts)
+    table, _ = inhibition.activity_table(s.study, texts[: s.n(2000)])
+    return table.assign(texts=corpus.OPEN_WEB_TEXT if s.texts is None else s.texts.name)
+
+
+def _reach(s: Subject) -> pd.DataFrame:
+    at, n_values = s.channel, 5 if s.quick else 9
+    return positional.reach_table(at, N_ITEMS, positional.axis(at, N_ITEMS, n_values), s.n(100))
+
+
+def _steering_gains(s: Subject) -> pd.DataFrame:
+    at = s.channel
+    found = {str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(200), 2) for n in (N_ITEMS, 12)}
+    table = positional.gains_table(found).rename(columns={"model": "n_items"})
+    return table.assign(model=s.model)
+
+
+def _edit_gains(s: Subject) -> pd.DataFrame:
+    sets = [editing.KNOWN, editing.NEW, f"lists of {CROWDED + 2}"]
+    return editing.gains_table(s.bench, editing.winners(s.tried), sets)
+
+
+def _harm(s: Subject) -> pd.DataFrame:
+    chosen = editing.winners(s.tried)
+    return editing.harm_table(s.bench, {k: chosen[k] for k in (editing.GRADIENT, editing.GRID)})
+
+
+def _pairs(s: Subject) -> pd.DataFrame:
+    import pandas as pd
+
+    asked, n = s.asked, s.n(64)
+    heads = icl.strongest(asked, N_STRONG, n=n)
+    of = {"strongest": heads, "random": icl.others(asked, heads)}
+    return pd.concat([icl.interaction_table(asked, some, n=n).assign(heads=kind) for kind, some in of.items()])
+
+
+def _heads_out(s: Subject) -> pd.DataFrame:
+    layers, heads = s.asked.shape
+    most = None if layers * heads <= 100 else (4 if s.quick else MOST_OUT)
+    return icl.removal_table(s.asked, n=s.n(64), most=most)
+
+
+def _patch(s: Subject) -> pd.DataFrame:
+    import pandas as pd
+
+    sets = icl.post_sets(s.asked)
+    tables = [icl.patch_table(s.asked, sets, n=s.n(64), b=b).assign(b=b)
+              for b in (OTHER_FUNCTION, RANDOM_PAIRS, NO_EXAMPLES)]  # fmt: skip
+    return pd.concat(tables)
+
+
+def _backups(s: Subject) -> pd.DataFrame:
+    asked, n = s.asked, s.n(64)
+    top = icl.strongest(asked, 3, n=n)
+    return icl.compensation_table(asked, {"strongest": top, **icl.random_sets(asked, top, 2)}, n=n)
+
+
+def _log_odds(s: Subject) -> pd.DataFrame:
+    found = icl.belief(s.asked, n=s.n(200))
+    table, _ = curves.fit_laws(found.model, found.readers, seen=SEEN, seed=s.seed)
+    return table.assign(model=s.model)
+
+
+EXPERIMENTS = (
+    Experiment("agreement", 1, 4, lambda s: inhibition.agreement_table([s.study]), "weights against effects"),
+    Experiment("concentration", 1, 2, lambda s: inhibition.ninety_table([s.study]), "components for 90% of an effect"),
+    Experiment("carries", 1, 2, lambda s: inhibition.carries_table([s.study]), "place or identity"),
+    Experiment("activity", 1, 3, _activity, "where in running text components are active"),
+    Experiment("decoding", 2, 2, lambda s: positional.decoding_table(s.channel, N_ITEMS, s.n(400)), "from subspaces"),
+    Experiment("crowding", 2, 3, lambda s: positional.crowding_table(s.channel, s.lengths, s.n(120)), "by length"),
+    Experiment("places", 2, 1, lambda s: positional.accuracy_by_place(s.channel, s.lengths, s.n(120)), "by place"),
+    Experiment("reach", 2, 4, _reach, "where a setting brings the mover"),
+    Experiment("steering-gains", 2, 6, _steering_gains, "accuracy by steering"),
+    Experiment("removal", 3, 4, lambda s: editing.removal_table(s.bench), "single components removed"),
+    Experiment("edit-gains", 3, 12, _edit_gains, "accuracy by edits of the weights"),
+    Experiment("edit-harm", 3, 2, _harm, "what the edits cost elsewhere"),
+    Experiment("accuracy", 4, 2, lambda s: icl.accuracy_table(s.asked, s.n(200)), "by number of examples"),
+    Experiment("pairs", 4, 3, _pairs, "interactions of heads"),
+    Experiment("heads-out", 4, 8, _heads_out, "accuracy as heads go"),
+    Experiment("patch", 4, 6, _patch, "patching by layer and ablation"),
+    Experiment("post", 4, 1, lambda s: icl.post_table(s.asked).astype(str), "the post's own prompts"),
+    Experiment("backups", 4, 2, _backups, "direct effects after ablations"),
+    Experiment("log-odds", 4, 1, _log_odds, "laws of belief"),
+    Experiment("additivity", 4, 3, lambda s: icl.additivity_table(s.asked, n=s.n(48)), "sums of contributions"),
+    Experiment("parts", 4, 2, lambda s: icl.layer_table(s.asked, n=s.n(100)), "layers taken out"),
+    Experiment("looks-back", 4, 1, lambda s: icl.attention_table(s.asked, n=s.n(48)), "attention to answers"),
+)  # fmt: skip
+
+
+def chapters_of(model: str) -> tuple[int, ...]:
+    """The chapters whose experiments suit a model: known ones by their table, the book's own by their task."""
+    known = known_models().get(model)
+    if known is not None:
+        return known.chapters
+    if model in shipped_models():
+        return (4,) if model.startswith("mini-icl") else (1, 2, 3)
+    return (1, 2, 3) if model == "planted" else (1, 2, 3, 4)

@@ -1,0 +1,98 @@
+"""All claims and all models side by side, made of results files and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+from talking_heads_utils.icl import post
+from talking_heads_utils.models import PLANTED, known_models, shipped_models
+from talking_heads_utils.reproduce.claims import CLAIMS, PAPER, Claim, judge
+from talking_heads_utils.reproduce.experiments import chapters_of
+from talking_heads_utils.reproduce.store import Finished, finished
+from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict
+
+NOT_RUN, NOT_POSSIBLE = "not run yet", "not possible"
+TOYS = (PLANTED, "mini-token/early", "mini-token", "mini-place", "mini-icl", "mini-icl-plain", "mini-icl-noisy")
+MARKS = {SUPPORTED: "✓", NOT_SUPPORTED: "✗", UNDECIDED: "?", NOT_RUN: "·", NOT_POSSIBLE: "–"}
+
+
+def models() -> list[str]:
+    """Every model of the scorecard: the known real ones, then the book's own as far as they ship."""
+    return [*known_models(), *(name for name in TOYS if name == PLANTED or name in shipped_models())]
+
+
+def verdicts(results: Mapping[str, Mapping[str, Finished]], claim: Claim) -> dict[str, Verdict]:
+    """Model -> verdict on a claim, for models whose chapters hold it; a toy that was not asked is left out."""
+    found = {}
+    for model, done in results.items():
+        if claim.chapter not in chapters_of(model):
+            continue
+        result = done.get(claim.needs)
+        if result is None:
+            if model in known_models():
+                found[model] = Verdict(claim.name, "", "", NOT_RUN)
+        elif result.reason:
+            found[model] = Verdict(claim.name, result.reason, "", NOT_POSSIBLE)
+        else:
+            verdict = judge(claim, {claim.needs: result.table})
+            found |= {} if verdict is None else {model: verdict}
+    return found
+
+
+def all_results(root: Path | None = None) -> dict[str, dict[str, Finished]]:
+    """Model -> its finished experiments, for every model of the scorecard. Raises as :func:`store.finished` does."""
+    return {model: finished(model, root) for model in models()}
+
+
+def said(claim: Claim) -> str:
+    """What the source shows for a claim."""
+    if claim.source == PAPER:
+        return claim.said
+    last = post.reported()["patching"][-1]
+    late = (
+        f"{last['out']} out: 2x at {last['b_answers_30']}; A's answer from layer {last['takes_over']} on "
+        f"({last['takes_over_with']})"
+    )
+    return post.said()[claim.said] if claim.said else late
+
+
+def as_html(results: Mapping[str, Mapping[str, Finished]]) -> str:
+    """The scorecard as a table: a row per claim; within it a line per model, with what was measured and its control."""
+    rows = []
+    for number, claim in enumerate(CLAIMS, 1):
+        lines = [_line(model, verdict) for model, verdict in verdicts(results, claim).items()]
+        where = f'<a href="{escape(claim.link.replace(".ipynb", ".html"))}">chapter {claim.chapter}</a>'
+        rows.append(
+            f"<tr><th scope='row'>{number}. {escape(claim.name)}<br><small>the {claim.source}; {where}</small></th>"
+            f"<td>{escape(said(claim))}</td><td>{''.join(lines)}</td></tr>"
+        )
+    head = "<tr><th scope='col'>claim</th><th scope='col'>theirs</th><th scope='col'>ours, by model</th></tr>"
+    return f"<table class='scorecard'><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _line(model: str, verdict: Verdict) -> str:
+    kind = "real" if model in known_models() else "toy"
+    measured = f": {verdict.measured}" if verdict.measured else ""
+    control = f" <small>Control: {escape(verdict.control)}.</small>" if verdict.control else ""
+    return (
+        f"<p class='{kind}'><span class='mark'>{MARKS[verdict.verdict]}</span> <b>{escape(model)}</b> "
+        f"<em>{verdict.verdict}</em>{escape(measured)}{control}</p>"
+    )
+
+
+def counts(results: Mapping[str, Mapping[str, Finished]]) -> dict[str, dict[str, int]]:
+    """Model -> how many claims have each verdict."""
+    found: dict[str, dict[str, int]] = {}
+    for claim in CLAIMS:
+        for model, verdict in verdicts(results, claim).items():
+            of = found.setdefault(model, dict.fromkeys(MARKS, 0))
+            of[verdict.verdict] += 1
+    return found
+
+
+def not_run(model: str) -> str:
+    """What makes a real model's results, as the command to type."""
+    dtype = " --dtype bfloat16" if known_models()[model].gigabytes() > 20 else ""
+    return f"python -m talking_heads_utils reproduce --model {model}{dtype} --device cuda"
