@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,11 @@ def show(
         return
     display(live() if live else figure)
     display(Markdown(f"*{caption}*"))
+
+
+def kinds(shown: Iterable[str]) -> str:
+    """What a caption begins with: each kind of model that a figure shows, once, as results call themselves."""
+    return f"**{'; '.join(dict.fromkeys(shown))}.** "
 
 
 def with_controls(

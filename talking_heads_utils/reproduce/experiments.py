@@ -16,7 +16,7 @@ from talking_heads_utils.icl import study as icl
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
 from talking_heads_utils.inhibition import corpus
 from talking_heads_utils.inhibition import study as inhibition
-from talking_heads_utils.models import known_models, shipped_models
+from talking_heads_utils.models import PLANTED, known_models, learners, shipped_models
 from talking_heads_utils.positional import study as positional
 from talking_heads_utils.settings import SEED
 
@@ -35,7 +35,7 @@ class Subject:
     """A model on its way through the experiments. What a chapter's experiments share is made once.
 
     quick: one prompt in ten, three list lengths, a grid of five values. texts: running text for what is measured there;
-    None for the first texts of Open Web Text.
+    None for the first texts of Open Web Text, or for a model of the book's own texts made for it.
     """
 
     model: str
@@ -55,7 +55,12 @@ class Subject:
         """List lengths to go through."""
         if self.quick:
             return QUICK_LENGTHS
-        return LENGTHS if self.model in shipped_models() or self.model == "planted" else LONG_LENGTHS
+        return LENGTHS if self.is_own else LONG_LENGTHS
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this is a model of the book, whose words are few."""
+        return self.model == PLANTED or self.model in shipped_models()
 
     def forget(self) -> None:
         """Let go of everything that was kept, models with it."""
@@ -104,9 +109,13 @@ class Experiment:
 
 
 def _activity(s: Subject) -> pd.DataFrame:
-    texts = corpus.open_web_text() if s.texts is None else corpus.read_texts(s.texts)
-    table, _ = inhibition.activity_table(s.study, texts[: s.n(2000)])
-    return table.assign(texts=corpus.OPEN_WEB_TEXT if s.texts is None else s.texts.name)
+    if s.texts is not None:
+        texts, name = corpus.read_texts(s.texts), s.texts.name
+    elif s.is_own:
+        texts, name = corpus.generated_texts(s.study.tokenizer, 400, s.seed), "this book's own lists and sentences"
+    else:
+        texts, name = corpus.open_web_text(), corpus.OPEN_WEB_TEXT
+    return inhibition.activity_table(s.study, texts[: s.n(2000)])[0].assign(texts=name)
 
 
 def _reach(s: Subject) -> pd.DataFrame:
@@ -198,6 +207,6 @@ def chapters_of(model: str) -> tuple[int, ...]:
     known = known_models().get(model)
     if known is not None:
         return known.chapters
-    if model in shipped_models():
-        return (4,) if model.startswith("mini-icl") else (1, 2, 3)
-    return (1, 2, 3) if model == "planted" else (1, 2, 3, 4)
+    if model == PLANTED or model in shipped_models():
+        return (4,) if model in learners() else (1, 2, 3)
+    return (1, 2, 3, 4)

@@ -9,7 +9,7 @@ from pathlib import Path
 from talking_heads_utils.icl import post
 from talking_heads_utils.models import PLANTED, known_models, shipped_models
 from talking_heads_utils.reproduce.claims import CLAIMS, PAPER, Claim, judge
-from talking_heads_utils.reproduce.experiments import chapters_of
+from talking_heads_utils.reproduce.experiments import EXPERIMENTS, chapters_of
 from talking_heads_utils.reproduce.store import Finished, finished
 from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict
 
@@ -96,3 +96,35 @@ def not_run(model: str) -> str:
     """What makes a real model's results, as the command to type."""
     dtype = " --dtype bfloat16" if known_models()[model].gigabytes() > 20 else ""
     return f"python -m talking_heads_utils reproduce --model {model}{dtype} --device cuda"
+
+
+def is_finished(model: str | None, chapter: int) -> bool:
+    """Whether every experiment of a chapter is finished for a known real model, so that its page need not run it."""
+    if model not in known_models():
+        return False
+    done = finished(model)
+    return all(e.name in done for e in EXPERIMENTS if e.chapter == chapter)
+
+
+def real_models(chapter: int) -> str:
+    """What a chapter's page says of real models, as Markdown: their verdicts with how they were made, or that they were
+    not run and what runs them."""
+    parts = []
+    for model in (name for name, known in known_models().items() if chapter in known.chapters):
+        results = {model: finished(model)}
+        lines = [
+            f"* {claim.name}: *{verdict.verdict}*. {verdict.measured} (control: {verdict.control})"
+            for claim in CLAIMS
+            if claim.chapter == chapter
+            for verdict in verdicts(results, claim).values()
+            if verdict.verdict != NOT_RUN
+        ]
+        made = next((r.describe() for r in results[model].values() if r.about["chapter"] == chapter), None)
+        run = f"**{model}: not run yet.** This makes its results:\n\n```bash\n{not_run(model)}\n```"
+        parts.append("\n".join([f"**{model}, real model.**\n", *lines, f"\nMade with: {made}."]) if lines else run)
+    return "\n\n".join(parts)
+
+
+def to_run(model: str | None, chapter: int) -> list[str]:
+    """The model that a chapter's page adds to the book's own: none where none is named or its results are finished."""
+    return [] if model is None or is_finished(model, chapter) else [model]

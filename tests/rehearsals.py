@@ -1,0 +1,67 @@
+"""Folders in the Hub's format that stand in for real models: real tokenizer, and random weights where the real ones
+are not at hand. What runs on them rehearses what a GPU with a network will run.
+
+``python tests/rehearsals.py FOLDER`` writes the one that the notebooks are run with.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+TOKENIZER = ("tokenizer_config.json", "vocab.json", "merges.txt")
+
+
+def gpt2(folder: Path, source: Path) -> Path:
+    """GPT-2 small's shape, tokenizer and real attention weights; random MLPs and embeddings."""
+    from safetensors import safe_open
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config.from_pretrained(source))
+    state, taken = model.state_dict(), 0
+    with safe_open(Path(source) / "model.safetensors", "pt") as file:
+        for name in file.keys():
+            if f"transformer.{name}" in state:
+                state[f"transformer.{name}"].copy_(file.get_tensor(name))
+                taken += ".attn.c_" in name
+    assert taken == 4 * model.config.n_layer, "query, key, value and output, weights and biases, of every layer"
+    return _save(model, folder, source)
+
+
+def tiny(family: str, folder: Path, source: Path) -> Path:
+    """A random model of a family, with GPT-2's tokenizer: bfloat16, in shards; llama with grouped heads."""
+    import transformers as tf
+
+    torch.manual_seed(0)
+    vocab, bos = tf.GPT2Config.from_pretrained(source).vocab_size, dict(bos_token_id=50256, eos_token_id=50256)
+    sizes = dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, vocab_size=vocab)
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    config = {
+        "gpt2": lambda: tf.GPT2Config(vocab_size=vocab, n_embd=64, n_layer=4, n_head=4, **bos),
+        "gpt_neox": lambda: tf.GPTNeoXConfig(**sizes, max_position_embeddings=512, rope_parameters=rope, **bos),
+        "llama": lambda: tf.LlamaConfig(
+            **sizes, num_key_value_heads=2, max_position_embeddings=512, rope_parameters=rope, **bos
+        ),
+    }[family]()
+    model = tf.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    return _save(model, folder, source, max_shard_size="3MB")
+
+
+def _save(model, folder: Path, source: Path, **options) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, **options)
+    for name in TOKENIZER:
+        shutil.copyfile(Path(source) / name, folder / name)
+    return folder
+
+
+if __name__ == "__main__":
+    from talking_heads_utils.files import gpt2_source
+
+    where = gpt2_source()
+    if Path(where).is_dir():
+        print(tiny("gpt2", Path(sys.argv[1]), Path(where)))

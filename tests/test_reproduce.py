@@ -1,0 +1,306 @@
+"""`reproduce` from end to end on folders that stand in for real models, and all that may go wrong on the way."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import rehearsals
+import torch
+
+from talking_heads_utils import notebook
+from talking_heads_utils.commands import main
+from talking_heads_utils.errors import ModelError, OptionError, ResultError
+from talking_heads_utils.models import known_models
+from talking_heads_utils.reproduce import experiments, scorecard, store
+from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject, chapters_of
+from talking_heads_utils.reproduce.run import chosen, merge, reproduce
+from talking_heads_utils.runs import batches
+
+TEXTS = Path(__file__).parent.parent / "README.md"
+MINE = [e for e in EXPERIMENTS if e.name in ("crowding", "places", "decoding")]
+
+
+@pytest.fixture(scope="module")
+def source(gpt2_source) -> Path:
+    if not Path(gpt2_source).is_dir():
+        pytest.skip("GPT-2's tokenizer and weights are in no folder; set TALKING_HEADS_GPT2")
+    return Path(gpt2_source)
+
+
+def test_a_folder_in_gpt2s_format_goes_through_every_experiment(source, tmp_path, capsys):
+    folder = rehearsals.gpt2(tmp_path / "gpt2", source)
+    arguments = ["reproduce", "--model", str(folder), "--quick", "--out", str(tmp_path), "--texts", str(TEXTS)]
+    assert main(arguments) == 0
+    results = tmp_path / "rehearsal-gpt2-quick"
+    done = {path.stem: store.load(path) for path in results.glob("*.json")}
+    assert set(done) == {e.name for e in EXPERIMENTS} and not list(results.glob(".*"))
+    assert all("rehearsal" in r.about["shows"] and r.about["quick"] and r.about["checkpoint"] for r in done.values())
+    impossible = {name: result.reason for name, result in done.items() if result.reason}
+    assert all(len(result.table) for name, result in done.items() if name not in impossible)
+    assert set(impossible) <= {"carries", "activity"}, impossible  # random MLPs need not leave an inhibition head
+    assert store.finished("gpt2", tmp_path) == {} and scorecard.to_run("gpt2", 1) == ["gpt2"]
+    capsys.readouterr()
+    assert main(arguments) == 0 and "22 of 22 experiments are there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama"])
+def test_sharded_bfloat16_folders_of_other_families_too(family, source, tmp_path):
+    folder = rehearsals.tiny(family, tmp_path / family, source)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    s = Subject(str(folder), quick=True, texts=TEXTS, dtype=torch.bfloat16)
+    results, failed = reproduce(s, EXPERIMENTS, tmp_path, say=lambda line: None)
+    done = {path.stem: store.load(path) for path in results.glob("*.json")}
+    assert not failed and set(done) == {e.name for e in EXPERIMENTS}
+    assert {name for name, r in done.items() if r.reason} <= {"carries", "activity"}
+    assert done["parts"].about["dtype"] == "bfloat16" and done["parts"].about["revision"] is None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Three experiments on the planted model in one go."""
+    folder, failed = reproduce(Subject("planted", quick=True), MINE, tmp_path_factory.mktemp("whole"))
+    assert not failed
+    return folder
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(whole, tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments.positional, "accuracy_by_place", stop)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(Subject("planted", quick=True), MINE, tmp_path)
+    folder = tmp_path / whole.name
+    assert {path.name for path in folder.iterdir()} == {
+        f"{n}.{e}" for n in ("decoding", "crowding") for e in ("json", "parquet")
+    }
+    monkeypatch.undo()
+    said = []
+    reproduce(Subject("planted", quick=True), MINE, tmp_path, say=said.append)
+    assert "2 of 3 experiments are there" in said[0] and said[1].startswith("1/1 places")
+    assert_same(whole, folder)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    tables = {path.name: pd.read_parquet(path) for path in one.glob("*.parquet")}
+    assert {path.name for path in other.glob("*.parquet")} == set(tables) and tables
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(pd.read_parquet(other / name), table)
+
+
+def test_three_shards_in_processes_of_their_own_are_one_run(tmp_path):
+    start = [
+        sys.executable,
+        "-m",
+        "talking_heads_utils",
+        "reproduce",
+        "--model",
+        "planted",
+        "--chapters",
+        "2",
+        "--quick",
+    ]
+    runs = [["--shard", f"{i}/3", "--out", str(tmp_path / f"part-{i}")] for i in range(3)] + [["--out", str(tmp_path)]]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for process in [subprocess.Popen([*start, *run], env=environment, stdout=subprocess.DEVNULL) for run in runs]:
+        assert process.wait() == 0
+    parts = [str(tmp_path / f"part-{i}" / "planted-quick") for i in range(3)]
+    assert main(["merge", *parts, "--out", str(tmp_path / "merged")]) == 0
+    assert_same(tmp_path / "planted-quick", tmp_path / "merged")
+    sizes = [len(list(Path(part).glob("*.json"))) for part in parts]
+    assert sum(sizes) == 5 and min(sizes) > 0
+
+
+def test_parts_of_different_runs_are_not_merged(whole, tmp_path):
+    other = shutil.copytree(whole, tmp_path / "other")
+    rewritten(other / "places.json", seed=7)
+    with pytest.raises(ResultError, match="not of one run"):
+        merge([whole, other], tmp_path / "merged")
+    with pytest.raises(ResultError, match="are no results"):
+        merge([tmp_path], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    assert main(["merge", str(tmp_path / "nothing"), "--out", str(tmp_path / "merged")]) == 2
+
+
+def rewritten(path: Path, **changes) -> Path:
+    """A finished result that says something else of itself, with a sum that fits."""
+    import pyarrow.parquet as pq
+
+    from talking_heads_utils import result_files
+
+    about = json.loads(path.read_text()) | changes
+    about.pop("sha256")
+    return result_files.write(about, pq.read_table(path.with_suffix(".parquet")), path.with_suffix(".parquet"))
+
+
+def test_results_of_another_run_are_never_overwritten(whole, tmp_path):
+    for changes, told in (({"seed": 7}, "seed 7, not 0"), ({"code": "0.0.1"}, "code '0.0.1'")):
+        folder = shutil.copytree(whole, tmp_path / str(changes) / whole.name)
+        rewritten(folder / "places.json", **changes)
+        before = (folder / "places.json").read_bytes()
+        with pytest.raises(ResultError, match=told):
+            reproduce(Subject("planted", quick=True), MINE, folder.parent)
+        assert (folder / "places.json").read_bytes() == before
+
+
+def test_a_page_shows_nothing_that_is_not_what_it_says(whole, tmp_path):
+    known = known_models()["gpt2"]
+    for changes, shown in (
+        ({}, False), ({"model": "gpt2"}, False), ({"model": "gpt2", "quick": False}, False),
+        ({"model": "gpt2", "quick": False, "revision": "f" * 40}, False),
+        ({"model": "gpt2", "quick": False, "revision": known.revision, "code": "0.0.1"}, False),
+        ({"model": "gpt2", "quick": False, "revision": known.revision}, True),
+    ):  # fmt: skip
+        shutil.rmtree(tmp_path / "gpt2", ignore_errors=True)
+        shutil.copytree(whole, tmp_path / "gpt2")
+        for path in (tmp_path / "gpt2").glob("*.json"):
+            rewritten(path, **changes)
+        if shown:
+            assert set(store.finished("gpt2", tmp_path)) == {e.name for e in MINE}
+        else:
+            with pytest.raises(ResultError, match="must not stand for gpt2"):
+                store.finished("gpt2", tmp_path)
+
+
+def test_a_damaged_result_is_refused_and_a_full_disk_leaves_nothing(whole, tmp_path, monkeypatch):
+    damaged = shutil.copytree(whole, tmp_path / "a" / whole.name)
+    table = damaged / "places.parquet"
+    table.write_bytes(table.read_bytes()[:-9])
+    with pytest.raises(ResultError, match="damaged"):
+        reproduce(Subject("planted", quick=True), MINE, tmp_path / "a")
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    with pytest.raises(OptionError, match="Is the disk full"):
+        reproduce(Subject("planted", quick=True), MINE[:1], tmp_path / "b")
+    assert list((tmp_path / "b" / whole.name).iterdir()) == []
+
+
+def test_without_a_network_one_line_says_so(tmp_path, capsys):
+    assert main(["reproduce", "--model", "EleutherAI/pythia-160m", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and list(tmp_path.iterdir()) == []
+    for bad in (["--chapters", "5"], ["--shard", "3/3"], ["--seed", "-1"], ["--texts", str(tmp_path / "none.txt")]):
+        assert main(["reproduce", "--model", "planted", "--out", str(tmp_path), *bad]) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_an_experiment_that_cannot_be_fetched_is_left_for_later(tmp_path, source):
+    folder = rehearsals.tiny("gpt2", tmp_path / "small", source)
+    activity = [e for e in EXPERIMENTS if e.name in ("activity", "agreement")]
+    results, failed = reproduce(Subject(str(folder), quick=True), activity, tmp_path, say=lambda line: None)
+    assert [line.split(":")[0] for line in failed] == ["activity"] or store.load(results / "activity.json").reason
+    assert (results / "agreement.json").exists()
+
+
+def test_out_of_memory_halves_the_batch_and_says_so():
+    sizes, said = [], []
+
+    def work():
+        sizes.append(batches.size(64))
+        if sizes[-1] > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sizes[-1]
+
+    assert batches.halving(work, said.append) == 16 and sizes == [64, 32, 16]
+    assert said == [f"memory ran out; once more in batches of 1/{k} of the usual size" for k in (2, 4)]
+    assert batches.size(64) == 64 and batches.size(0) == 1
+    with pytest.raises(ModelError, match="1/256"):
+        batches.halving(raising(MemoryError()), said.append)
+    with pytest.raises(RuntimeError, match="another"):
+        batches.halving(raising(RuntimeError("another error")), said.append)
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+def test_smaller_batches_give_the_same_tables():
+    s = Subject("mini-icl", quick=True)
+    names = ("accuracy", "patch", "parts")
+    usual = {e.name: e.run(s) for e in EXPERIMENTS if e.name in names}
+    with batches.divided_by(16):
+        for e in EXPERIMENTS:
+            if e.name in names:
+                pd.testing.assert_frame_equal(e.run(s), usual[e.name], atol=1e-4)
+
+
+def test_every_experiment_of_a_chapter_falls_to_one_shard():
+    parts = [chosen((1, 2, 3, 4), (i, 3)) for i in range(3)]
+    assert sorted(e.name for part in parts for e in part) == sorted(e.name for e in EXPERIMENTS)
+    weights = [sum(e.weight for e in part) for part in parts]
+    assert max(weights) < 1.3 * min(weights)
+    assert [e.chapter for e in chosen((2,))] == [2] * 5
+    assert chapters_of("planted") == (1, 2, 3) and chapters_of("mini-icl") == (4,) == chapters_of(
+        "meta-llama/Meta-Llama-3-8B"
+    )
+
+
+def test_the_place_where_a_notebook_runs(monkeypatch):
+    monkeypatch.delenv(notebook.MODEL_VARIABLE, raising=False)
+    assert notebook.model_to_add() is None and notebook.device() == "cpu"
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    assert notebook.model_to_add() == "gpt2" and "gpt2 needs 0.5 GB" in notebook.prepare("gpt2")
+    assert "No model is added" in notebook.prepare(None)
+    monkeypatch.setattr(notebook, "free_memory", lambda device: 10_000_000)
+    assert "too little" in notebook.prepare("gpt2")
+    monkeypatch.setenv(notebook.MODEL_VARIABLE, "planted")
+    assert notebook.model_to_add() == "planted"
+    assert (
+        notebook.dtype_for("meta-llama/Meta-Llama-3-8B") == torch.bfloat16
+        and notebook.dtype_for("gpt2") == torch.float32
+    )
+
+
+def test_the_token_of_a_gated_model_comes_from_colabs_secrets(monkeypatch):
+    class Secrets:
+        SecretNotFoundError, NotebookAccessError = KeyError, PermissionError
+        kept = {"HF_TOKEN": "hf_1"}
+
+        def get(self, name):
+            return self.kept[name]
+
+    colab = type(sys)("google.colab")
+    colab.userdata = Secrets()
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    notebook.prepare("meta-llama/Meta-Llama-3-8B")
+    assert os.environ["HF_TOKEN"] == "hf_1"
+    monkeypatch.delenv("HF_TOKEN")
+    Secrets.kept = {}
+    notebook.prepare("meta-llama/Meta-Llama-3-8B")
+    assert "HF_TOKEN" not in os.environ
+
+
+def test_shipped_results_are_what_the_code_gives_today():
+    """One cheap experiment of each kind, made again."""
+    for model, name in (("mini-icl", "parts"), ("planted", "reach")):
+        kept = store.finished(model)[name]
+        again = next(e for e in EXPERIMENTS if e.name == name).run(Subject(model))
+        pd.testing.assert_frame_equal(again.reset_index(drop=True), kept.table, atol=2e-3, check_dtype=False)
+
+
+def test_every_toy_of_the_scorecard_was_run_whole():
+    for model, done in scorecard.all_results().items():
+        if model in known_models():
+            continue
+        assert set(done) == {e.name for e in EXPERIMENTS if e.chapter in chapters_of(model)}, model
+        assert all(model.split("/")[0] in r.about["shows"].lower() for r in done.values())
+
+
+def test_a_real_models_results_are_preferred_to_running_it(monkeypatch):
+    about = store.Finished({"not_possible": None}, pd.DataFrame())
+    done = {e.name: about for e in EXPERIMENTS if e.chapter == 2}
+    monkeypatch.setattr(scorecard, "finished", lambda model, root=None: done if model == "gpt2" else {})
+    assert scorecard.to_run("gpt2", 2) == [] and scorecard.to_run("gpt2", 3) == ["gpt2"]
+    assert scorecard.to_run(None, 2) == [] and scorecard.to_run("a/folder", 2) == ["a/folder"]

@@ -1,0 +1,170 @@
+"""Verdicts follow from tables by rules: each rule is shown a table for every verdict that it can give."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from talking_heads_utils.models import known_models
+from talking_heads_utils.reproduce import claims, scorecard
+from talking_heads_utils.reproduce.claims import CLAIMS, judge
+from talking_heads_utils.reproduce.experiments import EXPERIMENTS
+from talking_heads_utils.reproduce.store import Finished
+from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED
+
+
+def agreement(low, high, null):
+    return pd.DataFrame([{
+        "Spearman": (low + high) / 2, "95% interval": f"{low:.2f} to {high:.2f}", "components": 72, "prompts": 200,
+        "shuffled within heads, largest": null, "rotated bases, mean": 0.1,
+    }])  # fmt: skip
+
+
+def removal(own, random):
+    change = "change of I(m)"
+    named = [("untouched", "nothing", 0.0), ("channel", "L1H0.1", own), *(("random", "L1H2.0", r) for r in random)]
+    rows = [{"kind": kind, "removed": name, "I(m)": 0.9, change: v, f"{change} low": v - 0.1, f"{change} high": v + 0.1}
+            for kind, name, v in named]  # fmt: skip
+    return pd.DataFrame(rows).assign(n=100)
+
+
+def decoding(own, random):
+    named = ((claims.COMPONENTS, own), (claims.RANDOM_TRIPLES, random))
+    rows = [dict(subspace=name, right=v, low=v - 0.05, high=v + 0.05) for name, v in named]
+    return pd.DataFrame(rows).assign(split="across wordings", carries="place", n_items=6, chance=1 / 6, n=200)
+
+
+def reach(own, random):
+    named = ((claims.COMPONENTS, own), ("random 1", random))
+    rows = [dict(along=along, place=p, steered=v, low=v - 0.05, high=v + 0.05)
+            for along, values in named for p, v in enumerate(values)]  # fmt: skip
+    return pd.DataFrame(rows).assign(plain=0.3, n=50)
+
+
+def crowding(short, long, apart):
+    ends = ((3, short, 5.0), (12, long, apart))
+    rows = [dict(n_items=n, accuracy=a, low=a - 0.05, high=a + 0.05, apart=d, n=120) for n, a, d in ends]
+    return pd.DataFrame(rows)
+
+
+def places(accuracy):
+    return pd.DataFrame([dict(n_items=8, place=p, accuracy=a, n=20) for p, a in enumerate(accuracy)])
+
+
+def steering(gain, low, high, random):
+    ours = ("one setting per place", gain, low, high, random)
+    rows = [("one setting", 1, -5, 7, 0), ours, ("oracle per prompt", 60, 50, 70, 55)]
+    return pd.DataFrame([{"strategy": s, "n_items": "12", "gain, points": g, "95% interval": f"{a:.0f} to {b:.0f}",
+                          "random directions, points": r, "n": 100} for s, g, a, b, r in rows])  # fmt: skip
+
+
+def edits(gain, low, high, beyond):
+    rows = [
+        ("gradient", gain, low, high, beyond),
+        ("random gradient", 2, -3, 7, ""),
+        ("grid", 1, -5, 8, "-1 (-6 to +4)"),
+    ]
+    rows += [("random grid", 2, -3, 7, "")]
+    table = pd.DataFrame(rows, columns=["edit", "gain", "low", "high", "beyond random"])
+    return table.assign(prompts="held-out prompts", before=0.5, n=160)
+
+
+def activity(own, control):
+    named = ((True, own), (False, control))
+    rows = [dict(inhibition=kind, component=f"L{k}H{int(kind)}.0", category=category, ratio=v)
+            for kind, values in named for k, v in enumerate(values)
+            for category in ("comma in a list", "other")]  # fmt: skip
+    return pd.DataFrame(rows).assign(n=30, texts="a text")
+
+
+def patch(plain, last, copied):
+    named = (("nothing", plain, 0.2), ("layers out", last, copied))
+    rows = [dict(set=name, layer=layer, about=v if layer == 2 else 0.1, copied=c if layer == 3 else 0.0)
+            for name, v, c in named for layer in (-2, -1, 0, 1, 2, 3)]  # fmt: skip
+    return pd.DataFrame(rows).assign(b=claims.OTHER_FUNCTION, n=64)
+
+
+def heads(*needed):
+    return pd.DataFrame({"components for 90%": needed}).assign(**{"of": 64, "stable rank": 2.0})
+
+
+@pytest.mark.parametrize("rule, table, verdict", [
+    (claims.predicted, agreement(0.5, 0.6, 0.2), SUPPORTED),
+    (claims.predicted, agreement(0.1, 0.3, 0.2), UNDECIDED),
+    (claims.predicted, agreement(0.0, 0.1, 0.2), NOT_SUPPORTED),
+    (claims.concentrated, heads(1, 2, 5), SUPPORTED),
+    (claims.concentrated, heads(2, 4, 5), NOT_SUPPORTED),
+    (claims.concentrated, heads(), UNDECIDED),
+    (claims.lowers, removal(-0.5, (-0.1, 0.0)), SUPPORTED),
+    (claims.lowers, removal(-0.5, (-0.6, 0.0)), UNDECIDED),
+    (claims.lowers, removal(-0.05, (0.0, 0.0)), NOT_SUPPORTED),
+    (claims.indexes, decoding(0.9, 0.3), SUPPORTED),
+    (claims.indexes, decoding(0.45, 0.3), UNDECIDED),
+    (claims.indexes, decoding(0.3, 0.3), NOT_SUPPORTED),
+    (claims.traversed, reach((0.9, 0.8, 0.7), (0.4, 0.3, 0.3)), SUPPORTED),
+    (claims.traversed, reach((0.9, 0.4, 0.3), (0.4, 0.3, 0.3)), UNDECIDED),
+    (claims.traversed, reach((0.4, 0.4, 0.3), (0.4, 0.3, 0.3)), NOT_SUPPORTED),
+    (claims.crowds, crowding(0.95, 0.4, 1.0), SUPPORTED),
+    (claims.crowds, crowding(0.95, 0.4, 9.0), UNDECIDED),
+    (claims.crowds, crowding(0.95, 0.93, 1.0), NOT_SUPPORTED),
+    (claims.order_matters, places((1, 1, 1, 0.2, 0.2)), SUPPORTED),
+    (claims.order_matters, places((0.6, 0.5, 0.55, 0.6)), NOT_SUPPORTED),
+    (claims.order_matters, places((1, 1, 1)), UNDECIDED),
+    (claims.steering_gains, steering(40, 30, 50, 6), SUPPORTED),
+    (claims.steering_gains, steering(25, 5, 45, 6), UNDECIDED),
+    (claims.steering_gains, steering(5, -5, 15, 6), NOT_SUPPORTED),
+    (claims.edit_gains, edits(30, 20, 40, "+28 (+18 to +38)"), SUPPORTED),
+    (claims.edit_gains, edits(10, 2, 25, "+5 (-3 to +12)"), UNDECIDED),
+    (claims.edit_gains, edits(3, -4, 9, "+1 (-3 to +6)"), NOT_SUPPORTED),
+    (claims.in_lists, activity((4.0, 3.0), (1.0, 2.0)), SUPPORTED),
+    (claims.in_lists, activity((4.0, 0.5), (1.0, 2.0)), UNDECIDED),
+    (claims.in_lists, activity((0.9, 0.5), (1.0, 2.0)), NOT_SUPPORTED),
+    (claims.copies_late, patch(0.8, 0.1, 0.9), SUPPORTED),
+    (claims.copies_late, patch(0.8, 0.7, 0.9), NOT_SUPPORTED),
+    (claims.copies_late, patch(0.1, 0.1, 0.9), UNDECIDED),
+])  # fmt: skip
+def test_each_rule_gives_each_verdict_where_it_is_due(rule, table, verdict):
+    found = rule(table)
+    assert found.verdict == verdict and found.measured and found.control
+    assert "nan" not in found.measured + found.control
+
+
+def test_order_by_chance_is_seldom_called_order():
+    rng = np.random.default_rng(0)
+    called = [claims.order_matters(places(rng.binomial(20, 0.6, 8) / 20), 500).verdict == SUPPORTED for _ in range(100)]
+    assert sum(called) <= 12
+
+
+def test_every_claim_has_an_experiment_a_figure_and_both_sources():
+    names = {e.name: e.chapter for e in EXPERIMENTS}
+    root = scorecard.Path(__file__).parent.parent
+    for claim in CLAIMS:
+        assert claim.needs in names and claim.rule.__doc__ or claim.rule.__name__.startswith("_"), claim.name
+        page = (root / claims.CHAPTERS[claim.chapter]).read_text(encoding="utf-8")
+        assert f'name=\\"{claim.where}\\"' in page, claim.link
+        assert scorecard.said(claim)
+    assert len(CLAIMS) >= 17 and {c.source for c in CLAIMS} == {claims.PAPER, claims.POST}
+    assert len({c.name for c in CLAIMS}) == len(CLAIMS)
+
+
+def test_a_real_model_without_results_is_said_to_be_not_run_and_a_toy_never_stands_for_it():
+    results = scorecard.all_results()
+    counted = scorecard.counts(results)
+    for model, known in known_models().items():
+        if not results[model]:
+            asked = sum(c.chapter in known.chapters for c in CLAIMS)
+            assert counted[model][scorecard.NOT_RUN] == asked == sum(counted[model].values())
+    html = scorecard.as_html(results)
+    assert html.count("<tr>") == len(CLAIMS) + 1 and html.count(scorecard.NOT_RUN) == sum(
+        of[scorecard.NOT_RUN] for of in counted.values()
+    )
+    assert "class='toy'><span class='mark'>·" not in html
+
+
+def test_what_could_not_be_asked_is_told_with_its_reason():
+    reason = Finished({"not_possible": "the tokenizer splits 23"}, pd.DataFrame())
+    results = {"gpt2": {"pairs": reason}}
+    claim = next(c for c in CLAIMS if c.needs == "pairs")
+    found = scorecard.verdicts(results, claim)["gpt2"]
+    assert found.verdict == scorecard.NOT_POSSIBLE and found.measured == "the tokenizer splits 23"
+    assert judge(claim, {}) is None
+    assert "not run yet" in scorecard.real_models(4) and "--dtype bfloat16" in scorecard.real_models(4)
