@@ -27,7 +27,8 @@ book: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks/
+	TALKING_HEADS_MODEL=$$($(BIN)/python tests/rehearsals.py $(abspath _build/rehearsal/gpt2)) \
+	    $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/
 
 serve: book
 	$(BIN)/python -m http.server --directory $(SITE) --bind 127.0.0.1 $(PORT)

@@ -140,9 +140,10 @@ def traversed(table: pd.DataFrame) -> Verdict:
 
 
 def crowds(table: pd.DataFrame) -> Verdict:
-    """Supported if both accuracy (intervals apart) and the distance of places fall from the shortest to the longest."""
+    """Supported if accuracy falls from the shortest to the longest lists (intervals apart) and places, which were a
+    spread or more apart, come closer; undecided where it falls but places never were apart: then nothing can crowd."""
     short, long = table.loc[table["n_items"].idxmin()], table.loc[table["n_items"].idxmax()]
-    falls, closer = long["high"] < short["low"], long["apart"] < short["apart"]
+    falls, closer = long["high"] < short["low"], long["apart"] < short["apart"] and short["apart"] >= 1
     verdict = SUPPORTED if falls and closer else NOT_SUPPORTED if not falls else UNDECIDED
     return Verdict(
         "",

@@ -82,8 +82,9 @@ class Subject:
     @cached_property
     def bench(self) -> editing.Bench:
         """Chapter 3's."""
+        size = dict(n_components=3, n_draws=1) if self.quick else dict(n_components=6, n_draws=2)
         return editing.bench(
-            self.model, n_items=CROWDED, n_prompts=self.n(80), n_draws=2, seed=self.seed, device=self.device
+            self.model, n_items=CROWDED, n_prompts=self.n(80), seed=self.seed, device=self.device, **size
         )
 
     @cached_property
