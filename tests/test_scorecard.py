@@ -11,6 +11,8 @@ from talking_heads_utils.reproduce.experiments import EXPERIMENTS
 from talking_heads_utils.reproduce.store import Finished
 from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 
+EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
+
 
 def agreement(low, high, null):
     return pd.DataFrame([{
@@ -136,10 +138,12 @@ def test_order_by_chance_is_seldom_called_order():
 
 
 def test_every_claim_has_an_experiment_a_figure_and_both_sources():
-    names = {e.name: e.chapter for e in EXPERIMENTS}
+    names = EXPERIMENT_NAMES
     root = scorecard.Path(__file__).parent.parent
     for claim in CLAIMS:
-        assert claim.needs in names and claim.rule.__doc__ or claim.rule.__name__.startswith("_"), claim.name
+        assert claim.needs in {*names, claims.WEIGHTS} and claim.rule.__doc__ or claim.rule.__name__.startswith("_"), (
+            claim.name
+        )
         page = (root / claims.CHAPTERS[claim.chapter]).read_text(encoding="utf-8")
         assert f'name=\\"{claim.where}\\"' in page, claim.link
         assert scorecard.said(claim)
@@ -152,13 +156,22 @@ def test_a_real_model_without_results_is_said_to_be_not_run_and_a_toy_never_stan
     counted = scorecard.counts(results)
     for model, known in known_models().items():
         if not results[model]:
-            asked = sum(c.chapter in known.chapters for c in CLAIMS)
+            asked = sum(c.chapter in known.chapters and c.needs in EXPERIMENT_NAMES for c in CLAIMS)
             assert counted[model][scorecard.NOT_RUN] == asked == sum(counted[model].values())
     html = scorecard.as_html(results)
-    assert html.count("<tr>") == len(CLAIMS) + 1 and html.count(scorecard.NOT_RUN) == sum(
-        of[scorecard.NOT_RUN] for of in counted.values()
-    )
-    assert "class='toy'><span class='mark'>·" not in html
+    assert html.count("<tr id='claim-") == len(CLAIMS) == scorecard.as_matrix(results).count(
+        "href='#claim-"
+    ) and html.count(scorecard.NOT_RUN) == sum(of[scorecard.NOT_RUN] for of in counted.values())
+    assert "class='toy'><span class='verdict'>·" not in html
+
+
+def test_the_real_weights_have_a_row_and_a_column_of_their_own():
+    results = scorecard.all_results()
+    first = scorecard.verdicts(results, CLAIMS[0])
+    assert set(first) == {scorecard.REAL_WEIGHTS} and first[scorecard.REAL_WEIGHTS].verdict == SUPPORTED
+    assert all(scorecard.REAL_WEIGHTS not in scorecard.verdicts(results, claim) for claim in CLAIMS[1:])
+    table = results[scorecard.REAL_WEIGHTS][claims.WEIGHTS].table
+    assert claims.stand_out(table.assign(p=0.2)).verdict == NOT_SUPPORTED
 
 
 def test_what_could_not_be_asked_is_told_with_its_reason():

@@ -58,6 +58,18 @@ class Claim:
         return f"{CHAPTERS[self.chapter]}#{self.where}"
 
 
+def stand_out(table: pd.DataFrame) -> Verdict:
+    """Supported if the best components' z of the published heads beats all but 5% of the other choices of heads."""
+    row = table.iloc[0]
+    return Verdict(
+        "",
+        f"mean z of the {row['writers']} heads' best components in {row['readers']} name movers {row['observed']:.1f}, "
+        f"exact p = {row['p']:.4f}",
+        f"{row['null_mean']:.1f} on average over all {row['n']:,} choices of as many heads of the same layers",
+        SUPPORTED if row["p"] < 0.05 else NOT_SUPPORTED,
+    )
+
+
 def predicted(table: pd.DataFrame) -> Verdict:
     """Supported if the rank correlation of scores and effects lies above every shuffle within heads (lower end)."""
     row = table.iloc[0]
@@ -269,7 +281,17 @@ def _backups(table: pd.DataFrame) -> Verdict:
     return icl.backups(table[real], table[~real])
 
 
+WEIGHTS = "weights"  # needs no experiment: the scores that ship with the book
 CLAIMS = (
+    Claim(
+        "Published inhibition heads speak to name movers through single components, by weights alone",
+        PAPER,
+        UNREAD,
+        1,
+        "fig-ranks",
+        WEIGHTS,
+        stand_out,
+    ),
     Claim(
         "Channels between heads are predicted from weights alone",
         PAPER,

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from talking_heads_utils import links, roles
 from talking_heads_utils.icl import post
 from talking_heads_utils.models import PLANTED, known_models, shipped_models
-from talking_heads_utils.reproduce.claims import CLAIMS, PAPER, Claim, judge
+from talking_heads_utils.reproduce.claims import CLAIMS, PAPER, WEIGHTS, Claim, judge
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, chapters_of
 from talking_heads_utils.reproduce.store import Finished, finished
+from talking_heads_utils.scores import load_shipped_scores
 from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict
 
+REAL_WEIGHTS = "gpt2, weights alone"
 NOT_RUN, NOT_POSSIBLE = "not run yet", "not possible"
 TOYS = (PLANTED, "mini-token/early", "mini-token", "mini-place", "mini-icl", "mini-icl-plain", "mini-icl-noisy")
 MARKS = {SUPPORTED: "✓", NOT_SUPPORTED: "✗", UNDECIDED: "?", NOT_RUN: "·", NOT_POSSIBLE: "–"}
@@ -27,23 +30,31 @@ def verdicts(results: Mapping[str, Mapping[str, Finished]], claim: Claim) -> dic
     """Model -> verdict on a claim, for models whose chapters hold it; a toy that was not asked is left out."""
     found = {}
     for model, done in results.items():
-        if claim.chapter not in chapters_of(model):
-            continue
         result = done.get(claim.needs)
         if result is None:
-            if model in known_models():
+            if model in known_models() and claim.chapter in chapters_of(model) and claim.needs != WEIGHTS:
                 found[model] = Verdict(claim.name, "", "", NOT_RUN)
         elif result.reason:
             found[model] = Verdict(claim.name, result.reason, "", NOT_POSSIBLE)
-        else:
-            verdict = judge(claim, {claim.needs: result.table})
-            found |= {} if verdict is None else {model: verdict}
+        elif verdict := judge(claim, {claim.needs: result.table}):
+            found[model] = verdict
     return found
 
 
 def all_results(root: Path | None = None) -> dict[str, dict[str, Finished]]:
     """Model -> its finished experiments, for every model of the scorecard. Raises as :func:`store.finished` does."""
-    return {model: finished(model, root) for model in models()}
+    return {REAL_WEIGHTS: {WEIGHTS: weights_alone()}} | {model: finished(model, root) for model in models()}
+
+
+def weights_alone() -> Finished:
+    """What GPT-2 small's real weights say of its published heads, from the scores that ship with the book."""
+    import pandas as pd
+
+    scores, heads = load_shipped_scores(), roles.gpt2_small_roles()
+    writers, readers = heads[roles.S_INHIBITION], heads[roles.NAME_MOVER]
+    test = links.best_z_test(scores, writers, readers, "Q")
+    row = test._asdict() | {"writers": len(writers), "readers": len(readers)}
+    return Finished(dict(scores.about) | {"not_possible": None}, pd.DataFrame([row]))
 
 
 def said(claim: Claim) -> str:
@@ -58,14 +69,33 @@ def said(claim: Claim) -> str:
     return post.said()[claim.said] if claim.said else late
 
 
+def as_matrix(results: Mapping[str, Mapping[str, Finished]]) -> str:
+    """The scorecard at a glance: a row per claim, a column per model, a mark for each verdict."""
+    found = [verdicts(results, claim) for claim in CLAIMS]
+    heads = "".join(f"<th scope='col'><span>{escape(model)}</span></th>" for model in results)
+    rows = []
+    for number, (claim, by_model) in enumerate(zip(CLAIMS, found), 1):
+        cells = "".join(
+            f"<td title='{escape(model)}: {v.verdict}'><span aria-hidden='true'>{MARKS[v.verdict]}</span>"
+            f"<span class='visually-hidden'>{v.verdict}</span></td>"
+            if (v := by_model.get(model)) else "<td></td>"
+            for model in results
+        )  # fmt: skip
+        row = f"<th scope='row'>{number}. <a href='#claim-{number}'>{escape(claim.name)}</a></th>"
+        rows.append(f"<tr>{row}{cells}</tr>")
+    head = f"<thead><tr><th scope='col'>claim</th>{heads}</tr></thead>"
+    return f"<table class='claims'>{head}<tbody>{''.join(rows)}</tbody></table>"
+
+
 def as_html(results: Mapping[str, Mapping[str, Finished]]) -> str:
-    """The scorecard as a table: a row per claim; within it a line per model, with what was measured and its control."""
+    """The scorecard in full: a row per claim; within it a line per model, with what was measured and its control."""
     rows = []
     for number, claim in enumerate(CLAIMS, 1):
         lines = [_line(model, verdict) for model, verdict in verdicts(results, claim).items()]
-        where = f'<a href="{escape(claim.link.replace(".ipynb", ".html"))}">chapter {claim.chapter}</a>'
+        where = f'<a href="../{escape(claim.link.replace(".ipynb", ".html"))}">chapter {claim.chapter}</a>'
         rows.append(
-            f"<tr><th scope='row'>{number}. {escape(claim.name)}<br><small>the {claim.source}; {where}</small></th>"
+            f"<tr id='claim-{number}'><th scope='row'>{number}. {escape(claim.name)}<br>"
+            f"<small>the {claim.source}; {where}</small></th>"
             f"<td>{escape(said(claim))}</td><td>{''.join(lines)}</td></tr>"
         )
     head = "<tr><th scope='col'>claim</th><th scope='col'>theirs</th><th scope='col'>ours, by model</th></tr>"
@@ -73,11 +103,11 @@ def as_html(results: Mapping[str, Mapping[str, Finished]]) -> str:
 
 
 def _line(model: str, verdict: Verdict) -> str:
-    kind = "real" if model in known_models() else "toy"
+    kind = "toy" if model in TOYS else "real"
     measured = f": {verdict.measured}" if verdict.measured else ""
     control = f" <small>Control: {escape(verdict.control)}.</small>" if verdict.control else ""
     return (
-        f"<p class='{kind}'><span class='mark'>{MARKS[verdict.verdict]}</span> <b>{escape(model)}</b> "
+        f"<p class='{kind}'><span class='verdict'>{MARKS[verdict.verdict]}</span> <b>{escape(model)}</b> "
         f"<em>{verdict.verdict}</em>{escape(measured)}{control}</p>"
     )
 
