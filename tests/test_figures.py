@@ -102,6 +102,20 @@ def test_the_circuit_counts_its_edges(scores):
     assert len(frame.data[1].x) == 4
 
 
+def test_the_landing_figure_counts_what_its_slider_leaves(scores):
+    figure = circuit.link_figure(scores, ROLES, LINKS[0], thresholds=[0, 1, 2], start=1)
+    for frame, step in zip(figure.frames, figure.layout.sliders[0].steps, strict=True):
+        edges = links.edges_above(scores, ROLES, LINKS[0], float(frame.name))
+        known = sum(edge[3] for edge in edges)
+        assert step.args[0] == (frame.name,)
+        assert (len(frame.data[1].x), len(frame.data[3].x)) == (known, len(edges) - known)
+        even = len(edges) * 4 / 16  # published pairs over all pairs of an earlier head and a reader
+        title = f"{len(edges)} edges with z of {frame.name} or more: {known} of the 4<br>"
+        assert frame.layout.title.text == f"{title}published ones; spread evenly it would be {even:.1f}"
+    assert figure.layout.title.text == figure.frames[1].layout.title.text
+    assert list(figure.data[3].text) == list(figure.frames[1].data[3].text)
+
+
 def test_a_figure_for_the_page_carries_caption_and_alternative_text(scores, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
