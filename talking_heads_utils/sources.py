@@ -43,6 +43,7 @@ def locate(name: str) -> Place:
         found = found.func
     elif isinstance(found, property):
         found = found.fget
+    found = inspect.unwrap(found) if callable(found) else found  # torch.no_grad() and the like
     root = Path(talking_heads_utils.__file__).parent.parent
     try:
         path = Path(inspect.getsourcefile(found) or "").relative_to(root).as_posix()

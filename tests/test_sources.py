@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
         ("scores.CompositionScores.pair", "scores.py", "    def pair(", "        return block.score"),
         ("inhibition.study.Study.effects", "inhibition/study.py", "    @cached_property", "        return component"),
         ("inhibition.study.Study.mover", "inhibition/study.py", "    @property", "        return self.found"),
+        ("icl.engine.run_end", "icl/engine.py", "@torch.no_grad()", "    return EndRun("),
         ("labels.Head", "labels.py", "@dataclass", "        return cls("),
     ],
 )
