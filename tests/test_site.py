@@ -92,7 +92,7 @@ def test_pages_fit_ask_no_other_host_and_make_no_error(driver, page, size):
     assert asked and not [url for url in asked if not re.match(r"(file|data|blob|about|chrome):", url)]
 
 
-@pytest.mark.parametrize(("page", "n"), [(CHAPTER, 12), ("notebooks/02_positional_subspace.html", 7)])
+@pytest.mark.parametrize(("page", "n"), [(CHAPTER, 13), ("notebooks/02_positional_subspace.html", 7)])
 def test_every_figure_is_drawn_numbered_captioned_and_described(driver, page, n):
     open_page(driver, page)
     plots = driver.find_elements("css selector", ".plotly-graph-div")
