@@ -27,6 +27,7 @@ Import what you need from the submodule that holds it; importing the package its
 ``editing``         chapter 3: edits of single components, applied, baked, searched for, judged
 ``links``           the known links of a circuit, looked up in the scores
 ``statistics``      intervals and exact tests
+``sources``         where a function stands in the repository
 ``data_dictionary`` what the files in ``data/`` hold, field by field
 ``citation``        how to cite the book
 ``figures``         plotly figures; they take results, never a model

@@ -130,6 +130,23 @@ def published_edges(
     return edges
 
 
+def edges_above(
+    scores: CompositionScores, roles: Roles, link: Link, least_z: float
+) -> list[tuple[Head, Head, str, bool]]:
+    """Every earlier head of which a reader of the link reads some component with at least this z: writer, reader, what
+    the two and the strongest component are called, and whether the literature links the two."""
+    writers, readers, kind = link
+    z = scores.best_z(kind)
+    edges = []
+    for reader in roles[readers]:
+        block, _ = scores.block(reader, kind)
+        for layer, head in (z[:, :, reader.layer, reader.head] >= least_z).nonzero().tolist():
+            best = Component(layer, head, int(block.z[layer, head, :, reader.head].nan_to_num(nan=-torch.inf).argmax()))
+            text = f"{best} → {reader}<br>z = {z[layer, head, reader.layer, reader.head]:.1f}"
+            edges.append((Head(layer, head), reader, text, Head(layer, head) in roles[writers]))
+    return edges
+
+
 def share_of_head(scores: CompositionScores, writer: Head, reader: Head, kind: str) -> tuple[Component, float]:
     """The component that carries most of a head-level score, and the share of its square that it carries.
 

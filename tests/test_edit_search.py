@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -238,6 +239,16 @@ def test_removal_scales_and_figures_show_what_was_measured(planted):
     assert len(figure.data) == 6 and list(figure.data[0].x) == [0, 1]
     figure = figures.heads_figure({"a": torch.eye(2), "b": torch.zeros(2, 2)})
     assert [t.visible for t in figure.data] == [True, False] and figure.data[0].z[0][0] == 1
+
+
+def test_the_finding_of_chapter_three_shows_every_model_and_search():
+    rows = [dict(model=model, edit=edit, gain=gain, low=gain - 2, high=gain + 3)
+            for model, gain in (("a", 5.0), ("b", -1.0)) for edit in figures.GAIN_COLOURS]  # fmt: skip
+    figure = figures.finding_figure(pd.DataFrame(rows))
+    assert [trace.name for trace in figure.data] == list(figures.GAIN_COLOURS)
+    for trace in figure.data:
+        assert list(trace.x) == ["a", "b"] and list(trace.y) == [5, -1]
+        assert list(trace.error_y.array) == [3, 3] and list(trace.error_y.arrayminus) == [2, 2]
 
 
 def test_an_edit_of_a_bench_is_data(planted):

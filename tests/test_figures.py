@@ -86,6 +86,17 @@ def test_menus_replace_every_trace_with_that_of_the_reader(scores):
     assert figure.data[0].meta == "L2H0" and update["meta"][0] == "L2H3"
 
 
+def test_the_finding_of_chapter_one_holds_every_earlier_head_once(scores):
+    writers, readers = [Head(0, 1), Head(1, 2)], ROLES["b"]
+    others, chosen = composition.finding_figure(scores, writers, readers, "Q", role="a").data
+    assert len(others.x) == 8 - len(writers) and chosen.name == "a" and len(chosen.x) == len(writers)
+    tables = [scores.table(reader, "Q").set_index(["writer_layer", "writer_head"]) for reader in readers]
+    for head, z, text in zip(writers, chosen.y, chosen.text, strict=True):
+        best = [table.loc[(head.layer, head.head), "z"].max() for table in tables]
+        assert z == pytest.approx(np.mean(best), abs=0.006)
+        assert text == str(links.constant_best(scores, head, readers, "Q") or head)
+
+
 def test_the_links_figure_shows_the_published_pairs_apart(scores):
     table = links.link_table(scores, ROLES, LINKS)
     figure = composition.links_figure(table)
@@ -102,12 +113,26 @@ def test_the_circuit_counts_its_edges(scores):
     assert len(frame.data[1].x) == 4
 
 
+def test_the_landing_figure_counts_what_its_slider_leaves(scores):
+    figure = circuit.link_figure(scores, ROLES, LINKS[0], thresholds=[0, 1, 2], start=1)
+    for frame, step in zip(figure.frames, figure.layout.sliders[0].steps, strict=True):
+        edges = links.edges_above(scores, ROLES, LINKS[0], float(frame.name))
+        known = sum(edge[3] for edge in edges)
+        assert step.args[0] == (frame.name,)
+        assert (len(frame.data[1].x), len(frame.data[3].x)) == (known, len(edges) - known)
+        even = len(edges) * 4 / 16  # published pairs over all pairs of an earlier head and a reader
+        title = f"{len(edges)} edges with z of {frame.name} or more: {known} of the 4<br>"
+        assert frame.layout.title.text == f"{title}published ones; spread evenly it would be {even:.1f}"
+    assert figure.layout.title.text == figure.frames[1].layout.title.text
+    assert list(figure.data[3].text) == list(figure.frames[1].data[3].text)
+
+
 def test_a_figure_for_the_page_carries_caption_and_alternative_text(scores, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     monkeypatch.setenv(page.BUILD_VARIABLE, "1")
     page.show(explorer.static_explorer(scores, Head(2, 0)), name="fig-x", caption="what", alt="seen")
-    assert shown[0].layout.meta["book"] == dict(name="fig-x", caption="what", alt="seen")
+    assert shown[0].layout.meta["book"] == dict(name="fig-x", caption="what", alt="seen", lead=False)
     assert "frames" in shown[0].layout.meta
     monkeypatch.delenv(page.BUILD_VARIABLE)
     page.show(lambda: pytest.fail("not needed"), name="fig-x", caption="what", alt="seen", live=lambda: "widget")

@@ -61,3 +61,16 @@ def test_belief_shows_the_model_and_every_law():
     laws = {law: torch.arange(4.0) for law in curves.LAWS}
     figure = figures.belief_figure({"m": torch.randn(9, 4), "n": torch.randn(9, 4)}, {"m": laws, "n": laws}, 2)
     assert shown(figure) == list(range(5)) and [t.name for t in figure.data[1:5]] == list(curves.LAWS)
+
+
+def test_the_finding_of_chapter_four_shows_each_model_in_one_colour():
+    out = pd.DataFrame([dict(order=order, out=k, head="L0H0", exact=1 - 0.1 * k, low=0.0, high=1.0)
+                        for order in ("by effect", "random 1") for k in range(4)])  # fmt: skip
+    laws = pd.DataFrame([dict(law=law, error=0.2, low=0.1, high=0.4) for law in curves.LAWS])
+    added = pd.DataFrame([dict(model=m, n_examples=k, ratio=k / 2, low=0.0, high=9.0) for m in "ab" for k in (1, 2)])
+    figure = figures.finding_figure({"a": out, "b": out}, {"a": laws, "b": laws}, added, most=2)
+    assert [trace.name for trace in figure.data] == ["a"] * 3 + ["b"] * 3
+    removed, error, alone = figure.data[:3]
+    assert list(removed.x) == [0, 1, 2] and list(removed.y) == [1, 0.9, 0.8]
+    assert list(error.y) == [0.2] * len(curves.LAWS) and error.marker.color == removed.line.color == alone.line.color
+    assert list(alone.y) == [0.5, 1.0] and figure.data[3].line.color != removed.line.color

@@ -6,7 +6,7 @@ import torch
 from talking_heads_utils import links
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.known_answer import PLANTED_READER, PLANTED_WRITER, planted_pair
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.scores import compute_scores
 
 
@@ -87,3 +87,18 @@ def test_the_test_of_best_z_is_exact(small):
 def test_a_writer_that_comes_too_late_is_one_clear_error(small):
     with pytest.raises(LabelError, match="not in an earlier layer"):
         links.best_components(compute_scores(small), [Head(2, 0)], [Head(1, 0)], "Q")
+
+
+def test_edges_above_a_threshold_are_those_of_the_tables(small):
+    """Pair by pair from the scores' own table; a threshold that nothing reaches leaves none."""
+    scores = compute_scores(small)
+    heads = {"a": [Head(0, 1), Head(1, 2)], "b": [Head(2, 0), Head(2, 3)]}
+    expected = []
+    for reader in heads["b"]:
+        table = scores.table(reader, "Q").sort_values("z", ascending=False)
+        for _, row in table[table["z"] >= 1].drop_duplicates(["writer_layer", "writer_head"]).iterrows():
+            writer = Component.parse(row["writer"]).of_head
+            text = f"{row['writer']} → {reader}<br>z = {row['z']:.1f}"
+            expected.append((writer, reader, text, writer in heads["a"]))
+    assert sorted(links.edges_above(scores, heads, ("a", "b", "Q"), 1)) == sorted(expected)
+    assert 0 < len(expected) < 16 and links.edges_above(scores, heads, ("a", "b", "Q"), 100) == []

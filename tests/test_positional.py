@@ -10,7 +10,8 @@ from talking_heads_utils.labels import Component
 from talking_heads_utils.planted import LIST, MOVER
 from talking_heads_utils.positional import coordinates as co
 from talking_heads_utils.positional import study
-from talking_heads_utils.positional.gains import NONE, ONE, ORACLE, PER_PLACE, STRATEGIES, gains
+from talking_heads_utils.positional.gains import NONE, ONE, ORACLE, PER_PLACE, STRATEGIES, Gain, gains
+from talking_heads_utils.statistics import Interval
 from talking_heads_utils.steering.engine import random_directions
 from talking_heads_utils.tasks import ioi
 
@@ -152,6 +153,14 @@ def test_figures_hold_what_they_are_given(planted):
     for other in ({4: panel[4]}, {4: panel[4], 6: figures.Traversal(longer, [0.0])}):
         with pytest.raises(ValueError, match="sliders move them all"):
             figures.traversal_figure({"a": panel, "b": other}, dict.fromkeys("ab", "abc"))
+    row = dict(model="m", right=0.5, low=0.4, high=0.7, chance=0.25)
+    decoded = pd.DataFrame([row | dict(subspace=subspace, carries=carries)
+                            for subspace in figures.SHORT for carries in figures.CARRY_COLOURS])  # fmt: skip
+    won, lost = (Gain(Interval(0.5, 0.4, 0.6, 9), Interval(*of, 9), []) for of in ((0.3, 0.1, 0.4), (-0.1, -0.2, 0.0)))
+    shown = figures.finding_figure(decoded, {"m/x, 4 items": ({PER_PLACE: won}, [{PER_PLACE: lost}, {PER_PLACE: won}])})
+    assert [list(trace.y) for trace in shown.data] == [[0.5]] * 4 + [[30], [10]]
+    assert shown.data[4].error_y.array[0] == 10 and shown.data[4].error_y.arrayminus[0] == 20
+    assert shown.data[0].name == "place, three components" and shown.data[4].x[0] == "m/<br>x<br>4 items"
     table = pd.DataFrame([dict(model="m", n_items=4, accuracy=0.5, low=0.4, high=0.6, place=0.3, identity=0.2)])
     by_place = pd.DataFrame([dict(model="m", n_items=4, place=0, accuracy=0.5)])
     assert figures.crowding_figure(table, by_place).data[3].z[0][0] == 0.5

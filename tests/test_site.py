@@ -92,7 +92,7 @@ def test_pages_fit_ask_no_other_host_and_make_no_error(driver, page, size):
     assert asked and not [url for url in asked if not re.match(r"(file|data|blob|about|chrome):", url)]
 
 
-@pytest.mark.parametrize(("page", "n"), [(CHAPTER, 11), ("notebooks/02_positional_subspace.html", 6)])
+@pytest.mark.parametrize(("page", "n"), [(CHAPTER, 13), ("notebooks/02_positional_subspace.html", 7)])
 def test_every_figure_is_drawn_numbered_captioned_and_described(driver, page, n):
     open_page(driver, page)
     plots = driver.find_elements("css selector", ".plotly-graph-div")
@@ -110,8 +110,23 @@ def test_every_figure_is_drawn_numbered_captioned_and_described(driver, page, n)
         )
 
 
+@pytest.mark.parametrize("page", [page for page in pages() if "notebooks/" in page])
+def test_a_chapter_begins_with_its_run_time_and_its_one_figure(driver, page):
+    """The seconds are those of the build's own record; the figure comes before the first section, and stands once."""
+    open_page(driver, page)
+    ran = driver.find_element("xpath", "//article//h1/following::p[starts-with(., 'When this page was built')][1]").text
+    seconds, cores = re.fullmatch(r"When this page was built it ran in (\d+) s on (\d+) cores? of .+", ran).groups()
+    status = re.sub(r"<[^>]+>", " ", (Path(SITE) / "book/status.html").read_text(encoding="utf-8"))
+    (recorded,) = re.findall(rf"{page.removesuffix('.html')}\s+[\d-]+ [\d:]+\s+force\s+([\d.]+)", status)
+    assert float(seconds) == pytest.approx(float(recorded), abs=0.6) and int(cores) >= 1
+    first, *rest = driver.find_elements("css selector", "article figure")
+    above = "return Boolean(arguments[0].compareDocumentPosition(document.querySelector('article h2')) & 4)"
+    assert "lead" in first.get_attribute("class") and driver.execute_script(above, first)
+    assert rest and not any("lead" in figure.get_attribute("class") for figure in rest)
+
+
 def explorer(driver):
-    plot = driver.find_elements("css selector", ".plotly-graph-div")[5]
+    plot = driver.find_elements("css selector", ".plotly-graph-div")[6]
     return plot, plot.find_element("xpath", "./preceding-sibling::div[@class='figure-controls']").find_elements(
         "tag name", "select"
     )
@@ -306,7 +321,7 @@ def test_dark_mode_reaches_the_figures(driver):
         const scene = layouts.find(layout => layout.scene).scene;
         return [ink, layouts.map(layout => layout.font.color), scene.xaxis.tickfont.color,
             getComputedStyle(document.querySelector('.plotly-graph-div .xtick text')).fill,
-            document.querySelectorAll('.plotly-graph-div')[1]._fullData[0].error_y.color]
+            document.querySelector('.plotly-graph-div')._fullData[0].error_y.color]
     """
     fills = []
     for theme in ("light", "dark"):

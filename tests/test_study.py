@@ -1,11 +1,16 @@
 """Chapter 1's tables and figures on planted models: what they say is what was planted."""
 
+import json
+
 import pytest
 import torch
 
+from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.figures import inhibition as figures
+from talking_heads_utils.figures import panel
 from talking_heads_utils.inhibition import corpus, signal, study
 from talking_heads_utils.inhibition.effects import FLIP, KEY, QUERY, REMOVE
+from talking_heads_utils.labels import Component
 from talking_heads_utils.models import minis, shown_as
 
 
@@ -56,6 +61,71 @@ def test_activity_names_controls(planted):
     table, contexts = study.activity_table(planted, corpus.generated_texts(planted.tokenizer, 80), n_control=3)
     assert table.groupby("inhibition")["component"].nunique().to_dict() == {True: 2, False: 3}
     assert len(contexts) and set(contexts.columns) == {"context", "token", "category", "activation"}
+
+
+def values(view, item="y"):
+    return [list(bars[item]) for bars in view]
+
+
+def test_one_prompt_is_a_row_of_the_effects(planted):
+    component = planted.strongest(1)[0]
+    for row in panel.spread_prompts(planted, 3):
+        table = study.one_prompt(planted, component, row)
+        words = planted.held_out.prompts.texts[row]
+        assert table["answer"].sum() == 1 and words.count(table["item"][table["answer"]].iloc[0]) == 1
+        assert all(words.count(item) == 2 for item in table["item"][~table["answer"]])
+        score = {c: table[c][table["answer"]].iloc[0] - table[c][~table["answer"]].mean() for c in ("before", "after")}
+        assert score["before"] == pytest.approx(planted.effects.before[row].item(), abs=1e-5)
+        change = planted.effects.of(component)[row].item()
+        assert score["after"] - score["before"] == pytest.approx(change, abs=1e-5)
+    lost = planted.effects.of(component)[panel.spread_prompts(planted, 8)]
+    assert (lost.diff() >= 0).all() and lost[0] < -0.1, "from the largest loss on"
+
+
+def test_what_no_panel_can_show_is_one_clear_error(planted):
+    for component in (Component(2, 0, 0), Component(1, 0, 999)):
+        with pytest.raises(LabelError, match="Choose an earlier head"):
+            study.one_prompt(planted, component, 0)
+    with pytest.raises(LabelError):
+        study.one_prompt(planted, Component(1, 99, 0), 0)
+    with pytest.raises(OptionError, match="counted from 0"):
+        study.one_prompt(planted, Component(1, 0, 0), 4000)
+
+
+def test_the_panel_of_a_kernel_and_its_static_twin_draw_the_same(planted, monkeypatch):
+    """Every menu acts without a browser; what the page stores for a choice is what a kernel computes for it."""
+    drawn = []
+    monkeypatch.setattr("plotly.graph_objects.Figure.show", lambda self: drawn.append(self))
+    widget = panel.live_panel([planted])
+    menus = {child.description: child for child in widget.children[:4]}
+    assert list(menus) == ["Model", "Head", "Component", "Prompt"]
+    assert list(menus["Head"].options)[:2] == ["L1H0", "L1H1"] and len(menus["Head"].options) > 8
+    row = panel.spread_prompts(planted, panel.N_PROMPTS)[1]
+    menus["Prompt"].options = [*menus["Prompt"].options, ("one more", row)]
+    for name, value in (("Head", "L1H1"), ("Component", 2), ("Prompt", row)):
+        menus[name].value = value
+    widget.update()
+    assert "L1H1.2 out of the query of L2H0" in drawn[-1].layout.title.text
+    figure = panel.static_panel([planted])
+    names = [control["name"] for control in figure.layout.meta["controls"]]
+    assert names == ["Model and head", "Component", "Prompt"]
+    assert figure.layout.meta["controls"][0]["labels"][2].endswith("(control)")
+    frame = json.loads(figure.layout.meta["frames"]["planted-L1H1"])["2|1"]
+    assert values(frame["data"]) == values(drawn[-1].data)
+    assert frame["layout"]["title"]["text"] == drawn[-1].layout.title.text
+    start = json.loads(figure.layout.meta["frames"]["planted-L1H0"])["0|0"]
+    assert values(start["data"]) == values(figure.data) and values(start["data"], "x") == values(figure.data, "x")
+
+
+def test_the_panel_of_several_models_offers_each_ones_own_heads(planted, monkeypatch):
+    monkeypatch.setattr("plotly.graph_objects.Figure.show", lambda self: None)
+    toy = study.study(minis()[0], n_items=5, n_prompts=80)
+    widget = panel.live_panel([planted, toy])
+    model, head, component, _ = widget.children[:4]
+    model.value = toy.name
+    assert head.options[0] == str(toy.inhibition[0]) and len(component.options) == toy.held_out.weights.d_head
+    model.value = planted.name
+    assert head.options[0] == str(planted.inhibition[0])
 
 
 def test_every_menu_entry_shows_its_own_traces(planted):

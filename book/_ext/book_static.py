@@ -88,6 +88,7 @@ def numbered(renderer, data, raw, about):
     for node in renderer.render_markdown_inline(replace(data, mime_type="text/markdown", content=about["caption"])):
         caption += node.children if isinstance(node, nodes.paragraph) else node
     figure = nodes.figure("", raw, caption)
+    figure["classes"] += ["lead"] if about.get("lead") else []
     figure["names"].append(nodes.fully_normalize_name(about["name"]))
     document = renderer.renderer.document
     figure.source, figure.line = document["source"], data.line or 0

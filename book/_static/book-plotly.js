@@ -17,7 +17,7 @@
     const figure = JSON.parse(tag.textContent);
     tag.remove();
     await load(me.dataset.bundle);
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove:
+    const config = { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove:
       ["lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"], ...figure.config };
     const layout = figure.layout || {}, own = takeControls(layout);
     await Plotly.newPlot(div, figure.data || [], { ...layout, ...themed(layout) }, config);

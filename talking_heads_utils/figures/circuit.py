@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from talking_heads_utils.figures.style import KIND_COLOURS, KIND_READS, new_figure, role_colour, slider
+from talking_heads_utils.figures.style import CONTROL, KIND_COLOURS, KIND_READS, new_figure, role_colour, slider
 from talking_heads_utils.labels import Head
-from talking_heads_utils.links import MEASURES, ONE_COMPONENT, Link, Roles, published_edges
+from talking_heads_utils.links import MEASURES, ONE_COMPONENT, Link, Roles, edges_above, published_edges
 from talking_heads_utils.roles import role_of
 from talking_heads_utils.scores import CompositionScores
 
@@ -44,6 +44,60 @@ def circuit_figure(scores: CompositionScores, roles: Roles, links: Sequence[Link
         sliders=[slider(names, "strongest writers shown per reader: ", pad=44, active=start - 1)], legend_y=-0.2
     )
     return figure
+
+
+def link_figure(
+    scores: CompositionScores, roles: Roles, link: Link, *, thresholds: Sequence[float], start: float
+) -> go.Figure:
+    """Every head whose best component a link's readers read with a z above a threshold (slider), small enough for one
+    screen. The title counts the published edges among them, and how many there would be if edges fell evenly."""
+    writers, readers, kind = link
+    found = {z: edges_above(scores, roles, link, z) for z in thresholds}
+    colours = (role_colour(writers), CONTROL)
+    figure = new_figure(400, margin_t=56, dragmode=False, modebar_remove=["toImage", "zoom", "pan", "resetScale"])
+    for part, colour in zip(_by_writer(found[start]), colours):
+        edges = [edge[:3] for edge in part]
+        figure.add_trace(_line_trace(edges, kind, False).update(line_color=colour))
+        figure.add_trace(_hover_trace(edges, kind).update(marker_color=colour))
+    nodes = _node_traces(scores, {role: roles[role] for role in (writers, readers)}, True, rest="other heads")
+    for trace, place in zip(nodes[1:], ("bottom center", "top center")):
+        trace.update(mode="markers+text", textposition=place, textfont_size=11, cliponaxis=False)
+    figure.add_traces(nodes)
+    figure.frames = [
+        go.Frame(
+            name=f"{z:g}",
+            data=[xy([e[:3] for e in part]) for part in _by_writer(edges) for xy in (_line_xy, _hover_xy)],
+            traces=list(range(4)),
+            layout=dict(title=_counted(scores, roles, link, edges, z)),
+        )
+        for z, edges in found.items()
+    ]
+    active = list(found).index(start)
+    top = max(reader.layer for reader in roles[readers])
+    figure.update_yaxes(title_text="layer", tickvals=list(range(top + 1)), range=[-0.5, top + 0.5])
+    figure.update_xaxes(title_text="head", tickvals=list(range(scores.n_heads)), range=[-0.9, scores.n_heads - 0.1])
+    names = [frame.name for frame in figure.frames]
+    figure.update_layout(
+        title=figure.frames[active].layout.title, sliders=[slider(names, "z of at least: ", pad=44, active=active)]
+    )
+    return figure
+
+
+def _by_writer(edges: Sequence[tuple]) -> list[list[tuple]]:
+    """Published edges, and all others."""
+    return [[edge for edge in edges if edge[3] == published] for published in (True, False)]
+
+
+def _counted(scores: CompositionScores, roles: Roles, link: Link, edges: Sequence[tuple], z: float) -> dict:
+    writers, readers = (roles[role] for role in link[:2])
+    pairs = sum(reader.layer for reader in readers) * scores.n_heads
+    published = sum(w.layer < r.layer for w in writers for r in readers)
+    known = sum(edge[3] for edge in edges)
+    text = (
+        f"{len(edges)} edges with z of {z:g} or more: {known} of the {published}<br>"
+        f"published ones; spread evenly it would be {len(edges) * published / pairs:.1f}"
+    )
+    return dict(text=text, font=dict(size=13), x=0.01, xanchor="left", y=0.97, yanchor="top")
 
 
 def _edges(
@@ -110,7 +164,9 @@ def _hover_trace(edges, kind: str) -> go.Scatter:
     )
 
 
-def _node_traces(scores: CompositionScores, roles: Roles, showlegend: bool) -> list[go.Scatter]:
+def _node_traces(
+    scores: CompositionScores, roles: Roles, showlegend: bool, rest: str = "no published role"
+) -> list[go.Scatter]:
     heads = [Head(layer, head) for layer in range(scores.n_layers) for head in range(scores.n_heads)]
     traces = []
     for role in (None, *roles):
@@ -120,11 +176,11 @@ def _node_traces(scores: CompositionScores, roles: Roles, showlegend: bool) -> l
                 x=[h.head for h in part],
                 y=[h.layer for h in part],
                 mode="markers",
-                name=role or "no published role",
+                name=role or rest,
                 marker=dict(color=role_colour(role), size=11 if role else 4, opacity=1 if role else 0.5),
                 legendgroup=role or "none",
                 text=[str(h) for h in part],
-                hovertemplate=f"%{{text}}<br>{role or 'no published role'}<extra></extra>",
+                hovertemplate=f"%{{text}}<br>{role or rest}<extra></extra>",
                 showlegend=showlegend,
             )
         )

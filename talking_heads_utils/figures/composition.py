@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
 
 from talking_heads_utils.figures.style import (
@@ -22,6 +23,7 @@ from talking_heads_utils.figures.style import (
 )
 from talking_heads_utils.known_answer import PLANTED_READER, PLANTED_WRITER, expected_scores
 from talking_heads_utils.labels import Head
+from talking_heads_utils.links import constant_best
 from talking_heads_utils.scores import CompositionScores
 
 if TYPE_CHECKING:
@@ -130,6 +132,43 @@ def _component_traces(
         go.Scatter(y=highest, name="maximum of the layer's other heads", line=dict(color=CONTROL, width=1.6), **line),
         go.Scatter(y=median, name="their median", line=dict(color=CONTROL, width=1.6, dash="dot"), **line),
     ]
+
+
+def finding_figure(
+    scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str, *, role: str
+) -> go.Figure:
+    """How far the best component of every earlier head stands out of random directions, mean over the readers, layer
+    by layer: the writers, which have that role, among all others. Dashed: the largest of the random directions, in
+    any reader."""
+    figure = new_figure(400)
+    below = min(reader.layer for reader in readers)
+    z = torch.stack([scores.best_z(kind)[:below, :, reader.layer, reader.head] for reader in readers]).mean(0)
+    every = [Head(layer, head) for layer in range(below) for head in range(scores.n_heads)]
+    for name, heads, look in (
+        (
+            "other heads",
+            [h for h in every if h not in writers],
+            dict(mode="markers", marker=dict(color=CONTROL, size=6)),
+        ),
+        (
+            role,
+            writers,
+            dict(mode="markers+text", marker=dict(color=ACCENT, size=11), textposition="top center"),
+        ),
+    ):
+        figure.add_scatter(
+            x=[h.layer + 0.05 * (h.head - (scores.n_heads - 1) / 2) for h in heads],
+            y=[round(z[h.layer, h.head].item(), 2) for h in heads],
+            text=[str(constant_best(scores, h, readers, kind) or h) for h in heads],
+            name=name,
+            cliponaxis=False,
+            hovertemplate="%{text}: mean z %{y:.1f}<extra></extra>",
+            **look,
+        )
+    figure.add_hline(y=max(scores.largest_random_z(reader, kind) for reader in readers), line=NULL_LINE)
+    figure.update_xaxes(title_text="layer of the head", dtick=1)
+    figure.update_yaxes(title_text="z of its best component", rangemode="tozero")
+    return figure
 
 
 def rank_figure(

@@ -15,6 +15,7 @@ from talking_heads_utils.figures.style import (
     KIND_COLOURS,
     NULL_LINE,
     dropdown,
+    error_bars,
     menu_of_views,
     new_figure,
     slider,
@@ -29,6 +30,22 @@ GAIN_COLOURS = {
     GRADIENT: ACCENT, drawn(GRADIENT): CONTROL, GRID: KIND_COLOURS["V"], drawn(GRID): "#C3C8D0",
 }  # fmt: skip
 REMOVED_COLOURS = {"channel": ACCENT, "random": CONTROL, "whole head": EXPECTED}
+
+
+def finding_figure(table: pd.DataFrame) -> go.Figure:
+    """What the best edits gain in every model at once, beside the same searches with random components.
+
+    table: rows of :func:`talking_heads_utils.editing.study.gains_table` for one set of prompts.
+    """
+    figure = new_figure(400, barmode="group")
+    for found_by, colour in GAIN_COLOURS.items():
+        part = table[table["edit"] == found_by]
+        hover = f"%{{x}}, {found_by}: %{{y:+.1f}} points<extra></extra>"
+        figure.add_bar(x=part["model"].tolist(), y=part["gain"].round(2).tolist(), error_y=error_bars(part, "gain"),
+                       name=found_by, marker_color=colour, hovertemplate=hover)  # fmt: skip
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.update_yaxes(title_text="gain in accuracy, points")
+    return figure
 
 
 def removal_figure(table: pd.DataFrame) -> go.Figure:

@@ -13,9 +13,11 @@ from talking_heads_utils.figures.style import (
     EXPECTED,
     KIND_COLOURS,
     NULL_LINE,
+    error_bars,
     menu_of_views,
     new_figure,
     slider,
+    stacked,
 )
 from talking_heads_utils.icl.curves import LAWS, LINE, POWER, READER, SATURATING
 
@@ -31,13 +33,36 @@ LABEL_COLOURS = dict(zip(("a", "b", "parity", "size"), (*KIND_COLOURS.values(), 
 _BLUES = [[0, "rgba(0,114,178,0.05)"], [1, "#0072B2"]]
 
 
-def _error(part: pd.DataFrame, value: str) -> dict:
-    """Error bars from the columns low and high."""
-    return dict(
-        array=(part["high"] - part[value]).round(3).tolist(),
-        arrayminus=(part[value] - part["low"]).round(3).tolist(),
-        thickness=1.2,
-    )
+def finding_figure(
+    removed: Mapping[str, pd.DataFrame], fits: Mapping[str, pd.DataFrame], added: pd.DataFrame, *, most: int = 8
+) -> go.Figure:
+    """The chapter's three findings, model by model in one colour: answers as heads go, by how much each law misses
+    later log-odds, and what examples do alone over what they do together.
+
+    removed, fits: model -> what :func:`talking_heads_utils.icl.study.removal_table` and
+    :func:`talking_heads_utils.icl.curves.fit_laws` give.
+    """
+    titles = ["answers right as heads go", "error of each law on later examples, nats", "alone, summed / together"]
+    figure = stacked(3, titles, 720, 0.15)
+    for (name, table), colour in zip(removed.items(), (ACCENT, *KIND_COLOURS.values())):
+        out = table[(table["order"] == "by effect") & (table["out"] <= most)].sort_values("out")
+        alone, laws = added[added["model"] == name], fits[name]
+        look = dict(name=name, legendgroup=name)
+        lines = dict(mode="lines+markers", line_color=colour, hovertemplate="%{x}: %{y:.2f}<extra></extra>", **look)
+        figure.add_scatter(x=out["out"].tolist(), y=out["exact"].round(3).tolist(), error_y=error_bars(out, "exact"),
+                           row=1, col=1, **lines)  # fmt: skip
+        names = laws["law"].str.replace(" ", "<br>").tolist()
+        figure.add_bar(x=names, y=laws["error"].round(3).tolist(), error_y=error_bars(laws, "error"), row=2, col=1,
+                       marker_color=colour, showlegend=False, hovertemplate="%{x}: %{y:.2f}<extra></extra>",
+                       **look)  # fmt: skip
+        figure.add_scatter(x=alone["n_examples"].tolist(), y=alone["ratio"].round(3).tolist(), showlegend=False,
+                           error_y=error_bars(alone, "ratio"), row=3, col=1, **lines)  # fmt: skip
+    figure.add_hline(y=1, line=NULL_LINE, row=3, col=1)
+    figure.update_xaxes(title_text="heads out, the most needed first", dtick=1, row=1, col=1)
+    figure.update_xaxes(title_text="examples", row=3, col=1)
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_layout(barmode="group", legend_y=-0.12)
+    return figure
 
 
 def accuracy_figure(table: pd.DataFrame) -> go.Figure:
@@ -51,7 +76,7 @@ def accuracy_figure(table: pd.DataFrame) -> go.Figure:
             shared = dict(x=part["k"].tolist(), visible=i == 0)
             figure.add_trace(
                 go.Scatter(**shared, y=part["model_accuracy"].round(3).tolist(), name=f"model, {functions}",
-                           error_y=_error(part, "model_accuracy"), mode="lines+markers", line_color=colour)
+                           error_y=error_bars(part, "model_accuracy"), mode="lines+markers", line_color=colour)
             )  # fmt: skip
             figure.add_trace(
                 go.Scatter(**shared, y=part["reader"].round(3).tolist(), name=f"exact reader, {functions}",
@@ -99,7 +124,7 @@ def removal_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         shared = dict(x=part["out"].tolist(), mode="lines", hovertemplate="%{x} out: %{y:.2f}<extra></extra>")
         figure.add_trace(
             go.Scatter(**shared, y=part["exact"].round(3).tolist(), name=f"{name}, by effect",
-                       error_y=_error(part, "exact"), line_color=colours[name])
+                       error_y=error_bars(part, "exact"), line_color=colours[name])
         )  # fmt: skip
         figure.add_trace(
             go.Scatter(**shared, y=rest.round(3).tolist(), name=f"{name}, at random",
@@ -174,7 +199,7 @@ def compensation_figure(table: pd.DataFrame) -> go.Figure:
                 customdata=part["head"].tolist(),
                 marker=dict(color=part["attention"].round(3).tolist(), colorscale="Viridis", cmin=0, size=9,
                             cmax=float(table["attention"].max()), colorbar=bar),
-                error_x=_error(part, "fixed"),
+                error_x=error_bars(part, "fixed"),
                 hovertemplate="%{customdata}<br>held fixed %{x:.3f}<br>left free %{y:.3f}<extra></extra>",
             )
         )  # fmt: skip
@@ -221,7 +246,7 @@ def additivity_figure(table: pd.DataFrame) -> go.Figure:
     for (model, part), colour in zip(table.groupby("model", sort=False), (ACCENT, *KIND_COLOURS.values())):
         figure.add_trace(
             go.Scatter(x=part["n_examples"].tolist(), y=part["ratio"].round(3).tolist(), name=f"{model}, ratio",
-                       error_y=_error(part, "ratio"), mode="lines+markers", line_color=colour)
+                       error_y=error_bars(part, "ratio"), mode="lines+markers", line_color=colour)
         )  # fmt: skip
         figure.add_trace(
             go.Scatter(x=part["n_examples"].tolist(), y=part["cosine"].round(3).tolist(), name=f"{model}, cosine",
@@ -242,7 +267,7 @@ def parts_figure(table: pd.DataFrame) -> go.Figure:
         part = table[table["model"] == model]
         names = [p if p == "nothing" else f"{p} {int(layer)}" for p, layer in zip(part["part"], part["layer"])]
         for score, colour in SCORE_COLOURS.items():
-            error = _error(part, "exact") if score == "exact" else None
+            error = error_bars(part, "exact") if score == "exact" else None
             figure.add_trace(
                 go.Bar(x=names, y=part[score].round(3).tolist(), name=score, marker_color=colour,
                        error_y=error, visible=i == 0, customdata=part["distance"].round(1).tolist(),
@@ -264,7 +289,7 @@ def probe_figure(table: pd.DataFrame) -> go.Figure:
             part = table[(table["model"] == model) & (table["label"] == label)]
             shared = dict(x=part["layer"].tolist(), visible=i == 0)
             figure.add_trace(
-                go.Scatter(**shared, y=part["right"].round(3).tolist(), error_y=_error(part, "right"), name=label,
+                go.Scatter(**shared, y=part["right"].round(3).tolist(), error_y=error_bars(part, "right"), name=label,
                            mode="lines+markers", line_color=colour)
             )  # fmt: skip
             figure.add_trace(
@@ -284,7 +309,7 @@ def attention_figure(table: pd.DataFrame) -> go.Figure:
     for i, model in enumerate(models):
         part = table[table["model"] == model]
         for column, name, colour in (("to_y", "to earlier y", ACCENT), ("to_x", "to earlier x", KIND_COLOURS["V"])):
-            error = _error(part, "to_y") if column == "to_y" else None
+            error = error_bars(part, "to_y") if column == "to_y" else None
             figure.add_trace(
                 go.Bar(x=part["head"].tolist(), y=part[column].round(3).tolist(), name=name, marker_color=colour,
                        error_y=error, visible=i == 0, hovertemplate=f"%{{x}} {name}: %{{y:.2f}}<extra></extra>")

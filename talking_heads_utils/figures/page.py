@@ -2,7 +2,7 @@
 
 The page draws figures with its own copy of plotly.js. Two things travel in ``layout.meta``, which plotly ignores:
 
-``book``      name, caption and alternative text; the page makes a numbered figure of them
+``book``      name, caption, alternative text, whether it leads; the page makes a numbered figure of them
 ``controls``  menus beside the figure, for what plotly's own sliders (one dimension) cannot do
 ``frames``    what each setting of the controls draws, in chunks that the page stores as files of their own and
               fetches when they are first asked for, also from ``file://``
@@ -36,18 +36,21 @@ def show(
     caption: str,
     alt: str,
     live: Callable[[], Any] | None = None,
+    lead: bool = False,
 ) -> None:
     """Display a figure, or what a function makes of it when it is needed, with its caption.
 
     name: what the page's references call it. alt: what it shows, for readers who cannot see it. live: draws the
-    same with ipywidgets instead, where a kernel runs.
+    same with ipywidgets instead, where a kernel runs. lead: this is the chapter's one figure, which the book's page
+    shows at its top; a chapter has one.
     """
     from IPython.display import Markdown, display
 
     if live is None or building_book():
         figure = figure() if callable(figure) else figure
     if building_book():
-        figure.update_layout(meta=dict(figure.layout.meta or {}, book=dict(name=name, caption=caption, alt=alt)))
+        about = dict(name=name, caption=caption, alt=alt, lead=lead)
+        figure.update_layout(meta=dict(figure.layout.meta or {}, book=about))
         display(figure)
         return
     display(live() if live else figure)

@@ -15,13 +15,15 @@ from talking_heads_utils.figures.style import (
     KIND_COLOURS,
     NULL_LINE,
     dropdown,
+    error_bars,
     menu_of_views,
     new_figure,
     restyle_slider,
+    stacked,
 )
 from talking_heads_utils.figures.style import slider as plain_slider
 from talking_heads_utils.positional.coordinates import IDENTITY, PLACE, POSITION
-from talking_heads_utils.positional.gains import STRATEGIES
+from talking_heads_utils.positional.gains import PER_PLACE, STRATEGIES
 from talking_heads_utils.positional.study import BEST, COMPONENTS, RANDOM
 
 if TYPE_CHECKING:
@@ -33,6 +35,43 @@ if TYPE_CHECKING:
 CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], POSITION: KIND_COLOURS["K"], IDENTITY: KIND_COLOURS["Q"]}
 SHORT = {COMPONENTS: "three<br>components", BEST: "best<br>triple", RANDOM: "random<br>triples"}
 _SCALE = "Turbo"
+
+
+def finding_figure(
+    decoded: pd.DataFrame, steered: Mapping[str, tuple[Mapping[str, Gain], Sequence[Mapping[str, Gain]]]]
+) -> go.Figure:
+    """Above: place and identity decoded from the three components and from random triples, model by model. Below: what
+    one setting per place gains, with the components and with random directions.
+
+    decoded: rows of :func:`talking_heads_utils.positional.study.decoding_table` for one split. steered: what
+    :func:`talking_heads_utils.positional.study.steering_gains` gives, by a label each.
+    """
+    import pandas as pd
+
+    titles = ["answers decoded from three directions", "gain of one setting per place, points"]
+    figure = stacked(2, titles, 580, 0.16)
+    for subspace, opacity in ((COMPONENTS, 1), (RANDOM, 0.4)):
+        for carries in (PLACE, IDENTITY):
+            part = decoded[(decoded["subspace"] == subspace) & (decoded["carries"] == carries)]
+            name = f"{carries}, {SHORT[subspace].replace('<br>', ' ')}"
+            figure.add_bar(x=part["model"].tolist(), y=part["right"].round(3).tolist(), name=name, opacity=opacity,
+                           error_y=error_bars(part, "right"), marker_color=CARRY_COLOURS[carries],
+                           hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>", row=1, col=1)  # fmt: skip
+    ours = pd.DataFrame([100 * np.array(own[PER_PLACE].gain[:3]) for own, _ in steered.values()],
+                        columns=["gain", "low", "high"])  # fmt: skip
+    random = [100 * float(np.mean([draw[PER_PLACE].gain.mean for draw in draws])) for _, draws in steered.values()]
+    hover, labels = (
+        "%{x}: %{y:+.0f} points<extra></extra>",
+        [label.replace(", ", "<br>").replace("/", "/<br>") for label in steered],
+    )
+    figure.add_bar(x=labels, y=ours["gain"].round(2).tolist(), error_y=error_bars(ours, "gain"), marker_color=ACCENT,
+                   name="gain", hovertemplate=hover, row=2, col=1)  # fmt: skip
+    figure.add_bar(x=labels, y=np.round(random, 2).tolist(), marker_color=CONTROL, name="gain, random directions",
+                   hovertemplate=hover, row=2, col=1)  # fmt: skip
+    figure.add_hline(y=decoded["chance"].iloc[0], line=NULL_LINE, row=1, col=1)
+    figure.update_yaxes(range=[0, 1.04], row=1, col=1)
+    figure.update_layout(barmode="group", legend_y=-0.12)
+    return figure
 
 
 def points_figure(clouds: Mapping[int, pd.DataFrame], axes: Sequence[str]) -> go.Figure:

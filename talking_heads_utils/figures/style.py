@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from talking_heads_utils import roles
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Okabe and Ito's colours, told apart by readers who are colour-blind; one per head role, everywhere.
 ROLE_COLOURS = {
@@ -47,6 +52,25 @@ def new_figure(height: int, **layout) -> go.Figure:
         **layout,
     )
     return figure
+
+
+def stacked(rows: int, titles: Sequence[str], height: int, spacing: float) -> go.Figure:
+    """Panels one below the other, each with its title at the left, where the buttons leave room on a phone."""
+    figure = make_subplots(
+        rows=rows, cols=1, subplot_titles=titles, vertical_spacing=spacing, figure=new_figure(height, margin_t=56)
+    )
+    figure.update_annotations(x=0, xanchor="left", font_size=13)
+    figure.update_xaxes(tickangle=0)
+    return figure
+
+
+def error_bars(table: pd.DataFrame, value: str, digits: int = 3) -> dict:
+    """Error bars from the columns ``low`` and ``high`` of a table, around a third."""
+    return dict(
+        array=(table["high"] - table[value]).round(digits).tolist(),
+        arrayminus=(table[value] - table["low"]).round(digits).tolist(),
+        thickness=1.2,
+    )
 
 
 def role_colour(role: str | None) -> str:

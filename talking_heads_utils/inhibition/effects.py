@@ -119,6 +119,30 @@ def component_effects(
     return Effects(head, intervention, side, *found, before=inhibition_score(recording, head))
 
 
+@torch.no_grad()
+def attention_without(
+    recording: Recording, mover: Head | str, component: Component, row: int
+) -> Float[Tensor, "2 n_pos"]:
+    """One prompt: a mover's attention from ``end``, untouched and with one component out of its query.
+
+    Raises :class:`LabelError` for a component that does not come before the mover, :class:`OptionError` for a prompt
+    that is not there.
+    """
+    head = check_mover(recording, mover)
+    recording.weights.head(component.of_head)
+    if component.layer >= head.layer or not 0 <= component.component < recording.weights.d_head:
+        raise LabelError(f"{head} reads no {component}. Choose an earlier head, and one of its components.")
+    if not 0 <= row < len(recording.prompts):
+        raise OptionError(f"There is no prompt {row}: there are {len(recording.prompts)}, counted from 0.")
+    rows = slice(row, row + 1)
+    at = mover_of(recording, head, rows)
+    flat = component.layer * recording.weights.n_heads + component.head
+    amount = -_activations(recording, head, rows, QUERY)[:, flat, component.component]
+    direction = recording.directions[component.layer, component.head, component.component].nan_to_num()
+    after = pattern_after_query(at, direction[None, None], amount[:, None, None])[0, 0]
+    return torch.cat([at.pattern, after])
+
+
 def _amounts(intervention: str, activations: Tensor, means: Tensor | None) -> Tensor:
     """How far an intervention moves along each write direction; ``keep only`` puts back what its shift took away."""
     if intervention == MEAN:

@@ -21,6 +21,7 @@ from talking_heads_utils.inhibition.effects import (
     KEY,
     QUERY,
     Effects,
+    attention_without,
     component_effects,
     inhibition_score,
     total_effect,
@@ -41,6 +42,7 @@ from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.scores import CompositionScores, compute_scores
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.statistics import bootstrap_mean
+from talking_heads_utils.steering.engine import item_positions
 from talking_heads_utils.tasks.halves import halves
 from talking_heads_utils.tasks.ioi import draw_ioi
 from talking_heads_utils.tasks.laundry import build_laundry
@@ -295,6 +297,21 @@ def activity_table(s: Study, texts: Sequence[str], n_control: int = 6) -> tuple[
     table = rates(active, text, components)
     table.insert(0, "inhibition", table["component"].isin([str(c) for c in chosen.values()]))
     return table, contexts(active[0], text, s.tokenizer)
+
+
+def one_prompt(s: Study, component: Component, row: int) -> pd.DataFrame:
+    """One held-out list: the mover's attention to each item where it is first named, untouched and with a component out
+    of its query. Columns: item, answer, before, after; I(m) is the answer's attention less the mean of the others'."""
+    import pandas as pd
+
+    prompts = s.held_out.prompts
+    at, words = item_positions(prompts)
+    pattern = attention_without(s.held_out, s.mover, component, row)[:, at[row].to(s.held_out.final.device)].cpu()
+    return pd.DataFrame({
+        "item": [s.tokenizer.decode([word]).strip() for word in words[row].tolist()],
+        "answer": (words[row] == prompts.answers[row]).tolist(),
+        "before": pattern[0].tolist(), "after": pattern[1].tolist(),
+    })  # fmt: skip
 
 
 def interventions_table(s: Study, component: Component) -> pd.DataFrame:

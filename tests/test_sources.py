@@ -1,0 +1,50 @@
+"""Names of the package lead to the file and the lines where they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from talking_heads_utils.errors import LabelError
+from talking_heads_utils.sources import locate
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "begins", "ends"),
+    [
+        ("links.best_z_test", "links.py", "def best_z_test(", "    return exact_head_test"),
+        ("scores.CompositionScores.pair", "scores.py", "    def pair(", "        return block.score"),
+        ("inhibition.study.Study.effects", "inhibition/study.py", "    @cached_property", "        return component"),
+        ("inhibition.study.Study.mover", "inhibition/study.py", "    @property", "        return self.found"),
+        ("icl.engine.run_end", "icl/engine.py", "@torch.no_grad()", "    return EndRun("),
+        ("labels.Head", "labels.py", "@dataclass", "        return cls("),
+    ],
+)
+def test_a_name_leads_to_its_lines(name, path, begins, ends):
+    place = locate(f"talking_heads_utils.{name}")
+    assert place.path == f"talking_heads_utils/{path}"
+    first, last = place.lines
+    lines = (ROOT / place.path).read_text().splitlines()
+    assert lines[first - 1].startswith(begins) and lines[last - 1].startswith(ends)
+    assert place.url("https://host/of", "main") == f"https://host/of/blob/main/{place.path}#L{first}-L{last}"
+
+
+def test_a_module_is_named_whole():
+    place = locate("talking_heads_utils.icl.engine")
+    assert place == ("talking_heads_utils/icl/engine.py", None)
+    assert place.url("https://host/of", "main") == "https://host/of/blob/main/talking_heads_utils/icl/engine.py"
+
+
+@pytest.mark.parametrize("name", ["links.nope", "nope", "links.MEASURES", "links.torch", "labels.Head.nope"])
+def test_an_unknown_name_is_one_clear_error(name):
+    with pytest.raises(LabelError, match=re.escape(f"talking_heads_utils.{name}")):
+        locate(f"talking_heads_utils.{name}")
+
+
+def test_names_of_other_packages_are_refused():
+    with pytest.raises(LabelError, match="begin with 'talking_heads_utils'"):
+        locate("nosuchpackage.a")
+    with pytest.raises(LabelError, match="no function, class or module of this package"):
+        locate("torch.nn.Linear")
