@@ -48,7 +48,7 @@ def test_it_is_small_and_its_constraint_holds(name, tmp_path):
     run.model.load_state_dict(stored, strict=True)
     outside = stored["transformer.h.0.attn.c_proj.weight"][:, : 2 * run.spec.d_head].abs().max()
     assert (outside > 0) == (run.spec.keys == FREE), "only a free model writes where the others may not"
-    constrain(run.model, run.spec)
+    constrain(run.model, run.spec, card["step"])
     for key, tensor in run.model.state_dict().items():
         torch.testing.assert_close(tensor, stored[key], atol=1e-6, rtol=1e-6)
 

@@ -261,3 +261,13 @@ def test_bad_requests_are_one_clear_error_each(tmp_path, capsys):
         Run(dataclasses.replace(TINY, n_items=9), 0, tmp_path)
     with pytest.raises(TaskError, match="has 20 positions"):
         Run(dataclasses.replace(TINY, n_positions=20), 0, tmp_path)
+
+
+def test_the_unembeddings_scale_falls_as_the_recipe_says(tmp_path):
+    spec = dataclasses.replace(TINY, keys=PLACE, work=8, read=2.0, read_falls=2, read_fallen=4)
+    assert [spec.read_at(step) for step in (0, 2, 3, 4, 9, None)] == [8, 8, 5, 2, 2, 2] and TINY.read_at(0) == 8
+    run = Run(spec, 0, tmp_path)
+    for expected in (8, 8, 5, 2):
+        run.step()
+        length = run.model.lm_head.weight[1:, 8:16].norm(dim=1)
+        torch.testing.assert_close(length, torch.full_like(length, expected), atol=1e-4, rtol=1e-4)

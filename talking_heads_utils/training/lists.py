@@ -49,16 +49,16 @@ class ListsJob:
     ) -> Iterator[tuple[Tensor, float]]:
         """One step's parts: the loss to descend, and the share of it that is the answers' own."""
         for part in self.prompts.batches(rng, self.spec, progress.longest):
-            logits, spread = self._run(model, part, device)
+            logits, spread = self._run(model, part, device, progress.step)
             loss = F.cross_entropy(logits, part.answers.to(device), reduction="sum") / self.spec.batch
             yield loss + self.spec.level * spread * len(part.answers) / self.spec.batch, loss.item()
 
-    def _run(self, model: GPT2LMHeadModel, batch: Batch, device: str) -> tuple[Tensor, Tensor]:
-        return logits_and_spread(model, self.spec, batch.tokens.to(device), batch.end.to(device))
+    def _run(self, model: GPT2LMHeadModel, batch: Batch, device: str, step: int | None = None) -> tuple[Tensor, Tensor]:
+        return logits_and_spread(model, self.spec, batch.tokens.to(device), batch.end.to(device), step)
 
     def after_step(self, model: GPT2LMHeadModel, progress: Progress) -> None:
         """The constraint, and the curriculum: lists of every length come in once the shortest are learned."""
-        constrain(model, self.spec)
+        constrain(model, self.spec, progress.step)
         if progress.complete_at is None and progress.running_loss < self.spec.lengthen_below:
             progress.longest, progress.complete_at = self.spec.n_items, progress.step
 

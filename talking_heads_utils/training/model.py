@@ -20,7 +20,7 @@ from talking_heads_utils.training.spec import FREE, PLACE, FunctionsSpec, MiniSp
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
-COPY_SCALE, READ_SCALE = 4.0, 8.0  # of what the mover copies, and of what the unembedding reads
+COPY_SCALE = 4.0  # of what the mover copies
 
 
 def fresh_gpt2(
@@ -57,7 +57,7 @@ def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMH
         model.transformer.wte.weight[:, : spec.d_head] = 0.3 * torch.randn(vocab_size, spec.d_head)
         model.transformer.wpe.weight.mul_(spec.position_scale)
     model.lm_head.weight.requires_grad_(spec.keys == FREE)
-    constrain(model, spec)
+    constrain(model, spec, 0)
     return model
 
 
@@ -67,8 +67,8 @@ def writable(spec: MiniSpec) -> slice:
 
 
 @torch.no_grad()
-def constrain(model: GPT2LMHeadModel, spec: MiniSpec) -> None:
-    """Put every weight that is not free back to what it must be. Nothing is done to a ``free`` model."""
+def constrain(model: GPT2LMHeadModel, spec: MiniSpec, step: int | None = None) -> None:
+    """Put every weight that is not free back to what it must be at a step. Nothing is done to a ``free`` model."""
     if spec.keys == FREE:
         return
     d, body = spec.d_head, model.transformer
@@ -84,7 +84,7 @@ def constrain(model: GPT2LMHeadModel, spec: MiniSpec) -> None:
         norm.weight.fill_(1)
         norm.bias.zero_()
     model.lm_head.weight.zero_()
-    model.lm_head.weight[:, d : 2 * d] = unembedding(model, spec)
+    model.lm_head.weight[:, d : 2 * d] = unembedding(model, spec, step)
 
 
 def _constrain_mover(block, spec: MiniSpec, position: slice) -> None:
@@ -110,9 +110,9 @@ def _keep(weight: Tensor, columns: slice) -> None:
     weight[:, columns.stop :] = 0
 
 
-def unembedding(model: GPT2LMHeadModel, spec: MiniSpec) -> Float[Tensor, "d_vocab d_head"]:
+def unembedding(model: GPT2LMHeadModel, spec: MiniSpec, step: int | None = None) -> Float[Tensor, "d_vocab d_head"]:
     """What the unembedding reads of the output part: the token part of the embedding, each row to one length."""
-    return READ_SCALE * F.normalize(model.transformer.wte.weight[:, : spec.d_head], dim=1)
+    return spec.read_at(step) * F.normalize(model.transformer.wte.weight[:, : spec.d_head], dim=1)
 
 
 def end_logits(
@@ -126,7 +126,11 @@ def end_logits(
 
 
 def logits_and_spread(
-    model: GPT2LMHeadModel, spec: MiniSpec, tokens: Int[Tensor, "n n_pos"], end: Int[Tensor, "n"]
+    model: GPT2LMHeadModel,
+    spec: MiniSpec,
+    tokens: Int[Tensor, "n n_pos"],
+    end: Int[Tensor, "n"],
+    step: int | None = None,
 ) -> tuple[Float[Tensor, "n d_vocab"], Float[Tensor, ""]]:
     """:func:`end_logits`, and how much the divisor of the mover's norm varies within a prompt (see :func:`spread`)."""
     body, rows = model.transformer, torch.arange(len(tokens), device=tokens.device)
@@ -138,7 +142,7 @@ def logits_and_spread(
     written = _mover(body.h[-1], spec, hidden, end)
     d = spec.d_head
     last = body.ln_f(hidden[rows, end] + F.pad(written, (d, spec.d_model - 2 * d)))
-    return last[:, d : 2 * d] @ unembedding(model, spec).T, spread(hidden, end)
+    return last[:, d : 2 * d] @ unembedding(model, spec, step).T, spread(hidden, end)
 
 
 def spread(hidden: Float[Tensor, "n n_pos d_model"], end: Int[Tensor, "n"]) -> Float[Tensor, ""]:

@@ -8,6 +8,7 @@ from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl.family import Family
 
 WORK, PLACE, FREE = "work", "place", "free"
+READ_FIRST = 8.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class MiniSpec:
     position_scale: float = 15.0  # of the position embedding's first values; more makes places easier to learn
     lengthen_below: float = 0.3  # running loss on IOI and lists of two under which lists of every length come in
     level: float = 0.0  # weight in the loss of the spread of the norm's divisor, by which ``place`` could get around it
+    read: float = 8.0  # scale of what the unembedding reads; less of it asks for sharper attention ...
+    read_falls: int = 0  # ... so it may start at 8 and fall from this step on
+    read_fallen: int = 0  # until this one
     n_names: int = 30
     n_places: int = 15
     n_objects: int = 64
@@ -45,6 +49,14 @@ class MiniSpec:
     @property
     def d_head(self) -> int:
         return self.d_model // self.n_heads
+
+    def read_at(self, step: int | None = None) -> float:
+        """Scale of what the unembedding reads at a step of training; None for the end of it."""
+        if step is None or step >= self.read_fallen:
+            return self.read
+        return READ_FIRST - (READ_FIRST - self.read) * max(0, step - self.read_falls) / (
+            self.read_fallen - self.read_falls
+        )
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,18 @@ SPECS = {
     spec.name: spec
     for spec in (
         MiniSpec("mini-token", WORK, work=96, n_steps=8000, position_scale=5.0),
-        MiniSpec("mini-place", PLACE, work=64, n_steps=8000, level=10.0),
+        MiniSpec(
+            "mini-place",
+            PLACE,
+            work=64,
+            n_steps=6000,
+            n_items=6,
+            position_scale=40.0,
+            level=10.0,
+            read=2.0,
+            read_falls=1500,
+            read_fallen=4000,
+        ),
         MiniSpec(
             "mini-free",
             FREE,
