@@ -30,6 +30,27 @@ _BENCHMARK = {
     "rows": "a case each: `ours_s`, `plain_s` (median seconds), `ratio` (plain over ours), `max_abs_diff` (largest "
     "difference between the two results), `ours_peak_mb`, `plain_peak_mb` (resident memory, 10⁶ bytes)",
 }
+_RESULT = {
+    "format": "of these two files, a number",
+    "experiment": "its name; `talking_heads_utils.reproduce.experiments` lists them all",
+    "chapter": "whose page it belongs to",
+    "model": "as the command took it",
+    "shows": "what a figure of it must say it shows",
+    "revision": "the Hub's commit; null for a model that is not from the Hub",
+    "checkpoint": "sum of a folder's weights; null otherwise",
+    "processing": "of the weights before anything was measured",
+    "dtype": "of chapter 4's model",
+    "seed": "of prompts, draws and controls",
+    "quick": "whether prompts and grids were cut down; no page shows such a result",
+    "texts": "file of running text in place of the usual; null without",
+    "code": "version of this package",
+    "rows": "of the table",
+    "not_possible": "why the model cannot do this experiment; null where there is a table",
+    "seconds": "it took",
+    "machine": "processor, cores, threads, GPU",
+    "versions": "of Python, this package and the libraries that results depend on",
+    "sha256": "of this description and the table together",
+}
 _SCORES = {
     "singular_values": "`[n_layers, n_heads, d_head]`: of every head's OV matrix, the largest first",
     "<kind>.<layer>.score": "`[layer, n_heads, d_head, n_heads]`: composition score, 0 to 1, of writer layer, writer "
@@ -110,9 +131,16 @@ DATA_FILES = (
     ),
     DataFiles("prompts/*.txt", "Names, places and objects, one a line.", "hand"),
     DataFiles(
-        "results/*/*.*",
-        "Finished experiments on real models, with how they were made: see the note in the folder.",
-        "`python -m talking_heads_utils sweep --model MODEL --out FOLDER --results data/results`",
+        "results/*/*.json",
+        "Finished experiments, model by model: what each is, what it depends on and how it was made.",
+        "`python -m talking_heads_utils reproduce --model MODEL`",
+        _RESULT,
+    ),
+    DataFiles(
+        "results/*/*.parquet",
+        "Their tables. Columns are said where each is made: `talking_heads_utils.reproduce.experiments` names the "
+        "functions.",
+        "the same",
     ),
     DataFiles(
         "benchmarks/*.json",
