@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PLANTED = "planted"
+SPREAD = "auto"  # in place of a device: over all GPUs there are
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
 
@@ -90,7 +91,8 @@ def load_model(
     revision, or another Hub id, or a folder in the Hub's format. Weights are processed as in
     :class:`~talking_heads_utils.weights.HeadWeights`, by default for the model's norm; ``Processing(False, False)``
     leaves them raw. ``planted`` has no norm and nothing to process; :func:`talking_heads_utils.planted.plant` gives the
-    truth about it as well. Attention is eager, so that patterns can be read.
+    truth about it as well. Attention is eager, so that patterns can be read. device: also ``"auto"``, which spreads the
+    layers over all GPUs; what runs single layers by itself (:mod:`talking_heads_utils.runs.suffix`) then refuses.
 
     Raises :class:`CheckpointError` for a checkpoint that is missing, partial, damaged or without its tokenizer,
     :class:`DownloadError` if the Hub cannot be reached or asks for a token, :class:`ModelError` if there is too little
@@ -100,9 +102,11 @@ def load_model(
         return _load_planted(device, dtype, processing)
     checkpoint = find_checkpoint(name_or_folder, revision)
     processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)
-    check_complete(checkpoint, torch.device(device), dtype)
+    spread = device == SPREAD
+    check_complete(checkpoint, None if spread else torch.device(device), dtype)
     tokenizer = _tokenizer(checkpoint)
-    return _boot(_read(checkpoint, dtype).to(device).eval(), tokenizer, checkpoint, device, dtype, processing)
+    model = _read(checkpoint, dtype, device_map="auto") if spread else _read(checkpoint, dtype).to(device)
+    return _boot(model.eval(), tokenizer, checkpoint, None if spread else device, dtype, processing)
 
 
 def model_source(name_or_folder: str | Path, revision: str | None = None) -> tuple[str | Path, str | None]:
@@ -199,8 +203,8 @@ def _load_planted(device: str | torch.device, dtype: torch.dtype, processing: Pr
     return _moved(plant().bridge, device, dtype)
 
 
-def check_complete(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-    """Every tensor of the model is in the file with the right shape, and the device has room for them.
+def check_complete(checkpoint: Checkpoint, device: torch.device | None, dtype: torch.dtype) -> None:
+    """Every tensor of the model is in the file with the right shape, and the device, or all GPUs, have room for them.
 
     Nothing is loaded: transformers matches names and shapes on the meta device, where tensors hold no values.
     Raises :class:`CheckpointError` naming the tensors that are missing, and :class:`ModelError` for too little memory.
@@ -214,10 +218,11 @@ def check_complete(checkpoint: Checkpoint, device: torch.device, dtype: torch.dt
             "had from it: talking_heads_utils.checkpoints.load_head_weights."
         )
     needed = sum(p.numel() for p in model.parameters()) * dtype.itemsize
-    free = free_memory(device)
+    free = free_memory(device) if device else _free_on_all()
     if free is not None and needed > free:
         raise ModelError(
-            f"{checkpoint.name} in {dtype} needs {needed / 1e9:.1f} GB on {device}; {free / 1e9:.1f} GB are free. "
+            f"{checkpoint.name} in {dtype} needs {needed / 1e9:.1f} GB on {device or 'all GPUs'}; {free / 1e9:.1f} GB "
+            "are free. "
             "Load it with dtype=torch.bfloat16 (half of float32), or on a machine with more memory."
         )
 
@@ -233,6 +238,12 @@ def free_memory(device: torch.device) -> int | None:
         except (OSError, StopIteration):
             return None
     return None
+
+
+def _free_on_all() -> int | None:
+    """Bytes free on all GPUs together; of the CPU where there is none."""
+    gpus = [free_memory(torch.device("cuda", i)) or 0 for i in range(torch.cuda.device_count())]
+    return sum(gpus) if gpus else free_memory(torch.device("cpu"))
 
 
 def _from_pretrained(checkpoint: Checkpoint, **options):
@@ -256,8 +267,8 @@ def _from_pretrained(checkpoint: Checkpoint, **options):
         logging.enable_progress_bar()
 
 
-def _read(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    model = _from_pretrained(checkpoint, dtype=dtype)
+def _read(checkpoint: Checkpoint, dtype: torch.dtype, **options) -> PreTrainedModel:
+    model = _from_pretrained(checkpoint, dtype=dtype, **options)
     if bad := [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]:
         raise CheckpointError(f"{bad[0]} of {checkpoint.name} holds NaN or infinite values. Take another checkpoint.")
     return model

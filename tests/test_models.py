@@ -13,6 +13,7 @@ from talking_heads_utils.bridge import head_weights_from_bridge
 from talking_heads_utils.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.errors import CheckpointError, DownloadError, ModelError, ProcessingError
 from talking_heads_utils.models import known_models, load_model
+from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.weights import Processing
 
 TOKENS = torch.tensor([[0, 5, 7, 9, 11, 3], [0, 2, 4, 8, 16, 32]])
@@ -169,3 +170,21 @@ def test_a_folder_of_ones_own_may_be_called_like_a_small_model(checkpoints, tmp_
     shutil.copytree(checkpoints["gpt2"], tmp_path / "mini-mine")
     monkeypatch.chdir(tmp_path)
     assert load_model("mini-mine").cfg.n_layers == 3
+
+
+def test_a_model_spread_over_all_devices_answers_alike(checkpoints, monkeypatch):
+    """Where there is no GPU all layers stay on the CPU; the way there is the same."""
+    spread, plain = load_model(checkpoints["llama"], "auto"), load_model(checkpoints["llama"])
+    with torch.no_grad():
+        torch.testing.assert_close(spread(torch.arange(12)[None]), plain(torch.arange(12)[None]))
+    monkeypatch.setattr(models, "_free_on_all", lambda: 1000)
+    with pytest.raises(ModelError, match="on all GPUs"):
+        load_model(checkpoints["llama"], "auto")
+
+
+def test_a_spread_model_is_refused_where_single_layers_run(case, monkeypatch):
+    bridge, prompts = case
+    elsewhere = [torch.zeros(1), torch.zeros(1, device="meta")]
+    monkeypatch.setattr(type(bridge), "parameters", lambda self, **options: iter(elsewhere))
+    with pytest.raises(ModelError, match="is spread over cpu, meta"):
+        suffix(bridge, prompts, 0)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.bridge import rotary_of
-from talking_heads_utils.errors import OptionError
+from talking_heads_utils.errors import ModelError, OptionError
 from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale
@@ -189,6 +189,11 @@ def stream(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
 def _check(bridge: TransformerBridge, start: int) -> None:
     if not 0 <= start < bridge.cfg.n_layers:
         raise OptionError(f"No layer {start}: {bridge.cfg.model_name} has layers 0..{bridge.cfg.n_layers - 1}.")
+    if len(devices := {str(p.device) for p in bridge.parameters()}) > 1:
+        raise ModelError(
+            f"{bridge.cfg.model_name} is spread over {', '.join(sorted(devices))}; single layers are run on one device. "
+            "Load it on one, with dtype=torch.bfloat16 if it must be smaller."
+        )
 
 
 def _assemble(
