@@ -47,6 +47,11 @@ class ReaderScores:
     null_std: Float[Tensor, "n_heads"]
     null_max: Float[Tensor, "n_heads"]
 
+    def cpu(self) -> ReaderScores:
+        """The same on the CPU."""
+        tensors = (self.score, self.null_mean, self.null_std, self.null_max)
+        return ReaderScores(self.kind, self.layer, *(tensor.cpu() for tensor in tensors))
+
     @property
     def z(self) -> Float[Tensor, "layer n_heads d_head n_heads"]:
         """Score less the mean of random directions, in their standard deviations."""

@@ -141,12 +141,12 @@ def _largest(values: Float[Tensor, "layer n_heads d_head n_heads"]) -> Float[Ten
 def compute_scores(
     weights: HeadWeights, kinds: str = KINDS, *, n_random: int = N_RANDOM, seed: int = SEED
 ) -> CompositionScores:
-    """All scores of a model, held in memory: for GPT-2 small 7 MB, 1.8 million scores."""
+    """All scores of a model, kept on the CPU: for GPT-2 small 7 MB, 1.8 million scores."""
     directions, S = write_directions(weights)
     found = iter_composition(weights, kinds, n_random=n_random, seed=seed, directions=directions)
-    blocks = {(block.kind, block.layer): block for block in found}
+    blocks = {(block.kind, block.layer): block.cpu() for block in found}
     about = describe_weights(weights) | {"n_random": n_random, "seed": seed, "versions": versions()}
-    return CompositionScores(blocks, S, about)
+    return CompositionScores(blocks, S.cpu(), about)
 
 
 def save_scores(scores: CompositionScores, path: Path) -> None:

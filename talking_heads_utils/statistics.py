@@ -36,11 +36,11 @@ def bootstrap_mean(values: Float[Tensor, "n"], *, level: float = 0.95, n_boot: i
     """Mean with its percentile bootstrap interval. Raises :class:`OptionError` for fewer than two values."""
     if len(values) < 2:
         raise OptionError(f"An interval needs two values at least, not {len(values)}.")
-    generator = torch.Generator().manual_seed(seed)
+    values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
     draws = torch.randint(len(values), (n_boot, len(values)), generator=generator)
-    means = values.double()[draws].mean(1)
+    means = values[draws].mean(1)
     ends = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64))
-    return Interval(values.double().mean().item(), *ends.tolist(), len(values))
+    return Interval(values.mean().item(), *ends.tolist(), len(values))
 
 
 def exact_head_test(values: Float[Tensor, "n_layers n_heads"], heads: Sequence[Head]) -> ExactTest:

@@ -70,8 +70,9 @@ def factors_of(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "k c
 
 def grid_amounts(S: Float[Tensor, "c"], values: Sequence[float]) -> Float[Tensor, "k c"]:
     """Every component alone at every scale but 1, then all of them together: as amounts."""
-    each = [(value - 1) * s * row for row, s in zip(torch.eye(len(S)), S.float()) for value in values if value != 1]
-    return torch.stack(each + [(value - 1) * S.float() for value in values if value != 1])
+    S = S.float().cpu()
+    each = [(value - 1) * s * row for row, s in zip(torch.eye(len(S)), S) for value in values if value != 1]
+    return torch.stack(each + [(value - 1) * S for value in values if value != 1])
 
 
 def by_grid(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "k c"]) -> Tried:

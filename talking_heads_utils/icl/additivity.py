@@ -80,6 +80,7 @@ def _with(question: Question, pairs: tuple) -> Question:
 
 def _ratio_interval(top: Float[Tensor, "n"], bottom: Float[Tensor, "n"], n_boot: int = 2000) -> dict[str, float]:
     """Ratio of two means, with its 95% bootstrap interval over questions."""
+    top, bottom = top.cpu(), bottom.cpu()
     draws = torch.randint(len(top), (n_boot, len(top)), generator=torch.Generator().manual_seed(0))
     ratios = top[draws].mean(1) / bottom[draws].mean(1)
     low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()

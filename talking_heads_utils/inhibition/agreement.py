@@ -61,7 +61,7 @@ def agreement(
     draws = torch.randint(n, (n_boot, n), generator=generator)
     counts = torch.zeros(n_boot, n).scatter_add_(1, draws, torch.ones(n_boot, n)) / n
     booted = (counts.to(effects.inhibition) @ effects.inhibition[:, keep]).abs()
-    ends = torch.quantile(spearman(scores[keep], booted), torch.tensor([0.025, 0.975], dtype=torch.float64))
+    ends = torch.quantile(spearman(scores[keep], booted).cpu(), torch.tensor([0.025, 0.975], dtype=torch.float64))
     orders = torch.rand(n_draws, *mean.shape, generator=generator).argsort(-1).to(mean.device)
     shuffled = mean.expand(n_draws, -1, -1, -1).gather(-1, orders)
     rotated = [rotated_agreement(recording, effects.mover, generator) for _ in progress(range(n_rotations))]

@@ -27,7 +27,7 @@ N_ITEMS, CROWDED, SEEN = 6, 10, 8  # list lengths of chapters 1 and 2, and of 3;
 LENGTHS, LONG_LENGTHS = (3, 4, 6, 8, 10, 12), (3, 5, 8, 10, 15, 20)  # of the toys, which saw no more, and of others
 QUICK_LENGTHS = (4, 8, 12)
 MOST_OUT = 24  # heads that are taken out one by one of a model that has more than 100
-N_STRONG = 6
+N_STRONG, FEW = 6, 8  # heads whose pairs are taken out; prompts of a quick run of chapter 4
 
 
 @dataclass
@@ -46,9 +46,9 @@ class Subject:
     texts: Path | None = None
     _kept: dict[str, object] = field(default_factory=dict, repr=False)
 
-    def n(self, usual: int) -> int:
-        """How many prompts to take where ``usual`` are: the twenty at least that an interval needs."""
-        return max(20, usual // 10) if self.quick else usual
+    def n(self, usual: int, least: int = 20) -> int:
+        """How many prompts to take where ``usual`` are: one in ten of a quick run, but ``least`` at least."""
+        return max(least, usual // 10) if self.quick else usual
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -120,20 +120,22 @@ def _activity(s: Subject) -> pd.DataFrame:
 
 
 def _reach(s: Subject) -> pd.DataFrame:
-    at, n_values = s.channel, 5 if s.quick else 9
-    return positional.reach_table(at, N_ITEMS, positional.axis(at, N_ITEMS, n_values), s.n(100))
+    at, (n_values, n_random) = s.channel, (5, 1) if s.quick else (9, 3)
+    return positional.reach_table(at, N_ITEMS, positional.axis(at, N_ITEMS, n_values), s.n(100), n_random)
 
 
 def _steering_gains(s: Subject) -> pd.DataFrame:
-    at = s.channel
-    found = {str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(200), 2) for n in (N_ITEMS, 12)}
+    at, n_random = s.channel, 1 if s.quick else 2
+    found = {
+        str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(200), n_random) for n in (N_ITEMS, 12)
+    }
     table = positional.gains_table(found).rename(columns={"model": "n_items"})
     return table.assign(model=s.model)
 
 
 def _edit_gains(s: Subject) -> pd.DataFrame:
     sets = [editing.KNOWN, editing.NEW, f"lists of {CROWDED + 2}"]
-    return editing.gains_table(s.bench, editing.winners(s.tried), sets)
+    return editing.gains_table(s.bench, editing.winners(s.tried), sets[:1] if s.quick else sets)
 
 
 def _harm(s: Subject) -> pd.DataFrame:
@@ -144,7 +146,7 @@ def _harm(s: Subject) -> pd.DataFrame:
 def _pairs(s: Subject) -> pd.DataFrame:
     import pandas as pd
 
-    asked, n = s.asked, s.n(64)
+    asked, n = s.asked, s.n(64, FEW)
     heads = icl.strongest(asked, N_STRONG, n=n)
     of = {"strongest": heads, "random": icl.others(asked, heads)}
     return pd.concat([icl.interaction_table(asked, some, n=n).assign(heads=kind) for kind, some in of.items()])
@@ -153,20 +155,20 @@ def _pairs(s: Subject) -> pd.DataFrame:
 def _heads_out(s: Subject) -> pd.DataFrame:
     layers, heads = s.asked.shape
     most = None if layers * heads <= 100 else (4 if s.quick else MOST_OUT)
-    return icl.removal_table(s.asked, n=s.n(64), most=most)
+    return icl.removal_table(s.asked, n=s.n(64, FEW), most=most)
 
 
 def _patch(s: Subject) -> pd.DataFrame:
     import pandas as pd
 
     sets = icl.post_sets(s.asked)
-    tables = [icl.patch_table(s.asked, sets, n=s.n(64), b=b).assign(b=b)
+    tables = [icl.patch_table(s.asked, sets, n=s.n(64, FEW), b=b).assign(b=b)
               for b in (OTHER_FUNCTION, RANDOM_PAIRS, NO_EXAMPLES)]  # fmt: skip
     return pd.concat(tables)
 
 
 def _backups(s: Subject) -> pd.DataFrame:
-    asked, n = s.asked, s.n(64)
+    asked, n = s.asked, s.n(64, FEW)
     top = icl.strongest(asked, 3, n=n)
     return icl.compensation_table(asked, {"strongest": top, **icl.random_sets(asked, top, 2)}, n=n)
 
@@ -197,9 +199,9 @@ EXPERIMENTS = (
     Experiment("post", 4, 1, lambda s: icl.post_table(s.asked).astype(str), "the post's own prompts"),
     Experiment("backups", 4, 2, _backups, "direct effects after ablations"),
     Experiment("log-odds", 4, 1, _log_odds, "laws of belief"),
-    Experiment("additivity", 4, 8, lambda s: icl.additivity_table(s.asked, n=s.n(48)), "sums of contributions"),
-    Experiment("parts", 4, 1, lambda s: icl.layer_table(s.asked, n=s.n(100)), "layers taken out"),
-    Experiment("looks-back", 4, 1, lambda s: icl.attention_table(s.asked, n=s.n(48)), "attention to answers"),
+    Experiment("additivity", 4, 8, lambda s: icl.additivity_table(s.asked, n=s.n(48, FEW)), "sums of contributions"),
+    Experiment("parts", 4, 1, lambda s: icl.layer_table(s.asked, n=s.n(100, FEW)), "layers taken out"),
+    Experiment("looks-back", 4, 1, lambda s: icl.attention_table(s.asked, n=s.n(48, FEW)), "attention to answers"),
 )  # fmt: skip
 
 

@@ -191,8 +191,8 @@ def _check(bridge: TransformerBridge, start: int) -> None:
         raise OptionError(f"No layer {start}: {bridge.cfg.model_name} has layers 0..{bridge.cfg.n_layers - 1}.")
     if len(devices := {str(p.device) for p in bridge.parameters()}) > 1:
         raise ModelError(
-            f"{bridge.cfg.model_name} is spread over {', '.join(sorted(devices))}; single layers are run on one device. "
-            "Load it on one, with dtype=torch.bfloat16 if it must be smaller."
+            f"{bridge.cfg.model_name} is spread over {', '.join(sorted(devices))}; single layers are run on one. "
+            "Load it on one device, with dtype=torch.bfloat16 if it must be smaller."
         )
 
 

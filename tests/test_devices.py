@@ -1,0 +1,36 @@
+"""Every experiment with its model on a device called ``cuda`` gives the tables that it gives on the CPU.
+
+No GPU is needed: see ``pretended_gpu``. What this cannot show is speed, memory and the rounding of a real one.
+"""
+
+import pandas as pd
+import pytest
+import torch
+from pretended_gpu import PretendedGPU
+
+from talking_heads_utils import models
+from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject, chapters_of
+
+SUBJECTS = {model: Subject(model, quick=True, device="cuda") for model in ("mini-token", "mini-icl")}
+CASES = [(model, e) for model in SUBJECTS for e in EXPERIMENTS if e.chapter in chapters_of(model)]
+
+
+def test_mixed_devices_fail_as_on_a_gpu():
+    with PretendedGPU():
+        there, here = torch.arange(3.0, device="cuda"), torch.ones(3)
+        assert there.device.type == "cuda" and (there + there.to("cuda")).cpu().tolist() == [0, 2, 4]
+        for mixed in (lambda: there + here, lambda: here @ there, lambda: torch.cat([here, there])):
+            with pytest.raises(RuntimeError, match="same device"):
+                mixed()
+        with pytest.raises(RuntimeError):
+            there.numpy()
+        assert (there + torch.tensor(1.0)).sum().item() == 6, "a single number may come from anywhere"
+
+
+@pytest.mark.parametrize("model, experiment", CASES, ids=lambda x: getattr(x, "name", x))
+def test_an_experiment_on_a_gpu_gives_the_same_table(model, experiment, monkeypatch):
+    monkeypatch.setattr(models, "check_complete", lambda *args: None)  # asks for the memory of a real GPU
+    with PretendedGPU():
+        found = experiment.run(SUBJECTS[model])
+    expected = experiment.run(Subject(model, quick=True))
+    pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True), atol=1e-3, rtol=1e-3)
