@@ -94,9 +94,10 @@ def live_panel(studies: Sequence[Study]) -> ipywidgets.Widget:
 
 
 def spread_prompts(s: Study, n: int) -> list[int]:
-    """Held-out prompts at even steps of what the strongest component's removal does to I(m), the largest loss first."""
+    """Held-out prompts at even steps in the order of what the strongest component's removal does to I(m), the largest loss
+    first."""
     order = s.effects.of(s.strongest(1)[0]).argsort().tolist()
-    return [order[int((i + 0.5) * len(order) / n)] for i in range(n)]
+    return [order[i * len(order) // n] for i in range(n)]
 
 
 def _leading(s: Study) -> list[Head]:
@@ -119,5 +120,5 @@ def _view(s: Study, component: Component, row: int) -> dict:
     title = f"{component} out of the query of {s.mover}: I(m) {before:.2f} → {after:.2f}<br><i>{text}</i>"
     return {
         "data": [dict(x=names, y=values[column].round(4).tolist()) for column in values],
-        "layout": dict(title=dict(text=title, font=dict(size=13), x=0.01, xanchor="left", y=0.98, yanchor="top")),
+        "layout": dict(title=dict(text=title, font=dict(size=13), x=0.01, xanchor="left", y=0.95, yanchor="top")),
     }
