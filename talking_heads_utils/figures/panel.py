@@ -94,8 +94,8 @@ def live_panel(studies: Sequence[Study]) -> ipywidgets.Widget:
 
 
 def spread_prompts(s: Study, n: int) -> list[int]:
-    """Held-out prompts at even steps in the order of what the strongest component's removal does to I(m), the largest loss
-    first."""
+    """Held-out prompts, ordered by what the strongest component's removal does to I(m), at even steps from the largest
+    loss on."""
     order = s.effects.of(s.strongest(1)[0]).argsort().tolist()
     return [order[i * len(order) // n] for i in range(n)]
 
