@@ -119,7 +119,7 @@ def test_the_landing_figure_counts_what_its_slider_leaves(scores):
         edges = links.edges_above(scores, ROLES, LINKS[0], float(frame.name))
         known = sum(edge[3] for edge in edges)
         assert step.args[0] == (frame.name,)
-        assert (len(frame.data[1].x), len(frame.data[3].x)) == (known, len(edges) - known)
+        assert (len(frame.data[3].x), len(frame.data[1].x)) == (known, len(edges) - known)
         even = len(edges) * 4 / 16  # published pairs over all pairs of an earlier head and a reader
         title = f"{len(edges)} edges with z of {frame.name} or more: {known} of the 4<br>"
         assert frame.layout.title.text == f"{title}published ones; spread evenly it would be {even:.1f}"

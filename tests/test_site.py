@@ -7,13 +7,12 @@ failure, not a skip.
 import json
 import os
 import re
-import shutil
-import tempfile
-import time
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import pytest
+import site_tools
+from site_tools import DESKTOP, PHONE, resize, wait_for
 
 from talking_heads_utils import roles
 from talking_heads_utils.components import relative_gap
@@ -26,45 +25,16 @@ SITE = os.environ.get("TALKING_HEADS_SITE")
 pytestmark = pytest.mark.skipif(not SITE, reason="needs a built site: TALKING_HEADS_SITE=_build/html after `make book`")
 CHAPTER = "notebooks/01_inhibition_heads.html"
 EXPLORER = "book/explorer.html"
-PHONE, DESKTOP = (390, 844), (1280, 900)
 
 
 @pytest.fixture(scope="module")
 def driver():
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
-    profile = tempfile.mkdtemp(prefix="site-test-")
-    for argument in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    browser.execute_cdp_cmd("Network.enable", {})
-    yield browser
-    browser.quit()
-    shutil.rmtree(profile, ignore_errors=True)
-
-
-def wait_for(condition, seconds=30):
-    end = time.time() + seconds
-    while time.time() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("the page did not get there in time")
+    with site_tools.browser() as driver:
+        yield driver
 
 
 def open_page(driver, page, size=DESKTOP):
-    driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE},
-    )
+    resize(driver, size)
     for log in ("browser", "performance"):
         driver.get_log(log)
     path, mark, fragment = page.partition("#")
@@ -75,10 +45,13 @@ def open_page(driver, page, size=DESKTOP):
 
 
 def pages():
-    root = Path(SITE or ".")
-    return [
-        str(p.relative_to(root)) for folder in ("book", "notebooks") for p in sorted((root / folder).glob("*.html"))
-    ]
+    return site_tools.pages(Path(SITE or "."))
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_page_is_light_and_holds_few_scenes(page):
+    """Gzipped, beyond what the site shares; browsers keep few WebGL scenes alive at once."""
+    assert site_tools.weight(Path(SITE), page) < 1_200_000 and site_tools.scenes(Path(SITE), page) <= 4
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])

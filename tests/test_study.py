@@ -79,7 +79,7 @@ def test_one_prompt_is_a_row_of_the_effects(planted):
         change = planted.effects.of(component)[row].item()
         assert score["after"] - score["before"] == pytest.approx(change, abs=1e-5)
     lost = planted.effects.of(component)[panel.spread_prompts(planted, 8)]
-    assert (lost.diff() >= 0).all() and lost[0] < -0.1, "from the largest loss on"
+    assert (lost.diff() >= 0).all() and lost[0] == planted.effects.of(component).min() < -0.1
 
 
 def test_what_no_panel_can_show_is_one_clear_error(planted):
@@ -99,7 +99,8 @@ def test_the_panel_of_a_kernel_and_its_static_twin_draw_the_same(planted, monkey
     widget = panel.live_panel([planted])
     menus = {child.description: child for child in widget.children[:4]}
     assert list(menus) == ["Model", "Head", "Component", "Prompt"]
-    assert list(menus["Head"].options)[:2] == ["L1H0", "L1H1"] and len(menus["Head"].options) > 8
+    strongest = planted.strongest(1)[0]
+    assert menus["Head"].options[0] == str(strongest.of_head) and len(menus["Head"].options) > 8
     row = panel.spread_prompts(planted, panel.N_PROMPTS)[1]
     menus["Prompt"].options = [*menus["Prompt"].options, ("one more", row)]
     for name, value in (("Head", "L1H1"), ("Component", 2), ("Prompt", row)):
@@ -113,7 +114,8 @@ def test_the_panel_of_a_kernel_and_its_static_twin_draw_the_same(planted, monkey
     frame = json.loads(figure.layout.meta["frames"]["planted-L1H1"])["2|1"]
     assert values(frame["data"]) == values(drawn[-1].data)
     assert frame["layout"]["title"]["text"] == drawn[-1].layout.title.text
-    start = json.loads(figure.layout.meta["frames"]["planted-L1H0"])["0|0"]
+    assert [control["start"] for control in figure.layout.meta["controls"]][1:] == [strongest.component, 0]
+    start = json.loads(figure.layout.meta["frames"][f"planted-{strongest.of_head}"])[f"{strongest.component}|0"]
     assert values(start["data"]) == values(figure.data) and values(start["data"], "x") == values(figure.data, "x")
 
 
@@ -123,9 +125,9 @@ def test_the_panel_of_several_models_offers_each_ones_own_heads(planted, monkeyp
     widget = panel.live_panel([planted, toy])
     model, head, component, _ = widget.children[:4]
     model.value = toy.name
-    assert head.options[0] == str(toy.inhibition[0]) and len(component.options) == toy.held_out.weights.d_head
+    assert head.options[0] == str(toy.strongest(1)[0].of_head) and len(component.options) == toy.held_out.weights.d_head
     model.value = planted.name
-    assert head.options[0] == str(planted.inhibition[0])
+    assert head.options[0] == str(planted.strongest(1)[0].of_head)
 
 
 def test_every_menu_entry_shows_its_own_traces(planted):

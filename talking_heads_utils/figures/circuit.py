@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from talking_heads_utils.figures.style import CONTROL, KIND_COLOURS, KIND_READS, new_figure, role_colour, slider
+from talking_heads_utils.figures.style import (
+    CONTROL,
+    KIND_COLOURS,
+    KIND_READS,
+    NO_BUTTONS,
+    new_figure,
+    role_colour,
+    slider,
+)
 from talking_heads_utils.labels import Head
 from talking_heads_utils.links import MEASURES, ONE_COMPONENT, Link, Roles, edges_above, published_edges
 from talking_heads_utils.roles import role_of
@@ -53,8 +61,8 @@ def link_figure(
     screen. The title counts the published edges among them, and how many there would be if edges fell evenly."""
     writers, readers, kind = link
     found = {z: edges_above(scores, roles, link, z) for z in thresholds}
-    colours = (role_colour(writers), CONTROL)
-    figure = new_figure(400, margin_t=56, dragmode=False, modebar_remove=["toImage", "zoom", "pan", "resetScale"])
+    colours = (CONTROL, role_colour(writers))
+    figure = new_figure(400, margin_t=56, dragmode=False, modebar_remove=NO_BUTTONS)
     for part, colour in zip(_by_writer(found[start]), colours):
         edges = [edge[:3] for edge in part]
         figure.add_trace(_line_trace(edges, kind, False).update(line_color=colour))
@@ -84,8 +92,8 @@ def link_figure(
 
 
 def _by_writer(edges: Sequence[tuple]) -> list[list[tuple]]:
-    """Published edges, and all others."""
-    return [[edge for edge in edges if edge[3] == published] for published in (True, False)]
+    """Edges that nobody published, and those that are published: these are drawn above."""
+    return [[edge for edge in edges if edge[3] == published] for published in (False, True)]
 
 
 def _counted(scores: CompositionScores, roles: Roles, link: Link, edges: Sequence[tuple], z: float) -> dict:

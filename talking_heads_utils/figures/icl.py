@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def finding_figure(
         lines = dict(mode="lines+markers", line_color=colour, hovertemplate="%{x}: %{y:.2f}<extra></extra>", **look)
         figure.add_scatter(x=out["out"].tolist(), y=out["exact"].round(3).tolist(), error_y=error_bars(out, "exact"),
                            row=1, col=1, **lines)  # fmt: skip
-        names = laws["law"].str.replace(" ", "<br>").tolist()
+        names = ["<br>".join(textwrap.wrap(law, 10)) for law in laws["law"]]
         figure.add_bar(x=names, y=laws["error"].round(3).tolist(), error_y=error_bars(laws, "error"), row=2, col=1,
                        marker_color=colour, showlegend=False, hovertemplate="%{x}: %{y:.2f}<extra></extra>",
                        **look)  # fmt: skip

@@ -14,7 +14,7 @@ import ipywidgets
 import plotly.graph_objects as go
 
 from talking_heads_utils.figures.page import with_controls
-from talking_heads_utils.figures.style import ACCENT, CONTROL, new_figure
+from talking_heads_utils.figures.style import ACCENT, CONTROL, NO_BUTTONS, new_figure
 from talking_heads_utils.inhibition.study import one_prompt
 from talking_heads_utils.labels import Component, Head
 
@@ -29,7 +29,7 @@ def panel_figure(s: Study, component: Component, row: int) -> go.Figure:
     """The mover's attention to each item of a held-out list, untouched and without the component."""
     frame = _view(s, component, row)
     looks = (("untouched", CONTROL), ("without the component", ACCENT))
-    figure = new_figure(430, barmode="group", margin_t=150)
+    figure = new_figure(400, barmode="group", margin_t=120, dragmode=False, modebar_remove=NO_BUTTONS)
     for bars, (name, colour) in zip(frame["data"], looks):
         figure.add_bar(**bars, name=name, marker_color=colour, hovertemplate="%{x}: %{y:.2f}<extra></extra>")
     figure.update_xaxes(tickangle=-35)
@@ -41,7 +41,7 @@ def panel_figure(s: Study, component: Component, row: int) -> go.Figure:
 def static_panel(studies: Sequence[Study]) -> go.Figure:
     """:func:`panel_figure` with menus that work without a kernel: of each model its two strongest inhibition heads and,
     as a control, the first other head of their layer."""
-    heads = [(s, head) for s in studies for head in [*s.inhibition[:2], _other(s)]]
+    heads = [(s, head) for s in studies for head in [*_leading(s)[:2], _other(s)]]
     rows = {s.name: spread_prompts(s, N_PROMPTS) for s in studies}
     first = [f"{s.name}-{head}" for s, head in heads]
     labels = [f"{s.name}: {head}{'' if head in s.inhibition else ' (control)'}" for s, head in heads]
@@ -52,12 +52,14 @@ def static_panel(studies: Sequence[Study]) -> go.Figure:
         for i, row in enumerate(rows[s.name])
     }
     s, head = heads[0]
+    strongest = s.strongest(1)[0].component
+    start = strongest if strongest < N_COMPONENTS else 0
     controls = [
         dict(name="Model and head", values=first, labels=labels, start=first[0]),
-        dict(name="Component", values=list(range(N_COMPONENTS)), start=0),
+        dict(name="Component", values=list(range(N_COMPONENTS)), start=start),
         dict(name="Prompt", values=list(range(N_PROMPTS)), start=0),
     ]
-    return with_controls(panel_figure(s, Component(head.layer, head.head, 0), rows[s.name][0]), controls, frames)
+    return with_controls(panel_figure(s, Component(head.layer, head.head, start), rows[s.name][0]), controls, frames)
 
 
 def live_panel(studies: Sequence[Study]) -> ipywidgets.Widget:
@@ -69,7 +71,7 @@ def live_panel(studies: Sequence[Study]) -> ipywidgets.Widget:
 
     def offered(s: Study) -> dict[str, Sequence]:
         others = [Head(n, h) for n in range(s.mover.layer) for h in range(s.held_out.weights.n_heads)]
-        heads = [*s.inhibition, *(head for head in others if head not in s.inhibition)]
+        heads = [*_leading(s), *(head for head in others if head not in s.inhibition)]
         texts = s.held_out.prompts.texts
         prompts = [(f"{row}: {textwrap.shorten(texts[row], 60)}", row) for row in spread_prompts(s, N_OFFERED)]
         return dict(head=list(map(str, heads)), component=list(range(s.held_out.weights.d_head)), prompt=prompts)
@@ -92,9 +94,15 @@ def live_panel(studies: Sequence[Study]) -> ipywidgets.Widget:
 
 
 def spread_prompts(s: Study, n: int) -> list[int]:
-    """Held-out prompts at even steps of what the strongest component's removal does to I(m), the largest loss first."""
+    """Held-out prompts, ordered by what the strongest component's removal does to I(m), at even steps from the largest
+    loss on."""
     order = s.effects.of(s.strongest(1)[0]).argsort().tolist()
-    return [order[int((i + 0.5) * len(order) / n)] for i in range(n)]
+    return [order[i * len(order) // n] for i in range(n)]
+
+
+def _leading(s: Study) -> list[Head]:
+    """The inhibition heads, that of the strongest component first."""
+    return list(dict.fromkeys([s.strongest(1)[0].of_head, *s.inhibition]))
 
 
 def _other(s: Study) -> Head:
@@ -112,5 +120,5 @@ def _view(s: Study, component: Component, row: int) -> dict:
     title = f"{component} out of the query of {s.mover}: I(m) {before:.2f} → {after:.2f}<br><i>{text}</i>"
     return {
         "data": [dict(x=names, y=values[column].round(4).tolist()) for column in values],
-        "layout": dict(title=dict(text=title, font=dict(size=13), x=0.01, xanchor="left", y=0.98, yanchor="top")),
+        "layout": dict(title=dict(text=title, font=dict(size=13), x=0.01, xanchor="left", y=0.95, yanchor="top")),
     }

@@ -49,7 +49,7 @@ def finding_figure(
     import pandas as pd
 
     titles = ["answers decoded from three directions", "gain of one setting per place, points"]
-    figure = stacked(2, titles, 580, 0.16)
+    figure = stacked(2, titles, 640, 0.14)
     for subspace, opacity in ((COMPONENTS, 1), (RANDOM, 0.4)):
         for carries in (PLACE, IDENTITY):
             part = decoded[(decoded["subspace"] == subspace) & (decoded["carries"] == carries)]
@@ -70,7 +70,7 @@ def finding_figure(
                    hovertemplate=hover, row=2, col=1)  # fmt: skip
     figure.add_hline(y=decoded["chance"].iloc[0], line=NULL_LINE, row=1, col=1)
     figure.update_yaxes(range=[0, 1.04], row=1, col=1)
-    figure.update_layout(barmode="group", legend_y=-0.12)
+    figure.update_layout(barmode="group", legend_y=-0.16)
     return figure
 
 

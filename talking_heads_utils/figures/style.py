@@ -28,6 +28,7 @@ EXPECTED = "#7B61A8"  # the exact answer, where it is known
 ACCENT = ROLE_COLOURS[roles.S_INHIBITION]
 KIND_COLOURS = {"Q": "#CC79A7", "K": "#009E73", "V": "#0072B2"}
 KIND_READS = {"Q": "query", "K": "key", "V": "value"}
+NO_BUTTONS = ["toImage", "zoom", "pan", "resetScale"]  # of plotly's bar, where a title needs its place on a phone
 NULL_LINE = dict(color=CONTROL, dash="dash", width=1.2)  # the root mean square of a random direction
 SCORE_TITLE = "composition score C"
 
