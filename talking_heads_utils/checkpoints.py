@@ -63,7 +63,7 @@ class Checkpoint:
         self, layer: int, dtype: torch.dtype | None, device: str | torch.device = "cpu"
     ) -> dict[str, torch.Tensor]:
         """One layer's attention tensors by part, as they lie in the file; dtype None keeps the one that is stored."""
-        wanted = defaultdict(dict)
+        wanted: dict[Path, dict[str, str]] = defaultdict(dict)
         for part, name in self.family.tensor_names(layer).items():
             if self.prefix + name in self.files:
                 wanted[self.files[self.prefix + name]][part] = self.prefix + name
@@ -107,6 +107,7 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None, *, 
     also: other files that are fetched from the Hub into the same folder, where it has them.
     """
     folder = _as_folder(name_or_folder)
+    files: _FolderFiles | _HubFiles
     if folder.is_dir():
         files, name = _FolderFiles(folder), folder.resolve().name
     elif folder.is_absolute() or str(name_or_folder).startswith((".", "~")) or str(name_or_folder).count("/") > 1:

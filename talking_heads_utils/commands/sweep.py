@@ -97,8 +97,9 @@ def _prepare(args: argparse.Namespace) -> tuple:
 
     def plan(writers: list[str], movers: list[str], revision: str | None = None) -> Plan:
         return Plan(
-            model=args.model, writers=writers, movers=movers, n_items=args.n_items, n_prompts=args.prompts,
-            seed=args.seed, values=args.values, read=[ATTENTION] * bool(movers) + [LOGITS] * args.logits,
+            model=args.model, writers=tuple(writers), movers=tuple(movers), n_items=args.n_items,
+            n_prompts=args.prompts, seed=args.seed, values=args.values,
+            read=(ATTENTION,) * bool(movers) + (LOGITS,) * args.logits,
             dtype=args.dtype, code=talking_heads_utils.__version__, revision=revision, random=args.random,
         )  # fmt: skip
 

@@ -56,7 +56,7 @@ class Change:
             raise EditError(f"{self.component}: {self.operation!r} takes {wanted}, not {self.value!r}.")
         if (self.operation == ROTATE) != (self.span is not None):
             raise EditError(f"{self.component}: {ROTATE!r}, and nothing else, takes a span of two components.")
-        if self.operation == SET and self.value < 0:
+        if self.operation == SET and self.value is not None and self.value < 0:
             raise EditError(f"{self.component}: a singular value is not negative. To flip a component, scale it by -1.")
 
     @property
@@ -136,7 +136,11 @@ def to_json(edit: Edit) -> str:
     """The edit as text that a person can read and change."""
     changes = []
     for change in edit.changes:
-        row = {"component": str(change.component), "matrix": change.matrix, "operation": change.operation}
+        row: dict[str, Any] = {
+            "component": str(change.component),
+            "matrix": change.matrix,
+            "operation": change.operation,
+        }
         row |= {} if change.value is None else {"value": change.value}
         row |= {} if change.span is None else {"span": [str(component) for component in change.span]}
         changes.append(row)

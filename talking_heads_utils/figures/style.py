@@ -51,7 +51,7 @@ def new_figure(height: int, **layout) -> go.Figure:
 
 def role_colour(role: str | None) -> str:
     """The colour of a role; grey for a head without one."""
-    return ROLE_COLOURS.get(role, CONTROL)
+    return CONTROL if role is None else ROLE_COLOURS.get(role, CONTROL)
 
 
 def dropdown(buttons: list[dict]) -> dict:

@@ -207,7 +207,8 @@ def _bits(right: np.ndarray, places: np.ndarray, n_items: int) -> pa.Array:
 
 def _made(folder: Path, plan: Plan) -> list[dict[str, Any]]:
     """Machines and versions that made the chunks, each with its seconds and how many chunks it made."""
-    seconds, chunks = Counter(), Counter()
+    seconds: Counter[str] = Counter()
+    chunks: Counter[str] = Counter()
     for chunk in plan.chunks:
         note = json.loads(note_file(folder, chunk).read_text(encoding="utf-8"))
         key = json.dumps({name: note[name] for name in ("machine", "versions")})

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -182,7 +182,7 @@ def _table(found: dict[str, torch.Tensor], prompts: PromptSet, plan: Plan, n_ite
         "place": np.repeat(np.array(prompts.info["place"][rows], dtype=np.int8), n_settings),
         "held_out": np.repeat(np.array([half == "held-out" for half in prompts.info["half"][rows]]), n_settings),
     }
-    named = {}
+    named: dict[str, Any] = {}
     if ATTENTION in found:
         named |= {f"{ATTENTION}:{m}": found[ATTENTION][:, :, k] for k, m in enumerate(plan.movers)}
     if LOGITS in found:

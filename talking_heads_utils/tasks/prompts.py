@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -225,7 +225,7 @@ def load_prompts(path: Path) -> PromptSet:
     columns = table.to_pydict()
     pad, width = about.pop("pad"), about.pop("width")
     lengths = torch.tensor([len(row) for row in columns["tokens"]])
-    named = {kind: {} for kind in ("position", "info")}
+    named: dict[str, dict[str, Any]] = {kind: {} for kind in ("position", "info")}
     for column, values in columns.items():
         kind, _, name = column.partition(":")
         if name:

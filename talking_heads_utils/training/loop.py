@@ -67,7 +67,7 @@ class Run:
 
     def __init__(self, spec: MiniSpec | FunctionsSpec, seed: int, folder: Path, device: str = "cpu"):
         self.spec, self.seed, self.folder, self.device = spec, seed, Path(folder), check_device(device)
-        self.job: ListsJob | FunctionsJob = (ListsJob if isinstance(spec, MiniSpec) else FunctionsJob).of(spec)
+        self.job: ListsJob | FunctionsJob = ListsJob.of(spec) if isinstance(spec, MiniSpec) else FunctionsJob.of(spec)
         self.tokenizer = self.job.tokenizer
         self.model: GPT2LMHeadModel = self.job.build(seed).to(device)
         self.optimiser = torch.optim.AdamW(
