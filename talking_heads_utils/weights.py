@@ -31,6 +31,10 @@ class Processing:
     fold_ln: bool
     center: bool
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.fold_ln, bool) and isinstance(self.center, bool)):
+            raise ProcessingError(f"A processing is two of True and False, not {self.fold_ln!r} and {self.center!r}.")
+
     @classmethod
     def default(cls, norm: str) -> Processing:
         """LayerNorm: fold and centre. RMSNorm: fold only, for centring would change the model."""

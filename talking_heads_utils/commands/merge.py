@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from talking_heads_utils.commands.sweep import add_results_argument, save_results
+from talking_heads_utils.files import check_folder
 
 HELP = "join the shards of a sweep"
 
@@ -26,5 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.steering.sweep import merge
 
+    for folder in filter(None, (args.out, args.results)):
+        check_folder(folder)
     print(f"{args.out}: {merge(args.parts, args.out)} chunks")
     save_results(args.out, args.results)

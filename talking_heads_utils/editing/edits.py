@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from talking_heads_utils.errors import EditError, LabelError
+from talking_heads_utils.errors import EditError, LabelError, ProcessingError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.labels import Component
 from talking_heads_utils.weights import HeadWeights, Processing
@@ -149,17 +149,18 @@ def to_json(edit: Edit) -> str:
 
 
 def from_json(text: str) -> Edit:
-    """The edit that :func:`to_json` wrote. Raises :class:`EditError` or :class:`LabelError` saying what is wrong."""
+    """The edit that :func:`to_json` wrote. Raises :class:`EditError`, :class:`LabelError` or
+    :class:`ProcessingError` saying what is wrong."""
     try:
         about = json.loads(text)
+        if not isinstance(about["changes"], list):
+            raise TypeError("its changes are no list")
         changes = tuple(_change(row) for row in about["changes"])
         processing = Processing(**about["processing"])
         return Edit(str(about["model"]), processing, tuple(map(float, about["fingerprint"])), changes)
-    except LabelError:
+    except (EditError, LabelError, ProcessingError):
         raise
-    except EditError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise EditError(
             f"This is no edit: {type(error).__name__}: {error}. An edit has model, processing, fingerprint and changes."
         ) from error

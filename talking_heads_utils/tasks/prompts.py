@@ -178,9 +178,9 @@ def _position(encoded, i: int, prompt: PromptText, name: str, shift: int, unknow
 
 
 def check_seed(seed: int) -> int:
-    """Raises :class:`TaskError` unless the seed is an integer that is not negative."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise TaskError(f"A seed is an integer from 0 on, not {seed!r}.")
+    """Raises :class:`TaskError` unless the seed is an integer from 0 to 2^63 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise TaskError(f"A seed is an integer from 0 to 2^63 - 1, not {seed!r}.")
     return seed
 
 
