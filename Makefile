@@ -26,7 +26,7 @@ book: $(READY)
 	@echo "The book: $(abspath $(SITE))/index.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov --cov-fail-under=90
 	TALKING_HEADS_MODEL=$$($(BIN)/python tests/rehearsals.py $(abspath _build/rehearsal/gpt2)) \
 	    $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/
 

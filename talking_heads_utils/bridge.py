@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ def _family_and_rotary(bridge: TransformerBridge) -> tuple[str, Rotary | None]:
     """Out of the Hugging Face config behind the bridge, if there is one, as for a checkpoint folder."""
     cfg = bridge.cfg
     config = getattr(bridge.original_model, "config", None)
-    config = config.to_dict() if hasattr(config, "to_dict") else {}
+    config = {} if config is None or not hasattr(config, "to_dict") else config.to_dict()
     if not config and cfg.positional_embedding_type != "rotary":  # built natively: pre-norm, no rotary positions
         return str(cfg.architecture), None
     family = family_of(config, f"The model {cfg.model_name}")
@@ -83,17 +83,18 @@ def rotary_of(bridge: TransformerBridge) -> Rotary | None:
 def _raw_layers(bridge: TransformerBridge, dtype: torch.dtype) -> Iterator[RawLayer]:
     for layer, block in enumerate(bridge.blocks):
         attn, ln = block.attn, getattr(block, "ln1", None)
-        parts = {
+        parts: dict[str, Any] = {
             "W_Q": attn.W_Q, "W_K": attn.W_K, "W_V": attn.W_V, "W_O": attn.W_O,
             "b_V": attn.b_V, "b_O": attn.b_O,
             "ln_scale": getattr(ln, "weight", None), "ln_bias": getattr(ln, "bias", None),
         }  # fmt: skip
-        yield RawLayer(**{name: _own(tensor, f"blocks[{layer}] {name}", dtype) for name, tensor in parts.items()})
+        own = {
+            name: _own(tensor, f"blocks[{layer}] {name}", dtype) for name, tensor in parts.items() if tensor is not None
+        }
+        yield RawLayer(**own)
 
 
-def _own(tensor: Tensor | None, name: str, dtype: torch.dtype) -> Tensor | None:
-    if tensor is None:
-        return None
+def _own(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
     if not torch.isfinite(tensor).all():
         raise CheckpointError(f"{name} holds NaN or infinite values. Load the model again.")
     return tensor.detach().to(dtype)

@@ -63,7 +63,7 @@ class Checkpoint:
         self, layer: int, dtype: torch.dtype | None, device: str | torch.device = "cpu"
     ) -> dict[str, torch.Tensor]:
         """One layer's attention tensors by part, as they lie in the file; dtype None keeps the one that is stored."""
-        wanted = defaultdict(dict)
+        wanted: dict[Path, dict[str, str]] = defaultdict(dict)
         for part, name in self.family.tensor_names(layer).items():
             if self.prefix + name in self.files:
                 wanted[self.files[self.prefix + name]][part] = self.prefix + name
@@ -106,7 +106,8 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None, *, 
 
     also: other files that are fetched from the Hub into the same folder, where it has them.
     """
-    folder = _as_folder(name_or_folder)
+    folder = as_folder(name_or_folder)
+    files: _FolderFiles | _HubFiles
     if folder.is_dir():
         files, name = _FolderFiles(folder), folder.resolve().name
     elif folder.is_absolute() or str(name_or_folder).startswith((".", "~")) or str(name_or_folder).count("/") > 1:
@@ -119,7 +120,7 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None, *, 
     config = _read_json(files.path(CONFIG))
     family = family_of(config, f"The checkpoint {name}")
     where = files.tensors()
-    shape = _shape(family, config, files.path(CONFIG))
+    shape = _shape(family, config, files.path(CONFIG), len(where))
     prefix = _complete_prefix(family, shape.n_layers, where, name)
     dtype = _check_header(family, shape, where, prefix, name)
     for file in also:
@@ -127,9 +128,12 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None, *, 
     return Checkpoint(name, files.revision, files.path(CONFIG).parent, config, family, shape, where, prefix, dtype)
 
 
-def _as_folder(name_or_folder: str | Path) -> Path:
+def as_folder(name_or_folder: str | Path) -> Path:
     """The path it would be as a folder. Raises :class:`CheckpointError` for a name that no system takes as a path."""
     try:
+        if not str(name_or_folder):
+            raise ValueError("it is empty")
+        str(name_or_folder).encode()
         folder = Path(name_or_folder).expanduser()
         folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
@@ -152,7 +156,10 @@ class _FolderFiles:
 
     def fetch(self, file: str) -> Path | None:
         """The file's path, or None where the folder has no such file."""
-        return self.folder / file if (self.folder / file).is_file() else None
+        try:
+            return self.folder / file if (self.folder / file).is_file() else None
+        except OSError as error:  # such as a name that is too long
+            raise CheckpointError(f"{self.folder} can hold no file {file[:80]!r} ({error.strerror}).") from error
 
     def tensors(self) -> dict[str, Path]:
         if (self.folder / SINGLE).is_file():
@@ -241,7 +248,7 @@ def _no_safetensors(where: str) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}. Download it again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no table of names and values. Download it again.")
@@ -266,12 +273,15 @@ def _index(path: Path, locate) -> dict[str, Path]:
     return {name: shard for file in shards for name, shard in _header(locate(file)).items()}
 
 
-def _shape(family: Family, config: dict[str, Any], path: Path) -> Shape:
+def _shape(family: Family, config: dict[str, Any], path: Path, n_tensors: int) -> Shape:
     try:
         shape = family.shape(config)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error.args[0]!r}, which a {family.name} config must have.") from error
-    if (problem := shape.problem()) is not None:
+    problem = shape.problem()
+    if problem is None and shape.n_layers > n_tensors:
+        problem = f"it has {shape.n_layers} layers, and the checkpoint only {n_tensors} tensors"
+    if problem is not None:
         raise CheckpointError(f"{path} describes no {family.name} model: {problem}.")
     return shape
 

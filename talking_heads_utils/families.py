@@ -6,6 +6,7 @@ Sources: the Hugging Face implementations ``GPT2Attention`` (Conv1D, [in, out]),
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -154,7 +155,7 @@ def _rotary(config: Config, shape: Shape) -> Rotary:
     kind = new.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
     base = new.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or 10000.0
     share = new.get("partial_rotary_factor") or config.get("rotary_pct") or 1.0
-    if not all(isinstance(value, int | float) and value > 0 for value in (base, share)):
+    if not all(isinstance(value, int | float) and 0 < value < math.inf for value in (base, share)):
         raise CheckpointError(f"The config's rotary settings make no sense: base {base!r}, share of d_head {share!r}.")
     return Rotary(dim=int(shape.d_head * share), base=float(base), kind=str(kind))
 

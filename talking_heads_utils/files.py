@@ -35,9 +35,24 @@ def gpt2_source() -> str:
 
 def check_file(path: Path) -> Path:
     """Raises :class:`OptionError` where a file of that name cannot be: ask before the work, not after it."""
-    path = Path(path)
+    path = check_folder(path, of_file=True)
     if not path.name or path.is_dir():
         raise OptionError(f"{path} is a folder. Name the file to write in it.")
+    return path
+
+
+def check_folder(path: Path, *, of_file: bool = False) -> Path:
+    """Raises :class:`OptionError` where a folder of that name cannot be, or, with ``of_file``, the one of a file."""
+    path = Path(path)
+    try:
+        str(path).encode()
+        path.is_dir()  # a name that is too long is told here
+        there = next(p for p in ((path.parent if of_file else path), *path.parents) if p.exists())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name is no text"
+        raise OptionError(f"Cannot write {str(path)[:80]!r}: {reason}. Choose another place.") from error
+    if not there.is_dir():
+        raise OptionError(f"Cannot write {path}: {there} is no folder. Choose another place.")
     return path
 
 

@@ -53,9 +53,11 @@ def planted_pair(
     rest = math.sqrt((1 - READER_SHARE) / (d_head - 1))
     W_Q[1, 0] = torch.cat([math.sqrt(READER_SHARE) * channel[None], rest * reads]).T
     W_K[1, 0] = torch.linalg.qr(normal(d_model, d_head))[0]
-    tensors = [W.to(dtype) for W in (W_Q, W_K, W_V, W_O)]
     return HeadWeights(
-        *tensors,
+        W_Q.to(dtype),
+        W_K.to(dtype),
+        W_V.to(dtype),
+        W_O.to(dtype),
         b_O=torch.zeros(2, d_model, dtype=dtype),
         kv_index=grouped_index(2, 2),
         norm=NO_NORM,

@@ -111,7 +111,7 @@ def strongest_writers(
     found = []
     for index in values.nan_to_num(nan=-torch.inf).topk(k).indices.tolist():
         head = Head(index // scores.n_heads, index % scores.n_heads)
-        best = scores.pair(head, reader, kind).nan_to_num(nan=-1.0).argmax().item()
+        best = int(scores.pair(head, reader, kind).nan_to_num(nan=-1.0).argmax())
         found.append((head, Component(head.layer, head.head, best), values[index].item()))
     return found
 
@@ -153,7 +153,7 @@ def share_of_head(scores: CompositionScores, writer: Head, reader: Head, kind: s
     C_head^2 = sum_i s_i^2 C_i^2 / sum_i s_i^2, so the terms add and the share is exact.
     """
     terms = (scores.singular_values[writer.layer, writer.head] * scores.pair(writer, reader, kind)).square()
-    best = terms.nan_to_num().argmax().item()
+    best = int(terms.nan_to_num().argmax())
     return Component(writer.layer, writer.head, best), (terms[best] / terms.nansum()).item()
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from talking_heads_utils import roles
-from talking_heads_utils.checkpoints import Checkpoint, open_checkpoint
-from talking_heads_utils.errors import CheckpointError, ModelError
+from talking_heads_utils.checkpoints import Checkpoint, as_folder, open_checkpoint
+from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
 from talking_heads_utils.weights import NO_NORM, Processing
@@ -77,6 +77,17 @@ def known_models() -> dict[str, KnownModel]:
     return {model.name: model for model in models}
 
 
+def check_device(name: str) -> str:
+    """Raises :class:`OptionError` for a device that torch does not know or that is not there."""
+    try:
+        torch.zeros(1, device=name).item()  # a device without values, such as meta, is none
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(
+            f"No device {name!r} can be used here ({str(error).splitlines()[0]}). Use cpu, or cuda with a GPU."
+        ) from error
+    return name
+
+
 def load_model(
     name_or_folder: str | Path,
     device: str | torch.device = "cpu",
@@ -96,8 +107,10 @@ def load_model(
 
     Raises :class:`CheckpointError` for a checkpoint that is missing, partial, damaged or without its tokenizer,
     :class:`DownloadError` if the Hub cannot be reached or asks for a token, :class:`ModelError` if there is too little
-    memory, and :class:`ProcessingError` for a processing that would change the model.
+    memory, :class:`OptionError` for a device that is not there, and :class:`ProcessingError` for a processing that
+    would change the model.
     """
+    check_device(str(device))
     if name_or_folder == PLANTED:
         return _load_planted(device, dtype, processing)
     checkpoint = find_checkpoint(name_or_folder, revision)
@@ -118,7 +131,7 @@ def model_source(name_or_folder: str | Path, revision: str | None = None) -> tup
     asked = str(name_or_folder)
     if asked.startswith("mini-"):
         asked = asked.removesuffix("/final")
-    if asked.startswith("mini-") and asked not in shipped and not Path(asked).is_dir():
+    if asked.startswith("mini-") and asked not in shipped and not as_folder(asked).is_dir():
         raise ModelError(f"No small model {name_or_folder!r} ships with the book; there are {', '.join(shipped)}.")
     known = known_models().get(asked)
     return shipped.get(asked, name_or_folder), revision or (known.revision if known else None)
@@ -154,7 +167,7 @@ def load_with_tokenizer(
     from talking_heads_utils.planted import plant
 
     truth = plant()
-    return _moved(truth.bridge, device, dtype), truth.tokenizer
+    return _moved(truth.bridge, check_device(str(device)), dtype), truth.tokenizer
 
 
 def _moved(bridge: TransformerBridge, device: str | torch.device, dtype: torch.dtype) -> TransformerBridge:
@@ -257,10 +270,9 @@ def _from_pretrained(checkpoint: Checkpoint, **options):
     how = dict(use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="eager")
     try:
         return AutoModelForCausalLM.from_pretrained(checkpoint.folder, **how, **options)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[-1]
+    except Exception as error:  # transformers and the classes behind it refuse a config by errors of many kinds
         raise CheckpointError(
-            f"{checkpoint.name} does not fit its config: {reason} Take both from one place."
+            f"{checkpoint.name} does not fit its config: {_reason(error)} Take both from one place."
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -282,15 +294,28 @@ def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
             f"{checkpoint.name} has no tokenizer: {checkpoint.folder} holds neither tokenizer.json nor vocab.json. "
             "Copy those of the model that it was made from."
         )
-    return AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # as with a config
+        raise CheckpointError(
+            f"The tokenizer in {checkpoint.folder} is damaged ({_reason(error)}). Download it again."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """An error of another library in one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[-1].strip()}"
 
 
 def _boot(model, tokenizer, checkpoint: Checkpoint, device, dtype, processing: Processing) -> TransformerBridge:
     from transformer_lens.model_bridge import TransformerBridge
 
-    bridge = TransformerBridge.boot_transformers(
-        str(checkpoint.folder), hf_model=model, tokenizer=tokenizer, device=device, dtype=dtype
-    )
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            str(checkpoint.folder), hf_model=model, tokenizer=tokenizer, device=device, dtype=dtype
+        )
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"TransformerLens cannot run {checkpoint.name}: {_reason(error)}") from error
     if processing.fold_ln:
         unembedding = _square_unembedding(bridge, processing.center)
         bridge.enable_compatibility_mode(

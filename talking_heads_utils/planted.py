@@ -89,6 +89,17 @@ def _van_der_corput(i: int) -> float:
 class _Layout:
     """Which dimensions of the residual stream hold what, before the whole is rotated."""
 
+    word: slice
+    position: slice
+    bos: slice
+    names: slice
+    objects: slice
+    duplicate: slice
+    first: slice
+    channel: slice
+    unread: slice
+    spare: slice
+
     def __init__(self, n_words: int, rank: int):
         sizes = dict(word=n_words, position=WORDS.n_positions, bos=1, names=1, objects=1, duplicate=1,
                      first=rank, channel=rank, unread=rank, spare=16)  # fmt: skip

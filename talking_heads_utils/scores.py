@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,14 +170,32 @@ def load_scores(path: Path) -> CompositionScores:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})[_META])
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}
-        S = tensors.pop("singular_values")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        return _unpacked(tensors, about)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} holds no composition scores ({error!r}). Check it out again.") from error
+
+
+def _unpacked(tensors: dict[str, Tensor], about: Any) -> CompositionScores:
+    """The scores in a file. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything but a whole set."""
+    S = tensors.pop("singular_values")
+    shape = tuple(about[name] for name in ("n_layers", "n_heads", "d_head"))
+    kinds = "".join(kind for kind in KINDS if f"{kind}.1.score" in tensors)
+    if not kinds or S.shape != shape or not about["d_model_effective"] > 0:
+        raise ValueError(f"singular values {list(S.shape)}, kinds {kinds!r}")
+    n_layers, n_heads, d_head = shape
     blocks = {}
-    for name in filter(lambda name: name.endswith(".score"), tensors):
-        kind, layer, _ = name.split(".")
-        blocks[kind, int(layer)] = ReaderScores(kind, int(layer), tensors[name], *tensors[f"{kind}.{layer}.null"])
-    return CompositionScores(blocks, S, about)
+    for kind, layer in product(kinds, range(1, n_layers)):
+        score, null = (tensors.pop(f"{kind}.{layer}.{part}") for part in ("score", "null"))
+        if score.shape != (layer, n_heads, d_head, n_heads) or null.shape != (3, n_heads):
+            raise ValueError(f"{kind}.{layer}: scores {list(score.shape)}, null {list(null.shape)}")
+        if not ((score >= 0) & (score < 1.001) | score.isnan()).all():
+            raise ValueError(f"{kind}.{layer}: a score is a share, from 0 to 1")
+        blocks[kind, layer] = ReaderScores(kind, layer, score, *null)
+    if tensors:
+        raise ValueError(f"unknown tensors {sorted(tensors)[:3]}")
+    scores = CompositionScores(blocks, S, about)
+    scores.describe()
+    return scores
 
 
 def load_shipped_scores(model: str = "gpt2-small") -> CompositionScores:

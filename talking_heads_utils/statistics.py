@@ -39,8 +39,8 @@ def bootstrap_mean(values: Float[Tensor, "n"], *, level: float = 0.95, n_boot: i
     values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
     draws = torch.randint(len(values), (n_boot, len(values)), generator=generator)
     means = values[draws].mean(1)
-    ends = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64))
-    return Interval(values.mean().item(), *ends.tolist(), len(values))
+    low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    return Interval(values.mean().item(), low, high, len(values))
 
 
 def exact_head_test(values: Float[Tensor, "n_layers n_heads"], heads: Sequence[Head]) -> ExactTest:

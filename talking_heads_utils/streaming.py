@@ -116,8 +116,8 @@ def stream_table(
     left = [reader for reader in readers if not _is_whole(_part(folder, reader), about)]
     how = dict(n_random=about["n_random"], seed=about["seed"], on_pair=on_pair)
     for blocks, S in iter_streamed(checkpoint, left, about["kinds"], **how):
-        groups = (row_group(block, S, about, top=about["top"], by_head=by_head) for block in blocks)
-        write_groups(groups, _part(folder, blocks[0].layer), about, by_head=by_head, may_be_empty=True)
+        own = (row_group(block, S, about, top=about["top"], by_head=by_head) for block in blocks)
+        write_groups(own, _part(folder, blocks[0].layer), about, by_head=by_head, may_be_empty=True)
     groups = chain.from_iterable(read_groups(_part(folder, reader)) for reader in readers)
     rows = write_groups(groups, path, dict(about) | {"readers": list(readers)}, by_head=by_head)
     shutil.rmtree(folder)

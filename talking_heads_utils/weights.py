@@ -31,6 +31,10 @@ class Processing:
     fold_ln: bool
     center: bool
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.fold_ln, bool) and isinstance(self.center, bool)):
+            raise ProcessingError(f"A processing is two of True and False, not {self.fold_ln!r} and {self.center!r}.")
+
     @classmethod
     def default(cls, norm: str) -> Processing:
         """LayerNorm: fold and centre. RMSNorm: fold only, for centring would change the model."""
@@ -198,15 +202,14 @@ def assemble(
     """
     processing = (processing or Processing.default(norm)).check(norm)
     stacks: list[Tensor] = []
-    kv_index = None
     for layer, raw in enumerate(layers):
-        if kv_index is None:
-            kv_index = grouped_index(raw.W_Q.shape[0], raw.W_K.shape[0]).to(raw.W_Q.device)
+        kv_index = grouped_index(raw.W_Q.shape[0], raw.W_K.shape[0]).to(raw.W_Q.device)
         done = process_layer(raw, kv_index, processing)
         stacks = stacks or [tensor.new_empty(n_layers, *tensor.shape) for tensor in done]
         for stack, tensor in zip(stacks, done, strict=True):
             stack[layer] = tensor
-    return HeadWeights(*stacks, kv_index=kv_index, norm=norm, processing=processing, source=source, rotary=rotary)
+    W_Q, W_K, W_V, W_O, b_O = stacks
+    return HeadWeights(W_Q, W_K, W_V, W_O, b_O, kv_index, norm, processing, source, rotary)
 
 
 def grouped_index(n_heads: int, n_kv_heads: int) -> Int[Tensor, "n_heads"]:

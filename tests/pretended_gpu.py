@@ -1,4 +1,4 @@
-"""A device called ``cuda`` on a machine that has none: values lie on the CPU, but mixing devices fails as it would there.
+"""A device called ``cuda`` where there is none: values lie on the CPU, but mixing devices fails as it would there.
 
 Under :class:`PretendedGPU` a tensor moved to ``cuda`` is a wrapper around a CPU tensor. Every operation runs on the
 inner tensors, after a check that no CPU tensor is among its arguments but for single numbers and indices, which a GPU

@@ -11,6 +11,7 @@ from talking_heads_utils.benchmarks import icl as icl_bench
 from talking_heads_utils.benchmarks import steering as steering_bench
 from talking_heads_utils.benchmarks import streaming as streaming_bench
 from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.commands import main
 from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.families import Shape
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, RANDOM_PAIRS
@@ -86,9 +87,38 @@ def test_the_streaming_benchmark_compares_tables_and_counts_products(tmp_path):
     assert streaming_bench.n_products(Shape(2, 4, 4, 32, 8)) == 2 * 32 * 32 * 96, "nothing shared, no cores"
 
 
-def test_tables_that_differ_do_not_pass_for_equal(checkpoints, tmp_path):
-    from talking_heads_utils.commands import main
+@pytest.mark.parametrize("name", ["composition", "steering", "icl", "streaming"])
+def test_the_command_passes_on_what_was_asked_and_writes_what_was_measured(name, checkpoints, tmp_path, monkeypatch):
+    asked, row = [], Row("a case", 1.0, 3.0, 3.0, 0.0, None, None)
 
+    def rows(*arguments, **options):
+        asked.append((arguments, options))
+        return [row]
+
+    monkeypatch.setattr(f"talking_heads_utils.benchmarks.{name}.rows", rows)
+    options = ["--weights", str(checkpoints["gpt2"]), "--repeats", "7", "--note", "busy", "--out", str(tmp_path)]
+    assert main(["benchmark", name, *options]) == 0
+    (path,) = tmp_path.iterdir()
+    written = json.loads(path.read_text())
+    ((arguments, options),) = asked
+    assert 7 in (*arguments, *options.values()) and written["rows"][0]["ratio"] == 3.0 and written["note"] == "busy"
+    assert path.name == f"{name}-{written['machine']['name']}.json" and written["weights"]
+    assert name != "streaming" or options == {"n_layers": (8,)}, "32 layers only with --whole"
+
+
+@pytest.mark.parametrize("route", [*bench.IN_MEMORY, "command"])
+def test_a_route_of_a_child_scores_the_checkpoint_and_says_its_peak(route, checkpoints, capsys):
+    assert bench._route(route, str(checkpoints["gpt2"])) == 0
+    assert float(capsys.readouterr().out.rsplit("peak_mb=", 1)[1]) > 50
+
+
+@pytest.mark.parametrize("route", ["streamed", "in memory"])
+def test_a_route_of_the_streaming_benchmark_writes_its_table(route, checkpoints, tmp_path, capsys):
+    assert streaming_bench._route(route, str(checkpoints["llama"]), str(tmp_path / "out.parquet")) == 0
+    assert (tmp_path / "out.parquet").exists() and "peak_mb=" in capsys.readouterr().out
+
+
+def test_tables_that_differ_do_not_pass_for_equal(checkpoints, tmp_path):
     for name, more in (("a", ()), ("b", ("--top", "20"))):
         main(["composition", "--weights", str(checkpoints["llama"]), "--out", str(tmp_path / f"{name}.parquet"), *more])
     assert streaming_bench.largest_difference(tmp_path / "a.parquet", tmp_path / "a.parquet") == 0

@@ -113,3 +113,12 @@ def test_parts_probes_and_attention(s):
 
 def test_the_same_seed_gives_the_same_tables(s):
     pd.testing.assert_frame_equal(study.layer_table(s, n=10), study.layer_table(study.subject("mini-icl"), n=10))
+
+
+def test_the_sets_of_the_post_are_taken_where_the_model_has_llama_s_shape(s):
+    from types import SimpleNamespace
+
+    llama = study.post_sets(SimpleNamespace(shape=(32, 32)))
+    assert [str(head) for head in llama["five heads"]] == ["L10H5", "L10H7", "L13H6", "L13H27", "L14H18"]
+    assert len(llama["layers 10, 11, 13, 15"]) == 4 * 32 and {h.layer for h in llama["layers 10, 11"]} == {10, 11}
+    assert study.post_sets(s).keys() == study.layer_sets(s).keys()

@@ -164,3 +164,19 @@ def test_figures_hold_what_they_are_given(planted):
     table = pd.DataFrame([dict(model="m", n_items=4, accuracy=0.5, low=0.4, high=0.6, place=0.3, identity=0.2)])
     by_place = pd.DataFrame([dict(model="m", n_items=4, place=0, accuracy=0.5)])
     assert figures.crowding_figure(table, by_place).data[3].z[0][0] == 0.5
+
+
+def test_three_components_are_enough_for_places_and_random_directions_are_not(planted):
+    table = study.dimension_table(planted, 5, [1, 3], 120).set_index("k")
+    assert table.loc[3, co.PLACE] > 0.9 > table.loc[1, co.PLACE] + 0.1
+    assert table.loc[3, f"{co.PLACE} by random directions"] < 0.5 and (table["n"] == 60).all()
+
+
+def test_accuracy_by_length_is_that_of_each_length_alone(planted):
+    from talking_heads_utils.evaluate import accuracy, accuracy_by_length
+
+    table = accuracy_by_length(planted.bridge, planted.tokenizer, [4, 12], n_prompts=20).set_index("n_items")
+    for n_items, row in table.iterrows():
+        prompts = planted.lists(n_items, 20)
+        assert row["accuracy"] == accuracy(planted.bridge, prompts).mean and row["n"] == 20
+        assert torch.equal(row["starts"], prompts.positions["item_0 first"])

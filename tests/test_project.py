@@ -1,5 +1,6 @@
 """The project as a whole: each fact stands once, notebooks are clean, the environment is reproducible."""
 
+import ast
 import json
 import re
 import subprocess
@@ -98,3 +99,25 @@ def test_the_code_is_linted_and_formatted():
             [sys.executable, "-m", "ruff", *command, "--quiet", "."], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_types_of_the_package_fit():
+    """With mypy's cache (``.mypy_cache``) a second run takes a second; one without it about 20."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-error-summary"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+LONGEST = 60  # lines of a function, its docstring included
+
+
+def test_a_long_function_says_why():
+    """One of more lines has ``# long: the reason`` on the line that names it."""
+    for path in sorted((ROOT / "talking_heads_utils").rglob("*.py")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= LONGEST:
+                assert re.search(r"# long: \w", lines[node.lineno - 1]), (
+                    f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+                )

@@ -95,16 +95,16 @@ def compare(bridge: TransformerBridge, b: str, sets: str, repeats: int, n_prompt
     """One kind of B: times of the whole grid, both ways from the prompts to the logits."""
     family = Family()
     pairing = draw_pairing(family, n_prompts, N_EXAMPLES, b=b)
-    prompts = [encode_questions(part, bridge.tokenizer) for part in (pairing.a, pairing.b)]
+    seen_a, seen_b = (encode_questions(part, bridge.tokenizer) for part in (pairing.a, pairing.b))
     numbers = numbers_of(bridge.tokenizer, family.n_numbers - 1)
     shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
     chosen = chosen_sets(shape, sets)
     times: dict[str, list[float]] = {"ours": [], "plain": []}
-    ours_grid(bridge, *prompts, chosen, numbers)  # warm
+    ours = ours_grid(bridge, seen_a, seen_b, chosen, numbers)  # warm
     for _ in range(repeats):
         for name, way in (("ours", ours_grid), ("plain", plain_grid)):
             start = time.perf_counter()
-            found = way(bridge, *prompts, chosen, numbers)
+            found = way(bridge, seen_a, seen_b, chosen, numbers)
             if found.is_cuda:
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - start)
@@ -112,7 +112,7 @@ def compare(bridge: TransformerBridge, b: str, sets: str, repeats: int, n_prompt
     if not ours.flatten(1, 2).std(1).max() > CHANGED:
         raise TalkingHeadsError("Patches hardly change the logits: agreement would mean nothing.")
     difference = (ours - found).abs().max().item()
-    tokens = f"{prompts[0].tokens.shape[1]} and {prompts[1].tokens.shape[1]} tokens"
+    tokens = f"{seen_a.tokens.shape[1]} and {seen_b.tokens.shape[1]} tokens"
     case = f"{shape[0]} layers x {n_prompts} prompts x {len(chosen)} sets ({sets}), B sees {b} ({tokens})"
     ours_s, plain_s = median(times["ours"]), median(times["plain"])
     return Row(case, ours_s, plain_s, plain_s / ours_s, difference, None, None)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -25,11 +25,12 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.steering.engine import ATTENTION, LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.tasks.laundry import build_laundry
 from talking_heads_utils.training.data import word_tokenizer
-from talking_heads_utils.training.spec import SPECS
+from talking_heads_utils.training.spec import SPECS, MiniSpec
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+MINI_TOKEN = cast(MiniSpec, SPECS["mini-token"])
 ABOUT = "mini-token, and GPT-2 small's shape with random values"
 LENGTHS = (5, 10, 20)
 VALUES = tuple(float(v) for v in range(-100, 101, 10))  # the paper's axis: 21 values, 9,261 settings
@@ -56,7 +57,7 @@ def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
     found = []
     for case in cases:
         for n_items in LENGTHS:
-            if n_items > SPECS["mini-token"].n_items and case.name == "mini-token":
+            if n_items > MINI_TOKEN.n_items and case.name == "mini-token":
                 continue  # it was not trained on lists so long
             found += [compare(case, n_items, read, repeats) for read in (ATTENTION, LOGITS)]
     return found
@@ -81,7 +82,7 @@ def gpt2_shape(device: str) -> TransformerBridge:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         GPT2LMHeadModel(GPT2Config(initializer_range=0.1)).save_pretrained(folder)
-        word_tokenizer(SPECS["mini-token"]).save_pretrained(folder)
+        word_tokenizer(MINI_TOKEN).save_pretrained(folder)
         return load_model(Path(folder), device)
 
 
@@ -125,8 +126,9 @@ def plain_runs(case: Case, prompts, steering: Steering, settings: Tensor, read: 
     tokens = prompts.tokens[:, : end + 1].to(steering.middle.device)
     for batch in settings.to(steering.middle).split(PLAIN_BATCH):
         seen: dict[int, Tensor] = {}
-        hooks = [(f"blocks.{layer}.hook_attn_out", _adding(case, steering, batch, layer, end))
-                 for layer in {w.layer for w in case.writers}]  # fmt: skip
+        hooks: list[tuple[str, Callable]] = []
+        hooks += [(f"blocks.{layer}.hook_attn_out", _adding(case, steering, batch, layer, end))
+                  for layer in {w.layer for w in case.writers}]  # fmt: skip
         hooks += [(f"blocks.{layer}.attn.hook_pattern", partial(_keep, seen, layer, end))
                   for layer in {m.layer for m in case.movers}]  # fmt: skip
         logits = case.bridge.run_with_hooks(tokens.expand(len(batch), -1), fwd_hooks=hooks)[:, end]

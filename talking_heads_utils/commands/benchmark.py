@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from talking_heads_utils.commands.composition import add_weights_arguments
-from talking_heads_utils.files import gpt2_source
+from talking_heads_utils.files import check_folder, gpt2_source
 
 HELP = "ours beside the plain way, with the results compared"
 BENCHMARKS = ("composition", "steering", "icl", "streaming")
@@ -36,11 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.benchmarks import report
+    from talking_heads_utils.checkpoints import open_checkpoint
     from talking_heads_utils.errors import OptionError
+    from talking_heads_utils.models import check_device
 
     report = partial(report, note=args.note)
     if args.repeats < 1:
         raise OptionError(f"--repeats must be at least 1, not {args.repeats}.")
+    check_folder(args.out)
+    check_device(args.device)
     module = importlib.import_module(f"talking_heads_utils.benchmarks.{args.name}")
     if args.name in ("steering", "icl"):
         report(
@@ -56,5 +60,6 @@ def run(args: argparse.Namespace) -> None:
         report(args.name, rows, args.out, {"weights": module.ABOUT})
         return
     weights = args.weights or gpt2_source()
+    open_checkpoint(weights, args.revision)  # what is wrong with it is told here, not by a child
     rows = module.rows(weights, args.revision, args.repeats)
     report(args.name, rows, args.out, {"weights": Path(weights).resolve().name})

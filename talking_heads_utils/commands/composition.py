@@ -57,10 +57,17 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     """Which checkpoint: the same for every command that reads one."""
     parser.add_argument(
         "--weights",
+        type=_named,
         metavar="FOLDER_OR_ID",
         help=f"a checkpoint folder or Hub id: gpt2, gpt_neox or llama family (default: ${GPT2_VARIABLE}, else gpt2)",
     )
     parser.add_argument("--revision", help="commit, tag or branch of a Hub id")
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; is a variable not set?")
+    return text
 
 
 def _layers(text: str) -> range:
@@ -108,7 +115,7 @@ def _in_memory(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, st
     directions, S = write_directions(weights)
     blocks = iter_composition(
         weights, about["kinds"], n_random=args.n_random, seed=args.seed, layers=readers, directions=directions,
-        progress=partial(tqdm, desc="reader layers", unit="layer"),
+        progress=partial(tqdm, desc="reader layers", unit="layer", leave=False),
     )  # fmt: skip
     about = describe_weights(weights) | about | {"readers": list(readers)}
     return write_table(blocks, S, args.out, about, top=args.top, by_head=args.head_level), weights.describe()
@@ -127,6 +134,6 @@ def _streamed(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, str
     n_layers = checkpoint.shape.n_layers
     readers = check_readers(args.readers or range(1, n_layers), n_layers, checkpoint.name)
     about = describe_checkpoint(checkpoint) | about
-    with tqdm(total=pairs_left(readers, args.out), desc="pairs of layers", unit="pair") as bar:
+    with tqdm(total=pairs_left(readers, args.out), desc="pairs of layers", unit="pair", leave=False) as bar:
         rows = stream_table(checkpoint, readers, args.out, about, on_pair=bar.update)
     return rows, describe(about["model"], about["processing"], about["d_model_effective"])

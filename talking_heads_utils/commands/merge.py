@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from talking_heads_utils.commands.sweep import add_results_argument, save_results
+from talking_heads_utils.files import check_folder
 
 HELP = "join the shards of a sweep or of reproduce"
 
@@ -27,6 +28,8 @@ def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.reproduce.run import merge as merge_results
     from talking_heads_utils.steering.sweep import PLAN, merge
 
+    for folder in filter(None, (args.out, args.results)):
+        check_folder(folder)
     if not any((part / PLAN).exists() for part in args.parts):
         print(f"{args.out}: {merge_results(args.parts, args.out)} experiments")
         return

@@ -29,10 +29,12 @@ a Slurm array (#SBATCH --array=0-15 --gpus=1):
 from __future__ import annotations
 
 import argparse
+import math
 from functools import partial
 from pathlib import Path
 
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
 
 HELP = "steering over a grid of settings, resumable"
@@ -72,8 +74,10 @@ def run(args: argparse.Namespace) -> None:
 
     if args.batch_size is not None and args.batch_size < 1:
         raise OptionError(f"--batch-size is 1 or more, not {args.batch_size}.")
+    for folder in filter(None, (args.out, args.results)):
+        check_folder(folder)
     bridge, tokenizer, plan = _prepare(args)
-    progress = partial(tqdm, desc="chunks of 10 prompts", unit="chunk")
+    progress = partial(tqdm, desc="chunks of 10 prompts", unit="chunk", leave=False)
     files = run_sweep(
         bridge, tokenizer, plan, args.out, shard=args.shard, batch_size=args.batch_size, progress=progress
     )  # fmt: skip
@@ -97,8 +101,9 @@ def _prepare(args: argparse.Namespace) -> tuple:
 
     def plan(writers: list[str], movers: list[str], revision: str | None = None) -> Plan:
         return Plan(
-            model=args.model, writers=writers, movers=movers, n_items=args.n_items, n_prompts=args.prompts,
-            seed=args.seed, values=args.values, read=[ATTENTION] * bool(movers) + [LOGITS] * args.logits,
+            model=args.model, writers=tuple(writers), movers=tuple(movers), n_items=args.n_items,
+            n_prompts=args.prompts, seed=args.seed, values=args.values,
+            read=(ATTENTION,) * bool(movers) + (LOGITS,) * args.logits,
             dtype=args.dtype, code=talking_heads_utils.__version__, revision=revision, random=args.random,
         )  # fmt: skip
 
@@ -135,13 +140,17 @@ def integers(text: str) -> list[int]:
 
 def shard_of(text: str) -> tuple[int, int]:
     index, of = map(int, text.split("/"))
+    if not 0 <= index < of:
+        raise ValueError(f"{text} is no shard")
     return index, of
 
 
 def values_of(text: str) -> list[float]:
     """``-100:100:10`` as numbers, both ends included. Raises ``ValueError`` for anything else, as argparse wants."""
     start, stop, step = map(float, text.split(":"))
-    n = int((stop - start) / step + 1.5) if step > 0 else 0
-    if not 1 <= n <= 10_000 or abs(start + (n - 1) * step - stop) > 1e-6 * max(1.0, abs(stop)):
+    steps = (stop - start) / step if step > 0 else math.nan
+    if not (0 <= steps < 10_000 and step < math.inf):  # what is no number is neither
         raise ValueError(f"{text} is no range from:to:step")
-    return [start + i * step for i in range(n)]
+    if abs(start + round(steps) * step - stop) > 1e-6 * max(1.0, abs(stop)):
+        raise ValueError(f"the steps of {text} do not end there")
+    return [start + i * step for i in range(round(steps) + 1)]

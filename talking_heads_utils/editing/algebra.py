@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import factored_svd, is_empty
-from talking_heads_utils.editing.edits import OV, REMOVE, ROTATE, SCALE, Change, Edit
+from talking_heads_utils.editing.edits import OV, SET, Change, Edit
 from talking_heads_utils.errors import EditError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.weights import HeadWeights
@@ -58,11 +58,11 @@ def direction(
 def target(weights: HeadWeights, change: Change) -> tuple[Float[Tensor, "d_model"], Float[Tensor, "d_model"]]:
     """``(d, t)``: a component's direction and what becomes of it, in float64."""
     d, s = direction(weights, change.component, change.matrix)
-    if change.operation == ROTATE:
+    value = 0.0 if change.value is None else change.value  # to remove is to scale by 0
+    if change.span is not None:
         a, b = (direction(weights, component, change.matrix)[0] for component in change.span)
-        return d, rotated(d, a, b, change.value)
-    factor = 0.0 if change.operation == REMOVE else change.value if change.operation == SCALE else change.value / s
-    return d, factor * d
+        return d, rotated(d, a, b, value)
+    return d, (value / s if change.operation == SET else value) * d
 
 
 def rotated(d: Tensor, a: Tensor, b: Tensor, degrees: float) -> Float[Tensor, "d_model"]:

@@ -67,7 +67,8 @@ def apply(bridge: TransformerBridge, edit: Edit) -> Iterator[TransformerBridge]:
 @torch.no_grad()
 def changed_tensors(bridge: TransformerBridge, moves: list[Move]) -> list[tuple[Tensor, Tensor]]:
     """``(part of the model, what it becomes)``: one head's ``W_O`` or ``W_Q``, or a layer's ``b_O``."""
-    found, constants = [], {}
+    found: list[tuple[Tensor, Tensor]] = []
+    constants: dict[int, Tensor] = {}
     for move in moves:
         layer, head = move.head.layer, move.head.head
         attn = bridge.blocks[layer].attn

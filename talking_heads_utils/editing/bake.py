@@ -21,6 +21,7 @@ from talking_heads_utils.editing.algebra import Move, change_of_W_O, change_of_W
 from talking_heads_utils.editing.apply import apply
 from talking_heads_utils.editing.edits import OV, Edit, read_edit, save_edit
 from talking_heads_utils.errors import CheckpointError, EditError, OptionError
+from talking_heads_utils.files import check_folder
 from talking_heads_utils.models import PLANTED, TOKENIZER_FILES, model_source
 from talking_heads_utils.weights import RawLayer, grouped_index
 
@@ -42,7 +43,7 @@ def bake(model: str | Path, edit: Edit, folder: Path) -> Path:
 
     Raises :class:`OptionError` for a folder that holds something, and as ``apply`` does; then nothing is written.
     """
-    folder = Path(folder)
+    folder = check_folder(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"{folder} is there already and not empty. Name a new folder.")
     if model == PLANTED:
@@ -60,7 +61,8 @@ def bake(model: str | Path, edit: Edit, folder: Path) -> Path:
 def edited_tensors(checkpoint: Checkpoint, moves: list[Move], fold_ln: bool) -> dict[str, Tensor]:
     """Tensor name -> the tensor after the edit, in the dtype that it is stored in. Only those that change.
 
-    Raises :class:`EditError` where a constant would have to move and the checkpoint has no bias that could hold it.
+    Raises :class:`EditError` where a constant would have to move and the checkpoint has no bias that could hold it, and
+    where a value is too large for its dtype.
     """
     found = {}
     for layer in sorted({move.head.layer for move in moves}):
@@ -73,7 +75,9 @@ def edited_tensors(checkpoint: Checkpoint, moves: list[Move], fold_ln: bool) -> 
             (_edit_OV if move.matrix == OV else _edit_QK)(raw, move, fold_ln)
         for part, tensor in tensors.items():
             if not torch.equal(tensor, before[part]):
-                found[names[part]] = tensor.to(dtypes[part].dtype)
+                found[names[part]] = stored = tensor.to(dtypes[part].dtype)
+                if not torch.isfinite(stored).all():
+                    raise EditError(f"The edit makes {names[part]} infinite in {stored.dtype}. Take smaller values.")
     return found
 
 

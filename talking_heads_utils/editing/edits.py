@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from talking_heads_utils.errors import EditError, LabelError
+from talking_heads_utils.errors import EditError, LabelError, ProcessingError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.labels import Component
 from talking_heads_utils.weights import HeadWeights, Processing
@@ -56,7 +56,7 @@ class Change:
             raise EditError(f"{self.component}: {self.operation!r} takes {wanted}, not {self.value!r}.")
         if (self.operation == ROTATE) != (self.span is not None):
             raise EditError(f"{self.component}: {ROTATE!r}, and nothing else, takes a span of two components.")
-        if self.operation == SET and self.value < 0:
+        if self.operation == SET and self.value is not None and self.value < 0:
             raise EditError(f"{self.component}: a singular value is not negative. To flip a component, scale it by -1.")
 
     @property
@@ -136,7 +136,11 @@ def to_json(edit: Edit) -> str:
     """The edit as text that a person can read and change."""
     changes = []
     for change in edit.changes:
-        row = {"component": str(change.component), "matrix": change.matrix, "operation": change.operation}
+        row: dict[str, Any] = {
+            "component": str(change.component),
+            "matrix": change.matrix,
+            "operation": change.operation,
+        }
         row |= {} if change.value is None else {"value": change.value}
         row |= {} if change.span is None else {"span": [str(component) for component in change.span]}
         changes.append(row)
@@ -145,17 +149,18 @@ def to_json(edit: Edit) -> str:
 
 
 def from_json(text: str) -> Edit:
-    """The edit that :func:`to_json` wrote. Raises :class:`EditError` or :class:`LabelError` saying what is wrong."""
+    """The edit that :func:`to_json` wrote. Raises :class:`EditError`, :class:`LabelError` or
+    :class:`ProcessingError` saying what is wrong."""
     try:
         about = json.loads(text)
+        if not isinstance(about["changes"], list):
+            raise TypeError("its changes are no list")
         changes = tuple(_change(row) for row in about["changes"])
         processing = Processing(**about["processing"])
         return Edit(str(about["model"]), processing, tuple(map(float, about["fingerprint"])), changes)
-    except LabelError:
+    except (EditError, LabelError, ProcessingError):
         raise
-    except EditError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise EditError(
             f"This is no edit: {type(error).__name__}: {error}. An edit has model, processing, fingerprint and changes."
         ) from error

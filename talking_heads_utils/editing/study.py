@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -48,6 +48,7 @@ from talking_heads_utils.weights import HeadWeights
 if TYPE_CHECKING:
     import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
 
 SELECTION, KNOWN, NEW, IOI, SHORT = "selection", "held-out prompts", "held-out wording", "IOI", "lists of 4"
 GRADIENT, GRID, RANDOM = "gradient", "grid", "random"
@@ -76,7 +77,7 @@ class Bench:
 
     name: str
     bridge: TransformerBridge
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     weights: HeadWeights
     mover: Head
     components: tuple[Component, ...]
@@ -172,21 +173,23 @@ def removal_table(at: Bench) -> pd.DataFrame:
     prompts, _ = at.on(KNOWN)
     heads = list(dict.fromkeys(c.of_head for c in at.components))
     S = write_directions(at.weights)[1]
-    whole = {h: [Component(*vars(h).values(), i) for i in (~is_empty(S[h.layer, h.head])).nonzero()[:, 0].tolist()]
+    whole = {h: [Component(h.layer, h.head, i) for i in (~is_empty(S[h.layer, h.head])).nonzero()[:, 0].tolist()]
              for h in heads}  # fmt: skip
     every = list(dict.fromkeys([*at.every, *(c for part in whole.values() for c in part)]))
-    sets = {"nothing": ("untouched", [])} | {str(c): ("channel", [c]) for c in at.components}
+    sets: dict[str, tuple[str, list[Component]]] = {"nothing": ("untouched", [])}
+    sets |= {str(c): ("channel", [c]) for c in at.components}
     sets |= {str(c): (RANDOM, [c]) for c in at.every[len(at.components) :]}
     sets |= {str(h): ("whole head", part) for h, part in whole.items()}
     factors = torch.ones(len(sets), len(every))
-    for row, (_, part) in enumerate(sets.values()):
-        factors[row, [every.index(c) for c in part]] = 0
+    for k, (_, part) in enumerate(sets.values()):
+        factors[k, [every.index(c) for c in part]] = 0
     found = score(prepare(at.bridge, prompts, every), factors, at.mover)
+    assert found.attention is not None  # since a mover is named
     inhibition = (found.attention * contrast(prompts)[:, None]).sum(-1)
     rows = []
     for k, (name, (kind, part)) in enumerate(sets.items()):
         size = sum(float(S[c.layer, c.head, c.component]) ** 2 for c in part) ** 0.5
-        row = {"model": at.name, "removed": name, "kind": kind, "size": size, "n": len(prompts)}
+        row: dict[str, Any] = {"model": at.name, "removed": name, "kind": kind, "size": size, "n": len(prompts)}
         for label, values in (("I(m)", inhibition), ("accuracy", found.right.double())):
             level, change = bootstrap_mean(values[:, k]), bootstrap_mean(values[:, k] - values[:, 0])
             row |= {label: level.mean, f"{label} low": level.low, f"{label} high": level.high,

@@ -83,10 +83,10 @@ class Upper:
         last = upper.start + len(upper.layers) - 1
         if mover is not None and not upper.start + (self.matrix == OV) <= mover.layer <= last:
             raise OptionError(f"{mover} does not lie above the edit: its attention cannot change.")
-        factors = factors.to(upper.stream)
-        x, end = upper.stream[rows, None], upper.end[rows]
+        factors = factors.to(upper.everywhere)
+        x, end = upper.everywhere[rows, None], upper.end[rows]
         for layer, part in enumerate(upper.layers, upper.start):
-            if layer == upper.start and self.middle is not None:
+            if layer == upper.start and self.middle is not None and self.amounts is not None:
                 middle = self.middle[rows, None]
                 middle = middle + self.edited[layer].write_of(self.amounts[rows, None], factors)
             else:
@@ -143,8 +143,8 @@ class Upper:
             scores = torch.einsum("nmhd,nmphd->nmhp", query, key.expand(-1, query.shape[1], -1, -1, -1))
         pattern = _softmax(scores, query.shape[-1], places <= end[:, None, None, None])
         z = torch.einsum("nmhc,hcd->nmhd", pattern @ normed, at.W_V[kv]) + at.b_V[kv]
-        here = mover is not None and mover.layer == layer
-        return z.flatten(2)[:, :, None], x.gather(2, index), pattern[:, :, mover.head] if here else None
+        read = pattern[:, :, mover.head] if mover is not None and mover.layer == layer else None
+        return z.flatten(2)[:, :, None], x.gather(2, index), read
 
     def logits(
         self, factors: Float[Tensor, "k n_components"], rows: slice = slice(None)
@@ -154,7 +154,7 @@ class Upper:
 
     def blocks(self, n_variants: int, limit: int | None = None) -> list[slice]:
         """Prompts, the first ``limit`` or all, in blocks that fit into memory with so many variants."""
-        n, n_pos, _ = self.suffix.stream[:limit].shape
+        n, n_pos, _ = self.suffix.everywhere[:limit].shape
         at = self.suffix.layers[0].attention
         width = max(4 * at.W_O.shape[-1], at.W_Q[..., 0, :].numel())
         size = batches.size(_ELEMENTS // (n_variants * n_pos * width))
@@ -188,7 +188,7 @@ def prepare(bridge: TransformerBridge, prompts: PromptSet, components: Sequence[
 @torch.no_grad()
 def _with_first_layer(made: Upper) -> Upper:
     """Keep what attention of the first edited layer does: an OV edit changes no pattern there."""
-    upper, x = made.suffix, made.suffix.stream
+    upper, x = made.suffix, made.suffix.everywhere
     at, edited = upper.layers[0].attention, made.edited[upper.start]
     none = x.new_ones(1, len(made.components))
     middle, amounts = [], []

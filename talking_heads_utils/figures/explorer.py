@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
@@ -61,7 +63,7 @@ def static_explorer(scores: CompositionScores, reader: Head) -> go.Figure:
                 packed = {"z": quantise(view["z"], n_rows)}
                 frames[layer, head, kind] = {"data": [bars, packed], "layout": view["layout"]}
     labels = [f"{kind} ({KIND_READS[kind]})" for kind in kinds]
-    controls = [
+    controls: list[dict[str, Any]] = [
         dict(name="Reader layer", values=list(range(1, scores.n_layers)), start=reader.layer),
         dict(name="Reader head", values=list(range(scores.n_heads)), start=reader.head),
         dict(name="Input", values=kinds, labels=labels, start=kinds[0]),

@@ -94,7 +94,8 @@ def patch_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
     tables: what B sees -> :func:`talking_heads_utils.icl.study.patch_table`.
     """
-    figure, labels = new_figure(420), []
+    figure = new_figure(420)
+    labels: list[str] = []
     for b, table in tables.items():
         sets, last = list(dict.fromkeys(table["set"])), table["layer"].max()
         columns = {-2: "B plain", **{layer: str(layer) for layer in range(last + 1)}, -1: "A itself"}

@@ -46,14 +46,15 @@ def show(
     """
     from IPython.display import Markdown, display
 
-    if live is None or building_book():
-        figure = figure() if callable(figure) else figure
+    drawn: Any = figure
+    if callable(figure) and (live is None or building_book()):
+        drawn = figure()
     if building_book():
         about = dict(name=name, caption=caption, alt=alt, lead=lead)
-        figure.update_layout(meta=dict(figure.layout.meta or {}, book=about))
-        display(figure)
+        drawn.update_layout(meta=dict(drawn.layout.meta or {}, book=about))
+        display(drawn)
         return
-    display(live() if live else figure)
+    display(live() if live else drawn)
     display(Markdown(f"*{caption}*"))
 
 

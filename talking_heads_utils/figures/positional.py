@@ -214,10 +214,10 @@ def traversal_figure(grids: Mapping[str, Mapping[int, Traversal]], axes: Mapping
         f"{k - middle:+d}" if k != middle else "0": _columns([_cells(t.attention, k) for _, t in drawn])
         for k in range(n_steps)
     }
-    by_length = {str(n): {"visible": [n == m for m, _ in drawn]} for n in lengths}
+    chosen = {str(n): {"visible": [n == m for m, _ in drawn]} for n in lengths}
     figure.update_layout(
         sliders=[
-            restyle_slider(by_length, "items in the list: ", pad=60),
+            restyle_slider(chosen, "items in the list: ", pad=60),
             restyle_slider(along, "step along the third component: ", pad=145, active=middle),
         ]
     )

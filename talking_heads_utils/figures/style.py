@@ -76,7 +76,7 @@ def error_bars(table: pd.DataFrame, value: str, digits: int = 3) -> dict:
 
 def role_colour(role: str | None) -> str:
     """The colour of a role; grey for a head without one."""
-    return ROLE_COLOURS.get(role, CONTROL)
+    return CONTROL if role is None else ROLE_COLOURS.get(role, CONTROL)
 
 
 def dropdown(buttons: list[dict]) -> dict:

@@ -60,10 +60,11 @@ def moving_layer(table: pd.DataFrame, plain: str) -> Verdict:
     first = first_working_layer(table)
     most = table[(table["set"] == plain) & (table["layer"] >= 0)]["exact"].max()
     b_alone = table[table["layer"] == -2]["exact"].iloc[0]
-    if first[plain] is None:
+    start = first[plain]
+    if start is None:
         verdict = UNDECIDED
     else:
-        moves = [layer - first[plain] for name, layer in first.items() if layer is not None and name != plain]
+        moves = [layer - start for name, layer in first.items() if layer is not None and name != plain]
         verdict = UNDECIDED if not moves else SUPPORTED if max(moves) > 0 and min(moves) >= 0 else NOT_SUPPORTED
     said = ", ".join(f"{name}: {'none' if layer is None else layer}" for name, layer in first.items())
     return Verdict(

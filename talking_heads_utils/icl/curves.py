@@ -7,7 +7,6 @@ after few examples and judged after more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -139,7 +138,7 @@ def fit_laws(
     )
     y = weights @ observed.double()
     steps = torch.arange(n_n, dtype=torch.float64)
-    curves: dict[str, Callable] = {law: _fit(_shapes(law, steps), seen, y) for law in LAWS if law != READER}
+    curves = {law: _fit(_shapes(law, steps), seen, y) for law in LAWS if law != READER}
     means = torch.einsum("dn,tnk->dtk", weights, readers.double())
     best = (means[..., :seen] - y[:, None, :seen]).square().sum(-1).argmin(1)
     curves[READER] = means[torch.arange(len(y)), best]

@@ -104,15 +104,17 @@ def ablated_logits(
 
 def _layers(ends: Suffix, ablations: Ablations | None, instead: Replacements | None, rows: slice) -> Iterator[tuple]:
     """Layer by layer: what it reads, what its attention and its MLP write, its heads' z, and what it leaves."""
+    if ablations is not None and instead is None:
+        raise OptionError("Ablations need what stands in their place: see replacements.")
     x = ends.resid[rows, None].expand(-1, 1 if ablations is None else len(ablations), -1)
     for layer, part in enumerate(ends.layers):
         z = ends.z(part, x, rows)
-        if ablations is not None:
+        if ablations is not None and instead is not None:
             z = torch.where(ablations.heads[:, layer, :, None].to(z.device), instead.z[rows, None, layer], z)
         attention = ends.write(part, z)
         middle = x + attention
         mlp = ends.after_attention(part, x, middle) - middle
-        if ablations is not None:
+        if ablations is not None and instead is not None:
             mlp = torch.where(ablations.mlps[:, layer, None].to(z.device), instead.mlp[rows, None, layer], mlp)
         yield x, attention, mlp, z, middle + mlp
         x = middle + mlp

@@ -173,20 +173,17 @@ def patch_table(
     return _patch_rows(chosen, found, own, plain)
 
 
-POST_SETS = {
-    "five heads": ("L10H5", "L10H7", "L13H6", "L13H27", "L14H18"),
-    "layers 10, 11": (10, 11),
-    "layers 10, 11, 13": (10, 11, 13),
-    "layers 10, 11, 13, 15": (10, 11, 13, 15),
-}  # of Llama-3-8B, as the post took them out
+# of Llama-3-8B, as the post took them out
+POST_HEADS = ("L10H5", "L10H7", "L13H6", "L13H27", "L14H18")
+POST_LAYERS = ((10, 11), (10, 11, 13), (10, 11, 13, 15))
 
 
 def post_sets(s: Subject) -> dict[str, list[Head]]:
     """The sets that the post took out, where the model has Llama-3-8B's shape; :func:`layer_sets` for any other."""
     if s.shape != (32, 32):
         return layer_sets(s)
-    heads = {n: [Head.parse(x) for x in some] for n, some in POST_SETS.items() if isinstance(some[0], str)}
-    return heads | {n: by_layer(s.shape, some) for n, some in POST_SETS.items() if n not in heads}
+    five = {"five heads": [Head.parse(name) for name in POST_HEADS]}
+    return five | {f"layers {', '.join(map(str, some))}": by_layer(s.shape, some) for some in POST_LAYERS}
 
 
 def post_table(s: Subject) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,7 +49,7 @@ def agreement(
     n_draws: int = 200,
     n_rotations: int = 5,
     seed: int = SEED,
-    progress: Callable[[range], range] = iter,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Agreement:
     """Over all components of all earlier heads. Raises :class:`TaskError` for fewer than 20 prompts."""
     check_enough(recording.prompts)

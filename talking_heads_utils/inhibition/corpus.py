@@ -173,7 +173,8 @@ def generated_texts(tokenizer: PreTrainedTokenizerBase, n: int, seed: int = SEED
     lists = [p.text for k in (4, 7) for p in draw_laundry(tokenizer, k, n // 4, seed)]
     names = [p.text().text for p in draw_ioi(tokenizer, n // 4 * 2, seed)]
     order = torch.randperm(len(lists) + len(names), generator=torch.Generator().manual_seed(seed))
-    return [(lists + names)[i] + " ." for i in order.tolist()]
+    texts = lists + names
+    return [texts[i] + " ." for i in order.tolist()]
 
 
 def open_web_text(n_texts: int = 2000) -> list[str]:

@@ -115,8 +115,8 @@ def component_effects(
         inhibition = (change @ weights[rows, None, :, None])[..., 0]
         parts.append((inhibition, change.abs_().sum(-1) / 2, direct))
     shape = (head.layer, recording.weights.n_heads, recording.weights.d_head)
-    found = [torch.cat(values).unflatten(1, shape[:2]) for values in zip(*parts)]
-    return Effects(head, intervention, side, *found, before=inhibition_score(recording, head))
+    inhibition, pattern, direct = (torch.cat(values).unflatten(1, shape[:2]) for values in zip(*parts))
+    return Effects(head, intervention, side, inhibition, pattern, direct, inhibition_score(recording, head))
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def attention_without(
 
 def _amounts(intervention: str, activations: Tensor, means: Tensor | None) -> Tensor:
     """How far an intervention moves along each write direction; ``keep only`` puts back what its shift took away."""
-    if intervention == MEAN:
+    if means is not None:
         return means - activations
     return activations * {REMOVE: -1.0, KEEP: 1.0, FLIP: -2.0}[intervention]
 
@@ -179,7 +179,7 @@ def _means(recording: Recording, head: Head, side: str) -> Float[Tensor, "*n_pos
     """Mean over the prompts; on the key side position by position, over the prompts that reach so far."""
     if side == QUERY:
         return _activations(recording, head, slice(None), side).mean(0)
-    total, block = 0.0, 16
+    total, block = torch.zeros(()), 16
     for start in range(0, len(recording.prompts), block):
         rows = slice(start, start + block)
         seen = recording.visible[rows, :, None, None]

@@ -48,6 +48,7 @@ from talking_heads_utils.tasks.prompts import PromptSet
 if TYPE_CHECKING:
     import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
 
 COMPONENTS, RANDOM, BEST = "the three components", "random triples", "best triple of the same heads"
 N_RANDOM_TRIPLES = 10
@@ -60,7 +61,7 @@ class Channel:
 
     name: str
     bridge: TransformerBridge
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     mover: Head
     writers: tuple[Component, ...]
     directions: Float[Tensor, "3 d_model"]

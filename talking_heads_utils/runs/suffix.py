@@ -42,6 +42,12 @@ class _Layer:
     mlp_scale: Tensor | None
     mlp_bias: Tensor | None
 
+    def prefix(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Keys and values of some prompts. Raises :class:`OptionError` where only the stream was kept."""
+        if self.keys is None or self.values is None:
+            raise OptionError("Only the stream was kept here, no keys and values: prepare the prompts with suffix().")
+        return self.keys[rows], self.values[rows]
+
 
 @dataclass(frozen=True)
 class Suffix:
@@ -62,6 +68,13 @@ class Suffix:
     unembed: Float[Tensor, "d_model d_vocab"]
     unembed_bias: Float[Tensor, "d_vocab"]
     stream: Float[Tensor, "n n_pos d_model"] | None = None
+
+    @property
+    def everywhere(self) -> Float[Tensor, "n n_pos d_model"]:
+        """The stream at every position. Raises :class:`OptionError` where keys and values were kept instead."""
+        if self.stream is None:
+            raise OptionError("Keys and values were kept here, not the stream: prepare the prompts with stream().")
+        return self.stream
 
     @torch.no_grad()
     def final(
@@ -101,7 +114,7 @@ class Suffix:
     def z(self, part: _Layer, x: Float[Tensor, "n k d_model"], rows: slice) -> Float[Tensor, "n k n_heads d_head"]:
         """The mean value that each head of one layer gathers at ``end``."""
         pattern, own, values = self._pattern(part, x, rows)
-        z = pattern @ part.values[rows].flatten(0, 1) + own * values
+        z = pattern @ part.prefix(rows)[1].flatten(0, 1) + own * values
         (n, k), n_kv, group = x.shape[:2], len(part.attention.W_K), len(part.attention.W_Q) // len(part.attention.W_K)
         return z.unflatten(0, (n, n_kv)).unflatten(2, (k, group)).permute(0, 2, 1, 3, 4).flatten(2, 3)
 
@@ -120,7 +133,7 @@ class Suffix:
         value = _project(normed, at.W_V, at.b_V)
         key, value = (t.permute(0, 2, 1, 3).repeat_interleave(group, 2).flatten(0, 1) for t in (key, value))
         query = query.unflatten(2, (-1, group)).permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
-        to_prefix = query @ part.keys[rows].flatten(0, 1).mT
+        to_prefix = query @ part.prefix(rows)[0].flatten(0, 1).mT
         hidden = ~self.before_end[rows].repeat_interleave(len(at.W_K), 0)[:, None]
         to_prefix = to_prefix.masked_fill(hidden, -torch.inf)
         scores = torch.cat([to_prefix, (query * key).sum(-1, keepdim=True)], -1) / query.shape[-1] ** 0.5
@@ -135,7 +148,7 @@ class Suffix:
         normed, kv = at.norm(x), at.kv_index[list(heads)]
         query = turn(_project(normed, at.W_Q[list(heads)], at.b_Q[list(heads)]), self.rotary, end)
         key = turn(_project(normed, at.W_K[kv], at.b_K[kv]), self.rotary, end)
-        to_prefix = torch.einsum("nkhd,nhpd->nkhp", query, part.keys[rows][:, kv])
+        to_prefix = torch.einsum("nkhd,nhpd->nkhp", query, part.prefix(rows)[0][:, kv])
         to_prefix = to_prefix.masked_fill(~self.before_end[rows, None, None], -torch.inf)
         scores = torch.cat([to_prefix, (query * key).sum(-1, keepdim=True)], -1) / query.shape[-1] ** 0.5
         return scores.softmax(-1)[..., :-1]

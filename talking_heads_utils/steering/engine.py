@@ -7,7 +7,7 @@ once for each of their values, not once for each setting; and nothing above the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,7 +118,7 @@ def steer(
     vocabulary: bool = False,
     rows: slice = slice(None),
     batch_size: int | None = None,
-    progress: Callable[[range], range] = iter,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[str, Tensor]:
     """Every setting on the prompts in ``rows``.
 

@@ -23,7 +23,7 @@ from talking_heads_utils.files import data_dir
 from talking_heads_utils.models import is_real, known_models
 from talking_heads_utils.result_files import FORMAT, results_folder, shown
 from talking_heads_utils.steering.engine import ATTENTION, LOGITS
-from talking_heads_utils.steering.sweep import Plan, chunk_file, missing, note_file, read_plan
+from talking_heads_utils.steering.sweep import Plan, chunk_file, missing, note_file, read_chunk, read_note, read_plan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -129,14 +129,13 @@ def experiment(plan: Plan) -> str:
 def _reduced(folder: Path, plan: Plan, n_items: int) -> tuple[dict[str, list], pa.Table]:
     """One list length: the prompts' places and halves, and the rows of the table."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     n_settings = len(plan.values) ** len(plan.writers)
     movers = plan.movers if ATTENTION in plan.read else ()
     sums = {m: (np.zeros((n_items, n_settings)), np.zeros((n_items, n_settings))) for m in movers}
     places, held_out, right = [], [], []
     for chunk in (chunk for chunk in plan.chunks if chunk[0] == n_items):
-        table = pq.read_table(chunk_file(folder, chunk))
+        table = read_chunk(chunk_file(folder, chunk), plan, chunk)
         here = table["place"].to_numpy()[::n_settings]
         places += here.tolist()
         held_out += table["held_out"].to_numpy()[::n_settings].tolist()
@@ -188,9 +187,10 @@ def _bits(right: np.ndarray, places: np.ndarray, n_items: int) -> pa.Array:
 
 def _made(folder: Path, plan: Plan) -> list[dict[str, Any]]:
     """Machines and versions that made the chunks, each with its seconds and how many chunks it made."""
-    seconds, chunks = Counter(), Counter()
+    seconds: Counter[str] = Counter()
+    chunks: Counter[str] = Counter()
     for chunk in plan.chunks:
-        note = json.loads(note_file(folder, chunk).read_text(encoding="utf-8"))
+        note = read_note(note_file(folder, chunk))
         key = json.dumps({name: note[name] for name in ("machine", "versions")})
         seconds[key] += note["seconds"]
         chunks[key] += 1

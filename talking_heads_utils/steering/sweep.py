@@ -7,17 +7,18 @@ Several machines may take shards of one plan, into one folder or into several th
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from talking_heads_utils.errors import OptionError
+from talking_heads_utils.errors import OptionError, ResultError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.provenance import machine, versions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 PLAN, CHUNKS, NOTES = "plan.json", "chunks", "notes"
 PROMPTS_PER_CHUNK = 10
+MAX_PROMPTS = 100_000
 MAX_SETTINGS = 1_000_000
 
 
@@ -59,10 +61,22 @@ class Plan:
         for name in ("writers", "movers", "n_items", "values", "read"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "n_items", tuple(dict.fromkeys(self.n_items)))
+        if not all(isinstance(name, str) for name in (self.model, *self.writers, *self.movers, *self.read)):
+            raise OptionError("A plan names its model, writers, movers and what is read.")
+        for n in self.n_items:
+            check_count("n_items", n, 2)
         check_seed(self.seed)
         check_seed(self.random or 0)
-        check_count("n_prompts", self.n_prompts, 2)
+        if check_count("n_prompts", self.n_prompts, 2) > MAX_PROMPTS:
+            raise OptionError(f"A sweep takes {MAX_PROMPTS:,} prompts per list length at most, not {self.n_prompts:,}.")
         size = len(self.values) ** max(1, len(self.writers))
+        for label, names in ((Component, self.writers), (Head, self.movers)):
+            for name in names:
+                label.parse(name)
+        if not self.n_items:
+            raise OptionError("A sweep needs one list length at least.")
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in self.values):
+            raise OptionError("The values of a grid are finite numbers.")
         if not self.values or size > MAX_SETTINGS:
             raise OptionError(
                 f"A grid of {len(self.values)} values for {len(self.writers)} writers has {size:,} settings; "
@@ -109,8 +123,8 @@ def run_sweep(
             steering, grid(plan.values, len(plan.writers)), rows=rows, batch_size=batch_size,
             movers=[Head.parse(m) for m in plan.movers] if ATTENTION in plan.read else (), logits=LOGITS in plan.read,
         )  # fmt: skip
-        start_plan(plan, folder)  # only now: a plan that cannot run leaves nothing behind
         table = _table(found, prompts, plan, n_items, rows)
+        start_plan(plan, folder)  # only now: a plan that cannot run leaves nothing behind
         device = str(steering.middle.device)
         _note(note_file(folder, (n_items, first)), time.perf_counter() - started, device)
         _write(table, chunk_file(folder, (n_items, first)))
@@ -149,7 +163,7 @@ def read_plan(folder: Path) -> Plan:
     """The plan of a folder. Raises :class:`OptionError` if there is none or it cannot be read."""
     try:
         return Plan(**json.loads((Path(folder) / PLAN).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise OptionError(f"{folder} holds no sweep ({error}).") from error
 
 
@@ -182,12 +196,16 @@ def _table(found: dict[str, torch.Tensor], prompts: PromptSet, plan: Plan, n_ite
         "place": np.repeat(np.array(prompts.info["place"][rows], dtype=np.int8), n_settings),
         "held_out": np.repeat(np.array([half == "held-out" for half in prompts.info["half"][rows]]), n_settings),
     }
-    named = {}
+    named: dict[str, Any] = {}
     if ATTENTION in found:
         named |= {f"{ATTENTION}:{m}": found[ATTENTION][:, :, k] for k, m in enumerate(plan.movers)}
     if LOGITS in found:
         named[LOGITS] = found[LOGITS] - found[LOGITS].amax(-1, keepdim=True)
     for name, values in named.items():
+        if not torch.isfinite(values).all():
+            raise OptionError(
+                f"Steering so far makes {name} infinite or no number in {plan.dtype}: take smaller values."
+            )
         flat = values.reshape(-1).to(torch.float16).cpu().numpy()
         columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat, type=pa.float16()), n_items)
     return pa.table(columns)
@@ -197,7 +215,43 @@ def _write(table: pa.Table, path: Path) -> None:
     import pyarrow.parquet as pq
 
     with written_whole(path) as part:
-        pq.write_table(table, part, compression="zstd")
+        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+
+
+def read_chunk(path: Path, plan: Plan, chunk: tuple[int, int]) -> pa.Table:
+    """One chunk as :func:`run_sweep` writes it.
+
+    Raises :class:`ResultError` for a file that is damaged (each page has its checksum) or of another plan.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    n_items, first = chunk
+    names = [f"{ATTENTION}:{m}" for m in plan.movers] * (ATTENTION in plan.read) + [LOGITS] * (LOGITS in plan.read)
+    types = {"place": pa.int8(), "held_out": pa.bool_()} | dict.fromkeys(names, pa.list_(pa.float16(), n_items))
+    rows = len(range(first, plan.n_prompts)[:PROMPTS_PER_CHUNK]) * len(plan.values) ** len(plan.writers)
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        if len(table) != rows or any(table.schema.field(name).type != kind for name, kind in types.items()):
+            raise ValueError("its rows or columns are not those of the plan")
+        if any(table[name].null_count for name in types) or not set(table["place"].unique().to_pylist()) <= set(
+            range(n_items)
+        ):
+            raise ValueError("a place or a value is missing")
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise ResultError(f"{path} is damaged ({error}). Remove it and run the sweep again.") from error
+    return table
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Where a chunk was made. Raises :class:`ResultError` for a file that is missing or damaged."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        return {"machine": note["machine"], "versions": note["versions"], "seconds": float(note["seconds"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResultError(
+            f"{path} is damaged ({error!r}). Remove it and its chunk, and run the sweep again."
+        ) from error
 
 
 def missing(folder: Path) -> list[tuple[int, int]]:
@@ -208,7 +262,8 @@ def missing(folder: Path) -> list[tuple[int, int]]:
 def merge(parts: Sequence[Path], folder: Path) -> int:
     """Bring the chunks of several folders of one plan together; returns how many the folder then has.
 
-    Raises :class:`OptionError` where plans differ or a chunk is in no part; nothing is copied then.
+    Raises :class:`OptionError` where plans differ or a chunk is in no part, and :class:`ResultError` where one is
+    damaged; nothing is copied then.
     """
     plans = {part: read_plan(part) for part in parts}
     plan = next(iter(plans.values()), None)
@@ -219,6 +274,9 @@ def merge(parts: Sequence[Path], folder: Path) -> int:
         raise OptionError(
             f"{len(lacking)} of {len(sources)} chunks are in no part. Run the shards that are left first."
         )
+    for chunk, files in sources.items():
+        read_chunk(files[0], plan, chunk)
+        read_note(note_file(files[0].parents[1], chunk))
     start_plan(plan, folder)
     for chunk, files in sources.items():
         for target, source in (

@@ -16,10 +16,10 @@ def half_rows(prompts: PromptSet) -> tuple[list[int], list[int]]:
     Raises :class:`TaskError` where a half is left with fewer than :data:`FEWEST` prompts.
     """
     marks = prompts.info.get("half") or [(SELECTION, HELD_OUT)[i // 2 % 2] for i in range(len(prompts))]
-    parts = tuple([i for i, mark in enumerate(marks) if mark == half] for half in (SELECTION, HELD_OUT))
-    for rows in parts:
+    selection, held_out = ([i for i, mark in enumerate(marks) if mark == half] for half in (SELECTION, HELD_OUT))
+    for rows in (selection, held_out):
         _check(len(rows))
-    return parts
+    return selection, held_out
 
 
 def halves(prompts: PromptSet) -> tuple[PromptSet, PromptSet]:

@@ -111,7 +111,7 @@ def build_ioi(
     prompts, equal names, or a word that is not one token.
     """
     drawn = prompts is None
-    prompts = draw_ioi(tokenizer, n_prompts, seed) if drawn else list(prompts)
+    prompts = draw_ioi(tokenizer, n_prompts, seed) if prompts is None else list(prompts)
     if not prompts:
         raise TaskError("No prompts were given. Leave prompts out to have them drawn.")
     if bad := [p for p in prompts if len({p.io, p.s, p.third}) < 3]:

@@ -52,7 +52,7 @@ def laundry_prompt(
     }
     text, spans = render(templates[wording], fields)
     others = tuple(item for k, item in enumerate(items) if k != place)
-    info = {"wording": wording, "place": place, "order": order, "half": half}
+    info: dict[str, str | int] = {"wording": wording, "place": place, "order": order, "half": half}
     return PromptText(text, spans, items[place], others, info)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -178,9 +178,9 @@ def _position(encoded, i: int, prompt: PromptText, name: str, shift: int, unknow
 
 
 def check_seed(seed: int) -> int:
-    """Raises :class:`TaskError` unless the seed is an integer that is not negative."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise TaskError(f"A seed is an integer from 0 on, not {seed!r}.")
+    """Raises :class:`TaskError` unless the seed is an integer from 0 to 2^63 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise TaskError(f"A seed is an integer from 0 to 2^63 - 1, not {seed!r}.")
     return seed
 
 
@@ -209,7 +209,7 @@ def save_prompts(prompts: PromptSet, path: Path) -> None:
     about = asdict(prompts.recipe) | {"pad": int(pad[0]) if len(pad) else 0, "width": prompts.tokens.shape[1]}
     table = pa.table(columns).replace_schema_metadata({_META: json.dumps(about)})
     with written_whole(path) as part:
-        pq.write_table(table, part, compression="zstd")
+        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
 
 
 def load_prompts(path: Path) -> PromptSet:
@@ -218,14 +218,16 @@ def load_prompts(path: Path) -> PromptSet:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-        about = json.loads(table.schema.metadata[_META])
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+        table = pq.read_table(path, page_checksum_verification=True)
+        return _unpacked(table.to_pydict(), json.loads(table.schema.metadata[_META]))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise TaskError(f"{path} holds no prompt set ({error!r}).") from error
-    columns = table.to_pydict()
+
+
+def _unpacked(columns: dict[str, list], about: dict[str, Any]) -> PromptSet:
     pad, width = about.pop("pad"), about.pop("width")
     lengths = torch.tensor([len(row) for row in columns["tokens"]])
-    named = {kind: {} for kind in ("position", "info")}
+    named: dict[str, dict[str, Any]] = {kind: {} for kind in ("position", "info")}
     for column, values in columns.items():
         kind, _, name = column.partition(":")
         if name:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import TYPE_CHECKING
@@ -71,7 +71,7 @@ class Prompts:
         parts = Formatter().parse(template)
         return [(tokenizer(literal, add_special_tokens=False)["input_ids"], name) for literal, name, *_ in parts]
 
-    def _fill(self, pieces: list[tuple[list[int], str | None]], fields: dict[str, Sequence[int]]) -> list[int]:
+    def _fill(self, pieces: list[tuple[list[int], str | None]], fields: Mapping[str, Iterable[int]]) -> list[int]:
         row = [self.bos]
         for words, name in pieces:
             row += words
@@ -84,7 +84,7 @@ class Prompts:
         a, b = rng.choice(self.ids["names"], 2, replace=False)
         s, io = (a, b) if rng.random() < 0.5 else (b, a)
         place, thing = rng.choice(self.ids["places"]), rng.choice(self.ids["objects"])
-        fields = {"A": [a], "B": [b], "S": [s], "PLACE": [place], "OBJECT": [thing]}
+        fields: dict[str, Iterable[int]] = {"A": [a], "B": [b], "S": [s], "PLACE": [place], "OBJECT": [thing]}
         return self._fill(self.ioi[rng.integers(len(self.ioi))], fields), int(io)
 
     def draw_laundry(self, rng: np.random.Generator, n_items: int) -> tuple[list[int], int]:

@@ -98,7 +98,8 @@ class FunctionsJob:
     def accuracy(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, float]:
         """Accuracy after k examples on fixed prompts, of the functions that training shows and of those held out."""
         model.eval()
-        family, found = self.spec.family(), {}
+        family = self.spec.family()
+        found: dict[str, float] = {}
         for name in ("", "held-out "):
             examples = self._fixed(family, name, n)
             right = self.answer_logits(model, examples, device).argmax(-1).cpu() == examples.clean
@@ -109,7 +110,8 @@ class FunctionsJob:
     def about(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, Any]:
         """For the card: the exact reader's accuracy on the prompts of :meth:`accuracy`, and the model's after all
         examples function by function, on 20 prompts each."""
-        family, reader = self.spec.family(), {}
+        family = self.spec.family()
+        reader: dict[str, float] = {}
         uniform = torch.full((len(family.functions),), 1 / len(family.functions))
         for name, prior in (("", trained_prior(family)), ("held-out ", uniform)):
             found = bayes_accuracy(family, self._fixed(family, name, n), prior).mean(0)

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from talking_heads_utils.errors import CheckpointError, OptionError
-from talking_heads_utils.files import written_whole
+from talking_heads_utils.files import check_folder, written_whole
+from talking_heads_utils.models import check_device
 from talking_heads_utils.training.card import write_card
 from talking_heads_utils.training.functions import FunctionsJob
 from talking_heads_utils.training.lists import ListsJob
@@ -32,17 +33,6 @@ STATE = "training.safetensors"
 N_EVAL = 200
 EVERY = 200
 EARLY, FINAL = "early", "final"
-
-
-def check_device(name: str) -> str:
-    """Raises :class:`OptionError` for a device that torch does not know or that is not there."""
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError(
-            f"No device {name!r} can be used here ({str(error).splitlines()[0]}). Use cpu, or cuda with a GPU."
-        ) from error
-    return name
 
 
 @dataclass
@@ -66,8 +56,8 @@ class Run:
     """One training run: model, optimiser and progress, in a folder."""
 
     def __init__(self, spec: MiniSpec | FunctionsSpec, seed: int, folder: Path, device: str = "cpu"):
-        self.spec, self.seed, self.folder, self.device = spec, seed, Path(folder), check_device(device)
-        self.job: ListsJob | FunctionsJob = (ListsJob if isinstance(spec, MiniSpec) else FunctionsJob).of(spec)
+        self.spec, self.seed, self.folder, self.device = spec, seed, check_folder(folder), check_device(device)
+        self.job: ListsJob | FunctionsJob = ListsJob.of(spec) if isinstance(spec, MiniSpec) else FunctionsJob.of(spec)
         self.tokenizer = self.job.tokenizer
         self.model: GPT2LMHeadModel = self.job.build(seed).to(device)
         self.optimiser = torch.optim.AdamW(
@@ -137,22 +127,37 @@ class Run:
             with safe_open(self.folder / STATE, "pt") as file:
                 about = json.loads(file.metadata()["run"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.folder / STATE} cannot be read ({error}). Delete it and start the run again."
-            ) from error
-        if about["spec"] != asdict(self.spec) or about["seed"] != self.seed:
+            spec, seed, progress = about["spec"], about["seed"], Progress(**about["progress"])
+            if not (isinstance(progress.step, int) and 0 <= progress.step <= self.spec.n_steps):
+                raise ValueError(f"no step {progress.step!r}")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self._unreadable(error) from error
+        if spec != asdict(self.spec) or seed != self.seed:
             raise CheckpointError(
                 f"{self.folder} holds another run. Choose another folder, or resume with its options."
             )
+        try:
+            self._restore(tensors)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise self._unreadable(error) from error
+        self.progress = progress
+
+    def _restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Model and optimiser out of a state's tensors; raises errors of several kinds where they do not fit."""
         self.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimiser."):
                 _, i, key = name.split(".", 2)
                 state.setdefault(int(i), {})[key] = tensor
+        trained = self.optimiser.param_groups[0]["params"]
+        if not state or any(i >= len(trained) or s["exp_avg"].shape != trained[i].shape for i, s in state.items()):
+            raise ValueError("the optimiser's state does not fit the model")
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
-        self.progress = Progress(**about["progress"])
+
+    def _unreadable(self, error: Exception) -> CheckpointError:
+        reason = str(error).splitlines()[0]
+        return CheckpointError(f"{self.folder / STATE} cannot be read ({reason}). Delete it and start the run again.")
 
 
 def train(

@@ -1,0 +1,150 @@
+"""Figures that show a table, model by model: every menu entry shows its own model's numbers and no other's."""
+
+from itertools import count
+
+import pandas as pd
+import pytest
+import torch
+
+from talking_heads_utils.editing.study import GRADIENT, GRID, drawn
+from talking_heads_utils.figures import editing, icl, inhibition, models, positional
+from talking_heads_utils.positional.gains import STRATEGIES, Gain
+from talking_heads_utils.positional.study import CARRIED
+from talking_heads_utils.statistics import Interval
+
+MODELS = ["mini-icl", "gpt2"]
+
+
+def table(columns, **keys) -> pd.DataFrame:
+    """A row for every combination of keys and every model; each value once in the whole table, with its interval."""
+    index = pd.MultiIndex.from_product([MODELS, *keys.values()], names=["model", *keys])
+    rows, number = index.to_frame(index=False), count(1)
+    for column in columns:
+        rows[column] = [next(number) / 1000 for _ in range(len(rows))]
+    return rows.assign(low=0.0, high=1.0, n=100)
+
+
+def views(figure) -> dict[str, list]:
+    """Menu entry -> the traces it shows; every trace is shown by one entry, the first entry's from the start."""
+    buttons = figure.layout.updatemenus[0].buttons
+    masks = [button.args[0]["visible"] for button in buttons]
+    assert all(len(mask) == len(figure.data) and sum(column) == 1 for mask in masks for column in zip(*masks))
+    assert [trace.visible is not False for trace in figure.data] == list(masks[0])
+    return {b.label: [t for t, on in zip(figure.data, mask) if on] for b, mask in zip(buttons, masks)}
+
+
+def drawn_values(traces) -> list[float]:
+    return sorted(value for trace in traces for value in trace.y)
+
+
+FIGURES = {
+    "accuracy by examples": (
+        icl.accuracy_figure,
+        table(["model_accuracy", "reader"], functions=["trained", "held out"], k=[0, 1, 2]),
+        ["model_accuracy", "reader"],
+    ),
+    "parts": (
+        icl.parts_figure,
+        table(["exact", "near", "parity", "distance"], part=["nothing", "attention"], layer=[0, 1]),
+        ["exact", "near", "parity"],
+    ),
+    "probes": (
+        icl.probe_figure,
+        table(["right", "shuffled"], label=["a", "b", "parity", "size"], layer=[0, 1]),
+        ["right", "shuffled"],
+    ),
+    "attention": (
+        icl.attention_figure,
+        table(["to_y", "to_x"], head=["L0H0", "L1H3"]).assign(even=0.1),
+        ["to_y", "to_x"],
+    ),
+    "gains of edits": (
+        editing.gains_figure,
+        table(["gain"], edit=[GRADIENT, drawn(GRADIENT), GRID, drawn(GRID)], prompts=["lists of 8"]).assign(
+            gain=range(8)
+        ),
+        ["gain"],
+    ),
+    "gain against divergence": (
+        editing.pareto_figure,
+        table(["gain", "kl", "size", "lost"], found_by=[GRADIENT, GRID]).assign(gain=range(4)),
+        ["gain"],
+    ),
+    "dimensions": (
+        positional.dimension_figure,
+        table([c + s for c in CARRIED for s in ("", " by random directions")], k=[1, 2, 4]),
+        [c + s for c in CARRIED for s in ("", " by random directions")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_menu_shows_one_model_s_numbers_at_a_time(name):
+    figure_of, rows, columns = FIGURES[name]
+    found = views(figure_of(rows))
+    assert list(found) == MODELS
+    for model, traces in found.items():
+        own = rows[rows["model"] == model]
+        assert drawn_values(traces) == pytest.approx(sorted(own[columns].to_numpy().ravel().round(3)))
+
+
+def test_intervals_reach_from_their_low_to_their_high_end():
+    rows = table(["right", "shuffled"], label=["a", "b", "parity", "size"], layer=[0, 1])
+    trace = icl.probe_figure(rows).data[0]
+    assert [y + up for y, up in zip(trace.y, trace.error_y.array)] == pytest.approx([1, 1])
+    assert [y - down for y, down in zip(trace.y, trace.error_y.arrayminus)] == pytest.approx([0, 0], abs=1e-3)
+
+
+def test_decoding_by_subspace_has_an_entry_for_model_and_split():
+    rows = table(["right"], split=["places", "words"], subspace=list(positional.SHORT), carries=list(CARRIED))
+    found = views(positional.decoding_figure(rows.assign(chance=0.2)))
+    assert list(found) == [f"{model}, {split}" for model in MODELS for split in ("places", "words")]
+    for label, traces in found.items():
+        model, split = label.split(", ")
+        own = rows[(rows["model"] == model) & (rows["split"] == split)]
+        assert drawn_values(traces) == pytest.approx(sorted(own["right"].round(3)))
+
+
+def test_additivity_draws_ratio_and_cosine_of_every_model():
+    rows = table(["ratio", "cosine"], n_examples=[1, 2, 4])
+    figure = icl.additivity_figure(rows)
+    assert [t.name for t in figure.data] == [f"{m}, {what}" for m in MODELS for what in ("ratio", "cosine")]
+    assert list(figure.data[2].y) == rows[rows["model"] == "gpt2"]["ratio"].round(3).tolist()
+    assert figure.layout.shapes[0].y0 == 1, "the line at which contributions add"
+
+
+def test_steering_gains_show_the_mean_of_the_random_directions():
+    def gain(mean: float) -> dict[str, Gain]:
+        return dict.fromkeys(STRATEGIES, Gain(*[Interval(mean, mean - 0.1, mean + 0.1, 50)] * 2, []))
+
+    found = views(positional.gains_figure({"a": (gain(0.5), [gain(0.1), gain(0.3)]), "b": (gain(0.9), [gain(0.2)])}))
+    assert [list(trace.y) for trace in found["a"]] == [[0.5] * len(STRATEGIES), [0.2] * len(STRATEGIES)]
+    assert found["b"][1].name == "random directions, mean of 1"
+
+
+def test_rates_set_the_components_beside_those_of_other_heads():
+    rows = pd.DataFrame(
+        [dict(component=name, inhibition=name != "L0H0.0", category=category, ratio=i + 0.5, share=0.1, base=0.2)
+         for i, name in enumerate(("L0H0.0", "L8H10.1", "L7H3.0")) for category in ("name", "comma")]
+    )  # fmt: skip
+    control, *chosen = inhibition.rates_figure(rows).data
+    assert list(control.y) == [0.5, 0.5] and {t.name: list(t.y) for t in chosen} == {
+        "L8H10.1": [1.5] * 2,
+        "L7H3.0": [2.5] * 2,
+    }
+
+
+def test_models_are_introduced_by_what_was_measured_and_what_was_predicted():
+    rows = pd.DataFrame(dict(n_items=[3, 6], accuracy=[0.9, 0.5], low=[0.8, 0.4], high=[1.0, 0.6]))
+    measured, predicted = models.accuracy_figure({"planted": rows}, {"planted": [0.88, 0.52]}).data
+    assert list(measured.y) == [0.9, 0.5] and list(measured.error_y.array) == pytest.approx([0.1, 0.1])
+    assert list(predicted.x) == [3, 6] and list(predicted.y) == [0.88, 0.52] and predicted.mode == "markers"
+    log = [dict(step=s, accuracy={"IOI": s / 400, "lists of 2": s / 200}) for s in (200, 400)]
+    figure = models.training_figure(log, ["lists of 2"])
+    assert [(t.name, list(t.x), list(t.y)) for t in figure.data] == [("lists of 2", [200, 400], [1.0, 2.0])]
+
+
+def test_heads_that_moved_have_an_entry_for_each_edit():
+    moved = {"one": torch.eye(2), "other": torch.zeros(2, 2)}
+    found = views(editing.heads_figure(moved))
+    assert [list(map(list, found[name][0].z)) for name in moved] == [values.tolist() for values in moved.values()]

@@ -1,0 +1,450 @@
+"""Laws that hold for any weights, seed and size: the algebra, the data sets and the file formats.
+
+Cases are drawn by hypothesis from a fixed seed; every law is checked on the dense route or against the promise itself.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from talking_heads_utils import streaming
+from talking_heads_utils.commands import main
+from talking_heads_utils.components import factored_svd, ov_svd, qk_svd, write_directions
+from talking_heads_utils.composition import head_level, iter_composition, reading_maps, score_directions
+from talking_heads_utils.editing.algebra import Move, change_of_W_O, change_of_W_Q, moves_of, rotated
+from talking_heads_utils.editing.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, from_json, new_edit, to_json
+from talking_heads_utils.errors import TalkingHeadsError, TaskError
+from talking_heads_utils.icl.family import Family
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.scores import compute_scores, load_scores, save_scores
+from talking_heads_utils.statistics import bootstrap_mean, percentile_among
+from talking_heads_utils.steering.results import load
+from talking_heads_utils.tasks.ioi import build_ioi
+from talking_heads_utils.tasks.laundry import HELD_OUT, SELECTION, build_laundry, wordings
+from talking_heads_utils.tasks.prompts import ABSENT, load_prompts, save_prompts
+from talking_heads_utils.training.data import word_tokenizer
+from talking_heads_utils.training.spec import WORK, MiniSpec
+from talking_heads_utils.weights import LAYER_NORM, NO_NORM, RMS_NORM, HeadWeights, RawLayer, Source, assemble
+
+LAWS = settings(
+    max_examples=25, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+SEEDS = st.integers(0, 2**63 - 1)
+
+
+def raw_layers(shape: tuple[int, ...], norm: str, seed: int) -> list[RawLayer]:
+    n_layers, n_kv, group, d_model, d_head = shape
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    layers = []
+    for _ in range(n_layers):
+        W_Q, W_O = normal(n_kv * group, d_model, d_head), normal(n_kv * group, d_head, d_model)
+        W_K, W_V = normal(n_kv, d_model, d_head), normal(n_kv, d_model, d_head)
+        scale = None if norm == NO_NORM else 0.5 + normal(d_model).abs()
+        bias = normal(d_model) if norm == LAYER_NORM else None
+        layers.append(RawLayer(W_Q, W_K, W_V, W_O, normal(n_kv, d_head), normal(d_model), scale, bias))
+    return layers
+
+
+@st.composite
+def models(draw) -> HeadWeights:
+    """Random weights of any shape and norm, in float64, with grouped heads and as few components as one."""
+    shape = tuple(draw(st.integers(*ends)) for ends in ((2, 3), (1, 2), (1, 2), (6, 12), (1, 4)))
+    norm = draw(st.sampled_from([LAYER_NORM, RMS_NORM, NO_NORM]))
+    return assemble(raw_layers(shape, norm, draw(SEEDS)), shape[0], norm=norm, source=Source("random", "random"))
+
+
+def head_matrices(weights: HeadWeights, layer: int, head: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``W_V W_O`` and ``W_Q W_K^T``, dense."""
+    kv = weights.kv_index[head]
+    return weights.W_V[layer, kv] @ weights.W_O[layer, head], weights.W_Q[layer, head] @ weights.W_K[layer, kv].T
+
+
+def scores_of(weights: HeadWeights) -> torch.Tensor:
+    """Every score of a model in one row, without the null."""
+    return torch.cat([block.score.flatten() for block in iter_composition(weights, n_random=2)])
+
+
+def rotations(weights: HeadWeights, seed: int) -> torch.Tensor:
+    """An orthogonal matrix for each key/value head of each layer, ``[n_layers, n_kv_heads, d_head, d_head]``."""
+    size = (weights.n_layers, weights.n_kv_heads, weights.d_head, weights.d_head)
+    return torch.linalg.qr(torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
+
+
+# components and scores
+
+
+@LAWS
+@given(models())
+def test_components_add_up_to_the_head_and_are_orthonormal(weights):
+    for layer in range(weights.n_layers):
+        for which, svd in enumerate((ov_svd(weights, layer), qk_svd(weights, layer))):
+            whole = svd.U @ torch.diag_embed(svd.S) @ svd.V.mT
+            dense = torch.stack([head_matrices(weights, layer, head)[which] for head in range(weights.n_heads)])
+            assert torch.allclose(whole, dense, atol=1e-10)
+            assert torch.allclose(svd.S, torch.linalg.svdvals(dense)[:, : weights.d_head], atol=1e-10)
+            for vectors in (svd.U, svd.V):
+                assert torch.allclose(vectors.mT @ vectors, torch.eye(weights.d_head).double(), atol=1e-10)
+
+
+@LAWS
+@given(models())
+def test_scores_are_shares_and_equal_the_dense_ones(weights):
+    directions, S = write_directions(weights)
+    for block in iter_composition(weights, n_random=2):
+        assert ((block.score >= 0) & (block.score <= 1 + 1e-12)).all()
+        for reader in range(weights.n_heads):
+            W_OV, W_QK = head_matrices(weights, block.layer, reader)
+            M = {"Q": W_QK, "K": W_QK.T, "V": W_OV}[block.kind]
+            dense = (directions[: block.layer] @ M).norm(dim=-1) / M.norm()
+            assert torch.allclose(block.score[..., reader], dense, atol=1e-10)
+            # and of whole heads, by the definition of Elhage et al.
+            W = torch.stack([head_matrices(weights, 0, head)[0] for head in range(weights.n_heads)])
+            whole = (W @ M).flatten(1).norm(dim=1) / (W.flatten(1).norm(dim=1) * M.norm())
+            assert torch.allclose(head_level(block.score, S)[0, :, reader], whole, atol=1e-10)
+
+
+@LAWS
+@given(models(), SEEDS, st.sampled_from([-3.0, -1.0, 0.25, 1e3]))
+def test_scores_see_neither_what_turns_inside_a_head_nor_sign_nor_scale(weights, seed, factor):
+    R, T = rotations(weights, seed), rotations(weights, seed // 2)
+    kv = weights.kv_index
+    turned = replace(
+        weights, W_V=weights.W_V @ R, W_O=R[:, kv].mT @ weights.W_O, W_K=weights.W_K @ T, W_Q=weights.W_Q @ T[:, kv]
+    )
+    scaled = replace(weights, W_O=factor * weights.W_O, W_Q=factor * weights.W_Q)
+    for other in (turned, scaled):
+        assert torch.allclose(scores_of(other), scores_of(weights), atol=1e-9)
+
+
+@LAWS
+@given(models(), SEEDS)
+def test_scores_do_not_depend_on_the_basis_of_the_residual_stream(weights, seed):
+    size = (weights.d_model, weights.d_model)
+    B = torch.linalg.qr(torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
+    reading = {name: B.T @ getattr(weights, name) for name in ("W_Q", "W_K", "W_V")}
+    assert torch.allclose(scores_of(replace(weights, W_O=weights.W_O @ B, **reading)), scores_of(weights), atol=1e-9)
+
+
+@LAWS
+@given(models(), st.sampled_from("QKV"))
+def test_squared_scores_of_any_basis_add_up_to_one(weights, kind):
+    """From which the root mean square of a random direction is 1 / sqrt(d_model'), whatever the reader."""
+    maps = reading_maps(weights, 1, kind)
+    basis = torch.linalg.qr(torch.randn(weights.d_model, weights.d_model, dtype=torch.float64))[0]
+    assert torch.allclose(score_directions(basis, maps).square().sum(0), torch.ones(len(maps)).double(), atol=1e-10)
+
+
+# edits
+
+
+@st.composite
+def edits(draw, weights: HeadWeights, matrix: str | None = None):
+    """Up to three changes of different components, of every operation."""
+    component = st.builds(
+        Component, *(st.integers(0, size - 1) for size in (weights.n_layers, weights.n_heads, weights.d_head))
+    )
+    changes = {}
+    for at in draw(st.lists(component, min_size=1, max_size=3, unique=True)):
+        kinds = [SCALE, REMOVE, SET] + [ROTATE] * (weights.d_head > 1)
+        operation = draw(st.sampled_from(kinds))
+        value = (
+            None if operation == REMOVE else draw(st.floats(0 if operation == SET else -5, 5, allow_subnormal=False))
+        )
+        other = replace(at, component=(at.component + 1) % weights.d_head)
+        span = (at, other) if operation == ROTATE else None
+        which = matrix or draw(st.sampled_from([OV, QK]))
+        changes[at, which] = Change(at, which, operation, value, span)
+    return new_edit(weights, changes.values())
+
+
+def edited_dense(weights: HeadWeights, edit, head: Head, matrix: str) -> torch.Tensor:
+    """The head's matrix with its components replaced one by one, from the dense matrix's own SVD."""
+    M = head_matrices(weights, head.layer, head.head)[matrix == QK]
+    U, S, Vh = torch.linalg.svd(M)
+    moving = Vh if matrix == OV else U.T  # an OV edit moves what is written, a QK edit what the query reads
+    signed = moving * moving.gather(1, moving.abs().argmax(1, keepdim=True)).sign()
+    out = M.clone()
+    for change in edit.changes:
+        if change.component.of_head != head or change.matrix != matrix:
+            continue
+        i = change.component.component
+        d = signed[i]
+        value = 0.0 if change.operation == REMOVE else change.value
+        if change.operation == ROTATE:
+            a, b = (signed[c.component] for c in change.span)
+            angle = math.radians(value)
+            new = d + (a @ d) * ((math.cos(angle) - 1) * a + math.sin(angle) * b)
+        else:
+            new = (value / S[i] if change.operation == SET else value) * d
+        kept = M @ d if matrix == OV else d @ M
+        out += torch.outer(kept, new - d) if matrix == OV else torch.outer(new - d, kept)
+    return out
+
+
+@LAWS
+@given(st.data(), models())
+def test_an_edit_of_the_factors_is_the_edit_of_the_dense_matrix(data, weights):
+    edit = data.draw(edits(weights))
+    for move in moves_of(weights, edit):
+        layer, head = move.head.layer, move.head.head
+        kv = weights.kv_index[head]
+        if move.matrix == OV:
+            W_O = weights.W_O[layer, head]
+            made = weights.W_V[layer, kv] @ (W_O + change_of_W_O(W_O, move))
+        else:
+            W_Q = weights.W_Q[layer, head]
+            made = (W_Q + change_of_W_Q(W_Q, move)) @ weights.W_K[layer, kv].T
+        assert torch.allclose(made, edited_dense(weights, edit, move.head, move.matrix), atol=1e-8)
+
+
+@LAWS
+@given(SEEDS, st.integers(1, 3), st.floats(-3, 3))
+def test_editing_a_weight_is_projecting_what_is_written(seed, n, factor):
+    """x (W + change) = x W with the components' share of it scaled, for any x."""
+    generator = torch.Generator().manual_seed(seed)
+    W, x = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((4, 9), (5, 4)))
+    d = factored_svd(torch.eye(4).double(), W).V.T[:n]
+    move = Move(Head(0, 0), OV, d, (factor - 1) * d)
+    written = x @ W
+    projected = written + (factor - 1) * (written @ d.T) @ d
+    assert torch.allclose(x @ (W + change_of_W_O(W, move)), projected, atol=1e-10)
+
+
+@LAWS
+@given(SEEDS, st.floats(-3, 3))
+def test_a_query_edited_behind_the_norm_s_scale_is_the_one_edited_in_front_of_it(seed, factor):
+    generator = torch.Generator().manual_seed(seed)
+    W, d, scale = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((7, 3), (1, 7), (7,)))
+    d, scale = d / d.norm(), scale.sign() * (0.1 + scale.abs())
+    move = Move(Head(0, 0), QK, d, (factor - 1) * d)
+    folded = scale[:, None] * W
+    raw = W + change_of_W_Q(W, move, scale)
+    assert torch.allclose(scale[:, None] * raw, folded + change_of_W_Q(folded, move), atol=1e-9)
+
+
+@LAWS
+@given(SEEDS, st.floats(-360, 360))
+def test_a_turn_keeps_lengths_and_what_lies_outside_the_plane_and_can_be_turned_back(seed, degrees):
+    a, b, d = torch.linalg.qr(torch.randn(6, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[
+        0
+    ].T
+    d = (a + 2 * b + 3 * d) / math.sqrt(14)
+    turned = rotated(d, a, b, degrees)
+    plane = torch.stack([a, b])
+    assert turned.norm() == pytest.approx(1) and torch.allclose(rotated(turned, a, b, -degrees), d, atol=1e-12)
+    assert torch.allclose(turned - turned @ plane.T @ plane, d - d @ plane.T @ plane, atol=1e-12)
+    assert torch.allclose(rotated(a, a, b, 90.0), b, atol=1e-12)
+
+
+@LAWS
+@given(st.data(), models(), st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_an_edit_survives_its_file(data, weights, name):
+    edit = replace(data.draw(edits(weights)), model=name)
+    assert from_json(to_json(edit)) == edit
+
+
+# data sets
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The words of a small model of the book, fewer of each kind."""
+    return word_tokenizer(MiniSpec("few words", WORK, work=8, n_steps=1, n_names=12, n_places=4, n_objects=24))
+
+
+def same(first, second) -> bool:
+    """Whether two prompt sets are the same to the last token, position and mark."""
+    tensors = ("tokens", "mask", "answers", "distractors")
+    return (
+        all(torch.equal(getattr(first, name), getattr(second, name)) for name in tensors)
+        and first.positions.keys() == second.positions.keys()
+        and all(torch.equal(first.positions[name], second.positions[name]) for name in first.positions)
+        and (list(first.texts), dict(first.info), first.recipe)
+        == (list(second.texts), dict(second.info), second.recipe)
+    )
+
+
+@LAWS
+@given(n_items=st.integers(3, 12), n_prompts=st.integers(2, 60), seed=SEEDS)
+def test_any_set_of_lists_is_balanced_free_of_doubles_and_cut_in_halves_that_share_nothing(
+    tokenizer, tmp_path, n_items, n_prompts, seed
+):
+    prompts = build_laundry(tokenizer, n_items, n_prompts, seed)
+    words = [[tokenizer.decode([token]).strip() for token in row] for row in prompts.candidates.tolist()]
+    assert len({frozenset(row) for row in words}) == n_prompts and all(len(set(row)) == n_items for row in words)
+    seen = {half: set() for half in (SELECTION, HELD_OUT)}
+    for half, items in seen.items():
+        rows = [i for i, mark in enumerate(prompts.info["half"]) if mark == half]
+        count = Counter(prompts.info["place"][i] for i in rows)
+        assert max(count.values()) - min(count[place] for place in range(n_items)) <= 1
+        items |= {frozenset(words[i]) for i in rows}
+    assert not seen[SELECTION] & seen[HELD_OUT]
+    assert {w for w, h in zip(prompts.info["wording"], prompts.info["half"]) if h == SELECTION} <= set(wordings(False))
+    for row, place in enumerate(prompts.info["place"]):
+        at = {name: int(where[row]) for name, where in prompts.positions.items()}
+        assert prompts.tokens[row, at[f"item_{place} first"]] == prompts.answers[row]
+        assert at.get(f"item_{place} second", ABSENT) == ABSENT
+        for k in set(range(n_items)) - {place}:
+            first, second = (prompts.tokens[row, at[f"item_{k} {name}"]] for name in ("first", "second"))
+            assert first == second and first in prompts.distractors[row]
+    assert same(build_laundry(tokenizer, n_items, n_prompts, seed), prompts)
+    save_prompts(prompts, tmp_path / "prompts.parquet")
+    assert same(load_prompts(tmp_path / "prompts.parquet"), prompts)
+
+
+@LAWS
+@given(half=st.integers(1, 30), seed=SEEDS, data=st.data())
+def test_any_ioi_set_is_balanced_and_survives_its_file_and_any_choice_of_it(tokenizer, tmp_path, half, seed, data):
+    prompts = build_ioi(tokenizer, 2 * half, seed)
+    assert sorted(Counter(prompts.info["order"]).values()) == [half, half]
+    rows = torch.arange(2 * half)
+    named = {name: prompts.tokens[rows, prompts.positions[name]] for name in ("IO", "S1", "S2")}
+    assert torch.equal(named["S1"], named["S2"]) and torch.equal(named["IO"], prompts.answers)
+    assert (prompts.answers != prompts.distractors[:, 0]).all() and torch.equal(named["S1"], prompts.distractors[:, 0])
+    chosen = data.draw(st.lists(st.sampled_from(rows.tolist()), min_size=1, unique=True))
+    part = prompts.select(chosen)
+    assert part.recipe.rows == tuple(chosen)
+    for some in (prompts, part):
+        save_prompts(some, tmp_path / "prompts.parquet")
+        assert same(load_prompts(tmp_path / "prompts.parquet"), some)
+    counterfactual = build_ioi(tokenizer, 2 * half, seed, counterfactual="swap names")
+    assert torch.equal(counterfactual.answers, prompts.distractors[:, 0])
+
+
+@LAWS
+@given(
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 8), st.integers(1, 12)), noise=st.floats(0, 0.9),
+    share=st.floats(0, 1), seed=SEEDS, data=st.data(),
+)  # fmt: skip
+def test_any_examples_are_of_allowed_functions_and_name_no_x_twice(sizes, noise, share, seed, data):
+    family = Family(*sizes, noise=noise, held_share=share, split_seed=seed % 1000)
+    n_pairs = data.draw(st.integers(1, family.n_x))
+    assume(not family.held_out.all())
+    examples = family.draw(20, n_pairs, torch.Generator().manual_seed(seed), ~family.held_out)
+    assert not family.held_out[examples.function].any()
+    assert all(len(set(row)) == n_pairs for row in examples.x.tolist())
+    a, b = family.functions[examples.function].T
+    assert torch.equal(examples.clean, a[:, None] * examples.x + b[:, None])
+    assert ((examples.y >= 0) & (examples.y < family.n_numbers)).all()
+    assert noise or torch.equal(examples.y, examples.clean)
+
+
+# statistics
+
+
+@LAWS
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40), SEEDS)
+def test_an_interval_lies_within_the_values_and_moves_with_them(values, seed):
+    values = torch.tensor(values, dtype=torch.float64)
+    found, moved = (bootstrap_mean(v, n_boot=50, seed=seed) for v in (values, values + 5))
+    slack = 1e-9 * (1 + values.abs().max().item())
+    assert values.min() - slack <= found.low <= found.high <= values.max() + slack and found.n == len(values)
+    assert moved.mean - found.mean == pytest.approx(5, abs=1e-6) and moved.low - found.low == pytest.approx(5, abs=1e-6)
+
+
+@LAWS
+@given(st.lists(st.integers(-5, 5), min_size=2, max_size=30))
+def test_places_among_values_average_to_the_middle_and_keep_their_order(values):
+    values = torch.tensor(values, dtype=torch.float64)
+    places = percentile_among(values)
+    assert places.mean().item() == pytest.approx(50) and ((places >= 0) & (places <= 100)).all()
+    assert torch.equal(places[:, None] < places, values[:, None] < values)
+
+
+# file formats
+
+
+@LAWS
+@given(weights=models(), seed=SEEDS)
+def test_scores_survive_their_file(weights, seed, tmp_path):
+    scores = compute_scores(weights, n_random=3, seed=seed)
+    path, again = tmp_path / "scores", tmp_path / "again"
+    save_scores(scores, path)
+    loaded = load_scores(path)
+    assert loaded.about == scores.about and loaded.blocks.keys() == scores.blocks.keys()
+    for key, block in scores.blocks.items():
+        assert torch.allclose(loaded.blocks[key].score.double(), block.score.double(), atol=5e-4)
+    save_scores(loaded, again)
+    for key, block in load_scores(again).blocks.items():
+        assert torch.equal(block.score, loaded.blocks[key].score)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A finished sweep, reduced."""
+    folder = tmp_path_factory.mktemp("swept")
+    options = ["--writers", "L1H0.0", "--movers", "L2H0", "--values=-20:20:20", "--prompts", "12", "--n-items", "3"]
+    assert main(["sweep", "--model", "planted", *options, "--logits", "--out", str(folder)]) == 0
+    return folder
+
+
+def flips(whole: bytes):
+    """The same bytes with one bit turned over."""
+    return st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 7)).map(
+        lambda at: whole[: at[0]] + bytes([whole[at[0]] ^ (1 << at[1])]) + whole[at[0] + 1 :]
+    )
+
+
+@settings(LAWS, max_examples=150)
+@given(data=st.data(), name=st.sampled_from(["steering.json", "steering.parquet"]))
+def test_no_changed_bit_of_a_result_goes_unseen(swept, tmp_path, data, name):
+    for file in ("steering.json", "steering.parquet"):
+        shutil.copyfile(swept / file, tmp_path / file)
+    whole = load(tmp_path / "steering.json")
+    (tmp_path / name).write_bytes(data.draw(flips((swept / name).read_bytes())))
+    try:
+        found = load(tmp_path / "steering.json")
+    except TalkingHeadsError:
+        return
+    assert found.about == whole.about and found.table.equals(whole.table)  # as where 1e-05 became 1E-05
+
+
+@settings(LAWS, max_examples=60)
+@given(data=st.data())
+def test_a_damaged_prompt_set_is_one_clear_error_or_the_same_prompts(tokenizer, tmp_path, data):
+    path = tmp_path / "prompts.parquet"
+    prompts = build_ioi(tokenizer, 8, 0)
+    save_prompts(prompts, path)
+    path.write_bytes(data.draw(flips(path.read_bytes())))
+    try:
+        found = load_prompts(path)
+    except TaskError:
+        return
+    assert torch.equal(found.tokens, prompts.tokens) and torch.equal(found.answers, prompts.answers)
+
+
+@pytest.fixture(scope="module")
+def streamed(checkpoints, tmp_path_factory):
+    """A streamed table's command, the part of its first reader layer, and its bytes when it is whole."""
+    folder = tmp_path_factory.mktemp("streamed")
+    command = ["composition", "--stream", "--weights", str(checkpoints["gpt2"]), "--n-random", "3", "--out"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming.shutil, "rmtree", lambda parts: None)
+        assert main([*command, str(folder / "out.parquet")]) == 0
+    (part,) = (folder / "out.parquet.parts").glob("*001.parquet")
+    return command, part, (folder / "out.parquet").read_bytes()
+
+
+@settings(LAWS, max_examples=60)
+@given(data=st.data())
+def test_a_damaged_part_of_a_streamed_table_is_refused_or_changes_nothing(streamed, tmp_path, data):
+    command, part, whole = streamed
+    out = tmp_path / "out.parquet"
+    (tmp_path / "out.parquet.parts").mkdir(exist_ok=True)
+    (tmp_path / "out.parquet.parts" / part.name).write_bytes(data.draw(flips(part.read_bytes())))
+    code = main([*command, str(out)])
+    assert (code == 2 and not out.exists()) or (code == 0 and out.read_bytes() == whole)
+    out.unlink(missing_ok=True)
