@@ -234,9 +234,8 @@ def read_chunk(path: Path, plan: Plan, chunk: tuple[int, int]) -> pa.Table:
         table = pq.read_table(path, page_checksum_verification=True)
         if len(table) != rows or any(table.schema.field(name).type != kind for name, kind in types.items()):
             raise ValueError("its rows or columns are not those of the plan")
-        if any(table[name].null_count for name in types) or not set(table["place"].unique().to_pylist()) <= set(
-            range(n_items)
-        ):
+        places = set(table["place"].unique().to_pylist())
+        if any(table[name].null_count for name in types) or not places <= set(range(n_items)):
             raise ValueError("a place or a value is missing")
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise ResultError(f"{path} is damaged ({error}). Remove it and run the sweep again.") from error
