@@ -50,7 +50,7 @@ def read(path: Path, again: str) -> tuple[dict[str, Any], pa.Table]:
         if about.pop("sha256") != _sum(about, path.with_suffix(".parquet")):
             raise ResultError(f"{path} and the table beside it are damaged, or not of one result. {again}")
         return about, pq.read_table(path.with_suffix(".parquet"))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, pa.ArrowException) as error:
         raise ResultError(f"{path} is no whole result ({error!r}). {again}") from error
 
 

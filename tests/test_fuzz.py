@@ -25,6 +25,8 @@ from talking_heads_utils.commands import main
 from talking_heads_utils.commands.sweep import values_of
 from talking_heads_utils.editing.edits import OV, SCALE, Change, new_edit, to_json
 from talking_heads_utils.labels import Component
+from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject
+from talking_heads_utils.reproduce.run import reproduce
 
 FEW = settings(
     max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -120,6 +122,7 @@ COMMANDS = {
     "merge": ["merge", "{sweep}", "--out", "{out}"],
     "edit": ["edit", "--model", "{model}", "--edit", "{edit}", "--out", "{out}"],
     "benchmark": ["benchmark", "composition", "--weights", "{model}", "--out", "{out}"],
+    "reproduce": ["reproduce", "--model", "planted", "--quick", "--out", "{out}"],
 }
 
 
@@ -142,7 +145,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(name, shelf, pla
     (place / "file").write_text("kept")
     for out in (place / "file" / "below", place / LONG, LONG, f"{place}/\udcff"):
         refused(*command(name, shelf, out), says="Choose another place")
-    if name in ("train", "sweep", "merge", "edit", "benchmark"):
+    if name in ("train", "sweep", "merge", "edit", "benchmark", "reproduce"):
         refused(*command(name, shelf, place / "file"))
     else:
         refused(*command(name, shelf, place), says="Name the file")
@@ -165,7 +168,10 @@ def test_a_place_for_the_results_is_looked_at_too(name, shelf, place):
         [],
         ["nothing"],
         ["--nothing"],
-        *([name] for name in ("composition", "ship", "atlas", "benchmark", "train", "sweep", "merge", "edit")),
+        *(
+            [name]
+            for name in ("composition", "ship", "atlas", "benchmark", "train", "sweep", "merge", "edit", "reproduce")
+        ),
         ["benchmark", "nothing"],
         ["train", "--out"],
     ],
@@ -196,6 +202,12 @@ BAD = {
         ["--prompts", str(10**12)], ["--writers", "8.10"], ["--writers", "L9H9.9"], ["--writers", "L1H0.99999"],
         ["--movers", "x"], ["--movers", "L0H0"], ["--movers", "L99H0"], ["--movers", ""],
         ["--values=60000:60000:1", "--dtype", "float16"],
+    ],
+    "reproduce": [
+        ["--chapters", ""], ["--chapters", "5"], ["--chapters", "1;2"], ["--device", "nothing"], ["--device", "meta"],
+        ["--dtype", "int8"], ["--seed", "-1"], ["--seed", str(2**63)], ["--shard", "1/0"], ["--shard", "x"],
+        ["--texts", "/nowhere"], ["--texts", "/"], ["--texts", LONG], ["--texts", "\udcff"], ["--model", ""],
+        ["--model", "mini-nothing"], ["--model", LONG], ["--model", "\udcff"], ["--model", "/nowhere"],
     ],
     "benchmark": [["--repeats", "0"], ["--repeats", "x"], ["--device", "nothing"], ["--weights", "/nowhere"]],
 }  # fmt: skip
@@ -564,5 +576,41 @@ def test_a_damaged_chunk_is_merged_whole_or_not_at_all(data, shelf, tmp_path):
 
 def test_what_is_no_sweep_is_not_merged(shelf, place, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere", shelf / "edit.json", LONG):
-        refused(*command("merge", shelf, place / "out", sweep=folder), says="holds no sweep")
+        refused(*command("merge", shelf, place / "out", sweep=folder))
     assert not files(place)
+
+
+# results of reproduce
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory) -> Path:
+    """The folder of one experiment on the planted model."""
+    (crowding,) = [e for e in EXPERIMENTS if e.name == "crowding"]
+    folder, failed = reproduce(Subject("planted", quick=True), [crowding], tmp_path_factory.mktemp("results"))
+    assert not failed and files(folder) == ["crowding.json", "crowding.parquet"]
+    return folder
+
+
+@pytest.mark.parametrize("file", ["crowding.json", "crowding.parquet"])
+@pytest.mark.parametrize("content", [*NOT_JSON, None], ids=range(len(NOT_JSON) + 1))
+def test_a_damaged_or_lost_result_is_neither_merged_nor_taken_for_finished(file, content, result, place, tmp_path):
+    folder = shutil.copytree(result, tmp_path / result.name)
+    (folder / file).unlink()
+    if content is not None:
+        write(folder / file, content)
+    refused("merge", folder, "--out", place / "out")
+    if (folder / "crowding.json").exists():
+        refused("reproduce", "--model", "planted", "--quick", "--chapters", "2", "--out", tmp_path)
+    assert not files(place)
+
+
+@FEW
+@given(data=st.data(), file=st.sampled_from(["crowding.json", "crowding.parquet"]))
+def test_a_damaged_result_is_not_merged(data, file, result, tmp_path):
+    folder = shutil.copytree(result, tmp_path / "part", dirs_exist_ok=True)
+    content = data.draw(damages((result / file).read_bytes()))
+    write(folder / file, content)
+    made = answered("merge", folder, "--out", tmp_path / "out")
+    assert made == (tmp_path / "out").exists() and (not made or content == (result / file).read_bytes())
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)

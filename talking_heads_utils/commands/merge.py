@@ -10,9 +10,11 @@ example:
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from talking_heads_utils.commands.sweep import add_results_argument, save_results
+from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import check_folder
 
 HELP = "join the shards of a sweep or of reproduce"
@@ -30,6 +32,8 @@ def run(args: argparse.Namespace) -> None:
 
     for folder in filter(None, (args.out, args.results)):
         check_folder(folder)
+    if lost := [part for part in args.parts if not os.path.isdir(part)]:
+        raise OptionError(f"{str(lost[0])[:80]!r} is no folder of results.")
     if not any((part / PLAN).exists() for part in args.parts):
         print(f"{args.out}: {merge_results(args.parts, args.out)} experiments")
         return

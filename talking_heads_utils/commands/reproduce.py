@@ -23,6 +23,7 @@ from pathlib import Path
 
 from talking_heads_utils.commands.sweep import DTYPES, integers, shard_of
 from talking_heads_utils.errors import ResultError
+from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
 
 HELP = "every experiment of the chapters on one model"
@@ -45,12 +46,15 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from talking_heads_utils.inhibition.corpus import read_texts
+    from talking_heads_utils.models import check_device
     from talking_heads_utils.reproduce.experiments import Subject, chapters_of
     from talking_heads_utils.reproduce.run import chosen, reproduce
     from talking_heads_utils.tasks.prompts import check_seed
 
     experiments = chosen(args.chapters or chapters_of(args.model), args.shard)
     check_seed(args.seed)
+    check_folder(args.out)
+    check_device(args.device)  # an experiment would take it for its model's own failing
     if args.texts:
         read_texts(args.texts)
     subject = Subject(args.model, args.seed, args.quick, args.device, getattr(torch, args.dtype), args.texts)

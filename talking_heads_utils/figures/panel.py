@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 import plotly.graph_objects as go
@@ -54,7 +54,7 @@ def static_panel(studies: Sequence[Study]) -> go.Figure:
     s, head = heads[0]
     strongest = s.strongest(1)[0].component
     start = strongest if strongest < N_COMPONENTS else 0
-    controls = [
+    controls: list[dict[str, Any]] = [
         dict(name="Model and head", values=first, labels=labels, start=first[0]),
         dict(name="Component", values=list(range(N_COMPONENTS)), start=start),
         dict(name="Prompt", values=list(range(N_PROMPTS)), start=0),

@@ -76,9 +76,9 @@ def _another(n: int, seed: int) -> Int[Tensor, "n"]:
 def run_end(ends: Suffix, ablations: Ablations | None = None, instead: Replacements | None = None) -> EndRun:
     """Every ablation at ``end`` alone. ``ends`` starts at layer 0. Without ablations, the plain run as the one set."""
     steps = list(_layers(ends, ablations, instead, slice(None)))
-    resid, attention, mlp, z, last = (list(kind) for kind in zip(*steps))
-    parts = (torch.stack(kind, 2) for kind in ([*resid, last[-1]], attention, mlp, z))
-    return EndRun(*parts, _twins(ablations, len(ends.layers)))
+    read, *written, last = (list(kind) for kind in zip(*steps))
+    resid, attention, mlp, z = (torch.stack(kind, 2) for kind in ([*read, last[-1]], *written))
+    return EndRun(resid, attention, mlp, z, _twins(ablations, len(ends.layers)))
 
 
 def _twins(ablations: Ablations | None, n_layers: int) -> Int[Tensor, "n_layers_1 n_sets"]:
@@ -144,8 +144,11 @@ def run_everywhere(
         with bridge.hooks(fwd_hooks=hooks):
             ends = suffix(bridge, prompts, 0, batch=len(prompts))
         runs.append(run_end(ends, Ablations(("",), heads[None], mlps[None]), instead))
-    parts = (torch.cat([getattr(run, name) for run in runs], 1) for name in ("resid", "attention", "mlp", "z"))
-    return EndRun(*parts, torch.arange(len(ablations)).expand(bridge.cfg.n_layers + 1, -1))  # prefixes differ: no twins
+    resid, attention, mlp, z = (
+        torch.cat([getattr(r, name) for r in runs], 1) for name in ("resid", "attention", "mlp", "z")
+    )
+    twins = torch.arange(len(ablations)).expand(bridge.cfg.n_layers + 1, -1)  # prefixes differ: there are none
+    return EndRun(resid, attention, mlp, z, twins)
 
 
 def _swapper(bridge, prompts: PromptSet, how: str, seed: int, names: set[str]):
