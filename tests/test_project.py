@@ -55,6 +55,13 @@ def test_the_repository_is_named_alike_everywhere():
         assert url in path.read_text(), path
 
 
+def test_the_readme_leads_to_files_that_are_there_and_its_picture_is_small():
+    targets = re.findall(r"\]\(((?!http)[^)]+)\)", (ROOT / "README.md").read_text())
+    pictures = [target for target in targets if target.endswith(".png")]
+    assert len(targets) >= 3 and pictures and all((ROOT / target).exists() for target in targets)
+    assert all((ROOT / picture).stat().st_size < 200_000 for picture in pictures)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebooks_are_stripped_short_and_tidy(path):
     notebook = nbformat.read(path, as_version=4)
