@@ -25,10 +25,12 @@ book: $(READY)
 	$(BIN)/jupyter-book build . --toc book/_toc.yml -W -n --keep-going --quiet || { rm -rf _build; exit 1; }
 	@echo "The book: $(abspath $(SITE))/index.html"
 
+# One process and one torch thread a core: threads of several processes would wait for each other.
+test: export OMP_NUM_THREADS = 1
 test: $(READY)
-	$(BIN)/python -m pytest --cov --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-fail-under=90
 	TALKING_HEADS_MODEL=$$($(BIN)/python tests/rehearsals.py $(abspath _build/rehearsal/gpt2)) \
-	    $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks/
+	    $(BIN)/python -m pytest -n auto --nbmake --nbmake-timeout=900 notebooks/
 
 serve: book
 	$(BIN)/python -m http.server --directory $(SITE) --bind 127.0.0.1 $(PORT)

@@ -25,6 +25,11 @@ Import what you need from the submodule that holds it; importing the package its
 ``steering``        moving the last token along write directions: engine and sweeps
 ``positional``      chapter 2: where prompts sit in a subspace, and what moving them buys
 ``editing``         chapter 3: edits of single components, applied, baked, searched for, judged
+``icl``             chapter 4: prompts of functions, ablation, patching, redundancy, belief
+``reproduce``       every experiment on one model as finished results, and the scorecard
+``verdicts``        what is said of a claim, by fixed rules
+``result_files``    a finished result as two files that belong together
+``notebook``        which model a chapter adds, and whether it fits where it runs
 ``links``           the known links of a circuit, looked up in the scores
 ``statistics``      intervals and exact tests
 ``sources``         where a function stands in the repository
