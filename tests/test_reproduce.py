@@ -22,6 +22,7 @@ from talking_heads_utils.reproduce.run import chosen, merge, reproduce
 from talking_heads_utils.runs import batches
 
 TEXTS = Path(__file__).parent.parent / "README.md"
+NEEDS_INHIBITION = {"concentration", "carries", "activity"}
 MINE = [e for e in EXPERIMENTS if e.name in ("crowding", "places", "decoding")]
 
 
@@ -42,7 +43,7 @@ def test_a_folder_in_gpt2s_format_goes_through_every_experiment(source, tmp_path
     assert all("rehearsal" in r.about["shows"] and r.about["quick"] and r.about["checkpoint"] for r in done.values())
     impossible = {name: result.reason for name, result in done.items() if result.reason}
     assert all(len(result.table) for name, result in done.items() if name not in impossible)
-    assert set(impossible) <= {"carries", "activity"}, impossible  # random MLPs need not leave an inhibition head
+    assert set(impossible) <= NEEDS_INHIBITION, impossible  # random MLPs need not leave an inhibition head
     assert store.finished("gpt2", tmp_path) == {} and scorecard.to_run("gpt2", 1) == ["gpt2"]
     capsys.readouterr()
     assert main(arguments) == 0 and "22 of 22 experiments are there" in capsys.readouterr().out
@@ -56,7 +57,7 @@ def test_sharded_bfloat16_folders_of_other_families_too(family, source, tmp_path
     results, failed = reproduce(s, EXPERIMENTS, tmp_path, say=lambda line: None)
     done = {path.stem: store.load(path) for path in results.glob("*.json")}
     assert not failed and set(done) == {e.name for e in EXPERIMENTS}
-    assert {name for name, r in done.items() if r.reason} <= {"carries", "activity"}
+    assert {name for name, r in done.items() if r.reason} <= NEEDS_INHIBITION
     assert done["parts"].about["dtype"] == "bfloat16" and done["parts"].about["revision"] is None
 
 

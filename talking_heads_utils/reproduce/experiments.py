@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from talking_heads_utils.editing import study as editing
+from talking_heads_utils.errors import TaskError
 from talking_heads_utils.icl import curves
 from talking_heads_utils.icl import study as icl
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
@@ -109,6 +110,12 @@ class Experiment:
     about: str
 
 
+def _concentration(s: Subject) -> pd.DataFrame:
+    if not s.study.inhibition:
+        raise TaskError(f"No head of {s.model} was found to inhibit the mover, so nothing can be concentrated in one.")
+    return inhibition.ninety_table([s.study])
+
+
 def _activity(s: Subject) -> pd.DataFrame:
     if s.texts is not None:
         texts, name = corpus.read_texts(s.texts), s.texts.name
@@ -181,7 +188,7 @@ def _log_odds(s: Subject) -> pd.DataFrame:
 
 EXPERIMENTS = (
     Experiment("agreement", 1, 4, lambda s: inhibition.agreement_table([s.study]), "weights against effects"),
-    Experiment("concentration", 1, 1, lambda s: inhibition.ninety_table([s.study]), "components for 90% of an effect"),
+    Experiment("concentration", 1, 1, _concentration, "components for 90% of an effect"),
     Experiment("carries", 1, 1, lambda s: inhibition.carries_table([s.study]), "place or identity"),
     Experiment("activity", 1, 2, _activity, "where in running text components are active"),
     Experiment("decoding", 2, 4, lambda s: positional.decoding_table(s.channel, N_ITEMS, s.n(400)), "from subspaces"),
