@@ -6,6 +6,8 @@ header is checked against the config first, and only safetensors are read.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -177,10 +179,19 @@ def _moved(bridge: TransformerBridge, device: str | torch.device, dtype: torch.d
     return bridge if dtype == torch.float32 else bridge.to(dtype)
 
 
-def minis(stage: str = "") -> list[str]:
-    """The trained models whose answers must pass through a mover, as far as they ship: at the end, or ``early``."""
+def minis(stage: str = "", n_items: int = 0) -> list[str]:
+    """The trained models whose answers must pass through a mover, as far as they ship and saw lists of ``n_items`` in
+    training: at the end, or ``early``."""
     names = [f"{name}/{stage}" if stage else name for name in ("mini-token", "mini-place")]
-    return [name for name in names if name in shipped_models()]
+    return [name for name in names if name in shipped_models() and n_items <= longest_trained(name)]
+
+
+def longest_trained(name: str) -> float:
+    """Items of the longest list that a shipped model saw in training, out of its card; infinity for any other model."""
+    folder = shipped_models().get(name)
+    if folder is None:
+        return math.inf
+    return json.loads((folder / "training.json").read_text(encoding="utf-8")).get("longest", math.inf)
 
 
 def learners() -> list[str]:

@@ -17,7 +17,7 @@ from talking_heads_utils.icl import study as icl
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
 from talking_heads_utils.inhibition import corpus
 from talking_heads_utils.inhibition import study as inhibition
-from talking_heads_utils.models import PLANTED, known_models, learners, shipped_models
+from talking_heads_utils.models import PLANTED, known_models, learners, longest_trained, shipped_models
 from talking_heads_utils.positional import study as positional
 from talking_heads_utils.settings import SEED
 
@@ -54,9 +54,13 @@ class Subject:
     @property
     def lengths(self) -> Sequence[int]:
         """List lengths to go through."""
-        if self.quick:
-            return QUICK_LENGTHS
-        return LENGTHS if self.is_own else LONG_LENGTHS
+        usual = QUICK_LENGTHS if self.quick else LENGTHS if self.is_own else LONG_LENGTHS
+        return [n for n in usual if n <= longest_trained(self.model)]
+
+    @property
+    def crowded(self) -> int:
+        """Length of lists on which edits are chosen: never one that the model did not see in training."""
+        return int(min(CROWDED, longest_trained(self.model)))
 
     @property
     def is_own(self) -> bool:
@@ -85,7 +89,7 @@ class Subject:
         """Chapter 3's."""
         size = dict(n_components=3, n_draws=1) if self.quick else dict(n_components=6, n_draws=2)
         return editing.bench(
-            self.model, n_items=CROWDED, n_prompts=self.n(80), seed=self.seed, device=self.device, **size
+            self.model, n_items=self.crowded, n_prompts=self.n(80), seed=self.seed, device=self.device, **size
         )
 
     @cached_property
@@ -134,14 +138,17 @@ def _reach(s: Subject) -> pd.DataFrame:
 def _steering_gains(s: Subject) -> pd.DataFrame:
     at, n_random = s.channel, 1 if s.quick else 2
     found = {
-        str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(200), n_random) for n in (N_ITEMS, 12)
+        str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(200), n_random)
+        for n in (N_ITEMS, 12)
+        if n <= longest_trained(s.model)
     }
     table = positional.gains_table(found).rename(columns={"model": "n_items"})
     return table.assign(model=s.model)
 
 
 def _edit_gains(s: Subject) -> pd.DataFrame:
-    sets = [editing.KNOWN, editing.NEW, f"lists of {CROWDED + 2}"]
+    longer = [f"lists of {s.crowded + 2}"] if s.crowded + 2 <= longest_trained(s.model) else []
+    sets = [editing.KNOWN, editing.NEW, *longer]
     return editing.gains_table(s.bench, editing.winners(s.tried), sets[:1] if s.quick else sets)
 
 
