@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from talking_heads_utils.evaluate import accuracy, answer_logits
 from talking_heads_utils.icl import study
-from talking_heads_utils.models import learners, load_model, shipped_models
+from talking_heads_utils.models import learners, load_model, minis, shipped_models
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.metrics import correct
 from talking_heads_utils.training.lists import SETTLED
@@ -17,6 +17,7 @@ from talking_heads_utils.training.model import constrain
 from talking_heads_utils.training.spec import FREE, SPECS, FunctionsSpec, MiniSpec
 
 FOLDERS = shipped_models()
+MISSED = {"mini-free": {"n=10", "n=11", "n=12"}, "mini-place": {"n=3", "n=4", "n=5", "n=6"}}
 LEARNERS = learners()
 
 
@@ -35,7 +36,8 @@ def card_of(name):
 
 
 def test_what_ships():
-    assert set(FOLDERS) == {"mini-token", "mini-token/early", "mini-free", *LEARNERS}
+    assert set(FOLDERS) == {"mini-token", "mini-token/early", "mini-place", "mini-free", *LEARNERS}
+    assert minis() == ["mini-token", "mini-place"] and minis(n_items=10) == ["mini-token"]
     assert LEARNERS == ["mini-icl", "mini-icl-plain", "mini-icl-noisy"]
 
 
@@ -60,14 +62,13 @@ def test_the_card_says_what_the_checkpoint_does(name, tmp_path):
     for key, value in run.accuracy().items():
         assert value == pytest.approx(card["accuracy"][key], abs=0.011), key
     text = (FOLDERS[name] / "README.md").read_text()
-    assert f"| {card['accuracy']['n=12']:.1%} |" in text and "toy" in text
+    longest = f"n={card['longest']}"
+    assert f"| {card['accuracy'][longest]:.1%} |" in text and "toy" in text
     if name.endswith("early"):
         assert card["step"] >= card["complete_at"] + SETTLED, "no length is shown before it was trained"
     else:
         missed = {key for key, value in card["accuracy"].items() if value < 0.99}
-        assert missed <= ({"n=10", "n=11", "n=12"} if name == "mini-free" else set()), (
-            "the book says what mini-free misses"
-        )
+        assert missed == MISSED.get(name, set()), "the book says which models miss 99%, and where"
 
 
 def test_it_loads_by_the_same_call_and_solves_the_tasks():
