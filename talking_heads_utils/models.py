@@ -112,16 +112,16 @@ def load_model(
     memory, :class:`OptionError` for a device that is not there, and :class:`ProcessingError` for a processing that
     would change the model.
     """
-    check_device(str(device))
+    spread = device == SPREAD
+    one = check_device("cpu" if spread else str(device))
     if name_or_folder == PLANTED:
-        return _load_planted(device, dtype, processing)
+        return _load_planted(one, dtype, processing)
     checkpoint = find_checkpoint(name_or_folder, revision)
     processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)
-    spread = device == SPREAD
-    check_complete(checkpoint, None if spread else torch.device(device), dtype)
+    check_complete(checkpoint, None if spread else torch.device(one), dtype)
     tokenizer = _tokenizer(checkpoint)
-    model = _read(checkpoint, dtype, device_map="auto") if spread else _read(checkpoint, dtype).to(device)
-    return _boot(model.eval(), tokenizer, checkpoint, None if spread else device, dtype, processing)
+    model = _read(checkpoint, dtype, device_map="auto") if spread else _read(checkpoint, dtype).to(one)
+    return _boot(model.eval(), tokenizer, checkpoint, None if spread else one, dtype, processing)
 
 
 def model_source(name_or_folder: str | Path, revision: str | None = None) -> tuple[str | Path, str | None]:

@@ -47,6 +47,8 @@ def locate(name: str) -> Place:
     root = Path(talking_heads_utils.__file__).parent.parent
     try:
         path = Path(inspect.getsourcefile(found) or "").relative_to(root).as_posix()
+        if not path.startswith(f"{PACKAGE}/"):
+            raise ValueError(path)
         lines, first = inspect.getsourcelines(found)
     except (TypeError, ValueError, OSError) as error:
         raise LabelError(f"{name} is no function, class or module of this package. Name one.") from error

@@ -65,6 +65,11 @@ def edit(folder: Path, target: Path, change) -> Path:
     return copied
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """The longest tests begin first."""
+    items.sort(key=lambda item: "longest" not in item.keywords)
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
     """Family -> folder in the Hub's format, one safetensors file each."""

@@ -33,6 +33,7 @@ def source(gpt2_source) -> Path:
     return Path(gpt2_source)
 
 
+@pytest.mark.longest
 def test_a_folder_in_gpt2s_format_goes_through_every_experiment(source, tmp_path, capsys):
     folder = rehearsals.gpt2(tmp_path / "gpt2", source)
     arguments = ["reproduce", "--model", str(folder), "--quick", "--out", str(tmp_path), "--texts", str(TEXTS)]
@@ -49,6 +50,7 @@ def test_a_folder_in_gpt2s_format_goes_through_every_experiment(source, tmp_path
     assert main(arguments) == 0 and "22 of 22 experiments are there" in capsys.readouterr().out
 
 
+@pytest.mark.longest
 @pytest.mark.parametrize("family", ["gpt_neox", "llama"])
 def test_sharded_bfloat16_folders_of_other_families_too(family, source, tmp_path):
     folder = rehearsals.tiny(family, tmp_path / family, source)
@@ -188,7 +190,7 @@ def test_without_a_network_one_line_says_so(tmp_path, capsys):
     assert main(["reproduce", "--model", "EleutherAI/pythia-160m", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and list(tmp_path.iterdir()) == []
-    for bad in (["--chapters", "5"], ["--shard", "3/3"], ["--seed", "-1"], ["--texts", str(tmp_path / "none.txt")]):
+    for bad in (["--chapters", "5"], ["--seed", "-1"], ["--texts", str(tmp_path / "none.txt")]):
         assert main(["reproduce", "--model", "planted", "--out", str(tmp_path), *bad]) == 2
         assert capsys.readouterr().err.startswith("error: ")
 

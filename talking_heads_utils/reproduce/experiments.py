@@ -60,7 +60,7 @@ class Subject:
     @property
     def crowded(self) -> int:
         """Length of lists on which edits are chosen: never one that the model did not see in training."""
-        return int(min(CROWDED, longest_trained(self.model)))
+        return int(min(N_ITEMS if self.quick else CROWDED, longest_trained(self.model)))
 
     @property
     def is_own(self) -> bool:
