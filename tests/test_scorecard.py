@@ -181,3 +181,10 @@ def test_what_could_not_be_asked_is_told_with_its_reason():
     assert found.verdict == scorecard.NOT_POSSIBLE and found.measured == "the tokenizer splits 23"
     assert judge(claim, {}) is None
     assert "not run yet" in scorecard.real_models(4) and "--dtype bfloat16" in scorecard.real_models(4)
+
+
+def test_a_chapter_says_of_a_real_model_what_its_results_say(monkeypatch):
+    assert scorecard.verdict_on("gpt2", "decoding") == scorecard.NOT_RUN
+    result = Finished({"not_possible": None}, decoding(0.9, 0.3))
+    monkeypatch.setattr(scorecard, "finished", lambda model: {"decoding": result})
+    assert scorecard.verdict_on("gpt2", "decoding").startswith("supported: place decoded in 0.90")

@@ -158,3 +158,10 @@ def real_models(chapter: int) -> str:
 def to_run(model: str | None, chapter: int) -> list[str]:
     """The model that a chapter's page adds to the book's own: none where none is named or its results are finished."""
     return [] if model is None or is_finished(model, chapter) else [model]
+
+
+def verdict_on(model: str, experiment: str) -> str:
+    """A real model's verdict on the claim that an experiment tests, with what was measured, or that it was not run."""
+    claim = next(claim for claim in CLAIMS if claim.needs == experiment)
+    found = verdicts({model: finished(model)}, claim)[model]
+    return f"{found.verdict}: {found.measured}" if found.measured else found.verdict
