@@ -151,9 +151,19 @@ def test_every_claim_has_an_experiment_a_figure_and_both_sources():
     assert len({c.name for c in CLAIMS}) == len(CLAIMS)
 
 
+def counts(results):
+    """Model -> how many claims have each verdict."""
+    found = {}
+    for claim in CLAIMS:
+        for model, verdict in scorecard.verdicts(results, claim).items():
+            of = found.setdefault(model, dict.fromkeys(scorecard.MARKS, 0))
+            of[verdict.verdict] += 1
+    return found
+
+
 def test_a_real_model_without_results_is_said_to_be_not_run_and_a_toy_never_stands_for_it():
     results = scorecard.all_results()
-    counted = scorecard.counts(results)
+    counted = counts(results)
     for model, known in known_models().items():
         if not results[model]:
             asked = sum(c.chapter in known.chapters and c.needs in EXPERIMENT_NAMES for c in CLAIMS)

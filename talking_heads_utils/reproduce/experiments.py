@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from talking_heads_utils.icl import study as icl
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
 from talking_heads_utils.inhibition import corpus
 from talking_heads_utils.inhibition import study as inhibition
+from talking_heads_utils.labels import Head
 from talking_heads_utils.models import PLANTED, known_models, learners, longest_trained, shipped_models
 from talking_heads_utils.positional import study as positional
 from talking_heads_utils.settings import SEED
@@ -45,7 +46,6 @@ class Subject:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     texts: Path | None = None
-    _kept: dict[str, object] = field(default_factory=dict, repr=False)
 
     def n(self, usual: int, least: int = 20) -> int:
         """How many prompts to take where ``usual`` are: one in ten of a quick run, but ``least`` at least."""
@@ -69,8 +69,9 @@ class Subject:
 
     def forget(self) -> None:
         """Let go of everything that was kept, models with it."""
-        for name in ("study", "channel", "bench", "tried", "asked"):
-            self.__dict__.pop(name, None)
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                vars(self).pop(name, None)
 
     @cached_property
     def study(self) -> inhibition.Study:
@@ -101,6 +102,11 @@ class Subject:
     def asked(self) -> icl.Subject:
         """Chapter 4's."""
         return icl.subject(self.model, seed=self.seed, device=self.device, dtype=self.dtype)
+
+    @cached_property
+    def strongest(self) -> list[Head]:
+        """The heads of chapter 4's model that are worth most, the most first."""
+        return icl.strongest(self.asked, N_STRONG, n=self.n(64, FEW))
 
 
 @dataclass(frozen=True)
@@ -161,8 +167,7 @@ def _pairs(s: Subject) -> pd.DataFrame:
     import pandas as pd
 
     asked, n = s.asked, s.n(64, FEW)
-    heads = icl.strongest(asked, N_STRONG, n=n)
-    of = {"strongest": heads, "random": icl.others(asked, heads)}
+    of = {"strongest": s.strongest, "random": icl.others(asked, s.strongest)}
     return pd.concat([icl.interaction_table(asked, some, n=n).assign(heads=kind) for kind, some in of.items()])
 
 
@@ -182,9 +187,8 @@ def _patch(s: Subject) -> pd.DataFrame:
 
 
 def _backups(s: Subject) -> pd.DataFrame:
-    asked, n = s.asked, s.n(64, FEW)
-    top = icl.strongest(asked, 3, n=n)
-    return icl.compensation_table(asked, {"strongest": top, **icl.random_sets(asked, top, 2)}, n=n)
+    asked, top = s.asked, s.strongest[:3]
+    return icl.compensation_table(asked, {"strongest": top, **icl.random_sets(asked, top, 2)}, n=s.n(64, FEW))
 
 
 def _log_odds(s: Subject) -> pd.DataFrame:

@@ -112,16 +112,6 @@ def _line(model: str, verdict: Verdict) -> str:
     )
 
 
-def counts(results: Mapping[str, Mapping[str, Finished]]) -> dict[str, dict[str, int]]:
-    """Model -> how many claims have each verdict."""
-    found: dict[str, dict[str, int]] = {}
-    for claim in CLAIMS:
-        for model, verdict in verdicts(results, claim).items():
-            of = found.setdefault(model, dict.fromkeys(MARKS, 0))
-            of[verdict.verdict] += 1
-    return found
-
-
 def not_run(model: str) -> str:
     """What makes a real model's results, as the command to type."""
     dtype = " --dtype bfloat16" if known_models()[model].gigabytes() > 20 else ""
