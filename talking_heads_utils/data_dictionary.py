@@ -21,6 +21,26 @@ _CARD = {
     "log": "the same figures at every evaluation",
     "minutes": "wall-clock time of the whole run",
 }
+_SEEDS = {
+    "format": "of these files, a number",
+    "model": "whose recipe it is",
+    "checkpoint": "sum of the run's last weights, which ship for seed 0 alone",
+    **{name: _CARD[name] for name in ("seed", "step", "minutes", "longest", "complete_at", "early_at", "accuracy")},
+    "movers": "heads that copy the answer, the strongest first, by the selection half",
+    "share": "of the logit difference that they write",
+    "inhibition_score": "I(m) of the strongest, held-out half, with its 95% interval and n",
+    "inhibition_heads": "the heads whose patching lowers it, each with its scores into the mover's query, what taking "
+    "it out does to I(m) on the held-out half and how many of its components do 90% of that; `null` is the score of a "
+    "random direction",
+    "dimension": "the fewest directions that carry 90% of what these heads together do",
+    "channel": "change of I(m), held-out half, by how many directions are taken out, and which",
+    "agreement": "Spearman's correlation of scores and effects with its 95% interval, and in random bases",
+    "n_items": "of the lists it was measured on",
+    "prompts_seed": "of those lists, draws and controls",
+    "processing": "of the weights before anything was measured",
+    "machine": "processor, cores, threads, GPU of the measurement",
+    "versions": "of Python, this package and the libraries that results depend on",
+}
 _BENCHMARK = {
     "benchmark": "its name, as the command takes it",
     "machine": "processor, cores, threads, GPU",
@@ -141,6 +161,12 @@ DATA_FILES = (
         "Their tables. Columns are said where each is made: `talking_heads_utils.reproduce.experiments` names the "
         "functions.",
         "the same",
+    ),
+    DataFiles(
+        "seeds/*.json",
+        "Runs of the small models from several seeds, measured as chapter 1 measures a model; only seed 0 ships.",
+        "`python -m talking_heads_utils train NAME --seed SEED --out RUN`, then `... seeds RUN --out data/seeds`",
+        _SEEDS,
     ),
     DataFiles(
         "benchmarks/*.json",

@@ -21,10 +21,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.commands import COMMANDS as CLI_COMMANDS
 from talking_heads_utils.commands import main
 from talking_heads_utils.commands.sweep import values_of
 from talking_heads_utils.editing.edits import OV, SCALE, Change, new_edit, to_json
 from talking_heads_utils.labels import Component
+from talking_heads_utils.models import shipped_models
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject
 from talking_heads_utils.reproduce.run import reproduce
 
@@ -118,6 +120,7 @@ COMMANDS = {
     "ship": ["ship", "--weights", "{model}", "--out", "{out}"],
     "atlas": ["atlas", "--scores", "{scores}", "--out", "{out}"],
     "train": ["train", "mini-narrow", "--minutes", "0", "--out", "{out}"],
+    "seeds": ["seeds", "{finished}", "--out", "{out}"],
     "sweep": ["sweep", "--model", "{model}", *SWEEP, "--out", "{out}"],
     "merge": ["merge", "{sweep}", "--out", "{out}"],
     "edit": ["edit", "--model", "{model}", "--edit", "{edit}", "--out", "{out}"],
@@ -130,7 +133,7 @@ def command(name: str, shelf: Path, out: Path | str, *more, **other) -> list[str
     """One of the commands above, on whole files but for those in ``other``."""
     paths = {
         "model": shelf / "model", "scores": shelf / "scores.safetensors", "sweep": shelf / "sweep",
-        "edit": shelf / "edit.json", "out": out,
+        "edit": shelf / "edit.json", "finished": shipped_models()["mini-token"].parent, "out": out,
     }  # fmt: skip
     return [part.format(**paths | other) for part in COMMANDS[name]] + [str(argument) for argument in more]
 
@@ -145,7 +148,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(name, shelf, pla
     (place / "file").write_text("kept")
     for out in (place / "file" / "below", place / LONG, LONG, f"{place}/\udcff"):
         refused(*command(name, shelf, out), says="Choose another place")
-    if name in ("train", "sweep", "merge", "edit", "benchmark", "reproduce"):
+    if name in ("train", "seeds", "sweep", "merge", "edit", "benchmark", "reproduce"):
         refused(*command(name, shelf, place / "file"))
     else:
         refused(*command(name, shelf, place), says="Name the file")
@@ -168,10 +171,7 @@ def test_a_place_for_the_results_is_looked_at_too(name, shelf, place):
         [],
         ["nothing"],
         ["--nothing"],
-        *(
-            [name]
-            for name in ("composition", "ship", "atlas", "benchmark", "train", "sweep", "merge", "edit", "reproduce")
-        ),
+        *([name] for name in CLI_COMMANDS),
         ["benchmark", "nothing"],
         ["train", "--out"],
     ],
@@ -193,6 +193,7 @@ BAD = {
         ["--seed", "-1"], ["--seed", str(2**63)], ["--seed", "x"], ["--minutes", "nan"], ["--minutes", "-1"],
         ["--device", "nothing"], ["--device", ""], ["--device", "meta"], ["--device", "cuda:99"], ["--resume"],
     ],
+    "seeds": [["/nowhere"], ["/"], [LONG], ["\udcff"], [""]],
     "sweep": [
         ["--device", "nothing"], ["--device", "meta"], ["--dtype", "int8"], ["--batch-size", "0"], ["--seed", "-1"],
         ["--seed", str(2**63)], ["--random", "-1"], ["--random", str(2**63)], ["--shard", "1/0"], ["--shard", "2/2"],

@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.figures.style import ACCENT, CONTROL, EXPECTED, new_figure
+from talking_heads_utils.figures.style import (
+    ACCENT,
+    CONTROL,
+    EXPECTED,
+    KIND_COLOURS,
+    menu_of_views,
+    new_figure,
+    stacked,
+)
+from talking_heads_utils.inhibition.concentration import RANDOM, TOGETHER, TOP
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LINES = (ACCENT, KIND_COLOURS["V"], KIND_COLOURS["K"])
+OTHER_LINES = (ACCENT, CONTROL, *LINES[1:])  # where the second is the control
 
 
 def accuracy_figure(
@@ -18,7 +30,7 @@ def accuracy_figure(
 ) -> go.Figure:
     """Accuracy by list length with its interval, a line a model, and what a formula predicts as marks."""
     figure = new_figure(420)
-    for (name, rows), colour in zip(measured.items(), (ACCENT, CONTROL, "#0072B2", "#009E73")):
+    for (name, rows), colour in zip(measured.items(), OTHER_LINES):
         bars = dict(array=rows["high"] - rows["accuracy"], arrayminus=rows["accuracy"] - rows["low"], thickness=1.2)
         figure.add_scatter(
             x=rows["n_items"], y=rows["accuracy"], error_y=bars, name=name, mode="lines+markers", line_color=colour
@@ -41,3 +53,59 @@ def training_figure(log: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> g
     figure.update_xaxes(title_text="training step")
     figure.update_yaxes(title_text="accuracy over the vocabulary", range=[0, 1.04])
     return figure
+
+
+def seeds_figure(runs: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Runs of one recipe side by side, a menu for the recipe. Above, accuracy by list length; below, the share of what
+    the inhibition heads together do to I(m) that k directions of their write carry, random directions in grey."""
+    titles = ("accuracy over the vocabulary", "share of the effect on I(m)")
+    figure = stacked(2, titles, 560, 0.2)
+    models = list(dict.fromkeys(run["model"] for run in runs))
+    for model in models:
+        of_model = [run for run in runs if run["model"] == model][: len(LINES)]
+        for i, colour in enumerate(LINES):
+            run = of_model[i] if i < len(of_model) else None
+            for row, trace in enumerate(_seed_traces(run, colour), 1):
+                trace.visible = model == models[0]
+                figure.add_trace(trace, row=row, col=1)
+        random = go.Scatter(**_random_directions(of_model), visible=model == models[0])
+        figure.add_trace(random, row=2, col=1)
+    figure.update_yaxes(range=[0, 1.06])
+    figure.update_xaxes(title_text="items in the list", dtick=1, row=1, col=1)
+    figure.update_xaxes(title_text="k, directions taken out of the mover's query", dtick=1, row=2, col=1)
+    figure.update_layout(updatemenus=[menu_of_views(models, 2 * len(LINES) + 1)], margin_t=96)
+    return figure
+
+
+def _seed_traces(run: Mapping[str, Any] | None, colour: str) -> list[go.Scatter]:
+    """Accuracy by length, and the channel's curve; empty where there is no run, or no channel."""
+    name = f"seed {run['seed']}" if run else ""
+    style = dict(mode="lines+markers", line_color=colour, name=name, legendgroup=name)
+    lengths = {int(k[2:]): v for k, v in run["accuracy"].items() if k != "ioi"} if run else {}
+    curve = _shares(run, TOP) if run else {}
+    say = f"{name}, %{{x}}: %{{y:.3f}}<extra></extra>"
+    return [
+        go.Scatter(
+            x=list(values), y=list(values.values()), showlegend=bool(values) and first, hovertemplate=say, **style
+        )
+        for values, first in ((lengths, True), (curve, False))
+    ]
+
+
+def _shares(run: Mapping[str, Any], what: str) -> dict[int, float]:
+    """k -> share of the whole effect that so many directions carry."""
+    rows = run.get("channel", [])
+    whole = next((row["mean"] for row in rows if row["what"] == TOGETHER), None)
+    return {row["k"]: round(row["mean"] / whole, 4) for row in rows if row["what"] == what}
+
+
+def _random_directions(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As many random directions, mean over the runs."""
+    shares = [_shares(run, RANDOM) for run in runs]
+    shares = [share for share in shares if share]
+    ks = list(shares[0]) if shares else []
+    mean = [round(sum(share[k] for share in shares) / len(shares), 4) for k in ks]
+    return dict(
+        x=ks, y=mean, mode="lines", line=dict(color=CONTROL, dash="dash"), name="random directions",
+        showlegend=bool(ks), hovertemplate="%{x} random: %{y:.3f}<extra></extra>",
+    )  # fmt: skip

@@ -1,8 +1,11 @@
-"""How few components carry a head's effect on a mover. The order is chosen on one half of the prompts, the effect
-measured on the other."""
+"""How few components carry a head's effect on a mover, and how few directions what several heads tell it.
+
+The order is chosen on one half of the prompts, the effect measured on the other.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TOP, RANDOM, WHOLE = "top k", "k random", "whole head"
+TOGETHER = "all of it"  # in place of a whole head: all that some heads write into a query
+SHARE = 0.9
 
 
 def effect_of_sets(
@@ -31,9 +36,7 @@ def effect_of_sets(
     directions = recording.directions[writer.layer, writer.head].nan_to_num()
     write = recording.write(writer.layer)[:, writer.head]
     shift = -((write @ directions.T)[:, None] * sets.to(write)) @ directions
-    after = pattern_after_shift(mover_of(recording, mover), shift)
-    inhibition = (after * contrast(recording.prompts).to(after)[:, None]).sum(-1)
-    return inhibition - inhibition_score(recording, mover)[:, None]
+    return _change(recording, mover, shift)
 
 
 def order_of(recording: Recording, mover: Head | str, writer: Head | str) -> Int[Tensor, "d_head"]:
@@ -68,7 +71,7 @@ def concentration(
 
 
 def needed_for(
-    selection: Recording, held_out: Recording, mover: Head | str, writer: Head | str, share: float = 0.9
+    selection: Recording, held_out: Recording, mover: Head | str, writer: Head | str, share: float = SHARE
 ) -> tuple[int | None, float]:
     """``(k, whole)``: how many of a head's components, in the selection half's order, reach ``share`` of what taking
     out the whole head does to I(m) on the held-out half; None where the whole head does not lower it."""
@@ -80,6 +83,69 @@ def needed_for(
     if whole >= 0:
         return None, whole
     return int((means <= share * whole).nonzero()[0]) + 1, whole
+
+
+def channel(
+    selection: Recording, held_out: Recording, mover: Head | str, writers: Sequence[Head], *, k_max: int = 8,
+    n_random: int = 20, seed: int = SEED,
+) -> pd.DataFrame:  # fmt: skip
+    """Change of I(m) on the held-out half when k directions of what some heads together write into a mover's query are
+    taken out of it: the first k principal ones of the selection half (not centred), k random ones, and all.
+
+    Columns as in :func:`concentration`.
+    """
+    import pandas as pd
+
+    mover, n_queries = check_mover(selection, mover), selection.weights.d_head
+    k_max = min(k_max, n_queries)
+    basis = torch.linalg.svd(_into_query(selection, mover, writers)[0], full_matrices=True)[2]
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n_random, n_queries, n_queries, generator=generator).to(basis)
+    tops = [basis[:k].T @ basis[:k] for k in range(1, k_max + 1)]
+    turned = torch.linalg.qr(noise)[0]
+    random = [draw[:, :k] @ draw[:, :k].T for k in range(1, k_max + 1) for draw in turned]
+    everything = torch.eye(n_queries).to(basis)
+    found = _without(held_out, mover, writers, torch.stack([*tops, everything, *random])).cpu()
+    rows = []
+    for k in range(1, k_max + 1):
+        rows.append((k, TOP, bootstrap_mean(found[:, k - 1])))
+        at = k_max + 1 + (k - 1) * n_random
+        rows.append((k, RANDOM, bootstrap_mean(found[:, at : at + n_random].mean(0))))
+        rows.append((k, TOGETHER, bootstrap_mean(found[:, k_max])))
+    return pd.DataFrame([dict(k=k, what=what, **value._asdict()) for k, what, value in rows])
+
+
+def dimension(table: pd.DataFrame, share: float = SHARE) -> int | None:
+    """The smallest k of :func:`channel` that reaches ``share`` of all; None where no k does, or all lowers nothing."""
+    whole = table["mean"][table["what"] == TOGETHER].iloc[0]
+    top = table[(table["what"] == TOP) & (table["mean"] <= share * whole)]
+    return None if whole >= 0 or top.empty else int(top["k"].min())
+
+
+def _into_query(
+    recording: Recording, mover: Head, writers: Sequence[Head]
+) -> tuple[Float[Tensor, "n d_head"], Float[Tensor, "d_head d_model"]]:
+    """What heads together write into a mover's query up to the norm's divisor, and the way back: for each change of
+    the query the smallest change of its input that makes it."""
+    at = mover_of(recording, mover)
+    reads = at.norm.center(at.W_Q.T).T
+    write = sum(recording.write(head.layer)[:, head.head] for head in writers)
+    return at.norm.center(write) @ reads, torch.linalg.pinv(reads)
+
+
+def _without(
+    recording: Recording, mover: Head, writers: Sequence[Head], projections: Float[Tensor, "k d_head d_head"]
+) -> Float[Tensor, "n k"]:
+    """Change of I(m) with each projection of what the writers put into the query taken out."""
+    written, back = _into_query(recording, mover, writers)
+    return _change(recording, mover, -torch.einsum("nq,kqr,rm->nkm", written, projections, back))
+
+
+def _change(recording: Recording, mover: Head, shift: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k"]:
+    """Change of I(m) when the input of the mover's query is moved."""
+    after = pattern_after_shift(mover_of(recording, mover), shift)
+    inhibition = (after * contrast(recording.prompts).to(after)[:, None]).sum(-1)
+    return inhibition - inhibition_score(recording, mover)[:, None]
 
 
 def stable_rank(singular_values: Float[Tensor, "*batch d_head"]) -> Float[Tensor, "*batch"]:

@@ -1,0 +1,150 @@
+"""The small models trained from several seeds: what varies between runs of one recipe, and what does not.
+
+Each run is measured as chapter 1 measures a model and kept as one JSON file; only seed 0 ships as a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from talking_heads_utils.errors import CheckpointError, ResultError, TalkingHeadsError
+from talking_heads_utils.files import data_dir, written_whole
+from talking_heads_utils.inhibition import concentration, study
+from talking_heads_utils.inhibition.effects import inhibition_score
+from talking_heads_utils.inhibition.study import Study
+from talking_heads_utils.models import find_checkpoint
+from talking_heads_utils.provenance import machine, versions
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.statistics import bootstrap_mean
+from talking_heads_utils.tasks.prompts import check_seed
+from talking_heads_utils.training.loop import FINAL
+from talking_heads_utils.training.spec import MiniSpec, spec_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+N_ITEMS = 6  # of the lists that a run is measured on
+N_SCORES = 5  # components shown of a head
+CARD = ("step", "minutes", "longest", "complete_at", "early_at", "accuracy")
+
+
+def seeds_dir() -> Path:
+    """Where the book keeps its runs' measures."""
+    return data_dir() / "seeds"
+
+
+def measure_all(runs: Sequence[Path], out: Path, say: Callable[[str], None] = print, n_prompts: int = 400) -> None:
+    """Measure every run that ``out`` does not have yet; each is written whole.
+
+    Raises :class:`CheckpointError` for a folder that holds no finished run, before anything is measured, and
+    :class:`ResultError` where another run's measures are in the way.
+    """
+    cards = [(_card(Path(run)), Path(run)) for run in runs]
+    for card, run in cards:
+        path = out / f"{card['spec']['name']}-{card['seed']}.json"
+        found = find_checkpoint(run / FINAL).sha256()
+        if path.exists():
+            if load(path)["checkpoint"] != found:
+                raise ResultError(f"{path} is of another run of that seed. Remove it, or choose another --out.")
+            say(f"{path}: there already")
+            continue
+        about = dict(format=FORMAT, model=card["spec"]["name"], seed=card["seed"], checkpoint=found)
+        about |= {name: card[name] for name in CARD} | measure(run / FINAL, n_prompts)
+        with written_whole(path) as part:
+            part.write_text(json.dumps(about | dict(machine=machine(), versions=versions()), indent=1) + "\n", "utf-8")
+        say(f"{path}: heads that inhibit: {', '.join(h['head'] for h in about['inhibition_heads']) or 'none'}")
+
+
+def measure(folder: Path, n_prompts: int = 400) -> dict[str, Any]:
+    """A checkpoint by chapter 1's measures, on lists of :data:`N_ITEMS`; what is chosen is chosen on the selection
+    half and measured on the other."""
+    s = study.study(str(folder), n_items=N_ITEMS, n_prompts=n_prompts)
+    found = dict(
+        movers=[str(head) for head in s.found.movers], share=s.found.share, inhibition_heads=[],
+        n_items=N_ITEMS, prompts_seed=SEED, processing=s.held_out.weights.processing.describe(),
+    )  # fmt: skip
+    if not s.found.through_movers:
+        return found
+    found["inhibition_score"] = bootstrap_mean(inhibition_score(s.held_out, s.mover).cpu())._asdict()
+    if s.inhibition:
+        curve = concentration.channel(*s.halves, s.mover, s.inhibition)
+        found["inhibition_heads"] = [_head(s, i) for i in range(len(s.inhibition))]
+        found |= dict(dimension=concentration.dimension(curve), channel=curve.to_dict("records"))
+        a = s.agreement
+        found["agreement"] = dict(spearman=a.value, low=a.low, high=a.high, rotated=a.rotated.mean().item())
+    return found
+
+
+def _head(s: Study, i: int) -> dict[str, Any]:
+    """One inhibition head: its components into the mover's query, and how many of them carry its effect."""
+    head = s.inhibition[i]
+    needed, whole = concentration.needed_for(*s.halves, s.mover, head)
+    scores = s.scores.table(s.mover, "Q")
+    own = scores[scores["writer"].str.startswith(f"{head}.")].sort_values("rank")
+    return dict(
+        head=str(head), change=whole, components=needed, null=s.scores.null_rms,
+        scores={row.writer: round(row.score, 4) for row in own.head(N_SCORES).itertuples()},
+    )  # fmt: skip
+
+
+def _card(run: Path) -> dict[str, Any]:
+    """A run's training.json. Raises :class:`CheckpointError` where there is none of a model of lists."""
+    try:
+        card = json.loads((run / FINAL / "training.json").read_text(encoding="utf-8"))
+        if lacking := {*CARD, "spec", "seed"} - set(card):
+            raise ValueError(f"its card lacks {', '.join(sorted(lacking))}")
+        if not isinstance(spec_of(card["spec"]["name"]), MiniSpec):
+            raise ValueError(f"{card['spec']['name']} learned no lists")
+        check_seed(card["seed"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, TalkingHeadsError) as error:
+        raise CheckpointError(
+            f"{str(run)[:80]!r} holds no finished run of a small model of lists ({str(error)[:120]}). Train it first: "
+            "python -m talking_heads_utils train NAME --out FOLDER."
+        ) from error
+    return card
+
+
+def load(path: Path) -> dict[str, Any]:
+    """One run's measures. Raises :class:`ResultError` for a file that is damaged or of another format."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']}, not {FORMAT}")
+        return about
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResultError(f"{path} is no whole measure of a run ({error}). Remove it and run `seeds` again.") from error
+
+
+def all_runs(folder: Path | None = None) -> list[dict[str, Any]]:
+    """Every run that was measured, by model and seed."""
+    found = [load(path) for path in sorted((folder or seeds_dir()).glob("*.json"))]
+    return sorted(found, key=lambda run: (run["model"], run["seed"]))
+
+
+def table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run: steps, accuracy, the heads that inhibit its mover, and what they tell it through."""
+    import pandas as pd
+
+    rows = []
+    for run in runs:
+        accuracy = run["accuracy"]
+        solved = [name for name, value in accuracy.items() if value >= 0.99]
+        heads = run["inhibition_heads"]
+        row = {
+            "model": run["model"], "seed": run["seed"], "steps": run["step"], "early checkpoint": run["early_at"],
+            "IOI": accuracy["ioi"], "longest lists": accuracy[f"n={run['longest']}"],
+            "at 99%": f"{len(solved)} of {len(accuracy)}",
+            "inhibition heads": ", ".join(h["head"] for h in heads) or "none",
+        }  # fmt: skip
+        if heads:
+            row |= {
+                "I(m)": run["inhibition_score"]["mean"], "channel's dimensions": run["dimension"],
+                "components a head": ", ".join(str(h["components"]) for h in heads),
+                "Spearman": run["agreement"]["spearman"], "rotated bases": run["agreement"]["rotated"],
+            }  # fmt: skip
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,151 @@
+"""Runs of one recipe from several seeds: the channel's dimension where it is known, and the measures that ship."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from talking_heads_utils import seeds
+from talking_heads_utils.commands import main
+from talking_heads_utils.errors import CheckpointError, ResultError
+from talking_heads_utils.figures import models as figures
+from talking_heads_utils.inhibition import concentration
+from talking_heads_utils.inhibition.study import study
+from talking_heads_utils.models import find_checkpoint, shipped_models
+from talking_heads_utils.planted import INHIBITION, MOVER, plant
+from talking_heads_utils.runs.recording import record
+from talking_heads_utils.tasks.halves import halves
+from talking_heads_utils.tasks.laundry import build_laundry
+from talking_heads_utils.tasks.metrics import contrast
+from talking_heads_utils.training.spec import SPECS, MiniSpec
+
+RUNS = seeds.all_runs()
+
+
+@pytest.mark.parametrize("rank", [2, 3, 4])
+def test_the_dimension_is_the_rank_that_was_planted(rank):
+    truth = plant(rank=rank)
+    selection, held_out = (record(truth.bridge, h, [2]) for h in halves(build_laundry(truth.tokenizer, 5, 120)))
+    mover, writers = truth.roles[MOVER][0], truth.roles[INHIBITION]
+    table = concentration.channel(selection, held_out, mover, writers, k_max=rank + 1, n_random=5)
+    by = table.pivot(index="k", columns="what", values="mean")
+    # rank 4 is a torus, along whose slow circle five items lie close together: not all of it is needed
+    assert concentration.dimension(table) == rank if rank < 4 else 2 <= concentration.dimension(table) <= 4
+    assert by[concentration.TOP][rank] == pytest.approx(by[concentration.TOGETHER][rank], abs=1e-3)
+    assert by[concentration.TOP][1] > 0.8 * by[concentration.TOGETHER][1], "one direction is not enough"
+    assert by[concentration.RANDOM].min() > 0.1 * by[concentration.TOGETHER][1]
+    assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+
+
+def test_without_a_channel_there_is_no_dimension():
+    truth = plant(channel=False)
+    selection, held_out = (record(truth.bridge, h, [2]) for h in halves(build_laundry(truth.tokenizer, 5, 80)))
+    table = concentration.channel(selection, held_out, truth.roles[MOVER][0], truth.roles[INHIBITION], n_random=3)
+    assert table["mean"].abs().max() < 1e-3
+    above = table.assign(mean=table["mean"].where(table["what"] != concentration.TOGETHER, 0.01))
+    assert concentration.dimension(above) is None
+
+
+def test_taking_directions_out_equals_a_hooked_run():
+    """The query that is left is the old one less its projection, over the new divisor."""
+    s = study("mini-token", n_items=5, n_prompts=40)
+    selection, held_out = s.halves
+    table = concentration.channel(selection, held_out, s.mover, s.inhibition, k_max=2, n_random=2)
+    mover, bridge, prompts = s.mover, s.bridge, held_out.prompts
+    at = bridge.blocks[mover.layer]
+    W_Q, b_Q = at.attn.W_Q[mover.head].detach(), at.attn.b_Q[mover.head].detach()
+    center = torch.eye(len(W_Q)) - 1 / len(W_Q)
+
+    def written(recording):
+        return sum(recording.write(head.layer)[:, head.head] for head in s.inhibition) @ center @ W_Q
+
+    top = torch.linalg.svd(written(selection))[2][:2]
+    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
+    moved = -(written(held_out) @ top.T @ top) @ torch.linalg.pinv(center @ W_Q)
+    x = (held_out.reader(mover.layer).resid[rows, end] + moved) @ center
+    eps = bridge.cfg.eps
+    query = x / (x.square().mean(-1, keepdim=True) + eps).sqrt() @ W_Q + b_Q
+    seen = {}
+
+    def replace(tensor, hook):
+        tensor = tensor.clone()
+        tensor[rows, end, mover.head] = query
+        return tensor
+
+    hooks = [
+        (f"blocks.{mover.layer}.attn.hook_q", replace),
+        (f"blocks.{mover.layer}.attn.hook_pattern", lambda t, hook: seen.update(p=t)),
+    ]
+    with torch.no_grad():
+        bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
+    change = seen["p"][rows, mover.head, end] - held_out.reader(mover.layer).pattern[:, mover.head]
+    found = table[(table["k"] == 2) & (table["what"] == concentration.TOP)]["mean"].item()
+    assert found == pytest.approx((change * contrast(prompts)).sum(-1).mean().item(), abs=1e-4) and found < -0.3
+
+
+def test_a_run_is_measured_once_and_another_is_refused(tmp_path, capsys):
+    run = shipped_models()["mini-token"].parent
+    command = ["seeds", str(run), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    path = tmp_path / "out" / "mini-token-0.json"
+    found, before = seeds.load(path), path.read_bytes()
+    shipped = next(r for r in RUNS if (r["model"], r["seed"]) == ("mini-token", 0))
+    for key in ("checkpoint", "accuracy", "movers", "dimension"):
+        assert found[key] == shipped[key], f"{key}: measure the shipped run again"
+    assert [h["head"] for h in found["inhibition_heads"]] == [h["head"] for h in shipped["inhibition_heads"]]
+    assert main(command) == 0 and "there already" in capsys.readouterr().out and path.read_bytes() == before
+    path.write_text(json.dumps(found | {"checkpoint": "another"}))
+    with pytest.raises(ResultError, match="another run of that seed"):
+        seeds.measure_all([run], tmp_path / "out")
+    path.write_text("{")
+    with pytest.raises(ResultError, match="no whole measure"):
+        seeds.all_runs(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [None, "{", "[]", "null", "[" * 100_000, {"seed": -1}, {"spec": {"name": "../x"}}, {"spec": 1}, {"accuracy": ...}],
+    ids=str,
+)
+def test_what_is_no_finished_run_is_refused_before_any_is_measured(change, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(shipped_models()["mini-token"], run / "final")
+    card = run / "final" / "training.json"
+    if isinstance(change, dict):
+        whole = json.loads(card.read_text()) | change
+        card.write_text(json.dumps({key: value for key, value in whole.items() if value is not ...}))
+    elif change is not None:
+        card.write_text(change)
+    else:
+        shutil.copyfile(shipped_models()["mini-icl"] / "training.json", card)
+    with pytest.raises(CheckpointError, match="no finished run of a small model of lists"):
+        seeds.measure_all([shipped_models()["mini-token"].parent, run], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_seed_0_is_the_model_that_ships_and_every_recipe_of_lists_is_there():
+    lists = {name for name, spec in SPECS.items() if isinstance(spec, MiniSpec)}
+    assert {run["model"] for run in RUNS if run["seed"] == 0} == lists
+    assert len({(run["model"], run["seed"]) for run in RUNS}) == len({run["checkpoint"] for run in RUNS}) == len(RUNS)
+    for run in RUNS:
+        if run["seed"] == 0:
+            assert run["checkpoint"] == find_checkpoint(shipped_models()[run["model"]]).sha256()
+        assert run["step"] == SPECS[run["model"]].n_steps and run["longest"] == SPECS[run["model"]].n_items
+
+
+def test_the_table_and_the_figure_are_of_the_files():
+    table = seeds.table(RUNS).set_index(["model", "seed"])
+    run = next(r for r in RUNS if r["model"] == "mini-token")
+    row = table.loc[("mini-token", run["seed"])]
+    assert row["channel's dimensions"] == run["dimension"] and row["IOI"] == run["accuracy"]["ioi"]
+    assert table.loc[("mini-free", 0), "inhibition heads"] == "none"
+    figure = figures.seeds_figure(RUNS)
+    menu, n = figure.layout.updatemenus[0].buttons, len({r["model"] for r in RUNS})
+    assert len(menu) == n and len(figure.data) == 7 * n
+    assert [sum(b.args[0]["visible"]) for b in menu] == [7] * n
+    shown = [t for t in figure.data if t.visible]
+    assert sum(t.visible for t in figure.data) == 7
+    drawn = dict(zip(shown[1].x, shown[1].y))
+    top = [r for r in RUNS[0]["channel"] if r["what"] == concentration.TOP] if "channel" in RUNS[0] else []
+    assert len(drawn) == len(top)
