@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +23,10 @@ from talking_heads_utils.weights import (
 )
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
+
+    Hook = Callable[[Tensor, HookPoint], Tensor]  # what a run with hooks calls
 
 _NORMS = {"LN": LAYER_NORM, "LNPre": LAYER_NORM, "RMS": RMS_NORM, "RMSPre": RMS_NORM, None: NO_NORM}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,7 +264,7 @@ def _header(path: Path) -> dict[str, Path]:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}). Download it again.") from error
 
 
-def _index(path: Path, locate) -> dict[str, Path]:
+def _index(path: Path, locate: Callable[[str], Path]) -> dict[str, Path]:
     """Tensor name -> file, for a sharded checkpoint; every shard's own header is what counts."""
     weight_map = _read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -270,7 +270,7 @@ def _free_on_all() -> int | None:
     return sum(gpus) if gpus else free_memory(torch.device("cpu"))
 
 
-def _from_pretrained(checkpoint: Checkpoint, **options):
+def _from_pretrained(checkpoint: Checkpoint, **options: Any) -> Any:
     """The checkpoint by transformers, eager, from safetensors alone, without its reports on the way."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -290,7 +290,7 @@ def _from_pretrained(checkpoint: Checkpoint, **options):
         logging.enable_progress_bar()
 
 
-def _read(checkpoint: Checkpoint, dtype: torch.dtype, **options) -> PreTrainedModel:
+def _read(checkpoint: Checkpoint, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
     model = _from_pretrained(checkpoint, dtype=dtype, **options)
     if bad := [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]:
         raise CheckpointError(f"{bad[0]} of {checkpoint.name} holds NaN or infinite values. Take another checkpoint.")
@@ -318,7 +318,10 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[-1].strip()}"
 
 
-def _boot(model, tokenizer, checkpoint: Checkpoint, device, dtype, processing: Processing) -> TransformerBridge:
+def _boot(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint, device: str | None,
+    dtype: torch.dtype, processing: Processing,
+) -> TransformerBridge:  # fmt: skip
     from transformer_lens.model_bridge import TransformerBridge
 
     try:

@@ -211,7 +211,9 @@ def _word_rows(prompts: Prompts) -> dict[str, list[int]]:
     return {kind: prompts.ids[kind].tolist() for kind in END_OF}
 
 
-def _embeddings(layout: _Layout, words: dict[str, list[int]], tokenizer) -> tuple[Tensor, Tensor]:
+def _embeddings(
+    layout: _Layout, words: dict[str, list[int]], tokenizer: PreTrainedTokenizerFast
+) -> tuple[Tensor, Tensor]:
     """One dimension per name and item, flags for the sink and for the last words, one dimension per position."""
     embed = torch.zeros(len(tokenizer), layout.d_model, dtype=torch.float64)
     rows = [token for ids in words.values() for token in ids]
@@ -227,7 +229,10 @@ def _embeddings(layout: _Layout, words: dict[str, list[int]], tokenizer) -> tupl
 class _Parts:
     """The heads, by role."""
 
-    def __init__(self, layout, places, embed, words, rank, channel, noise, generator):
+    def __init__(
+        self, layout: _Layout, places: Tensor, embed: Tensor, words: dict[str, list[int]], rank: int, channel: bool,
+        noise: float, generator: torch.Generator,
+    ) -> None:  # fmt: skip
         self.layout, self.rank, self.generator = layout, rank, generator
         self.word_codes = noise * torch.randn(layout.word.stop, rank, generator=generator, dtype=torch.float64)
         self.out = layout.channel if channel else layout.unread
@@ -319,7 +324,10 @@ class _Parts:
         return plan
 
 
-def _build(layout, plans, embed, positions, turn, tokenizer, strength: float) -> TransformerBridge:
+def _build(
+    layout: _Layout, plans: list[list[_HeadPlan]], embed: Tensor, positions: Tensor, turn: Tensor,
+    tokenizer: PreTrainedTokenizerFast, strength: float,
+) -> TransformerBridge:  # fmt: skip
     from transformer_lens.model_bridge import TransformerBridge
 
     n_heads, d_head = len(plans[0]), plans[0][0].Q.shape[1]

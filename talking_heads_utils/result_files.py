@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def write(about: Mapping[str, Any], table: pa.Table, path: Path, **options) -> Path:
+def write(about: Mapping[str, Any], table: pa.Table, path: Path, **options: Any) -> Path:
     """Write ``path`` (parquet, with pyarrow's ``options``) and the description beside it. Returns the table's path."""
     import pyarrow.parquet as pq
 

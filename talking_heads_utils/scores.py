@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -120,7 +120,7 @@ class CompositionScores:
         """Largest z of any single component of a writer into a reader, shaped as :meth:`head_level`."""
         return self._over_pairs("z", kind, lambda block: _largest(block.z))
 
-    def _over_pairs(self, name: str, kind: str, measure) -> Tensor:
+    def _over_pairs(self, name: str, kind: str, measure: Callable[[ReaderScores], Tensor]) -> Tensor:
         """Computed once and kept, since rankings ask for it reader by reader."""
         if (name, kind) in self._pairs:
             return self._pairs[name, kind]

@@ -36,8 +36,11 @@ from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.tasks.prompts import PromptSet
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerFast
+
+    from talking_heads_utils.bridge import Hook
 
 ABOUT = "Llama's shape, 32 layers of width 128, random values"
 N_LAYERS, N_PROMPTS, N_EXAMPLES = 32, 64, 12
@@ -151,8 +154,8 @@ def plain_grid(
     return torch.stack(found, 2)
 
 
-def _zeroed(out: Tensor, rows: Tensor, end: Tensor):
-    def hook(z: Tensor, hook) -> Tensor:
+def _zeroed(out: Tensor, rows: Tensor, end: Tensor) -> Hook:
+    def hook(z: Tensor, hook: HookPoint) -> Tensor:
         z = z.clone()
         z[rows, end] = z[rows, end].masked_fill(out.to(z.device)[:, None], 0)
         return z
@@ -160,8 +163,8 @@ def _zeroed(out: Tensor, rows: Tensor, end: Tensor):
     return hook
 
 
-def _patched(given: Tensor, rows: Tensor, end: Tensor):
-    def hook(resid: Tensor, hook) -> Tensor:
+def _patched(given: Tensor, rows: Tensor, end: Tensor) -> Hook:
+    def hook(resid: Tensor, hook: HookPoint) -> Tensor:
         resid = resid.clone()
         resid[rows, end] = given
         return resid

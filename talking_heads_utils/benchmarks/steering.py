@@ -24,11 +24,15 @@ from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.steering.engine import ATTENTION, LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.tasks.laundry import build_laundry
+from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.training.data import word_tokenizer
 from talking_heads_utils.training.spec import SPECS, MiniSpec
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
+
+    from talking_heads_utils.bridge import Hook
 
 MINI_TOKEN = cast(MiniSpec, SPECS["mini-token"])
 ABOUT = "mini-token, and GPT-2 small's shape with random values"
@@ -120,7 +124,7 @@ def _elapsed(start: float, result: Tensor) -> float:
 
 
 @torch.no_grad()
-def plain_runs(case: Case, prompts, steering: Steering, settings: Tensor, read: str) -> Tensor:
+def plain_runs(case: Case, prompts: PromptSet, steering: Steering, settings: Tensor, read: str) -> Tensor:
     """Whole runs of the whole prompt with hooks, a batch of settings at a time."""
     end, found = int(prompts.positions["end"][0]), []
     tokens = prompts.tokens[:, : end + 1].to(steering.middle.device)
@@ -140,14 +144,14 @@ def plain_runs(case: Case, prompts, steering: Steering, settings: Tensor, read: 
     return torch.cat(found)
 
 
-def _keep(seen: dict[int, Tensor], layer: int, end: int, tensor: Tensor, hook) -> None:
+def _keep(seen: dict[int, Tensor], layer: int, end: int, tensor: Tensor, hook: HookPoint) -> None:
     seen[layer] = tensor[:, :, end]
 
 
-def _adding(case: Case, steering: Steering, batch: Tensor, layer: int, end: int):
+def _adding(case: Case, steering: Steering, batch: Tensor, layer: int, end: int) -> Hook:
     columns = [k for k, w in enumerate(case.writers) if w.layer == layer]
 
-    def hook(tensor: Tensor, hook) -> Tensor:
+    def hook(tensor: Tensor, hook: HookPoint) -> Tensor:
         tensor = tensor.clone()
         tensor[:, end] += batch[:, columns] @ steering.directions[columns]
         return tensor

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +147,7 @@ def load_baked_planted(folder: Path) -> Planted:
     return truth
 
 
-def _written(folder: Path, write) -> Path:
+def _written(folder: Path, write: Callable[[Path], None]) -> Path:
     """``folder``, made by ``write`` in a place beside it and moved there once it is whole."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,9 @@ class Upper:
             query = query + self.edited[layer].change(source, factors).unflatten(-1, query.shape[-2:])
         return query
 
-    def _read(self, layer: int, at: AttentionLayer, x: Tensor, factors: Tensor, end: Tensor, mover: Head | None):
+    def _read(
+        self, layer: int, at: AttentionLayer, x: Tensor, factors: Tensor, end: Tensor, mover: Head | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """``z`` ``[n, m, n_pos, n_heads * d_head]`` everywhere, ``x`` itself, and the mover's pattern from ``end``."""
         n, places = len(x), torch.arange(x.shape[2], device=x.device)[:, None]
         normed, rotary = at.norm(x), self.suffix.rotary
@@ -127,7 +129,9 @@ class Upper:
             pattern = _softmax(scores, q.shape[-1], places[:, 0] <= end[:, None, None])
         return z.transpose(1, 2).flatten(2).unflatten(0, (n, m)), x, pattern
 
-    def _read_at_end(self, layer: int, at: AttentionLayer, x: Tensor, factors: Tensor, end: Tensor, mover: Head | None):
+    def _read_at_end(
+        self, layer: int, at: AttentionLayer, x: Tensor, factors: Tensor, end: Tensor, mover: Head | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The same for one query, that of ``end``. Without rotary positions no key is formed: the query meets the
         normalised stream through ``W_K``; and ``W_V`` acts on what the pattern has averaged."""
         normed, places = at.norm(x), torch.arange(x.shape[2], device=x.device)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from talking_heads_utils.composition import ReaderScores
 from talking_heads_utils.figures.style import CONTROL, KIND_COLOURS, KIND_READS, ROLE_COLOURS
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.links import Roles
@@ -69,7 +70,7 @@ def write_atlas(scores: CompositionScores, path: Path) -> None:
         part.write_text(f"window.bookAtlas = {content};\n", encoding="utf-8")
 
 
-def _kept(block, head: int, least_z: float) -> tuple[np.ndarray, np.ndarray]:
+def _kept(block: ReaderScores, head: int, least_z: float) -> tuple[np.ndarray, np.ndarray]:
     """Components of one reader with z of at least ``least_z``, by rank, and the float16 patterns of their scores."""
     index = (block.z[..., head].flatten() >= least_z).nonzero()[:, 0]
     index = index[block.rank[..., head].flatten()[index].argsort()]

@@ -21,6 +21,9 @@ from talking_heads_utils.links import MEASURES, ONE_COMPONENT, Link, Roles, edge
 from talking_heads_utils.roles import role_of
 from talking_heads_utils.scores import CompositionScores
 
+Edge = tuple[Head, Head, str]  # writer, reader, hover text
+Panel = tuple[dict[str, list[Edge]], tuple[int, int]]  # edges by kind; how many are published, how many there are
+
 
 def circuit_figure(scores: CompositionScores, roles: Roles, links: Sequence[Link], *, largest_k: int = 8) -> go.Figure:
     """The k strongest writers of every reader in ``links``, by one component (above) and by the whole head (below).
@@ -108,32 +111,30 @@ def _counted(scores: CompositionScores, roles: Roles, link: Link, edges: Sequenc
     return dict(text=text, font=dict(size=13), x=0.01, xanchor="left", y=0.97, yanchor="top")
 
 
-def _edges(
-    scores: CompositionScores, roles: Roles, links: Sequence[Link], measure: str, k: int
-) -> tuple[dict[str, list], tuple[int, int]]:
-    """Edges by kind, each ``(writer, reader, hover text)``, and (edges that are published, edges)."""
+def _edges(scores: CompositionScores, roles: Roles, links: Sequence[Link], measure: str, k: int) -> Panel:
+    """The edges of one measure."""
     edges = published_edges(scores, roles, links, k, measure)
-    lines: dict[str, list] = {kind: [] for *_, kind in links}
+    lines: dict[str, list[Edge]] = {kind: [] for *_, kind in links}
     for head, component, reader, kind, value, _ in edges:
         source = component if measure == ONE_COMPONENT else head
         lines[kind].append((head, reader, f"{source} → {reader}, {KIND_READS[kind]}<br>C = {value:.3f}"))
     return lines, (sum(known for *_, known in edges), len(edges))
 
 
-def _titles(panels) -> list[str]:
+def _titles(panels: Sequence[Panel]) -> list[str]:
     return [
         f"{measure}: {known} of {total} edges are published" for measure, (_, (known, total)) in zip(MEASURES, panels)
     ]
 
 
-def _frame(k: int, panels, kinds: list[str], moving: list[int]) -> go.Frame:
+def _frame(k: int, panels: Sequence[Panel], kinds: list[str], moving: list[int]) -> go.Frame:
     data = [trace for lines, _ in panels for kind in kinds for trace in (_line_xy(lines[kind]), _hover_xy(lines[kind]))]
     return go.Frame(
         name=str(k), data=data, traces=moving, layout=dict(annotations=[dict(text=text) for text in _titles(panels)])
     )
 
 
-def _line_xy(edges) -> dict:
+def _line_xy(edges: Sequence[Edge]) -> dict:
     x, y = [], []
     for writer, reader, _ in edges:
         x += [writer.head, reader.head, None]
@@ -141,14 +142,14 @@ def _line_xy(edges) -> dict:
     return dict(x=x, y=y)
 
 
-def _hover_xy(edges) -> dict:
+def _hover_xy(edges: Sequence[Edge]) -> dict:
     """A point a third of the way along each edge carries its text."""
     x = [(2 * w.head + r.head) / 3 for w, r, _ in edges]
     y = [(2 * w.layer + r.layer) / 3 for w, r, _ in edges]
     return dict(x=x, y=y, text=[text for *_, text in edges])
 
 
-def _line_trace(edges, kind: str, showlegend: bool) -> go.Scatter:
+def _line_trace(edges: Sequence[Edge], kind: str, showlegend: bool) -> go.Scatter:
     return go.Scatter(
         **_line_xy(edges),
         mode="lines",
@@ -161,7 +162,7 @@ def _line_trace(edges, kind: str, showlegend: bool) -> go.Scatter:
     )
 
 
-def _hover_trace(edges, kind: str) -> go.Scatter:
+def _hover_trace(edges: Sequence[Edge], kind: str) -> go.Scatter:
     return go.Scatter(
         **_hover_xy(edges),
         mode="markers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -197,7 +197,7 @@ def _rank_traces(
     chosen = table["writer"].str.rsplit(".", n=1).str[0].isin([str(writer) for writer in writers])
     best = table[chosen].drop_duplicates(subset=["writer_layer", "writer_head"])
 
-    def points(rows: pd.DataFrame, name: str, mode: str, **look) -> go.Scatter:
+    def points(rows: pd.DataFrame, name: str, mode: str, **look: Any) -> go.Scatter:
         hover = "%{text}<br>rank %{x:,}, C = %{y:.3f}<extra></extra>"
         of = dict(x=rows["rank"], y=rows["score"], text=rows["writer"])
         return go.Scatter(**of, name=name, mode=mode, hovertemplate=hover, **look)

@@ -77,7 +77,7 @@ def live_explorer(scores: CompositionScores, reader: Head) -> ipywidgets.Widget:
     def draw(layer: int, head: int, kind: str) -> None:
         explorer_figure(scores, Head(layer, head), kind).show()
 
-    def menu(name: str, options: list, value) -> ipywidgets.Dropdown:
+    def menu(name: str, options: list, value: int | str) -> ipywidgets.Dropdown:
         return ipywidgets.Dropdown(options=options, value=value, description=name)
 
     kinds = _kinds(scores)

@@ -25,6 +25,7 @@ from talking_heads_utils.labels import Head
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import ArrayLike
 
     from talking_heads_utils.inhibition.study import Study
 
@@ -186,5 +187,5 @@ def rates_figure(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def _short(values) -> list[float]:
+def _short(values: ArrayLike) -> list[float]:
     return np.round(np.asarray(values, dtype=float), 4).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -36,7 +36,7 @@ _GRID = "rgba(128,128,128,0.22)"
 _INK = "#2b2f36"  # replaced on the page by the theme's own text colour
 
 
-def new_figure(height: int, **layout) -> go.Figure:
+def new_figure(height: int, **layout: Any) -> go.Figure:
     """An empty figure in the book's look: transparent, so that it sits on a light or a dark page."""
     axis = dict(gridcolor=_GRID, zerolinecolor=_GRID, linecolor=_GRID, automargin=True, title_standoff=8)
     figure = go.Figure()

@@ -82,7 +82,9 @@ def reader_log_odds(
     return log_odds(chance.clamp(1e-12, 1 - 1e-12).log())
 
 
-def trusting_readers(family: Family, examples: Examples, prior=None) -> Float[Tensor, "n_trusts n n_pairs"]:
+def trusting_readers(
+    family: Family, examples: Examples, prior: Float[Tensor, "n_functions"] | None = None
+) -> Float[Tensor, "n_trusts n n_pairs"]:
     """:func:`reader_log_odds` of readers who believe that a label is right with each probability of :data:`TRUSTS`."""
     out = []
     for trust in TRUSTS:

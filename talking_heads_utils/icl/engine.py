@@ -8,7 +8,7 @@ heads are out at *every* position, the prefix changes too and is run again, once
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,10 @@ from talking_heads_utils.runs.suffix import Suffix, suffix
 from talking_heads_utils.tasks.prompts import PromptSet
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
+
+    from talking_heads_utils.bridge import Hook
 
 RESID, ATTENTION, MLP = "resid_pre", "attention out", "MLP out"
 END, ALL = "end", "all positions"
@@ -151,15 +154,17 @@ def run_everywhere(
     return EndRun(resid, attention, mlp, z, twins)
 
 
-def _swapper(bridge, prompts: PromptSet, how: str, seed: int, names: set[str]):
+def _swapper(
+    bridge: TransformerBridge, prompts: PromptSet, how: str, seed: int, names: set[str]
+) -> Callable[[str, Tensor | None], Hook]:
     """Makes hooks that replace some heads' z (with None, all) everywhere, by zero, the mean or another prompt's."""
     clean, other = {}, None
     if how != ZERO:
         _, clean = bridge.run_with_cache(prompts.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names)
         other = _another(len(prompts), seed) if how == RESAMPLE else None
 
-    def swap(name: str, heads: Tensor | None):
-        def hook(value: Tensor, hook) -> Tensor:
+    def swap(name: str, heads: Tensor | None) -> Hook:
+        def hook(value: Tensor, hook: HookPoint) -> Tensor:
             new = torch.zeros_like(value)
             if how != ZERO:
                 new = clean[name].mean(0).expand_as(value) if other is None else clean[name][other]

@@ -28,7 +28,7 @@ class Family:
     held_share: float = 0.2
     split_seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.noise < 1:
             raise TaskError(f"Noise is a probability from 0 to below 1, not {self.noise}.")
         if min(self.n_a, self.n_b, self.n_x) < 1:

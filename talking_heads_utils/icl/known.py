@@ -15,6 +15,7 @@ from talking_heads_utils.tasks.prompts import PromptSet, Recipe
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge
 
 N_WORDS, ANSWER = 6, 3
 STRENGTH = 24.0  # of a head's write; attention is even over two tokens, so the answer's logit is half of it
@@ -44,7 +45,7 @@ def two_heads(copies: bool) -> TransformerBridge:
     return bridge
 
 
-def _move(attn, head: int, word: int) -> None:
+def _move(attn: AttentionBridge, head: int, word: int) -> None:
     """A head moves a word's own dimension to the answer's, through dimension ``word`` of its own."""
     d_head = attn.W_V.shape[2]
     attn.v.original_component.weight[head * d_head + word, word] = 1.0

@@ -147,7 +147,15 @@ def _spans(question: Question) -> dict[str, tuple[int, int]]:
     return spans
 
 
-def _prompt_set(questions, rows, places, answers, tokenizer, seed, n_ctx) -> PromptSet:
+def _prompt_set(
+    questions: Sequence[Question],
+    rows: list[list[int]],
+    places: list[dict[str, int]],
+    answers: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    n_ctx: int | None,
+) -> PromptSet:
     width = max(map(len, rows))
     if n_ctx is not None and width > n_ctx:
         raise TaskError(f"A prompt of {width} tokens does not fit the model's context of {n_ctx}: show fewer examples.")

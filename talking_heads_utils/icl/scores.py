@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +45,7 @@ def score_numbers(
     )
 
 
-def _column(values, like: Tensor) -> Tensor:
+def _column(values: Iterable[int], like: Tensor) -> Tensor:
     return torch.tensor(list(values)).view(-1, *[1] * (like.ndim - 1))
 
 

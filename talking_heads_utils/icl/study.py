@@ -22,6 +22,7 @@ from talking_heads_utils.icl.prompts import (
     POST_PAIRS,
     RANDOM_PAIRS,
     Numbers,
+    Question,
     draw_pairing,
     encode_questions,
     numbers_of,
@@ -29,7 +30,7 @@ from talking_heads_utils.icl.prompts import (
     questions,
 )
 from talking_heads_utils.icl.redundancy import Reader
-from talking_heads_utils.icl.scores import score_numbers
+from talking_heads_utils.icl.scores import NumberScores, score_numbers
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_with_tokenizer, model_source, shown_as
 from talking_heads_utils.runs.suffix import suffix
@@ -74,7 +75,7 @@ class Subject:
         """``n`` questions after examples."""
         return self.encode(questions(self.examples(n, n_examples + 1, part=part), self.family))
 
-    def encode(self, some) -> PromptSet:
+    def encode(self, some: Sequence[Question]) -> PromptSet:
         """Questions as tokens of this model."""
         return encode_questions(some, self.tokenizer, seed=self.seed, n_ctx=self.bridge.cfg.n_ctx)
 
@@ -210,12 +211,12 @@ def post_table(s: Subject) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _patch_rows(chosen: Ablations, found, own, plain) -> pd.DataFrame:
+def _patch_rows(chosen: Ablations, found: NumberScores, own: NumberScores, plain: NumberScores) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
 
-    def add(name: str, layer: int, scores, at: tuple) -> None:
+    def add(name: str, layer: int, scores: NumberScores, at: tuple) -> None:
         exact = bootstrap_mean(scores.exact[at].double(), n_boot=500)
         rest = {
             key: getattr(scores, key)[at].double().mean().item() for key in ("about", "parity", "copied", "distance")

@@ -129,7 +129,7 @@ def _into_query(
     the query the smallest change of its input that makes it."""
     at = mover_of(recording, mover)
     reads = at.norm.center(at.W_Q.T).T
-    write = sum(recording.write(head.layer)[:, head.head] for head in writers)
+    write = torch.stack([recording.write(head.layer)[:, head.head] for head in writers]).sum(0)
     return at.norm.center(write) @ reads, torch.linalg.pinv(reads)
 
 

@@ -31,7 +31,7 @@ _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
 @dataclass(frozen=True)
-class _Layer:
+class SuffixLayer:
     """One upper layer: attention weights, keys (rotated to their places) and values of the prefix (none where only the
     stream was kept), and the MLP."""
 
@@ -58,7 +58,7 @@ class Suffix:
     """
 
     start: int
-    layers: list[_Layer]
+    layers: list[SuffixLayer]
     resid: Float[Tensor, "n d_model"]
     end: Int[Tensor, "n"]
     before_end: Bool[Tensor, "n n_pos"]
@@ -99,7 +99,7 @@ class Suffix:
             x = self.after_attention(part, x, x + attention)
         return x
 
-    def after_attention(self, part: _Layer, x: Tensor, middle: Tensor) -> Float[Tensor, "n k d_model"]:
+    def after_attention(self, part: SuffixLayer, x: Tensor, middle: Tensor) -> Float[Tensor, "n k d_model"]:
         """The layer's output from what it read (``x``) and what stands there after attention (``middle``)."""
         if part.mlp is None:
             return middle
@@ -107,22 +107,22 @@ class Suffix:
         normed = normed if part.mlp_scale is None else normed * part.mlp_scale
         return middle + part.mlp(normed if part.mlp_bias is None else normed + part.mlp_bias)
 
-    def attend(self, part: _Layer, x: Float[Tensor, "n k d_model"], rows: slice) -> Float[Tensor, "n k d_model"]:
+    def attend(self, part: SuffixLayer, x: Float[Tensor, "n k d_model"], rows: slice) -> Float[Tensor, "n k d_model"]:
         """What the attention of one layer writes at ``end``."""
         return self.write(part, self.z(part, x, rows))
 
-    def z(self, part: _Layer, x: Float[Tensor, "n k d_model"], rows: slice) -> Float[Tensor, "n k n_heads d_head"]:
+    def z(self, part: SuffixLayer, x: Float[Tensor, "n k d_model"], rows: slice) -> Float[Tensor, "n k n_heads d_head"]:
         """The mean value that each head of one layer gathers at ``end``."""
         pattern, own, values = self._pattern(part, x, rows)
         z = pattern @ part.prefix(rows)[1].flatten(0, 1) + own * values
         (n, k), n_kv, group = x.shape[:2], len(part.attention.W_K), len(part.attention.W_Q) // len(part.attention.W_K)
         return z.unflatten(0, (n, n_kv)).unflatten(2, (k, group)).permute(0, 2, 1, 3, 4).flatten(2, 3)
 
-    def write(self, part: _Layer, z: Float[Tensor, "n k n_heads d_head"]) -> Float[Tensor, "n k d_model"]:
+    def write(self, part: SuffixLayer, z: Float[Tensor, "n k n_heads d_head"]) -> Float[Tensor, "n k d_model"]:
         """What a layer's attention writes, given each head's ``z``."""
         return z.flatten(2) @ part.attention.W_O.flatten(0, 1) + part.attention.b_O
 
-    def _pattern(self, part: _Layer, x: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def _pattern(self, part: SuffixLayer, x: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Attention to the prefix and to ``end`` itself, and the values at ``end``; heads of one group side by side."""
         at = part.attention
         normed = at.norm(x)
@@ -141,7 +141,7 @@ class Suffix:
         return pattern[..., :-1], pattern[..., -1:], value
 
     def pattern(
-        self, part: _Layer, x: Float[Tensor, "n k d_model"], rows: slice, heads: Sequence[int]
+        self, part: SuffixLayer, x: Float[Tensor, "n k d_model"], rows: slice, heads: Sequence[int]
     ) -> Float[Tensor, "n k n_heads n_pos"]:
         """Attention of some heads from ``end`` to every position before it; what is left goes to ``end`` itself."""
         at, end = part.attention, self.end[rows, None, None]
@@ -210,7 +210,11 @@ def _check(bridge: TransformerBridge, start: int) -> None:
 
 
 def _assemble(
-    bridge: TransformerBridge, prompts: PromptSet, start: int, layers: list[_Layer], resid: Float[Tensor, "n n_pos d"]
+    bridge: TransformerBridge,
+    prompts: PromptSet,
+    start: int,
+    layers: list[SuffixLayer],
+    resid: Float[Tensor, "n n_pos d"],
 ) -> Suffix:
     end = prompts.positions["end"].to(bridge.cfg.device)
     W_U, b_U = bridge.W_U.detach(), bridge.unembed.b_U
@@ -231,7 +235,9 @@ def _assemble(
 
 
 @torch.no_grad()
-def _run(bridge, prompts: PromptSet, names: set[str], entry: str, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
+def _run(
+    bridge: TransformerBridge, prompts: PromptSet, names: set[str], entry: str, batch: int
+) -> tuple[Tensor, dict[str, Tensor]]:
     kept: dict[str, list[Tensor]] = {name: [] for name in (*names, entry)}
     batch = batches.size(batch)
     for first in range(0, len(prompts), batch):
@@ -243,11 +249,11 @@ def _run(bridge, prompts: PromptSet, names: set[str], entry: str, batch: int) ->
     return found.pop(entry), found
 
 
-def _layer(bridge: TransformerBridge, layer: int, keys: Tensor | None, values: Tensor | None) -> _Layer:
+def _layer(bridge: TransformerBridge, layer: int, keys: Tensor | None, values: Tensor | None) -> SuffixLayer:
     block = bridge.blocks[layer]
     ln = getattr(block, "ln2", None)
     scale, bias = (getattr(ln, name, None) for name in ("weight", "bias"))
-    return _Layer(
+    return SuffixLayer(
         attention_layer(bridge, layer),
         keys,
         values,
@@ -257,7 +263,7 @@ def _layer(bridge: TransformerBridge, layer: int, keys: Tensor | None, values: T
     )
 
 
-def _mlp(bridge: TransformerBridge, block) -> Callable[[Tensor], Tensor] | None:
+def _mlp(bridge: TransformerBridge, block: torch.nn.Module) -> Callable[[Tensor], Tensor] | None:
     """A layer's MLP. Where it is two products around a GELU, GPT-2's tanh form runs in one kernel instead of eight."""
     mlp = getattr(block, "mlp", None)
     if mlp is None:

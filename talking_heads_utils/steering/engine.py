@@ -20,7 +20,7 @@ from talking_heads_utils.components import ov_svd
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.runs import batches
-from talking_heads_utils.runs.suffix import Suffix, suffix
+from talking_heads_utils.runs.suffix import Suffix, SuffixLayer, suffix
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.prompts import PromptSet
 
@@ -202,7 +202,7 @@ def _add(
 
 
 def _item_attention(
-    steering: Steering, part, x: Tensor, rows: slice, movers: Sequence[Head]
+    steering: Steering, part: SuffixLayer, x: Tensor, rows: slice, movers: Sequence[Head]
 ) -> Float[Tensor, "n variants n_movers n_items"]:
     pattern = steering.suffix.pattern(part, x, rows, [m.head for m in movers])
     items = steering.items[rows, None, None].expand(-1, *pattern.shape[1:3], -1)

@@ -29,6 +29,7 @@ from talking_heads_utils.tasks.prompts import PromptSet, check_count, check_seed
 if TYPE_CHECKING:
     import pyarrow as pa
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
 
 PLAN, CHUNKS, NOTES = "plan.json", "chunks", "notes"
 PROMPTS_PER_CHUNK = 10
@@ -93,7 +94,7 @@ class Plan:
 
 def run_sweep(
     bridge: TransformerBridge,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     plan: Plan,
     folder: Path,
     *,

@@ -18,7 +18,7 @@ from talking_heads_utils.files import written_whole
 from talking_heads_utils.tasks.words import check_one_token
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 ABSENT = -1
 _META = b"talking_heads"
@@ -101,7 +101,7 @@ class PromptSet:
             replace(self.recipe, rows=kept),
         )
 
-    def where(self, **wanted) -> PromptSet:
+    def where(self, **wanted: Any) -> PromptSet:
         """The prompts whose info has these values: ``prompts.where(half="held-out", wording="wash")``."""
         keep = torch.ones(len(self), dtype=torch.bool)
         for name, value in wanted.items():
@@ -167,7 +167,7 @@ def encode(
     )
 
 
-def _position(encoded, i: int, prompt: PromptText, name: str, shift: int, unknown: int | None) -> int:
+def _position(encoded: BatchEncoding, i: int, prompt: PromptText, name: str, shift: int, unknown: int | None) -> int:
     if name not in prompt.spans:
         return ABSENT
     first, last = (encoded.char_to_token(i, place) for place in prompt.spans[name])

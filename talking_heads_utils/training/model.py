@@ -19,6 +19,7 @@ from talking_heads_utils.training.spec import FREE, PLACE, FunctionsSpec, MiniSp
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
+    from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 COPY_SCALE = 4.0  # of what the mover copies
 
@@ -87,7 +88,7 @@ def constrain(model: GPT2LMHeadModel, spec: MiniSpec, step: int | None = None) -
     model.lm_head.weight[:, d : 2 * d] = unembedding(model, spec, step)
 
 
-def _constrain_mover(block, spec: MiniSpec, position: slice) -> None:
+def _constrain_mover(block: GPT2Block, spec: MiniSpec, position: slice) -> None:
     """The last block: head 0 copies token to output, its keys read what they may; nothing else writes."""
     d, D = spec.d_head, spec.d_model
     qkv, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
@@ -158,7 +159,7 @@ def spread(hidden: Float[Tensor, "n n_pos d_model"], end: Int[Tensor, "n"]) -> F
 
 
 def _mover(
-    block, spec: MiniSpec, hidden: Float[Tensor, "n n_pos d_model"], end: Int[Tensor, "n"]
+    block: GPT2Block, spec: MiniSpec, hidden: Float[Tensor, "n n_pos d_model"], end: Int[Tensor, "n"]
 ) -> Float[Tensor, "n d_head"]:
     """What L3H0 writes at ``end``: a copy of the token part of the places that its query there attends to."""
     d, D = spec.d_head, spec.d_model
