@@ -43,7 +43,7 @@ class Checkpoint:
 
     def sha256(self) -> str:
         """Sum of the one file, as ``sha256sum`` prints it; of the shards' sums, one a line, where there are several."""
-        sums = [_file_sha256(path) for path in sorted(set(self.files.values()))]
+        sums = [file_sha256(path) for path in sorted(set(self.files.values()))]
         return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
     def raw_layers(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> Iterator[RawLayer]:
@@ -348,6 +348,6 @@ def _finite(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
     return tensor
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ of C is exactly 1 / sqrt(d_model'), whatever M is. With rotary positions scores 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from talking_heads_utils.components import is_empty, write_directions
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.progress import follow
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 from talking_heads_utils.weights import HeadWeights
 
@@ -191,12 +192,11 @@ def iter_composition(
     seed: int = SEED,
     layers: Sequence[int] | None = None,
     directions: Float[Tensor, "n_layers n_heads d_head d_model"] | None = None,
-    progress: Callable[[Sequence[int]], Iterator[int]] = iter,
 ) -> Iterator[ReaderScores]:
     """Scores of all earlier components into each reader layer, one :class:`ReaderScores` per layer and kind.
 
-    Only pairs whose reader comes in a later layer are computed. ``layers`` restricts the readers, ``progress``
-    wraps the sequence of layers (tqdm does), ``directions`` are those of ``write_directions`` if at hand.
+    Only pairs whose reader comes in a later layer are computed. ``layers`` restricts the readers,
+    ``directions`` are those of ``write_directions`` if at hand.
     Raises :class:`OptionError` for a kind or layer that is not there.
     """
     kinds = check_kinds(kinds)
@@ -204,7 +204,7 @@ def iter_composition(
     check_readers(layers, weights.n_layers, weights.source.name)
     directions = write_directions(weights)[0] if directions is None else directions
     controls = random_directions(weights, n_random, seed)
-    for layer in progress(layers):
+    for layer in follow(layers, "reader layers"):
         maps = reader_maps(weights, layer, kinds)
         scores = score_readers(directions[:layer].flatten(0, 2), maps)
         shape = (layer, weights.n_heads, weights.d_head, weights.n_heads)

@@ -62,7 +62,7 @@ _RESULT = {
     "dtype": "of chapter 4's model",
     "seed": "of prompts, draws and controls",
     "quick": "whether prompts and grids were cut down; no page shows such a result",
-    "texts": "file of running text in place of the usual; null without",
+    "texts": "file of running text in place of the usual, with its sum; null without",
     "code": "version of this package",
     "rows": "of the table",
     "not_possible": "why the model cannot do this experiment; null where there is a table",

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def answer_logits(bridge: TransformerBridge, prompts: PromptSet, batch: int = 64) -> Float[Tensor, "n_prompts d_vocab"]:
     """Logits at each prompt's last token, batch by batch."""
-    batch = batches.size(batch)
-    parts = [range(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)]
-    return torch.cat([end_logits(bridge(part.tokens), part) for part in (prompts.select(list(rows)) for rows in parts)])
+    parts = (prompts.select(rows) for rows in batches.blocks(len(prompts), batch))
+    return torch.cat([end_logits(bridge(part.tokens), part) for part in parts])
 
 
 def accuracy(bridge: TransformerBridge, prompts: PromptSet) -> Interval:

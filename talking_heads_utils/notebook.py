@@ -7,6 +7,8 @@ import sys
 
 import torch
 
+from talking_heads_utils import progress
+from talking_heads_utils.figures.page import building_book
 from talking_heads_utils.models import find_checkpoint, free_memory, known_models
 from talking_heads_utils.runs.batches import is_out_of_memory
 
@@ -23,6 +25,12 @@ def on_colab() -> bool:
 def model_to_add() -> str | None:
     """The model that a chapter runs beside the book's own: by $TALKING_HEADS_MODEL, ``gpt2`` on Colab, else none."""
     return os.environ.get(MODEL_VARIABLE) or (ON_COLAB if on_colab() else None)
+
+
+def show_bars() -> None:
+    """Progress bars for whatever takes long, where a kernel runs; none in the pages of the book."""
+    if not building_book():
+        progress.show(always=True)
 
 
 def device() -> str:

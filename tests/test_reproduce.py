@@ -119,6 +119,15 @@ def test_three_shards_in_processes_of_their_own_are_one_run(tmp_path):
     assert sum(sizes) == 5 and min(sizes) > 0
 
 
+def test_a_result_depends_on_what_a_file_of_texts_says(tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one text")
+    before = store.key_of(Subject("planted", texts=texts))
+    assert store.key_of(Subject("planted", texts=texts)) == before != store.key_of(Subject("planted"))
+    texts.write_text("another")
+    assert store.key_of(Subject("planted", texts=texts)) != before
+
+
 def test_parts_of_different_runs_are_not_merged(whole, tmp_path):
     other = shutil.copytree(whole, tmp_path / "other")
     rewritten(other / "places.json", seed=7)
@@ -127,6 +136,10 @@ def test_parts_of_different_runs_are_not_merged(whole, tmp_path):
     with pytest.raises(ResultError, match="are no results"):
         merge([tmp_path], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
+    with pytest.raises(ResultError, match="Nothing was overwritten"):
+        merge([whole], other)
+    assert before == {path.name: path.read_bytes() for path in other.iterdir()}
     assert main(["merge", str(tmp_path / "nothing"), "--out", str(tmp_path / "merged")]) == 2
 
 

@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from talking_heads_utils import progress
 from talking_heads_utils.errors import TalkingHeadsError
 
 COMMANDS = ("composition", "ship", "atlas", "benchmark", "train", "seeds", "sweep", "merge", "edit", "reproduce")
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0 if it ended well, 2 for an error the user can mend, 130 if interrupted."""
     args = build_parser().parse_args(argv)
+    progress.show()
     try:
         args.run(args)
     except TalkingHeadsError as error:
@@ -40,4 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing half-written was left behind", file=sys.stderr)
         return 130
+    finally:
+        progress.hide()
     return 0

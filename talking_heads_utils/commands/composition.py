@@ -30,7 +30,6 @@ row. The processing of the weights and the sum of the checkpoint stand in the fi
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +101,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _in_memory(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, str]:
     """Rows of the table, and the model in one line."""
-    from tqdm import tqdm
-
     from talking_heads_utils.checkpoints import load_head_weights
     from talking_heads_utils.components import write_directions
     from talking_heads_utils.composition import iter_composition
@@ -115,7 +112,6 @@ def _in_memory(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, st
     directions, S = write_directions(weights)
     blocks = iter_composition(
         weights, about["kinds"], n_random=args.n_random, seed=args.seed, layers=readers, directions=directions,
-        progress=partial(tqdm, desc="reader layers", unit="layer", leave=False),
     )  # fmt: skip
     about = describe_weights(weights) | about | {"readers": list(readers)}
     return write_table(blocks, S, args.out, about, top=args.top, by_head=args.head_level), weights.describe()

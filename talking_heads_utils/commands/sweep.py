@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from functools import partial
 from pathlib import Path
 
 from talking_heads_utils.errors import OptionError
@@ -68,8 +67,6 @@ def add_results_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from talking_heads_utils.steering.sweep import missing, run_sweep
 
     if args.batch_size is not None and args.batch_size < 1:
@@ -77,10 +74,7 @@ def run(args: argparse.Namespace) -> None:
     for folder in filter(None, (args.out, args.results)):
         check_folder(folder)
     bridge, tokenizer, plan = _prepare(args)
-    progress = partial(tqdm, desc="chunks of 10 prompts", unit="chunk", leave=False)
-    files = run_sweep(
-        bridge, tokenizer, plan, args.out, shard=args.shard, batch_size=args.batch_size, progress=progress
-    )  # fmt: skip
+    files = run_sweep(bridge, tokenizer, plan, args.out, shard=args.shard, batch_size=args.batch_size)
     settings = len(plan.values) ** len(plan.writers)
     print(
         f"{args.out}: {len(files)} of {len(plan.chunks)} chunks are this shard's, all there; {settings:,} settings each"

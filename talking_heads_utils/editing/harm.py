@@ -58,8 +58,8 @@ def text_harm(
 ) -> dict[str, Harm]:
     """Every edit on the same text. Raises as :func:`~talking_heads_utils.editing.apply.apply` does."""
     parts: dict[str, list[Harm]] = {name: [] for name in edits}
-    for part in tokens.split(batches.size(batch)):
-        part = part.to(bridge.cfg.device)
+    for rows in batches.blocks(len(tokens), batch, "blocks of text"):
+        part = tokens[rows].to(bridge.cfg.device)
         plain, patterns = _run(bridge, part)
         for name, edit in edits.items():
             with apply(bridge, edit):

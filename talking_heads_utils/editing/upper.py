@@ -11,7 +11,7 @@ Scaling a component is projecting the activation (see ``algebra``), so no varian
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -156,13 +156,12 @@ class Upper:
         """Logits of the candidates at ``end``, the answer first."""
         return self.suffix.logits(self.run(factors, rows)[0], self.candidates[rows])
 
-    def blocks(self, n_variants: int, limit: int | None = None) -> list[slice]:
+    def blocks(self, n_variants: int, limit: int | None = None) -> Iterator[slice]:
         """Prompts, the first ``limit`` or all, in blocks that fit into memory with so many variants."""
         n, n_pos, _ = self.suffix.everywhere[:limit].shape
         at = self.suffix.layers[0].attention
         width = max(4 * at.W_O.shape[-1], at.W_Q[..., 0, :].numel())
-        size = batches.size(_ELEMENTS // (n_variants * n_pos * width))
-        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+        return batches.blocks(n, _ELEMENTS // (n_variants * n_pos * width))
 
 
 def prepare(bridge: TransformerBridge, prompts: PromptSet, components: Sequence[Component], matrix: str = OV) -> Upper:

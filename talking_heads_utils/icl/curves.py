@@ -55,9 +55,10 @@ def asked_logits(
     """Logits of the numbers at every place where an answer is asked for: one pass over each prompt."""
     tokens, ids = prompts.tokens.to(bridge.cfg.device), numbers.ids.to(bridge.cfg.device)
     places = torch.stack(asked_at(prompts), 1).to(tokens.device)
-    size, found = batches.size(batch), []
-    for part, at in zip(tokens.split(size), places.split(size)):
-        logits = bridge(part)[torch.arange(len(part), device=part.device)[:, None], at]
+    found = []
+    for rows in batches.blocks(len(tokens), batch):
+        part = tokens[rows]
+        logits = bridge(part)[torch.arange(len(part), device=part.device)[:, None], places[rows]]
         found.append(logits[..., ids].float().cpu())
     return torch.cat(found)
 

@@ -97,9 +97,8 @@ def ablated_logits(
     ends: Suffix, ablations: Ablations, instead: Replacements, tokens: Int[Tensor, "n_tokens"], *, batch: int = 64
 ) -> Float[Tensor, "n n_sets n_tokens"]:
     """Logits of some tokens under every ablation at ``end``, keeping nothing else: for very many sets."""
-    out, batch = [], batches.size(batch)
-    for first in range(0, len(ends.resid), batch):
-        rows = slice(first, first + batch)
+    out = []
+    for rows in batches.blocks(len(ends.resid), batch):
         *_, last = deque(_layers(ends, ablations, instead, rows), maxlen=1).pop()
         out.append(ends.logits(last, tokens.expand(len(last), -1)))
     return torch.cat(out)
@@ -204,9 +203,8 @@ def patch_grid(
     n, twin = len(b.resid), run.twin[:-1] if what == RESID else run.twin[1:]
     cells = twin == torch.arange(twin.shape[1])  # those that are computed, by layer and set
     place = (cells.flatten().cumsum(0) - 1).view_as(cells).gather(1, twin)
-    own, plain, patched, batch = [], [], [], batches.size(batch)
-    for first in range(0, n, batch):
-        rows = slice(first, first + batch)
+    own, plain, patched = [], [], []
+    for rows in batches.blocks(n, batch):
         some = tokens.expand(len(b.resid[rows]), -1)
         final = _patched(run, b, what, rows, cells)
         own.append(a.logits(run.resid[rows, :, -1], some))

@@ -17,6 +17,7 @@ from talking_heads_utils.icl.engine import EndRun, Replacements, ablated_logits
 from talking_heads_utils.icl.prompts import Numbers
 from talking_heads_utils.icl.scores import right_log_prob
 from talking_heads_utils.labels import Head
+from talking_heads_utils.progress import follow
 from talking_heads_utils.runs.suffix import Suffix
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def remove_by_effect(select: Reader, score: Reader, n_heads: int) -> Removal:
     """
     _check_some_left(select, n_heads)
     order: list[Head] = []
-    for _ in range(n_heads):
+    for _ in follow(range(n_heads), "heads taken out"):
         left = [head for head in select.heads if head not in order]
         costs = effects(select, [[*order, head] for head in left]).mean(0)
         order.append(left[int(costs.argmax())])

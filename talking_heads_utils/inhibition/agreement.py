@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from talking_heads_utils.composition import reading_maps, score_directions
 from talking_heads_utils.inhibition.effects import REMOVE, Effects, component_effects
 from talking_heads_utils.labels import Head
+from talking_heads_utils.progress import follow
 from talking_heads_utils.runs.recording import Recording
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.halves import check_enough
@@ -49,7 +49,6 @@ def agreement(
     n_draws: int = 200,
     n_rotations: int = 5,
     seed: int = SEED,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Agreement:
     """Over all components of all earlier heads. Raises :class:`TaskError` for fewer than 20 prompts."""
     check_enough(recording.prompts)
@@ -64,7 +63,9 @@ def agreement(
     ends = torch.quantile(spearman(scores[keep], booted).cpu(), torch.tensor([0.025, 0.975], dtype=torch.float64))
     orders = torch.rand(n_draws, *mean.shape, generator=generator).argsort(-1).to(mean.device)
     shuffled = mean.expand(n_draws, -1, -1, -1).gather(-1, orders)
-    rotated = [rotated_agreement(recording, effects.mover, generator) for _ in progress(range(n_rotations))]
+    rotated = [
+        rotated_agreement(recording, effects.mover, generator) for _ in follow(range(n_rotations), "random bases")
+    ]
     return Agreement(
         value=spearman(scores[keep], mean[keep][None]).item(),
         low=ends[0].item(),

@@ -117,9 +117,8 @@ def activity(
     at = {layer: attention_layer(bridge, layer) for layer in layers}
     names = {f"blocks.{layer}.attn.hook_z" for layer in layers}
     parts = []
-    batch = batches.size(batch)
-    for start in range(0, len(corpus.tokens), batch):
-        tokens = corpus.tokens[start : start + batch].to(bridge.cfg.device)
+    for rows in batches.blocks(len(corpus.tokens), batch, "blocks of text"):
+        tokens = corpus.tokens[rows].to(bridge.cfg.device)
         _, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name in names)
         found = []
         for c in components:

@@ -101,11 +101,9 @@ def component_effects(
     weights, wanted = contrast(prompts).to(recording.final), wanted_direction(recording)
     directions = recording.directions[: head.layer].nan_to_num().flatten(0, 1)
     n_pos, n_components = prompts.tokens.shape[1], directions[..., 0].numel()
-    block = batches.size(_ELEMENTS // (n_pos * n_components))
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     means = _means(recording, head, side) if intervention == MEAN else None
-    for start in range(0, len(prompts), block):
-        rows = slice(start, min(start + block, len(prompts)))
+    for rows in batches.blocks(len(prompts), _ELEMENTS // (n_pos * n_components)):
         at = mover_of(recording, head, rows)
         amounts = _amounts(intervention, _activations(recording, head, rows, side), means)
         shift = _shift(recording, head, rows, intervention, side)
@@ -179,9 +177,8 @@ def _means(recording: Recording, head: Head, side: str) -> Float[Tensor, "*n_pos
     """Mean over the prompts; on the key side position by position, over the prompts that reach so far."""
     if side == QUERY:
         return _activations(recording, head, slice(None), side).mean(0)
-    total, block = torch.zeros(()), 16
-    for start in range(0, len(recording.prompts), block):
-        rows = slice(start, start + block)
+    total = torch.zeros(())
+    for rows in batches.blocks(len(recording.prompts), 16):
         seen = recording.visible[rows, :, None, None]
         total = total + (_activations(recording, head, rows, side) * seen).sum(0)
     return total / recording.visible.sum(0).clamp(min=1)[:, None, None]
@@ -213,8 +210,7 @@ def total_effect(
     means = _means(recording, head, QUERY) if effects.intervention == MEAN else None
     directions = recording.directions[: head.layer].nan_to_num().flatten(0, 1)
     parts = []
-    for start in range(0, len(candidates), block):
-        rows = slice(start, min(start + block, len(candidates)))
+    for rows in batches.blocks(len(candidates), block):
         at = mover_of(recording, head, rows)
         shift = _shift(recording, head, rows, effects.intervention, QUERY)
         activations = _activations(recording, head, rows, QUERY)[:, flat, which]

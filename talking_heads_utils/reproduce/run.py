@@ -77,7 +77,8 @@ def _one(s: Subject, experiment: Experiment, folder: Path, key: dict[str, Any], 
 def merge(parts: Sequence[Path], folder: Path) -> int:
     """Bring the results of several shards together; returns how many the folder then has.
 
-    Raises :class:`ResultError` where parts are of different runs; nothing is copied then.
+    Raises :class:`ResultError` where parts are of different runs, or the folder holds another's; nothing is copied
+    then.
     """
     found: dict[str, Path] = {}
     keys = []
@@ -87,6 +88,8 @@ def merge(parts: Sequence[Path], folder: Path) -> int:
         keys.append({name: about[name] for name in store.KEY if name != "experiment"})
     if not found or any(key != keys[0] for key in keys):
         raise ResultError("The parts are no results, or not of one run: model, seed, version or options differ.")
+    for experiment in EXPERIMENTS:
+        store.is_done(Path(folder) / f"{experiment.name}.json", keys[0] | {"experiment": experiment.name})
     for name, source in found.items():
         for suffix in (".parquet", ".json"):
             if source.parent != Path(folder):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import talking_heads_utils
 from talking_heads_utils import result_files
+from talking_heads_utils.checkpoints import file_sha256
 from talking_heads_utils.errors import ResultError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.models import PLANTED, find_checkpoint, is_real, known_models, shipped_models
@@ -57,7 +58,8 @@ def key_of(s: Subject) -> dict[str, Any]:
         "model": s.model if revision or s.model in shipped_models() or s.model == PLANTED else Path(s.model).name,
         "revision": revision, "checkpoint": checkpoint, "processing": Processing.default(norm).describe(),
         "dtype": str(s.dtype).removeprefix("torch."), "seed": s.seed, "quick": s.quick,
-        "texts": s.texts.name if s.texts else None, "code": talking_heads_utils.__version__,
+        "texts": f"{s.texts.name}, sha256 {file_sha256(s.texts)}" if s.texts else None,
+        "code": talking_heads_utils.__version__,
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from talking_heads_utils.errors import ModelError
+from talking_heads_utils.progress import follow
 
 T = TypeVar("T")
 _DIVISOR: ContextVar[int] = ContextVar("divisor", default=1)
@@ -19,6 +20,12 @@ SMALLEST = 256  # a batch is cut to this part of its usual size, then it is give
 def size(usual: int) -> int:
     """How many prompts (or rows) to run at once where ``usual`` are, unless memory was short: one at least."""
     return max(1, usual // _DIVISOR.get())
+
+
+def blocks(n: int, usual: int, what: str = "blocks of prompts") -> Iterator[slice]:
+    """``n`` rows, :func:`size` of them at once, one block after the other; a bar follows if it takes long."""
+    step = size(usual)
+    return follow([slice(start, min(start + step, n)) for start in range(0, n, step)], what)
 
 
 @contextmanager

@@ -110,9 +110,8 @@ def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int],
     directions, S = write_directions(weights)
     names = _hook_names(layers)
     kept: dict[str, list[Tensor]] = {}
-    batch = batches.size(batch)
-    for start in range(0, len(prompts), batch):
-        part = prompts.select(list(range(start, min(start + batch, len(prompts)))))
+    for rows in batches.blocks(len(prompts), batch):
+        part = prompts.select(rows)
         for name, tensor in _run(bridge, part, names, n_layers).items():
             kept.setdefault(name, []).append(tensor)
     found = {name: torch.cat(parts) for name, parts in kept.items()}

@@ -239,9 +239,8 @@ def _run(
     bridge: TransformerBridge, prompts: PromptSet, names: set[str], entry: str, batch: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     kept: dict[str, list[Tensor]] = {name: [] for name in (*names, entry)}
-    batch = batches.size(batch)
-    for first in range(0, len(prompts), batch):
-        part = prompts.select(list(range(first, min(first + batch, len(prompts)))))
+    for rows in batches.blocks(len(prompts), batch):
+        part = prompts.select(rows)
         _, cache = bridge.run_with_cache(part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in kept)
         for name in kept:
             kept[name].append(cache[name])

@@ -7,7 +7,7 @@ once for each of their values, not once for each setting; and nothing above the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from talking_heads_utils.bridge import head_weights_from_bridge
 from talking_heads_utils.components import ov_svd
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.progress import follow
 from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.suffix import Suffix, SuffixLayer, suffix
 from talking_heads_utils.settings import SEED
@@ -118,7 +119,6 @@ def steer(
     vocabulary: bool = False,
     rows: slice = slice(None),
     batch_size: int | None = None,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[str, Tensor]:
     """Every setting on the prompts in ``rows``.
 
@@ -135,7 +135,7 @@ def steer(
     prompts_at_once = max(1, size // per_prompt)
     settings = settings.to(steering.middle)
     found: dict[str, list[Tensor]] = {}
-    for start in progress(range(0, n, prompts_at_once)):
+    for start in follow(range(0, n, prompts_at_once), "blocks of prompts"):
         part = slice(first + start, first + min(start + prompts_at_once, n))
         pieces = [
             _block(steering, settings[s : s + per_prompt], movers, logits, vocabulary, part)

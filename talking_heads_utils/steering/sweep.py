@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import torch
 from talking_heads_utils.errors import OptionError, ResultError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.progress import follow
 from talking_heads_utils.provenance import machine, versions
 from talking_heads_utils.steering.engine import ATTENTION, LOGITS, Steering, grid, prepare, random_directions, steer
 from talking_heads_utils.tasks.laundry import build_laundry
@@ -100,7 +101,6 @@ def run_sweep(
     *,
     shard: tuple[int, int] = (0, 1),
     batch_size: int | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
 ) -> list[Path]:
     """Compute this shard's chunks that are not there yet; returns their files.
 
@@ -113,7 +113,7 @@ def run_sweep(
     mine = plan.chunks[index::of]
     left = [chunk for chunk in mine if not chunk_file(folder, chunk).exists()]
     prepared: dict[int, tuple] = {}
-    for n_items, first in progress(left):
+    for n_items, first in follow(left, "chunks of 10 prompts"):
         if n_items not in prepared:
             prompts = build_laundry(tokenizer, n_items, plan.n_prompts, plan.seed, n_ctx=bridge.cfg.n_ctx)
             prepared = {n_items: (prompts, _prepare(bridge, prompts, plan))}

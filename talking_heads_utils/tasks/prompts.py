@@ -81,9 +81,9 @@ class PromptSet:
         """The answer first, then the distractors."""
         return torch.cat([self.answers[:, None], self.distractors], 1)
 
-    def select(self, keep: Bool[Tensor, "n_prompts"] | Sequence[int]) -> PromptSet:
+    def select(self, keep: Bool[Tensor, "n_prompts"] | Sequence[int] | slice) -> PromptSet:
         """The prompts at ``keep``, with the same padding. Raises :class:`TaskError` if none is left."""
-        keep = torch.as_tensor(keep)
+        keep = torch.arange(len(self))[keep] if isinstance(keep, slice) else torch.as_tensor(keep)
         index = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
         if len(index) == 0:
             raise TaskError("No prompt is left by this choice.")
