@@ -6,7 +6,7 @@ Each run is measured as chapter 1 measures a model and kept as one JSON file; on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from talking_heads_utils.settings import SEED
 from talking_heads_utils.statistics import bootstrap_mean
 from talking_heads_utils.tasks.prompts import check_seed
 from talking_heads_utils.training.loop import FINAL
-from talking_heads_utils.training.spec import MiniSpec, spec_of
+from talking_heads_utils.training.spec import SPECS, MiniSpec, spec_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,17 +112,17 @@ def load(path: Path) -> dict[str, Any]:
     """One run's measures. Raises :class:`ResultError` for a file that is damaged or of another format."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']}, not {FORMAT}")
+        if about["format"] != FORMAT or about["model"] not in SPECS:
+            raise ValueError(f"format {about['format']} of {about['model']!r}")
         return about
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultError(f"{path} is no whole measure of a run ({error}). Remove it and run `seeds` again.") from error
 
 
 def all_runs(folder: Path | None = None) -> list[dict[str, Any]]:
-    """Every run that was measured, by model and seed."""
+    """Every run that was measured, by recipe in their own order and by seed."""
     found = [load(path) for path in sorted((folder or seeds_dir()).glob("*.json"))]
-    return sorted(found, key=lambda run: (run["model"], run["seed"]))
+    return sorted(found, key=lambda run: (list(SPECS).index(run["model"]), run["seed"]))
 
 
 def table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -148,3 +148,32 @@ def table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
             }  # fmt: skip
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence per recipe whose mover is inhibited: dimensions by seed, heads that every run has, and what as many
+    random directions carry."""
+    found = []
+    for model in dict.fromkeys(run["model"] for run in runs if run["inhibition_heads"]):
+        of_model = [run for run in runs if run["model"] == model and run["inhibition_heads"]]
+        heads = [{h["head"] for h in run["inhibition_heads"]} for run in of_model]
+        common = ", ".join(sorted(set.intersection(*heads))) or "none"
+        random = max(_share(run, concentration.RANDOM) for run in of_model)
+        found.append(
+            f"**{model}**, seed {_listed(run['seed'] for run in of_model)}: a channel of "
+            f"{_listed(run['dimension'] or 'more than 8' for run in of_model)} dimensions. As many random directions "
+            f"carry {random:.0%} of the effect at most. "
+            + (f"Heads that inhibit in every run: {common}." if len(of_model) > 1 else "One run.")
+        )
+    return found
+
+
+def _share(run: dict[str, Any], what: str) -> float:
+    """Share of the whole effect that as many directions as the channel has carry."""
+    at = {row["what"]: row["mean"] for row in run["channel"] if row["k"] == (run["dimension"] or 1)}
+    return at[what] / at[concentration.TOGETHER]
+
+
+def _listed(values: Iterable[Any]) -> str:
+    words = [str(value) for value in values]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -149,3 +149,17 @@ def test_the_table_and_the_figure_are_of_the_files():
     drawn = dict(zip(shown[1].x, shown[1].y))
     top = [r for r in RUNS[0]["channel"] if r["what"] == concentration.TOP] if "channel" in RUNS[0] else []
     assert len(drawn) == len(top)
+
+
+def test_the_summary_says_what_the_runs_hold():
+    def run(seed, heads, dimension):
+        curve = [dict(k=k, what=what, mean=mean) for k in (1, 2)
+                 for what, mean in ((concentration.RANDOM, -0.1 * k), (concentration.TOGETHER, -1.0))]  # fmt: skip
+        inhibit = [dict(head=head) for head in heads]
+        return dict(model="mini-token", seed=seed, dimension=dimension, inhibition_heads=inhibit, channel=curve)
+
+    (line,) = seeds.summary([run(0, ["L1H0", "L2H1"], 2), run(1, ["L2H1", "L0H0"], 1), run(2, ["L2H1"], None)])
+    assert "seed 0, 1 and 2" in line and "2, 1 and more than 8 dimensions" in line and "20% of the effect" in line
+    assert line.endswith("every run: L2H1.")
+    assert seeds.summary([run(0, ["L1H0"], 2)])[0].endswith("One run.")
+    assert seeds.summary([run(0, [], None)]) == []

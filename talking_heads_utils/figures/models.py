@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LINES = (ACCENT, KIND_COLOURS["V"], KIND_COLOURS["K"])
-OTHER_LINES = (ACCENT, CONTROL, *LINES[1:])  # where the second is the control
 
 
 def accuracy_figure(
-    measured: Mapping[str, pd.DataFrame], predicted: Mapping[str, Sequence[float]] | None = None
+    measured: Mapping[str, pd.DataFrame], predicted: Mapping[str, Sequence[float]] | None = None, control: str = ""
 ) -> go.Figure:
-    """Accuracy by list length with its interval, a line a model, and what a formula predicts as marks."""
-    figure = new_figure(420)
-    for (name, rows), colour in zip(measured.items(), OTHER_LINES):
+    """Accuracy by list length with its interval, a line a model, and what a formula predicts as marks. control: which
+    of the models is grey."""
+    figure, colours = new_figure(420), iter(LINES)
+    for name, rows in measured.items():
+        colour = CONTROL if name == control else next(colours)
         bars = dict(array=rows["high"] - rows["accuracy"], arrayminus=rows["accuracy"] - rows["low"], thickness=1.2)
         figure.add_scatter(
             x=rows["n_items"], y=rows["accuracy"], error_y=bars, name=name, mode="lines+markers", line_color=colour
