@@ -51,8 +51,6 @@ def concentration(
 ) -> pd.DataFrame:  # fmt: skip
     """Change of I(m) on the held-out half: the top k of the selection half, k random ones of the same head, the whole
     head. Columns: k, what, mean, low, high (95% bootstrap over prompts; for random ones over draws), n."""
-    import pandas as pd
-
     d_head = selection.weights.d_head
     order = order_of(selection, mover, writer).cpu()
     k_max = min(k_max, d_head)
@@ -61,13 +59,19 @@ def concentration(
     draws = [torch.randperm(d_head, generator=generator) for _ in range(n_random)]
     random = torch.stack([_marked(draw[:k], d_head) for k in range(1, k_max + 1) for draw in draws])
     found = effect_of_sets(held_out, mover, writer, torch.cat([tops, torch.ones(1, d_head), random])).cpu()
+    return _by_k(found, k_max, WHOLE)
+
+
+def _by_k(found: Float[Tensor, "n sets"], k_max: int, whole: str) -> pd.DataFrame:
+    """The table of effects that stand in this order: the top 1..k_max, all, then the random draws of each k."""
+    import pandas as pd
+
+    random = found[:, k_max + 1 :].mean(0).view(k_max, -1)
     rows = []
     for k in range(1, k_max + 1):
-        rows.append((k, TOP, bootstrap_mean(found[:, k - 1])))
-        at = k_max + 1 + (k - 1) * n_random
-        rows.append((k, RANDOM, bootstrap_mean(found[:, at : at + n_random].mean(0))))
-        rows.append((k, WHOLE, bootstrap_mean(found[:, k_max])))
-    return pd.DataFrame([dict(k=k, what=what, **value._asdict()) for k, what, value in rows])
+        sets = ((TOP, found[:, k - 1]), (RANDOM, random[k - 1]), (whole, found[:, k_max]))
+        rows += [dict(k=k, what=what, **bootstrap_mean(values)._asdict()) for what, values in sets]
+    return pd.DataFrame(rows)
 
 
 def needed_for(
@@ -94,8 +98,6 @@ def channel(
 
     Columns as in :func:`concentration`.
     """
-    import pandas as pd
-
     mover, n_queries = check_mover(selection, mover), selection.weights.d_head
     k_max = min(k_max, n_queries)
     basis = torch.linalg.svd(_into_query(selection, mover, writers)[0], full_matrices=True)[2]
@@ -106,13 +108,7 @@ def channel(
     random = [draw[:, :k] @ draw[:, :k].T for k in range(1, k_max + 1) for draw in turned]
     everything = torch.eye(n_queries).to(basis)
     found = _without(held_out, mover, writers, torch.stack([*tops, everything, *random])).cpu()
-    rows = []
-    for k in range(1, k_max + 1):
-        rows.append((k, TOP, bootstrap_mean(found[:, k - 1])))
-        at = k_max + 1 + (k - 1) * n_random
-        rows.append((k, RANDOM, bootstrap_mean(found[:, at : at + n_random].mean(0))))
-        rows.append((k, TOGETHER, bootstrap_mean(found[:, k_max])))
-    return pd.DataFrame([dict(k=k, what=what, **value._asdict()) for k, what, value in rows])
+    return _by_k(found, k_max, TOGETHER)
 
 
 def dimension(table: pd.DataFrame, share: float = SHARE) -> int | None:
