@@ -185,6 +185,17 @@ def best_components(
     return pd.DataFrame(rows)
 
 
+def led_by_one(
+    scores: CompositionScores, heads: Sequence[Head], readers: Sequence[Head], kind: str
+) -> tuple[dict[Head, Component | None], list[Head], list[Head]]:
+    """``(best, others, control)``: of every head the one component that all readers read most, or None; the other heads
+    of the same layers; and those of them that have such a component too."""
+    layers = {head.layer for head in heads}
+    rest = [Head(layer, h) for layer in sorted(layers) for h in range(scores.n_heads) if Head(layer, h) not in heads]
+    best = {head: constant_best(scores, head, readers, kind) for head in heads}
+    return best, rest, [head for head in rest if constant_best(scores, head, readers, kind)]
+
+
 def constant_best(scores: CompositionScores, writer: Head, readers: Sequence[Head], kind: str) -> Component | None:
     """The component of a writer that every one of the readers reads most, if it is the same for all; else None."""
     best = {int(scores.pair(writer, reader, kind).nan_to_num(nan=-1.0).argmax()) for reader in readers}

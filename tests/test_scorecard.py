@@ -52,9 +52,9 @@ def places(accuracy):
     return pd.DataFrame([dict(n_items=8, place=p, accuracy=a, n=20) for p, a in enumerate(accuracy)])
 
 
-def steering(gain, low, high, random):
-    ours = ("one setting per place", gain, low, high, random)
-    rows = [("one setting", 1, -5, 7, 0), ours, ("oracle per prompt", 60, 50, 70, 55)]
+def steering(one, per_place=(1, -5, 7, 0)):
+    rows = [("no steering", 0, 0, 0, 0), ("one setting", *one), ("one setting per place", *per_place)]
+    rows += [("oracle per prompt", 60, 50, 70, 55)]
     return pd.DataFrame([{"strategy": s, "n_items": "12", "gain, points": g, "95% interval": f"{a:.0f} to {b:.0f}",
                           "random directions, points": r, "n": 100} for s, g, a, b, r in rows])  # fmt: skip
 
@@ -70,12 +70,12 @@ def edits(gain, low, high, beyond):
     return table.assign(prompts="held-out prompts", before=0.5, n=160)
 
 
-def activity(own, control):
+def activity(own, control, texts="a text"):
     named = ((True, own), (False, control))
     rows = [dict(inhibition=kind, component=f"L{k}H{int(kind)}.0", category=category, ratio=v)
             for kind, values in named for k, v in enumerate(values)
             for category in ("comma in a list", "other")]  # fmt: skip
-    return pd.DataFrame(rows).assign(n=30, texts="a text")
+    return pd.DataFrame(rows).assign(n=30, texts=texts)
 
 
 def patch(plain, last, copied):
@@ -112,14 +112,16 @@ def heads(*needed):
     (claims.order_matters, places((1, 1, 1, 0.2, 0.2)), SUPPORTED),
     (claims.order_matters, places((0.6, 0.5, 0.55, 0.6)), NOT_SUPPORTED),
     (claims.order_matters, places((1, 1, 1)), UNDECIDED),
-    (claims.steering_gains, steering(40, 30, 50, 6), SUPPORTED),
-    (claims.steering_gains, steering(25, 5, 45, 6), UNDECIDED),
-    (claims.steering_gains, steering(5, -5, 15, 6), NOT_SUPPORTED),
+    (claims.steering_gains, steering((40, 30, 50, 6)), SUPPORTED),
+    (claims.steering_gains, steering((25, 5, 45, 6)), UNDECIDED),
+    (claims.steering_gains, steering((1, -5, 7, 0), (40, 30, 50, 6)), UNDECIDED),
+    (claims.steering_gains, steering((5, -5, 15, 6)), NOT_SUPPORTED),
     (claims.edit_gains, edits(30, 20, 40, "+28 (+18 to +38)"), SUPPORTED),
     (claims.edit_gains, edits(10, 2, 25, "+5 (-3 to +12)"), UNDECIDED),
     (claims.edit_gains, edits(3, -4, 9, "+1 (-3 to +6)"), NOT_SUPPORTED),
     (claims.in_lists, activity((4.0, 3.0), (1.0, 2.0)), SUPPORTED),
     (claims.in_lists, activity((4.0, 0.5), (1.0, 2.0)), UNDECIDED),
+    (claims.in_lists, activity((4.0, 3.0), (1.0, 2.0), claims.OWN_TEXTS), UNDECIDED),
     (claims.in_lists, activity((0.9, 0.5), (1.0, 2.0)), NOT_SUPPORTED),
     (claims.copies_late, patch(0.8, 0.1, 0.9), SUPPORTED),
     (claims.copies_late, patch(0.8, 0.7, 0.9), NOT_SUPPORTED),

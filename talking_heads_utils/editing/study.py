@@ -298,6 +298,18 @@ def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd
     return pd.DataFrame(rows)
 
 
+def beyond_at_least(row: pd.Series) -> float:
+    """Lower end of the interval of a row's gain beyond random edits, in points."""
+    return float(row["beyond random"].split("(")[1].split(" to ")[0])
+
+
+def clearly_beyond(gained: pd.DataFrame, model: str, edit: str) -> tuple[int, int]:
+    """On how many sets of prompts an edit gains more than random ones do (interval above 0), and how many sets there
+    are. gained: of :func:`gains_table`."""
+    rows = gained[(gained["model"] == model) & (gained["edit"] == edit)]
+    return sum(beyond_at_least(row) > 0 for _, row in rows.iterrows()), len(rows)
+
+
 def points(interval: Interval) -> str:
     """An interval of shares in percentage points."""
     return f"{100 * interval.mean:+.0f} ({100 * interval.low:+.0f} to {100 * interval.high:+.0f})"

@@ -167,6 +167,9 @@ def contexts(
     return pd.DataFrame(rows)
 
 
+OWN_TEXTS = "this book's own lists and sentences"  # what generated_texts are
+
+
 def generated_texts(tokenizer: PreTrainedTokenizerBase, n: int, seed: int = SEED) -> list[str]:
     """Text for models whose words are few: lists and sentences about two people from this book's own generators."""
     lists = [p.text for k in (4, 7) for p in draw_laundry(tokenizer, k, n // 4, seed)]

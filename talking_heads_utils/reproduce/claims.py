@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from talking_heads_utils.editing.study import GRADIENT, GRID, KNOWN, RANDOM
+from talking_heads_utils.editing.study import GRADIENT, GRID, KNOWN, RANDOM, beyond_at_least
 from talking_heads_utils.icl import claims as icl
 from talking_heads_utils.icl.ablation import NOTHING
 from talking_heads_utils.icl.prompts import OTHER_FUNCTION, RANDOM_PAIRS
-from talking_heads_utils.inhibition.corpus import COMMA, REPEATED
+from talking_heads_utils.inhibition.corpus import COMMA, OWN_TEXTS, REPEATED
 from talking_heads_utils.positional.coordinates import PLACE
-from talking_heads_utils.positional.gains import NONE, ORACLE
+from talking_heads_utils.positional.gains import ONE, PER_PLACE
 from talking_heads_utils.positional.study import COMPONENTS
 from talking_heads_utils.positional.study import RANDOM as RANDOM_TRIPLES
 from talking_heads_utils.settings import SEED
@@ -63,9 +63,9 @@ def stand_out(table: pd.DataFrame) -> Verdict:
     row = table.iloc[0]
     return Verdict(
         "",
-        f"mean z of the {row['writers']} heads' best components in {row['readers']} name movers {row['observed']:.1f}, "
-        f"exact p = {row['p']:.4f}",
-        f"{row['null_mean']:.1f} on average over all {row['n']:,} choices of as many heads of the same layers",
+        f"mean z of the {row['writers']:.0f} heads' best components in {row['readers']:.0f} name movers "
+        f"{row['observed']:.1f}, exact p = {row['p']:.4f}",
+        f"{row['null_mean']:.1f} on average over all {row['n']:,.0f} choices of as many heads of the same layers",
         SUPPORTED if row["p"] < 0.05 else NOT_SUPPORTED,
     )
 
@@ -189,21 +189,27 @@ def order_matters(table: pd.DataFrame, n_draws: int = 4000) -> Verdict:
 
 
 def steering_gains(table: pd.DataFrame) -> Verdict:
-    """Supported if some strategy that needs no oracle gains 20 points or more on held-out prompts, its interval above 0
-    and above random directions; not supported if no interval reaches 20."""
-    own = table[~table["strategy"].isin((NONE, ORACLE))]
-    best = own.loc[own["gain, points"].idxmax()]
-    low, high = map(float, best["95% interval"].split(" to "))
-    reach = max(float(text.split(" to ")[1]) for text in own["95% interval"])
-    good = best["gain, points"] >= POINTS and low > max(0.0, best["random directions, points"])
-    verdict = SUPPORTED if good else NOT_SUPPORTED if reach < POINTS else UNDECIDED
+    """Supported if one setting for all prompts gains 20 points or more on held-out prompts, its interval above 0 and
+    above random directions; not supported if no interval reaches 20; undecided otherwise, also where only a setting per
+    place gains so much, which is told the answer's place."""
+    best = {name: _best_of(table[table["strategy"] == name]) for name in (ONE, PER_PLACE)}
+    reach = max(float(text.split(" to ")[1]) for text in table[table["strategy"].isin(best)]["95% interval"])
+    verdict = SUPPORTED if best[ONE][1] else NOT_SUPPORTED if reach < POINTS else UNDECIDED
     return Verdict(
         "",
-        f"best: {best['strategy']}, {best['n_items']} items: {best['gain, points']:+.0f} points "
-        f"[{low:+.0f}, {high:+.0f}], n = {best['n']}",
-        f"random directions {best['random directions, points']:+.0f}",
+        f"one setting for all: {best[ONE][0]}; one per place, which is told the answer's place: {best[PER_PLACE][0]}",
+        "random directions of the same norm, in brackets",
         verdict,
     )
+
+
+def _best_of(rows: pd.DataFrame) -> tuple[str, bool]:
+    """A strategy's largest gain in words, and whether it is 20 points or more, above 0 and above random directions."""
+    row = rows.loc[rows["gain, points"].idxmax()]
+    low, high = map(float, row["95% interval"].split(" to "))
+    gain, random = row["gain, points"], row["random directions, points"]
+    said = f"{gain:+.0f} points [{low:+.0f}, {high:+.0f}] ({random:+.0f}) at {row['n_items']} items, n = {row['n']}"
+    return said, gain >= POINTS and low > max(0.0, random)
 
 
 def edit_gains(table: pd.DataFrame) -> Verdict:
@@ -213,8 +219,7 @@ def edit_gains(table: pd.DataFrame) -> Verdict:
     own = held.loc[[GRADIENT, GRID]]
     name = own["gain"].idxmax()
     best = own.loc[name]
-    beyond = float(best["beyond random"].split("(")[1].split(" to ")[0])
-    good = best["gain"] >= POINTS and best["low"] > 0 and beyond > 0
+    good = best["gain"] >= POINTS and best["low"] > 0 and beyond_at_least(best) > 0
     verdict = SUPPORTED if good else NOT_SUPPORTED if own["high"].max() < POINTS else UNDECIDED
     return Verdict(
         "",
@@ -228,7 +233,7 @@ def edit_gains(table: pd.DataFrame) -> Verdict:
 
 def in_lists(table: pd.DataFrame) -> Verdict:
     """Supported if inhibition components are more often active than the corpus' own share on commas of lists or on
-    repeated words, each by a larger ratio than any control component."""
+    repeated words, each by a larger ratio than any control component; undecided on text that was made of the task."""
     part = table[table["category"].isin((COMMA, REPEATED))]
     of = part.groupby(["inhibition", "component"])["ratio"].max()
     if not any(inhibition for inhibition, _ in of.index):
@@ -236,11 +241,12 @@ def in_lists(table: pd.DataFrame) -> Verdict:
     own = of[True]
     control = of[False] if any(not inhibition for inhibition, _ in of.index) else own[:0]
     above = int((own > control.max()).sum()) if len(control) else 0
-    verdict = SUPPORTED if above > len(own) / 2 and own.min() > 1 else NOT_SUPPORTED if own.max() <= 1 else UNDECIDED
+    clear, texts = above > len(own) / 2 and own.min() > 1, table["texts"].iloc[0]
+    verdict = NOT_SUPPORTED if own.max() <= 1 else SUPPORTED if clear and texts != OWN_TEXTS else UNDECIDED
     return Verdict(
         "",
         f"{above} of {len(own)} components above every control; {own.min():.1f} to {own.max():.1f} times the text's "
-        f"own share, top {table['n'].iloc[0]} positions, {table['texts'].iloc[0]}",
+        f"own share, top {table['n'].iloc[0]} positions, {texts}",
         f"{len(control)} components of other heads {control.min():.1f} to {control.max():.1f} times",
         verdict,
     )

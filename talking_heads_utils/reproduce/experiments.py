@@ -130,7 +130,7 @@ def _activity(s: Subject) -> pd.DataFrame:
     if s.texts is not None:
         texts, name = corpus.read_texts(s.texts), s.texts.name
     elif s.is_own:
-        texts, name = corpus.generated_texts(s.study.tokenizer, 400, s.seed), "this book's own lists and sentences"
+        texts, name = corpus.generated_texts(s.study.tokenizer, 400, s.seed), corpus.OWN_TEXTS
     else:
         texts, name = corpus.open_web_text(), corpus.OPEN_WEB_TEXT
     return inhibition.activity_table(s.study, texts[: s.n(2000)])[0].assign(texts=name)

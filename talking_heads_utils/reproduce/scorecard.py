@@ -63,7 +63,7 @@ def said(claim: Claim) -> str:
         return claim.said
     last = post.reported()["patching"][-1]
     late = (
-        f"{last['out']} out: 2x at {last['b_answers_30']}; A's answer from layer {last['takes_over']} on "
+        f"{last['out']} out: B answers 2x: {last['b_answers_30']}; A's answer from layer {last['takes_over']} on "
         f"({last['takes_over_with']})"
     )
     return post.said()[claim.said] if claim.said else late
@@ -151,7 +151,8 @@ def to_run(model: str | None, chapter: int) -> list[str]:
 
 
 def verdict_on(model: str, experiment: str) -> str:
-    """A real model's verdict on the claim that an experiment tests, with what was measured, or that it was not run."""
+    """The verdict of a model of the scorecard on the claim that an experiment tests, with what was measured, or that it
+    was not run."""
     claim = next(claim for claim in CLAIMS if claim.needs == experiment)
     found = verdicts({model: finished(model)}, claim)[model]
     return f"{found.verdict}: {found.measured}" if found.measured else found.verdict
