@@ -37,5 +37,9 @@ class ModelError(TalkingHeadsError):
     """A model that cannot be run here."""
 
 
+class KindError(ModelError):
+    """A model that works in a way that is not known here, so that what is computed from its weights would be wrong."""
+
+
 class EditError(TalkingHeadsError, ValueError):
     """An edit of the weights that cannot be made as asked, or that was made for another model."""

@@ -125,12 +125,14 @@ def load_model(
 
 
 def model_source(name_or_folder: str | Path, revision: str | None = None) -> tuple[str | Path, str | None]:
-    """Where a model's checkpoint is, and its revision: folders of the book's own, known names pinned to theirs.
+    """Where a model's checkpoint is, and its revision: folders of the book's own, known names pinned to theirs. A
+    ``Path`` is always that folder, a string first a name.
 
     Raises :class:`ModelError` for a small model that does not ship.
     """
-    shipped = shipped_models()
-    asked = str(name_or_folder)
+    if isinstance(name_or_folder, Path):
+        return name_or_folder, revision
+    shipped, asked = shipped_models(), name_or_folder
     if asked.startswith("mini-"):
         asked = asked.removesuffix("/final")
     if asked.startswith("mini-") and asked not in shipped and not as_folder(asked).is_dir():

@@ -43,7 +43,7 @@ def measure_all(runs: Sequence[Path], out: Path, say: Callable[[str], None] = pr
     Raises :class:`CheckpointError` for a folder that holds no finished run, before anything is measured, and
     :class:`ResultError` where another run's measures are in the way.
     """
-    cards = [(_card(Path(run)), Path(run)) for run in runs]
+    cards = [(_card(Path(run)), Path(run).resolve()) for run in runs]
     for card, run in cards:
         path = out / f"{card['spec']['name']}-{card['seed']}.json"
         found = find_checkpoint(run / FINAL).sha256()
@@ -62,7 +62,7 @@ def measure_all(runs: Sequence[Path], out: Path, say: Callable[[str], None] = pr
 def measure(folder: Path, n_prompts: int = 400) -> dict[str, Any]:
     """A checkpoint by chapter 1's measures, on lists of :data:`N_ITEMS`; what is chosen is chosen on the selection
     half and measured on the other."""
-    s = study.study(str(folder), n_items=N_ITEMS, n_prompts=n_prompts)
+    s = study.study(str(folder.resolve()), n_items=N_ITEMS, n_prompts=n_prompts)
     found = dict(
         movers=[str(head) for head in s.found.movers], share=s.found.share, inhibition_heads=[],
         n_items=N_ITEMS, prompts_seed=SEED, processing=s.held_out.weights.processing.describe(),
@@ -170,7 +170,8 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 def _share(run: dict[str, Any], what: str) -> float:
     """Share of the whole effect that as many directions as the channel has carry."""
-    at = {row["what"]: row["mean"] for row in run["channel"] if row["k"] == (run["dimension"] or 1)}
+    k = run["dimension"] or max(row["k"] for row in run["channel"])
+    at = {row["what"]: row["mean"] for row in run["channel"] if row["k"] == k}
     return at[what] / at[concentration.TOGETHER]
 
 

@@ -120,7 +120,10 @@ def stream_table(
         write_groups(own, _part(folder, blocks[0].layer), about, by_head=by_head, may_be_empty=True)
     groups = chain.from_iterable(read_groups(_part(folder, reader)) for reader in readers)
     rows = write_groups(groups, path, dict(about) | {"readers": list(readers)}, by_head=by_head)
-    shutil.rmtree(folder)
+    for reader in readers:  # another run, of other layers, may still need its own
+        _part(folder, reader).unlink()
+    if not any(folder.glob("reader-*.parquet")):
+        shutil.rmtree(folder)
     return rows
 
 

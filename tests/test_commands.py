@@ -171,6 +171,12 @@ def test_an_interruption_leaves_the_finished_file_and_nothing_half_written(run, 
     assert code == 130 and path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_shard_without_a_chunk_says_so(tmp_path, capsys):
+    sweep = ["sweep", "--model", "planted", "--writers", "L1H0.0", "--movers", "L2H0", "--values=-20:20:20"]
+    rest = ["--prompts", "12", "--n-items", "3", "--shard", "5/8", "--out", str(tmp_path / "out")]
+    assert main([*sweep, *rest]) == 0 and "none of the 2 chunks" in capsys.readouterr().out
+
+
 def test_help_teaches(capsys):
     for command in COMMANDS:
         with pytest.raises(SystemExit):

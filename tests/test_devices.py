@@ -9,6 +9,9 @@ import torch
 from pretended_gpu import PretendedGPU
 
 from talking_heads_utils import models
+from talking_heads_utils.icl import study as icl
+from talking_heads_utils.inhibition import concentration
+from talking_heads_utils.inhibition import study as inhibition
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject, chapters_of
 
 SUBJECTS = {model: Subject(model, quick=True, device="cuda") for model in ("mini-token", "mini-icl")}
@@ -34,3 +37,27 @@ def test_an_experiment_on_a_gpu_gives_the_same_table(model, experiment, monkeypa
         found = experiment.run(SUBJECTS[model])
     expected = experiment.run(Subject(model, quick=True))
     pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True), atol=1e-3, rtol=1e-3)
+
+
+def study_of(device):
+    return inhibition.study("mini-token", n_items=4, n_prompts=80, device=device)
+
+
+def channel_of(s):
+    return concentration.channel(*s.halves, s.mover, s.inhibition, n_random=3)
+
+
+CHAPTERS_ALONE = {
+    "probes": lambda device: icl.probe_table(icl.subject("mini-icl", device=device), n=60),
+    "second step": lambda device: inhibition.second_step_table([study_of(device)]),
+    "factors": lambda device: inhibition.factors_table([study_of(device)], 20),
+    "channel": lambda device: channel_of(study_of(device)),
+}
+
+
+@pytest.mark.parametrize("make", CHAPTERS_ALONE.values(), ids=CHAPTERS_ALONE)
+def test_what_chapters_alone_ask_gives_the_same_on_a_gpu(make, monkeypatch):
+    monkeypatch.setattr(models, "check_complete", lambda *args: None)
+    with PretendedGPU():
+        found = make("cuda")
+    pd.testing.assert_frame_equal(found, make("cpu"), atol=1e-3, rtol=1e-3)

@@ -168,15 +168,23 @@ def test_pairings(b):
         assert mine.x != other.x and len({x for x, _ in mine.pairs} | {mine.x}) == 6
         assert len(other.pairs) == (0 if b == NO_EXAMPLES else 5) and other.x not in {x for x, _ in other.pairs}
         assert (b != OTHER_FUNCTION) or all(y == other.function[0] * x + other.function[1] for x, y in other.pairs)
+        assert (b != OTHER_FUNCTION) or mine.function != other.function
     if b == RANDOM_PAIRS:
         fits = [sum(y == q.function[0] * x + q.function[1] for x, y in q.pairs) for q in pairing.b]
         assert sum(fits) < 0.1 * 5 * 60, "random pairs follow no function"
 
 
+def test_a_family_of_one_function_has_no_other():
+    family = Family(n_a=1, n_b=1, held_share=0.0)
+    assert len(draw_pairing(family, 5, 3, b=RANDOM_PAIRS).a) == 5
+    with pytest.raises(TaskError, match="No other function"):
+        draw_pairing(family, 5, 3, b=OTHER_FUNCTION)
+
+
 def test_scores_apart():
     prompts = encode_questions([Question((), 10, (2, 3)), Question((), 7, (3, 0))], number_tokenizer(SPEC))
     answered = torch.tensor([[23, 20, 21, 25], [21, 22, 20, 5]])
-    found = score_numbers(answered, prompts, torch.tensor([25, 5]))
+    found = score_numbers(answered, prompts, torch.tensor([[25], [5]]))
     assert found.exact.tolist() == [[True, False, False, False], [True, False, False, False]]
     assert found.distance.tolist() == [[0, 3, 2, 2], [0, 1, 1, 16]]
     assert found.near.tolist() == [[True, True, True, True], [True, True, True, False]]

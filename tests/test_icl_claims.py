@@ -36,6 +36,12 @@ def test_whether_a_single_head_is_needed(without, verdict):
     assert ("half is lost with 1 head out" if without[0] < 0.5 else "half is lost with 2 heads out") in found.measured
 
 
+def test_a_model_that_cannot_do_the_task_shows_nothing_of_its_heads():
+    rows = [dict(order=order, out=k, head=f"L0H{k}", exact=0.02, low=0.0, high=0.05, n=64)
+            for order in ("by effect", "random 1") for k in range(3)]  # fmt: skip
+    assert claims.survives(pd.DataFrame(rows)).verdict == UNDECIDED
+
+
 def test_the_exact_tail():
     """Fisher's test by hand: of 4 marked among 8, at least 3 among the first 4: (4*4 + 1) / 70."""
     assert claims.tail(3, 4, 1, 4) == pytest.approx(17 / 70)
@@ -47,7 +53,8 @@ def patches(first):
     for name, layer in first.items():
         rows += [dict(set=name, layer=-2, exact=0.05), dict(set=name, layer=-1, exact=1.0)]
         rows += [dict(set=name, layer=k, exact=0.9 if layer is not None and k >= layer else 0.1) for k in range(4)]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(low=table["exact"] - 0.1, high=table["exact"] + 0.1)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +69,13 @@ def patches(first):
 )
 def test_a_layer_that_moves(first, verdict):
     assert claims.moving_layer(patches(first), "nothing").verdict == verdict
+
+
+def test_a_layer_that_seems_to_move_within_the_intervals_is_undecided():
+    table = patches({"nothing": 1, "a": 2})
+    table.loc[(table["set"] == "nothing") & (table["layer"] == 1), ["exact", "low", "high"]] = 0.5, 0.38, 0.62
+    table.loc[(table["set"] == "a") & (table["layer"] == 1), ["exact", "low", "high"]] = 0.48, 0.36, 0.6
+    assert claims.moving_layer(table, "nothing").verdict == UNDECIDED
 
 
 def heads(rise, fall, n=10):
@@ -99,26 +113,32 @@ def test_sums_that_add():
     assert claims.adds(table((1, 1), (0.9, 1.1), (0.8, 1.2))).verdict == SUPPORTED
     assert claims.adds(table((1, 1), (0.9, 1.1), (1.8, 2.2))).verdict == UNDECIDED
     assert claims.adds(table((1, 1), (1.2, 1.4), (1.8, 2.2))).verdict == NOT_SUPPORTED
+    assert claims.adds(table((1, 1), (-15.0, 29.0), (-120.0, 150.0))).verdict == UNDECIDED, "nothing is known"
 
 
 def test_parts():
-    def table(mlp, attention):
+    def table(mlp, attention, plain=(0.98, 1.0)):
         rows = [dict(part=part, layer=0.0, parity=p, parity_low=p - 0.05, parity_high=p + 0.05, near=near, n=100)
-                for part, (p, near) in (("MLP", mlp), ("attention", attention))]  # fmt: skip
+                for part, (p, near) in (("nothing", plain), ("MLP", mlp), ("attention", attention))]  # fmt: skip
         return pd.DataFrame(rows)
 
     assert claims.in_parts(table((0.5, 0.9), (0.9, 0.9))).verdict == SUPPORTED
     assert claims.in_parts(table((0.5, 0.1), (0.9, 0.9))).verdict == NOT_SUPPORTED, "far off is no part of it"
     assert claims.in_parts(table((0.5, 0.9), (0.5, 0.9))).verdict == NOT_SUPPORTED, "attention does the same"
-    assert claims.in_parts(table((0.5, 0.9), (0.5, 0.9))[1:]).verdict == UNDECIDED
+    assert claims.in_parts(table((0.5, 0.9), (0.5, 0.9)).drop(1)).verdict == UNDECIDED, "there is no MLP"
+    assert claims.in_parts(table((0.5, 0.9), (0.6, 0.9), plain=(0.5, 0.9))).verdict == UNDECIDED, "nothing to lose"
+    assert claims.in_parts(table((0.2, 0.9), (0.9, 0.9))).verdict == NOT_SUPPORTED, "worse than chance is no chance"
 
 
 def test_looking_back():
     ends = dict(L0H0=(0.5, 0.4, 0.6), L0H1=(0.1, 0.0, 0.2))
-    rows = [dict(head=h, to_y=m, low=lo, high=hi, even=0.2, n=9) for h, (m, lo, hi) in ends.items()]
+    rows = [dict(head=h, to_y=m, low=lo, high=hi, even=0.2, to_x=0.1, n=9) for h, (m, lo, hi) in ends.items()]
     found = claims.looks_back(pd.DataFrame(rows))
     assert found.verdict == SUPPORTED and "1 of 2 heads" in found.measured and "L0H0" in found.measured
     assert claims.looks_back(pd.DataFrame(rows[1:])).verdict == NOT_SUPPORTED
+    almost_even = dict(rows[0], to_y=0.22, low=0.21, high=0.23)
+    assert claims.looks_back(pd.DataFrame([almost_even])).verdict == NOT_SUPPORTED
+    assert claims.looks_back(pd.DataFrame([dict(rows[0], to_x=0.45)])).verdict == NOT_SUPPORTED, "x as much as y"
 
 
 def test_the_posts_column_covers_every_claim():

@@ -38,6 +38,20 @@ def test_patching_before_anything_happened_changes_nothing(s):
     assert set(table["n"]) == {12}
 
 
+def test_what_is_copied_is_what_a_says_with_the_same_heads_out(s):
+    """A whole stream that is patched at the last layer's end would be A's answer; A's own row copies itself."""
+    table = study.patch_table(
+        s, {"many": [Head(layer, h) for layer in (1, 2) for h in range(4)]}, n=12, b=OTHER_FUNCTION
+    )
+    cells = table.set_index(["set", "layer"])
+    for name in ("nothing", "many"):
+        assert cells.loc[(name, -1), "copied"] == 1
+        assert 0 <= cells.loc[(name, -2), "copied"] < 0.5
+    assert cells.loc[("many", -1), "exact"] < 0.9, (
+        "with so much out, A's answer is often wrong and is followed all the same"
+    )
+
+
 def test_the_posts_own_prompts_with_the_baseline_it_lacks(s):
     """The plain row equals plain runs of both prompts; the last layers carry over what A says."""
     table = study.post_table(s)

@@ -1,17 +1,19 @@
 """Loading whole models: the logits of plain transformers, the weights of the checkpoint, clear refusals."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_model, edit, save_tokenizer
+from conftest import build_model, edit, random_prompts, save_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from talking_heads_utils import models
 from talking_heads_utils.bridge import head_weights_from_bridge
 from talking_heads_utils.checkpoints import load_head_weights, open_checkpoint
-from talking_heads_utils.errors import CheckpointError, DownloadError, ModelError, ProcessingError
+from talking_heads_utils.errors import CheckpointError, DownloadError, KindError, ModelError, ProcessingError
 from talking_heads_utils.models import known_models, load_model
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.weights import Processing
@@ -188,3 +190,21 @@ def test_a_spread_model_is_refused_where_single_layers_run(case, monkeypatch):
     monkeypatch.setattr(type(bridge), "parameters", lambda self, **options: iter(elsewhere))
     with pytest.raises(ModelError, match="is spread over cpu, meta"):
         suffix(bridge, prompts, 0)
+
+
+def test_a_path_is_that_folder_whatever_it_is_called(checkpoints, tmp_path, monkeypatch):
+    shutil.copytree(checkpoints["gpt2"], tmp_path / "mini-token" / "final")
+    monkeypatch.chdir(tmp_path)
+    local = models.find_checkpoint(Path("mini-token") / "final").folder
+    assert local.resolve() == (tmp_path / "mini-token" / "final").resolve()
+    assert models.find_checkpoint("mini-token/final").folder == models.shipped_models()["mini-token"]
+
+
+def test_layers_that_do_something_else_are_refused(checkpoints, tmp_path):
+    """A checkpoint whose config asks for another attention than the one that is known here."""
+    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "scaled")
+    config = json.loads((folder / "config.json").read_text()) | {"scale_attn_by_inverse_layer_idx": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(KindError, match="not known here"):
+        suffix(load_model(folder), random_prompts(n=4), 0)
+    suffix(load_model(checkpoints["gpt2"]), random_prompts(n=4), 0)

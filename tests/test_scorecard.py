@@ -78,9 +78,9 @@ def activity(own, control, texts="a text"):
     return pd.DataFrame(rows).assign(n=30, texts=texts)
 
 
-def patch(plain, last, copied):
+def patch(plain, last, copied, unpatched=0.0):
     named = (("nothing", plain, 0.2), ("layers out", last, copied))
-    rows = [dict(set=name, layer=layer, about=v if layer == 2 else 0.1, copied=c if layer == 3 else 0.0)
+    rows = [dict(set=name, layer=layer, about=v if layer == 2 else 0.1, copied=c if layer == 3 else unpatched)
             for name, v, c in named for layer in (-2, -1, 0, 1, 2, 3)]  # fmt: skip
     return pd.DataFrame(rows).assign(b=claims.OTHER_FUNCTION, n=64)
 
@@ -125,6 +125,7 @@ def heads(*needed):
     (claims.in_lists, activity((0.9, 0.5), (1.0, 2.0)), NOT_SUPPORTED),
     (claims.copies_late, patch(0.8, 0.1, 0.9), SUPPORTED),
     (claims.copies_late, patch(0.8, 0.7, 0.9), NOT_SUPPORTED),
+    (claims.copies_late, patch(0.8, 0.1, 0.9, 0.85), NOT_SUPPORTED),
     (claims.copies_late, patch(0.1, 0.1, 0.9), UNDECIDED),
 ])  # fmt: skip
 def test_each_rule_gives_each_verdict_where_it_is_due(rule, table, verdict):

@@ -118,3 +118,17 @@ def test_a_component_that_writes_nothing_is_refused():
 
     with pytest.raises(LabelError, match="writes nothing"):
         write_vectors(plant().bridge, [Component(1, 0, 9)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_settings_stay_with_their_own_however_many_run_together(dtype):
+    """In half precision whole numbers end at 256: variants of earlier layers must be counted in integers."""
+    from talking_heads_utils.models import load_model
+    from talking_heads_utils.tasks.laundry import build_laundry
+
+    bridge = load_model("mini-token", dtype=dtype)
+    writers = (Component(0, 3, 0), Component(1, 1, 0), Component(2, 0, 0))
+    steering = prepare(bridge, build_laundry(bridge.tokenizer, 4, 20).select([0]), writers)
+    settings = torch.randint(-10, 11, (700, 3), generator=torch.Generator().manual_seed(0)) * 10.0
+    together, apart = (steer(steering, settings, movers=[Head(3, 0)], batch_size=size)[ATTENTION] for size in (700, 50))
+    torch.testing.assert_close(together, apart, atol=1e-4 if dtype == torch.float32 else 0.05, rtol=0)

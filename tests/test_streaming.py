@@ -84,10 +84,16 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(sharded, tmp_path, mo
     (part,) = folder.glob("reader-*.parquet")
     (folder / ".reader-002.parquet.x.part").write_bytes(b"half-written")
     assert not out.exists()
-    made, kept = part.stat().st_mtime_ns, []
-    monkeypatch.setattr(streaming.shutil, "rmtree", lambda _: kept.append(part.stat().st_mtime_ns))
+    real, made = streaming._score_readers, []
+
+    def score(checkpoint, readers, *rest):
+        made.extend(readers)
+        return real(checkpoint, readers, *rest)
+
+    monkeypatch.setattr(streaming, "_score_readers", score)
     assert composition(sharded["llama"], out, "--stream", "--top", 64) == 0
-    assert kept == [made], "the finished layer was not made again, and only the whole table ends the parts"
+    assert made == [2] and part.name == "reader-001.parquet", "the finished layer was not made again"
+    assert not folder.exists(), "the whole table ends the parts"
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
@@ -156,3 +162,11 @@ def test_weights_with_nothing_to_score_are_one_clear_error(tmp_path, capsys):
     model.save_pretrained(tmp_path / "zero")
     assert composition(tmp_path / "zero", tmp_path / "x.parquet", "--stream") == 2
     assert "nothing to score" in capsys.readouterr().err and not (tmp_path / "x.parquet").exists()
+
+
+def test_a_table_of_other_layers_leaves_finished_ones_alone(sharded, stopped):
+    out, part = stopped
+    before = part.read_bytes()
+    assert composition(sharded["gpt2"], out, "--stream", "--readers", "2:3") == 0
+    assert part.read_bytes() == before and [p.name for p in part.parent.iterdir()] == [part.name]
+    assert composition(sharded["gpt2"], out, "--stream") == 0 and not part.parent.exists()

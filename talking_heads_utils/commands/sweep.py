@@ -75,6 +75,9 @@ def run(args: argparse.Namespace) -> None:
         check_folder(folder)
     bridge, tokenizer, plan = _prepare(args)
     files = run_sweep(bridge, tokenizer, plan, args.out, shard=args.shard, batch_size=args.batch_size)
+    if not files:
+        print(f"{args.out}: none of the {len(plan.chunks)} chunks is this shard's")
+        return
     settings = len(plan.values) ** len(plan.writers)
     print(
         f"{args.out}: {len(files)} of {len(plan.chunks)} chunks are this shard's, all there; {settings:,} settings each"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from talking_heads_utils.icl.ablation import NOTHING
 from talking_heads_utils.icl.curves import LAWS, LINE
 from talking_heads_utils.icl.study import first_working_layer
 from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, interval, share, tail
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+CLOSE = 0.25  # how near to 1 a ratio must be known to be for sums to add
 
 
 def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
@@ -36,13 +40,15 @@ def survives(table: pd.DataFrame) -> Verdict:
     """Does the model answer without the head whose loss costs most (chosen on other prompts)?
 
     table: of :func:`talking_heads_utils.icl.study.removal_table`. Supported if nine tenths of its right answers or more
-    are left (lower end of the interval); not supported if fewer than half are (upper end).
+    are left (lower end of the interval); not supported if fewer than half are (upper end); undecided where it does not
+    answer half of the prompts with nothing out (lower end).
     """
     by_effect = table[table["order"] == "by effect"].set_index("out")
-    plain, one = by_effect.loc[0, "exact"], by_effect.loc[1]
+    plain, one, able = by_effect.loc[0, "exact"], by_effect.loc[1], by_effect.loc[0, "low"] >= 0.5
     half = by_effect.index[by_effect["exact"] < plain / 2]
     random = table[(table["order"] != "by effect") & (table["out"] == 1)]["exact"].mean()
-    verdict = SUPPORTED if one["low"] >= 0.9 * plain else NOT_SUPPORTED if one["high"] < plain / 2 else UNDECIDED
+    kept = SUPPORTED if one["low"] >= 0.9 * plain else NOT_SUPPORTED if one["high"] < plain / 2 else UNDECIDED
+    verdict = kept if able else UNDECIDED
     return Verdict(
         "No single head is needed",
         f"without {one['head']} {interval(one, 'exact')} of {plain:.2f}, n = {one['n']}; half is lost with "
@@ -55,17 +61,21 @@ def survives(table: pd.DataFrame) -> Verdict:
 def moving_layer(table: pd.DataFrame, plain: str) -> Verdict:
     """Does the first layer whose residual stream carries the function move up as heads are taken out?
 
-    Supported if it does for some set and never moves down; undecided if no patch works without ablation, or none with.
+    Supported if it does for some set and never moves down, each move clear: where one of the two works first, their
+    intervals are apart. Not supported if some set moves down clearly, or none moves; undecided if no patch works
+    without ablation, none with, or moves are not clear.
     """
     first = first_working_layer(table)
     most = table[(table["set"] == plain) & (table["layer"] >= 0)]["exact"].max()
     b_alone = table[table["layer"] == -2]["exact"].iloc[0]
     start = first[plain]
-    if start is None:
-        verdict = UNDECIDED
-    else:
-        moves = [layer - start for name, layer in first.items() if layer is not None and name != plain]
-        verdict = UNDECIDED if not moves else SUPPORTED if max(moves) > 0 and min(moves) >= 0 else NOT_SUPPORTED
+    verdict = UNDECIDED
+    if start is not None:
+        others = {name: layer for name, layer in first.items() if layer is not None and name != plain}
+        clear = {name: _apart(table, plain, name, min(start, layer)) for name, layer in others.items()}
+        up, down = (any(clear[n] and sign * (k - start) > 0 for n, k in others.items()) for sign in (1, -1))
+        stays = bool(others) and set(others.values()) == {start}
+        verdict = NOT_SUPPORTED if down or stays else SUPPORTED if up else UNDECIDED
     said = ", ".join(f"{name}: {'none' if layer is None else layer}" for name, layer in first.items())
     return Verdict(
         "The first layer whose patch works moves up as heads go",
@@ -73,6 +83,12 @@ def moving_layer(table: pd.DataFrame, plain: str) -> Verdict:
         f"B with nothing patched: {b_alone:.2f}",
         verdict,
     )
+
+
+def _apart(table: pd.DataFrame, one: str, other: str, layer: int) -> bool:
+    """Whether the intervals of two sets' exact answers are apart at a layer."""
+    rows = table[table["layer"] == layer].set_index("set")
+    return bool(rows.loc[one, "high"] < rows.loc[other, "low"] or rows.loc[other, "high"] < rows.loc[one, "low"])
 
 
 def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
@@ -114,26 +130,36 @@ def line_in_n(fits: pd.DataFrame) -> Verdict:
 
 
 def adds(table: pd.DataFrame) -> Verdict:
-    """Is the sum of what examples do alone what they do together? Supported if every ratio's interval holds 1."""
+    """Is the sum of what examples do alone what they do together?
+
+    Supported if every ratio's interval lies within a quarter of 1, so that it is known well enough; not supported if
+    none holds 1.
+    """
     several = table[table["n_examples"] > 1]
     held = (several["low"] <= 1) & (several["high"] >= 1)
+    close = (several["low"] >= 1 - CLOSE) & (several["high"] <= 1 + CLOSE)
     last = several.iloc[-1]
     return Verdict(
         "Contributions of examples add",
         f"alone, summed / together at {last['n_examples']} examples: {interval(last, 'ratio')}, n = {last['n']}",
         f"1 if they add; cosine of the two {last['cosine']:.2f}",
-        SUPPORTED if held.all() else NOT_SUPPORTED if not held.any() else UNDECIDED,
+        SUPPORTED if close.all() else NOT_SUPPORTED if not held.any() else UNDECIDED,
     )
 
 
 def looks_back(table: pd.DataFrame) -> Verdict:
-    """Do heads look from the token before an answer to earlier answers more than evenly spread attention would?"""
-    above = table["low"] > table["even"]
+    """Do heads look from the token before an answer to earlier answers?
+
+    Supported if some head gives them at least twice what evenly spread attention would (lower end of the interval) and
+    more than it gives to earlier x; not supported if none does. One head out of many is a little above even by chance.
+    """
+    above = (table["low"] >= 2 * table["even"]) & (table["low"] > table["to_x"])
     best = table.loc[table["to_y"].idxmax()]
     return Verdict(
         "The token before y attends to earlier y",
-        f"{share(above)} heads above even; most {best['head']} {interval(best, 'to_y')}, n = {best['n']}",
-        f"spread evenly: {best['even']:.2f}",
+        f"{share(above)} heads at twice the even share or more; most {best['head']} {interval(best, 'to_y')}, "
+        f"n = {best['n']}",
+        f"spread evenly: {best['even']:.2f}; of the same head to earlier x: {best['to_x']:.2f}",
         SUPPORTED if above.any() else NOT_SUPPORTED,
     )
 
@@ -142,20 +168,25 @@ def in_parts(table: pd.DataFrame) -> Verdict:
     """Does an MLP hold parity alone: without it parity is chance while answers stay near?
 
     Supported if for some MLP parity's interval holds one half and at least half of the answers are near the right one;
-    the same asked of attention layers is the control.
+    the same asked of attention layers is the control. Undecided where parity is at chance with nothing out.
     """
     found = {}
     for part in ("MLP", "attention"):
         rows = table[table["part"] == part]
-        parted = rows[(rows["parity_low"] <= 0.5) & (rows["near"] >= 0.5)]
+        parted = rows[(rows["parity_low"] <= 0.5) & (rows["parity_high"] >= 0.5) & (rows["near"] >= 0.5)]
         found[part] = (len(parted), len(rows), rows.loc[rows["parity"].idxmin()] if len(rows) else None)
     n, of, least = found["MLP"]
     told = "no MLP" if least is None else (
         f"{n} of {of} MLPs; least parity without MLP {int(least['layer'])}: {least['parity']:.2f} "
         f"[{least['parity_low']:.2f}, {least['parity_high']:.2f}], near {least['near']:.2f}, n = {least['n']}"
     )  # fmt: skip
-    verdict = UNDECIDED if not of else SUPPORTED if n > found["attention"][0] else NOT_SUPPORTED
-    control = f"attention layers: {found['attention'][0]} of {found['attention'][1]}"
+    plain = table[table["part"] == NOTHING].iloc[0]
+    able = of and plain["parity_low"] > 0.5
+    verdict = UNDECIDED if not able else SUPPORTED if n > found["attention"][0] else NOT_SUPPORTED
+    control = (
+        f"attention layers: {found['attention'][0]} of {found['attention'][1]}; parity with nothing out "
+        f"{plain['parity']:.2f}"
+    )
     return Verdict("MLPs hold subtasks (parity apart from size)", told, control, verdict)
 
 

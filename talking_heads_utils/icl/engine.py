@@ -144,7 +144,7 @@ def run_everywhere(
         hooks = [(z, swap(z, out)) for (z, _), out in zip(names.values(), heads) if out.any()]
         hooks += [(mlp, swap(mlp, None)) for (_, mlp), out in zip(names.values(), mlps) if out]
         with bridge.hooks(fwd_hooks=hooks):
-            ends = suffix(bridge, prompts, 0, batch=len(prompts))
+            ends = suffix(bridge, prompts, 0, batch=len(prompts), check=False)  # hooks have a hand in it
         runs.append(run_end(ends, Ablations(("",), heads[None], mlps[None]), instead))
     resid, attention, mlp, z = (
         torch.cat([getattr(r, name) for r in runs], 1) for name in ("resid", "attention", "mlp", "z")

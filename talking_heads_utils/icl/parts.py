@@ -64,7 +64,8 @@ def probe(
         raise OptionError(
             "A probe needs prompts to be fitted on, with two labels at least, and others to be scored on."
         )
-    x = features.double() - features[fitted].double().mean(0)
+    x = features.double().cpu()
+    x = x - x[fitted].mean(0)
     kinds = labels[fitted].unique()
     y = (labels[fitted][:, None] == kinds).double()
     center = y.mean(0)

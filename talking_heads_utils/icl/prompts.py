@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +26,7 @@ POST_PAIRS = (
 )  # fmt: skip
 POST_A, POST_B = 42, 15
 POST_FUNCTION = (2, 3)
+TRIES = 50  # draws after which there is taken to be no other function
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,8 @@ def draw_pairing(
     generator = torch.Generator().manual_seed(seed)
     shown = family.draw(n, n_examples + 1, generator, among)
     twin = family.draw(n, n_examples + 2, generator, among)  # its last x, or the one before where a asks for the last
+    if b == OTHER_FUNCTION:
+        twin = _of_another(twin, shown.function, lambda: family.draw(n, n_examples + 2, generator, among))
     values = family.functions[shown.function]
     at_b = torch.where(twin.x[:, -1] == shown.x[:, -1], twin.x[:, -2], twin.x[:, -1])
     y = twin.y if b == OTHER_FUNCTION else torch.randint(family.n_numbers, twin.y.shape, generator=generator)
@@ -213,6 +216,18 @@ def draw_pairing(
     n_shown, others = 0 if b == NO_EXAMPLES else n_examples, family.functions[twin.function]
     second = [_question(twin, i, y, n_shown, int(at_b[i]), others) for i in range(n)]
     return Pairing(first, second)
+
+
+def _of_another(examples: Examples, function: Int[Tensor, "n"], again: Callable[[], Examples]) -> Examples:
+    """Examples with those of a row's own ``function`` drawn anew. Raises :class:`TaskError` where there is no other."""
+    for _ in range(TRIES):
+        same = examples.function == function
+        if not same.any():
+            return examples
+        fresh = again()
+        pairs = ((vars(examples)[f.name], vars(fresh)[f.name]) for f in fields(examples))
+        examples = Examples(*(torch.where(same.view(-1, *[1] * (old.ndim - 1)), new, old) for old, new in pairs))
+    raise TaskError("No other function is left to show B. Take a family with more functions.")
 
 
 def questions(examples: Examples, family: Family) -> list[Question]:

@@ -30,9 +30,10 @@ class NumberScores:
 
 
 def score_numbers(
-    answered: Int[Tensor, "n *cells"], prompts: PromptSet, other: Int[Tensor, "n"] | None = None
+    answered: Int[Tensor, "n *cells"], prompts: PromptSet, other: Int[Tensor, "n *cells"] | None = None
 ) -> NumberScores:
-    """Score answers against ``prompts``' own function and x. other: an answer whose copying is to be seen."""
+    """Score answers against ``prompts``' own function and x. other: answers whose copying is to be seen, cell by cell
+    (1 where a cell's place makes no difference)."""
     a, b, x = (_column(prompts.info[name], answered) for name in ("a", "b", "x"))
     right = a * x + b
     return NumberScores(
@@ -41,7 +42,7 @@ def score_numbers(
         near=(answered - right).abs() <= NEAR,
         parity=answered % 2 == right % 2,
         about=(answered - a * x).abs() <= ABOUT,
-        copied=None if other is None else answered == _column(other.tolist(), answered),
+        copied=None if other is None else answered == other,
     )
 
 

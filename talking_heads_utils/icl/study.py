@@ -156,7 +156,7 @@ def patch_table(
     about, parity, copied, distance, n``.
 
     Layer -1 is A itself, scored on its own question; layer -2 is B with nothing patched. Patched answers are scored on
-    A's function at B's x; copied: the answer is A's own right one.
+    A's function at B's x; copied: the answer is the one that A, with the same heads out, gives to its own question.
     """
     pairing = draw_pairing(s.family, n, N_EXAMPLES, b=b, seed=s.seed, among=~s.family.held_out)
     a, other = s.encode(pairing.a), s.encode(pairing.b)
@@ -165,12 +165,9 @@ def patch_table(
     chosen = ablations(s.shape, dict(sets))
     run = run_end(ends_a, chosen, replacements(run_end(ends_a), how, seed=s.seed))
     grid = patch_grid(run, ends_a, ends_b, s.numbers.ids.to(s.bridge.cfg.device), what=what)
-    right = torch.tensor(list(a.info["answer"]))
-    found = score_numbers(s.numbers.read(grid.patched), asked, right)
-    own, plain = (
-        score_numbers(s.numbers.read(grid.own), a, right),
-        score_numbers(s.numbers.read(grid.plain), asked, right),
-    )
+    said, unpatched = s.numbers.read(grid.own), s.numbers.read(grid.plain)[:, None]
+    found = score_numbers(s.numbers.read(grid.patched), asked, said[:, None])
+    own, plain = score_numbers(said, a, said), score_numbers(unpatched.expand_as(said), asked, said)
     return _patch_rows(chosen, found, own, plain)
 
 
@@ -225,7 +222,7 @@ def _patch_rows(chosen: Ablations, found: NumberScores, own: NumberScores, plain
 
     every = slice(None)
     for i, name in enumerate(chosen.names):
-        add(name, -2, plain, (every,))
+        add(name, -2, plain, (every, i))
         add(name, -1, own, (every, i))
         for layer in range(found.exact.shape[1]):
             add(name, layer, found, (every, layer, i))

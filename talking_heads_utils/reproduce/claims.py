@@ -254,22 +254,25 @@ def in_lists(table: pd.DataFrame) -> Verdict:
 
 def copies_late(table: pd.DataFrame) -> Verdict:
     """With the largest set out: supported if B nowhere answers about a x more often than unpatched (intervals aside, by
-    ten points) while A's own answer is copied in half of the prompts or more at some layer; undecided if a patch does
-    not carry "about a x" in the plain run either."""
-    part = table[(table["b"] == OTHER_FUNCTION) & (table["layer"] >= 0)]
-    base = table[(table["b"] == OTHER_FUNCTION) & (table["layer"] == -2)]["about"].iloc[0]
+    ten points) while the answer that A then gives itself is copied in half of the prompts or more at some layer, and
+    more often than B gives it unpatched; undecided if a patch does not carry "about a x" in the plain run either."""
+    of = table[table["b"] == OTHER_FUNCTION]
+    part, untouched = of[of["layer"] >= 0], of[of["layer"] == -2].set_index("set")
+    base = untouched["about"].iloc[0]
     best = part.groupby("set", sort=False)[["about", "copied"]].max()
     last = best.index[-1]
     carried, copied = best["about"] > base + 0.1, best.loc[last, "copied"]
     if not carried[NOTHING]:
         verdict = UNDECIDED
     else:
-        verdict = SUPPORTED if not carried[last] and copied >= 0.5 else NOT_SUPPORTED
+        late = copied >= 0.5 and copied > untouched.loc[last, "copied"] + 0.1
+        verdict = SUPPORTED if not carried[last] and late else NOT_SUPPORTED
     return Verdict(
         "",
-        f"{last} out: about a x at best in {best.loc[last, 'about']:.2f}, A's own answer in {copied:.2f}, "
+        f"{last} out: about a x at best in {best.loc[last, 'about']:.2f}, A's own answer then in {copied:.2f}, "
         f"n = {part['n'].iloc[0]}",
-        f"nothing out: {best.loc[NOTHING, 'about']:.2f} and {best.loc[NOTHING, 'copied']:.2f}; B unpatched {base:.2f}",
+        f"nothing out: {best.loc[NOTHING, 'about']:.2f} and {best.loc[NOTHING, 'copied']:.2f}; B unpatched "
+        f"{base:.2f} and {untouched.loc[last, 'copied']:.2f}",
         verdict,
     )
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.bridge import rotary_of
-from talking_heads_utils.errors import ModelError, OptionError
+from talking_heads_utils.errors import KindError, ModelError, OptionError
 from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1  # of the final stream, against the model's own run; in half precision
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
@@ -167,14 +168,17 @@ def _project(x: Float[Tensor, "n k d_model"], W: Tensor, b: Tensor) -> Float[Ten
     return (x @ W.permute(1, 0, 2).flatten(1)).unflatten(-1, W.shape[::2]) + b
 
 
-def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: int = 64) -> Suffix:
-    """Run ``prompts`` once and keep what the layers from ``start`` on need.
+def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: int = 64, check: bool = True) -> Suffix:
+    """Run ``prompts`` once and keep what the layers from ``start`` on need. check: that these end where the model's own
+    run does, which hooks would prevent.
 
-    Raises :class:`OptionError` for a layer that is not there.
+    Raises :class:`OptionError` for a layer that is not there, :class:`KindError` for a model whose layers do something
+    that is not known here.
     """
     _check(bridge, start)
     n_layers, rotary = bridge.cfg.n_layers, rotary_of(bridge)
-    names = {f"blocks.{layer}.attn.hook_{name}" for layer in range(start, n_layers) for name in "kv"}
+    last = f"blocks.{n_layers - 1}.hook_resid_post"
+    names = {last, *(f"blocks.{layer}.attn.hook_{name}" for layer in range(start, n_layers) for name in "kv")}
     resid, found = _run(bridge, prompts, names, f"blocks.{start}.hook_resid_pre", batch)
     places = torch.arange(prompts.tokens.shape[1], device=bridge.cfg.device)
     layers = []
@@ -182,7 +186,24 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
         keys, values = (found[f"blocks.{layer}.attn.hook_{name}"] for name in "kv")
         keys = turn(keys, rotary, places[:, None])
         layers.append(_layer(bridge, layer, keys.transpose(1, 2), values.transpose(1, 2)))
-    return _assemble(bridge, prompts, start, layers, resid)
+    made = _assemble(bridge, prompts, start, layers, resid)
+    if check:
+        _check_last(made, found[last], bridge.cfg.model_name)
+    return made
+
+
+def _check_last(made: Suffix, last: Float[Tensor, "n n_pos d_model"], name: str) -> None:
+    """Raises :class:`KindError` where the layers give another final stream than the model's own run did."""
+    some = slice(0, 2)
+    end = made.end[some]
+    expected = last[torch.arange(len(end), device=last.device), end].float()
+    gap = made.final(made.resid[some, None], rows=some)[:, 0].float() - expected
+    tolerance = TOLERANCE if last.dtype == torch.float32 else HALF_TOLERANCE
+    if not gap.norm() < tolerance * expected.norm():
+        raise KindError(
+            f"{name} works in a way that is not known here: its layers, run one by one on the last token, end "
+            f"elsewhere than its own run ({gap.norm() / expected.norm():.1e} of its length). All would be wrong."
+        )
 
 
 @torch.no_grad()

@@ -194,10 +194,10 @@ def _add(
     columns = [k for k, w in enumerate(steering.writers) if w.layer == layer]
     if not columns:
         return x, middle, done
-    keys = torch.cat([done[:, None].to(settings), settings[:, columns]], 1)
-    variants, done = keys.unique(dim=0, return_inverse=True)
-    parent = variants[:, 0].long()
-    added = variants[:, 1:] @ steering.directions[columns]
+    values, which = settings[:, columns].unique(dim=0, return_inverse=True)
+    variants, done = (done * len(values) + which).unique(return_inverse=True)  # integers: half precision counts to 256
+    parent = variants // len(values)
+    added = values[variants % len(values)] @ steering.directions[columns]
     return x[:, parent], middle[:, parent] + added, done
 
 
