@@ -125,28 +125,34 @@ def all_runs(folder: Path | None = None) -> list[dict[str, Any]]:
     return sorted(found, key=lambda run: (list(SPECS).index(run["model"]), run["seed"]))
 
 
-def table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per run: steps, accuracy, the heads that inhibit its mover, and what they tell it through."""
+def accuracies(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run: when its early checkpoint was taken, and what it answers at the end."""
     import pandas as pd
 
     rows = []
     for run in runs:
         accuracy = run["accuracy"]
-        solved = [name for name, value in accuracy.items() if value >= 0.99]
+        solved = sum(value >= 0.99 for value in accuracy.values())
+        rows.append({
+            "model": run["model"], "seed": run["seed"], "early at step": run["early_at"], "IOI": accuracy["ioi"],
+            "longest lists": accuracy[f"n={run['longest']}"], "at 99%": f"{solved} of {len(accuracy)}",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def channels(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run whose mover is inhibited: by which heads, and what they tell it through."""
+    import pandas as pd
+
+    rows = []
+    for run in (run for run in runs if run["inhibition_heads"]):
         heads = run["inhibition_heads"]
-        row = {
-            "model": run["model"], "seed": run["seed"], "steps": run["step"], "early checkpoint": run["early_at"],
-            "IOI": accuracy["ioi"], "longest lists": accuracy[f"n={run['longest']}"],
-            "at 99%": f"{len(solved)} of {len(accuracy)}",
-            "inhibition heads": ", ".join(h["head"] for h in heads) or "none",
-        }  # fmt: skip
-        if heads:
-            row |= {
-                "I(m)": run["inhibition_score"]["mean"], "channel's dimensions": run["dimension"],
-                "components a head": ", ".join(str(h["components"]) for h in heads),
-                "Spearman": run["agreement"]["spearman"], "rotated bases": run["agreement"]["rotated"],
-            }  # fmt: skip
-        rows.append(row)
+        rows.append({
+            "model": run["model"], "seed": run["seed"], "I(m)": run["inhibition_score"]["mean"],
+            "heads (components)": ", ".join(f"{h['head']} ({h['components'] or '–'})" for h in heads),
+            "dimensions": run["dimension"], "Spearman": run["agreement"]["spearman"],
+            "rotated": run["agreement"]["rotated"],
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -160,9 +166,9 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[str]:
         common = ", ".join(sorted(set.intersection(*heads))) or "none"
         random = max(_share(run, concentration.RANDOM) for run in of_model)
         found.append(
-            f"**{model}**, seed {_listed(run['seed'] for run in of_model)}: a channel of "
-            f"{_listed(run['dimension'] or 'more than 8' for run in of_model)} dimensions. As many random directions "
-            f"carry {random:.0%} of the effect at most. "
+            f"**{model}**, seed {_listed(run['seed'] for run in of_model)}: dimensions of the channel "
+            f"{_listed(run['dimension'] or 'more than 8' for run in of_model)}; as many random directions carry "
+            f"{random:.0%} of the effect at most. "
             + (f"Heads that inhibit in every run: {common}." if len(of_model) > 1 else "One run.")
         )
     return found

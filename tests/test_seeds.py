@@ -135,11 +135,12 @@ def test_seed_0_is_the_model_that_ships_and_every_recipe_of_lists_is_there():
 
 
 def test_the_table_and_the_figure_are_of_the_files():
-    table = seeds.table(RUNS).set_index(["model", "seed"])
+    accuracy, table = (t.set_index(["model", "seed"]) for t in (seeds.accuracies(RUNS), seeds.channels(RUNS)))
     run = next(r for r in RUNS if r["model"] == "mini-token")
-    row = table.loc[("mini-token", run["seed"])]
-    assert row["channel's dimensions"] == run["dimension"] and row["IOI"] == run["accuracy"]["ioi"]
-    assert table.loc[("mini-free", 0), "inhibition heads"] == "none"
+    at = ("mini-token", run["seed"])
+    assert table.loc[at, "dimensions"] == run["dimension"] and accuracy.loc[at, "IOI"] == run["accuracy"]["ioi"]
+    assert run["inhibition_heads"][0]["head"] in table.loc[at, "heads (components)"]
+    assert ("mini-free", 0) in accuracy.index and ("mini-free", 0) not in table.index
     figure = figures.seeds_figure(RUNS)
     menu, n = figure.layout.updatemenus[0].buttons, len({r["model"] for r in RUNS})
     assert len(menu) == n and len(figure.data) == 7 * n
@@ -159,7 +160,11 @@ def test_the_summary_says_what_the_runs_hold():
         return dict(model="mini-token", seed=seed, dimension=dimension, inhibition_heads=inhibit, channel=curve)
 
     (line,) = seeds.summary([run(0, ["L1H0", "L2H1"], 2), run(1, ["L2H1", "L0H0"], 1), run(2, ["L2H1"], None)])
-    assert "seed 0, 1 and 2" in line and "2, 1 and more than 8 dimensions" in line and "20% of the effect" in line
+    assert (
+        "seed 0, 1 and 2" in line
+        and "dimensions of the channel 2, 1 and more than 8;" in line
+        and "20% of the effect" in line
+    )
     assert line.endswith("every run: L2H1.")
     assert seeds.summary([run(0, ["L1H0"], 2)])[0].endswith("One run.")
     assert seeds.summary([run(0, [], None)]) == []
