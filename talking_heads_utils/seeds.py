@@ -71,7 +71,7 @@ def measure(folder: Path, n_prompts: int = 400) -> dict[str, Any]:
         return found
     found["inhibition_score"] = bootstrap_mean(inhibition_score(s.held_out, s.mover).cpu())._asdict()
     if s.inhibition:
-        curve = concentration.channel(*s.halves, s.mover, s.inhibition)
+        curve = concentration.channel_curve(*s.halves, s.mover, s.inhibition)
         found["inhibition_heads"] = [_head(s, i) for i in range(len(s.inhibition))]
         found |= dict(dimension=concentration.dimension(curve), channel=curve.to_dict("records"))
         a = s.agreement

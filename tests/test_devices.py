@@ -44,7 +44,7 @@ def study_of(device):
 
 
 def channel_of(s):
-    return concentration.channel(*s.halves, s.mover, s.inhibition, n_random=3)
+    return concentration.channel_curve(*s.halves, s.mover, s.inhibition, n_random=3)
 
 
 CHAPTERS_ALONE = {

@@ -28,7 +28,7 @@ def test_the_dimension_is_the_rank_that_was_planted(rank):
     truth = plant(rank=rank)
     selection, held_out = (record(truth.bridge, h, [2]) for h in halves(build_laundry(truth.tokenizer, 5, 120)))
     mover, writers = truth.roles[MOVER][0], truth.roles[INHIBITION]
-    table = concentration.channel(selection, held_out, mover, writers, k_max=rank + 1, n_random=5)
+    table = concentration.channel_curve(selection, held_out, mover, writers, k_max=rank + 1, n_random=5)
     by = table.pivot(index="k", columns="what", values="mean")
     # rank 4 is a torus, along whose slow circle five items lie close together: not all of it is needed
     assert concentration.dimension(table) == rank if rank < 4 else 2 <= concentration.dimension(table) <= 4
@@ -41,7 +41,7 @@ def test_the_dimension_is_the_rank_that_was_planted(rank):
 def test_without_a_channel_there_is_no_dimension():
     truth = plant(channel=False)
     selection, held_out = (record(truth.bridge, h, [2]) for h in halves(build_laundry(truth.tokenizer, 5, 80)))
-    table = concentration.channel(selection, held_out, truth.roles[MOVER][0], truth.roles[INHIBITION], n_random=3)
+    table = concentration.channel_curve(selection, held_out, truth.roles[MOVER][0], truth.roles[INHIBITION], n_random=3)
     assert table["mean"].abs().max() < 1e-3
     above = table.assign(mean=table["mean"].where(table["what"] != concentration.TOGETHER, 0.01))
     assert concentration.dimension(above) is None
@@ -51,7 +51,7 @@ def test_taking_directions_out_equals_a_hooked_run():
     """The query that is left is the old one less its projection, over the new divisor."""
     s = study("mini-token", n_items=5, n_prompts=40)
     selection, held_out = s.halves
-    table = concentration.channel(selection, held_out, s.mover, s.inhibition, k_max=2, n_random=2)
+    table = concentration.channel_curve(selection, held_out, s.mover, s.inhibition, k_max=2, n_random=2)
     mover, bridge, prompts = s.mover, s.bridge, held_out.prompts
     at = bridge.blocks[mover.layer]
     W_Q, b_Q = at.attn.W_Q[mover.head].detach(), at.attn.b_Q[mover.head].detach()

@@ -38,6 +38,9 @@ def test_weights_and_effects_agree_and_few_components_carry_them(planted):
     assert row["Spearman"] > row["shuffled within heads, largest"] + 0.1 and row["prompts"] == 40
     ninety = study.ninety_table([planted])
     assert (ninety["components for 90%"] <= 3).all() and (ninety["whole head: change of I(m)"] < -0.2).all()
+    together = study.channel_table([planted]).iloc[0]
+    assert together["directions for 90%"] == 3 and together["all of it: change of I(m)"] < -0.3
+    assert together["as many at random"] < 0.1
     tables = study.concentration_tables([planted])
     assert list(tables) == ["planted: L1H0", "planted: L1H1"]
     recovered = study.recovery_tables([planted])["planted"]

@@ -89,7 +89,7 @@ def needed_for(
     return int((means <= share * whole).nonzero()[0]) + 1, whole
 
 
-def channel(
+def channel_curve(
     selection: Recording, held_out: Recording, mover: Head | str, writers: Sequence[Head], *, k_max: int = 8,
     n_random: int = 20, seed: int = SEED,
 ) -> pd.DataFrame:  # fmt: skip
@@ -112,7 +112,8 @@ def channel(
 
 
 def dimension(table: pd.DataFrame, share: float = SHARE) -> int | None:
-    """The smallest k of :func:`channel` that reaches ``share`` of all; None where no k does, or all lowers nothing."""
+    """The smallest k of :func:`channel_curve` that reaches ``share`` of all; None where none does, or all lowers
+    nothing."""
     whole = table["mean"][table["what"] == TOGETHER].iloc[0]
     top = table[(table["what"] == TOP) & (table["mean"] <= share * whole)]
     return None if whole >= 0 or top.empty else int(top["k"].min())

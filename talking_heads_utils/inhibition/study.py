@@ -14,7 +14,15 @@ from torch import Tensor
 from talking_heads_utils import roles
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.inhibition.agreement import Agreement, agreement, spearman
-from talking_heads_utils.inhibition.concentration import concentration, needed_for, stable_rank
+from talking_heads_utils.inhibition.concentration import (
+    RANDOM,
+    TOGETHER,
+    channel_curve,
+    concentration,
+    dimension,
+    needed_for,
+    stable_rank,
+)
 from talking_heads_utils.inhibition.corpus import activity, contexts, corpus_of, rates
 from talking_heads_utils.inhibition.effects import (
     INTERVENTIONS,
@@ -207,6 +215,23 @@ def ninety_table(studies: Sequence[Study]) -> pd.DataFrame:
                 "model": s.name, "head": str(head), "whole head: change of I(m)": whole, "components for 90%": k,
                 "stable rank": ranks[head.layer, head.head].item(), "of": s.held_out.weights.d_head,
             })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def channel_table(studies: Sequence[Study]) -> pd.DataFrame:
+    """What the inhibition heads of each model together write into the mover's query: the change of I(m) when all of it
+    is taken out, how many directions do 90% of that, and which share as many random ones do."""
+    import pandas as pd
+
+    rows = []
+    for s in studies:
+        table = channel_curve(*s.halves, s.mover, s.inhibition, seed=s.seed)
+        k = dimension(table)
+        at = table[table["k"] == (k or table["k"].max())].set_index("what")["mean"]
+        rows.append({
+            "model": s.name, "all of it: change of I(m)": at[TOGETHER], "directions for 90%": k or "more than 8",
+            "as many at random": at[RANDOM] / at[TOGETHER],
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 
