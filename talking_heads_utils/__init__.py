@@ -19,6 +19,7 @@ Import what you need from the submodule that holds it; importing the package its
 ``models``          whole models for experiments: ``load_model``, and the table of known ones
 ``tasks``           IOI and Laundry List prompts with named positions, and their metrics
 ``training``        small models in which a channel can arise by training
+``seeds``           what varies between training runs of one small model
 ``planted``         a model whose whole circuit is planted
 ``runs``            one forward pass recorded; the last token alone through the upper layers
 ``inhibition``      chapter 1: what components do to a mover, who inhibits, what travels
@@ -30,6 +31,7 @@ Import what you need from the submodule that holds it; importing the package its
 ``verdicts``        what is said of a claim, by fixed rules
 ``result_files``    a finished result as two files that belong together
 ``notebook``        which model a chapter adds, and whether it fits where it runs
+``progress``        bars for what takes long, where somebody asked for them
 ``links``           the known links of a circuit, looked up in the scores
 ``statistics``      intervals and exact tests
 ``sources``         where a function stands in the repository

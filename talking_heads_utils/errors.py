@@ -37,7 +37,7 @@ class ModelError(TalkingHeadsError):
     """A model that cannot be run here."""
 
 
-class KindError(ModelError):
+class UnsupportedModelError(ModelError):
     """A model that works in a way that is not known here, so that what is computed from its weights would be wrong."""
 
 

@@ -13,7 +13,13 @@ from transformers import AutoModelForCausalLM
 from talking_heads_utils import models
 from talking_heads_utils.bridge import head_weights_from_bridge
 from talking_heads_utils.checkpoints import load_head_weights, open_checkpoint
-from talking_heads_utils.errors import CheckpointError, DownloadError, KindError, ModelError, ProcessingError
+from talking_heads_utils.errors import (
+    CheckpointError,
+    DownloadError,
+    ModelError,
+    ProcessingError,
+    UnsupportedModelError,
+)
 from talking_heads_utils.models import known_models, load_model
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.weights import Processing
@@ -205,6 +211,6 @@ def test_layers_that_do_something_else_are_refused(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "scaled")
     config = json.loads((folder / "config.json").read_text()) | {"scale_attn_by_inverse_layer_idx": True}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(KindError, match="not known here"):
+    with pytest.raises(UnsupportedModelError, match="not known here"):
         suffix(load_model(folder), random_prompts(n=4), 0)
     suffix(load_model(checkpoints["gpt2"]), random_prompts(n=4), 0)

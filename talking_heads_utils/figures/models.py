@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -29,7 +30,7 @@ def accuracy_figure(
 ) -> go.Figure:
     """Accuracy by list length with its interval, a line a model, and what a formula predicts as marks. control: which
     of the models is grey."""
-    figure, colours = new_figure(420), iter(LINES)
+    figure, colours = new_figure(420), cycle(LINES)
     for name, rows in measured.items():
         colour = CONTROL if name == control else next(colours)
         bars = dict(array=rows["high"] - rows["accuracy"], arrayminus=rows["accuracy"] - rows["low"], thickness=1.2)

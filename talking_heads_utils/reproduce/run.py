@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from talking_heads_utils.errors import DownloadError, KindError, OptionError, ResultError, TaskError
+from talking_heads_utils.errors import DownloadError, OptionError, ResultError, TaskError, UnsupportedModelError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.reproduce import store
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Experiment, Subject
@@ -70,7 +70,7 @@ def _one(s: Subject, experiment: Experiment, folder: Path, key: dict[str, Any], 
     reason, table = None, pd.DataFrame()
     try:
         table = batches.halving(lambda: experiment.run(s), say)
-    except (TaskError, OptionError, KindError) as error:
+    except (TaskError, OptionError, UnsupportedModelError) as error:
         reason = str(error)
     store.save(folder, experiment, key, s, table, time.perf_counter() - started, reason)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from talking_heads_utils.bridge import head_weights_from_bridge
 from talking_heads_utils.components import write_directions
-from talking_heads_utils.errors import KindError, OptionError
+from talking_heads_utils.errors import OptionError, UnsupportedModelError
 from talking_heads_utils.labels import Head
 from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
@@ -100,7 +100,7 @@ class Recording:
 def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int], *, batch: int = 64) -> Recording:
     """Run ``prompts`` once and keep what readers in ``layers`` and all heads below them did.
 
-    Raises :class:`OptionError` for a layer that has none below it, and :class:`KindError` where the recorded
+    Raises :class:`OptionError` for a layer that has none below it, and :class:`UnsupportedModelError` where the recorded
     patterns are not those that the weights give (a kind of attention that is not known here).
     """
     n_layers = bridge.cfg.n_layers
@@ -182,7 +182,7 @@ def _check_patterns(recording: Recording) -> None:
         again = pattern_of(reader.query, keys_seen(recording, layer), recording.visible)
         gap = (again - reader.pattern).abs().max().item()
         if not gap < TOLERANCE:
-            raise KindError(
+            raise UnsupportedModelError(
                 f"{recording.weights.source.name} attends in a way that is not known here: in layer {layer} its "
                 f"patterns differ from those of its weights by {gap:.1e}. The closed forms would be wrong."
             )

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.bridge import rotary_of
-from talking_heads_utils.errors import KindError, ModelError, OptionError
+from talking_heads_utils.errors import ModelError, OptionError, UnsupportedModelError
 from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale
@@ -172,7 +172,7 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
     """Run ``prompts`` once and keep what the layers from ``start`` on need. check: that these end where the model's own
     run does, which hooks would prevent.
 
-    Raises :class:`OptionError` for a layer that is not there, :class:`KindError` for a model whose layers do something
+    Raises :class:`OptionError` for a layer that is not there, :class:`UnsupportedModelError` for a model whose layers do something
     that is not known here.
     """
     _check(bridge, start)
@@ -193,14 +193,14 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
 
 
 def _check_last(made: Suffix, last: Float[Tensor, "n n_pos d_model"], name: str) -> None:
-    """Raises :class:`KindError` where the layers give another final stream than the model's own run did."""
+    """Raises :class:`UnsupportedModelError` where the layers give another final stream than the model's own run did."""
     some = slice(0, 2)
     end = made.end[some]
     expected = last[torch.arange(len(end), device=last.device), end].float()
     gap = made.final(made.resid[some, None], rows=some)[:, 0].float() - expected
     tolerance = TOLERANCE if last.dtype == torch.float32 else HALF_TOLERANCE
     if not gap.norm() < tolerance * expected.norm():
-        raise KindError(
+        raise UnsupportedModelError(
             f"{name} works in a way that is not known here: its layers, run one by one on the last token, end "
             f"elsewhere than its own run ({gap.norm() / expected.norm():.1e} of its length). All would be wrong."
         )
