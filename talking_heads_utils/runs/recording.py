@@ -100,8 +100,8 @@ class Recording:
 def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int], *, batch: int = 64) -> Recording:
     """Run ``prompts`` once and keep what readers in ``layers`` and all heads below them did.
 
-    Raises :class:`OptionError` for a layer that has none below it, and :class:`UnsupportedModelError` where the recorded
-    patterns are not those that the weights give (a kind of attention that is not known here).
+    Raises :class:`OptionError` for a layer that has none below it, and :class:`UnsupportedModelError` where the
+    recorded patterns are not those that the weights give (a kind of attention that is not known here).
     """
     n_layers = bridge.cfg.n_layers
     if bad := [layer for layer in layers if not 0 < layer < n_layers]:

@@ -172,8 +172,8 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
     """Run ``prompts`` once and keep what the layers from ``start`` on need. check: that these end where the model's own
     run does, which hooks would prevent.
 
-    Raises :class:`OptionError` for a layer that is not there, :class:`UnsupportedModelError` for a model whose layers do something
-    that is not known here.
+    Raises :class:`OptionError` for a layer that is not there, :class:`UnsupportedModelError` for a model whose layers
+    do something that is not known here.
     """
     _check(bridge, start)
     n_layers, rotary = bridge.cfg.n_layers, rotary_of(bridge)
