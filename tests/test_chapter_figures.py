@@ -55,8 +55,8 @@ FIGURES = {
     ),
     "attention": (
         icl.attention_figure,
-        table(["to_y", "to_x"], head=["L0H0", "L1H3"]).assign(even=0.1),
-        ["to_y", "to_x"],
+        table(["to_y", "to_x", "even"], head=["L0H0", "L1H3"]),
+        ["to_y", "to_x", "even"],
     ),
     "gains of edits": (
         editing.gains_figure,

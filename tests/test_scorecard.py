@@ -197,6 +197,7 @@ def test_what_could_not_be_asked_is_told_with_its_reason():
 
 
 def test_a_chapter_says_of_a_real_model_what_its_results_say(monkeypatch):
+    monkeypatch.setattr(scorecard, "finished", lambda model: {})
     assert scorecard.verdict_on("gpt2", "decoding") == scorecard.NOT_RUN
     result = Finished({"not_possible": None}, decoding(0.9, 0.3))
     monkeypatch.setattr(scorecard, "finished", lambda model: {"decoding": result})

@@ -13,6 +13,7 @@
 import hashlib
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,10 @@ def store_frames(meta, about, out):
     folder = f"{about['name']}-{total}"
     (out / "_static" / "frames" / folder).mkdir(parents=True, exist_ok=True)
     for first, content in frames.items():
+        if not re.fullmatch(r"[\w.-]+", first):
+            raise ValueError(
+                f"{about['name']}: {first!r} cannot name a file; see talking_heads_utils.figures.page.file_key"
+            )
         key = json.dumps(f"{folder}/{first}")
         script = f"(window.bookFrames = window.bookFrames || {{}})[{key}] = {content};\n"
         (out / "_static" / "frames" / folder / f"{first}.js").write_text(script, encoding="utf-8")

@@ -103,7 +103,7 @@ def compare(
     steer(steering, settings[: len(values) ** 2], **what)  # warm
     for _ in range(repeats):
         start = time.perf_counter()
-        ours = steer(steering, settings, **what)[read]
+        ours = steer(prepare(case.bridge, prompts, case.writers), settings, **what)[read]
         ours_times.append(_elapsed(start, ours))
         start = time.perf_counter()
         plain = plain_runs(case, prompts, steering, settings[sample], read)

@@ -187,14 +187,20 @@ def pareto_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def heads_figure(patterns: Mapping[str, Tensor]) -> go.Figure:
-    """How far every head's attention pattern moves on running text; a menu chooses model and edit."""
+    """How far every head's attention pattern moves; a menu chooses model and edit. The edits of one model share their
+    colours' range. patterns: ``"model: edit"`` -> distances."""
     figure = new_figure(360)
     buttons = []
+    largest: dict[str, float] = {}
+    for label, values in patterns.items():
+        model = label.rsplit(": ", 1)[0]
+        largest[model] = max(largest.get(model, 0.0), float(values.max()))
     for i, (label, values) in enumerate(patterns.items()):
         layers, heads = values.shape
         figure.add_trace(
             go.Heatmap(z=_cells(values), x=[f"H{h}" for h in range(heads)], y=[f"L{n}" for n in range(layers)],
-                       zmin=0, colorscale="Oranges", visible=i == 0, colorbar=dict(title="moved", thickness=12),
+                       zmin=0, zmax=largest[label.rsplit(": ", 1)[0]], colorscale="Oranges", visible=i == 0,
+                       colorbar=dict(title="moved", thickness=12),
                        hovertemplate="%{y}%{x}: %{z:.3f}<extra></extra>")
         )  # fmt: skip
         shown = [j == i for j in range(len(patterns))]

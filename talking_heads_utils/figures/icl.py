@@ -31,7 +31,7 @@ MEASURES = {"exact": "exact", "about": "about a x", "parity": "right parity", "c
 LAW_COLOURS = {LINE: ACCENT, SATURATING: KIND_COLOURS["K"], POWER: KIND_COLOURS["V"], READER: EXPECTED}
 SCORE_COLOURS = {"exact": ACCENT, "near": KIND_COLOURS["K"], "parity": KIND_COLOURS["V"]}
 LABEL_COLOURS = dict(zip(("a", "b", "parity", "size"), (*KIND_COLOURS.values(), ACCENT)))
-_BLUES = [[0, "rgba(0,114,178,0.05)"], [1, "#0072B2"]]
+_BLUES = [[0, "#eaf3f9"], [1, "#0072B2"]]  # opaque, so that the numbers can be read on a dark page too
 
 
 def finding_figure(
@@ -132,8 +132,11 @@ def removal_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
             go.Scatter(**shared, y=rest.round(3).tolist(), name=f"{name}, at random",
                        line=dict(color=colours[name], dash="dot"))
         )  # fmt: skip
-    figure.add_trace(go.Scatter(x=[0], y=[1], mode="markers", marker=dict(size=12, color=CONTROL), showlegend=False))
-    figure.frames = [_removal_frame(tables, out, len(figure.data) - 1) for out in range(most + 1)]
+    figure.frames = [_removal_frame(tables, out, len(figure.data)) for out in range(most + 1)]
+    (start,) = figure.frames[0].data
+    figure.add_trace(
+        go.Scatter(x=start.x, y=start.y, mode="markers", marker=dict(size=12, color=CONTROL), showlegend=False)
+    )
     figure.update_xaxes(title_text="heads out at the last token")
     figure.update_yaxes(title_text="exact answers", range=[0, 1.05])
     figure.update_layout(
@@ -316,7 +319,10 @@ def attention_figure(table: pd.DataFrame) -> go.Figure:
                 go.Bar(x=part["head"].tolist(), y=part[column].round(3).tolist(), name=name, marker_color=colour,
                        error_y=error, visible=i == 0, hovertemplate=f"%{{x}} {name}: %{{y:.2f}}<extra></extra>")
             )  # fmt: skip
-    figure.add_hline(y=table["even"].iloc[0], line=NULL_LINE)
+        figure.add_trace(
+            go.Scatter(x=part["head"].iloc[[0, -1]].tolist(), y=part["even"].iloc[[0, -1]].tolist(), mode="lines",
+                       line=NULL_LINE, name="spread evenly, to y", visible=i == 0, hoverinfo="skip")
+        )  # fmt: skip
     figure.update_yaxes(title_text="attention", range=[0, 1.05])
-    figure.update_layout(updatemenus=[menu_of_views(models, 2)], margin_t=70, legend_y=-0.3)
+    figure.update_layout(updatemenus=[menu_of_views(models, 3)], margin_t=70, legend_y=-0.3)
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -62,12 +62,13 @@ def seeds_figure(runs: Sequence[Mapping[str, Any]]) -> go.Figure:
     the inhibition heads together do to I(m) that k directions of their write carry, random directions in grey."""
     titles = ("accuracy over the vocabulary", "share of the effect on I(m)")
     figure = stacked(2, titles, 560, 0.2)
-    models = list(dict.fromkeys(run["model"] for run in runs))
-    for model in models:
-        of_model = [run for run in runs if run["model"] == model][: len(LINES)]
-        for i, colour in enumerate(LINES):
-            run = of_model[i] if i < len(of_model) else None
-            for row, trace in enumerate(_seed_traces(run, colour), 1):
+    by_model: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        by_model.setdefault(run["model"], []).append(run)
+    models, most = list(by_model), max(map(len, by_model.values()))
+    for model, of_model in by_model.items():
+        for own, colour in zip_longest(of_model, islice(cycle(LINES), most)):
+            for row, trace in enumerate(_seed_traces(own, colour), 1):
                 trace.visible = model == models[0]
                 figure.add_trace(trace, row=row, col=1)
         random = go.Scatter(**_random_directions(of_model), visible=model == models[0])
@@ -75,7 +76,7 @@ def seeds_figure(runs: Sequence[Mapping[str, Any]]) -> go.Figure:
     figure.update_yaxes(range=[0, 1.06])
     figure.update_xaxes(title_text="items in the list", dtick=1, row=1, col=1)
     figure.update_xaxes(title_text="k, directions taken out of the mover's query", dtick=1, row=2, col=1)
-    figure.update_layout(updatemenus=[menu_of_views(models, 2 * len(LINES) + 1)], margin_t=96)
+    figure.update_layout(updatemenus=[menu_of_views(models, 2 * most + 1)], margin_t=96)
     return figure
 
 

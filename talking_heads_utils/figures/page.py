@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -79,6 +80,11 @@ def with_controls(
     packed = {first: json.dumps(frames, separators=(",", ":")) for first, frames in chunks.items()}
     figure.update_layout(meta=dict(figure.layout.meta or {}, controls=[dict(c) for c in controls], frames=packed))
     return figure
+
+
+def file_key(text: str) -> str:
+    """A text as the first value of :func:`with_controls`, which names a file of the page."""
+    return re.sub(r"[^\w.-]+", "-", text)
 
 
 def quantise(values: np.ndarray, rows: int) -> dict[str, Any]:

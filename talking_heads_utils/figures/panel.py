@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 import plotly.graph_objects as go
 
-from talking_heads_utils.figures.page import with_controls
+from talking_heads_utils.figures.page import file_key, with_controls
 from talking_heads_utils.figures.style import ACCENT, CONTROL, NO_BUTTONS, new_figure
 from talking_heads_utils.inhibition.study import one_prompt
 from talking_heads_utils.labels import Component, Head
@@ -43,7 +43,7 @@ def static_panel(studies: Sequence[Study]) -> go.Figure:
     as a control, the first other head of their layer."""
     heads = [(s, head) for s in studies for head in [*_leading(s)[:2], _other(s)]]
     rows = {s.name: spread_prompts(s, N_PROMPTS) for s in studies}
-    first = [f"{s.name}-{head}" for s, head in heads]
+    first = [file_key(f"{s.name}-{head}") for s, head in heads]
     labels = [f"{s.name}: {head}{'' if head in s.inhibition else ' (control)'}" for s, head in heads]
     frames = {
         (name, c, i): _view(s, Component(head.layer, head.head, c), row)
