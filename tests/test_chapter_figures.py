@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from talking_heads_utils.editing.study import GRADIENT, GRID, drawn
-from talking_heads_utils.figures import editing, icl, inhibition, models, positional
+from talking_heads_utils.figures import editing, icl, inhibition, models, page, positional
 from talking_heads_utils.positional.gains import STRATEGIES, Gain
 from talking_heads_utils.positional.study import CARRIED
 from talking_heads_utils.statistics import Interval
@@ -148,3 +148,28 @@ def test_heads_that_moved_have_an_entry_for_each_edit():
     moved = {"one": torch.eye(2), "other": torch.zeros(2, 2)}
     found = views(editing.heads_figure(moved))
     assert [list(map(list, found[name][0].z)) for name in moved] == [values.tolist() for values in moved.values()]
+
+
+def test_edits_of_one_model_share_the_range_of_their_colours():
+    patterns = {"a: best": torch.full((2, 3), 0.4), "a: random": torch.full((2, 3), 0.1), "b: best": torch.ones(2, 3)}
+    figure = editing.heads_figure(patterns)
+    assert [trace.zmax for trace in figure.data] == pytest.approx([0.4, 0.4, 1.0])
+    assert {trace.zmin for trace in figure.data} == {0}
+
+
+def test_marks_of_heads_out_start_on_their_curves():
+    def removed(start):
+        rows = [dict(order=order, out=k, head=f"L0H{k}", exact=start - 0.1 * k, low=0.0, high=1.0)
+                for order in ("by effect", "random 1") for k in range(3)]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    figure = icl.removal_figure({"one": removed(0.9), "two": removed(0.5)})
+    mark = figure.data[-1]
+    assert list(mark.x) == [0, 0] and list(mark.y) == pytest.approx([0.9, 0.5])
+    assert list(figure.frames[2].data[0].y) == pytest.approx([0.7, 0.3])
+
+
+@pytest.mark.parametrize("name", ["EleutherAI/pythia-160m-L8H10", "/tmp/my model-L0H0", "mini-token-L1H3", "../x"])
+def test_a_name_of_a_file_of_frames_leads_nowhere_else(name):
+    key = page.file_key(name)
+    assert "/" not in key and " " not in key and (name != "mini-token-L1H3" or key == name)
