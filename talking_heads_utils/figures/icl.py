@@ -185,10 +185,6 @@ def interaction_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     return figure
 
 
-def _interval(cell: pd.Series | None) -> str:
-    return "" if cell is None else f"{cell['interaction']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
-
-
 def compensation_figure(table: pd.DataFrame) -> go.Figure:
     """Change of each head's direct effect, held fixed and left free; a menu for model and ablation."""
     figure = new_figure(460)

@@ -1,0 +1,418 @@
+"""Every value a figure draws stands under the name of its own series, and in the hover text under its own word."""
+
+import json
+import re
+from itertools import count, product
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from talking_heads_utils import links
+from talking_heads_utils.composition import ReaderScores
+from talking_heads_utils.editing.study import GRADIENT, GRID, RANDOM, drawn
+from talking_heads_utils.figures import circuit, composition, editing, explorer, icl, models, positional
+from talking_heads_utils.figures.style import CONTROL, KIND_READS, role_colour
+from talking_heads_utils.icl.curves import LAWS
+from talking_heads_utils.inhibition import concentration
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.positional.study import CARRIED
+from talking_heads_utils.roles import INDUCTION, NAME_MOVER, S_INHIBITION
+from talking_heads_utils.scores import CompositionScores
+
+MODELS = ["mini-icl", "gpt2"]
+ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)], INDUCTION: [Head(1, 1)]}
+LINKS = [(S_INHIBITION, NAME_MOVER, "Q"), (S_INHIBITION, INDUCTION, "V")]
+
+
+def table(columns, unit=0.001, **keys) -> pd.DataFrame:
+    """A row for every combination of keys and every model; each value once in the whole table."""
+    index = pd.MultiIndex.from_product([MODELS, *keys.values()], names=["model", *keys])
+    rows, number = index.to_frame(index=False), count(1)
+    for column in columns:
+        rows[column] = [next(number) * unit for _ in range(len(rows))]
+    return rows if "low" in columns else rows.assign(low=0.0, high=1.0)
+
+
+def where(rows, **keys) -> pd.DataFrame:
+    for name, value in keys.items():
+        rows = rows[rows[name] == value]
+    return rows
+
+
+def after(figure, entry) -> list:
+    """The visible traces once a menu entry is chosen."""
+    (button,) = (b for b in figure.layout.updatemenus[0].buttons if b.label == entry)
+    changed, update = go.Figure(figure), button.args[0]
+    which = button.args[1] if button.method == "restyle" else range(len(changed.data))
+    for i, trace in enumerate(which):
+        changed.data[trace].update({key: values[i] for key, values in update.items()})
+    return [trace for trace in changed.data if trace.visible is not False]
+
+
+def by_name(traces) -> dict:
+    assert len({trace.name for trace in traces}) == len(traces)
+    return {trace.name: trace for trace in traces}
+
+
+def xy(trace) -> dict:
+    assert len(trace.x) == len(trace.y) == len(set(trace.x))
+    return dict(zip(trace.x, trace.y))
+
+
+def series(figure, entry) -> dict[str, dict]:
+    """Name -> x -> y, of what a menu entry shows."""
+    return {name: pytest.approx(xy(trace)) for name, trace in by_name(after(figure, entry)).items()}
+
+
+def column(rows, x, y) -> dict:
+    return dict(zip(rows[x], rows[y]))
+
+
+def hover(trace, i) -> str:
+    """The text over a point, its template filled in."""
+
+    def value(match) -> str:
+        name, index, form = match.groups()
+        found = getattr(trace, name) if name == "meta" else getattr(trace, name)[i]
+        found = found[int(index)] if index else found
+        return format(int(found) if form == "," else found, form or "")
+
+    return re.sub(r"%\{(\w+)(?:\[(\d+)\])?(?::([^}]*))?\}", value, trace.hovertemplate).removesuffix("<extra></extra>")
+
+
+def made_scores() -> CompositionScores:
+    """Scores of which no two into one layer agree, with another null for every reader."""
+    generator, blocks = torch.Generator().manual_seed(0), {}
+    for kind, layer in product("QV", (1, 2)):
+        order = torch.randperm(layer * 80, generator=generator).view(layer, 4, 5, 4) + 1
+        mean, std = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.05, 0.06, 0.07, 0.08])
+        blocks[kind, layer] = ReaderScores(kind, layer, order / (layer * 80 + 1), mean, std, mean + 3 * std)
+    singular_values = torch.arange(60, 0, -1).view(3, 4, 5) / 10
+    return CompositionScores(blocks, singular_values, dict(model="made", d_model_effective=24))
+
+
+def z_and_rank(scores, component, reader, kind) -> tuple[float, int]:
+    block = scores.blocks[kind, reader.layer]
+    into = block.score[..., reader.head]
+    own = into[component.layer, component.head, component.component]
+    z = (own - block.null_mean[reader.head]) / block.null_std[reader.head]
+    return z.item(), 1 + int((into > own).sum())
+
+
+def test_accuracy_is_that_of_the_named_functions():
+    rows = table(["model_accuracy", "reader"], functions=["trained", "held out"], k=[0, 1, 2])
+    figure = icl.accuracy_figure(rows)
+    for model in MODELS:
+        assert series(figure, model) == {
+            f"{name}, {functions}": column(where(rows, model=model, functions=functions), "k", measured)
+            for functions in ("trained", "held out")
+            for name, measured in (("model", "model_accuracy"), ("exact reader", "reader"))
+        }
+
+
+def test_parts_show_each_score_under_its_name():
+    rows = table(["exact", "near", "parity"], part=["attention", "mlp"], layer=[0, 1])
+    rows["distance"] = [1.0 + i for i in range(len(rows))]
+    rows["name"] = [f"{part} {layer}" for part, layer in zip(rows["part"], rows["layer"])]
+    figure = icl.parts_figure(rows)
+    for model in MODELS:
+        own = where(rows, model=model)
+        assert series(figure, model) == {score: column(own, "name", score) for score in ("exact", "near", "parity")}
+        for score, trace in by_name(after(figure, model)).items():
+            assert [hover(trace, i) for i in range(len(own))] == [
+                f"without {row['name']}: {row[score]:.2f}<br>off by {row['distance']} on average"
+                for row in own.to_dict("records")
+            ]
+
+
+def test_attention_to_y_and_to_x_are_not_exchanged():
+    rows = table(["to_y", "to_x"], head=["L0H0", "L1H3"])
+    rows["even"] = rows["model"].map(dict(zip(MODELS, (0.1, 0.2))))
+    figure = icl.attention_figure(rows)
+    for model in MODELS:
+        own = where(rows, model=model)
+        expected = {f"to earlier {x}": column(own, "head", f"to_{x}") for x in "yx"}
+        assert series(figure, model) == expected | {"spread evenly, to y": column(own, "head", "even")}
+        traces = by_name(after(figure, model))
+        for name, of_head in expected.items():
+            assert hover(traces[name], 1) == f"L1H3 {name}: {of_head['L1H3']:.2f}"
+
+
+def test_compensation_has_the_fixed_change_along_x_and_the_free_one_along_y():
+    rows = table(["fixed", "free", "attention"], set=["a layer", "all heads"], head=["L0H0", "L1H3"])
+    figure = icl.compensation_figure(rows)
+    assert "held fixed" in figure.layout.xaxis.title.text and "left free" in figure.layout.yaxis.title.text
+    for model, ablated in product(MODELS, ("a layer", "all heads")):
+        own = where(rows, model=model, set=ablated)
+        (trace,) = after(figure, f"{model}: without {ablated}")
+        assert list(trace.x) == pytest.approx(own["fixed"].tolist())
+        assert list(trace.y) == pytest.approx(own["free"].tolist())
+        assert list(trace.marker.color) == pytest.approx(own["attention"].tolist())
+        assert list(trace.text) == list(trace.customdata) == own["head"].tolist()
+        for i, row in enumerate(own.to_dict("records")):
+            assert hover(trace, i) == f"{row['head']}<br>held fixed {row['fixed']:.3f}<br>left free {row['free']:.3f}"
+
+
+def test_belief_is_the_mean_over_prompts_with_its_own_model_s_laws():
+    observed = {"a": torch.tensor([[0.0, 2, 4], [2, 4, 6]]), "b": torch.tensor([[7.0, 6, 5], [9, 8, 7]])}
+    means = {"a": [1, 3, 5], "b": [8, 7, 6]}
+    laws = {m: {law: torch.arange(3.0) + 10 * i + j / 4 for j, law in enumerate(LAWS)} for i, m in enumerate("ab", 1)}
+    figure = icl.belief_figure(observed, laws, 2)
+    for model in observed:
+        own = {"the model": means[model]} | {law: values.tolist() for law, values in laws[model].items()}
+        assert series(figure, model) == {name: dict(enumerate(values)) for name, values in own.items()}
+        assert list(by_name(after(figure, model))["the model"].error_y.array) == [1.96] * 3
+    (line,) = figure.layout.shapes
+    assert line.x0 == line.x1 == 1.5 and line.line.dash == "dash", "between the last fitted n and the first judged"
+
+
+def test_removal_by_effect_and_at_random_are_apart():
+    rows = table(["exact"], order=["by effect", "random 1", "random 2"], out=[0, 1, 2, 3]).assign(head="L0H0")
+    figure = icl.removal_figure({model: where(rows, model=model) for model in MODELS})
+    expected = {}
+    for model in MODELS:
+        effect, *draws = (
+            column(where(rows, model=model, order=order), "out", "exact")
+            for order in ("by effect", "random 1", "random 2")
+        )
+        expected |= {
+            f"{model}, by effect": effect,
+            f"{model}, at random": {out: (draws[0][out] + draws[1][out]) / 2 for out in range(4)},
+        }
+    *curves, mark = figure.data
+    assert {name: pytest.approx(xy(trace)) for name, trace in by_name(curves).items()} == expected
+    assert list(mark.x) == [0, 0] and list(mark.y) == pytest.approx([expected[f"{m}, by effect"][0] for m in MODELS])
+
+
+def test_what_is_decoded_stands_under_what_carries_it():
+    rows = table(["right"], split=["places", "words"], subspace=list(positional.SHORT), carries=list(CARRIED))
+    rows = rows.assign(chance=0.2, drawn=rows["subspace"].map(positional.SHORT))
+    figure = positional.decoding_figure(rows)
+    for model, split in product(MODELS, ("places", "words")):
+        own = where(rows, model=model, split=split)
+        expected = {carries: column(where(own, carries=carries), "drawn", "right") for carries in CARRIED}
+        assert series(figure, f"{model}, {split}") == expected
+        for carries, trace in by_name(after(figure, f"{model}, {split}")).items():
+            assert hover(trace, 0) == f"{carries}: {expected[carries][trace.x[0]]:.2f}"
+
+
+def test_the_dimension_of_each_series_is_that_of_its_name():
+    names = [carries + suffix for carries in CARRIED for suffix in ("", " by random directions")]
+    rows = table(names, k=[1, 2, 4])
+    figure = positional.dimension_figure(rows)
+    for model in MODELS:
+        assert series(figure, model) == {name: column(where(rows, model=model), "k", name) for name in names}
+
+
+def test_gains_stand_under_the_search_that_found_them():
+    found_by = [GRADIENT, drawn(GRADIENT), GRID, drawn(GRID)]
+    rows = table(["gain", "low", "high"], unit=1.0, edit=found_by, prompts=["lists of 4", "lists of 8"])
+    rows["drawn"] = rows["prompts"].str.replace("lists ", "lists<br>")
+    figure = editing.gains_figure(rows)
+    for model in MODELS:
+        expected = {edit: column(where(rows, model=model, edit=edit), "drawn", "gain") for edit in found_by}
+        assert series(figure, model) == expected
+        for edit, trace in by_name(after(figure, model)).items():
+            assert hover(trace, 1) == f"{edit}: {expected[edit]['lists<br>of 8']:+.1f} points"
+
+
+def test_each_edit_is_at_its_divergence_and_its_gain_under_the_search_that_found_it():
+    tried = {GRADIENT: [GRADIENT], GRID: [GRID], RANDOM: [drawn(GRADIENT, 0), drawn(GRID, 1)]}
+    names = [name for group in tried.values() for name in group]
+    rows = table(["gain", "kl", "size", "lost", "low", "high"], unit=1.0, found_by=names, prompts=[0, 1])
+    figure = editing.pareto_figure(rows)
+    assert "divergence" in figure.layout.xaxis.title.text and "gain" in figure.layout.yaxis.title.text
+    for model in MODELS:
+        traces = by_name(after(figure, model))
+        assert list(traces) == list(tried)
+        for search, trace in traces.items():
+            own = rows[(rows["model"] == model) & rows["found_by"].isin(tried[search])]
+            assert xy(trace) == column(own, "kl", "gain")
+            for i, row in enumerate(own.to_dict("records")):
+                assert hover(trace, i) == (
+                    f"gain {row['gain']:+.0f} points ({row['low']:+.0f} to {row['high']:+.0f})<br>"
+                    f"divergence {row['kl']:.3g} nats, lost elsewhere {row['lost']:.0f} points<br>"
+                    f"Frobenius norm {row['size']:.2f}"
+                )
+
+
+def test_links_stand_at_their_percentile_in_the_row_of_their_measure():
+    keys = product(("a → b (Q)", "b → c (V)"), links.MEASURES, ("L0H0", "L0H1", "L0H2"), ("L2H0", "L2H3"))
+    rows = pd.DataFrame(keys, columns=["link", "measure", "writer", "reader"])
+    rows = rows.assign(published=rows["writer"] == "L0H1", percentile=[3.0 * i for i in range(len(rows))])
+    figure = composition.links_figure(rows)
+    axis = figure.layout.yaxis
+    measure_at = {at: text.replace("<br>", " ") for at, text in zip(axis.tickvals, axis.ticktext)}
+    for link in rows["link"].unique():
+        traces = by_name(after(figure, link))
+        assert set(traces) == {"published pairs", "other heads of the same layers"}
+        for name, trace in traces.items():
+            own = where(rows, link=link, published=name == "published pairs")
+            found = {(text, measure_at[round(y)]): x for text, y, x in zip(trace.text, trace.y, trace.x, strict=True)}
+            pairs = zip(own["writer"] + " → " + own["reader"], own["measure"])
+            assert found == dict(zip(pairs, own["percentile"])) and len(trace.x) == len(own)
+            assert hover(trace, 0) == f"{trace.text[0]}<br>percentile {trace.x[0]:.0f}"
+
+
+@pytest.mark.parametrize("reader", [Head(2, 0), Head(2, 3)], ids=str)
+def test_components_stand_beside_the_others_of_their_layer_and_say_their_z_and_rank(reader):
+    scores, writers = made_scores(), [Head(0, 1), Head(1, 2)]
+    figure = composition.components_figure(scores, writers, [Head(2, 0), Head(2, 3)], "Q")
+    traces = {(t.xaxis or "x", t.name): t for t in after(figure, f"into {reader}, query")}
+    into = scores.blocks["Q", 2].score[..., reader.head]
+    for writer, axis in zip(writers, ("x", "x2")):
+        own, bars = into[writer.layer, writer.head], traces[axis, "this head"]
+        others = into[writer.layer, [head for head in range(4) if head != writer.head]]
+        middle = others.sort(0).values[1]
+        assert list(bars.y) == pytest.approx(own.tolist())
+        assert list(traces[axis, "maximum of the layer's other heads"].y) == pytest.approx(others.amax(0).tolist())
+        assert list(traces[axis, "their median"].y) == pytest.approx(middle.tolist())
+        for c in range(5):
+            component = Component(writer.layer, writer.head, c)
+            z, rank = z_and_rank(scores, component, reader, "Q")
+            assert hover(bars, c) == (
+                f"{component} → {reader}<br>C = {own[c]:.3f}, z = {z:.1f}<br>rank {rank} of all earlier components<br>"
+                f"singular value {scores.singular_values[writer.layer, writer.head, c]:.2f}"
+            )
+
+
+def test_the_explorer_s_hover_says_score_z_and_rank_of_its_bar():
+    scores, reader, kind = made_scores(), Head(2, 1), "Q"
+    figure = explorer.explorer_figure(scores, reader, kind)
+    bars, cells = figure.data
+    into = scores.blocks[kind, 2].score[..., 1]
+    places = []
+    for i, name in enumerate(bars.x):
+        component = Component.parse(name)
+        score = into[component.layer, component.head, component.component].item()
+        z, rank = z_and_rank(scores, component, reader, kind)
+        places.append(rank)
+        assert bars.y[i] == pytest.approx(score)
+        assert hover(bars, i) == f"{name}<br>C = {score:.3f}, z = {z:.1f}, rank {rank}"
+        row = list(cells.y).index(str(component.of_head))
+        assert cells.z[row][component.component] == pytest.approx(score)
+    assert places == list(range(1, 13))
+    on_page = json.loads(explorer.static_explorer(scores, reader).layout.meta["frames"]["2"])["1|Q"]["data"][0]
+    assert on_page["x"] == list(bars.x) and on_page["customdata"] == list(bars.customdata)
+
+
+def lines(trace) -> list[tuple[Head, Head]]:
+    """The heads at the two ends of every line."""
+    points = list(zip(trace.x, trace.y, strict=True))
+    assert set(points[2::3]) <= {(None, None)}
+    ends = [Head(y, x) for i, (x, y) in enumerate(points) if i % 3 < 2]
+    return list(zip(ends[::2], ends[1::2], strict=True))
+
+
+def assert_on_lines(points, edges) -> None:
+    """Each edge's text is a third of the way along it. edges: writer, reader, text."""
+    at = [((2 * w.head + r.head) / 3, (2 * w.layer + r.layer) / 3, text) for w, r, text in edges]
+    assert list(zip(points.x, points.y, points.text, strict=True)) == at
+
+
+def test_the_circuit_s_lines_join_the_heads_of_their_edges():
+    scores = made_scores()
+    figure = circuit.circuit_figure(scores, ROLES, LINKS, largest_k=4)
+    for frame in figure.frames:
+        part = {}
+        for trace, i in zip(frame.data, frame.traces, strict=True):
+            drawn_as = figure.data[i]
+            part[drawn_as.yaxis, drawn_as.legendgroup, drawn_as.mode] = trace
+            if frame.name == "3":
+                assert (trace.x, trace.y, trace.text) == (drawn_as.x, drawn_as.y, drawn_as.text)
+        for (axis, measure), kind in product(zip(("y", "y2"), links.MEASURES), "QV"):
+            found = links.published_edges(scores, ROLES, LINKS, int(frame.name), measure)
+            edges = [
+                (
+                    head,
+                    reader,
+                    f"{component if axis == 'y' else head} → {reader}, {KIND_READS[kind]}<br>C = {value:.3f}",
+                )
+                for head, component, reader, of, value, _ in found
+                if of == kind
+            ]
+            assert lines(part[axis, kind, "lines"]) == [edge[:2] for edge in edges] and edges
+            assert_on_lines(part[axis, kind, "markers"], edges)
+    assert {t.name for t in figure.data if t.legendgroup == "Q" and t.mode == "lines"} == {"into the query"}
+    assert figure.layout.annotations[0].text.startswith(links.ONE_COMPONENT)
+
+
+def test_the_heads_of_a_circuit_are_where_its_lines_end():
+    figure = circuit.circuit_figure(made_scores(), ROLES, LINKS, largest_k=4)
+    for role, heads in ROLES.items():
+        nodes = [trace for trace in figure.data if trace.name == role]
+        assert len(nodes) == 2
+        for trace in nodes:
+            assert [Head(y, x) for x, y in zip(trace.x, trace.y)] == heads and list(trace.text) == list(map(str, heads))
+
+
+def test_the_landing_figure_s_lines_join_the_heads_of_their_edges():
+    scores = made_scores()
+    figure = circuit.link_figure(scores, ROLES, LINKS[0], thresholds=[0, 1, 2], start=1)
+    colours = {False: CONTROL, True: role_colour(S_INHIBITION)}
+    for frame in figure.frames:
+        found = links.edges_above(scores, ROLES, LINKS[0], float(frame.name))
+        at = {figure.data[i].line.color or figure.data[i].marker.color: [] for i in frame.traces}
+        for trace, i in zip(frame.data, frame.traces, strict=True):
+            at[figure.data[i].line.color or figure.data[i].marker.color].append(trace)
+        for published, colour in colours.items():
+            joined, points = at[colour]
+            edges = [edge[:3] for edge in found if edge[3] == published]
+            assert lines(joined) == [edge[:2] for edge in edges] and edges
+            assert_on_lines(points, edges)
+
+
+def seed_run(model, seed, accuracy, whole, top, random) -> dict:
+    curve = [
+        dict(k=k, what=what, mean=mean)
+        for k in (1, 2)
+        for what, mean in (
+            (concentration.TOP, whole * top[k - 1]),
+            (concentration.RANDOM, whole * random[k - 1]),
+            (concentration.TOGETHER, whole),
+        )
+    ]
+    return dict(model=model, seed=seed, accuracy=dict(ioi=0.99) | accuracy, channel=curve)
+
+
+def test_every_seed_has_its_own_accuracies_and_its_channel_s_shares():
+    runs = [
+        seed_run("a", 0, {"n=2": 0.91, "n=3": 0.81}, -0.5, [0.6, 0.9], [0.10, 0.20]),
+        seed_run("b", 0, {"n=2": 0.92, "n=3": 0.82}, -0.4, [0.7, 0.8], [0.15, 0.25]),
+        seed_run("a", 1, {"n=2": 0.93, "n=3": 0.83}, -0.2, [0.5, 1.0], [0.30, 0.50]),
+        dict(model="b", seed=2, accuracy={"n=2": 0.94, "ioi": 0.98}),
+    ]
+    figure = models.seeds_figure(runs)
+    assert [note.text for note in figure.layout.annotations] == [
+        "accuracy over the vocabulary",
+        "share of the effect on I(m)",
+    ]
+    expected = {
+        "a": {
+            ("y", "seed 0"): {2: 0.91, 3: 0.81},
+            ("y2", "seed 0"): {1: 0.6, 2: 0.9},
+            ("y", "seed 1"): {2: 0.93, 3: 0.83},
+            ("y2", "seed 1"): {1: 0.5, 2: 1.0},
+            ("y2", "random directions"): {1: 0.2, 2: 0.35},
+        },
+        "b": {
+            ("y", "seed 0"): {2: 0.92, 3: 0.82},
+            ("y2", "seed 0"): {1: 0.7, 2: 0.8},
+            ("y", "seed 2"): {2: 0.94},
+            ("y2", "random directions"): {1: 0.15, 2: 0.25},
+        },
+    }
+    for model, curves in expected.items():
+        traces = {(t.yaxis, t.name): t for t in after(figure, model) if t.x}
+        assert {at: pytest.approx(xy(trace)) for at, trace in traces.items()} == curves
+        for (_, name), trace in traces.items():
+            called = "{x} random" if name == "random directions" else name + ", {x}"
+            assert hover(trace, 0) == f"{called.format(x=trace.x[0])}: {trace.y[0]:.3f}"
+
+
+def test_no_run_of_a_recipe_is_left_out():
+    runs = [seed_run("a", seed, {"n=2": seed / 10}, -0.5, [0.2, 0.4], [0.1, 0.2]) for seed in range(5)]
+    traces = [t for t in after(models.seeds_figure(runs), "a") if t.yaxis == "y"]
+    assert {t.name: xy(t) for t in traces} == {f"seed {seed}": {2: seed / 10} for seed in range(5)}
