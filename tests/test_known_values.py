@@ -1,0 +1,268 @@
+"""Values of tables by a second route: plain runs of the model, prompt by prompt, and sums written out."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from talking_heads_utils.evaluate import answer_logits
+from talking_heads_utils.icl import study
+from talking_heads_utils.icl.ablation import MEAN, RESAMPLE, ZERO, ablations, by_layer
+from talking_heads_utils.icl.engine import run_everywhere
+from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, Question, draw_pairing, questions
+from talking_heads_utils.labels import Head
+from talking_heads_utils.models import model_source
+from talking_heads_utils.positional import study as positional
+from talking_heads_utils.tasks.laundry import build_laundry
+from talking_heads_utils.tasks.prompts import PromptSet, Recipe
+
+
+@pytest.fixture(scope="module")
+def s():
+    return study.subject("mini-icl")
+
+
+def last_token(change):
+    """A hook on a whole run of one prompt: its last token's row is changed."""
+
+    def hook(value, hook):
+        value = value.clone()
+        value[:, -1] = change(value[:, -1])
+        return value
+
+    return hook
+
+
+def number_ids(s):
+    return [s.tokenizer(f"\n(1, {n}", add_special_tokens=False)["input_ids"][-1] for n in range(s.family.n_numbers)]
+
+
+def out_at_the_end(s, heads):
+    def without(layer):
+        mine = [head.head for head in heads if head.layer == layer]
+        return last_token(lambda z: z.index_fill(1, torch.tensor(mine, dtype=torch.long), 0.0))
+
+    return [(f"blocks.{layer}.attn.hook_z", without(layer)) for layer in range(s.shape[0])]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# what examples add
+
+
+@torch.no_grad()
+def last_residual(s, pairs, x):
+    tokens = s.encode([Question(tuple(pairs), x, (1, 0))]).tokens
+    _, cache = s.bridge.run_with_cache(tokens)
+    return cache[f"blocks.{s.shape[0] - 1}.hook_resid_post"][0, -1].double()
+
+
+def test_additivity_is_the_sum_of_single_runs_along_the_answers_direction(s):
+    counts, n = (1, 2, 5), 5
+    table = study.additivity_table(s, n=n, counts=counts).set_index("n_examples")
+    asked = questions(s.examples(n, study.N_EXAMPLES + 1, part=5), s.family)
+    tensors = load_file(model_source("mini-icl")[0] / "model.safetensors")
+    unembed = (tensors["lm_head.weight"] * tensors["transformer.ln_f.weight"]).double()
+    unembed = (unembed - unembed.mean(1, keepdim=True))[number_ids(s)]
+    for count in counts:
+        together, summed, cosines = [], [], []
+        for q in asked:
+            nothing = last_residual(s, (), q.x)
+            direction = unembed[q.function[0] * q.x + q.function[1]] - unembed.mean(0)
+            direction = direction / direction.norm()
+            whole = last_residual(s, q.pairs[:count], q.x) - nothing
+            parts = sum(last_residual(s, [q.pairs[j]], q.x) - nothing for j in range(count))
+            together.append(float(whole @ direction))
+            summed.append(float(parts @ direction))
+            cosines.append(float(whole @ parts / whole.norm() / parts.norm()))
+        row = table.loc[count]
+        assert row["together"] == pytest.approx(sum(together) / n, abs=1e-3)
+        assert row["summed"] == pytest.approx(sum(summed) / n, abs=1e-3)
+        assert row["ratio"] == pytest.approx(sum(summed) / sum(together), abs=1e-3)
+        assert row["cosine"] == pytest.approx(sum(cosines) / n, abs=1e-4)
+        assert row["low"] - 1e-9 <= row["ratio"] <= row["high"] + 1e-9 and row["n"] == n
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# patching
+
+
+SCORES = ["exact", "about", "parity", "copied", "distance"]
+
+
+class ByHand:
+    """Numbers answered by whole runs of single prompts."""
+
+    def __init__(self, s):
+        self.s, self.ids = s, number_ids(s)
+
+    @torch.no_grad()
+    def run(self, question, hooks):
+        with self.s.bridge.hooks(fwd_hooks=hooks):
+            logits, cache = self.s.bridge.run_with_cache(self.s.encode([question]).tokens)
+        given = [cache[f"blocks.{layer}.hook_resid_pre"][:, -1] for layer in range(self.s.shape[0])]
+        return int(logits[0, -1, self.ids].argmax()), given
+
+    def patched(self, question, layer, given):
+        return self.run(question, [(f"blocks.{layer}.hook_resid_pre", last_token(lambda _: given))])[0]
+
+
+def scored(answers, said, pairing):
+    """Shares of A's function at B's x: exact, about a x, of the right parity, A's own answer; and the mean distance."""
+    found = dict.fromkeys(SCORES, 0.0)
+    for answer, own, a, b in zip(answers, said, pairing.a, pairing.b):
+        slope, shift = a.function
+        right = slope * b.x + shift
+        found["exact"] += answer == right
+        found["about"] += abs(answer - slope * b.x) <= 1
+        found["parity"] += answer % 2 == right % 2
+        found["copied"] += answer == own
+        found["distance"] += abs(answer - right)
+    return {name: total / len(answers) for name, total in found.items()}
+
+
+@pytest.mark.parametrize("b", [OTHER_FUNCTION, RANDOM_PAIRS, NO_EXAMPLES])
+def test_the_patch_table_equals_whole_runs_scored_on_as_function(s, b):
+    n, sets = 8, {"layer 2": by_layer(s.shape, [2]), "layers 1 and 3": by_layer(s.shape, [1, 3])}
+    table = study.patch_table(s, sets, n=n, b=b).set_index(["set", "layer"])
+    pairing = draw_pairing(s.family, n, study.N_EXAMPLES, b=b, seed=s.seed, among=~s.family.held_out)
+    by_hand = ByHand(s)
+    plain = [by_hand.run(question, [])[0] for question in pairing.b]
+    for name, heads in {"nothing": [], **sets}.items():
+        runs = [by_hand.run(question, out_at_the_end(s, heads)) for question in pairing.a]
+        said = [answer for answer, _ in runs]
+        for layer in range(s.shape[0]):
+            answers = [by_hand.patched(q, layer, given[layer]) for q, (_, given) in zip(pairing.b, runs)]
+            assert table.loc[(name, layer), SCORES].to_dict() == pytest.approx(scored(answers, said, pairing))
+        assert table.loc[(name, -2), SCORES].to_dict() == pytest.approx(scored(plain, said, pairing))
+        own = [answer == q.function[0] * q.x + q.function[1] for answer, q in zip(said, pairing.a)]
+        assert table.loc[(name, -1), "exact"] == sum(own) / n and table.loc[(name, -1), "copied"] == 1
+
+
+def test_the_patched_layers_and_sets_that_are_compared_differ(s):
+    table = study.patch_table(s, {"layer 2": by_layer(s.shape, [2])}, n=8, b=OTHER_FUNCTION).set_index(["set", "layer"])
+    distances = table["distance"].unstack("layer").loc["layer 2"]
+    assert len(set(distances[[0, 1, 2, 3]])) == 4
+    assert table.loc[("layer 2", -1), "exact"] < 1 == table.loc[("nothing", -1), "exact"]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# attention to earlier answers
+
+
+@torch.no_grad()
+def test_attention_to_answers_by_counting_tokens(s):
+    """After the first token come triples x comma y: x_i is token 3i + 1, its comma 3i + 2, y_i 3i + 3."""
+    n, n_asked = 5, study.N_EXAMPLES
+    table = study.attention_table(s, n=n).set_index("head")
+    prompts = s.prompts(n, part=8)
+    words = [s.tokenizer.decode([token]) for token in prompts.tokens[0].tolist()]
+    assert set(words[2::3]) == {","} and all(word.isdigit() for word in words[1::3] + words[3::3])
+    to_y, to_x = torch.zeros(s.shape), torch.zeros(s.shape)
+    for row in prompts.tokens:
+        _, cache = s.bridge.run_with_cache(row[None])
+        for layer in range(s.shape[0]):
+            pattern = cache[f"blocks.{layer}.attn.hook_pattern"][0]
+            for j in range(1, n_asked + 1):
+                to_y[layer] += sum(pattern[:, 3 * j + 2, 3 * i + 3] for i in range(j)) / (n * n_asked)
+                to_x[layer] += sum(pattern[:, 3 * j + 2, 3 * i + 1] for i in range(j)) / (n * n_asked)
+    even = sum(j / (3 * j + 3) for j in range(1, n_asked + 1)) / n_asked
+    assert to_x.max() > 0.1 and len(table) == to_y.numel()
+    for layer in range(s.shape[0]):
+        for head in range(s.shape[1]):
+            row = table.loc[f"L{layer}H{head}"]
+            assert row["to_y"] == pytest.approx(to_y[layer, head].item(), abs=1e-5)
+            assert row["to_x"] == pytest.approx(to_x[layer, head].item(), abs=1e-5)
+            assert row["even"] == pytest.approx(even, abs=1e-6)
+            assert row["ratio"] == pytest.approx(to_y[layer, head].item() / even, abs=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# accuracy by place
+
+
+def test_accuracy_by_place_is_counted_prompt_by_prompt():
+    at, n = positional.channel("planted"), 60
+    table = positional.accuracy_by_place(at, [12, 5], n).set_index(["n_items", "place"])
+    assert len(table) == 17
+    for n_items in (12, 5):
+        prompts = build_laundry(at.tokenizer, n_items, n, at.seed)
+        logits = answer_logits(at.bridge, prompts)
+        right = {place: [] for place in range(n_items)}
+        for i, answer in enumerate(prompts.answers.tolist()):
+            first = [int(prompts.positions[f"item_{k} first"][i]) for k in range(n_items)]
+            words = prompts.tokens[i, first].tolist()
+            others = [logits[i, word] for word in words if word != answer]
+            right[words.index(answer)].append(bool(logits[i, answer] > max(others)))
+        for place, found in right.items():
+            assert table.loc[(n_items, place), "accuracy"] == pytest.approx(sum(found) / len(found))
+            assert table.loc[(n_items, place), "n"] == len(found)
+    long = table.loc[12, "accuracy"].tolist()
+    assert long != long[::-1] and len(set(long)) > 3, "places differ, or this test could not tell them apart"
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# ablation at every position
+
+
+def of_one_length(n, n_pos=8):
+    tokens = torch.randint(1, 49, (n, n_pos), generator=torch.Generator().manual_seed(1))
+    mask, end = torch.ones(n, n_pos, dtype=torch.bool), {"end": torch.full((n,), n_pos - 1)}
+    none = torch.zeros(n, 0, dtype=torch.long)
+    return PromptSet(tokens, mask, end, tokens[:, 0], none, [""] * n, {}, Recipe("any", n, 0, ""))
+
+
+def some_sets(bridge):
+    shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
+    mlps = {"an MLP": [1]} if not bridge.cfg.attn_only else {}
+    return ablations(shape, {"a layer": by_layer(shape, [1]), "two": [Head(0, 1), Head(2, 0)]}, mlps)
+
+
+@torch.no_grad()
+def hooked_streams(bridge, prompts, chosen, stands_there):
+    """What enters each layer, and what leaves the last, at the last token of whole runs with hooks: one row per set.
+
+    stands_there: what a recorded tensor of the plain runs is replaced by where something is out.
+    """
+    _, clean = bridge.run_with_cache(prompts.tokens)
+    layers, streams = range(bridge.cfg.n_layers), []
+    names = [*(f"blocks.{layer}.hook_resid_pre" for layer in layers), f"blocks.{layers[-1]}.hook_resid_post"]
+    for row in range(len(chosen)):
+
+        def hook(value, hook, row=row):
+            layer, value = int(hook.name.split(".")[1]), value.clone()
+            new = stands_there(clean[hook.name])
+            if hook.name.endswith("hook_mlp_out"):
+                return new if chosen.mlps[row, layer] else value
+            for head in chosen.heads[row, layer].nonzero().flatten().tolist():
+                value[:, :, head] = new[:, :, head]
+            return value
+
+        hooks = [(f"blocks.{layer}.attn.hook_z", hook) for layer in layers]
+        hooks += [(f"blocks.{layer}.hook_mlp_out", hook) for layer in layers if chosen.mlps[row, layer]]
+        with bridge.hooks(fwd_hooks=hooks):
+            _, cache = bridge.run_with_cache(prompts.tokens)
+        streams.append(torch.stack([cache[name][:, -1] for name in names], 1))
+    return torch.stack(streams, 1)
+
+
+def gap(ours, theirs):
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def test_the_mean_at_every_position_is_that_of_the_plain_runs(case):
+    bridge, _ = case
+    prompts, chosen = of_one_length(5), some_sets(bridge)
+    found = run_everywhere(bridge, prompts, chosen, MEAN).resid
+    expected = hooked_streams(bridge, prompts, chosen, lambda clean: torch.stack([sum(clean) / 5] * 5))
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+    zeros = run_everywhere(bridge, prompts, chosen, ZERO).resid
+    assert gap(found, zeros) > 1e-3, "the mean is not nothing"
+
+
+def test_another_prompts_values_stand_at_every_position(case):
+    """Of three prompts each takes the next one's or each the one's before: one of the two must fit all sets."""
+    bridge, _ = case
+    prompts, chosen = of_one_length(3), some_sets(bridge)
+    found = run_everywhere(bridge, prompts, chosen, RESAMPLE, seed=3).resid
+    orders = ([1, 2, 0], [2, 0, 1])
+    gaps = [gap(found, hooked_streams(bridge, prompts, chosen, lambda clean, o=order: clean[o])) for order in orders]
+    assert min(gaps) < 1e-5 and max(gaps) > 1e-3
