@@ -120,11 +120,16 @@ def stream_table(
         write_groups(own, _part(folder, blocks[0].layer), about, by_head=by_head, may_be_empty=True)
     groups = chain.from_iterable(read_groups(_part(folder, reader)) for reader in readers)
     rows = write_groups(groups, path, dict(about) | {"readers": list(readers)}, by_head=by_head)
-    for reader in readers:  # another run, of other layers, may still need its own
+    _remove_parts(folder, readers)
+    return rows
+
+
+def _remove_parts(folder: Path, readers: Sequence[int]) -> None:
+    """These layers' parts, and the folder with the last of them: another run, of other layers, may need its own."""
+    for reader in readers:
         _part(folder, reader).unlink()
     if not any(folder.glob("reader-*.parquet")):
         shutil.rmtree(folder)
-    return rows
 
 
 def pairs_left(readers: Sequence[int], path: Path) -> int:

@@ -432,7 +432,7 @@ def streamed(checkpoints, tmp_path_factory):
     folder = tmp_path_factory.mktemp("streamed")
     command = ["composition", "--stream", "--weights", str(checkpoints["gpt2"]), "--n-random", "3", "--out"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming.shutil, "rmtree", lambda parts: None)
+        patch.setattr(streaming, "_remove_parts", lambda folder, readers: None)
         assert main([*command, str(folder / "out.parquet")]) == 0
     (part,) = (folder / "out.parquet.parts").glob("*001.parquet")
     return command, part, (folder / "out.parquet").read_bytes()
