@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=BENCHMARKS, help="what to measure")
     add_weights_arguments(parser)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the median counts (default: 3)")
-    parser.add_argument("--whole", action="store_true", help="streaming: all 32 layers too (a quarter of an hour on two cores)")
+    parser.add_argument(
+        "--whole", action="store_true", help="streaming: all 32 layers too (a quarter of an hour on two cores)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda, where a benchmark has both (default: cpu)")
     parser.add_argument("--note", help="what a reader must know of the run, such as other work on the machine")
     parser.add_argument("--out", type=Path, default=Path("data/benchmarks"), help="folder for the JSON file")
