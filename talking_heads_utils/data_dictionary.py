@@ -46,7 +46,6 @@ _BENCHMARK = {
     "machine": "processor, cores, threads, GPU",
     "versions": "of Python, this package and the libraries that results depend on",
     "weights": "which checkpoint",
-    "note": "what else there is to know, where there is something",
     "rows": "a case each: `ours_s`, `plain_s` (median seconds), `ratio` (plain over ours), `max_abs_diff` (largest "
     "difference between the two results), `ours_peak_mb`, `plain_peak_mb` (resident memory, 10⁶ bytes)",
 }
