@@ -164,7 +164,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[str]:
         of_model = [run for run in runs if run["model"] == model and run["inhibition_heads"]]
         heads = [{h["head"] for h in run["inhibition_heads"]} for run in of_model]
         common = ", ".join(sorted(set.intersection(*heads))) or "none"
-        random = max(_share(run, concentration.RANDOM) for run in of_model)
+        random = max(_at_random(run) for run in of_model)
         found.append(
             f"**{model}**, seed {_listed(run['seed'] for run in of_model)}: dimensions of the channel "
             f"{_listed(run['dimension'] or 'more than 8' for run in of_model)}; as many random directions carry "
@@ -174,11 +174,12 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _share(run: dict[str, Any], what: str) -> float:
-    """Share of the whole effect that as many directions as the channel has carry."""
-    k = run["dimension"] or max(row["k"] for row in run["channel"])
-    at = {row["what"]: row["mean"] for row in run["channel"] if row["k"] == k}
-    return at[what] / at[concentration.TOGETHER]
+def _at_random(run: dict[str, Any]) -> float:
+    """Share of the whole effect that as many random directions as the channel has carry."""
+    import pandas as pd
+
+    found = concentration.shares(pd.DataFrame(run["channel"]), concentration.RANDOM)
+    return found[run["dimension"] or max(found)]
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -169,7 +169,7 @@ def test_marks_of_heads_out_start_on_their_curves():
     assert list(figure.frames[2].data[0].y) == pytest.approx([0.7, 0.3])
 
 
-@pytest.mark.parametrize("name", ["EleutherAI/pythia-160m-L8H10", "/tmp/my model-L0H0", "mini-token-L1H3", "../x"])
+@pytest.mark.parametrize("name", ["EleutherAI/pythia-160m-L8H10", "/models/my model-L0H0", "mini-token-L1H3", "../x"])
 def test_a_name_of_a_file_of_frames_leads_nowhere_else(name):
     key = page.file_key(name)
     assert "/" not in key and " " not in key and (name != "mini-token-L1H3" or key == name)

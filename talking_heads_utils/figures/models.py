@@ -17,7 +17,7 @@ from talking_heads_utils.figures.style import (
     new_figure,
     stacked,
 )
-from talking_heads_utils.inhibition.concentration import RANDOM, TOGETHER, TOP
+from talking_heads_utils.inhibition.concentration import RANDOM, TOP, shares
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,18 +96,18 @@ def _seed_traces(run: Mapping[str, Any] | None, colour: str) -> list[go.Scatter]
 
 
 def _shares(run: Mapping[str, Any], what: str) -> dict[int, float]:
-    """k -> share of the whole effect that so many directions carry."""
-    rows = run.get("channel", [])
-    whole = next((row["mean"] for row in rows if row["what"] == TOGETHER), None)
-    return {row["k"]: round(row["mean"] / whole, 4) for row in rows if row["what"] == what}
+    """What so many directions carry, for a figure; empty for a run without a channel."""
+    import pandas as pd
+
+    found = shares(pd.DataFrame(run["channel"]), what) if "channel" in run else {}
+    return {k: round(share, 4) for k, share in found.items()}
 
 
 def _random_directions(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """As many random directions, mean over the runs."""
-    shares = [_shares(run, RANDOM) for run in runs]
-    shares = [share for share in shares if share]
-    ks = list(shares[0]) if shares else []
-    mean = [round(sum(share[k] for share in shares) / len(shares), 4) for k in ks]
+    found = [share for run in runs if (share := _shares(run, RANDOM))]
+    ks = list(found[0]) if found else []
+    mean = [round(sum(share[k] for share in found) / len(found), 4) for k in ks]
     return dict(
         x=ks, y=mean, mode="lines", line=dict(color=CONTROL, dash="dash"), name="random directions",
         showlegend=bool(ks), hovertemplate="%{x} random: %{y:.3f}<extra></extra>",

@@ -119,6 +119,12 @@ def dimension(table: pd.DataFrame, share: float = SHARE) -> int | None:
     return None if whole >= 0 or top.empty else int(top["k"].min())
 
 
+def shares(table: pd.DataFrame, what: str) -> dict[int, float]:
+    """k -> share of the effect of all that so many directions of a kind carry, out of :func:`channel_curve`."""
+    by = table.pivot(index="k", columns="what", values="mean")
+    return (by[what] / by[TOGETHER]).to_dict()
+
+
 def _into_query(
     recording: Recording, mover: Head, writers: Sequence[Head]
 ) -> tuple[Float[Tensor, "n d_head"], Float[Tensor, "d_head d_model"]]:

@@ -21,6 +21,7 @@ from talking_heads_utils.inhibition.concentration import (
     concentration,
     dimension,
     needed_for,
+    shares,
     stable_rank,
 )
 from talking_heads_utils.inhibition.corpus import activity, contexts, corpus_of, rates
@@ -226,11 +227,11 @@ def channel_table(studies: Sequence[Study]) -> pd.DataFrame:
     rows = []
     for s in studies:
         table = channel_curve(*s.halves, s.mover, s.inhibition, seed=s.seed)
-        k = dimension(table)
-        at = table[table["k"] == (k or table["k"].max())].set_index("what")["mean"]
+        k, random = dimension(table), shares(table, RANDOM)
         rows.append({
-            "model": s.name, "all of it: change of I(m)": at[TOGETHER], "directions for 90%": k or "more than 8",
-            "as many at random": at[RANDOM] / at[TOGETHER],
+            "model": s.name,
+            "all of it: change of I(m)": table["mean"][table["what"] == TOGETHER].iloc[0],
+            "directions for 90%": k or f"more than {max(random)}", "as many at random": random[k or max(random)],
         })  # fmt: skip
     return pd.DataFrame(rows)
 
