@@ -17,7 +17,7 @@ from talking_heads_utils.inhibition.effects import inhibition_score
 from talking_heads_utils.inhibition.study import Study
 from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.provenance import machine, versions
-from talking_heads_utils.settings import SEED
+from talking_heads_utils.settings import N_ITEMS, SEED
 from talking_heads_utils.statistics import bootstrap_mean
 from talking_heads_utils.tasks.prompts import check_seed
 from talking_heads_utils.training.loop import FINAL
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
-N_ITEMS = 6  # of the lists that a run is measured on
 N_SCORES = 5  # components shown of a head
 CARD = ("step", "minutes", "longest", "complete_at", "early_at", "accuracy")
 

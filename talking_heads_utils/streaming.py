@@ -8,7 +8,7 @@ shard, taken apart into its components and let go again. A finished reader layer
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from talking_heads_utils.composition import (
     score_readers,
 )
 from talking_heads_utils.errors import ResultError
+from talking_heads_utils.progress import follow
 from talking_heads_utils.provenance import describe_weights
 from talking_heads_utils.tables import read_about, read_groups, row_group, write_groups
 from talking_heads_utils.weights import HeadWeights, Source, assemble
@@ -59,11 +60,10 @@ def iter_streamed(
     *,
     n_random: int,
     seed: int,
-    on_pair: Callable[[], Any] = lambda: None,
 ) -> Iterator[tuple[list[ReaderScores], Float[Tensor, "layer n_heads d_head"]]]:
     """Per reader layer, as soon as it is done, its scores, a block per kind, and singular values of what it reads.
 
-    What a layer gets does not depend on the others that are asked for. on_pair: called after every pair of layers.
+    What a layer gets does not depend on the others that are asked for.
     Raises :class:`OptionError` for a layer that is not there.
     """
     shape = checkpoint.shape
@@ -72,11 +72,11 @@ def iter_streamed(
     per_layer = 4 * n_maps * shape.d_model * shape.d_head
     at_once = max(1, READER_BYTES // per_layer)
     for start in range(0, len(readers), at_once):
-        yield from _score_readers(checkpoint, readers[start : start + at_once], kinds, n_random, seed, on_pair)
+        yield from _score_readers(checkpoint, readers[start : start + at_once], kinds, n_random, seed)
 
 
 def _score_readers(
-    checkpoint: Checkpoint, readers: Sequence[int], kinds: str, n_random: int, seed: int, on_pair: Callable[[], Any]
+    checkpoint: Checkpoint, readers: Sequence[int], kinds: str, n_random: int, seed: int
 ) -> Iterator[tuple[list[ReaderScores], Tensor]]:
     n_heads, d_head = checkpoint.shape.n_heads, checkpoint.shape.d_head
     maps, nulls = {}, {}
@@ -86,12 +86,11 @@ def _score_readers(
         nulls[reader] = score_readers(random_directions(weights, n_random, seed), maps[reader])
     scores = {r: torch.empty(r, n_heads * d_head, len(kinds) * n_heads) for r in readers}
     S = torch.empty(max(readers), n_heads, d_head)
-    for layer in range(max(readers)):
+    for layer in follow(range(max(readers)), f"writing layers for readers {min(readers)} to {max(readers)}"):
         directions, values = write_directions(one_layer(checkpoint, layer))
         S[layer] = values[0]
         for reader in maps:
             scores[reader][layer] = score_readers(directions[0].flatten(0, 1), maps[reader])
-            on_pair()
         if (done := layer + 1) in maps:
             flat = scores.pop(done).flatten(0, 1)
             del maps[done]
@@ -103,7 +102,6 @@ def stream_table(
     readers: Sequence[int],
     path: Path,
     about: Mapping[str, Any],
-    on_pair: Callable[[], Any] = lambda: None,
 ) -> int:
     """Write the table of :func:`~talking_heads_utils.tables.write_table` for these reader layers; returns its rows.
 
@@ -114,7 +112,7 @@ def stream_table(
     path, by_head = Path(path), about["level"] == "head"
     folder = path.with_name(f"{path.name}.parts")
     left = [reader for reader in readers if not _is_whole(_part(folder, reader), about)]
-    how = dict(n_random=about["n_random"], seed=about["seed"], on_pair=on_pair)
+    how = dict(n_random=about["n_random"], seed=about["seed"])
     for blocks, S in iter_streamed(checkpoint, left, about["kinds"], **how):
         own = (row_group(block, S, about, top=about["top"], by_head=by_head) for block in blocks)
         write_groups(own, _part(folder, blocks[0].layer), about, by_head=by_head, may_be_empty=True)
@@ -130,12 +128,6 @@ def _remove_parts(folder: Path, readers: Sequence[int]) -> None:
         _part(folder, reader).unlink()
     if not any(folder.glob("reader-*.parquet")):
         shutil.rmtree(folder)
-
-
-def pairs_left(readers: Sequence[int], path: Path) -> int:
-    """How many pairs of layers :func:`stream_table` has still to score."""
-    folder = Path(path).with_name(f"{Path(path).name}.parts")
-    return sum(reader for reader in readers if not _part(folder, reader).exists())
 
 
 def _part(folder: Path, reader: int) -> Path:

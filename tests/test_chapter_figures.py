@@ -1,27 +1,15 @@
 """Figures that show a table, model by model: every menu entry shows its own model's numbers and no other's."""
 
-from itertools import count
-
 import pandas as pd
 import pytest
 import torch
+from counted import MODELS, table
 
 from talking_heads_utils.editing.study import GRADIENT, GRID, drawn
 from talking_heads_utils.figures import editing, icl, inhibition, models, page, positional
 from talking_heads_utils.positional.gains import STRATEGIES, Gain
 from talking_heads_utils.positional.study import CARRIED
 from talking_heads_utils.statistics import Interval
-
-MODELS = ["mini-icl", "gpt2"]
-
-
-def table(columns, **keys) -> pd.DataFrame:
-    """A row for every combination of keys and every model; each value once in the whole table, with its interval."""
-    index = pd.MultiIndex.from_product([MODELS, *keys.values()], names=["model", *keys])
-    rows, number = index.to_frame(index=False), count(1)
-    for column in columns:
-        rows[column] = [next(number) / 1000 for _ in range(len(rows))]
-    return rows.assign(low=0.0, high=1.0, n=100)
 
 
 def views(figure) -> dict[str, list]:

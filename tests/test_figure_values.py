@@ -2,12 +2,13 @@
 
 import json
 import re
-from itertools import count, product
+from itertools import product
 
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
+from counted import MODELS, table
 
 from talking_heads_utils import links
 from talking_heads_utils.composition import ReaderScores
@@ -21,18 +22,8 @@ from talking_heads_utils.positional.study import CARRIED
 from talking_heads_utils.roles import INDUCTION, NAME_MOVER, S_INHIBITION
 from talking_heads_utils.scores import CompositionScores
 
-MODELS = ["mini-icl", "gpt2"]
 ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)], INDUCTION: [Head(1, 1)]}
 LINKS = [(S_INHIBITION, NAME_MOVER, "Q"), (S_INHIBITION, INDUCTION, "V")]
-
-
-def table(columns, unit=0.001, **keys) -> pd.DataFrame:
-    """A row for every combination of keys and every model; each value once in the whole table."""
-    index = pd.MultiIndex.from_product([MODELS, *keys.values()], names=["model", *keys])
-    rows, number = index.to_frame(index=False), count(1)
-    for column in columns:
-        rows[column] = [next(number) * unit for _ in range(len(rows))]
-    return rows if "low" in columns else rows.assign(low=0.0, high=1.0)
 
 
 def where(rows, **keys) -> pd.DataFrame:

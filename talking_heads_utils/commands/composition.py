@@ -119,17 +119,14 @@ def _in_memory(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, st
 
 def _streamed(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, str]:
     """As :func:`_in_memory`, with a few layers in memory at a time."""
-    from tqdm import tqdm
-
     from talking_heads_utils.checkpoints import open_checkpoint
     from talking_heads_utils.composition import check_readers
-    from talking_heads_utils.streaming import describe_checkpoint, pairs_left, stream_table
+    from talking_heads_utils.streaming import describe_checkpoint, stream_table
     from talking_heads_utils.weights import describe
 
     checkpoint = open_checkpoint(args.weights or gpt2_source(), args.revision)
     n_layers = checkpoint.shape.n_layers
     readers = check_readers(args.readers or range(1, n_layers), n_layers, checkpoint.name)
     about = describe_checkpoint(checkpoint) | about
-    with tqdm(total=pairs_left(readers, args.out), desc="pairs of layers", unit="pair", leave=False) as bar:
-        rows = stream_table(checkpoint, readers, args.out, about, on_pair=bar.update)
+    rows = stream_table(checkpoint, readers, args.out, about)
     return rows, describe(about["model"], about["processing"], about["d_model_effective"])

@@ -20,12 +20,12 @@ from talking_heads_utils.inhibition import study as inhibition
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import PLANTED, known_models, learners, longest_trained, shipped_models
 from talking_heads_utils.positional import study as positional
-from talking_heads_utils.settings import SEED
+from talking_heads_utils.settings import N_ITEMS, SEED
 
 if TYPE_CHECKING:
     import pandas as pd
 
-N_ITEMS, CROWDED, SEEN = 6, 10, 8  # list lengths of chapters 1 and 2, and of 3; examples that laws are fitted on
+CROWDED, SEEN = 10, 8  # items of the lists of chapter 3; examples that laws are fitted on
 LENGTHS, LONG_LENGTHS = (3, 4, 6, 8, 10, 12), (3, 5, 8, 10, 15, 20)  # of the toys, which saw no more, and of others
 QUICK_LENGTHS = (4, 8, 12)
 MOST_OUT = 24  # heads that are taken out one by one of a model that has more than 100

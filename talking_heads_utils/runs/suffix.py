@@ -215,7 +215,8 @@ def stream(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
     """
     _check(bridge, start)
     tokens = prompts.tokens.to(bridge.cfg.device)
-    resid = torch.cat([bridge(part, stop_at_layer=start) for part in tokens.split(batches.size(batch))])
+    rows = batches.blocks(len(tokens), batch)
+    resid = torch.cat([bridge(tokens[part], stop_at_layer=start) for part in rows])
     layers = [_layer(bridge, layer, None, None) for layer in range(start, bridge.cfg.n_layers)]
     return replace(_assemble(bridge, prompts, start, layers, resid), stream=resid)
 
