@@ -177,8 +177,7 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
     """
     _check(bridge, start)
     n_layers, rotary = bridge.cfg.n_layers, rotary_of(bridge)
-    last = f"blocks.{n_layers - 1}.hook_resid_post"
-    names = {last, *(f"blocks.{layer}.attn.hook_{name}" for layer in range(start, n_layers) for name in "kv")}
+    names = {f"blocks.{layer}.attn.hook_{name}" for layer in range(start, n_layers) for name in "kv"}
     resid, found = _run(bridge, prompts, names, f"blocks.{start}.hook_resid_pre", batch)
     places = torch.arange(prompts.tokens.shape[1], device=bridge.cfg.device)
     layers = []
@@ -188,14 +187,16 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
         layers.append(_layer(bridge, layer, keys.transpose(1, 2), values.transpose(1, 2)))
     made = _assemble(bridge, prompts, start, layers, resid)
     if check:
-        _check_last(made, found[last], bridge.cfg.model_name)
+        _check_last(made, bridge, prompts)
     return made
 
 
-def _check_last(made: Suffix, last: Float[Tensor, "n n_pos d_model"], name: str) -> None:
-    """Raises :class:`UnsupportedModelError` where the layers give another final stream than the model's own run did."""
-    some = slice(0, 2)
+def _check_last(made: Suffix, bridge: TransformerBridge, prompts: PromptSet) -> None:
+    """Raises :class:`UnsupportedModelError` where the layers give another final stream for the first two prompts than
+    the model's own run does."""
+    some, name = slice(0, 2), bridge.cfg.model_name
     end = made.end[some]
+    last, _ = _run(bridge, prompts.select(some), set(), f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post", 2)
     expected = last[torch.arange(len(end), device=last.device), end].float()
     gap = made.final(made.resid[some, None], rows=some)[:, 0].float() - expected
     tolerance = TOLERANCE if last.dtype == torch.float32 else HALF_TOLERANCE
