@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import TYPE_CHECKING
@@ -27,6 +28,19 @@ def tail(up: int, n: int, up_other: int, n_other: int) -> float:
     marked, every = up + up_other, n + n_other
     ways = [comb(n, k) * comb(n_other, marked - k) for k in range(up, min(n, marked) + 1)]
     return sum(ways) / comb(every, marked)
+
+
+def by_verdict(verdicts: Mapping[str, str]) -> str:
+    """Models and their verdicts as ``supported in a and b; undecided in c``, each verdict once, the best first."""
+    order = dict.fromkeys(
+        [*(v for v in (SUPPORTED, NOT_SUPPORTED, UNDECIDED) if v in verdicts.values()), *verdicts.values()]
+    )
+    return "; ".join(f"{v} in {listed([name for name, of in verdicts.items() if of == v])}" for v in order)
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def share(flags: pd.Series) -> str:

@@ -144,3 +144,9 @@ def test_every_role_has_its_own_colour():
 
     assert set(ROLE_COLOURS) == set(roles.gpt2_small_roles()) and len(set(ROLE_COLOURS.values())) == len(ROLE_COLOURS)
     assert role_colour(None) == CONTROL
+
+
+def test_a_takeaway_begins_with_its_answer_and_gives_numbers_a_line_each():
+    text = page.takeaway("It does.", {"a": "1 of 2", "b": "2 of 2"}, "Few prompts.").data
+    assert text == "**Takeaway.** It does.\n\n- a: 1 of 2\n- b: 2 of 2\n\nFew prompts."
+    assert page.takeaway("It does.").data == "**Takeaway.** It does."

@@ -153,3 +153,15 @@ def test_the_posts_column_covers_every_claim():
     table = claims.claims_table({"one": verdicts, "other": verdicts[:1]})
     assert table["claim"].tolist() == [verdicts[0].claim] * 2 + [v.claim for v in verdicts[1:]]
     assert len(post.patching_table()) == 4
+
+
+def test_an_answer_names_the_models_of_each_verdict_and_no_other_claim():
+    def judged(verdict, claim="Sums add"):
+        return [claims.Verdict("Earlier", "", "", claims.SUPPORTED), claims.Verdict(claim, "1.0", "0.5", verdict)]
+
+    verdicts = {"a": judged(claims.UNDECIDED), "b": judged(claims.SUPPORTED), "c": judged(claims.UNDECIDED)}
+    assert claims.answer(verdicts) == "*Sums add*: supported in b; undecided in a and c."
+    assert claims.answer({name: verdicts["b"] for name in "abc"}) == "*Sums add*: supported in a, b and c."
+    assert claims.measured(verdicts) == dict.fromkeys("abc", "1.0 (0.5)")
+    with pytest.raises(ValueError, match="too many values"):
+        claims.answer(verdicts | {"d": judged(claims.SUPPORTED, "Another")})

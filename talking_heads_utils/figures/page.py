@@ -64,6 +64,15 @@ def kinds(shown: Iterable[str]) -> str:
     return f"**{'; '.join(dict.fromkeys(shown))}.** "
 
 
+def takeaway(answer: str, numbers: Mapping[str, str] | None = None, then: str = "") -> Any:
+    """What a section found, as Markdown: the answer in words, its numbers in a line per model (or whatever they are
+    of), then what limits it."""
+    from IPython.display import Markdown
+
+    lines = "\n".join(f"- {name}: {said}" for name, said in (numbers or {}).items())
+    return Markdown("\n\n".join(part for part in (f"**Takeaway.** {answer}", lines, then) if part))
+
+
 def with_controls(
     figure: go.Figure, controls: Sequence[Mapping[str, Any]], frames: Mapping[tuple, Mapping[str, Any]]
 ) -> go.Figure:

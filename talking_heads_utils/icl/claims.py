@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from talking_heads_utils.icl.ablation import NOTHING
 from talking_heads_utils.icl.curves import LAWS, LINE
 from talking_heads_utils.icl.study import first_working_layer
-from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, interval, share, tail
+from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, by_verdict, interval, share, tail
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,10 +191,16 @@ def in_parts(table: pd.DataFrame) -> Verdict:
     return Verdict("MLPs hold subtasks (parity apart from size)", told, control, verdict)
 
 
-def takeaway(verdicts: dict[str, list[Verdict]]) -> str:
-    """Each model's last verdict in words, for the line under a figure."""
-    said = (f"{name}: {some[-1].measured} ({some[-1].control})" for name, some in verdicts.items())
-    return f"**Takeaway.** {'; '.join(said)}."
+def answer(verdicts: Mapping[str, list[Verdict]]) -> str:
+    """The claim that was judged last, and of which models it holds."""
+    last = {name: some[-1] for name, some in verdicts.items()}
+    (claim,) = {verdict.claim for verdict in last.values()}
+    return f"*{claim}*: {by_verdict({name: verdict.verdict for name, verdict in last.items()})}."
+
+
+def measured(verdicts: Mapping[str, list[Verdict]]) -> dict[str, str]:
+    """What each model's last verdict rests on, with its control."""
+    return {name: f"{some[-1].measured} ({some[-1].control})" for name, some in verdicts.items()}
 
 
 def claims_table(verdicts: dict[str, list[Verdict]]) -> pd.DataFrame:

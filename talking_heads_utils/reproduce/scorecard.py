@@ -150,9 +150,13 @@ def to_run(model: str | None, chapter: int) -> list[str]:
     return [] if model is None or is_finished(model, chapter) else [model]
 
 
-def verdict_on(model: str, experiment: str) -> str:
-    """The verdict of a model of the scorecard on the claim that an experiment tests, with what was measured, or that it
-    was not run."""
+def verdict_of(model: str, experiment: str) -> Verdict:
+    """The verdict of a model of the scorecard on the claim that an experiment tests, or that it was not run."""
     claim = next(claim for claim in CLAIMS if claim.needs == experiment)
-    found = verdicts({model: finished(model)}, claim)[model]
+    return verdicts({model: finished(model)}, claim)[model]
+
+
+def verdict_on(model: str, experiment: str) -> str:
+    """:func:`verdict_of` in words, with what was measured."""
+    found = verdict_of(model, experiment)
     return f"{found.verdict}: {found.measured}" if found.measured else found.verdict
