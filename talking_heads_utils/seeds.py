@@ -6,7 +6,7 @@ Each run is measured as chapter 1 measures a model and kept as one JSON file; on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ from talking_heads_utils.provenance import machine, versions
 from talking_heads_utils.settings import N_ITEMS, SEED
 from talking_heads_utils.statistics import bootstrap_mean
 from talking_heads_utils.tasks.prompts import check_seed
+from talking_heads_utils.training.card import write_card
 from talking_heads_utils.training.loop import FINAL
 from talking_heads_utils.training.spec import SPECS, MiniSpec, spec_of
+from talking_heads_utils.verdicts import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +39,7 @@ def seeds_dir() -> Path:
 
 
 def measure_all(runs: Sequence[Path], out: Path, say: Callable[[str], None] = print, n_prompts: int = 400) -> None:
-    """Measure every run that ``out`` does not have yet; each is written whole.
+    """Measure every run that ``out`` does not have yet; each is written whole, and told on the run's card.
 
     Raises :class:`CheckpointError` for a folder that holds no finished run, before anything is measured, and
     :class:`ResultError` where another run's measures are in the way.
@@ -49,12 +51,15 @@ def measure_all(runs: Sequence[Path], out: Path, say: Callable[[str], None] = pr
         if path.exists():
             if load(path)["checkpoint"] != found:
                 raise ResultError(f"{path} is of another run of that seed. Remove it, or choose another --out.")
+            write_card(run / FINAL, load(path))
             say(f"{path}: there already")
             continue
         about = dict(format=FORMAT, model=card["spec"]["name"], seed=card["seed"], checkpoint=found)
         about |= {name: card[name] for name in CARD} | measure(run / FINAL, n_prompts)
         with written_whole(path) as part:
-            part.write_text(json.dumps(about | dict(machine=machine(), versions=versions()), indent=1) + "\n", "utf-8")
+            whole = about | dict(machine=machine(), versions=versions())
+            part.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", "utf-8")
+        write_card(run / FINAL, about)
         say(f"{path}: heads that inhibit: {', '.join(h['head'] for h in about['inhibition_heads']) or 'none'}")
 
 
@@ -83,7 +88,7 @@ def _head(s: Study, i: int) -> dict[str, Any]:
     head = s.inhibition[i]
     needed, whole = concentration.needed_for(*s.halves, s.mover, head)
     scores = s.scores.table(s.mover, "Q")
-    own = scores[scores["writer"].str.startswith(f"{head}.")].sort_values("rank")
+    own = scores[scores["writer"].str.startswith(f"{head}.") & scores["score"].notna()]
     return dict(
         head=str(head), change=whole, components=needed, null=s.scores.null_rms,
         scores={row.writer: round(row.score, 4) for row in own.head(N_SCORES).itertuples()},
@@ -165,8 +170,8 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[str]:
         common = ", ".join(sorted(set.intersection(*heads))) or "none"
         random = max(_at_random(run) for run in of_model)
         found.append(
-            f"**{model}**, seed {_listed(run['seed'] for run in of_model)}: dimensions of the channel "
-            f"{_listed(run['dimension'] or 'more than 8' for run in of_model)}; as many random directions carry "
+            f"**{model}**, seed {listed(run['seed'] for run in of_model)}: dimensions of the channel "
+            f"{listed(run['dimension'] or 'more than 8' for run in of_model)}; as many random directions carry "
             f"{random:.0%} of the effect at most. "
             + (f"Heads that inhibit in every run: {common}." if len(of_model) > 1 else "One run.")
         )
@@ -179,8 +184,3 @@ def _at_random(run: dict[str, Any]) -> float:
 
     found = concentration.shares(pd.DataFrame(run["channel"]), concentration.RANDOM)
     return found[run["dimension"] or max(found)]
-
-
-def _listed(values: Iterable[Any]) -> str:
-    words = [str(value) for value in values]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import comb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,11 +35,12 @@ def by_verdict(verdicts: Mapping[str, str]) -> str:
     order = dict.fromkeys(
         [*(v for v in (SUPPORTED, NOT_SUPPORTED, UNDECIDED) if v in verdicts.values()), *verdicts.values()]
     )
-    return "; ".join(f"{v} in {listed([name for name, of in verdicts.items() if of == v])}" for v in order)
+    return "; ".join(f"{v} in {listed(name for name, of in verdicts.items() if of == v)}" for v in order)
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(values: Iterable[Any]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
+    names = [str(value) for value in values]
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 

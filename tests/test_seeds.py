@@ -19,6 +19,7 @@ from talking_heads_utils.runs.recording import record
 from talking_heads_utils.tasks.halves import halves
 from talking_heads_utils.tasks.laundry import build_laundry
 from talking_heads_utils.tasks.metrics import contrast
+from talking_heads_utils.training.card import write_card
 from talking_heads_utils.training.spec import SPECS, MiniSpec
 
 RUNS = seeds.all_runs()
@@ -86,9 +87,14 @@ def test_taking_directions_out_equals_a_hooked_run():
 
 
 def test_a_run_is_measured_once_and_another_is_refused(tmp_path, capsys):
-    run = shipped_models()["mini-token"].parent
+    run = tmp_path / "run"
+    shutil.copytree(shipped_models()["mini-token"], run / "final")
+    card = (run / "final" / "README.md").read_text()
+    write_card(run / "final")
+    assert (run / "final" / "README.md").read_text() != card
     command = ["seeds", str(run), "--out", str(tmp_path / "out")]
     assert main(command) == 0
+    assert (run / "final" / "README.md").read_text() == card, "measuring tells the card what it found"
     path = tmp_path / "out" / "mini-token-0.json"
     found, before = seeds.load(path), path.read_bytes()
     shipped = next(r for r in RUNS if (r["model"], r["seed"]) == ("mini-token", 0))

@@ -8,9 +8,11 @@ from safetensors.torch import load_file
 
 from talking_heads_utils.evaluate import accuracy, answer_logits
 from talking_heads_utils.icl import study
-from talking_heads_utils.models import learners, load_model, minis, shipped_models
+from talking_heads_utils.models import find_checkpoint, learners, load_model, minis, shipped_models
+from talking_heads_utils.seeds import all_runs
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.metrics import correct
+from talking_heads_utils.training.card import card_text
 from talking_heads_utils.training.lists import SETTLED
 from talking_heads_utils.training.loop import Run
 from talking_heads_utils.training.model import constrain
@@ -73,6 +75,16 @@ def test_the_card_says_what_the_checkpoint_does(name, tmp_path):
     else:
         missed = {key for key, value in card["accuracy"].items() if value < 0.99}
         assert missed == MISSED.get(name, set()), "the book says which models miss 99%, and where"
+
+
+@pytest.mark.parametrize("model", FOLDERS)
+def test_its_card_is_made_of_its_log_and_its_measures(model):
+    text = (FOLDERS[model] / "README.md").read_text(encoding="utf-8")
+    measures = {run["checkpoint"]: run for run in all_runs()}
+    of_it = measures.get(find_checkpoint(FOLDERS[model]).sha256())
+    assert text == card_text(FOLDERS[model], of_it), "write the card again: `seeds` does"
+    final_of_lists = model not in LEARNERS and not model.endswith("early")
+    assert (of_it is not None) == final_of_lists == ("## Its channel" in text)
 
 
 def test_it_loads_by_the_same_call_and_solves_the_tasks():

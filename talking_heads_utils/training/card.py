@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.training.spec import FREE
 
@@ -13,15 +13,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def write_card(folder: Path) -> Path:
-    """``README.md`` beside a checkpoint of :class:`~talking_heads_utils.training.loop.Run`, from its training.json."""
-    run = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+def write_card(folder: Path, measured: Mapping[str, Any] | None = None) -> Path:
+    """``README.md`` beside a checkpoint of :class:`~talking_heads_utils.training.loop.Run`, from its training.json.
+
+    measured: what :func:`talking_heads_utils.seeds.measure` found of its channel, once that was asked.
+    """
     path = folder / "README.md"
-    path.write_text(_text(run, run["spec"]), encoding="utf-8")
+    path.write_text(card_text(folder, measured), encoding="utf-8")
     return path
 
 
-def _text(run: dict, spec: dict) -> str:
+def card_text(folder: Path, measured: Mapping[str, Any] | None = None) -> str:
+    """What :func:`write_card` writes."""
+    run = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    return _text(run, run["spec"], _channel(measured) if measured else "")
+
+
+def _text(run: dict, spec: dict, channel: str) -> str:
     return f"""# {spec["name"]}, {run["stage"]}, seed {run["seed"]}
 
 A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads and d_model {spec["d_model"]}, trained from nothing on
@@ -32,7 +40,7 @@ A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads and d_model {spec[
 Step {run["step"]} of {spec["n_steps"]}{_time(run)}.{"" if "n_pairs" in spec else " " + _lists(run, spec)}
 Accuracy over the whole vocabulary on 200 fixed prompts each{", after k examples" if "n_pairs" in spec else ""}:
 
-{_table(run)}{_by_function(run) if "by_function" in run else ""}
+{_table(run)}{_by_function(run) if "by_function" in run else ""}{channel}
 
 Loads in plain `transformers`, and by `talking_heads_utils.models.load_model`. This is a toy: no result on it is a
 result on GPT-2{" or on Llama" if "n_pairs" in spec else ""}.
@@ -50,6 +58,32 @@ def _by_function(run: dict) -> str:
         lines.append([str(a), *(cells[b] for b in every_b)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"\n\nAfter all examples, function by function, 20 prompts each; in brackets functions held out:\n\n{table}"
+
+
+def _channel(measured: Mapping[str, Any]) -> str:
+    """Which heads inhibit the mover, by what their absence does to it, through which components and directions."""
+    heads, title = measured["inhibition_heads"], "## Its channel, as chapter 1 measures it"
+    if not heads:
+        return f"\n\n{title}\n\nNo head inhibits a mover here, so there is no channel to measure."
+    score, order = measured["inhibition_score"], measured["agreement"]
+    how = f"Lists of {measured['n_items']}, {score['n']} held-out prompts, seed {measured['prompts_seed']}"
+    told = (
+        f"{how}; weights with {measured['processing']}.",
+        f"* I(m) of {', '.join(measured['movers'])}: {score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}].",
+        f"* Directions by which the heads below together speak to its query, for 90% of their effect: "
+        f"{measured['dimension'] or 'more than 8'}.",
+        f"* Rank correlation of scores and effects, all components: {order['spearman']:.2f} [{order['low']:.2f}, "
+        f"{order['high']:.2f}]; in random bases of each head {order['rotated']:.2f}.",
+        f"* Score of a random direction: {heads[0]['null']:.3f} (root mean square).",
+    )
+    columns = ("head", "change of I(m) without it", "components for 90%", "scores of its strongest components")
+    rows = [columns, ("---",) * 4, *map(_head, heads)]
+    return "\n".join(("\n", title, "", told[0], "", *told[1:], "", *(f"| {' | '.join(row)} |" for row in rows)))
+
+
+def _head(head: Mapping[str, Any]) -> tuple[str, ...]:
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in head["scores"].items())
+    return head["head"], f"{head['change']:.3f}", str(head["components"] or "more than 8"), scores
 
 
 def _functions(spec: dict) -> str:
