@@ -197,12 +197,19 @@ def led_by_one(
 
 
 def constant_best(scores: CompositionScores, writer: Head, readers: Sequence[Head], kind: str) -> Component | None:
-    """The component of a writer that every one of the readers reads most, if it is the same for all; else None."""
-    best = {int(scores.pair(writer, reader, kind).nan_to_num(nan=-1.0).argmax()) for reader in readers}
+    """The component of a writer that every one of the readers reads most, if it is the same for all; else None, also
+    where a reader cannot read the writer at all."""
+    found = torch.stack([scores.pair(writer, reader, kind) for reader in readers])
+    if found.isnan().all(1).any():
+        return None
+    best = set(found.nan_to_num(nan=-1.0).argmax(1).tolist())
     return Component(writer.layer, writer.head, best.pop()) if len(best) == 1 else None
 
 
 def best_z_test(scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str) -> ExactTest:
-    """Exact test of the z of the best component, meaned over readers: do these writers stand out of their layers?"""
+    """Exact test of the z of the best component, meaned over readers: do these writers stand out of their layers?
+
+    Raises :class:`OptionError` for a writer that a reader cannot read.
+    """
     z = torch.stack([scores.best_z(kind)[:, :, reader.layer, reader.head] for reader in readers])
-    return exact_head_test(z.nanmean(0), writers)
+    return exact_head_test(z.mean(0), writers)

@@ -112,6 +112,8 @@ def load_model(
     memory, :class:`OptionError` for a device that is not there, and :class:`ProcessingError` for a processing that
     would change the model.
     """
+    if not isinstance(dtype, torch.dtype):
+        raise OptionError(f"dtype is one of torch's, such as torch.float32, not {dtype!r}.")
     spread = device == SPREAD
     one = check_device("cpu" if spread else str(device))
     if name_or_folder == PLANTED:

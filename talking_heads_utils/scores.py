@@ -122,15 +122,15 @@ class CompositionScores:
 
     def _over_pairs(self, name: str, kind: str, measure: Callable[[ReaderScores], Tensor]) -> Tensor:
         """Computed once and kept, since rankings ask for it reader by reader."""
+        kind = check_kinds(kind)
         if (name, kind) in self._pairs:
             return self._pairs[name, kind]
-        if check_kinds(kind) not in {held for held, _ in self.blocks}:
+        if kind not in {held for held, _ in self.blocks}:
             raise LabelError(f"These scores of {self.about['model']} do not hold kind {kind}.")
-        pairs = self._pairs[name, kind] = torch.full(
-            (self.n_layers, self.n_heads, self.n_layers, self.n_heads), torch.nan
-        )
+        pairs = torch.full((self.n_layers, self.n_heads, self.n_layers, self.n_heads), torch.nan)
         for layer in range(1, self.n_layers):
             pairs[:layer, :, layer] = measure(self.blocks[kind, layer])
+        self._pairs[name, kind] = pairs
         return pairs
 
 

@@ -46,13 +46,15 @@ def bootstrap_mean(values: Float[Tensor, "n"], *, level: float = 0.95, n_boot: i
 def exact_head_test(values: Float[Tensor, "n_layers n_heads"], heads: Sequence[Head]) -> ExactTest:
     """Is the mean over ``heads`` larger than over other heads of the same layers? Every alternative is counted.
 
-    The alternatives are all choices of as many heads from each layer as ``heads`` has there, itself included.
+    The alternatives are all choices of as many heads from each layer as ``heads`` has there, itself included; a head
+    without a value (NaN) is in none. Raises :class:`OptionError` if one of ``heads`` has none.
     """
-    n_heads = values.shape[1]
+    if lacking := [str(head) for head in heads if values[head.layer, head.head].isnan()]:
+        raise OptionError(f"There is no value for {', '.join(lacking)}: a head must be earlier than what reads it.")
     sums = torch.zeros(1, dtype=torch.float64)
     for layer in sorted({head.layer for head in heads}):
         size = sum(head.layer == layer for head in heads)
-        choices = torch.tensor(list(combinations(range(n_heads), size)))
+        choices = torch.tensor(list(combinations((~values[layer].isnan()).nonzero().flatten().tolist(), size)))
         layer_sums = values[layer].double()[choices].sum(1)
         sums = (sums[:, None] + layer_sums).flatten()
     observed = sum(values[head.layer, head.head].double().item() for head in heads) / len(heads)

@@ -8,6 +8,8 @@ from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.icl import curves, study
 from talking_heads_utils.icl.prompts import OTHER_FUNCTION
 from talking_heads_utils.labels import Head
+from talking_heads_utils.tasks import metrics
+from talking_heads_utils.tasks.prompts import load_prompts, save_prompts
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,16 @@ def test_parts_of_the_prompts_are_apart(s):
     assert s.prompts(5, part=1).texts == s.prompts(5, part=1).texts
     held = s.examples(40, 3, held_out=True)
     assert s.family.held_out[held.function].all() and not s.family.held_out[s.examples(40, 3).function].any()
+
+
+def test_questions_survive_a_file_and_have_no_candidates(s, tmp_path):
+    prompts = s.prompts(6)
+    save_prompts(prompts, tmp_path / "questions.parquet")
+    again = load_prompts(tmp_path / "questions.parquet")
+    assert again.distractors.shape == (6, 0) and again.candidates.tolist() == prompts.candidates.tolist()
+    for measure in (metrics.correct, metrics.logit_difference):
+        with pytest.raises(TaskError, match="among_candidates=False"):
+            measure(torch.zeros(6, s.bridge.cfg.d_vocab), again)
 
 
 def test_patching_before_anything_happened_changes_nothing(s):

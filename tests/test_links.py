@@ -85,8 +85,22 @@ def test_the_test_of_best_z_is_exact(small):
 
 
 def test_a_writer_that_comes_too_late_is_one_clear_error(small):
+    scores = compute_scores(small)
     with pytest.raises(LabelError, match="not in an earlier layer"):
-        links.best_components(compute_scores(small), [Head(2, 0)], [Head(1, 0)], "Q")
+        links.best_components(scores, [Head(2, 0)], [Head(1, 0)], "Q")
+    for writers in ([Head(2, 0)], [Head(0, 0), Head(1, 1)]):
+        with pytest.raises(OptionError, match="earlier than what reads it"):
+            links.best_z_test(scores, writers, [Head(1, 0), Head(2, 0)], "Q")
+    assert links.constant_best(scores, Head(2, 0), [Head(1, 0), Head(1, 1)], "Q") is None
+    assert links.led_by_one(scores, [Head(2, 0)], [Head(1, 0)], "Q")[0] == {Head(2, 0): None}
+
+
+def test_a_kind_may_be_written_small(small):
+    scores = compute_scores(small, "Q")
+    torch.testing.assert_close(scores.head_level("q"), scores.head_level("Q"), equal_nan=True)
+    for _ in range(2):
+        with pytest.raises(LabelError, match="do not hold kind V"):
+            scores.head_level("v")
 
 
 def test_edges_above_a_threshold_are_those_of_the_tables(small):

@@ -114,6 +114,7 @@ def test_three_shards_in_processes_of_their_own_are_one_run(tmp_path):
         assert process.wait() == 0
     parts = [str(tmp_path / f"part-{i}" / "planted-quick") for i in range(3)]
     assert main(["merge", *parts, "--out", str(tmp_path / "merged")]) == 0
+    assert main(["merge", *parts, "--out", str(tmp_path / "merged"), "--results", str(tmp_path / "other")]) == 2
     assert_same(tmp_path / "planted-quick", tmp_path / "merged")
     sizes = [len(list(Path(part).glob("*.json"))) for part in parts]
     assert sum(sizes) == 5 and min(sizes) > 0

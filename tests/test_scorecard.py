@@ -42,10 +42,10 @@ def reach(own, random):
     return pd.DataFrame(rows).assign(plain=0.3, n=50)
 
 
-def crowding(short, long, apart, at_first=5.0):
+def crowding(short, long, apart, at_first=5.0, at_random=2.0):
     ends = ((3, short, at_first), (12, long, apart))
     rows = [dict(n_items=n, accuracy=a, low=a - 0.05, high=a + 0.05, apart=d, n=120) for n, a, d in ends]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(**{claims.AT_RANDOM: at_random})
 
 
 def places(accuracy):
@@ -108,6 +108,7 @@ def heads(*needed):
     (claims.crowds, crowding(0.95, 0.4, 1.0), SUPPORTED),
     (claims.crowds, crowding(0.95, 0.4, 9.0), UNDECIDED),
     (claims.crowds, crowding(0.95, 0.4, 0.3, 0.5), UNDECIDED),
+    (claims.crowds, crowding(0.95, 0.4, 0.3, 5.0, 5.5), UNDECIDED),
     (claims.crowds, crowding(0.95, 0.93, 1.0), NOT_SUPPORTED),
     (claims.order_matters, places((1, 1, 1, 0.2, 0.2)), SUPPORTED),
     (claims.order_matters, places((0.6, 0.5, 0.55, 0.6)), NOT_SUPPORTED),

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from talking_heads_utils.evaluate import accuracy, answer_logits
 from talking_heads_utils.icl import study
-from talking_heads_utils.models import find_checkpoint, learners, load_model, minis, shipped_models
+from talking_heads_utils.models import crowded, find_checkpoint, learners, load_model, minis, shipped_models
 from talking_heads_utils.seeds import all_runs
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.metrics import correct
@@ -21,7 +21,7 @@ from talking_heads_utils.training.spec import FREE, SPECS, FunctionsSpec, MiniSp
 FOLDERS = shipped_models()
 MISSED = {
     "mini-free": {"n=10", "n=11", "n=12"},
-    "mini-place": {"n=3", "n=4", "n=5", "n=6"},
+    "mini-place": {"n=6"},
     "mini-narrow": {"ioi", *(f"n={n}" for n in range(3, 13))},  # what a narrow channel cannot hold
 }
 LEARNERS = learners()
@@ -42,8 +42,10 @@ def card_of(name):
 
 
 def test_what_ships():
-    assert set(FOLDERS) == {"mini-token", "mini-token/early", "mini-place", "mini-free", "mini-narrow", *LEARNERS}
+    lists = {"mini-token", "mini-token/early", "mini-place", "mini-place/early", "mini-free", "mini-narrow"}
+    assert set(FOLDERS) == lists | {*LEARNERS}
     assert minis() == ["mini-token", "mini-place"] and minis(n_items=10) == ["mini-token"]
+    assert crowded() == minis("early") == ["mini-token/early", "mini-place/early"]
     assert LEARNERS == ["mini-icl", "mini-icl-plain", "mini-icl-noisy"]
 
 

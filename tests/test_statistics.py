@@ -25,6 +25,13 @@ def test_the_largest_choice_has_the_smallest_p():
     assert exact_head_test(torch.zeros(2, 4), [Head(0, 0)]).p == 1
 
 
+def test_a_head_without_a_value_is_in_no_choice():
+    values = torch.tensor([[1.0, 2.0, torch.nan, 0.0]])
+    assert exact_head_test(values, [Head(0, 1)])._asdict() == dict(observed=2.0, null_mean=1.0, p=1 / 3, n=3)
+    with pytest.raises(OptionError, match="no value for L0H2"):
+        exact_head_test(values, [Head(0, 2)])
+
+
 def test_the_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
     draws = torch.randn(200, 40, generator=torch.Generator().manual_seed(0)) + 3
     covered = sum(i.low <= 3 <= i.high for i in (bootstrap_mean(d, n_boot=400) for d in draws))

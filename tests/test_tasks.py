@@ -184,6 +184,12 @@ def test_prompt_sets_survive_a_file(word_tokenizer, tmp_path):
         load_prompts(tmp_path / "other")
 
 
+@pytest.mark.parametrize("keep", [[True, False], [True] * 13, [12], [-1], []], ids=str)
+def test_a_choice_that_does_not_fit_is_one_clear_error(word_tokenizer, keep):
+    with pytest.raises(TaskError, match="does not fit|rows 0 to 11|No prompt"):
+        laundry.build_laundry(word_tokenizer, 4, 12).select(keep)
+
+
 def test_bad_requests_are_one_clear_error_each(word_tokenizer):
     build = laundry.build_laundry
     for n_items in (2, 21, 3.0):

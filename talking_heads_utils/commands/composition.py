@@ -70,9 +70,12 @@ def _named(text: str) -> str:
 
 
 def _layers(text: str) -> range:
-    start, stop = map(int, text.split(":"))
+    try:
+        start, stop = map(int, text.split(":"))
+    except ValueError:
+        start = stop = -1
     if not 0 < start < stop:
-        raise ValueError(f"{text} is no range of reader layers")
+        raise argparse.ArgumentTypeError(f"{text!r} is no range FROM:TO of layers from 1 on; layer 0 has none to read")
     return range(start, stop)
 
 

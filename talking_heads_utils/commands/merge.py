@@ -35,6 +35,10 @@ def run(args: argparse.Namespace) -> None:
     if lost := [part for part in args.parts if not os.path.isdir(part)]:
         raise OptionError(f"{str(lost[0])[:80]!r} is no folder of results.")
     if not any((part / PLAN).exists() for part in args.parts):
+        if args.results is not None:
+            raise OptionError(
+                "--results is for a sweep; these are results of reproduce, which --out holds as they are."
+            )
         print(f"{args.out}: {merge_results(args.parts, args.out)} experiments")
         return
     print(f"{args.out}: {merge(args.parts, args.out)} chunks")

@@ -132,13 +132,19 @@ def _names(text: str) -> list[str]:
 
 
 def integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 3,6,12") from None
 
 
 def shard_of(text: str) -> tuple[int, int]:
-    index, of = map(int, text.split("/"))
+    try:
+        index, of = map(int, text.split("/"))
+    except ValueError:
+        index = of = -1
     if not 0 <= index < of:
-        raise ValueError(f"{text} is no shard")
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard I/N: the first of four is 0/4, the last 3/4")
     return index, of
 
 

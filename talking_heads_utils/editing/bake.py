@@ -22,7 +22,7 @@ from talking_heads_utils.editing.algebra import Move, change_of_W_O, change_of_W
 from talking_heads_utils.editing.apply import apply
 from talking_heads_utils.editing.edits import OV, Edit, read_edit, save_edit
 from talking_heads_utils.errors import CheckpointError, EditError, OptionError
-from talking_heads_utils.files import check_folder
+from talking_heads_utils.files import check_folder, written_whole
 from talking_heads_utils.models import PLANTED, TOKENIZER_FILES, model_source
 from talking_heads_utils.weights import RawLayer, grouped_index
 
@@ -114,7 +114,8 @@ def _write(checkpoint: Checkpoint, changed: dict[str, Tensor], edit: Edit, folde
     for path in sorted(set(checkpoint.files.values())):
         tensors = load_file(path)
         tensors |= {name: tensor.contiguous() for name, tensor in changed.items() if name in tensors}
-        save_file(tensors, folder / path.name, metadata={"format": "pt"})
+        with written_whole(folder / path.name) as part:
+            save_file(tensors, part, metadata={"format": "pt"})
     for name in ("config.json", INDEX, *_OTHER_FILES):
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
@@ -124,7 +125,8 @@ def _write(checkpoint: Checkpoint, changed: dict[str, Tensor], edit: Edit, folde
 def _bake_native(bridge: TransformerBridge, edit: Edit, folder: Path) -> None:
     with apply(bridge, edit):
         tensors = {name: p.detach().clone().contiguous() for name, p in bridge.original_model.named_parameters()}
-    save_file(tensors, folder / NATIVE_FILE, metadata={"format": "pt", "model": PLANTED})
+    with written_whole(folder / NATIVE_FILE) as part:
+        save_file(tensors, part, metadata={"format": "pt", "model": PLANTED})
     save_edit(edit, folder / EDIT_FILE)
 
 

@@ -1,8 +1,8 @@
 """The atlas: every score of a model that stands out, in one compressed script for the explorer page.
 
 The page's ``atlas.js`` draws it. A script, unlike a fetched file, also loads on a page opened from ``file://``. What
-the page shows is exact: scores travel as the float16 that the scores' own file holds, ranks are places in a list that
-is kept from its first place on, and z is computed there from the null's mean and standard deviation.
+the page shows is what the scores' own file says: scores travel as the float16 that it holds, ranks are places in a list
+that is kept from its first place on, and z is computed there from the null's mean and standard deviation.
 """
 
 from __future__ import annotations

@@ -190,7 +190,8 @@ def open_web_text(n_texts: int = 2000) -> list[str]:
         path = hf_hub_download(OPEN_WEB_TEXT, OPEN_WEB_TEXT_FILE, repo_type="dataset", revision=OPEN_WEB_TEXT_REVISION)
     except Exception as error:  # of whatever kind: the Hub's own, the network's, the disk's
         raise DownloadError(
-            f"Open Web Text could not be fetched ({type(error).__name__}). Use a text file of your own: read_texts."
+            f"Open Web Text could not be fetched ({type(error).__name__}). Use a text file of your own: read_texts, or "
+            "--texts FILE."
         ) from error
     return parquet_texts(Path(path), n_texts)
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 COMPONENTS, RANDOM, BEST = "the three components", "random triples", "best triple of the same heads"
 N_RANDOM_TRIPLES = 10
+AT_RANDOM = "apart at random"
 REACH = 2.0  # of a steering axis: so many times the largest coordinate that prompts have by themselves
 
 
@@ -183,19 +184,22 @@ def gains_table(results: Mapping[str, tuple[dict[str, Gain], list[dict[str, Gain
 
 def crowding_table(at: Channel, lengths: Sequence[int], n_prompts: int = 120) -> pd.DataFrame:
     """By list length, on the same prompts: accuracy, place and identity decoded from the three coordinates (out of
-    fold), and how far apart the places are. Columns: model, n_items, accuracy, low, high, place, identity, apart, n."""
+    fold), and how far apart the places are, there and at most along any of some random triples. Columns: model,
+    n_items, accuracy, low, high, place, identity, apart, apart at random, n."""
     import pandas as pd
 
     rows = []
+    random = random_directions(N_RANDOM_TRIPLES, 3, at.directions.shape[1], at.seed)
     for n_items in lengths:
         recording = at.on_lists(n_items, n_prompts)
         prompts = recording.prompts
         right = bootstrap_mean(correct(recording.logits, prompts).double().cpu())
-        values = points(recording, at.mover.layer, at.directions)
-        folds = random_folds(len(prompts), seed=at.seed)
+        place, folds = torch.as_tensor(prompts.info["place"]), random_folds(len(prompts), seed=at.seed)
+        values, *others = (points(recording, at.mover.layer, d) for d in (at.directions, *random))
         shares = {c: decode(values, prompts, c, folds).double().mean().item() for c in CARRIED}
-        rows.append(dict(model=at.name, n_items=n_items, accuracy=right.mean, low=right.low, high=right.high, **shares,
-                         apart=separability(values, torch.as_tensor(prompts.info["place"])), n=right.n))  # fmt: skip
+        row = dict(model=at.name, n_items=n_items, accuracy=right.mean, low=right.low, high=right.high, **shares)
+        row |= {"apart": separability(values, place), AT_RANDOM: max(separability(o, place) for o in others)}
+        rows.append(row | dict(n=right.n))
     return pd.DataFrame(rows)
 
 

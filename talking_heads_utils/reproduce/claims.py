@@ -15,11 +15,11 @@ import numpy as np
 from talking_heads_utils.editing.study import GRADIENT, GRID, KNOWN, RANDOM, beyond_at_least
 from talking_heads_utils.icl import claims as icl
 from talking_heads_utils.icl.ablation import NOTHING
-from talking_heads_utils.icl.prompts import OTHER_FUNCTION, RANDOM_PAIRS
+from talking_heads_utils.icl.prompts import OTHER_FUNCTION
 from talking_heads_utils.inhibition.corpus import COMMA, OWN_TEXTS, REPEATED
 from talking_heads_utils.positional.coordinates import PLACE
 from talking_heads_utils.positional.gains import ONE, PER_PLACE
-from talking_heads_utils.positional.study import COMPONENTS
+from talking_heads_utils.positional.study import AT_RANDOM, COMPONENTS
 from talking_heads_utils.positional.study import RANDOM as RANDOM_TRIPLES
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, interval
@@ -152,16 +152,18 @@ def traversed(table: pd.DataFrame) -> Verdict:
 
 
 def crowds(table: pd.DataFrame) -> Verdict:
-    """Supported if accuracy falls from the shortest to the longest lists (intervals apart) and places, which were a
-    spread or more apart, come closer; undecided where it falls but places never were apart: then nothing can crowd."""
+    """Supported if accuracy falls from the shortest to the longest lists (intervals apart) and places come closer that
+    were further apart than along any random triple; undecided where it falls but places never were apart: then nothing
+    can crowd."""
     short, long = table.loc[table["n_items"].idxmin()], table.loc[table["n_items"].idxmax()]
-    falls, closer = long["high"] < short["low"], long["apart"] < short["apart"] and short["apart"] >= 1
+    falls, closer = long["high"] < short["low"], short["apart"] > max(long["apart"], short[AT_RANDOM])
     verdict = SUPPORTED if falls and closer else NOT_SUPPORTED if not falls else UNDECIDED
     return Verdict(
         "",
         f"accuracy {interval(short, 'accuracy')} at {short['n_items']} items, {interval(long, 'accuracy')} at "
-        f"{long['n_items']}, n = {long['n']} each",
-        f"nearest places {short['apart']:.1f} and {long['apart']:.1f} spreads apart",
+        f"{long['n_items']}, n = {long['n']} each; nearest places {short['apart']:.1f} and {long['apart']:.1f} spreads "
+        "apart",
+        f"along random triples {short[AT_RANDOM]:.1f} and {long[AT_RANDOM]:.1f} at most",
         verdict,
     )
 
@@ -282,7 +284,7 @@ def _redundant(table: pd.DataFrame) -> Verdict:
 
 
 def _moving(table: pd.DataFrame) -> Verdict:
-    return icl.moving_layer(table[table["b"] == RANDOM_PAIRS], NOTHING)
+    return icl.moving_layer(table[table["b"] == OTHER_FUNCTION], NOTHING)
 
 
 def _backups(table: pd.DataFrame) -> Verdict:

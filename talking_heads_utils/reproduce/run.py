@@ -53,17 +53,23 @@ def reproduce(
             s.forget()
             chapter = experiment.chapter
         try:
-            _one(s, experiment, folder, key, say)
+            reason = _one(s, experiment, folder, key, say)
         except DownloadError as error:
             failed.append(f"{experiment.name}: {error}")
+            reason = "not finished"
         done += experiment.weight
         spent = time.perf_counter() - started
         remaining = spent * (total - done) / done
-        say(f"{i}/{len(left)} {experiment.name} ({experiment.about}), {spent:.0f} s; about {remaining:.0f} s left")
+        found = f": not possible, {reason}" if reason else ""
+        said = f"{i}/{len(left)} {experiment.name} ({experiment.about}){found}"
+        say(f"{said}; {spent:.0f} s, about {remaining:.0f} s left")
     return folder, failed
 
 
-def _one(s: Subject, experiment: Experiment, folder: Path, key: dict[str, Any], say: Callable[[str], None]) -> None:
+def _one(
+    s: Subject, experiment: Experiment, folder: Path, key: dict[str, Any], say: Callable[[str], None]
+) -> str | None:
+    """Run and store one experiment; why it is not possible with this model, if it is not."""
     import pandas as pd
 
     started = time.perf_counter()
@@ -73,6 +79,7 @@ def _one(s: Subject, experiment: Experiment, folder: Path, key: dict[str, Any], 
     except (TaskError, OptionError, UnsupportedModelError) as error:
         reason = str(error)
     store.save(folder, experiment, key, s, table, time.perf_counter() - started, reason)
+    return reason
 
 
 def merge(parts: Sequence[Path], folder: Path) -> int:

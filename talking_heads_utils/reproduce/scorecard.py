@@ -17,7 +17,16 @@ from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Ve
 
 REAL_WEIGHTS = "gpt2, weights alone"
 NOT_RUN, NOT_POSSIBLE = "not run yet", "not possible"
-TOYS = (PLANTED, "mini-token/early", "mini-token", "mini-place", "mini-icl", "mini-icl-plain", "mini-icl-noisy")
+TOYS = (
+    PLANTED,
+    "mini-token/early",
+    "mini-token",
+    "mini-place/early",
+    "mini-place",
+    "mini-icl",
+    "mini-icl-plain",
+    "mini-icl-noisy",
+)
 MARKS = {SUPPORTED: "✓", NOT_SUPPORTED: "✗", UNDECIDED: "?", NOT_RUN: "·", NOT_POSSIBLE: "–"}
 
 

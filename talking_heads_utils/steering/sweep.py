@@ -85,7 +85,10 @@ class Plan:
                 f"1 to {MAX_SETTINGS:,} can be swept. Take fewer values or writers."
             )
         if not self.read or set(self.read) - {ATTENTION, LOGITS}:
-            raise OptionError(f"Read {ATTENTION}, {LOGITS} or both, not {', '.join(self.read) or 'nothing'}.")
+            raise OptionError(
+                f"Read {ATTENTION}, {LOGITS} or both, not {', '.join(self.read) or 'nothing'}: name movers, or ask for "
+                "logits."
+            )
 
     @property
     def chunks(self) -> list[tuple[int, int]]:

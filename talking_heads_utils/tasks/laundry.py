@@ -59,7 +59,8 @@ def laundry_prompt(
 def draw_laundry(
     tokenizer: PreTrainedTokenizerBase, n_items: int, n_prompts: int = 250, seed: int = 0
 ) -> list[PromptText]:
-    """Prompts with ``n_items`` items each; every place of the answer as often as any other, up to one.
+    """Prompts with ``n_items`` items each; in each half every place of the answer as often as any other, up to
+    one.
 
     The first half is for choices and never uses a held-out wording; the second is held out and uses all. They share
     no prompt and no set of items. Wordings and orders take turns so that every place meets all of them. Raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
@@ -23,21 +23,31 @@ def correct(
 ) -> Bool[Tensor, "n_prompts"]:
     """Whether the answer has the highest logit, among the candidates or over the whole vocabulary.
 
-    A tie with another candidate is no correct answer.
+    A tie with another candidate is no correct answer. Raises :class:`TaskError` for candidates that are not there.
     """
     answers = prompts.answers.to(logits.device)
     own = logits.gather(1, answers[:, None])
     if among_candidates:
-        others = logits.gather(1, prompts.distractors.to(logits.device))
+        others = logits.gather(1, _distractors(prompts).to(logits.device))
     else:
         others = logits.scatter(1, answers[:, None], -torch.inf)
     return (own > others).all(1)
 
 
 def logit_difference(logits: Float[Tensor, "n_prompts d_vocab"], prompts: PromptSet) -> Float[Tensor, "n_prompts"]:
-    """Logit of the answer less the mean logit of the distractors."""
+    """Logit of the answer less the mean logit of the distractors. Raises :class:`TaskError` where there are none."""
+    _distractors(prompts)
     values = logits.gather(1, prompts.candidates.to(logits.device))
     return values[:, 0] - values[:, 1:].mean(1)
+
+
+def _distractors(prompts: PromptSet) -> Int[Tensor, "n_prompts n_distractors"]:
+    """Raises :class:`TaskError` for prompts whose answer is one of the whole vocabulary."""
+    if prompts.distractors.shape[1] == 0:
+        raise TaskError(
+            "These prompts have no other candidates: ask over the whole vocabulary, among_candidates=False."
+        )
+    return prompts.distractors
 
 
 def attention_to(

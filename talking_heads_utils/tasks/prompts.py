@@ -82,11 +82,17 @@ class PromptSet:
         return torch.cat([self.answers[:, None], self.distractors], 1)
 
     def select(self, keep: Bool[Tensor, "n_prompts"] | Sequence[int] | slice) -> PromptSet:
-        """The prompts at ``keep``, with the same padding. Raises :class:`TaskError` if none is left."""
+        """The prompts at ``keep``, with the same padding. Raises :class:`TaskError` if none is left, and for a mask of
+        another length or a row that is not there."""
         keep = torch.arange(len(self))[keep] if isinstance(keep, slice) else torch.as_tensor(keep)
-        index = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
+        is_mask = keep.dtype == torch.bool
+        if is_mask and len(keep) != len(self):
+            raise TaskError(f"A mask of {len(keep)} does not fit {len(self)} prompts.")
+        index = keep.nonzero().flatten() if is_mask else keep
         if len(index) == 0:
             raise TaskError("No prompt is left by this choice.")
+        if index.min() < 0 or index.max() >= len(self):
+            raise TaskError(f"There are {len(self)} prompts, rows 0 to {len(self) - 1}.")
         rows = index.tolist()
         before = self.recipe.rows
         kept = tuple(rows if before is None else (before[i] for i in rows))
@@ -237,7 +243,7 @@ def _unpacked(columns: dict[str, list], about: dict[str, Any]) -> PromptSet:
         mask=torch.arange(width) < lengths[:, None],
         positions=named["position"],
         answers=torch.tensor(columns["answer"]),
-        distractors=torch.tensor(columns["distractors"]),
+        distractors=torch.tensor(columns["distractors"], dtype=torch.long),
         texts=columns["text"],
         info=named["info"],
         recipe=Recipe(**about | {"rows": None if about["rows"] is None else tuple(about["rows"])}),

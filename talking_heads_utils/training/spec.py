@@ -98,7 +98,7 @@ SPECS = {
             "mini-place",
             PLACE,
             work=64,
-            n_steps=6000,
+            n_steps=12000,
             n_items=6,
             position_scale=40.0,
             level=10.0,
