@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from talking_heads_utils.errors import CheckpointError, DownloadError
 from talking_heads_utils.families import Family, Shape, family_of
+from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.weights import HeadWeights, Processing, RawLayer, Source, assemble
 
 CONFIG = "config.json"
@@ -109,7 +110,7 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None, *, 
     folder = as_folder(name_or_folder)
     files: _FolderFiles | _HubFiles
     if folder.is_dir():
-        files, name = _FolderFiles(folder), folder.resolve().name
+        files, name = _FolderFiles(folder), _name_of(folder.resolve())
     elif folder.is_absolute() or str(name_or_folder).startswith((".", "~")) or str(name_or_folder).count("/") > 1:
         raise CheckpointError(
             f"No such folder: {name_or_folder}. Give a folder with {CONFIG} and {SINGLE}, "
@@ -126,6 +127,11 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None, *, 
     for file in also:
         files.fetch(file)
     return Checkpoint(name, files.revision, files.path(CONFIG).parent, config, family, shape, where, prefix, dtype)
+
+
+def _name_of(folder: Path) -> str:
+    """A folder's own name, with its run's before it where it is a stage of one."""
+    return f"{folder.parent.name}/{folder.name}" if folder.name in (EARLY, FINAL) else folder.name
 
 
 def as_folder(name_or_folder: str | Path) -> Path:

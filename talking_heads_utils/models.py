@@ -21,6 +21,7 @@ from talking_heads_utils.checkpoints import Checkpoint, as_folder, open_checkpoi
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
+from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.weights import NO_NORM, Processing
 
 if TYPE_CHECKING:
@@ -193,8 +194,8 @@ def minis(stage: str = "", n_items: int = 0) -> list[str]:
 def crowded() -> list[str]:
     """The trained models at a stage where long lists still fail: early checkpoints, and those without one as they
     ended."""
-    early = minis("early")
-    return [*early, *(name for name in minis() if f"{name}/early" not in early)]
+    early = minis(EARLY)
+    return [*early, *(name for name in minis() if f"{name}/{EARLY}" not in early)]
 
 
 def longest_trained(name: str) -> float:
@@ -224,8 +225,6 @@ def shown_as(name: str) -> str:
 
 def shipped_models() -> dict[str, Path]:
     """The small models that come with the book: ``mini-token`` (trained to the end), ``mini-token/early`` and so on."""
-    from talking_heads_utils.training.loop import FINAL
-
     folders = sorted((data_dir() / "models").glob("*/*/config.json"))
     names = {f"{path.parent.parent.name}/{path.parent.name}": path.parent for path in folders}
     return {name.removesuffix(f"/{FINAL}"): folder for name, folder in names.items()}

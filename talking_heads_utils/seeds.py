@@ -17,11 +17,10 @@ from talking_heads_utils.inhibition.effects import inhibition_score
 from talking_heads_utils.inhibition.study import Study
 from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.provenance import machine, versions
-from talking_heads_utils.settings import N_ITEMS, SEED
+from talking_heads_utils.settings import FINAL, N_ITEMS, SEED
 from talking_heads_utils.statistics import bootstrap_mean
 from talking_heads_utils.tasks.prompts import check_seed
 from talking_heads_utils.training.card import write_card
-from talking_heads_utils.training.loop import FINAL
 from talking_heads_utils.training.spec import SPECS, MiniSpec, spec_of
 from talking_heads_utils.verdicts import listed
 

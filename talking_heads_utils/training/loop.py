@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from talking_heads_utils.errors import CheckpointError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
 from talking_heads_utils.models import check_device
+from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.training.card import write_card
 from talking_heads_utils.training.functions import FunctionsJob
 from talking_heads_utils.training.lists import ListsJob
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 STATE = "training.safetensors"
 N_EVAL = 200
 EVERY = 200
-EARLY, FINAL = "early", "final"
 
 
 @dataclass
