@@ -117,7 +117,7 @@ SPECS = {
             d_mlp=512,
             ioi_share=0.3,
         ),
-        MiniSpec("mini-narrow", WORK, work=8, n_steps=5000, position_scale=5.0),
+        MiniSpec("mini-narrow", WORK, work=8, n_steps=10000, position_scale=5.0),
         FunctionsSpec("mini-icl", n_steps=4000, n_a=8, n_b=20),
         FunctionsSpec("mini-icl-plain", n_steps=4000, n_a=8, n_b=20, dropout=0.0),
         FunctionsSpec("mini-icl-noisy", n_steps=6000, noise=0.6, ramp=3000),
