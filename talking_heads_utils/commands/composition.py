@@ -33,6 +33,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from talking_heads_utils.commands.options import told
 from talking_heads_utils.files import GPT2_VARIABLE, check_file, gpt2_source
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kinds", default=KINDS, help=f"inputs to score: Q, K, V or several (default: {KINDS})")
     parser.add_argument("--head-level", action="store_true", help="one row per pair of heads instead of per component")
     parser.add_argument("--top", type=int, metavar="K", help="keep the K best per reader and kind (default: all)")
-    parser.add_argument("--readers", type=_layers, metavar="FROM:TO",
+    readers = told(_layers, "range FROM:TO of layers from 1 on; layer 0 has none to read")
+    parser.add_argument("--readers", type=readers, metavar="FROM:TO",
                         help="reader layers from FROM up to, not including, TO (default: all)")  # fmt: skip
     parser.add_argument("--stream", action="store_true", help="layer by layer, resumable, in little memory")
     parser.add_argument("--n-random", type=int, default=N_RANDOM, help=f"random directions behind each z ({N_RANDOM})")
@@ -70,12 +72,9 @@ def _named(text: str) -> str:
 
 
 def _layers(text: str) -> range:
-    try:
-        start, stop = map(int, text.split(":"))
-    except ValueError:
-        start = stop = -1
+    start, stop = map(int, text.split(":"))
     if not 0 < start < stop:
-        raise argparse.ArgumentTypeError(f"{text!r} is no range FROM:TO of layers from 1 on; layer 0 has none to read")
+        raise ValueError(f"{text} is no range of reader layers")
     return range(start, stop)
 
 

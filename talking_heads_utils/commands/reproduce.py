@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from talking_heads_utils.commands.sweep import DTYPES, integers, shard_of
+from talking_heads_utils.commands.options import DTYPES, integers, shard_of
 from talking_heads_utils.errors import ResultError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED

@@ -32,12 +32,12 @@ import argparse
 import math
 from pathlib import Path
 
+from talking_heads_utils.commands.options import DTYPES, integers, shard_of, told
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
 
 HELP = "steering over a grid of settings, resumable"
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random", type=int, metavar="SEED", help="steer along random directions: the control")
     parser.add_argument("--n-items", type=integers, default=[5], metavar="5,10", help="list lengths (default: 5)")
     parser.add_argument("--prompts", type=int, default=250, help="prompts per list length (default: 250)")
-    parser.add_argument("--values", type=values_of, default="-100:100:10", metavar="FROM:TO:STEP",
+    values = told(values_of, "range FROM:TO:STEP that ends at TO")
+    parser.add_argument("--values", type=values, default="-100:100:10", metavar="FROM:TO:STEP",
                         help="of each alpha, both ends included (default: -100:100:10)")  # fmt: skip
     parser.add_argument("--logits", action="store_true", help="read the candidates' logits too (all layers run)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where plan and chunks go")
@@ -129,23 +130,6 @@ def save_results(folder: Path, results: Path | None) -> None:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def integers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 3,6,12") from None
-
-
-def shard_of(text: str) -> tuple[int, int]:
-    try:
-        index, of = map(int, text.split("/"))
-    except ValueError:
-        index = of = -1
-    if not 0 <= index < of:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shard I/N: the first of four is 0/4, the last 3/4")
-    return index, of
 
 
 def values_of(text: str) -> list[float]:
