@@ -177,27 +177,25 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
     """
     _check(bridge, start)
     n_layers, rotary = bridge.cfg.n_layers, rotary_of(bridge)
+    first, last = f"blocks.{start}.hook_resid_pre", f"blocks.{n_layers - 1}.hook_resid_post"
     names = {f"blocks.{layer}.attn.hook_{name}" for layer in range(start, n_layers) for name in "kv"}
-    resid, found = _run(bridge, prompts, names, f"blocks.{start}.hook_resid_pre", batch)
+    found = _run(bridge, prompts, names, {first, last}, batch)
     places = torch.arange(prompts.tokens.shape[1], device=bridge.cfg.device)
     layers = []
     for layer in range(start, n_layers):
         keys, values = (found[f"blocks.{layer}.attn.hook_{name}"] for name in "kv")
         keys = turn(keys, rotary, places[:, None])
         layers.append(_layer(bridge, layer, keys.transpose(1, 2), values.transpose(1, 2)))
-    made = _assemble(bridge, prompts, start, layers, resid)
+    made = _assemble(bridge, prompts, start, layers, found[first])
     if check:
-        _check_last(made, bridge, prompts)
+        _check_last(made, found[last], bridge.cfg.model_name)
     return made
 
 
-def _check_last(made: Suffix, bridge: TransformerBridge, prompts: PromptSet) -> None:
-    """Raises :class:`UnsupportedModelError` where the layers give another final stream for the first two prompts than
-    the model's own run does."""
-    some, name = slice(0, 2), bridge.cfg.model_name
-    end = made.end[some]
-    last, _ = _run(bridge, prompts.select(some), set(), f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post", 2)
-    expected = last[torch.arange(len(end), device=last.device), end].float()
+def _check_last(made: Suffix, last: Float[Tensor, "n d_model"], name: str) -> None:
+    """Raises :class:`UnsupportedModelError` where the layers give another final stream than the model's own run did."""
+    some = slice(0, 2)
+    expected = last[some].float()
     gap = made.final(made.resid[some, None], rows=some)[:, 0].float() - expected
     tolerance = TOLERANCE if last.dtype == torch.float32 else HALF_TOLERANCE
     if not gap.norm() < tolerance * expected.norm():
@@ -219,7 +217,7 @@ def stream(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
     rows = batches.blocks(len(tokens), batch)
     resid = torch.cat([bridge(tokens[part], stop_at_layer=start) for part in rows])
     layers = [_layer(bridge, layer, None, None) for layer in range(start, bridge.cfg.n_layers)]
-    return replace(_assemble(bridge, prompts, start, layers, resid), stream=resid)
+    return replace(_assemble(bridge, prompts, start, layers, _at_end(resid, prompts)), stream=resid)
 
 
 def _check(bridge: TransformerBridge, start: int) -> None:
@@ -237,7 +235,7 @@ def _assemble(
     prompts: PromptSet,
     start: int,
     layers: list[SuffixLayer],
-    resid: Float[Tensor, "n n_pos d"],
+    resid: Float[Tensor, "n d_model"],
 ) -> Suffix:
     end = prompts.positions["end"].to(bridge.cfg.device)
     W_U, b_U = bridge.W_U.detach(), bridge.unembed.b_U
@@ -246,9 +244,9 @@ def _assemble(
     return Suffix(
         start=start,
         layers=layers,
-        resid=resid[torch.arange(len(resid), device=end.device), end],
+        resid=resid,
         end=end,
-        before_end=torch.arange(resid.shape[1], device=end.device) < end[:, None],
+        before_end=torch.arange(prompts.tokens.shape[1], device=end.device) < end[:, None],
         norm=norm_without_scale(bridge),
         parallel=bool(getattr(bridge.cfg, "parallel_attn_mlp", False)),
         rotary=rotary_of(bridge),
@@ -259,16 +257,20 @@ def _assemble(
 
 @torch.no_grad()
 def _run(
-    bridge: TransformerBridge, prompts: PromptSet, names: set[str], entry: str, batch: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    kept: dict[str, list[Tensor]] = {name: [] for name in (*names, entry)}
+    bridge: TransformerBridge, prompts: PromptSet, names: set[str], at_end: set[str], batch: int
+) -> dict[str, Tensor]:
+    """What stands at these hooks in the model's own run: at every position, or at each prompt's last token alone."""
+    kept: dict[str, list[Tensor]] = {name: [] for name in (*names, *at_end)}
     for rows in batches.blocks(len(prompts), batch):
         part = prompts.select(rows)
         _, cache = bridge.run_with_cache(part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in kept)
         for name in kept:
-            kept[name].append(cache[name])
-    found = {name: torch.cat(parts) for name, parts in kept.items()}
-    return found.pop(entry), found
+            kept[name].append(_at_end(cache[name], part) if name in at_end else cache[name])
+    return {name: torch.cat(parts) for name, parts in kept.items()}
+
+
+def _at_end(stream: Float[Tensor, "n n_pos d_model"], prompts: PromptSet) -> Float[Tensor, "n d_model"]:
+    return stream[torch.arange(len(stream), device=stream.device), prompts.positions["end"].to(stream.device)]
 
 
 def _layer(bridge: TransformerBridge, layer: int, keys: Tensor | None, values: Tensor | None) -> SuffixLayer:
