@@ -53,15 +53,14 @@ def reproduce(
             s.forget()
             chapter = experiment.chapter
         try:
-            reason = _one(s, experiment, folder, key, say)
+            found = _one(s, experiment, folder, key, say)
         except DownloadError as error:
             failed.append(f"{experiment.name}: {error}")
-            reason = "not finished"
+            found = "not finished"
         done += experiment.weight
         spent = time.perf_counter() - started
         remaining = spent * (total - done) / done
-        found = f": not possible, {reason}" if reason else ""
-        said = f"{i}/{len(left)} {experiment.name} ({experiment.about}){found}"
+        said = f"{i}/{len(left)} {experiment.name} ({experiment.about})" + (f": {found}" if found else "")
         say(f"{said}; {spent:.0f} s, about {remaining:.0f} s left")
     return folder, failed
 
@@ -69,7 +68,7 @@ def reproduce(
 def _one(
     s: Subject, experiment: Experiment, folder: Path, key: dict[str, Any], say: Callable[[str], None]
 ) -> str | None:
-    """Run and store one experiment; why it is not possible with this model, if it is not."""
+    """Run and store one experiment; what there is to say, where it is not possible with this model."""
     import pandas as pd
 
     started = time.perf_counter()
@@ -79,7 +78,7 @@ def _one(
     except (TaskError, OptionError, UnsupportedModelError) as error:
         reason = str(error)
     store.save(folder, experiment, key, s, table, time.perf_counter() - started, reason)
-    return reason
+    return reason and f"not possible, {reason}"
 
 
 def merge(parts: Sequence[Path], folder: Path) -> int:
