@@ -21,7 +21,7 @@ from talking_heads_utils.checkpoints import Checkpoint, as_folder, open_checkpoi
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
-from talking_heads_utils.settings import EARLY, FINAL
+from talking_heads_utils.settings import FINAL
 from talking_heads_utils.weights import NO_NORM, Processing
 
 if TYPE_CHECKING:
@@ -189,13 +189,6 @@ def minis(stage: str = "", n_items: int = 0) -> list[str]:
     training: at the end, or ``early``."""
     names = [f"{name}/{stage}" if stage else name for name in ("mini-token", "mini-place")]
     return [name for name in names if name in shipped_models() and n_items <= longest_trained(name)]
-
-
-def crowded() -> list[str]:
-    """The trained models at a stage where long lists still fail: early checkpoints, and those without one as they
-    ended."""
-    early = minis(EARLY)
-    return [*early, *(name for name in minis() if f"{name}/{EARLY}" not in early)]
 
 
 def longest_trained(name: str) -> float:

@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 
 from talking_heads_utils.evaluate import accuracy, answer_logits
 from talking_heads_utils.icl import study
-from talking_heads_utils.models import crowded, find_checkpoint, learners, load_model, minis, shipped_models
+from talking_heads_utils.models import find_checkpoint, learners, load_model, minis, shipped_models
 from talking_heads_utils.seeds import all_runs
+from talking_heads_utils.settings import EARLY
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.metrics import correct
 from talking_heads_utils.training.card import card_text
@@ -45,7 +46,7 @@ def test_what_ships():
     lists = {"mini-token", "mini-token/early", "mini-place", "mini-place/early", "mini-free", "mini-narrow"}
     assert set(FOLDERS) == lists | {*LEARNERS}
     assert minis() == ["mini-token", "mini-place"] and minis(n_items=10) == ["mini-token"]
-    assert crowded() == minis("early") == ["mini-token/early", "mini-place/early"]
+    assert minis(EARLY) == ["mini-token/early", "mini-place/early"]
     assert LEARNERS == ["mini-icl", "mini-icl-plain", "mini-icl-noisy"]
 
 
