@@ -48,9 +48,10 @@ def measure_all(runs: Sequence[Path], out: Path, say: Callable[[str], None] = pr
         path = out / f"{card['spec']['name']}-{card['seed']}.json"
         found = find_checkpoint(run / FINAL).sha256()
         if path.exists():
-            if load(path)["checkpoint"] != found:
+            about = load(path)
+            if about["checkpoint"] != found:
                 raise ResultError(f"{path} is of another run of that seed. Remove it, or choose another --out.")
-            write_card(run / FINAL, load(path))
+            write_card(run / FINAL, about)
             say(f"{path}: there already")
             continue
         about = dict(format=FORMAT, model=card["spec"]["name"], seed=card["seed"], checkpoint=found)

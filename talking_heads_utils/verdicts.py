@@ -32,9 +32,8 @@ def tail(up: int, n: int, up_other: int, n_other: int) -> float:
 
 def by_verdict(verdicts: Mapping[str, str]) -> str:
     """Models and their verdicts as ``supported in a and b; undecided in c``, each verdict once, the best first."""
-    order = dict.fromkeys(
-        [*(v for v in (SUPPORTED, NOT_SUPPORTED, UNDECIDED) if v in verdicts.values()), *verdicts.values()]
-    )
+    said = verdicts.values()
+    order = dict.fromkeys(v for v in (SUPPORTED, NOT_SUPPORTED, UNDECIDED, *said) if v in said)
     return "; ".join(f"{v} in {listed(name for name, of in verdicts.items() if of == v)}" for v in order)
 
 

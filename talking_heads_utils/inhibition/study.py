@@ -154,7 +154,7 @@ def circuit_table(studies: Sequence[Study]) -> pd.DataFrame:
     for s in studies:
         row = {
             "model": s.name, "movers": ", ".join(map(str, s.found.movers)),
-            "their share of the logit difference": round(s.found.share, 2) + 0.0,  # no -0%
+            "their share of the logit difference": s.found.share,
         }  # fmt: skip
         if s.found.through_movers:
             score = bootstrap_mean(inhibition_score(s.held_out, s.mover).cpu())
