@@ -263,7 +263,7 @@ def _menu(labels: Sequence[str], sets: Sequence[list], keys: Sequence[str]) -> d
 
 def _grid(titles: list[str], height: int) -> go.Figure:
     look = dict(shared_xaxes=True, shared_yaxes=True, vertical_spacing=0.12, horizontal_spacing=0.04)
-    return make_subplots(rows=2, cols=2, subplot_titles=titles, figure=new_figure(height), **look)
+    return make_subplots(rows=2, cols=2, subplot_titles=titles, figure=new_figure(height, margin_t=56), **look)
 
 
 def _null_line(figure: go.Figure, value: float) -> None:

@@ -352,7 +352,7 @@ def interventions_table(s: Study, component: Component) -> pd.DataFrame:
             score = bootstrap_mean(effects.inhibition[at].cpu())
             rows.append({
                 "side": side, "intervention": intervention, "change of I(m)": score.mean,
-                "95% interval": f"{score.low:.2f} to {score.high:.2f}",
+                "95% interval": f"{score.low:z.3f} to {score.high:z.3f}",
                 "pattern moved": effects.pattern[at].mean().item(),
                 "direct effect on the logit difference": effects.direct[at].mean().item(), "n": score.n,
             })  # fmt: skip
