@@ -139,7 +139,8 @@ def accuracies(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
         solved = sum(value >= 0.99 for value in accuracy.values())
         rows.append({
             "model": run["model"], "seed": run["seed"], "steps": run["step"], "early at step": run["early_at"],
-            "IOI": accuracy["ioi"], "longest lists": accuracy[f"n={run['longest']}"], "at 99%": f"{solved} of {len(accuracy)}",
+            "IOI": accuracy["ioi"], "longest lists": accuracy[f"n={run['longest']}"],
+            "at 99%": f"{solved} of {len(accuracy)}",
         })  # fmt: skip
     return pd.DataFrame(rows)
 

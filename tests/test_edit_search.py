@@ -198,8 +198,11 @@ def test_an_edit_along_the_planted_channel_helps_where_places_crowd_and_a_random
         assert own["low"].max() > 0 and set(own["n"]) == {160}
         assert own["gain"].max() > gains.loc[(prompts, study.drawn(study.GRADIENT)), "gain"] + 5
     pareto = study.pareto_table(planted, rows)
-    assert len(pareto) == len(rows) and (pareto["kl"] > -1e-5).all() and set(pareto["n"]) == {study.N_PARETO}
+    assert len(pareto) == len(rows) and (pareto["kl"] > -1e-5).all() and set(pareto["n"]) == {160}
     harm = study.harm_table(planted, {"grid": best[study.GRID]})
+    of_best = pareto.iloc[next(i for i, row in enumerate(rows) if row is best[study.GRID])]
+    assert of_best["kl"] == pytest.approx(harm["KL, nats"].mean(), rel=1e-4), "the same prompts in figure and table"
+    assert of_best["gain"] == pytest.approx(gains.loc[(study.KNOWN, study.GRID), "gain"])
     assert harm["before"].min() > 0.9 and list(harm["prompts"]) == [study.IOI, study.SHORT]
     moved, patterns = study.heads_moved(planted, {"grid": best[study.GRID]}, 8)
     assert patterns["grid"].shape == (3, 6) and patterns["grid"][:2].max() < 1e-6, "only movers attend otherwise"

@@ -48,12 +48,10 @@ class Tried(NamedTuple):
 
 
 @torch.no_grad()
-def score(
-    upper: Upper, factors: Float[Tensor, "k n_components"], mover: Head | None = None, limit: int | None = None
-) -> Scored:
-    """What the answers of the first ``limit`` prompts, or of all, become under every row of ``factors``."""
+def score(upper: Upper, factors: Float[Tensor, "k n_components"], mover: Head | None = None) -> Scored:
+    """What the answers become under every row of ``factors``."""
     parts = []
-    for rows in upper.blocks(len(factors), limit):
+    for rows in upper.blocks(len(factors)):
         final, attention = upper.run(factors, rows, mover)
         logits = upper.suffix.logits(final, upper.candidates[rows])
         right = logits[..., 0] > logits[..., 1:].amax(-1)

@@ -54,7 +54,6 @@ SELECTION, KNOWN, NEW, IOI, SHORT = "selection", "held-out prompts", "held-out w
 GRADIENT, GRID, RANDOM = "gradient", "grid", "random"
 SIZES = (0.05, 0.15, 0.4)  # of an edit: shares of the Frobenius norm of all chosen components together
 VALUES = (0.0, 0.5, 2.0)  # scales of the grid
-N_PARETO = 30  # prompts of each set behind a point of the Pareto figure
 
 
 class Row(NamedTuple):
@@ -323,14 +322,14 @@ def _right(at: Bench, name: str, chosen: Mapping[str, Row]) -> dict[str, Float[T
 
 
 def pareto_table(at: Bench, rows: Sequence[Row]) -> pd.DataFrame:
-    """Gain on held-out prompts against damage elsewhere, of every edit that was tried. Columns: model, found_by, size,
-    gain (points, with its interval), kl (nats at ``end``, mean over IOI and short lists), lost (points of accuracy
-    there), n."""
+    """Gain on held-out prompts against damage elsewhere, of every edit that was tried, on the prompts of
+    :func:`gains_table` and :func:`harm_table`. Columns: model, found_by, size, gain (points, with its interval), kl
+    (nats at ``end``, mean over IOI and short lists), lost (points of accuracy there), n (held-out prompts)."""
     import pandas as pd
 
     factors = torch.stack([torch.ones(len(at.every)), *(row.factors for row in rows)])
-    right = score(at.on(KNOWN)[1], factors, limit=N_PARETO).right.double()
-    harm = [harm_at_end(at.on(name)[1], factors, N_PARETO) for name in (IOI, SHORT)]
+    right = score(at.on(KNOWN)[1], factors).right.double()
+    harm = [harm_at_end(at.on(name)[1], factors) for name in (IOI, SHORT)]
     kl = torch.stack([divergence.mean(0) for divergence, _ in harm]).mean(0)
     kept = torch.stack([answered.double().mean(0) for _, answered in harm]).mean(0)
     found = []

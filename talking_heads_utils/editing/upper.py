@@ -156,9 +156,9 @@ class Upper:
         """Logits of the candidates at ``end``, the answer first."""
         return self.suffix.logits(self.run(factors, rows)[0], self.candidates[rows])
 
-    def blocks(self, n_variants: int, limit: int | None = None) -> Iterator[slice]:
-        """Prompts, the first ``limit`` or all, in blocks that fit into memory with so many variants."""
-        n, n_pos, _ = self.suffix.everywhere[:limit].shape
+    def blocks(self, n_variants: int) -> Iterator[slice]:
+        """Prompts in blocks that fit into memory with so many variants."""
+        n, n_pos, _ = self.suffix.everywhere.shape
         at = self.suffix.layers[0].attention
         width = max(4 * at.W_O.shape[-1], at.W_Q[..., 0, :].numel())
         return batches.blocks(n, _ELEMENTS // (n_variants * n_pos * width))

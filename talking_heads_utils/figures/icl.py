@@ -190,13 +190,13 @@ def compensation_figure(table: pd.DataFrame) -> go.Figure:
     figure = new_figure(460)
     views = list(dict.fromkeys(zip(table["model"], table["set"])))
     bar = dict(title="pattern<br>moves", thickness=12)
-    most = 1.1 * table[["fixed", "free"]].abs().to_numpy().max()
+    reach = {model: 1.15 * part[["fixed", "free"]].abs().to_numpy().max() for model, part in table.groupby("model")}
     for i, (model, name) in enumerate(views):
         part = table[(table["model"] == model) & (table["set"] == name)]
         figure.add_trace(
             go.Scatter(
                 x=part["fixed"].round(4).tolist(), y=part["free"].round(4).tolist(), mode="markers+text",
-                text=_named(part), textposition="middle right", visible=i == 0, showlegend=False,
+                text=_named(part), textposition=_beside(part), visible=i == 0, showlegend=False,
                 customdata=part["head"].tolist(),
                 marker=dict(color=part["attention"].round(3).tolist(), colorscale="Viridis", cmin=0, size=9,
                             cmax=float(table["attention"].max()), colorbar=bar),
@@ -204,10 +204,12 @@ def compensation_figure(table: pd.DataFrame) -> go.Figure:
                 hovertemplate="%{customdata}<br>held fixed %{x:.3f}<br>left free %{y:.3f}<extra></extra>",
             )
         )  # fmt: skip
+    ranges = [dict.fromkeys(("xaxis.range", "yaxis.range"), [-reach[model], reach[model]]) for model, _ in views]
+    most = max(reach.values())
     figure.add_shape(type="line", x0=-most, y0=-most, x1=most, y1=most, line=NULL_LINE)
-    figure.update_xaxes(title_text="change with divisor and direction held fixed", range=[-most, most])
-    figure.update_yaxes(title_text="change with both left free (the post)", range=[-most, most])
-    figure.update_layout(updatemenus=[menu_of_views([f"{m}: without {s}" for m, s in views], 1)], margin_t=70)
+    figure.update_xaxes(title_text="change with divisor and direction held fixed", range=ranges[0]["xaxis.range"])
+    figure.update_yaxes(title_text="change with both left free (the post)", range=ranges[0]["yaxis.range"])
+    figure.update_layout(updatemenus=[menu_of_views([f"{m}: without {s}" for m, s in views], 1, ranges)], margin_t=70)
     return figure
 
 
@@ -215,6 +217,12 @@ def _named(part: pd.DataFrame, most: int = 4) -> list[str]:
     """Names of the heads that seem to change most; hover tells the rest."""
     top = part["free"].abs().nlargest(most).index
     return [head if row in top else "" for row, head in part["head"].items()]
+
+
+def _beside(part: pd.DataFrame) -> list[str]:
+    """Names right and left of their points by turns, from the top down: neighbours do not overprint each other."""
+    turn = part["free"].rank(ascending=False, method="first") % 2
+    return ["middle right" if odd else "middle left" for odd in turn]
 
 
 def belief_figure(

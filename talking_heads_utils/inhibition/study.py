@@ -243,7 +243,8 @@ def recovery_tables(studies: Sequence[Study]) -> dict[str, pd.DataFrame]:
 
 def second_step_table(studies: Sequence[Study]) -> pd.DataFrame:
     """One step further back, for every inhibition head with a layer below: the head whose single component its values
-    read most, by weights, and the head whose removal from those values lowers I(m) most, on the held-out half."""
+    read most, by weights, beside the score of a random direction (chance), and the head whose removal from those
+    values lowers I(m) most, on the held-out half."""
     import pandas as pd
 
     rows = []
@@ -254,14 +255,16 @@ def second_step_table(studies: Sequence[Study]) -> pd.DataFrame:
         movers = [m for m in s.found.movers if m.layer == s.mover.layer]
         readers = {head.layer for head in heads} | {s.mover.layer}
         recording = record(s.bridge, s.held_out.prompts, sorted(readers))
-        into_values = pair_values(compute_scores(recording.weights, "V", seed=s.seed), "V", ONE_COMPONENT)
+        scores = compute_scores(recording.weights, "V", seed=s.seed)
+        into_values = pair_values(scores, "V", ONE_COMPONENT)
         for head in heads:
             by_score = into_values[:, :, head.layer, head.head]
             removed = remove_from_values(recording, head, movers)
             best = [_top(by_score), _top(-removed)]
             rows.append({
                 "model": s.name, "inhibition head": str(head), "by weights": str(best[0]),
-                "score": by_score[best[0].layer, best[0].head].item(), "by removal": str(best[1]),
+                "score": by_score[best[0].layer, best[0].head].item(), "chance": scores.null_rms,
+                "by removal": str(best[1]),
                 "change of I(m)": removed[best[1].layer, best[1].head].item(), "the same": best[0] == best[1],
                 "heads to choose from": int((~removed.isnan()).sum()),
             })  # fmt: skip

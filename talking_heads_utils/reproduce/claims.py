@@ -295,7 +295,7 @@ def _backups(table: pd.DataFrame) -> Verdict:
 WEIGHTS = "weights"  # needs no experiment: the scores that ship with the book
 CLAIMS = (
     Claim(
-        "Published inhibition heads speak to name movers through single components, by weights alone",
+        "The published inhibition heads' best components stand out in the movers' queries, by weights alone",
         PAPER,
         UNREAD,
         1,
@@ -380,7 +380,7 @@ CLAIMS = (
         "patch",
         _moving,
     ),
-    Claim("With most heads out, the answer itself is copied late", POST, "", 4, "fig-patch", "patch", copies_late),
+    Claim("With the most heads out, the answer itself is copied late", POST, "", 4, "fig-patch", "patch", copies_late),
     Claim("Backup heads step in", POST, "Backup heads step in", 4, "fig-compensation", "backups", _backups),
     Claim(
         "Log-odds are a line in the number of examples",
