@@ -34,7 +34,7 @@ _SEEDS = {
     "random direction",
     "dimension": "the fewest directions that carry 90% of what these heads together do",
     "channel": "change of I(m), held-out half, by how many directions are taken out, and which",
-    "agreement": "Spearman's correlation of scores and effects with its 95% interval, and in random bases",
+    "agreement": "Spearman's correlation of scores and cross-validated effects, its interval, and in random bases",
     "n_items": "of the lists it was measured on",
     "prompts_seed": "of those lists, draws and controls",
     "processing": "of the weights before anything was measured",

@@ -7,7 +7,15 @@ from conftest import random_prompts
 
 from talking_heads_utils.errors import DownloadError, OptionError, TaskError
 from talking_heads_utils.inhibition import concentration, corpus, signal
-from talking_heads_utils.inhibition.agreement import agreement, composition_into, spearman
+from talking_heads_utils.inhibition.agreement import (
+    _jackknife_error,
+    _random_halves,
+    _within_heads,
+    agreement,
+    composition_into,
+    cross_validated,
+    spearman,
+)
 from talking_heads_utils.inhibition.effects import component_effects
 from talking_heads_utils.inhibition.find_roles import (
     above_share,
@@ -136,11 +144,55 @@ def test_spearman_by_hand():
 
 def test_weights_and_activations_agree_on_what_was_planted(planted, recording):
     mover = planted.roles[MOVER][0]
-    found = agreement(recording, component_effects(recording, mover), n_boot=50, n_draws=50, n_rotations=2)
-    assert found.low <= found.value <= found.high and found.value > found.permuted.max() > -1
+    found = agreement(recording, component_effects(recording, mover), n_draws=50, n_rotations=2)
+    assert 0.2 < found.low <= found.value <= found.high
+    assert abs(found.noise.mean()) < 0.2 and len(found.permuted) == 50
     assert found.n_prompts == 80 and len(found.rotated) == 2
     table = compute_scores(recording.weights, "Q").block(mover, "Q")[0].score[..., mover.head]
     torch.testing.assert_close(composition_into(recording, mover), table, equal_nan=True, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def components():
+    """Scores of 300 components and effects on 200 prompts, which vary more where the score is higher: pure noise."""
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.rand(300, generator=generator, dtype=torch.float64)
+    noise = scores * torch.randn(200, 300, generator=generator, dtype=torch.float64)
+    return scores, noise - noise.mean(0), _random_halves(200, generator)
+
+
+def test_prompts_noise_alone_is_no_agreement(components):
+    scores, noise, halves = components
+    plain = spearman(scores, noise[torch.arange(0, 200, 3)].mean(0).abs()[None]).item()
+    drawn = noise * (2 * torch.randint(2, (200, 1), generator=torch.Generator().manual_seed(1)) - 1)
+    assert plain > 0.4, "what the size of a plain mean would say"
+    assert abs(cross_validated(scores, drawn, halves)) < 0.15
+
+
+def test_effects_that_follow_the_scores_agree(components):
+    scores, noise, halves = components
+    assert cross_validated(scores, scores + 0.01 * noise, halves) > 0.99
+    assert cross_validated(scores, -scores + 0.01 * noise, halves) > 0.99, "the size counts, not the sign"
+    assert abs(cross_validated(scores, scores.flip(0) + 0.01 * noise, halves)) < 0.2
+
+
+def test_the_jackknife_s_error_is_that_of_drawing_prompts_anew():
+    generator, found, errors = torch.Generator().manual_seed(5), [], []
+    scores = torch.rand(100, generator=generator, dtype=torch.float64)
+    for _ in range(40):
+        halves = _random_halves(100, generator)
+        drawn = scores + 3 * torch.randn(100, 100, generator=generator, dtype=torch.float64)
+        found.append(cross_validated(scores, drawn, halves))
+        errors.append(_jackknife_error(scores, drawn, halves, generator))
+    assert torch.tensor(errors).mean() == pytest.approx(torch.tensor(found).std().item(), rel=0.4)
+
+
+def test_orders_within_heads_stay_within_them():
+    keep = torch.ones(2, 3, 4, dtype=torch.bool)
+    keep[0, 1, 2:] = False
+    head = torch.arange(6).view(2, 3, 1).expand(2, 3, 4)[keep]
+    order = _within_heads(keep, torch.Generator().manual_seed(0))
+    assert torch.equal(head[order], head) and sorted(order.tolist()) == list(range(22)) != order.tolist()
 
 
 def test_concentration_is_the_rank_that_was_planted(planted, lists):

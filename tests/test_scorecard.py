@@ -14,10 +14,10 @@ from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
 
 
-def agreement(low, high, null):
+def agreement(low, high, null, noise=0.1):
     return pd.DataFrame([{
-        "Spearman": (low + high) / 2, "95% interval": f"{low:.2f} to {high:.2f}", "components": 72, "prompts": 200,
-        "shuffled within heads, largest": null, "rotated bases, mean": 0.1,
+        "Spearman": (low + high) / 2, "low": low, "high": high, "components": 72, "prompts": 200,
+        "noise alone, largest": noise, "shuffled within heads, largest": null, "rotated bases, mean": 0.1,
     }])  # fmt: skip
 
 
@@ -52,22 +52,24 @@ def places(accuracy):
     return pd.DataFrame([dict(n_items=8, place=p, accuracy=a, n=20) for p, a in enumerate(accuracy)])
 
 
-def steering(one, per_place=(1, -5, 7, 0)):
+def steering(one, per_place=(1, -5, 7, 0), before=0.5, shorter=60):
     rows = [("no steering", 0, 0, 0, 0), ("one setting", *one), ("one setting per place", *per_place)]
     rows += [("oracle per prompt", 60, 50, 70, 55)]
-    return pd.DataFrame([{"strategy": s, "n_items": "12", "gain, points": g, "95% interval": f"{a:.0f} to {b:.0f}",
-                          "random directions, points": r, "n": 100} for s, g, a, b, r in rows])  # fmt: skip
+    long = [{"strategy": s, "n_items": "12", "gain, points": g, "low": a, "high": b, "random directions, points": r}
+            for s, g, a, b, r in rows]  # fmt: skip
+    short = [row | {"n_items": "6", "gain, points": shorter, "low": shorter, "high": shorter} for row in long]
+    return pd.DataFrame([*short, *long]).assign(accuracy=before, n=100)
 
 
-def edits(gain, low, high, beyond):
+def edits(gain, low, high, beyond, before=0.5):
     rows = [
-        ("gradient", gain, low, high, beyond),
-        ("random gradient", 2, -3, 7, ""),
-        ("grid", 1, -5, 8, "-1 (-6 to +4)"),
+        ("gradient", gain, low, high, beyond, -1.0),
+        ("random gradient", 2, -3, 7, np.nan, np.nan),
+        ("grid", 60, 50, 70, 40, -2.0),  # the best on the prompts that score, but not on those that choose
+        ("random grid", 2, -3, 7, np.nan, np.nan),
     ]
-    rows += [("random grid", 2, -3, 7, "")]
-    table = pd.DataFrame(rows, columns=["edit", "gain", "low", "high", "beyond random"])
-    return table.assign(prompts="held-out prompts", before=0.5, n=160)
+    table = pd.DataFrame(rows, columns=["edit", "gain", "low", "high", "beyond random, low", "objective"])
+    return table.assign(**{"prompts": "held-out prompts", "before": before, "n": 160, "beyond random": "told"})
 
 
 def activity(own, control, texts="a text"):
@@ -92,6 +94,9 @@ def heads(*needed):
 @pytest.mark.parametrize("rule, table, verdict", [
     (claims.predicted, agreement(0.5, 0.6, 0.2), SUPPORTED),
     (claims.predicted, agreement(0.1, 0.3, 0.2), UNDECIDED),
+    (claims.predicted, agreement(0.5, 0.6, 0.2, noise=0.55), UNDECIDED),
+    (claims.predicted, agreement(0.5, 0.6, 0.2, noise=0.65), NOT_SUPPORTED),
+    (claims.predicted, agreement(0.1455, 0.3, 0.149), UNDECIDED),
     (claims.predicted, agreement(0.0, 0.1, 0.2), NOT_SUPPORTED),
     (claims.concentrated, heads(1, 2, 5), SUPPORTED),
     (claims.concentrated, heads(2, 4, 5), NOT_SUPPORTED),
@@ -117,9 +122,13 @@ def heads(*needed):
     (claims.steering_gains, steering((25, 5, 45, 6)), UNDECIDED),
     (claims.steering_gains, steering((1, -5, 7, 0), (40, 30, 50, 6)), UNDECIDED),
     (claims.steering_gains, steering((5, -5, 15, 6)), NOT_SUPPORTED),
-    (claims.edit_gains, edits(30, 20, 40, "+28 (+18 to +38)"), SUPPORTED),
-    (claims.edit_gains, edits(10, 2, 25, "+5 (-3 to +12)"), UNDECIDED),
-    (claims.edit_gains, edits(3, -4, 9, "+1 (-3 to +6)"), NOT_SUPPORTED),
+    (claims.edit_gains, edits(30, 20, 40, 18), SUPPORTED),
+    (claims.edit_gains, edits(10, 2, 25, -3), UNDECIDED),
+    (claims.edit_gains, edits(30, 20, 40, -0.4), UNDECIDED),
+    (claims.edit_gains, edits(3, -4, 9, -3), NOT_SUPPORTED),
+    (claims.edit_gains, edits(3, -4, 9, -3, before=0.85), UNDECIDED),
+    (claims.steering_gains, steering((21, 0.4, 41, 0.9)), UNDECIDED),
+    (claims.steering_gains, steering((5, -5, 15, 6), before=0.85), UNDECIDED),
     (claims.in_lists, activity((4.0, 3.0), (1.0, 2.0)), SUPPORTED),
     (claims.in_lists, activity((4.0, 0.5), (1.0, 2.0)), UNDECIDED),
     (claims.in_lists, activity((4.0, 3.0), (1.0, 2.0), claims.OWN_TEXTS), UNDECIDED),

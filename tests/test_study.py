@@ -35,7 +35,7 @@ def test_the_circuit_is_the_planted_one(planted, control):
 
 def test_weights_and_effects_agree_and_few_components_carry_them(planted):
     row = study.agreement_table([planted]).iloc[0]
-    assert row["Spearman"] > row["shuffled within heads, largest"] + 0.1 and row["prompts"] == 40
+    assert row["Spearman"] > 0.5 and row["low"] < row["Spearman"] <= row["high"] and row["prompts"] == 40
     ninety = study.ninety_table([planted])
     assert (ninety["components for 90%"] <= 3).all() and (ninety["whole head: change of I(m)"] < -0.2).all()
     together = study.channel_table([planted]).iloc[0]

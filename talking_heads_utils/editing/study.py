@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -273,8 +274,8 @@ def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd
     """What the chosen edits gain on prompts that no choice saw, against no edit, paired. Each search stands beside the
     same search with random components: the mean over draws, per prompt.
 
-    Columns: model, prompts, edit, before, after, gain, low, high (points), relative, beyond random (with its interval),
-    n.
+    Columns: model, prompts, edit, before, after, gain, low, high (points), relative, beyond random (with its interval;
+    its lower end once more as a number), objective (nats, on the selection half; not for random edits), n.
     """
     import pandas as pd
 
@@ -291,22 +292,19 @@ def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd
             rows.append({
                 "model": at.name, "prompts": name, "edit": label, "before": before, "after": before + gain.mean,
                 "gain": 100 * gain.mean, "low": 100 * gain.low, "high": 100 * gain.high,
-                "relative": gain.mean / before if before else float("nan"),
-                "beyond random": "" if label.startswith(RANDOM) else points(beyond), "n": gain.n,
+                "relative": gain.mean / before if before else nan,
+                "beyond random": "" if label.startswith(RANDOM) else points(beyond),
+                "beyond random, low": nan if label.startswith(RANDOM) else 100 * beyond.low,
+                "objective": nan if label.startswith(RANDOM) else chosen[label].objective, "n": gain.n,
             })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def beyond_at_least(row: pd.Series) -> float:
-    """Lower end of the interval of a row's gain beyond random edits, in points."""
-    return float(row["beyond random"].split("(")[1].split(" to ")[0])
 
 
 def clearly_beyond(gained: pd.DataFrame, model: str, edit: str) -> tuple[int, int]:
     """On how many sets of prompts an edit gains more than random ones do (interval above 0), and how many sets there
     are. gained: of :func:`gains_table`."""
     rows = gained[(gained["model"] == model) & (gained["edit"] == edit)]
-    return sum(beyond_at_least(row) > 0 for _, row in rows.iterrows()), len(rows)
+    return int((rows["beyond random, low"] > 0).sum()), len(rows)
 
 
 def points(interval: Interval) -> str:

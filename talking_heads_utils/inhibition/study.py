@@ -180,16 +180,16 @@ def _against_published(s: Study) -> dict[str, str]:
 
 
 def agreement_table(studies: Sequence[Study]) -> pd.DataFrame:
-    """Spearman's correlation per model with its interval and both nulls."""
+    """Cross-validated rank correlation per model with its interval and three nulls."""
     import pandas as pd
 
     rows = []
     for s in studies:
         a = s.agreement
         rows.append({
-            "model": s.name, "Spearman": a.value, "95% interval": f"{a.low:.2f} to {a.high:.2f}",
-            "shuffled within heads, largest": a.permuted.max().item(), "rotated bases, mean": a.rotated.mean().item(),
-            "components": a.n_components, "prompts": a.n_prompts,
+            "model": s.name, "Spearman": a.value, "low": a.low, "high": a.high,
+            "noise alone, largest": a.noise.max().item(), "shuffled within heads, largest": a.permuted.max().item(),
+            "rotated bases, mean": a.rotated.mean().item(), "components": a.n_components, "prompts": a.n_prompts,
         })  # fmt: skip
     return pd.DataFrame(rows)
 

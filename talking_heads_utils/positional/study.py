@@ -176,7 +176,7 @@ def gains_table(results: Mapping[str, tuple[dict[str, Gain], list[dict[str, Gain
             rows.append({
                 "model": label, "strategy": name, "accuracy": found.accuracy.mean,
                 "gain, points": 100 * found.gain.mean,
-                "95% interval": f"{100 * found.gain.low:.0f} to {100 * found.gain.high:.0f}",
+                "low": 100 * found.gain.low, "high": 100 * found.gain.high,
                 "random directions, points": 100 * sum(others) / len(others), "n": found.gain.n,
             })  # fmt: skip
     return pd.DataFrame(rows)

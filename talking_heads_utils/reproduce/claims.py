@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from talking_heads_utils.editing.study import GRADIENT, GRID, KNOWN, RANDOM, beyond_at_least
+from talking_heads_utils.editing.study import GRADIENT, GRID, KNOWN, RANDOM
 from talking_heads_utils.icl import claims as icl
 from talking_heads_utils.icl.ablation import NOTHING
 from talking_heads_utils.icl.prompts import OTHER_FUNCTION
 from talking_heads_utils.inhibition.corpus import COMMA, OWN_TEXTS, REPEATED
 from talking_heads_utils.positional.coordinates import PLACE
-from talking_heads_utils.positional.gains import ONE, PER_PLACE
+from talking_heads_utils.positional.gains import NONE, ONE, PER_PLACE
 from talking_heads_utils.positional.study import AT_RANDOM, COMPONENTS
 from talking_heads_utils.positional.study import RANDOM as RANDOM_TRIPLES
 from talking_heads_utils.settings import SEED
@@ -71,16 +71,19 @@ def stand_out(table: pd.DataFrame) -> Verdict:
 
 
 def predicted(table: pd.DataFrame) -> Verdict:
-    """Supported if the rank correlation of scores and effects lies above every shuffle within heads (lower end)."""
+    """Supported if the rank correlation of scores and cross-validated effects lies above all that prompts' noise alone
+    gives, and above every shuffle within heads (lower end)."""
     row = table.iloc[0]
-    low, high = map(float, row["95% interval"].split(" to "))
-    null = row["shuffled within heads, largest"]
+    low, high = row["low"], row["high"]
+    noise, shuffled = row["noise alone, largest"], row["shuffled within heads, largest"]
+    null = max(noise, shuffled)
     verdict = SUPPORTED if low > null else NOT_SUPPORTED if high <= null else UNDECIDED
     return Verdict(
         "",
         f"Spearman {row['Spearman']:.2f} [{low:.2f}, {high:.2f}], {row['components']:,} components, "
         f"n = {row['prompts']}",
-        f"shuffled within heads at most {null:.2f}; rotated bases {row['rotated bases, mean']:.2f}",
+        f"noise alone at most {noise:.2f}, shuffled within heads {shuffled:.2f}; rotated bases "
+        f"{row['rotated bases, mean']:.2f}",
         verdict,
     )
 
@@ -191,44 +194,56 @@ def order_matters(table: pd.DataFrame, n_draws: int = 4000) -> Verdict:
 
 
 def steering_gains(table: pd.DataFrame) -> Verdict:
-    """Supported if one setting for all prompts gains 20 points or more on held-out prompts, its interval above 0 and
-    above random directions; not supported if no interval reaches 20; undecided otherwise, also where only a setting per
-    place gains so much, which is told the answer's place."""
-    best = {name: _best_of(table[table["strategy"] == name]) for name in (ONE, PER_PLACE)}
-    reach = max(float(text.split(" to ")[1]) for text in table[table["strategy"].isin(best)]["95% interval"])
-    verdict = SUPPORTED if best[ONE][1] else NOT_SUPPORTED if reach < POINTS else UNDECIDED
+    """On the longest lists that were steered: supported if one setting for all prompts gains 20 points or more on
+    held-out prompts, its interval above 0 and above random directions; not supported if no interval reaches 20 and so
+    much is left to gain; undecided otherwise, also where only a setting per place gains it, which is told the answer's
+    place."""
+    lengths = table["n_items"].astype(int)
+    rows = table[lengths == lengths.max()].set_index("strategy")
+    one, per_place, before = rows.loc[ONE], rows.loc[PER_PLACE], rows.loc[NONE, "accuracy"]
+    good = one["gain, points"] >= POINTS and one["low"] > max(0.0, one["random directions, points"])
+    out_of_reach = max(one["high"], per_place["high"]) < POINTS and _room(before)
     return Verdict(
         "",
-        f"one setting for all: {best[ONE][0]}; one per place, which is told the answer's place: {best[PER_PLACE][0]}",
-        "random directions of the same norm, in brackets",
-        verdict,
+        f"at {lengths.max()} items, from {100 * before:.0f}: one setting for all {_gain(one)}; one per place, which is "
+        f"told the answer's place, {_gain(per_place)}; n = {one['n']}",
+        "random directions of the same norm, in brackets" + _full(before),
+        SUPPORTED if good else NOT_SUPPORTED if out_of_reach else UNDECIDED,
     )
 
 
-def _best_of(rows: pd.DataFrame) -> tuple[str, bool]:
-    """A strategy's largest gain in words, and whether it is 20 points or more, above 0 and above random directions."""
-    row = rows.loc[rows["gain, points"].idxmax()]
-    low, high = map(float, row["95% interval"].split(" to "))
-    gain, random = row["gain, points"], row["random directions, points"]
-    said = f"{gain:+.0f} points [{low:+.0f}, {high:+.0f}] ({random:+.0f}) at {row['n_items']} items, n = {row['n']}"
-    return said, gain >= POINTS and low > max(0.0, random)
+def _gain(row: pd.Series) -> str:
+    return (
+        f"{row['gain, points']:+.0f} points [{row['low']:+.0f}, {row['high']:+.0f}] "
+        f"({row['random directions, points']:+.0f})"
+    )
+
+
+def _room(before: float) -> bool:
+    """Can an accuracy rise by 20 points?"""
+    return 100 * (1 - before) >= POINTS
+
+
+def _full(before: float) -> str:
+    return "" if _room(before) else f"; {before:.0%} right untouched: {POINTS:.0f} points cannot be gained"
 
 
 def edit_gains(table: pd.DataFrame) -> Verdict:
-    """Supported if the edit chosen on other prompts gains 20 points or more on held-out prompts and beyond random edits
-    of the same norm (interval above 0); not supported if no interval reaches 20."""
+    """Supported if the edit with the best objective on other prompts gains 20 points or more on held-out prompts and
+    beyond random edits of the same norm (interval above 0); not supported if its interval does not reach 20 and so much
+    is left to gain."""
     held = table[table["prompts"] == KNOWN].set_index("edit")
-    own = held.loc[[GRADIENT, GRID]]
-    name = own["gain"].idxmax()
-    best = own.loc[name]
-    good = best["gain"] >= POINTS and best["low"] > 0 and beyond_at_least(best) > 0
-    verdict = SUPPORTED if good else NOT_SUPPORTED if own["high"].max() < POINTS else UNDECIDED
+    name = held.loc[[GRADIENT, GRID], "objective"].idxmax()
+    best = held.loc[name]
+    good = best["gain"] >= POINTS and best["low"] > 0 and best["beyond random, low"] > 0
+    out_of_reach = best["high"] < POINTS and _room(best["before"])
+    verdict = SUPPORTED if good else NOT_SUPPORTED if out_of_reach else UNDECIDED
     return Verdict(
         "",
-        f"best: {name}, {best['gain']:+.0f} points [{best['low']:+.0f}, {best['high']:+.0f}] from "
+        f"best on other prompts: {name}, {best['gain']:+.0f} points [{best['low']:+.0f}, {best['high']:+.0f}] from "
         f"{100 * best['before']:.0f}, n = {best['n']}",
         f"{RANDOM} edits of the same norm {held.loc[f'{RANDOM} {name}', 'gain']:+.0f}; beyond them "
-        f"{best['beyond random']}",
+        f"{best['beyond random']}{_full(best['before'])}",
         verdict,
     )
 

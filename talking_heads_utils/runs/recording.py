@@ -100,10 +100,15 @@ class Recording:
 def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int], *, batch: int = 64) -> Recording:
     """Run ``prompts`` once and keep what readers in ``layers`` and all heads below them did.
 
-    Raises :class:`OptionError` for a layer that has none below it, and :class:`UnsupportedModelError` where the
-    recorded patterns are not those that the weights give (a kind of attention that is not known here).
+    Raises :class:`OptionError` for no layer or one that has none below it, and for a model in half precision, and
+    :class:`UnsupportedModelError` where the recorded patterns are not those that the weights give (a kind of attention
+    that is not known here).
     """
     n_layers = bridge.cfg.n_layers
+    if not layers:
+        raise OptionError(f"{bridge.cfg.model_name} has {n_layers} layer, so no head has an earlier one to read.")
+    if bridge.cfg.dtype != torch.float32:
+        raise OptionError(f"Recordings need single precision: load {bridge.cfg.model_name} with dtype=torch.float32.")
     if bad := [layer for layer in layers if not 0 < layer < n_layers]:
         raise OptionError(f"Layer {bad[0]} has no earlier writer: readers are in layers 1..{n_layers - 1}.")
     weights = head_weights_from_bridge(bridge)

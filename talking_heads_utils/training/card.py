@@ -72,8 +72,8 @@ def _channel(measured: Mapping[str, Any]) -> str:
         f"* I(m) of {', '.join(measured['movers'])}: {score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}].",
         f"* Directions by which the heads below together speak to its query, for 90% of their effect: "
         f"{measured['dimension'] or 'more than 8'}.",
-        f"* Rank correlation of scores and effects, all components: {order['spearman']:.2f} [{order['low']:.2f}, "
-        f"{order['high']:.2f}]; in random bases of each head {order['rotated']:.2f}.",
+        f"* Rank correlation of scores and effects (cross-validated), all components: {order['spearman']:.2f} "
+        f"[{order['low']:.2f}, {order['high']:.2f}]; in random bases of each head {order['rotated']:.2f}.",
         f"* Score of a random direction: {heads[0]['null']:.3f} (root mean square).",
     )
     columns = ("head", "change of I(m) without it", "components for 90%", "scores of its strongest components")
