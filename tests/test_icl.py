@@ -16,6 +16,7 @@ from talking_heads_utils.icl.prompts import (
     OTHER_FUNCTION,
     POST_PAIRS,
     RANDOM_PAIRS,
+    Numbers,
     Question,
     draw_pairing,
     encode_questions,
@@ -31,7 +32,7 @@ from talking_heads_utils.icl.redundancy import (
     remove_at_random,
     remove_by_effect,
 )
-from talking_heads_utils.icl.scores import log_odds, right_log_prob, score_numbers
+from talking_heads_utils.icl.scores import right_log_odds, right_log_prob, score_numbers
 from talking_heads_utils.labels import Head
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.training.functions import number_tokenizer
@@ -191,8 +192,30 @@ def test_scores_apart():
     assert found.parity.tolist() == [[True, False, True, True], [True, False, False, True]]
     assert found.about.tolist() == [[False, True, True, False], [True, True, True, False]]
     assert found.copied.tolist() == [[False, False, False, True], [False, False, False, True]]
-    p = torch.tensor([0.25, 0.5, 0.999999], dtype=torch.float64)
-    torch.testing.assert_close(log_odds(p.log()), (p / (1 - p)).log())
+
+
+@pytest.mark.parametrize("known", [-40.0, -3.0, 0.0, 10.0, 17.0, 25.0, 40.0])
+def test_log_odds_have_no_ceiling(known):
+    """The others share one logsumexp of 0, so that the own logit is the log-odds; in single precision p would be 1."""
+    others = torch.tensor([0.2, 0.8]).log()
+    logits = torch.cat([others[:1], torch.tensor([known]), others[1:]]).expand(2, 3, 3)
+    words = torch.arange(3)
+    found = right_log_odds(logits, torch.tensor([1, 1]), Numbers(words, words))
+    assert found.shape == (2, 3) and found.dtype == torch.float64
+    torch.testing.assert_close(found, torch.full_like(found, known), atol=1e-6, rtol=0)
+
+
+def test_log_odds_are_those_of_the_probability_and_of_each_prompts_own_answer():
+    logits, words = torch.randn(4, 2, 5, generator=generator()).double(), torch.arange(5)
+    right = torch.tensor([0, 4, 2, 1])
+    p = torch.stack([row.softmax(-1)[:, int(r)] for row, r in zip(logits, right)])
+    torch.testing.assert_close(right_log_odds(logits, right, Numbers(words, words)), (p / (1 - p)).log())
+
+
+def test_the_exact_readers_log_odds_are_cut_off_at_ten_to_the_twelve():
+    family = Family()
+    sure = curves.reader_log_odds(family, family.draw(30, 6, generator(), ~family.held_out))[:, -1]
+    torch.testing.assert_close(sure, torch.full_like(sure, 12 * torch.tensor(10.0).log().item()), atol=1e-3, rtol=0)
 
 
 # ------------------------------------------------------------------------------------------------------------------
