@@ -257,6 +257,7 @@ def test_a_backup_that_is_only_rescaling_is_seen_as_such(case):
     run = run_end(ends, last, replacements(run_end(ends), "zero"))
     table = compensation(run, ends, last)
     assert table["fixed"].abs().max() < 1e-5 and table["attention"].abs().max() < 1e-5
+    assert not table["above"].any() and (table["free_low"] <= table["free_high"]).all()
     if bridge.cfg.normalization_type is not None and str(bridge.cfg.normalization_type) != "None":
         assert table["free"].abs().max() > 1e-4, "the divisor and the direction change with what is taken out"
     plain = direct_effects(run, ends, 0, scale_from=0, reference_from=0)

@@ -78,10 +78,16 @@ def test_a_layer_that_seems_to_move_within_the_intervals_is_undecided():
     assert claims.moving_layer(table, "nothing").verdict == UNDECIDED
 
 
-def heads(rise, fall, n=10):
+def heads(rise, fall, n=10, still=0):
+    """Heads that rise and fall where they are held fixed, and ``still`` ones that cannot. Left free, three rise
+    clearly, two fall, the rest rise on average only; of those that cannot change, all."""
     low = [0.1] * rise + [-0.2] * (n - rise)
     high = [0.2] * rise + [-0.1] * fall + [0.1] * (n - rise - fall)
-    return pd.DataFrame(dict(low=low, high=high, free=[0.1] * n))
+    able = pd.DataFrame(dict(low=low, high=high, above=True, free=0.1, free_low=-0.1, free_high=0.3))
+    able.loc[:2, "free_low"] = 0.05
+    able.loc[n - 2 :, ["free", "free_low", "free_high"]] = -0.2, -0.3, -0.1
+    unable = pd.DataFrame(dict(low=0.0, high=0.0, above=False, free=0.1, free_low=0.05, free_high=0.2), range(still))
+    return pd.concat([able, unable], ignore_index=True)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +96,22 @@ def heads(rise, fall, n=10):
      ((1, 0), (0, 0), UNDECIDED)],
 )  # fmt: skip
 def test_backups_rise_more_than_after_random_ablations(real, random, verdict):
-    found = claims.backups(heads(*real), heads(*random))
-    assert found.verdict == verdict and "left free (the post's way): 10 of 10" in found.measured
+    found = claims.backups(heads(*real, still=4), heads(*random, still=5))
+    assert found.verdict == verdict and f"held fixed: {real[0]} of 10 heads that can change rise" in found.measured
+    assert found.measured.endswith(
+        "left free (the post's way): 3 of 10 rise, 2 of 10 fall, and 4 of 4 that cannot change rise"
+    )
+    assert f"{random[0]} of 10 rise" in found.control
+
+
+def test_where_no_head_lies_above_nothing_is_known_of_backups():
+    some = heads(3, 1)
+    none = some.assign(above=False)
+    for found, which in (
+        (claims.backups(none, some), "these heads are"),
+        (claims.backups(some, none), "random ones are"),
+    ):
+        assert found.verdict == UNDECIDED and found.measured == f"no head can change when {which} out: none lies above"
 
 
 @pytest.mark.parametrize(

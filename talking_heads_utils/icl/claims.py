@@ -95,16 +95,23 @@ def _apart(table: pd.DataFrame, one: str, other: str, layer: int) -> bool:
 def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     """Do other heads' direct effects rise when strong heads are out, with divisor and direction held fixed?
 
-    Supported if more heads rise than fall (interval above, below 0), and more than after random ablations (exact test
-    at 5%, as if heads were independent); not supported if no more rise than fall.
+    Only heads above a layer with something out are counted: no other can change. A head rises or falls if its interval
+    lies above or below 0. Supported if more rise than fall, and more than after random ablations (exact test at 5%, as
+    if heads were independent); not supported if no more rise than fall; undecided if no head could change.
     """
+    still = real[~real["above"]]
+    real, random = (table[table["above"]] for table in (real, random))
+    if real.empty or random.empty:
+        after = "these heads are" if real.empty else "random ones are"
+        return Verdict("Backup heads step in", f"no head can change when {after} out: none lies above", "", UNDECIDED)
     rise, fall, rise_random = (int(flags.sum()) for flags in (real["low"] > 0, real["high"] < 0, random["low"] > 0))
     p = tail(rise, len(real), rise_random, len(random))
     verdict = NOT_SUPPORTED if rise <= fall else SUPPORTED if p < 0.05 else UNDECIDED
     return Verdict(
         "Backup heads step in",
-        f"held fixed: {share(real['low'] > 0)} heads rise, {share(real['high'] < 0)} fall; left free "
-        f"(the post's way): {share(real['free'] > 0)} rise",
+        f"held fixed: {share(real['low'] > 0)} heads that can change rise, {share(real['high'] < 0)} fall; "
+        f"left free (the post's way): {share(real['free_low'] > 0)} rise, {share(real['free_high'] < 0)} fall, and "
+        f"{share(still['free_low'] > 0)} that cannot change rise",
         f"after random ablations {share(random['low'] > 0)} rise, {share(random['high'] < 0)} fall, p = {p:.2f}",
         verdict,
     )

@@ -152,12 +152,13 @@ def direct_effects(
 
 
 def compensation(run: EndRun, ends: Suffix, chosen: Ablations) -> pd.DataFrame:
-    """Change of every other head's direct effect under each ablation: columns ``set, head, fixed, free, plain, low,
-    high, attention, n``.
+    """Change of every other head's direct effect under each ablation: columns ``set, head, above, fixed, free, plain,
+    low, high, free_low, free_high, attention, n``.
 
-    fixed: with the divisor and the reference direction of the plain run. free: with those of the ablated run (the
-    post's way). low, high: of fixed, 95% over prompts. attention: total variation between the head's pattern at
-    ``end`` with and without the ablation, mean over prompts.
+    above: whether something is out in a layer below the head's; no other head can change. fixed: with the divisor and
+    the reference direction of the plain run. free: with those of the ablated run (the post's way). low, high: of fixed,
+    95% over prompts; free_low, free_high: of free. attention: total variation between the head's pattern at ``end``
+    with and without the ablation, mean over prompts.
     """
     import pandas as pd
 
@@ -170,13 +171,13 @@ def compensation(run: EndRun, ends: Suffix, chosen: Ablations) -> pd.DataFrame:
             continue
         fixed = direct_effects(run, ends, row, scale_from=0, reference_from=0) - plain
         free = direct_effects(run, ends, row, scale_from=row, reference_from=row) - plain
-        moved = pattern_change(run, ends, row)
+        moved, first = pattern_change(run, ends, row), chosen.first_layer(row)
         for layer, head in (~chosen.heads[row]).nonzero().tolist():
-            found = bootstrap_mean(fixed[:, layer, head], n_boot=1000)
+            found, seeming = (bootstrap_mean(of[:, layer, head], n_boot=1000) for of in (fixed, free))
             rows.append(
-                dict(set=name, head=str(Head(layer, head)), fixed=found.mean, free=free[:, layer, head].mean().item(),
-                     plain=plain[:, layer, head].mean().item(), low=found.low, high=found.high,
-                     attention=moved[:, layer, head].mean().item(), n=found.n)
+                dict(set=name, head=str(Head(layer, head)), above=layer > first, fixed=found.mean, free=seeming.mean,
+                     plain=plain[:, layer, head].mean().item(), low=found.low, high=found.high, free_low=seeming.low,
+                     free_high=seeming.high, attention=moved[:, layer, head].mean().item(), n=found.n)
             )  # fmt: skip
     return pd.DataFrame(rows)
 
