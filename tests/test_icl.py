@@ -10,7 +10,7 @@ from talking_heads_utils.icl import additivity, curves, parts
 from talking_heads_utils.icl.ablation import ablations
 from talking_heads_utils.icl.engine import replacements, run_end
 from talking_heads_utils.icl.family import Family, bayes_accuracy, posterior, predictive, trained_prior
-from talking_heads_utils.icl.known import pair_reader
+from talking_heads_utils.icl.known import BACKUP, CASES, COPIES, INDEPENDENT, known_interaction, pair_of, pair_reader
 from talking_heads_utils.icl.prompts import (
     NO_EXAMPLES,
     OTHER_FUNCTION,
@@ -222,20 +222,50 @@ def test_the_exact_readers_log_odds_are_cut_off_at_ten_to_the_twelve():
 # redundancy, where it is known
 
 
-def test_two_copies_are_redundant_and_two_independent_heads_are_not():
-    heads = [Head(0, 0), Head(0, 1), Head(0, 2)]
-    copied = pair_interactions(pair_reader(True), heads).set_index(["a", "b"])
-    apart = pair_interactions(pair_reader(False), heads).set_index(["a", "b"])
-    assert copied.loc[("L0H0", "L0H1"), "low"] > 1.0, "only the loss of both is felt"
-    assert copied.loc[("L0H0", "L0H1"), "alone"] < 0.01
-    assert abs(apart.loc[("L0H0", "L0H1"), "interaction"]) < 1e-3, "what each is worth adds up"
-    assert apart.loc[("L0H0", "L0H1"), "together"] > 1.0
-    for table in (copied, apart):
-        assert table.drop(index=("L0H0", "L0H1"))["interaction"].abs().max() < 1e-3, "the third head does nothing"
+def known_pairs(kind):
+    """The table of all heads that could do something, and the row of the two that do."""
+    reader = pair_reader(kind)
+    table = pair_interactions(reader, reader.heads[:4]).set_index(["a", "b"])
+    return table, tuple(map(str, pair_of(kind)))
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_pairs_interact_by_the_formula_and_no_other_head_does_anything(kind):
+    table, pair = known_pairs(kind)
+    for column in ("interaction", "low", "high"):
+        assert table.loc[pair, column] == pytest.approx(known_interaction(kind), abs=1e-4)
+    assert table.drop(index=pair)[["interaction", "log_prob"]].abs().max().max() < 1e-4
+    assert table.loc[pair, "together"] > 10, "both out, the answer is lost"
+    assert (table.loc[pair, "alone"] < 1e-4) == (kind == BACKUP), (
+        "alone, only the loss of a head with a backup is nothing"
+    )
+
+
+def test_in_log_probability_two_heads_that_add_look_like_a_backup():
+    backup, adding, apart = (table.loc[pair] for table, pair in map(known_pairs, (BACKUP, COPIES, INDEPENDENT)))
+    assert backup["log_prob_low"] > 1 and backup["log_prob"] == pytest.approx(adding["log_prob"], abs=1e-3)
+    assert backup["interaction"] - adding["interaction"] > 10 and abs(apart["log_prob"]) < 1e-4
+
+
+def test_a_pair_of_another_kind_is_refused():
+    with pytest.raises(OptionError, match="'copies' is not among a backup, a chain, two that add, two independent"):
+        pair_reader("copies")
+
+
+@pytest.mark.parametrize("kind", [BACKUP, COPIES])
+def test_what_pairs_are_worth_by_hand(kind):
+    """The answer's logit less the log of the sum over all others, run by run."""
+    reader = pair_reader(kind)
+    a, b = pair_of(kind)
+    logits = reader.logits([[a], [b], [a, b]]).double()
+    others = torch.cat([logits[..., :3], logits[..., 4:]], -1).exp().sum(-1).log()
+    plain, no_a, no_b, neither = (logits[..., 3] - others).mean(0).tolist()
+    (row,) = pair_interactions(reader, [a, b]).to_dict("records")
+    assert row["together"] == pytest.approx(plain - neither) and row["alone"] == pytest.approx(2 * plain - no_a - no_b)
 
 
 def test_removal_finds_the_heads_that_matter_last_where_they_are_copies():
-    reader = pair_reader(True)
+    reader = pair_reader(COPIES)
     run = remove_by_effect(reader, reader, 3)
     assert set(run.order[:2]) == {Head(0, 0), Head(0, 1)}
     assert run.exact.mean(0).tolist()[:2] == [1.0, 1.0] and run.log_prob.mean(0)[2] < -1.5

@@ -7,19 +7,25 @@ from talking_heads_utils.icl import claims, curves, post
 from talking_heads_utils.icl.claims import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 
 
-def pairs(n_up, n=15):
+def pairs(n_up, n_down=0, n=15):
+    ends = [(0.1, 0.5)] * n_up + [(-0.5, -0.1)] * n_down + [(-0.2, 0.1)] * (n - n_up - n_down)
     return pd.DataFrame(
-        [dict(a="L0H0", b=f"L0H{i}", interaction=0.3 if i < n_up else -0.1, low=0.1 if i < n_up else -0.2,
-              high=0.5 if i < n_up else 0.1, n=64) for i in range(n)]
+        [dict(a="L0H0", b=f"L0H{i}", interaction=(low + high) / 2, low=low, high=high, n=64,
+              log_prob_low=0.1 if i < 7 else -1) for i, (low, high) in enumerate(ends)]
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("strong", "random", "verdict"), [(12, 2, SUPPORTED), (9, 7, UNDECIDED), (0, 0, NOT_SUPPORTED), (2, 14, UNDECIDED)]
-)
-def test_redundancy_must_exceed_that_of_random_pairs(strong, random, verdict):
-    found = claims.redundant(pairs(strong), pairs(random))
-    assert found.verdict == verdict and f"{strong} of 15" in found.measured and f"{random} of 15" in found.control
+    ("strong", "random", "verdict"),
+    [((12,), (2,), SUPPORTED), ((9,), (7,), UNDECIDED), ((0,), (0,), NOT_SUPPORTED), ((2,), (14,), UNDECIDED),
+     ((7, 8), (0,), NOT_SUPPORTED), ((8, 7), (0,), SUPPORTED), ((1, 9), (2, 4), NOT_SUPPORTED)],
+)  # fmt: skip
+def test_redundancy_must_exceed_that_of_random_pairs_and_its_opposite(strong, random, verdict):
+    found = claims.redundant(pairs(*strong), pairs(*random))
+    down = strong[1] if len(strong) > 1 else 0
+    assert found.verdict == verdict and f"{random[0]} of 15 pairs above 0" in found.control
+    assert found.measured.startswith(f"log-odds: {strong[0]} of 15 pairs of the strongest heads above 0, {down} below")
+    assert found.measured.endswith("log-probability: 7 above"), "what the ceiling makes of it is told, not judged"
 
 
 @pytest.mark.parametrize(

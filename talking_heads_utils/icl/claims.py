@@ -20,19 +20,22 @@ CLOSE = 0.25  # how near to 1 a ratio must be known to be for sums to add
 def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     """Do pairs of the strongest heads stand in for each other more than random pairs do?
 
-    Near certainty any two losses cost more together than alone, so a positive interaction by itself means little.
-    Supported if more of the strong pairs than of the random pairs lie above 0 (interval; exact test at 5%, as if pairs
-    were independent); not supported if none does.
+    In log-odds, where what adds in the logit is 0; what log-probability and its ceiling would say stands beside it. A
+    norm can make any two losses interact, hence the random pairs. A pair lies above or below 0 if its interval does.
+    Supported if more lie above 0 than below, and more than of the random pairs (exact test at 5%, as if pairs were
+    independent); not supported if no more lie above 0 than below.
     """
-    up, up_random = (int((table["low"] > 0).sum()) for table in (strong, random))
+    up, down, up_random = (int(f.sum()) for f in (strong["low"] > 0, strong["high"] < 0, random["low"] > 0))
     best = strong.loc[strong["interaction"].idxmax()]
     p = tail(up, len(strong), up_random, len(random))
-    verdict = NOT_SUPPORTED if not up else SUPPORTED if p < 0.05 else UNDECIDED
+    verdict = NOT_SUPPORTED if up <= down else SUPPORTED if p < 0.05 else UNDECIDED
     return Verdict(
         "Many heads are redundant",
-        f"{share(strong['low'] > 0)} pairs of the strongest heads above 0, most {best['a']} and {best['b']}: "
-        f"{best['interaction']:.2f} nats [{best['low']:.2f}, {best['high']:.2f}], n = {best['n']}",
-        f"{share(random['low'] > 0)} pairs of random heads above 0, p = {p:.2f}",
+        f"log-odds: {share(strong['low'] > 0)} pairs of the strongest heads above 0, {down} below; most {best['a']} "
+        f"and {best['b']}: {best['interaction']:.2f} nats [{best['low']:.2f}, {best['high']:.2f}], n = {best['n']}; "
+        f"log-probability: {int((strong['log_prob_low'] > 0).sum())} above",
+        f"of random heads {share(random['low'] > 0)} pairs above 0, {int((random['high'] < 0).sum())} below, "
+        f"p = {p:.2f}",
         verdict,
     )
 
