@@ -10,12 +10,13 @@ from talking_heads_utils.icl import additivity, curves, parts
 from talking_heads_utils.icl.ablation import ablations
 from talking_heads_utils.icl.engine import replacements, run_end
 from talking_heads_utils.icl.family import Family, bayes_accuracy, posterior, predictive, trained_prior
-from talking_heads_utils.icl.known import pair_reader
+from talking_heads_utils.icl.known import BACKUP, CASES, COPIES, INDEPENDENT, known_interaction, pair_of, pair_reader
 from talking_heads_utils.icl.prompts import (
     NO_EXAMPLES,
     OTHER_FUNCTION,
     POST_PAIRS,
     RANDOM_PAIRS,
+    Numbers,
     Question,
     draw_pairing,
     encode_questions,
@@ -31,7 +32,7 @@ from talking_heads_utils.icl.redundancy import (
     remove_at_random,
     remove_by_effect,
 )
-from talking_heads_utils.icl.scores import log_odds, right_log_prob, score_numbers
+from talking_heads_utils.icl.scores import right_log_odds, right_log_prob, score_numbers
 from talking_heads_utils.labels import Head
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.training.functions import number_tokenizer
@@ -191,28 +192,80 @@ def test_scores_apart():
     assert found.parity.tolist() == [[True, False, True, True], [True, False, False, True]]
     assert found.about.tolist() == [[False, True, True, False], [True, True, True, False]]
     assert found.copied.tolist() == [[False, False, False, True], [False, False, False, True]]
-    p = torch.tensor([0.25, 0.5, 0.999999], dtype=torch.float64)
-    torch.testing.assert_close(log_odds(p.log()), (p / (1 - p)).log())
+
+
+@pytest.mark.parametrize("known", [-40.0, -3.0, 0.0, 10.0, 17.0, 25.0, 40.0])
+def test_log_odds_have_no_ceiling(known):
+    """The others share one logsumexp of 0, so that the own logit is the log-odds; in single precision p would be 1."""
+    others = torch.tensor([0.2, 0.8]).log()
+    logits = torch.cat([others[:1], torch.tensor([known]), others[1:]]).expand(2, 3, 3)
+    words = torch.arange(3)
+    found = right_log_odds(logits, torch.tensor([1, 1]), Numbers(words, words))
+    assert found.shape == (2, 3) and found.dtype == torch.float64
+    torch.testing.assert_close(found, torch.full_like(found, known), atol=1e-6, rtol=0)
+
+
+def test_log_odds_are_those_of_the_probability_and_of_each_prompts_own_answer():
+    logits, words = torch.randn(4, 2, 5, generator=generator()).double(), torch.arange(5)
+    right = torch.tensor([0, 4, 2, 1])
+    p = torch.stack([row.softmax(-1)[:, int(r)] for row, r in zip(logits, right)])
+    torch.testing.assert_close(right_log_odds(logits, right, Numbers(words, words)), (p / (1 - p)).log())
+
+
+def test_the_exact_readers_log_odds_are_cut_off_at_ten_to_the_twelve():
+    family = Family()
+    sure = curves.reader_log_odds(family, family.draw(30, 6, generator(), ~family.held_out))[:, -1]
+    torch.testing.assert_close(sure, torch.full_like(sure, 12 * torch.tensor(10.0).log().item()), atol=1e-3, rtol=0)
 
 
 # ------------------------------------------------------------------------------------------------------------------
 # redundancy, where it is known
 
 
-def test_two_copies_are_redundant_and_two_independent_heads_are_not():
-    heads = [Head(0, 0), Head(0, 1), Head(0, 2)]
-    copied = pair_interactions(pair_reader(True), heads).set_index(["a", "b"])
-    apart = pair_interactions(pair_reader(False), heads).set_index(["a", "b"])
-    assert copied.loc[("L0H0", "L0H1"), "low"] > 1.0, "only the loss of both is felt"
-    assert copied.loc[("L0H0", "L0H1"), "alone"] < 0.01
-    assert abs(apart.loc[("L0H0", "L0H1"), "interaction"]) < 1e-3, "what each is worth adds up"
-    assert apart.loc[("L0H0", "L0H1"), "together"] > 1.0
-    for table in (copied, apart):
-        assert table.drop(index=("L0H0", "L0H1"))["interaction"].abs().max() < 1e-3, "the third head does nothing"
+def known_pairs(kind):
+    """The table of all heads that could do something, and the row of the two that do."""
+    reader = pair_reader(kind)
+    table = pair_interactions(reader, reader.heads[:4]).set_index(["a", "b"])
+    return table, tuple(map(str, pair_of(kind)))
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_pairs_interact_by_the_formula_and_no_other_head_does_anything(kind):
+    table, pair = known_pairs(kind)
+    for column in ("interaction", "low", "high"):
+        assert table.loc[pair, column] == pytest.approx(known_interaction(kind), abs=1e-4)
+    assert table.drop(index=pair)[["interaction", "log_prob"]].abs().max().max() < 1e-4
+    assert table.loc[pair, "together"] > 10, "both out, the answer is lost"
+    assert (table.loc[pair, "alone"] < 1e-4) == (kind == BACKUP), (
+        "alone, only the loss of a head with a backup is nothing"
+    )
+
+
+def test_in_log_probability_two_heads_that_add_look_like_a_backup():
+    backup, adding, apart = (table.loc[pair] for table, pair in map(known_pairs, (BACKUP, COPIES, INDEPENDENT)))
+    assert backup["log_prob_low"] > 1 and backup["log_prob"] == pytest.approx(adding["log_prob"], abs=1e-3)
+    assert backup["interaction"] - adding["interaction"] > 10 and abs(apart["log_prob"]) < 1e-4
+
+
+def test_a_pair_of_another_kind_is_refused():
+    with pytest.raises(OptionError, match="'copies' is not among a backup, a chain, two that add, two independent"):
+        pair_reader("copies")
+
+
+@pytest.mark.parametrize("kind", [BACKUP, COPIES])
+def test_what_pairs_are_worth_by_hand(kind):
+    """The answer's logit less the log of the sum over all others, run by run."""
+    reader = pair_reader(kind)
+    a, b = pair_of(kind)
+    logits = reader.logits([[a], [b], [a, b]]).double()
+    others = torch.cat([logits[..., :3], logits[..., 4:]], -1).exp().sum(-1).log()
+    plain, no_a, no_b, neither = (logits[..., 3] - others).mean(0).tolist()
+    (row,) = pair_interactions(reader, [a, b]).to_dict("records")
+    assert row["together"] == pytest.approx(plain - neither) and row["alone"] == pytest.approx(2 * plain - no_a - no_b)
 
 
 def test_removal_finds_the_heads_that_matter_last_where_they_are_copies():
-    reader = pair_reader(True)
+    reader = pair_reader(COPIES)
     run = remove_by_effect(reader, reader, 3)
     assert set(run.order[:2]) == {Head(0, 0), Head(0, 1)}
     assert run.exact.mean(0).tolist()[:2] == [1.0, 1.0] and run.log_prob.mean(0)[2] < -1.5
@@ -234,6 +287,7 @@ def test_a_backup_that_is_only_rescaling_is_seen_as_such(case):
     run = run_end(ends, last, replacements(run_end(ends), "zero"))
     table = compensation(run, ends, last)
     assert table["fixed"].abs().max() < 1e-5 and table["attention"].abs().max() < 1e-5
+    assert not table["above"].any() and (table["free_low"] <= table["free_high"]).all()
     if bridge.cfg.normalization_type is not None and str(bridge.cfg.normalization_type) != "None":
         assert table["free"].abs().max() > 1e-4, "the divisor and the direction change with what is taken out"
     plain = direct_effects(run, ends, 0, scale_from=0, reference_from=0)

@@ -7,19 +7,25 @@ from talking_heads_utils.icl import claims, curves, post
 from talking_heads_utils.icl.claims import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 
 
-def pairs(n_up, n=15):
+def pairs(n_up, n_down=0, n=15):
+    ends = [(0.1, 0.5)] * n_up + [(-0.5, -0.1)] * n_down + [(-0.2, 0.1)] * (n - n_up - n_down)
     return pd.DataFrame(
-        [dict(a="L0H0", b=f"L0H{i}", interaction=0.3 if i < n_up else -0.1, low=0.1 if i < n_up else -0.2,
-              high=0.5 if i < n_up else 0.1, n=64) for i in range(n)]
+        [dict(a="L0H0", b=f"L0H{i}", interaction=(low + high) / 2, low=low, high=high, n=64,
+              log_prob_low=0.1 if i < 7 else -1) for i, (low, high) in enumerate(ends)]
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("strong", "random", "verdict"), [(12, 2, SUPPORTED), (9, 7, UNDECIDED), (0, 0, NOT_SUPPORTED), (2, 14, UNDECIDED)]
-)
-def test_redundancy_must_exceed_that_of_random_pairs(strong, random, verdict):
-    found = claims.redundant(pairs(strong), pairs(random))
-    assert found.verdict == verdict and f"{strong} of 15" in found.measured and f"{random} of 15" in found.control
+    ("strong", "random", "verdict"),
+    [((12,), (2,), SUPPORTED), ((9,), (7,), UNDECIDED), ((0,), (0,), NOT_SUPPORTED), ((2,), (14,), UNDECIDED),
+     ((7, 8), (0,), NOT_SUPPORTED), ((8, 7), (0,), SUPPORTED), ((1, 9), (2, 4), NOT_SUPPORTED)],
+)  # fmt: skip
+def test_redundancy_must_exceed_that_of_random_pairs_and_its_opposite(strong, random, verdict):
+    found = claims.redundant(pairs(*strong), pairs(*random))
+    down = strong[1] if len(strong) > 1 else 0
+    assert found.verdict == verdict and f"{random[0]} of 15 pairs above 0" in found.control
+    assert found.measured.startswith(f"log-odds: {strong[0]} of 15 pairs of the strongest heads above 0, {down} below")
+    assert found.measured.endswith("log-probability: 7 above"), "what the ceiling makes of it is told, not judged"
 
 
 @pytest.mark.parametrize(
@@ -78,10 +84,16 @@ def test_a_layer_that_seems_to_move_within_the_intervals_is_undecided():
     assert claims.moving_layer(table, "nothing").verdict == UNDECIDED
 
 
-def heads(rise, fall, n=10):
+def heads(rise, fall, n=10, still=0):
+    """Heads that rise and fall where they are held fixed, and ``still`` ones that cannot. Left free, three rise
+    clearly, two fall, the rest rise on average only; of those that cannot change, all."""
     low = [0.1] * rise + [-0.2] * (n - rise)
     high = [0.2] * rise + [-0.1] * fall + [0.1] * (n - rise - fall)
-    return pd.DataFrame(dict(low=low, high=high, free=[0.1] * n))
+    able = pd.DataFrame(dict(low=low, high=high, above=True, free=0.1, free_low=-0.1, free_high=0.3))
+    able.loc[:2, "free_low"] = 0.05
+    able.loc[n - 2 :, ["free", "free_low", "free_high"]] = -0.2, -0.3, -0.1
+    unable = pd.DataFrame(dict(low=0.0, high=0.0, above=False, free=0.1, free_low=0.05, free_high=0.2), range(still))
+    return pd.concat([able, unable], ignore_index=True)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +102,22 @@ def heads(rise, fall, n=10):
      ((1, 0), (0, 0), UNDECIDED)],
 )  # fmt: skip
 def test_backups_rise_more_than_after_random_ablations(real, random, verdict):
-    found = claims.backups(heads(*real), heads(*random))
-    assert found.verdict == verdict and "left free (the post's way): 10 of 10" in found.measured
+    found = claims.backups(heads(*real, still=4), heads(*random, still=5))
+    assert found.verdict == verdict and f"held fixed: {real[0]} of 10 heads that can change rise" in found.measured
+    assert found.measured.endswith(
+        "left free (the post's way): 3 of 10 rise, 2 of 10 fall, and 4 of 4 that cannot change rise"
+    )
+    assert f"{random[0]} of 10 rise" in found.control
+
+
+def test_where_no_head_lies_above_nothing_is_known_of_backups():
+    some = heads(3, 1)
+    none = some.assign(above=False)
+    for found, which in (
+        (claims.backups(none, some), "these heads are"),
+        (claims.backups(some, none), "random ones are"),
+    ):
+        assert found.verdict == UNDECIDED and found.measured == f"no head can change when {which} out: none lies above"
 
 
 @pytest.mark.parametrize(

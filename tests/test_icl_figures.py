@@ -47,11 +47,15 @@ def test_the_slider_of_removals_marks_every_curve_and_names_the_heads():
 
 
 def test_pairs_are_symmetric_and_only_the_heads_that_seem_to_change_most_are_named():
+    capped = dict(log_prob=0.25, log_prob_low=0.2, log_prob_high=0.3)
     pairs = pd.DataFrame([dict(a="L0H0", b="L0H1", interaction=0.5, low=0.4, high=0.6),
                           dict(a="L0H0", b="L0H2", interaction=-0.1, low=-0.2, high=0.0),
-                          dict(a="L0H1", b="L0H2", interaction=0.0, low=-0.1, high=0.1)])  # fmt: skip
-    z = figures.interaction_figure({"m": pairs}).data[0].z
+                          dict(a="L0H1", b="L0H2", interaction=0.0, low=-0.1, high=0.1)]).assign(**capped)  # fmt: skip
+    (shown_pairs,) = figures.interaction_figure({"m": pairs}).data
+    z = shown_pairs.z
     assert z[0][1] == z[1][0] == 0.5 and z[2][0] == -0.1 and z[0][0] is None
+    told = "0.50 nats of log-odds [0.40, 0.60]<br>0.25 of log-probability [0.20, 0.30]"
+    assert shown_pairs.customdata[1][0] == told and "log-odds" in shown_pairs.colorbar.title.text
     same = dict(model="m", set="s", fixed=0.0, low=0.0, high=0.0, attention=0.1)
     heads = pd.DataFrame([same | dict(head=f"L1H{i}", free=0.1 * i) for i in range(6)])
     assert list(figures.compensation_figure(heads).data[0].text) == ["", "", "L1H2", "L1H3", "L1H4", "L1H5"]

@@ -162,7 +162,8 @@ def _removal_frame(tables: Mapping[str, pd.DataFrame], out: int, marker: int) ->
 
 
 def interaction_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """What each pair is worth together beyond what its heads are worth alone; a menu for the model."""
+    """What each pair is worth together beyond what its heads are worth alone; a menu for the model.
+    Hover tells the same in log-probability."""
     figure = new_figure(440)
     for i, table in enumerate(tables.values()):
         heads = list(dict.fromkeys([*table["a"], *table["b"]]))
@@ -171,18 +172,23 @@ def interaction_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         for one in heads:
             cells = [value.get((one, other), value.get((other, one))) for other in heads]
             z.append([None if cell is None else round(cell["interaction"], 3) for cell in cells])
-            text.append(
-                ["" if c is None else f"{c['interaction']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in cells]
-            )
+            text.append(["" if cell is None else _both_scales(cell) for cell in cells])
         most = max(abs(table["interaction"]).max(), 1e-6)
         figure.add_trace(
             go.Heatmap(z=z, x=heads, y=heads, customdata=text, zmid=0, zmin=-most, zmax=most, colorscale="RdBu_r",
-                       visible=i == 0, colorbar=dict(title="nats", thickness=12), hoverongaps=False,
+                       visible=i == 0, colorbar=dict(title="nats of<br>log-odds", thickness=12), hoverongaps=False,
                        hovertemplate="%{y} and %{x}: %{customdata}<extra></extra>")
         )  # fmt: skip
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(updatemenus=[menu_of_views(list(tables), 1)], margin_t=70)
     return figure
+
+
+def _both_scales(pair: pd.Series) -> str:
+    return (
+        f"{pair['interaction']:.2f} nats of log-odds [{pair['low']:.2f}, {pair['high']:.2f}]<br>"
+        f"{pair['log_prob']:.2f} of log-probability [{pair['log_prob_low']:.2f}, {pair['log_prob_high']:.2f}]"
+    )
 
 
 def compensation_figure(table: pd.DataFrame) -> go.Figure:

@@ -30,6 +30,11 @@ class Ablations:
     def __len__(self) -> int:
         return len(self.names)
 
+    def first_layer(self, row: int) -> int:
+        """The lowest layer that this set takes something out of; the number of layers for the empty set."""
+        out = self.heads[row].any(1) | self.mlps[row]
+        return int(out.int().argmax()) if out.any() else len(out)
+
 
 def check_how(how: str) -> str:
     """Raises :class:`OptionError` unless it is one of zero, mean and resample."""

@@ -20,19 +20,22 @@ CLOSE = 0.25  # how near to 1 a ratio must be known to be for sums to add
 def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     """Do pairs of the strongest heads stand in for each other more than random pairs do?
 
-    Near certainty any two losses cost more together than alone, so a positive interaction by itself means little.
-    Supported if more of the strong pairs than of the random pairs lie above 0 (interval; exact test at 5%, as if pairs
-    were independent); not supported if none does.
+    In log-odds, where what adds in the logit is 0; what log-probability and its ceiling would say stands beside it. A
+    norm can make any two losses interact, hence the random pairs. A pair lies above or below 0 if its interval does.
+    Supported if more lie above 0 than below, and more than of the random pairs (exact test at 5%, as if pairs were
+    independent); not supported if no more lie above 0 than below.
     """
-    up, up_random = (int((table["low"] > 0).sum()) for table in (strong, random))
+    up, down, up_random = (int(f.sum()) for f in (strong["low"] > 0, strong["high"] < 0, random["low"] > 0))
     best = strong.loc[strong["interaction"].idxmax()]
     p = tail(up, len(strong), up_random, len(random))
-    verdict = NOT_SUPPORTED if not up else SUPPORTED if p < 0.05 else UNDECIDED
+    verdict = NOT_SUPPORTED if up <= down else SUPPORTED if p < 0.05 else UNDECIDED
     return Verdict(
         "Many heads are redundant",
-        f"{share(strong['low'] > 0)} pairs of the strongest heads above 0, most {best['a']} and {best['b']}: "
-        f"{best['interaction']:.2f} nats [{best['low']:.2f}, {best['high']:.2f}], n = {best['n']}",
-        f"{share(random['low'] > 0)} pairs of random heads above 0, p = {p:.2f}",
+        f"log-odds: {share(strong['low'] > 0)} pairs of the strongest heads above 0, {down} below; most {best['a']} "
+        f"and {best['b']}: {best['interaction']:.2f} nats [{best['low']:.2f}, {best['high']:.2f}], n = {best['n']}; "
+        f"log-probability: {int((strong['log_prob_low'] > 0).sum())} above",
+        f"of random heads {share(random['low'] > 0)} pairs above 0, {int((random['high'] < 0).sum())} below, "
+        f"p = {p:.2f}",
         verdict,
     )
 
@@ -95,16 +98,23 @@ def _apart(table: pd.DataFrame, one: str, other: str, layer: int) -> bool:
 def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     """Do other heads' direct effects rise when strong heads are out, with divisor and direction held fixed?
 
-    Supported if more heads rise than fall (interval above, below 0), and more than after random ablations (exact test
-    at 5%, as if heads were independent); not supported if no more rise than fall.
+    Only heads above a layer with something out are counted: no other can change. A head rises or falls if its interval
+    lies above or below 0. Supported if more rise than fall, and more than after random ablations (exact test at 5%, as
+    if heads were independent); not supported if no more rise than fall; undecided if no head could change.
     """
+    still = real[~real["above"]]
+    real, random = (table[table["above"]] for table in (real, random))
+    if real.empty or random.empty:
+        after = "these heads are" if real.empty else "random ones are"
+        return Verdict("Backup heads step in", f"no head can change when {after} out: none lies above", "", UNDECIDED)
     rise, fall, rise_random = (int(flags.sum()) for flags in (real["low"] > 0, real["high"] < 0, random["low"] > 0))
     p = tail(rise, len(real), rise_random, len(random))
     verdict = NOT_SUPPORTED if rise <= fall else SUPPORTED if p < 0.05 else UNDECIDED
     return Verdict(
         "Backup heads step in",
-        f"held fixed: {share(real['low'] > 0)} heads rise, {share(real['high'] < 0)} fall; left free "
-        f"(the post's way): {share(real['free'] > 0)} rise",
+        f"held fixed: {share(real['low'] > 0)} heads that can change rise, {share(real['high'] < 0)} fall; "
+        f"left free (the post's way): {share(real['free_low'] > 0)} rise, {share(real['free_high'] < 0)} fall, and "
+        f"{share(still['free_low'] > 0)} that cannot change rise",
         f"after random ablations {share(random['low'] > 0)} rise, {share(random['high'] < 0)} fall, p = {p:.2f}",
         verdict,
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl.family import Examples, Family, posterior, predictive
 from talking_heads_utils.icl.prompts import Numbers, asked_at
-from talking_heads_utils.icl.scores import log_odds, right_log_prob
+from talking_heads_utils.icl.scores import right_log_odds
 from talking_heads_utils.runs import batches
 from talking_heads_utils.tasks.prompts import PromptSet
 
@@ -71,16 +71,17 @@ def model_log_odds(
     clean: the right value at each example, which a noisy prompt need not show.
     """
     asked = asked_logits(bridge, prompts, numbers).unbind(1)
-    return torch.stack([log_odds(right_log_prob(at, right, numbers)) for at, right in zip(asked, clean.T)], 1)
+    return torch.stack([right_log_odds(at, right, numbers) for at, right in zip(asked, clean.T)], 1)
 
 
 def reader_log_odds(
     family: Family, examples: Examples, prior: Float[Tensor, "n_functions"] | None = None
 ) -> Float[Tensor, "n n_pairs"]:
-    """The exact reader's log-odds of the right value at pair k after the k pairs before it, in nats."""
+    """The exact reader's log-odds of the right value at pair k after the k pairs before it, in nats, cut off at odds
+    of 10^12."""
     belief = posterior(family, examples.x, examples.y, prior)[:, :-1]
     chance = predictive(family, belief, examples.x).gather(2, examples.clean[..., None])[..., 0]
-    return log_odds(chance.clamp(1e-12, 1 - 1e-12).log())
+    return chance.logit(eps=1e-12)
 
 
 def trusting_readers(

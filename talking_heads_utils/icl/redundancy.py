@@ -15,7 +15,7 @@ from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl.ablation import Ablations, ablations
 from talking_heads_utils.icl.engine import EndRun, Replacements, ablated_logits
 from talking_heads_utils.icl.prompts import Numbers
-from talking_heads_utils.icl.scores import right_log_prob
+from talking_heads_utils.icl.scores import right_log_odds, right_log_prob
 from talking_heads_utils.labels import Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.runs.suffix import Suffix
@@ -58,7 +58,7 @@ class Reader:
 
 
 def effects(reader: Reader, sets: Sequence[Sequence[Head]]) -> Float[Tensor, "n n_sets"]:
-    """What each set is worth to each prompt: the log-probability of the right answer that is lost without it, nats."""
+    """What the loss of each set costs each prompt: log-probability of the right answer, nats."""
     found = reader.log_prob(sets)
     return found[:, :1] - found[:, 1:]
 
@@ -108,28 +108,41 @@ def _removal(reader: Reader, order: Sequence[Head]) -> Removal:
 
 
 def pair_interactions(reader: Reader, heads: Sequence[Head]) -> pd.DataFrame:
-    """Each pair's worth together less the sum of what each is worth alone, in nats: columns ``a, b, together, alone,
-    interaction, low, high, n`` (95% bootstrap interval over prompts).
+    """Each pair's worth together less the sum of what each is worth alone, in nats of log-odds of the right answer:
+    columns ``a, b, together, alone, interaction, low, high, log_prob, log_prob_low, log_prob_high, n`` (95% bootstrap
+    intervals over prompts).
 
-    Above 0: each stands in for the other, and only the loss of both is felt. 0: independent. Below 0: a chain, of
-    which either link is enough to break it.
+    Above 0: each stands in for the other, and only the loss of both is felt. 0: what the two do to the logit adds.
+    Below 0: a chain, of which either link is enough to break it. log_prob: the same in log-probability. That has a
+    ceiling: near certainty two heads that add look as if each stood in for the other.
     """
     import pandas as pd
 
     from talking_heads_utils.statistics import bootstrap_mean
 
     pairs = list(combinations(heads, 2))
-    worth = effects(reader, [*([head] for head in heads), *pairs])
-    single, both = worth[:, : len(heads)], worth[:, len(heads) :]
+    logits = reader.logits([*([head] for head in heads), *pairs])
+    together, alone = _pair_worths(right_log_odds(logits, reader.right, reader.numbers), len(heads))
+    capped = torch.sub(*_pair_worths(right_log_prob(logits, reader.right, reader.numbers), len(heads)))
     rows = []
-    for (a, b), together in zip(pairs, both.T):
-        alone = single[:, heads.index(a)] + single[:, heads.index(b)]
-        found = bootstrap_mean(together - alone, n_boot=1000)
+    for i, (a, b) in enumerate(pairs):
+        found, log_prob = (bootstrap_mean(of, n_boot=1000) for of in (together[:, i] - alone[:, i], capped[:, i]))
         rows.append(
-            dict(a=str(a), b=str(b), together=together.mean().item(), alone=alone.mean().item(),
-                 interaction=found.mean, low=found.low, high=found.high, n=found.n)
+            dict(a=str(a), b=str(b), together=together[:, i].mean().item(), alone=alone[:, i].mean().item(),
+                 interaction=found.mean, low=found.low, high=found.high, log_prob=log_prob.mean,
+                 log_prob_low=log_prob.low, log_prob_high=log_prob.high, n=found.n)
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _pair_worths(score: Float[Tensor, "n n_sets_1"], n_heads: int) -> tuple[Tensor, Tensor]:
+    """What is lost with each pair out, and the sum of what is lost with each of its heads out: ``[n, n_pairs]`` each.
+
+    score: of the plain run, then with each head out, then with each pair out.
+    """
+    lost = score[:, :1] - score[:, 1:]
+    a, b = torch.combinations(torch.arange(n_heads)).T
+    return lost[:, n_heads:], lost[:, a] + lost[:, b]
 
 
 def direct_effects(
@@ -152,12 +165,13 @@ def direct_effects(
 
 
 def compensation(run: EndRun, ends: Suffix, chosen: Ablations) -> pd.DataFrame:
-    """Change of every other head's direct effect under each ablation: columns ``set, head, fixed, free, plain, low,
-    high, attention, n``.
+    """Change of every other head's direct effect under each ablation: columns ``set, head, above, fixed, free, plain,
+    low, high, free_low, free_high, attention, n``.
 
-    fixed: with the divisor and the reference direction of the plain run. free: with those of the ablated run (the
-    post's way). low, high: of fixed, 95% over prompts. attention: total variation between the head's pattern at
-    ``end`` with and without the ablation, mean over prompts.
+    above: whether something is out in a layer below the head's; no other head can change. fixed: with the divisor and
+    the reference direction of the plain run. free: with those of the ablated run (the post's way). low, high: of fixed,
+    95% over prompts; free_low, free_high: of free. attention: total variation between the head's pattern at ``end``
+    with and without the ablation, mean over prompts.
     """
     import pandas as pd
 
@@ -170,13 +184,13 @@ def compensation(run: EndRun, ends: Suffix, chosen: Ablations) -> pd.DataFrame:
             continue
         fixed = direct_effects(run, ends, row, scale_from=0, reference_from=0) - plain
         free = direct_effects(run, ends, row, scale_from=row, reference_from=row) - plain
-        moved = pattern_change(run, ends, row)
+        moved, first = pattern_change(run, ends, row), chosen.first_layer(row)
         for layer, head in (~chosen.heads[row]).nonzero().tolist():
-            found = bootstrap_mean(fixed[:, layer, head], n_boot=1000)
+            found, seeming = (bootstrap_mean(of[:, layer, head], n_boot=1000) for of in (fixed, free))
             rows.append(
-                dict(set=name, head=str(Head(layer, head)), fixed=found.mean, free=free[:, layer, head].mean().item(),
-                     plain=plain[:, layer, head].mean().item(), low=found.low, high=found.high,
-                     attention=moved[:, layer, head].mean().item(), n=found.n)
+                dict(set=name, head=str(Head(layer, head)), above=layer > first, fixed=found.mean, free=seeming.mean,
+                     plain=plain[:, layer, head].mean().item(), low=found.low, high=found.high, free_low=seeming.low,
+                     free_high=seeming.high, attention=moved[:, layer, head].mean().item(), n=found.n)
             )  # fmt: skip
     return pd.DataFrame(rows)
 

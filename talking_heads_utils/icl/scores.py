@@ -53,11 +53,22 @@ def _column(values: Iterable[int], like: Tensor) -> Tensor:
 def right_log_prob(
     logits: Float[Tensor, "n *cells n_numbers"], right: Int[Tensor, "n"], numbers: Numbers
 ) -> Float[Tensor, "n *cells"]:
-    """Log-probability, in nats, of the right number among all numbers."""
-    place = numbers.place_of(right).to(logits.device).view(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
-    return logits.float().log_softmax(-1).gather(-1, place)[..., 0]
+    """Log-probability, in nats, of the right number among all numbers. It cannot pass 0: see :func:`right_log_odds`."""
+    return logits.float().log_softmax(-1).gather(-1, _places(logits, right, numbers))[..., 0]
 
 
-def log_odds(log_p: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """log(p / (1 - p)) from log p, in nats, exact where p is near one."""
-    return log_p.double() - torch.log(-torch.expm1(log_p.double().clamp(max=-1e-15)))
+def right_log_odds(
+    logits: Float[Tensor, "n *cells n_numbers"], right: Int[Tensor, "n"], numbers: Numbers
+) -> Float[Tensor, "n *cells"]:
+    """Log-odds, in nats, of the right number against all others: its logit less the logsumexp of theirs.
+
+    In double precision and without the probability, so that it has no ceiling where that is near one.
+    """
+    exact, place = logits.double(), _places(logits, right, numbers)
+    return exact.gather(-1, place)[..., 0] - exact.scatter(-1, place, -torch.inf).logsumexp(-1)
+
+
+def _places(logits: Tensor, right: Int[Tensor, "n"], numbers: Numbers) -> Int[Tensor, "n *cells 1"]:
+    """Where the right number stands among the logits, for every cell of a prompt."""
+    place = numbers.place_of(right).to(logits.device)
+    return place.view(-1, *[1] * (logits.ndim - 1)).expand(*logits.shape[:-1], 1)
