@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.runs import batches
-from talking_heads_utils.statistics import Interval, bootstrap_mean
+from talking_heads_utils.statistics import Interval, share
 from talking_heads_utils.tasks import laundry
 from talking_heads_utils.tasks.metrics import correct, end_logits
 from talking_heads_utils.tasks.prompts import PromptSet
@@ -29,8 +29,8 @@ def answer_logits(bridge: TransformerBridge, prompts: PromptSet, batch: int = 64
 
 
 def accuracy(bridge: TransformerBridge, prompts: PromptSet) -> Interval:
-    """Share of prompts whose answer beats the other candidates, with its 95% bootstrap interval over prompts."""
-    return bootstrap_mean(correct(answer_logits(bridge, prompts), prompts).double(), n_boot=2000)
+    """Share of prompts whose answer beats the other candidates, with its 95% interval over prompts."""
+    return share(correct(answer_logits(bridge, prompts), prompts))
 
 
 def accuracy_by_length(

@@ -7,11 +7,13 @@ from itertools import combinations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Head
+
+Z = 1.959963984540054  # of a standard normal variable, 95% lie within it to both sides
 
 
 class Interval(NamedTuple):
@@ -33,14 +35,40 @@ class ExactTest(NamedTuple):
 
 
 def bootstrap_mean(values: Float[Tensor, "n"], *, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> Interval:
-    """Mean with its percentile bootstrap interval. Raises :class:`OptionError` for fewer than two values."""
-    if len(values) < 2:
-        raise OptionError(f"An interval needs two values at least, not {len(values)}.")
+    """Mean of measured values with its percentile bootstrap interval; of hits see :func:`share`. Raises
+    :class:`OptionError` for fewer than two values."""
+    _check_enough(values)
     values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
     draws = torch.randint(len(values), (n_boot, len(values)), generator=generator)
     means = values[draws].mean(1)
     low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return Interval(values.mean().item(), low, high, len(values))
+
+
+def share(hits: Bool[Tensor, "n"]) -> Interval:
+    """Share of hits with its 95% score interval (Wilson 1927), which has a width where all are hits or none is. Raises
+    :class:`OptionError` for fewer than two."""
+    _check_enough(hits)
+    n, mean, widening = len(hits), hits.double().mean().item(), 1 + Z**2 / len(hits)
+    centre = (mean + Z**2 / (2 * n)) / widening
+    reach = Z * (mean * (1 - mean) / n + Z**2 / (4 * n**2)) ** 0.5 / widening
+    return Interval(mean, max(0.0, min(mean, centre - reach)), min(1.0, max(mean, centre + reach)), n)
+
+
+def share_change(after: Bool[Tensor, "n"], before: Bool[Tensor, "n"]) -> Interval:
+    """Change of the share of hits among the same prompts with its 95% interval (Agresti and Min 2005): Wald's, with a
+    half added to each of the four counts. The mean is that without them. Raises :class:`OptionError` for fewer than
+    two."""
+    _check_enough(after)
+    n, gained, lost = len(after), (after & ~before).sum().item(), (before & ~after).sum().item()
+    mean, centre = (gained - lost) / n, (gained - lost) / (n + 2)
+    reach = Z * (gained + lost + 1 - (gained - lost) ** 2 / (n + 2)) ** 0.5 / (n + 2)
+    return Interval(mean, max(-1.0, min(mean, centre - reach)), min(1.0, max(mean, centre + reach)), n)
+
+
+def _check_enough(values: Tensor) -> None:
+    if len(values) < 2:
+        raise OptionError(f"An interval needs two values at least, not {len(values)}.")
 
 
 def exact_head_test(values: Float[Tensor, "n_layers n_heads"], heads: Sequence[Head]) -> ExactTest:

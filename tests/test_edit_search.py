@@ -17,6 +17,7 @@ from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.runs.layers import attention_layer
 from talking_heads_utils.runs.suffix import suffix
+from talking_heads_utils.statistics import share
 from talking_heads_utils.weights import Processing
 
 SETS = {
@@ -202,7 +203,8 @@ def test_an_edit_along_the_planted_channel_helps_where_places_crowd_and_a_random
     harm = study.harm_table(planted, {"grid": best[study.GRID]})
     of_best = pareto.iloc[next(i for i, row in enumerate(rows) if row is best[study.GRID])]
     assert of_best["kl"] == pytest.approx(harm["KL, nats"].mean(), rel=1e-4), "the same prompts in figure and table"
-    assert of_best["gain"] == pytest.approx(gains.loc[(study.KNOWN, study.GRID), "gain"])
+    same = ["gain", "low", "high"]
+    assert of_best[same].tolist() == pytest.approx(gains.loc[(study.KNOWN, study.GRID), same].tolist())
     assert harm["before"].min() > 0.9 and list(harm["prompts"]) == [study.IOI, study.SHORT]
     moved, patterns = study.heads_moved(planted, {"grid": best[study.GRID]}, 8)
     assert patterns["grid"].shape == (3, 6) and patterns["grid"][:2].max() < 1e-6, "only movers attend otherwise"
@@ -224,6 +226,9 @@ def test_choices_and_scores_share_no_prompt(planted):
 def test_removal_scales_and_figures_show_what_was_measured(planted):
     removed = study.removal_table(planted).set_index("removed")
     assert removed.loc["nothing", "change of I(m)"] == 0
+    level = share(torch.arange(160) < round(160 * removed.loc["nothing", "accuracy"]))
+    assert removed.loc["nothing", ["accuracy", "accuracy low", "accuracy high"]].tolist() == pytest.approx(level[:3])
+    assert removed.loc["nothing", "change of accuracy high"] == 0, "against itself nothing can differ"
     assert removed.loc["L1H0", "change of I(m)"] < -0.1 < removed.loc["L1H3", "change of I(m)"]
     decoys = removed[removed.index.str.startswith(("L1H4.", "L1H5."))]
     assert len(decoys) and decoys["change of I(m)"].abs().max() < 1e-3, "nobody reads what decoys write"

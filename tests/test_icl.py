@@ -354,8 +354,9 @@ def test_probes_find_what_is_there_and_nothing_else():
     features = torch.randn(400, 12, generator=generator())
     labels = (features[:, 3] > 0).long() + 2
     fitted = torch.arange(400) < 250
-    assert parts.probe(features, labels, fitted).mean() > 0.85
-    assert abs(parts.probe(features, labels[torch.randperm(400, generator=generator())], fitted).mean() - 0.5) < 0.15
+    assert parts.probe(features, labels, fitted).double().mean() > 0.85
+    shuffled = labels[torch.randperm(400, generator=generator())]
+    assert abs(parts.probe(features, shuffled, fitted).double().mean() - 0.5) < 0.15
     for bad in (torch.zeros(400, dtype=torch.bool), torch.ones(400, dtype=torch.bool)):
         with pytest.raises(OptionError, match="A probe needs"):
             parts.probe(features, labels, bad)

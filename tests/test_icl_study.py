@@ -8,6 +8,7 @@ from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.icl import curves, study
 from talking_heads_utils.icl.prompts import OTHER_FUNCTION
 from talking_heads_utils.labels import Head
+from talking_heads_utils.statistics import share
 from talking_heads_utils.tasks import metrics
 from talking_heads_utils.tasks.prompts import load_prompts, save_prompts
 
@@ -48,6 +49,8 @@ def test_patching_before_anything_happened_changes_nothing(s):
     assert cells.loc[("nothing", -2), "exact"] == cells.loc[("one", -2), "exact"]
     assert cells.loc[("nothing", 0), "exact"] == pytest.approx(cells.loc[("nothing", -2), "exact"], abs=0.1)
     assert set(table["n"]) == {12}
+    exact, low, high = cells.loc[("nothing", -1), ["exact", "low", "high"]]
+    assert (exact, low, high) == pytest.approx(share(torch.arange(12) < round(12 * exact))[:3])
 
 
 def test_what_is_copied_is_what_a_says_with_the_same_heads_out(s):
@@ -82,6 +85,7 @@ def test_removal_ends_with_one_head_and_starts_whole(s):
     plain = table[table["out"] == 0]
     assert plain["exact"].nunique() == 1 and plain["exact"].iloc[0] > 0.8 and set(plain["head"]) == {"nothing"}
     assert table["out"].max() == 15 and set(table["order"]) == {"by effect", "random 1", "random 2"}
+    assert (table["low"] < table["high"]).all(), "exact answers are hits: no interval without a width"
     last = table[table["out"] == 15]["exact"]
     assert last.max() < 0.5
 
@@ -122,6 +126,7 @@ def test_parts_probes_and_attention(s):
     parts = study.layer_table(s, n=40)
     assert parts["part"].tolist() == ["nothing", *["attention"] * 4, *["MLP"] * 4]
     assert parts.iloc[0]["exact"] == parts["exact"].max() and (parts["near"] >= parts["exact"]).all()
+    assert (parts["low"] < parts["high"]).all() and (parts["parity_low"] < parts["parity_high"]).all()
     probes = study.probe_table(s, n=200)
     assert set(probes["label"]) == {"a", "b", "parity", "size"} and probes["layer"].max() == 4
     at_embedding = probes[(probes["layer"] == 0)]

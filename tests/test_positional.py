@@ -11,7 +11,7 @@ from talking_heads_utils.planted import LIST, MOVER
 from talking_heads_utils.positional import coordinates as co
 from talking_heads_utils.positional import study
 from talking_heads_utils.positional.gains import NONE, ONE, ORACLE, PER_PLACE, STRATEGIES, Gain, gains
-from talking_heads_utils.statistics import Interval
+from talking_heads_utils.statistics import Interval, share, share_change
 from talking_heads_utils.steering.engine import random_directions
 from talking_heads_utils.tasks import ioi
 
@@ -34,7 +34,11 @@ def test_the_writers_span_the_planted_channel(planted):
 
 
 def test_the_planted_subspace_indexes_places_not_items(planted):
-    table = study.decoding_table(planted, 5, 160).set_index(["subspace", "carries", "split"])["right"]
+    table = study.decoding_table(planted, 5, 160).set_index(["subspace", "carries", "split"])
+    k = round(80 * table.loc[(study.COMPONENTS, co.PLACE, "within wordings"), "right"])
+    own = table.loc[(study.COMPONENTS, co.PLACE, "within wordings"), ["right", "low", "high", "n"]]
+    assert tuple(own) == pytest.approx(share(torch.arange(80) < k)), "decoded or not: a share"
+    table = table["right"]
     for split in ("within wordings", "across wordings"):
         assert table[study.COMPONENTS, co.PLACE, split] > 0.9
         assert table[study.COMPONENTS, co.IDENTITY, split] < 0.5
@@ -79,7 +83,9 @@ def test_gains_by_hand():
     assert found[ONE].settings == [2] and found[ONE].accuracy.mean == 0, "chosen where it won, scored where it lost"
     assert found[NONE].accuracy.mean == 0.5 and found[ORACLE].accuracy.mean == 1
     assert found[PER_PLACE].settings == [1, 2] and found[PER_PLACE].accuracy.mean == 0.5
-    assert found[ONE].gain.mean == -0.5 and found[ONE].gain.n == 4
+    assert found[ONE].gain == share_change(torch.zeros(4).bool(), right[~selection, 0]) and found[ONE].gain.mean == -0.5
+    assert found[ORACLE].accuracy == share(torch.ones(4).bool()) and found[ORACLE].accuracy.low < 0.6
+    assert found[NONE].gain == (0, 0, 0, 4), "against itself nothing can differ"
     even = gains(torch.ones(8, 3).bool(), selection, places, settings)
     assert even[ONE].settings == [0], "of equals the smallest"
     for bad in (torch.zeros(8).bool(), torch.ones(8).bool()):
@@ -178,5 +184,6 @@ def test_accuracy_by_length_is_that_of_each_length_alone(planted):
     table = accuracy_by_length(planted.bridge, planted.tokenizer, [4, 12], n_prompts=20).set_index("n_items")
     for n_items, row in table.iterrows():
         prompts = planted.lists(n_items, 20)
-        assert row["accuracy"] == accuracy(planted.bridge, prompts).mean and row["n"] == 20
+        found = accuracy(planted.bridge, prompts)
+        assert found == share(torch.arange(20) < round(20 * found.mean)) == tuple(row[["accuracy", "low", "high", "n"]])
         assert torch.equal(row["starts"], prompts.positions["item_0 first"])

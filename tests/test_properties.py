@@ -25,7 +25,7 @@ from talking_heads_utils.errors import TalkingHeadsError, TaskError
 from talking_heads_utils.icl.family import Family
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.scores import compute_scores, load_scores, save_scores
-from talking_heads_utils.statistics import bootstrap_mean, percentile_among
+from talking_heads_utils.statistics import bootstrap_mean, percentile_among, share, share_change
 from talking_heads_utils.steering.results import load
 from talking_heads_utils.tasks.ioi import build_ioi
 from talking_heads_utils.tasks.laundry import HELD_OUT, SELECTION, build_laundry, wordings
@@ -353,6 +353,20 @@ def test_an_interval_lies_within_the_values_and_moves_with_them(values, seed):
     slack = 1e-9 * (1 + values.abs().max().item())
     assert values.min() - slack <= found.low <= found.high <= values.max() + slack and found.n == len(values)
     assert moved.mean - found.mean == pytest.approx(5, abs=1e-6) and moved.low - found.low == pytest.approx(5, abs=1e-6)
+
+
+@LAWS
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
+def test_intervals_of_hits_hold_their_means_and_turn_with_right_and_wrong(pairs):
+    before, after = torch.tensor(pairs).T
+    found, change = share(after), share_change(after, before)
+    assert 0 <= found.low <= found.mean <= found.high <= 1 and found.low < found.high and found.n == len(pairs)
+    assert -1 <= change.low <= change.mean <= change.high <= 1 and change.low < change.high
+    assert change.mean == pytest.approx(found.mean - share(before).mean)
+    mean, low, high, n = share(~after)
+    assert (1 - mean, 1 - high, 1 - low, n) == pytest.approx(found)
+    mean, low, high, n = share_change(before, after)
+    assert (-mean, -high, -low, n) == pytest.approx(change)
 
 
 @LAWS

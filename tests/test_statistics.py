@@ -1,11 +1,12 @@
 from itertools import combinations
+from math import comb
 
 import pytest
 import torch
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Head
-from talking_heads_utils.statistics import bootstrap_mean, exact_head_test, percentile_among
+from talking_heads_utils.statistics import bootstrap_mean, exact_head_test, percentile_among, share, share_change
 
 
 def test_the_exact_test_counts_every_choice():
@@ -38,6 +39,73 @@ def test_the_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
     assert 0.88 < covered / 200 < 0.99
     with pytest.raises(OptionError, match="two values at least"):
         bootstrap_mean(torch.ones(1))
+
+
+def first(k, n):
+    """n answers, the first k of them right."""
+    return torch.arange(n) < k
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_the_interval_of_a_share_is_that_of_newcombes_table(k, n, low, high):
+    """Newcombe 1998, Statistics in Medicine 17:857, table I, method 3."""
+    assert share(first(k, n)) == pytest.approx((k / n, low, high, n), abs=5e-5)
+
+
+def test_the_interval_of_a_change_is_that_of_textbooks():
+    """Approval of a prime minister: Agresti, Categorical Data Analysis, 10.1.1, -0.059 to -0.021 there, where it is
+    Wald's: with 1600 pairs a half in each cell moves no third digit. And 40 pairs of 160 lost, 20 gained, by hand from
+    Agresti and Min 2005."""
+    counts = torch.tensor([794, 150, 86, 570])
+    before, after = (torch.tensor(kind).bool().repeat_interleave(counts) for kind in ([1, 1, 0, 0], [1, 0, 1, 0]))
+    assert share_change(after, before) == pytest.approx((-0.04, -0.059, -0.021, 1600), abs=5e-4)
+    before, after = first(40, 160), (torch.arange(160) >= 40) & (torch.arange(160) < 60)
+    reach = 1.959964 * (40 + 20 + 1 - 20**2 / 162) ** 0.5 / 162
+    assert share_change(after, before) == pytest.approx(
+        (-20 / 160, -20 / 162 - reach, -20 / 162 + reach, 160), abs=1e-6
+    )
+
+
+def test_an_interval_of_hits_has_a_width_where_nothing_varies():
+    right, wrong = first(64, 64), first(0, 64)
+    assert share(right) == pytest.approx((1, 1 / (1 + 1.959964**2 / 64), 1, 64)) and share(right).high == 1
+    assert share(wrong) == pytest.approx((0, 0, 1 - share(right).low, 64)) and share(wrong).low == 0
+    assert share_change(right, right) == pytest.approx((0, -1.959964 / 66, 1.959964 / 66, 64))
+    assert share_change(right, wrong) == pytest.approx((1, (64 - 1.959964 * (65 - 64**2 / 66) ** 0.5) / 66, 1, 64))
+    assert share_change(first(2, 2), first(0, 2)).high == 1 and share_change(first(0, 2), first(2, 2)).low == -1
+    for found in (share, lambda hits: share_change(hits, hits)):
+        with pytest.raises(OptionError, match="two values at least, not 1"):
+            found(torch.ones(1).bool())
+
+
+@pytest.mark.parametrize("n", [40, 64, 120, 250])
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
+def test_intervals_of_hits_cover_the_truth_about_as_often_as_they_say(p, n):
+    """A change: a quarter of the answers is drawn anew, right with probability 0.5 or as before."""
+    generator = torch.Generator().manual_seed(0)
+    before, anew = (torch.rand(1500, n, generator=generator) < p for _ in range(2))
+    assert sum(i.low <= p <= i.high for i in map(share, before)) / 1500 >= 0.92
+    redrawn, even = torch.rand(1500, n, generator=generator) < 0.25, torch.rand(1500, n, generator=generator) < 0.5
+    for other, change in ((anew, 0.0), (even, 0.25 * (0.5 - p))):
+        found = map(share_change, torch.where(redrawn, other, before), before)
+        assert sum(i.low <= change <= i.high for i in found) / 1500 >= 0.92
+
+
+def test_the_bootstrap_would_not_cover_a_share_near_one():
+    """Why hits have intervals of their own. Every share of 120 answers, weighted by how likely it is at 0.99; over all
+    n from 40 to 250 Wilson's covers 0.895 at worst (n = 55)."""
+
+    def coverage(interval, n):
+        likely = {k: comb(n, k) * 0.99**k * 0.01 ** (n - k) for k in range(n - 12, n + 1)}
+        found = {k: interval(first(k, n)) for k in likely}
+        return sum(weight for k, weight in likely.items() if found[k].low <= 0.99 <= found[k].high)
+
+    assert coverage(lambda hits: bootstrap_mean(hits.double(), n_boot=1000), 120) == pytest.approx(0.70, abs=0.005)
+    assert coverage(share, 120) == pytest.approx(0.967, abs=0.001)
+    assert min(coverage(share, n) for n in range(40, 251)) == pytest.approx(0.895, abs=0.001)
 
 
 def test_percentiles_share_ties():

@@ -12,7 +12,7 @@ from math import nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from talking_heads_utils.components import is_empty, write_directions
@@ -36,13 +36,13 @@ from talking_heads_utils.positional.gains import NONE, gains
 from talking_heads_utils.positional.study import Channel, axis, right_under
 from talking_heads_utils.runs.recording import record
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.statistics import Interval, bootstrap_mean
+from talking_heads_utils.statistics import Interval, bootstrap_mean, share, share_change
 from talking_heads_utils.steering.engine import grid
 from talking_heads_utils.steering.engine import prepare as prepare_steering
 from talking_heads_utils.tasks.halves import halves
 from talking_heads_utils.tasks.ioi import build_ioi
 from talking_heads_utils.tasks.laundry import HELD_OUT, build_laundry, wordings
-from talking_heads_utils.tasks.metrics import contrast
+from talking_heads_utils.tasks.metrics import contrast, paired_difference
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.weights import HeadWeights
 
@@ -117,9 +117,9 @@ class Bench:
             return halves(build_laundry(self.tokenizer, self.n_items, 2 * n, self.seed))[0]
         n_items = self.n_items if name in (KNOWN, NEW) else int(name.rsplit(" ", 1)[1])
         new = wordings(held_out=True)
-        share = len(wordings()) // len(new) if name == NEW else 2
+        parts = len(wordings()) // len(new) if name == NEW else 2
         n = n if name == SHORT else 2 * n
-        found = build_laundry(self.tokenizer, n_items, 2 * n * share, self.seed).where(half=HELD_OUT)
+        found = build_laundry(self.tokenizer, n_items, 2 * n * parts, self.seed).where(half=HELD_OUT)
         if name in (KNOWN, NEW):
             found = found.select(torch.tensor([(w in new) == (name == NEW) for w in found.info["wording"]]))
         return found.select(list(range(min(n, len(found)))))
@@ -160,8 +160,8 @@ def gain_without(at: Bench, component: Component) -> Interval:
     _, upper = at.on(KNOWN)
     factors = torch.ones(2, len(at.every))
     factors[1, at.every.index(component)] = 0
-    right = score(upper, factors).right.double()
-    return bootstrap_mean(right[:, 1] - right[:, 0])
+    right = score(upper, factors).right
+    return share_change(right[:, 1], right[:, 0])
 
 
 def removal_table(at: Bench) -> pd.DataFrame:
@@ -186,12 +186,18 @@ def removal_table(at: Bench) -> pd.DataFrame:
     found = score(prepare(at.bridge, prompts, every), factors, at.mover)
     assert found.attention is not None  # since a mover is named
     inhibition = (found.attention * contrast(prompts)[:, None]).sum(-1)
-    rows = []
+    rows, right = [], found.right
     for k, (name, (kind, part)) in enumerate(sets.items()):
         size = sum(float(S[c.layer, c.head, c.component]) ** 2 for c in part) ** 0.5
         row: dict[str, Any] = {"model": at.name, "removed": name, "kind": kind, "size": size, "n": len(prompts)}
-        for label, values in (("I(m)", inhibition), ("accuracy", found.right.double())):
-            level, change = bootstrap_mean(values[:, k]), bootstrap_mean(values[:, k] - values[:, 0])
+        measured = {
+            "I(m)": (bootstrap_mean(inhibition[:, k]), bootstrap_mean(inhibition[:, k] - inhibition[:, 0])),
+            "accuracy": (
+                share(right[:, k]),
+                share_change(right[:, k], right[:, 0]) if part else Interval(0.0, 0.0, 0.0, len(right)),
+            ),
+        }
+        for label, (level, change) in measured.items():
             row |= {label: level.mean, f"{label} low": level.low, f"{label} high": level.high,
                     f"change of {label}": change.mean, f"change of {label} low": change.low,
                     f"change of {label} high": change.high}  # fmt: skip
@@ -242,7 +248,7 @@ def search(at: Bench, *, sizes: Sequence[float] = SIZES, values: Sequence[float]
     whole = float(S.norm())
     amounts = grid_amounts(S, values)
     found = [(GRID, by_grid(upper, at.columns(), amounts))]
-    found += [(GRADIENT, by_gradient(upper, at.columns(), share * whole)) for share in sizes]
+    found += [(GRADIENT, by_gradient(upper, at.columns(), part * whole)) for part in sizes]
     rows = [row for name, tried in found for row in _rows(name, tried)]
     size = best(rows, GRADIENT).size
     for draw in range(len(at.random)):
@@ -284,19 +290,18 @@ def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd
         right = _right(at, name, chosen)
         for found_by in (GRADIENT, GRID):
             draws = [values for key, values in right.items() if key.startswith(drawn(found_by))]
-            right[drawn(found_by)] = torch.stack(draws).mean(0)
-        for label in (GRADIENT, drawn(GRADIENT), GRID, drawn(GRID)):
-            values, random = right[label], right[drawn(label.split(" ")[-1])]
-            gain, before = bootstrap_mean(values - right[""]), right[""].mean().item()
-            beyond = bootstrap_mean(values - random)
-            rows.append({
-                "model": at.name, "prompts": name, "edit": label, "before": before, "after": before + gain.mean,
-                "gain": 100 * gain.mean, "low": 100 * gain.low, "high": 100 * gain.high,
-                "relative": gain.mean / before if before else nan,
-                "beyond random": "" if label.startswith(RANDOM) else points(beyond),
-                "beyond random, low": nan if label.startswith(RANDOM) else 100 * beyond.low,
-                "objective": nan if label.startswith(RANDOM) else chosen[label].objective, "n": gain.n,
-            })  # fmt: skip
+            random = torch.stack(draws).double().mean(0) if len(draws) > 1 else draws[0]
+            before = right[""].double().mean().item()
+            for label, values in ((found_by, right[found_by]), (drawn(found_by), random)):
+                gain, beyond = paired_difference(values, right[""]), paired_difference(values, random)
+                rows.append({
+                    "model": at.name, "prompts": name, "edit": label, "before": before, "after": before + gain.mean,
+                    "gain": 100 * gain.mean, "low": 100 * gain.low, "high": 100 * gain.high,
+                    "relative": gain.mean / before if before else nan,
+                    "beyond random": "" if label.startswith(RANDOM) else points(beyond),
+                    "beyond random, low": nan if label.startswith(RANDOM) else 100 * beyond.low,
+                    "objective": nan if label.startswith(RANDOM) else chosen[label].objective, "n": gain.n,
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -312,11 +317,11 @@ def points(interval: Interval) -> str:
     return f"{100 * interval.mean:+.0f} ({100 * interval.low:+.0f} to {100 * interval.high:+.0f})"
 
 
-def _right(at: Bench, name: str, chosen: Mapping[str, Row]) -> dict[str, Float[Tensor, "n"]]:
+def _right(at: Bench, name: str, chosen: Mapping[str, Row]) -> dict[str, Bool[Tensor, "n"]]:
     """Whether each prompt is answered: untouched (``""``) and under every edit."""
     upper = at.on(name)[1]
     factors = torch.stack([torch.ones(len(at.every)), *(row.factors for row in chosen.values())])
-    return dict(zip(("", *chosen), score(upper, factors).right.double().T))
+    return dict(zip(("", *chosen), score(upper, factors).right.T))
 
 
 def pareto_table(at: Bench, rows: Sequence[Row]) -> pd.DataFrame:
@@ -326,13 +331,13 @@ def pareto_table(at: Bench, rows: Sequence[Row]) -> pd.DataFrame:
     import pandas as pd
 
     factors = torch.stack([torch.ones(len(at.every)), *(row.factors for row in rows)])
-    right = score(at.on(KNOWN)[1], factors).right.double()
+    right = score(at.on(KNOWN)[1], factors).right
     harm = [harm_at_end(at.on(name)[1], factors) for name in (IOI, SHORT)]
     kl = torch.stack([divergence.mean(0) for divergence, _ in harm]).mean(0)
     kept = torch.stack([answered.double().mean(0) for _, answered in harm]).mean(0)
     found = []
     for k, row in enumerate(rows, 1):
-        gain = bootstrap_mean(right[:, k] - right[:, 0], n_boot=1000)
+        gain = share_change(right[:, k], right[:, 0])
         found.append(dict(model=at.name, found_by=row.found_by, size=row.size, gain=100 * gain.mean,
                           low=100 * gain.low, high=100 * gain.high, kl=kl[k].item(),
                           lost=100 * (kept[0] - kept[k]).item(), n=gain.n))  # fmt: skip
@@ -349,7 +354,7 @@ def harm_table(at: Bench, chosen: Mapping[str, Row]) -> pd.DataFrame:
         factors = torch.stack([torch.ones(len(at.every)), *(row.factors for row in chosen.values())])
         kl, right = harm_at_end(at.on(name)[1], factors)
         for k, label in enumerate(chosen, 1):
-            change = bootstrap_mean(right[:, k].double() - right[:, 0].double())
+            change = share_change(right[:, k], right[:, 0])
             rows.append({
                 "model": at.name, "prompts": name, "edit": label, "before": right[:, 0].double().mean().item(),
                 "after": right[:, k].double().mean().item(), "change, points": points(change),
@@ -420,8 +425,8 @@ def against_steering(at: Bench, row: Row, n_values: int = 5) -> pd.DataFrame:
     right = torch.cat([right_under(s, p, settings) for s, p in zip(steerings, (chosen_on, scored_on))])
     place = torch.cat([torch.as_tensor(prompts.info["place"]) for prompts in (chosen_on, scored_on)])
     found = gains(right, torch.arange(len(right)) < len(chosen_on), place, settings)
-    edited = score(upper, torch.stack([torch.ones(len(at.every)), row.factors])).right.double()
-    gain, accuracy = bootstrap_mean(edited[:, 1] - edited[:, 0]), bootstrap_mean(edited[:, 1])
+    edited = score(upper, torch.stack([torch.ones(len(at.every)), row.factors])).right
+    gain, accuracy = share_change(edited[:, 1], edited[:, 0]), share(edited[:, 1])
     methods = {"edit": (accuracy, gain)} | {
         f"steering: {k}": (v.accuracy, v.gain) for k, v in found.items() if k != NONE
     }

@@ -22,13 +22,13 @@ def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
 
     In log-odds, where what adds in the logit is 0; what log-probability and its ceiling would say stands beside it. A
     norm can make any two losses interact, hence the random pairs. A pair lies above or below 0 if its interval does.
-    Supported if more lie above 0 than below, and more than of the random pairs (exact test at 5%, as if pairs were
-    independent); not supported if no more lie above 0 than below.
+    Supported if more of the strong pairs than of the random pairs lie above 0 (exact test at 5%, as if pairs were
+    independent); not supported if none does.
     """
     up, down, up_random = (int(f.sum()) for f in (strong["low"] > 0, strong["high"] < 0, random["low"] > 0))
     best = strong.loc[strong["interaction"].idxmax()]
     p = tail(up, len(strong), up_random, len(random))
-    verdict = NOT_SUPPORTED if up <= down else SUPPORTED if p < 0.05 else UNDECIDED
+    verdict = NOT_SUPPORTED if not up else SUPPORTED if p < 0.05 else UNDECIDED
     return Verdict(
         "Many heads are redundant",
         f"log-odds: {share(strong['low'] > 0)} pairs of the strongest heads above 0, {down} below; most {best['a']} "

@@ -14,7 +14,7 @@ from talking_heads_utils.icl.prompts import asked_at
 from talking_heads_utils.icl.redundancy import Reader
 from talking_heads_utils.icl.scores import score_numbers
 from talking_heads_utils.labels import Head
-from talking_heads_utils.statistics import bootstrap_mean
+from talking_heads_utils.statistics import bootstrap_mean, share
 from talking_heads_utils.tasks.prompts import PromptSet
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def layer_table(reader: Reader, prompts: PromptSet) -> pd.DataFrame:
     rows = []
     for i, name in enumerate(chosen.names):
         part, _, layer = name.partition(" ")
-        exact = bootstrap_mean(scores.exact[:, i].double(), n_boot=1000)
-        parity = bootstrap_mean(scores.parity[:, i].double(), n_boot=1000)
+        exact, parity = share(scores.exact[:, i]), share(scores.parity[:, i])
         rows.append(
             dict(part=part, layer=int(layer) if layer else None, exact=exact.mean, low=exact.low, high=exact.high,
                  near=scores.near[:, i].double().mean().item(), parity=parity.mean, parity_low=parity.low,
@@ -55,7 +54,7 @@ def probe(
     features: Float[Tensor, "n d_model"],
     labels: Int[Tensor, "n"],
     fitted: Bool[Tensor, "n"],
-) -> Float[Tensor, "n_scored"]:
+) -> Bool[Tensor, "n_scored"]:
     """Whether a ridge classifier fitted on some prompts tells the label of each of the others.
 
     Raises :class:`OptionError` if a part is empty or the fitted part has one label alone.
@@ -73,7 +72,7 @@ def probe(
     gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-9)
     weights = torch.linalg.solve(gram, x[fitted].T @ (y - center))
     guessed = kinds[(x[~fitted] @ weights + center).argmax(1)]
-    return (guessed == labels[~fitted]).double()
+    return guessed == labels[~fitted]
 
 
 def probe_labels(prompts: PromptSet) -> dict[str, Int[Tensor, "n"]]:
@@ -103,8 +102,8 @@ def probe_table(
     for name, labels in probe_labels(prompts).items():
         deals = [_dealt(labels, function if name in "ab" else None, generator) for _ in range(n_shuffles)]
         for layer in range(resid.shape[1]):
-            found = bootstrap_mean(probe(resid[:, layer], labels, fitted), n_boot=1000)
-            shuffled = torch.stack([probe(resid[:, layer], deal, fitted).mean() for deal in deals]).mean().item()
+            found = share(probe(resid[:, layer], labels, fitted))
+            shuffled = torch.stack([probe(resid[:, layer], deal, fitted) for deal in deals]).double().mean().item()
             rows.append(
                 dict(label=name, layer=layer, right=found.mean, low=found.low, high=found.high, shuffled=shuffled,
                      selectivity=found.mean - shuffled, n=found.n)

@@ -34,7 +34,7 @@ from talking_heads_utils.icl.scores import NumberScores, score_numbers
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_with_tokenizer, model_source, shown_as
 from talking_heads_utils.runs.suffix import suffix
-from talking_heads_utils.statistics import bootstrap_mean
+from talking_heads_utils.statistics import share
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.training.spec import FunctionsSpec
 
@@ -123,7 +123,7 @@ def accuracy_table(s: Subject, n: int = 200) -> pd.DataFrame:
         answered = _answers_along(s, examples)
         exact = bayes_accuracy(s.family, examples, prior).mean(0)
         for k in range(N_EXAMPLES + 1):
-            found = bootstrap_mean((answered[:, k] == examples.clean[:, k]).double(), n_boot=1000)
+            found = share(answered[:, k] == examples.clean[:, k])
             rows.append(dict(model=s.name, functions=functions, k=k, model_accuracy=found.mean, low=found.low,
                              high=found.high, reader=exact[k].item(), n=found.n))  # fmt: skip
     return pd.DataFrame(rows)
@@ -214,7 +214,7 @@ def _patch_rows(chosen: Ablations, found: NumberScores, own: NumberScores, plain
     rows = []
 
     def add(name: str, layer: int, scores: NumberScores, at: tuple) -> None:
-        exact = bootstrap_mean(scores.exact[at].double(), n_boot=500)
+        exact = share(scores.exact[at])
         rest = {
             key: getattr(scores, key)[at].double().mean().item() for key in ("about", "parity", "copied", "distance")
         }
@@ -263,7 +263,7 @@ def removal_table(
     rows = []
     for order, run in runs.items():
         for out in range(n_heads + 1):
-            found = bootstrap_mean(run.exact[:, out], n_boot=500)
+            found = share(run.exact[:, out].bool())
             head = str(run.order[out - 1]) if out else NOTHING
             rows.append(dict(order=order, out=out, head=head, exact=found.mean, low=found.low, high=found.high,
                              log_prob=run.log_prob[:, out].mean().item(), n=found.n))  # fmt: skip

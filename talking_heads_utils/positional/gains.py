@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.statistics import Interval, bootstrap_mean
+from talking_heads_utils.statistics import Interval, share, share_change
 
 NONE, ONE, PER_PLACE, ORACLE = "no steering", "one setting", "one setting per place", "oracle per prompt"
 STRATEGIES = (NONE, ONE, PER_PLACE, ORACLE)
 
 
 class Gain(NamedTuple):
-    """Accuracy on the held-out half, the difference to no steering, both with paired 95% intervals over prompts, and
-    the settings that were used (none for the oracle)."""
+    """Accuracy on the held-out half, the paired difference to no steering (of no steering itself exactly 0), both with
+    95% intervals over prompts, and the settings that were used (none for the oracle)."""
 
     accuracy: Interval
     gain: Interval
@@ -52,11 +52,9 @@ def gains(
         PER_PLACE: (scored[each, used], sorted(set(by_place.values()))),
         ORACLE: (scored.any(1), []),
     }
-    plain = outcomes[NONE][0].double()
-    return {
-        name: Gain(bootstrap_mean(hit.double(), n_boot=2000), bootstrap_mean(hit.double() - plain, n_boot=2000), which)
-        for name, (hit, which) in outcomes.items()
-    }
+    plain = outcomes[NONE][0]
+    found = {name: Gain(share(hit), share_change(hit, plain), which) for name, (hit, which) in outcomes.items()}
+    return found | {NONE: found[NONE]._replace(gain=Interval(0.0, 0.0, 0.0, len(plain)))}
 
 
 def _best(means: Float[Tensor, "n_settings"], settings: Float[Tensor, "n_settings k"]) -> int:

@@ -29,7 +29,7 @@ from talking_heads_utils.positional.gains import Gain, gains
 from talking_heads_utils.runs.recording import Recording, record
 from talking_heads_utils.scores import compute_scores
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.statistics import bootstrap_mean
+from talking_heads_utils.statistics import bootstrap_mean, share
 from talking_heads_utils.steering.engine import (
     ATTENTION,
     LOGITS,
@@ -121,9 +121,9 @@ def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFr
         for carries in CARRIED:
             for split, folds in splits.items():
                 right = torch.stack([
-                    decode(points(recording, at.mover.layer, d), held_out, carries, folds).double() for d in sets
-                ]).mean(0)  # fmt: skip
-                found = bootstrap_mean(right)
+                    decode(points(recording, at.mover.layer, d), held_out, carries, folds) for d in sets
+                ])  # fmt: skip
+                found = share(right[0]) if len(sets) == 1 else bootstrap_mean(right.double().mean(0))
                 row = dict(model=at.name, n_items=n_items, subspace=subspace, carries=carries, split=split)
                 rows.append(row | dict(right=found.mean, low=found.low, high=found.high, chance=1 / n_items, n=found.n))
     return pd.DataFrame(rows)
@@ -193,7 +193,7 @@ def crowding_table(at: Channel, lengths: Sequence[int], n_prompts: int = 120) ->
     for n_items in lengths:
         recording = at.on_lists(n_items, n_prompts)
         prompts = recording.prompts
-        right = bootstrap_mean(correct(recording.logits, prompts).double().cpu())
+        right = share(correct(recording.logits, prompts))
         place, folds = torch.as_tensor(prompts.info["place"]), random_folds(len(prompts), seed=at.seed)
         values, *others = (points(recording, at.mover.layer, d) for d in (at.directions, *random))
         shares = {c: decode(values, prompts, c, folds).double().mean().item() for c in CARRIED}

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.statistics import Interval, bootstrap_mean
+from talking_heads_utils.statistics import Interval, bootstrap_mean, share_change
 from talking_heads_utils.tasks.prompts import PromptSet
 
 
@@ -66,14 +66,20 @@ def attention_to(
 
 
 def paired_difference(
-    after: Float[Tensor, "n_prompts"], before: Float[Tensor, "n_prompts"], *, seed: int = 0, n_boot: int = 10_000
+    after: Float[Tensor, "n_prompts"] | Bool[Tensor, "n_prompts"],
+    before: Float[Tensor, "n_prompts"] | Bool[Tensor, "n_prompts"],
+    *,
+    seed: int = 0,
+    n_boot: int = 10_000,
 ) -> Interval:
-    """Mean of after - before over the same prompts, with its bootstrap interval. Raises :class:`TaskError` if the
-    two are not of the same prompts."""
+    """Mean of after - before over the same prompts, with its interval: that of :func:`share_change` where both are
+    hits, else the bootstrap's. Raises :class:`TaskError` if the two are not of the same prompts."""
     if after.shape != before.shape:
         raise TaskError(
             f"Paired values must be of the same prompts, not {tuple(after.shape)} and {tuple(before.shape)}."
         )
+    if after.dtype == before.dtype == torch.bool:
+        return share_change(after, before)
     return bootstrap_mean(after.double() - before.double(), seed=seed, n_boot=n_boot)
 
 
