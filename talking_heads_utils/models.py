@@ -174,10 +174,12 @@ def load_with_tokenizer(
     from talking_heads_utils.planted import plant
 
     truth = plant()
-    return _moved(truth.bridge, check_device(str(device)), dtype), truth.tokenizer
+    return moved(truth.bridge, check_device(str(device)), dtype), truth.tokenizer
 
 
-def _moved(bridge: TransformerBridge, device: str | torch.device, dtype: torch.dtype) -> TransformerBridge:
+def moved(
+    bridge: TransformerBridge, device: str | torch.device, dtype: torch.dtype = torch.float32
+) -> TransformerBridge:
     """A native bridge elsewhere. It says so aloud each time, so nothing is asked of it without need."""
     if torch.device(device).type != "cpu":
         bridge = bridge.to(device)
@@ -227,7 +229,7 @@ def _load_planted(device: str | torch.device, dtype: torch.dtype, processing: Pr
     from talking_heads_utils.planted import plant
 
     (processing or Processing.default(NO_NORM)).check(NO_NORM)
-    return _moved(plant().bridge, device, dtype)
+    return moved(plant().bridge, device, dtype)
 
 
 def check_complete(checkpoint: Checkpoint, device: torch.device | None, dtype: torch.dtype) -> None:

@@ -19,6 +19,7 @@ from talking_heads_utils.inhibition.effects import (
     wanted_direction,
 )
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import load_model
 from talking_heads_utils.planted import INHIBITION, MOVER, plant
 from talking_heads_utils.runs.recording import record
 from talking_heads_utils.runs.suffix import suffix
@@ -165,6 +166,15 @@ def test_what_was_planted_is_found_and_nothing_in_the_control():
         component_effects(recording, "L2H0", "zero")
     with pytest.raises(OptionError, match="has no earlier writer"):
         record(planted.bridge, prompts, [0])
+
+
+def test_a_model_of_one_layer_or_in_half_precision_is_told_so():
+    planted = plant()
+    prompts = laundry.build_laundry(planted.tokenizer, 4, 8)
+    with pytest.raises(OptionError, match="no head has an earlier one to read"):
+        record(planted.bridge, prompts, [])
+    with pytest.raises(OptionError, match="load .* with dtype=torch.float32"):
+        record(load_model("mini-token", dtype=torch.bfloat16), prompts, [3])
 
 
 def test_the_contrast_is_the_definition_of_the_score():

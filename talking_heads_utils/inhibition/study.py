@@ -45,7 +45,7 @@ from talking_heads_utils.inhibition.find_roles import (
 from talking_heads_utils.inhibition.signal import factorial_prompts, place_or_identity, place_or_name
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.links import ONE_COMPONENT, pair_values
-from talking_heads_utils.models import PLANTED, known_models, load_model, shown_as
+from talking_heads_utils.models import PLANTED, check_device, known_models, load_model, moved, shown_as
 from talking_heads_utils.runs.recording import Recording, record
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.scores import CompositionScores, compute_scores
@@ -138,7 +138,7 @@ def study(name: str, *, n_items: int, n_prompts: int = 400, seed: int = SEED, de
 
     if name in (PLANTED, CONTROL):
         truth = plant(channel=name == PLANTED, seed=seed)
-        bridge, tokenizer = truth.bridge, truth.tokenizer
+        bridge, tokenizer = moved(truth.bridge, check_device(device)), truth.tokenizer
     else:
         bridge = load_model(name, device)
         tokenizer = bridge.tokenizer
