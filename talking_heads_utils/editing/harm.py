@@ -39,8 +39,8 @@ class Harm:
 def harm_at_end(
     upper: Upper, factors: Float[Tensor, "k n_components"]
 ) -> tuple[Float[Tensor, "n k"], Bool[Tensor, "n k"]]:
-    """On prompts of another task, at ``end``: divergence of the edited next-token distribution
-    from the untouched one (nats, over the whole vocabulary), and whether the answer leads the candidates."""
+    """On prompts of another task, at ``end``: divergence of the edited next-token distribution from the untouched one
+    (nats, over the whole vocabulary), and whether the answer leads the candidates."""
     found = []
     for rows in upper.blocks(len(factors)):
         plain = upper.suffix.logits(upper.run(factors.new_ones(1, factors.shape[1]), rows)[0]).log_softmax(-1)
