@@ -153,7 +153,7 @@ def finding_figure(
         (
             role,
             writers,
-            dict(mode="markers+text", marker=dict(color=ACCENT, size=11), textposition="top center"),
+            dict(mode="markers+text", marker=dict(color=ACCENT, size=11), textposition="middle left"),
         ),
     ):
         figure.add_scatter(
