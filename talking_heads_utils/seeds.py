@@ -14,6 +14,7 @@ from talking_heads_utils.errors import CheckpointError, ResultError, TalkingHead
 from talking_heads_utils.files import data_dir, written_whole
 from talking_heads_utils.inhibition import concentration, study
 from talking_heads_utils.inhibition.effects import inhibition_score
+from talking_heads_utils.inhibition.find_roles import LEAST_CHANGE
 from talking_heads_utils.inhibition.study import Study
 from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.provenance import machine, versions
@@ -65,7 +66,7 @@ def measure_all(runs: Sequence[Path], out: Path, say: Callable[[str], None] = pr
 
 def measure(folder: Path, n_prompts: int = 400) -> dict[str, Any]:
     """A checkpoint by chapter 1's measures, on lists of :data:`N_ITEMS`; what is chosen is chosen on the selection
-    half and measured on the other."""
+    half and measured on the other. Heads without which the mover looks as before on the other half are none."""
     s = study.study(str(folder.resolve()), n_items=N_ITEMS, n_prompts=n_prompts)
     found = dict(
         movers=[str(head) for head in s.found.movers], share=s.found.share, inhibition_heads=[],
@@ -76,6 +77,9 @@ def measure(folder: Path, n_prompts: int = 400) -> dict[str, Any]:
     found["inhibition_score"] = bootstrap_mean(inhibition_score(s.held_out, s.mover).cpu())._asdict()
     if s.inhibition:
         curve = concentration.channel_curve(*s.halves, s.mover, s.inhibition)
+        whole = curve["mean"][curve["what"] == concentration.TOGETHER].iloc[0]
+        if not -whole > LEAST_CHANGE:  # chosen on one half, but the other does not bear them out
+            return found
         found["inhibition_heads"] = [_head(s, i) for i in range(len(s.inhibition))]
         found |= dict(dimension=concentration.dimension(curve), channel=curve.to_dict("records"))
         a = s.agreement

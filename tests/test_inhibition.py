@@ -131,6 +131,7 @@ def test_precision_and_recall_by_hand():
     assert table["recall"].tolist() == [0.5, 0.5, 1.0], "a head that cannot be read is not asked for"
     assert above_share(torch.tensor([[1.0, 0.3], [0.2, -5.0]])) == [Head(0, 0), Head(0, 1)]
     assert above_share(torch.tensor([[-1.0]])) == []
+    assert above_share(torch.tensor([[0.019, 0.006], [0.012, 0.004]]), least=0.01) == [Head(0, 0), Head(1, 0)]
 
 
 def test_spearman_by_hand():

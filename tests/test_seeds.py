@@ -131,6 +131,14 @@ def test_what_is_no_finished_run_is_refused_before_any_is_measured(change, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_heads_that_the_held_out_half_does_not_bear_out_are_none(monkeypatch):
+    folder = shipped_models()["mini-token"]
+    assert seeds.measure(folder, n_prompts=60)["inhibition_heads"]
+    monkeypatch.setattr(seeds, "LEAST_CHANGE", 2.0)  # more than I(m) can fall by
+    found = seeds.measure(folder, n_prompts=60)
+    assert found["inhibition_heads"] == [] and found["inhibition_score"]["mean"] > 0.5 and "dimension" not in found
+
+
 def test_seed_0_is_the_model_that_ships_and_every_recipe_of_lists_is_there():
     lists = {name for name, spec in SPECS.items() if isinstance(spec, MiniSpec)}
     assert {run["model"] for run in RUNS if run["seed"] == 0} == lists

@@ -158,11 +158,8 @@ def reader_pattern(recording: Recording, head: Head) -> Float[Tensor, "n 1 n_pos
 def above_share(
     scores: Float[Tensor, "n_layers n_heads"], share: float = SHARE_OF_BEST, least: float = 0.0
 ) -> list[Head]:
-    """Heads with at least a share of the best one's score, the best first; none unless the best is above ``least``."""
-    best = scores.max()
-    if best <= least:
-        return []
-    found = [Head(*index) for index in (scores >= share * best).nonzero().tolist()]
+    """Heads with at least a share of the best one's score and more than ``least``, the best first."""
+    found = [Head(*index) for index in ((scores >= share * scores.max()) & (scores > least)).nonzero().tolist()]
     return sorted(found, key=lambda head: -scores[head.layer, head.head].item())
 
 
