@@ -77,9 +77,8 @@ def measure(folder: Path, n_prompts: int = 400) -> dict[str, Any]:
     found["inhibition_score"] = bootstrap_mean(inhibition_score(s.held_out, s.mover).cpu())._asdict()
     if s.inhibition:
         curve = concentration.channel_curve(*s.halves, s.mover, s.inhibition)
-        whole = curve["mean"][curve["what"] == concentration.TOGETHER].iloc[0]
-        if not -whole > LEAST_CHANGE:  # chosen on one half, but the other does not bear them out
-            return found
+        if not -concentration.whole_effect(curve) > LEAST_CHANGE:
+            return found  # chosen on one half, but the other does not bear them out
         found["inhibition_heads"] = [_head(s, i) for i in range(len(s.inhibition))]
         found |= dict(dimension=concentration.dimension(curve), channel=curve.to_dict("records"))
         a = s.agreement

@@ -293,15 +293,18 @@ def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd
             random = torch.stack(draws).double().mean(0) if len(draws) > 1 else draws[0]
             before = right[""].double().mean().item()
             for label, values in ((found_by, right[found_by]), (drawn(found_by), random)):
-                gain, beyond = paired_difference(values, right[""]), paired_difference(values, random)
-                rows.append({
+                gain = paired_difference(values, right[""])
+                row: dict[str, Any] = {
                     "model": at.name, "prompts": name, "edit": label, "before": before, "after": before + gain.mean,
                     "gain": 100 * gain.mean, "low": 100 * gain.low, "high": 100 * gain.high,
                     "relative": gain.mean / before if before else nan,
-                    "beyond random": "" if label.startswith(RANDOM) else points(beyond),
-                    "beyond random, low": nan if label.startswith(RANDOM) else 100 * beyond.low,
-                    "objective": nan if label.startswith(RANDOM) else chosen[label].objective, "n": gain.n,
-                })  # fmt: skip
+                    "beyond random": "", "beyond random, low": nan, "objective": nan, "n": gain.n,
+                }  # fmt: skip
+                if label == found_by:
+                    beyond = paired_difference(values, random)
+                    row |= {"beyond random": points(beyond), "beyond random, low": 100 * beyond.low,
+                            "objective": chosen[label].objective}  # fmt: skip
+                rows.append(row)
     return pd.DataFrame(rows)
 
 

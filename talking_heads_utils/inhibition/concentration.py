@@ -111,10 +111,15 @@ def channel_curve(
     return _by_k(found, k_max, TOGETHER)
 
 
+def whole_effect(table: pd.DataFrame) -> float:
+    """Change of I(m) when all that the heads of :func:`channel_curve` write is taken out."""
+    return float(table["mean"][table["what"] == TOGETHER].iloc[0])
+
+
 def dimension(table: pd.DataFrame, share: float = SHARE) -> int | None:
     """The smallest k of :func:`channel_curve` that reaches ``share`` of all; None where none does, or all lowers
     nothing."""
-    whole = table["mean"][table["what"] == TOGETHER].iloc[0]
+    whole = whole_effect(table)
     top = table[(table["what"] == TOP) & (table["mean"] <= share * whole)]
     return None if whole >= 0 or top.empty else int(top["k"].min())
 

@@ -16,13 +16,13 @@ from talking_heads_utils.errors import TaskError
 from talking_heads_utils.inhibition.agreement import Agreement, agreement, spearman
 from talking_heads_utils.inhibition.concentration import (
     RANDOM,
-    TOGETHER,
     channel_curve,
     concentration,
     dimension,
     needed_for,
     shares,
     stable_rank,
+    whole_effect,
 )
 from talking_heads_utils.inhibition.corpus import activity, contexts, corpus_of, rates
 from talking_heads_utils.inhibition.effects import (
@@ -230,7 +230,7 @@ def channel_table(studies: Sequence[Study]) -> pd.DataFrame:
         k, random = dimension(table), shares(table, RANDOM)
         rows.append({
             "model": s.name,
-            "all of it: change of I(m)": table["mean"][table["what"] == TOGETHER].iloc[0],
+            "all of it: change of I(m)": whole_effect(table),
             "directions for 90%": k or f"more than {max(random)}", "as many at random": random[k or max(random)],
         })  # fmt: skip
     return pd.DataFrame(rows)
