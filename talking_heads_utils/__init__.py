@@ -18,8 +18,8 @@ Import what you need from the submodule that holds it; importing the package its
 ``known_answer``    a pair of heads with one planted channel
 ``models``          whole models for experiments: ``load_model``, and the table of known ones
 ``tasks``           IOI and Laundry List prompts with named positions, and their metrics
+``evaluate``        answers of a model on prompts, and its accuracy by list length
 ``training``        small models in which a channel can arise by training
-``seeds``           what varies between training runs of one small model
 ``planted``         a model whose whole circuit is planted
 ``runs``            one forward pass recorded; the last token alone through the upper layers
 ``inhibition``      chapter 1: what components do to a mover, who inhibits, what travels
@@ -27,6 +27,7 @@ Import what you need from the submodule that holds it; importing the package its
 ``positional``      chapter 2: where prompts sit in a subspace, and what moving them buys
 ``editing``         chapter 3: edits of single components, applied, baked, searched for, judged
 ``icl``             chapter 4: prompts of functions, ablation, patching, redundancy, belief
+``seeds``           what varies between training runs of one small model
 ``reproduce``       every experiment on one model as finished results, and the scorecard
 ``verdicts``        what is said of a claim, by fixed rules
 ``result_files``    a finished result as two files that belong together
@@ -34,6 +35,10 @@ Import what you need from the submodule that holds it; importing the package its
 ``progress``        bars for what takes long, where somebody asked for them
 ``links``           the known links of a circuit, looked up in the scores
 ``statistics``      intervals and exact tests
+``errors``          every error that is raised on purpose
+``settings``        values that several modules and the command line share
+``files``           where data lies, and files that are written whole or not at all
+``provenance``      versions, machine and weights that a result was made with
 ``sources``         where a function stands in the repository
 ``data_dictionary`` what the files in ``data/`` hold, field by field
 ``citation``        how to cite the book

@@ -100,6 +100,16 @@ def test_importing_the_package_reads_no_file_and_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_a_package_says_what_each_of_its_modules_is_for():
+    """All but ``commands``, whose modules say it by ``--help``, and ``training``, which names the main ones alone."""
+    for package in sorted((ROOT / "talking_heads_utils").rglob("__init__.py")):
+        if package.parent.name in ("commands", "training"):
+            continue
+        inside = [path for path in package.parent.iterdir() if not path.name.startswith("__")]
+        modules = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
+        assert modules == set(re.findall(r"^``(\w+)``", package.read_text(encoding="utf-8"), re.M)), package
+
+
 def test_the_code_is_linted_and_formatted():
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run(

@@ -2,6 +2,11 @@
 
 Times are taken in one process, in turn; each peak of memory in a fresh child. Every benchmark prints a table and
 writes ``data/benchmarks/<name>-<machine>.json``, which a page of the book shows.
+
+``composition``  all components' scores, beside TransformerLens' head-level calls
+``streaming``    scores of a checkpoint that does not fit in memory, beside the bare matrix products
+``steering``     a grid of settings on kept keys and values, beside hooked runs
+``icl``          a grid of patches on kept keys and values, beside hooked runs
 """
 
 from __future__ import annotations

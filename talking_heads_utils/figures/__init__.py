@@ -1,4 +1,15 @@
-"""Figures. Each function takes finished results and returns a plotly figure; none runs a model.
+"""Figures. Each function takes finished results and returns a plotly figure; only ``panel`` computes what it shows.
 
-``style`` holds the palette, ``page`` shows a figure with its caption, in a kernel or on the static page.
+``style``        the palette, and what figures have in common: menus, sliders, error bars
+``page``         shows a figure with its caption, in a kernel or on the static page
+``composition``  chapter 1: scores of components, their ranks, the links of a circuit
+``circuit``      chapter 1 and the landing page: who writes to whom
+``explorer``     chapter 1: what any head reads
+``inhibition``   chapter 1: what components do to a mover
+``panel``        chapter 1: one prompt, one component out of a mover's query
+``positional``   chapter 2
+``editing``      chapter 3
+``icl``          chapter 4
+``models``       the page of the small models
+``atlas``        the data that the explorer page draws by itself
 """

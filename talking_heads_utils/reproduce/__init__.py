@@ -1,5 +1,8 @@
 """Every experiment of the chapters on one model, as finished results that the book reads, and the scorecard they make.
 
-``experiments`` says what is run, ``run`` runs it step by step, ``store`` keeps it, ``claims`` judges it by fixed rules
-and ``scorecard`` sets all claims and models side by side.
+``experiments``  what is run
+``run``          runs it step by step, going on where it stopped
+``store``        keeps it: what results are keyed by, and when they may be shown
+``claims``       judges it by fixed rules
+``scorecard``    sets all claims and models side by side
 """
