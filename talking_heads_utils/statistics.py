@@ -34,14 +34,14 @@ class ExactTest(NamedTuple):
     n: int
 
 
-def bootstrap_mean(values: Float[Tensor, "n"], *, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> Interval:
-    """Mean of measured values with its percentile bootstrap interval; of hits see :func:`share`. Raises
+def bootstrap_mean(values: Float[Tensor, "n"], *, n_boot: int = 10_000, seed: int = 0) -> Interval:
+    """Mean of measured values with its 95% percentile bootstrap interval; of hits see :func:`share`. Raises
     :class:`OptionError` for fewer than two values."""
     _check_enough(values)
     values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
     draws = torch.randint(len(values), (n_boot, len(values)), generator=generator)
     means = values[draws].mean(1)
-    low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Interval(values.mean().item(), low, high, len(values))
 
 

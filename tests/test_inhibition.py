@@ -18,9 +18,9 @@ from talking_heads_utils.inhibition.agreement import (
 )
 from talking_heads_utils.inhibition.effects import component_effects
 from talking_heads_utils.inhibition.find_roles import (
-    above_share,
     by_weights,
     find_roles,
+    heads_with_a_role,
     precision_and_recall,
     remove_from_values,
 )
@@ -129,9 +129,9 @@ def test_precision_and_recall_by_hand():
     assert table["head"].tolist() == ["L0H0", "L1H0", "L0H1"]
     assert table["precision"].tolist() == [1, 0.5, pytest.approx(2 / 3)]
     assert table["recall"].tolist() == [0.5, 0.5, 1.0], "a head that cannot be read is not asked for"
-    assert above_share(torch.tensor([[1.0, 0.3], [0.2, -5.0]])) == [Head(0, 0), Head(0, 1)]
-    assert above_share(torch.tensor([[-1.0]])) == []
-    assert above_share(torch.tensor([[0.019, 0.006], [0.012, 0.004]]), least=0.01) == [Head(0, 0), Head(1, 0)]
+    assert heads_with_a_role(torch.tensor([[1.0, 0.3], [0.2, -5.0]])) == [Head(0, 0), Head(0, 1)]
+    assert heads_with_a_role(torch.tensor([[-1.0]])) == []
+    assert heads_with_a_role(torch.tensor([[0.019, 0.006], [0.012, 0.004]]), least=0.01) == [Head(0, 0), Head(1, 0)]
 
 
 def test_spearman_by_hand():

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from talking_heads_utils.bridge import Hook
 
 RESID, ATTENTION, MLP = "resid_pre", "attention out", "MLP out"
-END, ALL = "end", "all positions"
 
 
 @dataclass(frozen=True)

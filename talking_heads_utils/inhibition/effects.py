@@ -152,25 +152,13 @@ def _shift(recording: Recording, head: Head, rows: slice, intervention: str, sid
     """``keep only`` first takes the whole head away: ``[n, *n_pos, g, d_model]``."""
     if intervention != KEEP:
         return None
-    return -torch.cat([_writes(recording, layer, rows, side) for layer in range(head.layer)], -2)
-
-
-def _writes(recording: Recording, layer: int, rows: slice, side: str) -> Float[Tensor, "n *n_pos n_heads d_model"]:
-    z = recording.writes[layer][rows]
-    if side == QUERY:
-        z = z[torch.arange(len(z)), recording.end[rows]]
-    return torch.einsum("...hd,hdm->...hm", z, recording.weights.W_O[layer].to(z))
+    writes = [recording.write(layer, at_end=side == QUERY, rows=rows) for layer in range(head.layer)]
+    return -torch.cat(writes, -2)
 
 
 def _activations(recording: Recording, head: Head, rows: slice, side: str) -> Float[Tensor, "n *n_pos g c"]:
     """Every earlier component's coefficient along its write direction, heads of all layers in one row."""
-    found = [
-        torch.einsum(
-            "...hm,hcm->...hc", _writes(recording, layer, rows, side), recording.directions[layer].nan_to_num()
-        )
-        for layer in range(head.layer)
-    ]
-    return torch.cat(found, -2)
+    return recording.activations(range(head.layer), at_end=side == QUERY, rows=rows).flatten(-3, -2)
 
 
 def _means(recording: Recording, head: Head, side: str) -> Float[Tensor, "*n_pos g c"]:

@@ -71,7 +71,7 @@ def find_roles(
     layers = range(1, bridge.cfg.n_layers)
     recording = record(bridge, prompts, layers)
     scores, direct = mover_scores(recording)
-    movers = above_share(scores)
+    movers = heads_with_a_role(scores)
     if not movers:
         raise OptionError("No head attends to the answer and writes it: there is no mover to inhibit.")
     other = recording if counterfactual is None else record(bridge, counterfactual, layers)
@@ -81,10 +81,15 @@ def find_roles(
     patched = torch.stack([patch_into_query(recording, other, order, mover) for mover in movers])
     mean = patched.nanmean(0)
     whole = ((recording.norm(recording.final) * wanted_direction(recording)).sum(-1)).mean()
-    share = sum(direct[m.layer, m.head] for m in movers) / whole
     return FoundRoles(
-        movers, above_share(-mean.nan_to_num(), least=LEAST_CHANGE), scores, direct, mean, share.item(), len(prompts)
-    )  # fmt: skip
+        movers=movers,
+        inhibition=heads_with_a_role(-mean.nan_to_num(), least=LEAST_CHANGE),
+        mover_scores=scores,
+        direct=direct,
+        patched=mean,
+        share=(sum(direct[m.layer, m.head] for m in movers) / whole).item(),
+        n_prompts=len(prompts),
+    )
 
 
 def mover_scores(
@@ -155,11 +160,9 @@ def reader_pattern(recording: Recording, head: Head) -> Float[Tensor, "n 1 n_pos
     return recording.reader(head.layer).pattern[:, head.head, None]
 
 
-def above_share(
-    scores: Float[Tensor, "n_layers n_heads"], share: float = SHARE_OF_BEST, least: float = 0.0
-) -> list[Head]:
-    """Heads with at least a share of the best one's score and more than ``least``, the best first."""
-    found = [Head(*index) for index in ((scores >= share * scores.max()) & (scores > least)).nonzero().tolist()]
+def heads_with_a_role(scores: Float[Tensor, "n_layers n_heads"], *, least: float = 0.0) -> list[Head]:
+    """Heads with at least :data:`SHARE_OF_BEST` of the best one's score and more than ``least``, the best first."""
+    found = [Head(*index) for index in ((scores >= SHARE_OF_BEST * scores.max()) & (scores > least)).nonzero().tolist()]
     return sorted(found, key=lambda head: -scores[head.layer, head.head].item())
 
 

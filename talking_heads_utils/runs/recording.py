@@ -13,7 +13,6 @@ from torch import Tensor
 from talking_heads_utils.bridge import head_weights_from_bridge
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import OptionError, UnsupportedModelError
-from talking_heads_utils.labels import Head
 from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale
@@ -81,19 +80,23 @@ class Recording:
             raise OptionError(f"Layer {layer} was not recorded as a reader; there are {sorted(self.readers)}.")
         return self.readers[layer]
 
-    def write(self, layer: int, at_end: bool = True) -> Float[Tensor, "n *n_pos n_heads d_model"]:
-        """What every head of a layer writes, biases left out: at ``end``, or everywhere."""
-        z = self.writes[layer]
-        z = z[self.rows, self.end] if at_end else z
+    def write(
+        self, layer: int, *, at_end: bool = True, rows: slice = slice(None)
+    ) -> Float[Tensor, "n *n_pos n_heads d_model"]:
+        """What every head of a layer writes on the prompts in ``rows``, biases left out: at ``end``, or everywhere."""
+        z = self.writes[layer][rows]
+        z = z[torch.arange(len(z), device=z.device), self.end[rows]] if at_end else z
         W_O = self.weights.W_O[layer].to(z)
         return torch.einsum("...hd,hdm->...hm", z, W_O)
 
-    def activations(self, layers: range, at_end: bool = True) -> Float[Tensor, "n *n_pos layers n_heads d_head"]:
-        """How far each component of those layers goes along its write direction."""
-        found = [
-            torch.einsum("...hm,hcm->...hc", self.write(layer, at_end), self.directions[layer].nan_to_num())
-            for layer in layers
-        ]
+    def activations(
+        self, layers: range, *, at_end: bool = True, rows: slice = slice(None)
+    ) -> Float[Tensor, "n *n_pos layers n_heads d_head"]:
+        """How far each component of those layers goes along its write direction, on the prompts in ``rows``."""
+        found = []
+        for layer in layers:
+            write = self.write(layer, at_end=at_end, rows=rows)
+            found.append(torch.einsum("...hm,hcm->...hc", write, self.directions[layer].nan_to_num()))
         return torch.stack(found, -3)
 
 
@@ -191,8 +194,3 @@ def _check_patterns(recording: Recording) -> None:
                 f"{recording.weights.source.name} attends in a way that is not known here: in layer {layer} its "
                 f"patterns differ from those of its weights by {gap:.1e}. The closed forms would be wrong."
             )
-
-
-def check_reader(recording: Recording, reader: Head) -> ReaderLayer:
-    """The layer of a reader head. Raises :class:`LabelError` or :class:`OptionError` if it is not there."""
-    return recording.reader(recording.weights.head(reader).layer)

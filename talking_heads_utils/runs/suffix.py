@@ -82,18 +82,15 @@ class Suffix:
         self,
         resid: Float[Tensor, "n k d_model"],
         *,
-        added: Mapping[int, Float[Tensor, "n k d_model"]] | None = None,
         attention_added: Mapping[int, Float[Tensor, "n k d_model"]] | None = None,
         rows: slice = slice(None),
     ) -> Float[Tensor, "n k d_model"]:
         """Residual stream after the last layer for k variants of the last token of the prompts in ``rows``.
 
-        resid: entering layer ``start``. added: layer -> what is added to ``resid_pre`` there. attention_added: layer ->
-        what is added to what attention writes there.
+        resid: entering layer ``start``. attention_added: layer -> what is added to what attention writes there.
         """
         x = resid
         for layer, part in enumerate(self.layers, self.start):
-            x = x + added[layer] if added and layer in added else x
             attention = self.attend(part, x, rows)
             if attention_added and layer in attention_added:
                 attention = attention + attention_added[layer]
