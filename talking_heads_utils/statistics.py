@@ -1,9 +1,10 @@
-"""Intervals and exact tests, small and vectorised."""
+"""Intervals, exact tests, rank correlation and ridge regression: small and vectorised."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from math import comb
 from typing import NamedTuple
 
 import torch
@@ -71,6 +72,14 @@ def _check_enough(values: Tensor) -> None:
         raise OptionError(f"An interval needs two values at least, not {len(values)}.")
 
 
+def fisher_exact(marked: int, n: int, marked_others: int, n_others: int) -> float:
+    """Fisher's exact test, one-sided: the chance that so many of the marked ones, or more, are among the first ``n``
+    if the marks were dealt at random over all ``n + n_others``."""
+    n_marked = marked + marked_others
+    ways = [comb(n, k) * comb(n_others, n_marked - k) for k in range(marked, min(n, n_marked) + 1)]
+    return sum(ways) / comb(n + n_others, n_marked)
+
+
 def exact_head_test(values: Float[Tensor, "n_layers n_heads"], heads: Sequence[Head]) -> ExactTest:
     """Is the mean over ``heads`` larger than over other heads of the same layers? Every alternative is counted.
 
@@ -101,3 +110,32 @@ def percentile_among(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
     out = torch.full(values.shape, torch.nan, dtype=torch.float64)
     out[defined] = 100 * below / (len(kept) - 1)
     return out
+
+
+def spearman(x: Float[Tensor, "k"], y: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
+    """Spearman's rank correlation of ``x`` with every row of ``y``; ties get the mean of their ranks."""
+    ranks_x, ranks_y = _ranks(x[None]), _ranks(y)
+    ranks_x, ranks_y = (ranks - ranks.mean(-1, keepdim=True) for ranks in (ranks_x, ranks_y))
+    return (ranks_y @ ranks_x[0]) / (ranks_x.norm() * ranks_y.norm(dim=-1)).clamp(min=1e-12)
+
+
+def _ranks(values: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """Ranks within each row, from 0 for the smallest; equal values share the mean of the ranks they take up."""
+    ordered, order = values.sort(dim=-1)
+    starts_group = torch.ones_like(ordered, dtype=torch.bool)
+    starts_group[:, 1:] = ordered[:, 1:] > ordered[:, :-1]
+    group = starts_group.cumsum(-1) - 1
+    places = torch.arange(values.shape[-1], dtype=torch.float64, device=values.device).expand_as(values)
+    zeros = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
+    total = zeros.scatter_add(1, group, places)
+    count = zeros.scatter_add(1, group, torch.ones_like(places))
+    ranks = (total / count.clamp(min=1)).gather(1, group)
+    return torch.empty_like(ranks).scatter_(1, order, ranks)
+
+
+def ridge_weights(
+    features: Float[Tensor, "n n_features"], targets: Float[Tensor, "n k"], penalty: float
+) -> Float[Tensor, "n_features k"]:
+    """Weights of a ridge regression without intercept: both sides must be centred. penalty: on the squared weights."""
+    identity = torch.eye(features.shape[1], dtype=features.dtype, device=features.device)
+    return torch.linalg.solve(features.T @ features + penalty * identity, features.T @ targets)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import comb
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,13 +22,6 @@ class Verdict:
     verdict: str
 
 
-def tail(up: int, n: int, up_other: int, n_other: int) -> float:
-    """Fisher's exact test, one-sided: chance of so many or more of all marked ones among the first ``n``."""
-    marked, every = up + up_other, n + n_other
-    ways = [comb(n, k) * comb(n_other, marked - k) for k in range(up, min(n, marked) + 1)]
-    return sum(ways) / comb(every, marked)
-
-
 def by_verdict(verdicts: Mapping[str, str]) -> str:
     """Models and their verdicts as ``supported in a and b; undecided in c``, each verdict once, the best first."""
     said = verdicts.values()
@@ -43,9 +35,11 @@ def listed(values: Iterable[Any]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
-def share(flags: pd.Series) -> str:
+def counted(flags: pd.Series) -> str:
+    """How many flags are set: ``3 of 15``."""
     return f"{int(flags.sum())} of {len(flags)}"
 
 
-def interval(row: pd.Series, value: str) -> str:
+def with_interval(row: pd.Series, value: str) -> str:
+    """The column ``value`` of a row with its ``low`` and ``high``: ``0.94 [0.85, 0.98]``."""
     return f"{row[value]:.2f} [{row['low']:.2f}, {row['high']:.2f}]"

@@ -5,6 +5,7 @@ import pytest
 
 from talking_heads_utils.icl import claims, curves, post
 from talking_heads_utils.icl.claims import NOT_SUPPORTED, SUPPORTED, UNDECIDED
+from talking_heads_utils.statistics import fisher_exact
 
 
 def pairs(n_up, n_down=0, n=15):
@@ -50,8 +51,8 @@ def test_a_model_that_cannot_do_the_task_shows_nothing_of_its_heads():
 
 def test_the_exact_tail():
     """Fisher's test by hand: of 4 marked among 8, at least 3 among the first 4: (4*4 + 1) / 70."""
-    assert claims.tail(3, 4, 1, 4) == pytest.approx(17 / 70)
-    assert claims.tail(0, 5, 5, 5) == pytest.approx(1.0)
+    assert fisher_exact(3, 4, 1, 4) == pytest.approx(17 / 70)
+    assert fisher_exact(0, 5, 5, 5) == pytest.approx(1.0)
 
 
 def patches(first):

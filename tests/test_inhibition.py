@@ -14,7 +14,6 @@ from talking_heads_utils.inhibition.agreement import (
     agreement,
     composition_into,
     cross_validated,
-    spearman,
 )
 from talking_heads_utils.inhibition.effects import component_effects
 from talking_heads_utils.inhibition.find_roles import (
@@ -29,6 +28,7 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.planted import DUPLICATE, INHIBITION, LIST, MOVER, NOISE, plant
 from talking_heads_utils.runs.recording import record
 from talking_heads_utils.scores import compute_scores
+from talking_heads_utils.statistics import spearman
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.halves import check_both_orders, check_enough, half_rows, halves
 from talking_heads_utils.tasks.metrics import contrast

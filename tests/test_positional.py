@@ -14,6 +14,7 @@ from talking_heads_utils.positional.gains import NONE, ONE, ORACLE, PER_PLACE, S
 from talking_heads_utils.statistics import Interval, share, share_change
 from talking_heads_utils.steering.engine import random_directions
 from talking_heads_utils.tasks import ioi
+from talking_heads_utils.tasks.halves import random_folds
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_decoding_tells_place_from_identity(planted):
     """Points made by hand: a vector per place, or the sum of a vector per item named twice."""
     prompts = planted.lists(5, 200)
     generator = torch.Generator().manual_seed(0)
-    folds = co.random_folds(200)
+    folds = random_folds(200)
     for carried, other in ((co.PLACE, co.IDENTITY), (co.IDENTITY, co.PLACE)):
         rows = co.hypotheses(prompts, carried)
         own = rows[torch.arange(200), torch.as_tensor(prompts.info["place"])]

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 from talking_heads_utils.icl.ablation import NOTHING
 from talking_heads_utils.icl.curves import LAWS, LINE
 from talking_heads_utils.icl.study import first_working_layer
-from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, by_verdict, interval, share, tail
+from talking_heads_utils.statistics import fisher_exact
+from talking_heads_utils.verdicts import (
+    NOT_SUPPORTED,
+    SUPPORTED,
+    UNDECIDED,
+    Verdict,
+    by_verdict,
+    counted,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,14 +36,14 @@ def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     """
     up, down, up_random = (int(f.sum()) for f in (strong["low"] > 0, strong["high"] < 0, random["low"] > 0))
     best = strong.loc[strong["interaction"].idxmax()]
-    p = tail(up, len(strong), up_random, len(random))
+    p = fisher_exact(up, len(strong), up_random, len(random))
     verdict = NOT_SUPPORTED if not up else SUPPORTED if p < 0.05 else UNDECIDED
     return Verdict(
         "Many heads are redundant",
-        f"log-odds: {share(strong['low'] > 0)} pairs of the strongest heads above 0, {down} below; most {best['a']} "
+        f"log-odds: {counted(strong['low'] > 0)} pairs of the strongest heads above 0, {down} below; most {best['a']} "
         f"and {best['b']}: {best['interaction']:.2f} nats [{best['low']:.2f}, {best['high']:.2f}], n = {best['n']}; "
         f"log-probability: {int((strong['log_prob_low'] > 0).sum())} above",
-        f"of random heads {share(random['low'] > 0)} pairs above 0, {int((random['high'] < 0).sum())} below, "
+        f"of random heads {counted(random['low'] > 0)} pairs above 0, {int((random['high'] < 0).sum())} below, "
         f"p = {p:.2f}",
         verdict,
     )
@@ -55,7 +64,7 @@ def survives(table: pd.DataFrame) -> Verdict:
     verdict = kept if able else UNDECIDED
     return Verdict(
         "No single head is needed",
-        f"without {one['head']} {interval(one, 'exact')} of {plain:.2f}, n = {one['n']}; half is lost with "
+        f"without {one['head']} {with_interval(one, 'exact')} of {plain:.2f}, n = {one['n']}; half is lost with "
         f"{half[0] if len(half) else 'no number of'} head{'' if len(half) and half[0] == 1 else 's'} out",
         f"without a random head {random:.2f}",
         verdict,
@@ -108,14 +117,14 @@ def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
         after = "these heads are" if real.empty else "random ones are"
         return Verdict("Backup heads step in", f"no head can change when {after} out: none lies above", "", UNDECIDED)
     rise, fall, rise_random = (int(flags.sum()) for flags in (real["low"] > 0, real["high"] < 0, random["low"] > 0))
-    p = tail(rise, len(real), rise_random, len(random))
+    p = fisher_exact(rise, len(real), rise_random, len(random))
     verdict = NOT_SUPPORTED if rise <= fall else SUPPORTED if p < 0.05 else UNDECIDED
     return Verdict(
         "Backup heads step in",
-        f"held fixed: {share(real['low'] > 0)} heads that can change rise, {share(real['high'] < 0)} fall; "
-        f"left free (the post's way): {share(real['free_low'] > 0)} rise, {share(real['free_high'] < 0)} fall, and "
-        f"{share(still['free_low'] > 0)} that cannot change rise",
-        f"after random ablations {share(random['low'] > 0)} rise, {share(random['high'] < 0)} fall, p = {p:.2f}",
+        f"held fixed: {counted(real['low'] > 0)} heads that can change rise, {counted(real['high'] < 0)} fall; "
+        f"left free (the post's way): {counted(real['free_low'] > 0)} rise, {counted(real['free_high'] < 0)} fall, and "
+        f"{counted(still['free_low'] > 0)} that cannot change rise",
+        f"after random ablations {counted(random['low'] > 0)} rise, {counted(random['high'] < 0)} fall, p = {p:.2f}",
         verdict,
     )
 
@@ -134,8 +143,8 @@ def line_in_n(fits: pd.DataFrame) -> Verdict:
         verdict = NOT_SUPPORTED
     return Verdict(
         "Log-odds are a line in n",
-        f"error on held-out n: line {interval(errors.loc[LINE], 'error')}, n = {errors.loc[LINE, 'n']}",
-        f"best: {best} {interval(errors.loc[best], 'error')}",
+        f"error on held-out n: line {with_interval(errors.loc[LINE], 'error')}, n = {errors.loc[LINE, 'n']}",
+        f"best: {best} {with_interval(errors.loc[best], 'error')}",
         verdict,
     )
 
@@ -152,7 +161,7 @@ def adds(table: pd.DataFrame) -> Verdict:
     last = several.iloc[-1]
     return Verdict(
         "Contributions of examples add",
-        f"alone, summed / together at {last['n_examples']} examples: {interval(last, 'ratio')}, n = {last['n']}",
+        f"alone, summed / together at {last['n_examples']} examples: {with_interval(last, 'ratio')}, n = {last['n']}",
         f"1 if they add; cosine of the two {last['cosine']:.2f}",
         SUPPORTED if close.all() else NOT_SUPPORTED if not held.any() else UNDECIDED,
     )
@@ -168,7 +177,7 @@ def looks_back(table: pd.DataFrame) -> Verdict:
     best = table.loc[table["to_y"].idxmax()]
     return Verdict(
         "The token before y attends to earlier y",
-        f"{share(above)} heads at twice the even share or more; most {best['head']} {interval(best, 'to_y')}, "
+        f"{counted(above)} heads at twice the even share or more; most {best['head']} {with_interval(best, 'to_y')}, "
         f"n = {best['n']}",
         f"spread evenly: {best['even']:.2f}; of the same head to earlier x: {best['to_x']:.2f}",
         SUPPORTED if above.any() else NOT_SUPPORTED,

@@ -15,6 +15,7 @@ from talking_heads_utils.labels import Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.runs.recording import Recording
 from talking_heads_utils.settings import SEED
+from talking_heads_utils.statistics import spearman
 from talking_heads_utils.tasks.halves import check_enough
 
 SCORE_ROUNDING, EFFECT_ROUNDING = 1e-5, 1e-6  # below it single precision holds nothing: such values are tied at zero
@@ -144,23 +145,3 @@ def _within_heads(keep: Bool[Tensor, "layers n_heads d_head"], generator: torch.
     flat = order + d * torch.arange(keep[..., 0].numel()).view(*keep.shape[:-1], 1)
     chosen = flat[torch.arange(d) < keep.sum(-1, keepdim=True)]
     return (keep.flatten().cumsum(0) - 1)[chosen]
-
-
-def spearman(x: Float[Tensor, "k"], y: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
-    """Rank correlation of ``x`` with every row of ``y``; ties get the mean of their ranks."""
-    ranks_x, ranks_y = _ranks(x[None]), _ranks(y)
-    ranks_x, ranks_y = (r - r.mean(-1, keepdim=True) for r in (ranks_x, ranks_y))
-    return (ranks_y @ ranks_x[0]) / (ranks_x.norm() * ranks_y.norm(dim=-1)).clamp(min=1e-12)
-
-
-def _ranks(values: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    ordered, order = values.sort(dim=-1)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[:, 1:] = ordered[:, 1:] > ordered[:, :-1]
-    group = new.cumsum(-1) - 1  # equal values share a group
-    places = torch.arange(values.shape[-1], dtype=torch.float64, device=values.device).expand_as(values)
-    zeros = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
-    total = zeros.scatter_add(1, group, places)
-    count = zeros.scatter_add(1, group, torch.ones_like(places))
-    ranks = (total / count.clamp(min=1)).gather(1, group)
-    return torch.empty_like(ranks).scatter_(1, order, ranks)

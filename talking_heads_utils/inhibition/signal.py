@@ -13,8 +13,8 @@ from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.labels import Component
 from talking_heads_utils.runs.recording import Recording
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.statistics import bootstrap_mean
-from talking_heads_utils.tasks.halves import check_both_orders, check_enough
+from talking_heads_utils.statistics import bootstrap_mean, ridge_weights
+from talking_heads_utils.tasks.halves import check_both_orders, check_enough, wording_folds
 from talking_heads_utils.tasks.ioi import IOIPrompt, build_ioi, swap_names, swap_order
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def cross_validated_r2(
         test = folds == fold
         mean, centre = values[~test].mean(0), design[~test].mean(0)
         X, y = design[~test] - centre, values[~test] - mean
-        weights = torch.linalg.solve(X.T @ X + ridge * torch.eye(X.shape[1]).double(), X.T @ y)
+        weights = ridge_weights(X, y, ridge)
         error = error + (values[test] - mean - (design[test] - centre) @ weights).square().sum()
         base = base + (values[test] - mean).square().sum()
     return (1 - error / base).item()
@@ -128,8 +128,7 @@ def place_or_identity(
     values, n = activations_of(recording, components), len(recording.prompts)
     generator = torch.Generator().manual_seed(seed)
     folds = torch.randperm(n, generator=generator) % n_folds
-    names = sorted(set(recording.prompts.info["wording"]))
-    wording = torch.tensor([names.index(name) for name in recording.prompts.info["wording"]])
+    wording = wording_folds(recording.prompts)
     order = torch.randperm(n, generator=generator)
     rows = []
     for carries, design in designs(recording.prompts).items():

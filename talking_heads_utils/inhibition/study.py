@@ -13,7 +13,7 @@ from torch import Tensor
 
 from talking_heads_utils import roles
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.inhibition.agreement import Agreement, agreement, spearman
+from talking_heads_utils.inhibition.agreement import Agreement, agreement
 from talking_heads_utils.inhibition.concentration import (
     RANDOM,
     channel_curve,
@@ -50,7 +50,7 @@ from talking_heads_utils.runs.recording import Recording, record
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.scores import CompositionScores, compute_scores
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.statistics import bootstrap_mean
+from talking_heads_utils.statistics import bootstrap_mean, spearman
 from talking_heads_utils.steering.engine import item_positions
 from talking_heads_utils.tasks.halves import halves
 from talking_heads_utils.tasks.ioi import draw_ioi

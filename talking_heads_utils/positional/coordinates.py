@@ -19,7 +19,7 @@ from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.runs.recording import Recording
 from talking_heads_utils.scores import CompositionScores
-from talking_heads_utils.settings import SEED
+from talking_heads_utils.statistics import ridge_weights
 from talking_heads_utils.tasks.prompts import PromptSet
 
 PLACE, POSITION, IDENTITY = "place", "position", "identity"
@@ -88,8 +88,7 @@ def decode(
         test = folds == fold
         X, y = rows[each, place][~test], values[~test]
         centre, mean = X.mean(0), y.mean(0)
-        gram = (X - centre).T @ (X - centre) + RIDGE * torch.eye(X.shape[1]).double()
-        weights = torch.linalg.solve(gram, (X - centre).T @ (y - mean))
+        weights = ridge_weights(X - centre, y - mean, RIDGE)
         residual = y - mean - (X - centre) @ weights
         spread = residual.T @ residual / len(residual) + 1e-6 * residual.var() * torch.eye(y.shape[1]).double()
         whiten = torch.linalg.cholesky(torch.linalg.inv(spread + 1e-12 * torch.eye(y.shape[1]).double()))
@@ -97,17 +96,6 @@ def decode(
         distance = ((values[test, None] - predicted) @ whiten).square().sum(-1)
         right[test] = distance.argmin(1) == place[test]
     return right
-
-
-def random_folds(n: int, n_folds: int = 5, seed: int = SEED) -> Int[Tensor, "n"]:
-    """Folds of equal size, at random."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed)) % n_folds
-
-
-def wording_folds(prompts: PromptSet) -> Int[Tensor, "n"]:
-    """One fold per wording: what is decoded was fitted on other wordings."""
-    names = sorted(set(prompts.info["wording"]))
-    return torch.tensor([names.index(name) for name in prompts.info["wording"]])
 
 
 def discriminant_directions(

@@ -20,9 +20,7 @@ from talking_heads_utils.positional.coordinates import (
     decode,
     discriminant_directions,
     points,
-    random_folds,
     separability,
-    wording_folds,
     writes_of,
 )
 from talking_heads_utils.positional.gains import Gain, gains
@@ -40,8 +38,8 @@ from talking_heads_utils.steering.engine import (
     steer,
 )
 from talking_heads_utils.steering.results import Finished, Result
-from talking_heads_utils.tasks.halves import halves
-from talking_heads_utils.tasks.laundry import SELECTION, build_laundry
+from talking_heads_utils.tasks.halves import halves, in_selection, random_folds, wording_folds
+from talking_heads_utils.tasks.laundry import build_laundry
 from talking_heads_utils.tasks.metrics import correct
 from talking_heads_utils.tasks.prompts import PromptSet
 
@@ -246,7 +244,7 @@ def reach_table(
     import pandas as pd
 
     prompts, settings = at.lists(n_items, n_prompts), grid(values)
-    selection = torch.tensor([half == SELECTION for half in prompts.info["half"]])
+    selection = in_selection(prompts)
     random = random_directions(n_random, 3, at.directions.shape[1], at.seed)
     along = {COMPONENTS: None} | {f"random {i}": directions for i, directions in enumerate(random, 1)}
     plain = int((settings == 0).all(1).nonzero()[0])
@@ -281,7 +279,7 @@ def steering_gains(
 def _gains(steering: Steering, prompts: PromptSet, settings: Tensor) -> dict[str, Gain]:
     right = right_under(steering, prompts, settings)
     place = torch.as_tensor(prompts.info["place"])
-    return gains(right, torch.tensor([half == SELECTION for half in prompts.info["half"]]), place, settings)
+    return gains(right, in_selection(prompts), place, settings)
 
 
 def right_under(steering: Steering, prompts: PromptSet, settings: Tensor) -> Bool[Tensor, "n n_settings"]:

@@ -22,7 +22,7 @@ from talking_heads_utils.positional.gains import NONE, ONE, PER_PLACE
 from talking_heads_utils.positional.study import AT_RANDOM, COMPONENTS
 from talking_heads_utils.positional.study import RANDOM as RANDOM_TRIPLES
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, interval
+from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,8 +131,8 @@ def indexes(table: pd.DataFrame) -> Verdict:
     verdict = SUPPORTED if above and own["low"] > 0.5 else UNDECIDED if above else NOT_SUPPORTED
     return Verdict(
         "",
-        f"place decoded in {interval(own, 'right')} of lists of {own['n_items']}, n = {own['n']}",
-        f"random triples {interval(random, 'right')}, chance {own['chance']:.2f}",
+        f"place decoded in {with_interval(own, 'right')} of lists of {own['n_items']}, n = {own['n']}",
+        f"random triples {with_interval(random, 'right')}, chance {own['chance']:.2f}",
         verdict,
     )
 
@@ -163,9 +163,9 @@ def crowds(table: pd.DataFrame) -> Verdict:
     verdict = SUPPORTED if falls and closer else NOT_SUPPORTED if not falls else UNDECIDED
     return Verdict(
         "",
-        f"accuracy {interval(short, 'accuracy')} at {short['n_items']} items, {interval(long, 'accuracy')} at "
-        f"{long['n_items']}, n = {long['n']} each; nearest places {short['apart']:.1f} and {long['apart']:.1f} spreads "
-        "apart",
+        f"accuracy {with_interval(short, 'accuracy')} at {short['n_items']} items, "
+        f"{with_interval(long, 'accuracy')} at {long['n_items']}, n = {long['n']} each; "
+        f"nearest places {short['apart']:.1f} and {long['apart']:.1f} spreads apart",
         f"along random triples {short[AT_RANDOM]:.1f} and {long[AT_RANDOM]:.1f} at most",
         verdict,
     )

@@ -24,7 +24,7 @@ from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.provenance import machine, versions
 from talking_heads_utils.steering.engine import ATTENTION, LOGITS, Steering, grid, prepare, random_directions, steer
-from talking_heads_utils.tasks.laundry import build_laundry
+from talking_heads_utils.tasks.laundry import HELD_OUT, build_laundry
 from talking_heads_utils.tasks.prompts import PromptSet, check_count, check_seed
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _table(found: dict[str, torch.Tensor], prompts: PromptSet, plan: Plan, n_ite
         "prompt": np.repeat(np.arange(rows.start, rows.stop, dtype=np.int32), n_settings),
         "setting": np.tile(np.arange(n_settings, dtype=np.int32), n),
         "place": np.repeat(np.array(prompts.info["place"][rows], dtype=np.int8), n_settings),
-        "held_out": np.repeat(np.array([half == "held-out" for half in prompts.info["half"][rows]]), n_settings),
+        "held_out": np.repeat(np.array([half == HELD_OUT for half in prompts.info["half"][rows]]), n_settings),
     }
     named: dict[str, Any] = {}
     if ATTENTION in found:

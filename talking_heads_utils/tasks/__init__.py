@@ -4,6 +4,6 @@
 ``words``     names, places, objects and wordings out of ``data/prompts``, kept where they are one token
 ``ioi``       indirect object identification, with named counterfactuals
 ``laundry``   the Laundry List: which item of a list has not been named again?
-``halves``    the half that choices are made on, and the half that scores them
+``halves``    the half that choices are made on, the half that scores them, and folds
 ``metrics``   accuracy, logit difference, attention to a named position, paired intervals
 """
