@@ -5,8 +5,8 @@ import torch
 
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.steering.engine import ATTENTION, LOGITS, grid, item_positions, prepare, steer, write_vectors
-from talking_heads_utils.tasks.prompts import PromptSet, Recipe
+from talking_heads_utils.steering.engine import ATTENTION, LOGITS, grid, prepare, steer, write_vectors
+from talking_heads_utils.tasks.prompts import PromptSet, Recipe, item_positions
 
 WRITERS = (Component(0, 1, 0), Component(1, 2, 1), Component(1, 0, 0))
 MOVERS = (Head(2, 0), Head(2, 3))

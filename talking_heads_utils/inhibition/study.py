@@ -51,11 +51,10 @@ from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.scores import CompositionScores, compute_scores
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.statistics import bootstrap_mean, spearman
-from talking_heads_utils.steering.engine import item_positions
 from talking_heads_utils.tasks.halves import halves
 from talking_heads_utils.tasks.ioi import draw_ioi
 from talking_heads_utils.tasks.laundry import build_laundry
-from talking_heads_utils.tasks.prompts import PromptSet
+from talking_heads_utils.tasks.prompts import PromptSet, item_positions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,7 @@ from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.runs.recording import Recording
 from talking_heads_utils.scores import CompositionScores
 from talking_heads_utils.statistics import ridge_weights
-from talking_heads_utils.tasks.prompts import PromptSet
+from talking_heads_utils.tasks.prompts import PromptSet, item_positions
 
 PLACE, POSITION, IDENTITY = "place", "position", "identity"
 CARRIED = (PLACE, POSITION, IDENTITY)
@@ -69,8 +69,8 @@ def hypotheses(prompts: PromptSet, carries: str) -> Float[Tensor, "n n_items n_f
         raise TaskError("Places and identities are those of Laundry List prompts.")
     if carries == PLACE:
         return torch.eye(n_items).double().expand(len(prompts), -1, -1)
-    at = torch.stack([prompts.positions[f"item_{k} first"] for k in range(n_items)], 1)
-    what = at if carries == POSITION else prompts.tokens.gather(1, at)
+    positions, tokens = item_positions(prompts)
+    what = positions if carries == POSITION else tokens
     values, index = what.unique(return_inverse=True)
     own = torch.nn.functional.one_hot(index, len(values)).double()
     return own if carries == POSITION else own.sum(1, keepdim=True) - own

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from talking_heads_utils.bridge import head_weights_from_bridge
 from talking_heads_utils.components import ov_svd
-from talking_heads_utils.errors import LabelError, OptionError, TaskError
+from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.suffix import Suffix, SuffixLayer, suffix
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.tasks.prompts import PromptSet
+from talking_heads_utils.tasks.prompts import PromptSet, item_positions
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -71,20 +71,6 @@ def random_directions(n: int, k: int, d_model: int, seed: int = SEED) -> Float[T
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(n, d_model, k, generator=generator)
     return torch.linalg.qr(noise)[0].mT
-
-
-def item_positions(prompts: PromptSet) -> tuple[Int[Tensor, "n n_items"], Int[Tensor, "n n_items"]]:
-    """Where each candidate is first named, and its token: list items in their order, or IO and S.
-
-    Raises :class:`TaskError` for prompts of another task.
-    """
-    names = [f"item_{k} first" for k in range(prompts.recipe.n_items or 0)]
-    if not names and {"IO", "S1"} <= set(prompts.positions):
-        names = ["IO", "S1"]
-    if not names or any(name not in prompts.positions for name in names):
-        raise TaskError("Steering reads IOI or Laundry List prompts, whose candidates have named positions.")
-    at = torch.stack([prompts.positions[name] for name in names], 1)
-    return at, prompts.tokens.gather(1, at)
 
 
 def prepare(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.statistics import Interval, bootstrap_mean, share_change
-from talking_heads_utils.tasks.prompts import PromptSet
+from talking_heads_utils.tasks.prompts import PromptSet, item_positions
 
 
 def end_logits(
@@ -89,17 +89,15 @@ def contrast(prompts: PromptSet) -> Float[Tensor, "n_prompts n_pos"]:
 
     Raises :class:`TaskError` for prompts of another task.
     """
+    if {"IO", "S1"} <= set(prompts.positions):
+        answer = torch.zeros(len(prompts), dtype=torch.long)
+    elif prompts.recipe.n_items and "place" in prompts.info:
+        answer = torch.as_tensor(prompts.info["place"])
+    else:
+        raise TaskError("The inhibition score is defined for IOI and Laundry List prompts only.")
+    positions, _ = item_positions(prompts)
     rows = torch.arange(len(prompts))
     weights = torch.zeros(prompts.tokens.shape)
-    if {"IO", "S1"} <= set(prompts.positions):
-        weights[rows, prompts.positions["IO"]] = 1
-        weights[rows, prompts.positions["S1"]] = -1
-        return weights
-    n_items = prompts.recipe.n_items
-    if n_items is None or "place" not in prompts.info:
-        raise TaskError("The inhibition score is defined for IOI and Laundry List prompts only.")
-    for k in range(n_items):
-        weights[rows, prompts.positions[f"item_{k} first"]] = -1 / (n_items - 1)
-    places = torch.stack([prompts.positions[f"item_{k} first"] for k in range(n_items)], 1)
-    weights[rows, places[rows, torch.as_tensor(prompts.info["place"])]] = 1
+    weights[rows[:, None], positions] = -1 / (positions.shape[1] - 1)
+    weights[rows, positions[rows, answer]] = 1
     return weights

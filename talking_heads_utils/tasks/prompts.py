@@ -117,6 +117,21 @@ class PromptSet:
         return self.select(keep)
 
 
+def item_positions(prompts: PromptSet) -> tuple[Int[Tensor, "n_prompts n_items"], Int[Tensor, "n_prompts n_items"]]:
+    """``(positions, tokens)``: where each candidate is first named, and its token. List items in their order, or IO and
+    S.
+
+    Raises :class:`TaskError` for prompts of another task.
+    """
+    names = [f"item_{k} first" for k in range(prompts.recipe.n_items or 0)]
+    if not names and {"IO", "S1"} <= set(prompts.positions):
+        names = ["IO", "S1"]
+    if not names or any(name not in prompts.positions for name in names):
+        raise TaskError("Only the candidates of IOI or Laundry List prompts have named positions.")
+    positions = torch.stack([prompts.positions[name] for name in names], 1)
+    return positions, prompts.tokens.gather(1, positions)
+
+
 def render(template: str, fields: Mapping[str, Sequence[tuple[str, str]]]) -> tuple[str, dict[str, tuple[int, int]]]:
     """Fill a template and note where each word came to stand.
 
