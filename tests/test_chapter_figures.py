@@ -33,8 +33,8 @@ FIGURES = {
     ),
     "parts": (
         icl.parts_figure,
-        table(["exact", "near", "parity", "distance"], part=["nothing", "attention"], layer=[0, 1]),
-        ["exact", "near", "parity"],
+        table(["exact", "near", "parity", "parity_copied", "distance"], part=["nothing", "attention"], layer=[0, 1]),
+        ["exact", "near", "parity", "parity_copied"],
     ),
     "probes": (
         icl.probe_figure,

@@ -364,6 +364,15 @@ def test_probes_find_what_is_there_and_nothing_else():
         parts.probe(features, torch.zeros(400, dtype=torch.long), fitted)
 
 
+def test_parity_of_an_answer_copied_from_an_example():
+    family = Family()
+    asked = questions(family.draw(3000, 2, generator()), family)
+    same = [q.pairs[0][1] % 2 == q.answer % 2 for q in asked]
+    prompts = encode_questions(asked, number_tokenizer(SPEC))
+    assert parts.parity_of_copies(prompts) == pytest.approx(sum(same) / 3000, abs=0.03)
+    assert {q.function[0] % 2 == 0 for q in asked} == {True, False}, "of both kinds, or nothing is tested"
+
+
 def test_probe_table_splits_by_function():
     """A feature that names the function is worth nothing on other functions; one that names b is."""
     family = Family()

@@ -6,6 +6,7 @@ import pytest
 from talking_heads_utils.icl import claims, curves, post
 from talking_heads_utils.icl.claims import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from talking_heads_utils.statistics import fisher_exact
+from talking_heads_utils.verdicts import by_verdict
 
 
 def pairs(n_up, n_down=0, n=15):
@@ -144,8 +145,9 @@ def test_sums_that_add():
 
 
 def test_parts():
-    def table(mlp, attention, plain=(0.98, 1.0)):
-        rows = [dict(part=part, layer=0.0, parity=p, parity_low=p - 0.05, parity_high=p + 0.05, near=near, n=100)
+    def table(mlp, attention, plain=(0.98, 1.0), copied=0.5):
+        rows = [dict(part=part, layer=0.0, parity=p, parity_low=p - 0.05, parity_high=p + 0.05, near=near,
+                     near_low=near - 0.05, near_high=near + 0.05, parity_copied=copied, n=100)
                 for part, (p, near) in (("nothing", plain), ("MLP", mlp), ("attention", attention))]  # fmt: skip
         return pd.DataFrame(rows)
 
@@ -155,6 +157,12 @@ def test_parts():
     assert claims.in_parts(table((0.5, 0.9), (0.5, 0.9)).drop(1)).verdict == UNDECIDED, "there is no MLP"
     assert claims.in_parts(table((0.5, 0.9), (0.6, 0.9), plain=(0.5, 0.9))).verdict == UNDECIDED, "nothing to lose"
     assert claims.in_parts(table((0.2, 0.9), (0.9, 0.9))).verdict == NOT_SUPPORTED, "worse than chance is no chance"
+    assert claims.in_parts(table((0.75, 0.9), (0.9, 0.9))).verdict == NOT_SUPPORTED
+    assert claims.in_parts(table((0.75, 0.9), (0.9, 0.9), copied=0.75)).verdict == SUPPORTED, "a copy knows as much"
+    assert claims.in_parts(table((0.5, 0.52), (0.9, 0.9))).verdict == UNDECIDED, "perhaps half of them stay near"
+    assert claims.in_parts(table((0.5, 0.9), (0.5, 0.52))).verdict == UNDECIDED, "perhaps attention does the same"
+    assert claims.in_parts(table((0.98, 0.1), (0.9, 0.9))).verdict == NOT_SUPPORTED, "parity is kept"
+    assert "size alone without 1" in claims.in_parts(table((0.98, 0.1), (0.9, 0.9))).measured
 
 
 def test_looking_back():
@@ -177,8 +185,10 @@ def test_the_posts_column_covers_every_claim():
     said = post.said()
     assert {v.claim for v in verdicts} <= set(said) and len(said) == 8
     assert said["Backup heads step in"].startswith("2 of 3 named heads rise")
-    table = claims.claims_table({"one": verdicts, "other": verdicts[:1]})
-    assert table["claim"].tolist() == [verdicts[0].claim] * 2 + [v.claim for v in verdicts[1:]]
+    table = claims.verdict_table({"one": verdicts, "other": verdicts[:1]})
+    assert table["claim"].tolist() == [v.claim for v in verdicts]
+    assert table["verdict"].iloc[0] == by_verdict(dict.fromkeys(("one", "other"), verdicts[0].verdict))
+    assert table["verdict"].iloc[1] == by_verdict({"one": verdicts[1].verdict})
     assert len(post.patching_table()) == 4
 
 

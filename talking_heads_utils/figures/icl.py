@@ -288,10 +288,13 @@ def parts_figure(table: pd.DataFrame) -> go.Figure:
                        error_y=error, visible=i == 0, customdata=part["distance"].round(1).tolist(),
                        hovertemplate="without %{x}: %{y:.2f}<br>off by %{customdata} on average<extra></extra>")
             )  # fmt: skip
-    figure.add_hline(y=0.5, line=NULL_LINE)
+        figure.add_trace(
+            go.Scatter(x=names, y=part["parity_copied"].round(3).tolist(), mode="lines", line=NULL_LINE,
+                       name="parity of copied answers", visible=i == 0, hoverinfo="skip")
+        )  # fmt: skip
     figure.update_yaxes(title_text="share of answers", range=[0, 1.05])
     figure.update_xaxes(title_text="out at the last token")
-    figure.update_layout(updatemenus=[menu_of_views(models, len(SCORE_COLOURS))], margin_t=70, legend_y=-0.42)
+    figure.update_layout(updatemenus=[menu_of_views(models, len(SCORE_COLOURS) + 1)], margin_t=70, legend_y=-0.42)
     return figure
 
 

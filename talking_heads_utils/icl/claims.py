@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from talking_heads_utils.icl.ablation import NOTHING
 from talking_heads_utils.icl.curves import LAWS, LINE
+from talking_heads_utils.icl.parts import ATTENTION, MLP
 from talking_heads_utils.icl.study import first_working_layer
 from talking_heads_utils.statistics import fisher_exact
 from talking_heads_utils.verdicts import (
@@ -43,8 +44,8 @@ def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
         f"log-odds: {counted(strong['low'] > 0)} pairs of the strongest heads above 0, {down} below; most {best['a']} "
         f"and {best['b']}: {best['interaction']:.2f} nats [{best['low']:.2f}, {best['high']:.2f}], n = {best['n']}; "
         f"log-probability: {int((strong['log_prob_low'] > 0).sum())} above",
-        f"of random heads {counted(random['low'] > 0)} pairs above 0, {int((random['high'] < 0).sum())} below, "
-        f"p = {p:.2f}",
+        f"of random heads {counted(random['low'] > 0)} pairs above 0, {int((random['high'] < 0).sum())} below; "
+        f"one-sided Fisher p = {p:.2f}, as if pairs were independent",
         verdict,
     )
 
@@ -124,7 +125,8 @@ def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
         f"held fixed: {counted(real['low'] > 0)} heads that can change rise, {counted(real['high'] < 0)} fall; "
         f"left free (the post's way): {counted(real['free_low'] > 0)} rise, {counted(real['free_high'] < 0)} fall, and "
         f"{counted(still['free_low'] > 0)} that cannot change rise",
-        f"after random ablations {counted(random['low'] > 0)} rise, {counted(random['high'] < 0)} fall, p = {p:.2f}",
+        f"after random ablations {counted(random['low'] > 0)} rise, {counted(random['high'] < 0)} fall; one-sided "
+        f"Fisher p = {p:.2f}, as if heads were independent",
         verdict,
     )
 
@@ -185,29 +187,59 @@ def looks_back(table: pd.DataFrame) -> Verdict:
 
 
 def in_parts(table: pd.DataFrame) -> Verdict:
-    """Does an MLP hold parity alone: without it parity is chance while answers stay near?
+    """Does an MLP hold parity alone: without it parity is no better than a copy's, while answers stay near?
 
-    Supported if for some MLP parity's interval holds one half and at least half of the answers are near the right one;
-    the same asked of attention layers is the control. Undecided where parity is at chance with nothing out.
+    table: of :func:`talking_heads_utils.icl.parts.layer_table`. Supported if more MLPs clearly hold it than attention
+    layers, the control, possibly do (:func:`splits`); not supported if no more MLPs possibly do than attention layers
+    clearly do. Undecided between the two, and where parity is no better than a copy's with nothing out. The reverse
+    split, answers far off while parity is kept, is told beside it.
     """
-    found = {}
-    for part in ("MLP", "attention"):
-        rows = table[table["part"] == part]
-        parted = rows[(rows["parity_low"] <= 0.5) & (rows["parity_high"] >= 0.5) & (rows["near"] >= 0.5)]
-        found[part] = (len(parted), len(rows), rows.loc[rows["parity"].idxmin()] if len(rows) else None)
-    n, of, least = found["MLP"]
-    told = "no MLP" if least is None else (
-        f"{n} of {of} MLPs; least parity without MLP {int(least['layer'])}: {least['parity']:.2f} "
-        f"[{least['parity_low']:.2f}, {least['parity_high']:.2f}], near {least['near']:.2f}, n = {least['n']}"
-    )  # fmt: skip
+    mlps, attention = (splits(table[table["part"] == part]) for part in (MLP, ATTENTION))
     plain = table[table["part"] == NOTHING].iloc[0]
-    able = of and plain["parity_low"] > 0.5
-    verdict = UNDECIDED if not able else SUPPORTED if n > found["attention"][0] else NOT_SUPPORTED
-    control = (
-        f"attention layers: {found['attention'][0]} of {found['attention'][1]}; parity with nothing out "
-        f"{plain['parity']:.2f}"
+    able = len(mlps) and plain["parity_low"] > plain["parity_copied"]
+    verdict = UNDECIDED
+    if able and mlps["clear"].sum() > attention["possible"].sum():
+        verdict = SUPPORTED
+    elif able and mlps["possible"].sum() <= attention["clear"].sum():
+        verdict = NOT_SUPPORTED
+    return Verdict(
+        "MLPs hold subtasks (parity apart from size)",
+        f"parity alone is lost without {_split_of(mlps, 'MLPs')}; {_least_parity(mlps)}" if len(mlps) else "no MLP",
+        f"{_split_of(attention, 'attention layers')}; parity with nothing out {plain['parity']:.2f}, of copied answers "
+        f"{plain['parity_copied']:.2f}",
+        verdict,
     )
-    return Verdict("MLPs hold subtasks (parity apart from size)", told, control, verdict)
+
+
+def splits(rows: pd.DataFrame) -> pd.DataFrame:
+    """What goes apart without each layer: columns ``clear, possible, reverse``.
+
+    Parity alone is lost if its interval reaches down to what copied answers get, and up to one half, while at least
+    half of the answers stay near: clearly so by the lower end of that share's interval, possibly by its upper end.
+    reverse: fewer than half stay near (upper end), while parity is better than a copy's (lower end).
+    """
+    lost = (rows["parity_low"] <= rows["parity_copied"]) & (rows["parity_high"] >= 0.5)
+    return rows.assign(
+        clear=lost & (rows["near_low"] >= 0.5),
+        possible=lost & (rows["near_high"] >= 0.5),
+        reverse=(rows["near_high"] < 0.5) & (rows["parity_low"] > rows["parity_copied"]),
+    )
+
+
+def _split_of(found: pd.DataFrame, name: str) -> str:
+    possible = int(found["possible"].sum() - found["clear"].sum())
+    return (
+        f"{int(found['clear'].sum())}{f' or, possibly, {possible} more' if possible else ''} of {len(found)} {name}, "
+        f"size alone without {int(found['reverse'].sum())}"
+    )
+
+
+def _least_parity(mlps: pd.DataFrame) -> str:
+    row = mlps.loc[mlps["parity"].idxmin()]
+    parity, near = (
+        f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" for name in ("parity", "near")
+    )
+    return f"least parity without MLP {int(row['layer'])}: {parity}, near {near}, n = {row['n']}"
 
 
 def answer(verdicts: Mapping[str, list[Verdict]]) -> str:
@@ -222,14 +254,12 @@ def measured(verdicts: Mapping[str, list[Verdict]]) -> dict[str, str]:
     return {name: f"{some[-1].measured} ({some[-1].control})" for name, some in verdicts.items()}
 
 
-def claims_table(verdicts: dict[str, list[Verdict]]) -> pd.DataFrame:
-    """Model by model, claim by claim: columns ``claim, model, measured, control, verdict``."""
+def verdict_table(verdicts: Mapping[str, list[Verdict]]) -> pd.DataFrame:
+    """Claim by claim, in the order in which they were judged: columns ``claim, verdict``, models by verdict."""
     import pandas as pd
 
-    rows = [dict(claim=v.claim, model=model, measured=v.measured, control=v.control, verdict=v.verdict)
-            for model, some in verdicts.items() for v in some]  # fmt: skip
-    return pd.DataFrame(rows).sort_values("claim", kind="stable", key=lambda c: c.map(_order(rows)))
-
-
-def _order(rows: list[dict]) -> dict[str, int]:
-    return {claim: i for i, claim in enumerate(dict.fromkeys(row["claim"] for row in rows))}
+    by_claim: dict[str, dict[str, str]] = {}
+    for model, some in verdicts.items():
+        for verdict in some:
+            by_claim.setdefault(verdict.claim, {})[model] = verdict.verdict
+    return pd.DataFrame([dict(claim=claim, verdict=by_verdict(models)) for claim, models in by_claim.items()])

@@ -28,8 +28,10 @@ RIDGE = 1e-2
 def layer_table(reader: Reader, prompts: PromptSet) -> pd.DataFrame:
     """What is left of each score with one layer's attention or MLP out at ``end``.
 
-    Columns ``part, layer, exact, low, high, near, parity, parity_low, parity_high, distance, n`` (95% intervals over
-    prompts; distance: mean). The plain run is part ``nothing``.
+    Columns ``part, layer, exact, low, high, near, near_low, near_high, parity, parity_low, parity_high, parity_copied,
+    distance, n`` (shares with 95% intervals over prompts; distance: mean). parity_copied: the share of right parities
+    that an answer copied from an earlier example would have, see :func:`parity_of_copies`. The plain run is part
+    ``nothing``.
     """
     import pandas as pd
 
@@ -41,13 +43,22 @@ def layer_table(reader: Reader, prompts: PromptSet) -> pd.DataFrame:
     rows = []
     for i, name in enumerate(chosen.names):
         part, _, layer = name.partition(" ")
-        exact, parity = share(scores.exact[:, i]), share(scores.parity[:, i])
+        exact, near, parity = (share(hits[:, i]) for hits in (scores.exact, scores.near, scores.parity))
         rows.append(
             dict(part=part, layer=int(layer) if layer else None, exact=exact.mean, low=exact.low, high=exact.high,
-                 near=scores.near[:, i].double().mean().item(), parity=parity.mean, parity_low=parity.low,
+                 near=near.mean, near_low=near.low, near_high=near.high, parity=parity.mean, parity_low=parity.low,
                  parity_high=parity.high, distance=scores.distance[:, i].double().mean().item(), n=exact.n)
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(parity_copied=parity_of_copies(prompts))
+
+
+def parity_of_copies(prompts: PromptSet) -> float:
+    """Share of prompts in which an answer copied from an example of the same function has the right parity.
+
+    Where a is even all answers a x + b of a function share their parity; where it is odd, half of them do.
+    """
+    even = torch.tensor(list(prompts.info["a"])) % 2 == 0
+    return torch.where(even, 1.0, 0.5).mean().item()
 
 
 def probe(

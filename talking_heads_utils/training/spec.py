@@ -63,8 +63,9 @@ class MiniSpec:
 class FunctionsSpec:
     """One small model of functions y = a x + b (:class:`~talking_heads_utils.icl.family.Family`), learned in context.
 
-    dropout: of the attention pattern while it trains, so that no head is alone in what it does. noise: of the labels
-    that a prompt shows; it grows from 0 over the first ``ramp`` steps. The answer that is asked for is never replaced.
+    dropout: of the attention pattern while it trains, meant to keep any head from being alone in what it does.
+    noise: of the labels that a prompt shows; it grows from 0 over the first ``ramp`` steps. The answer that is asked
+    for is never replaced.
     """
 
     name: str
