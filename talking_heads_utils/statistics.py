@@ -8,7 +8,7 @@ from math import comb
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
@@ -50,9 +50,31 @@ def share(hits: Bool[Tensor, "n"]) -> Interval:
     """Share of hits with its 95% score interval (Wilson 1927), which has a width where all are hits or none is. Raises
     :class:`OptionError` for fewer than two."""
     _check_enough(hits)
-    n, mean, widening = len(hits), hits.double().mean().item(), 1 + Z**2 / len(hits)
-    centre = (mean + Z**2 / (2 * n)) / widening
-    reach = Z * (mean * (1 - mean) / n + Z**2 / (4 * n**2)) ** 0.5 / widening
+    return _wilson(hits.double().mean().item(), len(hits), len(hits))
+
+
+def share_in_clusters(hits: Bool[Tensor, "n"], clusters: Int[Tensor, "n"]) -> Interval:
+    """Share of hits where those of one cluster may be alike, as the prompts of one function are.
+
+    Wilson's interval for as many independent hits as tell equally much: ``n`` over the design effect (Kish 1965), the
+    variance of the share between clusters over that of independent hits, 1 at least. Where all are hits or none is,
+    clusters cannot be seen to differ, and it is that of :func:`share`. Raises :class:`OptionError` for fewer than two
+    clusters.
+    """
+    kinds, which = clusters.unique(return_inverse=True)
+    _check_enough(kinds)
+    n, mean = len(hits), hits.double().mean().item()
+    off = torch.zeros(len(kinds), dtype=torch.float64).index_add_(0, which, hits.double() - mean)
+    between = off.square().sum().item() / n**2 * len(kinds) / (len(kinds) - 1)
+    independent = mean * (1 - mean) / n
+    return _wilson(mean, n / max(1.0, between / independent) if independent else n, n)
+
+
+def _wilson(mean: float, n_independent: float, n: int) -> Interval:
+    """Wilson's interval of a share that ``n_independent`` independent hits gave, ``n`` in all."""
+    widening = 1 + Z**2 / n_independent
+    centre = (mean + Z**2 / (2 * n_independent)) / widening
+    reach = Z * (mean * (1 - mean) / n_independent + Z**2 / (4 * n_independent**2)) ** 0.5 / widening
     return Interval(mean, max(0.0, min(mean, centre - reach)), min(1.0, max(mean, centre + reach)), n)
 
 

@@ -339,6 +339,25 @@ def test_each_law_is_recovered_where_it_holds(law):
         assert table.set_index("law").loc[curves.LINE, "low"] > table.set_index("law").loc[law, "high"]
 
 
+def test_laws_are_compared_on_the_same_draws():
+    """Prompts differ in their start by nats, which every law's fit takes up: their errors move together."""
+    n = torch.arange(13, dtype=torch.float64)
+    start = 3 * torch.randn(80, 1, generator=generator(), dtype=torch.float64)
+    noise = 0.8 * torch.randn(80, 13, generator=generator(2), dtype=torch.float64)
+    _, readers = simulated(0.6, 0.5, n=80)
+    errors = {}
+    for name, truth in (("line", 0.4 * n - 3), ("saturating", 4 * (1 - torch.exp(-n / 6)) - 3)):
+        table, _ = curves.fit_laws(truth + start + noise, readers, seen=8)
+        errors[name] = table.set_index("law")
+        assert errors[name].loc[curves.LINE, ["over_line", "over_line_low", "over_line_high"]].tolist() == [0, 0, 0]
+    several = curves.fit_up_to(truth + start + noise, readers, (7, 8))
+    assert several["seen"].tolist() == [7] * 4 + [8] * 4 and several[4:].drop(columns="seen").reset_index(
+        drop=True
+    ).equals(table)
+    assert errors["saturating"].loc[curves.SATURATING, "over_line_high"] < 0
+    assert errors["line"].loc[[curves.SATURATING, curves.POWER], "over_line_high"].min() > 0
+
+
 def test_a_fit_leaves_points_to_be_judged_by():
     seen, readers = simulated(0.6, 0.5, n=10)
     for n in (1, 13):

@@ -123,14 +123,20 @@ def test_where_no_head_lies_above_nothing_is_known_of_backups():
 
 
 @pytest.mark.parametrize(
-    ("line", "best", "verdict"),
-    [((0.1, 0.05, 0.2), (0.5, 0.4, 0.6), SUPPORTED), ((2, 1.8, 2.2), (0.1, 0, 0.2), NOT_SUPPORTED),
-     ((0.3, 0.1, 0.5), (0.2, 0.1, 0.4), UNDECIDED)],
+    ("line", "best", "over_line", "verdict"),
+    [(0.1, 0.5, (0.3, 0.5), SUPPORTED), (2.0, 0.1, (-2.2, -1.6), NOT_SUPPORTED), (0.3, 0.2, (-0.3, 0.1), UNDECIDED),
+     (1.0, 0.4, (-0.7, -0.2), NOT_SUPPORTED)],
 )  # fmt: skip
-def test_a_line_must_beat_the_other_laws(line, best, verdict):
-    rows = [dict(law=law, error=9.0, low=8.0, high=9.5, n=50) for law in curves.LAWS[2:]]
-    rows += [dict(law=law, error=v[0], low=v[1], high=v[2], n=50) for law, v in zip(curves.LAWS, (line, best))]
-    assert claims.line_in_n(pd.DataFrame(rows)).verdict == verdict
+def test_a_line_must_beat_the_other_laws(line, best, over_line, verdict):
+    """Errors of one draw go up and down together: their difference decides, not whether two wide intervals touch."""
+    wide = dict(low=0.0, high=9.0, n=50)
+    rows = [
+        dict(law=law, error=9.0, over_line=7.0, over_line_low=6.0, over_line_high=8.0, **wide) for law in curves.LAWS
+    ]
+    for row, error, (low, high) in zip(rows, (line, best), ((0.0, 0.0), over_line)):
+        row |= dict(error=error, over_line=error - line, over_line_low=low, over_line_high=high)
+    found = claims.line_in_n(pd.DataFrame(rows))
+    assert found.verdict == verdict and ("less than the line's" in found.control) == (best < line)
 
 
 def test_sums_that_add():

@@ -6,7 +6,14 @@ import torch
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Head
-from talking_heads_utils.statistics import bootstrap_mean, exact_head_test, percentile_among, share, share_change
+from talking_heads_utils.statistics import (
+    bootstrap_mean,
+    exact_head_test,
+    percentile_among,
+    share,
+    share_change,
+    share_in_clusters,
+)
 
 
 def test_the_exact_test_counts_every_choice():
@@ -106,6 +113,35 @@ def test_the_bootstrap_would_not_cover_a_share_near_one():
     assert coverage(lambda hits: bootstrap_mean(hits.double(), n_boot=1000), 120) == pytest.approx(0.70, abs=0.005)
     assert coverage(share, 120) == pytest.approx(0.967, abs=0.001)
     assert min(coverage(share, n) for n in range(40, 251)) == pytest.approx(0.895, abs=0.001)
+
+
+def test_hits_that_come_in_clusters_tell_less():
+    kinds = torch.arange(14).repeat_interleave(14)
+    alike = (torch.arange(14) < 6).repeat_interleave(14)
+    found, few = share_in_clusters(alike, kinds), share(torch.arange(14) < 6)
+    assert found.mean == few.mean and found.n == 196
+    assert found.high - found.low == pytest.approx(few.high - few.low, rel=0.05), "as many as there are clusters"
+    mixed = alike[torch.randperm(196, generator=torch.Generator().manual_seed(0))]
+    assert share_in_clusters(mixed, kinds).low == pytest.approx(share(mixed).low, abs=0.03)
+    assert share_in_clusters(torch.ones(196, dtype=torch.bool), kinds) == share(torch.ones(196, dtype=torch.bool))
+    with pytest.raises(OptionError, match="two values"):
+        share_in_clusters(alike, torch.zeros(196))
+
+
+def test_intervals_in_clusters_cover():
+    """30 functions of 7 prompts each, whose own shares vary; the truth is their mean over all functions."""
+    generator = torch.Generator().manual_seed(3)
+    covered, plain = 0, 0
+    for _ in range(400):
+        own = torch.rand(30, generator=generator)
+        hits = torch.rand(30, 7, generator=generator) < own[:, None]
+        found, independent = (
+            share_in_clusters(hits.flatten(), torch.arange(30).repeat_interleave(7)),
+            share(hits.flatten()),
+        )
+        covered += found.low <= 0.5 <= found.high
+        plain += independent.low <= 0.5 <= independent.high
+    assert covered / 400 >= 0.92 > 0.85 > plain / 400
 
 
 def test_percentiles_share_ties():

@@ -134,19 +134,23 @@ def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
 def line_in_n(fits: pd.DataFrame) -> Verdict:
     """Do log-odds follow a line in the number of examples better than the other laws, on examples held out?
 
-    Supported if no other law's error is lower; not supported if the best law's interval lies below the line's.
+    fits: of :func:`talking_heads_utils.icl.curves.fit_laws`. Supported if no other law's error is lower; not supported
+    if that of the best law is clearly lower (upper end of the difference, on the same prompts).
     """
     errors = fits.set_index("law")
     best = min(LAWS, key=lambda law: errors.loc[law, "error"])
-    verdict = UNDECIDED
-    if best == LINE:
-        verdict = SUPPORTED
-    elif errors.loc[best, "high"] < errors.loc[LINE, "low"]:
-        verdict = NOT_SUPPORTED
+    clearly = errors.loc[best, "over_line_high"] < 0
+    verdict = SUPPORTED if best == LINE else NOT_SUPPORTED if clearly else UNDECIDED
+    less = -errors.loc[best, ["over_line", "over_line_high", "over_line_low"]]
     return Verdict(
         "Log-odds are a line in n",
         f"error on held-out n: line {with_interval(errors.loc[LINE], 'error')}, n = {errors.loc[LINE, 'n']}",
-        f"best: {best} {with_interval(errors.loc[best], 'error')}",
+        f"best: {best} {with_interval(errors.loc[best], 'error')}"
+        + (
+            ""
+            if best == LINE
+            else f", less than the line's by {less.iloc[0]:.2f} [{less.iloc[1]:.2f}, {less.iloc[2]:.2f}]"
+        ),
         verdict,
     )
 

@@ -7,6 +7,7 @@ after few examples and judged after more.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -126,8 +127,9 @@ def fit_laws(
     """Fit every law to the mean log-odds after 0 .. seen - 1 examples and judge it on the rest.
 
     observed: log-odds per prompt after k examples. readers: those of :func:`trusting_readers` on the same prompts; the
-    exact reader has its trust alone to fit, no slope and no start. Returns columns ``law, fitted, error, low, high, n``
-    (root mean square error on the rest, nats; 95% over prompts, each draw fitted anew) and each law's curve.
+    exact reader has its trust alone to fit, no slope and no start. Returns each law's curve and columns ``law, fitted,
+    error, low, high, over_line, over_line_low, over_line_high, n``: root mean square error on the rest in nats, and
+    that less the line's on the same prompts, each with 95% over prompts, every draw fitted anew.
     Raises :class:`OptionError` unless two points or more are fitted and one is left.
     """
     import pandas as pd
@@ -146,13 +148,32 @@ def fit_laws(
     means = torch.einsum("dn,tnk->dtk", weights, readers.double())
     best = (means[..., :seen] - y[:, None, :seen]).square().sum(-1).argmin(1)
     curves[READER] = means[torch.arange(len(y)), best]
+    errors = {law: (curves[law][:, seen:] - y[:, seen:]).square().mean(1).sqrt() for law in LAWS}
     rows = []
-    for law in LAWS:
-        error = (curves[law][:, seen:] - y[:, seen:]).square().mean(1).sqrt()
-        low, high = torch.quantile(error[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        rows.append(dict(law=law, fitted=1 if law == READER else 2 if law == LINE else 3, error=error[0].item(),
-                         low=low, high=high, n=n))  # fmt: skip
+    for law, error in errors.items():
+        found, over = _with_ends(error), _with_ends(error - errors[LINE])
+        rows.append(
+            dict(law=law, fitted=1 if law == READER else 2 if law == LINE else 3, error=found[0], low=found[1],
+                 high=found[2], over_line=over[0], over_line_low=over[1], over_line_high=over[2], n=n)
+        )  # fmt: skip
     return pd.DataFrame(rows), {law: curve[0] for law, curve in curves.items()}
+
+
+def fit_up_to(
+    observed: Float[Tensor, "n n_n"], readers: Float[Tensor, "n_trusts n n_n"], stops: Iterable[int], *, seed: int = 0
+) -> pd.DataFrame:
+    """:func:`fit_laws` for several numbers of fitted points: its columns and ``seen``."""
+    import pandas as pd
+
+    return pd.concat(
+        [fit_laws(observed, readers, seen=k, seed=seed)[0].assign(seen=k) for k in stops], ignore_index=True
+    )
+
+
+def _with_ends(draws: Float[Tensor, "n_draws"]) -> tuple[float, float, float]:
+    """The first draw's value, which is that of the prompts themselves, and the 95% interval of the others."""
+    low, high = torch.quantile(draws[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return draws[0].item(), low, high
 
 
 def fitted_trust(observed: Float[Tensor, "n n_n"], readers: Float[Tensor, "n_trusts n n_n"]) -> float:

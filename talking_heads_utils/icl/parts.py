@@ -14,7 +14,7 @@ from talking_heads_utils.icl.prompts import asked_at
 from talking_heads_utils.icl.redundancy import Reader
 from talking_heads_utils.icl.scores import score_numbers
 from talking_heads_utils.labels import Head
-from talking_heads_utils.statistics import bootstrap_mean, share
+from talking_heads_utils.statistics import bootstrap_mean, share, share_in_clusters
 from talking_heads_utils.tasks.prompts import PromptSet
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def probe_table(
     resid: Float[Tensor, "n n_layers_1 d_model"], prompts: PromptSet, *, seed: int = 0, n_shuffles: int = 5
 ) -> pd.DataFrame:
     """Linear probes of the residual stream at ``end``, by layer: columns ``label, layer, right, low, high, shuffled,
-    selectivity, n``.
+    selectivity, n, functions`` (95% intervals over the ``functions`` that are scored, whose prompts are alike).
 
     Split by function: no function is both fitted and scored. shuffled: the same probe on labels that are dealt anew
     to functions (a, b) or to prompts (parity, size), mean of several deals: what a probe learns of anything at all.
@@ -113,11 +113,11 @@ def probe_table(
     for name, labels in probe_labels(prompts).items():
         deals = [_dealt(labels, function if name in "ab" else None, generator) for _ in range(n_shuffles)]
         for layer in range(resid.shape[1]):
-            found = share(probe(resid[:, layer], labels, fitted))
+            found = share_in_clusters(probe(resid[:, layer], labels, fitted), function[~fitted])
             shuffled = torch.stack([probe(resid[:, layer], deal, fitted) for deal in deals]).double().mean().item()
             rows.append(
                 dict(label=name, layer=layer, right=found.mean, low=found.low, high=found.high, shuffled=shuffled,
-                     selectivity=found.mean - shuffled, n=found.n)
+                     selectivity=found.mean - shuffled, n=found.n, functions=len(kinds) - len(chosen))
             )  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -34,7 +34,7 @@ from talking_heads_utils.icl.scores import NumberScores, score_numbers
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_with_tokenizer, model_source, shown_as
 from talking_heads_utils.runs.suffix import suffix
-from talking_heads_utils.statistics import share
+from talking_heads_utils.statistics import share, share_in_clusters
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.training.spec import FunctionsSpec
 
@@ -109,8 +109,8 @@ def _family_of(name: str) -> Family:
 def accuracy_table(s: Subject, n: int = 200) -> pd.DataFrame:
     """Accuracy after k examples: the model's, on trained and held-out functions, and the exact reader's.
 
-    Columns ``model, functions, k, model_accuracy, low, high, reader, n``. The reader knows which functions were trained
-    (trained) or holds all equally likely (held-out).
+    Columns ``model, functions, k, model_accuracy, low, high, reader, n`` (95% intervals over functions, whose prompts
+    are alike). The reader knows which functions were trained (trained) or holds all equally likely (held-out).
     """
     import pandas as pd
 
@@ -123,7 +123,7 @@ def accuracy_table(s: Subject, n: int = 200) -> pd.DataFrame:
         answered = _answers_along(s, examples)
         exact = bayes_accuracy(s.family, examples, prior).mean(0)
         for k in range(N_EXAMPLES + 1):
-            found = share(answered[:, k] == examples.clean[:, k])
+            found = share_in_clusters(answered[:, k] == examples.clean[:, k], examples.function)
             rows.append(dict(model=s.name, functions=functions, k=k, model_accuracy=found.mean, low=found.low,
                              high=found.high, reader=exact[k].item(), n=found.n))  # fmt: skip
     return pd.DataFrame(rows)
