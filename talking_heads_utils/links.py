@@ -147,6 +147,13 @@ def edges_above(
     return edges
 
 
+def expected_published(roles: Roles, link: Link, edges: Sequence[tuple], n_heads: int) -> float:
+    """How many of :func:`edges_above` would come from published writers if those out of each layer fell evenly on its
+    heads. Within layers, for scores rise with the layer."""
+    layers = [head.layer for head in roles[link[0]]]
+    return sum(layers.count(writer.layer) for writer, *_ in edges) / n_heads
+
+
 def share_of_head(scores: CompositionScores, writer: Head, reader: Head, kind: str) -> tuple[Component, float]:
     """The component that carries most of a head-level score, and the share of its square that it carries.
 

@@ -120,9 +120,10 @@ def test_the_landing_figure_counts_what_its_slider_leaves(scores):
         known = sum(edge[3] for edge in edges)
         assert step.args[0] == (frame.name,)
         assert (len(frame.data[3].x), len(frame.data[1].x)) == (known, len(edges) - known)
-        even = len(edges) * 4 / 16  # published pairs over all pairs of an earlier head and a reader
+        of_layer = [sum(writer.layer == layer for writer, *_ in edges) for layer in range(scores.n_layers)]
+        even = sum(of_layer[writer.layer] / scores.n_heads for writer in ROLES[LINKS[0][0]])
         title = f"{len(edges)} edges with z of {frame.name} or more: {known} of the 4<br>"
-        assert frame.layout.title.text == f"{title}published ones; spread evenly it would be {even:.1f}"
+        assert frame.layout.title.text == f"{title}published ones; evenly within layers it would be {even:.1f}"
     assert figure.layout.title.text == figure.frames[1].layout.title.text
     assert list(figure.data[3].text) == list(figure.frames[1].data[3].text)
 

@@ -17,7 +17,15 @@ from talking_heads_utils.figures.style import (
     slider,
 )
 from talking_heads_utils.labels import Head
-from talking_heads_utils.links import MEASURES, ONE_COMPONENT, Link, Roles, edges_above, published_edges
+from talking_heads_utils.links import (
+    MEASURES,
+    ONE_COMPONENT,
+    Link,
+    Roles,
+    edges_above,
+    expected_published,
+    published_edges,
+)
 from talking_heads_utils.roles import role_of
 from talking_heads_utils.scores import CompositionScores
 
@@ -61,7 +69,7 @@ def link_figure(
     scores: CompositionScores, roles: Roles, link: Link, *, thresholds: Sequence[float], start: float
 ) -> go.Figure:
     """Every head whose best component a link's readers read with a z above a threshold (slider), small enough for one
-    screen. The title counts the published edges among them, and how many there would be if edges fell evenly."""
+    screen. The title counts the published edges among them, and how many there would be if edges fell evenly within layers."""
     writers, readers, kind = link
     found = {z: edges_above(scores, roles, link, z) for z in thresholds}
     colours = (CONTROL, role_colour(writers))
@@ -101,12 +109,11 @@ def _by_writer(edges: Sequence[tuple]) -> list[list[tuple]]:
 
 def _counted(scores: CompositionScores, roles: Roles, link: Link, edges: Sequence[tuple], z: float) -> dict:
     writers, readers = (roles[role] for role in link[:2])
-    pairs = sum(reader.layer for reader in readers) * scores.n_heads
     published = sum(w.layer < r.layer for w in writers for r in readers)
     known = sum(edge[3] for edge in edges)
     text = (
         f"{len(edges)} edges with z of {z:g} or more: {known} of the {published}<br>"
-        f"published ones; spread evenly it would be {len(edges) * published / pairs:.1f}"
+        f"published ones; evenly within layers it would be {expected_published(roles, link, edges, scores.n_heads):.1f}"
     )
     return dict(text=text, font=dict(size=13), x=0.01, xanchor="left", y=0.97, yanchor="top")
 
