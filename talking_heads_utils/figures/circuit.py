@@ -16,7 +16,7 @@ from talking_heads_utils.figures.style import (
     role_colour,
     slider,
 )
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.links import MEASURES, ONE_COMPONENT, Link, Roles, edges_above, published_edges
 from talking_heads_utils.roles import role_of
 from talking_heads_utils.scores import CompositionScores
@@ -176,7 +176,7 @@ def _hover_trace(edges: Sequence[Edge], kind: str) -> go.Scatter:
 def _node_traces(
     scores: CompositionScores, roles: Roles, showlegend: bool, rest: str = "no published role"
 ) -> list[go.Scatter]:
-    heads = [Head(layer, head) for layer in range(scores.n_layers) for head in range(scores.n_heads)]
+    heads = heads_in(range(scores.n_layers), scores.n_heads)
     traces = []
     for role in (None, *roles):
         part = [head for head in heads if role_of(head, roles) == role]
