@@ -34,7 +34,10 @@ def gpt2_source() -> str:
 
 
 def check_file(path: Path) -> Path:
-    """Raises :class:`OptionError` where a file of that name cannot be: ask before the work, not after it."""
+    """The path itself. Raises :class:`OptionError` where no file of that name could be written.
+
+    A command asks before it starts to work, so that hours of it are not lost to a wrong name.
+    """
     path = check_folder(path, of_file=True)
     if not path.name or path.is_dir():
         raise OptionError(f"{path} is a folder. Name the file to write in it.")
@@ -42,7 +45,10 @@ def check_file(path: Path) -> Path:
 
 
 def check_folder(path: Path, *, of_file: bool = False) -> Path:
-    """Raises :class:`OptionError` where a folder of that name cannot be, or, with ``of_file``, the one of a file."""
+    """The path itself. Raises :class:`OptionError` where no folder of that name could be made.
+
+    of_file: the path is that of a file, and its folder is meant.
+    """
     path = Path(path)
     try:
         str(path).encode()

@@ -35,23 +35,18 @@ def planted_pair(
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     basis = torch.linalg.qr(normal(d_model, d_model))[0].T
-    channel, writes, reads, values = (
-        basis[0],
-        basis[1 : d_head + 1],
-        basis[d_head + 1 : 2 * d_head],
-        basis[2 * d_head :],
-    )
+    channel, writes, reads, values = basis.split([1, d_head, d_head - 1, d_model - 2 * d_head])
     W_Q, W_K, W_V = (normal(2, 2, d_model, d_head) for _ in range(3))
     W_O = normal(2, 2, d_head, d_model)
     planted = PLANTED_WRITER.component
     direction = writes.clone()
-    direction[planted] = cosine * channel + math.sqrt(1 - cosine**2) * writes[planted]
+    direction[planted] = cosine * channel[0] + math.sqrt(1 - cosine**2) * writes[planted]
     singular_values = torch.linspace(2.0, 1.0, d_head, dtype=torch.float64)
     W_V[0, 0] = values[:d_head].T
     W_O[0, 0] = singular_values[:, None] * direction
     # the reader's query: the channel with READER_SHARE of the squared norm, the rest over directions nobody writes
     rest = math.sqrt((1 - READER_SHARE) / (d_head - 1))
-    W_Q[1, 0] = torch.cat([math.sqrt(READER_SHARE) * channel[None], rest * reads]).T
+    W_Q[1, 0] = torch.cat([math.sqrt(READER_SHARE) * channel, rest * reads]).T
     W_K[1, 0] = torch.linalg.qr(normal(d_model, d_head))[0]
     return HeadWeights(
         W_Q.to(dtype),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from talking_heads_utils.errors import LabelError
@@ -57,3 +58,8 @@ class Component:
 def as_head(head: Head | str) -> Head:
     """A head given either way."""
     return Head.parse(head) if isinstance(head, str) else head
+
+
+def heads_in(layers: Iterable[int], n_heads: int) -> list[Head]:
+    """Every head of some layers, layer by layer."""
+    return [Head(layer, head) for layer in layers for head in range(n_heads)]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.errors import LabelError, OptionError
-from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.scores import CompositionScores
 from talking_heads_utils.statistics import ExactTest, bootstrap_mean, exact_head_test, percentile_among
 
@@ -63,7 +63,7 @@ def link_table(scores: CompositionScores, roles: Roles, links: Sequence[Link]) -
             values = pair_values(scores, kind, measure)
             for reader in roles[readers_role]:
                 percentiles = reader_percentiles(values, reader)
-                for head in (Head(layer, h) for layer in layers if layer < reader.layer for h in range(scores.n_heads)):
+                for head in heads_in((layer for layer in layers if layer < reader.layer), scores.n_heads):
                     rows.append({
                         "link": link_name(writers_role, readers_role, kind), "measure": measure, "writer": str(head),
                         "reader": str(reader), "published": head in writers,
@@ -130,6 +130,17 @@ def published_edges(
     return edges
 
 
+def published_counts(scores: CompositionScores, roles: Roles, links: Sequence[Link], ks: Sequence[int]) -> pd.DataFrame:
+    """How many of the k strongest writers of every reader are published ones: a row per measure, a column per k."""
+    import pandas as pd
+
+    counts = {
+        measure: [sum(known for *_, known in published_edges(scores, roles, links, k, measure)) for k in ks]
+        for measure in MEASURES
+    }
+    return pd.DataFrame(counts, index=list(ks)).T.rename_axis(columns="published edges by k")
+
+
 def edges_above(
     scores: CompositionScores, roles: Roles, link: Link, least_z: float
 ) -> list[tuple[Head, Head, str, bool]]:
@@ -162,6 +173,24 @@ def share_of_head(scores: CompositionScores, writer: Head, reader: Head, kind: s
     terms = (scores.singular_values[writer.layer, writer.head] * scores.pair(writer, reader, kind)).square()
     best = int(terms.nan_to_num().argmax())
     return Component(writer.layer, writer.head, best), (terms[best] / terms.nansum()).item()
+
+
+def share_table(scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str) -> pd.DataFrame:
+    """:func:`share_of_head` for each writer and reader. Columns: writer, reader, head-level C, component, share of its
+    square."""
+    import pandas as pd
+
+    whole = pair_values(scores, kind, WHOLE_HEAD)
+    rows = []
+    for writer in writers:
+        for reader in readers:
+            component, share = share_of_head(scores, writer, reader, kind)
+            rows.append({
+                "writer": str(writer), "reader": str(reader),
+                "head-level C": whole[writer.layer, writer.head, reader.layer, reader.head].item(),
+                "component": str(component), "share of its square": share,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def best_components(
@@ -197,8 +226,8 @@ def led_by_one(
 ) -> tuple[dict[Head, Component | None], list[Head], list[Head]]:
     """``(best, others, control)``: of every head the one component that all readers read most, or None; the other heads
     of the same layers; and those of them that have such a component too."""
-    layers = {head.layer for head in heads}
-    rest = [Head(layer, h) for layer in sorted(layers) for h in range(scores.n_heads) if Head(layer, h) not in heads]
+    layers = sorted({head.layer for head in heads})
+    rest = [head for head in heads_in(layers, scores.n_heads) if head not in heads]
     best = {head: constant_best(scores, head, readers, kind) for head in heads}
     return best, rest, [head for head in rest if constant_best(scores, head, readers, kind)]
 

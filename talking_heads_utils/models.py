@@ -180,7 +180,10 @@ def load_with_tokenizer(
 def moved(
     bridge: TransformerBridge, device: str | torch.device, dtype: torch.dtype = torch.float32
 ) -> TransformerBridge:
-    """A native bridge elsewhere. It says so aloud each time, so nothing is asked of it without need."""
+    """A model that TransformerLens built by itself, on another device and in another dtype.
+
+    TransformerLens prints a line at each move, so a model that is in place is left alone.
+    """
     if torch.device(device).type != "cpu":
         bridge = bridge.to(device)
     return bridge if dtype == torch.float32 else bridge.to(dtype)

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.tasks.prompts import check_seed
 from talking_heads_utils.training.data import Prompts, word_tokenizer
 from talking_heads_utils.training.spec import MiniSpec
@@ -44,9 +44,11 @@ GAINS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.25, 0.2)  # of the channel's dimension
 class Planted:
     """The model and the truth about it.
 
-    channel: rows span what the movers read, ``[rank, d_model]``. components: by role, those that write into it, none
-    without a channel. places: code of each position. word_codes: what the noise head writes for each word. objects:
-    token ids of the words that lists are made of.
+    roles: role -> heads. channel: rows span what the movers read of what layer 1 writes.
+    components: role -> the components that write into the channel; empty without one.
+    places: the code of each position. word_codes: what the noise head writes for each word.
+    objects: token ids of the words that lists are made of.
+    noise, strength, has_channel: as given to :func:`plant`.
     """
 
     bridge: TransformerBridge
@@ -203,8 +205,7 @@ def _roles(n_decoys: int) -> dict[str, list[Head]]:
         MOVER: [Head(2, 0), Head(2, 1)],
     }  # fmt: skip
     used = {head for heads in roles.values() for head in heads}
-    every = [Head(layer, h) for layer in range(3) for h in range(4 + n_decoys)]
-    return roles | {DECOY: [head for head in every if head not in used]}
+    return roles | {DECOY: [head for head in heads_in(range(3), 4 + n_decoys) if head not in used]}
 
 
 def _word_rows(prompts: Prompts) -> dict[str, list[int]]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.icl.ablation import MEAN, RESAMPLE, ZERO, ablations, by_layer, check_how, random_heads
+from talking_heads_utils.icl.ablation import MEAN, RESAMPLE, ZERO, ablations, check_how, random_heads
 from talking_heads_utils.icl.engine import (
     ATTENTION,
     MLP,
@@ -14,7 +14,7 @@ from talking_heads_utils.icl.engine import (
     run_end,
     run_everywhere,
 )
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.runs.suffix import suffix
 
 HOOKED = {RESID: "hook_resid_pre", ATTENTION: "hook_attn_out", MLP: "hook_mlp_out"}
@@ -24,7 +24,7 @@ TOKENS = torch.tensor([3, 7, 11, 12])
 def sets(bridge):
     shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
     mlps = {"an MLP": [1]} if not bridge.cfg.attn_only else {}
-    return ablations(shape, {"a layer": by_layer(shape, [1]), "two": [Head(0, 1), Head(2, 0)]}, mlps)
+    return ablations(shape, {"a layer": heads_in([1], shape[1]), "two": [Head(0, 1), Head(2, 0)]}, mlps)
 
 
 def at_end(prompts, change):
@@ -140,7 +140,7 @@ def test_bad_sets_are_refused():
     for heads, mlps, message in (
         ({"x": [Head(2, 0)]}, {}, "No head L2H0: there are 2 layers of 3 heads"),
         ({}, {"x": [5]}, "No MLP in layer 5"),
-        ({"x": by_layer(shape, [0, 1])}, {}, "takes out every head"),
+        ({"x": heads_in([0, 1], shape[1])}, {}, "takes out every head"),
         ({"nothing": []}, {}, "another name"),
     ):
         with pytest.raises(OptionError, match=message):

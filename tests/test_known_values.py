@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 
 from talking_heads_utils.evaluate import answer_logits
 from talking_heads_utils.icl import study
-from talking_heads_utils.icl.ablation import MEAN, RESAMPLE, ZERO, ablations, by_layer
+from talking_heads_utils.icl.ablation import MEAN, RESAMPLE, ZERO, ablations
 from talking_heads_utils.icl.engine import run_everywhere
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, Question, draw_pairing, questions
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.models import model_source
 from talking_heads_utils.positional import study as positional
 from talking_heads_utils.tasks.laundry import build_laundry
@@ -121,7 +121,7 @@ def scored(answers, said, pairing):
 
 @pytest.mark.parametrize("b", [OTHER_FUNCTION, RANDOM_PAIRS, NO_EXAMPLES])
 def test_the_patch_table_equals_whole_runs_scored_on_as_function(s, b):
-    n, sets = 8, {"layer 2": by_layer(s.shape, [2]), "layers 1 and 3": by_layer(s.shape, [1, 3])}
+    n, sets = 8, {"layer 2": heads_in([2], s.shape[1]), "layers 1 and 3": heads_in([1, 3], s.shape[1])}
     table = study.patch_table(s, sets, n=n, b=b).set_index(["set", "layer"])
     pairing = draw_pairing(s.family, n, study.N_EXAMPLES, b=b, seed=s.seed, among=~s.family.held_out)
     by_hand = ByHand(s)
@@ -138,7 +138,9 @@ def test_the_patch_table_equals_whole_runs_scored_on_as_function(s, b):
 
 
 def test_the_patched_layers_and_sets_that_are_compared_differ(s):
-    table = study.patch_table(s, {"layer 2": by_layer(s.shape, [2])}, n=8, b=OTHER_FUNCTION).set_index(["set", "layer"])
+    table = study.patch_table(s, {"layer 2": heads_in([2], s.shape[1])}, n=8, b=OTHER_FUNCTION).set_index(
+        ["set", "layer"]
+    )
     distances = table["distance"].unstack("layer").loc["layer 2"]
     assert len(set(distances[[0, 1, 2, 3]])) == 4
     assert table.loc[("layer 2", -1), "exact"] < 1 == table.loc[("nothing", -1), "exact"]
@@ -213,7 +215,7 @@ def of_one_length(n, n_pos=8):
 def some_sets(bridge):
     shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
     mlps = {"an MLP": [1]} if not bridge.cfg.attn_only else {}
-    return ablations(shape, {"a layer": by_layer(shape, [1]), "two": [Head(0, 1), Head(2, 0)]}, mlps)
+    return ablations(shape, {"a layer": heads_in([1], shape[1]), "two": [Head(0, 1), Head(2, 0)]}, mlps)
 
 
 @torch.no_grad()

@@ -34,6 +34,23 @@ def test_shares_of_the_head_level_score(scores):
     assert share == pytest.approx((terms.max() / terms.sum()).item())
 
 
+def test_the_table_of_shares_has_a_row_for_every_writer_and_reader(scores):
+    table = links.share_table(scores, [Head(0, 0), Head(0, 1)], [PLANTED_READER, Head(1, 1)], "Q")
+    assert table[["writer", "reader"]].agg(" ".join, axis=1).tolist() == [
+        "L0H0 L1H0", "L0H0 L1H1", "L0H1 L1H0", "L0H1 L1H1",
+    ]  # fmt: skip
+    first = table.iloc[0]
+    assert first["component"] == str(PLANTED_WRITER) and first["share of its square"] == pytest.approx(1.0, abs=1e-5)
+    assert first["head-level C"] == pytest.approx(scores.head_level("Q")[0, 0, 1, 0].item())
+
+
+def test_published_edges_are_counted_by_measure_and_k(scores):
+    roles = {"a": [PLANTED_WRITER.of_head], "b": [PLANTED_READER, Head(1, 1)]}
+    counts = links.published_counts(scores, roles, [("a", "b", "Q")], (1, 2))
+    assert list(counts.index) == list(links.MEASURES) and list(counts.columns) == [1, 2]
+    assert (counts[1] >= 1).all() and (counts[2] == 2).all(), "with both heads shown, both edges are there"
+
+
 def test_the_table_has_published_pairs_and_their_controls(small):
     scores = compute_scores(small)
     roles = {"a": [Head(0, 1), Head(1, 2)], "b": [Head(1, 0), Head(2, 3)]}

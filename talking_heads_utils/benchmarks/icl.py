@@ -19,7 +19,7 @@ from torch import Tensor
 
 from talking_heads_utils.benchmarks import Row, median
 from talking_heads_utils.errors import TalkingHeadsError
-from talking_heads_utils.icl.ablation import ZERO, Ablations, ablations, by_layer, random_heads
+from talking_heads_utils.icl.ablation import ZERO, Ablations, ablations, random_heads
 from talking_heads_utils.icl.engine import patch_grid, replacements, run_end
 from talking_heads_utils.icl.family import Family
 from talking_heads_utils.icl.prompts import (
@@ -30,7 +30,7 @@ from talking_heads_utils.icl.prompts import (
     encode_questions,
     numbers_of,
 )
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.models import load_model
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.tasks.prompts import PromptSet
@@ -63,7 +63,7 @@ def chosen_sets(shape: tuple[int, int], name: str) -> Ablations:
         like = [Head(layer, 0) for layer in range(0, shape[0], 8)]
         return ablations(shape, random_heads(shape, like, 5, seed=0))
     heads = [Head(head.layer, head.head % shape[1]) for head in POST_HEADS]
-    layers = {f"layers {chosen}": by_layer(shape, chosen) for chosen in POST_LAYERS}
+    layers = {f"layers {chosen}": heads_in(chosen, shape[1]) for chosen in POST_LAYERS}
     return ablations(shape, {"heads": heads, **layers, **random_heads(shape, heads, 1, seed=0)})
 
 

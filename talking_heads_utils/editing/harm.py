@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Harm:
     """One edit on running text, window by window.
 
-    loss: mean over the tokens of a window of -log p of the next one, in nats, edited; before: the same untouched. kl:
-    mean Kullback-Leibler divergence of the edited next-token distribution from the untouched one, in nats. pattern:
-    total variation distance between attention patterns, mean over windows and positions, per head.
+    before, loss: mean of -log p of the next token, in nats, with untouched and with edited weights.
+    kl: mean Kullback-Leibler divergence of the edited next-token distribution from the untouched one, in nats.
+    pattern: total variation distance between attention patterns, mean over windows and positions, per head.
     """
 
     before: Float[Tensor, "n_windows"]

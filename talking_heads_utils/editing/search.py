@@ -25,8 +25,11 @@ LIKE = 2.0  # a random component's singular value is at most so many times the c
 
 
 class Scored(NamedTuple):
-    """Of every prompt under every edit: log-probability of the answer among the candidates (nats), whether it leads,
-    and the attention of a mover from ``end`` if one was named."""
+    """How n prompts are answered under k edits.
+
+    log_prob: of the answer among the candidates, in nats. right: whether it leads them. attention: of a mover from
+    ``end``, if one was named.
+    """
 
     log_prob: Float[Tensor, "n k"]
     right: Bool[Tensor, "n k"]
@@ -34,8 +37,12 @@ class Scored(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """Edits that a search went through, as factors of all components of its :class:`Upper`; their Frobenius norms, and
-    the objective: mean log-probability of the answer on the prompts of the search."""
+    """The k edits that one search went through.
+
+    factors: by which each edit scales the components of the :class:`Upper` that was searched; 1 changes nothing.
+    sizes: Frobenius norms of the edits.
+    objective: mean log-probability of the answer on the prompts of the search, in nats.
+    """
 
     factors: Float[Tensor, "k n_components"]
     sizes: Float[Tensor, "k"]

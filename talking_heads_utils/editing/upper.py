@@ -27,7 +27,7 @@ from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
-from talking_heads_utils.runs.layers import AttentionLayer
+from talking_heads_utils.runs.layers import AttentionLayer, attention_of, project
 from talking_heads_utils.runs.suffix import Suffix, stream
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.weights import Processing
@@ -40,8 +40,14 @@ _ELEMENTS = 30_000_000  # numbers that the largest tensor of one block may take
 
 @dataclass(frozen=True)
 class _Edited:
-    """The components of one layer and matrix that are scaled: which columns of the factors, what of the layer's ``z``
-    or input they read, and along what they write or turn the queries."""
+    """The components of one layer that are scaled, c of them, as one linear map from what they read to what is added.
+
+    OV: they read the layer's ``z`` and add to what it writes. QK: they read its normed input and add to the queries.
+
+    columns: where these components stand among all that are scaled.
+    read, constant: how much of each component is there is ``x @ read - constant``; the constant is the value biases'.
+    write: what one unit of each component adds.
+    """
 
     columns: list[int]
     read: Float[Tensor, "d_in c"]
@@ -59,10 +65,12 @@ class _Edited:
 
 @dataclass(frozen=True)
 class Upper:
-    """Prompts and a model, ready for scales of ``components``.
+    """Prompts and a model, ready to be run with ``components`` scaled by any factors.
 
-    middle, amounts: in the first edited layer, unless it is the last, the stream after attention and what every edited
-    component of that layer writes, ``[n, n_pos, c]``; both kept where the patterns there cannot change (OV).
+    suffix: what enters the first edited layer, and the layers from there on. matrix: ``OV`` or ``QK``.
+    edited: layer -> its scaled components. candidates: token ids, the answer first.
+    middle, amounts: of the first edited layer, where its patterns cannot change (OV) and it is not the last: the stream
+        after attention, and how much of each scaled component is in it.
     """
 
     suffix: Suffix
@@ -104,7 +112,7 @@ class Upper:
         return out + self.edited[layer].change(z, factors) if self.matrix == OV and layer in self.edited else out
 
     def _query(self, layer: int, at: AttentionLayer, source: Tensor, factors: Tensor) -> Tensor:
-        query = _heads(source, at.W_Q, at.b_Q)
+        query = project(source, at.W_Q, at.b_Q)
         if self.matrix == QK and layer in self.edited:
             query = query + self.edited[layer].change(source, factors).unflatten(-1, query.shape[-2:])
         return query
@@ -116,7 +124,7 @@ class Upper:
         n, places = len(x), torch.arange(x.shape[2], device=x.device)[:, None]
         normed, rotary = at.norm(x), self.suffix.rotary
         query = turn(self._query(layer, at, normed, factors), rotary, places)
-        key, value = turn(_heads(normed, at.W_K, at.b_K), rotary, places), _heads(normed, at.W_V, at.b_V)
+        key, value = turn(project(normed, at.W_K, at.b_K), rotary, places), project(normed, at.W_V, at.b_V)
         m = query.shape[1]
         q, k, v = (t.expand(-1, m, -1, -1, -1).flatten(0, 1).transpose(1, 2) for t in (query, key, value))
         z = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=len(at.W_K) < len(at.W_Q))
@@ -126,7 +134,7 @@ class Upper:
             scores = torch.einsum(
                 "nmd,nmpd->nmp", own, key[:, :, :, int(at.kv_index[mover.head])].expand(-1, m, -1, -1)
             )
-            pattern = _softmax(scores, q.shape[-1], places[:, 0] <= end[:, None, None])
+            pattern = attention_of(scores, q.shape[-1], places[:, 0] <= end[:, None, None])
         return z.transpose(1, 2).flatten(2).unflatten(0, (n, m)), x, pattern
 
     def _read_at_end(
@@ -143,9 +151,9 @@ class Upper:
             scores = torch.einsum("nmhd,hcd->nmhc", query, at.W_K[kv]) @ normed.mT
             scores = scores + (query * at.b_K[kv]).sum(-1, keepdim=True)
         else:
-            key = turn(_heads(normed, at.W_K, at.b_K), self.suffix.rotary, places[:, None])[:, :, :, kv]
+            key = turn(project(normed, at.W_K, at.b_K), self.suffix.rotary, places[:, None])[:, :, :, kv]
             scores = torch.einsum("nmhd,nmphd->nmhp", query, key.expand(-1, query.shape[1], -1, -1, -1))
-        pattern = _softmax(scores, query.shape[-1], places <= end[:, None, None, None])
+        pattern = attention_of(scores, query.shape[-1], places <= end[:, None, None, None])
         z = torch.einsum("nmhc,hcd->nmhd", pattern @ normed, at.W_V[kv]) + at.b_V[kv]
         read = pattern[:, :, mover.head] if mover is not None and mover.layer == layer else None
         return z.flatten(2)[:, :, None], x.gather(2, index), read
@@ -209,11 +217,3 @@ def _edited(at: AttentionLayer, heads: list[int], columns: list[int], D: Tensor,
         return _Edited(columns, D.T, D.new_zeros(len(D)), write)
     read = torch.einsum("cdm,cm,ch->hdc", at.W_O[heads], D, which).flatten(0, 1)
     return _Edited(columns, read, at.b_V[at.kv_index].flatten() @ read, D)
-
-
-def _heads(x: Float[Tensor, "n m p d_model"], W: Tensor, b: Tensor) -> Float[Tensor, "n m p n_heads d_head"]:
-    return (x @ W.permute(1, 0, 2).flatten(1)).unflatten(-1, W.shape[::2]) + b
-
-
-def _softmax(scores: Float[Tensor, "*batch n_pos"], d_head: int, seen: Tensor) -> Float[Tensor, "*batch n_pos"]:
-    return (scores / d_head**0.5).masked_fill(~seen, -torch.inf).softmax(-1)

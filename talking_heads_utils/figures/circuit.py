@@ -16,7 +16,7 @@ from talking_heads_utils.figures.style import (
     role_colour,
     slider,
 )
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.links import (
     MEASURES,
     ONE_COMPONENT,
@@ -69,7 +69,8 @@ def link_figure(
     scores: CompositionScores, roles: Roles, link: Link, *, thresholds: Sequence[float], start: float
 ) -> go.Figure:
     """Every head whose best component a link's readers read with a z above a threshold (slider), small enough for one
-    screen. The title counts the published edges among them, and how many there would be if edges fell evenly within layers."""
+    screen. The title counts the published edges among them, and how many there would be if those out of each layer fell
+    evenly on its heads."""
     writers, readers, kind = link
     found = {z: edges_above(scores, roles, link, z) for z in thresholds}
     colours = (CONTROL, role_colour(writers))
@@ -183,7 +184,7 @@ def _hover_trace(edges: Sequence[Edge], kind: str) -> go.Scatter:
 def _node_traces(
     scores: CompositionScores, roles: Roles, showlegend: bool, rest: str = "no published role"
 ) -> list[go.Scatter]:
-    heads = [Head(layer, head) for layer in range(scores.n_layers) for head in range(scores.n_heads)]
+    heads = heads_in(range(scores.n_layers), scores.n_heads)
     traces = []
     for role in (None, *roles):
         part = [head for head in heads if role_of(head, roles) == role]

@@ -22,7 +22,7 @@ from talking_heads_utils.figures.style import (
     slider,
 )
 from talking_heads_utils.known_answer import PLANTED_READER, PLANTED_WRITER, expected_scores
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.links import constant_best
 from talking_heads_utils.scores import CompositionScores
 
@@ -143,11 +143,10 @@ def finding_figure(
     figure = new_figure(400)
     below = min(reader.layer for reader in readers)
     z = torch.stack([scores.best_z(kind)[:below, :, reader.layer, reader.head] for reader in readers]).mean(0)
-    every = [Head(layer, head) for layer in range(below) for head in range(scores.n_heads)]
     for name, heads, look in (
         (
             "other heads",
-            [h for h in every if h not in writers],
+            [h for h in heads_in(range(below), scores.n_heads) if h not in writers],
             dict(mode="markers", marker=dict(color=CONTROL, size=6)),
         ),
         (

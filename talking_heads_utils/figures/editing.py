@@ -147,12 +147,11 @@ def gains_figure(table: pd.DataFrame) -> go.Figure:
     for i, model in enumerate(models):
         for found_by, colour in GAIN_COLOURS.items():
             part = table[(table["model"] == model) & (table["edit"] == found_by)]
-            error = dict(array=(part["high"] - part["gain"]).round(2).tolist(),
-                         arrayminus=(part["gain"] - part["low"]).round(2).tolist(), thickness=1.2)  # fmt: skip
             names = [name.replace(" ", "<br>", 1) for name in part["prompts"]]
             figure.add_trace(
-                go.Bar(x=names, y=part["gain"].round(2).tolist(), error_y=error, name=found_by, marker_color=colour,
-                       visible=i == 0, hovertemplate=f"{found_by}: %{{y:+.1f}} points<extra></extra>")
+                go.Bar(x=names, y=part["gain"].round(2).tolist(), error_y=error_bars(part, "gain", digits=2),
+                       name=found_by, marker_color=colour, visible=i == 0,
+                       hovertemplate=f"{found_by}: %{{y:+.1f}} points<extra></extra>")
             )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_yaxes(title_text="gain in accuracy, points")

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from talking_heads_utils.figures.page import quantise, with_controls
 from talking_heads_utils.figures.style import ACCENT, KIND_READS, NULL_LINE, SCORE_TITLE, new_figure
-from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.scores import CompositionScores
 from talking_heads_utils.settings import KINDS
 
@@ -110,7 +110,7 @@ def _kinds(scores: CompositionScores) -> list[str]:
 
 def _writers(scores: CompositionScores) -> list[str]:
     """Every head that can write to a later one: the rows of the map."""
-    return [str(Head(layer, head)) for layer in range(scores.n_layers - 1) for head in range(scores.n_heads)]
+    return [str(head) for head in heads_in(range(scores.n_layers - 1), scores.n_heads)]
 
 
 def _chance_scale() -> list[list]:

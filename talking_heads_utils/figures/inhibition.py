@@ -16,6 +16,7 @@ from talking_heads_utils.figures.style import (
     KIND_COLOURS,
     NULL_LINE,
     SCORE_TITLE,
+    error_bars,
     menu_of_views,
     new_figure,
 )
@@ -92,12 +93,10 @@ def concentration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 def _band(part: pd.DataFrame, colour: str, name: str, visible: bool) -> go.Scatter:
     """A line with error bars of a table's interval."""
-    up, down = part["high"] - part["mean"], part["mean"] - part["low"]
-    error = dict(array=up.round(4).tolist(), arrayminus=down.round(4).tolist(), thickness=1.2, color=colour)
     return go.Scatter(
         x=part["k"].tolist(),
         y=part["mean"].round(4).tolist(),
-        error_y=error,
+        error_y=error_bars(part, "mean", digits=4) | dict(color=colour),
         mode="lines+markers",
         name=name,
         line=dict(color=colour, width=2),

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from talking_heads_utils.figures.page import file_key, with_controls
 from talking_heads_utils.figures.style import ACCENT, CONTROL, NO_BUTTONS, new_figure
 from talking_heads_utils.inhibition.study import one_prompt
-from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.labels import Component, Head, heads_in
 
 if TYPE_CHECKING:
     from talking_heads_utils.inhibition.study import Study
@@ -70,8 +70,8 @@ def live_panel(studies: Sequence[Study]) -> ipywidgets.Widget:
         return ipywidgets.Dropdown(options=options, description=name)
 
     def offered(s: Study) -> dict[str, Sequence]:
-        others = [Head(n, h) for n in range(s.mover.layer) for h in range(s.held_out.weights.n_heads)]
-        heads = [*_leading(s), *(head for head in others if head not in s.inhibition)]
+        earlier = heads_in(range(s.mover.layer), s.held_out.weights.n_heads)
+        heads = [*_leading(s), *(head for head in earlier if head not in s.inhibition)]
         texts = s.held_out.prompts.texts
         prompts = [(f"{row}: {textwrap.shorten(texts[row], 60)}", row) for row in spread_prompts(s, N_OFFERED)]
         return dict(head=list(map(str, heads)), component=list(range(s.held_out.weights.d_head)), prompt=prompts)
@@ -106,8 +106,9 @@ def _leading(s: Study) -> list[Head]:
 
 
 def _other(s: Study) -> Head:
-    layer = s.inhibition[0].layer
-    return next(head for h in range(s.held_out.weights.n_heads) if (head := Head(layer, h)) not in s.found.inhibition)
+    """The first head of that layer which inhibits no mover."""
+    of_layer = heads_in([s.inhibition[0].layer], s.held_out.weights.n_heads)
+    return next(head for head in of_layer if head not in s.found.inhibition)
 
 
 def _view(s: Study, component: Component, row: int) -> dict:

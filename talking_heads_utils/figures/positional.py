@@ -60,10 +60,8 @@ def finding_figure(
     ours = pd.DataFrame([100 * np.array(own[PER_PLACE].gain[:3]) for own, _ in steered.values()],
                         columns=["gain", "low", "high"])  # fmt: skip
     random = [100 * float(np.mean([draw[PER_PLACE].gain.mean for draw in draws])) for _, draws in steered.values()]
-    hover, labels = (
-        "%{x}: %{y:+.0f} points<extra></extra>",
-        [label.replace(", ", "<br>").replace("/", "/<br>") for label in steered],
-    )
+    hover = "%{x}: %{y:+.0f} points<extra></extra>"
+    labels = [label.replace(", ", "<br>").replace("/", "/<br>") for label in steered]
     figure.add_bar(x=labels, y=ours["gain"].round(2).tolist(), error_y=error_bars(ours, "gain"), marker_color=ACCENT,
                    name="gain", hovertemplate=hover, row=2, col=1)  # fmt: skip
     figure.add_bar(x=labels, y=np.round(random, 2).tolist(), marker_color=CONTROL, name="gain, random directions",
@@ -120,11 +118,10 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
         part = table[(table["model"] == model) & (table["split"] == split)]
         for carries, colour in CARRY_COLOURS.items():
             rows = part[part["carries"] == carries].set_index("subspace").loc[subspaces]
-            error = dict(array=(rows["high"] - rows["right"]).round(3).tolist(),
-                         arrayminus=(rows["right"] - rows["low"]).round(3).tolist(), thickness=1.2)  # fmt: skip
             figure.add_trace(
-                go.Bar(x=list(SHORT.values()), y=rows["right"].round(3).tolist(), error_y=error, name=carries,
-                       marker_color=colour, visible=i == 0, hovertemplate=f"{carries}: %{{y:.2f}}<extra></extra>")
+                go.Bar(x=list(SHORT.values()), y=rows["right"].round(3).tolist(), error_y=error_bars(rows, "right"),
+                       name=carries, marker_color=colour, visible=i == 0,
+                       hovertemplate=f"{carries}: %{{y:.2f}}<extra></extra>")
             )  # fmt: skip
     figure.add_hline(y=table["chance"].iloc[0], line=NULL_LINE)
     figure.update_yaxes(title_text="answers decoded", range=[0, 1.04])
@@ -158,13 +155,12 @@ def crowding_figure(table: pd.DataFrame, by_place: pd.DataFrame) -> go.Figure:
     models = list(dict.fromkeys(table["model"]))
     for i, model in enumerate(models):
         part = table[table["model"] == model]
-        error = dict(array=(part["high"] - part["accuracy"]).round(3).tolist(),
-                     arrayminus=(part["accuracy"] - part["low"]).round(3).tolist(), thickness=1.2)  # fmt: skip
         for column, name, colour in (("accuracy", "accuracy", ACCENT), (PLACE, "place decoded", CARRY_COLOURS[PLACE]),
                                      (IDENTITY, "identity decoded", CARRY_COLOURS[IDENTITY])):  # fmt: skip
             figure.add_trace(
                 go.Scatter(x=part["n_items"].tolist(), y=part[column].round(3).tolist(), name=name, visible=i == 0,
-                           mode="lines+markers", line_color=colour, error_y=error if column == "accuracy" else None),
+                           mode="lines+markers", line_color=colour,
+                           error_y=error_bars(part, column) if column == "accuracy" else None),
                 row=1, col=1,
             )  # fmt: skip
         wide = by_place[by_place["model"] == model].pivot(index="place", columns="n_items", values="accuracy")

@@ -72,11 +72,6 @@ def ablations(
     return out
 
 
-def by_layer(shape: tuple[int, int], layers: Sequence[int]) -> list[Head]:
-    """All heads of some layers."""
-    return [Head(layer, head) for layer in layers for head in range(shape[1])]
-
-
 def random_heads(shape: tuple[int, int], like: Sequence[Head], n_sets: int, seed: int) -> dict[str, list[Head]]:
     """Random sets with as many heads in each layer as ``like`` has, none of them in ``like`` where that can be had."""
     generator = torch.Generator().manual_seed(seed)

@@ -28,25 +28,8 @@ if TYPE_CHECKING:
 LINE, SATURATING, POWER, READER = "a line (the post)", "saturating", "power law", "exact Bayesian reader"
 LAWS = (LINE, SATURATING, POWER, READER)
 TRUSTS = (
-    0.02,
-    0.05,
-    0.1,
-    0.15,
-    0.2,
-    0.25,
-    0.3,
-    0.35,
-    0.4,
-    0.45,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-    0.97,
-    0.99,
-    0.999,
-)  # in a label
+    0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 0.999,
+)  # fmt: skip  # probabilities that a label is right, one for each reader
 
 
 @torch.no_grad()

@@ -35,9 +35,11 @@ RESID, ATTENTION, MLP = "resid_pre", "attention out", "MLP out"
 class EndRun:
     """The last token of n prompts through every layer, for each of ``n_sets`` ablations.
 
-    resid: ``resid_pre`` of each layer and the final residual stream. attention, mlp: what each layer writes. z: what
-    its heads gather, before ``W_O``. twin: the first set that is out of the same places in all layers below, itself if
-    there is none: what stands there is computed for one of them.
+    resid: ``resid_pre`` of each layer and, last, the final residual stream.
+    attention, mlp: what each layer's attention and MLP write.
+    z: the mean value that each head gathers, before ``W_O``.
+    twin: by layer and set, the first set that takes out the same heads and MLPs in all layers below (itself, if there
+        is none): up to that layer the two runs are the same, so one of them is computed.
     """
 
     resid: Float[Tensor, "n n_sets n_layers_1 d_model"]

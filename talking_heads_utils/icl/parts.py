@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.icl.ablation import ablations, by_layer
+from talking_heads_utils.icl.ablation import ablations
 from talking_heads_utils.icl.prompts import asked_at
 from talking_heads_utils.icl.redundancy import Reader
 from talking_heads_utils.icl.scores import score_numbers
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.statistics import bootstrap_mean, share, share_in_clusters
 from talking_heads_utils.tasks.prompts import PromptSet
 
@@ -36,7 +36,7 @@ def layer_table(reader: Reader, prompts: PromptSet) -> pd.DataFrame:
     import pandas as pd
 
     n_layers = reader.shape[0]
-    heads = {f"{ATTENTION} {layer}": by_layer(reader.shape, [layer]) for layer in range(n_layers)}
+    heads = {f"{ATTENTION} {layer}": heads_in([layer], reader.shape[1]) for layer in range(n_layers)}
     mlps = {f"{MLP} {layer}": [layer] for layer in range(n_layers)} if reader.ends.layers[0].mlp else {}
     chosen = ablations(reader.shape, heads, mlps)
     scores = score_numbers(reader.numbers.read(reader.run(chosen)), prompts)

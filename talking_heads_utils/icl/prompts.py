@@ -12,11 +12,11 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.icl.family import Examples, Family
-from talking_heads_utils.tasks.prompts import PromptSet, Recipe, check_count
+from talking_heads_utils.tasks.prompts import ABSENT, PromptSet, Recipe, begin_ids, check_count, padded
 from talking_heads_utils.tasks.words import tokenizer_hash
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 TASK = "functions"
 # The post's prompt, verbatim: y = 2x + 3, asked at 42 with the examples (model A) and at 15 without (model B).
@@ -105,28 +105,39 @@ def encode_questions(
     """
     if not questions:
         raise TaskError("No question was given.")
-    bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    bos = begin_ids(tokenizer)
     encoded = tokenizer([q.text() for q in questions], add_special_tokens=False)
     rows, places, answers = [], [], []
     for i, question in enumerate(questions):
-        spans = _spans(question)
-        found, ids = {}, encoded["input_ids"][i]
-        for name, (first, last) in spans.items():
-            found[name] = tuple(encoded.char_to_token(i, place) for place in (first, last))
-            if None in found[name] or tokenizer.unk_token_id in ids[found[name][0] : found[name][1] + 1]:
-                raise TaskError(f"{question.text()[first : last + 1]} is no number that this tokenizer knows.")
+        found = _number_tokens(encoded, i, question, tokenizer)
         first, last = found.pop("answer")
         if first != last:
             raise TaskError(
                 f"The answer {question.answer} is {last - first + 1} tokens here. Choose smaller numbers, or a model "
                 "whose tokenizer keeps them whole, such as gpt2's or Llama 3's."
             )
+        ids = encoded["input_ids"][i]
         rows.append(bos + ids[:first])
         answers.append(ids[first])
         named = {name: at[1] + len(bos) for name, at in found.items()}
         named |= {name.replace("y_", "ask_"): at[0] + len(bos) - 1 for name, at in found.items() if name[0] == "y"}
         places.append(named)
     return _prompt_set(questions, rows, places, answers, tokenizer, seed, n_ctx)
+
+
+def _number_tokens(
+    encoded: BatchEncoding, i: int, question: Question, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, tuple[int, int]]:
+    """First and last token of every number of question ``i``. Raises :class:`TaskError` for an unknown number."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, span in _spans(question).items():
+        first, last = (encoded.char_to_token(i, place) for place in span)
+        known = first is not None and last is not None
+        if not known or tokenizer.unk_token_id in encoded["input_ids"][i][first : last + 1]:
+            text = question.text()[span[0] : span[1] + 1]
+            raise TaskError(f"{text} is no number that this tokenizer knows.")
+        found[name] = first, last
+    return found
 
 
 def asked_at(prompts: PromptSet) -> list[Int[Tensor, "n"]]:
@@ -157,16 +168,17 @@ def _prompt_set(
     seed: int,
     n_ctx: int | None,
 ) -> PromptSet:
-    width = max(map(len, rows))
-    if n_ctx is not None and width > n_ctx:
-        raise TaskError(f"A prompt of {width} tokens does not fit the model's context of {n_ctx}: show fewer examples.")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    lengths = torch.tensor([len(row) for row in rows])
+    tokens, mask = padded(rows, tokenizer)
+    if n_ctx is not None and tokens.shape[1] > n_ctx:
+        raise TaskError(
+            f"A prompt of {tokens.shape[1]} tokens does not fit the model's context of {n_ctx}: show fewer examples."
+        )
     names = dict.fromkeys(name for named in places for name in named)
     return PromptSet(
-        tokens=torch.tensor([row + [pad] * (width - len(row)) for row in rows]),
-        mask=torch.arange(width) < lengths[:, None],
-        positions={n: torch.tensor([named.get(n, -1) for named in places]) for n in names} | {"end": lengths - 1},
+        tokens=tokens,
+        mask=mask,
+        positions={n: torch.tensor([named.get(n, ABSENT) for named in places]) for n in names}
+        | {"end": mask.sum(1) - 1},
         answers=torch.tensor(answers),
         distractors=torch.zeros(len(rows), 0, dtype=torch.long),
         texts=[q.text()[: -len(f"{q.answer})")] for q in questions],

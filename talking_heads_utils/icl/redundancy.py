@@ -16,9 +16,10 @@ from talking_heads_utils.icl.ablation import Ablations, ablations
 from talking_heads_utils.icl.engine import EndRun, Replacements, ablated_logits
 from talking_heads_utils.icl.prompts import Numbers
 from talking_heads_utils.icl.scores import right_log_odds, right_log_prob
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.progress import follow
 from talking_heads_utils.runs.suffix import Suffix
+from talking_heads_utils.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reader:
-    """A set of prompts at their last token, and what is asked there. right: the right numbers."""
+    """Prompts that are asked for a number at their last token, with any heads or MLPs taken out.
+
+    ends: the last tokens, through the layers from 0 on. numbers: those among which the answer is. right: the right one
+    of each prompt. instead: what stands in place of what is taken out.
+    """
 
     ends: Suffix
     numbers: Numbers
@@ -41,7 +46,7 @@ class Reader:
     @property
     def heads(self) -> list[Head]:
         """All of them, layer by layer."""
-        return [Head(layer, head) for layer in range(self.shape[0]) for head in range(self.shape[1])]
+        return heads_in(range(self.shape[0]), self.shape[1])
 
     def logits(self, sets: Sequence[Sequence[Head]]) -> Float[Tensor, "n n_sets_1 n_numbers"]:
         """Logits of the numbers, first of the plain run, then with each set of heads out."""
@@ -118,8 +123,6 @@ def pair_interactions(reader: Reader, heads: Sequence[Head]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from talking_heads_utils.statistics import bootstrap_mean
-
     pairs = list(combinations(heads, 2))
     logits = reader.logits([*([head] for head in heads), *pairs])
     together, alone = _pair_worths(right_log_odds(logits, reader.right, reader.numbers), len(heads))
@@ -174,8 +177,6 @@ def compensation(run: EndRun, ends: Suffix, chosen: Ablations) -> pd.DataFrame:
     with and without the ablation, mean over prompts.
     """
     import pandas as pd
-
-    from talking_heads_utils.statistics import bootstrap_mean
 
     plain = direct_effects(run, ends, 0, scale_from=0, reference_from=0)
     rows = []

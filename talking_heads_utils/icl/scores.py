@@ -18,8 +18,12 @@ NEAR = 3  # of the right answer, as 2x is of the post's 2x + 3
 
 @dataclass(frozen=True)
 class NumberScores:
-    """One value per prompt and cell. distance: |answer - (a x + b)|. near: at most :data:`NEAR` of it. about: a x, give
-    or take :data:`ABOUT`. copied: another prompt's answer, where asked."""
+    """Answers against a x + b, one value per prompt and cell (such as a layer and an ablation).
+
+    exact: a x + b itself. distance: how far from it. near: at most :data:`NEAR` from it. parity: odd or even as it is.
+    about: a x without b, give or take :data:`ABOUT`.
+    copied: another prompt's answer; None where no other was given.
+    """
 
     exact: Bool[Tensor, "n *cells"]
     distance: Int[Tensor, "n *cells"]

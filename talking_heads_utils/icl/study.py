@@ -15,7 +15,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.icl import additivity, curves, parts, redundancy
-from talking_heads_utils.icl.ablation import NOTHING, ZERO, Ablations, ablations, by_layer, random_heads
+from talking_heads_utils.icl.ablation import NOTHING, ZERO, Ablations, ablations, random_heads
 from talking_heads_utils.icl.engine import RESID, EndRun, patch_grid, replacements, run_end
 from talking_heads_utils.icl.family import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.icl.prompts import (
@@ -31,7 +31,7 @@ from talking_heads_utils.icl.prompts import (
 )
 from talking_heads_utils.icl.redundancy import Reader
 from talking_heads_utils.icl.scores import NumberScores, score_numbers
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.models import load_with_tokenizer, model_source, shown_as
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.statistics import share, share_in_clusters
@@ -138,9 +138,9 @@ def _answers_along(s: Subject, examples: Examples) -> Tensor:
 def layer_sets(s: Subject) -> dict[str, list[Head]]:
     """Each layer's heads, and the first two layers' together: what the post takes out, in proportion."""
     n_layers = s.shape[0]
-    sets = {f"heads of layer {layer}": by_layer(s.shape, [layer]) for layer in range(n_layers)}
+    sets = {f"heads of layer {layer}": heads_in([layer], s.shape[1]) for layer in range(n_layers)}
     pair = [n_layers // 3, n_layers // 3 + 1]
-    return sets | {f"heads of layers {pair[0]} and {pair[1]}": by_layer(s.shape, pair)}
+    return sets | {f"heads of layers {pair[0]} and {pair[1]}": heads_in(pair, s.shape[1])}
 
 
 def patch_table(
@@ -181,7 +181,7 @@ def post_sets(s: Subject) -> dict[str, list[Head]]:
     if s.shape != (32, 32):
         return layer_sets(s)
     five = {"five heads": [Head.parse(name) for name in POST_HEADS]}
-    return five | {f"layers {', '.join(map(str, some))}": by_layer(s.shape, some) for some in POST_LAYERS}
+    return five | {f"layers {', '.join(map(str, some))}": heads_in(some, s.shape[1]) for some in POST_LAYERS}
 
 
 def post_table(s: Subject) -> pd.DataFrame:
@@ -279,8 +279,7 @@ def strongest(s: Subject, k: int, *, n: int = 64) -> list[Head]:
 
 def others(s: Subject, heads: Sequence[Head]) -> list[Head]:
     """As many heads as these, drawn at random from the rest of the model."""
-    rest = [Head(layer, head) for layer in range(s.shape[0]) for head in range(s.shape[1])]
-    rest = [head for head in rest if head not in heads]
+    rest = [head for head in heads_in(range(s.shape[0]), s.shape[1]) if head not in heads]
     order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(s.seed))
     return [rest[i] for i in order[: len(heads)].tolist()]
 

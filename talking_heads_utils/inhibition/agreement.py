@@ -27,12 +27,15 @@ T_GROUPS = 2.093  # 97.5% point of Student's t with N_GROUPS - 1 degrees of free
 class Agreement:
     """Spearman's rank correlation between composition score and squared effect, over ``n_components`` components.
 
-    The squared effect is cross-validated: the product of a component's mean effects on two random halves of the
-    ``n_prompts`` prompts. What varies from prompt to prompt makes the plain size of a mean larger where a component
-    varies more, whatever its true mean; of the product it makes nothing on average. value: mean over random splits.
-    low, high: 95% interval of a delete-a-group jackknife over prompts. noise: the same where every component's true
-    mean is zero (effects centred, prompts' signs at random). permuted: effects shuffled within each head. rotated: the
-    same measure in random bases of each head's OV space, scores and effects computed anew.
+    The squared effect is cross-validated: it is the product of a component's mean effects on two random halves of the
+    ``n_prompts`` prompts. The plain square of a mean would be larger where a component varies more from prompt to
+    prompt, whatever its true mean; the product of two independent means is not.
+
+    value: the correlation, mean over random splits into halves.
+    low, high: its 95% interval, by a jackknife over prompts that leaves out one group of them at a time.
+    noise: null, ``[n_draws]``: every component's true mean made zero (effects centred, prompts' signs at random).
+    permuted: null, ``[n_draws]``: effects shuffled among the components of each head.
+    rotated: null, ``[n_rotations]``: scores and effects along random directions of each head's OV space, not its SVD's.
     """
 
     value: float
@@ -60,7 +63,12 @@ def agreement(
     n_rotations: int = 5,
     seed: int = SEED,
 ) -> Agreement:
-    """Over all components of all earlier heads. Raises :class:`TaskError` for fewer than 20 prompts."""
+    """Do components that the mover's weights read more also do more to its attention?
+
+    recording: must have the mover's layer among its readers. effects: of removing each component from the mover's
+    query, on the same prompts. n_draws, n_rotations: sizes of the nulls. All components of all earlier heads count,
+    save those that write nothing. Raises :class:`TaskError` for fewer than 20 prompts.
+    """
     check_enough(recording.prompts)
     generator = torch.Generator().manual_seed(seed)
     every = composition_into(recording, effects.mover)

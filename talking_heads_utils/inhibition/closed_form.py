@@ -22,8 +22,16 @@ from talking_heads_utils.runs.recording import Recording
 
 @dataclass(frozen=True)
 class Mover:
-    """One mover head on some prompts. Queries and keys meet unrotated: ``keys`` for the query at ``end``, ``queries``
-    for the key at each position. moved: what the head would write for each position, ``[n, n_pos, d_model]``."""
+    """One mover head on n prompts: all that the closed forms below need.
+
+    Queries and keys meet without rotation, whatever the model's positions are: rotary ones are turned into them.
+
+    resid: what enters the head's layer, at every position. x: the same at ``end``.
+    keys: of every position, as the query at ``end`` meets them.
+    queries: the query at ``end``, as the key of each position meets it.
+    moved: what the head would write at ``end`` if it attended to one position alone.
+    pattern: its attention from ``end``. visible: the positions that ``end`` can attend to.
+    """
 
     resid: Float[Tensor, "n n_pos d_model"]
     x: Float[Tensor, "n d_model"]
@@ -71,9 +79,10 @@ def pattern_after_query(
     amounts: Float[Tensor, "n g c"],
     shift: Float[Tensor, "n g d_model"] | None = None,
 ) -> Float[Tensor, "n g c n_pos"]:
-    """Attention from ``end`` if the query's input were moved by ``amounts`` along ``directions``, one at a time.
+    """Attention from ``end`` if what the query reads were moved along one direction, for every direction by itself.
 
-    shift: moved by first, one vector per group g.
+    directions: c of them in each of g groups (a head's components). amounts: how far each moves, per prompt. shift: a
+    vector that is added first, one per group, such as all that the head writes taken away.
     """
     x = mover.norm.center(mover.x[:, None] if shift is None else mover.x[:, None] + shift)  # [n, g or 1, d_model]
     v = mover.norm.center(directions)
@@ -92,7 +101,10 @@ def pattern_after_keys(
     amounts: Float[Tensor, "n n_pos g c"],
     shift: Float[Tensor, "n n_pos g d_model"] | None = None,
 ) -> Float[Tensor, "n g c n_pos"]:
-    """The same for the input of the keys, at every position at once; the query stays as it was."""
+    """Attention from ``end`` if what the *keys* read were moved, at every position at once; the query stays as it was.
+
+    Arguments as in :func:`pattern_after_query`, with ``amounts`` and ``shift`` position by position.
+    """
     x = mover.norm.center(mover.resid[:, :, None] if shift is None else mover.resid[:, :, None] + shift)
     v = mover.norm.center(directions)
     x_queries = torch.einsum("npgq,npq->ngp", x @ mover.W_K, mover.queries)[:, :, None]

@@ -14,9 +14,11 @@ from torch import Tensor
 from talking_heads_utils.errors import DownloadError, TaskError
 from talking_heads_utils.labels import Component
 from talking_heads_utils.runs import batches
+from talking_heads_utils.runs.layers import attention_layer
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.ioi import draw_ioi
 from talking_heads_utils.tasks.laundry import draw_laundry
+from talking_heads_utils.tasks.prompts import unknown_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +49,7 @@ def corpus_of(
 
     Raises :class:`TaskError` for texts without a token that the tokenizer knows, or shorter than one window.
     """
-    unknown = None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
+    unknown = unknown_id(tokenizer)
     stream: list[int] = []
     for text in texts:
         stream += tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -111,8 +113,6 @@ def activity(
 ) -> Float[Tensor, "k n_windows n_pos"]:
     """Size of what each component writes at every position of the corpus, value biases left out; the first position of
     a window is NaN."""
-    from talking_heads_utils.runs.layers import attention_layer
-
     layers = sorted({c.layer for c in components})
     at = {layer: attention_layer(bridge, layer) for layer in layers}
     names = {f"blocks.{layer}.attn.hook_z" for layer in layers}

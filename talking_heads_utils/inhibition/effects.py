@@ -36,10 +36,13 @@ _ELEMENTS = 24_000_000  # numbers that one block of prompts may take
 
 @dataclass(frozen=True)
 class Effects:
-    """Changes by one intervention on one mover's input, one value per prompt, writer layer, head and component.
+    """What one intervention on one mover's input changes, by prompt, writer layer, writer head and component.
 
-    inhibition: of I(m). pattern: total variation distance of the mover's attention. direct: of the logit difference,
-    straight from the mover to the logits. before: I(m) untouched, ``[n]``.
+    intervention: one of :data:`INTERVENTIONS`. side: whether the mover's query or its keys read the changed input.
+    inhibition: change of I(m), in shares of attention.
+    pattern: total variation distance between the mover's attention before and after, 0 to 1.
+    direct: change of the logit difference that goes from the mover straight to the logits, past all later layers.
+    before: I(m) untouched.
     """
 
     mover: Head

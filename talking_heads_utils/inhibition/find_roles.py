@@ -36,10 +36,15 @@ SOLVED_BY_MOVERS = 0.5  # share of the direct logit difference below which there
 
 @dataclass(frozen=True)
 class FoundRoles:
-    """movers, inhibition: heads, the strongest first. mover_scores: attention to the answer times direct logit effect,
-    ``[n_layers, n_heads]``. direct: that effect alone. patched: change of I(m), mean over the movers, when a head's
-    write into their queries comes from another prompt; NaN where no mover lies above. share: of the logit difference
-    that the movers write."""
+    """Movers and inhibition heads of a model, and the numbers that they were found by.
+
+    movers, inhibition: heads, the strongest first.
+    mover_scores: attention from ``end`` to the answer times direct effect on the logit difference.
+    direct: that effect alone, in logits.
+    patched: change of I(m), mean over the movers, when what a head writes into their queries comes from another prompt;
+        NaN where no mover lies above the head.
+    share: of the whole logit difference, what the movers write.
+    """
 
     movers: list[Head]
     inhibition: list[Head]

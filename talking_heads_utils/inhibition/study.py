@@ -43,7 +43,7 @@ from talking_heads_utils.inhibition.find_roles import (
     remove_from_values,
 )
 from talking_heads_utils.inhibition.signal import factorial_prompts, place_or_identity, place_or_name
-from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.links import ONE_COMPONENT, pair_values
 from talking_heads_utils.models import PLANTED, check_device, known_models, load_model, moved, shown_as
 from talking_heads_utils.runs.recording import Recording, record
@@ -145,8 +145,9 @@ def study(name: str, *, n_items: int, n_prompts: int = 400, seed: int = SEED, de
 
 
 def circuit_table(studies: Sequence[Study]) -> pd.DataFrame:
-    """One row per model: its movers, their share of the logit difference, its inhibition heads, I(m), and how weights
-    and activations agree."""
+    """One row per model. Columns: model, movers, their share of the logit difference; where the answer runs through the
+    movers also inhibition heads, I(m) of the strongest mover with its 95% interval, n; where others published roles,
+    how many of the published heads were found. A dash where a column does not apply."""
     import pandas as pd
 
     rows = []
@@ -179,7 +180,8 @@ def _against_published(s: Study) -> dict[str, str]:
 
 
 def agreement_table(studies: Sequence[Study]) -> pd.DataFrame:
-    """Cross-validated rank correlation per model with its interval and three nulls."""
+    """:class:`~talking_heads_utils.inhibition.agreement.Agreement` of each model, a row each. Columns: model, Spearman,
+    low, high, the largest draws of two nulls, the mean of the third, components, prompts."""
     import pandas as pd
 
     rows = []
@@ -203,7 +205,9 @@ def concentration_tables(studies: Sequence[Study], n_heads: int = 3) -> dict[str
 
 
 def ninety_table(studies: Sequence[Study]) -> pd.DataFrame:
-    """How many components reach 90% of each inhibition head's effect, beside the head's stable rank."""
+    """How many components reach 90% of each inhibition head's effect. Columns: model, head, change of I(m) with the
+    whole head out, components for 90% (empty where the head does not lower I(m)), stable rank of its weights, of
+    (d_head)."""
     import pandas as pd
 
     rows = []
@@ -316,8 +320,8 @@ def activity_table(s: Study, texts: Sequence[str], n_control: int = 6) -> tuple[
     chosen: dict[Head, Component] = {}
     for component in _some(s, len(s.ranked)):
         chosen.setdefault(component.of_head, component)
-    heads = [Head(layer, h) for layer in range(s.mover.layer) for h in range(s.held_out.weights.n_heads)]
-    others = [head for head in heads if head not in s.inhibition]
+    earlier = heads_in(range(s.mover.layer), s.held_out.weights.n_heads)
+    others = [head for head in earlier if head not in s.inhibition]
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(s.seed))[:n_control].tolist()
     control = [Component(others[i].layer, others[i].head, 0) for i in order]
     components = [*chosen.values(), *control]
@@ -343,7 +347,8 @@ def one_prompt(s: Study, component: Component, row: int) -> pd.DataFrame:
 
 
 def interventions_table(s: Study, component: Component) -> pd.DataFrame:
-    """One component by every intervention on the mover's query and keys: change of I(m), pattern and direct effect."""
+    """One component by every intervention on the mover's query and keys. Columns: side, intervention, change of I(m)
+    with its 95% interval, how far the pattern moved (total variation), direct effect on the logit difference, n."""
     import pandas as pd
 
     rows = []

@@ -56,7 +56,10 @@ REACH = 2.0  # of a steering axis: so many times the largest coordinate that pro
 
 @dataclass(frozen=True)
 class Channel:
-    """A model, its mover, and the three components that its query reads most, by weights alone."""
+    """A model, its mover, and the three components that the mover's query reads most, by weights alone.
+
+    directions: of those components, unit vectors, in the order of ``writers``. seed: of all prompts and random choices.
+    """
 
     name: str
     bridge: TransformerBridge
@@ -164,7 +167,11 @@ def cloud(at: Channel, n_items: int, n_prompts: int = 120) -> pd.DataFrame:
 
 
 def gains_table(results: Mapping[str, tuple[dict[str, Gain], list[dict[str, Gain]]]]) -> pd.DataFrame:
-    """Held-out accuracy and gain in points by strategy, with paired intervals, beside random directions."""
+    """Held-out accuracy and gain by strategy, beside what the same search gains along random directions.
+
+    results: label -> what :func:`steering_gains` gives. Columns: model (the label), strategy, accuracy, then in
+    percentage points gain, low, high (paired 95% interval) and the mean gain along random directions; n.
+    """
     import pandas as pd
 
     rows = []
@@ -202,7 +209,8 @@ def crowding_table(at: Channel, lengths: Sequence[int], n_prompts: int = 120) ->
 
 
 def accuracy_by_place(at: Channel, lengths: Sequence[int], n_prompts: int = 120) -> pd.DataFrame:
-    """Accuracy by list length and by the answer's place in the list."""
+    """Accuracy by list length and by the answer's place in the list, counted from 0. Columns: model, n_items, place,
+    accuracy, n (prompts whose answer has that place)."""
     import pandas as pd
 
     rows = []

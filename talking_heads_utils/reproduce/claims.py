@@ -41,8 +41,13 @@ CHAPTERS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """said: what the source shows for it. where: the figure that tests it. needs: the experiment whose table the rule
-    takes."""
+    """One claim of a source, and how it is judged.
+
+    said: what the paper shows for it; of the post the key in :func:`talking_heads_utils.icl.post.said`, empty for what
+        the last row of its patching shows.
+    chapter, where: the page and the figure that test it.
+    needs: the experiment whose table the rule takes. rule: turns that table into a verdict.
+    """
 
     name: str
     source: str
@@ -309,125 +314,47 @@ def _backups(table: pd.DataFrame) -> Verdict:
 
 WEIGHTS = "weights"  # needs no experiment: the scores that ship with the book
 CLAIMS = (
-    Claim(
-        "The published inhibition heads' best components stand out in the movers' queries, by weights alone",
-        PAPER,
-        UNREAD,
-        1,
-        "fig-ranks",
-        WEIGHTS,
-        stand_out,
-    ),
-    Claim(
-        "Channels between heads are predicted from weights alone",
-        PAPER,
-        UNREAD,
-        1,
-        "fig-effects",
-        "agreement",
-        predicted,
-    ),
-    Claim(
-        "A head's inhibition sits in one or two of its components",
-        PAPER,
-        "claimed of GPT-2 small's inhibition heads",
-        1,
-        "fig-concentration",
-        "concentration",
-        concentrated,
-    ),
-    Claim(
-        "Removing one such component lowers the mover's inhibition",
-        PAPER,
-        "claimed; no number could be read",
-        3,
-        "fig-removal",
-        "removal",
-        lowers,
-    ),
-    Claim("A 3D subspace indexes list items by place", PAPER, UNREAD, 2, "fig-decoding", "decoding", indexes),
-    Claim(
-        "That subspace can be traversed by hand",
-        PAPER,
-        "claimed, with a grid of 21 x 21 x 21 settings",
-        2,
-        "fig-traversal",
-        "reach",
-        traversed,
-    ),
-    Claim("Long lists crowd it, and accuracy falls", PAPER, UNREAD, 2, "fig-crowding", "crowding", crowds),
-    Claim("So the order of items matters", PAPER, UNREAD, 2, "fig-crowding", "places", order_matters),
-    Claim(
-        "Steering improves accuracy, often by over 20%",
-        PAPER,
-        OVER_20,
-        2,
-        "fig-gains",
-        "steering-gains",
-        steering_gains,
-    ),
-    Claim(
-        "Weight edits improve accuracy, often by over 20%",
-        PAPER,
-        OVER_20,
-        3,
-        "fig-edit-gains",
-        "edit-gains",
-        edit_gains,
-    ),
-    Claim(
-        "In running text the heads are active in lists and at repetitions",
-        PAPER,
-        "claimed of Open Web Text",
-        1,
-        "fig-active",
-        "activity",
-        in_lists,
-    ),
-    Claim("Many heads are redundant", POST, "Many heads are redundant", 4, "fig-pairs", "pairs", _redundant),
-    Claim("No single head is needed", POST, "No single head is needed", 4, "fig-heads-out", "heads-out", icl.survives),
-    Claim(
-        "The first layer whose patch works moves up as heads go",
-        POST,
-        "The first layer whose patch works moves up as heads go",
-        4,
-        "fig-patch",
-        "patch",
-        _moving,
-    ),
-    Claim("With the most heads out, the answer itself is copied late", POST, "", 4, "fig-patch", "patch", copies_late),
-    Claim("Backup heads step in", POST, "Backup heads step in", 4, "fig-compensation", "backups", _backups),
-    Claim(
-        "Log-odds are a line in the number of examples",
-        POST,
-        "Log-odds are a line in n",
-        4,
-        "fig-belief",
-        "log-odds",
-        icl.line_in_n,
-    ),
-    Claim(
-        "Contributions of examples add",
-        POST,
-        "Contributions of examples add",
-        4,
-        "fig-additivity",
-        "additivity",
-        icl.adds,
-    ),
-    Claim(
-        "The token before y attends to earlier y",
-        POST,
-        "The token before y attends to earlier y",
-        4,
-        "fig-attention",
-        "looks-back",
-        icl.looks_back,
-    ),
-    Claim(
-        "MLPs hold subtasks", POST, "MLPs hold subtasks (parity apart from size)", 4, "fig-parts", "parts", icl.in_parts
-    ),
-)
+    Claim("The published inhibition heads' best components stand out in the movers' queries, by weights alone",
+          PAPER, UNREAD, 1, "fig-ranks", WEIGHTS, stand_out),
+    Claim("Channels between heads are predicted from weights alone",
+          PAPER, UNREAD, 1, "fig-effects", "agreement", predicted),
+    Claim("A head's inhibition sits in one or two of its components",
+          PAPER, "claimed of GPT-2 small's inhibition heads", 1, "fig-concentration", "concentration", concentrated),
+    Claim("Removing one such component lowers the mover's inhibition",
+          PAPER, "claimed; no number could be read", 3, "fig-removal", "removal", lowers),
+    Claim("A 3D subspace indexes list items by place",
+          PAPER, UNREAD, 2, "fig-decoding", "decoding", indexes),
+    Claim("That subspace can be traversed by hand",
+          PAPER, "claimed, with a grid of 21 x 21 x 21 settings", 2, "fig-traversal", "reach", traversed),
+    Claim("Long lists crowd it, and accuracy falls",
+          PAPER, UNREAD, 2, "fig-crowding", "crowding", crowds),
+    Claim("So the order of items matters",
+          PAPER, UNREAD, 2, "fig-crowding", "places", order_matters),
+    Claim("Steering improves accuracy, often by over 20%",
+          PAPER, OVER_20, 2, "fig-gains", "steering-gains", steering_gains),
+    Claim("Weight edits improve accuracy, often by over 20%",
+          PAPER, OVER_20, 3, "fig-edit-gains", "edit-gains", edit_gains),
+    Claim("In running text the heads are active in lists and at repetitions",
+          PAPER, "claimed of Open Web Text", 1, "fig-active", "activity", in_lists),
+    Claim("Many heads are redundant",
+          POST, "Many heads are redundant", 4, "fig-pairs", "pairs", _redundant),
+    Claim("No single head is needed",
+          POST, "No single head is needed", 4, "fig-heads-out", "heads-out", icl.survives),
+    Claim("The first layer whose patch works moves up as heads go",
+          POST, "The first layer whose patch works moves up as heads go", 4, "fig-patch", "patch", _moving),
+    Claim("With the most heads out, the answer itself is copied late",
+          POST, "", 4, "fig-patch", "patch", copies_late),
+    Claim("Backup heads step in",
+          POST, "Backup heads step in", 4, "fig-compensation", "backups", _backups),
+    Claim("Log-odds are a line in the number of examples",
+          POST, "Log-odds are a line in n", 4, "fig-belief", "log-odds", icl.line_in_n),
+    Claim("Contributions of examples add",
+          POST, "Contributions of examples add", 4, "fig-additivity", "additivity", icl.adds),
+    Claim("The token before y attends to earlier y",
+          POST, "The token before y attends to earlier y", 4, "fig-attention", "looks-back", icl.looks_back),
+    Claim("MLPs hold subtasks",
+          POST, "MLPs hold subtasks (parity apart from size)", 4, "fig-parts", "parts", icl.in_parts),
+)  # fmt: skip
 
 
 def judge(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> Verdict | None:

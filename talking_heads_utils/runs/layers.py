@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.bridge import norm_of
@@ -50,6 +50,20 @@ class AttentionLayer:
     W_O: Float[Tensor, "n_heads d_head d_model"]
     b_O: Float[Tensor, "d_model"]
     kv_index: Int[Tensor, "n_heads"]
+
+
+def project(
+    x: Float[Tensor, "n m p d_model"], W: Float[Tensor, "h d_model d_head"], b: Float[Tensor, "h d_head"]
+) -> Float[Tensor, "n m p h d_head"]:
+    """Queries, keys or values of several heads, in one product. ``x`` may have fewer dimensions before ``d_model``."""
+    return (x @ W.permute(1, 0, 2).flatten(1)).unflatten(-1, W.shape[::2]) + b
+
+
+def attention_of(
+    scores: Float[Tensor, "*batch n_pos"], d_head: int, visible: Bool[Tensor, "*batch n_pos"]
+) -> Float[Tensor, "*batch n_pos"]:
+    """Attention from raw products of query and keys: divided by sqrt(d_head), nothing on what is not visible."""
+    return (scores / d_head**0.5).masked_fill(~visible, -torch.inf).softmax(-1)
 
 
 def norm_without_scale(bridge: TransformerBridge) -> Norm:

@@ -15,7 +15,7 @@ from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import OptionError, UnsupportedModelError
 from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
-from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale
+from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, attention_of, norm_without_scale
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.weights import HeadWeights
 
@@ -29,8 +29,10 @@ TOLERANCE = 1e-3  # between a recorded attention pattern and the one that the we
 class ReaderLayer:
     """What one layer reads and does, with ``end`` as the query.
 
-    resid: ``resid_pre``. keys, values: of grouped heads, before any rotation, biases included. query: at ``end``,
-    before any rotation. pattern: attention from ``end``.
+    resid: ``resid_pre``, the residual stream that enters the layer.
+    query: of every head at ``end``. keys, values: of every position; grouped heads share them. All with their biases
+        and before any rotation.
+    pattern: attention from ``end``.
     """
 
     weights: AttentionLayer
@@ -43,11 +45,13 @@ class ReaderLayer:
 
 @dataclass(frozen=True)
 class Recording:
-    """A forward pass over ``prompts``.
+    """A forward pass over n ``prompts``, kept as far as closed forms need it.
 
-    readers: the layers that were asked for. writes: layer -> ``z`` of every head without value biases, at all
-    positions, ``[n, n_pos, n_heads, d_head]``. directions, singular_values: of every OV component. final: residual
-    stream at ``end`` before the last norm. logits: at ``end``. unembed: ``W_U`` with the last norm's scale folded in.
+    readers: the layers that were asked for, by their number.
+    writes: layer -> ``z`` of every head at every position, without value biases; :meth:`write` makes writes of it.
+    directions, singular_values: of every OV component of the model.
+    final: residual stream at ``end`` before the last norm. logits: at ``end``.
+    unembed: ``W_U`` with the last norm's scale folded in. norm: that norm without its scale.
     """
 
     prompts: PromptSet
@@ -181,8 +185,7 @@ def pattern_of(
     query: Float[Tensor, "n n_heads d_head"], keys: Float[Tensor, "n n_pos n_heads d_head"], visible: Tensor
 ) -> Float[Tensor, "n n_heads n_pos"]:
     """Attention of a query over keys that it meets unrotated."""
-    scores = torch.einsum("nhd,nphd->nhp", query, keys) / query.shape[-1] ** 0.5
-    return scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1)
+    return attention_of(torch.einsum("nhd,nphd->nhp", query, keys), query.shape[-1], visible[:, None])
 
 
 def _check_patterns(recording: Recording) -> None:

@@ -19,7 +19,7 @@ from talking_heads_utils.bridge import rotary_of
 from talking_heads_utils.errors import ModelError, OptionError, UnsupportedModelError
 from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
-from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale
+from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale, project
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.weights import Rotary
 
@@ -126,9 +126,9 @@ class Suffix:
         normed = at.norm(x)
         group = len(at.W_Q) // len(at.W_K)
         end = self.end[rows, None, None]
-        query = turn(_project(normed, at.W_Q, at.b_Q), self.rotary, end)
-        key = turn(_project(normed, at.W_K, at.b_K), self.rotary, end)
-        value = _project(normed, at.W_V, at.b_V)
+        query = turn(project(normed, at.W_Q, at.b_Q), self.rotary, end)
+        key = turn(project(normed, at.W_K, at.b_K), self.rotary, end)
+        value = project(normed, at.W_V, at.b_V)
         key, value = (t.permute(0, 2, 1, 3).repeat_interleave(group, 2).flatten(0, 1) for t in (key, value))
         query = query.unflatten(2, (-1, group)).permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
         to_prefix = query @ part.prefix(rows)[0].flatten(0, 1).mT
@@ -144,8 +144,8 @@ class Suffix:
         """Attention of some heads from ``end`` to every position before it; what is left goes to ``end`` itself."""
         at, end = part.attention, self.end[rows, None, None]
         normed, kv = at.norm(x), at.kv_index[list(heads)]
-        query = turn(_project(normed, at.W_Q[list(heads)], at.b_Q[list(heads)]), self.rotary, end)
-        key = turn(_project(normed, at.W_K[kv], at.b_K[kv]), self.rotary, end)
+        query = turn(project(normed, at.W_Q[list(heads)], at.b_Q[list(heads)]), self.rotary, end)
+        key = turn(project(normed, at.W_K[kv], at.b_K[kv]), self.rotary, end)
         to_prefix = torch.einsum("nkhd,nhpd->nkhp", query, part.prefix(rows)[0][:, kv])
         to_prefix = to_prefix.masked_fill(~self.before_end[rows, None, None], -torch.inf)
         scores = torch.cat([to_prefix, (query * key).sum(-1, keepdim=True)], -1) / query.shape[-1] ** 0.5
@@ -159,10 +159,6 @@ class Suffix:
         if tokens is None:
             return normed @ self.unembed + self.unembed_bias
         return normed @ self.unembed.T[tokens].mT + self.unembed_bias[tokens][:, None]
-
-
-def _project(x: Float[Tensor, "n k d_model"], W: Tensor, b: Tensor) -> Float[Tensor, "n k n_heads d_head"]:
-    return (x @ W.permute(1, 0, 2).flatten(1)).unflatten(-1, W.shape[::2]) + b
 
 
 def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: int = 64, check: bool = True) -> Suffix:

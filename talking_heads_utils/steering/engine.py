@@ -34,11 +34,13 @@ _BATCH_BYTES = 600_000_000  # what the largest tensor of one batch may take if n
 
 @dataclass(frozen=True)
 class Steering:
-    """A model, prompts and write directions, ready to be steered.
+    """A model, n prompts and k write directions, ready to be steered.
 
-    directions: unit vectors, ``[k, d_model]``, the sign such that the largest entry is positive. middle: residual
-    stream at ``end`` after attention of the first writer's layer, which no setting changes. items: positions of the
-    candidates' first mention, ``[n, n_items]``.
+    suffix: the last token through the layers from the first writer's on.
+    directions: unit vectors, one per writer, signed so that the largest entry is positive.
+    middle: residual stream at ``end`` after attention of the first writer's layer, which no setting changes.
+    items, candidates: where each candidate is first named, and its token.
+    width: numbers that one setting of one prompt takes in the widest layer, by which batches are cut.
     """
 
     suffix: Suffix

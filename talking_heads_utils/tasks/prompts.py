@@ -159,36 +159,64 @@ def encode(
     Every named word must be one token, as must answers and distractors. Raises :class:`TaskError` otherwise, or if a
     prompt is longer than ``n_ctx``.
     """
-    bos = [tokenizer.bos_token_id] if recipe.prepend_bos and tokenizer.bos_token_id is not None else []
+    bos = begin_ids(tokenizer) if recipe.prepend_bos else []
     encoded = tokenizer([p.text for p in prompts], add_special_tokens=False, return_offsets_mapping=False)
-    rows = [bos + ids for ids in encoded["input_ids"]]
-    width = max(map(len, rows))
-    if n_ctx is not None and width > n_ctx:
-        raise TaskError(f"A prompt of {width} tokens does not fit the model's context of {n_ctx}: ask for fewer items.")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    tokens = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows])
-    unknown = None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
-    names = list(dict.fromkeys(name for prompt in prompts for name in prompt.spans))
+    tokens, mask = padded([bos + ids for ids in encoded["input_ids"]], tokenizer)
+    if n_ctx is not None and tokens.shape[1] > n_ctx:
+        raise TaskError(
+            f"A prompt of {tokens.shape[1]} tokens does not fit the model's context of {n_ctx}: ask for fewer items."
+        )
+    unknown = unknown_id(tokenizer)
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.spans)
     positions = {
         name: torch.tensor([_position(encoded, i, p, name, len(bos), unknown) for i, p in enumerate(prompts)])
         for name in names
     }
-    words = dict.fromkeys(w for p in prompts for w in (p.answer, *p.distractors))
-    ids = {w: check_one_token(w, tokenizer) for w in words}
+    words = dict.fromkeys(word for p in prompts for word in (p.answer, *p.distractors))
+    ids = {word: check_one_token(word, tokenizer) for word in words}
     return PromptSet(
         tokens=tokens,
-        mask=torch.arange(width) < lengths[:, None],
-        positions=positions | {"end": lengths - 1},
+        mask=mask,
+        positions=positions | {"end": mask.sum(1) - 1},
         answers=torch.tensor([ids[p.answer] for p in prompts]),
-        distractors=torch.tensor([[ids[w] for w in p.distractors] for p in prompts]),
+        distractors=torch.tensor([[ids[word] for word in p.distractors] for p in prompts]),
         texts=[p.text for p in prompts],
         info={name: [p.info[name] for p in prompts] for name in prompts[0].info},
         recipe=recipe,
     )
 
 
+def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What stands before a prompt: the beginning-of-text token, or nothing where the tokenizer has none."""
+    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+
+def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that stands for what the tokenizer does not know; None where it has none of its own: GPT-2's is the end
+    of the text."""
+    return None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
+
+
+def padded(
+    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Int[Tensor, "n n_pos"], Bool[Tensor, "n n_pos"]]:
+    """Rows of tokens as one tensor, padded on the right, and a mask that is True where a token is no padding."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    return _padded_with(pad, rows, max(map(len, rows)))
+
+
+def _padded_with(
+    pad: int, rows: Sequence[Sequence[int]], width: int
+) -> tuple[Int[Tensor, "n n_pos"], Bool[Tensor, "n n_pos"]]:
+    tokens = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+    return tokens, torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+
+
 def _position(encoded: BatchEncoding, i: int, prompt: PromptText, name: str, shift: int, unknown: int | None) -> int:
+    """The token of prompt ``i`` that holds the word named ``name``, counted with the ``shift`` tokens put before it.
+
+    Raises :class:`TaskError` for a word of several tokens or one that the tokenizer does not know.
+    """
     if name not in prompt.spans:
         return ABSENT
     first, last = (encoded.char_to_token(i, place) for place in prompt.spans[name])
@@ -247,15 +275,15 @@ def load_prompts(path: Path) -> PromptSet:
 
 def _unpacked(columns: dict[str, list], about: dict[str, Any]) -> PromptSet:
     pad, width = about.pop("pad"), about.pop("width")
-    lengths = torch.tensor([len(row) for row in columns["tokens"]])
+    tokens, mask = _padded_with(pad, columns["tokens"], width)
     named: dict[str, dict[str, Any]] = {kind: {} for kind in ("position", "info")}
     for column, values in columns.items():
         kind, _, name = column.partition(":")
         if name:
             named[kind][name] = torch.tensor(values) if kind == "position" else values
     return PromptSet(
-        tokens=torch.tensor([row + [pad] * (width - len(row)) for row in columns["tokens"]]),
-        mask=torch.arange(width) < lengths[:, None],
+        tokens=tokens,
+        mask=mask,
         positions=named["position"],
         answers=torch.tensor(columns["answer"]),
         distractors=torch.tensor(columns["distractors"], dtype=torch.long),
