@@ -62,9 +62,10 @@ def test_attention_alone_needs_no_layer_above_and_batches_change_nothing(case):
     whole = steer(steering, settings, movers=MOVERS, logits=True)
     alone = steer(steering, settings, movers=MOVERS)
     assert set(alone) == {ATTENTION} and alone[ATTENTION].shape[:3] == (len(prompts), 27, 2)
-    torch.testing.assert_close(alone[ATTENTION], whole[ATTENTION], atol=1e-5, rtol=0)
+    rounding = 5e-5  # of attention: the planted model's scores are in the hundreds, where float32 keeps 3e-5
+    torch.testing.assert_close(alone[ATTENTION], whole[ATTENTION], atol=rounding, rtol=0)
     part = steer(steering, settings, movers=MOVERS, rows=slice(2, 5), batch_size=20)
-    torch.testing.assert_close(part[ATTENTION], whole[ATTENTION][2:5], atol=1e-5, rtol=0)
+    torch.testing.assert_close(part[ATTENTION], whole[ATTENTION][2:5], atol=rounding, rtol=0)
     untouched = steer(steering, torch.zeros(1, 3), logits=True)[LOGITS][:, 0]
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
     with torch.no_grad():

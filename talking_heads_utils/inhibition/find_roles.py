@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SHARE_OF_BEST = 0.25  # a head has a role if its score is at least this share of the best head's
 LEAST_CHANGE = 0.01  # of I(m), which lies between -1 and 1; below it nothing is called inhibition
+LEAST_SCORE = 1e-4  # logits, of a mover; less is rounding: no head tells the answer from the other candidates
 SOLVED_BY_MOVERS = 0.5  # share of the direct logit difference below which there is no mover to speak of
 
 
@@ -67,7 +68,8 @@ def find_roles(
     """Roles by what heads do on the selection half of these prompts.
 
     counterfactual: the same prompts changed so that there is nothing to inhibit; without it, writes come from another
-    prompt of the set. Raises :class:`OptionError` if the two do not match or no head copies the answer.
+    prompt of the set. Where no head tells the answer from the other candidates, as in the planted control, movers are
+    the heads that copy it with them. Raises :class:`OptionError` if the two sets do not match or no head copies it.
     """
     if counterfactual is not None and len(counterfactual) != len(prompts):
         raise OptionError(f"{len(counterfactual)} counterfactual prompts for {len(prompts)}: they must be pairs.")
@@ -75,8 +77,10 @@ def find_roles(
     prompts, counterfactual = prompts.select(rows), counterfactual and counterfactual.select(rows)
     layers = range(1, bridge.cfg.n_layers)
     recording = record(bridge, prompts, layers)
-    scores, direct = mover_scores(recording)
-    movers = heads_with_a_role(scores)
+    wanted = wanted_direction(recording)
+    scores, direct = mover_scores(recording, wanted)
+    movers = heads_with_a_role(scores, least=LEAST_SCORE)
+    movers = movers or heads_with_a_role(mover_scores(recording, copied_direction(recording))[0], least=LEAST_SCORE)
     if not movers:
         raise OptionError("No head attends to the answer and writes it: there is no mover to inhibit.")
     other = recording if counterfactual is None else record(bridge, counterfactual, layers)
@@ -85,7 +89,7 @@ def find_roles(
         order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).to(order.device)
     patched = torch.stack([patch_into_query(recording, other, order, mover) for mover in movers])
     mean = patched.nanmean(0)
-    whole = ((recording.norm(recording.final) * wanted_direction(recording)).sum(-1)).mean()
+    whole = ((recording.norm(recording.final) * wanted).sum(-1)).mean()
     return FoundRoles(
         movers=movers,
         inhibition=heads_with_a_role(-mean.nan_to_num(), least=LEAST_CHANGE),
@@ -98,11 +102,10 @@ def find_roles(
 
 
 def mover_scores(
-    recording: Recording,
+    recording: Recording, wanted: Float[Tensor, "n d_model"]
 ) -> tuple[Float[Tensor, "n_layers n_heads"], Float[Tensor, "n_layers n_heads"]]:
-    """Mean attention from ``end`` to the answer times mean direct effect on the logit difference, and that effect.
+    """Mean attention from ``end`` to the answer times mean direct effect along ``wanted`` (logits), and that effect.
     The first layer counts as zero: it has no earlier writer."""
-    wanted = wanted_direction(recording)
     scale = recording.norm.scale(
         recording.norm.center(recording.final).square().sum(-1), recording.final.shape[-1]
     )  # fmt: skip
@@ -117,6 +120,12 @@ def mover_scores(
             direct[layer, head] = ((write * wanted).sum(-1) / scale).mean()
             scores[layer, head] = attention[head] * direct[layer, head]
     return scores, direct
+
+
+def copied_direction(recording: Recording) -> Float[Tensor, "n d_model"]:
+    """Unembedding of the answer less the mean of the vocabulary's, the last norm's scale folded in."""
+    U = recording.unembed.T
+    return U[recording.prompts.answers.to(U.device)] - U.mean(0)
 
 
 def patch_into_query(recording: Recording, other: Recording, order: Tensor, mover: Head) -> Float[Tensor, "L H"]:
