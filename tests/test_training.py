@@ -13,7 +13,7 @@ from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.prompts import render
 from talking_heads_utils.tasks.words import load_templates
 from talking_heads_utils.training import lists
-from talking_heads_utils.training.data import Prompts, check_fits, word_tokenizer
+from talking_heads_utils.training.data import Prompts, check_fits, draw_length, word_tokenizer
 from talking_heads_utils.training.loop import EARLY, FINAL, STATE, Run, train
 from talking_heads_utils.training.model import COPY_SCALE, constrain, end_logits, spread, unembedding, writable
 from talking_heads_utils.training.spec import FREE, PLACE, SPECS, WORK, FunctionsSpec, MiniSpec
@@ -70,6 +70,16 @@ def test_drawn_prompts_can_be_answered():
     parts = prompts.batches(rng, TINY, 3)
     assert sum(len(part.answers) for part in parts) == TINY.batch and len(parts) == TINY.parts
     assert all((part.tokens.shape[1] == part.end.max() + 1) for part in parts)
+
+
+@pytest.mark.parametrize("power", [0.0, 2.0])
+def test_lists_are_drawn_as_often_as_a_power_of_their_length(power):
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([draw_length(rng, 5, power) for _ in range(4000)])
+    wanted = np.array([n**power for n in range(2, 6)])
+    assert drawn[:2].tolist() == [0, 0] and drawn[2:] / 4000 == pytest.approx(wanted / wanted.sum(), abs=0.025)
+    same = [draw_length(np.random.default_rng(s), 12, 0.0) for s in range(9)]
+    assert same == [int(np.random.default_rng(s).integers(2, 13)) for s in range(9)], "other runs keep their prompts"
 
 
 @pytest.mark.parametrize("keys", [WORK, PLACE])

@@ -96,7 +96,9 @@ def _functions(spec: dict) -> str:
 
 
 def _lists_and_names(spec: dict) -> str:
-    return f"the book's IOI and Laundry List prompts, all wordings. {_constraint(spec)}"
+    power = spec.get("length_power")
+    often = f" Lists of n items were drawn as often as n to the power of {power:g}." if power else ""
+    return f"the book's IOI and Laundry List prompts, all wordings.{often} {_constraint(spec)}"
 
 
 def _constraint(spec: dict) -> str:

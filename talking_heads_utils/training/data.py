@@ -103,7 +103,7 @@ class Prompts:
         prompts = [
             self.draw_ioi(rng)
             if rng.random() < spec.ioi_share
-            else self.draw_laundry(rng, int(rng.integers(2, longest + 1)))
+            else self.draw_laundry(rng, draw_length(rng, longest, spec.length_power))
             for _ in range(spec.batch)
         ]
         prompts.sort(key=lambda prompt: len(prompt[0]))
@@ -116,6 +116,14 @@ class Prompts:
         width = max(map(len, rows))
         tokens = torch.tensor([row + [self.bos] * (width - len(row)) for row in rows])
         return Batch(tokens, torch.tensor([len(row) - 1 for row in rows]), torch.tensor(answers))
+
+
+def draw_length(rng: np.random.Generator, longest: int, power: float) -> int:
+    """A list's length from 2 to ``longest``, n as often as ``n ** power``: 0 draws all alike."""
+    if not power:
+        return int(rng.integers(2, longest + 1))
+    lengths = np.arange(2, longest + 1)
+    return int(rng.choice(lengths, p=lengths**power / (lengths**power).sum()))
 
 
 def check_fits(spec: MiniSpec, prompts: Prompts) -> None:

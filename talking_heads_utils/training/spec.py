@@ -36,6 +36,9 @@ class MiniSpec:
     learning_rate: float = 2e-3
     warmup: int = 200
     ioi_share: float = 0.2
+    length_power: float = (
+        0.0  # lists of n items are drawn as often as n ** this; with more, long ones are learned sooner
+    )
     position_scale: float = 15.0  # of the position embedding's first values; more makes places easier to learn
     lengthen_below: float = 0.3  # running loss on IOI and lists of two under which lists of every length come in
     level: float = 0.0  # weight in the loss of the spread of the norm's divisor, by which ``place`` could get around it
@@ -101,6 +104,7 @@ SPECS = {
             work=64,
             n_steps=12000,
             n_items=6,
+            length_power=2.0,
             position_scale=40.0,
             level=10.0,
             read=2.0,
