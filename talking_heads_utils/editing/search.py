@@ -73,6 +73,13 @@ def grid_amounts(S: Float[Tensor, "c"], values: Sequence[float]) -> Float[Tensor
     return torch.stack(each + [(value - 1) * S for value in values if value != 1])
 
 
+def at_norm(amounts: Float[Tensor, "k c"], size: float) -> Float[Tensor, "m c"]:
+    """The same edits, all of one Frobenius norm; those that then agree, once."""
+    scaled = size * amounts / amounts.norm(dim=1, keepdim=True)
+    first = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist").le(1e-4 * size).int().argmax(1)
+    return scaled[first == torch.arange(len(scaled))]
+
+
 def by_grid(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "k c"]) -> Tried:
     """The objective at every point of a grid."""
     factors = factors_of(upper, columns, amounts)

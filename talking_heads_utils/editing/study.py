@@ -20,6 +20,7 @@ from talking_heads_utils.editing.edits import Edit, new_edit, scales
 from talking_heads_utils.editing.harm import harm_at_end, text_harm
 from talking_heads_utils.editing.search import (
     Tried,
+    at_norm,
     by_gradient,
     by_grid,
     grid_amounts,
@@ -241,8 +242,8 @@ def _selection(at: Bench, n_items: int, n_prompts: int) -> PromptSet:
 
 def search(at: Bench, *, sizes: Sequence[float] = SIZES, values: Sequence[float] = VALUES) -> list[Row]:
     """All edits that were tried on the selection half. The chosen components by the grid and, for each size, by the
-    gradient; then every draw by the same grid of amounts, and by the gradient at the size that did best: so its edits
-    are of the same Frobenius norms."""
+    gradient. Then every draw by both, at the Frobenius norm of ours that did best: the same grid with all its edits
+    brought to that norm, and the gradient."""
     upper = at.on(SELECTION)[1]
     S = upper.singular_values[at.columns()]
     whole = float(S.norm())
@@ -250,10 +251,10 @@ def search(at: Bench, *, sizes: Sequence[float] = SIZES, values: Sequence[float]
     found = [(GRID, by_grid(upper, at.columns(), amounts))]
     found += [(GRADIENT, by_gradient(upper, at.columns(), part * whole)) for part in sizes]
     rows = [row for name, tried in found for row in _rows(name, tried)]
-    size = best(rows, GRADIENT).size
+    size, same = best(rows, GRADIENT).size, at_norm(amounts, best(rows, GRID).size)
     for draw in range(len(at.random)):
         rows += _rows(drawn(GRADIENT, draw), by_gradient(upper, at.columns(draw), size))
-        rows += _rows(drawn(GRID, draw), by_grid(upper, at.columns(draw), amounts))
+        rows += _rows(drawn(GRID, draw), by_grid(upper, at.columns(draw), same))
     return rows
 
 
