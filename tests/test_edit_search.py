@@ -251,6 +251,17 @@ def test_removal_scales_and_figures_show_what_was_measured(planted):
     assert [t.visible for t in figure.data] == [True, False] and figure.data[0].z[0][0] == 1
 
 
+def test_what_removal_does_is_told_per_size_and_with_how_many_controls_are_of_like_size():
+    rows = [("untouched", 0.0, 0.0), ("channel", 8.0, -0.4), ("channel", 2.0, -0.1),
+            ("random", 4.0, -0.2), ("random", 0.5, 0.0), ("random", 1.0, -0.05), ("random", 3.0, -0.15)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["kind", "size", "change of accuracy"]).assign(model="a")
+    (row,) = study.removal_summary(table).to_dict("records")
+    assert (row["alike"], row["of"]) == (2, 4), "4 for 8, and 3 for 2"
+    assert row["channel"] == pytest.approx(-25) and row["random"] == pytest.approx(-10)
+    assert row["worst"] == pytest.approx(-20)
+    assert row["channel per size"] == pytest.approx(-5) and row["random per size"] == pytest.approx(-40 / 8.5)
+
+
 def test_the_finding_of_chapter_three_shows_every_model_and_search():
     rows = [dict(model=model, edit=edit, gain=gain, low=gain - 2, high=gain + 3)
             for model, gain in (("a", 5.0), ("b", -1.0)) for edit in figures.GAIN_COLOURS]  # fmt: skip

@@ -125,9 +125,10 @@ def _climb(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "c"]) ->
 def random_like(
     S: Float[Tensor, "n_layers n_heads d_head"], chosen: Sequence[Component], taken: Sequence[Component], seed: int
 ) -> list[Component]:
-    """For each chosen component another one of its layer, of like singular value, drawn at random.
+    """For each chosen component another one of its layer, of like singular value where there is one, drawn at random.
 
-    taken: components that must not be drawn. Where none is within :data:`LIKE`, one of the three nearest is drawn.
+    taken: components that must not be drawn. Where none is within :data:`LIKE`, one of the three nearest is drawn: it may
+    be of quite another size, so what is said of a single component must count those that are not.
     Raises :class:`OptionError` for a layer without enough others.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -19,6 +19,7 @@ from talking_heads_utils.components import is_empty, write_directions
 from talking_heads_utils.editing.edits import Edit, new_edit, scales
 from talking_heads_utils.editing.harm import harm_at_end, text_harm
 from talking_heads_utils.editing.search import (
+    LIKE,
     Tried,
     at_norm,
     by_gradient,
@@ -73,7 +74,8 @@ class Bench:
     """A model, the components of its channel, and as many random ones per draw.
 
     mover, components: by the selection half of lists of ``n_items``: those whose removal from the mover's query changes
-    I(m) most, either way. random: draws of other components of the same layers and like singular value.
+    I(m) most, either way. random: draws of other components of the same layers, of like singular
+    value where there are such.
     """
 
     name: str
@@ -203,6 +205,32 @@ def removal_table(at: Bench) -> pd.DataFrame:
                     f"change of {label}": change.mean, f"change of {label} low": change.low,
                     f"change of {label} high": change.high}  # fmt: skip
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def removal_summary(removed: pd.DataFrame) -> pd.DataFrame:
+    """What the removal of a component of the channel and of a random one does on average, and per unit of size, which
+    tells whether the larger components merely do more. Random ones are drawn in the order of the channel's.
+
+    removed: of :func:`removal_table`. Columns: model, channel, random (mean change of accuracy, points), channel per
+    size, random per size (points, sums over sums), alike (random ones within a factor of :data:`LIKE` of the component
+    they were drawn for), of, worst (random one, points).
+    """
+    import pandas as pd
+
+    rows = []
+    for model, part in removed.groupby("model", sort=False):
+        kinds = {kind: part[part["kind"] == kind] for kind in ("channel", RANDOM)}
+        points = {kind: 100 * of["change of accuracy"] for kind, of in kinds.items()}
+        size = {kind: of["size"].to_numpy() for kind, of in kinds.items()}
+        ratio = size[RANDOM].reshape(-1, len(size["channel"])) / size["channel"]
+        rows.append(
+            {"model": model}
+            | {kind: values.mean() for kind, values in points.items()}
+            | {f"{kind} per size": values.sum() / size[kind].sum() for kind, values in points.items()}
+            | {"alike": int(((ratio >= 1 / LIKE) & (ratio <= LIKE)).sum()), "of": ratio.size,
+               "worst": points[RANDOM].min()}
+        )  # fmt: skip
     return pd.DataFrame(rows)
 
 
