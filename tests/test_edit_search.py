@@ -200,8 +200,13 @@ def test_an_edit_along_the_planted_channel_helps_where_places_crowd_and_a_random
         own = gains.loc[prompts].loc[[study.GRADIENT, study.GRID]]
         assert own["low"].max() > 0 and set(own["n"]) == {160}
         assert own["gain"].max() > gains.loc[(prompts, study.drawn(study.GRADIENT)), "gain"] + 5
+    assert (gains.loc[study.KNOWN].loc[[study.GRADIENT, study.GRID], "beyond random"] != "+0 (+0 to +0)").all()
     pareto = study.pareto_table(planted, rows)
     assert len(pareto) == len(rows) and (pareto["kl"] > -1e-5).all() and set(pareto["n"]) == {160}
+    controlled = study.with_controls(best)
+    assert (
+        list(controlled) == [study.GRADIENT, draws[0], study.GRID, draws[1]] and controlled[draws[1]] is best[draws[1]]
+    )
     harm = study.harm_table(planted, {"grid": best[study.GRID]})
     of_best = pareto.iloc[next(i for i, row in enumerate(rows) if row is best[study.GRID])]
     assert of_best["kl"] == pytest.approx(harm["KL, nats"].mean(), rel=1e-4), "the same prompts in figure and table"

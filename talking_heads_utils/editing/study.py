@@ -44,7 +44,7 @@ from talking_heads_utils.steering.engine import prepare as prepare_steering
 from talking_heads_utils.tasks.halves import halves
 from talking_heads_utils.tasks.ioi import build_ioi
 from talking_heads_utils.tasks.laundry import HELD_OUT, build_laundry, wordings
-from talking_heads_utils.tasks.metrics import contrast, paired_difference
+from talking_heads_utils.tasks.metrics import contrast
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.weights import HeadWeights
 
@@ -305,6 +305,11 @@ def winners(rows: Sequence[Row]) -> dict[str, Row]:
     return {name: best(rows, name) for name in dict.fromkeys(row.found_by for row in rows)}
 
 
+def with_controls(chosen: Mapping[str, Row]) -> dict[str, Row]:
+    """The two searches' edits, each followed by the one of the same norm that the first draw gave."""
+    return {name: chosen[name] for found_by in (GRADIENT, GRID) for name in (found_by, drawn(found_by, 0))}
+
+
 def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd.DataFrame:
     """What the chosen edits gain on prompts that no choice saw, against no edit, paired. Each search stands beside the
     same search with random components: the mean over draws, per prompt.
@@ -319,10 +324,10 @@ def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd
         right = _right(at, name, chosen)
         for found_by in (GRADIENT, GRID):
             draws = [values for key, values in right.items() if key.startswith(drawn(found_by))]
-            random = torch.stack(draws).double().mean(0) if len(draws) > 1 else draws[0]
+            random = torch.stack(draws).double().mean(0)
             before = right[""].double().mean().item()
             for label, values in ((found_by, right[found_by]), (drawn(found_by), random)):
-                gain = paired_difference(values, right[""])
+                gain = share_change(values, right[""])
                 row: dict[str, Any] = {
                     "model": at.name, "prompts": name, "edit": label, "before": before, "after": before + gain.mean,
                     "gain": 100 * gain.mean, "low": 100 * gain.low, "high": 100 * gain.high,
@@ -330,7 +335,7 @@ def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd
                     "beyond random": "", "beyond random, low": nan, "objective": nan, "n": gain.n,
                 }  # fmt: skip
                 if label == found_by:
-                    beyond = paired_difference(values, random)
+                    beyond = share_change(values, random)
                     row |= {"beyond random": points(beyond), "beyond random, low": 100 * beyond.low,
                             "objective": chosen[label].objective}  # fmt: skip
                 rows.append(row)
@@ -377,7 +382,7 @@ def pareto_table(at: Bench, rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def harm_table(at: Bench, chosen: Mapping[str, Row]) -> pd.DataFrame:
-    """IOI and short lists under the best edits: accuracy before and after with its paired interval, and how far the
+    """IOI and short lists under some edits: accuracy before and after with its paired interval, and how far the
     next-token distribution at ``end`` moved. Columns: model, prompts, edit, before, after, change, KL, n."""
     import pandas as pd
 
