@@ -60,8 +60,8 @@ def share_change(
     after: Bool[Tensor, "n"] | Float[Tensor, "n"], before: Bool[Tensor, "n"] | Float[Tensor, "n"]
 ) -> Interval:
     """Change of the share of hits among the same prompts with its 95% interval (Agresti and Min 2005): Wald's, with a
-    half added to each of the four counts. The mean is that without them. Either may be a share per prompt, 0 to 1, such
-    as the mean over several draws. Raises :class:`OptionError` for fewer than two, or if the prompts are not as many."""
+    half added to each of the four counts. The mean is that without them. Either may be a share per prompt, 0 to 1,
+    such as the mean over draws. Raises :class:`OptionError` for fewer than two, or if the prompts are not as many."""
     _check_enough(after)
     if after.shape != before.shape:
         raise OptionError(

@@ -190,9 +190,11 @@ def test_an_edit_along_the_planted_channel_helps_where_places_crowd_and_a_random
     best = study.winners(rows)
     draws = [study.drawn(search, draw) for draw in (0, 1) for search in (study.GRADIENT, study.GRID)]
     assert list(best) == [study.GRID, study.GRADIENT, *draws]
-    for search, draw in ((study.GRADIENT, draws[::2]), (study.GRID, draws[1::2])):
-        sizes = [row.size for row in rows if row.found_by in draw]
-        assert sizes == pytest.approx([best[search].size] * len(sizes), rel=1e-4), "all of our winner's Frobenius norm"
+    for found_by, names in ((study.GRADIENT, draws[::2]), (study.GRID, draws[1::2])):
+        sizes = [row.size for row in rows if row.found_by in names]
+        assert sizes == pytest.approx([best[found_by].size] * len(sizes), rel=1e-4), (
+            "all of our winner's Frobenius norm"
+        )
     assert [sum(row.found_by == name for row in rows) for name in (study.GRID, draws[1])] == [21, 14]
     table = study.gains_table(planted, best, [study.KNOWN, study.NEW, "lists of 14"])
     gains = table.set_index(["prompts", "edit"])
@@ -217,6 +219,49 @@ def test_an_edit_along_the_planted_channel_helps_where_places_crowd_and_a_random
     assert patterns["grid"].shape == (3, 6) and patterns["grid"][:2].max() < 1e-6, "only movers attend otherwise"
     steering = study.against_steering(planted, best[study.GRID], n_values=3)
     assert steering["method"].iloc[0] == "edit" and set(steering["n"]) == {160}
+
+
+ASKED_BADLY = {
+    "no draw": (lambda at: study.bench("planted", n_items=6, n_draws=0), "one random draw at least"),
+    "no component": (lambda at: study.bench("planted", n_items=6, n_components=0), "one component"),
+    "no size": (lambda at: study.search(at, sizes=()), "one size"),
+    "no scale": (lambda at: study.search(at, values=()), "one scale other than 1"),
+    "the scale that changes nothing": (lambda at: study.search(at, values=(1.0,)), "one scale other than 1"),
+    "unknown prompts": (lambda at: at.on("nonsense"), "No prompts are called 'nonsense'"),
+    "lists of what": (lambda at: at.on("lists of x"), "No prompts are called 'lists of x'"),
+    "two components": (
+        lambda at: study.against_steering(replace(at, components=at.components[:2]), None),
+        "three components; this bench has 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ask", "said"), ASKED_BADLY.values(), ids=list(ASKED_BADLY))
+def test_what_a_bench_cannot_do_is_one_clear_error(planted, ask, said):
+    with pytest.raises(OptionError, match=said):
+        ask(planted)
+
+
+def test_patterns_over_padding_do_not_count(planted):
+    prompts = planted.on(study.IOI)[0]
+    assert len(set(prompts.mask.sum(1).tolist())) > 1, "prompts of one length would prove nothing"
+    edit = {"it": planted.edit(torch.full((len(planted.every),), 0.5))}
+    rows = [int(prompts.mask.sum(1).argmin()), int(prompts.mask.sum(1).argmax())]
+    tokens, mask = prompts.tokens[rows], prompts.mask[rows]
+    found = text_harm(planted.bridge, edit, tokens, mask)["it"]
+    alone = [text_harm(planted.bridge, edit, t[m][None])["it"] for t, m in zip(tokens, mask)]
+    for name in ("before", "loss", "kl"):
+        torch.testing.assert_close(
+            getattr(found, name), torch.cat([getattr(a, name) for a in alone]), atol=1e-4, rtol=1e-4
+        )
+    torch.testing.assert_close(found.pattern, torch.stack([a.pattern for a in alone]).mean(0), atol=1e-5, rtol=1e-4)
+    padded = text_harm(planted.bridge, edit, tokens)["it"]
+    assert (padded.pattern - found.pattern).abs().max() > 1e-3
+    _, patterns = study.heads_moved(
+        planted, {"it": study.Row("it", torch.full((len(planted.every),), 0.5), 1.0, 0.0)}, 24
+    )
+    part = text_harm(planted.bridge, edit, prompts.tokens[:24], prompts.mask[:24])["it"].pattern
+    torch.testing.assert_close(patterns["it"], part)
 
 
 def test_choices_and_scores_share_no_prompt(planted):

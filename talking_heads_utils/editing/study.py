@@ -6,6 +6,7 @@ half, on a wording that no choice saw, and on longer lists.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
@@ -106,19 +107,24 @@ class Bench:
 
     def on(self, name: str) -> tuple[PromptSet, Upper]:
         """Prompts by name, run once: :data:`SELECTION`, :data:`KNOWN`, :data:`NEW`, :data:`IOI`, :data:`SHORT`, or
-        ``lists of n`` (held-out half)."""
+        ``lists of n`` (held-out half). Raises :class:`OptionError` for any other."""
         if name not in self._kept:
             prompts = self._prompts(name)
             self._kept[name] = prompts, prepare(self.bridge, prompts, self.every)
         return self._kept[name]
 
     def _prompts(self, name: str) -> PromptSet:
-        n = self.n_prompts
+        n, length = self.n_prompts, re.fullmatch(r"lists of (\d+)", name)
+        if length is None and name not in (SELECTION, KNOWN, NEW, IOI):
+            raise OptionError(
+                f"No prompts are called {name!r}: choose "
+                f"{SELECTION!r}, {KNOWN!r}, {NEW!r}, {IOI!r} or 'lists of 12', say."
+            )
         if name == IOI:
             return build_ioi(self.tokenizer, n, self.seed)
         if name == SELECTION:
             return halves(build_laundry(self.tokenizer, self.n_items, 2 * n, self.seed))[0]
-        n_items = self.n_items if name in (KNOWN, NEW) else int(name.rsplit(" ", 1)[1])
+        n_items = int(length[1]) if length else self.n_items
         new = wordings(held_out=True)
         parts = len(wordings()) // len(new) if name == NEW else 2
         n = n if name == SHORT else 2 * n
@@ -140,8 +146,13 @@ def bench(
     """Find the mover and its channel's components on the selection half; draw random ones beside them.
 
     n_prompts: of each set, twice as many where gains are scored. Raises :class:`OptionError` where a
-    layer has too few other components to draw from.
+    layer has too few other components to draw from, and for no component or no draw: no edit stands without a control.
     """
+    if n_components < 1 or n_draws < 1:
+        raise OptionError(
+            f"A bench needs one component and one random draw at least, not {n_components} and {n_draws}: "
+            "no edit stands without its control."
+        )
     bridge, tokenizer = load_with_tokenizer(name, device)
     prompts = build_laundry(tokenizer, n_items, 2 * n_prompts, seed)
     mover = find_roles(bridge, prompts, seed=seed).movers[0]
@@ -271,7 +282,12 @@ def _selection(at: Bench, n_items: int, n_prompts: int) -> PromptSet:
 def search(at: Bench, *, sizes: Sequence[float] = SIZES, values: Sequence[float] = VALUES) -> list[Row]:
     """All edits that were tried on the selection half. The chosen components by the grid and, for each size, by the
     gradient. Then every draw by both, at the Frobenius norm of ours that did best: the same grid with all its edits
-    brought to that norm, and the gradient."""
+    brought to that norm, and the gradient. Raises :class:`OptionError` for no size, or no scale but 1, which changes
+    nothing."""
+    if not sizes or all(value == 1 for value in values):
+        raise OptionError(
+            f"A search needs one size and one scale other than 1 at least, not {tuple(sizes)} and {tuple(values)}."
+        )
     upper = at.on(SELECTION)[1]
     S = upper.singular_values[at.columns()]
     whole = float(S.norm())
@@ -424,14 +440,15 @@ def heads_moved(
     at: Bench, chosen: Mapping[str, Row], n_prompts: int = 24
 ) -> tuple[pd.DataFrame, dict[str, Float[Tensor, "n_layers n_heads"]]]:
     """How far every head's pattern moves on IOI prompts, which no edit was made for: total variation distance, mean
-    over positions; the table sums it up.
+    over positions that are no padding; the table sums it up.
 
     Columns: model, edit, other heads (mean over those whose weights were not edited), most moved, by, n.
     """
     import pandas as pd
 
-    tokens = at.on(IOI)[0].tokens[:n_prompts]
-    found = {name: harm.pattern for name, harm in text_harm(at.bridge, _edits(at, chosen), tokens).items()}
+    prompts = at.on(IOI)[0]
+    tokens, mask = prompts.tokens[:n_prompts], prompts.mask[:n_prompts]
+    found = {name: harm.pattern for name, harm in text_harm(at.bridge, _edits(at, chosen), tokens, mask).items()}
     rows = []
     for name, moved in found.items():
         own = {c.of_head for c, g in zip(at.every, chosen[name].factors.tolist()) if g != 1}
@@ -451,9 +468,12 @@ def _edits(at: Bench, chosen: Mapping[str, Row]) -> dict[str, Edit]:
 
 def against_steering(at: Bench, row: Row, n_values: int = 5) -> pd.DataFrame:
     """The edit and steering along its three strongest components, chosen on the same prompts and scored on the same
-    others. Columns: model, method, accuracy, gain, low, high (points), n."""
+    others. Columns: model, method, accuracy, gain, low, high (points), n. Raises :class:`OptionError` for a bench of
+    fewer components."""
     import pandas as pd
 
+    if len(at.components) < 3:
+        raise OptionError(f"Steering goes along three components; this bench has {len(at.components)}: ask for more.")
     writers = at.components[:3]
     (chosen_on, _), (scored_on, upper) = at.on(SELECTION), at.on(KNOWN)
     steerings = [prepare_steering(at.bridge, prompts, writers) for prompts in (chosen_on, scored_on)]

@@ -106,7 +106,7 @@ def concentrated(table: pd.DataFrame) -> Verdict:
 
 
 def lowers(table: pd.DataFrame) -> Verdict:
-    """Supported if some channel component lowers I(m) (upper end below 0) by more than every random one of like size does
+    """Supported if some channel component lowers I(m) (upper end below 0) by more than every random one of like size
     (upper end below their means); undecided where it lowers it, but none is of like size or one comes near."""
     kinds = {kind: part for kind, part in table.groupby("kind")}
     change = "change of I(m)"
