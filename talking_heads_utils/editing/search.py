@@ -127,8 +127,8 @@ def random_like(
 ) -> list[Component]:
     """For each chosen component another one of its layer, of like singular value where there is one, drawn at random.
 
-    taken: components that must not be drawn. Where none is within :data:`LIKE`, one of the three nearest is drawn: it can
-    be of quite another size, so what is said of single components must count those.
+    taken: components that must not be drawn. Where none is within :data:`LIKE`, one of the three nearest is drawn. It
+    can be of quite another size, so what is said of single components must count those.
     Raises :class:`OptionError` for a layer without enough others.
     """
     generator = torch.Generator().manual_seed(seed)
