@@ -27,7 +27,7 @@ def removal(own, random, size=1.5):
     named += [("random", "L1H2.0", r, size) for r in random]
     rows = [{"kind": kind, "removed": name, "I(m)": 0.9, change: v, f"{change} low": v - 0.1, f"{change} high": v + 0.1,
              "size": s} for kind, name, v, s in named]  # fmt: skip
-    return pd.DataFrame(rows).assign(n=100)
+    return pd.DataFrame(rows).assign(n=100, n_items=10)
 
 
 def decoding(own, random):
@@ -194,6 +194,7 @@ def test_a_real_model_without_results_is_said_to_be_not_run_and_a_toy_never_stan
 def test_a_control_of_another_size_is_counted_and_not_shown():
     found = claims.lowers(removal(-0.5, (-0.1, 0.0)))
     assert found.control.startswith("2 of 3 random components") and found.control.endswith(": -0.100 to +0.000")
+    assert "of 0.900, lists of 10, n = 100" in found.measured
     found = claims.lowers(removal(-0.5, (-0.1, 0.0), size=50))
     assert found.control.startswith("0 of 3 random components") and found.control.endswith("within a factor of 2")
 

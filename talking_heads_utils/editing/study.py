@@ -180,8 +180,8 @@ def gain_without(at: Bench, component: Component) -> Interval:
 
 def removal_table(at: Bench) -> pd.DataFrame:
     """Every chosen component removed by an edit, beside each draw's and beside all components of a head; on held-out
-    prompts. Columns: model, removed, kind, size (Frobenius norm), I(m) and accuracy with intervals, their paired
-    changes, n."""
+    prompts. Columns: model, removed, kind, size (Frobenius norm), n_items, n, I(m) and accuracy with intervals, their
+    paired changes."""
     import pandas as pd
 
     prompts, _ = at.on(KNOWN)
@@ -203,7 +203,8 @@ def removal_table(at: Bench) -> pd.DataFrame:
     rows, right = [], found.right
     for k, (name, (kind, part)) in enumerate(sets.items()):
         size = sum(float(S[c.layer, c.head, c.component]) ** 2 for c in part) ** 0.5
-        row: dict[str, Any] = {"model": at.name, "removed": name, "kind": kind, "size": size, "n": len(prompts)}
+        row: dict[str, Any] = {"model": at.name, "removed": name, "kind": kind, "size": size, "n_items": at.n_items,
+                               "n": len(prompts)}  # fmt: skip
         measured = {
             "I(m)": (bootstrap_mean(inhibition[:, k]), bootstrap_mean(inhibition[:, k] - inhibition[:, 0])),
             "accuracy": (
