@@ -78,14 +78,21 @@ def _wilson(mean: float, n_independent: float, n: int) -> Interval:
     return Interval(mean, max(0.0, min(mean, centre - reach)), min(1.0, max(mean, centre + reach)), n)
 
 
-def share_change(after: Bool[Tensor, "n"], before: Bool[Tensor, "n"]) -> Interval:
+def share_change(
+    after: Bool[Tensor, "n"] | Float[Tensor, "n"], before: Bool[Tensor, "n"] | Float[Tensor, "n"]
+) -> Interval:
     """Change of the share of hits among the same prompts with its 95% interval (Agresti and Min 2005): Wald's, with a
-    half added to each of the four counts. The mean is that without them. Raises :class:`OptionError` for fewer than
-    two."""
+    half added to each of the four counts. The mean is that without them. Either may be a share per prompt, 0 to 1,
+    such as the mean over draws. Raises :class:`OptionError` for fewer than two, or if the prompts are not as many."""
     _check_enough(after)
-    n, gained, lost = len(after), (after & ~before).sum().item(), (before & ~after).sum().item()
-    mean, centre = (gained - lost) / n, (gained - lost) / (n + 2)
-    reach = Z * (gained + lost + 1 - (gained - lost) ** 2 / (n + 2)) ** 0.5 / (n + 2)
+    if after.shape != before.shape:
+        raise OptionError(
+            f"Paired values must be of the same prompts, not {tuple(after.shape)} and {tuple(before.shape)}."
+        )
+    change = after.double() - before.double()
+    n, total, square = len(change), change.sum().item(), change.square().sum().item()
+    mean, centre = total / n, total / (n + 2)
+    reach = Z * (square + 1 - total**2 / (n + 2)) ** 0.5 / (n + 2)
     return Interval(mean, max(-1.0, min(mean, centre - reach)), min(1.0, max(mean, centre + reach)), n)
 
 

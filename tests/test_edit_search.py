@@ -123,6 +123,9 @@ def test_the_gradient_search_stays_on_its_sphere_and_the_grid_is_every_scale(cas
     if bridge.cfg.model_name != "planted":
         assert tried.objective.max() > before, "up the gradient"
     grid = search.grid_amounts(upper.singular_values[columns], (0.0, 1.0, 3.0))
+    same = search.at_norm(grid, 0.3)
+    torch.testing.assert_close(same.norm(dim=1), torch.full((len(same),), 0.3))
+    assert len(same) == len(grid) and len(search.at_norm(torch.cat([grid, grid / 2, -grid]), 0.3)) == 6
     found = search.by_grid(upper, columns, grid)
     assert found.factors[:, [0, 2]].round().tolist() == [[0, 1], [3, 1], [1, 0], [1, 3], [0, 0], [3, 3]]
     assert found.best == int(found.objective.argmax())
@@ -187,19 +190,25 @@ def test_an_edit_along_the_planted_channel_helps_where_places_crowd_and_a_random
     best = study.winners(rows)
     draws = [study.drawn(search, draw) for draw in (0, 1) for search in (study.GRADIENT, study.GRID)]
     assert list(best) == [study.GRID, study.GRADIENT, *draws]
-    assert best[draws[0]].size == pytest.approx(best[study.GRADIENT].size, rel=1e-4), "of one Frobenius norm"
-    sizes = {
-        name: sorted(round(row.size, 3) for row in rows if row.found_by == name) for name in (study.GRID, draws[1])
-    }
-    assert sizes[study.GRID] == sizes[draws[1]], "the same grid of norms"
+    for found_by, names in ((study.GRADIENT, draws[::2]), (study.GRID, draws[1::2])):
+        sizes = [row.size for row in rows if row.found_by in names]
+        assert sizes == pytest.approx([best[found_by].size] * len(sizes), rel=1e-4), (
+            "all of our winner's Frobenius norm"
+        )
+    assert [sum(row.found_by == name for row in rows) for name in (study.GRID, draws[1])] == [21, 14]
     table = study.gains_table(planted, best, [study.KNOWN, study.NEW, "lists of 14"])
     gains = table.set_index(["prompts", "edit"])
     for prompts in (study.KNOWN, study.NEW):
         own = gains.loc[prompts].loc[[study.GRADIENT, study.GRID]]
         assert own["low"].max() > 0 and set(own["n"]) == {160}
         assert own["gain"].max() > gains.loc[(prompts, study.drawn(study.GRADIENT)), "gain"] + 5
+    assert (gains.loc[study.KNOWN].loc[[study.GRADIENT, study.GRID], "beyond random"] != "+0 (+0 to +0)").all()
     pareto = study.pareto_table(planted, rows)
     assert len(pareto) == len(rows) and (pareto["kl"] > -1e-5).all() and set(pareto["n"]) == {160}
+    controlled = study.with_controls(best)
+    assert (
+        list(controlled) == [study.GRADIENT, draws[0], study.GRID, draws[1]] and controlled[draws[1]] is best[draws[1]]
+    )
     harm = study.harm_table(planted, {"grid": best[study.GRID]})
     of_best = pareto.iloc[next(i for i, row in enumerate(rows) if row is best[study.GRID])]
     assert of_best["kl"] == pytest.approx(harm["KL, nats"].mean(), rel=1e-4), "the same prompts in figure and table"
@@ -210,6 +219,49 @@ def test_an_edit_along_the_planted_channel_helps_where_places_crowd_and_a_random
     assert patterns["grid"].shape == (3, 6) and patterns["grid"][:2].max() < 1e-6, "only movers attend otherwise"
     steering = study.against_steering(planted, best[study.GRID], n_values=3)
     assert steering["method"].iloc[0] == "edit" and set(steering["n"]) == {160}
+
+
+ASKED_BADLY = {
+    "no draw": (lambda at: study.bench("planted", n_items=6, n_draws=0), "one random draw at least"),
+    "no component": (lambda at: study.bench("planted", n_items=6, n_components=0), "one component"),
+    "no size": (lambda at: study.search(at, sizes=()), "one size"),
+    "no scale": (lambda at: study.search(at, values=()), "one scale other than 1"),
+    "the scale that changes nothing": (lambda at: study.search(at, values=(1.0,)), "one scale other than 1"),
+    "unknown prompts": (lambda at: at.on("nonsense"), "No prompts are called 'nonsense'"),
+    "lists of what": (lambda at: at.on("lists of x"), "No prompts are called 'lists of x'"),
+    "two components": (
+        lambda at: study.against_steering(replace(at, components=at.components[:2]), None),
+        "three components; this bench has 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ask", "said"), ASKED_BADLY.values(), ids=list(ASKED_BADLY))
+def test_what_a_bench_cannot_do_is_one_clear_error(planted, ask, said):
+    with pytest.raises(OptionError, match=said):
+        ask(planted)
+
+
+def test_patterns_over_padding_do_not_count(planted):
+    prompts = planted.on(study.IOI)[0]
+    assert len(set(prompts.mask.sum(1).tolist())) > 1, "prompts of one length would prove nothing"
+    edit = {"it": planted.edit(torch.full((len(planted.every),), 0.5))}
+    rows = [int(prompts.mask.sum(1).argmin()), int(prompts.mask.sum(1).argmax())]
+    tokens, mask = prompts.tokens[rows], prompts.mask[rows]
+    found = text_harm(planted.bridge, edit, tokens, mask)["it"]
+    alone = [text_harm(planted.bridge, edit, t[m][None])["it"] for t, m in zip(tokens, mask)]
+    for name in ("before", "loss", "kl"):
+        torch.testing.assert_close(
+            getattr(found, name), torch.cat([getattr(a, name) for a in alone]), atol=1e-4, rtol=1e-4
+        )
+    torch.testing.assert_close(found.pattern, torch.stack([a.pattern for a in alone]).mean(0), atol=1e-5, rtol=1e-4)
+    padded = text_harm(planted.bridge, edit, tokens)["it"]
+    assert (padded.pattern - found.pattern).abs().max() > 1e-3
+    _, patterns = study.heads_moved(
+        planted, {"it": study.Row("it", torch.full((len(planted.every),), 0.5), 1.0, 0.0)}, 24
+    )
+    part = text_harm(planted.bridge, edit, prompts.tokens[:24], prompts.mask[:24])["it"].pattern
+    torch.testing.assert_close(patterns["it"], part)
 
 
 def test_choices_and_scores_share_no_prompt(planted):
@@ -247,6 +299,17 @@ def test_removal_scales_and_figures_show_what_was_measured(planted):
     assert len(figure.data) == 6 and list(figure.data[0].x) == [0, 1]
     figure = figures.heads_figure({"a": torch.eye(2), "b": torch.zeros(2, 2)})
     assert [t.visible for t in figure.data] == [True, False] and figure.data[0].z[0][0] == 1
+
+
+def test_what_removal_does_is_told_per_size_and_with_how_many_controls_are_of_like_size():
+    rows = [("untouched", 0.0, 0.0), ("channel", 8.0, -0.4), ("channel", 2.0, -0.1),
+            ("random", 4.0, -0.2), ("random", 0.5, 0.0), ("random", 1.0, -0.05), ("random", 3.0, -0.15)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["kind", "size", "change of accuracy"]).assign(model="a")
+    (row,) = study.removal_summary(table).to_dict("records")
+    assert (row["alike"], row["of"]) == (2, 4), "4 for 8, and 3 for 2"
+    assert row["channel"] == pytest.approx(-25) and row["random"] == pytest.approx(-10)
+    assert row["worst"] == pytest.approx(-20)
+    assert row["channel per size"] == pytest.approx(-5) and row["random per size"] == pytest.approx(-40 / 8.5)
 
 
 def test_the_finding_of_chapter_three_shows_every_model_and_search():

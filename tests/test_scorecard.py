@@ -21,12 +21,13 @@ def agreement(low, high, null, noise=0.1):
     }])  # fmt: skip
 
 
-def removal(own, random):
+def removal(own, random, size=1.5):
     change = "change of I(m)"
-    named = [("untouched", "nothing", 0.0), ("channel", "L1H0.1", own), *(("random", "L1H2.0", r) for r in random)]
-    rows = [{"kind": kind, "removed": name, "I(m)": 0.9, change: v, f"{change} low": v - 0.1, f"{change} high": v + 0.1}
-            for kind, name, v in named]  # fmt: skip
-    return pd.DataFrame(rows).assign(n=100)
+    named = [("untouched", "nothing", 0.0, 0), ("channel", "L1H0.1", own, 1), ("random", "L1H3.0", -0.9, 0.02)]
+    named += [("random", "L1H2.0", r, size) for r in random]
+    rows = [{"kind": kind, "removed": name, "I(m)": 0.9, change: v, f"{change} low": v - 0.1, f"{change} high": v + 0.1,
+             "size": s} for kind, name, v, s in named]  # fmt: skip
+    return pd.DataFrame(rows).assign(n=100, n_items=10)
 
 
 def decoding(own, random):
@@ -103,6 +104,9 @@ def heads(*needed):
     (claims.concentrated, heads(), UNDECIDED),
     (claims.lowers, removal(-0.5, (-0.1, 0.0)), SUPPORTED),
     (claims.lowers, removal(-0.5, (-0.6, 0.0)), UNDECIDED),
+    (claims.lowers, removal(-0.5, (-0.45, 0.0)), UNDECIDED),
+    (claims.lowers, removal(-0.5, (-0.1, 0.0), size=0.4), UNDECIDED),
+    (claims.lowers, removal(-0.5, (-0.1, 0.0), size=2.5), UNDECIDED),
     (claims.lowers, removal(-0.05, (0.0, 0.0)), NOT_SUPPORTED),
     (claims.indexes, decoding(0.9, 0.3), SUPPORTED),
     (claims.indexes, decoding(0.45, 0.3), UNDECIDED),
@@ -185,6 +189,14 @@ def test_a_real_model_without_results_is_said_to_be_not_run_and_a_toy_never_stan
     assert html.count("<tr id='claim-") == len(CLAIMS) == scorecard.as_matrix(results).count("href='#claim-")
     assert html.count(scorecard.NOT_RUN) == sum(of[scorecard.NOT_RUN] for of in counted.values())
     assert "class='toy'><span class='verdict'>·" not in html
+
+
+def test_a_control_of_another_size_is_counted_and_not_shown():
+    found = claims.lowers(removal(-0.5, (-0.1, 0.0)))
+    assert found.control.startswith("2 of 3 random components") and found.control.endswith(": -0.100 to +0.000")
+    assert "of 0.900, lists of 10, n = 100" in found.measured
+    found = claims.lowers(removal(-0.5, (-0.1, 0.0), size=50))
+    assert found.control.startswith("0 of 3 random components") and found.control.endswith("within a factor of 2")
 
 
 def test_the_real_weights_have_a_row_and_a_column_of_their_own():

@@ -83,6 +83,11 @@ def test_an_interval_of_hits_has_a_width_where_nothing_varies():
     assert share_change(right, right) == pytest.approx((0, -1.959964 / 66, 1.959964 / 66, 64))
     assert share_change(right, wrong) == pytest.approx((1, (64 - 1.959964 * (65 - 64**2 / 66) ** 0.5) / 66, 1, 64))
     assert share_change(first(2, 2), first(0, 2)).high == 1 and share_change(first(0, 2), first(2, 2)).low == -1
+    draws = torch.stack([right, wrong]).double().mean(0)
+    assert share_change(right, right.double()) == share_change(right, right), "a share per prompt may be a hit"
+    assert share_change(right, draws)[:2] == pytest.approx((0.5, (32 - 1.959964 * (17 - 32**2 / 66) ** 0.5) / 66))
+    with pytest.raises(OptionError, match="the same prompts"):
+        share_change(right, right[:9])
     for found in (share, lambda hits: share_change(hits, hits)):
         with pytest.raises(OptionError, match="two values at least, not 1"):
             found(torch.ones(1).bool())

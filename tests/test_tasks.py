@@ -8,7 +8,6 @@ import torch
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
-from talking_heads_utils.statistics import share_change
 from talking_heads_utils.tasks import ioi, laundry, metrics
 from talking_heads_utils.tasks.prompts import ABSENT, Recipe, encode, load_prompts, render, save_prompts
 from talking_heads_utils.tasks.words import WORD_LISTS, check_one_token, load_templates, load_words, tokenizer_hash
@@ -255,11 +254,3 @@ def test_metrics_where_the_answer_is_known(word_tokenizer):
         assert found[row].isnan().all() if source == ABSENT else torch.equal(found[row], pattern[row, :, end, source])
     with pytest.raises(TaskError, match="No position 'S9'"):
         metrics.attention_to(pattern, prompts, "S9")
-    before = torch.randn(50, generator=torch.Generator().manual_seed(1))
-    gain = metrics.paired_difference(before + 0.5, before)
-    assert gain.low == pytest.approx(0.5) and gain.high == pytest.approx(0.5) and gain.n == 50
-    hits = before > 0
-    assert metrics.paired_difference(hits, ~hits) == share_change(hits, ~hits)
-    assert metrics.paired_difference(hits, hits.double()) == (0, 0, 0, 50), "a mean over draws is no hit"
-    with pytest.raises(TaskError, match="the same prompts"):
-        metrics.paired_difference(before, before[:9])

@@ -27,6 +27,7 @@ class Harm:
     before, loss: mean of -log p of the next token, in nats, with untouched and with edited weights.
     kl: mean Kullback-Leibler divergence of the edited next-token distribution from the untouched one, in nats.
     pattern: total variation distance between attention patterns, mean over windows and positions, per head.
+    Padding counts in none of them.
     """
 
     before: Float[Tensor, "n_windows"]
@@ -54,19 +55,26 @@ def harm_at_end(
 
 @torch.no_grad()
 def text_harm(
-    bridge: TransformerBridge, edits: Mapping[str, Edit], tokens: Int[Tensor, "n_windows n_pos"], *, batch: int = 16
+    bridge: TransformerBridge,
+    edits: Mapping[str, Edit],
+    tokens: Int[Tensor, "n_windows n_pos"],
+    mask: Bool[Tensor, "n_windows n_pos"] | None = None,
+    *,
+    batch: int = 16,
 ) -> dict[str, Harm]:
-    """Every edit on the same text. Raises as :func:`~talking_heads_utils.editing.apply.apply` does."""
+    """Every edit on the same text. mask: True where a token is no padding, which stands at the right; None where there
+    is none. Raises as :func:`~talking_heads_utils.editing.apply.apply` does."""
+    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
     parts: dict[str, list[Harm]] = {name: [] for name in edits}
     for rows in batches.blocks(len(tokens), batch, "blocks of text"):
-        part = tokens[rows].to(bridge.cfg.device)
+        part, real = tokens[rows].to(bridge.cfg.device), mask[rows].to(bridge.cfg.device)
         plain, patterns = _run(bridge, part)
         for name, edit in edits.items():
             with apply(bridge, edit):
                 found, after = _run(bridge, part)
-            kl = (plain.exp() * (plain - found)).sum(-1).mean(1)
-            moved = (after - patterns).abs().sum(-1).mean(-1) / 2
-            parts[name].append(Harm(_loss(plain, part), _loss(found, part), kl, moved))
+            kl = _mean((plain.exp() * (plain - found)).sum(-1), real)
+            moved = _mean((after - patterns).abs().sum(-1) / 2, real[:, None, None])
+            parts[name].append(Harm(_loss(plain, part, real), _loss(found, part, real), kl, moved))
     return {name: _joined(rows) for name, rows in parts.items()}
 
 
@@ -76,9 +84,16 @@ def _run(bridge: TransformerBridge, tokens: Tensor) -> tuple[Tensor, Float[Tenso
     return logits.log_softmax(-1), torch.stack([cache[name] for name in names], 1)
 
 
-def _loss(log_probs: Float[Tensor, "n n_pos d_vocab"], tokens: Int[Tensor, "n n_pos"]) -> Float[Tensor, "n"]:
+def _loss(
+    log_probs: Float[Tensor, "n n_pos d_vocab"], tokens: Int[Tensor, "n n_pos"], mask: Bool[Tensor, "n n_pos"]
+) -> Float[Tensor, "n"]:
     flat = F.nll_loss(log_probs[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-    return flat.view(len(tokens), -1).mean(1)
+    return _mean(flat.view(len(tokens), -1), mask[:, 1:])
+
+
+def _mean(values: Float[Tensor, "*rows n_pos"], mask: Bool[Tensor, "*rows n_pos"]) -> Float[Tensor, "*rows"]:
+    """Over the positions that are no padding."""
+    return values.masked_fill(~mask, 0).sum(-1) / mask.sum(-1)
 
 
 def _joined(rows: list[Harm]) -> Harm:

@@ -80,6 +80,13 @@ def grid_amounts(S: Float[Tensor, "c"], values: Sequence[float]) -> Float[Tensor
     return torch.stack(each + [(value - 1) * S for value in values if value != 1])
 
 
+def at_norm(amounts: Float[Tensor, "k c"], size: float) -> Float[Tensor, "m c"]:
+    """The same edits, all of one Frobenius norm; those that then agree, once."""
+    scaled = size * amounts / amounts.norm(dim=1, keepdim=True)
+    first = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist").le(1e-4 * size).int().argmax(1)
+    return scaled[first == torch.arange(len(scaled))]
+
+
 def by_grid(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "k c"]) -> Tried:
     """The objective at every point of a grid."""
     factors = factors_of(upper, columns, amounts)
@@ -125,9 +132,10 @@ def _climb(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "c"]) ->
 def random_like(
     S: Float[Tensor, "n_layers n_heads d_head"], chosen: Sequence[Component], taken: Sequence[Component], seed: int
 ) -> list[Component]:
-    """For each chosen component another one of its layer, of like singular value, drawn at random.
+    """For each chosen component another one of its layer, of like singular value where there is one, drawn at random.
 
-    taken: components that must not be drawn. Where none is within :data:`LIKE`, one of the three nearest is drawn.
+    taken: components that must not be drawn. Where none is within :data:`LIKE`, one of the three nearest is drawn. It
+    can be of quite another size, so what is said of single components must count those.
     Raises :class:`OptionError` for a layer without enough others.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -6,6 +6,7 @@ half, on a wording that no choice saw, and on longer lists.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
@@ -19,7 +20,9 @@ from talking_heads_utils.components import is_empty, write_directions
 from talking_heads_utils.editing.edits import Edit, new_edit, scales
 from talking_heads_utils.editing.harm import harm_at_end, text_harm
 from talking_heads_utils.editing.search import (
+    LIKE,
     Tried,
+    at_norm,
     by_gradient,
     by_grid,
     grid_amounts,
@@ -42,7 +45,7 @@ from talking_heads_utils.steering.engine import prepare as prepare_steering
 from talking_heads_utils.tasks.halves import halves
 from talking_heads_utils.tasks.ioi import build_ioi
 from talking_heads_utils.tasks.laundry import HELD_OUT, build_laundry, wordings
-from talking_heads_utils.tasks.metrics import contrast, paired_difference
+from talking_heads_utils.tasks.metrics import contrast
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.weights import HeadWeights
 
@@ -72,7 +75,8 @@ class Bench:
     """A model, the components of its channel, and as many random ones per draw.
 
     mover, components: by the selection half of lists of ``n_items``: those whose removal from the mover's query changes
-    I(m) most, either way. random: draws of other components of the same layers and like singular value.
+    I(m) most, either way. random: draws of other components of the same layers, of like singular
+    value where there are such.
     """
 
     name: str
@@ -103,19 +107,24 @@ class Bench:
 
     def on(self, name: str) -> tuple[PromptSet, Upper]:
         """Prompts by name, run once: :data:`SELECTION`, :data:`KNOWN`, :data:`NEW`, :data:`IOI`, :data:`SHORT`, or
-        ``lists of n`` (held-out half)."""
+        ``lists of n`` (held-out half). Raises :class:`OptionError` for any other."""
         if name not in self._kept:
             prompts = self._prompts(name)
             self._kept[name] = prompts, prepare(self.bridge, prompts, self.every)
         return self._kept[name]
 
     def _prompts(self, name: str) -> PromptSet:
-        n = self.n_prompts
+        n, length = self.n_prompts, re.fullmatch(r"lists of (\d+)", name)
+        if length is None and name not in (SELECTION, KNOWN, NEW, IOI):
+            raise OptionError(
+                f"No prompts are called {name!r}: choose "
+                f"{SELECTION!r}, {KNOWN!r}, {NEW!r}, {IOI!r} or 'lists of 12', say."
+            )
         if name == IOI:
             return build_ioi(self.tokenizer, n, self.seed)
         if name == SELECTION:
             return halves(build_laundry(self.tokenizer, self.n_items, 2 * n, self.seed))[0]
-        n_items = self.n_items if name in (KNOWN, NEW) else int(name.rsplit(" ", 1)[1])
+        n_items = int(length[1]) if length else self.n_items
         new = wordings(held_out=True)
         parts = len(wordings()) // len(new) if name == NEW else 2
         n = n if name == SHORT else 2 * n
@@ -137,8 +146,13 @@ def bench(
     """Find the mover and its channel's components on the selection half; draw random ones beside them.
 
     n_prompts: of each set, twice as many where gains are scored. Raises :class:`OptionError` where a
-    layer has too few other components to draw from.
+    layer has too few other components to draw from, and for no component or no draw: no edit stands without a control.
     """
+    if n_components < 1 or n_draws < 1:
+        raise OptionError(
+            f"A bench needs one component and one random draw at least, not {n_components} and {n_draws}: "
+            "no edit stands without its control."
+        )
     bridge, tokenizer = load_with_tokenizer(name, device)
     prompts = build_laundry(tokenizer, n_items, 2 * n_prompts, seed)
     mover = find_roles(bridge, prompts, seed=seed).movers[0]
@@ -166,8 +180,8 @@ def gain_without(at: Bench, component: Component) -> Interval:
 
 def removal_table(at: Bench) -> pd.DataFrame:
     """Every chosen component removed by an edit, beside each draw's and beside all components of a head; on held-out
-    prompts. Columns: model, removed, kind, size (Frobenius norm), I(m) and accuracy with intervals, their paired
-    changes, n."""
+    prompts. Columns: model, removed, kind, size (Frobenius norm), n_items, n, I(m) and accuracy with intervals, their
+    paired changes."""
     import pandas as pd
 
     prompts, _ = at.on(KNOWN)
@@ -189,7 +203,8 @@ def removal_table(at: Bench) -> pd.DataFrame:
     rows, right = [], found.right
     for k, (name, (kind, part)) in enumerate(sets.items()):
         size = sum(float(S[c.layer, c.head, c.component]) ** 2 for c in part) ** 0.5
-        row: dict[str, Any] = {"model": at.name, "removed": name, "kind": kind, "size": size, "n": len(prompts)}
+        row: dict[str, Any] = {"model": at.name, "removed": name, "kind": kind, "size": size, "n_items": at.n_items,
+                               "n": len(prompts)}  # fmt: skip
         measured = {
             "I(m)": (bootstrap_mean(inhibition[:, k]), bootstrap_mean(inhibition[:, k] - inhibition[:, 0])),
             "accuracy": (
@@ -202,6 +217,32 @@ def removal_table(at: Bench) -> pd.DataFrame:
                     f"change of {label}": change.mean, f"change of {label} low": change.low,
                     f"change of {label} high": change.high}  # fmt: skip
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def removal_summary(removed: pd.DataFrame) -> pd.DataFrame:
+    """What the removal of a component of the channel and of a random one does on average, and per unit of size, which
+    tells whether the larger components merely do more. Random ones are drawn in the order of the channel's.
+
+    removed: of :func:`removal_table`. Columns: model, channel, random (mean change of accuracy, points), channel per
+    size, random per size (points, sums over sums), alike (random ones within a factor of :data:`LIKE` of the component
+    they were drawn for), of, worst (random one, points).
+    """
+    import pandas as pd
+
+    rows = []
+    for model, part in removed.groupby("model", sort=False):
+        kinds = {kind: part[part["kind"] == kind] for kind in ("channel", RANDOM)}
+        points = {kind: 100 * of["change of accuracy"] for kind, of in kinds.items()}
+        size = {kind: of["size"].to_numpy() for kind, of in kinds.items()}
+        ratio = size[RANDOM].reshape(-1, len(size["channel"])) / size["channel"]
+        rows.append(
+            {"model": model}
+            | {kind: values.mean() for kind, values in points.items()}
+            | {f"{kind} per size": values.sum() / size[kind].sum() for kind, values in points.items()}
+            | {"alike": int(((ratio >= 1 / LIKE) & (ratio <= LIKE)).sum()), "of": ratio.size,
+               "worst": points[RANDOM].min()}
+        )  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -241,8 +282,13 @@ def _selection(at: Bench, n_items: int, n_prompts: int) -> PromptSet:
 
 def search(at: Bench, *, sizes: Sequence[float] = SIZES, values: Sequence[float] = VALUES) -> list[Row]:
     """All edits that were tried on the selection half. The chosen components by the grid and, for each size, by the
-    gradient; then every draw by the same grid of amounts, and by the gradient at the size that did best: so its edits
-    are of the same Frobenius norms."""
+    gradient. Then every draw by both, at the Frobenius norm of ours that did best: the same grid with all its edits
+    brought to that norm, and the gradient. Raises :class:`OptionError` for no size, or no scale but 1, which changes
+    nothing."""
+    if not sizes or all(value == 1 for value in values):
+        raise OptionError(
+            f"A search needs one size and one scale other than 1 at least, not {tuple(sizes)} and {tuple(values)}."
+        )
     upper = at.on(SELECTION)[1]
     S = upper.singular_values[at.columns()]
     whole = float(S.norm())
@@ -250,10 +296,10 @@ def search(at: Bench, *, sizes: Sequence[float] = SIZES, values: Sequence[float]
     found = [(GRID, by_grid(upper, at.columns(), amounts))]
     found += [(GRADIENT, by_gradient(upper, at.columns(), part * whole)) for part in sizes]
     rows = [row for name, tried in found for row in _rows(name, tried)]
-    size = best(rows, GRADIENT).size
+    size, same = best(rows, GRADIENT).size, at_norm(amounts, best(rows, GRID).size)
     for draw in range(len(at.random)):
         rows += _rows(drawn(GRADIENT, draw), by_gradient(upper, at.columns(draw), size))
-        rows += _rows(drawn(GRID, draw), by_grid(upper, at.columns(draw), amounts))
+        rows += _rows(drawn(GRID, draw), by_grid(upper, at.columns(draw), same))
     return rows
 
 
@@ -276,6 +322,11 @@ def winners(rows: Sequence[Row]) -> dict[str, Row]:
     return {name: best(rows, name) for name in dict.fromkeys(row.found_by for row in rows)}
 
 
+def with_controls(chosen: Mapping[str, Row]) -> dict[str, Row]:
+    """The two searches' edits, each followed by the one of the same norm that the first draw gave."""
+    return {name: chosen[name] for found_by in (GRADIENT, GRID) for name in (found_by, drawn(found_by, 0))}
+
+
 def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd.DataFrame:
     """What the chosen edits gain on prompts that no choice saw, against no edit, paired. Each search stands beside the
     same search with random components: the mean over draws, per prompt.
@@ -290,10 +341,10 @@ def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd
         right = _right(at, name, chosen)
         for found_by in (GRADIENT, GRID):
             draws = [values for key, values in right.items() if key.startswith(drawn(found_by))]
-            random = torch.stack(draws).double().mean(0) if len(draws) > 1 else draws[0]
+            random = torch.stack(draws).double().mean(0)
             before = right[""].double().mean().item()
             for label, values in ((found_by, right[found_by]), (drawn(found_by), random)):
-                gain = paired_difference(values, right[""])
+                gain = share_change(values, right[""])
                 row: dict[str, Any] = {
                     "model": at.name, "prompts": name, "edit": label, "before": before, "after": before + gain.mean,
                     "gain": 100 * gain.mean, "low": 100 * gain.low, "high": 100 * gain.high,
@@ -301,7 +352,7 @@ def gains_table(at: Bench, chosen: Mapping[str, Row], sets: Sequence[str]) -> pd
                     "beyond random": "", "beyond random, low": nan, "objective": nan, "n": gain.n,
                 }  # fmt: skip
                 if label == found_by:
-                    beyond = paired_difference(values, random)
+                    beyond = share_change(values, random)
                     row |= {"beyond random": points(beyond), "beyond random, low": 100 * beyond.low,
                             "objective": chosen[label].objective}  # fmt: skip
                 rows.append(row)
@@ -348,7 +399,7 @@ def pareto_table(at: Bench, rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def harm_table(at: Bench, chosen: Mapping[str, Row]) -> pd.DataFrame:
-    """IOI and short lists under the best edits: accuracy before and after with its paired interval, and how far the
+    """IOI and short lists under some edits: accuracy before and after with its paired interval, and how far the
     next-token distribution at ``end`` moved. Columns: model, prompts, edit, before, after, change, KL, n."""
     import pandas as pd
 
@@ -390,14 +441,15 @@ def heads_moved(
     at: Bench, chosen: Mapping[str, Row], n_prompts: int = 24
 ) -> tuple[pd.DataFrame, dict[str, Float[Tensor, "n_layers n_heads"]]]:
     """How far every head's pattern moves on IOI prompts, which no edit was made for: total variation distance, mean
-    over positions; the table sums it up.
+    over positions that are no padding; the table sums it up.
 
     Columns: model, edit, other heads (mean over those whose weights were not edited), most moved, by, n.
     """
     import pandas as pd
 
-    tokens = at.on(IOI)[0].tokens[:n_prompts]
-    found = {name: harm.pattern for name, harm in text_harm(at.bridge, _edits(at, chosen), tokens).items()}
+    prompts = at.on(IOI)[0]
+    tokens, mask = prompts.tokens[:n_prompts], prompts.mask[:n_prompts]
+    found = {name: harm.pattern for name, harm in text_harm(at.bridge, _edits(at, chosen), tokens, mask).items()}
     rows = []
     for name, moved in found.items():
         own = {c.of_head for c, g in zip(at.every, chosen[name].factors.tolist()) if g != 1}
@@ -417,9 +469,12 @@ def _edits(at: Bench, chosen: Mapping[str, Row]) -> dict[str, Edit]:
 
 def against_steering(at: Bench, row: Row, n_values: int = 5) -> pd.DataFrame:
     """The edit and steering along its three strongest components, chosen on the same prompts and scored on the same
-    others. Columns: model, method, accuracy, gain, low, high (points), n."""
+    others. Columns: model, method, accuracy, gain, low, high (points), n. Raises :class:`OptionError` for a bench of
+    fewer components."""
     import pandas as pd
 
+    if len(at.components) < 3:
+        raise OptionError(f"Steering goes along three components; this bench has {len(at.components)}: ask for more.")
     writers = at.components[:3]
     (chosen_on, _), (scored_on, upper) = at.on(SELECTION), at.on(KNOWN)
     steerings = [prepare_steering(at.bridge, prompts, writers) for prompts in (chosen_on, scored_on)]

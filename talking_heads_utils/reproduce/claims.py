@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from talking_heads_utils.editing.search import LIKE
 from talking_heads_utils.editing.study import GRADIENT, GRID, KNOWN, RANDOM
 from talking_heads_utils.icl import claims as icl
 from talking_heads_utils.icl.ablation import NOTHING
@@ -22,7 +23,7 @@ from talking_heads_utils.positional.gains import NONE, ONE, PER_PLACE
 from talking_heads_utils.positional.study import AT_RANDOM, COMPONENTS
 from talking_heads_utils.positional.study import RANDOM as RANDOM_TRIPLES
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, with_interval
+from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, counted, with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,19 +111,23 @@ def concentrated(table: pd.DataFrame) -> Verdict:
 
 
 def lowers(table: pd.DataFrame) -> Verdict:
-    """Supported if some channel component lowers I(m) (upper end below 0) by more than every random one."""
+    """Supported if some channel component lowers I(m) (upper end below 0) by more than every random one of like size
+    (upper end below their means); undecided where it lowers it, but none is of like size or one comes near."""
     kinds = {kind: part for kind, part in table.groupby("kind")}
     change = "change of I(m)"
     best = kinds["channel"].loc[kinds["channel"][change].idxmin()]
-    random = kinds["random"][change]
-    lower = best[f"{change} high"] < 0
-    verdict = SUPPORTED if lower and best[change] < random.min() else UNDECIDED if lower else NOT_SUPPORTED
+    like = kinds["random"]["size"].between(best["size"] / LIKE, best["size"] * LIKE)
+    random, high = kinds["random"].loc[like, change], best[f"{change} high"]
+    more = len(random) > 0 and high < random.min()
+    lists = f"lists of {best['n_items']}, " if "n_items" in best else ""
+    verdict = NOT_SUPPORTED if high >= 0 else SUPPORTED if more else UNDECIDED
     return Verdict(
         "",
         f"{best['removed']} out: I(m) {best[change]:+.3f} [{best[f'{change} low']:+.3f}, "
         f"{best[f'{change} high']:+.3f}] "
-        f"of {table[table['kind'] == 'untouched']['I(m)'].iloc[0]:.3f}, n = {best['n']}",
-        f"{len(random)} random components of the same layers and size: {random.min():+.3f} to {random.max():+.3f}",
+        f"of {table[table['kind'] == 'untouched']['I(m)'].iloc[0]:.3f}, {lists}n = {best['n']}",
+        f"{counted(like)} random components of the same layers are of its size, within a factor of {LIKE:.0f}"
+        + (f": {random.min():+.3f} to {random.max():+.3f}" if len(random) else ""),
         verdict,
     )
 

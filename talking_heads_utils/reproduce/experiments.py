@@ -159,8 +159,7 @@ def _edit_gains(s: Subject) -> pd.DataFrame:
 
 
 def _harm(s: Subject) -> pd.DataFrame:
-    chosen = editing.winners(s.tried)
-    return editing.harm_table(s.bench, {k: chosen[k] for k in (editing.GRADIENT, editing.GRID)})
+    return editing.harm_table(s.bench, editing.with_controls(editing.winners(s.tried)))
 
 
 def _pairs(s: Subject) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Scores of a model's answers, one value per prompt, and paired intervals over prompts."""
+"""Scores of a model's answers, one value per prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.statistics import Interval, bootstrap_mean, share_change
 from talking_heads_utils.tasks.prompts import PromptSet, item_positions
 
 
@@ -63,24 +62,6 @@ def attention_to(
     src, dst = (prompts.positions[name].to(pattern.device) for name in (source, dest))
     found = pattern[torch.arange(len(prompts)), :, dst, src]
     return found.masked_fill(((src < 0) | (dst < 0))[:, None], torch.nan)
-
-
-def paired_difference(
-    after: Float[Tensor, "n_prompts"] | Bool[Tensor, "n_prompts"],
-    before: Float[Tensor, "n_prompts"] | Bool[Tensor, "n_prompts"],
-    *,
-    seed: int = 0,
-    n_boot: int = 10_000,
-) -> Interval:
-    """Mean of after - before over the same prompts, with its interval: that of :func:`share_change` where both are
-    hits, else the bootstrap's. Raises :class:`TaskError` if the two are not of the same prompts."""
-    if after.shape != before.shape:
-        raise TaskError(
-            f"Paired values must be of the same prompts, not {tuple(after.shape)} and {tuple(before.shape)}."
-        )
-    if after.dtype == before.dtype == torch.bool:
-        return share_change(after, before)
-    return bootstrap_mean(after.double() - before.double(), seed=seed, n_boot=n_boot)
 
 
 def contrast(prompts: PromptSet) -> Float[Tensor, "n_prompts n_pos"]:
