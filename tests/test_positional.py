@@ -14,7 +14,7 @@ from talking_heads_utils.positional.gains import NONE, ONE, ORACLE, PER_PLACE, S
 from talking_heads_utils.statistics import Interval, share, share_change
 from talking_heads_utils.steering.engine import random_directions
 from talking_heads_utils.tasks import ioi
-from talking_heads_utils.tasks.halves import random_folds
+from talking_heads_utils.tasks.halves import halves, random_folds, wording_folds
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,14 @@ def test_the_planted_subspace_indexes_places_not_items(planted):
     k = round(80 * table.loc[(study.COMPONENTS, co.PLACE, "within wordings"), "right"])
     own = table.loc[(study.COMPONENTS, co.PLACE, "within wordings"), ["right", "low", "high", "n"]]
     assert tuple(own) == pytest.approx(share(torch.arange(80) < k)), "decoded or not: a share"
+    recording = planted.record(halves(planted.lists(5, 160))[1])
+    prompts, folds = recording.prompts, wording_folds(recording.prompts)
+    triples = random_directions(study.N_RANDOM_TRIPLES, 3, planted.directions.shape[1], planted.seed)
+    places = [co.points(recording, planted.mover.layer, triple) for triple in triples]
+    each = [co.decode(values, prompts, co.PLACE, folds).double().mean().item() for values in places]
+    row = table.loc[(study.RANDOM, co.PLACE, "across wordings")]
+    assert (row["smallest"], row["largest"]) == pytest.approx((min(each), max(each))), "one triple, not their mean"
+    assert row["high"] < row["largest"], "prompts' noise of the mean says little of single triples"
     table = table["right"]
     for split in ("within wordings", "across wordings"):
         assert table[study.COMPONENTS, co.PLACE, split] > 0.9

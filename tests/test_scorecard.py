@@ -29,9 +29,10 @@ def removal(own, random):
     return pd.DataFrame(rows).assign(n=100)
 
 
-def decoding(own, random):
-    named = ((claims.COMPONENTS, own), (claims.RANDOM_TRIPLES, random))
-    rows = [dict(subspace=name, right=v, low=v - 0.05, high=v + 0.05) for name, v in named]
+def decoding(own, random, largest=None):
+    named = ((claims.COMPONENTS, own, None), (claims.RANDOM_TRIPLES, random, largest))
+    rows = [dict(subspace=name, right=v, low=v - 0.05, high=v + 0.05, smallest=v - 0.1, largest=most or v + 0.1)
+            for name, v, most in named]  # fmt: skip
     return pd.DataFrame(rows).assign(split="across wordings", carries="place", n_items=6, chance=1 / 6, n=200)
 
 
@@ -107,6 +108,8 @@ def heads(*needed):
     (claims.indexes, decoding(0.9, 0.3), SUPPORTED),
     (claims.indexes, decoding(0.45, 0.3), UNDECIDED),
     (claims.indexes, decoding(0.3, 0.3), NOT_SUPPORTED),
+    (claims.indexes, decoding(0.6, 0.45, largest=0.64), UNDECIDED),
+    (claims.indexes, decoding(0.45, 0.39, largest=0.53), NOT_SUPPORTED),
     (claims.traversed, reach((0.9, 0.8, 0.7), (0.4, 0.3, 0.3)), SUPPORTED),
     (claims.traversed, reach((0.9, 0.4, 0.3), (0.4, 0.3, 0.3)), UNDECIDED),
     (claims.traversed, reach((0.4, 0.4, 0.3), (0.4, 0.3, 0.3)), NOT_SUPPORTED),

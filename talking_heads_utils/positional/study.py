@@ -103,7 +103,8 @@ def channel(name: str, *, n_items: int = 5, seed: int = SEED, device: str = "cpu
 
 def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFrame:
     """How well place and identity are decoded on the held-out half, from which subspace: share right with its interval
-    over prompts. Columns: model, n_items, subspace, carries, split, right, low, high, chance, n."""
+    over prompts. Of random triples that is their mean: ``smallest`` and ``largest`` say how far single ones lie apart.
+    Columns: model, n_items, subspace, carries, split, right, low, high, smallest, largest, chance, n."""
     import pandas as pd
 
     selection, held_out = halves(at.lists(n_items, n_prompts))
@@ -123,7 +124,10 @@ def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFr
                 ])  # fmt: skip
                 found = share(right[0]) if len(sets) == 1 else bootstrap_mean(right.double().mean(0))
                 row = dict(model=at.name, n_items=n_items, subspace=subspace, carries=carries, split=split)
-                rows.append(row | dict(right=found.mean, low=found.low, high=found.high, chance=1 / n_items, n=found.n))
+                row |= dict(right=found.mean, low=found.low, high=found.high)
+                smallest, largest = right.double().mean(1).aminmax()
+                row |= dict(smallest=smallest.item(), largest=largest.item())
+                rows.append(row | dict(chance=1 / n_items, n=found.n))
     return pd.DataFrame(rows)
 
 
