@@ -95,6 +95,7 @@ def test_gains_by_hand():
     assert found[ONE].gain == share_change(torch.zeros(4).bool(), right[~selection, 0]) and found[ONE].gain.mean == -0.5
     assert found[ORACLE].accuracy == share(torch.ones(4).bool()) and found[ORACLE].accuracy.low < 0.6
     assert found[NONE].gain == (0, 0, 0, 4), "against itself nothing can differ"
+    assert [found[name].where_chosen for name in STRATEGIES] == [0, 0.75, 0.75, 0.75], "a choice looks best there"
     even = gains(torch.ones(8, 3).bool(), selection, places, settings)
     assert even[ONE].settings == [0], "of equals the smallest"
     for bad in (torch.zeros(8).bool(), torch.ones(8).bool()):
@@ -171,7 +172,8 @@ def test_figures_hold_what_they_are_given(planted):
     row = dict(model="m", right=0.5, low=0.4, high=0.7, chance=0.25)
     decoded = pd.DataFrame([row | dict(subspace=subspace, carries=carries)
                             for subspace in figures.SHORT for carries in figures.CARRY_COLOURS])  # fmt: skip
-    won, lost = (Gain(Interval(0.5, 0.4, 0.6, 9), Interval(*of, 9), []) for of in ((0.3, 0.1, 0.4), (-0.1, -0.2, 0.0)))
+    changes = ((0.3, 0.1, 0.4), (-0.1, -0.2, 0.0))
+    won, lost = (Gain(Interval(0.5, 0.4, 0.6, 9), Interval(*of, 9), [], 0.0) for of in changes)
     shown = figures.finding_figure(decoded, {"m/x, 4 items": ({PER_PLACE: won}, [{PER_PLACE: lost}, {PER_PLACE: won}])})
     assert [list(trace.y) for trace in shown.data] == [[0.5]] * 4 + [[30], [10]]
     assert shown.data[4].error_y.array[0] == 10 and shown.data[4].error_y.arrayminus[0] == 20

@@ -3,12 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from talking_heads_utils.models import known_models
+from talking_heads_utils.positional.gains import PER_PLACE, gains
+from talking_heads_utils.positional.study import gains_table
 from talking_heads_utils.reproduce import claims, scorecard
 from talking_heads_utils.reproduce.claims import CLAIMS, judge
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS
 from talking_heads_utils.reproduce.store import Finished
+from talking_heads_utils.steering.engine import grid
 from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 
 EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
@@ -53,13 +57,13 @@ def places(accuracy):
     return pd.DataFrame([dict(n_items=8, place=p, accuracy=a, n=20) for p, a in enumerate(accuracy)])
 
 
-def steering(one, per_place=(1, -5, 7, 0), before=0.5, shorter=60):
+def steering(one, per_place=(1, -5, 7, 0), before=0.5, shorter=60, chosen=3):
     rows = [("no steering", 0, 0, 0, 0), ("one setting", *one), ("one setting per place", *per_place)]
     rows += [("oracle per prompt", 60, 50, 70, 55)]
     long = [{"strategy": s, "n_items": "12", "gain, points": g, "low": a, "high": b, "random directions, points": r}
             for s, g, a, b, r in rows]  # fmt: skip
     short = [row | {"n_items": "6", "gain, points": shorter, "low": shorter, "high": shorter} for row in long]
-    return pd.DataFrame([*short, *long]).assign(accuracy=before, n=100)
+    return pd.DataFrame([*short, *long]).assign(accuracy=before, n=100, **{"where chosen, points": chosen})
 
 
 def edits(gain, low, high, beyond, before=0.5):
@@ -132,6 +136,7 @@ def heads(*needed):
     (claims.edit_gains, edits(3, -4, 9, -3, before=0.85), UNDECIDED),
     (claims.steering_gains, steering((21, 0.4, 41, 0.9)), UNDECIDED),
     (claims.steering_gains, steering((5, -5, 15, 6), before=0.85), UNDECIDED),
+    (claims.steering_gains, steering((5, -5, 15, 6), chosen=26), UNDECIDED),
     (claims.in_lists, activity((4.0, 3.0), (1.0, 2.0)), SUPPORTED),
     (claims.in_lists, activity((4.0, 0.5), (1.0, 2.0)), UNDECIDED),
     (claims.in_lists, activity((4.0, 3.0), (1.0, 2.0), claims.OWN_TEXTS), UNDECIDED),
@@ -151,6 +156,24 @@ def test_order_by_chance_is_seldom_called_order():
     rng = np.random.default_rng(0)
     called = [claims.order_matters(places(rng.binomial(20, 0.6, 8) / 20), 500).verdict == SUPPORTED for _ in range(100)]
     assert sum(called) <= 12
+
+
+@pytest.mark.parametrize("helps, n, wanted", [(0.3, 96, UNDECIDED), (0.0, 800, NOT_SUPPORTED)])
+def test_a_noisy_choice_is_no_verdict_on_steering(helps, n, wanted):
+    """Of 125 settings one for each of 12 places raises a half of right answers by ``helps``; no other changes any."""
+    settings, place, selection = grid([-2, -1, 0, 1, 2]), torch.arange(n) % 12, torch.arange(n) < n // 2
+    found, short = [], 0
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        right = (torch.rand(n, 1, generator=generator) < 0.5).repeat(1, len(settings))
+        other = torch.rand(right.shape, generator=generator) < 0.3  # answers that a setting changes at random
+        right = torch.where(other & (settings != 0).any(1), torch.rand(right.shape, generator=generator) < 0.5, right)
+        right[torch.arange(n), place] |= torch.rand(n, generator=generator) < 2 * helps
+        gained = gains(right, selection, place, settings)
+        short += gained[PER_PLACE].gain.high < 0.2
+        table = gains_table({"12": (gained, [gained])}).rename(columns={"model": "n_items"})
+        found.append(claims.steering_gains(table).verdict)
+    assert set(found) == {wanted} and short, "held-out prompts alone would say that nothing is to be gained"
 
 
 def test_every_claim_has_an_experiment_a_figure_and_both_sources():

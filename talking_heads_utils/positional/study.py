@@ -168,7 +168,8 @@ def cloud(at: Channel, n_items: int, n_prompts: int = 120) -> pd.DataFrame:
 
 
 def gains_table(results: Mapping[str, tuple[dict[str, Gain], list[dict[str, Gain]]]]) -> pd.DataFrame:
-    """Held-out accuracy and gain in points by strategy, with paired intervals, beside random directions."""
+    """Held-out accuracy and gain in points by strategy, with paired intervals, beside random directions and beside the
+    gain on the prompts that chose the settings."""
     import pandas as pd
 
     rows = []
@@ -179,7 +180,8 @@ def gains_table(results: Mapping[str, tuple[dict[str, Gain], list[dict[str, Gain
                 "model": label, "strategy": name, "accuracy": found.accuracy.mean,
                 "gain, points": 100 * found.gain.mean,
                 "low": 100 * found.gain.low, "high": 100 * found.gain.high,
-                "random directions, points": 100 * sum(others) / len(others), "n": found.gain.n,
+                "random directions, points": 100 * sum(others) / len(others),
+                "where chosen, points": 100 * found.where_chosen, "n": found.gain.n,
             })  # fmt: skip
     return pd.DataFrame(rows)
 

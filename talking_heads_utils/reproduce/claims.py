@@ -196,18 +196,20 @@ def order_matters(table: pd.DataFrame, n_draws: int = 4000) -> Verdict:
 
 def steering_gains(table: pd.DataFrame) -> Verdict:
     """On the longest lists that were steered: supported if one setting for all prompts gains 20 points or more on
-    held-out prompts, its interval above 0 and above random directions; not supported if no interval reaches 20 and so
-    much is left to gain; undecided otherwise, also where only a setting per place gains it, which is told the answer's
-    place."""
+    held-out prompts, its interval above 0 and above random directions; not supported if no interval reaches 20, nor the
+    gain on the prompts that settings were chosen on, which a noisy choice raises, and so much is left to gain;
+    undecided otherwise, also where only a setting per place gains it, which is told the answer's place."""
     lengths = table["n_items"].astype(int)
     rows = table[lengths == lengths.max()].set_index("strategy")
     one, per_place, before = rows.loc[ONE], rows.loc[PER_PLACE], rows.loc[NONE, "accuracy"]
     good = one["gain, points"] >= POINTS and one["low"] > max(0.0, one["random directions, points"])
-    out_of_reach = max(one["high"], per_place["high"]) < POINTS and _room(before)
+    fitted = [row["where chosen, points"] for row in (one, per_place)]
+    out_of_reach = max(one["high"], per_place["high"], *fitted) < POINTS and _room(before)
     return Verdict(
         "",
         f"at {lengths.max()} items, from {100 * before:.0f}: one setting for all {_gain(one)}; one per place, which is "
-        f"told the answer's place, {_gain(per_place)}; n = {one['n']}",
+        f"told the answer's place, {_gain(per_place)}; on the prompts that chose them {fitted[0]:+.0f} and "
+        f"{fitted[1]:+.0f}; n = {one['n']}",
         "random directions of the same norm, in brackets" + _full(before),
         SUPPORTED if good else NOT_SUPPORTED if out_of_reach else UNDECIDED,
     )

@@ -144,7 +144,7 @@ def _reach(s: Subject) -> pd.DataFrame:
 def _steering_gains(s: Subject) -> pd.DataFrame:
     at, n_random = s.channel, 1 if s.quick else 2
     found = {
-        str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(200), n_random)
+        str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(800), n_random)
         for n in (N_ITEMS, 12)
         if n <= longest_trained(s.model)
     }
