@@ -152,6 +152,13 @@ def test_each_rule_gives_each_verdict_where_it_is_due(rule, table, verdict):
     assert "nan" not in found.measured + found.control
 
 
+def test_that_accuracy_differs_by_place_is_not_called_the_subspaces_doing():
+    """The rule sees accuracies alone: where places are decoded from nothing, it says the same."""
+    (claim,) = (c for c in CLAIMS if c.needs == "places")
+    assert claim.name == "Accuracy depends on the answer's place in the list" and "not tested here" in claim.said
+    assert claim.where == "fig-crowding"
+
+
 def test_order_by_chance_is_seldom_called_order():
     rng = np.random.default_rng(0)
     called = [claims.order_matters(places(rng.binomial(20, 0.6, 8) / 20), 500).verdict == SUPPORTED for _ in range(100)]
