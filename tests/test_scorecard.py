@@ -40,8 +40,8 @@ def decoding(own, random, largest=None):
     return pd.DataFrame(rows).assign(split="across wordings", carries="place", n_items=6, chance=1 / 6, n=200)
 
 
-def reach(own, random):
-    named = ((claims.COMPONENTS, own), ("random 1", random))
+def reach(own, *random):
+    named = ((claims.COMPONENTS, own), *((f"random {i}", values) for i, values in enumerate(random, 1)))
     rows = [dict(along=along, place=p, steered=v, low=v - 0.05, high=v + 0.05)
             for along, values in named for p, v in enumerate(values)]  # fmt: skip
     return pd.DataFrame(rows).assign(plain=0.3, n=50)
@@ -150,6 +150,12 @@ def test_each_rule_gives_each_verdict_where_it_is_due(rule, table, verdict):
     found = rule(table)
     assert found.verdict == verdict and found.measured and found.control
     assert "nan" not in found.measured + found.control
+
+
+def test_the_control_shown_is_the_one_the_rule_compares_with():
+    found = claims.traversed(reach((0.9, 0.8, 0.7), (0.4, 0.3, 0.3), (0.9, 0.9, 0.8)))
+    assert found.verdict == UNDECIDED and "0.87 at most, of 2 draws" in found.control
+    assert "0.35 to 0.64, mean 0.45 [0.40, 0.50]" in claims.indexes(decoding(0.6, 0.45, largest=0.64)).control
 
 
 def test_that_accuracy_differs_by_place_is_not_called_the_subspaces_doing():

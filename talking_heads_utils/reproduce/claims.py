@@ -140,17 +140,18 @@ def indexes(table: pd.DataFrame) -> Verdict:
 
 def traversed(table: pd.DataFrame) -> Verdict:
     """Supported if a setting, chosen on other prompts, brings half of the attention or more (lower end) to most places,
-    more than random directions do to any."""
+    and more on average than along any draw of random directions."""
     own = table[table["along"] == COMPONENTS]
     random = table[table["along"] != COMPONENTS]
     reached = (own["low"] >= 0.5) & (own["low"] > own["plain"])
-    more = own["steered"].mean() > random.groupby("along")["steered"].mean().max()
+    draws = random.groupby("along")["steered"].mean()
+    more = own["steered"].mean() > draws.max()
     verdict = SUPPORTED if reached.mean() > 0.5 and more else NOT_SUPPORTED if not reached.any() else UNDECIDED
     return Verdict(
         "",
         f"{int(reached.sum())} of {len(own)} places reached; attention there {own['plain'].mean():.2f} unsteered, "
         f"{own['steered'].mean():.2f} steered ({own['low'].min():.2f} at least), n = {own['n'].iloc[0]}",
-        f"random directions of the same norm {random['steered'].mean():.2f}",
+        f"random directions of the same norm {draws.max():.2f} at most, of {len(draws)} draws",
         verdict,
     )
 
