@@ -4,14 +4,14 @@ import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.errors import OptionError, TaskError
+from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.figures import positional as figures
-from talking_heads_utils.labels import Component
+from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.planted import LIST, MOVER
 from talking_heads_utils.positional import coordinates as co
 from talking_heads_utils.positional import study
 from talking_heads_utils.positional.gains import NONE, ONE, ORACLE, PER_PLACE, STRATEGIES, Gain, gains
-from talking_heads_utils.statistics import Interval, share, share_change
+from talking_heads_utils.statistics import Interval, exact_head_test, share, share_change
 from talking_heads_utils.steering.engine import random_directions
 from talking_heads_utils.tasks import ioi
 from talking_heads_utils.tasks.halves import halves, random_folds, wording_folds
@@ -145,6 +145,44 @@ def test_too_few_writers_is_an_error(planted):
         co.choose_writers(scores, planted.mover, recording.directions, k=500)
     assert co.choose_writers(scores, planted.mover, recording.directions, k=1)[0] == planted.writers[0]
     assert isinstance(planted.writers[0], Component) and planted.heads[0] == planted.writers[0].of_head
+
+
+BAD_CALLS = {
+    "an axis of one value": (lambda c: study.axis(c, 6, 1), "odd number of values"),
+    "an axis without zero": (lambda c: study.axis(c, 6, 4), "odd number of values"),
+    "a grid without zero": (lambda c: study.reach_table(c, 6, [-1.0, 1.0], 40), "zero setting once"),
+    "gains without a control": (lambda c: study.steering_gains(c, 6, [-1.0, 0.0, 1.0], 40, n_random=0), "one set"),
+    "reach without a control": (lambda c: study.reach_table(c, 6, [-1.0, 0.0, 1.0], 40, n_random=0), "one set"),
+    "no number of components": (lambda c: study.dimension_table(c, 6, ()), "each 1 or more"),
+    "zero components": (lambda c: study.dimension_table(c, 6, (0, 3)), "each 1 or more"),
+    "one wording": (lambda c: decode_one_wording(c.lists(6, 40)), "two wordings"),
+    "half a row": (lambda c: c.lists(6, 40).select([0.5]), "whole numbers in one row"),
+    "a word for a row": (lambda c: c.lists(6, 40).select(["a"]), "not by \\['a'\\]"),
+    "rows of rows": (lambda c: c.lists(6, 40).select([[0, 1]]), "whole numbers in one row"),
+    "one number": (lambda c: c.lists(6, 40).select(3), "whole numbers in one row"),
+    "a slice of words": (lambda c: c.lists(6, 40).select(slice("a", None)), "a mask, rows or a slice"),
+    "a text for a prompt": (lambda c: ioi.build_ioi(c.tokenizer, prompts=["a"]), "not 'a'"),
+    "no such layer": (lambda c: exact_head_test(torch.zeros(2, 4), [Head(2, 0)]), "no L2H0"),
+    "no such head": (lambda c: exact_head_test(torch.zeros(2, 4), [Head(0, 0), Head(1, 4)]), "no L1H4"),
+    "no head": (lambda c: exact_head_test(torch.zeros(2, 4), []), "each once, not none"),
+    "a head twice": (lambda c: exact_head_test(torch.zeros(2, 4), [Head(0, 0)] * 2), "each once"),
+}
+
+
+def decode_one_wording(prompts):
+    prompts = prompts.where(wording=prompts.info["wording"][0])
+    return co.decode(torch.randn(len(prompts), 3), prompts, co.PLACE, wording_folds(prompts))
+
+
+@pytest.mark.parametrize(("call", "said"), BAD_CALLS.values(), ids=BAD_CALLS)
+def test_what_cannot_be_asked_is_said_in_one_line(call, said, planted):
+    with pytest.raises((OptionError, TaskError, LabelError), match=said):
+        call(planted)
+
+
+def test_prompts_can_be_taken_backwards(planted):
+    prompts = planted.lists(4, 6)
+    assert prompts.select(slice(None, None, -1)).texts == prompts.texts[::-1]
 
 
 def test_figures_hold_what_they_are_given(planted):

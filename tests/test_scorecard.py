@@ -165,6 +165,13 @@ def test_that_accuracy_differs_by_place_is_not_called_the_subspaces_doing():
     assert claim.where == "fig-crowding"
 
 
+def test_a_place_that_no_answer_has_is_left_out():
+    """Lists of 12 on ten prompts a half, as a quick run makes them."""
+    table = places((1, 1, 1, 0.2, 0.2))
+    empty = pd.DataFrame([dict(n_items=8, place=p, accuracy=np.nan, n=0) for p in (5, 6, 7)])
+    assert claims.order_matters(pd.concat([table, empty])) == claims.order_matters(table)
+
+
 def test_order_by_chance_is_seldom_called_order():
     rng = np.random.default_rng(0)
     called = [claims.order_matters(places(rng.binomial(20, 0.6, 8) / 20), 500).verdict == SUPPORTED for _ in range(100)]

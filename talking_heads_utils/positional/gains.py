@@ -37,9 +37,9 @@ def gains(
     Among settings that do equally well on the selection half, the smallest counts. The oracle sees the answers it is
     scored on: it is a bound, not a method. Raises :class:`OptionError` for an empty half or a grid without zero.
     """
-    zero = (settings == 0).all(1).nonzero().flatten()
-    if len(zero) != 1 or not selection.any() or selection.all():
-        raise OptionError("Choices need prompts in both halves and a grid that holds the zero setting once.")
+    zero = zero_setting(settings)
+    if not selection.any() or selection.all():
+        raise OptionError("Choices need prompts in both halves.")
     chosen = right[selection].double()
     best = _best(chosen.mean(0), settings)
     by_place = {}
@@ -48,7 +48,7 @@ def gains(
         by_place[place] = _best(chosen[rows].mean(0), settings) if rows.any() else best
     used = torch.tensor([by_place[p] for p in places.tolist()])
     strategies = {
-        NONE: (right[:, zero[0]], [int(zero[0])]),
+        NONE: (right[:, zero], [zero]),
         ONE: (right[:, best], [best]),
         PER_PLACE: (right[torch.arange(len(right)), used], sorted(set(by_place.values()))),
         ORACLE: (right.any(1), []),
@@ -59,6 +59,14 @@ def gains(
         where_chosen = (hit[selection].double() - plain[selection].double()).mean().item()
         found[name] = Gain(share(hit[~selection]), gain, which, where_chosen)
     return found | {NONE: found[NONE]._replace(gain=Interval(0.0, 0.0, 0.0, found[NONE].gain.n))}
+
+
+def zero_setting(settings: Float[Tensor, "n_settings k"]) -> int:
+    """The row that changes nothing. Raises :class:`OptionError` unless there is one and one only."""
+    zero = (settings == 0).all(1).nonzero().flatten().tolist()
+    if len(zero) != 1:
+        raise OptionError(f"A grid must hold the zero setting once, not {len(zero)} times.")
+    return zero[0]
 
 
 def _best(means: Float[Tensor, "n_settings"], settings: Float[Tensor, "n_settings k"]) -> int:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from talking_heads_utils.errors import OptionError
 from talking_heads_utils.inhibition.find_roles import find_roles
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer, shown_as
@@ -23,7 +24,7 @@ from talking_heads_utils.positional.coordinates import (
     separability,
     writes_of,
 )
-from talking_heads_utils.positional.gains import Gain, gains
+from talking_heads_utils.positional.gains import Gain, gains, zero_setting
 from talking_heads_utils.runs.recording import Recording, record
 from talking_heads_utils.scores import compute_scores
 from talking_heads_utils.settings import SEED
@@ -134,9 +135,11 @@ def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFr
 def dimension_table(at: Channel, n_items: int, ks: Sequence[int], n_prompts: int = 400) -> pd.DataFrame:
     """How many components it takes: place and identity decoded on the held-out half from the first k that weights
     choose, and from k random directions. Columns: model, k, place, identity, place by chance directions, identity by
-    chance directions, n."""
+    chance directions, n. Raises :class:`OptionError` for no k, or one below 1."""
     import pandas as pd
 
+    if not ks or min(ks) < 1:
+        raise OptionError(f"Name the numbers of components to decode from, each 1 or more, not {list(ks)}.")
     held_out = halves(at.lists(n_items, n_prompts))[1]
     recording = at.record(held_out)
     scores = compute_scores(recording.weights, "Q", seed=at.seed)
@@ -225,7 +228,10 @@ def accuracy_by_place(at: Channel, lengths: Sequence[int], n_prompts: int = 120)
 
 def axis(at: Channel, n_items: int, n_values: int) -> list[float]:
     """Values of a steering axis for this model, zero among them: :data:`REACH` times the largest centred coordinate of
-    prompts on the selection half, to both sides."""
+    prompts on the selection half, to both sides. Raises :class:`OptionError` for an even number of values or fewer than
+    three."""
+    if n_values < 3 or n_values % 2 != 1:
+        raise OptionError(f"An axis has an odd number of values, three at least, zero in their middle; not {n_values}.")
     selection, _ = halves(at.lists(n_items, 100))
     values = points(at.record(selection), at.mover.layer, at.directions)
     reach = REACH * (values - values.mean(0)).abs().max().item()
@@ -245,15 +251,15 @@ def reach_table(
     """Can the mover be brought to a place of the list by hand? For each place the setting that brings most of its
     attention there, chosen on the selection half, scored on the other; also along random directions of equal norm.
 
-    Columns: model, n_items, along, place, plain, steered (attention to the place), low, high, n.
+    Columns: model, n_items, along, place, plain, steered (attention to the place), low, high, n. Raises
+    :class:`OptionError` for values without zero, or for no random directions.
     """
     import pandas as pd
 
     prompts, settings = at.lists(n_items, n_prompts), grid(values)
-    selection = in_selection(prompts)
+    plain, selection = zero_setting(settings), in_selection(prompts)
     random = random_directions(n_random, 3, at.directions.shape[1], at.seed)
     along = {COMPONENTS: None} | {f"random {i}": directions for i, directions in enumerate(random, 1)}
-    plain = int((settings == 0).all(1).nonzero()[0])
     rows = []
     for name, directions in along.items():
         steering = prepare(at.bridge, prompts, at.writers, directions)
@@ -271,7 +277,8 @@ def steering_gains(
     at: Channel, n_items: int, values: Sequence[float], n_prompts: int = 200, n_random: int = 3
 ) -> tuple[dict[str, Gain], list[dict[str, Gain]]]:
     """``(ours, random)``: what steering along the three components buys, and along random directions of equal norm
-    with the same grid and the same search."""
+    with the same grid and the same search. Raises :class:`OptionError` for values without zero, or for no random
+    directions."""
     prompts = at.lists(n_items, n_prompts)
     settings = grid(values)
     random = random_directions(n_random, 3, at.directions.shape[1], at.seed)

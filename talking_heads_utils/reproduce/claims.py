@@ -174,9 +174,10 @@ def crowds(table: pd.DataFrame) -> Verdict:
 
 
 def order_matters(table: pd.DataFrame, n_draws: int = 4000) -> Verdict:
-    """Supported if accuracy differs more between places of the longest list than by chance (p < 0.05), whatever makes it
-    differ; undecided where all answers are right or wrong, for then nothing can differ."""
-    part = table[table["n_items"] == table["n_items"].max()]
+    """Supported if accuracy differs more between places of the longest list than by chance (p < 0.05), whatever makes
+    it differ; undecided where all answers are right or wrong, for then nothing can differ. Places that no prompt's
+    answer has are left out."""
+    part = table[(table["n_items"] == table["n_items"].max()) & (table["n"] > 0)]
     n = part["n"].to_numpy()
     right = np.rint(part["accuracy"] * n).to_numpy()
     share = right.sum() / n.sum()
