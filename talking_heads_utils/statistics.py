@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.errors import OptionError
+from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.labels import Head
 
 Z = 1.959963984540054  # of a standard normal variable, 95% lie within it to both sides
@@ -113,8 +113,14 @@ def exact_head_test(values: Float[Tensor, "n_layers n_heads"], heads: Sequence[H
     """Is the mean over ``heads`` larger than over other heads of the same layers? Every alternative is counted.
 
     The alternatives are all choices of as many heads from each layer as ``heads`` has there, itself included; a head
-    without a value (NaN) is in none. Raises :class:`OptionError` if one of ``heads`` has none.
+    without a value (NaN) is in none. Raises :class:`OptionError` for no heads, one named twice, or one without a value,
+    and :class:`LabelError` for one that is not there.
     """
+    if not heads or len(set(heads)) < len(heads):
+        raise OptionError(f"Name one head at least, and each once, not {', '.join(map(str, heads)) or 'none'}.")
+    n_layers, n_heads = values.shape
+    if absent := [str(head) for head in heads if not (0 <= head.layer < n_layers and 0 <= head.head < n_heads)]:
+        raise LabelError(f"There is no {', '.join(absent)}: the table has {n_layers} layers of {n_heads} heads.")
     if lacking := [str(head) for head in heads if values[head.layer, head.head].isnan()]:
         raise OptionError(f"There is no value for {', '.join(lacking)}: a head must be earlier than what reads it.")
     sums = torch.zeros(1, dtype=torch.float64)

@@ -103,7 +103,7 @@ def test_additivity_draws_ratio_and_cosine_of_every_model():
 
 def test_steering_gains_show_the_mean_of_the_random_directions():
     def gain(mean: float) -> dict[str, Gain]:
-        return dict.fromkeys(STRATEGIES, Gain(*[Interval(mean, mean - 0.1, mean + 0.1, 50)] * 2, []))
+        return dict.fromkeys(STRATEGIES, Gain(*[Interval(mean, mean - 0.1, mean + 0.1, 50)] * 2, [], 0.0))
 
     found = views(positional.gains_figure({"a": (gain(0.5), [gain(0.1), gain(0.3)]), "b": (gain(0.9), [gain(0.2)])}))
     assert [list(trace.y) for trace in found["a"]] == [[0.5] * len(STRATEGIES), [0.2] * len(STRATEGIES)]

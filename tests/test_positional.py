@@ -4,17 +4,17 @@ import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.errors import OptionError, TaskError
+from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.figures import positional as figures
-from talking_heads_utils.labels import Component
+from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.planted import LIST, MOVER
 from talking_heads_utils.positional import coordinates as co
 from talking_heads_utils.positional import study
 from talking_heads_utils.positional.gains import NONE, ONE, ORACLE, PER_PLACE, STRATEGIES, Gain, gains
-from talking_heads_utils.statistics import Interval, share, share_change
+from talking_heads_utils.statistics import Interval, exact_head_test, share, share_change
 from talking_heads_utils.steering.engine import random_directions
 from talking_heads_utils.tasks import ioi
-from talking_heads_utils.tasks.halves import random_folds
+from talking_heads_utils.tasks.halves import halves, random_folds, wording_folds
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,14 @@ def test_the_planted_subspace_indexes_places_not_items(planted):
     k = round(80 * table.loc[(study.COMPONENTS, co.PLACE, "within wordings"), "right"])
     own = table.loc[(study.COMPONENTS, co.PLACE, "within wordings"), ["right", "low", "high", "n"]]
     assert tuple(own) == pytest.approx(share(torch.arange(80) < k)), "decoded or not: a share"
+    recording = planted.record(halves(planted.lists(5, 160))[1])
+    prompts, folds = recording.prompts, wording_folds(recording.prompts)
+    triples = random_directions(study.N_RANDOM_TRIPLES, 3, planted.directions.shape[1], planted.seed)
+    places = [co.points(recording, planted.mover.layer, triple) for triple in triples]
+    each = [co.decode(values, prompts, co.PLACE, folds).double().mean().item() for values in places]
+    row = table.loc[(study.RANDOM, co.PLACE, "across wordings")]
+    assert (row["smallest"], row["largest"]) == pytest.approx((min(each), max(each))), "one triple, not their mean"
+    assert row["high"] < row["largest"], "prompts' noise of the mean says little of single triples"
     table = table["right"]
     for split in ("within wordings", "across wordings"):
         assert table[study.COMPONENTS, co.PLACE, split] > 0.9
@@ -87,6 +95,7 @@ def test_gains_by_hand():
     assert found[ONE].gain == share_change(torch.zeros(4).bool(), right[~selection, 0]) and found[ONE].gain.mean == -0.5
     assert found[ORACLE].accuracy == share(torch.ones(4).bool()) and found[ORACLE].accuracy.low < 0.6
     assert found[NONE].gain == (0, 0, 0, 4), "against itself nothing can differ"
+    assert [found[name].where_chosen for name in STRATEGIES] == [0, 0.75, 0.75, 0.75], "a choice looks best there"
     even = gains(torch.ones(8, 3).bool(), selection, places, settings)
     assert even[ONE].settings == [0], "of equals the smallest"
     for bad in (torch.zeros(8).bool(), torch.ones(8).bool()):
@@ -138,6 +147,44 @@ def test_too_few_writers_is_an_error(planted):
     assert isinstance(planted.writers[0], Component) and planted.heads[0] == planted.writers[0].of_head
 
 
+BAD_CALLS = {
+    "an axis of one value": (lambda c: study.axis(c, 6, 1), "odd number of values"),
+    "an axis without zero": (lambda c: study.axis(c, 6, 4), "odd number of values"),
+    "a grid without zero": (lambda c: study.reach_table(c, 6, [-1.0, 1.0], 40), "zero setting once"),
+    "gains without a control": (lambda c: study.steering_gains(c, 6, [-1.0, 0.0, 1.0], 40, n_random=0), "one set"),
+    "reach without a control": (lambda c: study.reach_table(c, 6, [-1.0, 0.0, 1.0], 40, n_random=0), "one set"),
+    "no number of components": (lambda c: study.dimension_table(c, 6, ()), "each 1 or more"),
+    "zero components": (lambda c: study.dimension_table(c, 6, (0, 3)), "each 1 or more"),
+    "one wording": (lambda c: decode_one_wording(c.lists(6, 40)), "two wordings"),
+    "half a row": (lambda c: c.lists(6, 40).select([0.5]), "whole numbers in one row"),
+    "a word for a row": (lambda c: c.lists(6, 40).select(["a"]), "not by \\['a'\\]"),
+    "rows of rows": (lambda c: c.lists(6, 40).select([[0, 1]]), "whole numbers in one row"),
+    "one number": (lambda c: c.lists(6, 40).select(3), "whole numbers in one row"),
+    "a slice of words": (lambda c: c.lists(6, 40).select(slice("a", None)), "a mask, rows or a slice"),
+    "a text for a prompt": (lambda c: ioi.build_ioi(c.tokenizer, prompts=["a"]), "not 'a'"),
+    "no such layer": (lambda c: exact_head_test(torch.zeros(2, 4), [Head(2, 0)]), "no L2H0"),
+    "no such head": (lambda c: exact_head_test(torch.zeros(2, 4), [Head(0, 0), Head(1, 4)]), "no L1H4"),
+    "no head": (lambda c: exact_head_test(torch.zeros(2, 4), []), "each once, not none"),
+    "a head twice": (lambda c: exact_head_test(torch.zeros(2, 4), [Head(0, 0)] * 2), "each once"),
+}
+
+
+def decode_one_wording(prompts):
+    prompts = prompts.where(wording=prompts.info["wording"][0])
+    return co.decode(torch.randn(len(prompts), 3), prompts, co.PLACE, wording_folds(prompts))
+
+
+@pytest.mark.parametrize(("call", "said"), BAD_CALLS.values(), ids=BAD_CALLS)
+def test_what_cannot_be_asked_is_said_in_one_line(call, said, planted):
+    with pytest.raises((OptionError, TaskError, LabelError), match=said):
+        call(planted)
+
+
+def test_prompts_can_be_taken_backwards(planted):
+    prompts = planted.lists(4, 6)
+    assert prompts.select(slice(None, None, -1)).texts == prompts.texts[::-1]
+
+
 def test_figures_hold_what_they_are_given(planted):
     cloud = study.cloud(planted, 4, 20)
     figure = figures.points_figure({4: cloud, 5: study.cloud(planted, 5, 20)}, ["a", "b", "c"])
@@ -163,7 +210,8 @@ def test_figures_hold_what_they_are_given(planted):
     row = dict(model="m", right=0.5, low=0.4, high=0.7, chance=0.25)
     decoded = pd.DataFrame([row | dict(subspace=subspace, carries=carries)
                             for subspace in figures.SHORT for carries in figures.CARRY_COLOURS])  # fmt: skip
-    won, lost = (Gain(Interval(0.5, 0.4, 0.6, 9), Interval(*of, 9), []) for of in ((0.3, 0.1, 0.4), (-0.1, -0.2, 0.0)))
+    changes = ((0.3, 0.1, 0.4), (-0.1, -0.2, 0.0))
+    won, lost = (Gain(Interval(0.5, 0.4, 0.6, 9), Interval(*of, 9), [], 0.0) for of in changes)
     shown = figures.finding_figure(decoded, {"m/x, 4 items": ({PER_PLACE: won}, [{PER_PLACE: lost}, {PER_PLACE: won}])})
     assert [list(trace.y) for trace in shown.data] == [[0.5]] * 4 + [[30], [10]]
     assert shown.data[4].error_y.array[0] == 10 and shown.data[4].error_y.arrayminus[0] == 20

@@ -3,12 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from talking_heads_utils.models import known_models
+from talking_heads_utils.positional.gains import PER_PLACE, gains
+from talking_heads_utils.positional.study import gains_table
 from talking_heads_utils.reproduce import claims, scorecard
 from talking_heads_utils.reproduce.claims import CLAIMS, judge
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS
 from talking_heads_utils.reproduce.store import Finished
+from talking_heads_utils.steering.engine import grid
 from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 
 EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
@@ -30,14 +34,15 @@ def removal(own, random, size=1.5):
     return pd.DataFrame(rows).assign(n=100, n_items=10)
 
 
-def decoding(own, random):
-    named = ((claims.COMPONENTS, own), (claims.RANDOM_TRIPLES, random))
-    rows = [dict(subspace=name, right=v, low=v - 0.05, high=v + 0.05) for name, v in named]
+def decoding(own, random, largest=None):
+    named = ((claims.COMPONENTS, own, None), (claims.RANDOM_TRIPLES, random, largest))
+    rows = [dict(subspace=name, right=v, low=v - 0.05, high=v + 0.05, smallest=v - 0.1, largest=most or v + 0.1)
+            for name, v, most in named]  # fmt: skip
     return pd.DataFrame(rows).assign(split="across wordings", carries="place", n_items=6, chance=1 / 6, n=200)
 
 
-def reach(own, random):
-    named = ((claims.COMPONENTS, own), ("random 1", random))
+def reach(own, *random):
+    named = ((claims.COMPONENTS, own), *((f"random {i}", values) for i, values in enumerate(random, 1)))
     rows = [dict(along=along, place=p, steered=v, low=v - 0.05, high=v + 0.05)
             for along, values in named for p, v in enumerate(values)]  # fmt: skip
     return pd.DataFrame(rows).assign(plain=0.3, n=50)
@@ -53,13 +58,13 @@ def places(accuracy):
     return pd.DataFrame([dict(n_items=8, place=p, accuracy=a, n=20) for p, a in enumerate(accuracy)])
 
 
-def steering(one, per_place=(1, -5, 7, 0), before=0.5, shorter=60):
+def steering(one, per_place=(1, -5, 7, 0), before=0.5, shorter=60, chosen=3):
     rows = [("no steering", 0, 0, 0, 0), ("one setting", *one), ("one setting per place", *per_place)]
     rows += [("oracle per prompt", 60, 50, 70, 55)]
     long = [{"strategy": s, "n_items": "12", "gain, points": g, "low": a, "high": b, "random directions, points": r}
             for s, g, a, b, r in rows]  # fmt: skip
     short = [row | {"n_items": "6", "gain, points": shorter, "low": shorter, "high": shorter} for row in long]
-    return pd.DataFrame([*short, *long]).assign(accuracy=before, n=100)
+    return pd.DataFrame([*short, *long]).assign(accuracy=before, n=100, **{"where chosen, points": chosen})
 
 
 def edits(gain, low, high, beyond, before=0.5):
@@ -111,6 +116,8 @@ def heads(*needed):
     (claims.indexes, decoding(0.9, 0.3), SUPPORTED),
     (claims.indexes, decoding(0.45, 0.3), UNDECIDED),
     (claims.indexes, decoding(0.3, 0.3), NOT_SUPPORTED),
+    (claims.indexes, decoding(0.6, 0.45, largest=0.64), UNDECIDED),
+    (claims.indexes, decoding(0.45, 0.39, largest=0.53), NOT_SUPPORTED),
     (claims.traversed, reach((0.9, 0.8, 0.7), (0.4, 0.3, 0.3)), SUPPORTED),
     (claims.traversed, reach((0.9, 0.4, 0.3), (0.4, 0.3, 0.3)), UNDECIDED),
     (claims.traversed, reach((0.4, 0.4, 0.3), (0.4, 0.3, 0.3)), NOT_SUPPORTED),
@@ -133,6 +140,7 @@ def heads(*needed):
     (claims.edit_gains, edits(3, -4, 9, -3, before=0.85), UNDECIDED),
     (claims.steering_gains, steering((21, 0.4, 41, 0.9)), UNDECIDED),
     (claims.steering_gains, steering((5, -5, 15, 6), before=0.85), UNDECIDED),
+    (claims.steering_gains, steering((5, -5, 15, 6), chosen=26), UNDECIDED),
     (claims.in_lists, activity((4.0, 3.0), (1.0, 2.0)), SUPPORTED),
     (claims.in_lists, activity((4.0, 0.5), (1.0, 2.0)), UNDECIDED),
     (claims.in_lists, activity((4.0, 3.0), (1.0, 2.0), claims.OWN_TEXTS), UNDECIDED),
@@ -148,10 +156,48 @@ def test_each_rule_gives_each_verdict_where_it_is_due(rule, table, verdict):
     assert "nan" not in found.measured + found.control
 
 
+def test_the_control_shown_is_the_one_the_rule_compares_with():
+    found = claims.traversed(reach((0.9, 0.8, 0.7), (0.4, 0.3, 0.3), (0.9, 0.9, 0.8)))
+    assert found.verdict == UNDECIDED and "0.87 at most, of 2 draws" in found.control
+    assert "0.35 to 0.64, mean 0.45 [0.40, 0.50]" in claims.indexes(decoding(0.6, 0.45, largest=0.64)).control
+
+
+def test_that_accuracy_differs_by_place_is_not_called_the_subspaces_doing():
+    """The rule sees accuracies alone: where places are decoded from nothing, it says the same."""
+    (claim,) = (c for c in CLAIMS if c.needs == "places")
+    assert claim.name == "Accuracy depends on the answer's place in the list" and "not tested here" in claim.said
+    assert claim.where == "fig-crowding"
+
+
+def test_a_place_that_no_answer_has_is_left_out():
+    """Lists of 12 on ten prompts a half, as a quick run makes them."""
+    table = places((1, 1, 1, 0.2, 0.2))
+    empty = pd.DataFrame([dict(n_items=8, place=p, accuracy=np.nan, n=0) for p in (5, 6, 7)])
+    assert claims.order_matters(pd.concat([table, empty])) == claims.order_matters(table)
+
+
 def test_order_by_chance_is_seldom_called_order():
     rng = np.random.default_rng(0)
     called = [claims.order_matters(places(rng.binomial(20, 0.6, 8) / 20), 500).verdict == SUPPORTED for _ in range(100)]
     assert sum(called) <= 12
+
+
+@pytest.mark.parametrize("helps, n, wanted", [(0.3, 96, UNDECIDED), (0.0, 800, NOT_SUPPORTED)])
+def test_a_noisy_choice_is_no_verdict_on_steering(helps, n, wanted):
+    """Of 125 settings one for each of 12 places raises a half of right answers by ``helps``; no other changes any."""
+    settings, place, selection = grid([-2, -1, 0, 1, 2]), torch.arange(n) % 12, torch.arange(n) < n // 2
+    found, short = [], 0
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        right = (torch.rand(n, 1, generator=generator) < 0.5).repeat(1, len(settings))
+        other = torch.rand(right.shape, generator=generator) < 0.3  # answers that a setting changes at random
+        right = torch.where(other & (settings != 0).any(1), torch.rand(right.shape, generator=generator) < 0.5, right)
+        right[torch.arange(n), place] |= torch.rand(n, generator=generator) < 2 * helps
+        gained = gains(right, selection, place, settings)
+        short += gained[PER_PLACE].gain.high < 0.2
+        table = gains_table({"12": (gained, [gained])}).rename(columns={"model": "n_items"})
+        found.append(claims.steering_gains(table).verdict)
+    assert set(found) == {wanted} and short, "held-out prompts alone would say that nothing is to be gained"
 
 
 def test_every_claim_has_an_experiment_a_figure_and_both_sources():

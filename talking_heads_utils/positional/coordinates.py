@@ -79,7 +79,12 @@ def hypotheses(prompts: PromptSet, carries: str) -> Float[Tensor, "n n_items n_f
 def decode(
     values: Float[Tensor, "n k"], prompts: PromptSet, carries: str, folds: Int[Tensor, "n"]
 ) -> Bool[Tensor, "n"]:
-    """Whether each prompt's answer is decoded from its point, by what was fitted on the other folds."""
+    """Whether each prompt's answer is decoded from its point, by what was fitted on the other folds.
+
+    Raises :class:`TaskError` for prompts that are no lists, or that all lie in one fold.
+    """
+    if len(folds.unique()) < 2:
+        raise TaskError("What is decoded is fitted on other folds: there must be two at least, such as two wordings.")
     values, rows = values.double().cpu(), hypotheses(prompts, carries)
     place = torch.as_tensor(prompts.info["place"])
     each = torch.arange(len(values))

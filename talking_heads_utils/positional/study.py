@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from talking_heads_utils.errors import OptionError
 from talking_heads_utils.inhibition.find_roles import find_roles
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer, shown_as
@@ -23,7 +24,7 @@ from talking_heads_utils.positional.coordinates import (
     separability,
     writes_of,
 )
-from talking_heads_utils.positional.gains import Gain, gains
+from talking_heads_utils.positional.gains import Gain, gains, zero_setting
 from talking_heads_utils.runs.recording import Recording, record
 from talking_heads_utils.scores import compute_scores
 from talking_heads_utils.settings import SEED
@@ -106,7 +107,8 @@ def channel(name: str, *, n_items: int = 5, seed: int = SEED, device: str = "cpu
 
 def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFrame:
     """How well place and identity are decoded on the held-out half, from which subspace: share right with its interval
-    over prompts. Columns: model, n_items, subspace, carries, split, right, low, high, chance, n."""
+    over prompts. Of random triples that is their mean: ``smallest`` and ``largest`` say how far single ones lie apart.
+    Columns: model, n_items, subspace, carries, split, right, low, high, smallest, largest, chance, n."""
     import pandas as pd
 
     selection, held_out = halves(at.lists(n_items, n_prompts))
@@ -126,16 +128,21 @@ def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFr
                 ])  # fmt: skip
                 found = share(right[0]) if len(sets) == 1 else bootstrap_mean(right.double().mean(0))
                 row = dict(model=at.name, n_items=n_items, subspace=subspace, carries=carries, split=split)
-                rows.append(row | dict(right=found.mean, low=found.low, high=found.high, chance=1 / n_items, n=found.n))
+                row |= dict(right=found.mean, low=found.low, high=found.high)
+                smallest, largest = right.double().mean(1).aminmax()
+                row |= dict(smallest=smallest.item(), largest=largest.item())
+                rows.append(row | dict(chance=1 / n_items, n=found.n))
     return pd.DataFrame(rows)
 
 
 def dimension_table(at: Channel, n_items: int, ks: Sequence[int], n_prompts: int = 400) -> pd.DataFrame:
     """How many components it takes: place and identity decoded on the held-out half from the first k that weights
     choose, and from k random directions. Columns: model, k, place, identity, place by chance directions, identity by
-    chance directions, n."""
+    chance directions, n. Raises :class:`OptionError` for no k, or one below 1."""
     import pandas as pd
 
+    if not ks or min(ks) < 1:
+        raise OptionError(f"Name the numbers of components to decode from, each 1 or more, not {list(ks)}.")
     held_out = halves(at.lists(n_items, n_prompts))[1]
     recording = at.record(held_out)
     scores = compute_scores(recording.weights, "Q", seed=at.seed)
@@ -170,7 +177,8 @@ def gains_table(results: Mapping[str, tuple[dict[str, Gain], list[dict[str, Gain
     """Held-out accuracy and gain by strategy, beside what the same search gains along random directions.
 
     results: label -> what :func:`steering_gains` gives. Columns: model (the label), strategy, accuracy, then in
-    percentage points gain, low, high (paired 95% interval) and the mean gain along random directions; n.
+    percentage points gain, low, high (paired 95% interval), the mean gain along random directions, the gain on the
+    prompts that chose the settings; n.
     """
     import pandas as pd
 
@@ -182,7 +190,8 @@ def gains_table(results: Mapping[str, tuple[dict[str, Gain], list[dict[str, Gain
                 "model": label, "strategy": name, "accuracy": found.accuracy.mean,
                 "gain, points": 100 * found.gain.mean,
                 "low": 100 * found.gain.low, "high": 100 * found.gain.high,
-                "random directions, points": 100 * sum(others) / len(others), "n": found.gain.n,
+                "random directions, points": 100 * sum(others) / len(others),
+                "where chosen, points": 100 * found.where_chosen, "n": found.gain.n,
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -227,7 +236,10 @@ def accuracy_by_place(at: Channel, lengths: Sequence[int], n_prompts: int = 120)
 
 def axis(at: Channel, n_items: int, n_values: int) -> list[float]:
     """Values of a steering axis for this model, zero among them: :data:`REACH` times the largest centred coordinate of
-    prompts on the selection half, to both sides."""
+    prompts on the selection half, to both sides. Raises :class:`OptionError` for an even number of values or fewer than
+    three."""
+    if n_values < 3 or n_values % 2 != 1:
+        raise OptionError(f"An axis has an odd number of values, three at least, zero in their middle; not {n_values}.")
     selection, _ = halves(at.lists(n_items, 100))
     values = points(at.record(selection), at.mover.layer, at.directions)
     reach = REACH * (values - values.mean(0)).abs().max().item()
@@ -247,15 +259,15 @@ def reach_table(
     """Can the mover be brought to a place of the list by hand? For each place the setting that brings most of its
     attention there, chosen on the selection half, scored on the other; also along random directions of equal norm.
 
-    Columns: model, n_items, along, place, plain, steered (attention to the place), low, high, n.
+    Columns: model, n_items, along, place, plain, steered (attention to the place), low, high, n. Raises
+    :class:`OptionError` for values without zero, or for no random directions.
     """
     import pandas as pd
 
     prompts, settings = at.lists(n_items, n_prompts), grid(values)
-    selection = in_selection(prompts)
+    plain, selection = zero_setting(settings), in_selection(prompts)
     random = random_directions(n_random, 3, at.directions.shape[1], at.seed)
     along = {COMPONENTS: None} | {f"random {i}": directions for i, directions in enumerate(random, 1)}
-    plain = int((settings == 0).all(1).nonzero()[0])
     rows = []
     for name, directions in along.items():
         steering = prepare(at.bridge, prompts, at.writers, directions)
@@ -273,7 +285,8 @@ def steering_gains(
     at: Channel, n_items: int, values: Sequence[float], n_prompts: int = 200, n_random: int = 3
 ) -> tuple[dict[str, Gain], list[dict[str, Gain]]]:
     """``(ours, random)``: what steering along the three components buys, and along random directions of equal norm
-    with the same grid and the same search."""
+    with the same grid and the same search. Raises :class:`OptionError` for values without zero, or for no random
+    directions."""
     prompts = at.lists(n_items, n_prompts)
     settings = grid(values)
     random = random_directions(n_random, 3, at.directions.shape[1], at.seed)

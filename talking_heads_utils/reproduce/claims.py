@@ -133,33 +133,35 @@ def lowers(table: pd.DataFrame) -> Verdict:
 
 
 def indexes(table: pd.DataFrame) -> Verdict:
-    """Supported if place is decoded across wordings from the three components above random triples (lower end) and in
-    more than half of the lists."""
+    """Supported if place is decoded across wordings from the three components above every random triple (lower end) and
+    in more than half of the lists; not supported if not above the mean of the random triples."""
     part = table[(table["split"] == "across wordings") & (table["carries"] == PLACE)].set_index("subspace")
     own, random = part.loc[COMPONENTS], part.loc[RANDOM_TRIPLES]
-    above = own["low"] > random["high"]
-    verdict = SUPPORTED if above and own["low"] > 0.5 else UNDECIDED if above else NOT_SUPPORTED
+    above_mean, above_all = own["low"] > random["high"], own["low"] > random["largest"]
+    verdict = SUPPORTED if above_all and own["low"] > 0.5 else UNDECIDED if above_mean else NOT_SUPPORTED
     return Verdict(
         "",
         f"place decoded in {with_interval(own, 'right')} of lists of {own['n_items']}, n = {own['n']}",
-        f"random triples {with_interval(random, 'right')}, chance {own['chance']:.2f}",
+        f"random triples {random['smallest']:.2f} to {random['largest']:.2f}, mean {with_interval(random, 'right')}, "
+        f"chance {own['chance']:.2f}",
         verdict,
     )
 
 
 def traversed(table: pd.DataFrame) -> Verdict:
     """Supported if a setting, chosen on other prompts, brings half of the attention or more (lower end) to most places,
-    more than random directions do to any."""
+    and more on average than along any draw of random directions."""
     own = table[table["along"] == COMPONENTS]
     random = table[table["along"] != COMPONENTS]
     reached = (own["low"] >= 0.5) & (own["low"] > own["plain"])
-    more = own["steered"].mean() > random.groupby("along")["steered"].mean().max()
+    draws = random.groupby("along")["steered"].mean()
+    more = own["steered"].mean() > draws.max()
     verdict = SUPPORTED if reached.mean() > 0.5 and more else NOT_SUPPORTED if not reached.any() else UNDECIDED
     return Verdict(
         "",
         f"{int(reached.sum())} of {len(own)} places reached; attention there {own['plain'].mean():.2f} unsteered, "
         f"{own['steered'].mean():.2f} steered ({own['low'].min():.2f} at least), n = {own['n'].iloc[0]}",
-        f"random directions of the same norm {random['steered'].mean():.2f}",
+        f"random directions of the same norm {draws.max():.2f} at most, of {len(draws)} draws",
         verdict,
     )
 
@@ -182,9 +184,10 @@ def crowds(table: pd.DataFrame) -> Verdict:
 
 
 def order_matters(table: pd.DataFrame, n_draws: int = 4000) -> Verdict:
-    """Supported if accuracy differs more between places of the longest list than by chance (p < 0.05); undecided where
-    all answers are right or wrong, for then nothing can differ."""
-    part = table[table["n_items"] == table["n_items"].max()]
+    """Supported if accuracy differs more between places of the longest list than by chance (p < 0.05), whatever makes
+    it differ; undecided where all answers are right or wrong, for then nothing can differ. Places that no prompt's
+    answer has are left out."""
+    part = table[(table["n_items"] == table["n_items"].max()) & (table["n"] > 0)]
     n = part["n"].to_numpy()
     right = np.rint(part["accuracy"] * n).to_numpy()
     share = right.sum() / n.sum()
@@ -205,18 +208,20 @@ def order_matters(table: pd.DataFrame, n_draws: int = 4000) -> Verdict:
 
 def steering_gains(table: pd.DataFrame) -> Verdict:
     """On the longest lists that were steered: supported if one setting for all prompts gains 20 points or more on
-    held-out prompts, its interval above 0 and above random directions; not supported if no interval reaches 20 and so
-    much is left to gain; undecided otherwise, also where only a setting per place gains it, which is told the answer's
-    place."""
+    held-out prompts, its interval above 0 and above random directions; not supported if no interval reaches 20, nor the
+    gain on the prompts that settings were chosen on, which a noisy choice raises, and so much is left to gain;
+    undecided otherwise, also where only a setting per place gains it, which is told the answer's place."""
     lengths = table["n_items"].astype(int)
     rows = table[lengths == lengths.max()].set_index("strategy")
     one, per_place, before = rows.loc[ONE], rows.loc[PER_PLACE], rows.loc[NONE, "accuracy"]
     good = one["gain, points"] >= POINTS and one["low"] > max(0.0, one["random directions, points"])
-    out_of_reach = max(one["high"], per_place["high"]) < POINTS and _room(before)
+    fitted = [row["where chosen, points"] for row in (one, per_place)]
+    out_of_reach = max(one["high"], per_place["high"], *fitted) < POINTS and _room(before)
     return Verdict(
         "",
         f"at {lengths.max()} items, from {100 * before:.0f}: one setting for all {_gain(one)}; one per place, which is "
-        f"told the answer's place, {_gain(per_place)}; n = {one['n']}",
+        f"told the answer's place, {_gain(per_place)}; on the prompts that chose them {fitted[0]:+.0f} and "
+        f"{fitted[1]:+.0f}; n = {one['n']}",
         "random directions of the same norm, in brackets" + _full(before),
         SUPPORTED if good else NOT_SUPPORTED if out_of_reach else UNDECIDED,
     )
@@ -333,8 +338,9 @@ CLAIMS = (
           PAPER, "claimed, with a grid of 21 x 21 x 21 settings", 2, "fig-traversal", "reach", traversed),
     Claim("Long lists crowd it, and accuracy falls",
           PAPER, UNREAD, 2, "fig-crowding", "crowding", crowds),
-    Claim("So the order of items matters",
-          PAPER, UNREAD, 2, "fig-crowding", "places", order_matters),
+    Claim("Accuracy depends on the answer's place in the list", PAPER,
+          "claimed of the order of items, through the subspace: that link is not tested here; no number could be read",
+          2, "fig-crowding", "places", order_matters),
     Claim("Steering improves accuracy, often by over 20%",
           PAPER, OVER_20, 2, "fig-gains", "steering-gains", steering_gains),
     Claim("Weight edits improve accuracy, often by over 20%",

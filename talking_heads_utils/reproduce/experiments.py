@@ -144,7 +144,7 @@ def _reach(s: Subject) -> pd.DataFrame:
 def _steering_gains(s: Subject) -> pd.DataFrame:
     at, n_random = s.channel, 1 if s.quick else 2
     found = {
-        str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(200), n_random)
+        str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(800), n_random)
         for n in (N_ITEMS, 12)
         if n <= longest_trained(s.model)
     }
@@ -205,7 +205,7 @@ EXPERIMENTS = (
     Experiment("crowding", 2, 4, lambda s: positional.crowding_table(s.channel, s.lengths, s.n(120)), "by length"),
     Experiment("places", 2, 1, lambda s: positional.accuracy_by_place(s.channel, s.lengths, s.n(120)), "by place"),
     Experiment("reach", 2, 5, _reach, "where a setting brings the mover"),
-    Experiment("steering-gains", 2, 12, _steering_gains, "accuracy by steering"),
+    Experiment("steering-gains", 2, 45, _steering_gains, "accuracy by steering"),
     Experiment("removal", 3, 6, lambda s: editing.removal_table(s.bench), "single components removed"),
     Experiment("edit-gains", 3, 14, _edit_gains, "accuracy by edits of the weights"),
     Experiment("edit-harm", 3, 2, _harm, "what the edits cost elsewhere"),

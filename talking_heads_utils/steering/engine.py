@@ -69,7 +69,10 @@ def write_vectors(bridge: TransformerBridge, writers: Sequence[Component]) -> Fl
 
 
 def random_directions(n: int, k: int, d_model: int, seed: int = SEED) -> Float[Tensor, "n k d_model"]:
-    """Sets of k orthonormal directions of the residual stream: unit vectors, as write directions are."""
+    """Sets of k orthonormal directions of the residual stream: unit vectors, as write directions are. Raises
+    :class:`OptionError` for no set, or for more directions than the stream has."""
+    if n < 1 or not 1 <= k <= d_model:
+        raise OptionError(f"A control needs one set of random directions at least, of 1 to {d_model}; not {n} of {k}.")
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(n, d_model, k, generator=generator)
     return torch.linalg.qr(noise)[0].mT

@@ -108,12 +108,14 @@ def build_ioi(
     """IOI prompts for a tokenizer; with ``counterfactual`` each one changed by that named operation, pair by pair.
 
     prompts: your own instead of drawn ones. Raises :class:`TaskError` for an unknown operation or template, no
-    prompts, equal names, or a word that is not one token.
+    prompts, something else than a prompt, equal names, or a word that is not one token.
     """
     drawn = prompts is None
     prompts = draw_ioi(tokenizer, n_prompts, seed) if prompts is None else list(prompts)
     if not prompts:
         raise TaskError("No prompts were given. Leave prompts out to have them drawn.")
+    if strange := [p for p in prompts if not isinstance(p, IOIPrompt)]:
+        raise TaskError(f"Prompts of your own are IOIPrompt's, not {strange[0]!r}.")
     if bad := [p for p in prompts if len({p.io, p.s, p.third}) < 3]:
         raise TaskError(f"IO, S and the third must be three names, not {bad[0].io!r}, {bad[0].s!r}, {bad[0].third!r}.")
     if counterfactual is not None:

@@ -82,10 +82,15 @@ class PromptSet:
         return torch.cat([self.answers[:, None], self.distractors], 1)
 
     def select(self, keep: Bool[Tensor, "n_prompts"] | Sequence[int] | slice) -> PromptSet:
-        """The prompts at ``keep``, with the same padding. Raises :class:`TaskError` if none is left, and for a mask of
-        another length or a row that is not there."""
-        keep = torch.arange(len(self))[keep] if isinstance(keep, slice) else torch.as_tensor(keep)
+        """The prompts at ``keep``, with the same padding. Raises :class:`TaskError` if none is left, for a mask of
+        another length, for a row that is not there, and for what is neither a mask nor rows."""
+        try:
+            keep = torch.as_tensor(range(len(self))[keep] if isinstance(keep, slice) else keep)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TaskError(f"Prompts are chosen by a mask, rows or a slice, not by {keep!r}.") from error
         is_mask = keep.dtype == torch.bool
+        if keep.ndim != 1 or (len(keep) and (keep.is_floating_point() or keep.is_complex())):
+            raise TaskError(f"Prompts are chosen by a mask or whole numbers in one row, not by {keep.tolist()!r}.")
         if is_mask and len(keep) != len(self):
             raise TaskError(f"A mask of {len(keep)} does not fit {len(self)} prompts.")
         index = keep.nonzero().flatten() if is_mask else keep
