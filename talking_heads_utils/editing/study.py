@@ -30,6 +30,7 @@ from talking_heads_utils.editing.search import (
     score,
 )
 from talking_heads_utils.editing.upper import Upper, prepare
+from talking_heads_utils.errors import OptionError
 from talking_heads_utils.inhibition.corpus import corpus_of
 from talking_heads_utils.inhibition.effects import component_effects
 from talking_heads_utils.inhibition.find_roles import find_roles
