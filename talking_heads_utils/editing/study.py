@@ -30,6 +30,7 @@ from talking_heads_utils.editing.search import (
     score,
 )
 from talking_heads_utils.editing.upper import Upper, prepare
+from talking_heads_utils.errors import OptionError
 from talking_heads_utils.inhibition.corpus import corpus_of
 from talking_heads_utils.inhibition.effects import component_effects
 from talking_heads_utils.inhibition.find_roles import find_roles
@@ -364,6 +365,13 @@ def clearly_beyond(gained: pd.DataFrame, model: str, edit: str) -> tuple[int, in
     are. gained: of :func:`gains_table`."""
     rows = gained[(gained["model"] == model) & (gained["edit"] == edit)]
     return int((rows["beyond random, low"] > 0).sum()), len(rows)
+
+
+def said_beyond(gained: pd.DataFrame, models: Sequence[str]) -> str:
+    """Which models' edits gain clearly more than random ones, and on how many sets of prompts: ``gradient in a (2 of 3
+    sets)``; ``none`` where none does. gained: of :func:`gains_table`."""
+    found = {(edit, model): clearly_beyond(gained, model, edit) for model in models for edit in (GRADIENT, GRID)}
+    return ", ".join(f"{e} in {m} ({k} of {n} sets)" for (e, m), (k, n) in found.items() if k) or "none"
 
 
 def points(interval: Interval) -> str:
