@@ -367,6 +367,13 @@ def clearly_beyond(gained: pd.DataFrame, model: str, edit: str) -> tuple[int, in
     return int((rows["beyond random, low"] > 0).sum()), len(rows)
 
 
+def said_beyond(gained: pd.DataFrame, models: Sequence[str]) -> str:
+    """Which models' edits gain clearly more than random ones, and on how many sets of prompts: ``gradient in a (2 of 3
+    sets)``; ``none`` where none does. gained: of :func:`gains_table`."""
+    found = {(edit, model): clearly_beyond(gained, model, edit) for model in models for edit in (GRADIENT, GRID)}
+    return ", ".join(f"{e} in {m} ({k} of {n} sets)" for (e, m), (k, n) in found.items() if k) or "none"
+
+
 def points(interval: Interval) -> str:
     """An interval of shares in percentage points."""
     return f"{100 * interval.mean:+.0f} ({100 * interval.low:+.0f} to {100 * interval.high:+.0f})"
