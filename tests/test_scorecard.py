@@ -1,5 +1,7 @@
 """Verdicts follow from tables by rules: each rule is shown a table for every verdict that it can give."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -185,6 +187,14 @@ def test_a_real_model_without_results_is_said_to_be_not_run_and_a_toy_never_stan
     assert html.count("<tr id='claim-") == len(CLAIMS) == scorecard.as_matrix(results).count("href='#claim-")
     assert html.count(scorecard.NOT_RUN) == sum(of[scorecard.NOT_RUN] for of in counted.values())
     assert "class='toy'><span class='verdict'>·" not in html
+
+
+def test_models_that_were_not_run_stand_last_in_the_matrix():
+    ran = Finished({"not_possible": None}, decoding(0.9, 0.3))
+    html = scorecard.as_matrix({"gpt2": {}, "planted": {"decoding": ran}, "mini-token": {"decoding": ran}})
+    assert re.findall(r"<th scope='col'><span>(.*?)</span>", html) == ["planted", "mini-token", "gpt2"]
+    row = re.findall(r"<td[^>]*>", next(row for row in html.split("<tr>") if "title='planted" in row))
+    assert [mark.split("title='")[1].split(":")[0] for mark in row] == ["planted", "mini-token", "gpt2"]
 
 
 def test_the_real_weights_have_a_row_and_a_column_of_their_own():
