@@ -96,8 +96,10 @@ def test_decoding_by_subspace_has_an_entry_for_model_and_split():
 def test_additivity_draws_ratio_and_cosine_of_every_model():
     rows = table(["ratio", "cosine"], n_examples=[1, 2, 4])
     figure = icl.additivity_figure(rows)
-    assert [t.name for t in figure.data] == [f"{m}, {what}" for m in MODELS for what in ("ratio", "cosine")]
-    assert list(figure.data[2].y) == rows[rows["model"] == "gpt2"]["ratio"].round(3).tolist()
+    assert [(t.name, t.yaxis) for t in figure.data] == [(m, panel) for m in MODELS for panel in ("y", "y2")]
+    for model, *traces in zip(MODELS, figure.data[::2], figure.data[1::2]):
+        own = rows[rows["model"] == model]
+        assert [list(t.y) for t in traces] == [own[what].round(3).tolist() for what in ("ratio", "cosine")]
     assert figure.layout.shapes[0].y0 == 1, "the line at which contributions add"
 
 
