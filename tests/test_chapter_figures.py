@@ -124,6 +124,22 @@ def test_rates_set_the_components_beside_those_of_other_heads():
     }
 
 
+def test_a_share_below_zero_has_no_bar_but_its_number():
+    row = dict(model="m", split="across wordings", components="L1H0.1", n=9)
+    rows = pd.DataFrame(
+        [row | dict(carries=inhibition.PLACE, r2=0.9), row | dict(carries=inhibition.IDENTITY, r2=-0.48)]
+    )
+    place, identity = inhibition.carries_figure(rows).data
+    assert (place.y, place.text, identity.y, identity.text) == ((0.9,), ("",), (0.0,), ("-0.48",))
+
+
+def test_every_head_has_a_symbol_of_its_own():
+    rows = [
+        dict(component=f"L1H{i}.0", inhibition=True, category="comma", ratio=1, share=0.1, base=0.1) for i in range(5)
+    ]
+    assert len({trace.marker.symbol for trace in inhibition.rates_figure(pd.DataFrame(rows)).data[1:]}) == 5
+
+
 def test_models_are_introduced_by_what_was_measured_and_what_was_predicted():
     rows = pd.DataFrame(dict(n_items=[3, 6], accuracy=[0.9, 0.5], low=[0.8, 0.4], high=[1.0, 0.6]))
     measured, predicted = models.accuracy_figure({"planted": rows}, {"planted": [0.88, 0.52]}).data

@@ -142,6 +142,8 @@ def test_figures_hold_what_they_are_given(planted):
     figure = figures.points_figure({4: cloud, 5: study.cloud(planted, 5, 20)}, ["a", "b", "c"])
     assert len(figure.frames) == 2 and list(figure.data[0].x) == cloud["x"].round(3).tolist()
     assert [step.label for step in figure.layout.sliders[0].steps] == ["4", "5"]
+    assert [frame.data[0].marker.cmax for frame in figure.frames] == [3.5, 4.5], "a colour for each place"
+    assert [trace.marker.showscale for trace in figure.data] == [True, None], "a key to places"
     values = [-1.0, 0.0, 1.0]
     attention = torch.rand(3, 3, 3, 4).numpy()
     longer = torch.rand(3, 3, 3, 6).numpy()
@@ -158,7 +160,7 @@ def test_figures_hold_what_they_are_given(planted):
     assert set(moved) == {"z", "text", "customdata"} and along.steps[along.active].args[0]["z"][1][0] == list(
         figure.data[1].z[0]
     )
-    assert moved["z"][1][1][2] == moved["z"][3][1][2] == 3 and moved["z"][1][0][0] == figures.NONE, "white below a half"
+    assert moved["z"][1][1][2] == moved["z"][3][1][2] == 3 and moved["z"][1][0][0] == figures.NONE, "empty below a half"
     assert lengths.active == 0, "no list of 6 has its last place reached"
     every = torch.eye(6)[torch.arange(27) % 6].reshape(3, 3, 3, 6).numpy()
     opened = figures.traversal_figure({"m": {4: panel[4], 6: figures.Traversal(every, values)}}, {"m": "abc"})
