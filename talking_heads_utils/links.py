@@ -88,8 +88,8 @@ def link_summary(scores: CompositionScores, roles: Roles, links: Sequence[Link])
             per_writer = torch.stack([reader_percentiles(values, reader) for reader in roles[link[1]]]).nanmean(0)
             test = exact_head_test(per_writer, roles[link[0]])
             rows.append({
-                "link": name, "measure": measure, "published pairs": mean.mean, "95% interval":
-                f"{mean.low:.0f} to {mean.high:.0f}", "pairs": mean.n, "other heads": test.null_mean,
+                "link": name, "measure": measure, "mean percentile: published pairs": mean.mean, "95% interval":
+                f"{mean.low:.0f} to {mean.high:.0f}", "pairs": mean.n, "mean percentile: other heads": test.null_mean,
                 "p (exact)": test.p, "choices": test.n,
             })  # fmt: skip
     return pd.DataFrame(rows)
@@ -121,10 +121,8 @@ def published_edges(
 ) -> list[tuple[Head, Component, Head, str, float, bool]]:
     """The k strongest writers of every reader in ``links``: writer, its component, reader, kind, value, and whether
     the literature links the two."""
-    readers = sorted({(reader, kind) for _, role, kind in links for reader in roles[role]})
     edges = []
-    for reader, kind in readers:
-        known = {w for writers, role, of in links if of == kind and reader in roles[role] for w in roles[writers]}
+    for (reader, kind), known in _linked_writers(roles, links).items():
         for head, component, value in strongest_writers(scores, reader, kind, k, measure):
             edges.append((head, component, reader, kind, value, head in known))
     return edges
@@ -139,6 +137,25 @@ def published_counts(scores: CompositionScores, roles: Roles, links: Sequence[Li
         for measure in MEASURES
     }
     return pd.DataFrame(counts, index=list(ks)).T.rename_axis(columns="published edges by k")
+
+
+def edges_by_chance(scores: CompositionScores, roles: Roles, links: Sequence[Link], k: int) -> float:
+    """How many of the edges would be published, on average, if the k writers of every reader in ``links`` were drawn
+    evenly from all earlier heads, none twice."""
+    expected = 0.0
+    for (reader, _), known in _linked_writers(roles, links).items():
+        earlier = reader.layer * scores.n_heads
+        expected += min(k, earlier) * sum(head.layer < reader.layer for head in known) / max(earlier, 1)
+    return expected
+
+
+def _linked_writers(roles: Roles, links: Sequence[Link]) -> dict[tuple[Head, str], set[Head]]:
+    """Every reader in ``links`` with the input it reads, in order -> the heads that the literature links to it."""
+    found: dict[tuple[Head, str], set[Head]] = {}
+    for writers, role, kind in links:
+        for reader in roles[role]:
+            found.setdefault((reader, kind), set()).update(roles[writers])
+    return dict(sorted(found.items()))
 
 
 def edges_above(

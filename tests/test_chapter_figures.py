@@ -96,8 +96,10 @@ def test_decoding_by_subspace_has_an_entry_for_model_and_split():
 def test_additivity_draws_ratio_and_cosine_of_every_model():
     rows = table(["ratio", "cosine"], n_examples=[1, 2, 4])
     figure = icl.additivity_figure(rows)
-    assert [t.name for t in figure.data] == [f"{m}, {what}" for m in MODELS for what in ("ratio", "cosine")]
-    assert list(figure.data[2].y) == rows[rows["model"] == "gpt2"]["ratio"].round(3).tolist()
+    assert [(t.name, t.yaxis) for t in figure.data] == [(m, panel) for m in MODELS for panel in ("y", "y2")]
+    for model, *traces in zip(MODELS, figure.data[::2], figure.data[1::2]):
+        own = rows[rows["model"] == model]
+        assert [list(t.y) for t in traces] == [own[what].round(3).tolist() for what in ("ratio", "cosine")]
     assert figure.layout.shapes[0].y0 == 1, "the line at which contributions add"
 
 
@@ -120,6 +122,22 @@ def test_rates_set_the_components_beside_those_of_other_heads():
         "L8H10.1": [1.5] * 2,
         "L7H3.0": [2.5] * 2,
     }
+
+
+def test_a_share_below_zero_has_no_bar_but_its_number():
+    row = dict(model="m", split="across wordings", components="L1H0.1", n=9)
+    rows = pd.DataFrame(
+        [row | dict(carries=inhibition.PLACE, r2=0.9), row | dict(carries=inhibition.IDENTITY, r2=-0.48)]
+    )
+    place, identity = inhibition.carries_figure(rows).data
+    assert (place.y, place.text, identity.y, identity.text) == ((0.9,), ("",), (0.0,), ("-0.48",))
+
+
+def test_every_head_has_a_symbol_of_its_own():
+    rows = [
+        dict(component=f"L1H{i}.0", inhibition=True, category="comma", ratio=1, share=0.1, base=0.1) for i in range(5)
+    ]
+    assert len({trace.marker.symbol for trace in inhibition.rates_figure(pd.DataFrame(rows)).data[1:]}) == 5
 
 
 def test_models_are_introduced_by_what_was_measured_and_what_was_predicted():

@@ -134,6 +134,7 @@ def test_attention_to_y_and_to_x_are_not_exchanged():
 
 def test_compensation_has_the_fixed_change_along_x_and_the_free_one_along_y():
     rows = table(["fixed", "free", "attention"], set=["a layer", "all heads"], head=["L0H0", "L1H3"])
+    rows = rows.assign(free_low=rows["free"] - 0.25, free_high=rows["free"] + 0.5)
     figure = icl.compensation_figure(rows)
     assert "held fixed" in figure.layout.xaxis.title.text and "left free" in figure.layout.yaxis.title.text
     for model, ablated in product(MODELS, ("a layer", "all heads")):
@@ -142,6 +143,7 @@ def test_compensation_has_the_fixed_change_along_x_and_the_free_one_along_y():
         assert list(trace.x) == pytest.approx(own["fixed"].tolist())
         assert list(trace.y) == pytest.approx(own["free"].tolist())
         assert list(trace.marker.color) == pytest.approx(own["attention"].tolist())
+        assert list(trace.error_y.array) == [0.5] * 2 and list(trace.error_y.arrayminus) == [0.25] * 2
         assert list(trace.text) == list(trace.customdata) == own["head"].tolist()
         for i, row in enumerate(own.to_dict("records")):
             assert hover(trace, i) == f"{row['head']}<br>held fixed {row['fixed']:.3f}<br>left free {row['free']:.3f}"

@@ -9,7 +9,7 @@ from talking_heads_utils import links, roles
 from talking_heads_utils.figures import circuit, composition, explorer, page
 from talking_heads_utils.known_answer import planted_pair
 from talking_heads_utils.labels import Head
-from talking_heads_utils.scores import compute_scores
+from talking_heads_utils.scores import compute_scores, load_shipped_scores
 
 ROLES = {"a": [Head(0, 1), Head(0, 2)], "b": [Head(2, 0), Head(2, 3)]}
 LINKS = [("a", "b", "Q")]
@@ -86,6 +86,26 @@ def test_menus_replace_every_trace_with_that_of_the_reader(scores):
     assert figure.data[0].meta == "L2H0" and update["meta"][0] == "L2H3"
 
 
+def test_a_line_leads_from_each_mark_to_its_name_and_no_two_cross():
+    shipped, heads = load_shipped_scores(), roles.gpt2_small_roles()
+    for reader in heads[roles.NAME_MOVER]:
+        _, *marks, lines, names = composition.rank_figure(shipped, heads[roles.S_INHIBITION], [reader], "Q").data
+        at = {name: point for trace in marks for name, *point in zip(trace.text, trace.x, trace.y)}
+        named = dict(zip(names.text, map(list, zip(names.x, names.y)), strict=True))
+        starts, ends = (list(map(list, zip(lines.x[i::3], lines.y[i::3]))) for i in (0, 1))
+        assert set(named) == set(at) and len(starts) > 3
+        led = list(named)[: len(starts)]
+        assert [at[name] for name in led] == starts and [named[name] for name in led] == ends
+        for name in named.keys() - led:
+            assert named[name] == [pytest.approx(at[name][0], rel=0.15), at[name][1]], (
+                "the others stand by their points"
+            )
+        for (above, below), (high, low) in zip(zip(starts, starts[1:]), zip(ends, ends[1:])):
+            x = [np.log10(point[0]) for point in (above, high)]
+            assert high[0] == low[0] and high[1] > low[1]
+            assert np.interp(np.log10(below[0]), x, [above[1], high[1]]) > below[1]
+
+
 def test_the_finding_of_chapter_one_holds_every_earlier_head_once(scores):
     writers, readers = [Head(0, 1), Head(1, 2)], ROLES["b"]
     others, chosen = composition.finding_figure(scores, writers, readers, "Q", role="a").data
@@ -109,7 +129,7 @@ def test_the_circuit_counts_its_edges(scores):
     edges = links.published_edges(scores, ROLES, LINKS, 2, links.ONE_COMPONENT)
     known = sum(published for *_, published in edges)
     assert len(edges) == 4 and known == sum(head in ROLES["a"] for head, *_ in edges)
-    assert frame.layout.annotations[0].text == f"one component: {known} of 4 edges are published"
+    assert frame.layout.annotations[0].text == f"one component: {known} of 4 edges published"
     assert len(frame.data[1].x) == 4
 
 

@@ -56,9 +56,11 @@ def test_pairs_are_symmetric_and_only_the_heads_that_seem_to_change_most_are_nam
     assert z[0][1] == z[1][0] == 0.5 and z[2][0] == -0.1 and z[0][0] is None
     told = "0.50 nats of log-odds [0.40, 0.60]<br>0.25 of log-probability [0.20, 0.30]"
     assert shown_pairs.customdata[1][0] == told and "log-odds" in shown_pairs.colorbar.title.text
-    same = dict(model="m", set="s", fixed=0.0, low=0.0, high=0.0, attention=0.1)
+    same = dict(model="m", set="s", fixed=0.0, low=0.0, high=0.0, free_low=-0.1, free_high=0.7, attention=0.1)
     heads = pd.DataFrame([same | dict(head=f"L1H{i}", free=0.1 * i) for i in range(6)])
-    assert list(figures.compensation_figure(heads).data[0].text) == ["", "", "L1H2", "L1H3", "L1H4", "L1H5"]
+    (points,) = figures.compensation_figure(heads).data
+    assert list(points.text) == ["", "", "L1H2", "L1H3", "L1H4", "L1H5"]
+    assert list(points.error_y.array) == [0.7, 0.6, 0.5, 0.4, 0.3, 0.2] and points.error_y.arrayminus[5] == 0.6
 
 
 def test_belief_shows_the_model_and_every_law():

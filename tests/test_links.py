@@ -1,5 +1,7 @@
 """Circuit links: found where planted, absent where not, and the shares are exact."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -67,6 +69,19 @@ def test_the_table_has_published_pairs_and_their_controls(small):
     assert stronger.idxmax() == f"L0H{values.argmax().item()}"
 
 
+def test_edges_by_chance_are_the_mean_over_all_choices_of_writers(small):
+    scores = compute_scores(small)
+    roles = {"a": [Head(0, 1), Head(1, 2)], "b": [Head(1, 0), Head(2, 3)], "c": [Head(0, 0)]}
+    of = [("a", "b", "Q"), ("c", "b", "Q"), ("c", "b", "K")]
+    known = {("Q", 1): 2, ("Q", 2): 3, ("K", 1): 1, ("K", 2): 1}  # of 4 heads below layer 1, of 8 below layer 2
+    for k in (1, 3, 6):
+        drawn = {key: list(itertools.combinations(range(4 * key[1]), min(k, 4 * key[1]))) for key in known}
+        means = [sum(i < known[key] for choice in of for i in choice) / len(of) for key, of in drawn.items()]
+        assert links.edges_by_chance(scores, roles, of, k) == pytest.approx(sum(means))
+    every = links.published_edges(scores, roles, of, 8, links.ONE_COMPONENT)
+    assert sum(published for *_, published in every) == links.edges_by_chance(scores, roles, of, 8) == 7
+
+
 def test_the_summary_agrees_with_the_table(small):
     scores = compute_scores(small)
     roles = {"a": [Head(0, 1), Head(0, 2)], "b": [Head(2, 0), Head(2, 3)]}
@@ -74,7 +89,7 @@ def test_the_summary_agrees_with_the_table(small):
     table = links.link_table(scores, roles, [("a", "b", "V")])
     for _, row in summary.iterrows():
         part = table[(table["measure"] == row["measure"]) & table["published"]]["percentile"]
-        assert row["published pairs"] == pytest.approx(part.mean()) and row["pairs"] == 4
+        assert row["mean percentile: published pairs"] == pytest.approx(part.mean()) and row["pairs"] == 4
         assert row["choices"] == 6 and 1 / 6 <= row["p (exact)"] <= 1
 
 

@@ -190,20 +190,29 @@ def test_figures_hold_what_they_are_given(planted):
     figure = figures.points_figure({4: cloud, 5: study.cloud(planted, 5, 20)}, ["a", "b", "c"])
     assert len(figure.frames) == 2 and list(figure.data[0].x) == cloud["x"].round(3).tolist()
     assert [step.label for step in figure.layout.sliders[0].steps] == ["4", "5"]
+    assert [frame.data[0].marker.cmax for frame in figure.frames] == [3.5, 4.5], "a colour for each place"
+    assert [trace.marker.showscale for trace in figure.data] == [True, None], "a key to places"
     values = [-1.0, 0.0, 1.0]
     attention = torch.rand(3, 3, 3, 4).numpy()
     longer = torch.rand(3, 3, 3, 6).numpy()
+    attention[0, 0, 1], longer[1, 2, 2], longer[..., 5] = (0.1, 0.2, 0.6, 0.1), (0.1, 0.2, 0.1, 0.7, 0.2, 0.0), 0.0
+    longer[0, 0, 2] = 0.4
     panel = {4: figures.Traversal(attention, values), 6: figures.Traversal(longer, values)}
     figure = figures.traversal_figure({"m": panel, "planted": panel}, dict.fromkeys(("m", "planted"), "abc"))
     assert [trace.visible for trace in figure.data] == [True, False] * 2
-    assert figure.data[0].z[0][0] == attention[0, 0, 1].argmax() and figure.data[3].zmax == 5.5
+    assert figure.data[0].z[0][0] == 2 and figure.data[0].customdata[0][0] == "most attention to place 2: 0.60"
+    assert figure.data[3].zmax == 5.5 and len({colour for _, colour in figure.data[3].colorscale}) == 6 + 1
     lengths, along = figure.layout.sliders
     assert lengths.steps[1].args[0] == {"visible": [False, True] * 2}, "a slider that sets nothing else"
     moved = along.steps[2].args[0]
-    assert set(moved) == {"z", "customdata"} and along.steps[along.active].args[0]["z"][1][0] == list(
+    assert set(moved) == {"z", "text", "customdata"} and along.steps[along.active].args[0]["z"][1][0] == list(
         figure.data[1].z[0]
     )
-    assert moved["z"][1][1][2] == moved["z"][3][1][2] == longer[1, 2, 2].argmax()
+    assert moved["z"][1][1][2] == moved["z"][3][1][2] == 3 and moved["z"][1][0][0] == figures.NONE, "empty below a half"
+    assert lengths.active == 0, "no list of 6 has its last place reached"
+    every = torch.eye(6)[torch.arange(27) % 6].reshape(3, 3, 3, 6).numpy()
+    opened = figures.traversal_figure({"m": {4: panel[4], 6: figures.Traversal(every, values)}}, {"m": "abc"})
+    assert [trace.visible for trace in opened.data] == [False, True] and opened.layout.sliders[0].active == 1
     for other in ({4: panel[4]}, {4: panel[4], 6: figures.Traversal(longer, [0.0])}):
         with pytest.raises(ValueError, match="sliders move them all"):
             figures.traversal_figure({"a": panel, "b": other}, dict.fromkeys("ab", "abc"))

@@ -117,7 +117,10 @@ def test_gains_of_a_finished_sweep_are_those_of_its_prompts(model, own, control,
     assert study.finished_gains(replace(finished, controls=())) == {}, "no gain without its control"
     panels, axes = figures.sweep_panels(finished.own)
     figure = figures.traversal_figure(panels, axes)
-    assert list(axes) == ["gpt2, L3H0"] and figure.data[0].z[0][2] == own.attention("L3H0", 4)[0, 2, 1].argmax()
+    cell = own.attention("L3H0", 4)[0, 2, 1]
+    place = cell.argmax() if cell.max() >= figures.HALF else figures.NONE
+    assert list(axes) == ["gpt2, L3H0"] and figure.data[0].z[0][2] == place
+    assert figure.data[0].customdata[0][2] == f"most attention to place {cell.argmax()}: {cell.max():.2f}"
     assert REVISION in finished.own.describe() and "27 settings on 24 prompts" in finished.own.describe()
 
 

@@ -1,5 +1,7 @@
 """Verdicts follow from tables by rules: each rule is shown a table for every verdict that it can give."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -243,6 +245,14 @@ def test_a_control_of_another_size_is_counted_and_not_shown():
     assert "of 0.900, lists of 10, n = 100" in found.measured
     found = claims.lowers(removal(-0.5, (-0.1, 0.0), size=50))
     assert found.control.startswith("0 of 3 random components") and found.control.endswith("within a factor of 2")
+
+
+def test_models_that_were_not_run_stand_last_in_the_matrix():
+    ran = Finished({"not_possible": None}, decoding(0.9, 0.3))
+    html = scorecard.as_matrix({"gpt2": {}, "planted": {"decoding": ran}, "mini-token": {"decoding": ran}})
+    assert re.findall(r"<th scope='col'><span>(.*?)</span>", html) == ["planted", "mini-token", "gpt2"]
+    row = re.findall(r"<td[^>]*>", next(row for row in html.split("<tr>") if "title='planted" in row))
+    assert [mark.split("title='")[1].split(":")[0] for mark in row] == ["planted", "mini-token", "gpt2"]
 
 
 def test_the_real_weights_have_a_row_and_a_column_of_their_own():

@@ -10,6 +10,7 @@ from docutils import nodes
 
 GLOSSARY = "book/glossary"
 AMBIGUOUS = {"gap", "rank", "role", "share"}  # everyday words too: linked where a page says {term}
+OTHER_SENSE = {"notebooks/04_icl_redundancy": {"reader"}}  # there it is the one who applies Bayes' rule
 CLOSED = (nodes.reference, nodes.literal, nodes.title, nodes.caption, nodes.table, nodes.math, nodes.citation)
 
 
@@ -30,6 +31,12 @@ def pattern(entries):
     return re.compile(rf"(?<![\w.-])({words})(s?)(?![\w-])", re.I)
 
 
+def linked_by_itself(docname, entries):
+    """Anchors of the terms whose first mention on a page is linked without being asked."""
+    terms = entries.keys() - AMBIGUOUS - OTHER_SENSE.get(docname, set()) if docname != GLOSSARY else ()
+    return {entries[term][0] for term in terms}
+
+
 def enclosed(node, kinds):
     while node := node.parent:
         if isinstance(node, kinds):
@@ -42,7 +49,7 @@ def link_terms(app, doctree, docname):
         return
     entries = glossary_entries(app.env)
     place = app.builder.get_relative_uri(docname, GLOSSARY) if docname != GLOSSARY else ""
-    left = {entries[term][0] for term in entries.keys() - AMBIGUOUS} if docname != GLOSSARY else set()
+    left = linked_by_itself(docname, entries)
     for reference in doctree.findall(nodes.reference):
         anchor = reference.get("refuri", "").rpartition("#")[2] or reference.get("refid", "")
         for found, definition in entries.values():

@@ -6,6 +6,13 @@
   }));
   addEventListener("load", () => document.querySelectorAll(".bd-article :is(table, pre, mjx-container[display='true'])")
     .forEach((box) => reach.observe(box)));
+  /* A table's rows are told by names that stay on one line, hyphens and all; sentences get the width of some words. */
+  document.querySelectorAll(".cell_output tbody :is(td, th)").forEach((cell) => {
+    const text = cell.textContent.trim();
+    cell.classList.toggle("name", cell === cell.parentElement.firstElementChild && !text.includes(" "));
+    cell.classList.toggle("words", text.length > 20);
+    cell.classList.toggle("sentence", text.length > 40);
+  });
   /* Glossary terms: the entry beside its link, for pointer and keys alike; it stays while pointed at, Escape closes it. */
   const tip = document.createElement("div");
   let closing;

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from talking_heads_utils.figures.style import (
     CONTROL,
@@ -15,6 +14,7 @@ from talking_heads_utils.figures.style import (
     new_figure,
     role_colour,
     slider,
+    stacked,
 )
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.links import (
@@ -39,7 +39,7 @@ def circuit_figure(scores: CompositionScores, roles: Roles, links: Sequence[Link
     Any head of the model may be a writer. A slider sets k; the titles count how many of the edges come from a head
     which the literature links to that reader.
     """
-    figure = make_subplots(rows=2, cols=1, subplot_titles=[" "] * 2, vertical_spacing=0.09, figure=new_figure(980))
+    figure = stacked(2, [" "] * 2, 980, 0.09)
     kinds = list(dict.fromkeys(kind for *_, kind in links))
     by_k = {k: [_edges(scores, roles, links, measure, k) for measure in MEASURES] for k in range(1, largest_k + 1)}
     start = 3
@@ -130,9 +130,7 @@ def _edges(scores: CompositionScores, roles: Roles, links: Sequence[Link], measu
 
 
 def _titles(panels: Sequence[Panel]) -> list[str]:
-    return [
-        f"{measure}: {known} of {total} edges are published" for measure, (_, (known, total)) in zip(MEASURES, panels)
-    ]
+    return [f"{measure}: {known} of {total} edges published" for measure, (_, (known, total)) in zip(MEASURES, panels)]
 
 
 def _frame(k: int, panels: Sequence[Panel], kinds: list[str], moving: list[int]) -> go.Frame:

@@ -14,6 +14,7 @@ from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
     EXPECTED,
+    INK,
     KIND_READS,
     NULL_LINE,
     SCORE_TITLE,
@@ -28,6 +29,8 @@ from talking_heads_utils.scores import CompositionScores
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CROWDED, NAMES_AT = 50, 70  # on the figure of ranks: up to which rank names stand in a column, and at which rank
 
 
 def known_answer_figure(by_cosine: Mapping[float, CompositionScores]) -> go.Figure:
@@ -75,7 +78,7 @@ def components_figure(
 ) -> go.Figure:
     """Every component of each writer (four at most) into one reader; a menu chooses among several readers.
 
-    Grey: median and maximum over the other heads of the writer's layer, component by component.
+    Lines: median and maximum over the other heads of the writer's layer, component by component.
     """
     figure = _grid([str(writer) for writer in writers], height=540)
     sets = [
@@ -130,7 +133,7 @@ def _component_traces(
     return [
         bars,
         go.Scatter(y=highest, name="maximum of the layer's other heads", line=dict(color=CONTROL, width=1.6), **line),
-        go.Scatter(y=median, name="their median", line=dict(color=CONTROL, width=1.6, dash="dot"), **line),
+        go.Scatter(y=median, name="their median", line=dict(color=INK, width=1.6, dash="dot"), **line),
     ]
 
 
@@ -182,9 +185,10 @@ def rank_figure(
     )
     last = np.log10(max(len(scores.table(reader, kind)) for reader in readers))
     figure.update_xaxes(title_text="rank among earlier components", type="log", dtick=1)
-    figure.update_xaxes(range=[-0.75, last + 0.15])
+    figure.update_xaxes(range=[-0.2, last + 0.15])
     figure.update_yaxes(title_text=SCORE_TITLE, rangemode="tozero")
-    figure.update_layout(updatemenus=[_menu([_into(reader, kind) for reader in readers], sets, ("x", "y", "text"))])
+    changing = ("x", "y", "text", "textposition")
+    figure.update_layout(updatemenus=[_menu([_into(reader, kind) for reader in readers], sets, changing)])
     return figure
 
 
@@ -196,18 +200,39 @@ def _rank_traces(
     chosen = table["writer"].str.rsplit(".", n=1).str[0].isin([str(writer) for writer in writers])
     best = table[chosen].drop_duplicates(subset=["writer_layer", "writer_head"])
 
+    others = table[~chosen].head(labelled)
+
     def points(rows: pd.DataFrame, name: str, mode: str, **look: Any) -> go.Scatter:
         hover = "%{text}<br>rank %{x:,}, C = %{y:.3f}<extra></extra>"
         of = dict(x=rows["rank"], y=rows["score"], text=rows["writer"])
         return go.Scatter(**of, name=name, mode=mode, hovertemplate=hover, **look)
 
     small, large = dict(color=CONTROL, size=8, symbol="diamond"), dict(color=ACCENT, size=11)
-    others = table[~chosen].head(labelled)
     return [
         points(thin, "all earlier components", "lines+markers", line_color=CONTROL, marker_size=3),
-        points(others, "strongest of other heads", "markers+text", marker=small, textposition="bottom left"),
-        points(best, "best of each chosen head", "markers+text", marker=large, textposition="top right"),
+        points(others, "strongest of other heads", "markers", marker=small),
+        points(best, "best of each chosen head", "markers", marker=large),
+        *_rank_names(table[table["writer"].isin([*others["writer"], *best["writer"]])]),
     ]
+
+
+def _rank_names(rows: pd.DataFrame) -> list[go.Scatter]:
+    """Names of the marked components, and lines to them. The first ones lie so close that theirs form a column right of
+    them, in the same order; the others' stand by their points."""
+    rows, top = rows.sort_values("rank"), rows["score"].max()
+    points = list(zip(rows["rank"].tolist(), rows["score"].tolist()))
+    crowded = sum(rank <= CROWDED for rank, _ in points)
+    column = [(NAMES_AT, (1.02 - 0.065 * i) * top) for i in range(crowded)]
+    led = [at for start, end in zip(points, column) for at in (start, end, (None, None))]
+    places = ["middle right" if i < crowded else "bottom left" for i in range(len(points))]
+    named = [*column, *((rank / 1.15, score) for rank, score in points[crowded:])]
+    look = dict(hoverinfo="skip", showlegend=False, cliponaxis=False)
+    line = dict(color=CONTROL, width=0.8)
+    return [
+        go.Scatter(x=[x for x, _ in led], y=[y for _, y in led], mode="lines", line=line, **look),
+        go.Scatter(x=[x for x, _ in named], y=[y for _, y in named], text=rows["writer"].tolist(), mode="text",
+                   textposition=places, textfont_size=12, **look),
+    ]  # fmt: skip
 
 
 def links_figure(table: pd.DataFrame) -> go.Figure:

@@ -29,7 +29,7 @@ def explorer_figure(scores: CompositionScores, reader: Head, kind: str) -> go.Fi
     )
     hover = "%{x}<br>C = %{y:.3f}, %{customdata}<extra></extra>"
     figure.add_bar(**frame["bars"], marker_color=ACCENT, hovertemplate=hover, row=1, col=1)
-    ticks = dict(tickvals=[chance * m for m in (1, 2, 4, 8)], ticktext=["chance", "2×", "4×", "8×"])
+    ticks = dict(tickvals=[chance * m for m in (1, 2, 4, 8)], ticktext=["1", "2", "4", "8"])
     figure.add_heatmap(
         x=list(range(scores.d_head)),
         y=rows,
@@ -37,7 +37,7 @@ def explorer_figure(scores: CompositionScores, reader: Head, kind: str) -> go.Fi
         zmin=0,
         zmax=8 * chance,
         colorscale=_chance_scale(),
-        colorbar=dict(title="C", thickness=12, len=0.6, y=0.3, **ticks),
+        colorbar=dict(title="C / chance", thickness=12, len=0.6, y=0.3, **ticks),
         hovertemplate="%{y}.%{x}<br>C = %{z:.3f}<extra></extra>",
         row=2,
         col=1,
@@ -100,7 +100,7 @@ def _view(scores: CompositionScores, reader: Head, kind: str) -> dict:
     return {
         "bars": dict(x=names, y=score.flatten()[best].numpy(), customdata=about),
         "z": score.flatten(0, 1).numpy(),
-        "layout": dict(title=dict(text=title, font=dict(size=14))),
+        "layout": dict(title=dict(text=title, font=dict(size=14), x=0.01, xanchor="left")),
     }
 
 

@@ -109,7 +109,9 @@ def patch_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
             )  # fmt: skip
             labels.append(f"B sees {b}: {label}")
     figure.update_yaxes(autorange="reversed", title_text="out of A at the last token")
-    figure.update_xaxes(title_text="layer whose resid_pre is patched from A into B", tickangle=0, type="category")
+    broken = [name.replace(" ", "<br>") for name in names]
+    figure.update_xaxes(title_text="layer patched from A into B", tickangle=0, type="category", tickvals=names)
+    figure.update_xaxes(ticktext=broken)
     figure.update_layout(updatemenus=[menu_of_views(labels, 1)], margin_t=70)
     return figure
 
@@ -196,7 +198,8 @@ def compensation_figure(table: pd.DataFrame) -> go.Figure:
     figure = new_figure(460)
     views = list(dict.fromkeys(zip(table["model"], table["set"])))
     bar = dict(title="pattern<br>moves", thickness=12)
-    reach = {model: 1.15 * part[["fixed", "free"]].abs().to_numpy().max() for model, part in table.groupby("model")}
+    ends = ["low", "high", "free_low", "free_high"]
+    reach = {model: 1.05 * part[ends].abs().to_numpy().max() for model, part in table.groupby("model")}
     for i, (model, name) in enumerate(views):
         part = table[(table["model"] == model) & (table["set"] == name)]
         figure.add_trace(
@@ -206,15 +209,15 @@ def compensation_figure(table: pd.DataFrame) -> go.Figure:
                 customdata=part["head"].tolist(),
                 marker=dict(color=part["attention"].round(3).tolist(), colorscale="Viridis", cmin=0, size=9,
                             cmax=float(table["attention"].max()), colorbar=bar),
-                error_x=error_bars(part, "fixed"),
+                error_x=error_bars(part, "fixed"), error_y=error_bars(part, "free", ends="free_"),
                 hovertemplate="%{customdata}<br>held fixed %{x:.3f}<br>left free %{y:.3f}<extra></extra>",
             )
         )  # fmt: skip
     ranges = [dict.fromkeys(("xaxis.range", "yaxis.range"), [-reach[model], reach[model]]) for model, _ in views]
     most = max(reach.values())
     figure.add_shape(type="line", x0=-most, y0=-most, x1=most, y1=most, line=NULL_LINE)
-    figure.update_xaxes(title_text="change with divisor and direction held fixed", range=ranges[0]["xaxis.range"])
-    figure.update_yaxes(title_text="change with both left free (the post)", range=ranges[0]["yaxis.range"])
+    figure.update_xaxes(title_text="change, held fixed (RMS of the stream)", range=ranges[0]["xaxis.range"])
+    figure.update_yaxes(title_text="change, left free (RMS of the stream)", range=ranges[0]["yaxis.range"])
     figure.update_layout(updatemenus=[menu_of_views([f"{m}: without {s}" for m, s in views], 1, ranges)], margin_t=70)
     return figure
 
@@ -256,21 +259,19 @@ def belief_figure(
 
 
 def additivity_figure(table: pd.DataFrame) -> go.Figure:
-    """Sum of what examples do alone over what they do together, by their number; 1 if contributions add."""
-    figure = new_figure(400)
+    """By the number of examples: above, the sum of what they do alone over what they do together, 1 if contributions
+    add; below, the cosine of the two whole differences."""
+    figure = stacked(2, ["alone, summed / together", "cosine of the two"], 560, 0.14)
     for (model, part), colour in zip(table.groupby("model", sort=False), (ACCENT, *KIND_COLOURS.values())):
-        figure.add_trace(
-            go.Scatter(x=part["n_examples"].tolist(), y=part["ratio"].round(3).tolist(), name=f"{model}, ratio",
-                       error_y=error_bars(part, "ratio"), mode="lines+markers", line_color=colour)
-        )  # fmt: skip
-        figure.add_trace(
-            go.Scatter(x=part["n_examples"].tolist(), y=part["cosine"].round(3).tolist(), name=f"{model}, cosine",
-                       mode="lines", line=dict(color=colour, dash="dot"))
-        )  # fmt: skip
-    figure.add_hline(y=1, line=NULL_LINE)
-    figure.update_xaxes(title_text="examples")
-    figure.update_yaxes(title_text="alone, summed / together", rangemode="tozero")
-    figure.update_layout(legend_y=-0.3)
+        look = dict(x=part["n_examples"].tolist(), name=model, legendgroup=model, mode="lines+markers",
+                    line_color=colour, hovertemplate=f"{model}, %{{x}}: %{{y:.2f}}<extra></extra>")  # fmt: skip
+        figure.add_scatter(y=part["ratio"].round(3).tolist(), error_y=error_bars(part, "ratio"), row=1, col=1, **look)
+        figure.add_scatter(y=part["cosine"].round(3).tolist(), showlegend=False, row=2, col=1, **look)
+    figure.add_hline(y=1, line=NULL_LINE, row=1, col=1)
+    figure.update_xaxes(title_text="examples", row=2, col=1)
+    figure.update_yaxes(rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(range=[0, 1.04], row=2, col=1)
+    figure.update_layout(legend_y=-0.16)
     return figure
 
 

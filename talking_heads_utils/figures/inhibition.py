@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SET_COLOURS = {TOP: ACCENT, RANDOM: CONTROL, WHOLE: EXPECTED}
 CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], IDENTITY: KIND_COLOURS["Q"]}
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star", "triangle-down", "hexagram")
 
 
 def effects_figure(studies: Sequence[Study], n_heads: int = 3, n_components: int = 32) -> go.Figure:
@@ -85,7 +86,7 @@ def concentration_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         for what in (WHOLE, RANDOM, TOP):
             part = table[table["what"] == what]
             figure.add_trace(_band(part, SET_COLOURS[what], what, visible=i == 0))
-    figure.update_xaxes(title_text="k, components taken out of the mover's query", dtick=1)
+    figure.update_xaxes(title_text="k, components out of the mover's query", dtick=1)
     figure.update_yaxes(title_text="change of I(m)", rangemode="tozero")
     figure.update_layout(updatemenus=[menu_of_views(list(tables), 3)], margin_t=70)
     return figure
@@ -106,8 +107,9 @@ def _band(part: pd.DataFrame, colour: str, name: str, visible: bool) -> go.Scatt
 
 
 def carries_figure(table: pd.DataFrame) -> go.Figure:
-    """Share of the variance that place and identity predict, per model; a menu chooses the split."""
-    figure = new_figure(360, barmode="group")
+    """Share of the variance that place and identity predict, per model; a menu chooses the split. Bars end at zero: a
+    share below it stands as a number."""
+    figure = new_figure(360, barmode="group", hovermode="x")
     splits = list(dict.fromkeys(table["split"]))
     models = list(dict.fromkeys(table["model"]))
     for i, split in enumerate(splits):
@@ -120,6 +122,10 @@ def carries_figure(table: pd.DataFrame) -> go.Figure:
                     name=carries,
                     marker_color=colour,
                     visible=i == 0,
+                    text=[f"{value:.2f}" if value < 0 else "" for value in part["r2"]],
+                    textposition="outside",
+                    textangle=0,
+                    constraintext="none",
                     customdata=part[["components", "r2"]].round(3).to_numpy().tolist(),
                     hovertemplate=f"{carries}: %{{customdata[1]}}<br>%{{customdata[0]}}<extra></extra>",
                 )
@@ -168,7 +174,7 @@ def rates_figure(table: pd.DataFrame) -> go.Figure:
     )  # fmt: skip
     for i, name in enumerate(chosen):
         part = table[table["component"] == name]
-        symbol = ("circle", "diamond", "square")[i % 3]
+        symbol = SYMBOLS[i % len(SYMBOLS)]
         figure.add_trace(
             go.Scatter(
                 x=part["category"].tolist(),

@@ -75,7 +75,7 @@ def seeds_figure(runs: Sequence[Mapping[str, Any]]) -> go.Figure:
         figure.add_trace(random, row=2, col=1)
     figure.update_yaxes(range=[0, 1.06])
     figure.update_xaxes(title_text="items in the list", dtick=1, row=1, col=1)
-    figure.update_xaxes(title_text="k, directions taken out of the mover's query", dtick=1, row=2, col=1)
+    figure.update_xaxes(title_text="k, directions out of the mover's query", dtick=1, row=2, col=1)
     figure.update_layout(updatemenus=[menu_of_views(models, 2 * most + 1)], margin_t=96)
     return figure
 

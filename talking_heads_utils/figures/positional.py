@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from talking_heads_utils.figures.style import (
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from talking_heads_utils.steering.results import Result
 
 CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], POSITION: KIND_COLOURS["K"], IDENTITY: KIND_COLOURS["Q"]}
-SHORT = {COMPONENTS: "three<br>components", BEST: "best<br>triple", RANDOM: "random<br>triples"}
+SHORT = {COMPONENTS: "three<br>components", BEST: "triple fitted<br>to place", RANDOM: "random<br>triples"}
+HALF = 0.5  # of the mover's attention: with less on every place, none is said to have won
+NONE = -1  # such a cell's place
 _SCALE = "Turbo"
 
 
@@ -49,27 +52,33 @@ def finding_figure(
     import pandas as pd
 
     titles = ["answers decoded from three directions", "gain of one setting per place, points"]
-    figure = stacked(2, titles, 640, 0.14)
+    figure = stacked(2, titles, 700, 0.17)
     for subspace, opacity in ((COMPONENTS, 1), (RANDOM, 0.4)):
         for carries in (PLACE, IDENTITY):
             part = decoded[(decoded["subspace"] == subspace) & (decoded["carries"] == carries)]
             name = f"{carries}, {SHORT[subspace].replace('<br>', ' ')}"
-            figure.add_bar(x=part["model"].tolist(), y=part["right"].round(3).tolist(), name=name, opacity=opacity,
+            names = [model.replace("/", "/<br>") for model in part["model"]]
+            figure.add_bar(x=names, y=part["right"].round(3).tolist(), name=name, opacity=opacity,
                            error_y=error_bars(part, "right"), marker_color=CARRY_COLOURS[carries],
                            hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>", row=1, col=1)  # fmt: skip
     ours = pd.DataFrame([100 * np.array(own[PER_PLACE].gain[:3]) for own, _ in steered.values()],
                         columns=["gain", "low", "high"])  # fmt: skip
     random = [100 * float(np.mean([draw[PER_PLACE].gain.mean for draw in draws])) for _, draws in steered.values()]
     hover = "%{x}: %{y:+.0f} points<extra></extra>"
-    labels = [label.replace(", ", "<br>").replace("/", "/<br>") for label in steered]
+    labels = [_broken(label) for label in steered]
     figure.add_bar(x=labels, y=ours["gain"].round(2).tolist(), error_y=error_bars(ours, "gain"), marker_color=ACCENT,
                    name="gain", hovertemplate=hover, row=2, col=1)  # fmt: skip
     figure.add_bar(x=labels, y=np.round(random, 2).tolist(), marker_color=CONTROL, name="gain, random directions",
                    hovertemplate=hover, row=2, col=1)  # fmt: skip
     figure.add_hline(y=decoded["chance"].iloc[0], line=NULL_LINE, row=1, col=1)
     figure.update_yaxes(range=[0, 1.04], row=1, col=1)
-    figure.update_layout(barmode="group", legend_y=-0.16)
+    figure.update_layout(barmode="group", legend_y=-0.2)
     return figure
+
+
+def _broken(label: str) -> str:
+    """A model's name, and a list length, in lines short enough for a phone."""
+    return label.replace(", ", "<br>").replace("/", "/<br>").replace("-", "-<br>")
 
 
 def points_figure(clouds: Mapping[int, pd.DataFrame], axes: Sequence[str]) -> go.Figure:
@@ -78,34 +87,40 @@ def points_figure(clouds: Mapping[int, pd.DataFrame], axes: Sequence[str]) -> go
     clouds: list length -> columns ``x, y, z, place, word, code`` (a number per word).
     """
     figure = new_figure(560)
-    figure.frames = [
-        go.Frame(name=str(n), data=_clouds(cloud), traces=[0, 1]) for n, cloud in clouds.items()
-    ]  # fmt: skip
-    for i, trace in enumerate(_clouds(next(iter(clouds.values())))):
+    figure.frames = [go.Frame(name=str(n), data=_clouds(cloud, n), traces=[0, 1]) for n, cloud in clouds.items()]
+    n, cloud = next(iter(clouds.items()))
+    for i, trace in enumerate(_clouds(cloud, n)):
         trace.visible = i == 0
         figure.add_trace(trace)
     buttons = [
         dict(label=f"colour: {what}", method="restyle", args=[{"visible": [i == j for j in range(2)]}])
         for i, what in enumerate(("place of the answer", "the answer itself"))
     ]
-    names = dict(zip(("xaxis", "yaxis", "zaxis"), ({"title": {"text": name}} for name in axes)))
+    titles = [{"title": {"text": name, "font": {"size": 12}}, "tickfont": {"size": 10}, "nticks": 6} for name in axes]
+    names = dict(zip(("xaxis", "yaxis", "zaxis"), titles))
     figure.update_layout(
         updatemenus=[dropdown(buttons)], margin_t=70, showlegend=False,
         sliders=[plain_slider([str(n) for n in clouds], "items in the list: ", pad=20)],
-        scene=dict(**names, aspectmode="cube"),
+        scene=dict(**names, aspectmode="cube", camera_eye=dict(x=2.2, y=2.2, z=1.7)),
     )  # fmt: skip
     return figure
 
 
-def _clouds(cloud: pd.DataFrame) -> list[go.Scatter3d]:
+def _clouds(cloud: pd.DataFrame, n_items: int) -> list[go.Scatter3d]:
+    """Points coloured by place, with the key to its colours, and by answer, which are too many for a key."""
     hover = "%{text}, place %{customdata}<extra></extra>"
+    bar = dict(title=dict(text="place, from 0", side="top"), orientation="h", thickness=12, y=0, yanchor="top", dtick=1)
+    looks = dict(
+        place=dict(colorscale=_steps(n_items), cmin=-0.5, cmax=n_items - 0.5, showscale=True, colorbar=bar),
+        code=dict(colorscale=_SCALE),
+    )
     return [
         go.Scatter3d(
             x=cloud["x"].round(3).tolist(), y=cloud["y"].round(3).tolist(), z=cloud["z"].round(3).tolist(),
             mode="markers", text=cloud["word"].tolist(), customdata=cloud["place"].tolist(), hovertemplate=hover,
-            marker=dict(size=4, color=cloud[colour].tolist(), colorscale=_SCALE),
+            marker=dict(size=4, color=cloud[colour].tolist(), **look),
         )
-        for colour in ("place", "code")
+        for colour, look in looks.items()
     ]  # fmt: skip
 
 
@@ -186,15 +201,16 @@ class Traversal(NamedTuple):
 
 
 def traversal_figure(grids: Mapping[str, Mapping[int, Traversal]], axes: Mapping[str, Sequence[str]]) -> go.Figure:
-    """Which item the mover attends to most over two axes of the grid, a panel each, one below the other, so that
-    they are wide enough on a phone; one slider moves along the third axis, one changes the list length, and neither
-    resets the other.
+    """Which item has half of the mover's attention or more over two axes of the grid, a panel each, one below the
+    other, so that they are wide enough on a phone; one slider moves along the third axis, one changes the list length,
+    and neither resets the other. It opens at the longest lists of which the first panel reaches every place.
 
     grids: panel -> list length -> what was measured; every panel has the same lengths and as many values. axes: panel
     -> names of the components. Raises :class:`ValueError` for panels that do not go together.
     """
     lengths, n_steps = _shared(grids)
     middle, rows = n_steps // 2, len(grids)
+    start = _longest_reached(next(iter(grids.values())))
     figure = make_subplots(
         rows=rows, cols=1, subplot_titles=list(grids), vertical_spacing=0.3 / rows, figure=new_figure(300 * rows + 190)
     )
@@ -203,7 +219,7 @@ def traversal_figure(grids: Mapping[str, Mapping[int, Traversal]], axes: Mapping
         at = dict(row=i + 1, col=1)
         for n_items in lengths:
             drawn.append((n_items, by_length[n_items]))
-            figure.add_trace(_slice(by_length[n_items], middle, n_items == lengths[0], scale=i == 0), **at)
+            figure.add_trace(_slice(by_length[n_items], middle, n_items == start, scale=i == 0), **at)
         figure.update_yaxes(title_text=f"alpha {axes[panel][0]}", **at)
         figure.update_xaxes(title_text=f"alpha {axes[panel][1]}", **at)
     along = {
@@ -213,7 +229,7 @@ def traversal_figure(grids: Mapping[str, Mapping[int, Traversal]], axes: Mapping
     chosen = {str(n): {"visible": [n == m for m, _ in drawn]} for n in lengths}
     figure.update_layout(
         sliders=[
-            restyle_slider(chosen, "items in the list: ", pad=60),
+            restyle_slider(chosen, "items in the list: ", pad=60, active=lengths.index(start)),
             restyle_slider(along, "step along the third component: ", pad=145, active=middle),
         ]
     )
@@ -244,19 +260,41 @@ def _columns(cells: Sequence[dict]) -> dict[str, list]:
     return {name: [cell[name] for cell in cells] for name in cells[0]}
 
 
+def _longest_reached(by_length: Mapping[int, Traversal]) -> int:
+    """The longest lists of which every place has half of the attention somewhere on the grid; else the shortest."""
+    found = {n: np.asarray(traversal.attention).reshape(-1, n) for n, traversal in by_length.items()}
+    reached = [n for n, cells in found.items() if len(set(cells.argmax(-1)[cells.max(-1) >= HALF].tolist())) == n]
+    return max(reached, default=min(by_length))
+
+
 def _cells(attention: np.ndarray, k: int) -> dict:
+    """The place that has half of the attention or more in each cell of a plane, and what pointing at the cell tells."""
     plane = np.asarray(attention)[:, :, k]
-    return dict(z=plane.argmax(-1).tolist(), customdata=plane.max(-1).round(2).tolist())
+    rows = [list(zip(*row)) for row in zip(plane.argmax(-1).tolist(), plane.max(-1).tolist())]
+    return dict(
+        z=[[place if most >= HALF else NONE for place, most in row] for row in rows],
+        text=[[str(place) if most >= HALF else "" for place, most in row] for row in rows],
+        customdata=[[f"most attention to place {place}: {most:.2f}" for place, most in row] for row in rows],
+    )
 
 
 def _slice(traversal: Traversal, k: int, visible: bool, scale: bool) -> go.Heatmap:
     ticks = [round(float(v), 3) for v in traversal.values]
     n_items = np.asarray(traversal.attention).shape[-1]
+    places = list(range(0, n_items, 1 + n_items // 13))
+    bar = dict(title="place,<br>from 0", thickness=12, tickvals=[NONE, *places], ticktext=["none", *map(str, places)])
     return go.Heatmap(
-        **_cells(traversal.attention, k), x=ticks, y=ticks, zmin=-0.5, zmax=n_items - 0.5, colorscale=_SCALE,
-        visible=visible, showscale=scale, colorbar=dict(title="place", thickness=12, dtick=max(1, n_items // 6)),
-        hovertemplate="most attention to place %{z}: %{customdata:.2f}<extra></extra>",
+        **_cells(traversal.attention, k), x=ticks, y=ticks, zmin=NONE - 0.5, zmax=n_items - 0.5,
+        colorscale=_steps(n_items, none=True), visible=visible, showscale=scale, colorbar=bar,
+        texttemplate="%{text}" if len(ticks) < 10 else None,
+        hovertemplate="%{customdata}<extra></extra>",
     )  # fmt: skip
+
+
+def _steps(n: int, none: bool = False) -> list[list]:
+    """A colour scale without transitions: a colour for each of n places, before them a clear one for none."""
+    colours = ["rgba(0,0,0,0)"] * none + sample_colorscale(_SCALE, [(place + 0.5) / n for place in range(n)])
+    return [[(i + end) / len(colours), colour] for i, colour in enumerate(colours) for end in (0, 1)]
 
 
 def gains_figure(results: Mapping[str, tuple[Mapping[str, Gain], Sequence[Mapping[str, Gain]]]]) -> go.Figure:

@@ -29,22 +29,23 @@ ACCENT = ROLE_COLOURS[roles.S_INHIBITION]
 KIND_COLOURS = {"Q": "#CC79A7", "K": "#009E73", "V": "#0072B2"}
 KIND_READS = {"Q": "query", "K": "key", "V": "value"}
 NO_BUTTONS = ["toImage", "zoom", "pan", "resetScale"]  # of plotly's bar, where a title needs its place on a phone
-NULL_LINE = dict(color=CONTROL, dash="dash", width=1.2)  # the root mean square of a random direction
+INK = "#2b2f36"  # replaced on the page by the theme's own text colour, that of lines by book.css
+NULL_LINE = dict(color=INK, dash="dash", width=1.4)  # what chance gives, over bars too
 SCORE_TITLE = "composition score C"
 
 _GRID = "rgba(128,128,128,0.22)"
-_INK = "#2b2f36"  # replaced on the page by the theme's own text colour
 
 
 def new_figure(height: int, **layout: Any) -> go.Figure:
     """An empty figure in the book's look: transparent, so that it sits on a light or a dark page."""
-    axis = dict(gridcolor=_GRID, zerolinecolor=_GRID, linecolor=_GRID, automargin=True, title_standoff=8)
+    lines = dict.fromkeys(("gridcolor", "zerolinecolor", "linecolor"), _GRID)
+    axis = dict(**lines, automargin=True, title_standoff=8, title_font_size=13)
     figure = go.Figure()
     figure.update_layout(
         template=go.layout.Template(layout=dict(xaxis=axis, yaxis=axis)),
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font=dict(size=13, color=_INK),
+        font=dict(size=13, color=INK),
         colorway=list(ROLE_COLOURS.values()),
         height=height,
         margin=dict(l=8, r=8, t=36, b=8),
@@ -65,11 +66,11 @@ def stacked(rows: int, titles: Sequence[str], height: int, spacing: float) -> go
     return figure
 
 
-def error_bars(table: pd.DataFrame, value: str, digits: int = 3) -> dict:
-    """Error bars from the columns ``low`` and ``high`` of a table, around a third."""
+def error_bars(table: pd.DataFrame, value: str, digits: int = 3, ends: str = "") -> dict:
+    """Error bars from the columns ``low`` and ``high`` of a table, around a third. ends: how their names begin."""
     return dict(
-        array=(table["high"] - table[value]).round(digits).tolist(),
-        arrayminus=(table[value] - table["low"]).round(digits).tolist(),
+        array=(table[f"{ends}high"] - table[value]).round(digits).tolist(),
+        arrayminus=(table[value] - table[f"{ends}low"]).round(digits).tolist(),
         thickness=1.2,
     )
 

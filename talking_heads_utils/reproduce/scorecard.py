@@ -79,16 +79,18 @@ def said(claim: Claim) -> str:
 
 
 def as_matrix(results: Mapping[str, Mapping[str, Finished]]) -> str:
-    """The scorecard at a glance: a row per claim, a column per model, a mark for each verdict."""
+    """The scorecard at a glance: a row per claim, a column per model, a mark for each verdict. Models that were not run
+    come last, since a phone shows the first columns alone."""
     found = [verdicts(results, claim) for claim in CLAIMS]
-    heads = "".join(f"<th scope='col'><span>{escape(model)}</span></th>" for model in results)
+    ordered = sorted(results, key=lambda model: all(v.verdict == NOT_RUN for by in found if (v := by.get(model))))
+    heads = "".join(f"<th scope='col'><span>{escape(model)}</span></th>" for model in ordered)
     rows = []
     for number, (claim, by_model) in enumerate(zip(CLAIMS, found), 1):
         cells = "".join(
             f"<td title='{escape(model)}: {v.verdict}'><span aria-hidden='true'>{MARKS[v.verdict]}</span>"
             f"<span class='visually-hidden'>{v.verdict}</span></td>"
             if (v := by_model.get(model)) else "<td></td>"
-            for model in results
+            for model in ordered
         )  # fmt: skip
         row = f"<th scope='row'>{number}. <a href='#claim-{number}'>{escape(claim.name)}</a></th>"
         rows.append(f"<tr>{row}{cells}</tr>")
