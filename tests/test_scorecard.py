@@ -1,10 +1,15 @@
 """Verdicts follow from tables by rules: each rule is shown a table for every verdict that it can give."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from talking_heads_utils.models import known_models
+from talking_heads_utils.editing import study as editing
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.models import known_models, minis
 from talking_heads_utils.reproduce import claims, scorecard
 from talking_heads_utils.reproduce.claims import CLAIMS, judge
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS
@@ -197,6 +202,22 @@ def test_a_control_of_another_size_is_counted_and_not_shown():
     assert "of 0.900, lists of 10, n = 100" in found.measured
     found = claims.lowers(removal(-0.5, (-0.1, 0.0), size=50))
     assert found.control.startswith("0 of 3 random components") and found.control.endswith("within a factor of 2")
+
+
+def test_no_page_denies_a_gain_that_the_results_show():
+    """What trained toys gain by edits beyond random ones: the pages take it from the numbers."""
+    tables = {m: scorecard.table_of(m, "edit-gains") for stage in ("early", "") for m in minis(stage)}
+    shown = [m for m, table in tables.items() if editing.said_beyond(table, [m]) != "none"]
+    root = Path(__file__).parents[1]
+    for page in ("book/intro.md", "notebooks/03_weight_editing.ipynb"):
+        text = (root / page).read_text(encoding="utf-8")
+        assert "said_beyond" in text
+        denied = re.search(
+            r"no clear gain|no edit gains|no gain by|(do|does) not clearly beat|neither does", text, re.I
+        )
+        assert not (shown and denied), f"{page} denies what {shown} show: {denied}"
+    with pytest.raises(OptionError, match="not finished"):
+        scorecard.table_of("planted", "heads-out")
 
 
 def test_the_real_weights_have_a_row_and_a_column_of_their_own():
