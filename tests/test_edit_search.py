@@ -312,6 +312,14 @@ def test_what_removal_does_is_told_per_size_and_with_how_many_controls_are_of_li
     assert row["channel per size"] == pytest.approx(-5) and row["random per size"] == pytest.approx(-40 / 8.5)
 
 
+def test_what_is_said_of_gains_beyond_random_edits_is_what_the_table_has():
+    rows = [("a", study.GRADIENT, 0.9), ("a", study.GRADIENT, -0.1), ("a", study.GRID, 0.0),
+            ("b", study.GRID, 5.0), ("b", study.drawn(study.GRID), float("nan"))]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["model", "edit", "beyond random, low"])
+    assert study.said_beyond(table, ["a", "b"]) == "gradient in a (1 of 2 sets), grid in b (1 of 1 sets)"
+    assert study.said_beyond(table[table["edit"] == study.GRID], ["a"]) == "none"
+
+
 def test_the_finding_of_chapter_three_shows_every_model_and_search():
     rows = [dict(model=model, edit=edit, gain=gain, low=gain - 2, high=gain + 3)
             for model, gain in (("a", 5.0), ("b", -1.0)) for edit in figures.GAIN_COLOURS]  # fmt: skip

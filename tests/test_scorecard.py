@@ -1,13 +1,16 @@
 """Verdicts follow from tables by rules: each rule is shown a table for every verdict that it can give."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.models import known_models
+from talking_heads_utils.editing import study as editing
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.models import known_models, minis
 from talking_heads_utils.positional.gains import PER_PLACE, gains
 from talking_heads_utils.positional.study import gains_table
 from talking_heads_utils.reproduce import claims, scorecard
@@ -253,6 +256,22 @@ def test_models_that_were_not_run_stand_last_in_the_matrix():
     assert re.findall(r"<th scope='col'><span>(.*?)</span>", html) == ["planted", "mini-token", "gpt2"]
     row = re.findall(r"<td[^>]*>", next(row for row in html.split("<tr>") if "title='planted" in row))
     assert [mark.split("title='")[1].split(":")[0] for mark in row] == ["planted", "mini-token", "gpt2"]
+
+
+def test_no_page_denies_a_gain_that_the_results_show():
+    """What trained toys gain by edits beyond random ones: the pages take it from the numbers."""
+    tables = {m: scorecard.table_of(m, "edit-gains") for stage in ("early", "") for m in minis(stage)}
+    shown = [m for m, table in tables.items() if editing.said_beyond(table, [m]) != "none"]
+    root = Path(__file__).parents[1]
+    for page in ("book/intro.md", "notebooks/03_weight_editing.ipynb"):
+        text = (root / page).read_text(encoding="utf-8")
+        assert "said_beyond" in text
+        denied = re.search(
+            r"no clear gain|no edit gains|no gain by|(do|does) not clearly beat|neither does", text, re.I
+        )
+        assert not (shown and denied), f"{page} denies what {shown} show: {denied}"
+    with pytest.raises(OptionError, match="not finished"):
+        scorecard.table_of("planted", "heads-out")
 
 
 def test_the_real_weights_have_a_row_and_a_column_of_their_own():

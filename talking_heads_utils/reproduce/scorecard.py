@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from talking_heads_utils import links, roles
+from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl import post
 from talking_heads_utils.models import PLANTED, known_models, shipped_models
 from talking_heads_utils.reproduce.claims import CLAIMS, PAPER, WEIGHTS, Claim, judge
@@ -14,6 +16,9 @@ from talking_heads_utils.reproduce.experiments import EXPERIMENTS, chapters_of
 from talking_heads_utils.reproduce.store import Finished, finished
 from talking_heads_utils.scores import load_shipped_scores
 from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REAL_WEIGHTS = "gpt2, weights alone"
 NOT_RUN, NOT_POSSIBLE = "not run yet", "not possible"
@@ -159,6 +164,14 @@ def real_models(chapter: int) -> str:
 def to_run(model: str | None, chapter: int) -> list[str]:
     """The model that a chapter's page adds to the book's own: none where none is named or its results are finished."""
     return [] if model is None or is_finished(model, chapter) else [model]
+
+
+def table_of(model: str, experiment: str) -> pd.DataFrame:
+    """The table of a model's finished experiment. Raises :class:`OptionError` where there is none."""
+    result = finished(model).get(experiment)
+    if result is None or result.reason:
+        raise OptionError(f"{experiment} is not finished for {model}: the command reproduce makes it.")
+    return result.table
 
 
 def verdict_of(model: str, experiment: str) -> Verdict:
