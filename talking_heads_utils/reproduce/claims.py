@@ -220,8 +220,8 @@ def steering_gains(table: pd.DataFrame) -> Verdict:
     return Verdict(
         "",
         f"at {lengths.max()} items, from {100 * before:.0f}: one setting for all {_gain(one)}; one per place, which is "
-        f"told the answer's place, {_gain(per_place)}; on the prompts that chose them {fitted[0]:+.0f} and "
-        f"{fitted[1]:+.0f}; n = {one['n']}",
+        f"told the answer's place, {_gain(per_place)}; on the prompts that chose them {fitted[0]:+.1f} and "
+        f"{fitted[1]:+.1f}; n = {one['n']}",
         "random directions of the same norm, in brackets" + _full(before),
         SUPPORTED if good else NOT_SUPPORTED if out_of_reach else UNDECIDED,
     )
@@ -229,8 +229,8 @@ def steering_gains(table: pd.DataFrame) -> Verdict:
 
 def _gain(row: pd.Series) -> str:
     return (
-        f"{row['gain, points']:+.0f} points [{row['low']:+.0f}, {row['high']:+.0f}] "
-        f"({row['random directions, points']:+.0f})"
+        f"{row['gain, points']:+.1f} points [{row['low']:+.1f}, {row['high']:+.1f}] "
+        f"({row['random directions, points']:+.1f})"
     )
 
 
