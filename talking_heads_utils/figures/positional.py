@@ -112,7 +112,7 @@ def _clouds(cloud: pd.DataFrame, n_items: int) -> list[go.Scatter3d]:
     """Points coloured by place, with the key to its colours, and by answer, which are too many for a key."""
     hover = "%{text}, place %{customdata}<extra></extra>"
     bar = dict(title=dict(text="place, from 0", side="top"), orientation="h", thickness=12, y=0, yanchor="top", dtick=1)
-    looks = dict(
+    looks: dict[str, dict] = dict(
         place=dict(colorscale=_steps(n_items), cmin=-0.5, cmax=n_items - 0.5, showscale=True, colorbar=bar),
         code=dict(colorscale=_SCALE),
     )
