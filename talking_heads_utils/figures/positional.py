@@ -101,7 +101,7 @@ def points_figure(clouds: Mapping[int, pd.DataFrame], axes: Sequence[str]) -> go
     figure.update_layout(
         updatemenus=[dropdown(buttons)], margin_t=70, showlegend=False,
         sliders=[plain_slider([str(n) for n in clouds], "items in the list: ", pad=20)],
-        scene=dict(**names, aspectmode="cube", camera_eye=dict(x=2.2, y=2.2, z=1.7)),
+        scene=dict(**names, aspectmode="cube", camera_eye=dict(x=2.4, y=2.4, z=1.85)),
     )  # fmt: skip
     return figure
 
