@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SHARE_OF_BEST = 0.25  # a head has a role if its score is at least this share of the best head's
 LEAST_CHANGE = 0.01  # of I(m), which lies between -1 and 1; below it nothing is called inhibition
-LEAST_SCORE = 1e-4  # logits, of a mover; less is rounding: no head tells the answer from the other candidates
+LEAST_SCORE = 1e-5  # logits, of a mover; less is rounding: no head tells the answer from the other candidates
 SOLVED_BY_MOVERS = 0.5  # share of the direct logit difference below which there is no mover to speak of
 
 
@@ -80,7 +80,7 @@ def find_roles(
     wanted = wanted_direction(recording)
     scores, direct = mover_scores(recording, wanted)
     movers = heads_with_a_role(scores, least=LEAST_SCORE)
-    movers = movers or heads_with_a_role(mover_scores(recording, copied_direction(recording))[0], least=LEAST_SCORE)
+    movers = movers or heads_with_a_role(mover_scores(recording, copied_direction(recording))[0])
     if not movers:
         raise OptionError("No head attends to the answer and writes it: there is no mover to inhibit.")
     other = recording if counterfactual is None else record(bridge, counterfactual, layers)
