@@ -119,13 +119,13 @@ def lowers(table: pd.DataFrame) -> Verdict:
     like = kinds["random"]["size"].between(best["size"] / LIKE, best["size"] * LIKE)
     random, high = kinds["random"].loc[like, change], best[f"{change} high"]
     more = len(random) > 0 and high < random.min()
-    lists = f"lists of {best['n_items']}, " if "n_items" in best else ""
     verdict = NOT_SUPPORTED if high >= 0 else SUPPORTED if more else UNDECIDED
     return Verdict(
         "",
         f"{best['removed']} out: I(m) {best[change]:+.3f} [{best[f'{change} low']:+.3f}, "
         f"{best[f'{change} high']:+.3f}] "
-        f"of {table[table['kind'] == 'untouched']['I(m)'].iloc[0]:.3f}, {lists}n = {best['n']}",
+        f"of {table[table['kind'] == 'untouched']['I(m)'].iloc[0]:.3f}, lists of {best['n_items']}, "
+        f"n = {best['n']}",
         f"{counted(like)} random components of the same layers are of its size, within a factor of {LIKE:.0f}"
         + (f": {random.min():+.3f} to {random.max():+.3f}" if len(random) else ""),
         verdict,
