@@ -209,10 +209,11 @@ def test_figures_hold_what_they_are_given(planted):
         figure.data[1].z[0]
     )
     assert moved["z"][1][1][2] == moved["z"][3][1][2] == 3 and moved["z"][1][0][0] == figures.NONE, "empty below a half"
-    assert lengths.active == 0, "no list of 6 has its last place reached"
-    every = torch.eye(6)[torch.arange(27) % 6].reshape(3, 3, 3, 6).numpy()
-    opened = figures.traversal_figure({"m": {4: panel[4], 6: figures.Traversal(every, values)}}, {"m": "abc"})
-    assert [trace.visible for trace in opened.data] == [False, True] and opened.layout.sliders[0].active == 1
+    assert lengths.active == 0, "of two lengths the first"
+    every = figures.Traversal(torch.eye(9)[torch.arange(27) % 9].reshape(3, 3, 3, 9).numpy(), values)
+    opened = figures.traversal_figure({"m": {**panel, 9: every}}, {"m": "abc"})
+    assert [trace.visible for trace in opened.data] == [False, True, False], "of three the one between"
+    assert opened.layout.sliders[0].active == 1
     for other in ({4: panel[4]}, {4: panel[4], 6: figures.Traversal(longer, [0.0])}):
         with pytest.raises(ValueError, match="sliders move them all"):
             figures.traversal_figure({"a": panel, "b": other}, dict.fromkeys("ab", "abc"))

@@ -203,14 +203,14 @@ class Traversal(NamedTuple):
 def traversal_figure(grids: Mapping[str, Mapping[int, Traversal]], axes: Mapping[str, Sequence[str]]) -> go.Figure:
     """Which item has half of the mover's attention or more over two axes of the grid, a panel each, one below the
     other, so that they are wide enough on a phone; one slider moves along the third axis, one changes the list length,
-    and neither resets the other. It opens at the longest lists of which the first panel reaches every place.
+    and neither resets the other. It opens at the middle one of the lengths, so that either way shows a change.
 
     grids: panel -> list length -> what was measured; every panel has the same lengths and as many values. axes: panel
     -> names of the components. Raises :class:`ValueError` for panels that do not go together.
     """
     lengths, n_steps = _shared(grids)
     middle, rows = n_steps // 2, len(grids)
-    start = _longest_reached(next(iter(grids.values())))
+    start = lengths[(len(lengths) - 1) // 2]
     figure = make_subplots(
         rows=rows, cols=1, subplot_titles=list(grids), vertical_spacing=0.3 / rows, figure=new_figure(300 * rows + 190)
     )
@@ -258,13 +258,6 @@ def _shared(grids: Mapping[str, Mapping[int, Traversal]]) -> tuple[list[int], in
 def _columns(cells: Sequence[dict]) -> dict[str, list]:
     """One value per trace, as a restyle wants them."""
     return {name: [cell[name] for cell in cells] for name in cells[0]}
-
-
-def _longest_reached(by_length: Mapping[int, Traversal]) -> int:
-    """The longest lists of which every place has half of the attention somewhere on the grid; else the shortest."""
-    found = {n: np.asarray(traversal.attention).reshape(-1, n) for n, traversal in by_length.items()}
-    reached = [n for n, cells in found.items() if len(set(cells.argmax(-1)[cells.max(-1) >= HALF].tolist())) == n]
-    return max(reached, default=min(by_length))
 
 
 def _cells(attention: np.ndarray, k: int) -> dict:
