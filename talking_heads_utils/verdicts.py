@@ -40,6 +40,7 @@ def counted(flags: pd.Series) -> str:
     return f"{int(flags.sum())} of {len(flags)}"
 
 
-def with_interval(row: pd.Series, value: str) -> str:
-    """The column ``value`` of a row with its ``low`` and ``high``: ``0.94 [0.85, 0.98]``."""
-    return f"{row[value]:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+def with_interval(row: pd.Series, value: str, ends: str = "") -> str:
+    """The column ``value`` of a row with its ``low`` and ``high``: ``0.94 [0.85, 0.98]``. ends: how the names of these
+    two begin."""
+    return f"{row[value]:.2f} [{row[f'{ends}low']:.2f}, {row[f'{ends}high']:.2f}]"

@@ -141,16 +141,14 @@ def line_in_n(fits: pd.DataFrame) -> Verdict:
     best = min(LAWS, key=lambda law: errors.loc[law, "error"])
     clearly = errors.loc[best, "over_line_high"] < 0
     verdict = SUPPORTED if best == LINE else NOT_SUPPORTED if clearly else UNDECIDED
-    less = -errors.loc[best, ["over_line", "over_line_high", "over_line_low"]]
+    told = f"best: {best} {with_interval(errors.loc[best], 'error')}"
+    if best != LINE:
+        less, at_least, at_most = -errors.loc[best, ["over_line", "over_line_high", "over_line_low"]]
+        told += f", less than the line's by {less:.2f} [{at_least:.2f}, {at_most:.2f}]"
     return Verdict(
         "Log-odds are a line in n",
         f"error on held-out n: line {with_interval(errors.loc[LINE], 'error')}, n = {errors.loc[LINE, 'n']}",
-        f"best: {best} {with_interval(errors.loc[best], 'error')}"
-        + (
-            ""
-            if best == LINE
-            else f", less than the line's by {less.iloc[0]:.2f} [{less.iloc[1]:.2f}, {less.iloc[2]:.2f}]"
-        ),
+        told,
         verdict,
     )
 
@@ -240,9 +238,7 @@ def _split_of(found: pd.DataFrame, name: str) -> str:
 
 def _least_parity(mlps: pd.DataFrame) -> str:
     row = mlps.loc[mlps["parity"].idxmin()]
-    parity, near = (
-        f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" for name in ("parity", "near")
-    )
+    parity, near = (with_interval(row, name, f"{name}_") for name in ("parity", "near"))
     return f"least parity without MLP {int(row['layer'])}: {parity}, near {near}, n = {row['n']}"
 
 
