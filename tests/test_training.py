@@ -14,9 +14,10 @@ from talking_heads_utils.tasks.prompts import render
 from talking_heads_utils.tasks.words import load_templates
 from talking_heads_utils.training import lists
 from talking_heads_utils.training.data import Prompts, check_fits, draw_length, word_tokenizer
+from talking_heads_utils.training.lists import ListsJob
 from talking_heads_utils.training.loop import EARLY, FINAL, STATE, Run, train
 from talking_heads_utils.training.model import COPY_SCALE, constrain, end_logits, spread, unembedding, writable
-from talking_heads_utils.training.spec import FREE, PLACE, SPECS, WORK, FunctionsSpec, MiniSpec
+from talking_heads_utils.training.spec import FREE, PLACE, SPECS, WORK, FunctionsSpec, MiniSpec, Round
 
 TINY = MiniSpec(
     "tiny", WORK, work=16, n_steps=8, n_items=3, n_layers=2, n_heads=4, d_model=32, d_mlp=64, n_positions=64, batch=12,
@@ -177,6 +178,72 @@ def test_a_stopped_run_ends_where_an_unbroken_one_does(tmp_path, monkeypatch):
         assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
         assert json.loads((a / "training.json").read_text())["step"] == at
         assert f"Step {at} of 8. Lists grew to 3 items" in (a / "README.md").read_text()
+
+
+def test_further_rounds_are_trained_and_resumed(tmp_path, monkeypatch):
+    """Three rounds, broken after every single step, at their ends too; each from a fresh optimiser."""
+    monkeypatch.setattr(lists, "CHECKED", 1.1)
+    monkeypatch.setattr(lists, "N_CHECK", 5)
+    better = iter([0.1, 0.2, 0.3] * 2)
+
+    def accuracy(job, model, n, device, which=None):
+        return {"ioi": next(better) if which else 0.5, "n=2": 0.5}
+
+    monkeypatch.setattr(ListsJob, "accuracy", accuracy)
+    spec = dataclasses.replace(TINY, n_steps=3, rounds=2, round_steps=2, round_rate=1e-2)
+    quiet = dict(every=99, say=lambda line: None)
+    unbroken = Run(spec, 3, tmp_path / "a")
+    train(unbroken, **quiet)
+    assert [check["step"] for check in unbroken.progress.checks] == [3, 5, 7] and unbroken.progress.rounds == 2
+    train(Run(spec, 3, tmp_path / "b"), minutes=0, **quiet)
+    while not (tmp_path / "b" / FINAL).exists():
+        train(Run(spec, 3, tmp_path / "b"), resume=True, minutes=0, **quiet)
+    a, b = (tmp_path / run / FINAL for run in "ab")
+    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+    card = (a / "README.md").read_text()
+    assert "Step 7 of 7 (3 and 2 further rounds of 2)" in card and "after step 5 20.0% (ioi)" in card
+    assert spec.round(2) == Round(5, 2, 1e-2) and spec.round(2).end == 7 and unbroken.learning_rate() == 1e-5
+
+
+def test_a_round_starts_with_nothing_of_the_optimisers_past(tmp_path):
+    run = Run(dataclasses.replace(TINY, rounds=1), 0, tmp_path)
+    for _ in range(8):
+        run.step()
+    run.end_round()
+    assert run.progress.rounds == 1 and not run.optimiser.state and run.round.start == 8
+    assert run.learning_rate() == pytest.approx(run.spec.round_rate / run.spec.warmup, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "before, now, rounds, goes_on",
+    [(None, 0.5, 0, True), (None, 0.996, 0, False), (0.5, 0.6, 1, True), (0.6, 0.6, 1, False), (0.5, 0.6, 2, False)],
+)
+def test_when_there_is_another_round(tmp_path, monkeypatch, before, now, rounds, goes_on):
+    """While a kind of prompt is not solved, the last round helped, and the recipe allows it."""
+    run = Run(dataclasses.replace(TINY, rounds=2), 0, tmp_path)
+    monkeypatch.setattr(ListsJob, "accuracy", lambda job, model, n, device, which: {"ioi": 1.0, "n=2": now})
+    run.progress.rounds = rounds
+    if before is not None:
+        run.progress.checks.append(dict(step=8, accuracy={"ioi": 1.0, "n=2": before}))
+    assert run.job.goes_on(run.model, run.progress, "cpu") == goes_on
+    assert run.progress.checks[-1]["accuracy"]["n=2"] == now
+    without = Run(TINY, 0, tmp_path)
+    assert not without.job.goes_on(without.model, without.progress, "cpu") and not without.progress.checks
+
+
+def test_what_ends_the_training_is_not_what_the_card_reports(tmp_path, monkeypatch):
+    run, drawn = Run(dataclasses.replace(TINY, n_objects=64), 0, tmp_path), []
+    stack = run.job.prompts.stack
+
+    def kept(prompts):
+        drawn.append(set(map(str, prompts)))
+        return stack(prompts)
+
+    monkeypatch.setattr(run.job.prompts, "stack", kept)
+    for which in (lists.REPORTED, lists.CHECK):
+        run.job.accuracy(run.model, 50, "cpu", which)
+    kinds = len(drawn) // 2
+    assert kinds == 3 and not any(reported & check for reported, check in zip(drawn[:kinds], drawn[kinds:]))
 
 
 def test_lists_that_never_grew_are_said(tmp_path):

@@ -8,9 +8,9 @@
     mini-icl      functions y = a x + b learned in context, with attention dropout
     mini-icl-plain, mini-icl-noisy   the same without dropout; with labels that are often wrong
 
-Prints the accuracy as it goes. The run's state is saved every 200 steps and at the end: stopped at any
-point, it goes on with --resume. The data depend on the seed and the step alone, so on one machine the result is the
-same.
+Prints the accuracy as it goes; some recipes add rounds of steps while a kind of prompt is not solved. The run's state
+is saved every 200 steps and at the end: stopped at any point, it goes on with --resume. The data depend on the seed and
+the step alone, so on one machine the result is the same.
 
 examples:
   python -m talking_heads_utils train mini-token --out runs/mini-token
@@ -42,11 +42,12 @@ def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.training.spec import spec_of
 
     spec = spec_of(args.name)
+    training = Run(spec, check_seed(args.seed), args.out, args.device)
     done = train(
-        Run(spec, check_seed(args.seed), args.out, args.device),
+        training,
         resume=args.resume,
         minutes=args.minutes,
         say=lambda line: print(line, flush=True),
     )
-    state = "finished" if done.step == spec.n_steps else "stopped; --resume goes on"
-    print(f"{args.out}: step {done.step} of {spec.n_steps}, {state}")
+    end = training.round.end
+    print(f"{args.out}: step {done.step} of {end}, {'finished' if done.step == end else 'stopped; --resume goes on'}")

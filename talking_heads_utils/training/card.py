@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from talking_heads_utils.training.spec import FREE
+from talking_heads_utils.training.spec import CHECKED, FREE, N_CHECK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads and d_model {spec[
 
     python -m talking_heads_utils train {spec["name"]} --seed {run["seed"]} --out FOLDER
 
-Step {run["step"]} of {spec["n_steps"]}{_time(run)}.{"" if "n_pairs" in spec else " " + _lists(run, spec)}
+{_steps(run, spec)}{_time(run)}.{"" if "n_pairs" in spec else " " + _lists(run, spec)}{_checks(run)}
 Accuracy over the whole vocabulary on 200 fixed prompts each{", after k examples" if "n_pairs" in spec else ""}:
 
 {_table(run)}{_by_function(run) if "by_function" in run else ""}{channel}
@@ -109,6 +109,27 @@ def _constraint(spec: dict) -> str:
         f"mover L{spec['n_layers'] - 1}H0 alone copies to the output, its keys read `{spec['keys']}` (see "
         "`talking_heads_utils/training/model.py`). Nothing was planted."
     )
+
+
+def _steps(run: dict, spec: dict) -> str:
+    rounds = run.get("rounds", 0)
+    if not rounds:
+        return f"Step {run['step']} of {spec['n_steps']}"
+    more = f"{rounds} further round{'s' * (rounds > 1)} of {spec['round_steps']}"
+    return f"Step {run['step']} of {spec['n_steps'] + rounds * spec['round_steps']} ({spec['n_steps']} and {more})"
+
+
+def _checks(run: dict) -> str:
+    """What decided on further rounds."""
+    if not run.get("checks"):
+        return ""
+    worst = [min(check["accuracy"].items(), key=lambda item: item[1]) for check in run["checks"]]
+    told = ", ".join(
+        f"after step {check['step']} {value:.1%} ({kind})" for check, (kind, value) in zip(run["checks"], worst)
+    )
+    return f"""
+It is trained in further rounds, {run["spec"]["rounds"]} at most, until {CHECKED:.1%} are right of {N_CHECK} prompts of
+each kind that serve this alone, or a round does not help. The worst kind there: {told}."""
 
 
 def _time(run: dict) -> str:

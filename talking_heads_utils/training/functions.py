@@ -140,6 +140,10 @@ class FunctionsJob:
         """What the line of progress says beyond steps and loss."""
         return ""
 
+    def goes_on(self, model: GPT2LMHeadModel, progress: Progress, device: str) -> bool:
+        """One schedule and no more."""
+        return False
+
     def at_the_end(self, progress: Progress) -> str | None:
         """What there is to say when the last step is done."""
         return None

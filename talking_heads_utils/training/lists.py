@@ -13,7 +13,7 @@ from torch import Tensor
 
 from talking_heads_utils.training.data import Batch, Prompts, check_fits, word_tokenizer
 from talking_heads_utils.training.model import build_model, constrain, logits_and_spread
-from talking_heads_utils.training.spec import FREE, MiniSpec
+from talking_heads_utils.training.spec import CHECKED, FREE, N_CHECK, MiniSpec
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
 SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
+REPORTED, CHECK = 9, 11  # which fixed prompts: those of the card; those that end the training and serve nothing else
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class ListsJob:
             progress.longest, progress.complete_at = self.spec.n_items, progress.step
 
     @torch.no_grad()
-    def accuracy(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, float]:
+    def accuracy(self, model: GPT2LMHeadModel, n: int, device: str, which: int = REPORTED) -> dict[str, float]:
         """Accuracy over the vocabulary on IOI and every list length up to the longest of all, on fixed prompts."""
         model.eval()
         found = {}
         for name in ("ioi", *(f"n={k}" for k in range(2, self.spec.n_items + 1))):
-            rng = np.random.default_rng([9, len(name), int(name[2:]) if name != "ioi" else 0])
+            rng = np.random.default_rng([which, len(name), int(name[2:]) if name != "ioi" else 0])
             draw = (
                 self.prompts.draw_ioi if name == "ioi" else lambda r, k=name: self.prompts.draw_laundry(r, int(k[2:]))
             )
@@ -93,6 +94,17 @@ class ListsJob:
         return progress.step >= progress.complete_at + SETTLED and all(
             accuracy[name] >= SOLVED for name in SHORT if name in accuracy
         )
+
+    def goes_on(self, model: GPT2LMHeadModel, progress: Progress, device: str) -> bool:
+        """At the end of a round: is there to be another? Not if every kind of prompt is solved, nor if the last round
+        did not help. Judged on prompts of their own, that no accuracy is reported on."""
+        if not self.spec.rounds:
+            return False
+        found = self.accuracy(model, N_CHECK, device, CHECK)
+        before = progress.checks[-1]["accuracy"] if progress.checks else dict.fromkeys(found, 0.0)
+        progress.checks.append(dict(step=progress.step, accuracy=found))
+        helped = sum(found.values()) > sum(before.values())
+        return min(found.values()) < CHECKED and helped and progress.rounds < self.spec.rounds
 
     def at_the_end(self, progress: Progress) -> str | None:
         """What there is to say when the last step is done."""

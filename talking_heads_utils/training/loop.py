@@ -25,7 +25,7 @@ from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.training.card import write_card
 from talking_heads_utils.training.functions import FunctionsJob
 from talking_heads_utils.training.lists import ListsJob
-from talking_heads_utils.training.spec import FunctionsSpec, MiniSpec
+from talking_heads_utils.training.spec import FunctionsSpec, MiniSpec, Round
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -40,7 +40,8 @@ class Progress:
     """Where a run stands.
 
     longest: items of the longest list in training. complete_at: the step from which every length was. early_at: the
-    step of the early checkpoint. minutes: of training so far, on whatever machine. log: one entry per evaluation.
+    step of the early checkpoint. rounds: begun beyond the first. checks: accuracy at the end of each, by which it goes
+    on. minutes: of training so far, on whatever machine. log: one entry per evaluation.
     """
 
     step: int = 0
@@ -48,6 +49,8 @@ class Progress:
     running_loss: float = 3.0
     complete_at: int | None = None
     early_at: int | None = None
+    rounds: int = 0
+    checks: list[dict[str, Any]] = field(default_factory=list)
     minutes: float = field(default=0.0, compare=False)
     log: list[dict[str, Any]] = field(default_factory=list)
 
@@ -60,18 +63,29 @@ class Run:
         self.job: ListsJob | FunctionsJob = ListsJob.of(spec) if isinstance(spec, MiniSpec) else FunctionsJob.of(spec)
         self.tokenizer = self.job.tokenizer
         self.model: GPT2LMHeadModel = self.job.build(seed).to(device)
-        self.optimiser = torch.optim.AdamW(
-            [p for p in self.model.parameters() if p.requires_grad],
-            lr=spec.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=0.0,
-        )
+        self.optimiser = self._fresh_optimiser()
         self.progress = Progress()
 
+    def _fresh_optimiser(self) -> torch.optim.AdamW:
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        return torch.optim.AdamW(trained, lr=self.spec.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+
+    @property
+    def round(self) -> Round:
+        """The round that it is in."""
+        return self.spec.round(self.progress.rounds)
+
     def learning_rate(self) -> float:
-        """Linear warm-up, then a linear fall to 1e-5 at the last step."""
-        step, spec = self.progress.step, self.spec
-        return spec.learning_rate * min(1.0, (step + 1) / spec.warmup) * (1 - step / spec.n_steps) + 1e-5
+        """Linear warm-up, then a linear fall to 1e-5 at the round's last step."""
+        now = self.round
+        step = self.progress.step - now.start
+        return now.learning_rate * min(1.0, (step + 1) / self.spec.warmup) * (1 - step / now.n_steps) + 1e-5
+
+    def end_round(self) -> None:
+        """After a round's last step: begin another, with a fresh optimiser, if the job asks for one."""
+        if self.job.goes_on(self.model, self.progress, self.device):
+            self.progress.rounds += 1
+            self.optimiser = self._fresh_optimiser()
 
     def step(self) -> float:
         """One step on fresh prompts; its loss."""
@@ -128,7 +142,7 @@ class Run:
                 about = json.loads(file.metadata()["run"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             spec, seed, progress = about["spec"], about["seed"], Progress(**about["progress"])
-            if not (isinstance(progress.step, int) and 0 <= progress.step <= self.spec.n_steps):
+            if not (isinstance(progress.step, int) and 0 <= progress.step <= self.spec.round(progress.rounds).end):
                 raise ValueError(f"no step {progress.step!r}")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise self._unreadable(error) from error
@@ -137,13 +151,14 @@ class Run:
                 f"{self.folder} holds another run. Choose another folder, or resume with its options."
             )
         try:
-            self._restore(tensors)
+            self._restore(tensors, progress.step == self.spec.round(progress.rounds).start)
         except (RuntimeError, ValueError, KeyError) as error:
             raise self._unreadable(error) from error
         self.progress = progress
 
-    def _restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Model and optimiser out of a state's tensors; raises errors of several kinds where they do not fit."""
+    def _restore(self, tensors: dict[str, torch.Tensor], new_round: bool) -> None:
+        """Model and optimiser, of which a new round has nothing yet, out of a state's tensors; raises errors of several
+        kinds where they do not fit."""
         self.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
@@ -151,9 +166,12 @@ class Run:
                 _, i, key = name.split(".", 2)
                 state.setdefault(int(i), {})[key] = tensor
         trained = self.optimiser.param_groups[0]["params"]
-        if not state or any(i >= len(trained) or s["exp_avg"].shape != trained[i].shape for i, s in state.items()):
+        if bool(state) == new_round or any(
+            i >= len(trained) or s["exp_avg"].shape != trained[i].shape for i, s in state.items()
+        ):
             raise ValueError("the optimiser's state does not fit the model")
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
+        if state:
+            self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
 
     def _unreadable(self, error: Exception) -> CheckpointError:
         reason = str(error).splitlines()[0]
@@ -186,19 +204,21 @@ def train(
         run.load_state()
     start, at = time.monotonic(), run.progress
     before = at.minutes
-    while run.progress.step < run.spec.n_steps:
+    while run.progress.step < run.round.end:
         run.step()
         at = run.progress
         at.minutes = round(before + (time.monotonic() - start) / 60, 1)
-        if at.step % every == 0 or at.step == run.spec.n_steps:
+        if at.step % every == 0 or at.step == run.round.end:
             loss = round(at.running_loss, 4)
             at.log.append(dict(step=at.step, longest=at.longest, loss=loss, accuracy=run.accuracy()))
             if run.job.is_early(at):
                 at.early_at = at.step
                 run.save_model(EARLY)
-            run.save_state()
             say(_line(run, (time.monotonic() - start) / 60))
-        if minutes is not None and run.progress.step < run.spec.n_steps and time.monotonic() - start > 60 * minutes:
+            if at.step == run.round.end:
+                run.end_round()
+            run.save_state()
+        if minutes is not None and run.progress.step < run.round.end and time.monotonic() - start > 60 * minutes:
             run.save_state()
             return at
     run.save_model(FINAL)
@@ -210,5 +230,5 @@ def train(
 def _line(run: Run, minutes: float) -> str:
     at = run.progress
     accuracy = " ".join(f"{name} {value:.0%}" for name, value in at.log[-1]["accuracy"].items())
-    where = f"step {at.step}/{run.spec.n_steps} ({minutes:.1f} min)"
+    where = f"step {at.step}/{run.round.end} ({minutes:.1f} min)"
     return f"{where}{run.job.where(at)}, loss {at.running_loss:.3f}: {accuracy}"

@@ -9,6 +9,20 @@ from talking_heads_utils.icl.family import Family
 
 WORK, PLACE, FREE = "work", "place", "free"
 READ_FIRST = 8.0
+N_CHECK, CHECKED = 1000, 0.995  # prompts of each kind at the end of a round, and how many of them call for no further
+
+
+@dataclass(frozen=True)
+class Round:
+    """Steps over which the learning rate falls once: ``n_steps`` from ``start`` on, from ``learning_rate``."""
+
+    start: int
+    n_steps: int
+    learning_rate: float
+
+    @property
+    def end(self) -> int:
+        return self.start + self.n_steps
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,9 @@ class MiniSpec:
     parts: int = 3  # of a batch, by length of the prompts
     learning_rate: float = 2e-3
     warmup: int = 200
+    rounds: int = 0  # further rounds at most, while some kind of prompt is not solved and the round before helped ...
+    round_steps: int = 4000  # ... each of so many steps, with a fresh optimiser ...
+    round_rate: float = 5e-4  # ... and a learning rate that falls from here
     ioi_share: float = 0.2
     length_power: float = (
         0.0  # lists of n items are drawn as often as n ** this; with more, long ones are learned sooner
@@ -52,6 +69,12 @@ class MiniSpec:
     @property
     def d_head(self) -> int:
         return self.d_model // self.n_heads
+
+    def round(self, i: int) -> Round:
+        """The schedule itself for 0, then its further rounds."""
+        if not i:
+            return Round(0, self.n_steps, self.learning_rate)
+        return Round(self.n_steps + (i - 1) * self.round_steps, self.round_steps, self.round_rate)
 
     def read_at(self, step: int | None = None) -> float:
         """Scale of what the unembedding reads at a step of training; None for the end of it."""
@@ -88,6 +111,10 @@ class FunctionsSpec:
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 200
+
+    def round(self, i: int = 0) -> Round:
+        """Its one schedule."""
+        return Round(0, self.n_steps, self.learning_rate)
 
     def family(self, noise: float | None = None) -> Family:
         """Its functions, with the labels' noise of the end of training by default."""
