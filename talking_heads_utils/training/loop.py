@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,11 +203,22 @@ def train(
         )
     if resume:
         run.load_state()
+    with _no_denormals():
+        at = _steps(run, minutes, every, say)
+    if at.step < run.round.end:
+        return at
+    run.save_model(FINAL)
+    if remark := run.job.at_the_end(at):
+        say(remark)
+    return at
+
+
+def _steps(run: Run, minutes: float | None, every: int, say: Callable[[str], None]) -> Progress:
+    """The steps of :func:`train`, up to the last or as far as the minutes go; the state is saved."""
     start, at = time.monotonic(), run.progress
     before = at.minutes
-    while run.progress.step < run.round.end:
+    while at.step < run.round.end:
         run.step()
-        at = run.progress
         at.minutes = round(before + (time.monotonic() - start) / 60, 1)
         if at.step % every == 0 or at.step == run.round.end:
             loss = round(at.running_loss, 4)
@@ -218,13 +230,20 @@ def train(
             if at.step == run.round.end:
                 run.end_round()
             run.save_state()
-        if minutes is not None and run.progress.step < run.round.end and time.monotonic() - start > 60 * minutes:
+        if minutes is not None and at.step < run.round.end and time.monotonic() - start > 60 * minutes:
             run.save_state()
-            return at
-    run.save_model(FINAL)
-    if remark := run.job.at_the_end(at):
-        say(remark)
+            break
     return at
+
+
+@contextmanager
+def _no_denormals() -> Iterator[None]:
+    """Numbers below 1e-38 are zero meanwhile: where attention is settled they make a step three times as long."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _line(run: Run, minutes: float) -> str:
