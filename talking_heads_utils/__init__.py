@@ -17,7 +17,8 @@ Import what you need from the submodule that holds it; importing the package its
 ``streaming``       the same table from a checkpoint that does not fit in memory
 ``known_answer``    a pair of heads with one planted channel
 ``models``          whole models for experiments: ``load_model``, and the table of known ones
-``tasks``           IOI and Laundry List prompts with named positions, and their metrics
+``device``          the device that something is to run on
+``tasks``           IOI and Laundry List prompts with named positions, and their metrics; functions
 ``evaluate``        answers of a model on prompts, and its accuracy by list length
 ``training``        small models in which a channel can arise by training
 ``planted``         a model whose whole circuit is planted

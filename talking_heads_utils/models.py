@@ -18,6 +18,7 @@ import torch
 
 from talking_heads_utils import roles
 from talking_heads_utils.checkpoints import Checkpoint, as_folder, open_checkpoint
+from talking_heads_utils.device import check_device
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
@@ -78,17 +79,6 @@ def known_models() -> dict[str, KnownModel]:
         ),
     )
     return {model.name: model for model in models}
-
-
-def check_device(name: str) -> str:
-    """Raises :class:`OptionError` for a device that torch does not know or that is not there."""
-    try:
-        torch.zeros(1, device=name).item()  # a device without values, such as meta, is none
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError(
-            f"No device {name!r} can be used here ({str(error).splitlines()[0]}). Use cpu, or cuda with a GPU."
-        ) from error
-    return name
 
 
 def load_model(

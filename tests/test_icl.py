@@ -9,7 +9,6 @@ from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.icl import additivity, curves, parts
 from talking_heads_utils.icl.ablation import ablations
 from talking_heads_utils.icl.engine import replacements, run_end
-from talking_heads_utils.icl.family import Family, bayes_accuracy, posterior, predictive, trained_prior
 from talking_heads_utils.icl.known import BACKUP, CASES, COPIES, INDEPENDENT, known_interaction, pair_of, pair_reader
 from talking_heads_utils.icl.prompts import (
     NO_EXAMPLES,
@@ -35,6 +34,7 @@ from talking_heads_utils.icl.redundancy import (
 from talking_heads_utils.icl.scores import right_log_odds, right_log_prob, score_numbers
 from talking_heads_utils.labels import Head
 from talking_heads_utils.runs.suffix import suffix
+from talking_heads_utils.tasks.functions import Family, bayes_accuracy, posterior, predictive, trained_prior
 from talking_heads_utils.training.functions import number_tokenizer
 from talking_heads_utils.training.spec import FunctionsSpec
 

@@ -1,6 +1,7 @@
 """The project as a whole: each fact stands once, notebooks are clean, the environment is reproducible."""
 
 import ast
+import graphlib
 import json
 import re
 import subprocess
@@ -101,13 +102,37 @@ def test_importing_the_package_reads_no_file_and_loads_nothing_heavy():
 
 
 def test_a_package_says_what_each_of_its_modules_is_for():
-    """All but ``commands``, whose modules say it by ``--help``, and ``training``, which names the main ones alone."""
+    """All but ``commands``, whose modules say it by ``--help``."""
     for package in sorted((ROOT / "talking_heads_utils").rglob("__init__.py")):
-        if package.parent.name in ("commands", "training"):
+        if package.parent.name == "commands":
             continue
         inside = [path for path in package.parent.iterdir() if not path.name.startswith("__")]
         modules = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
         assert modules == set(re.findall(r"^``(\w+)``", package.read_text(encoding="utf-8"), re.M)), package
+
+
+def imported(path):
+    """Folders of the package, or modules beside them, that a file imports anywhere."""
+    named = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "talking_heads_utils":
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("talking_heads_utils."):
+            named.add(node.module.split(".")[1])
+    return named
+
+
+def test_folders_import_one_way():
+    """What a folder or a module beside it imports never imports it back, late imports included. ``commands`` stands
+    above all: benchmarks alone call it, to time what a user types."""
+    package, below = ROOT / "talking_heads_utils", {}
+    for path in sorted(package.rglob("*.py")):
+        unit = path.relative_to(package).parts[0].removesuffix(".py")
+        below.setdefault(unit, set()).update(imported(path) - {unit})
+    assert {unit for unit, named in below.items() if "commands" in named} == {"benchmarks", "__main__"}
+    del below["commands"]
+    assert len(below) > 30 and "training" in below["planted"]
+    tuple(graphlib.TopologicalSorter(below).static_order())  # raises where there is a circle
 
 
 def test_the_code_is_linted_and_formatted():

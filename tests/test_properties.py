@@ -22,11 +22,11 @@ from talking_heads_utils.composition import head_level, iter_composition, readin
 from talking_heads_utils.editing.algebra import Move, change_of_W_O, change_of_W_Q, moves_of, rotated
 from talking_heads_utils.editing.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, from_json, new_edit, to_json
 from talking_heads_utils.errors import TalkingHeadsError, TaskError
-from talking_heads_utils.icl.family import Family
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.scores import compute_scores, load_scores, save_scores
 from talking_heads_utils.statistics import bootstrap_mean, percentile_among, share, share_change
 from talking_heads_utils.steering.results import load
+from talking_heads_utils.tasks.functions import Family
 from talking_heads_utils.tasks.ioi import build_ioi
 from talking_heads_utils.tasks.laundry import HELD_OUT, SELECTION, build_laundry, wordings
 from talking_heads_utils.tasks.prompts import ABSENT, load_prompts, save_prompts

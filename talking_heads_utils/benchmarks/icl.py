@@ -21,7 +21,6 @@ from talking_heads_utils.benchmarks import Row, median
 from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.icl.ablation import ZERO, Ablations, ablations, random_heads
 from talking_heads_utils.icl.engine import patch_grid, replacements, run_end
-from talking_heads_utils.icl.family import Family
 from talking_heads_utils.icl.prompts import (
     NO_EXAMPLES,
     RANDOM_PAIRS,
@@ -33,6 +32,7 @@ from talking_heads_utils.icl.prompts import (
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.models import load_model
 from talking_heads_utils.runs.suffix import suffix
+from talking_heads_utils.tasks.functions import Family
 from talking_heads_utils.tasks.prompts import PromptSet
 
 if TYPE_CHECKING:

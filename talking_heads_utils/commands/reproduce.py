@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
+    from talking_heads_utils.device import check_device
     from talking_heads_utils.inhibition.corpus import read_texts
-    from talking_heads_utils.models import check_device
     from talking_heads_utils.reproduce.experiments import Subject, chapters_of
     from talking_heads_utils.reproduce.run import chosen, reproduce
     from talking_heads_utils.tasks.prompts import check_seed

@@ -12,5 +12,4 @@
 ``scores``      exact, distance, parity, "about a x", apart
 ``post``        what the post's stored outputs show
 ``prompts``     examples and a question for any tokenizer; the post's own
-``family``      a family of functions, its labels' noise, and the exact Bayesian reader over it
 """

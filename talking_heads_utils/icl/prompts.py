@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.icl.family import Examples, Family
+from talking_heads_utils.tasks.functions import Examples, Family
 from talking_heads_utils.tasks.prompts import ABSENT, PromptSet, Recipe, begin_ids, check_count, padded
 from talking_heads_utils.tasks.words import tokenizer_hash
 

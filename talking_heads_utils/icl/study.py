@@ -17,7 +17,6 @@ from talking_heads_utils.errors import TaskError
 from talking_heads_utils.icl import additivity, curves, parts, redundancy
 from talking_heads_utils.icl.ablation import NOTHING, ZERO, Ablations, ablations, random_heads
 from talking_heads_utils.icl.engine import RESID, EndRun, patch_grid, replacements, run_end
-from talking_heads_utils.icl.family import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.icl.prompts import (
     POST_PAIRS,
     RANDOM_PAIRS,
@@ -35,6 +34,7 @@ from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.models import load_with_tokenizer, model_source, shown_as
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.statistics import share, share_in_clusters
+from talking_heads_utils.tasks.functions import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.training.spec import FunctionsSpec
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.icl.family import Examples, Family, bayes_accuracy, trained_prior
+from talking_heads_utils.tasks.functions import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.training.data import BOS, UNKNOWN
 from talking_heads_utils.training.model import fresh_gpt2
 from talking_heads_utils.training.spec import FunctionsSpec

@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from talking_heads_utils.device import check_device
 from talking_heads_utils.errors import CheckpointError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
-from talking_heads_utils.models import check_device
 from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.training.card import write_card
 from talking_heads_utils.training.functions import FunctionsJob

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.icl.family import Family
+from talking_heads_utils.tasks.functions import Family
 
 WORK, PLACE, FREE = "work", "place", "free"
 READ_FIRST = 8.0
@@ -87,7 +87,7 @@ class MiniSpec:
 
 @dataclass(frozen=True)
 class FunctionsSpec:
-    """One small model of functions y = a x + b (:class:`~talking_heads_utils.icl.family.Family`), learned in context.
+    """One small model of functions y = a x + b (:class:`~talking_heads_utils.tasks.functions.Family`), in context.
 
     dropout: of the attention pattern while it trains, meant to keep any head from being alone in what it does.
     noise: of the labels that a prompt shows; it grows from 0 over the first ``ramp`` steps. The answer that is asked
