@@ -184,12 +184,12 @@ def test_further_rounds_are_trained_and_resumed(tmp_path, monkeypatch):
     """Three rounds, broken after every single step, at their ends too; each from a fresh optimiser."""
     monkeypatch.setattr(lists, "CHECKED", 1.1)
     monkeypatch.setattr(lists, "N_CHECK", 5)
-    better = iter([0.1, 0.2, 0.3] * 2)
+    better = iter([0.8, 0.6, 0.4] * 2)
 
-    def accuracy(job, model, n, device, which=None):
-        return {"ioi": next(better) if which else 0.5, "n=2": 0.5}
+    def answers(job, model, n, device, which):
+        return {"ioi": (0.5, next(better) if which == lists.CHECK else 9.0), "n=2": (0.6, 0.0)}
 
-    monkeypatch.setattr(ListsJob, "accuracy", accuracy)
+    monkeypatch.setattr(ListsJob, "answers", answers)
     spec = dataclasses.replace(TINY, n_steps=3, rounds=2, round_steps=2, round_rate=1e-2)
     quiet = dict(every=99, say=lambda line: None)
     unbroken = Run(spec, 3, tmp_path / "a")
@@ -201,7 +201,10 @@ def test_further_rounds_are_trained_and_resumed(tmp_path, monkeypatch):
     a, b = (tmp_path / run / FINAL for run in "ab")
     assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
     card = (a / "README.md").read_text()
-    assert "Step 7 of 7 (3 and 2 further rounds of 2)" in card and "after step 5 20.0% (ioi)" in card
+    assert (
+        "Step 7 of 7 (3 and 2 further rounds of 2)" in card
+        and "after step 5 50.0% (ioi; loss over all kinds 0.3000)" in card
+    )
     assert spec.round(2) == Round(5, 2, 1e-2) and spec.round(2).end == 7 and unbroken.learning_rate() == 1e-5
 
 
@@ -215,18 +218,24 @@ def test_a_round_starts_with_nothing_of_the_optimisers_past(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "before, now, rounds, goes_on",
-    [(None, 0.5, 0, True), (None, 0.996, 0, False), (0.5, 0.6, 1, True), (0.6, 0.6, 1, False), (0.5, 0.6, 2, False)],
+    "accuracy, loss, before, rounds, goes_on",
+    [
+        (0.5, 1.0, None, 0, True),
+        (0.996, 0.1, None, 0, False),
+        (0.9, 0.5, 1.0, 1, True),
+        (0.9, 1.0, 1.0, 1, False),
+        (0.9, 0.5, 1.0, 2, False),
+    ],
 )
-def test_when_there_is_another_round(tmp_path, monkeypatch, before, now, rounds, goes_on):
-    """While a kind of prompt is not solved, the last round helped, and the recipe allows it."""
+def test_when_there_is_another_round(tmp_path, monkeypatch, accuracy, loss, before, rounds, goes_on):
+    """While a kind of prompt is not solved, the loss fell over the last round, and the recipe allows it."""
     run = Run(dataclasses.replace(TINY, rounds=2), 0, tmp_path)
-    monkeypatch.setattr(ListsJob, "accuracy", lambda job, model, n, device, which: {"ioi": 1.0, "n=2": now})
+    monkeypatch.setattr(ListsJob, "answers", lambda *given: {"ioi": (1.0, 0.0), "n=2": (accuracy, 2 * loss)})
     run.progress.rounds = rounds
     if before is not None:
-        run.progress.checks.append(dict(step=8, accuracy={"ioi": 1.0, "n=2": before}))
+        run.progress.checks.append(dict(step=8, loss=before))
     assert run.job.goes_on(run.model, run.progress, "cpu") == goes_on
-    assert run.progress.checks[-1]["accuracy"]["n=2"] == now
+    assert run.progress.checks[-1] == dict(step=0, loss=loss, accuracy={"ioi": 1.0, "n=2": accuracy})
     without = Run(TINY, 0, tmp_path)
     assert not without.job.goes_on(without.model, without.progress, "cpu") and not without.progress.checks
 
@@ -240,10 +249,10 @@ def test_what_ends_the_training_is_not_what_the_card_reports(tmp_path, monkeypat
         return stack(prompts)
 
     monkeypatch.setattr(run.job.prompts, "stack", kept)
-    for which in (lists.REPORTED, lists.CHECK):
+    for which in (lists.LOGGED, lists.CHECK, lists.LAST):
         run.job.accuracy(run.model, 50, "cpu", which)
-    kinds = len(drawn) // 2
-    assert kinds == 3 and not any(reported & check for reported, check in zip(drawn[:kinds], drawn[kinds:]))
+    for i in range(3):  # IOI, lists of two and of three
+        assert not (drawn[i] & drawn[3 + i] or drawn[i] & drawn[6 + i] or drawn[3 + i] & drawn[6 + i])
 
 
 def test_lists_that_never_grew_are_said(tmp_path):

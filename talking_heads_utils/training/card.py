@@ -125,15 +125,16 @@ def _checks(run: dict) -> str:
         return ""
     worst = [min(check["accuracy"].items(), key=lambda item: item[1]) for check in run["checks"]]
     told = ", ".join(
-        f"after step {check['step']} {value:.1%} ({kind})" for check, (kind, value) in zip(run["checks"], worst)
+        f"after step {check['step']} {value:.1%} ({kind}; loss over all kinds {check['loss']:.4f})"
+        for check, (kind, value) in zip(run["checks"], worst)
     )
     return f"""
 It is trained in further rounds, {run["spec"]["rounds"]} at most, until {CHECKED:.1%} are right of {N_CHECK} prompts of
-each kind that serve this alone, or a round does not help. The worst kind there: {told}."""
+each kind that serve this alone, or their loss does not fall. The worst kind there: {told}."""
 
 
 def _time(run: dict) -> str:
-    return f", after {run['minutes']:.0f} minutes of training" if run.get("minutes") else ""
+    return f", after {run['minutes']:.0f} minutes of training" if run.get("minutes", 0.0) >= 0.5 else ""
 
 
 def _lists(run: dict, spec: dict) -> str:
@@ -160,6 +161,9 @@ def _table(run: dict) -> str:
     lengths = list(run["accuracy"])
     rows = [["step", "loss", *lengths], ["---"] * (len(lengths) + 2)]
     rows += [[str(e["step"]), f"{e['loss']:.3f}", *(f"{e['accuracy'][name]:.1%}" for name in lengths)] for e in log]
+    if "last" in run:
+        last = run["last"]["accuracy"]
+        rows.append([f"{run['last']['n']} others", "", *(f"{last[name]:.1%}" for name in lengths)])
     if "exact_reader" in run:
         rows.append(["exact reader", "", *(f"{run['exact_reader'][name]:.1%}" for name in lengths)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from talking_heads_utils.training.data import Batch, Prompts, check_fits, word_tokenizer
 from talking_heads_utils.training.model import build_model, constrain, logits_and_spread
-from talking_heads_utils.training.spec import CHECKED, FREE, N_CHECK, MiniSpec
+from talking_heads_utils.training.spec import CHECKED, FREE, N_CHECK, N_LAST, MiniSpec
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
 SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
-REPORTED, CHECK = 9, 11  # which fixed prompts: those of the card; those that end the training and serve nothing else
+LOGGED, CHECK, LAST = 9, 11, 13  # which fixed prompts: along the way; to decide on a further round; at the end, once
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,13 @@ class ListsJob:
         if progress.complete_at is None and progress.running_loss < self.spec.lengthen_below:
             progress.longest, progress.complete_at = self.spec.n_items, progress.step
 
-    @torch.no_grad()
-    def accuracy(self, model: GPT2LMHeadModel, n: int, device: str, which: int = REPORTED) -> dict[str, float]:
+    def accuracy(self, model: GPT2LMHeadModel, n: int, device: str, which: int = LOGGED) -> dict[str, float]:
         """Accuracy over the vocabulary on IOI and every list length up to the longest of all, on fixed prompts."""
+        return {name: right for name, (right, _) in self.answers(model, n, device, which).items()}
+
+    @torch.no_grad()
+    def answers(self, model: GPT2LMHeadModel, n: int, device: str, which: int) -> dict[str, tuple[float, float]]:
+        """Accuracy and mean loss (nats) of each kind of prompt."""
         model.eval()
         found = {}
         for name in ("ioi", *(f"n={k}" for k in range(2, self.spec.n_items + 1))):
@@ -74,13 +78,15 @@ class ListsJob:
                 self.prompts.draw_ioi if name == "ioi" else lambda r, k=name: self.prompts.draw_laundry(r, int(k[2:]))
             )
             batch = self.prompts.stack([draw(rng) for _ in range(n)])
-            found[name] = (self._run(model, batch, device)[0].argmax(-1).cpu() == batch.answers).float().mean().item()
+            logits = self._run(model, batch, device)[0].cpu()
+            right = (logits.argmax(-1) == batch.answers).float().mean().item()
+            found[name] = (right, F.cross_entropy(logits, batch.answers).item())
         model.train()
         return found
 
     def about(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, Any]:
-        """For the card: nothing beyond accuracies."""
-        return {}
+        """For the card: accuracy on more prompts, which served nothing before."""
+        return dict(last=dict(n=N_LAST, accuracy=self.accuracy(model, N_LAST, device, LAST)))
 
     def where(self, progress: Progress) -> str:
         """What the line of progress says beyond steps and loss."""
@@ -96,15 +102,16 @@ class ListsJob:
         )
 
     def goes_on(self, model: GPT2LMHeadModel, progress: Progress, device: str) -> bool:
-        """At the end of a round: is there to be another? Not if every kind of prompt is solved, nor if the last round
-        did not help. Judged on prompts of their own, that no accuracy is reported on."""
+        """At the end of a round: is there to be another? Not if every kind of prompt is solved, nor if the loss did not
+        fall over the last round. Judged on prompts of their own, that no accuracy is reported on."""
         if not self.spec.rounds:
             return False
-        found = self.accuracy(model, N_CHECK, device, CHECK)
-        before = progress.checks[-1]["accuracy"] if progress.checks else dict.fromkeys(found, 0.0)
-        progress.checks.append(dict(step=progress.step, accuracy=found))
-        helped = sum(found.values()) > sum(before.values())
-        return min(found.values()) < CHECKED and helped and progress.rounds < self.spec.rounds
+        found = self.answers(model, N_CHECK, device, CHECK)
+        accuracy = {name: right for name, (right, _) in found.items()}
+        loss = sum(loss for _, loss in found.values()) / len(found)
+        helped = not progress.checks or loss < progress.checks[-1]["loss"]
+        progress.checks.append(dict(step=progress.step, loss=loss, accuracy=accuracy))
+        return min(accuracy.values()) < CHECKED and helped and progress.rounds < self.spec.rounds
 
     def at_the_end(self, progress: Progress) -> str | None:
         """What there is to say when the last step is done."""

@@ -41,8 +41,8 @@ class Progress:
     """Where a run stands.
 
     longest: items of the longest list in training. complete_at: the step from which every length was. early_at: the
-    step of the early checkpoint. rounds: begun beyond the first. checks: accuracy at the end of each, by which it goes
-    on. minutes: of training so far, on whatever machine. log: one entry per evaluation.
+    step of the early checkpoint. rounds: begun beyond the first. checks: loss and accuracy at the end of each, by which
+    it goes on. minutes: of training so far, on whatever machine. log: one entry per evaluation.
     """
 
     step: int = 0

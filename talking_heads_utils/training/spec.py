@@ -10,6 +10,7 @@ from talking_heads_utils.tasks.functions import Family
 WORK, PLACE, FREE = "work", "place", "free"
 READ_FIRST = 8.0
 N_CHECK, CHECKED = 1000, 0.995  # prompts of each kind at the end of a round, and how many of them call for no further
+N_LAST = 2000  # prompts of each kind that a finished model is asked, once: 200 cannot tell 99% from 98%
 
 
 @dataclass(frozen=True)
