@@ -13,6 +13,7 @@ from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.prompts import render
 from talking_heads_utils.tasks.words import load_templates
 from talking_heads_utils.training import lists
+from talking_heads_utils.training.card import rounds_told
 from talking_heads_utils.training.data import Prompts, check_fits, draw_length, word_tokenizer
 from talking_heads_utils.training.lists import ListsJob
 from talking_heads_utils.training.loop import EARLY, FINAL, STATE, Run, train
@@ -203,9 +204,23 @@ def test_further_rounds_are_trained_and_resumed(tmp_path, monkeypatch):
     card = (a / "README.md").read_text()
     assert (
         "Step 7 of 7 (3 and 2 further rounds of 2)" in card
-        and "after step 5 50.0% (ioi; loss over all kinds 0.3000)" in card
+        and "after step 5 loss 0.3000, 50.0% of the worst kind" in card
     )
     assert spec.round(2) == Round(5, 2, 1e-2) and spec.round(2).end == 7 and unbroken.learning_rate() == 1e-5
+
+
+@pytest.mark.parametrize(
+    "checks, why",
+    [
+        ([(0.9, 0.5)], "still improving"),
+        ([(0.9, 0.5), (0.91, 0.4)], "still improving"),
+        ([(0.9, 0.5), (0.91, 0.5)], "had stopped improving"),
+        ([(0.9, 0.5), (0.995, 0.6)], "is solved"),
+    ],
+)
+def test_why_a_run_stopped_is_said(checks, why):
+    told = [dict(step=8, loss=loss, accuracy={"ioi": 1.0, "n=2": right}) for right, loss in checks]
+    assert why in rounds_told(dict(spec=dict(rounds=1), checks=told))
 
 
 def test_a_round_starts_with_nothing_of_the_optimisers_past(tmp_path):

@@ -120,17 +120,29 @@ def _steps(run: dict, spec: dict) -> str:
 
 
 def _checks(run: dict) -> str:
-    """What decided on further rounds."""
-    if not run.get("checks"):
-        return ""
-    worst = [min(check["accuracy"].items(), key=lambda item: item[1]) for check in run["checks"]]
-    told = ", ".join(
-        f"after step {check['step']} {value:.1%} ({kind}; loss over all kinds {check['loss']:.4f})"
-        for check, (kind, value) in zip(run["checks"], worst)
+    return f"\n{rounds_told(run)}" if run.get("checks") else ""
+
+
+def rounds_told(run: dict) -> str:
+    """By what a run went on in further rounds, what stood at the end of each, and why it stopped; from its
+    training.json."""
+    told = "; ".join(
+        f"after step {check['step']} loss {check['loss']:.4f}, {min(check['accuracy'].values()):.1%} of the worst kind"
+        for check in run["checks"]
     )
-    return f"""
-It is trained in further rounds, {run["spec"]["rounds"]} at most, until {CHECKED:.1%} are right of {N_CHECK} prompts of
-each kind that serve this alone, or their loss does not fall. The worst kind there: {told}."""
+    return (
+        f"It was to be trained in further rounds, {run['spec']['rounds']} at most, until {CHECKED:.1%} were right of "
+        f"{N_CHECK} prompts of each kind that serve this alone, or their loss no longer fell: {told}. {_stopped(run)}"
+    )
+
+
+def _stopped(run: dict) -> str:
+    *before, last = run["checks"]
+    if min(last["accuracy"].values()) >= CHECKED:
+        return "So it is solved."
+    if before and last["loss"] >= before[-1]["loss"]:
+        return "So it had stopped improving."
+    return "So it was still improving when its rounds were used up."
 
 
 def _time(run: dict) -> str:

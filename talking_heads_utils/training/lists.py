@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,16 +63,23 @@ class ListsJob:
         if progress.complete_at is None and progress.running_loss < self.spec.lengthen_below:
             progress.longest, progress.complete_at = self.spec.n_items, progress.step
 
+    @property
+    def kinds(self) -> list[str]:
+        """IOI and every list length up to the longest of all."""
+        return ["ioi", *(f"n={k}" for k in range(2, self.spec.n_items + 1))]
+
     def accuracy(self, model: GPT2LMHeadModel, n: int, device: str, which: int = LOGGED) -> dict[str, float]:
-        """Accuracy over the vocabulary on IOI and every list length up to the longest of all, on fixed prompts."""
+        """Accuracy over the vocabulary on every kind of prompt, on fixed ones."""
         return {name: right for name, (right, _) in self.answers(model, n, device, which).items()}
 
     @torch.no_grad()
-    def answers(self, model: GPT2LMHeadModel, n: int, device: str, which: int) -> dict[str, tuple[float, float]]:
-        """Accuracy and mean loss (nats) of each kind of prompt."""
+    def answers(
+        self, model: GPT2LMHeadModel, n: int, device: str, which: int, kinds: Sequence[str] = ()
+    ) -> dict[str, tuple[float, float]]:
+        """Accuracy and mean loss (nats) of each kind of prompt, or of some."""
         model.eval()
         found = {}
-        for name in ("ioi", *(f"n={k}" for k in range(2, self.spec.n_items + 1))):
+        for name in kinds or self.kinds:
             rng = np.random.default_rng([which, len(name), int(name[2:]) if name != "ioi" else 0])
             draw = (
                 self.prompts.draw_ioi if name == "ioi" else lambda r, k=name: self.prompts.draw_laundry(r, int(k[2:]))
