@@ -18,6 +18,8 @@ _CARD = {
     "running_loss": "cross-entropy of the answer, in nats, averaged over the steps before",
     "complete_at": "step from which every length was in training",
     "early_at": "step of the early checkpoint",
+    "rounds": "of training begun beyond the first",
+    "checks": "loss and accuracy at the end of each round, on prompts of their own, by which it goes on",
     "log": "the same figures at every evaluation",
     "minutes": "wall-clock time of the whole run",
 }
@@ -106,7 +108,10 @@ DATA_FILES = (
         "`python -m talking_heads_utils train NAME --out FOLDER`",
     ),
     DataFiles(
-        "models/mini-[!i]*/*/training.json", "How each of them was trained, and how well it does.", "the same", _CARD
+        "models/mini-[!i]*/*/training.json",
+        "How each of them was trained, and how well it does.",
+        "the same",
+        _CARD | {"last": "accuracy on more fixed prompts, `n` of each kind, which served nothing before"},
     ),
     DataFiles(
         "models/mini-icl*/*/training.json",
