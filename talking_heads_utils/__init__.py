@@ -5,17 +5,8 @@ Import what you need from the submodule that holds it; importing the package its
 ==================  =====================================================================
 ``labels``          names of heads and components: ``L8H10``, ``L8H10.1``
 ``roles``           head roles that others published, with their source
-``weights``         :class:`~talking_heads_utils.weights.HeadWeights` and its processing
-``checkpoints``     attention weights out of a folder or the Hub, without loading the model
-``bridge``          attention weights out of a TransformerLens ``TransformerBridge``
-``components``      SVD of a head through its factors
-``families``        how each family of checkpoint lays out its tensors
-``composition``     how strongly a component is read by a later head, beside its null
-``rotary``          the same at a distance, for models with rotary positions
-``scores``          the finished scores of a model, to look up, rank and compare
-``tables``          scores as parquet, streamed
-``streaming``       the same table from a checkpoint that does not fit in memory
-``known_answer``    a pair of heads with one planted channel
+``weights``         a model's attention weights, out of a checkpoint or a bridge, and their processing
+``channels``        components of heads, composition scores, and the links of a circuit
 ``models``          whole models for experiments: ``load_model``, and the table of known ones
 ``device``          the device that something is to run on
 ``tasks``           IOI and Laundry List prompts with named positions, and their metrics; functions
@@ -34,7 +25,6 @@ Import what you need from the submodule that holds it; importing the package its
 ``result_files``    a finished result as two files that belong together
 ``notebook``        which model a chapter adds, and whether it fits where it runs
 ``progress``        bars for what takes long, where somebody asked for them
-``links``           the known links of a circuit, looked up in the scores
 ``statistics``      intervals and exact tests
 ``errors``          every error that is raised on purpose
 ``settings``        values that several modules and the command line share

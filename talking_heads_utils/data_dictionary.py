@@ -98,7 +98,8 @@ DATA_FILES = (
     DataFiles(
         "gpt2-small/composition.safetensors",
         "Composition scores of GPT-2 small's real attention weights, float16. The file's metadata says which "
-        "checkpoint (SHA-256), processing, seed and versions made it; `talking_heads_utils.scores` reads all of it.",
+        "checkpoint (SHA-256), processing, seed and versions made it; "
+        "`talking_heads_utils.channels.scores` reads all of it.",
         "`python -m talking_heads_utils ship --weights gpt2 --out data/gpt2-small/composition.safetensors`",
         _SCORES,
     ),

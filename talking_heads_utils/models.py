@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from talking_heads_utils import roles
-from talking_heads_utils.checkpoints import Checkpoint, as_folder, open_checkpoint
 from talking_heads_utils.device import check_device
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
 from talking_heads_utils.settings import FINAL
-from talking_heads_utils.weights import NO_NORM, Processing
+from talking_heads_utils.weights.checkpoints import Checkpoint, as_folder, open_checkpoint
+from talking_heads_utils.weights.heads import NO_NORM, Processing
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -93,10 +93,11 @@ def load_model(
 
     ``planted``, or a small model that ships with the book (:func:`shipped_models`), or a known name pinned to its
     revision, or another Hub id, or a folder in the Hub's format. Weights are processed as in
-    :class:`~talking_heads_utils.weights.HeadWeights`, by default for the model's norm; ``Processing(False, False)``
-    leaves them raw. ``planted`` has no norm and nothing to process; :func:`talking_heads_utils.planted.plant` gives the
-    truth about it as well. Attention is eager, so that patterns can be read. device: also ``"auto"``, which spreads the
-    layers over all GPUs; what runs single layers by itself (:mod:`talking_heads_utils.runs.suffix`) then refuses.
+    :class:`~talking_heads_utils.weights.heads.HeadWeights`, by default for the model's norm;
+    ``Processing(False, False)`` leaves them raw. ``planted`` has no norm and nothing to process;
+    :func:`talking_heads_utils.planted.plant` gives the truth about it as well. Attention is eager, so that patterns can
+    be read. device: also ``"auto"``, which spreads the layers over all GPUs; what runs single layers by itself
+    (:mod:`talking_heads_utils.runs.suffix`) then refuses.
 
     Raises :class:`CheckpointError` for a checkpoint that is missing, partial, damaged or without its tokenizer,
     :class:`DownloadError` if the Hub cannot be reached or asks for a token, :class:`ModelError` if there is too little
@@ -237,7 +238,7 @@ def check_complete(checkpoint: Checkpoint, device: torch.device | None, dtype: t
         raise CheckpointError(
             f"The checkpoint {checkpoint.name} is partial: {len(lacking)} tensors are missing: "
             f"{', '.join(lacking[:8])}{more}. No forward pass is possible. What needs attention weights alone can be "
-            "had from it: talking_heads_utils.checkpoints.load_head_weights."
+            "had from it: talking_heads_utils.weights.checkpoints.load_head_weights."
         )
     needed = sum(p.numel() for p in model.parameters()) * dtype.itemsize
     free = free_memory(device) if device else _free_on_all()

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import talking_heads_utils
-from talking_heads_utils.weights import HeadWeights
+from talking_heads_utils.weights.heads import HeadWeights
 
 LIBRARIES = ("torch", "transformer-lens", "transformers", "numpy", "plotly")
 

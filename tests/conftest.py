@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.errors import DownloadError
 from talking_heads_utils.files import GPT2_VARIABLE
+from talking_heads_utils.weights.checkpoints import load_head_weights
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network; the cache is still read
 

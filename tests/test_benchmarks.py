@@ -10,12 +10,12 @@ from talking_heads_utils.benchmarks import composition as bench
 from talking_heads_utils.benchmarks import icl as icl_bench
 from talking_heads_utils.benchmarks import steering as steering_bench
 from talking_heads_utils.benchmarks import streaming as streaming_bench
-from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.channels.scores import compute_scores
 from talking_heads_utils.commands import main
 from talking_heads_utils.errors import TalkingHeadsError
-from talking_heads_utils.families import Shape
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, RANDOM_PAIRS
-from talking_heads_utils.scores import compute_scores
+from talking_heads_utils.weights.checkpoints import load_head_weights
+from talking_heads_utils.weights.families import Shape
 
 
 def test_both_routes_of_the_benchmark_agree(checkpoints, family):

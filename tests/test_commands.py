@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from talking_heads_utils import tables
-from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.channels import tables
+from talking_heads_utils.channels.scores import compute_scores, load_scores
 from talking_heads_utils.commands import COMMANDS, build_parser, main
 from talking_heads_utils.errors import CheckpointError
-from talking_heads_utils.scores import compute_scores, load_scores
+from talking_heads_utils.weights.checkpoints import load_head_weights
 
 
 @pytest.fixture
@@ -118,7 +118,9 @@ def test_an_output_that_cannot_be_written_is_one_clear_error(run, capsys, tmp_pa
 
 
 def test_a_folder_as_output_is_refused_before_any_work(run, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("talking_heads_utils.checkpoints.load_head_weights", lambda *a, **k: pytest.fail("too late"))
+    monkeypatch.setattr(
+        "talking_heads_utils.weights.checkpoints.load_head_weights", lambda *a, **k: pytest.fail("too late")
+    )
     for out in (".", "/", str(tmp_path)):
         assert run(out=out)[0] == 2 and "Name the file to write in it" in capsys.readouterr().err
     assert main(["ship", "--out", str(tmp_path)]) == 2

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from talking_heads_utils.components import factored_svd, ov_svd, qk_svd, relative_gap, write_directions
+from talking_heads_utils.channels.components import factored_svd, ov_svd, qk_svd, relative_gap, write_directions
 
 
 def test_factored_svd_equals_the_dense_one(small):
@@ -31,7 +31,7 @@ def test_components_sum_to_the_matrix(small):
 
 
 def test_write_directions_are_those_of_the_svd_for_grouped_heads_too(checkpoints):
-    from talking_heads_utils.checkpoints import load_head_weights
+    from talking_heads_utils.weights.checkpoints import load_head_weights
 
     weights = load_head_weights(checkpoints["llama"], dtype=torch.float64)
     directions, S = write_directions(weights)

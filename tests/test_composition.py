@@ -5,15 +5,21 @@ import dataclasses
 import pytest
 import torch
 
-from talking_heads_utils import composition, links
-from talking_heads_utils.checkpoints import load_head_weights
-from talking_heads_utils.components import write_directions
-from talking_heads_utils.composition import head_level, iter_composition, null_rms, random_directions, reading_maps
+from talking_heads_utils.channels import composition, links
+from talking_heads_utils.channels.components import write_directions
+from talking_heads_utils.channels.composition import (
+    head_level,
+    iter_composition,
+    null_rms,
+    random_directions,
+    reading_maps,
+)
+from talking_heads_utils.channels.known_answer import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
+from talking_heads_utils.channels.scores import compute_scores
 from talking_heads_utils.errors import LabelError, OptionError
-from talking_heads_utils.known_answer import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
 from talking_heads_utils.labels import Head
-from talking_heads_utils.scores import compute_scores
-from talking_heads_utils.weights import NO_NORM, HeadWeights, Processing, Source
+from talking_heads_utils.weights.checkpoints import load_head_weights
+from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, Source
 
 
 def dense_matrix(weights, layer, head, kind):

@@ -18,7 +18,7 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.runs.layers import attention_layer
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.statistics import share
-from talking_heads_utils.weights import Processing
+from talking_heads_utils.weights.heads import Processing
 
 SETS = {
     "all layers": (Component(0, 1, 0), Component(0, 1, 2), Component(1, 2, 0), Component(2, 0, 0)),

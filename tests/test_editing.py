@@ -10,9 +10,7 @@ import torch
 from conftest import KINDS_OF_MODEL, random_prompts
 from safetensors.torch import load_file, save_file
 
-from talking_heads_utils.bridge import head_weights_from_bridge
-from talking_heads_utils.checkpoints import load_head_weights, open_checkpoint
-from talking_heads_utils.components import ov_svd, qk_svd
+from talking_heads_utils.channels.components import ov_svd, qk_svd
 from talking_heads_utils.editing import edits
 from talking_heads_utils.editing.algebra import change_of_W_Q, direction, frobenius, moves_of, rotated, target
 from talking_heads_utils.editing.apply import apply, weights_to_edit
@@ -23,7 +21,9 @@ from talking_heads_utils.labels import Component
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted import plant
 from talking_heads_utils.tasks import laundry
-from talking_heads_utils.weights import Processing
+from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
+from talking_heads_utils.weights.heads import Processing
 
 A, B, C, Q = Component(0, 1, 0), Component(0, 1, 2), Component(1, 2, 0), Component(0, 0, 1)
 EVERY = (

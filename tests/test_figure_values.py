@@ -10,8 +10,9 @@ import pytest
 import torch
 from counted import MODELS, table
 
-from talking_heads_utils import links
-from talking_heads_utils.composition import ReaderScores
+from talking_heads_utils.channels import links
+from talking_heads_utils.channels.composition import ReaderScores
+from talking_heads_utils.channels.scores import CompositionScores
 from talking_heads_utils.editing.study import GRADIENT, GRID, RANDOM, drawn
 from talking_heads_utils.figures import circuit, composition, editing, explorer, icl, models, positional
 from talking_heads_utils.figures.style import CONTROL, KIND_READS, role_colour
@@ -20,7 +21,6 @@ from talking_heads_utils.inhibition import concentration
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.positional.study import CARRIED
 from talking_heads_utils.roles import INDUCTION, NAME_MOVER, S_INHIBITION
-from talking_heads_utils.scores import CompositionScores
 
 ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)], INDUCTION: [Head(1, 1)]}
 LINKS = [(S_INHIBITION, NAME_MOVER, "Q"), (S_INHIBITION, INDUCTION, "V")]

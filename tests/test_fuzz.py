@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.commands import COMMANDS as CLI_COMMANDS
 from talking_heads_utils.commands import main
 from talking_heads_utils.commands.sweep import values_of
@@ -29,6 +28,7 @@ from talking_heads_utils.labels import Component
 from talking_heads_utils.models import shipped_models
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject
 from talking_heads_utils.reproduce.run import reproduce
+from talking_heads_utils.weights.checkpoints import load_head_weights
 
 FEW = settings(
     max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from talking_heads_utils import links, roles
-from talking_heads_utils.components import ov_svd, relative_gap
-from talking_heads_utils.composition import head_level, iter_composition
+from talking_heads_utils import roles
+from talking_heads_utils.channels import links
+from talking_heads_utils.channels.components import ov_svd, relative_gap
+from talking_heads_utils.channels.composition import head_level, iter_composition
+from talking_heads_utils.channels.scores import SHIPPED, load_shipped_scores
 from talking_heads_utils.files import data_dir
-from talking_heads_utils.scores import SHIPPED, load_shipped_scores
 
 
 @pytest.fixture(scope="module")

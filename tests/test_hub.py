@@ -9,9 +9,9 @@ import torch
 from conftest import build_model
 from huggingface_hub import constants, errors
 
-from talking_heads_utils import checkpoints as module
-from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.errors import CheckpointError, DownloadError
+from talking_heads_utils.weights import checkpoints as module
+from talking_heads_utils.weights.checkpoints import load_head_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import random_prompts
 
+from talking_heads_utils.channels.scores import compute_scores
 from talking_heads_utils.errors import DownloadError, OptionError, TaskError
 from talking_heads_utils.inhibition import concentration, corpus, signal
 from talking_heads_utils.inhibition.agreement import (
@@ -28,7 +29,6 @@ from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted import DUPLICATE, INHIBITION, LIST, MOVER, NOISE, plant
 from talking_heads_utils.runs.recording import record
-from talking_heads_utils.scores import compute_scores
 from talking_heads_utils.statistics import spearman
 from talking_heads_utils.tasks import ioi, laundry
 from talking_heads_utils.tasks.halves import check_both_orders, check_enough, half_rows, halves

@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from talking_heads_utils import models
-from talking_heads_utils.bridge import head_weights_from_bridge
-from talking_heads_utils.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.errors import (
     CheckpointError,
     DownloadError,
@@ -22,7 +20,9 @@ from talking_heads_utils.errors import (
 )
 from talking_heads_utils.models import known_models, load_model
 from talking_heads_utils.runs.suffix import suffix
-from talking_heads_utils.weights import Processing
+from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
+from talking_heads_utils.weights.heads import Processing
 
 TOKENS = torch.tensor([[0, 5, 7, 9, 11, 3], [0, 2, 4, 8, 16, 32]])
 
@@ -150,7 +150,7 @@ def test_a_known_model_without_a_network_is_one_clear_error(monkeypatch, tmp_pat
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("talking_heads_utils.checkpoints._hub_answers", lambda: False)
+    monkeypatch.setattr("talking_heads_utils.weights.checkpoints._hub_answers", lambda: False)
     for name in known_models():
         with pytest.raises(DownloadError, match="give a folder"):
             load_model(name)

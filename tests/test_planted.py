@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from talking_heads_utils import links
-from talking_heads_utils.bridge import head_weights_from_bridge
-from talking_heads_utils.components import write_directions
+from talking_heads_utils.channels import links
+from talking_heads_utils.channels.components import write_directions
+from talking_heads_utils.channels.scores import compute_scores
 from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.labels import Head
 from talking_heads_utils.planted import (
@@ -19,8 +19,8 @@ from talking_heads_utils.planted import (
     plant,
     predicted_accuracy,
 )
-from talking_heads_utils.scores import compute_scores
 from talking_heads_utils.tasks import ioi, laundry, metrics
+from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 
 def accuracy(planted, prompts):

@@ -4,12 +4,12 @@ import pytest
 import torch
 from conftest import build_model
 
-from talking_heads_utils.checkpoints import load_head_weights
+from talking_heads_utils.channels.rotary import composition_at_distances, rotation
+from talking_heads_utils.channels.scores import compute_scores
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.rotary import composition_at_distances, rotation
-from talking_heads_utils.scores import compute_scores
-from talking_heads_utils.weights import Rotary
+from talking_heads_utils.weights.checkpoints import load_head_weights
+from talking_heads_utils.weights.heads import Rotary
 
 ROTARY = ["gpt_neox", "llama"]
 PAIR = Component(0, 3, 1), Head(2, 1)

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("name", "path", "begins", "ends"),
     [
-        ("links.best_z_test", "links.py", "def best_z_test(", "    return exact_head_test"),
-        ("scores.CompositionScores.pair", "scores.py", "    def pair(", "        return block.score"),
+        ("channels.links.best_z_test", "channels/links.py", "def best_z_test(", "    return exact_head_test"),
+        ("channels.scores.CompositionScores.pair", "channels/scores.py", "    def pair(", "        return block.score"),
         ("inhibition.study.Study.effects", "inhibition/study.py", "    @cached_property", "        return component"),
         ("inhibition.study.Study.mover", "inhibition/study.py", "    @property", "        return self.found"),
         ("icl.engine.run_end", "icl/engine.py", "@torch.no_grad()", "    return EndRun("),
@@ -37,7 +37,9 @@ def test_a_module_is_named_whole():
     assert place.url("https://host/of", "main") == "https://host/of/blob/main/talking_heads_utils/icl/engine.py"
 
 
-@pytest.mark.parametrize("name", ["links.nope", "nope", "links.MEASURES", "links.torch", "labels.Head.nope"])
+@pytest.mark.parametrize(
+    "name", ["channels.links.nope", "nope", "channels.links.MEASURES", "channels.links.torch", "labels.Head.nope"]
+)
 def test_an_unknown_name_is_one_clear_error(name):
     with pytest.raises(LabelError, match=re.escape(f"talking_heads_utils.{name}")):
         locate(f"talking_heads_utils.{name}")

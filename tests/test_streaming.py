@@ -13,9 +13,9 @@ import pytest
 import torch
 from conftest import FAMILY_NAMES, build_model
 
-from talking_heads_utils import streaming, tables
-from talking_heads_utils.checkpoints import load_head_weights, open_checkpoint
+from talking_heads_utils.channels import streaming, tables
 from talking_heads_utils.commands import main
+from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 
 KEYS = ["kind", "writer_layer", "writer_head", "reader_layer", "reader_head"]
 

@@ -9,10 +9,10 @@ from conftest import build_model, edit, save_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from talking_heads_utils.bridge import head_weights_from_bridge
-from talking_heads_utils.checkpoints import load_head_weights
 from talking_heads_utils.errors import CheckpointError, LabelError, ProcessingError
-from talking_heads_utils.weights import LAYER_NORM, RMS_NORM, Processing
+from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.checkpoints import load_head_weights
+from talking_heads_utils.weights.heads import LAYER_NORM, RMS_NORM, Processing
 
 TENSORS = ("W_Q", "W_K", "W_V", "W_O", "b_O")
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from talking_heads_utils.benchmarks import Row, child, in_turn, print_peak
-from talking_heads_utils.checkpoints import load_head_weights
-from talking_heads_utils.components import write_directions
-from talking_heads_utils.composition import reading_maps
-from talking_heads_utils.scores import CompositionScores, compute_scores
+from talking_heads_utils.channels.components import write_directions
+from talking_heads_utils.channels.composition import reading_maps
+from talking_heads_utils.channels.scores import CompositionScores, compute_scores
 from talking_heads_utils.settings import KINDS
-from talking_heads_utils.weights import HeadWeights
+from talking_heads_utils.weights.checkpoints import load_head_weights
+from talking_heads_utils.weights.heads import HeadWeights
 
 MODULE = "talking_heads_utils.benchmarks.composition"
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerFast
 
-    from talking_heads_utils.bridge import Hook
+    from talking_heads_utils.weights.bridge import Hook
 
 ABOUT = "Llama's shape, 32 layers of width 128, random values"
 N_LAYERS, N_PROMPTS, N_EXAMPLES = 32, 64, 12

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
-    from talking_heads_utils.bridge import Hook
+    from talking_heads_utils.weights.bridge import Hook
 
 MINI_TOKEN = cast(MiniSpec, SPECS["mini-token"])
 ABOUT = "mini-token, and GPT-2 small's shape with random values"

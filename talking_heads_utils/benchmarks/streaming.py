@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from talking_heads_utils.benchmarks import Row, child, median, print_peak
-from talking_heads_utils.checkpoints import CONFIG, INDEX
 from talking_heads_utils.commands import main
-from talking_heads_utils.families import Shape
+from talking_heads_utils.weights.checkpoints import CONFIG, INDEX
+from talking_heads_utils.weights.families import Shape
 
 ABOUT = "random values in Llama-3-8B's shape, bfloat16, attention tensors only"
 MODULE = "talking_heads_utils.benchmarks.streaming"

@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from talking_heads_utils.channels.scores import load_scores, load_shipped_scores
     from talking_heads_utils.figures.atlas import write_atlas
-    from talking_heads_utils.scores import load_scores, load_shipped_scores
 
     check_file(args.out)
     scores = load_scores(args.scores) if args.scores else load_shipped_scores()

@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.benchmarks import report
-    from talking_heads_utils.checkpoints import open_checkpoint
     from talking_heads_utils.device import check_device
     from talking_heads_utils.errors import OptionError
+    from talking_heads_utils.weights.checkpoints import open_checkpoint
 
     report = partial(report, note=args.note)
     if args.repeats < 1:

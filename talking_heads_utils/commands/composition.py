@@ -24,7 +24,7 @@ gap is the distance to the nearest other singular value of that head, relative t
 only the span of the two components means anything. --head-level has score and rank of whole heads instead
 (Elhage et al. 2021), and null_rms beside them. Pairs whose reader is not in a later layer are undefined and have no
 row. The processing of the weights and the sum of the checkpoint stand in the file's metadata
-(talking_heads_utils.tables.read_about).
+(talking_heads_utils.channels.tables.read_about).
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def _layers(text: str) -> range:
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from talking_heads_utils.composition import check_kinds
+    from talking_heads_utils.channels.composition import check_kinds
+    from talking_heads_utils.channels.tables import check_top
     from talking_heads_utils.errors import OptionError
     from talking_heads_utils.provenance import versions
-    from talking_heads_utils.tables import check_top
 
     if not 2 <= args.n_random <= 1_000_000:
         raise OptionError(f"--n-random must be at least 2, for a spread, and at most a million, not {args.n_random}.")
@@ -103,11 +103,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _in_memory(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, str]:
     """Rows of the table, and the model in one line."""
-    from talking_heads_utils.checkpoints import load_head_weights
-    from talking_heads_utils.components import write_directions
-    from talking_heads_utils.composition import iter_composition
+    from talking_heads_utils.channels.components import write_directions
+    from talking_heads_utils.channels.composition import iter_composition
+    from talking_heads_utils.channels.tables import write_table
     from talking_heads_utils.provenance import describe_weights
-    from talking_heads_utils.tables import write_table
+    from talking_heads_utils.weights.checkpoints import load_head_weights
 
     weights = load_head_weights(args.weights or gpt2_source(), revision=args.revision)
     readers = args.readers or range(1, weights.n_layers)
@@ -121,10 +121,10 @@ def _in_memory(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, st
 
 def _streamed(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, str]:
     """As :func:`_in_memory`, with a few layers in memory at a time."""
-    from talking_heads_utils.checkpoints import open_checkpoint
-    from talking_heads_utils.composition import check_readers
-    from talking_heads_utils.streaming import describe_checkpoint, stream_table
-    from talking_heads_utils.weights import describe
+    from talking_heads_utils.channels.composition import check_readers
+    from talking_heads_utils.channels.streaming import describe_checkpoint, stream_table
+    from talking_heads_utils.weights.checkpoints import open_checkpoint
+    from talking_heads_utils.weights.heads import describe
 
     checkpoint = open_checkpoint(args.weights or gpt2_source(), args.revision)
     n_layers = checkpoint.shape.n_layers

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from talking_heads_utils.checkpoints import load_head_weights
-    from talking_heads_utils.scores import compute_scores, save_scores
+    from talking_heads_utils.channels.scores import compute_scores, save_scores
+    from talking_heads_utils.weights.checkpoints import load_head_weights
 
     check_file(args.out)
     with torch.inference_mode():

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.components import factored_svd, is_empty
+from talking_heads_utils.channels.components import factored_svd, is_empty
 from talking_heads_utils.editing.edits import OV, SET, Change, Edit
 from talking_heads_utils.errors import EditError
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.weights import HeadWeights
+from talking_heads_utils.weights.heads import HeadWeights
 
 
 @dataclass(frozen=True)

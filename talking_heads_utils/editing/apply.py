@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from talking_heads_utils.bridge import head_weights_from_bridge, norm_of
 from talking_heads_utils.editing.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
 from talking_heads_utils.editing.edits import OV, Edit
 from talking_heads_utils.errors import EditError
-from talking_heads_utils.weights import NO_NORM, HeadWeights, Processing, grouped_index
+from talking_heads_utils.weights.bridge import head_weights_from_bridge, norm_of
+from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, grouped_index
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from talking_heads_utils.checkpoints import INDEX, Checkpoint, load_head_weights, open_checkpoint
 from talking_heads_utils.editing.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
 from talking_heads_utils.editing.apply import apply
 from talking_heads_utils.editing.edits import OV, Edit, read_edit, save_edit
 from talking_heads_utils.errors import CheckpointError, EditError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
 from talking_heads_utils.models import PLANTED, TOKENIZER_FILES, model_source
-from talking_heads_utils.weights import RawLayer, grouped_index
+from talking_heads_utils.weights.checkpoints import INDEX, Checkpoint, load_head_weights, open_checkpoint
+from talking_heads_utils.weights.heads import RawLayer, grouped_index
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

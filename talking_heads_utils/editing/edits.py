@@ -18,7 +18,7 @@ import torch
 from talking_heads_utils.errors import EditError, LabelError, ProcessingError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.labels import Component
-from talking_heads_utils.weights import HeadWeights, Processing
+from talking_heads_utils.weights.heads import HeadWeights, Processing
 
 OV, QK = "OV", "QK"
 SCALE, REMOVE, SET, ROTATE = "scale", "remove", "set", "rotate"

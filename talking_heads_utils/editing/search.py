@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from talking_heads_utils.components import is_empty
+from talking_heads_utils.channels.components import is_empty
 from talking_heads_utils.editing.upper import Upper
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Component, Head

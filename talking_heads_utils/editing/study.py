@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from talking_heads_utils.components import is_empty, write_directions
+from talking_heads_utils.channels.components import is_empty, write_directions
 from talking_heads_utils.editing.edits import Edit, new_edit, scales
 from talking_heads_utils.editing.harm import harm_at_end, text_harm
 from talking_heads_utils.editing.search import (
@@ -48,7 +48,7 @@ from talking_heads_utils.tasks.ioi import build_ioi
 from talking_heads_utils.tasks.laundry import HELD_OUT, build_laundry, wordings
 from talking_heads_utils.tasks.metrics import contrast
 from talking_heads_utils.tasks.prompts import PromptSet
-from talking_heads_utils.weights import HeadWeights
+from talking_heads_utils.weights.heads import HeadWeights
 
 if TYPE_CHECKING:
     import pandas as pd

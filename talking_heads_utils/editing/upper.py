@@ -20,17 +20,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from talking_heads_utils.channels.rotary import turn
 from talking_heads_utils.editing.algebra import direction
 from talking_heads_utils.editing.apply import weights_to_edit
 from talking_heads_utils.editing.edits import OV, QK
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import AttentionLayer, attention_of, project
 from talking_heads_utils.runs.suffix import Suffix, stream
 from talking_heads_utils.tasks.prompts import PromptSet
-from talking_heads_utils.weights import Processing
+from talking_heads_utils.weights.heads import Processing
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -6,6 +6,16 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from talking_heads_utils.channels.links import (
+    MEASURES,
+    ONE_COMPONENT,
+    Link,
+    Roles,
+    edges_above,
+    expected_published,
+    published_edges,
+)
+from talking_heads_utils.channels.scores import CompositionScores
 from talking_heads_utils.figures.style import (
     CONTROL,
     KIND_COLOURS,
@@ -17,17 +27,7 @@ from talking_heads_utils.figures.style import (
     stacked,
 )
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.links import (
-    MEASURES,
-    ONE_COMPONENT,
-    Link,
-    Roles,
-    edges_above,
-    expected_published,
-    published_edges,
-)
 from talking_heads_utils.roles import role_of
-from talking_heads_utils.scores import CompositionScores
 
 Edge = tuple[Head, Head, str]  # writer, reader, hover text
 Panel = tuple[dict[str, list[Edge]], tuple[int, int]]  # edges by kind; how many are published, how many there are

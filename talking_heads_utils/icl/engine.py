@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
-    from talking_heads_utils.bridge import Hook
+    from talking_heads_utils.weights.bridge import Hook
 
 RESID, ATTENTION, MLP = "resid_pre", "attention out", "MLP out"
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.composition import reading_maps, score_directions
+from talking_heads_utils.channels.composition import reading_maps, score_directions
 from talking_heads_utils.inhibition.effects import REMOVE, Effects, component_effects
 from talking_heads_utils.labels import Head
 from talking_heads_utils.progress import follow

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from talking_heads_utils.channels.rotary import turn
 from talking_heads_utils.labels import Head
-from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs.layers import Norm
 from talking_heads_utils.runs.recording import Recording
 

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talking_heads_utils.channels.links import ONE_COMPONENT, pair_values
+from talking_heads_utils.channels.scores import CompositionScores
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.inhibition.closed_form import mover_of, pattern_after_shift
 from talking_heads_utils.inhibition.effects import inhibition_score, wanted_direction
 from talking_heads_utils.labels import Head
-from talking_heads_utils.links import ONE_COMPONENT, pair_values
 from talking_heads_utils.runs.recording import Recording, record
-from talking_heads_utils.scores import CompositionScores
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.halves import half_rows
 from talking_heads_utils.tasks.metrics import contrast

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils import roles
+from talking_heads_utils.channels.links import ONE_COMPONENT, pair_values
+from talking_heads_utils.channels.scores import CompositionScores, compute_scores
 from talking_heads_utils.device import check_device
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.inhibition.agreement import Agreement, agreement
@@ -45,11 +47,9 @@ from talking_heads_utils.inhibition.find_roles import (
 )
 from talking_heads_utils.inhibition.signal import factorial_prompts, place_or_identity, place_or_name
 from talking_heads_utils.labels import Component, Head, heads_in
-from talking_heads_utils.links import ONE_COMPONENT, pair_values
 from talking_heads_utils.models import PLANTED, known_models, load_model, moved, shown_as
 from talking_heads_utils.runs.recording import Recording, record
 from talking_heads_utils.runs.suffix import suffix
-from talking_heads_utils.scores import CompositionScores, compute_scores
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.statistics import bootstrap_mean, spearman
 from talking_heads_utils.tasks.halves import halves

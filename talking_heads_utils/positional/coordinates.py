@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from talking_heads_utils.channels.scores import CompositionScores
 from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.runs.recording import Recording
-from talking_heads_utils.scores import CompositionScores
 from talking_heads_utils.statistics import ridge_weights
 from talking_heads_utils.tasks.prompts import PromptSet, item_positions
 

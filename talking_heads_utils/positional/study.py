@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from talking_heads_utils.channels.scores import compute_scores
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.inhibition.find_roles import find_roles
 from talking_heads_utils.labels import Component, Head
@@ -26,7 +27,6 @@ from talking_heads_utils.positional.coordinates import (
 )
 from talking_heads_utils.positional.gains import Gain, gains, zero_setting
 from talking_heads_utils.runs.recording import Recording, record
-from talking_heads_utils.scores import compute_scores
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.statistics import bootstrap_mean, share
 from talking_heads_utils.steering.engine import (

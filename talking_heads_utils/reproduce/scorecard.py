@@ -7,14 +7,15 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from talking_heads_utils import links, roles
+from talking_heads_utils import roles
+from talking_heads_utils.channels import links
+from talking_heads_utils.channels.scores import load_shipped_scores
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl import post
 from talking_heads_utils.models import PLANTED, known_models, shipped_models
 from talking_heads_utils.reproduce.claims import CLAIMS, PAPER, WEIGHTS, Claim, judge
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, chapters_of
 from talking_heads_utils.reproduce.store import Finished, finished
-from talking_heads_utils.scores import load_shipped_scores
 from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.bridge import norm_of
-from talking_heads_utils.weights import LAYER_NORM, NO_NORM, grouped_index
+from talking_heads_utils.weights.bridge import norm_of
+from talking_heads_utils.weights.heads import LAYER_NORM, NO_NORM, grouped_index
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.bridge import head_weights_from_bridge
-from talking_heads_utils.components import write_directions
+from talking_heads_utils.channels.components import write_directions
+from talking_heads_utils.channels.rotary import turn
 from talking_heads_utils.errors import OptionError, UnsupportedModelError
-from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, attention_of, norm_without_scale
 from talking_heads_utils.tasks.prompts import PromptSet
-from talking_heads_utils.weights import HeadWeights
+from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.heads import HeadWeights
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.bridge import rotary_of
+from talking_heads_utils.channels.rotary import turn
 from talking_heads_utils.errors import ModelError, OptionError, UnsupportedModelError
-from talking_heads_utils.rotary import turn
 from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale, project
 from talking_heads_utils.tasks.prompts import PromptSet
-from talking_heads_utils.weights import Rotary
+from talking_heads_utils.weights.bridge import rotary_of
+from talking_heads_utils.weights.heads import Rotary
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

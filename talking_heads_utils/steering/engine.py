@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils.bridge import head_weights_from_bridge
-from talking_heads_utils.components import ov_svd
+from talking_heads_utils.channels.components import ov_svd
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.progress import follow
@@ -24,6 +23,7 @@ from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.suffix import Suffix, SuffixLayer, suffix
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.prompts import PromptSet, item_positions
+from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

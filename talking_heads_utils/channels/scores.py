@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.components import relative_gap, write_directions
-from talking_heads_utils.composition import ReaderScores, check_kinds, head_level, iter_composition, null_rms
+from talking_heads_utils.channels.components import relative_gap, write_directions
+from talking_heads_utils.channels.composition import ReaderScores, check_kinds, head_level, iter_composition, null_rms
 from talking_heads_utils.errors import CheckpointError, LabelError
 from talking_heads_utils.files import data_dir, written_whole
 from talking_heads_utils.labels import Component, Head, as_head
 from talking_heads_utils.provenance import describe_weights, versions
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
-from talking_heads_utils.weights import HeadWeights, describe
+from talking_heads_utils.weights.heads import HeadWeights, describe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ _META = "talking_heads"
 class CompositionScores:
     """Scores of all components into all later heads, with what they were made from.
 
-    blocks: ``(kind, reader layer)`` -> :class:`~talking_heads_utils.composition.ReaderScores`.
+    blocks: ``(kind, reader layer)`` -> :class:`~talking_heads_utils.channels.composition.ReaderScores`.
     singular_values: ``[n_layers, n_heads, d_head]``.
     about: model, processing, checkpoint, seed and number of random directions, versions.
     """
@@ -208,6 +208,6 @@ def scores_of(weights: str | None = None, *, revision: str | None = None, seed: 
     Hub id ``weights``, computed now."""
     if weights is None:
         return load_shipped_scores()
-    from talking_heads_utils.checkpoints import load_head_weights
+    from talking_heads_utils.weights.checkpoints import load_head_weights
 
     return compute_scores(load_head_weights(weights, revision=revision), seed=seed)

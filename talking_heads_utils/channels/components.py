@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from talking_heads_utils.weights import HeadWeights
+from talking_heads_utils.weights.heads import HeadWeights
 
 
 class SVD(NamedTuple):

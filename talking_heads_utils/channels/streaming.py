@@ -18,9 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.checkpoints import Checkpoint
-from talking_heads_utils.components import write_directions
-from talking_heads_utils.composition import (
+from talking_heads_utils.channels.components import write_directions
+from talking_heads_utils.channels.composition import (
     ReaderScores,
     by_kind,
     check_readers,
@@ -28,17 +27,18 @@ from talking_heads_utils.composition import (
     reader_maps,
     score_readers,
 )
+from talking_heads_utils.channels.tables import read_about, read_groups, row_group, write_groups
 from talking_heads_utils.errors import ResultError
 from talking_heads_utils.progress import follow
 from talking_heads_utils.provenance import describe_weights
-from talking_heads_utils.tables import read_about, read_groups, row_group, write_groups
-from talking_heads_utils.weights import HeadWeights, Source, assemble
+from talking_heads_utils.weights.checkpoints import Checkpoint
+from talking_heads_utils.weights.heads import HeadWeights, Source, assemble
 
 READER_BYTES = 1_000_000_000  # what the maps of the reader layers held at a time may take
 
 
 def one_layer(checkpoint: Checkpoint, layer: int, source: Source | None = None) -> HeadWeights:
-    """A single layer, processed as :func:`~talking_heads_utils.checkpoints.load_head_weights` does, in float32."""
+    """A single layer in float32, processed as by :func:`~talking_heads_utils.weights.checkpoints.load_head_weights`."""
     return assemble(
         [checkpoint.raw_layer(layer, torch.float32)],
         1,
@@ -103,7 +103,7 @@ def stream_table(
     path: Path,
     about: Mapping[str, Any],
 ) -> int:
-    """Write the table of :func:`~talking_heads_utils.tables.write_table` for these reader layers; returns its rows.
+    """Write the table of :func:`~talking_heads_utils.channels.tables.write_table` for these layers; returns its rows.
 
     about: metadata of the table, with ``kinds, n_random, seed, top, level`` that it is made by. Layers that an earlier
     run finished are kept, and the bytes are the same as of a run in one go. Raises :class:`ResultError` for a part

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from talking_heads_utils.errors import CheckpointError
-from talking_heads_utils.weights import LAYER_NORM, RMS_NORM, RawLayer, Rotary
+from talking_heads_utils.weights.heads import LAYER_NORM, RMS_NORM, RawLayer, Rotary
 
 Config = Mapping[str, Any]
 
@@ -225,6 +225,6 @@ def family_of(config: Config, where: str) -> Family:
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
             f"{where} is of the family {model_type!r}, which is not known here. Known: {', '.join(FAMILIES)}. "
-            "A new family is one entry in talking_heads_utils/families.py."
+            "A new family is one entry in talking_heads_utils/weights/families.py."
         )
     return FAMILIES[model_type]

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talking_heads_utils.channels.scores import CompositionScores
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.labels import Component, Head, heads_in
-from talking_heads_utils.scores import CompositionScores
 from talking_heads_utils.statistics import ExactTest, bootstrap_mean, exact_head_test, percentile_among
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.components import relative_gap
-from talking_heads_utils.composition import ReaderScores, head_level, null_rms, rank_by_reader
+from talking_heads_utils.channels.components import relative_gap
+from talking_heads_utils.channels.composition import ReaderScores, head_level, null_rms, rank_by_reader
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.settings import KINDS

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils.components import ov_svd
+from talking_heads_utils.channels.components import ov_svd
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.weights import HeadWeights, Rotary
+from talking_heads_utils.weights.heads import HeadWeights, Rotary
 
 
 def rotation(rotary: Rotary, distances: Int[Tensor, "n"], d_head: int) -> Float[Tensor, "n d_head d_head"]:

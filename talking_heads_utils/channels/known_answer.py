@@ -10,7 +10,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.weights import NO_NORM, HeadWeights, Processing, Source, grouped_index
+from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, Source, grouped_index
 
 PLANTED_WRITER = Component(0, 0, 2)
 PLANTED_READER = Head(1, 0)

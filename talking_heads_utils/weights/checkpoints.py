@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from talking_heads_utils.errors import CheckpointError, DownloadError
-from talking_heads_utils.families import Family, Shape, family_of
 from talking_heads_utils.settings import EARLY, FINAL
-from talking_heads_utils.weights import HeadWeights, Processing, RawLayer, Source, assemble
+from talking_heads_utils.weights.families import Family, Shape, family_of
+from talking_heads_utils.weights.heads import HeadWeights, Processing, RawLayer, Source, assemble
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from talking_heads_utils.errors import CheckpointError, ProcessingError
-from talking_heads_utils.families import family_of
-from talking_heads_utils.weights import (
+from talking_heads_utils.weights.families import family_of
+from talking_heads_utils.weights.heads import (
     LAYER_NORM,
     NO_NORM,
     RMS_NORM,

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils.components import is_empty, write_directions
+from talking_heads_utils.channels.components import is_empty, write_directions
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.progress import follow
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
-from talking_heads_utils.weights import HeadWeights
+from talking_heads_utils.weights.heads import HeadWeights
 
 _BLOCK_ELEMENTS = 1 << 21  # of the largest temporary, 8 MB in float32: what a core's cache still holds
 
