@@ -26,6 +26,11 @@ TINY = MiniSpec(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def few_last_prompts(monkeypatch):
+    monkeypatch.setattr(lists, "N_LAST", 20)
+
+
 LISTS = {name: spec for name, spec in SPECS.items() if isinstance(spec, MiniSpec)}
 
 
@@ -264,6 +269,7 @@ def test_what_ends_the_training_is_not_what_the_card_reports(tmp_path, monkeypat
         return stack(prompts)
 
     monkeypatch.setattr(run.job.prompts, "stack", kept)
+    monkeypatch.setattr(lists, "AT_ONCE", 50)
     for which in (lists.LOGGED, lists.CHECK, lists.LAST):
         run.job.accuracy(run.model, 50, "cpu", which)
     for i in range(3):  # IOI, lists of two and of three

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
 SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
+AT_ONCE = 500  # prompts that are answered in one run
 LOGGED, CHECK, LAST = 9, 11, 13  # which fixed prompts: along the way; to decide on a further round; at the end, once
 
 
@@ -84,10 +85,12 @@ class ListsJob:
             draw = (
                 self.prompts.draw_ioi if name == "ioi" else lambda r, k=name: self.prompts.draw_laundry(r, int(k[2:]))
             )
-            batch = self.prompts.stack([draw(rng) for _ in range(n)])
-            logits = self._run(model, batch, device)[0].cpu()
-            right = (logits.argmax(-1) == batch.answers).float().mean().item()
-            found[name] = (right, F.cross_entropy(logits, batch.answers).item())
+            drawn = [draw(rng) for _ in range(n)]
+            parts = [self.prompts.stack(drawn[i : i + AT_ONCE]) for i in range(0, n, AT_ONCE)]
+            logits = torch.cat([self._run(model, part, device)[0].cpu() for part in parts])
+            answers = torch.cat([part.answers for part in parts])
+            right = (logits.argmax(-1) == answers).float().mean().item()
+            found[name] = (right, F.cross_entropy(logits, answers).item())
         model.train()
         return found
 

@@ -10,7 +10,7 @@ from talking_heads_utils.tasks.functions import Family
 WORK, PLACE, FREE = "work", "place", "free"
 READ_FIRST = 8.0
 N_CHECK, CHECKED = 1000, 0.995  # prompts of each kind at the end of a round, and how many of them call for no further
-N_LAST = 2000  # prompts of each kind that a finished model is asked, once: 200 cannot tell 99% from 98%
+N_LAST = 10_000  # prompts of each kind that a model is asked at the end, once: 200 cannot tell 99% from 98%
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ SPECS = {
             PLACE,
             work=64,
             n_steps=12000,
+            rounds=4,
             n_items=6,
             length_power=2.0,
             position_scale=40.0,
@@ -144,13 +145,14 @@ SPECS = {
             FREE,
             work=96,
             n_steps=8000,
+            rounds=4,
             position_scale=5.0,
             n_heads=4,
             d_model=128,
             d_mlp=512,
             ioi_share=0.3,
         ),
-        MiniSpec("mini-narrow", WORK, work=8, n_steps=10000, position_scale=5.0),
+        MiniSpec("mini-narrow", WORK, work=8, n_steps=10000, rounds=4, position_scale=5.0),
         FunctionsSpec("mini-icl", n_steps=4000, n_a=8, n_b=20),
         FunctionsSpec("mini-icl-plain", n_steps=4000, n_a=8, n_b=20, dropout=0.0),
         FunctionsSpec("mini-icl-noisy", n_steps=6000, noise=0.6, ramp=3000),
