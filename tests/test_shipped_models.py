@@ -22,8 +22,6 @@ from talking_heads_utils.training.spec import FREE, N_LAST, SPECS, FunctionsSpec
 FOLDERS = shipped_models()
 MISSED = {
     "mini-free": {"n=10", "n=11", "n=12"},
-    "mini-place": {"n=6"},
-    "mini-narrow": {f"n={n}" for n in range(5, 13)},
 }
 LEARNERS = learners()
 
