@@ -112,7 +112,7 @@ DATA_FILES = (
         "models/mini-[!i]*/*/training.json",
         "How each of them was trained, and how well it does.",
         "the same",
-        _CARD | {"last": "accuracy on more fixed prompts, `n` of each kind, which served nothing before"},
+        _CARD | {"last": "accuracy on more fixed prompts, `n` of each kind, by which nothing was decided"},
     ),
     DataFiles(
         "models/mini-icl*/*/training.json",

@@ -143,7 +143,12 @@ def command(name: str, shelf: Path, out: Path | str, *more, **other) -> list[str
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_place_that_cannot_be_written_is_told_before_any_work(name, shelf, place, monkeypatch):
-    for work in ("checkpoints.Checkpoint.read_layer", "training.loop.Run.step", "models._boot", "steering.sweep.steer"):
+    for work in (
+        "weights.checkpoints.Checkpoint.read_layer",
+        "training.loop.Run.step",
+        "models._boot",
+        "steering.sweep.steer",
+    ):
         monkeypatch.setattr(f"talking_heads_utils.{work}", lambda *a, **k: pytest.fail("too late"))
     (place / "file").write_text("kept")
     for out in (place / "file" / "below", place / LONG, LONG, f"{place}/\udcff"):
@@ -504,6 +509,22 @@ def test_a_run_with_another_description_does_not_go_on(about, shelf, tmp_path):
     before = (folder / "training.safetensors").read_bytes()
     refused("train", "mini-narrow", "--out", folder, "--minutes", "0", "--resume")
     assert files(folder) == ["training.safetensors"] and (folder / "training.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *({"rounds": value} for value in (9, "x", -1, 0.5, None)),
+        *({"checks": value} for value in (None, 5, {}, [1], [{}], [{"loss": 1.0}])),
+        {"checks": [{"step": 7, "loss": 1.0, "accuracy": {"ioi": 1.0}}]},
+    ],
+    ids=str,
+)
+def test_a_run_whose_rounds_cannot_be_does_not_go_on(part, shelf, tmp_path):
+    with safe_open(shelf / "run" / "training.safetensors", "pt") as file:
+        progress = json.loads(file.metadata()["run"])["progress"]
+    folder = with_state(shelf, tmp_path / "run", progress=progress | part)
+    refused("train", "mini-narrow", "--out", folder, "--minutes", "0", "--resume", says="Delete it")
 
 
 @pytest.mark.parametrize(

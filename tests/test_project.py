@@ -117,8 +117,9 @@ def imported(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module == "talking_heads_utils":
             named |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module.startswith("talking_heads_utils."):
-            named.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            from_where = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            named |= {name.split(".")[1] for name in from_where if name.startswith("talking_heads_utils.")}
     return named
 
 

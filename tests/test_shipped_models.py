@@ -20,9 +20,6 @@ from talking_heads_utils.training.model import constrain
 from talking_heads_utils.training.spec import FREE, N_LAST, SPECS, FunctionsSpec, MiniSpec
 
 FOLDERS = shipped_models()
-MISSED = {
-    "mini-free": {"n=10", "n=11", "n=12"},
-}
 LEARNERS = learners()
 
 
@@ -78,8 +75,7 @@ def test_the_card_says_what_the_checkpoint_does(name, tmp_path):
     if name.endswith("early"):
         assert card["step"] >= card["complete_at"] + SETTLED, "no length is shown before it was trained"
     else:
-        missed = {key for key, value in last.items() if value < 0.99}
-        assert missed == MISSED.get(name, set()), "the book says which models miss 99%, and where"
+        assert min(last.values()) >= 0.99, "of every kind that it was trained on"
 
 
 @pytest.mark.parametrize("model", FOLDERS)

@@ -220,12 +220,14 @@ def test_further_rounds_are_trained_and_resumed(tmp_path, monkeypatch):
         ([(0.9, 0.5)], "still improving"),
         ([(0.9, 0.5), (0.91, 0.4)], "still improving"),
         ([(0.9, 0.5), (0.91, 0.5)], "had stopped improving"),
-        ([(0.9, 0.5), (0.995, 0.6)], "is solved"),
+        ([(0.9, 0.5), (0.91, float("nan"))], "had stopped improving"),
+        ([(0.9, 0.5), (0.995, 0.6)], "was reached"),
     ],
 )
 def test_why_a_run_stopped_is_said(checks, why):
     told = [dict(step=8, loss=loss, accuracy={"ioi": 1.0, "n=2": right}) for right, loss in checks]
-    assert why in rounds_told(dict(spec=dict(rounds=1), checks=told))
+    run = dict(spec=dict(name="tiny", rounds=1), stage=FINAL, checks=told)
+    assert why in rounds_told(run) and "still going on" in rounds_told(run | {"stage": EARLY})
 
 
 def test_a_round_starts_with_nothing_of_the_optimisers_past(tmp_path):

@@ -8,9 +8,9 @@
     mini-icl      functions y = a x + b learned in context, with attention dropout
     mini-icl-plain, mini-icl-noisy   the same without dropout; with labels that are often wrong
 
-Prints the accuracy as it goes; some recipes add rounds of steps while a kind of prompt is not solved. The run's state
-is saved every 200 steps and at the end: stopped at any point, it goes on with --resume. The data depend on the seed and
-the step alone, so on one machine the result is the same.
+Prints the accuracy as it goes; some recipes add rounds of steps while a kind of prompt is not solved and the round
+before helped. The run's state is saved every 200 steps and at the end: stopped at any point, it goes on with --resume.
+The data depend on the seed and the step alone, so on one machine the result is the same.
 
 examples:
   python -m talking_heads_utils train mini-token --out runs/mini-token

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from talking_heads_utils.settings import FINAL
 from talking_heads_utils.training.spec import CHECKED, FREE, N_CHECK
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ A GPT-2 of {spec["n_layers"]} layers, {spec["n_heads"]} heads and d_model {spec[
     python -m talking_heads_utils train {spec["name"]} --seed {run["seed"]} --out FOLDER
 
 {_steps(run, spec)}{_time(run)}.{"" if "n_pairs" in spec else " " + _lists(run, spec)}{_checks(run)}
-Accuracy over the whole vocabulary on 200 fixed prompts each{", after k examples" if "n_pairs" in spec else ""}:
+Accuracy over the whole vocabulary on 200 fixed prompts each{_more(run)}:
 
 {_table(run)}{_by_function(run) if "by_function" in run else ""}{channel}
 
@@ -124,25 +125,28 @@ def _checks(run: dict) -> str:
 
 
 def rounds_told(run: dict) -> str:
-    """By what a run went on in further rounds, what stood at the end of each, and why it stopped; from its
-    training.json."""
+    """By what a run of lists went on in further rounds, what stood at the end of each, and why it stopped; from its
+    training.json. A last round that did not help is kept."""
     told = "; ".join(
         f"after step {check['step']} loss {check['loss']:.4f}, {min(check['accuracy'].values()):.1%} of the worst kind"
         for check in run["checks"]
     )
     return (
-        f"It was to be trained in further rounds, {run['spec']['rounds']} at most, until {CHECKED:.1%} were right of "
-        f"{N_CHECK} prompts of each kind that serve this alone, or their loss no longer fell: {told}. {_stopped(run)}"
+        f"{run['spec']['name']} was to be trained in further rounds, {run['spec']['rounds']} at most, until "
+        f"{CHECKED:.1%} were right of {N_CHECK} prompts of each kind that serve this alone, or their loss no longer "
+        f"fell: {told}. {_stopped(run)}"
     )
 
 
 def _stopped(run: dict) -> str:
     *before, last = run["checks"]
+    if run["stage"] != FINAL:
+        return "It was still going on."
     if min(last["accuracy"].values()) >= CHECKED:
-        return "So it is solved."
-    if before and last["loss"] >= before[-1]["loss"]:
-        return "So it had stopped improving."
-    return "So it was still improving when its rounds were used up."
+        return "That was reached."
+    if before and not last["loss"] < before[-1]["loss"]:
+        return "So it had stopped improving; the weights are those after that round."
+    return "It was still improving when its rounds were used up."
 
 
 def _time(run: dict) -> str:
@@ -166,6 +170,12 @@ def trained(folders: Mapping[str, Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _more(run: dict) -> str:
+    if "last" in run:
+        return f"; last row: this checkpoint on {run['last']['n']:,} others"
+    return ", after k examples"
+
+
 def _table(run: dict) -> str:
     """Every thousandth step and the checkpoint's own."""
     log = [entry for entry in run["log"] if entry["step"] % 1000 == 0 and entry["step"] < run["step"]]
@@ -175,7 +185,7 @@ def _table(run: dict) -> str:
     rows += [[str(e["step"]), f"{e['loss']:.3f}", *(f"{e['accuracy'][name]:.1%}" for name in lengths)] for e in log]
     if "last" in run:
         last = run["last"]["accuracy"]
-        rows.append([f"{run['last']['n']} others", "", *(f"{last[name]:.1%}" for name in lengths)])
+        rows.append([f"{run['last']['n']:,} others", "", *(f"{last[name]:.1%}" for name in lengths)])
     if "exact_reader" in run:
         rows.append(["exact reader", "", *(f"{run['exact_reader'][name]:.1%}" for name in lengths)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
 SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
 AT_ONCE = 500  # prompts that are answered in one run
-LOGGED, CHECK, LAST = 9, 11, 13  # which fixed prompts: along the way; to decide on a further round; at the end, once
+LOGGED, CHECK, LAST = 9, 11, 17  # which fixed prompts: along the way; to decide on a further round; at the end, once
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ListsJob:
         return found
 
     def about(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, Any]:
-        """For the card: accuracy on more prompts, which served nothing before."""
+        """For the card: accuracy on more prompts, by which nothing is decided."""
         return dict(last=dict(n=N_LAST, accuracy=self.accuracy(model, N_LAST, device, LAST)))
 
     def where(self, progress: Progress) -> str:

@@ -143,8 +143,15 @@ class Run:
                 about = json.loads(file.metadata()["run"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             spec, seed, progress = about["spec"], about["seed"], Progress(**about["progress"])
+            if progress.rounds not in range(self.spec.rounds + 1):
+                raise ValueError(f"no round {progress.rounds!r}")
             if not (isinstance(progress.step, int) and 0 <= progress.step <= self.spec.round(progress.rounds).end):
                 raise ValueError(f"no step {progress.step!r}")
+            ends = [
+                check["step"] for check in progress.checks if isinstance(check["loss"], float) and check["accuracy"]
+            ]
+            if ends != [self.spec.round(i).end for i in range(len(ends))] or not isinstance(progress.checks, list):
+                raise ValueError(f"no checks {progress.checks!r}")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise self._unreadable(error) from error
         if spec != asdict(self.spec) or seed != self.seed:
@@ -205,9 +212,9 @@ def train(
         run.load_state()
     with _no_denormals():
         at = _steps(run, minutes, every, say)
-    if at.step < run.round.end:
-        return at
-    run.save_model(FINAL)
+        if at.step < run.round.end:
+            return at
+        run.save_model(FINAL)
     if remark := run.job.at_the_end(at):
         say(remark)
     return at

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.tasks.functions import Family
 
 WORK, PLACE, FREE = "work", "place", "free"
 READ_FIRST = 8.0
-N_CHECK, CHECKED = 1000, 0.995  # prompts of each kind at the end of a round, and how many of them call for no further
+N_CHECK, CHECKED = (
+    1000,
+    0.995,
+)  # prompts of each kind at the end of a round, and the share right that calls for no other
 N_LAST = 10_000  # prompts of each kind that a model is asked at the end, once: 200 cannot tell 99% from 98%
 
 
@@ -112,6 +116,7 @@ class FunctionsSpec:
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 200
+    rounds: ClassVar[int] = 0  # it has none beyond its one schedule
 
     def round(self, i: int = 0) -> Round:
         """Its one schedule."""
@@ -145,7 +150,7 @@ SPECS = {
             FREE,
             work=96,
             n_steps=8000,
-            rounds=4,
+            rounds=2,
             position_scale=5.0,
             n_heads=4,
             d_model=128,
