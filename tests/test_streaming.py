@@ -70,7 +70,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(sharded, tmp_path, mo
     composition(sharded["llama"], tmp_path / "whole.parquet", "--stream", "--top", 64)
     out, folder = tmp_path / "run.parquet", tmp_path / "run.parquet.parts"
     slow = (
-        "import sys, time; from talking_heads_utils import streaming; from talking_heads_utils.commands import main\n"
+        "import sys, time\nfrom talking_heads_utils.channels import streaming\n"
+        "from talking_heads_utils.commands import main\n"
         "streaming.READER_BYTES, real = 1, streaming.write_groups\n"
         "def write(*args, **how):\n    real(*args, **how); time.sleep(60)\n"
         "streaming.write_groups = write; main(sys.argv[1:])"
