@@ -516,7 +516,10 @@ def test_a_run_with_another_description_does_not_go_on(about, shelf, tmp_path):
     [
         *({"rounds": value} for value in (9, "x", -1, 0.5, None)),
         *({"checks": value} for value in (None, 5, {}, [1], [{}], [{"loss": 1.0}])),
-        {"checks": [{"step": 7, "loss": 1.0, "accuracy": {"ioi": 1.0}}]},
+        *(
+            {"checks": [{"step": 10000, "loss": 1.0, "accuracy": {"ioi": 1.0}} | value]}
+            for value in ({"step": 7}, {"loss": "x"}, {"accuracy": {}})
+        ),
     ],
     ids=str,
 )

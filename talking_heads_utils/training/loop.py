@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,10 +148,7 @@ class Run:
                 raise ValueError(f"no round {progress.rounds!r}")
             if not (isinstance(progress.step, int) and 0 <= progress.step <= self.spec.round(progress.rounds).end):
                 raise ValueError(f"no step {progress.step!r}")
-            ends = [
-                check["step"] for check in progress.checks if isinstance(check["loss"], float) and check["accuracy"]
-            ]
-            if ends != [self.spec.round(i).end for i in range(len(ends))] or not isinstance(progress.checks, list):
+            if not (isinstance(progress.checks, list) and all(map(self._is_check, progress.checks, count()))):
                 raise ValueError(f"no checks {progress.checks!r}")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise self._unreadable(error) from error
@@ -163,6 +161,10 @@ class Run:
         except (RuntimeError, ValueError, KeyError) as error:
             raise self._unreadable(error) from error
         self.progress = progress
+
+    def _is_check(self, check: dict[str, Any], i: int) -> bool:
+        """Whether this can be what stood at the end of round i."""
+        return check["step"] == self.spec.round(i).end and isinstance(check["loss"], float) and bool(check["accuracy"])
 
     def _restore(self, tensors: dict[str, torch.Tensor], new_round: bool) -> None:
         """Model and optimiser, of which a new round has nothing yet, out of a state's tensors; raises errors of several

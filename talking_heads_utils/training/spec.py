@@ -10,10 +10,8 @@ from talking_heads_utils.tasks.functions import Family
 
 WORK, PLACE, FREE = "work", "place", "free"
 READ_FIRST = 8.0
-N_CHECK, CHECKED = (
-    1000,
-    0.995,
-)  # prompts of each kind at the end of a round, and the share right that calls for no other
+N_CHECK = 1000  # prompts of each kind at the end of a round ...
+CHECKED = 0.995  # ... and the share of them right, of every kind, that calls for no other round
 N_LAST = 10_000  # prompts of each kind that a model is asked at the end, once: 200 cannot tell 99% from 98%
 
 
@@ -118,7 +116,7 @@ class FunctionsSpec:
     warmup: int = 200
     rounds: ClassVar[int] = 0  # it has none beyond its one schedule
 
-    def round(self, i: int = 0) -> Round:
+    def round(self, i: int) -> Round:
         """Its one schedule."""
         return Round(0, self.n_steps, self.learning_rate)
 
