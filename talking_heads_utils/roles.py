@@ -1,8 +1,16 @@
-"""Head roles that others published. A role is a claim of its source, not of this book."""
+"""Roles of heads: those that others published, which are claims of their source, and those that are found here."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from talking_heads_utils.labels import Head
+from talking_heads_utils.statistics import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PREVIOUS_TOKEN = "previous-token"
 DUPLICATE_TOKEN = "duplicate-token"
@@ -11,6 +19,13 @@ S_INHIBITION = "S-inhibition"
 NAME_MOVER = "name mover"
 BACKUP_MOVER = "backup mover"
 NEGATIVE_MOVER = "negative mover"
+S_SUPPRESSION = "S suppression"  # looks at S and writes against it
+S_COPY = "S copying"  # looks at S and writes for it
+NO_NAME = "no name looked at"  # a direct effect that comes from no name's token
+VALUE_SOURCE = "other value source"  # read by an inhibition head's values, looking at no token that has a name here
+
+DIRECT, QUERY, VALUE = "logits", "query", "value"  # where an effect goes in: the logits, or a reader's input
+UNITS = {DIRECT: "logits", QUERY: "nats", VALUE: "nats"}  # logit difference; log-odds of a mover's attention, IO to S1
 
 GPT2_SMALL_SOURCE = "Wang et al. 2022, Interpretability in the wild (the IOI circuit of GPT-2 small)"
 
@@ -41,3 +56,71 @@ def gpt2_small_roles() -> dict[str, list[Head]]:
 def role_of(head: Head, roles: dict[str, list[Head]]) -> str | None:
     """The role of one head, or None where none was published."""
     return next((role for role, heads in roles.items() if head in heads), None)
+
+
+@dataclass(frozen=True)
+class Role:
+    """One head's role on IOI, found by what it does through one path.
+
+    path: :data:`DIRECT`, on the logit difference; :data:`QUERY`, in one mover's query; :data:`VALUE`, in one inhibition
+        head's values. reader: that mover or inhibition head, None for the logits.
+    chosen_by: mean effect on the selection half, p: there, after Holm's correction over all heads and readers.
+    effect: on the held-out half, in :data:`UNITS`. attention: there, mean from ``end`` to IO, S1 and S2.
+    """
+
+    role: str
+    head: Head
+    path: str
+    reader: Head | None
+    chosen_by: float
+    p: float
+    effect: Interval = Interval(math.nan, math.nan, math.nan, 0)
+    attention: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the held-out half's interval lies on the same side of zero."""
+        return self.effect.low > 0 if self.chosen_by > 0 else self.effect.high < 0
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The roles of one model's heads. A head that acts on several readers has one entry for each."""
+
+    entries: tuple[Role, ...]
+
+    def heads(self, *names: str) -> list[Head]:
+        """Heads whose role has one of these names, confirmed on the held-out half, the largest sum of effects first."""
+        total: dict[Head, float] = {}
+        for role in self.entries:
+            if role.role in names and role.confirmed:
+                total[role.head] = total.get(role.head, 0.0) + abs(role.effect.mean)
+        return sorted(total, key=lambda head: -total[head])
+
+    def frame(self) -> pd.DataFrame:
+        """One row per entry: role, head, path, reader, effect, low, high, unit, n, the selection half's effect and p,
+        attention from ``end`` to IO, S1 and S2, confirmed."""
+        import pandas as pd
+
+        rows = [
+            {
+                "role": r.role, "head": str(r.head), "path": r.path, "reader": str(r.reader or ""),
+                "effect": r.effect.mean, "low": r.effect.low, "high": r.effect.high, "unit": UNITS[r.path],
+                "n": r.effect.n, "chosen by": r.chosen_by, "p": r.p, "to IO": r.attention[0],
+                "to S1": r.attention[1], "to S2": r.attention[2], "confirmed": r.confirmed,
+            }
+            for r in self.entries
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    @classmethod
+    def of_frame(cls, frame: pd.DataFrame) -> Roles:
+        """What :meth:`frame` made a table of."""
+        return cls(tuple(
+            Role(
+                row["role"], Head.parse(row["head"]), row["path"], Head.parse(row["reader"]) if row["reader"] else None,
+                row["chosen by"], row["p"], Interval(row["effect"], row["low"], row["high"], row["n"]),
+                (row["to IO"], row["to S1"], row["to S2"]),
+            )
+            for row in frame.to_dict("records")
+        ))  # fmt: skip

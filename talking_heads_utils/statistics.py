@@ -101,6 +101,30 @@ def _check_enough(values: Tensor) -> None:
         raise OptionError(f"An interval needs two values at least, not {len(values)}.")
 
 
+def sign_flip_p(
+    values: Float[Tensor, "n k"], *, n_draws: int = 99_999, seed: int = 0, block: int = 2048
+) -> Float[Tensor, "k"]:
+    """Two-sided p of each column's mean by random signs of its rows (Fisher 1935): the share of ``n_draws`` draws, and
+    the values as they are, whose mean lies as far from zero. All columns share a draw's signs. Raises
+    :class:`OptionError` for fewer than two rows."""
+    _check_enough(values)
+    values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
+    least = values.sum(0).abs() * (1 - 1e-9)
+    reached = torch.ones(values.shape[1], dtype=torch.float64)
+    for start in range(0, n_draws, block):
+        rows = min(block, n_draws - start)
+        signs = torch.randint(2, (rows, len(values)), generator=generator).double() * 2 - 1
+        reached += ((signs @ values).abs() >= least).sum(0)
+    return reached / (n_draws + 1)
+
+
+def holm(p: Float[Tensor, "k"], n: int | None = None) -> Float[Tensor, "k"]:
+    """p values corrected for being several (Holm 1979). n: how many there are, where only the smallest are given."""
+    order = p.argsort()
+    left = (n or len(p)) - torch.arange(len(p), dtype=p.dtype, device=p.device)
+    return torch.empty_like(p).scatter_(0, order, (p[order] * left).cummax(0).values.clamp(max=1))
+
+
 def fisher_exact(marked: int, n: int, marked_others: int, n_others: int) -> float:
     """Fisher's exact test, one-sided: the chance that so many of the marked ones, or more, are among the first ``n``
     if the marks were dealt at random over all ``n + n_others``."""

@@ -125,8 +125,14 @@ def _softmax(scores: Float[Tensor, "n g c n_pos"], mover: Mover) -> Float[Tensor
 
 def pattern_after_shift(mover: Mover, shift: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k n_pos"]:
     """Attention from ``end`` if the query's input were moved by whole vectors."""
+    return scores_after_shift(mover, shift).softmax(-1)
+
+
+def scores_after_shift(mover: Mover, shift: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k n_pos"]:
+    """Attention scores from ``end``, before the softmax, if the query's input were moved by whole vectors."""
     query = mover.norm(mover.x[:, None] + shift) @ mover.W_Q + mover.b_Q
-    return _softmax((query @ mover.keys.mT)[:, None], mover)[:, 0]
+    scores = (query @ mover.keys.mT) / mover.W_Q.shape[-1] ** 0.5
+    return scores.masked_fill_(~mover.visible[:, None], -torch.inf)
 
 
 def direct_logit_effect(
