@@ -14,7 +14,7 @@ from talking_heads_utils.errors import CheckpointError, ResultError, TalkingHead
 from talking_heads_utils.files import data_dir, written_whole
 from talking_heads_utils.inhibition import concentration, study
 from talking_heads_utils.inhibition.effects import inhibition_score
-from talking_heads_utils.inhibition.find_roles import LEAST_CHANGE
+from talking_heads_utils.inhibition.list_roles import LEAST_CHANGE
 from talking_heads_utils.inhibition.study import Study
 from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.provenance import machine, versions

@@ -33,7 +33,7 @@ from talking_heads_utils.editing.upper import Upper, prepare
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.inhibition.corpus import corpus_of
 from talking_heads_utils.inhibition.effects import component_effects
-from talking_heads_utils.inhibition.find_roles import find_roles
+from talking_heads_utils.inhibition.list_roles import roles_on_lists
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer, shown_as
 from talking_heads_utils.positional.gains import NONE, gains
@@ -142,9 +142,10 @@ class Bench:
 
 def bench(
     name: str, *, n_items: int, n_prompts: int = 60, n_components: int = 6, n_draws: int = 3, seed: int = SEED,
-    device: str = "cpu",
+    device: str = "cpu", mover: Head | None = None,
 ) -> Bench:  # fmt: skip
-    """Find the mover and its channel's components on the selection half; draw random ones beside them.
+    """Find the components of a mover's channel on the selection half, and without ``mover`` that mover; draw random
+    components beside them.
 
     n_prompts: of each set, twice as many where gains are scored. Raises :class:`OptionError` where a
     layer has too few other components to draw from, and for no component or no draw: no edit stands without a control.
@@ -156,7 +157,7 @@ def bench(
         )
     bridge, tokenizer = load_with_tokenizer(name, device)
     prompts = build_laundry(tokenizer, n_items, 2 * n_prompts, seed)
-    mover = find_roles(bridge, prompts, seed=seed).movers[0]
+    mover = mover or roles_on_lists(bridge, prompts, seed=seed).movers[0]
     recording = record(bridge, halves(prompts)[0], [mover.layer])
     table = component_effects(recording, mover).table()
     order = table["inhibition"].abs().sort_values(ascending=False, kind="stable").index[:n_components]

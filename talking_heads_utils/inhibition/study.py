@@ -38,12 +38,12 @@ from talking_heads_utils.inhibition.effects import (
     inhibition_score,
     total_effect,
 )
-from talking_heads_utils.inhibition.find_roles import (
+from talking_heads_utils.inhibition.list_roles import (
     FoundRoles,
     by_weights,
-    find_roles,
     precision_and_recall,
     remove_from_values,
+    roles_on_lists,
 )
 from talking_heads_utils.inhibition.signal import factorial_prompts, place_or_identity, place_or_name
 from talking_heads_utils.labels import Component, Head, heads_in
@@ -84,7 +84,7 @@ class Study:
     @cached_property
     def found(self) -> FoundRoles:
         """Movers and inhibition heads, by the selection half."""
-        return find_roles(self.bridge, self.prompts, seed=self.seed)
+        return roles_on_lists(self.bridge, self.prompts, seed=self.seed)
 
     @property
     def mover(self) -> Head:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from talking_heads_utils.channels.scores import compute_scores
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.inhibition.find_roles import find_roles
+from talking_heads_utils.inhibition.list_roles import roles_on_lists
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer, shown_as
 from talking_heads_utils.positional.coordinates import (
@@ -93,11 +93,13 @@ class Channel:
         return list(dict.fromkeys(w.of_head for w in self.writers))
 
 
-def channel(name: str, *, n_items: int = 5, seed: int = SEED, device: str = "cpu") -> Channel:
-    """Find the mover on the selection half of short lists; take its writers from weights alone."""
+def channel(
+    name: str, *, n_items: int = 5, seed: int = SEED, device: str = "cpu", mover: Head | None = None
+) -> Channel:
+    """Take a mover's writers from weights alone; without ``mover`` the one found on the selection half of short lists."""
     bridge, tokenizer = load_with_tokenizer(name, device)
     prompts = build_laundry(tokenizer, n_items, 100, seed)
-    mover = find_roles(bridge, prompts, seed=seed).movers[0]
+    mover = mover or roles_on_lists(bridge, prompts, seed=seed).movers[0]
     recording = record(bridge, halves(prompts)[0], [mover.layer])
     scores = compute_scores(recording.weights, "Q", seed=seed)
     writers = tuple(choose_writers(scores, mover, recording.directions))

@@ -1,0 +1,170 @@
+"""How much of IOI runs through the heads that were found: what they add to the logit difference, and what is left of it
+when they see a prompt without a duplicate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from talking_heads_utils import roles
+from talking_heads_utils.inhibition.effects import wanted_direction
+from talking_heads_utils.inhibition.find_roles import Pair, direct_effects, logit_difference
+from talking_heads_utils.labels import Head
+from talking_heads_utils.roles import Roles
+from talking_heads_utils.runs import batches
+from talking_heads_utils.runs.recording import Recording
+from talking_heads_utils.runs.suffix import Suffix, suffix
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.statistics import bootstrap_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+
+DIRECT_ROLES = (roles.NAME_MOVER, roles.S_SUPPRESSION, roles.NO_NAME, roles.NEGATIVE_MOVER, roles.S_COPY)
+OTHER_HEADS, MLPS, BELOW = "other heads", "MLPs", "embedding and first layer"
+NO_ROLE = "heads without a role"
+N_DRAWS = 99  # sets of heads without a role, as many of each layer
+
+
+def layer_effects(recording: Recording) -> Float[Tensor, "n n_layers"]:
+    """Direct effect of what each layer adds to the stream at ``end`` on the logit difference, attention and MLP
+    together, in logits, under the run's own last divisor. The first layer's entry holds the embedding as well."""
+    centered = recording.norm.center(wanted_direction(recording))
+    scale = recording.norm.scale(
+        recording.norm.center(recording.final).square().sum(-1), recording.final.shape[-1]
+    )  # fmt: skip
+    streams = [recording.readers[layer].resid[recording.rows, recording.end] for layer in sorted(recording.readers)]
+    along = torch.stack([(x * centered).sum(-1) / scale for x in (*streams, recording.final)], 1)
+    return along.diff(dim=1, prepend=torch.zeros_like(along[:, :1])).cpu()
+
+
+def sources_table(recording: Recording, found: Roles) -> pd.DataFrame:
+    """The logit difference in parts that add up to it: heads by role, all other heads, the MLPs of each quarter of the
+    layers (attention biases among them), and what stands below the second layer. Columns: part, heads, effect (logits),
+    low, high, share (of the whole), n."""
+    import pandas as pd
+
+    heads = direct_effects(recording).sum(-1)
+    layers = layer_effects(recording)
+    named = {role: found.heads(role) for role in DIRECT_ROLES}
+    parts = {
+        role: torch.stack([heads[:, h.layer, h.head] for h in some]).sum(0) for role, some in named.items() if some
+    }
+    parts[OTHER_HEADS] = heads.sum((1, 2)) - sum(parts.values(), torch.zeros(len(heads)))
+    mlps = layers[:, 1:] - heads[:, 1:].sum(-1)
+    for quarter in torch.arange(1, recording.weights.n_layers).chunk(4):
+        parts[f"{MLPS}, layers {quarter[0]} to {quarter[-1]}"] = mlps[:, quarter - 1].sum(1)
+    parts[BELOW] = layers[:, 0]
+    whole = logit_difference(recording).mean().item()
+    rows = []
+    for part, values in parts.items():
+        effect = bootstrap_mean(values)
+        rows.append(dict(part=part, heads=", ".join(map(str, named.get(part, ()))), effect=effect.mean, low=effect.low,
+                         high=effect.high, share=effect.mean / whole, n=effect.n))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed: int = SEED) -> pd.DataFrame:
+    """What the logit difference is when the heads of a role write at ``end`` what they write on the third-name prompts,
+    everything above them taking part; beside :data:`N_DRAWS` sets of heads without a role, as many of each layer.
+
+    Columns: exchanged, heads, change (logits) with low and high over prompts, share (of the change from the clean
+    prompts to the third-name ones), control (mean over the sets), control low and control high (their 2.5% and 97.5%
+    points), p (sets that lower it as much), n.
+    """
+    import pandas as pd
+
+    sets = {name: found.heads(*of) for name, of in {
+        roles.NAME_MOVER: (roles.NAME_MOVER,), roles.S_INHIBITION: (roles.S_INHIBITION,),
+        roles.S_SUPPRESSION: (roles.S_SUPPRESSION,),
+        "all three": (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION),
+    }.items()}  # fmt: skip
+    sets = {name: heads for name, heads in sets.items() if heads}
+    if not sets:
+        return pd.DataFrame()
+    taken = {role.head for role in found.entries}
+    draws = {name: matched_sets(heads, taken, pair.clean.weights.n_heads, seed=seed) for name, heads in sets.items()}
+    variants = [*sets.values(), *(some for name in sets for some in draws[name])]
+    values = exchanged(bridge, pair, variants)
+    change = values - exchanged(bridge, pair, [[]])
+    whole = (logit_difference(pair.third) - logit_difference(pair.clean)).mean().item()
+    rows = []
+    for i, (name, heads) in enumerate(sets.items()):
+        effect = bootstrap_mean(change[:, i])
+        control = change[:, len(sets) + i * N_DRAWS :][:, :N_DRAWS].mean(0)
+        low, high = control.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        rows.append({
+            "exchanged": name, "heads": ", ".join(map(str, heads)), "change": effect.mean, "low": effect.low,
+            "high": effect.high, "share": effect.mean / whole, "control": control.mean().item(), "control low": low,
+            "control high": high, "p": (1 + int((control <= effect.mean).sum())) / (1 + N_DRAWS), "n": effect.n,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def matched_sets(
+    heads: Sequence[Head], taken: set[Head], n_heads: int, n: int = N_DRAWS, *, seed: int = SEED
+) -> list[list[Head]]:
+    """``n`` draws of as many heads of each layer as ``heads`` has there, none of them ``taken``; where a layer has too
+    few others, all of those."""
+    generator = torch.Generator().manual_seed(seed)
+    by_layer: dict[int, int] = {}
+    for head in heads:
+        by_layer[head.layer] = by_layer.get(head.layer, 0) + 1
+    found = []
+    for _ in range(n):
+        drawn = []
+        for layer, k in by_layer.items():
+            free = [Head(layer, h) for h in range(n_heads) if Head(layer, h) not in taken]
+            drawn += [free[i] for i in torch.randperm(len(free), generator=generator)[:k].tolist()]
+        found.append(drawn)
+    return found
+
+
+@torch.no_grad()
+def exchanged(
+    bridge: TransformerBridge, pair: Pair, variants: Sequence[Sequence[Head]], *, block: int = 16
+) -> Float[Tensor, "n n_variants"]:
+    """Logit difference of every variant: the heads it names write at ``end`` what they write there on the third-name
+    prompts, and the last token runs through all layers above."""
+    prompts, n_heads = pair.clean.prompts, pair.clean.weights.n_heads
+    start = min((head.layer for some in variants for head in some), default=bridge.cfg.n_layers - 1)
+    ends = suffix(bridge, prompts, start)
+    marks = torch.zeros(len(variants), bridge.cfg.n_layers, n_heads, dtype=torch.bool, device=ends.resid.device)
+    for i, some in enumerate(variants):
+        for head in some:
+            marks[i, head.layer, head.head] = True
+    other = {layer: _z_at_end(pair.third, layer) for layer in range(start, bridge.cfg.n_layers)}
+    parts = [
+        _logit_differences(ends, rows, marks, other, prompts.candidates) for rows in batches.blocks(len(prompts), block)
+    ]
+    return torch.cat(parts).cpu()
+
+
+def _z_at_end(recording: Recording, layer: int) -> Float[Tensor, "n n_heads d_head"]:
+    """What a layer's heads gather at ``end``, value biases included."""
+    if layer in recording.writes:
+        z = recording.writes[layer][recording.rows, recording.end]
+        at = recording.readers.get(layer)
+        return z if at is None else z + at.weights.b_V[at.weights.kv_index]
+    reader = recording.reader(layer)
+    return torch.einsum("nhp,nphd->nhd", reader.pattern, reader.values[:, :, reader.weights.kv_index])
+
+
+def _logit_differences(
+    ends: Suffix,
+    rows: slice,
+    marks: Bool[Tensor, "k n_layers n_heads"],
+    other: Mapping[int, Tensor],
+    candidates: Tensor,
+) -> Float[Tensor, "n k"]:
+    x = ends.resid[rows, None].expand(-1, len(marks), -1)
+    for layer, part in enumerate(ends.layers, ends.start):
+        z = torch.where(marks[:, layer, :, None], other[layer][rows, None], ends.z(part, x, rows))
+        x = ends.after_attention(part, x, x + ends.write(part, z))
+    logits = ends.logits(x, candidates[rows].to(x.device))
+    return logits[..., 0] - logits[..., 1:].mean(-1)
