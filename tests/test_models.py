@@ -73,6 +73,7 @@ PARTIAL = {
 }
 
 
+@pytest.mark.parametrize("family", PARTIAL)
 def test_a_partial_checkpoint_is_refused_and_the_way_out_named(checkpoints, family, tmp_path):
     folder = edit(checkpoints[family], tmp_path / "partial", lambda tensors: tensors.pop(PARTIAL[family]))
     with pytest.raises(CheckpointError, match=f"1 tensors are missing: {PARTIAL[family]}.*load_head_weights"):
