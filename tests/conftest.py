@@ -124,7 +124,7 @@ def gpt2(gpt2_source):
     return load_head_weights(gpt2_source)
 
 
-KINDS_OF_MODEL = ("gpt2", "gpt_neox", "llama", "native")
+KINDS_OF_MODEL = ("gpt2", "gpt_neox", "qwen2", "native")  # qwen2: grouped heads, biases, scaled rotary positions
 
 
 def random_prompts(n: int = 6, n_pos: int = 9):

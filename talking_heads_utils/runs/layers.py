@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+# How far our own layers may end from the model's own run: of attention patterns and of a last stream's length. Half
+# precision rounds every step of that run to 11 bits or to 8; in it patterns are compared by the mean of their total
+# variation distance, for a single one may be off by ten times as much where a score is large.
+TOLERANCE = 1e-3
+HALF_TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
 def wide(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """In single precision at least, without its gradient: what closed forms are computed in, whatever the model's."""
     return x.detach().to(torch.promote_types(x.dtype, torch.float32))

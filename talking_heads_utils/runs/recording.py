@@ -15,6 +15,8 @@ from talking_heads_utils.channels.rotary import turn
 from talking_heads_utils.errors import OptionError, UnsupportedModelError
 from talking_heads_utils.runs import batches
 from talking_heads_utils.runs.layers import (
+    HALF_TOLERANCES,
+    TOLERANCE,
     AttentionLayer,
     Norm,
     attention_layer,
@@ -29,9 +31,6 @@ from talking_heads_utils.weights.heads import HeadWeights
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-# between a recorded attention pattern and the one that the weights give: in half precision scores are rounded
-TOLERANCES = {torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,9 @@ def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int],
     the same rounding as they end with.
 
     Raises :class:`OptionError` for no layer or one that has none below it, and :class:`UnsupportedModelError` where the
-    recorded patterns are not those that the weights give, up to :data:`TOLERANCES` (queries and keys that are
-    normalised, a window shorter than the prompts, another kind of attention that is not known here).
+    recorded patterns are not those that the weights give, up to :data:`~talking_heads_utils.runs.layers.TOLERANCE`
+    or that of half precision: queries and keys that are normalised, a window shorter than the prompts, another kind of
+    attention that is not known here.
     """
     n_layers = bridge.cfg.n_layers
     if not layers:
@@ -150,11 +150,9 @@ def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int],
         prompts, weights, readers, writes, directions, S, found["final"], found["logits"], unembed,
         norm_without_scale(bridge),
     )  # fmt: skip
-    if dtype != wide(bridge.W_U[:1]).dtype:
+    if dtype in HALF_TOLERANCES:
         recording = replace(recording, readers={layer: _in_single(recording, layer) for layer in layers})
-    _check_patterns(
-        recording, {layer: reader.pattern for layer, reader in readers.items()}, TOLERANCES.get(dtype, 1e-3)
-    )
+    _check_patterns(recording, {layer: reader.pattern for layer, reader in readers.items()}, dtype)
     return recording
 
 
@@ -218,12 +216,14 @@ def pattern_of(
     return attention_of(torch.einsum("nhd,nphd->nhp", query, keys), query.shape[-1], visible[:, None])
 
 
-def _check_patterns(recording: Recording, own: Mapping[int, Tensor], tolerance: float) -> None:
+def _check_patterns(recording: Recording, own: Mapping[int, Tensor], dtype: torch.dtype) -> None:
     """Raises :class:`UnsupportedModelError` where the weights give other patterns than the model's ``own``."""
+    half = dtype in HALF_TOLERANCES
     for layer, reader in recording.readers.items():
         again = pattern_of(reader.query, keys_seen(recording, layer), recording.visible)
-        gap = (again - own[layer]).abs().max().item()
-        if not gap < tolerance:
+        apart = (again - own[layer]).abs()
+        gap = (apart.sum(-1).mean() / 2 if half else apart.max()).item()
+        if not gap < HALF_TOLERANCES.get(dtype, TOLERANCE):
             raise UnsupportedModelError(
                 f"{recording.weights.source.name} attends in a way that is not known here: in layer {layer} its "
                 f"patterns differ from those of its weights by {gap:.1e}. The closed forms would be wrong."

@@ -18,7 +18,16 @@ from torch import Tensor
 from talking_heads_utils.channels.rotary import turn
 from talking_heads_utils.errors import ModelError, OptionError, UnsupportedModelError
 from talking_heads_utils.runs import batches
-from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale, project, wide
+from talking_heads_utils.runs.layers import (
+    HALF_TOLERANCES,
+    TOLERANCE,
+    AttentionLayer,
+    Norm,
+    attention_layer,
+    norm_without_scale,
+    project,
+    wide,
+)
 from talking_heads_utils.tasks.prompts import PromptSet
 from talking_heads_utils.weights.bridge import check_attention, rotary_of
 from talking_heads_utils.weights.heads import Rotary
@@ -27,7 +36,6 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
-TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1  # of the final stream, against the model's own run; in half precision
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
@@ -182,12 +190,8 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
         layers.append(_layer(bridge, layer, keys.transpose(1, 2), values.transpose(1, 2)))
     made = _assemble(bridge, prompts, start, layers, found[first])
     if check:
-        _check_last(made, found[last], bridge.cfg.model_name, TOLERANCE if _is_wide(bridge) else HALF_TOLERANCE)
+        _check_last(made, found[last], bridge.cfg.model_name, HALF_TOLERANCES.get(bridge.W_U.dtype, TOLERANCE))
     return made
-
-
-def _is_wide(bridge: TransformerBridge) -> bool:
-    return wide(bridge.W_U[:1]).dtype == bridge.W_U.dtype
 
 
 def _check_last(made: Suffix, last: Float[Tensor, "n d_model"], name: str, tolerance: float) -> None:
@@ -292,7 +296,7 @@ def _mlp(bridge: TransformerBridge, block: torch.nn.Module) -> Callable[[Tensor]
     if mlp is None:
         return None
     own = bridge.W_U.dtype
-    if not _is_wide(bridge):
+    if own in HALF_TOLERANCES:
         return lambda x: mlp(x.to(own)).to(x)
     if bridge.cfg.act_fn not in _GELU or getattr(bridge.cfg, "gated_mlp", False) or not hasattr(mlp, "W_in"):
         return mlp
