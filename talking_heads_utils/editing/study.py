@@ -142,7 +142,7 @@ class Bench:
 
 def bench(
     name: str, *, n_items: int, n_prompts: int = 60, n_components: int = 6, n_draws: int = 3, seed: int = SEED,
-    device: str = "cpu",
+    device: str = "cpu", dtype: torch.dtype = torch.float32,
 ) -> Bench:  # fmt: skip
     """Find the mover and its channel's components on the selection half; draw random ones beside them.
 
@@ -154,7 +154,7 @@ def bench(
             f"A bench needs one component and one random draw at least, not {n_components} and {n_draws}: "
             "no edit stands without its control."
         )
-    bridge, tokenizer = load_with_tokenizer(name, device)
+    bridge, tokenizer = load_with_tokenizer(name, device, dtype)
     prompts = build_laundry(tokenizer, n_items, 2 * n_prompts, seed)
     mover = find_roles(bridge, prompts, seed=seed).movers[0]
     recording = record(bridge, halves(prompts)[0], [mover.layer])

@@ -93,9 +93,11 @@ class Channel:
         return list(dict.fromkeys(w.of_head for w in self.writers))
 
 
-def channel(name: str, *, n_items: int = 5, seed: int = SEED, device: str = "cpu") -> Channel:
+def channel(
+    name: str, *, n_items: int = 5, seed: int = SEED, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Channel:
     """Find the mover on the selection half of short lists; take its writers from weights alone."""
-    bridge, tokenizer = load_with_tokenizer(name, device)
+    bridge, tokenizer = load_with_tokenizer(name, device, dtype)
     prompts = build_laundry(tokenizer, n_items, 100, seed)
     mover = find_roles(bridge, prompts, seed=seed).movers[0]
     recording = record(bridge, halves(prompts)[0], [mover.layer])
