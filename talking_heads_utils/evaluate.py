@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def answer_logits(bridge: TransformerBridge, prompts: PromptSet, batch: int = 64) -> Float[Tensor, "n_prompts d_vocab"]:
     """Logits at each prompt's last token, batch by batch."""
     parts = (prompts.select(rows) for rows in batches.blocks(len(prompts), batch))
-    return torch.cat([end_logits(bridge(part.tokens), part) for part in parts])
+    return torch.cat([end_logits(bridge(part.tokens.to(bridge.cfg.device)), part) for part in parts])
 
 
 def accuracy(bridge: TransformerBridge, prompts: PromptSet) -> Interval:

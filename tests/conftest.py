@@ -16,7 +16,10 @@ from talking_heads_utils.weights.checkpoints import load_head_weights
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network; the cache is still read
 
-FAMILY_NAMES = ("gpt2", "gpt_neox", "llama")
+FAMILY_NAMES = ("gpt2", "gpt_neox", "llama", "llama3", "mistral", "qwen2", "qwen3")
+BILINEAR = FAMILY_NAMES[:-1]  # those that do not normalise queries and keys
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 256}  # pairs of all three kinds: untouched, between, slowed
 STRICT_VARIABLE = "TALKING_HEADS_NO_SKIP"
 
 
@@ -37,7 +40,11 @@ def build_model(family: str, vocab_size: int = 50):
             **sizes, rope_parameters=rope | {"partial_rotary_factor": 0.67}, max_position_embeddings=128
         )
     else:
-        config = tf.LlamaConfig(**sizes, num_key_value_heads=2, rope_parameters=rope, max_position_embeddings=128)
+        sizes |= dict(num_key_value_heads=2, max_position_embeddings=512)
+        rope |= LLAMA3 if family in ("llama3", "qwen2") else {}
+        name = {"llama3": "Llama", "mistral": "Mistral"}.get(family, family.capitalize())
+        own = dict(head_dim=6) if family in ("mistral", "qwen3") else {}
+        config = getattr(tf, f"{name}Config")(**sizes, **own, rope_parameters=rope)
     model = tf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -117,7 +124,7 @@ def gpt2(gpt2_source):
     return load_head_weights(gpt2_source)
 
 
-KINDS_OF_MODEL = ("gpt2", "gpt_neox", "llama", "native")
+KINDS_OF_MODEL = ("gpt2", "gpt_neox", "qwen2", "native")  # qwen2: grouped heads, biases, scaled rotary positions
 
 
 def random_prompts(n: int = 6, n_pos: int = 9):

@@ -1,6 +1,8 @@
 """The command line: its table, its metadata, its errors, and what an interruption leaves behind."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from talking_heads_utils.channels.scores import compute_scores, load_scores
 from talking_heads_utils.commands import COMMANDS, build_parser, main
 from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.weights.checkpoints import load_head_weights
+from talking_heads_utils.weights.families import FAMILIES, families_table
 
 
 @pytest.fixture
@@ -51,6 +54,23 @@ def test_the_metadata_says_what_it_was_made_from(run, checkpoints):
     weights = load_head_weights(checkpoints["gpt2"])
     assert about["checkpoint_sha256"] == weights.source.sha256 and about["processing"] == weights.processing.describe()
     assert about["seed"] == 3 and about["d_model_effective"] == 23 and "torch" in about["versions"]
+
+
+@pytest.mark.parametrize("more", [(), ("--stream",)])
+def test_of_normalised_queries_and_keys_values_alone_are_scored(run, checkpoints, capsys, more):
+    code, path = run(*more, weights=checkpoints["qwen3"])
+    assert code == 2 and "(--kinds V)" in capsys.readouterr().err and not path.exists()
+    code, path = run(*more, "--kinds", "V", weights=checkpoints["qwen3"])
+    assert code == 0 and len(pd.read_parquet(path)) == 3 * 16 * 6
+
+
+def test_the_families_are_named_where_a_reader_looks(capsys):
+    root = Path(__file__).parent.parent
+    with pytest.raises(SystemExit):
+        main(["composition", "--help"])
+    for text in (capsys.readouterr().out, (root / "README.md").read_text()):
+        assert all(re.search(rf"\b{name}\b", text) for name in FAMILIES)
+    assert families_table() in (root / "book" / "method.md").read_text()
 
 
 def test_top_keeps_the_best_of_each_reader_and_kind(run):

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from conftest import BILINEAR, random_prompts
+from safetensors.torch import load_file
 
 from talking_heads_utils.channels import composition, links
-from talking_heads_utils.channels.components import write_directions
+from talking_heads_utils.channels.components import qk_svd, write_directions
 from talking_heads_utils.channels.composition import (
     head_level,
     iter_composition,
@@ -16,9 +19,15 @@ from talking_heads_utils.channels.composition import (
 )
 from talking_heads_utils.channels.known_answer import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
 from talking_heads_utils.channels.scores import compute_scores
-from talking_heads_utils.errors import LabelError, OptionError
-from talking_heads_utils.labels import Head
-from talking_heads_utils.weights.checkpoints import load_head_weights
+from talking_heads_utils.channels.streaming import iter_streamed
+from talking_heads_utils.editing.algebra import direction
+from talking_heads_utils.errors import LabelError, OptionError, UnsupportedModelError
+from talking_heads_utils.evaluate import accuracy
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import load_model
+from talking_heads_utils.runs.recording import record
+from talking_heads_utils.runs.suffix import stream, suffix
+from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, Source
 
 
@@ -69,6 +78,7 @@ def test_scores_equal_the_dense_route(checkpoints, family_name):
             torch.testing.assert_close(scores.pair(writer, "L2H2", kind), dense, atol=1e-10, rtol=1e-8)
 
 
+@pytest.mark.parametrize("family", BILINEAR)
 def test_head_level_equals_transformer_lens(checkpoints, family):
     """Its score of whole heads is a weighted mean of ours of components: two routes to one number."""
     from transformer_lens import FactoredMatrix
@@ -83,6 +93,54 @@ def test_head_level_equals_transformer_lens(checkpoints, family):
         defined = ~ours.isnan()
         assert defined.sum() == 3 * 16, "three pairs of layers, four heads each"
         torch.testing.assert_close(ours[defined].double(), theirs[defined], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("family_name", "kinds"), [("mistral", "QKV"), ("qwen2", "QKV"), ("qwen3", "V")])
+def test_scores_equal_dense_products_of_the_file(checkpoints, family_name, kinds):
+    """Matrices straight from the file, whole, by numpy. Two heads share keys and values."""
+    stored = load_file(checkpoints[family_name] / "model.safetensors")
+
+    def matrices(layer, head):
+        at, own, shared = (
+            f"model.layers.{layer}",
+            slice(6 * head, 6 * head + 6),
+            slice(head // 2 * 6, head // 2 * 6 + 6),
+        )
+        scale = stored[f"{at}.input_layernorm.weight"].double().numpy()
+        W = {part: stored[f"{at}.self_attn.{part}_proj.weight"].double().numpy() for part in "qkvo"}
+        q, k, v = ((W[part][rows] * scale).T for part, rows in (("q", own), ("k", shared), ("v", shared)))
+        return {"Q": q @ k.T, "K": k @ q.T, "V": v @ W["o"][:, own].T}
+
+    scores = compute_scores(load_head_weights(checkpoints[family_name], dtype=torch.float64), kinds)
+    for writer, reader in (("L0H1", "L1H2"), ("L0H3", "L2H1"), ("L1H0", "L2H3")):
+        Vh = np.linalg.svd(matrices(int(writer[1]), int(writer[3]))["V"])[2][:6]
+        for kind in kinds:
+            M = matrices(int(reader[1]), int(reader[3]))[kind]
+            dense = np.linalg.norm(Vh @ M, axis=1) / np.linalg.norm(M)
+            np.testing.assert_allclose(scores.pair(writer, reader, kind).numpy(), dense, atol=1e-10, rtol=1e-8)
+
+
+def test_a_model_that_normalises_queries_and_keys_has_value_composition_alone(checkpoints):
+    """And everything that only runs it; what needs ``W_Q W_K^T`` names what can be had."""
+    weights, checkpoint = load_head_weights(checkpoints["qwen3"]), open_checkpoint(checkpoints["qwen3"])
+    bridge, prompts = load_model(checkpoints["qwen3"]), random_prompts()
+    needing = {
+        "scores": lambda: compute_scores(weights),
+        "streamed": lambda: list(iter_streamed(checkpoint, [1], "VK", n_random=5, seed=0)),
+        "maps": lambda: reading_maps(weights, 1, "Q"),
+        "components": lambda: qk_svd(weights, 0),
+        "edit": lambda: direction(weights, Component(1, 0, 0), "QK"),
+        "record": lambda: record(bridge, prompts, [1]),
+        "suffix": lambda: suffix(bridge, prompts, 1),
+        "stream": lambda: stream(bridge, prompts, 1),
+    }
+    for name, ask in needing.items():
+        with pytest.raises(UnsupportedModelError, match=r'normalises queries and keys.* kind "V"'):
+            ask()
+            pytest.fail(f"{name} was not refused")
+    streamed = next(iter(iter_streamed(checkpoint, [2], "V", n_random=5, seed=0)))[0][0]
+    torch.testing.assert_close(streamed.score, compute_scores(weights, "V").blocks["V", 2].score)
+    assert accuracy(bridge, prompts).n == 6 and direction(weights, Component(1, 0, 0))[0].norm() == pytest.approx(1)
 
 
 def test_scale_and_joint_rotation_change_nothing(small):

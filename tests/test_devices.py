@@ -6,9 +6,11 @@ No GPU is needed: see ``pretended_gpu``. What this cannot show is speed, memory 
 import pandas as pd
 import pytest
 import torch
+from conftest import random_prompts
 from pretended_gpu import PretendedGPU
 
 from talking_heads_utils import models
+from talking_heads_utils.evaluate import answer_logits
 from talking_heads_utils.icl import study as icl
 from talking_heads_utils.inhibition import concentration
 from talking_heads_utils.inhibition import study as inhibition
@@ -16,6 +18,16 @@ from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject, chap
 
 SUBJECTS = {model: Subject(model, quick=True, device="cuda") for model in ("mini-token", "mini-icl")}
 CASES = [(model, e) for model in SUBJECTS for e in EXPERIMENTS if e.chapter in chapters_of(model)]
+
+
+def test_accuracy_is_asked_on_the_models_device(checkpoints, monkeypatch):
+    monkeypatch.setattr(models, "check_complete", lambda *args: None)
+    prompts = random_prompts()
+    with PretendedGPU():
+        found = answer_logits(models.load_model(checkpoints["qwen3"], "cuda"), prompts).cpu()
+    torch.testing.assert_close(
+        found, answer_logits(models.load_model(checkpoints["qwen3"]), prompts), atol=1e-4, rtol=0
+    )
 
 
 def test_mixed_devices_fail_as_on_a_gpu():

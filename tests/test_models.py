@@ -19,6 +19,7 @@ from talking_heads_utils.errors import (
     UnsupportedModelError,
 )
 from talking_heads_utils.models import known_models, load_model
+from talking_heads_utils.runs.recording import record
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
@@ -73,6 +74,7 @@ PARTIAL = {
 }
 
 
+@pytest.mark.parametrize("family", PARTIAL)
 def test_a_partial_checkpoint_is_refused_and_the_way_out_named(checkpoints, family, tmp_path):
     folder = edit(checkpoints[family], tmp_path / "partial", lambda tensors: tensors.pop(PARTIAL[family]))
     with pytest.raises(CheckpointError, match=f"1 tensors are missing: {PARTIAL[family]}.*load_head_weights"):
@@ -206,11 +208,42 @@ def test_a_path_is_that_folder_whatever_it_is_called(checkpoints, tmp_path, monk
     assert models.find_checkpoint("mini-token/final").folder == models.shipped_models()["mini-token"]
 
 
-def test_layers_that_do_something_else_are_refused(checkpoints, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_that_do_something_else_are_refused(checkpoints, tmp_path, dtype):
     """A checkpoint whose config asks for another attention than the one that is known here."""
     folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "scaled")
     config = json.loads((folder / "config.json").read_text()) | {"scale_attn_by_inverse_layer_idx": True}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnsupportedModelError, match="not known here"):
-        suffix(load_model(folder), random_prompts(n=4), 0)
-    suffix(load_model(checkpoints["gpt2"]), random_prompts(n=4), 0)
+    odd, plain = (load_model(folder, dtype=dtype) for folder in (folder, checkpoints["gpt2"]))
+    prompts = random_prompts()
+    for ask in (lambda bridge: suffix(bridge, prompts, 0), lambda bridge: record(bridge, prompts, [2])):
+        with pytest.raises(UnsupportedModelError, match="not known here"):
+            ask(odd)
+        ask(plain)
+
+
+WINDOWS = {
+    "mistral": {"sliding_window": 4},
+    "qwen2": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1, "layer_types": None},
+    "qwen3": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1, "layer_types": None},
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_window_runs_as_it_is_and_is_refused_where_attention_runs_by_itself(checkpoints, tmp_path, name):
+    folder = shutil.copytree(checkpoints[name], tmp_path / name)
+    config = json.loads((folder / "config.json").read_text()) | WINDOWS[name]
+    (folder / "config.json").write_text(json.dumps(config))
+    bridge, tokens = load_model(folder), random_prompts().tokens
+    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(bridge(tokens), plain(tokens).logits, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(bridge(tokens), load_model(checkpoints[name])(tokens), atol=1e-2)
+    if name == "qwen3":
+        return
+    for ask in (lambda prompts: suffix(bridge, prompts, 1), lambda prompts: record(bridge, prompts, [2])):
+        with pytest.raises(UnsupportedModelError, match="a window of 4 tokens, and these prompts have 9"):
+            ask(random_prompts())
+    config["sliding_window"] = 9
+    (folder / "config.json").write_text(json.dumps(config))
+    record(load_model(folder), random_prompts(), [2])

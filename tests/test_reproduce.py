@@ -55,19 +55,12 @@ def test_a_folder_in_gpt2s_format_goes_through_every_experiment(source, tmp_path
 def test_sharded_bfloat16_folders_of_other_families_too(family, source, tmp_path):
     folder = rehearsals.tiny(family, tmp_path / family, source)
     assert len(list(folder.glob("*.safetensors"))) > 1
-    done, quiet = {}, lambda line: None
-    for dtype, chapters in ((torch.float32, (1, 2, 3)), (torch.bfloat16, (4,))):
-        s = Subject(str(folder), quick=True, texts=TEXTS, dtype=dtype)
-        mine = [e for e in EXPERIMENTS if e.chapter in chapters]
-        results, failed = reproduce(s, mine, tmp_path / str(dtype), quiet)
-        done |= {path.stem: store.load(path) for path in results.glob("*.json")}
-        assert not failed
-    assert set(done) == {e.name for e in EXPERIMENTS}
-    with pytest.raises(OptionError, match="chapter 1 runs in float32. Run them apart"):
-        reproduce(s, EXPERIMENTS, tmp_path, quiet)
-    assert done["agreement"].about["dtype"] == "float32"
+    s = Subject(str(folder), quick=True, texts=TEXTS, dtype=torch.bfloat16)
+    results, failed = reproduce(s, EXPERIMENTS, tmp_path / "results", lambda line: None)
+    done = {path.stem: store.load(path) for path in results.glob("*.json")}
+    assert not failed and set(done) == {e.name for e in EXPERIMENTS}
     assert {name for name, r in done.items() if r.reason} <= NEEDS_INHIBITION
-    assert done["parts"].about["dtype"] == "bfloat16" and done["parts"].about["revision"] is None
+    assert all(r.about["dtype"] == "bfloat16" and r.about["revision"] is None for r in done.values())
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,21 @@
 """Composition at a distance, against Hugging Face's own rotary attention."""
 
+import json
+import shutil
+import sys
+
 import pytest
 import torch
-from conftest import build_model
+from conftest import LLAMA3, build_model
 
 from talking_heads_utils.channels.rotary import composition_at_distances, rotation
 from talking_heads_utils.channels.scores import compute_scores
-from talking_heads_utils.errors import LabelError, OptionError
+from talking_heads_utils.errors import CheckpointError, LabelError, OptionError, UnsupportedModelError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.heads import Rotary
 
-ROTARY = ["gpt_neox", "llama"]
+ROTARY = ["gpt_neox", "llama", "llama3", "qwen2"]
 PAIR = Component(0, 3, 1), Head(2, 1)
 
 
@@ -19,7 +23,7 @@ PAIR = Component(0, 3, 1), Head(2, 1)
 def test_the_rotation_is_that_of_the_model(checkpoints, family_name):
     """``q T(i - j) k`` equals the score of the rotated query at i and the rotated key at j."""
     model = build_model(family_name)
-    module = __import__(f"transformers.models.{family_name}.modeling_{family_name}", fromlist=["apply_rotary_pos_emb"])
+    module = sys.modules[type(model).__module__]
     weights = load_head_weights(checkpoints[family_name])
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(1, 1, 40, weights.d_head, generator=generator) for _ in range(2))
@@ -61,5 +65,39 @@ def test_bad_requests_are_clear_errors(checkpoints, small):
         composition_at_distances(weights, Component(2, 0, 0), Head(1, 0), "Q", torch.arange(2))
     with pytest.raises(LabelError, match="components are 0..5"):
         composition_at_distances(weights, Component(0, 0, 6), Head(1, 0), "Q", torch.arange(2))
-    with pytest.raises(OptionError, match="'llama3' are not known"):
-        rotation(Rotary(4, 1e4, "llama3"), torch.arange(2), 4)
+    with pytest.raises(UnsupportedModelError, match="'V'|kind \"V\""):
+        composition_at_distances(load_head_weights(checkpoints["qwen3"]), *PAIR, "Q", torch.arange(2))
+
+
+def rotary_of(folder, target, **changes):
+    """Out of a copy of a checkpoint whose config says something else."""
+    config = json.loads((shutil.copytree(folder, target) / "config.json").read_text())
+    config.pop("rope_parameters")
+    (target / "config.json").write_text(json.dumps(config | changes))
+    return load_head_weights(target).rotary
+
+
+def test_settings_are_read_under_either_name(checkpoints, tmp_path):
+    old = LLAMA3 | {"type": "llama3"}
+    old.pop("rope_type")
+    expected = load_head_weights(checkpoints["llama3"]).rotary
+    assert rotary_of(checkpoints["llama"], tmp_path / "old", rope_scaling=old, rope_theta=10000.0) == expected
+    plain = rotary_of(checkpoints["llama"], tmp_path / "plain", rope_theta=500.0)
+    linear = {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}
+    slowed = rotary_of(checkpoints["llama"], tmp_path / "linear", rope_parameters=linear)
+    assert plain.speeds == pytest.approx([500 ** (-i / 3) for i in range(3)]) and slowed.kind == "linear"
+    assert slowed.speeds == pytest.approx([speed / 4 for speed in plain.speeds])
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "yarn", "longrope"])
+def test_positions_that_change_with_the_length_are_refused_at_a_distance_alone(checkpoints, tmp_path, kind):
+    rotary = rotary_of(checkpoints["llama"], tmp_path / kind, rope_parameters={"rope_type": kind, "factor": 2.0})
+    assert rotary == Rotary((), kind)
+    with pytest.raises(UnsupportedModelError, match=f"{kind!r} change with a prompt's length"):
+        rotation(rotary, torch.arange(2), 6)
+
+
+def test_scaling_without_its_numbers_is_one_clear_error(checkpoints, tmp_path):
+    for i, changes in enumerate([{"rope_type": "llama3"}, {"rope_type": "linear", "factor": "x"}]):
+        with pytest.raises(CheckpointError, match="rotary settings make no sense"):
+            rotary_of(checkpoints["llama"], tmp_path / str(i), rope_parameters=changes)

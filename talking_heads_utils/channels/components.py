@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from talking_heads_utils.weights.families import check_bilinear
 from talking_heads_utils.weights.heads import HeadWeights
 
 
@@ -42,8 +43,10 @@ def ov_svd(weights: HeadWeights, layer: int) -> SVD:
 def qk_svd(weights: HeadWeights, layer: int) -> SVD:
     """Components of ``W_Q W_K^T``: U reads the query side, V the key side. Shapes as :func:`ov_svd`.
 
-    With rotary positions this is the product at distance 0.
+    With rotary positions this is the product at distance 0. Raises :class:`UnsupportedModelError` for a model that
+    normalises queries and keys.
     """
+    check_bilinear(weights.source)
     return factored_svd(weights.W_Q[layer], weights.W_K[layer][weights.kv_index].mT)
 
 

@@ -27,6 +27,7 @@ from talking_heads_utils.channels.components import is_empty, write_directions
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.progress import follow
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
+from talking_heads_utils.weights.families import check_bilinear
 from talking_heads_utils.weights.heads import HeadWeights
 
 _BLOCK_ELEMENTS = 1 << 21  # of the largest temporary, 8 MB in float32: what a core's cache still holds
@@ -77,8 +78,10 @@ def rank_by_reader(score: Float[Tensor, "*writers n_readers"]) -> Int[Tensor, "*
 def reading_maps(weights: HeadWeights, layer: int, kind: str) -> Float[Tensor, "n_heads d_model d_head"]:
     """Per reader head a matrix A with ``||v A|| = ||v M|| / ||M||`` for every v: M without its orthonormal end.
 
-    M = L R^T, and R = Q T with Q orthonormal, so ||v M|| = ||v L T^T||.
+    M = L R^T, and R = Q T with Q orthonormal, so ||v M|| = ||v L T^T||. Raises :class:`OptionError` for a kind that is
+    not there, :class:`UnsupportedModelError` for kinds Q and K of a model that normalises queries and keys.
     """
+    check_bilinear(weights.source, kind)
     W_Q, W_K, W_V, W_O = (W[layer] for W in (weights.W_Q, weights.W_K, weights.W_V, weights.W_O))
     kv = weights.kv_index
     if kind == "Q":
@@ -101,7 +104,11 @@ class ReaderMaps(NamedTuple):
 
 
 def reader_maps(weights: HeadWeights, layer: int, kinds: str) -> list[ReaderMaps]:
-    """The maps of a layer's heads for some kinds, in the order of the kinds, to be scored by :func:`score_readers`."""
+    """The maps of a layer's heads for some kinds, in the order of the kinds, to be scored by :func:`score_readers`.
+
+    Raises :class:`UnsupportedModelError` for kinds Q and K of a model that normalises queries and keys.
+    """
+    check_bilinear(weights.source, kinds)
     if weights.n_kv_heads == weights.n_heads:
         return [ReaderMaps(torch.cat([reading_maps(weights, layer, kind) for kind in kinds]))]
     return [
@@ -197,7 +204,8 @@ def iter_composition(
 
     Only pairs whose reader comes in a later layer are computed. ``layers`` restricts the readers,
     ``directions`` are those of ``write_directions`` if at hand.
-    Raises :class:`OptionError` for a kind or layer that is not there.
+    Raises :class:`OptionError` for a kind or layer that is not there, :class:`UnsupportedModelError` for kinds Q and K
+    of a model that normalises queries and keys.
     """
     kinds = check_kinds(kinds)
     layers = range(1, weights.n_layers) if layers is None else layers

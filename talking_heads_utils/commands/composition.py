@@ -15,6 +15,8 @@ examples:
   python -m talking_heads_utils composition --weights gpt2 --out heads.parquet --head-level
   python -m talking_heads_utils composition --weights meta-llama/Meta-Llama-3-8B --out llama.parquet --top 64 --stream
 
+A model that normalises queries and keys (qwen3) has no matrix W_Q W_K^T: only --kinds V can be had of it.
+
 --stream is for checkpoints that do not fit in memory: a few reader layers are held at a time and every earlier layer is
 read from its shard. Stopped at any point, also by kill -9, the same command goes on from the last finished reader layer
 (they wait in FILE.parquet.parts); changed options or weights are refused. --readers scores some reader layers only.
@@ -60,7 +62,8 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=_named,
         metavar="FOLDER_OR_ID",
-        help=f"a checkpoint folder or Hub id: gpt2, gpt_neox or llama family (default: ${GPT2_VARIABLE}, else gpt2)",
+        help="a checkpoint folder or Hub id of the family gpt2, gpt_neox, llama, mistral, qwen2 or qwen3, of qwen3 for "
+        f"values alone (default: ${GPT2_VARIABLE}, else gpt2)",
     )
     parser.add_argument("--revision", help="commit, tag or branch of a Hub id")
 
@@ -108,8 +111,10 @@ def _in_memory(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, st
     from talking_heads_utils.channels.tables import write_table
     from talking_heads_utils.provenance import describe_weights
     from talking_heads_utils.weights.checkpoints import load_head_weights
+    from talking_heads_utils.weights.families import check_bilinear
 
     weights = load_head_weights(args.weights or gpt2_source(), revision=args.revision)
+    check_bilinear(weights.source, about["kinds"])
     readers = args.readers or range(1, weights.n_layers)
     directions, S = write_directions(weights)
     blocks = iter_composition(
@@ -124,9 +129,11 @@ def _streamed(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, str
     from talking_heads_utils.channels.composition import check_readers
     from talking_heads_utils.channels.streaming import describe_checkpoint, stream_table
     from talking_heads_utils.weights.checkpoints import open_checkpoint
-    from talking_heads_utils.weights.heads import describe
+    from talking_heads_utils.weights.families import check_bilinear
+    from talking_heads_utils.weights.heads import Source, describe
 
     checkpoint = open_checkpoint(args.weights or gpt2_source(), args.revision)
+    check_bilinear(Source(checkpoint.name, checkpoint.family.name), about["kinds"])
     n_layers = checkpoint.shape.n_layers
     readers = check_readers(args.readers or range(1, n_layers), n_layers, checkpoint.name)
     about = describe_checkpoint(checkpoint) | about

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", type=shard_of, default=(0, 1), metavar="I/N", help="a part of the experiments")
     parser.add_argument("--texts", type=Path, metavar="FILE", help="running text in place of Open Web Text")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of chapter 4's model (default: float32)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model (default: float32)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"of prompts and controls (default: {SEED})")
 
 

@@ -21,6 +21,7 @@ from talking_heads_utils.channels.components import factored_svd, is_empty
 from talking_heads_utils.editing.edits import OV, SET, Change, Edit
 from talking_heads_utils.errors import EditError
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.weights.families import check_bilinear
 from talking_heads_utils.weights.heads import HeadWeights
 
 
@@ -40,13 +41,15 @@ def direction(
     """Where an OV component writes, or what a QK component's query reads: a unit vector in float64, its largest entry
     positive, and the singular value.
 
-    Raises :class:`EditError` for a component that is zero: it has no direction.
+    Raises :class:`EditError` for a component that is zero: it has no direction, and :class:`UnsupportedModelError` for
+    a QK component of a model that normalises queries and keys.
     """
     layer, head = component.layer, component.head
     kv = int(weights.kv_index[head])
     if matrix == OV:
         left, right = weights.W_V[layer, kv], weights.W_O[layer, head]
     else:
+        check_bilinear(weights.source)
         left, right = weights.W_Q[layer, head], weights.W_K[layer, kv].mT
     svd = factored_svd(left.double(), right.double())
     if is_empty(svd.S.to(weights.W_O.dtype))[component.component]:

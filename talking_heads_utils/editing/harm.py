@@ -15,6 +15,7 @@ from talking_heads_utils.editing.apply import apply
 from talking_heads_utils.editing.edits import Edit
 from talking_heads_utils.editing.upper import Upper
 from talking_heads_utils.runs import batches
+from talking_heads_utils.runs.layers import wide
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -81,7 +82,7 @@ def text_harm(
 def _run(bridge: TransformerBridge, tokens: Tensor) -> tuple[Tensor, Float[Tensor, "n layers heads n_pos n_pos"]]:
     logits, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_pattern"))
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(bridge.cfg.n_layers)]
-    return logits.log_softmax(-1), torch.stack([cache[name] for name in names], 1)
+    return wide(logits).log_softmax(-1), torch.stack([wide(cache[name]) for name in names], 1)
 
 
 def _loss(

@@ -142,7 +142,7 @@ class Bench:
 
 def bench(
     name: str, *, n_items: int, n_prompts: int = 60, n_components: int = 6, n_draws: int = 3, seed: int = SEED,
-    device: str = "cpu", mover: Head | None = None,
+    device: str = "cpu", dtype: torch.dtype = torch.float32, mover: Head | None = None,
 ) -> Bench:  # fmt: skip
     """Find the components of a mover's channel on the selection half, and without ``mover`` that mover; draw random
     components beside them.
@@ -155,7 +155,7 @@ def bench(
             f"A bench needs one component and one random draw at least, not {n_components} and {n_draws}: "
             "no edit stands without its control."
         )
-    bridge, tokenizer = load_with_tokenizer(name, device)
+    bridge, tokenizer = load_with_tokenizer(name, device, dtype)
     prompts = build_laundry(tokenizer, n_items, 2 * n_prompts, seed)
     mover = mover or roles_on_lists(bridge, prompts, seed=seed).movers[0]
     recording = record(bridge, halves(prompts)[0], [mover.layer])

@@ -146,7 +146,7 @@ def attention_to_answers(bridge: TransformerBridge, prompts: PromptSet, layers: 
     even = torch.stack([(j + 1) / (at + 1) for j, at in enumerate(asked)]).mean().item()
     table = []
     for name, layer in names.items():
-        pattern = cache[name].cpu()
+        pattern = cache[name].float().cpu()
         to = {kind: torch.zeros(len(prompts), pattern.shape[1]) for kind in "yx"}
         for j, at in enumerate(asked, 1):
             for kind, total in to.items():

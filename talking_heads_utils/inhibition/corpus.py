@@ -14,7 +14,7 @@ from torch import Tensor
 from talking_heads_utils.errors import DownloadError, TaskError
 from talking_heads_utils.labels import Component
 from talking_heads_utils.runs import batches
-from talking_heads_utils.runs.layers import attention_layer
+from talking_heads_utils.runs.layers import attention_layer, wide
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.ioi import draw_ioi
 from talking_heads_utils.tasks.laundry import draw_laundry
@@ -123,7 +123,7 @@ def activity(
         found = []
         for c in components:
             attention = at[c.layer]
-            z = cache[f"blocks.{c.layer}.attn.hook_z"][:, :, c.head] - attention.b_V[attention.kv_index[c.head]]
+            z = wide(cache[f"blocks.{c.layer}.attn.hook_z"][:, :, c.head]) - attention.b_V[attention.kv_index[c.head]]
             found.append((z @ attention.W_O[c.head] @ directions[c.layer, c.head, c.component]).abs())
         parts.append(torch.stack(found))
     active = torch.cat(parts, 1)

@@ -132,15 +132,18 @@ class Study:
         return self.ranked[:n]
 
 
-def study(name: str, *, n_items: int, n_prompts: int = 400, seed: int = SEED, device: str = "cpu") -> Study:
+def study(
+    name: str, *, n_items: int, n_prompts: int = 400, seed: int = SEED, device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Study:  # fmt: skip
     """A model by name (also :data:`CONTROL`) with lists of ``n_items``."""
     from talking_heads_utils.planted import plant
 
     if name in (PLANTED, CONTROL):
         truth = plant(channel=name == PLANTED, seed=seed)
-        bridge, tokenizer = moved(truth.bridge, check_device(device)), truth.tokenizer
+        bridge, tokenizer = moved(truth.bridge, check_device(device), dtype), truth.tokenizer
     else:
-        bridge = load_model(name, device)
+        bridge = load_model(name, device, dtype)
         tokenizer = bridge.tokenizer
     return Study(name, bridge, tokenizer, build_laundry(tokenizer, n_items, n_prompts, seed), seed)
 

@@ -77,21 +77,22 @@ class Subject:
     def study(self) -> inhibition.Study:
         """Chapter 1's."""
         return inhibition.study(
-            self.model, n_items=N_ITEMS, n_prompts=self.n(400), seed=self.seed, device=self.device
+            self.model, n_items=N_ITEMS, n_prompts=self.n(400), seed=self.seed, device=self.device, dtype=self.dtype
         )  # fmt: skip
 
     @cached_property
     def channel(self) -> positional.Channel:
         """Chapter 2's."""
-        return positional.channel(self.model, seed=self.seed, device=self.device)
+        return positional.channel(self.model, seed=self.seed, device=self.device, dtype=self.dtype)
 
     @cached_property
     def bench(self) -> editing.Bench:
         """Chapter 3's."""
         size = dict(n_components=3, n_draws=1) if self.quick else dict(n_components=6, n_draws=2)
         return editing.bench(
-            self.model, n_items=self.crowded, n_prompts=self.n(80), seed=self.seed, device=self.device, **size
-        )
+            self.model, n_items=self.crowded, n_prompts=self.n(80), seed=self.seed, device=self.device,
+            dtype=self.dtype, **size,
+        )  # fmt: skip
 
     @cached_property
     def tried(self) -> list[editing.Row]:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from talking_heads_utils.errors import DownloadError, OptionError, ResultError, TaskError, UnsupportedModelError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.reproduce import store
@@ -43,13 +41,8 @@ def reproduce(
 
     An experiment that the model cannot do (a tokenizer that splits numbers, no mover, another kind of attention) is
     finished: its result says so.
-    Raises :class:`ResultError` where other results are in the way, and :class:`OptionError` for another dtype than
-    float32 with chapters that run in it alone.
+    Raises :class:`ResultError` where other results are in the way.
     """
-    if s.dtype != torch.float32 and (in_single := sorted({e.chapter for e in experiments} - {4})):
-        raise OptionError(
-            f"--dtype is chapter 4's; chapter {in_single[0]} runs in float32. Run them apart: --chapters 4 --dtype ..."
-        )
     key = store.key_of(s)
     folder, failed = store.folder_of(root, s, key), []
     left = [e for e in experiments if not store.is_done(folder / f"{e.name}.json", key | {"experiment": e.name})]

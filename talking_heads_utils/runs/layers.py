@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+# How far our own layers may end from the model's own run: of attention patterns and of a last stream's length. Half
+# precision rounds every step of that run to 11 bits or to 8; in it patterns are compared by the mean of their total
+# variation distance, for a single one may be off by ten times as much where a score is large.
+TOLERANCE = 1e-3
+HALF_TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+def wide(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In single precision at least, without its gradient: what closed forms are computed in, whatever the model's."""
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class Norm:
     """A norm without its scale: ``LayerNorm`` centres and divides, ``RMSNorm`` divides, ``none`` does nothing."""
@@ -72,23 +84,23 @@ def norm_without_scale(bridge: TransformerBridge) -> Norm:
 
 
 def attention_layer(bridge: TransformerBridge, layer: int) -> AttentionLayer:
-    """The attention weights of one layer of a loaded model, in the model's own dtype."""
+    """The attention weights of one layer of a loaded model, in single precision at least."""
     block = bridge.blocks[layer]
     attn, ln = block.attn, getattr(block, "ln1", None)
     scale, bias = getattr(ln, "weight", None), getattr(ln, "bias", None)
     folded = {}
     for name in "QKV":
-        W = getattr(attn, f"W_{name}").detach()
+        W = wide(getattr(attn, f"W_{name}"))
         b = getattr(attn, f"b_{name}", None)
-        b = W.new_zeros(W.shape[0], W.shape[2]) if b is None else b.detach()
-        folded[f"b_{name}"] = b if bias is None else b + bias.detach() @ W
-        folded[f"W_{name}"] = W if scale is None else W * scale.detach()[:, None]
-    W_O, b_O = attn.W_O.detach(), attn.b_O
+        b = W.new_zeros(W.shape[0], W.shape[2]) if b is None else wide(b)
+        folded[f"b_{name}"] = b if bias is None else b + wide(bias) @ W
+        folded[f"W_{name}"] = W if scale is None else W * wide(scale)[:, None]
+    W_O, b_O = wide(attn.W_O), attn.b_O
     n_heads, n_kv_heads = len(folded["W_Q"]), len(folded["W_K"])
     return AttentionLayer(
         norm=norm_without_scale(bridge),
         W_O=W_O,
-        b_O=W_O.new_zeros(W_O.shape[-1]) if b_O is None else b_O.detach(),
+        b_O=W_O.new_zeros(W_O.shape[-1]) if b_O is None else wide(b_O),
         kv_index=grouped_index(n_heads, n_kv_heads).to(W_O.device),
         **folded,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,15 +14,23 @@ from talking_heads_utils.channels.components import write_directions
 from talking_heads_utils.channels.rotary import turn
 from talking_heads_utils.errors import OptionError, UnsupportedModelError
 from talking_heads_utils.runs import batches
-from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, attention_of, norm_without_scale
+from talking_heads_utils.runs.layers import (
+    HALF_TOLERANCES,
+    TOLERANCE,
+    AttentionLayer,
+    Norm,
+    attention_layer,
+    attention_of,
+    norm_without_scale,
+    project,
+    wide,
+)
 from talking_heads_utils.tasks.prompts import PromptSet
-from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.bridge import check_attention, head_weights_from_bridge
 from talking_heads_utils.weights.heads import HeadWeights
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-TOLERANCE = 1e-3  # between a recorded attention pattern and the one that the weights give
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class ReaderLayer:
 
 @dataclass(frozen=True)
 class Recording:
-    """A forward pass over n ``prompts``, kept as far as closed forms need it.
+    """A forward pass over n ``prompts``, kept as far as closed forms need it, in single precision.
 
     readers: the layers that were asked for, by their number.
     writes: layer -> ``z`` of every head at every position, without value biases; :meth:`write` makes writes of it.
@@ -107,25 +115,29 @@ class Recording:
 def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int], *, batch: int = 64) -> Recording:
     """Run ``prompts`` once and keep what readers in ``layers`` and all heads below them did.
 
-    Raises :class:`OptionError` for no layer or one that has none below it, and for a model in half precision, and
-    :class:`UnsupportedModelError` where the recorded patterns are not those that the weights give (a kind of attention
-    that is not known here).
+    Of a model in half precision the residual stream and what lower heads write are kept as it has them; queries, keys,
+    values and patterns of the readers are computed from the stream in single precision, so that closed forms start from
+    the same rounding as they end with.
+
+    Raises :class:`OptionError` for no layer or one that has none below it, and :class:`UnsupportedModelError` where the
+    recorded patterns are not those that the weights give, up to :data:`~talking_heads_utils.runs.layers.TOLERANCE`
+    or that of half precision: queries and keys that are normalised, a window shorter than the prompts, another kind of
+    attention that is not known here.
     """
     n_layers = bridge.cfg.n_layers
     if not layers:
         raise OptionError(f"{bridge.cfg.model_name} has {n_layers} layer, so no head has an earlier one to read.")
-    if bridge.cfg.dtype != torch.float32:
-        raise OptionError(f"Recordings need single precision: load {bridge.cfg.model_name} with dtype=torch.float32.")
     if bad := [layer for layer in layers if not 0 < layer < n_layers]:
         raise OptionError(f"Layer {bad[0]} has no earlier writer: readers are in layers 1..{n_layers - 1}.")
-    weights = head_weights_from_bridge(bridge)
+    check_attention(bridge, prompts.tokens.shape[1])
+    weights, dtype = head_weights_from_bridge(bridge), bridge.W_U.dtype
     directions, S = write_directions(weights)
     names = _hook_names(layers)
     kept: dict[str, list[Tensor]] = {}
     for rows in batches.blocks(len(prompts), batch):
         part = prompts.select(rows)
         for name, tensor in _run(bridge, part, names, n_layers).items():
-            kept.setdefault(name, []).append(tensor)
+            kept.setdefault(name, []).append(wide(tensor))
     found = {name: torch.cat(parts) for name, parts in kept.items()}
     readers = {layer: _reader(attention_layer(bridge, layer), found, layer) for layer in layers}
     writes = {layer: found[f"blocks.{layer}.attn.hook_z"] for layer in range(max(layers))}
@@ -133,12 +145,14 @@ def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int],
         bias = attention_layer(bridge, layer)
         writes[layer] = writes[layer] - bias.b_V[bias.kv_index]
     scale = getattr(bridge.ln_final, "weight", None)
-    unembed = bridge.W_U.detach() if scale is None else bridge.W_U.detach() * scale.detach()[:, None]
+    unembed = wide(bridge.W_U) if scale is None else wide(bridge.W_U) * wide(scale)[:, None]
     recording = Recording(
         prompts, weights, readers, writes, directions, S, found["final"], found["logits"], unembed,
         norm_without_scale(bridge),
     )  # fmt: skip
-    _check_patterns(recording)
+    if dtype in HALF_TOLERANCES:
+        recording = replace(recording, readers={layer: _in_single(recording, layer) for layer in layers})
+    _check_patterns(recording, {layer: reader.pattern for layer, reader in readers.items()}, dtype)
     return recording
 
 
@@ -173,6 +187,20 @@ def _reader(weights: AttentionLayer, found: dict[str, Tensor], layer: int) -> Re
     return ReaderLayer(weights, found[f"{at}.hook_resid_pre"], query, keys, values, pattern)
 
 
+def _in_single(recording: Recording, layer: int) -> ReaderLayer:
+    """A reader with queries, keys, values and pattern of its recorded stream, without the model's rounding."""
+    reader = recording.reader(layer)
+    at, normed = reader.weights, reader.weights.norm(reader.resid)
+    reader = replace(
+        reader,
+        query=project(normed[recording.rows, recording.end], at.W_Q, at.b_Q),
+        keys=project(normed, at.W_K, at.b_K),
+        values=project(normed, at.W_V, at.b_V),
+    )
+    keys = keys_seen(replace(recording, readers={layer: reader}), layer)
+    return replace(reader, pattern=pattern_of(reader.query, keys, recording.visible))
+
+
 def keys_seen(recording: Recording, layer: int) -> Float[Tensor, "n n_pos n_heads d_head"]:
     """Keys as the unrotated query at ``end`` meets them: a score is their plain product over sqrt(d_head)."""
     reader = recording.reader(layer)
@@ -188,11 +216,14 @@ def pattern_of(
     return attention_of(torch.einsum("nhd,nphd->nhp", query, keys), query.shape[-1], visible[:, None])
 
 
-def _check_patterns(recording: Recording) -> None:
+def _check_patterns(recording: Recording, own: Mapping[int, Tensor], dtype: torch.dtype) -> None:
+    """Raises :class:`UnsupportedModelError` where the weights give other patterns than the model's ``own``."""
+    half = dtype in HALF_TOLERANCES
     for layer, reader in recording.readers.items():
         again = pattern_of(reader.query, keys_seen(recording, layer), recording.visible)
-        gap = (again - reader.pattern).abs().max().item()
-        if not gap < TOLERANCE:
+        apart = (again - own[layer]).abs()
+        gap = (apart.sum(-1).mean() / 2 if half else apart.max()).item()
+        if not gap < HALF_TOLERANCES.get(dtype, TOLERANCE):
             raise UnsupportedModelError(
                 f"{recording.weights.source.name} attends in a way that is not known here: in layer {layer} its "
                 f"patterns differ from those of its weights by {gap:.1e}. The closed forms would be wrong."

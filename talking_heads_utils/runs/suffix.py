@@ -18,16 +18,24 @@ from torch import Tensor
 from talking_heads_utils.channels.rotary import turn
 from talking_heads_utils.errors import ModelError, OptionError, UnsupportedModelError
 from talking_heads_utils.runs import batches
-from talking_heads_utils.runs.layers import AttentionLayer, Norm, attention_layer, norm_without_scale, project
+from talking_heads_utils.runs.layers import (
+    HALF_TOLERANCES,
+    TOLERANCE,
+    AttentionLayer,
+    Norm,
+    attention_layer,
+    norm_without_scale,
+    project,
+    wide,
+)
 from talking_heads_utils.tasks.prompts import PromptSet
-from talking_heads_utils.weights.bridge import rotary_of
+from talking_heads_utils.weights.bridge import check_attention, rotary_of
 from talking_heads_utils.weights.heads import Rotary
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
-TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1  # of the final stream, against the model's own run; in half precision
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
@@ -52,7 +60,8 @@ class SuffixLayer:
 
 @dataclass(frozen=True)
 class Suffix:
-    """The layers from ``start`` on, for the last token of every prompt.
+    """The layers from ``start`` on, for the last token of every prompt: the stream, attention and logits in single
+    precision, whatever the model's; an MLP in the model's own.
 
     resid: ``resid_pre`` of layer ``start`` at ``end``, ``[n, d_model]``. stream: the same at every position, kept
     instead of keys and values by :func:`stream`.
@@ -166,9 +175,9 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
     run does, which hooks would prevent.
 
     Raises :class:`OptionError` for a layer that is not there, :class:`UnsupportedModelError` for a model whose layers
-    do something that is not known here.
+    do something that is not known here: queries and keys that are normalised, a window shorter than the prompts.
     """
-    _check(bridge, start)
+    _check(bridge, prompts, start)
     n_layers, rotary = bridge.cfg.n_layers, rotary_of(bridge)
     first, last = f"blocks.{start}.hook_resid_pre", f"blocks.{n_layers - 1}.hook_resid_post"
     names = {f"blocks.{layer}.attn.hook_{name}" for layer in range(start, n_layers) for name in "kv"}
@@ -181,16 +190,15 @@ def suffix(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
         layers.append(_layer(bridge, layer, keys.transpose(1, 2), values.transpose(1, 2)))
     made = _assemble(bridge, prompts, start, layers, found[first])
     if check:
-        _check_last(made, found[last], bridge.cfg.model_name)
+        _check_last(made, found[last], bridge.cfg.model_name, HALF_TOLERANCES.get(bridge.W_U.dtype, TOLERANCE))
     return made
 
 
-def _check_last(made: Suffix, last: Float[Tensor, "n d_model"], name: str) -> None:
+def _check_last(made: Suffix, last: Float[Tensor, "n d_model"], name: str, tolerance: float) -> None:
     """Raises :class:`UnsupportedModelError` where the layers give another final stream than the model's own run did."""
     some = slice(0, 2)
-    expected = last[some].float()
-    gap = made.final(made.resid[some, None], rows=some)[:, 0].float() - expected
-    tolerance = TOLERANCE if last.dtype == torch.float32 else HALF_TOLERANCE
+    expected = last[some]
+    gap = made.final(made.resid[some, None], rows=some)[:, 0] - expected
     if not gap.norm() < tolerance * expected.norm():
         raise UnsupportedModelError(
             f"{name} works in a way that is not known here: its layers, run one by one on the last token, end "
@@ -203,17 +211,17 @@ def stream(bridge: TransformerBridge, prompts: PromptSet, start: int, *, batch: 
     """Run ``prompts`` up to layer ``start`` and keep what enters it at every position, for whatever runs the layers
     from there on anew. No key or value is kept: :meth:`Suffix.final` needs :func:`suffix`.
 
-    Raises :class:`OptionError` for a layer that is not there.
+    Raises as :func:`suffix` does, but for what only a whole run shows.
     """
-    _check(bridge, start)
+    _check(bridge, prompts, start)
     tokens = prompts.tokens.to(bridge.cfg.device)
     rows = batches.blocks(len(tokens), batch)
-    resid = torch.cat([bridge(tokens[part], stop_at_layer=start) for part in rows])
+    resid = torch.cat([wide(bridge(tokens[part], stop_at_layer=start)) for part in rows])
     layers = [_layer(bridge, layer, None, None) for layer in range(start, bridge.cfg.n_layers)]
     return replace(_assemble(bridge, prompts, start, layers, _at_end(resid, prompts)), stream=resid)
 
 
-def _check(bridge: TransformerBridge, start: int) -> None:
+def _check(bridge: TransformerBridge, prompts: PromptSet, start: int) -> None:
     if not 0 <= start < bridge.cfg.n_layers:
         raise OptionError(f"No layer {start}: {bridge.cfg.model_name} has layers 0..{bridge.cfg.n_layers - 1}.")
     if len(devices := {str(p.device) for p in bridge.parameters()}) > 1:
@@ -221,6 +229,7 @@ def _check(bridge: TransformerBridge, start: int) -> None:
             f"{bridge.cfg.model_name} is spread over {', '.join(sorted(devices))}; single layers are run on one. "
             "Load it on one device, with dtype=torch.bfloat16 if it must be smaller."
         )
+    check_attention(bridge, prompts.tokens.shape[1])
 
 
 def _assemble(
@@ -231,9 +240,9 @@ def _assemble(
     resid: Float[Tensor, "n d_model"],
 ) -> Suffix:
     end = prompts.positions["end"].to(bridge.cfg.device)
-    W_U, b_U = bridge.W_U.detach(), bridge.unembed.b_U
+    W_U, b_U = wide(bridge.W_U), bridge.unembed.b_U
     scale, bias = (getattr(bridge.ln_final, name, None) for name in ("weight", "bias"))
-    unembed_bias = W_U.new_zeros(W_U.shape[1]) if b_U is None else b_U.detach()
+    unembed_bias = W_U.new_zeros(W_U.shape[1]) if b_U is None else wide(b_U)
     return Suffix(
         start=start,
         layers=layers,
@@ -243,8 +252,8 @@ def _assemble(
         norm=norm_without_scale(bridge),
         parallel=bool(getattr(bridge.cfg, "parallel_attn_mlp", False)),
         rotary=rotary_of(bridge),
-        unembed=W_U if scale is None else W_U * scale.detach()[:, None],
-        unembed_bias=unembed_bias if bias is None else unembed_bias + bias.detach() @ W_U,
+        unembed=W_U if scale is None else W_U * wide(scale)[:, None],
+        unembed_bias=unembed_bias if bias is None else unembed_bias + wide(bias) @ W_U,
     )
 
 
@@ -258,7 +267,7 @@ def _run(
         part = prompts.select(rows)
         _, cache = bridge.run_with_cache(part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in kept)
         for name in kept:
-            kept[name].append(_at_end(cache[name], part) if name in at_end else cache[name])
+            kept[name].append(wide(_at_end(cache[name], part) if name in at_end else cache[name]))
     return {name: torch.cat(parts) for name, parts in kept.items()}
 
 
@@ -275,16 +284,20 @@ def _layer(bridge: TransformerBridge, layer: int, keys: Tensor | None, values: T
         keys,
         values,
         _mlp(bridge, block),
-        None if scale is None else scale.detach(),
-        None if bias is None else bias.detach(),
+        None if scale is None else wide(scale),
+        None if bias is None else wide(bias),
     )
 
 
 def _mlp(bridge: TransformerBridge, block: torch.nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """A layer's MLP. Where it is two products around a GELU, GPT-2's tanh form runs in one kernel instead of eight."""
+    """A layer's MLP, in the model's own dtype within. Where it is two products around a GELU, GPT-2's tanh form runs in
+    one kernel instead of eight."""
     mlp = getattr(block, "mlp", None)
     if mlp is None:
         return None
+    own = bridge.W_U.dtype
+    if own in HALF_TOLERANCES:
+        return lambda x: mlp(x.to(own)).to(x)
     if bridge.cfg.act_fn not in _GELU or getattr(bridge.cfg, "gated_mlp", False) or not hasattr(mlp, "W_in"):
         return mlp
     W_in, b_in, W_out, b_out = (getattr(mlp, name).detach() for name in ("W_in", "b_in", "W_out", "b_out"))

@@ -65,7 +65,7 @@ def write_vectors(bridge: TransformerBridge, writers: Sequence[Component]) -> Fl
             raise LabelError(f"{writer} writes nothing: its singular value is zero. Choose an earlier component.")
         v = svd.V[writer.head, :, writer.component]
         found.append(v * v[v.abs().argmax()].sign())
-    return torch.stack(found).to(bridge.W_U)
+    return torch.stack(found)
 
 
 def random_directions(n: int, k: int, d_model: int, seed: int = SEED) -> Float[Tensor, "n k d_model"]:

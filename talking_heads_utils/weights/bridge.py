@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from talking_heads_utils.errors import CheckpointError, ProcessingError
-from talking_heads_utils.weights.families import family_of
+from talking_heads_utils.errors import CheckpointError, ProcessingError, UnsupportedModelError
+from talking_heads_utils.weights.families import check_bilinear, family_of
 from talking_heads_utils.weights.heads import (
     LAYER_NORM,
     NO_NORM,
@@ -81,6 +81,20 @@ def _family_and_rotary(bridge: TransformerBridge) -> tuple[str, Rotary | None]:
 def rotary_of(bridge: TransformerBridge) -> Rotary | None:
     """The rotary positions of a loaded model, None where it has none."""
     return _family_and_rotary(bridge)[1]
+
+
+def check_attention(bridge: TransformerBridge, n_pos: int) -> None:
+    """Raises :class:`UnsupportedModelError` where attention over ``n_pos`` tokens does not follow from a head's weights
+    alone: queries and keys that are normalised, a window that is shorter than the prompts."""
+    name = str(bridge.cfg.model_name)
+    check_bilinear(Source(name, _family_and_rotary(bridge)[0]))
+    config = getattr(bridge.original_model, "config", None)
+    window, kinds = (getattr(config, part, None) for part in ("sliding_window", "layer_types"))
+    if window is not None and (kinds is None or "sliding_attention" in kinds) and n_pos > window:
+        raise UnsupportedModelError(
+            f"{name} attends within a window of {window} tokens, and these prompts have {n_pos}: what runs its "
+            f"attention by itself knows whole attention only. Take prompts of {window} tokens at most."
+        )
 
 
 def _raw_layers(bridge: TransformerBridge, dtype: torch.dtype) -> Iterator[RawLayer]:

@@ -87,9 +87,9 @@ def load_head_weights(
 ) -> HeadWeights:
     """Read the attention weights of a checkpoint folder or a Hub id (``gpt2``, ``EleutherAI/pythia-160m``).
 
-    Reads just the attention tensors, from ``model.safetensors`` or the shards of its index, for the families
-    ``gpt2``, ``gpt_neox`` and ``llama``. Raises :class:`CheckpointError` for a folder that is missing, partial,
-    not finite or of an unknown family, and :class:`DownloadError` if the Hub cannot be reached.
+    Reads just the attention tensors, from ``model.safetensors`` or the shards of its index, for the families of
+    :func:`~talking_heads_utils.weights.families.families_table`. Raises :class:`CheckpointError` for a folder that is
+    missing, partial, not finite or of an unknown family, and :class:`DownloadError` if the Hub cannot be reached.
     """
     checkpoint = open_checkpoint(name_or_folder, revision)
     return assemble(

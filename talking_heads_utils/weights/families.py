@@ -1,7 +1,9 @@
 """How each family of checkpoint names and lays out its attention tensors. Adding a family is adding one entry.
 
-Sources: the Hugging Face implementations ``GPT2Attention`` (Conv1D, [in, out]), ``GPTNeoXAttention``
-(heads interleaved as [n_heads, 3, d_head]) and ``LlamaAttention`` (grouped keys and values).
+:func:`families_table` says what can be had of each. Sources: the Hugging Face implementations ``GPT2Attention``
+(Conv1D, [in, out]), ``GPTNeoXAttention`` (heads interleaved as [n_heads, 3, d_head]), ``LlamaAttention`` and
+``MistralAttention`` (grouped keys and values), ``Qwen2Attention`` (the same with biases of queries, keys and values)
+and ``Qwen3Attention`` (queries and keys normalised).
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from typing import Any
 
 from torch import Tensor
 
-from talking_heads_utils.errors import CheckpointError
-from talking_heads_utils.weights.heads import LAYER_NORM, RMS_NORM, RawLayer, Rotary
+from talking_heads_utils.errors import CheckpointError, UnsupportedModelError
+from talking_heads_utils.weights.heads import LAYER_NORM, RMS_NORM, RawLayer, Rotary, Source
 
 Config = Mapping[str, Any]
+FIXED_SPEEDS = ("default", "linear", "llama3")  # kinds of rotary positions that no prompt's length changes
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Family:
-    """One family: its tensors by part (``{layer}`` is filled in), how to read its config and how to unpack a layer."""
+    """One family: its tensors by part (``{layer}`` is filled in), how to read its config and how to unpack a layer.
+
+    models: some that belong to it. qk_norm: whether queries and keys are normalised, each by its own length: a score is
+    then no bilinear form of what the two read.
+    """
 
     name: str
     norm: str
@@ -52,6 +59,8 @@ class Family:
     sizes: Callable[[Shape], dict[str, tuple[int, ...]]]
     unpack: Callable[[Mapping[str, Tensor], Shape], RawLayer]
     rotary: Callable[[Config, Shape], Rotary | None]
+    models: str
+    qk_norm: bool = False
 
     def tensor_names(self, layer: int) -> dict[str, str]:
         """Part -> tensor name, without the prefix."""
@@ -115,15 +124,8 @@ def _neox_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 def _llama_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
     d, inner, shared = shape.d_model, shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
-    sizes = {
-        "q": (inner, d),
-        "k": (shared, d),
-        "v": (shared, d),
-        "v_bias": (shared,),
-        "out": (d, inner),
-        "out_bias": (d,),
-    }
-    return sizes | _norm_sizes(d)
+    biases = {"q_bias": (inner,), "k_bias": (shared,), "v_bias": (shared,), "out_bias": (d,)}
+    return {"q": (inner, d), "k": (shared, d), "v": (shared, d), "out": (d, inner)} | biases | _norm_sizes(d)
 
 
 def _unpack_neox(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
@@ -137,27 +139,83 @@ def _unpack_neox(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
 
 
 def _unpack_llama(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
+    b_Q = t["q_bias"].unflatten(0, (shape.n_heads, -1)) if "q_bias" in t else None
     b_V = t["v_bias"].unflatten(0, (shape.n_kv_heads, -1)) if "v_bias" in t else None
     return RawLayer(
         _heads_in(t["q"].T, shape.n_heads),
         _heads_in(t["k"].T, shape.n_kv_heads),
         _heads_in(t["v"].T, shape.n_kv_heads),
         _heads_out(t["out"].T, shape.n_heads),
-        b_V=b_V, b_O=t.get("out_bias"), ln_scale=t["ln"],
+        b_V=b_V, b_O=t.get("out_bias"), ln_scale=t["ln"], b_Q=b_Q,
     )  # fmt: skip
 
 
 def _rotary(config: Config, shape: Shape) -> Rotary:
-    """Rotary settings under their new name (``rope_parameters``) or their older ones."""
-    new, scaling = (config.get(name) or {} for name in ("rope_parameters", "rope_scaling"))
+    """Rotary settings under their new name (``rope_parameters``) or their older ones; speeds by transformers."""
+    scaling, new = (config.get(name) or {} for name in ("rope_scaling", "rope_parameters"))
     if not isinstance(new, Mapping) or not isinstance(scaling, Mapping):
         raise CheckpointError("The config's rotary settings are no table of names and values.")
-    kind = new.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-    base = new.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or 10000.0
-    share = new.get("partial_rotary_factor") or config.get("rotary_pct") or 1.0
+    found = dict(scaling or new)  # as transformers takes them: of the two, the older
+    kind = str(found.get("rope_type") or found.get("type") or "default")
+    base = found.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or 10000.0
+    share = found.get("partial_rotary_factor") or config.get("rotary_pct") or 1.0
     if not all(isinstance(value, int | float) and 0 < value < math.inf for value in (base, share)):
         raise CheckpointError(f"The config's rotary settings make no sense: base {base!r}, share of d_head {share!r}.")
-    return Rotary(dim=int(shape.d_head * share), base=float(base), kind=str(kind))
+    if kind not in FIXED_SPEEDS:
+        return Rotary((), kind)
+    found |= {"rope_type": kind, "rope_theta": float(base), "partial_rotary_factor": share}
+    return Rotary(_speeds(found, shape.d_head, config.get("max_position_embeddings")), kind)
+
+
+def _speeds(settings: dict[str, Any], d_head: int, longest: Any) -> tuple[float, ...]:
+    """Inverse frequencies by transformers' own functions. Its table has none for unscaled ones: they are the linear
+    ones scaled by one. Raises :class:`CheckpointError` for settings that it does not take."""
+    from transformers import PreTrainedConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    kind = settings["rope_type"]
+    settings |= {"rope_type": "linear", "factor": 1.0} if kind == "default" else {}
+    try:
+        config = PreTrainedConfig(head_dim=d_head, max_position_embeddings=longest, rope_parameters=settings)
+        speeds = ROPE_INIT_FUNCTIONS[settings["rope_type"]](config)[0].tolist()
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The config's rotary settings make no sense: {kind!r} with {settings} ({type(error).__name__}: {error})."
+        ) from error
+    if not speeds or not all(math.isfinite(speed) for speed in speeds):
+        raise CheckpointError(f"The config's rotary settings make no sense: {kind!r} with {settings}.")
+    return tuple(speeds)
+
+
+_LLAMA_TENSORS = {
+    "q": "layers.{layer}.self_attn.q_proj.weight",
+    "q_bias": "layers.{layer}.self_attn.q_proj.bias",
+    "k": "layers.{layer}.self_attn.k_proj.weight",
+    "k_bias": "layers.{layer}.self_attn.k_proj.bias",
+    "v": "layers.{layer}.self_attn.v_proj.weight",
+    "v_bias": "layers.{layer}.self_attn.v_proj.bias",
+    "out": "layers.{layer}.self_attn.o_proj.weight",
+    "out_bias": "layers.{layer}.self_attn.o_proj.bias",
+    "ln": "layers.{layer}.input_layernorm.weight",
+}
+_BIASES = frozenset({"q_bias", "k_bias", "v_bias", "out_bias"})
+
+
+def _like_llama(name: str, models: str, *, optional: frozenset[str] = _BIASES, qk_norm: bool = False) -> Family:
+    """Families that name their attention tensors as ``llama`` does. optional: biases that a checkpoint may lack."""
+    return Family(
+        name=name,
+        norm=RMS_NORM,
+        prefixes=("model.", ""),
+        tensors=_LLAMA_TENSORS,
+        optional=optional,
+        shape=_hf_shape,
+        sizes=_llama_sizes,
+        unpack=_unpack_llama,
+        rotary=_rotary,
+        models=models,
+        qk_norm=qk_norm,
+    )
 
 
 FAMILIES: dict[str, Family] = {
@@ -178,6 +236,7 @@ FAMILIES: dict[str, Family] = {
         sizes=_gpt2_sizes,
         unpack=_unpack_gpt2,
         rotary=lambda config, shape: None,
+        models="GPT-2",
     ),
     "gpt_neox": Family(
         name="gpt_neox",
@@ -196,26 +255,12 @@ FAMILIES: dict[str, Family] = {
         sizes=_neox_sizes,
         unpack=_unpack_neox,
         rotary=_rotary,
+        models="Pythia, GPT-NeoX",
     ),
-    "llama": Family(
-        name="llama",
-        norm=RMS_NORM,
-        prefixes=("model.", ""),
-        tensors={
-            "q": "layers.{layer}.self_attn.q_proj.weight",
-            "k": "layers.{layer}.self_attn.k_proj.weight",
-            "v": "layers.{layer}.self_attn.v_proj.weight",
-            "v_bias": "layers.{layer}.self_attn.v_proj.bias",
-            "out": "layers.{layer}.self_attn.o_proj.weight",
-            "out_bias": "layers.{layer}.self_attn.o_proj.bias",
-            "ln": "layers.{layer}.input_layernorm.weight",
-        },
-        optional=frozenset({"v_bias", "out_bias"}),
-        shape=_hf_shape,
-        sizes=_llama_sizes,
-        unpack=_unpack_llama,
-        rotary=_rotary,
-    ),
+    "llama": _like_llama("llama", "Llama 2 and 3.x, SmolLM2"),
+    "mistral": _like_llama("mistral", "Mistral 7B"),
+    "qwen2": _like_llama("qwen2", "Qwen 2 and 2.5", optional=frozenset({"out_bias"})),
+    "qwen3": _like_llama("qwen3", "Qwen 3", qk_norm=True),
 }
 
 
@@ -228,3 +273,22 @@ def family_of(config: Config, where: str) -> Family:
             "A new family is one entry in talking_heads_utils/weights/families.py."
         )
     return FAMILIES[model_type]
+
+
+def check_bilinear(source: Source, kinds: str = "QK") -> None:
+    """Raises :class:`UnsupportedModelError` where some of ``kinds`` of composition cannot be had of these weights."""
+    family = FAMILIES.get(source.family)
+    if family is not None and family.qk_norm and set(kinds) & set("QK"):
+        raise UnsupportedModelError(
+            f"{source.name} ({family.name}) normalises queries and keys, so no matrix W_Q W_K^T gives its attention: "
+            'only composition of kind "V" (--kinds V) and plain runs of the model can be had.'
+        )
+
+
+def families_table() -> str:
+    """What can be had of each family, in Markdown."""
+    rows = ["| family | models, for example | composition | closed forms, last token alone |", "|---|---|---|---|"]
+    for family in FAMILIES.values():
+        can = ("V", "no: queries and keys are normalised") if family.qk_norm else ("Q, K, V", "yes")
+        rows.append(f"| `{family.name}` | {family.models} | {' | '.join(can)} |")
+    return "\n".join(rows)

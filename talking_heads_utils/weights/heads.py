@@ -70,14 +70,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary positions: the first ``dim`` of d_head turn, half against half, at ``base ** (-2 i / dim)``.
+    """Rotary positions: the first ``dim`` of d_head turn, half against half, pair i by ``speeds[i]`` radians a token.
 
-    ``kind`` is the checkpoint's ``rope_type``; only ``default`` is plain as said above.
+    ``kind`` is the checkpoint's ``rope_type``. There are no speeds where they change with a prompt's length.
     """
 
-    dim: int
-    base: float
+    speeds: tuple[float, ...]
     kind: str = "default"
+
+    @property
+    def dim(self) -> int:
+        return 2 * len(self.speeds)
 
 
 @dataclass(frozen=True)
