@@ -108,8 +108,8 @@ def load_model(
     """A model as a ``TransformerBridge``: by one name for all kinds of model.
 
     ``planted``, or a small model that ships with the book (:func:`shipped_models`), or a known name pinned to its
-    revision, or another Hub id, or a folder in the Hub's format, or a GGUF file, dequantised to ``dtype``. Weights are processed as in
-    :class:`~talking_heads_utils.weights.heads.HeadWeights`, by default for the model's norm;
+    revision, or another Hub id, or a folder in the Hub's format, or a GGUF file, dequantised to ``dtype``. Weights are
+    processed as in :class:`~talking_heads_utils.weights.heads.HeadWeights`, by default for the model's norm;
     ``Processing(False, False)`` leaves them raw. ``planted`` has no norm and nothing to process;
     :func:`talking_heads_utils.planted.plant` gives the truth about it as well. Attention is eager, so that patterns can
     be read. device: also ``"auto"``, which spreads the layers over all GPUs; what runs single layers by itself

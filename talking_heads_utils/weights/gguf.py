@@ -110,7 +110,7 @@ def _parts(path: Path) -> list[Path]:
     n = int(found["parts"])
     parts = [path.with_name(f"{found['stem']}-{part:05}-of-{n:05}{SUFFIX}") for part in range(1, n + 1)]
     if missing := [part.name for part in parts if not part.is_file()]:
-        raise CheckpointError(f"{path} is one of {n} parts, and {', '.join(missing[:3])} of them are not in its folder.")
+        raise CheckpointError(f"{path} is one of {n} parts; {', '.join(missing[:3])} of them is not in its folder.")
     return parts
 
 
@@ -138,7 +138,8 @@ def plain_config(file: GgufFile) -> dict[str, Any]:
     table = GGUF_TO_TRANSFORMERS_MAPPING["config"].get(kind)
     if table is None:
         raise CheckpointError(f"{where} is of the family {kind!r}, which transformers does not read from GGUF.")
-    said = {name.removeprefix(f"{kind}."): value for name, value in file.metadata.items() if name.startswith(f"{kind}.")}
+    of_kind = {name: value for name, value in file.metadata.items() if name.startswith(f"{kind}.")}
+    said = {name.removeprefix(f"{kind}."): value for name, value in of_kind.items()}
     if unknown := sorted(set(said) - set(table) - _READ_HERE):
         raise CheckpointError(
             f"{where} says {kind}.{unknown[0]} = {said[unknown[0]]!r}, and what that changes in the model is not known "
@@ -171,7 +172,10 @@ def _llama_like(file: GgufFile, kind: str, said: Mapping[str, Any], where: str) 
         raise CheckpointError(f"{where} is a mixture of {said['expert_count']} experts, which is not known here.")
     found = {"head_dim": d_head, "rope_parameters": _rope(file, said, d_head, where)}
     if kind == "llama":
-        found |= {"attention_bias": "blk.0.attn_q.bias" in file.tensors, "mlp_bias": "blk.0.ffn_up.bias" in file.tensors}
+        found |= {
+            "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+            "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
+        }
     window, length = said.get("attention.sliding_window"), said.get("context_length", 0)
     if kind == "mistral" or (window and window < length):
         if kind not in ("llama", "mistral"):
@@ -193,9 +197,7 @@ def _rope(file: GgufFile, said: Mapping[str, Any], d_head: int, where: str) -> d
     return found if ROPE_FACTORS not in file.tensors else _llama3(file, found, said, d_head, where)
 
 
-def _llama3(
-    file: GgufFile, found: dict[str, Any], said: Mapping[str, Any], d_head: int, where: str
-) -> dict[str, Any]:
+def _llama3(file: GgufFile, found: dict[str, Any], said: Mapping[str, Any], d_head: int, where: str) -> dict[str, Any]:
     """llama.cpp keeps the factors that scale each frequency, not what they were made from: that is found, and tried."""
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -267,4 +269,3 @@ class GgufTensors:
         from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
         return TENSOR_PROCESSORS.get(self.file.architecture, TensorProcessor)(config=self.file.config)
-

@@ -31,19 +31,17 @@ def from_gguf(tensors: GgufTensors, config: dict[str, Any], **options: Any) -> A
     Raises :class:`CheckpointError` for a tensor that the model which the metadata describe has no place for.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
     described = AutoConfig.for_model(**config)
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(described)
-    names = get_gguf_hf_weights_map(shell, tensors.processor, model_type=tensors.file.architecture)
-    if stray := sorted(set(tensors.file.tensors) - set(names) - {ROPE_FACTORS}):
+    held = {name: tensors.names[name] for name in shell.state_dict() if name in tensors.names}
+    if stray := sorted(set(tensors.file.tensors) - set(held.values()) - {ROPE_FACTORS}):
         raise CheckpointError(
             f"The file holds {stray[0]}, for which the {described.model_type} model of its metadata has no place."
         )
-    held = {hf: own for own, hf in names.items() if own in tensors.file.tensors}
     meta = options.get("device_map") == "meta"
-    state = {hf: tensors.empty(own) if meta else _Lazy(tensors, own) for hf, own in held.items()}
+    state = {name: tensors.empty(own) if meta else _Lazy(tensors, own) for name, own in held.items()}
     return type(shell).from_pretrained(None, config=described, state_dict=state, **options)
 
 
@@ -103,6 +101,6 @@ def _check_vocabulary(made: Any, parts: dict[str, Any], where: str) -> None:
     wrong += [merge for merge in parts.get("merges", ()) if merge.replace(" ", "", 1) not in vocabulary]
     if wrong or len(vocabulary) != len(tokens):
         raise CheckpointError(
-            f"The tokenizer made from {where} has {len(vocabulary)} tokens, the file {len(tokens)}; "
-            f"{len(wrong)} tokens or merges differ, such as {(wrong or ['none'])[0]!r}. Take another file of this model."
+            f"The tokenizer made from {where} has {len(vocabulary)} tokens, the file {len(tokens)}; {len(wrong)} tokens "
+            f"or merges differ, such as {(wrong or ['none'])[0]!r}. Take another file of this model."
         )
