@@ -361,13 +361,16 @@ def _boot(
     finally:
         del tokenizer.init_kwargs["add_bos_token"]
     if processing.fold_ln:
+        if checkpoint.gguf is not None:
+            checkpoint.gguf.file.let_go()
         unembedding = _square_unembedding(bridge, processing.center)
         bridge.enable_compatibility_mode(
             disable_warnings=True,
             fold_ln=True,
             center_writing_weights=processing.center,
             center_unembed=False,  # logits stay the model's own
-            fold_value_biases=True,
+            # TransformerLens copies the whole model for it, also where no norm and no layer has a bias
+            fold_value_biases=any(name.endswith(".bias") for name, _ in model.named_parameters()),
         )
         if unembedding is not None:
             with torch.no_grad():

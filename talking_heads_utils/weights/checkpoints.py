@@ -398,7 +398,8 @@ def _check_header(family: Family, shape: Shape, stored: SafeTensors | GgufTensor
         raise CheckpointError(
             f"The config of {name} says {shape.n_layers} layers, but the file also holds {beyond[0]}."
         )
-    sizes, held = family.sizes(shape), defaultdict(int)
+    sizes = family.sizes(shape)
+    held: dict[str, int] = defaultdict(int)
     for layer in range(shape.n_layers):
         for part, tensor in family.tensor_names(layer).items():
             if prefix + tensor not in stored.files:

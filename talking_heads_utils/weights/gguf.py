@@ -7,6 +7,7 @@ tables drop without a word is read here (scaled rotary positions, biases, a wind
 
 from __future__ import annotations
 
+import mmap
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ class _Reader(GGUFReader):
         if raw_type != kinds[0] or self._get(orig_offs, np.uint32)[0] != kinds[1]:
             return super()._get_field_parts(orig_offs, raw_type)
         order = ">" if self.byte_order == "S" else "<"
-        held, offset = memoryview(self.data), orig_offs + 12
+        held, offset = memoryview(self.data), orig_offs + 12  # type: ignore[arg-type]  # numpy does not say it
         for _ in range(int(self._get(orig_offs + 4, np.uint64)[0])):
             offset += 8 + struct.unpack_from(f"{order}Q", held, offset)[0]
         return offset - orig_offs, [self.data[orig_offs:offset]], [], kinds
@@ -61,8 +62,8 @@ class GgufFile:
         self.metadata: dict[str, Any] = {}
         self.tensors: dict[str, ReaderTensor] = {}
         self.where: dict[str, Path] = {}
-        for part in self.paths:
-            reader = _read(part)
+        self._readers = [_read(part) for part in self.paths]
+        for part, reader in zip(self.paths, self._readers, strict=True):
             self.tensors |= (found := {tensor.name: tensor for tensor in reader.tensors})
             self.where |= dict.fromkeys(found, part)
             self.metadata = {name: field.contents() for name, field in reader.fields.items()} | self.metadata
@@ -88,6 +89,12 @@ class GgufFile:
                 f"{name} in {self.where[name]} is stored as {tensor.tensor_type.name}, which the gguf library cannot "
                 "dequantise. Take a file of another quantisation."
             ) from error
+
+    def let_go(self) -> None:
+        """The file's pages leave memory; what is read again comes from the disk again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for reader in self._readers:
+                reader.data._mmap.madvise(mmap.MADV_DONTNEED)
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -101,6 +101,6 @@ def _check_vocabulary(made: Any, parts: dict[str, Any], where: str) -> None:
     wrong += [merge for merge in parts.get("merges", ()) if merge.replace(" ", "", 1) not in vocabulary]
     if wrong or len(vocabulary) != len(tokens):
         raise CheckpointError(
-            f"The tokenizer made from {where} has {len(vocabulary)} tokens, the file {len(tokens)}; {len(wrong)} tokens "
-            f"or merges differ, such as {(wrong or ['none'])[0]!r}. Take another file of this model."
+            f"The tokenizer made from {where} has {len(vocabulary)} tokens, the file {len(tokens)}; {len(wrong)} "
+            f"tokens or merges differ, such as {(wrong or ['none'])[0]!r}. Take another file."
         )
