@@ -65,7 +65,7 @@ def test_a_file_is_the_model_of_its_dequantised_weights(pair, family, kind):
     ours, theirs = load_head_weights(file), load_head_weights(folder)
     for name in ("W_Q", "W_K", "W_V", "W_O", "b_O"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=0, rtol=0)
-    assert ours.rotary == theirs.rotary and ours.source.family == ours.source.family
+    assert ours.rotary == theirs.rotary and ours.source.family == theirs.source.family
     assert ours.source.dtype == (kind if kind == "F32" else f"{kind}, F32")
     assert ours.source.name == "model.gguf" and len(ours.source.sha256) == 64
 
@@ -225,7 +225,7 @@ ODD = [
 
 
 def second_route(tokens: list[str], merges: list[str]) -> Tokenizer:
-    """The tokenizer straight from the file's vocabulary and merges, cut up by llama.cpp's two expressions for smollm."""
+    """The tokenizer straight from the file's vocabulary and merges, cut up by llama.cpp's two regexes for smollm."""
     built = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, [tuple(m.split(" ")) for m in merges]))
     built.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(r"\p{N}"), "isolated"), pre_tokenizers.Split(Regex(SMOLLM_SPLIT), "isolated"),
@@ -248,7 +248,6 @@ def check_tokenizer(path: Path, lines: list[str]) -> None:
         ids = ours(line)["input_ids"]
         assert ids == other.encode(line).ids, line
         assert ours.decode(ids) == line
-        assert ours("\n" + line)["input_ids"][1:] == ids or not line.strip()  # nothing is added or taken off in front
     assert ours(ODD[-1])["input_ids"] == [0]
     digits = ours.convert_ids_to_tokens(ours("in 2026: 12")["input_ids"])
     assert [token for token in digits if any(c.isdigit() for c in token)] == list("202612")
