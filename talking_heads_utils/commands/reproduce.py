@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from talking_heads_utils.commands.options import DTYPES, integers, shard_of
+from talking_heads_utils.commands.options import DTYPES, PACKAGED, integers, shard_of
 from talking_heads_utils.errors import ResultError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
@@ -30,7 +30,8 @@ HELP = "every experiment of the chapters on one model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a Hub id, a folder, planted, or a small model of the book")
+    names = f"a Hub id, a folder, a .gguf file, planted, a small model of the book, or {PACKAGED}"
+    parser.add_argument("--model", required=True, help=names)
     parser.add_argument("--chapters", type=integers, metavar="1,2,3,4", help="default: those that suit the model")
     parser.add_argument("--out", type=Path, default=Path("data/results"), metavar="FOLDER",
                         help="folder of all results (default: data/results)")  # fmt: skip

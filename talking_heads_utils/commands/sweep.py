@@ -32,7 +32,7 @@ import argparse
 import math
 from pathlib import Path
 
-from talking_heads_utils.commands.options import DTYPES, integers, shard_of, told
+from talking_heads_utils.commands.options import DTYPES, PACKAGED, integers, shard_of, told
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
@@ -41,7 +41,8 @@ HELP = "steering over a grid of settings, resumable"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="planted, a small model of the book, a Hub id or a folder")
+    names = f"planted, a small model of the book, a Hub id, a folder, a .gguf file, or {PACKAGED}"
+    parser.add_argument("--model", required=True, help=names)
     parser.add_argument("--writers", type=_names, default=[], metavar="L8H10.1,...",
                         help="components to steer (default: those of chapter 2, and its mover)")  # fmt: skip
     parser.add_argument("--movers", type=_names, default=[], metavar="L9H9,...", help="heads whose attention is read")

@@ -53,6 +53,8 @@ def bake(model: str | Path, edit: Edit, folder: Path) -> Path:
         return _written(folder, lambda part: _bake_native(plant().bridge, edit, part))
     source, revision = model_source(model)
     checkpoint = open_checkpoint(source, revision, also=_OTHER_FILES)
+    if checkpoint.gguf is not None:
+        raise EditError(f"{checkpoint.name} is a GGUF file, which no edit is written into. Apply the edit instead.")
     weights = load_head_weights(source, revision=revision, processing=edit.processing)
     changed = edited_tensors(checkpoint, moves_of(weights, edit), edit.processing.fold_ln)
     return _written(folder, lambda part: _write(checkpoint, changed, edit, part))

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import talking_heads_utils
 from talking_heads_utils import result_files
 from talking_heads_utils.errors import ResultError
-from talking_heads_utils.files import data_dir
+from talking_heads_utils.files import data_dir, file_sha256
 from talking_heads_utils.models import PLANTED, find_checkpoint, is_real, known_models, shipped_models
 from talking_heads_utils.provenance import machine, versions
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Experiment, Subject
-from talking_heads_utils.weights.checkpoints import file_sha256
 from talking_heads_utils.weights.heads import NO_NORM, Processing
 
 if TYPE_CHECKING:

@@ -1,7 +1,9 @@
 """The attention weights of a model, processed in a way that is written down.
 
 ``heads``        :class:`~talking_heads_utils.weights.heads.HeadWeights` and its processing
-``checkpoints``  out of a folder or the Hub, without loading the model
+``checkpoints``  out of a folder, the Hub or a GGUF file, without loading the model
+``gguf``         the tensors and metadata of a GGUF file; ``gguf_model`` makes the whole model and its tokenizer of them
+``packages``     models that come in a package of the package index
 ``bridge``       out of a TransformerLens ``TransformerBridge``
 ``families``     how each family of checkpoint lays out its tensors
 """

@@ -1,36 +1,44 @@
-"""Attention weights straight out of safetensors, from a folder or the Hub. The model itself is never loaded.
+"""Attention weights straight out of safetensors or GGUF: a folder, the Hub, a file. The model itself is never loaded.
 
-Only safetensors are read: a pickle can run code, so a checkpoint that has nothing else is refused.
+Nothing else is read: a pickle can run code, so a checkpoint that has nothing else is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from talking_heads_utils.errors import CheckpointError, DownloadError
+from talking_heads_utils.files import file_sha256, known_sha256
 from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.weights.families import Family, Shape, family_of
 from talking_heads_utils.weights.heads import HeadWeights, Processing, RawLayer, Source, assemble
+from talking_heads_utils.weights.packages import PACKAGES
+from talking_heads_utils.weights.safetensor_files import SafeTensors, header_of
 
+if TYPE_CHECKING:
+    from talking_heads_utils.weights.gguf import GgufTensors
+
+GGUF = ".gguf"
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose header has been read and found to hold every attention tensor."""
+    """A checkpoint whose header has been read and found to hold every attention tensor.
+
+    folder: where it lies; of a GGUF file, the file. dtype: how the attention weights are stored, quantisation included.
+    """
 
     name: str
     revision: str | None
@@ -38,13 +46,24 @@ class Checkpoint:
     config: dict[str, Any]
     family: Family
     shape: Shape
-    files: dict[str, Path]  # tensor name -> the safetensors file that holds it
+    stored: SafeTensors | GgufTensors
     prefix: str
     dtype: str
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Tensor name -> the file that holds it."""
+        return self.stored.files
+
+    @property
+    def gguf(self) -> GgufTensors | None:
+        """The tensors of a GGUF file; None for a checkpoint in safetensors."""
+        return None if isinstance(self.stored, SafeTensors) else self.stored
+
     def sha256(self) -> str:
         """Sum of the one file, as ``sha256sum`` prints it; of the shards' sums, one a line, where there are several."""
-        sums = [file_sha256(path) for path in sorted(set(self.files.values()))]
+        sum_of = file_sha256 if self.gguf is None else known_sha256
+        sums = [sum_of(path) for path in sorted(set(self.files.values()))]
         return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
     def raw_layers(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> Iterator[RawLayer]:
@@ -64,17 +83,12 @@ class Checkpoint:
         self, layer: int, dtype: torch.dtype | None, device: str | torch.device = "cpu"
     ) -> dict[str, torch.Tensor]:
         """One layer's attention tensors by part, as they lie in the file; dtype None keeps the one that is stored."""
-        wanted: dict[Path, dict[str, str]] = defaultdict(dict)
-        for part, name in self.family.tensor_names(layer).items():
-            if self.prefix + name in self.files:
-                wanted[self.files[self.prefix + name]][part] = self.prefix + name
-        tensors = {}
-        with ExitStack() as stack:
-            for path, parts in wanted.items():
-                file = stack.enter_context(safe_open(path, "pt"))
-                for part, name in parts.items():
-                    tensors[part] = _finite(file.get_tensor(name).to(device=device, dtype=dtype), name, path)
-        return tensors
+        names = {part: self.prefix + name for part, name in self.family.tensor_names(layer).items()}
+        found = self.stored.read({part: name for part, name in names.items() if name in self.files})
+        return {
+            part: _finite(tensor.to(device=device, dtype=dtype), names[part], self.files[names[part]])
+            for part, tensor in found
+        }
 
 
 def load_head_weights(
@@ -85,11 +99,13 @@ def load_head_weights(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> HeadWeights:
-    """Read the attention weights of a checkpoint folder or a Hub id (``gpt2``, ``EleutherAI/pythia-160m``).
+    """Read the attention weights of a checkpoint folder, a Hub id (``gpt2``, ``EleutherAI/pythia-160m``), a GGUF file
+    or a model that comes in a package (``smollm2``).
 
-    Reads just the attention tensors, from ``model.safetensors`` or the shards of its index, for the families of
-    :func:`~talking_heads_utils.weights.families.families_table`. Raises :class:`CheckpointError` for a folder that is
-    missing, partial, not finite or of an unknown family, and :class:`DownloadError` if the Hub cannot be reached.
+    Reads just the attention tensors, from ``model.safetensors``, the shards of its index or the GGUF file, for the
+    families of :func:`~talking_heads_utils.weights.families.families_table`. Quantised weights are dequantised. Raises
+    :class:`CheckpointError` for a folder that is missing, partial, not finite or of an unknown family, and
+    :class:`DownloadError` if the Hub, or the package index, cannot be reached.
     """
     checkpoint = open_checkpoint(name_or_folder, revision)
     return assemble(
@@ -107,26 +123,49 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None, *, 
 
     also: other files that are fetched from the Hub into the same folder, where it has them.
     """
+    if (package := PACKAGES.get(str(name_or_folder))) is not None and not isinstance(name_or_folder, Path):
+        return _open_gguf(package.find(), package.name, package.revision)
     folder = as_folder(name_or_folder)
+    if folder.suffix == GGUF and not folder.is_dir():
+        return _open_gguf(folder)
     files: _FolderFiles | _HubFiles
     if folder.is_dir():
         files, name = _FolderFiles(folder), _name_of(folder.resolve())
     elif folder.is_absolute() or str(name_or_folder).startswith((".", "~")) or str(name_or_folder).count("/") > 1:
         raise CheckpointError(
-            f"No such folder: {name_or_folder}. Give a folder with {CONFIG} and {SINGLE}, "
+            f"No such folder: {name_or_folder}. Give a folder with {CONFIG} and {SINGLE}, a {GGUF} file, "
             "or a Hub id such as gpt2 or EleutherAI/pythia-160m."
         )
     else:
         files, name = _HubFiles(str(name_or_folder), revision), str(name_or_folder)
-    config = _read_json(files.path(CONFIG))
-    family = family_of(config, f"The checkpoint {name}")
-    where = files.tensors()
-    shape = _shape(family, config, files.path(CONFIG), len(where))
-    prefix = _complete_prefix(family, shape.n_layers, where, name)
-    dtype = _check_header(family, shape, where, prefix, name)
+    path = files.path(CONFIG)
+    config = _read_json(path)
+    family_of(config, f"The checkpoint {name}")
+    stored = SafeTensors(files.tensors())
     for file in also:
         files.fetch(file)
-    return Checkpoint(name, files.revision, files.path(CONFIG).parent, config, family, shape, where, prefix, dtype)
+    return _checked(name, files.revision, path, path.parent, config, stored)
+
+
+def _open_gguf(path: Path, name: str | None = None, revision: str | None = None) -> Checkpoint:
+    from talking_heads_utils.weights.gguf import GgufFile, GgufTensors
+
+    if not path.is_file():
+        raise CheckpointError(f"No such file: {path}. Give a {GGUF} file, a checkpoint folder or a Hub id.")
+    config = (file := GgufFile(path)).config
+    return _checked(name or path.name, revision, path, path, config, GgufTensors(file))
+
+
+def _checked(
+    name: str, revision: str | None, config_file: Path, place: Path, config: dict[str, Any],
+    stored: SafeTensors | GgufTensors,
+) -> Checkpoint:  # fmt: skip
+    """The checkpoint, once its header was found to fit its config."""
+    family = family_of(config, f"The checkpoint {name}")
+    shape = _shape(family, config, config_file, len(stored))
+    prefix = _complete_prefix(family, shape.n_layers, stored.files, name)
+    dtype = _check_header(family, shape, stored, prefix, name)
+    return Checkpoint(name, revision, place, config, family, shape, stored, prefix, dtype)
 
 
 def _name_of(folder: Path) -> str:
@@ -169,7 +208,7 @@ class _FolderFiles:
 
     def tensors(self) -> dict[str, Path]:
         if (self.folder / SINGLE).is_file():
-            return _header(self.folder / SINGLE)
+            return header_of(self.folder / SINGLE)
         if (self.folder / INDEX).is_file():
             return _index(self.folder / INDEX, self.path)
         raise CheckpointError(_no_safetensors(str(self.folder)))
@@ -190,7 +229,7 @@ class _HubFiles:
 
     def tensors(self) -> dict[str, Path]:
         if (single := self.fetch(SINGLE)) is not None:
-            return _header(single)
+            return header_of(single)
         if (index := self.fetch(INDEX)) is not None:
             return _index(index, self.path)
         raise self._lacking(f"{SINGLE} or {INDEX}", _no_safetensors(f"{self.repo} on the Hub"))
@@ -261,22 +300,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _header(path: Path) -> dict[str, Path]:
-    """Tensor name -> file, for one safetensors file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return dict.fromkeys(file.keys(), path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}). Download it again.") from error
-
-
 def _index(path: Path, locate: Callable[[str], Path]) -> dict[str, Path]:
     """Tensor name -> file, for a sharded checkpoint; every shard's own header is what counts."""
     weight_map = _read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} lists no shards under 'weight_map'. Download it again.")
     shards = sorted(set(map(str, weight_map.values())))
-    return {name: shard for file in shards for name, shard in _header(locate(file)).items()}
+    return {name: shard for file in shards for name, shard in header_of(locate(file)).items()}
 
 
 def _shape(family: Family, config: dict[str, Any], path: Path, n_tensors: int) -> Shape:
@@ -313,36 +343,31 @@ def _complete_prefix(family: Family, n_layers: int, files: dict[str, Path], name
     return prefix
 
 
-def _check_header(family: Family, shape: Shape, files: dict[str, Path], prefix: str, name: str) -> str:
-    """The dtype of the weights, after every attention tensor's shape and dtype was checked against the config.
+def _check_header(family: Family, shape: Shape, stored: SafeTensors | GgufTensors, prefix: str, name: str) -> str:
+    """How the weights are stored, what holds most of them first, after every attention tensor's shape was checked
+    against the config.
 
     Raises :class:`CheckpointError` naming the first tensor that does not fit.
     """
-    beyond = [prefix + tensor for tensor in family.tensor_names(shape.n_layers).values() if prefix + tensor in files]
+    beyond = [t for tensor in family.tensor_names(shape.n_layers).values() if (t := prefix + tensor) in stored.files]
     if beyond:
         raise CheckpointError(
             f"The config of {name} says {shape.n_layers} layers, but the file also holds {beyond[0]}."
         )
-    sizes, dtypes = family.sizes(shape), {}
+    sizes = family.sizes(shape)
+    held: dict[str, int] = defaultdict(int)
     for layer in range(shape.n_layers):
         for part, tensor in family.tensor_names(layer).items():
-            if prefix + tensor not in files:
+            if prefix + tensor not in stored.files:
                 continue
-            with safe_open(files[prefix + tensor], "pt") as file:
-                header = file.get_slice(prefix + tensor)
-                found, dtype = tuple(header.get_shape()), header.get_dtype()
+            found, dtype = stored.header(prefix + tensor)
             if found != sizes[part]:
                 raise CheckpointError(
                     f"{prefix + tensor} of {name} is {list(found)}, but its config makes it {list(sizes[part])}. "
                     "The two do not belong together: take both from one place."
                 )
-            if dtype not in DTYPES:
-                raise CheckpointError(
-                    f"{prefix + tensor} of {name} is stored as {dtype}, which is no plain float: a quantised "
-                    f"checkpoint cannot be scored. Take one in {', '.join(DTYPES.values())}."
-                )
-            dtypes[part] = DTYPES[dtype]
-    return ", ".join(sorted(set(dtypes.values())))
+            held[dtype] += math.prod(found)
+    return ", ".join(sorted(held, key=lambda dtype: -held[dtype]))
 
 
 def _finite(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
@@ -352,8 +377,3 @@ def _finite(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
             "anything. The file is damaged or the training diverged: take another checkpoint."
         )
     return tensor
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
