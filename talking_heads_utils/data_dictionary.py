@@ -61,6 +61,7 @@ _RESULT = {
     "checkpoint": "sum of a folder's weights; null otherwise",
     "processing": "of the weights before anything was measured",
     "dtype": "of chapter 4's model",
+    "prefix": "the tokens in front of every prompt and every window of running text, as text; empty for none",
     "seed": "of prompts, draws and controls",
     "quick": "whether prompts and grids were cut down; no page shows such a result",
     "texts": "file of running text in place of the usual, with its sum; null without",
@@ -141,7 +142,7 @@ DATA_FILES = (
         },
     ),
     DataFiles("models/*/*/*config.json", "Settings of model, generation and tokenizer, by `transformers`.", "the same"),
-    DataFiles("models/*/*/tokenizer.json", "The vocabulary: a word a token.", "the same"),
+    DataFiles("models/*/*/tokenizer.json", "The vocabulary: a word a token. What stands in front of a text.", "the same"),
     DataFiles("models/*/*/README.md", "The model's card.", "the same"),
     DataFiles(
         "prompts/*.json",

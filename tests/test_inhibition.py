@@ -258,7 +258,7 @@ def test_where_a_component_is_active(planted):
 
 def test_categories_by_hand(planted):
     ids = planted.tokenizer("I need hat , coat , sock . hat").input_ids
-    found = corpus.categories(torch.tensor([[planted.tokenizer.bos_token_id, *ids]]), planted.tokenizer)[0]
+    found = corpus.categories(torch.tensor([ids]), planted.tokenizer)[0]
     names = [corpus.CATEGORIES[i] for i in found.tolist()]
     assert names[4] == names[6] == corpus.COMMA and names[-1] == corpus.REPEATED
     assert set(names[:4]) == {corpus.OTHER}

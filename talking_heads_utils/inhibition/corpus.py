@@ -18,6 +18,7 @@ from talking_heads_utils.runs.layers import attention_layer
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.ioi import draw_ioi
 from talking_heads_utils.tasks.laundry import draw_laundry
+from talking_heads_utils.tasks.prefix import begin_ids
 from talking_heads_utils.tasks.prompts import unknown_id
 
 if TYPE_CHECKING:
@@ -45,24 +46,24 @@ class Corpus:
 def corpus_of(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, n_pos: int = 64, n_windows: int | None = None
 ) -> Corpus:
-    """Texts one after the other, cut into windows, each behind a first token of its own.
+    """Texts one after the other, cut into windows of ``n_pos`` tokens, each behind what the tokenizer puts in front.
 
     Raises :class:`TaskError` for texts without a token that the tokenizer knows, or shorter than one window.
     """
     unknown = unknown_id(tokenizer)
-    stream: list[int] = []
+    begin, stream = begin_ids(tokenizer), list[int]()
+    n_body = n_pos - len(begin)
     for text in texts:
         stream += tokenizer(text, add_special_tokens=False)["input_ids"]
-        if n_windows is not None and len(stream) >= n_windows * (n_pos - 1):
+        if n_windows is not None and len(stream) >= n_windows * n_body:
             break
     if all(token == unknown for token in stream):
         raise TaskError("The corpus holds no token of this model. Take text in the model's language.")
-    n = len(stream) // (n_pos - 1)
+    n = len(stream) // n_body
     if n == 0:
-        raise TaskError(f"The corpus has {len(stream)} tokens; one window takes {n_pos - 1}. Take more text.")
-    body = torch.tensor(stream[: n * (n_pos - 1)]).view(n, -1)[:n_windows]
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    tokens = torch.cat([torch.full((len(body), 1), first), body], 1)
+        raise TaskError(f"The corpus has {len(stream)} tokens; one window takes {n_body}. Take more text.")
+    body = torch.tensor(stream[: n * n_body]).view(n, -1)[:n_windows]
+    tokens = torch.cat([torch.tensor(begin, dtype=torch.long).expand(len(body), -1), body], 1)
     return Corpus(tokens, categories(tokens, tokenizer))
 
 
