@@ -64,7 +64,7 @@ _RESULT = {
     "prefix": "the tokens in front of every prompt and every window of running text, as text; empty for none",
     "seed": "of prompts, draws and controls",
     "quick": "whether prompts and grids were cut down; no page shows such a result",
-    "texts": "file of running text in place of the usual, with its sum; null without",
+    "texts": "running text, with its sum or revision; null for texts made for a model of the book",
     "code": "version of this package",
     "rows": "of the table",
     "not_possible": "why the model cannot do this experiment; null where there is a table",
@@ -142,7 +142,7 @@ DATA_FILES = (
         },
     ),
     DataFiles("models/*/*/*config.json", "Settings of model, generation and tokenizer, by `transformers`.", "the same"),
-    DataFiles("models/*/*/tokenizer.json", "The vocabulary: a word a token. What stands in front of a text.", "the same"),
+    DataFiles("models/*/*/tokenizer.json", "The vocabulary: a word a token. What begins a text.", "the same"),
     DataFiles("models/*/*/README.md", "The model's card.", "the same"),
     DataFiles(
         "prompts/*.json",

@@ -175,7 +175,7 @@ def test_a_known_model_without_a_network_is_one_clear_error(monkeypatch, tmp_pat
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("talking_heads_utils.weights.checkpoints._hub_answers", lambda: False)
+    monkeypatch.setattr("talking_heads_utils.weights.checkpoints.hub_answers", lambda: False)
     for name in known_models():
         with pytest.raises(DownloadError, match="give a folder"):
             load_model(name)
