@@ -10,11 +10,11 @@ import talking_heads_utils
 from talking_heads_utils import result_files
 from talking_heads_utils.errors import ResultError
 from talking_heads_utils.files import data_dir
+from talking_heads_utils.inhibition.corpus import texts_provenance
 from talking_heads_utils.models import PLANTED, find_checkpoint, is_real, known_models, load_tokenizer, shipped_models
 from talking_heads_utils.provenance import machine, versions
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Experiment, Subject
 from talking_heads_utils.tasks.prefix import prefix_of
-from talking_heads_utils.weights.checkpoints import file_sha256
 from talking_heads_utils.weights.heads import NO_NORM, Processing
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def key_of(s: Subject) -> dict[str, Any]:
         "revision": revision, "checkpoint": checkpoint, "processing": Processing.default(norm).describe(),
         "dtype": str(s.dtype).removeprefix("torch."), "prefix": prefix_of(load_tokenizer(s.model)), "seed": s.seed,
         "quick": s.quick,
-        "texts": f"{s.texts.name}, sha256 {file_sha256(s.texts)}" if s.texts else None,
+        "texts": texts_provenance(s.text_source) if s.text_source else None,
         "code": talking_heads_utils.__version__,
     }  # fmt: skip
 
