@@ -11,6 +11,8 @@ Import what you need from the submodule that holds it; importing the package its
 ``device``          the device that something is to run on
 ``tasks``           IOI and Laundry List prompts with named positions, and their metrics; functions
 ``evaluate``        answers of a model on prompts, and its accuracy by list length
+``gate``            which tasks a model can do well enough to be asked how
+``prefixes``        which prefix a model does its tasks best behind
 ``training``        small models in which a channel can arise by training
 ``planted``         a model whose whole circuit is planted
 ``runs``            one forward pass recorded; the last token alone through the upper layers

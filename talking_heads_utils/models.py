@@ -22,6 +22,7 @@ from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
 from talking_heads_utils.settings import FINAL
+from talking_heads_utils.tasks.prefix import add_prefix, begin_ids
 from talking_heads_utils.weights.checkpoints import GGUF, Checkpoint, as_folder, open_checkpoint
 from talking_heads_utils.weights.heads import NO_NORM, Processing
 from talking_heads_utils.weights.packages import SMOLLM2, Package
@@ -38,13 +39,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "mer
 @dataclass(frozen=True)
 class KnownModel:
     """A model that the book's chapters know. ``revision`` pins what the Hub or a package gives; ``roles`` are published
-    claims."""
+    claims. ``prefix``: the tokens that stand in front of every prompt, as text, ``""`` for none."""
 
     name: str
     revision: str
     gated: bool
     n_params: int
     chapters: tuple[int, ...]
+    prefix: str
     roles: Mapping[str, list[Head]] = field(default_factory=dict)
     roles_source: str | None = None
     package: Package | None = None  # where its file comes from instead of the Hub
@@ -68,6 +70,7 @@ def known_models() -> dict[str, KnownModel]:
             gated=False,
             n_params=124_439_808,
             chapters=(1, 2, 3, 4),  # its tokenizer keeps 0 to 361 whole, which chapter 4 needs
+            prefix="<|endoftext|>",  # TransformerLens' convention; the tokenizer adds nothing
             roles=roles.gpt2_small_roles(),
             roles_source=roles.GPT2_SMALL_SOURCE,
         ),
@@ -77,6 +80,7 @@ def known_models() -> dict[str, KnownModel]:
             gated=False,
             n_params=162_322_944,
             chapters=(1, 2, 3),
+            prefix="<|endoftext|>",  # as GPT-2's
         ),
         KnownModel(
             name="meta-llama/Meta-Llama-3-8B",
@@ -84,6 +88,7 @@ def known_models() -> dict[str, KnownModel]:
             gated=True,
             n_params=8_030_261_248,
             chapters=(4,),
+            prefix="<|begin_of_text|>",
         ),
         KnownModel(
             name=SMOLLM2.name,
@@ -91,6 +96,7 @@ def known_models() -> dict[str, KnownModel]:
             gated=False,
             n_params=134_515_008,
             chapters=(1, 2, 3, 4),
+            prefix="",
             package=SMOLLM2,
         ),
     )
@@ -112,8 +118,9 @@ def load_model(
     processed as in :class:`~talking_heads_utils.weights.heads.HeadWeights`, by default for the model's norm;
     ``Processing(False, False)`` leaves them raw. ``planted`` has no norm and nothing to process;
     :func:`talking_heads_utils.planted.plant` gives the truth about it as well. Attention is eager, so that patterns can
-    be read. device: also ``"auto"``, which spreads the layers over all GPUs; what runs single layers by itself
-    (:mod:`talking_heads_utils.runs.suffix`) then refuses.
+    be read. The bridge's tokenizer, and with it ``to_tokens``, adds by itself what stands in front of a prompt: a known
+    model's ``prefix``, else what it adds anyway. device: also ``"auto"``, which spreads the layers over all GPUs; what
+    runs single layers by itself (:mod:`talking_heads_utils.runs.suffix`) then refuses.
 
     Raises :class:`CheckpointError` for a checkpoint that is missing, partial, damaged or without its tokenizer,
     :class:`DownloadError` if the Hub cannot be reached or asks for a token, :class:`ModelError` if there is too little
@@ -129,7 +136,7 @@ def load_model(
     checkpoint = find_checkpoint(name_or_folder, revision)
     processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)
     check_complete(checkpoint, None if spread else torch.device(one), dtype)
-    tokenizer = _tokenizer(checkpoint)
+    tokenizer = _tokenizer(checkpoint, name_or_folder)
     model = _read(checkpoint, dtype, device_map="auto") if spread else _read(checkpoint, dtype).to(one)
     return _boot(model.eval(), tokenizer, checkpoint, None if spread else one, dtype, processing)
 
@@ -182,6 +189,17 @@ def load_with_tokenizer(
 
     truth = plant()
     return moved(truth.bridge, check_device(str(device)), dtype), truth.tokenizer
+
+
+def load_tokenizer(name_or_folder: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """A model's tokenizer alone, which adds by itself what stands in front of a prompt. Raises as :func:`load_model`
+    does."""
+    if name_or_folder == PLANTED:
+        from talking_heads_utils.planted import WORDS
+        from talking_heads_utils.training.data import word_tokenizer
+
+        return word_tokenizer(WORDS)
+    return _tokenizer(find_checkpoint(name_or_folder, revision), name_or_folder)
 
 
 def moved(
@@ -320,7 +338,16 @@ def _read(checkpoint: Checkpoint, dtype: torch.dtype, **options: Any) -> PreTrai
     return model
 
 
-def _tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+def _tokenizer(checkpoint: Checkpoint, name: str | Path) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, which adds a known model's prefix by itself."""
+    tokenizer = _read_tokenizer(checkpoint)
+    known = known_models().get(str(name))
+    if known is not None and not as_folder(name).is_dir():
+        add_prefix(tokenizer, known.prefix)
+    return tokenizer
+
+
+def _read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     if checkpoint.gguf is not None:
@@ -360,6 +387,7 @@ def _boot(
         raise CheckpointError(f"TransformerLens cannot run {checkpoint.name}: {_reason(error)}") from error
     finally:
         del tokenizer.init_kwargs["add_bos_token"]
+    bridge.cfg.default_prepend_bos = bridge.cfg.tokenizer_prepends_bos = bool(begin_ids(tokenizer))
     if processing.fold_ln:
         if checkpoint.gguf is not None:
             checkpoint.gguf.file.let_go()

@@ -24,7 +24,7 @@ def cache(checkpoints, tmp_path, monkeypatch):
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(COMMIT)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(module, "_hub_answers", lambda: False)
+    monkeypatch.setattr(module, "hub_answers", lambda: False)
     return repo
 
 
@@ -76,7 +76,7 @@ def test_what_the_hub_answers_becomes_one_clear_error(monkeypatch, error, kind, 
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(module, "_hub_answers", lambda: True)
+    monkeypatch.setattr(module, "hub_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(kind, match=message):
         load_head_weights("a/b")
@@ -88,7 +88,7 @@ def test_a_model_with_pickles_alone_is_refused(monkeypatch, checkpoints):
             return str(checkpoints["gpt2"] / file)
         raise errors.RemoteEntryNotFoundError("x", response=answer(404))
 
-    monkeypatch.setattr(module, "_hub_answers", lambda: True)
+    monkeypatch.setattr(module, "hub_answers", lambda: True)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", only_config)
     with pytest.raises(CheckpointError, match="never a pickle"):
         load_head_weights("a/b")

@@ -1,6 +1,6 @@
 """Chapter 1's measures where the answer is known: planted models, and small cases worked out by hand."""
 
-import pandas as pd
+import datasets
 import pytest
 import torch
 from conftest import random_prompts
@@ -258,7 +258,7 @@ def test_where_a_component_is_active(planted):
 
 def test_categories_by_hand(planted):
     ids = planted.tokenizer("I need hat , coat , sock . hat").input_ids
-    found = corpus.categories(torch.tensor([[planted.tokenizer.bos_token_id, *ids]]), planted.tokenizer)[0]
+    found = corpus.categories(torch.tensor([ids]), planted.tokenizer)[0]
     names = [corpus.CATEGORIES[i] for i in found.tolist()]
     assert names[4] == names[6] == corpus.COMMA and names[-1] == corpus.REPEATED
     assert set(names[:4]) == {corpus.OTHER}
@@ -299,11 +299,39 @@ def test_bad_requests_are_one_clear_error_each(planted, lists, recording, tmp_pa
         corpus.read_texts(tmp_path / "empty.txt")
     with pytest.raises(TaskError, match="cannot be read as text"):
         corpus.read_texts(tmp_path / "none.txt")
-    with pytest.raises(DownloadError, match="text file of your own: read_texts"):
-        corpus.open_web_text()
-    with pytest.raises(TaskError, match="no column of texts"):
-        corpus.parquet_texts(tmp_path / "empty.txt", 3)
-    pd.DataFrame({"text": ["a", "b", "c"]}).to_parquet(tmp_path / "texts.parquet")
-    assert corpus.parquet_texts(tmp_path / "texts.parquet", 2) == ["a", "b"]
     (tmp_path / "some.txt").write_text("one\n\ntwo")
-    assert corpus.read_texts(tmp_path / "some.txt") == ["one", "two"]
+    assert corpus.running_text(tmp_path / "some.txt") == ["one", "two"]
+    assert corpus.running_text(tmp_path / "some.txt", 1) == ["one"]
+
+
+def test_the_language_reference_is_running_text_of_any_python():
+    texts = corpus.running_text(corpus.PYDOC)
+    assert texts == corpus.pydoc_texts() and len(texts) > 60 and min(map(len, texts)) > 20
+    whole = "\n".join(texts)
+    assert len(whole) > 300_000 and "****" not in whole and "====" not in whole and "+----" not in whole
+    assert "a dictionary" in whole and corpus.texts_provenance(corpus.PYDOC).startswith("pydoc_data.topics, sha256 ")
+
+
+def test_markup_is_dropped_and_code_stays():
+    text = (
+        "A Title\n*******\n\nOne *s* and **two words:**\nwith f(*args, **kwargs) [3].\n\n   if x:\n       y = a * b\n"
+    )
+    table = "\n+---+---+\n| a | b |\n+===+===+\n"
+    plain = "A Title\nOne s and two words: with f(*args, **kwargs).\n   if x:\n       y = a * b"
+    assert corpus._plain(text + table).rstrip() == plain
+
+
+def test_open_web_text_is_streamed_at_its_revision_and_a_missing_network_told_at_once(monkeypatch):
+    with pytest.raises(DownloadError, match="the Hub does not answer.*--texts pydoc, or --texts FILE"):
+        corpus.running_text(corpus.OPEN_WEB_TEXT_NAME)
+    asked = {}
+
+    def load_dataset(name, **how):
+        asked.update(how, name=name)
+        return datasets.Dataset.from_dict({"text": ["a", "b", "c"]}).to_iterable_dataset()
+
+    monkeypatch.setattr(corpus, "hub_answers", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert corpus.running_text(corpus.OPEN_WEB_TEXT_NAME, 2) == ["a", "b"]
+    assert asked["streaming"] and asked["revision"] in corpus.texts_provenance(corpus.OPEN_WEB_TEXT_NAME)
+    assert asked["name"] == corpus.OPEN_WEB_TEXT and asked["download_config"].max_retries == 0

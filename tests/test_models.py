@@ -1,5 +1,6 @@
 """Loading whole models: the logits of plain transformers, the weights of the checkpoint, clear refusals."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from conftest import build_model, edit, random_prompts, save_tokenizer
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from talking_heads_utils import models
 from talking_heads_utils.errors import (
@@ -18,9 +19,10 @@ from talking_heads_utils.errors import (
     ProcessingError,
     UnsupportedModelError,
 )
-from talking_heads_utils.models import known_models, load_model
+from talking_heads_utils.models import known_models, load_model, load_tokenizer
 from talking_heads_utils.runs.recording import record
 from talking_heads_utils.runs.suffix import suffix
+from talking_heads_utils.tasks.prefix import begin_ids, prefix_of
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.weights.heads import Processing
@@ -148,11 +150,34 @@ def test_known_models_are_pinned_and_described():
     assert known["gpt2"].roles and known["gpt2"].roles_source and not known["EleutherAI/pythia-160m"].roles
 
 
+def test_a_model_adds_its_prefix_by_itself_and_only_once(checkpoints, monkeypatch, tmp_path):
+    """The bridge's own tokens are the prompt sets'; what no table names and no tokenizer adds is not there, bos or
+    not."""
+    bare = load_model(checkpoints["llama"])
+    assert bare.tokenizer.bos_token == "w0" and bare.to_tokens("w5 w6").tolist() == [[5, 6]]
+    table = {"known": dataclasses.replace(known_models()["gpt2"], name="known", prefix="w0")}
+    monkeypatch.setattr(models, "known_models", lambda: table)
+    monkeypatch.setattr(models, "model_source", lambda name, revision=None: (checkpoints["llama"], None))
+    bridge = load_model("known")
+    assert prefix_of(bridge.tokenizer) == prefix_of(load_tokenizer("known")) == "w0"
+    assert bridge.to_tokens("w5 w6").tolist() == [begin_ids(bridge.tokenizer) + [5, 6]] == [[0, 5, 6]]
+    assert bridge.to_single_token("w5") == 5 and "add_bos_token" not in bridge.tokenizer.init_kwargs
+    assert prefix_of(load_model(checkpoints["llama"]).tokenizer) == "", "a folder is not the model of that name"
+    bridge.tokenizer.save_pretrained(tmp_path)
+    assert prefix_of(AutoTokenizer.from_pretrained(tmp_path)) == "w0"
+
+
+def test_the_books_own_models_begin_as_they_were_trained():
+    for name in (models.PLANTED, *models.shipped_models()):
+        assert prefix_of(load_tokenizer(name)) == "<bos>", name
+    assert load_model("mini-token").to_tokens("Mary")[0].tolist() == load_tokenizer("mini-token")("Mary").input_ids
+
+
 def test_a_known_model_without_a_network_is_one_clear_error(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("talking_heads_utils.weights.checkpoints._hub_answers", lambda: False)
+    monkeypatch.setattr("talking_heads_utils.weights.checkpoints.hub_answers", lambda: False)
     for name in (name for name, known in known_models().items() if known.package is None):
         with pytest.raises(DownloadError, match="give a folder"):
             load_model(name)

@@ -1,14 +1,17 @@
 """The two tasks: named positions hold the named words, places are balanced, halves are apart."""
 
+import copy
 import dataclasses
 from collections import Counter
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.tasks import ioi, laundry, metrics
+from talking_heads_utils.tasks.prefix import add_prefix, begin_ids, prefix_of
 from talking_heads_utils.tasks.prompts import ABSENT, Recipe, encode, load_prompts, render, save_prompts
 from talking_heads_utils.tasks.words import WORD_LISTS, check_one_token, load_templates, load_words, tokenizer_hash
 
@@ -56,7 +59,6 @@ def test_ioi_positions_hold_the_words_they_are_named_for(tokenizer):
         assert tokenizer.decode([prompts.distractors[row, 0].item()]).strip() == prompt.s
     first = prompts.positions["IO"] < prompts.positions["S1"]
     assert first.tolist() == [order == ioi.IO_FIRST for order in prompts.info["order"]]
-    assert (prompts.tokens[:, 0] == tokenizer.bos_token_id).all()
     assert torch.equal(prompts.mask.sum(1) - 1, prompts.positions["end"])
 
 
@@ -157,9 +159,39 @@ def test_a_prompt_tokenizes_as_a_whole_as_gpt2_does(gpt2_tokenizer):
     text, spans = render("When {A} and {B} went to the store, {S} gave a drink to", {
         "A": [("IO", "Mary")], "B": [("S1", "John")], "S": [("S2", "John")]})  # fmt: skip
     prompt = ioi.PromptText(text, spans, "Mary", ("John",), {})
-    prompts = encode([prompt], gpt2_tokenizer, Recipe("ioi", 1, 0, tokenizer_hash(gpt2_tokenizer), prepend_bos=False))
+    prompts = encode([prompt], gpt2_tokenizer, Recipe("ioi", 1, 0, tokenizer_hash(gpt2_tokenizer), prefix=""))
     assert prompts.tokens[0].tolist() == [2215, 5335, 290, 1757, 1816, 284, 262, 3650, 11, 1757, 2921, 257, 4144, 284]
     assert [prompts.positions[name].item() for name in ("IO", "S1", "S2", "end")] == [1, 3, 9, 13]
+
+
+def test_a_prefix_is_what_the_tokenizer_adds_in_front_or_what_is_asked_for(tokenizer):
+    """bos or eos is never put there in silence; what is at the end is no prefix."""
+    tokenizer = copy.deepcopy(tokenizer)
+    bare = ioi.build_ioi(tokenizer, 4)
+    assert tokenizer.bos_token and prefix_of(tokenizer) == bare.recipe.prefix == ""
+    asked = ioi.build_ioi(tokenizer, 4, prefix=tokenizer.bos_token)
+    add_prefix(tokenizer, tokenizer.bos_token)
+    assert begin_ids(tokenizer) == [tokenizer.bos_token_id] and begin_ids(tokenizer, "") == []
+    own = ioi.build_ioi(tokenizer, 4)
+    assert own.recipe == asked.recipe and own.recipe.prefix == tokenizer.bos_token
+    assert torch.equal(own.tokens, asked.tokens) and own.tokens[0].tolist() == tokenizer(own.texts[0]).input_ids
+    assert torch.equal(own.tokens[:, 0], torch.full((4,), tokenizer.bos_token_id))
+    assert own.tokens[0, 1:].tolist() == bare.tokens[0].tolist()
+    assert all(torch.equal(own.positions[name], at + 1) for name, at in bare.positions.items())
+    lists = laundry.build_laundry(tokenizer, 3, 4, prefix=2 * tokenizer.bos_token)
+    assert lists.tokens[:, :2].eq(tokenizer.bos_token_id).all() and lists.positions["item_0 first"].min() > 2
+    add_prefix(tokenizer, "")
+    assert torch.equal(ioi.build_ioi(tokenizer, 4).tokens, bare.tokens)
+    end = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", tokenizer.eos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = end
+    assert len(tokenizer("Mary").input_ids) > 1 and prefix_of(tokenizer) == ""
+    with pytest.raises(TaskError, match="in front of a prompt is text"):
+        ioi.build_ioi(tokenizer, 4, prefix=True)
+
+
+def test_an_unknown_prefix_is_refused(word_tokenizer):
+    with pytest.raises(TaskError, match="does not know the prefix 'zzz'"):
+        laundry.build_laundry(word_tokenizer, 3, 4, prefix="zzz")
 
 
 def test_prompt_sets_survive_a_file(word_tokenizer, tmp_path):

@@ -33,6 +33,7 @@ from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.models import load_model
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.tasks.functions import Family
+from talking_heads_utils.tasks.prefix import add_prefix
 from talking_heads_utils.tasks.prompts import PromptSet
 
 if TYPE_CHECKING:
@@ -91,7 +92,10 @@ def bracket_tokenizer(n_numbers: int) -> PreTrainedTokenizerFast:
     words = ["<bos>", "(", ")\n", ",", " ", "\n", ")", *map(str, range(n_numbers))]
     model = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<bos>"))
     model.pre_tokenizer = pre_tokenizers.Split(Regex(r"\)\n|[0-9]+|[(), \n]"), "isolated")
-    return PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<bos>", eos_token="<bos>", unk_token="<bos>")
+    special = dict(bos_token="<bos>", eos_token="<bos>", unk_token="<bos>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, **special)
+    add_prefix(tokenizer, "<bos>")
+    return tokenizer
 
 
 def compare(bridge: TransformerBridge, b: str, sets: str, repeats: int, n_prompts: int = N_PROMPTS) -> Row:

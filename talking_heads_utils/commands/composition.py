@@ -63,8 +63,8 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=_named,
         metavar="FOLDER_OR_ID",
-        help="a checkpoint folder, a .gguf file or a Hub id of the family gpt2, gpt_neox, llama, mistral, qwen2 or qwen3, of "
-        f"qwen3 for values alone, or {PACKAGED} (default: ${GPT2_VARIABLE}, else gpt2)",
+        help="a checkpoint folder, a .gguf file or a Hub id of the family gpt2, gpt_neox, llama, mistral, qwen2 or "
+        f"qwen3, of qwen3 for values alone, or {PACKAGED} (default: ${GPT2_VARIABLE}, else gpt2)",
     )
     parser.add_argument("--revision", help="commit, tag or branch of a Hub id")
 

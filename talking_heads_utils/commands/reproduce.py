@@ -37,10 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="folder of all results (default: data/results)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="one prompt in ten, three list lengths, small grids")
     parser.add_argument("--shard", type=shard_of, default=(0, 1), metavar="I/N", help="a part of the experiments")
-    parser.add_argument("--texts", type=Path, metavar="FILE", help="running text in place of Open Web Text")
+    parser.add_argument("--texts", type=_texts, metavar="FILE",
+                        help="running text: FILE, openwebtext, or pydoc, Python's own (default)")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model (default: float32)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"of prompts and controls (default: {SEED})")
+
+
+def _texts(text: str) -> Path | str:
+    from talking_heads_utils.inhibition.corpus import OPEN_WEB_TEXT_NAME, PYDOC
+
+    return text if text in (OPEN_WEB_TEXT_NAME, PYDOC) else Path(text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     check_seed(args.seed)
     check_folder(args.out)
     check_device(args.device)  # an experiment would take it for its model's own failing
-    if args.texts:
+    if isinstance(args.texts, Path):
         read_texts(args.texts)
     subject = Subject(args.model, args.seed, args.quick, args.device, getattr(torch, args.dtype), args.texts)
     folder, failed = reproduce(subject, experiments, args.out)

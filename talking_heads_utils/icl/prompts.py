@@ -12,7 +12,8 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.tasks.functions import Examples, Family
-from talking_heads_utils.tasks.prompts import ABSENT, PromptSet, Recipe, begin_ids, check_count, padded
+from talking_heads_utils.tasks.prefix import begin_ids, prefix_of
+from talking_heads_utils.tasks.prompts import ABSENT, PromptSet, Recipe, check_count, padded
 from talking_heads_utils.tasks.words import tokenizer_hash
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _prompt_set(
             "x": [q.x for q in questions],
             "answer": [q.answer for q in questions],
         },
-        recipe=Recipe(TASK, len(rows), seed, tokenizer_hash(tokenizer), n_items=len(questions[0].pairs)),
+        recipe=Recipe(TASK, len(rows), seed, tokenizer_hash(tokenizer), len(questions[0].pairs), prefix_of(tokenizer)),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,9 @@ from talking_heads_utils.runs.layers import attention_layer, wide
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.tasks.ioi import draw_ioi
 from talking_heads_utils.tasks.laundry import draw_laundry
+from talking_heads_utils.tasks.prefix import begin_ids
 from talking_heads_utils.tasks.prompts import unknown_id
+from talking_heads_utils.weights.checkpoints import file_sha256, hub_answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,10 +32,14 @@ if TYPE_CHECKING:
 COMMA, REPEATED, OTHER = "comma in a list", "repeated word", "other"
 CATEGORIES = (COMMA, REPEATED, OTHER)
 OPEN_WEB_TEXT = "Skylion007/openwebtext"
-OPEN_WEB_TEXT_REVISION = "refs/convert/parquet"  # the Hub's own conversion; pin its commit once it can be looked up
-OPEN_WEB_TEXT_FILE = "plain_text/partial-train/0000.parquet"
+OPEN_WEB_TEXT_REVISION = "b4325f019c648b1641a1784748667e8b74e5e064"  # in parquet: a script is no longer run
+OPEN_WEB_TEXT_NAME, PYDOC = "openwebtext", "pydoc"  # in place of a file
+PYDOC_TOPICS = "pydoc_data.topics"
 TOP_SHARE = 0.01  # the most active positions, of which rates by category are taken
 LIST_WINDOW = 6  # tokens on either side within which a second comma makes a list
+_MARKUP_LINE = re.compile(r"\s*([*=~^\"-])\1{2,}\s*|\s*[+|].*[+|]\s*")  # an underline, a row of a table
+_STARS = re.compile(r"\*\*?(\w(?:[^*\n]*[\w:.])?)\*\*?")
+_FOOTNOTE = re.compile(r" \[\d+\]")
 
 
 @dataclass(frozen=True)
@@ -45,24 +53,24 @@ class Corpus:
 def corpus_of(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, n_pos: int = 64, n_windows: int | None = None
 ) -> Corpus:
-    """Texts one after the other, cut into windows, each behind a first token of its own.
+    """Texts one after the other, cut into windows of ``n_pos`` tokens, each behind what the tokenizer puts in front.
 
     Raises :class:`TaskError` for texts without a token that the tokenizer knows, or shorter than one window.
     """
     unknown = unknown_id(tokenizer)
-    stream: list[int] = []
+    begin, stream = begin_ids(tokenizer), list[int]()
+    n_body = n_pos - len(begin)
     for text in texts:
         stream += tokenizer(text, add_special_tokens=False)["input_ids"]
-        if n_windows is not None and len(stream) >= n_windows * (n_pos - 1):
+        if n_windows is not None and len(stream) >= n_windows * n_body:
             break
     if all(token == unknown for token in stream):
         raise TaskError("The corpus holds no token of this model. Take text in the model's language.")
-    n = len(stream) // (n_pos - 1)
+    n = len(stream) // n_body
     if n == 0:
-        raise TaskError(f"The corpus has {len(stream)} tokens; one window takes {n_pos - 1}. Take more text.")
-    body = torch.tensor(stream[: n * (n_pos - 1)]).view(n, -1)[:n_windows]
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    tokens = torch.cat([torch.full((len(body), 1), first), body], 1)
+        raise TaskError(f"The corpus has {len(stream)} tokens; one window takes {n_body}. Take more text.")
+    body = torch.tensor(stream[: n * n_body]).view(n, -1)[:n_windows]
+    tokens = torch.cat([torch.tensor(begin, dtype=torch.long).expand(len(body), -1), body], 1)
     return Corpus(tokens, categories(tokens, tokenizer))
 
 
@@ -119,7 +127,7 @@ def activity(
     parts = []
     for rows in batches.blocks(len(corpus.tokens), batch, "blocks of text"):
         tokens = corpus.tokens[rows].to(bridge.cfg.device)
-        _, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name in names)
+        _, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name in names, stop_at_layer=layers[-1] + 1)
         found = []
         for c in components:
             attention = at[c.layer]
@@ -179,30 +187,66 @@ def generated_texts(tokenizer: PreTrainedTokenizerBase, n: int, seed: int = SEED
     return [texts[i] + " ." for i in order.tolist()]
 
 
-def open_web_text(n_texts: int = 2000) -> list[str]:
-    """The first texts of Open Web Text, from the Hub's parquet form of it (its script is no longer run).
+def running_text(source: Path | str, n_texts: int = 2000) -> list[str]:
+    """The first texts of :data:`PYDOC`, of :data:`OPEN_WEB_TEXT_NAME`, or of a user's own file, a text a paragraph.
 
-    Raises :class:`DownloadError` without a network.
+    Raises :class:`TaskError` for a file that cannot be read, and :class:`DownloadError` without a network.
     """
-    from huggingface_hub import hf_hub_download
+    if source == OPEN_WEB_TEXT_NAME:
+        return open_web_text(n_texts)
+    return (pydoc_texts() if source == PYDOC else read_texts(Path(source)))[:n_texts]
 
+
+def texts_shown_as(source: Path | str) -> str:
+    """What the texts of a source are called."""
+    return {OPEN_WEB_TEXT_NAME: OPEN_WEB_TEXT, PYDOC: PYDOC_TOPICS}.get(str(source), Path(source).name)
+
+
+def texts_provenance(source: Path | str) -> str:
+    """The texts of a source, and which: a revision, or a sum. pydoc's differ between versions of Python."""
+    if source == OPEN_WEB_TEXT_NAME:
+        return f"{OPEN_WEB_TEXT}, revision {OPEN_WEB_TEXT_REVISION}"
+    if source == PYDOC:
+        return f"{PYDOC_TOPICS}, sha256 {hashlib.sha256(chr(0).join(pydoc_texts()).encode()).hexdigest()}"
+    return f"{Path(source).name}, sha256 {file_sha256(Path(source))}"
+
+
+def pydoc_texts() -> list[str]:
+    """Python's own language reference, which comes with every CPython: one text a topic, by name.
+
+    Its markup is dropped: underlines, tables, stars around a word, numbers of footnotes, and line ends in a paragraph.
+    """
+    from pydoc_data.topics import topics
+
+    return [_plain(topics[name]) for name in sorted(topics)]
+
+
+def _plain(text: str) -> str:
+    """Paragraphs on a line each; indented lines, which are code, stay as they are."""
+    lines = [line for line in text.splitlines() if not _MARKUP_LINE.fullmatch(line)]
+    text = _FOOTNOTE.sub("", _STARS.sub(r"\1", "\n".join(lines)))
+    parts = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
+    return "\n".join(part if part.startswith("   ") else " ".join(part.split()) for part in parts)
+
+
+def open_web_text(n_texts: int = 2000) -> list[str]:
+    """The first texts of Open Web Text at :data:`OPEN_WEB_TEXT_REVISION`; no more than those are fetched.
+
+    Raises :class:`DownloadError` without a network, at once.
+    """
     try:
-        path = hf_hub_download(OPEN_WEB_TEXT, OPEN_WEB_TEXT_FILE, repo_type="dataset", revision=OPEN_WEB_TEXT_REVISION)
-    except Exception as error:  # of whatever kind: the Hub's own, the network's, the disk's
+        if not hub_answers():
+            raise ConnectionError("the Hub does not answer")
+        from datasets import DownloadConfig, load_dataset
+
+        rows = load_dataset(
+            OPEN_WEB_TEXT, revision=OPEN_WEB_TEXT_REVISION, split="train", streaming=True,
+            download_config=DownloadConfig(max_retries=0),
+        )  # fmt: skip
+        return [row["text"] for row in rows.take(n_texts)]
+    except Exception as error:  # of whatever kind: the library's own, the Hub's, the network's, the disk's
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DownloadError(
-            f"Open Web Text could not be fetched ({type(error).__name__}). Use a text file of your own: read_texts, or "
-            "--texts FILE."
+            f"Open Web Text could not be fetched ({reason}). Use {PYDOC}, which every Python has, or a text file of "
+            f"your own: --texts {PYDOC}, or --texts FILE."
         ) from error
-    return parquet_texts(Path(path), n_texts)
-
-
-def parquet_texts(path: Path, n_texts: int) -> list[str]:
-    """The first rows of a parquet file's ``text`` column. Raises :class:`TaskError` for any other file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        batch = next(pq.ParquetFile(path).iter_batches(n_texts, columns=["text"]))
-    except (OSError, pa.ArrowException, StopIteration) as error:
-        raise TaskError(f"{path} has no column of texts ({error}).") from error
-    return batch.column(0).to_pylist()

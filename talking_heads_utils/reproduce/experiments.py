@@ -37,7 +37,7 @@ class Subject:
     """A model on its way through the experiments. What a chapter's experiments share is made once.
 
     quick: one prompt in ten, three list lengths, a grid of five values. texts: running text for what is measured there;
-    None for the first texts of Open Web Text, or for a model of the book's own texts made for it.
+    a file, or a name that :func:`~talking_heads_utils.inhibition.corpus.running_text` knows; see :attr:`text_source`.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Subject:
     quick: bool = False
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
-    texts: Path | None = None
+    texts: Path | str | None = None
 
     def n(self, usual: int, least: int = 20) -> int:
         """How many prompts to take where ``usual`` are: one in ten of a quick run, but ``least`` at least."""
@@ -66,6 +66,12 @@ class Subject:
     def is_own(self) -> bool:
         """Whether this is a model of the book, whose words are few."""
         return self.model == PLANTED or self.model in shipped_models()
+
+    @property
+    def text_source(self) -> Path | str | None:
+        """Where running text comes from: unless one is named, every Python's own; for a model of the book, None: texts
+        made for it."""
+        return self.texts or (None if self.is_own else corpus.PYDOC)
 
     def forget(self) -> None:
         """Let go of everything that was kept, models with it."""
@@ -128,13 +134,11 @@ def _concentration(s: Subject) -> pd.DataFrame:
 
 
 def _activity(s: Subject) -> pd.DataFrame:
-    if s.texts is not None:
-        texts, name = corpus.read_texts(s.texts), s.texts.name
-    elif s.is_own:
-        texts, name = corpus.generated_texts(s.study.tokenizer, 400, s.seed), corpus.OWN_TEXTS
+    if s.text_source is None:
+        texts, name = corpus.generated_texts(s.study.tokenizer, 400, s.seed)[: s.n(2000)], corpus.OWN_TEXTS
     else:
-        texts, name = corpus.open_web_text(), corpus.OPEN_WEB_TEXT
-    return inhibition.activity_table(s.study, texts[: s.n(2000)])[0].assign(texts=name)
+        texts, name = corpus.running_text(s.text_source, s.n(2000)), corpus.texts_shown_as(s.text_source)
+    return inhibition.activity_table(s.study, texts)[0].assign(texts=name)
 
 
 def _reach(s: Subject) -> pd.DataFrame:

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 import talking_heads_utils
 from talking_heads_utils import result_files
 from talking_heads_utils.errors import ResultError
-from talking_heads_utils.files import data_dir, file_sha256
-from talking_heads_utils.models import PLANTED, find_checkpoint, is_real, known_models, shipped_models
+from talking_heads_utils.files import data_dir
+from talking_heads_utils.inhibition.corpus import texts_provenance
+from talking_heads_utils.models import PLANTED, find_checkpoint, is_real, known_models, load_tokenizer, shipped_models
 from talking_heads_utils.provenance import machine, versions
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Experiment, Subject
+from talking_heads_utils.tasks.prefix import prefix_of
 from talking_heads_utils.weights.heads import NO_NORM, Processing
 
 if TYPE_CHECKING:
     import pandas as pd
 
 QUICK = "-quick"  # ends the name of a folder that no page reads
-KEY = ("experiment", "model", "revision", "checkpoint", "processing", "dtype", "seed", "quick", "texts", "code")
+KEY = ("experiment", "model", "revision", "checkpoint", "processing", "dtype", "prefix", "seed", "quick", "texts",
+       "code")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ def key_of(s: Subject) -> dict[str, Any]:
     return {
         "model": s.model if revision or s.model in shipped_models() or s.model == PLANTED else Path(s.model).name,
         "revision": revision, "checkpoint": checkpoint, "processing": Processing.default(norm).describe(),
-        "dtype": str(s.dtype).removeprefix("torch."), "seed": s.seed, "quick": s.quick,
-        "texts": f"{s.texts.name}, sha256 {file_sha256(s.texts)}" if s.texts else None,
+        "dtype": str(s.dtype).removeprefix("torch."), "prefix": prefix_of(load_tokenizer(s.model)), "seed": s.seed,
+        "quick": s.quick,
+        "texts": texts_provenance(s.text_source) if s.text_source else None,
         "code": talking_heads_utils.__version__,
     }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The tasks: prompts with named positions for any tokenizer, and the metrics that score them.
 
 ``prompts``   :class:`~talking_heads_utils.tasks.prompts.PromptSet`: tokens, named positions, answers, recipe
+``prefix``    what stands in front of a prompt: what the model's tokenizer adds by itself
 ``words``     names, places, objects and wordings out of ``data/prompts``, kept where they are one token
 ``ioi``       indirect object identification, with named counterfactuals
 ``laundry``   the Laundry List: which item of a list has not been named again?

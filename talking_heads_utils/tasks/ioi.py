@@ -103,11 +103,12 @@ def build_ioi(
     *,
     counterfactual: str | None = None,
     prompts: Sequence[IOIPrompt] | None = None,
-    prepend_bos: bool = True,
+    prefix: str | None = None,
 ) -> PromptSet:
     """IOI prompts for a tokenizer; with ``counterfactual`` each one changed by that named operation, pair by pair.
 
-    prompts: your own instead of drawn ones. Raises :class:`TaskError` for an unknown operation or template, no
+    prompts: your own instead of drawn ones. prefix: what stands in front, in place of what the tokenizer adds by itself
+    (:mod:`~talking_heads_utils.tasks.prefix`). Raises :class:`TaskError` for an unknown operation or template, no
     prompts, something else than a prompt, equal names, or a word that is not one token.
     """
     drawn = prompts is None
@@ -129,7 +130,7 @@ def build_ioi(
         len(prompts),
         seed,
         tokenizer_hash(tokenizer),
-        prepend_bos=prepend_bos,
+        prefix=prefix,
         words_left_out=left_out,
         counterfactual=counterfactual,
         drawn=drawn,

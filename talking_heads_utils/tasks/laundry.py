@@ -101,13 +101,12 @@ def build_laundry(
     n_prompts: int = 250,
     seed: int = 0,
     *,
-    prepend_bos: bool = True,
+    prefix: str | None = None,
     n_ctx: int | None = None,
 ) -> PromptSet:
-    """Laundry List prompts for a tokenizer; see :func:`draw_laundry`. With ``n_ctx``, too long a list is an error."""
+    """Laundry List prompts for a tokenizer; see :func:`draw_laundry`. With ``n_ctx``, too long a list is an error.
+    prefix: what stands in front, in place of what the tokenizer adds by itself."""
     prompts = draw_laundry(tokenizer, n_items, n_prompts, seed)
     left_out = load_words("objects", tokenizer, at_least=0).n_left_out
-    recipe = Recipe(
-        TASK, n_prompts, seed, tokenizer_hash(tokenizer), n_items, prepend_bos=prepend_bos, words_left_out=left_out
-    )
+    recipe = Recipe(TASK, n_prompts, seed, tokenizer_hash(tokenizer), n_items, prefix=prefix, words_left_out=left_out)
     return encode(prompts, tokenizer, recipe, n_ctx=n_ctx)

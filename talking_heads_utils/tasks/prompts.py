@@ -15,6 +15,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import written_whole
+from talking_heads_utils.tasks.prefix import begin_ids, prefix_of
 from talking_heads_utils.tasks.words import check_one_token
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class PromptText:
 class Recipe:
     """What a prompt set was made from: enough to make it again, unless its prompts were given by hand.
 
+    prefix: the tokens in front of every prompt, as text; None becomes, once encoded, what the tokenizer adds by itself.
     counterfactual: the named operation that changed every prompt. drawn: False where prompts were given. rows: those
     that :meth:`PromptSet.select` kept, None for all.
     """
@@ -48,7 +50,7 @@ class Recipe:
     seed: int
     tokenizer_hash: str
     n_items: int | None = None
-    prepend_bos: bool = True
+    prefix: str | None = None
     words_left_out: int = 0
     counterfactual: str | None = None
     drawn: bool = True
@@ -161,12 +163,12 @@ def encode(
 ) -> PromptSet:
     """Tokenize prompts and find their named positions.
 
-    Every named word must be one token, as must answers and distractors. Raises :class:`TaskError` otherwise, or if a
-    prompt is longer than ``n_ctx``.
+    In front stands the recipe's prefix. Every named word must be one token, as must answers and distractors. Raises
+    :class:`TaskError` otherwise, for an unknown prefix, or if a prompt is longer than ``n_ctx``.
     """
-    bos = begin_ids(tokenizer) if recipe.prepend_bos else []
+    begin = begin_ids(tokenizer, recipe.prefix)
     encoded = tokenizer([p.text for p in prompts], add_special_tokens=False, return_offsets_mapping=False)
-    tokens, mask = padded([bos + ids for ids in encoded["input_ids"]], tokenizer)
+    tokens, mask = padded([begin + ids for ids in encoded["input_ids"]], tokenizer)
     if n_ctx is not None and tokens.shape[1] > n_ctx:
         raise TaskError(
             f"A prompt of {tokens.shape[1]} tokens does not fit the model's context of {n_ctx}: ask for fewer items."
@@ -174,7 +176,7 @@ def encode(
     unknown = unknown_id(tokenizer)
     names = dict.fromkeys(name for prompt in prompts for name in prompt.spans)
     positions = {
-        name: torch.tensor([_position(encoded, i, p, name, len(bos), unknown) for i, p in enumerate(prompts)])
+        name: torch.tensor([_position(encoded, i, p, name, len(begin), unknown) for i, p in enumerate(prompts)])
         for name in names
     }
     words = dict.fromkeys(word for p in prompts for word in (p.answer, *p.distractors))
@@ -187,13 +189,8 @@ def encode(
         distractors=torch.tensor([[ids[word] for word in p.distractors] for p in prompts]),
         texts=[p.text for p in prompts],
         info={name: [p.info[name] for p in prompts] for name in prompts[0].info},
-        recipe=recipe,
+        recipe=recipe if recipe.prefix is not None else replace(recipe, prefix=prefix_of(tokenizer)),
     )
-
-
-def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What stands before a prompt: the beginning-of-text token, or nothing where the tokenizer has none."""
-    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
 
 
 def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.tasks import ioi, laundry
+from talking_heads_utils.tasks.prefix import add_prefix
 from talking_heads_utils.tasks.words import load_templates, load_words
 from talking_heads_utils.training.spec import MiniSpec
 
@@ -40,7 +41,9 @@ def word_tokenizer(spec: MiniSpec) -> PreTrainedTokenizerFast:
     model = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token=UNKNOWN))
     model.pre_tokenizer = split
     special = dict(unk_token=UNKNOWN, bos_token=BOS, eos_token=BOS, pad_token=BOS)
-    return PreTrainedTokenizerFast(tokenizer_object=model, model_max_length=spec.n_positions, **special)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, model_max_length=spec.n_positions, **special)
+    add_prefix(tokenizer, BOS)
+    return tokenizer
 
 
 @dataclass(frozen=True)

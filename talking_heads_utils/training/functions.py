@@ -14,6 +14,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.tasks.functions import Examples, Family, bayes_accuracy, trained_prior
+from talking_heads_utils.tasks.prefix import add_prefix
 from talking_heads_utils.training.data import BOS, UNKNOWN
 from talking_heads_utils.training.model import fresh_gpt2
 from talking_heads_utils.training.spec import FunctionsSpec
@@ -37,7 +38,9 @@ def number_tokenizer(spec: FunctionsSpec) -> PreTrainedTokenizerFast:
     model.normalizer = normalizers.Replace(Regex("[()]"), " ")
     model.pre_tokenizer = pre_tokenizers.Whitespace()
     special = dict(unk_token=UNKNOWN, bos_token=BOS, eos_token=BOS, pad_token=BOS)
-    return PreTrainedTokenizerFast(tokenizer_object=model, model_max_length=spec.n_positions, **special)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, model_max_length=spec.n_positions, **special)
+    add_prefix(tokenizer, BOS)
+    return tokenizer
 
 
 @dataclass(frozen=True)

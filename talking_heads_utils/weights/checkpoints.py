@@ -219,7 +219,7 @@ class _HubFiles:
 
     def __init__(self, repo: str, revision: str | None):
         self.repo, self.wanted = repo, revision
-        self.offline = not _hub_answers()
+        self.offline = not hub_answers()
         self.revision = self.path(CONFIG).parent.name  # snapshots/<commit>/config.json
 
     def path(self, file: str) -> Path:
@@ -262,7 +262,7 @@ class _HubFiles:
             raise DownloadError(f"{_unreachable(self.repo, file)} ({type(error).__name__}: {error})") from error
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the Hub can be reached, asked once: its own downloads would retry for half a minute first."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
