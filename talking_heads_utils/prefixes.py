@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 N_ITEMS = 4  # of the lists
 
 
+def prefix_candidates(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Nothing, and the tokenizer's own marks for the beginning, the end and the unknown, as far as it has them."""
+    marks = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
+    return list(dict.fromkeys(["", *(str(mark) for mark in marks if mark is not None)]))
+
+
 def prefix_table(
     bridge: TransformerBridge,
     tokenizer: PreTrainedTokenizerBase,

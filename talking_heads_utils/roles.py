@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from talking_heads_utils.errors import TaskError
 from talking_heads_utils.labels import Head
 from talking_heads_utils.statistics import Interval
 
@@ -57,6 +58,11 @@ def role_of(head: Head, roles: dict[str, list[Head]]) -> str | None:
     """The role of one head, or None where none was published."""
     return next((role for role, heads in roles.items() if head in heads), None)
 
+COLUMNS = [
+    "role", "head", "path", "reader", "effect", "low", "high", "unit", "n", "chosen by", "p", "to IO", "to S1", "to S2",
+    "confirmed",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Role:
@@ -97,6 +103,13 @@ class Roles:
                 total[role.head] = total.get(role.head, 0.0) + abs(role.effect.mean)
         return sorted(total, key=lambda head: -total[head])
 
+    @property
+    def mover(self) -> Head:
+        """The strongest name mover. Raises :class:`TaskError` where there is none."""
+        if not (movers := self.heads(NAME_MOVER)):
+            raise TaskError("No head was found to copy IO from its token: there is no name mover to ask about.")
+        return movers[0]
+
     def frame(self) -> pd.DataFrame:
         """One row per entry: role, head, path, reader, effect, low, high, unit, n, the selection half's effect and p,
         attention from ``end`` to IO, S1 and S2, confirmed."""
@@ -111,7 +124,7 @@ class Roles:
             }
             for r in self.entries
         ]  # fmt: skip
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=COLUMNS)
 
     @classmethod
     def of_frame(cls, frame: pd.DataFrame) -> Roles:

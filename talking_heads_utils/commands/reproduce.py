@@ -55,11 +55,12 @@ def run(args: argparse.Namespace) -> None:
 
     from talking_heads_utils.device import check_device
     from talking_heads_utils.inhibition.corpus import read_texts
-    from talking_heads_utils.reproduce.experiments import Subject, chapters_of
+    from talking_heads_utils.reproduce.experiments import Subject, chapters_of, is_own
     from talking_heads_utils.reproduce.run import chosen, reproduce
     from talking_heads_utils.tasks.prompts import check_seed
 
-    experiments = chosen(args.chapters or chapters_of(args.model), args.shard)
+    chapters = args.chapters or chapters_of(args.model)
+    experiments = chosen(chapters, args.shard, of_own=is_own(args.model))
     check_seed(args.seed)
     check_folder(args.out)
     check_device(args.device)  # an experiment would take it for its model's own failing

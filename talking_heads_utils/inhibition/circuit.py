@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DIRECT_ROLES = (roles.NAME_MOVER, roles.S_SUPPRESSION, roles.NO_NAME, roles.NEGATIVE_MOVER, roles.S_COPY)
 OTHER_HEADS, MLPS, BELOW = "other heads", "MLPs", "embedding and first layer"
-NO_ROLE = "heads without a role"
+SOURCES, EXCHANGE = "sources", "exchange"
 N_DRAWS = 99  # sets of heads without a role, as many of each layer
 
 
@@ -41,6 +41,18 @@ def layer_effects(recording: Recording) -> Float[Tensor, "n n_layers"]:
     streams = [recording.readers[layer].resid[recording.rows, recording.end] for layer in sorted(recording.readers)]
     along = torch.stack([(x * centered).sum(-1) / scale for x in (*streams, recording.final)], 1)
     return along.diff(dim=1, prepend=torch.zeros_like(along[:, :1])).cpu()
+
+
+def circuit_table(bridge: TransformerBridge, held_out: Pair, found: Roles, *, seed: int = SEED) -> pd.DataFrame:
+    """:func:`sources_table` and :func:`exchange_table` in one, told apart by the column ``measure``:
+    :data:`SOURCES` or :data:`EXCHANGE`."""
+    import pandas as pd
+
+    tables = {
+        SOURCES: sources_table(held_out.clean, found),
+        EXCHANGE: exchange_table(bridge, held_out, found, seed=seed),
+    }
+    return pd.concat([table.assign(measure=name) for name, table in tables.items()], ignore_index=True)
 
 
 def sources_table(recording: Recording, found: Roles) -> pd.DataFrame:
@@ -73,9 +85,9 @@ def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed:
     """What the logit difference is when the heads of a role write at ``end`` what they write on the third-name prompts,
     everything above them taking part; beside :data:`N_DRAWS` sets of heads without a role, as many of each layer.
 
-    Columns: exchanged, heads, change (logits) with low and high over prompts, share (of the change from the clean
-    prompts to the third-name ones), control (mean over the sets), control low and control high (their 2.5% and 97.5%
-    points), p (sets that lower it as much), n.
+    Columns: part (the role), heads, effect (change in logits) with low and high over prompts, share (of the change from
+    the clean prompts to the third-name ones), control (mean over the sets), control low and control high (their 2.5%
+    and 97.5% points), p (sets that lower it as much), n.
     """
     import pandas as pd
 
@@ -99,7 +111,7 @@ def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed:
         control = change[:, len(sets) + i * N_DRAWS :][:, :N_DRAWS].mean(0)
         low, high = control.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
         rows.append({
-            "exchanged": name, "heads": ", ".join(map(str, heads)), "change": effect.mean, "low": effect.low,
+            "part": name, "heads": ", ".join(map(str, heads)), "effect": effect.mean, "low": effect.low,
             "high": effect.high, "share": effect.mean / whole, "control": control.mean().item(), "control low": low,
             "control high": high, "p": (1 + int((control <= effect.mean).sum())) / (1 + N_DRAWS), "n": effect.n,
         })  # fmt: skip

@@ -47,13 +47,14 @@ from talking_heads_utils.inhibition.list_roles import (
 )
 from talking_heads_utils.inhibition.signal import factorial_prompts, place_or_identity, place_or_name
 from talking_heads_utils.labels import Component, Head, heads_in
-from talking_heads_utils.models import PLANTED, known_models, load_model, moved, shown_as
+from talking_heads_utils.models import PLANTED, known_models, load_model, load_with_tokenizer, moved, shown_as
+from talking_heads_utils.roles import Roles
 from talking_heads_utils.runs.recording import Recording, record
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.statistics import bootstrap_mean, spearman
 from talking_heads_utils.tasks.halves import halves
-from talking_heads_utils.tasks.ioi import draw_ioi
+from talking_heads_utils.tasks.ioi import build_ioi, draw_ioi
 from talking_heads_utils.tasks.laundry import build_laundry
 from talking_heads_utils.tasks.prompts import PromptSet, item_positions
 
@@ -68,13 +69,18 @@ N_FOLLOWED = 64  # components whose total effect is measured, the strongest and 
 
 @dataclass(frozen=True)
 class Study:
-    """A model and its lists. What is measured is computed when it is first asked for and kept."""
+    """A model and its prompts. What is measured is computed when it is first asked for and kept.
+
+    roles: those found on IOI, whose selection half is that of ``prompts``; without them, movers and inhibition heads
+    are found on the selection half of ``prompts``, which are lists.
+    """
 
     name: str
     bridge: TransformerBridge
     tokenizer: PreTrainedTokenizerBase
     prompts: PromptSet
     seed: int
+    roles: Roles | None = None
 
     @property
     def shows(self) -> str:
@@ -88,13 +94,14 @@ class Study:
 
     @property
     def mover(self) -> Head:
-        """The strongest mover."""
-        return self.found.movers[0]
+        """The strongest mover. Raises :class:`TaskError` where IOI has none."""
+        return self.found.movers[0] if self.roles is None else self.roles.mover
 
     @property
     def inhibition(self) -> list[Head]:
         """Inhibition heads below the strongest mover, the strongest first."""
-        return [head for head in self.found.inhibition if head.layer < self.mover.layer]
+        found = self.found.inhibition if self.roles is None else self.roles.heads(roles.S_INHIBITION)
+        return [head for head in found if head.layer < self.mover.layer]
 
     @cached_property
     def halves(self) -> tuple[Recording, Recording]:
@@ -146,6 +153,16 @@ def study(
         bridge = load_model(name, device, dtype)
         tokenizer = bridge.tokenizer
     return Study(name, bridge, tokenizer, build_laundry(tokenizer, n_items, n_prompts, seed), seed)
+
+
+def study_on_ioi(
+    name: str, found: Roles, *, n_prompts: int = 400, seed: int = SEED, device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Study:  # fmt: skip
+    """A model by name with IOI prompts and the roles that
+    :func:`~talking_heads_utils.inhibition.find_roles.find_roles` found on as many, with the same seed."""
+    bridge, tokenizer = load_with_tokenizer(name, device, dtype)
+    return Study(name, bridge, tokenizer, build_ioi(tokenizer, n_prompts, seed), seed, found)
 
 
 def circuit_table(studies: Sequence[Study]) -> pd.DataFrame:

@@ -12,22 +12,49 @@ import torch
 
 from talking_heads_utils.editing import study as editing
 from talking_heads_utils.errors import TaskError
+from talking_heads_utils.gate import (
+    ALL,
+    ANYWHERE,
+    AT_LEAST,
+    N_PROMPTS,
+    QUICK,
+    Cell,
+    asked,
+    check_asked,
+    gate_from,
+    gate_table,
+    run_gate,
+)
+from talking_heads_utils.gate import LENGTHS as GATE_LENGTHS
 from talking_heads_utils.icl import curves
 from talking_heads_utils.icl import study as icl
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
 from talking_heads_utils.inhibition import corpus
 from talking_heads_utils.inhibition import study as inhibition
+from talking_heads_utils.inhibition.circuit import circuit_table
+from talking_heads_utils.inhibition.find_roles import Pair, find_roles, pairs_of_prompts
 from talking_heads_utils.labels import Head
-from talking_heads_utils.models import PLANTED, known_models, learners, longest_trained, shipped_models
+from talking_heads_utils.models import (
+    PLANTED,
+    known_models,
+    learners,
+    load_with_tokenizer,
+    longest_trained,
+    shipped_models,
+)
 from talking_heads_utils.positional import study as positional
+from talking_heads_utils.prefixes import prefix_candidates, prefix_table
+from talking_heads_utils.roles import Roles
 from talking_heads_utils.settings import N_ITEMS, SEED
+from talking_heads_utils.tasks import ioi, laundry
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CROWDED, SEEN = 10, 8  # items of the lists of chapter 3; examples that laws are fitted on
-LENGTHS, LONG_LENGTHS = (3, 4, 6, 8, 10, 12), (3, 5, 8, 10, 15, 20)  # of the toys, which saw no more, and of others
-QUICK_LENGTHS = (4, 8, 12)
+LENGTHS, QUICK_LENGTHS = (3, 4, 6, 8, 10, 12), (4, 8, 12)  # of the toys' lists
+QUICK_GATE = (3, 5, 8)  # list lengths of a quick run's gate
+GATE, ROLES = "gate", "roles"  # experiments that others read
 MOST_OUT = 24  # heads that are taken out one by one of a model that has more than 100
 N_STRONG, FEW = 6, 8  # heads whose pairs are taken out; prompts of a quick run of chapter 4
 
@@ -38,6 +65,8 @@ class Subject:
 
     quick: one prompt in ten, three list lengths, a grid of five values. texts: running text for what is measured there;
     a file, or a name that :func:`~talking_heads_utils.inhibition.corpus.running_text` knows; see :attr:`text_source`.
+    finished: gives the table of an experiment that is done already, else None: the gate and the roles are made once and
+    read by every chapter.
     """
 
     model: str
@@ -46,6 +75,7 @@ class Subject:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     texts: Path | str | None = None
+    finished: Callable[[str], pd.DataFrame | None] = lambda name: None
 
     def n(self, usual: int, least: int = 20) -> int:
         """How many prompts to take where ``usual`` are: one in ten of a quick run, but ``least`` at least."""
@@ -53,14 +83,48 @@ class Subject:
 
     @property
     def lengths(self) -> Sequence[int]:
-        """List lengths to go through."""
-        usual = QUICK_LENGTHS if self.quick else LENGTHS if self.is_own else LONG_LENGTHS
-        return [n for n in usual if n <= longest_trained(self.model)]
+        """List lengths to go through: those that a model of the book saw in training, those that the gate lets another
+        be asked about. Raises :class:`TaskError` where there are fewer than two."""
+        if self.is_own:
+            return [n for n in (QUICK_LENGTHS if self.quick else LENGTHS) if n <= longest_trained(self.model)]
+        if len(self.asked_lengths) < 2:
+            raise TaskError(f"{self.model} can be asked about lists of one length at most. {self._gate_says}")
+        return self.asked_lengths
+
+    def n_items(self, usual: int) -> int:
+        """Length of the lists to ask about where ``usual`` is: never a longer one than training showed or the gate lets
+        be asked about. Raises :class:`TaskError` where no list may be asked about."""
+        if self.is_own:
+            return int(min(usual, longest_trained(self.model)))
+        if not self.asked_lengths:
+            raise TaskError(f"{self.model} cannot be asked about lists. {self._gate_says}")
+        return max((n for n in self.asked_lengths if n <= usual), default=min(self.asked_lengths))
 
     @property
     def crowded(self) -> int:
-        """Length of lists on which edits are chosen: never one that the model did not see in training."""
-        return int(min(N_ITEMS if self.quick else CROWDED, longest_trained(self.model)))
+        """Length of lists on which edits are chosen."""
+        return self.n_items(N_ITEMS if self.quick else CROWDED)
+
+    @cached_property
+    def gate(self) -> list[Cell]:
+        """Accuracy by kind of prompt, which decides what a model that is not the book's own is asked."""
+        found = self.finished(GATE)
+        return gate_from(_gate(self) if found is None else found)
+
+    @cached_property
+    def asked_lengths(self) -> list[int]:
+        return sorted(cell.n_items for cell in asked(self.gate) if cell.task == laundry.TASK)
+
+    @property
+    def _gate_says(self) -> str:
+        whole = [c for c in self.gate if (c.task, c.order, c.wording, c.place) == (laundry.TASK, ALL, ALL, ANYWHERE)]
+        return f"The lower end must be {AT_LEAST} times chance: {'; '.join(c.describe() for c in whole)}."
+
+    @cached_property
+    def roles(self) -> Roles:
+        """Who does what on IOI, for every chapter the same."""
+        found = self.finished(ROLES)
+        return Roles.of_frame(_roles(self) if found is None else found)
 
     @property
     def is_own(self) -> bool:
@@ -81,15 +145,17 @@ class Subject:
 
     @cached_property
     def study(self) -> inhibition.Study:
-        """Chapter 1's."""
-        return inhibition.study(
-            self.model, n_items=N_ITEMS, n_prompts=self.n(400), seed=self.seed, device=self.device, dtype=self.dtype
-        )  # fmt: skip
+        """Chapter 1's: on lists for a model of the book, else on IOI."""
+        how = dict(n_prompts=self.n(400), seed=self.seed, device=self.device, dtype=self.dtype)
+        if self.is_own:
+            return inhibition.study(self.model, n_items=N_ITEMS, **how)
+        return inhibition.study_on_ioi(self.model, self.roles, **how)
 
     @cached_property
     def channel(self) -> positional.Channel:
         """Chapter 2's."""
-        return positional.channel(self.model, seed=self.seed, device=self.device, dtype=self.dtype)
+        mover = None if self.is_own else self.roles.mover
+        return positional.channel(self.model, seed=self.seed, device=self.device, dtype=self.dtype, mover=mover)
 
     @cached_property
     def bench(self) -> editing.Bench:
@@ -97,7 +163,7 @@ class Subject:
         size = dict(n_components=3, n_draws=1) if self.quick else dict(n_components=6, n_draws=2)
         return editing.bench(
             self.model, n_items=self.crowded, n_prompts=self.n(80), seed=self.seed, device=self.device,
-            dtype=self.dtype, **size,
+            dtype=self.dtype, mover=None if self.is_own else self.roles.mover, **size,
         )  # fmt: skip
 
     @cached_property
@@ -118,13 +184,39 @@ class Subject:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table. weight: its share of a whole run's time, roughly, from which the time left is told."""
+    """One table. weight: its share of a whole run's time, roughly, from which the time left is told. of_own: whether
+    the book's own models go through it as well."""
 
     name: str
     chapter: int
     weight: float
     run: Callable[[Subject], pd.DataFrame]
     about: str
+    of_own: bool = True
+
+
+def _prefix(s: Subject) -> pd.DataFrame:
+    bridge, tokenizer = load_with_tokenizer(s.model, s.device, s.dtype)
+    return prefix_table(bridge, tokenizer, prefix_candidates(tokenizer), s.n(100), s.seed)
+
+
+def _gate(s: Subject) -> pd.DataFrame:
+    bridge, tokenizer = load_with_tokenizer(s.model, s.device, s.dtype)
+    lengths = QUICK_GATE if s.quick else GATE_LENGTHS
+    return gate_table(run_gate(bridge, tokenizer, lengths, s.n(N_PROMPTS, QUICK), s.seed))
+
+
+def _roles(s: Subject) -> pd.DataFrame:
+    check_asked(s.gate, ioi.TASK)
+    bridge, tokenizer = load_with_tokenizer(s.model, s.device, s.dtype)
+    return find_roles(bridge, tokenizer, n_prompts=s.n(400, 80), seed=s.seed).frame()
+
+
+def _circuit(s: Subject) -> pd.DataFrame:
+    """Both tables in one: the logit difference in parts, then what exchanges change."""
+    bridge, tokenizer = load_with_tokenizer(s.model, s.device, s.dtype)
+    held_out = Pair.of(bridge, *pairs_of_prompts(tokenizer, s.n(400, 80), s.seed)[1])
+    return circuit_table(bridge, held_out, s.roles, seed=s.seed)
 
 
 def _concentration(s: Subject) -> pd.DataFrame:
@@ -141,25 +233,33 @@ def _activity(s: Subject) -> pd.DataFrame:
     return inhibition.activity_table(s.study, texts)[0].assign(texts=name)
 
 
+def _carries(s: Subject) -> pd.DataFrame:
+    """On lists, place or identity; on IOI, order or name."""
+    return inhibition.carries_table([s.study]) if s.is_own else inhibition.factors_table([s.study], s.n(100))
+
+
+def _decoding(s: Subject) -> pd.DataFrame:
+    return positional.decoding_table(s.channel, s.n_items(N_ITEMS), s.n(400))
+
+
 def _reach(s: Subject) -> pd.DataFrame:
-    at, (n_values, n_random) = s.channel, (5, 1) if s.quick else (9, 3)
-    return positional.reach_table(at, N_ITEMS, positional.axis(at, N_ITEMS, n_values), s.n(100), n_random)
+    at, n_items, (n_values, n_random) = s.channel, s.n_items(N_ITEMS), (5, 1) if s.quick else (9, 3)
+    return positional.reach_table(at, n_items, positional.axis(at, n_items, n_values), s.n(100), n_random)
 
 
 def _steering_gains(s: Subject) -> pd.DataFrame:
     at, n_random = s.channel, 1 if s.quick else 2
     found = {
         str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(800), n_random)
-        for n in (N_ITEMS, 12)
-        if n <= longest_trained(s.model)
+        for n in dict.fromkeys((s.n_items(N_ITEMS), s.n_items(12)))
     }
     table = positional.gains_table(found).rename(columns={"model": "n_items"})
     return table.assign(model=s.model)
 
 
 def _edit_gains(s: Subject) -> pd.DataFrame:
-    longer = [f"lists of {s.crowded + 2}"] if s.crowded + 2 <= longest_trained(s.model) else []
-    sets = [editing.KNOWN, editing.NEW, *longer]
+    longer = s.n_items(s.crowded + 2)
+    sets = [editing.KNOWN, editing.NEW, *([f"lists of {longer}"] if longer > s.crowded else [])]
     return editing.gains_table(s.bench, editing.winners(s.tried), sets[:1] if s.quick else sets)
 
 
@@ -202,11 +302,15 @@ def _log_odds(s: Subject) -> pd.DataFrame:
 
 
 EXPERIMENTS = (
+    Experiment("prefix", 1, 3, _prefix, "what stands in front of a prompt", of_own=False),
+    Experiment(GATE, 1, 6, _gate, "which tasks the model can do", of_own=False),
+    Experiment(ROLES, 1, 4, _roles, "who does what on IOI", of_own=False),
+    Experiment("circuit", 1, 3, _circuit, "how much of IOI runs through these heads", of_own=False),
     Experiment("agreement", 1, 4, lambda s: inhibition.agreement_table([s.study]), "weights against effects"),
     Experiment("concentration", 1, 1, _concentration, "components for 90% of an effect"),
-    Experiment("carries", 1, 1, lambda s: inhibition.carries_table([s.study]), "place or identity"),
+    Experiment("carries", 1, 1, _carries, "place or identity"),
     Experiment("activity", 1, 2, _activity, "where in running text components are active"),
-    Experiment("decoding", 2, 4, lambda s: positional.decoding_table(s.channel, N_ITEMS, s.n(400)), "from subspaces"),
+    Experiment("decoding", 2, 4, _decoding, "from subspaces"),
     Experiment("crowding", 2, 4, lambda s: positional.crowding_table(s.channel, s.lengths, s.n(120)), "by length"),
     Experiment("places", 2, 1, lambda s: positional.accuracy_by_place(s.channel, s.lengths, s.n(120)), "by place"),
     Experiment("reach", 2, 5, _reach, "where a setting brings the mover"),
@@ -227,11 +331,16 @@ EXPERIMENTS = (
 )  # fmt: skip
 
 
+def is_own(model: str) -> bool:
+    """Whether this is a model of the book, planted or trained here."""
+    return model == PLANTED or model in shipped_models()
+
+
 def chapters_of(model: str) -> tuple[int, ...]:
     """The chapters whose experiments suit a model: known ones by their table, the book's own by their task."""
     known = known_models().get(model)
     if known is not None:
         return known.chapters
-    if model == PLANTED or model in shipped_models():
+    if is_own(model):
         return (4,) if model in learners() else (1, 2, 3)
     return (1, 2, 3, 4)

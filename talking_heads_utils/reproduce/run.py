@@ -15,8 +15,9 @@ from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Experiment, S
 from talking_heads_utils.runs import batches
 
 
-def chosen(chapters: Sequence[int], shard: tuple[int, int] = (0, 1)) -> list[Experiment]:
-    """This shard's experiments of some chapters. Shards are cut so that each has about the same work.
+def chosen(chapters: Sequence[int], shard: tuple[int, int] = (0, 1), *, of_own: bool = False) -> list[Experiment]:
+    """This shard's experiments of some chapters. Shards are cut so that each has about the same work. of_own: those
+    that the book's own models go through.
 
     Raises :class:`OptionError` for a chapter or shard that is not there.
     """
@@ -27,7 +28,8 @@ def chosen(chapters: Sequence[int], shard: tuple[int, int] = (0, 1)) -> list[Exp
     if not 0 <= index < of:
         raise OptionError(f"A shard is one of 0/{of} to {of - 1}/{of}, not {index}/{of}.")
     loads, mine = [0.0] * of, []
-    for experiment in sorted((e for e in EXPERIMENTS if e.chapter in chapters), key=lambda e: -e.weight):
+    mine_to_do = (e for e in EXPERIMENTS if e.chapter in chapters and (e.of_own or not of_own))
+    for experiment in sorted(mine_to_do, key=lambda e: -e.weight):
         least = loads.index(min(loads))
         loads[least] += experiment.weight
         mine += [experiment] if least == index else []
@@ -45,6 +47,7 @@ def reproduce(
     """
     key = store.key_of(s)
     folder, failed = store.folder_of(root, s, key), []
+    s.finished = lambda name: store.table_in(folder, name, key)
     left = [e for e in experiments if not store.is_done(folder / f"{e.name}.json", key | {"experiment": e.name})]
     say(f"{folder}: {len(experiments) - len(left)} of {len(experiments)} experiments are there; {store.shown(s, key)}")
     started, total, done, chapter = time.perf_counter(), sum(e.weight for e in left), 0.0, None

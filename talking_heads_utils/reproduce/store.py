@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import talking_heads_utils
 from talking_heads_utils import result_files
-from talking_heads_utils.errors import ResultError
+from talking_heads_utils.errors import ResultError, TaskError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.inhibition.corpus import texts_provenance
 from talking_heads_utils.models import PLANTED, find_checkpoint, is_real, known_models, load_tokenizer, shipped_models
@@ -109,6 +109,18 @@ def is_done(path: Path, key: dict[str, Any]) -> bool:
             f"{path} is of {'; '.join(changed)}. Nothing was overwritten: choose another --out, or remove that folder."
         )
     return True
+
+
+def table_in(folder: Path, name: str, key: dict[str, Any]) -> pd.DataFrame | None:
+    """The table of an experiment of the same run, None where it is not done. Raises :class:`TaskError` with its reason
+    where the model could not go through it."""
+    path = folder / f"{name}.json"
+    if not is_done(path, key | {"experiment": name}):
+        return None
+    result = load(path)
+    if result.reason:
+        raise TaskError(result.reason)
+    return result.table
 
 
 def finished(model: str, root: Path | None = None) -> dict[str, Finished]:
