@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
+P = ParamSpec("P")
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+NOT_JUDGED = "not judged"  # by a rule that is known to be unsound
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim about one model. measured, control: what was seen, with intervals and n, as text."""
+    """One claim about one model. measured, control: what was seen, with intervals and n, as text. why: what is wrong
+    with the rule where it may not judge."""
 
     claim: str
     measured: str
     control: str
     verdict: str
+    why: str = ""
+
+
+def unsound(why: str) -> Callable[[Callable[P, Verdict]], Callable[P, Verdict]]:
+    """Marks a rule that is known to be unsound: its numbers are shown and no verdict is given. ``__wrapped__`` is the
+    rule itself."""
+
+    def mark(rule: Callable[P, Verdict]) -> Callable[P, Verdict]:
+        @wraps(rule)
+        def marked(*args: P.args, **kwargs: P.kwargs) -> Verdict:
+            return replace(rule(*args, **kwargs), verdict=NOT_JUDGED, why=why)
+
+        return marked
+
+    return mark
 
 
 def by_verdict(verdicts: Mapping[str, str]) -> str:

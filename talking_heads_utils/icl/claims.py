@@ -17,6 +17,7 @@ from talking_heads_utils.verdicts import (
     Verdict,
     by_verdict,
     counted,
+    unsound,
     with_interval,
 )
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 CLOSE = 0.25  # how near to 1 a ratio must be known to be for sums to add
 
 
+@unsound("heads are ranked by what their own loss costs, which a perfect backup makes zero")
 def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     """Do pairs of the strongest heads stand in for each other more than random pairs do?
 
@@ -50,6 +52,7 @@ def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("the shares before and after are not paired, and heads are set to zero alone")
 def survives(table: pd.DataFrame) -> Verdict:
     """Does the model answer without the head whose loss costs most (chosen on other prompts)?
 
@@ -72,6 +75,7 @@ def survives(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("exact answers are asked for where about 2x is what moves")
 def moving_layer(table: pd.DataFrame, plain: str) -> Verdict:
     """Does the first layer whose residual stream carries the function move up as heads are taken out?
 
@@ -105,6 +109,7 @@ def _apart(table: pd.DataFrame, one: str, other: str, layer: int) -> bool:
     return bool(rows.loc[one, "high"] < rows.loc[other, "low"] or rows.loc[other, "high"] < rows.loc[one, "low"])
 
 
+@unsound("the control is not matched, and a change of the norm's divisor can pass for a backup")
 def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     """Do other heads' direct effects rise when strong heads are out, with divisor and direction held fixed?
 
@@ -131,6 +136,7 @@ def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("an exact Bayesian reader does not pass the rule")
 def line_in_n(fits: pd.DataFrame) -> Verdict:
     """Do log-odds follow a line in the number of examples better than the other laws, on examples held out?
 
@@ -153,6 +159,7 @@ def line_in_n(fits: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("after two exact examples nothing is left to learn, so sums must fail")
 def adds(table: pd.DataFrame) -> Verdict:
     """Is the sum of what examples do alone what they do together?
 
@@ -171,6 +178,7 @@ def adds(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("it does not ask whether the heads that matter look there more than others do")
 def looks_back(table: pd.DataFrame) -> Verdict:
     """Do heads look from the token before an answer to earlier answers?
 
@@ -188,6 +196,7 @@ def looks_back(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("it does not test what the post claims of subtasks")
 def in_parts(table: pd.DataFrame) -> Verdict:
     """Does an MLP hold parity alone: without it parity is no better than a copy's, while answers stay near?
 

@@ -23,7 +23,7 @@ from talking_heads_utils.positional.gains import NONE, ONE, PER_PLACE
 from talking_heads_utils.positional.study import AT_RANDOM, COMPONENTS
 from talking_heads_utils.positional.study import RANDOM as RANDOM_TRIPLES
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, counted, with_interval
+from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, counted, unsound, with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +76,7 @@ def stand_out(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("the planted model, where the claim holds by construction, does not pass the rule")
 def predicted(table: pd.DataFrame) -> Verdict:
     """Supported if the rank correlation of scores and cross-validated effects lies above all that prompts' noise alone
     gives, and above every shuffle within heads (lower end)."""
@@ -94,6 +95,7 @@ def predicted(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("the rule has no null: small heads have few effective components anyway")
 def concentrated(table: pd.DataFrame) -> Verdict:
     """Supported if most inhibition heads need two components or fewer for 90% of their effect; undecided if none."""
     if not len(table):
@@ -110,6 +112,7 @@ def concentrated(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("the component is the best of those tried on the prompts that score it")
 def lowers(table: pd.DataFrame) -> Verdict:
     """Supported if some channel component lowers I(m) (upper end below 0) by more than every random one of like size
     (upper end below their means); undecided where it lowers it, but none is of like size or one comes near."""
@@ -132,6 +135,7 @@ def lowers(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("the three components need not be those of inhibition heads")
 def indexes(table: pd.DataFrame) -> Verdict:
     """Supported if place is decoded across wordings from the three components above every random triple (lower end) and
     in more than half of the lists; not supported if not above the mean of the random triples."""
@@ -148,6 +152,7 @@ def indexes(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("a few random draws are no null")
 def traversed(table: pd.DataFrame) -> Verdict:
     """Supported if a setting, chosen on other prompts, brings half of the attention or more (lower end) to most places,
     and more on average than along any draw of random directions."""
@@ -166,6 +171,7 @@ def traversed(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("accuracy falls and distances shrink with the number of items whatever the cause")
 def crowds(table: pd.DataFrame) -> Verdict:
     """Supported if accuracy falls from the shortest to the longest lists (intervals apart) and places come closer that
     were further apart than along any random triple; undecided where it falls but places never were apart: then nothing
@@ -183,6 +189,7 @@ def crowds(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("lists in kept and in shuffled order are pooled, so recency and induction look alike")
 def order_matters(table: pd.DataFrame, n_draws: int = 4000) -> Verdict:
     """Supported if accuracy differs more between places of the longest list than by chance (p < 0.05), whatever makes
     it differ; undecided where all answers are right or wrong, for then nothing can differ. Places that no prompt's
@@ -206,6 +213,7 @@ def order_matters(table: pd.DataFrame, n_draws: int = 4000) -> Verdict:
     )
 
 
+@unsound("one shift for all prompts can help only where the model prefers some places")
 def steering_gains(table: pd.DataFrame) -> Verdict:
     """On the longest lists that were steered: supported if one setting for all prompts gains 20 points or more on
     held-out prompts, its interval above 0 and above random directions; not supported if no interval reaches 20, nor the
@@ -243,6 +251,7 @@ def _full(before: float) -> str:
     return "" if _room(before) else f"; {before:.0%} right untouched: {POINTS:.0f} points cannot be gained"
 
 
+@unsound("the search misses a gain that was planted, so the rule fails its positive control")
 def edit_gains(table: pd.DataFrame) -> Verdict:
     """Supported if the edit with the best objective on other prompts gains 20 points or more on held-out prompts and
     beyond random edits of the same norm (interval above 0); not supported if its interval does not reach 20 and so much
@@ -263,6 +272,7 @@ def edit_gains(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("where the head attends is not measured, and function words count as repeated")
 def in_lists(table: pd.DataFrame) -> Verdict:
     """Supported if inhibition components are more often active than the corpus' own share on commas of lists or on
     repeated words, each by a larger ratio than any control component; undecided on text that was made of the task."""
@@ -284,6 +294,7 @@ def in_lists(table: pd.DataFrame) -> Verdict:
     )
 
 
+@unsound("B sees another function's examples, and only exact answers count as copied")
 def copies_late(table: pd.DataFrame) -> Verdict:
     """With the largest set out: supported if B nowhere answers about a x more often than unpatched (intervals aside, by
     ten points) while the answer that A then gives itself is copied in half of the prompts or more at some layer, and

@@ -146,10 +146,13 @@ class Subject:
     @cached_property
     def study(self) -> inhibition.Study:
         """Chapter 1's: on lists for a model of the book, else on IOI."""
-        how = dict(n_prompts=self.n(400), seed=self.seed, device=self.device, dtype=self.dtype)
+        n, seed, device, dtype = self.n(400, 80), self.seed, self.device, self.dtype
         if self.is_own:
-            return inhibition.study(self.model, n_items=N_ITEMS, **how)
-        return inhibition.study_on_ioi(self.model, self.roles, **how)
+            n = self.n(400)
+            return inhibition.study(
+                self.model, n_items=N_ITEMS, n_prompts=n, seed=seed, device=device, dtype=dtype
+            )  # fmt: skip
+        return inhibition.study_on_ioi(self.model, self.roles, n_prompts=n, seed=seed, device=device, dtype=dtype)
 
     @cached_property
     def channel(self) -> positional.Channel:

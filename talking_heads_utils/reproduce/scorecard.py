@@ -16,7 +16,7 @@ from talking_heads_utils.models import PLANTED, known_models, shipped_models
 from talking_heads_utils.reproduce.claims import CLAIMS, PAPER, WEIGHTS, Claim, judge
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, chapters_of
 from talking_heads_utils.reproduce.store import Finished, finished
-from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict
+from talking_heads_utils.verdicts import NOT_JUDGED, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ TOYS = (
     "mini-icl-plain",
     "mini-icl-noisy",
 )
-MARKS = {SUPPORTED: "✓", NOT_SUPPORTED: "✗", UNDECIDED: "?", NOT_RUN: "·", NOT_POSSIBLE: "–"}
+MARKS = {SUPPORTED: "✓", NOT_SUPPORTED: "✗", UNDECIDED: "?", NOT_JUDGED: "○", NOT_RUN: "·", NOT_POSSIBLE: "–"}
 
 
 def models() -> list[str]:
