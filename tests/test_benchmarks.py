@@ -18,6 +18,7 @@ from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.families import Shape
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
 def test_both_routes_of_the_benchmark_agree(checkpoints, family):
     weights = load_head_weights(checkpoints[family])
     with torch.inference_mode():

@@ -11,19 +11,25 @@ import time
 import pandas as pd
 import pytest
 import torch
-from conftest import FAMILY_NAMES, build_model
+from conftest import build_model
 
 from talking_heads_utils.channels import streaming, tables
 from talking_heads_utils.commands import main
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 
+STREAMED = ("gpt2", "gpt_neox", "qwen2")
 KEYS = ["kind", "writer_layer", "writer_head", "reader_layer", "reader_head"]
+
+
+@pytest.fixture(params=STREAMED)
+def family(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
     """Family -> a checkpoint in many shards, in bfloat16."""
-    folders = {name: tmp_path_factory.mktemp(name) / "shards" for name in FAMILY_NAMES}
+    folders = {name: tmp_path_factory.mktemp(name) / "shards" for name in STREAMED}
     for name, folder in folders.items():
         build_model(name).to(torch.bfloat16).save_pretrained(folder, max_shard_size="10KB")
         assert len(list(folder.glob("*.safetensors"))) > 2
@@ -67,7 +73,7 @@ def test_one_layer_is_what_loading_makes_of_it(sharded, family):
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(sharded, tmp_path, monkeypatch):
     """The command in a process of its own, killed by SIGKILL as soon as its first reader layer stands."""
-    composition(sharded["llama"], tmp_path / "whole.parquet", "--stream", "--top", 64)
+    composition(sharded["qwen2"], tmp_path / "whole.parquet", "--stream", "--top", 64)
     out, folder = tmp_path / "run.parquet", tmp_path / "run.parquet.parts"
     slow = (
         "import sys, time\nfrom talking_heads_utils.channels import streaming\n"
@@ -76,7 +82,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(sharded, tmp_path, mo
         "def write(*args, **how):\n    real(*args, **how); time.sleep(60)\n"
         "streaming.write_groups = write; main(sys.argv[1:])"
     )
-    arguments = ["composition", "--weights", str(sharded["llama"]), "--out", str(out), "--stream", "--top", "64"]
+    arguments = ["composition", "--weights", str(sharded["qwen2"]), "--out", str(out), "--stream", "--top", "64"]
     process = subprocess.Popen([sys.executable, "-c", slow, *arguments], stderr=subprocess.DEVNULL)
     while process.poll() is None and not (folder.is_dir() and any(folder.glob("reader-*.parquet"))):
         time.sleep(0.01)
@@ -92,7 +98,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(sharded, tmp_path, mo
         return real(checkpoint, readers, *rest)
 
     monkeypatch.setattr(streaming, "_score_readers", score)
-    assert composition(sharded["llama"], out, "--stream", "--top", 64) == 0
+    assert composition(sharded["qwen2"], out, "--stream", "--top", 64) == 0
     assert made == [2] and part.name == "reader-001.parquet", "the finished layer was not made again"
     assert not folder.exists(), "the whole table ends the parts"
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
