@@ -105,6 +105,16 @@ DATA_FILES = (
         _SCORES,
     ),
     DataFiles(
+        "gpt2-small/quantised.json",
+        "How far quantising GPT-2 small's attention weights as in a GGUF file moves composition scores; "
+        "`talking_heads_utils.channels.quantised` says what the columns mean.",
+        "`python -m talking_heads_utils ship --weights gpt2 --quantised --out data/gpt2-small/quantised.json`",
+        {
+            "about": "checkpoint (SHA-256), processing and versions",
+            "rows": "a quantisation and a kind each, against the float scores; F16 is the control",
+        },
+    ),
+    DataFiles(
         "models/*/*/model.safetensors",
         "Weights of the small models trained here, in the Hub's format for GPT-2, float32.",
         "`python -m talking_heads_utils train NAME --out FOLDER`",

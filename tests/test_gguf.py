@@ -235,14 +235,10 @@ def second_route(tokens: list[str], merges: list[str]) -> Tokenizer:
     return built
 
 
-def strings(path: Path, name: str) -> list[str]:
-    """By the library's own, slow, reader."""
-    return gguf.GGUFReader(path).fields[name].contents()
-
-
-def check_tokenizer(path: Path, lines: list[str]) -> None:
-    ours, tokens = tokenizer_of(GgufFile(path)), strings(path, "tokenizer.ggml.tokens")
-    other = second_route(tokens, strings(path, "tokenizer.ggml.merges"))
+def check_tokenizer(path: Path, lines: list[str], reader: gguf.GGUFReader) -> None:
+    """reader: the library's own, of which ours steps over lists of strings."""
+    tokens, merges = (reader.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
+    ours, other = tokenizer_of(GgufFile(path)), second_route(tokens, merges)
     assert len(ours) == len(tokens) and ours.convert_ids_to_tokens(list(range(len(tokens)))) == tokens
     for line in (*lines, *ODD[:-1]):
         ids = ours(line)["input_ids"]
@@ -256,7 +252,7 @@ def check_tokenizer(path: Path, lines: list[str]) -> None:
 def test_the_tokenizer_is_the_files_own(pair):
     """The merges hold 12 and a space before 1, which a model that was trained on single digits never sees."""
     file, _ = pair("llama", "F32")
-    check_tokenizer(file, LINES[:100])
+    check_tokenizer(file, LINES[:100], gguf.GGUFReader(file))
 
 
 def test_a_tokenizer_that_cannot_be_had_is_refused(tmp_path):
@@ -281,7 +277,7 @@ def smollm2() -> Path:
     return SMOLLM2.find()
 
 
-def plain_smollm2(path: Path):
+def plain_smollm2(reader: gguf.GGUFReader):
     """The model by transformers alone: its published config, and tensors named and laid out by hand."""
     config = LlamaConfig(
         vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
@@ -295,7 +291,7 @@ def plain_smollm2(path: Path):
     }  # fmt: skip
     outer = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
     state = {}
-    for tensor in gguf.GGUFReader(path).tensors:
+    for tensor in reader.tensors:
         own, data = tensor.name.removesuffix(".weight"), gguf.dequantize(tensor.data, tensor.tensor_type)
         layer, _, part = own.removeprefix("blk.").partition(".")
         if part in ("attn_q", "attn_k"):
@@ -312,8 +308,9 @@ def plain_smollm2(path: Path):
 @pytest.mark.longest
 def test_smollm2_is_the_real_model(smollm2):
     """By a second route, from the file to the logits; its tokenizer by the file's vocabulary and merges."""
-    check_tokenizer(smollm2, LINES)
-    plain = plain_smollm2(smollm2)
+    reader = gguf.GGUFReader(smollm2)
+    check_tokenizer(smollm2, LINES, reader)
+    plain = plain_smollm2(reader)
     tokens = torch.tensor([tokenizer_of(GgufFile(smollm2))("The capital of France is")["input_ids"]])
     with torch.no_grad():
         wanted = plain(tokens).logits

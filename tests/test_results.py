@@ -209,6 +209,6 @@ def test_the_chapter_shows_a_finished_sweep_and_says_what_was_not_run(own, contr
         exec(next(source for source in sources if source.startswith(wanted) or f"\n{wanted}" in source), names)
     ((figure, about),) = shown
     assert about["name"] == "fig-traversal-gpt2" and REVISION in about["caption"] and len(figure.data) == 2
-    table, not_there = said
+    table, *not_there = said
     assert set(table["model"]) == {"gpt2, 4 items", "gpt2, 5 items"}
-    assert not_there.data == not_run("EleutherAI/pythia-160m")
+    assert [said.data for said in not_there] == [not_run("EleutherAI/pythia-160m"), not_run("smollm2")]

@@ -7,5 +7,6 @@
 ``tables``        scores as parquet, streamed
 ``streaming``     the same table from a checkpoint that does not fit in memory
 ``links``         the known links of a circuit, looked up in the scores
+``quantised``     how far quantising the weights moves the scores
 ``known_answer``  a pair of heads with one planted channel
 """

@@ -107,7 +107,17 @@ def load_head_weights(
     :class:`CheckpointError` for a folder that is missing, partial, not finite or of an unknown family, and
     :class:`DownloadError` if the Hub, or the package index, cannot be reached.
     """
-    checkpoint = open_checkpoint(name_or_folder, revision)
+    return assembled(open_checkpoint(name_or_folder, revision), processing=processing, dtype=dtype, device=device)
+
+
+def assembled(
+    checkpoint: Checkpoint,
+    *,
+    processing: Processing | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> HeadWeights:
+    """The attention weights of a checkpoint that is open; the rest as :func:`load_head_weights`."""
     return assemble(
         checkpoint.raw_layers(dtype, device),
         checkpoint.shape.n_layers,
