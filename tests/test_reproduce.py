@@ -15,6 +15,7 @@ import torch
 from talking_heads_utils import notebook
 from talking_heads_utils.commands import main
 from talking_heads_utils.errors import ModelError, OptionError, ResultError
+from talking_heads_utils.inhibition.corpus import OPEN_WEB_TEXT_NAME, PYDOC, texts_provenance
 from talking_heads_utils.models import known_models
 from talking_heads_utils.reproduce import experiments, scorecard, store
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject, chapters_of
@@ -127,6 +128,14 @@ def test_a_result_depends_on_what_a_file_of_texts_says(tmp_path):
     assert store.key_of(Subject("planted", texts=texts)) == before != store.key_of(Subject("planted"))
     texts.write_text("another")
     assert store.key_of(Subject("planted", texts=texts)) != before
+
+
+def test_a_result_says_what_stood_in_front_of_its_prompts_and_which_texts_it_read(checkpoints):
+    own, other = (store.key_of(Subject(str(name))) for name in ("planted", checkpoints["llama"]))
+    assert (own["prefix"], other["prefix"], own["texts"]) == ("<bos>", "", None)
+    assert other["texts"] == texts_provenance(PYDOC) and {"prefix", "texts"} <= set(store.KEY)
+    named = store.key_of(Subject(str(checkpoints["llama"]), texts=OPEN_WEB_TEXT_NAME))
+    assert named["texts"].startswith("Skylion007/openwebtext, revision ")
 
 
 def test_parts_of_different_runs_are_not_merged(whole, tmp_path):
