@@ -128,7 +128,7 @@ def fit_laws(
         means = torch.einsum("dn,tnk->dtk", weights, readers.double())
         best = (means[..., :seen] - y[:, None, :seen]).square().sum(-1).argmin(1)
         curves[READER] = means[torch.arange(len(y)), best]
-    errors = {law: (curves[law][:, seen:] - y[:, seen:]).square().mean(1).sqrt() for law in LAWS}
+    errors = {law: (curves[law][:, seen:] - y[:, seen:]).square().mean(1).sqrt() for law in curves}
     rows = []
     for law, error in errors.items():
         found, over = _with_ends(error), _with_ends(error - errors[LINE])

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FUNCTIONS", "N_EXAMPLES", "NOTHING", "Subject", "WordSubject", "numbers_of", "subject"]
+MANY, MOST_OUT = 100, 24
+
 
 def accuracy_table(s: Subject, n: int = 200) -> pd.DataFrame:
     """Accuracy after k examples: the model's, on trained and held-out functions, and the exact reader's.
@@ -204,13 +206,13 @@ def removal_table(
 ) -> pd.DataFrame:
     """Accuracy and log-probability as heads go: columns ``order, out, head, exact, low, high, log_prob, n``.
 
-    most: heads to take out, by default all but one. The order by effect is chosen on one half of the prompts and
-    scored on the other; random orders beside it.
+    most: heads to take out, by default all but one, or :data:`MOST_OUT` of a model of more than :data:`MANY`. The
+    order by effect is chosen on one half of the prompts and scored on the other; random orders beside it.
     """
     import pandas as pd
 
     (select, _), (score, _) = (reader(s, n, part=part, how=how) for part in (CHOOSES, 3))
-    n_heads = len(select.heads) - 1 if most is None else most
+    n_heads = most or (len(select.heads) - 1 if len(select.heads) <= MANY else MOST_OUT)
     runs = {"by effect": redundancy.remove_by_effect(select, score, n_heads)}
     runs |= {f"random {i + 1}": redundancy.remove_at_random(score, n_heads, s.seed + i) for i in range(n_random)}
     rows = []

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 CROWDED, SEEN = 10, 8  # items of the lists of chapter 3; examples that laws are fitted on
 LENGTHS, LONG_LENGTHS = (3, 4, 6, 8, 10, 12), (3, 5, 8, 10, 15, 20)  # of the toys, which saw no more, and of others
 QUICK_LENGTHS = (4, 8, 12)
-MOST_OUT = 24  # heads that are taken out one by one of a model that has more than 100
 N_STRONG, FEW = 6, 8  # heads whose pairs are taken out; prompts of a quick run of chapter 4
 
 
@@ -172,8 +171,7 @@ def _pairs(s: Subject) -> pd.DataFrame:
 
 def _heads_out(s: Subject) -> pd.DataFrame:
     layers, heads = s.asked.shape
-    most = None if layers * heads <= 100 else (4 if s.quick else MOST_OUT)
-    return icl.removal_table(s.asked, n=s.n(64, FEW), most=most)
+    return icl.removal_table(s.asked, n=s.n(64, FEW), most=4 if s.quick and layers * heads > 100 else None)
 
 
 def _patch(s: Subject) -> pd.DataFrame:
@@ -193,7 +191,7 @@ def _backups(s: Subject) -> pd.DataFrame:
 def _log_odds(s: Subject) -> pd.DataFrame:
     found = icl.belief(s.asked, n=s.n(200))
     table, _ = curves.fit_laws(found.model, found.readers, seen=SEEN, seed=s.seed)
-    return table.assign(model=s.model)
+    return s.asked.marked(table)
 
 
 EXPERIMENTS = (
