@@ -67,8 +67,8 @@ def finding_figure(
 
 
 def accuracy_figure(table: pd.DataFrame) -> go.Figure:
-    """Accuracy by the number of examples seen: the model and the exact reader, trained and held-out functions; of a task
-    of words the pairs of both halves, and no reader."""
+    """Accuracy by the number of examples seen: the model and the exact reader, trained and held-out functions; of a
+    task of words the pairs of both halves, and no reader."""
     figure = new_figure(400)
     models = list(dict.fromkeys(table["model"]))
     colours = (ACCENT, KIND_COLOURS["V"])

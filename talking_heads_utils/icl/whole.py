@@ -129,12 +129,12 @@ def encode_whole(
 
 
 def _candidate_tokens(question: Question, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:
-    """Tokens before the answer, of the answer, and of the bracket after it."""
+    """Tokens before the answer, of the answer, and of the bracket after it, if the tokenizer knows one."""
     text = question.text()
     encoded = tokenizer(text + CLOSING, add_special_tokens=False)
     ids, size = encoded["input_ids"], len(str(question.answer))
     first, last, bracket = (encoded.char_to_token(at) for at in (len(text) - 1 - size, len(text) - 2, len(text) - 1))
-    return ids[:first], ids[first : last + 1], ids[bracket : bracket + 1]
+    return ids[:first], ids[first : last + 1], [] if bracket is None else [ids[bracket]]
 
 
 def candidates_for(question: Question) -> list[int]:
