@@ -207,12 +207,13 @@ def removal_table(
     """Accuracy and log-probability as heads go: columns ``order, out, head, exact, low, high, log_prob, n``.
 
     most: heads to take out, by default all but one, or :data:`MOST_OUT` of a model of more than :data:`MANY`. The
-    order by effect is chosen on one half of the prompts and scored on the other; random orders beside it.
+    order by effect is chosen on other prompts than score it, half as many of such a model; random orders beside it.
     """
     import pandas as pd
 
-    (select, _), (score, _) = (reader(s, n, part=part, how=how) for part in (CHOOSES, 3))
-    n_heads = most or (len(select.heads) - 1 if len(select.heads) <= MANY else MOST_OUT)
+    many = s.shape[0] * s.shape[1] > MANY
+    select, score = (reader(s, k, part=part, how=how)[0] for part, k in ((CHOOSES, n // 2 if many else n), (3, n)))
+    n_heads = most or (MOST_OUT if many else len(select.heads) - 1)
     runs = {"by effect": redundancy.remove_by_effect(select, score, n_heads)}
     runs |= {f"random {i + 1}": redundancy.remove_at_random(score, n_heads, s.seed + i) for i in range(n_random)}
     rows = []
