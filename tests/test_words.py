@@ -4,14 +4,16 @@ import pytest
 import torch
 from conftest import build_model
 
-from talking_heads_utils.errors import TaskError
+from talking_heads_utils.errors import TaskError, UnsupportedModelError
 from talking_heads_utils.icl import curves, study, whole, words
+from talking_heads_utils.icl.known import ANSWER, BACKUP, two_heads
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, Numbers, encode_questions
 from talking_heads_utils.icl.scores import right_log_prob
 from talking_heads_utils.icl.subject import CHOOSES, WordSubject
 from talking_heads_utils.models import load_model
 from talking_heads_utils.tasks import relations
 from talking_heads_utils.tasks.laundry import HELD_OUT, SELECTION
+from talking_heads_utils.tasks.prompts import PromptSet, Recipe
 from talking_heads_utils.tasks.relations import ANOTHER, ITS_OWN, SHUFFLED, Relation, build_words, draw_words
 
 LEFT_OUT = "Paris"  # which the tokenizer made here does not know
@@ -157,6 +159,17 @@ def test_whole_answers_equal_a_loop_over_tokens(family, digits):
     assert all(best)
     with pytest.raises(TaskError, match="as many candidates"):
         whole.answer_log_probs(bridge, prompts, [*tokens[:-1], tokens[-1][:1]])
+
+
+def test_a_model_without_kept_keys_scores_single_tokens_alone():
+    bridge, recipe = two_heads(BACKUP), Recipe("two heads", 1, 0, "")
+    tokens, end, answers = torch.tensor([[1, 0]]), torch.tensor([1]), torch.tensor([ANSWER])
+    none = torch.zeros(1, 0, dtype=torch.long)
+    prompts = PromptSet(tokens, torch.ones_like(tokens).bool(), {"end": end}, answers, none, [""], {}, recipe)
+    found = whole.answer_log_probs(bridge, prompts, [[[ANSWER], [2]]])
+    assert found.greedy.tolist() == [[True, False]] and (found.log_prob[0, 0] - found.log_prob[0, 1]).item() > 10
+    with pytest.raises(UnsupportedModelError, match="keeps no keys and values"):
+        whole.answer_log_probs(bridge, prompts, [[[ANSWER, 2], [2]]])
 
 
 def test_an_answer_that_greedy_decoding_writes_is_told(digits):
