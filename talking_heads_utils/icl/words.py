@@ -57,9 +57,10 @@ def words_table(
     Columns ``task, n_examples, examples, accuracy, low, high, among, among_low, among_high, chance, n, n_pairs,
     left_out, half``. accuracy: greedy, over the whole vocabulary; among: over the task's answers, whose ``chance`` it
     is held against; 95% intervals over the pairs asked for, as prompts of one pair are alike. examples: the task's own;
-    with labels permuted among the longest prompt's; or of another task, drawn for each prompt. n_pairs: those whose
-    answer is one token; left_out: the others. A half of too few pairs has no row for many examples. Examples of the
-    task itself are read off one pass over the longest prompts: what follows a question cannot change its answer.
+    with labels permuted among the longest prompt's; or of another task, drawn for each prompt. Against that last control
+    ``among`` is to be read: a word that looks like the question wins among the answers whatever the task. n_pairs: those
+    whose answer is one token; left_out: the others. A half of too few pairs has no row for many examples. Examples of
+    the task itself are read off one pass over the longest prompts: what follows a question cannot change its answer.
     """
     import pandas as pd
 
@@ -151,7 +152,7 @@ def gate_table(
     bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, n_examples: int, *, n: int = 32, seed: int = 0
 ) -> pd.DataFrame:
     """Which tasks a model may be asked: :func:`words_table` on the selection half after ``n_examples`` alone, and
-    ``passes``: the lower bound of its accuracy among the task's answers is :data:`GATE` times chance.
+    ``passes``: the lower bound of its accuracy over the vocabulary is :data:`GATE` times chance among the answers.
 
     Tasks of which a half has too few pairs for such prompts, and prompts to set beside them, are left out; the table
     may be empty.
@@ -162,7 +163,7 @@ def gate_table(
     rows = []
     for relation in follow(fit, "tasks of words"):
         found = _along(bridge, tokenizer, relation, n, [n_examples], SELECTION, ITS_OWN, seed)[n_examples]
-        passes = found["among_low"] >= GATE * found["chance"]
+        passes = found["low"] >= GATE * found["chance"]
         rows.append(dict(task=relation.name, n_examples=n_examples) | found
                     | dict(n_pairs=len(relation.pairs), left_out=relation.left_out, passes=passes))  # fmt: skip
     return pd.DataFrame(rows)
