@@ -57,8 +57,8 @@ def words_table(
     Columns ``task, n_examples, examples, accuracy, low, high, among, among_low, among_high, chance, n, n_pairs,
     left_out, half``. accuracy: greedy, over the whole vocabulary; among: over the task's answers, whose ``chance`` it
     is held against; 95% intervals over the pairs asked for, as prompts of one pair are alike. examples: the task's own;
-    with labels permuted among the longest prompt's; or of another task, drawn for each prompt. Against that last control
-    ``among`` is to be read: a word that looks like the question wins among the answers whatever the task. n_pairs: those
+    with labels permuted among the longest prompt's; or of another task, drawn for each prompt. Against that last one
+    ``among`` is to be read: a word that looks like the question wins among answers whatever the task. n_pairs: those
     whose answer is one token; left_out: the others. A half of too few pairs has no row for many examples. Examples of
     the task itself are read off one pass over the longest prompts: what follows a question cannot change its answer.
     """
