@@ -167,6 +167,12 @@ DATA_FILES = (
     ),
     DataFiles("prompts/*.txt", "Names, places and objects, one a line.", "hand"),
     DataFiles(
+        "prompts/relations/*.tsv",
+        "In-context tasks of words: a pair a line, question and answer, a tabulator between them. Pairs whose answer "
+        "is several tokens of a model's tokenizer are left out where they are used, and counted.",
+        "hand",
+    ),
+    DataFiles(
         "results/*/*.json",
         "Finished experiments, model by model: what each is, what it depends on and how it was made.",
         "`python -m talking_heads_utils reproduce --model MODEL`",

@@ -12,6 +12,7 @@ from pretended_gpu import PretendedGPU
 from talking_heads_utils import models
 from talking_heads_utils.evaluate import answer_logits
 from talking_heads_utils.icl import study as icl
+from talking_heads_utils.icl import whole
 from talking_heads_utils.inhibition import concentration
 from talking_heads_utils.inhibition import study as inhibition
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject, chapters_of
@@ -61,6 +62,9 @@ def channel_of(s):
 
 CHAPTERS_ALONE = {
     "probes": lambda device: icl.probe_table(icl.subject("mini-icl", device=device), n=60),
+    "whole answers": lambda device: whole.function_table(
+        *models.load_with_tokenizer("mini-icl", device, torch.float32), functions=((1, 3),), counts=(2,), n=4
+    ),
     "second step": lambda device: inhibition.second_step_table([study_of(device)]),
     "factors": lambda device: inhibition.factors_table([study_of(device)], 20),
     "channel": lambda device: channel_of(study_of(device)),

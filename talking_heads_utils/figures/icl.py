@@ -67,12 +67,15 @@ def finding_figure(
 
 
 def accuracy_figure(table: pd.DataFrame) -> go.Figure:
-    """Accuracy by the number of examples seen: the model and the exact reader, trained and held-out functions."""
+    """Accuracy by the number of examples seen: the model and the exact reader, trained and held-out functions; of a
+    task of words the pairs of both halves, and no reader."""
     figure = new_figure(400)
     models = list(dict.fromkeys(table["model"]))
-    kinds = (("trained", ACCENT), ("held out", KIND_COLOURS["V"]))
+    colours = (ACCENT, KIND_COLOURS["V"])
     for i, model in enumerate(models):
-        for functions, colour in kinds:
+        there = list(dict.fromkeys(table[table["model"] == model]["functions"]))
+        kinds = ("trained", "held out") if "trained" in there else there
+        for functions, colour in zip(kinds, colours):
             part = table[(table["model"] == model) & (table["functions"] == functions)]
             shared = dict(x=part["k"].tolist(), visible=i == 0)
             figure.add_trace(
@@ -248,8 +251,8 @@ def belief_figure(
         )  # fmt: skip
         for law in LAWS:
             figure.add_trace(
-                go.Scatter(x=n, y=laws[model][law].numpy().round(3).tolist(), mode="lines", name=law, visible=i == 0,
-                           line_color=LAW_COLOURS[law])
+                go.Scatter(x=n, y=laws[model][law].numpy().round(3).tolist() if law in laws[model] else [None] * len(n),
+                           mode="lines", name=law, visible=i == 0, line_color=LAW_COLOURS[law])
             )  # fmt: skip
     figure.add_vline(x=seen - 0.5, line=NULL_LINE)
     figure.update_xaxes(title_text="examples seen", dtick=2)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from talking_heads_utils.icl.ablation import NOTHING
-from talking_heads_utils.icl.curves import LAWS, LINE
+from talking_heads_utils.icl.curves import LINE
 from talking_heads_utils.icl.parts import ATTENTION, MLP
 from talking_heads_utils.icl.study import first_working_layer
 from talking_heads_utils.statistics import fisher_exact
@@ -144,7 +144,7 @@ def line_in_n(fits: pd.DataFrame) -> Verdict:
     if that of the best law is clearly lower (upper end of the difference, on the same prompts).
     """
     errors = fits.set_index("law")
-    best = min(LAWS, key=lambda law: errors.loc[law, "error"])
+    best = min(errors.index, key=lambda law: errors.loc[law, "error"])
     clearly = errors.loc[best, "over_line_high"] < 0
     verdict = SUPPORTED if best == LINE else NOT_SUPPORTED if clearly else UNDECIDED
     told = f"best: {best} {with_interval(errors.loc[best], 'error')}"
@@ -203,8 +203,11 @@ def in_parts(table: pd.DataFrame) -> Verdict:
     table: of :func:`talking_heads_utils.icl.parts.layer_table`. Supported if more MLPs clearly hold it than attention
     layers, the control, possibly do (:func:`splits`); not supported if no more MLPs possibly do than attention layers
     clearly do. Undecided between the two, and where parity is no better than a copy's with nothing out. The reverse
-    split, answers far off while parity is kept, is told beside it.
+    split, answers far off while parity is kept, is told beside it. Undecided for words, which have neither.
     """
+    claim = "MLPs hold subtasks (parity apart from size)"
+    if table["parity"].isna().all():
+        return Verdict(claim, "asked for words, which have neither parity nor size", "", UNDECIDED)
     mlps, attention = (splits(table[table["part"] == part]) for part in (MLP, ATTENTION))
     plain = table[table["part"] == NOTHING].iloc[0]
     able = len(mlps) and plain["parity_low"] > plain["parity_copied"]
@@ -214,7 +217,7 @@ def in_parts(table: pd.DataFrame) -> Verdict:
     elif able and mlps["possible"].sum() <= attention["clear"].sum():
         verdict = NOT_SUPPORTED
     return Verdict(
-        "MLPs hold subtasks (parity apart from size)",
+        claim,
         f"parity alone is lost without {_split_of(mlps, 'MLPs')}; {_least_parity(mlps)}" if len(mlps) else "no MLP",
         f"{_split_of(attention, 'attention layers')}; parity with nothing out {plain['parity']:.2f}, of copied answers "
         f"{plain['parity_copied']:.2f}",

@@ -17,7 +17,7 @@ from torch import Tensor
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl.prompts import Numbers, asked_at
 from talking_heads_utils.icl.scores import right_log_odds
-from talking_heads_utils.runs import batches
+from talking_heads_utils.runs.places import logits_in_blocks
 from talking_heads_utils.tasks.functions import Examples, Family, posterior, predictive
 from talking_heads_utils.tasks.prompts import PromptSet
 
@@ -37,14 +37,9 @@ def asked_logits(
     bridge: TransformerBridge, prompts: PromptSet, numbers: Numbers, *, batch: int = 64
 ) -> Float[Tensor, "n n_asked n_numbers"]:
     """Logits of the numbers at every place where an answer is asked for: one pass over each prompt."""
-    tokens, ids = prompts.tokens.to(bridge.cfg.device), numbers.ids.to(bridge.cfg.device)
-    places = torch.stack(asked_at(prompts), 1).to(tokens.device)
-    found = []
-    for rows in batches.blocks(len(tokens), batch):
-        part = tokens[rows]
-        logits = bridge(part)[torch.arange(len(part), device=part.device)[:, None], places[rows]]
-        found.append(logits[..., ids].float().cpu())
-    return torch.cat(found)
+    places = torch.stack(asked_at(prompts), 1)
+    blocks = logits_in_blocks(bridge, prompts.tokens, places, batch=batch)
+    return torch.cat([logits[..., numbers.ids] for _, logits in blocks])
 
 
 def model_log_odds(
@@ -101,7 +96,7 @@ def _fit(shapes: Float[Tensor, "g n_n"], seen: int, y: Float[Tensor, "draws n_n"
 
 def fit_laws(
     observed: Float[Tensor, "n n_n"],
-    readers: Float[Tensor, "n_trusts n n_n"],
+    readers: Float[Tensor, "n_trusts n n_n"] | None,
     *,
     seen: int,
     n_boot: int = 500,
@@ -110,9 +105,10 @@ def fit_laws(
     """Fit every law to the mean log-odds after 0 .. seen - 1 examples and judge it on the rest.
 
     observed: log-odds per prompt after k examples. readers: those of :func:`trusting_readers` on the same prompts; the
-    exact reader has its trust alone to fit, no slope and no start. Returns each law's curve and columns ``law, fitted,
-    error, low, high, over_line, over_line_low, over_line_high, n``: root mean square error on the rest in nats, and
-    that less the line's on the same prompts, each with 95% over prompts, every draw fitted anew.
+    exact reader has its trust alone to fit, no slope and no start; None where there is none, as for words. Returns
+    each law's curve and columns ``law, fitted, error, low, high, over_line, over_line_low, over_line_high, n``: root
+    mean square error on the rest in nats, and that less the line's on the same prompts, each with 95% over prompts,
+    every draw fitted anew.
     Raises :class:`OptionError` unless two points or more are fitted and one is left.
     """
     import pandas as pd
@@ -128,10 +124,11 @@ def fit_laws(
     y = weights @ observed.double()
     steps = torch.arange(n_n, dtype=torch.float64)
     curves = {law: _fit(_shapes(law, steps), seen, y) for law in LAWS if law != READER}
-    means = torch.einsum("dn,tnk->dtk", weights, readers.double())
-    best = (means[..., :seen] - y[:, None, :seen]).square().sum(-1).argmin(1)
-    curves[READER] = means[torch.arange(len(y)), best]
-    errors = {law: (curves[law][:, seen:] - y[:, seen:]).square().mean(1).sqrt() for law in LAWS}
+    if readers is not None:
+        means = torch.einsum("dn,tnk->dtk", weights, readers.double())
+        best = (means[..., :seen] - y[:, None, :seen]).square().sum(-1).argmin(1)
+        curves[READER] = means[torch.arange(len(y)), best]
+    errors = {law: (curves[law][:, seen:] - y[:, seen:]).square().mean(1).sqrt() for law in curves}
     rows = []
     for law, error in errors.items():
         found, over = _with_ends(error), _with_ends(error - errors[LINE])
@@ -143,7 +140,11 @@ def fit_laws(
 
 
 def fit_up_to(
-    observed: Float[Tensor, "n n_n"], readers: Float[Tensor, "n_trusts n n_n"], stops: Iterable[int], *, seed: int = 0
+    observed: Float[Tensor, "n n_n"],
+    readers: Float[Tensor, "n_trusts n n_n"] | None,
+    stops: Iterable[int],
+    *,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """:func:`fit_laws` for several numbers of fitted points: its columns and ``seen``."""
     import pandas as pd

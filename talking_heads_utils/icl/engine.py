@@ -7,7 +7,6 @@ heads are out at *every* position, the prefix changes too and is run again, once
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -97,12 +96,32 @@ def _twins(ablations: Ablations | None, n_layers: int) -> Int[Tensor, "n_layers_
 def ablated_logits(
     ends: Suffix, ablations: Ablations, instead: Replacements, tokens: Int[Tensor, "n_tokens"], *, batch: int = 64
 ) -> Float[Tensor, "n n_sets n_tokens"]:
-    """Logits of some tokens under every ablation at ``end``, keeping nothing else: for very many sets."""
+    """Logits of some tokens under every ablation at ``end``, keeping nothing else: for very many sets.
+
+    Sets are run apart from the layer on where they first differ: below it they share one run.
+    """
     out = []
     for rows in batches.blocks(len(ends.resid), batch):
-        *_, last = deque(_layers(ends, ablations, instead, rows), maxlen=1).pop()
-        out.append(ends.logits(last, tokens.expand(len(last), -1)))
+        final, which = _final(ends, ablations, instead, rows)
+        out.append(ends.logits(final, tokens.expand(len(final), -1))[:, which])
     return torch.cat(out)
+
+
+def _final(
+    ends: Suffix, ablations: Ablations, instead: Replacements, rows: slice
+) -> tuple[Float[Tensor, "rows n_different d_model"], Int[Tensor, "n_sets"]]:
+    """The final residual stream of every different ablation, and which of them each set is."""
+    x, which = ends.resid[rows, None], torch.zeros(len(ablations), dtype=torch.long)
+    for layer, part in enumerate(ends.layers):
+        out = torch.cat([which[:, None], ablations.heads[:, layer].cpu(), ablations.mlps[:, layer, None].cpu()], 1)
+        different, which = out.long().unique(dim=0, return_inverse=True)
+        before, heads, mlp = (part.to(x.device) for part in different.split((1, ablations.heads.shape[2], 1), 1))
+        z = torch.where(heads[..., None] > 0, instead.z[rows, None, layer], ends.z(part, x, rows)[:, before[:, 0]])
+        x = x[:, before[:, 0]]
+        middle = x + ends.write(part, z)
+        written = ends.after_attention(part, x, middle) - middle
+        x = middle + torch.where(mlp > 0, instead.mlp[rows, None, layer], written)
+    return x, which
 
 
 def _layers(ends: Suffix, ablations: Ablations | None, instead: Replacements | None, rows: slice) -> Iterator[tuple]:

@@ -14,7 +14,7 @@ from talking_heads_utils.icl.prompts import asked_at
 from talking_heads_utils.icl.redundancy import Reader
 from talking_heads_utils.icl.scores import score_numbers
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.statistics import bootstrap_mean, share, share_in_clusters
+from talking_heads_utils.statistics import Interval, bootstrap_mean, share, share_in_clusters
 from talking_heads_utils.tasks.prompts import PromptSet
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def layer_table(reader: Reader, prompts: PromptSet) -> pd.DataFrame:
     Columns ``part, layer, exact, low, high, near, near_low, near_high, parity, parity_low, parity_high, parity_copied,
     distance, n`` (shares with 95% intervals over prompts; distance: mean). parity_copied: the share of right parities
     that an answer copied from an earlier example would have, see :func:`parity_of_copies`. The plain run is part
-    ``nothing``.
+    ``nothing``. Of words, exact answers alone are scored; the other columns are NaN.
     """
     import pandas as pd
 
@@ -43,20 +43,28 @@ def layer_table(reader: Reader, prompts: PromptSet) -> pd.DataFrame:
     rows = []
     for i, name in enumerate(chosen.names):
         part, _, layer = name.partition(" ")
-        exact, near, parity = (share(hits[:, i]) for hits in (scores.exact, scores.near, scores.parity))
+        exact, near, parity = (_share(hits, i) for hits in (scores.exact, scores.near, scores.parity))
+        distance = torch.nan if scores.distance is None else scores.distance[:, i].double().mean().item()
         rows.append(
             dict(part=part, layer=int(layer) if layer else None, exact=exact.mean, low=exact.low, high=exact.high,
                  near=near.mean, near_low=near.low, near_high=near.high, parity=parity.mean, parity_low=parity.low,
-                 parity_high=parity.high, distance=scores.distance[:, i].double().mean().item(), n=exact.n)
+                 parity_high=parity.high, distance=distance, n=exact.n)
         )  # fmt: skip
     return pd.DataFrame(rows).assign(parity_copied=parity_of_copies(prompts))
+
+
+def _share(hits: Bool[Tensor, "n n_sets"] | None, i: int) -> Interval:
+    return Interval(torch.nan, torch.nan, torch.nan, 0) if hits is None else share(hits[:, i])
 
 
 def parity_of_copies(prompts: PromptSet) -> float:
     """Share of prompts in which an answer copied from an example of the same function has the right parity.
 
     Where a is even all answers a x + b of a function share their parity; where it is odd, half of them do.
+    NaN for words.
     """
+    if "a" not in prompts.info:
+        return torch.nan
     even = torch.tensor(list(prompts.info["a"])) % 2 == 0
     return torch.where(even, 1.0, 0.5).mean().item()
 

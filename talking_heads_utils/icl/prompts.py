@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -56,7 +56,10 @@ def post_questions() -> tuple[Question, Question]:
 
 @dataclass(frozen=True)
 class Numbers:
-    """The numbers that are one token where an answer stands. values: ascending. ids: their tokens."""
+    """The possible answers, each one token where an answer stands: numbers, or words by their place in a task's list.
+
+    values: ascending. ids: their tokens.
+    """
 
     values: Int[Tensor, "n_numbers"]
     ids: Int[Tensor, "n_numbers"]
@@ -104,6 +107,21 @@ def encode_questions(
     the tokenizer keeps a space apart from a number, that space. The answer must be one token.
     Raises :class:`TaskError` for an answer of several tokens, an unknown number, or a prompt longer than ``n_ctx``.
     """
+    rows, places, answers = prompt_tokens(questions, tokenizer)
+    for question, tokens in zip(questions, answers):
+        if len(tokens) > 1:
+            raise TaskError(
+                f"The answer {question.answer} is {len(tokens)} tokens here. Choose smaller numbers, or a model "
+                "whose tokenizer keeps them whole, such as gpt2's or Llama 3's."
+            )
+    return question_set(questions, rows, places, [tokens[0] for tokens in answers], tokenizer, seed, n_ctx)
+
+
+def prompt_tokens(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[list[int]], list[dict[str, int]], list[list[int]]]:
+    """Each prompt's tokens, its named positions, and its answer's tokens, however many. Raises :class:`TaskError` for
+    an unknown number, and where there is no question."""
     if not questions:
         raise TaskError("No question was given.")
     bos = begin_ids(tokenizer)
@@ -112,18 +130,13 @@ def encode_questions(
     for i, question in enumerate(questions):
         found = _number_tokens(encoded, i, question, tokenizer)
         first, last = found.pop("answer")
-        if first != last:
-            raise TaskError(
-                f"The answer {question.answer} is {last - first + 1} tokens here. Choose smaller numbers, or a model "
-                "whose tokenizer keeps them whole, such as gpt2's or Llama 3's."
-            )
         ids = encoded["input_ids"][i]
         rows.append(bos + ids[:first])
-        answers.append(ids[first])
+        answers.append(ids[first : last + 1])
         named = {name: at[1] + len(bos) for name, at in found.items()}
         named |= {name.replace("y_", "ask_"): at[0] + len(bos) - 1 for name, at in found.items() if name[0] == "y"}
         places.append(named)
-    return _prompt_set(questions, rows, places, answers, tokenizer, seed, n_ctx)
+    return rows, places, answers
 
 
 def _number_tokens(
@@ -160,7 +173,7 @@ def _spans(question: Question) -> dict[str, tuple[int, int]]:
     return spans
 
 
-def _prompt_set(
+def question_set(
     questions: Sequence[Question],
     rows: list[list[int]],
     places: list[dict[str, int]],
@@ -169,6 +182,7 @@ def _prompt_set(
     seed: int,
     n_ctx: int | None,
 ) -> PromptSet:
+    """A prompt set of tokens that :func:`prompt_tokens` made. Raises :class:`TaskError` for one that does not fit."""
     tokens, mask = padded(rows, tokenizer)
     if n_ctx is not None and tokens.shape[1] > n_ctx:
         raise TaskError(
@@ -195,13 +209,13 @@ def _prompt_set(
 
 @dataclass(frozen=True)
 class Pairing:
-    """The same question twice over: ``a`` with examples of its function, ``b`` without knowing it.
+    """The same question twice over: ``a`` with examples of its function or task, ``b`` without knowing it.
 
     b's question has another x, so that an answer that is carried over whole differs from one that is worked out anew.
     """
 
-    a: list[Question]
-    b: list[Question]
+    a: list[Any]
+    b: list[Any]
 
 
 NO_EXAMPLES, RANDOM_PAIRS, OTHER_FUNCTION = "no examples", "random pairs", "another function"

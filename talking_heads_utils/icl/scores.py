@@ -1,4 +1,4 @@
-"""Scores of an answer that is a number: exact, near, of the right parity, about a x. Each by itself."""
+"""Scores of an answer: exact; of a number also near, of the right parity, about a x. Each by itself."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class NumberScores:
 
     exact: a x + b itself. distance: how far from it. near: at most :data:`NEAR` from it. parity: odd or even as it is.
     about: a x without b, give or take :data:`ABOUT`.
-    copied: another prompt's answer; None where no other was given.
+    copied: another prompt's answer; None where no other was given. Of words all but exact and copied are None.
     """
 
     exact: Bool[Tensor, "n *cells"]
-    distance: Int[Tensor, "n *cells"]
-    near: Bool[Tensor, "n *cells"]
-    parity: Bool[Tensor, "n *cells"]
-    about: Bool[Tensor, "n *cells"]
+    distance: Int[Tensor, "n *cells"] | None
+    near: Bool[Tensor, "n *cells"] | None
+    parity: Bool[Tensor, "n *cells"] | None
+    about: Bool[Tensor, "n *cells"] | None
     copied: Bool[Tensor, "n *cells"] | None
 
 
@@ -37,7 +37,10 @@ def score_numbers(
     answered: Int[Tensor, "n *cells"], prompts: PromptSet, other: Int[Tensor, "n *cells"] | None = None
 ) -> NumberScores:
     """Score answers against ``prompts``' own function and x. other: answers whose copying is to be seen, cell by cell
-    (1 where a cell's place makes no difference)."""
+    (1 where a cell's place makes no difference). Answers of ``prompts`` of words are places among the task's."""
+    copied = None if other is None else answered == other
+    if "a" not in prompts.info:
+        return NumberScores(answered == _column(prompts.info["answer"], answered), None, None, None, None, copied)
     a, b, x = (_column(prompts.info[name], answered) for name in ("a", "b", "x"))
     right = a * x + b
     return NumberScores(
@@ -46,7 +49,7 @@ def score_numbers(
         near=(answered - right).abs() <= NEAR,
         parity=answered % 2 == right % 2,
         about=(answered - a * x).abs() <= ABOUT,
-        copied=None if other is None else answered == other,
+        copied=copied,
     )
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,90 +17,25 @@ from talking_heads_utils.icl.engine import RESID, EndRun, patch_grid, replacemen
 from talking_heads_utils.icl.prompts import (
     POST_PAIRS,
     RANDOM_PAIRS,
-    Numbers,
-    Question,
-    draw_pairing,
-    encode_questions,
     numbers_of,
     post_questions,
     questions,
 )
 from talking_heads_utils.icl.redundancy import Reader
 from talking_heads_utils.icl.scores import NumberScores, score_numbers
+from talking_heads_utils.icl.subject import CHOOSES, FUNCTIONS, N_EXAMPLES, Subject, WordSubject, subject
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.models import load_with_tokenizer, model_source, shown_as
 from talking_heads_utils.runs.suffix import suffix
 from talking_heads_utils.statistics import share, share_in_clusters
-from talking_heads_utils.tasks.functions import Examples, Family, bayes_accuracy, trained_prior
+from talking_heads_utils.tasks.functions import Examples, bayes_accuracy
+from talking_heads_utils.tasks.laundry import HELD_OUT, SELECTION
 from talking_heads_utils.tasks.prompts import PromptSet
-from talking_heads_utils.training.spec import FunctionsSpec
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedTokenizerBase
 
-N_EXAMPLES = 12
-REAL_FAMILY = Family(
-    n_a=3, n_b=10, n_x=100, held_share=0.0
-)  # y = 2x + 3 among them; gpt2 and Llama 3 keep 0..306 whole
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model and what it is asked. shows: what every figure must say. seed: of all prompts and random choices."""
-
-    name: str
-    shows: str
-    bridge: TransformerBridge
-    tokenizer: PreTrainedTokenizerBase
-    family: Family
-    numbers: Numbers
-    seed: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(layers, heads)"""
-        return self.bridge.cfg.n_layers, self.bridge.cfg.n_heads
-
-    def examples(self, n: int, n_pairs: int, *, held_out: bool = False, part: int = 0) -> Examples:
-        """Fresh lists of pairs, of trained functions or of those held out; each ``part`` has prompts of its own."""
-        among = self.family.held_out if held_out else ~self.family.held_out
-        return self.family.draw(n, n_pairs, torch.Generator().manual_seed(1000 * self.seed + part), among)
-
-    def prompts(self, n: int, *, part: int = 0, n_examples: int = N_EXAMPLES) -> PromptSet:
-        """``n`` questions after examples."""
-        return self.encode(questions(self.examples(n, n_examples + 1, part=part), self.family))
-
-    def encode(self, some: Sequence[Question]) -> PromptSet:
-        """Questions as tokens of this model."""
-        return encode_questions(some, self.tokenizer, seed=self.seed, n_ctx=self.bridge.cfg.n_ctx)
-
-    @cached_property
-    def prior(self) -> Float[Tensor, "n_functions"]:
-        """What a reader who saw the training data believes before any example."""
-        return trained_prior(self.family)
-
-
-def subject(name: str, *, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Subject:
-    """A model by name, with the functions it was trained on, or :data:`REAL_FAMILY` for any other model.
-
-    Raises what :func:`talking_heads_utils.models.load_model` raises, and :class:`TaskError` for a small model of
-    another task or a tokenizer that splits the numbers.
-    """
-    family = _family_of(name)
-    bridge, tokenizer = load_with_tokenizer(name, device, dtype)
-    return Subject(name, shown_as(name), bridge, tokenizer, family, numbers_of(tokenizer, family.n_numbers - 1), seed)
-
-
-def _family_of(name: str) -> Family:
-    card = Path(model_source(name)[0]) / "training.json"
-    if not card.is_file():
-        return REAL_FAMILY
-    spec = json.loads(card.read_text(encoding="utf-8"))["spec"]
-    if "n_pairs" not in spec:
-        raise TaskError(f"{name} never saw a number. Chapter 4's small models are mini-icl, -plain and -noisy.")
-    return FunctionsSpec(**spec).family()
+__all__ = ["FUNCTIONS", "N_EXAMPLES", "NOTHING", "Subject", "WordSubject", "numbers_of", "subject"]
+MANY, MOST_OUT = 100, 24
 
 
 def accuracy_table(s: Subject, n: int = 200) -> pd.DataFrame:
@@ -111,17 +43,20 @@ def accuracy_table(s: Subject, n: int = 200) -> pd.DataFrame:
 
     Columns ``model, functions, k, model_accuracy, low, high, reader, n`` (95% intervals over functions, whose prompts
     are alike). The reader knows which functions were trained (trained) or holds all equally likely (held-out).
+    Of a task of words: among its answers, on pairs of either half, with the task's name and no reader.
     """
     import pandas as pd
 
+    if isinstance(s, WordSubject):
+        return _words_accuracy(s, n)
     uniform = torch.full_like(s.prior, 1 / len(s.prior))
     rows = []
     for functions, held_out, prior in (("trained", False, s.prior), ("held out", True, uniform)):
-        if held_out and not s.family.held_out.any():
+        if held_out and not s.functions.held_out.any():
             continue
         examples = s.examples(n, N_EXAMPLES + 1, held_out=held_out, part=1)
         answered = _answers_along(s, examples)
-        exact = bayes_accuracy(s.family, examples, prior).mean(0)
+        exact = bayes_accuracy(s.functions, examples, prior).mean(0)
         for k in range(N_EXAMPLES + 1):
             found = share_in_clusters(answered[:, k] == examples.clean[:, k], examples.function)
             rows.append(dict(model=s.name, functions=functions, k=k, model_accuracy=found.mean, low=found.low,
@@ -129,9 +64,24 @@ def accuracy_table(s: Subject, n: int = 200) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _words_accuracy(s: WordSubject, n: int) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for half in (SELECTION, HELD_OUT):
+        drawn = s.questions(n, part=1, half=half)
+        right = s.relation.right(drawn)
+        answered = s.numbers.read(curves.asked_logits(s.bridge, s.encode(drawn), s.numbers))
+        for k in range(N_EXAMPLES + 1):
+            found = share_in_clusters(answered[:, k] == right[:, k], right[:, k])
+            rows.append(dict(functions=f"{half} pairs", k=k, model_accuracy=found.mean, low=found.low, high=found.high,
+                             reader=torch.nan, n=found.n))  # fmt: skip
+    return s.marked(pd.DataFrame(rows))
+
+
 def _answers_along(s: Subject, examples: Examples) -> Tensor:
     """The number answered at every pair of each list, after those before it."""
-    prompts = s.encode(questions(examples, s.family))
+    prompts = s.encode(questions(examples, s.functions))
     return s.numbers.read(curves.asked_logits(s.bridge, prompts, s.numbers))
 
 
@@ -157,10 +107,10 @@ def patch_table(
 
     Layer -1 is A itself, scored on its own question; layer -2 is B with nothing patched. Patched answers are scored on
     A's function at B's x; copied: the answer is the one that A, with the same heads out, gives to its own question.
+    Of words, exact and copied answers alone are scored; the other columns are NaN.
     """
-    pairing = draw_pairing(s.family, n, N_EXAMPLES, b=b, seed=s.seed, among=~s.family.held_out)
-    a, other = s.encode(pairing.a), s.encode(pairing.b)
-    asked = s.encode([type(q)(q.pairs, q.x, mine.function) for mine, q in zip(pairing.a, pairing.b)])
+    pairing, as_a = s.pairing(n, b)
+    a, other, asked = s.encode(pairing.a), s.encode(pairing.b), s.encode(as_a)
     ends_a, ends_b = suffix(s.bridge, a, 0), suffix(s.bridge, other, 0)
     chosen = ablations(s.shape, dict(sets))
     run = run_end(ends_a, chosen, replacements(run_end(ends_a), how, seed=s.seed))
@@ -168,7 +118,8 @@ def patch_table(
     said, unpatched = s.numbers.read(grid.own), s.numbers.read(grid.plain)[:, None]
     found = score_numbers(s.numbers.read(grid.patched), asked, said[:, None])
     own, plain = score_numbers(said, a, said), score_numbers(unpatched.expand_as(said), asked, said)
-    return _patch_rows(chosen, found, own, plain)
+    table = _patch_rows(chosen, found, own, plain)
+    return s.marked(table) if isinstance(s, WordSubject) else table
 
 
 # of Llama-3-8B, as the post took them out
@@ -192,6 +143,11 @@ def post_table(s: Subject) -> pd.DataFrame:
     """
     import pandas as pd
 
+    if isinstance(s, WordSubject):
+        raise TaskError(
+            "The post's two prompts ask for a number of one token, and this tokenizer splits numbers: see how well the "
+            "model does y = a x + b by whole answers instead."
+        )
     a, b = ([question] for question in post_questions())
     numbers = numbers_of(s.tokenizer, max(y for _, y in POST_PAIRS) + 9)
     ends_a, ends_b = (suffix(s.bridge, s.encode(some), 0) for some in (a, b))
@@ -215,9 +171,8 @@ def _patch_rows(chosen: Ablations, found: NumberScores, own: NumberScores, plain
 
     def add(name: str, layer: int, scores: NumberScores, at: tuple) -> None:
         exact = share(scores.exact[at])
-        rest = {
-            key: getattr(scores, key)[at].double().mean().item() for key in ("about", "parity", "copied", "distance")
-        }
+        kinds = {key: getattr(scores, key) for key in ("about", "parity", "copied", "distance")}
+        rest = {key: torch.nan if of is None else of[at].double().mean().item() for key, of in kinds.items()}
         rows.append(dict(set=name, layer=layer, exact=exact.mean, low=exact.low, high=exact.high, **rest, n=exact.n))
 
     every = slice(None)
@@ -251,13 +206,14 @@ def removal_table(
 ) -> pd.DataFrame:
     """Accuracy and log-probability as heads go: columns ``order, out, head, exact, low, high, log_prob, n``.
 
-    most: heads to take out, by default all but one. The order by effect is chosen on one half of the prompts and
-    scored on the other; random orders beside it.
+    most: heads to take out, by default all but one, or :data:`MOST_OUT` of a model of more than :data:`MANY`. The
+    order by effect is chosen on other prompts than score it, half as many of such a model; random orders beside it.
     """
     import pandas as pd
 
-    (select, _), (score, _) = (reader(s, n, part=part, how=how) for part in (2, 3))
-    n_heads = len(select.heads) - 1 if most is None else most
+    many = s.shape[0] * s.shape[1] > MANY
+    select, score = (reader(s, k, part=part, how=how)[0] for part, k in ((CHOOSES, n // 2 if many else n), (3, n)))
+    n_heads = most or (MOST_OUT if many else len(select.heads) - 1)
     runs = {"by effect": redundancy.remove_by_effect(select, score, n_heads)}
     runs |= {f"random {i + 1}": redundancy.remove_at_random(score, n_heads, s.seed + i) for i in range(n_random)}
     rows = []
@@ -267,12 +223,12 @@ def removal_table(
             head = str(run.order[out - 1]) if out else NOTHING
             rows.append(dict(order=order, out=out, head=head, exact=found.mean, low=found.low, high=found.high,
                              log_prob=run.log_prob[:, out].mean().item(), n=found.n))  # fmt: skip
-    return pd.DataFrame(rows)
+    return s.marked(pd.DataFrame(rows)) if isinstance(s, WordSubject) else pd.DataFrame(rows)
 
 
 def strongest(s: Subject, k: int, *, n: int = 64) -> list[Head]:
     """The heads whose loss alone costs most, on the selection prompts."""
-    select, _ = reader(s, n, part=2)
+    select, _ = reader(s, n, part=CHOOSES)
     worth = redundancy.effects(select, [[head] for head in select.heads]).mean(0)
     return [select.heads[i] for i in worth.argsort(descending=True)[:k].tolist()]
 
@@ -292,7 +248,7 @@ def random_sets(s: Subject, like: Sequence[Head], n_sets: int) -> dict[str, list
 def interaction_table(s: Subject, heads: Sequence[Head], *, n: int = 64) -> pd.DataFrame:
     """:func:`talking_heads_utils.icl.redundancy.pair_interactions` on prompts that chose nothing."""
     score, _ = reader(s, n, part=3)
-    return redundancy.pair_interactions(score, heads).assign(model=s.name)
+    return s.marked(redundancy.pair_interactions(score, heads))
 
 
 def compensation_table(s: Subject, sets: Mapping[str, Sequence[Head]], *, n: int = 64) -> pd.DataFrame:
@@ -300,46 +256,51 @@ def compensation_table(s: Subject, sets: Mapping[str, Sequence[Head]], *, n: int
     score, _ = reader(s, n, part=3)
     chosen = ablations(s.shape, dict(sets))
     run: EndRun = run_end(score.ends, chosen, score.instead)
-    return redundancy.compensation(run, score.ends, chosen).assign(model=s.name)
+    return s.marked(redundancy.compensation(run, score.ends, chosen))
 
 
 @dataclass(frozen=True)
 class Belief:
-    """Log-odds of the right answer after k examples, per prompt: the model's and those of readers of each trust."""
+    """Log-odds of the right answer after k examples, per prompt: the model's and those of readers of each trust; of a
+    task of words there are none."""
 
     model: Float[Tensor, "n n_examples"]
-    readers: Float[Tensor, "n_trusts n n_examples"]
+    readers: Float[Tensor, "n_trusts n n_examples"] | None
 
 
 def belief(s: Subject, *, n: int = 200) -> Belief:
     """What the model and exact readers believe along the same lists of examples."""
+    if isinstance(s, WordSubject):
+        drawn = s.questions(n, part=4)
+        right = s.relation.right(drawn)[:, :-1]
+        return Belief(curves.model_log_odds(s.bridge, s.encode(drawn), s.numbers, right), None)
     examples = s.examples(n, N_EXAMPLES + 1, part=4)
-    prompts = s.encode(questions(examples, s.family))
+    prompts = s.encode(questions(examples, s.functions))
     return Belief(
         curves.model_log_odds(s.bridge, prompts, s.numbers, examples.clean[:, :-1]),
-        curves.trusting_readers(s.family, examples, s.prior)[..., :-1],
+        curves.trusting_readers(s.functions, examples, s.prior)[..., :-1],
     )
 
 
 def additivity_table(s: Subject, *, n: int = 48, counts: Sequence[int] = (1, 2, 3, 4, 6, 8, 12)) -> pd.DataFrame:
     """:func:`talking_heads_utils.icl.additivity.additivity_table` on fresh questions."""
-    asked = questions(s.examples(n, N_EXAMPLES + 1, part=5), s.family)
-    return additivity.additivity_table(s.bridge, s.tokenizer, asked, s.numbers, counts).assign(model=s.name)
+    asked = s.questions(n, part=5)
+    return s.marked(additivity.additivity_table(s.bridge, s.encode, asked, s.numbers, counts))
 
 
 def layer_table(s: Subject, *, n: int = 100) -> pd.DataFrame:
     """:func:`talking_heads_utils.icl.parts.layer_table` on fresh prompts."""
     score, prompts = reader(s, n, part=6)
-    return parts.layer_table(score, prompts).assign(model=s.name)
+    return s.marked(parts.layer_table(score, prompts))
 
 
 def probe_table(s: Subject, *, n: int = 600) -> pd.DataFrame:
-    """:func:`talking_heads_utils.icl.parts.probe_table` on fresh prompts."""
-    prompts = s.prompts(n, part=7)
+    """:func:`talking_heads_utils.icl.parts.probe_table` on fresh prompts. Raises :class:`TaskError` for words."""
+    prompts = s.encode(questions(s.examples(n, N_EXAMPLES + 1, part=7), s.functions))
     run = run_end(suffix(s.bridge, prompts, 0))
-    return parts.probe_table(run.resid[:, 0], prompts, seed=s.seed).assign(model=s.name)
+    return s.marked(parts.probe_table(run.resid[:, 0], prompts, seed=s.seed))
 
 
 def attention_table(s: Subject, *, n: int = 48) -> pd.DataFrame:
     """:func:`talking_heads_utils.icl.parts.attention_to_answers` on fresh prompts."""
-    return parts.attention_to_answers(s.bridge, s.prompts(n, part=8), range(s.shape[0])).assign(model=s.name)
+    return s.marked(parts.attention_to_answers(s.bridge, s.prompts(n, part=8), range(s.shape[0])))

@@ -29,6 +29,8 @@ from talking_heads_utils.gate import LENGTHS as GATE_LENGTHS
 from talking_heads_utils.icl import curves
 from talking_heads_utils.icl import study as icl
 from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
+from talking_heads_utils.icl.whole import function_table
+from talking_heads_utils.icl.words import words_table
 from talking_heads_utils.inhibition import corpus
 from talking_heads_utils.inhibition import study as inhibition
 from talking_heads_utils.inhibition.circuit import circuit_table
@@ -55,7 +57,6 @@ CROWDED, SEEN = 10, 8  # items of the lists of chapter 3; examples that laws are
 LENGTHS, QUICK_LENGTHS = (3, 4, 6, 8, 10, 12), (4, 8, 12)  # of the toys' lists
 QUICK_GATE = (3, 5, 8)  # list lengths of a quick run's gate
 GATE, ROLES = "gate", "roles"  # experiments that others read
-MOST_OUT = 24  # heads that are taken out one by one of a model that has more than 100
 N_STRONG, FEW = 6, 8  # heads whose pairs are taken out; prompts of a quick run of chapter 4
 
 
@@ -280,8 +281,7 @@ def _pairs(s: Subject) -> pd.DataFrame:
 
 def _heads_out(s: Subject) -> pd.DataFrame:
     layers, heads = s.asked.shape
-    most = None if layers * heads <= 100 else (4 if s.quick else MOST_OUT)
-    return icl.removal_table(s.asked, n=s.n(64, FEW), most=most)
+    return icl.removal_table(s.asked, n=s.n(64, FEW), most=4 if s.quick and layers * heads > 100 else None)
 
 
 def _patch(s: Subject) -> pd.DataFrame:
@@ -301,7 +301,18 @@ def _backups(s: Subject) -> pd.DataFrame:
 def _log_odds(s: Subject) -> pd.DataFrame:
     found = icl.belief(s.asked, n=s.n(200))
     table, _ = curves.fit_laws(found.model, found.readers, seen=SEEN, seed=s.seed)
-    return table.assign(model=s.model)
+    return s.asked.marked(table)
+
+
+def _words(s: Subject) -> pd.DataFrame:
+    bridge, tokenizer = load_with_tokenizer(s.model, s.device, s.dtype)
+    counts = (0, 4, 8) if s.quick else (0, 1, 2, 4, 8, 16)
+    return words_table(bridge, tokenizer, s.n(32, FEW), counts, s.seed, halves=(laundry.HELD_OUT,))
+
+
+def _functions(s: Subject) -> pd.DataFrame:
+    bridge, tokenizer = load_with_tokenizer(s.model, s.device, s.dtype)
+    return function_table(bridge, tokenizer, n=s.n(64, FEW), seed=s.seed)
 
 
 EXPERIMENTS = (
@@ -321,6 +332,8 @@ EXPERIMENTS = (
     Experiment("removal", 3, 6, lambda s: editing.removal_table(s.bench), "single components removed"),
     Experiment("edit-gains", 3, 14, _edit_gains, "accuracy by edits of the weights"),
     Experiment("edit-harm", 3, 2, _harm, "what the edits cost elsewhere"),
+    Experiment("words", 4, 5, _words, "in-context tasks of words", of_own=False),
+    Experiment("functions", 4, 4, _functions, "whole answers of y = a x + b", of_own=False),
     Experiment("accuracy", 4, 1, lambda s: icl.accuracy_table(s.asked, s.n(200)), "by number of examples"),
     Experiment("pairs", 4, 3, _pairs, "interactions of heads"),
     Experiment("heads-out", 4, 6, _heads_out, "accuracy as heads go"),
