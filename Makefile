@@ -1,5 +1,6 @@
 # make book    build the site             make test    run every test and every notebook
 # make serve   look at it                 make clean   remove what was built (the environment stays)
+# make test-kernels   the tests again where sums are made in another order, with one thread and with two
 # The first of them makes the environment .venv, once. PYTHON=python3.12 chooses its interpreter, also later on.
 PYTHON ?= python3
 VENV   := .venv
@@ -17,12 +18,13 @@ $(shell rm -f $(READY))
 endif
 endif
 
-.PHONY: book test serve clean
+.PHONY: book test test-kernels serve clean
 .DEFAULT_GOAL := book
 
 # A failed build must not pass the second time because its pages are kept: its output goes.
 book: $(READY)
-	$(BIN)/jupyter-book build . --toc book/_toc.yml -W -n --keep-going --quiet || { rm -rf _build; exit 1; }
+	$(BIN)/python book/execute.py _build \
+	    $(BIN)/jupyter-book build . --toc book/_toc.yml -W -n --keep-going --quiet || { rm -rf _build; exit 1; }
 	@echo "The book: $(abspath $(SITE))/index.html"
 
 # One process and one torch thread a core: threads of several processes would wait for each other.
@@ -31,6 +33,12 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-fail-under=90
 	TALKING_HEADS_MODEL=$$($(BIN)/python tests/rehearsals.py $(abspath _build/rehearsal/gpt2)) \
 	    $(BIN)/python -m pytest -n auto --nbmake --nbmake-timeout=900 notebooks/
+
+# As on a machine without AVX: a test that fails here alone compares what the order of a sum decides.
+test-kernels: export ATEN_CPU_CAPABILITY = default
+test-kernels: export MKL_CBWR = COMPATIBLE
+test-kernels: $(READY)
+	for threads in 1 2; do OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -n auto --dist worksteal || exit 1; done
 
 serve: book
 	$(BIN)/python -m http.server --directory $(SITE) --bind 127.0.0.1 $(PORT)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.runs import batches
+from talking_heads_utils.runs.ends import logits_at
 from talking_heads_utils.statistics import Interval, share
 from talking_heads_utils.tasks import laundry
 from talking_heads_utils.tasks.metrics import correct
@@ -17,11 +18,9 @@ from talking_heads_utils.tasks.prompts import PromptSet
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase
 
-    from talking_heads_utils.weights.bridge import Hook
 
 
 @torch.no_grad()
@@ -32,17 +31,9 @@ def answer_logits(bridge: TransformerBridge, prompts: PromptSet, batch: int = 64
     for rows in batches.blocks(len(prompts), batch):
         at = by_length[rows]
         tokens = prompts.tokens[at, : int(ends[at].max()) + 1].to(bridge.cfg.device)
-        parts.append(bridge.run_with_hooks(tokens, fwd_hooks=[("unembed.hook_in", _only(ends[at]))])[:, 0])
+        with logits_at(bridge, ends[at, None]):
+            parts.append(bridge(tokens)[:, 0])
     return torch.cat(parts)[by_length.argsort()]
-
-
-def _only(places: Int[Tensor, "n"]) -> Hook:
-    """A hook that lets one position of each row through."""
-
-    def hook(value: Float[Tensor, "n n_pos d_model"], hook: HookPoint) -> Float[Tensor, "n 1 d_model"]:
-        return value[torch.arange(len(places)), places.to(value.device), None]
-
-    return hook
 
 
 def accuracy(bridge: TransformerBridge, prompts: PromptSet) -> Interval:

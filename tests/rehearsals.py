@@ -15,13 +15,13 @@ import torch
 TOKENIZER = ("tokenizer_config.json", "vocab.json", "merges.txt")
 
 
-def gpt2(folder: Path, source: Path) -> Path:
-    """GPT-2 small's shape, tokenizer and real attention weights; random MLPs and embeddings."""
+def gpt2(folder: Path, source: Path, n_layers: int = 12) -> Path:
+    """GPT-2 small's shape, tokenizer and real attention weights, or its first layers; random MLPs and embeddings."""
     from safetensors import safe_open
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config.from_pretrained(source))
+    model = GPT2LMHeadModel(GPT2Config.from_pretrained(source, n_layer=n_layers))
     state, taken = model.state_dict(), 0
     with safe_open(Path(source) / "model.safetensors", "pt") as file:
         for name in file.keys():

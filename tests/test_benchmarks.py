@@ -1,6 +1,7 @@
 """The benchmark compares like with like; nothing here is timed."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -34,7 +35,14 @@ def test_a_wrong_score_does_not_pass_for_agreement(small):
     assert bench.head_level_difference(ours, plain) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_the_whole_benchmark_runs_and_is_written(checkpoints, tmp_path, capsys):
+def test_the_whole_benchmark_runs_and_is_written(checkpoints, tmp_path, capsys, monkeypatch):
+    """In this process: the streaming benchmark's test starts children of its own."""
+
+    def route(command):
+        assert bench._route(*command[1:]) == 0
+        return 1.0, float(capsys.readouterr().out.rsplit("peak_mb=", 1)[1])
+
+    monkeypatch.setattr(bench, "child", route)
     rows = bench.rows(str(checkpoints["gpt2"]), repeats=1)
     path = report("composition", rows, tmp_path, {"weights": "small"})
     written = json.loads(path.read_text())
@@ -78,7 +86,8 @@ def test_both_ways_of_steering_agree():
         assert row.max_abs_diff < 1e-4 and "27 settings" in row.case and row.ratio > 0
 
 
-def test_the_streaming_benchmark_compares_tables_and_counts_products(tmp_path):
+def test_the_streaming_benchmark_compares_tables_and_counts_products(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming_bench, "product_rate", partial(streaming_bench.product_rate, size=256))
     shape = Shape(n_layers=3, n_heads=4, n_kv_heads=2, d_model=32, d_head=8)
     share, routes = streaming_bench.rows(shape=shape, n_layers=(3,))
     assert share.ratio == share.plain_s / share.ours_s > 0 and share.ours_peak_mb > 50

@@ -3,6 +3,8 @@
 No GPU is needed: see ``pretended_gpu``. What this cannot show is speed, memory and the rounding of a real one.
 """
 
+from functools import cache
+
 import pandas as pd
 import pytest
 import torch
@@ -17,7 +19,10 @@ from talking_heads_utils.inhibition import concentration
 from talking_heads_utils.inhibition import study as inhibition
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject, chapters_of
 
-SUBJECTS = {model: Subject(model, quick=True, device="cuda") for model in ("mini-token", "mini-icl")}
+SUBJECTS, PLAIN = (
+    {model: Subject(model, quick=True, device=device) for model in ("mini-token", "mini-icl")}
+    for device in ("cuda", "cpu")
+)  # what a chapter's experiments share is made once on either
 CASES = [(model, e) for model in SUBJECTS for e in EXPERIMENTS if e.chapter in chapters_of(model)]
 
 
@@ -48,10 +53,11 @@ def test_an_experiment_on_a_gpu_gives_the_same_table(model, experiment, monkeypa
     monkeypatch.setattr(models, "check_complete", lambda *args: None)  # asks for the memory of a real GPU
     with PretendedGPU():
         found = experiment.run(SUBJECTS[model])
-    expected = experiment.run(Subject(model, quick=True))
+    expected = experiment.run(PLAIN[model])
     pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True), atol=1e-3, rtol=1e-3)
 
 
+@cache
 def study_of(device):
     return inhibition.study("mini-token", n_items=4, n_prompts=80, device=device)
 

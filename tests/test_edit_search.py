@@ -55,7 +55,8 @@ def test_scales_on_kept_lower_layers_equal_whole_runs(case, matrix, name):
         torch.testing.assert_close(logits[:, k], expected[0], atol=5e-4, rtol=1e-4)
         if mover:
             torch.testing.assert_close(pattern[:, k], expected[1], atol=1e-4, rtol=0)
-    torch.testing.assert_close(upper.logits(factors), logits.gather(2, prompts.candidates[:, None].expand(-1, 4, -1)))
+    again = logits.gather(2, prompts.candidates[:, None].expand(-1, 4, -1))
+    torch.testing.assert_close(upper.logits(factors), again, atol=5e-4, rtol=1e-4)
     ones = upper.logits(torch.ones(1, len(components)))[:, 0]
     torch.testing.assert_close(ones, untouched.gather(1, prompts.candidates), atol=5e-4, rtol=1e-4)
     if bridge.cfg.model_name != "planted":
@@ -211,7 +212,7 @@ def test_an_edit_along_the_planted_channel_helps_where_places_crowd_and_a_random
     )
     harm = study.harm_table(planted, {"grid": best[study.GRID]})
     of_best = pareto.iloc[next(i for i, row in enumerate(rows) if row is best[study.GRID])]
-    assert of_best["kl"] == pytest.approx(harm["KL, nats"].mean(), rel=1e-4), "the same prompts in figure and table"
+    assert of_best["kl"] == pytest.approx(harm["KL, nats"].mean(), rel=1e-3), "the same prompts in figure and table"
     same = ["gain", "low", "high"]
     assert of_best[same].tolist() == pytest.approx(gains.loc[(study.KNOWN, study.GRID), same].tolist())
     assert harm["before"].min() > 0.9 and list(harm["prompts"]) == [study.IOI, study.SHORT]

@@ -27,13 +27,13 @@ def test_shipped_scores_are_small_and_say_where_they_come_from(shipped):
 def test_shipped_scores_are_those_of_the_weights(shipped, gpt2):
     """A slice computed anew: every score into layers 3 and 9.
 
-    From another rounding of the same weights (the Hub's are float32) a component can turn into its neighbour where
-    their singular values nearly agree. There only what does not depend on their order is compared.
+    Where singular values nearly agree a component can turn into its neighbour: by the order of sums on another
+    processor, and sooner from another rounding of the same weights (the Hub's are float32). There only what does not
+    depend on their order is compared.
     """
     same = gpt2.source.sha256 == shipped.about["checkpoint_sha256"]
-    clear = (
-        torch.ones_like(shipped.singular_values, dtype=bool) if same else relative_gap(shipped.singular_values) > 0.05
-    )
+    clear = relative_gap(shipped.singular_values) > (0.002 if same else 0.05)
+    assert clear.double().mean() > (0.9 if same else 0.05), "or little would be compared"
     for block in iter_composition(gpt2, layers=[3, 9]):
         stored = shipped.blocks[block.kind, block.layer]
         kept = clear[: block.layer]

@@ -99,7 +99,7 @@ def test_compensation_and_pairs_leave_out_what_is_out(s):
     assert not set(table[table["set"] == "strong"]["head"]) & set(map(str, strong))
     first = min(head.layer for head in strong)
     before = table[(table["set"] == "strong") & (table["head"].str[1].astype(int) <= first)]
-    assert before["fixed"].abs().max() < 1e-5 and before["attention"].max() < 1e-5, "nothing below can change"
+    assert before["fixed"].abs().max() < 1e-4 and before["attention"].max() < 1e-4, "nothing below can change"
     assert not before["above"].any() and table[table["set"] == "strong"]["above"].sum() == 13 - len(before)
     free = table[["free_low", "free", "free_high"]]
     assert free.eq(free.T.cummax().T).all(axis=None) and before["free"].abs().max() > 1e-3, "only the yardstick did"

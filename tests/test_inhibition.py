@@ -152,7 +152,7 @@ def test_weights_and_activations_agree_on_what_was_planted(planted, recording):
     found = agreement(recording, component_effects(recording, mover), n_draws=50, n_rotations=2)
     assert 0.2 < found.low <= found.value <= found.high
     assert abs(found.noise.mean()) < 0.2 and len(found.permuted) == 50
-    assert found.n_prompts == 80 and len(found.rotated) == 2
+    assert found.n_prompts == 80 and found.rotated.isfinite().all() and found.rotated.abs().max() < found.value + 0.5
     table = compute_scores(recording.weights, "Q").block(mover, "Q")[0].score[..., mover.head]
     torch.testing.assert_close(composition_into(recording, mover), table, equal_nan=True, atol=1e-5, rtol=0)
 

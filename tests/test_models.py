@@ -191,7 +191,7 @@ def test_planted_is_loaded_by_the_same_call():
     bridge, truth = load_model("planted"), plant()
     tokens = truth.tokenizer(["I need to wash the hat"], return_tensors="pt", add_special_tokens=False)["input_ids"]
     with torch.no_grad():
-        assert torch.equal(bridge(tokens), truth.bridge(tokens))
+        torch.testing.assert_close(bridge(tokens), truth.bridge(tokens), atol=1e-4, rtol=1e-5)
     with pytest.raises(ProcessingError, match="whose norm is none"):
         load_model("planted", processing=Processing(fold_ln=True, center=True))
 

@@ -52,24 +52,24 @@ def test_without_noise_it_solves_both_tasks(rank):
         assert accuracy(planted, laundry.build_laundry(planted.tokenizer, n_items, 60)) == 1
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_its_accuracy_falls_as_the_crowding_of_the_places_predicts(seed):
     planted = plant(seed=seed)
-    for n_items in (4, 8, 12, 18):
-        prompts = laundry.build_laundry(planted.tokenizer, n_items, 400, seed)
+    for n_items in (4, 8, 16):
+        prompts = laundry.build_laundry(planted.tokenizer, n_items, 300, seed)
         predicted = predicted_accuracy(planted, n_items, prompts.positions["item_0 first"])
-        error = (predicted * (1 - predicted) / 400) ** 0.5
+        error = (predicted * (1 - predicted) / 300) ** 0.5
         assert abs(accuracy(planted, prompts) - predicted) < 4 * error, n_items
     assert accuracy(planted, ioi.build_ioi(planted.tokenizer, 200, seed)) > 0.97
 
 
 def test_longer_lists_are_harder_and_the_control_guesses(noisy, control):
-    measured = [accuracy(noisy, laundry.build_laundry(noisy.tokenizer, n, 200)) for n in (3, 10, 20)]
+    measured = [accuracy(noisy, laundry.build_laundry(noisy.tokenizer, n, 120)) for n in (3, 10, 20)]
     assert measured[0] > 0.95 > measured[1] > measured[2] + 0.1
     for n in (3, 10):
-        guessed = accuracy(control, laundry.build_laundry(control.tokenizer, n, 400))
-        assert abs(guessed - predicted_accuracy(control, n, torch.tensor([6]))) < 4 * (1 / n / 400) ** 0.5
-    assert 0.3 < accuracy(control, ioi.build_ioi(control.tokenizer, 200)) < 0.7
+        guessed = accuracy(control, laundry.build_laundry(control.tokenizer, n, 200))
+        assert abs(guessed - predicted_accuracy(control, n, torch.tensor([6]))) < 4 * (1 / n / 200) ** 0.5
+    assert 0.3 < accuracy(control, ioi.build_ioi(control.tokenizer, 100)) < 0.7
 
 
 def test_heads_attend_as_their_roles_say(quiet):

@@ -56,7 +56,7 @@ def test_it_is_small_and_its_constraint_holds(name, tmp_path):
     assert (outside > 0) == (run.spec.keys == FREE), "only a free model writes where the others may not"
     constrain(run.model, run.spec, card["step"])
     for key, tensor in run.model.state_dict().items():
-        torch.testing.assert_close(tensor, stored[key], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(tensor, stored[key], atol=1e-5, rtol=1e-5)
 
 
 def test_the_card_says_what_the_checkpoint_does(name, tmp_path):

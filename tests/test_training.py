@@ -110,7 +110,7 @@ def test_the_constraint_holds_after_every_step(tmp_path, keys):
     before = {name: p.clone() for name, p in run.model.named_parameters()}
     constrain(run.model, spec)
     for name, p in run.model.named_parameters():
-        torch.testing.assert_close(before[name], p, atol=1e-7, rtol=0, msg=f"{name}: it changes nothing twice")
+        torch.testing.assert_close(before[name], p, atol=1e-6, rtol=0, msg=f"{name}: it changes nothing twice")
     if keys == PLACE:  # a mean over the whole stream, which the norm takes from every dimension, must not reach a key
         assert last.attn.c_attn.weight[reads, D : D + d].sum(0).abs().max() < 1e-5
 
@@ -305,7 +305,8 @@ def test_runs_are_not_mixed(tmp_path):
 
 def test_seeds_and_the_curriculum(tmp_path):
     a, b, c = (Run(TINY, seed, tmp_path) for seed in (0, 0, 1))
-    assert a.step() == b.step() != c.step()
+    first, other = a.step(), c.step()
+    assert b.step() == pytest.approx(first) and abs(other - first) > 1e-4
     assert a.progress.longest == 2 and a.progress.complete_at is None
     a.progress.running_loss = -9.0  # whatever the loss of this step
     a.step()

@@ -17,7 +17,7 @@ from torch import Tensor
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.icl.prompts import Numbers, asked_at
 from talking_heads_utils.icl.scores import right_log_odds
-from talking_heads_utils.runs.places import logits_in_blocks
+from talking_heads_utils.runs.ends import logits_in_blocks
 from talking_heads_utils.tasks.functions import Examples, Family, posterior, predictive
 from talking_heads_utils.tasks.prompts import PromptSet
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from talking_heads_utils.errors import TaskError, UnsupportedModelError
 from talking_heads_utils.icl.prompts import Question, prompt_tokens, question_set
 from talking_heads_utils.runs import batches
-from talking_heads_utils.runs.places import logits_at
+from talking_heads_utils.runs.ends import logits_at
 from talking_heads_utils.statistics import share
 from talking_heads_utils.tasks.prompts import PromptSet, check_count, check_seed
 from talking_heads_utils.tasks.relations import ITS_OWN, SHUFFLED
@@ -83,7 +83,8 @@ def _scored(bridge: TransformerBridge, tokens: Int[Tensor, "n length"], some: li
     asked = torch.tensor([[[k < len(c) for k in range(longest)] for c in row] for row in some])
     cache, end = DynamicCache(), torch.full((n, 1), tokens.shape[1] - 1)
     options = dict(use_cache=True, past_key_values=cache) if longest > 1 else {}
-    first = logits_at(bridge, tokens, end, **options)
+    with logits_at(bridge, end):
+        first = bridge(tokens, **options)
     logits = first[:, None].expand(-1, n_candidates, -1, -1)
     if longest > 1:
         if cache.get_seq_length() != tokens.shape[1]:
@@ -93,7 +94,8 @@ def _scored(bridge: TransformerBridge, tokens: Int[Tensor, "n length"], some: li
         cache.batch_repeat_interleave(n_candidates)
         stems = wanted[..., :-1].flatten(0, 1)
         places = torch.arange(longest - 1).expand(len(stems), -1)
-        rest = logits_at(bridge, stems, places, **options).unflatten(0, (n, n_candidates))
+        with logits_at(bridge, places):
+            rest = bridge(stems, **options).unflatten(0, (n, n_candidates))
         logits = torch.cat([logits, rest], 2)
     logits = logits.float().cpu()
     own = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0]

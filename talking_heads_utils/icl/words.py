@@ -12,7 +12,7 @@ from torch import Tensor
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.icl.prompts import Numbers, asked_at
 from talking_heads_utils.progress import follow
-from talking_heads_utils.runs.places import logits_in_blocks
+from talking_heads_utils.runs.ends import logits_in_blocks
 from talking_heads_utils.statistics import share_in_clusters
 from talking_heads_utils.tasks.laundry import HELD_OUT, SELECTION
 from talking_heads_utils.tasks.prompts import PromptSet

@@ -64,10 +64,10 @@ N_STRONG, FEW = 6, 8  # heads whose pairs are taken out; prompts of a quick run 
 class Subject:
     """A model on its way through the experiments. What a chapter's experiments share is made once.
 
-    quick: one prompt in ten, three list lengths, a grid of five values. texts: running text for what is measured there;
-    a file, or a name that :func:`~talking_heads_utils.inhibition.corpus.running_text` knows; see :attr:`text_source`.
-    finished: gives the table of an experiment that is done already, else None: the gate and the roles are made once and
-    read by every chapter.
+    quick: one prompt in ten, three list lengths, grids of five values and of three. texts: running text for what is
+    measured there; a file, or a name that :func:`~talking_heads_utils.inhibition.corpus.running_text` knows; see
+    :attr:`text_source`. finished: gives the table of an experiment that is done already, else None: the gate and the
+    roles are made once and read by every chapter.
     """
 
     model: str
@@ -252,9 +252,9 @@ def _reach(s: Subject) -> pd.DataFrame:
 
 
 def _steering_gains(s: Subject) -> pd.DataFrame:
-    at, n_random = s.channel, 1 if s.quick else 2
+    at, (n_values, n_random) = s.channel, (3, 1) if s.quick else (5, 2)
     found = {
-        str(n): positional.steering_gains(at, n, positional.axis(at, n, 5), s.n(800), n_random)
+        str(n): positional.steering_gains(at, n, positional.axis(at, n, n_values), s.n(800), n_random)
         for n in dict.fromkeys((s.n_items(N_ITEMS), s.n_items(12)))
     }
     table = positional.gains_table(found).rename(columns={"model": "n_items"})

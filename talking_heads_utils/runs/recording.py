@@ -14,6 +14,7 @@ from talking_heads_utils.channels.components import write_directions
 from talking_heads_utils.channels.rotary import turn
 from talking_heads_utils.errors import OptionError, UnsupportedModelError
 from talking_heads_utils.runs import batches
+from talking_heads_utils.runs.ends import logits_at
 from talking_heads_utils.runs.layers import (
     HALF_TOLERANCES,
     TOLERANCE,
@@ -168,17 +169,18 @@ def _hook_names(layers: Sequence[int]) -> set[str]:
 def _run(bridge: TransformerBridge, part: PromptSet, names: set[str], n_layers: int) -> dict[str, Tensor]:
     """One batch: what the hooks saw, where only ``end`` matters reduced to it."""
     last = f"blocks.{n_layers - 1}.hook_resid_post"
-    logits, cache = bridge.run_with_cache(
-        part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names or name == last
-    )
     rows, end = torch.arange(len(part)), part.positions["end"]
+    with logits_at(bridge, end[:, None]):
+        logits, cache = bridge.run_with_cache(
+            part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names or name == last
+        )
     kept = {name: cache[name] for name in names}
     for name in names:
         if name.endswith("hook_pattern"):
             kept[name] = kept[name][rows, :, end]
         elif name.endswith("hook_q"):
             kept[name] = kept[name][rows, end]
-    return kept | {"final": cache[last][rows, end], "logits": logits[rows, end]}
+    return kept | {"final": cache[last][rows, end], "logits": logits[:, 0]}
 
 
 def _reader(weights: AttentionLayer, found: dict[str, Tensor], layer: int) -> ReaderLayer:

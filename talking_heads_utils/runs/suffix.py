@@ -18,6 +18,7 @@ from torch import Tensor
 from talking_heads_utils.channels.rotary import turn
 from talking_heads_utils.errors import ModelError, OptionError, UnsupportedModelError
 from talking_heads_utils.runs import batches
+from talking_heads_utils.runs.ends import logits_at
 from talking_heads_utils.runs.layers import (
     HALF_TOLERANCES,
     TOLERANCE,
@@ -265,7 +266,8 @@ def _run(
     kept: dict[str, list[Tensor]] = {name: [] for name in (*names, *at_end)}
     for rows in batches.blocks(len(prompts), batch):
         part = prompts.select(rows)
-        _, cache = bridge.run_with_cache(part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in kept)
+        with logits_at(bridge, part.positions["end"][:, None]):  # which are not looked at
+            _, cache = bridge.run_with_cache(part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in kept)
         for name in kept:
             kept[name].append(wide(_at_end(cache[name], part) if name in at_end else cache[name]))
     return {name: torch.cat(parts) for name, parts in kept.items()}
