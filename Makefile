@@ -18,6 +18,9 @@ $(shell rm -f $(READY))
 endif
 endif
 
+# Threads that wait leave their core to others: where they spin, a busy neighbour makes a run many times as long.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: book test test-kernels serve clean
 .DEFAULT_GOAL := book
 

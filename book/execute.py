@@ -107,6 +107,7 @@ def main(build: str, *command: str) -> int:
     paths = pages()
     os.environ |= {BUILD_VARIABLE: "1", "PLOTLY_RENDERER": "plotly_mimetype"}
     os.environ.setdefault("OMP_NUM_THREADS", str(share_out(len(paths))[1]))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait do not spin
     timeout = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["execute"]["timeout"]
     clear_if_changed(Path(build).resolve())
     if not execute_all(paths, Path(build).resolve(), timeout):

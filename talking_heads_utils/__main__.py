@@ -1,6 +1,10 @@
 """``python -m talking_heads_utils``: see ``--help``."""
 
-from talking_heads_utils.commands import main
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read as torch loads: threads that wait leave their core to others
+
+from talking_heads_utils.commands import main  # noqa: E402
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 AT_LEAST = 1.5  # times chance
 LENGTHS = (3, 4, 5, 6, 8, 10, 12, 16, 20)
-N_PROMPTS, QUICK = 400, 40  # of IOI, and of lists of each length
+N_PROMPTS, QUICK = 400, 100  # of IOI, and of lists of each length
 ALL = "all"
 ANYWHERE = -1  # in place of a list index
 _COLUMNS = {"next_in_order": "next in order", "last_named": "last named"}

@@ -39,7 +39,7 @@ def logits_at(bridge: TransformerBridge, places: Int[Tensor, "n k"]) -> Iterator
 def logits_in_blocks(
     bridge: TransformerBridge, tokens: Int[Tensor, "n n_pos"], places: Int[Tensor, "n k"], *, batch: int = 64
 ) -> Iterator[tuple[slice, Float[Tensor, "rows k d_vocab"]]]:
-    """Logits at ``places`` of each row, ``batch`` rows at a time: which rows, and their logits, on the CPU in float32."""
+    """Logits at ``places``, ``batch`` rows at a time: which rows, and their logits, on the CPU in float32."""
     for rows in batches.blocks(len(tokens), batch):
         with logits_at(bridge, places[rows]):
             yield rows, bridge(tokens[rows].to(bridge.cfg.device)).float().cpu()
