@@ -25,6 +25,11 @@ S_COPY = "S copying"  # looks at S and writes for it
 NO_NAME = "no name looked at"  # a direct effect that comes from no name's token
 VALUE_SOURCE = "other value source"  # read by an inhibition head's values, looking at no token that has a name here
 
+ALL = (
+    PREVIOUS_TOKEN, DUPLICATE_TOKEN, INDUCTION, S_INHIBITION, NAME_MOVER, BACKUP_MOVER, NEGATIVE_MOVER, S_SUPPRESSION,
+    S_COPY, NO_NAME, VALUE_SOURCE,
+)  # fmt: skip
+
 DIRECT, QUERY, VALUE = "logits", "query", "value"  # where an effect goes in: the logits, or a reader's input
 UNITS = {DIRECT: "logits", QUERY: "nats", VALUE: "nats"}  # logit difference; log-odds of a mover's attention, IO to S1
 
@@ -109,6 +114,24 @@ class Roles:
         if not (movers := self.heads(NAME_MOVER)):
             raise TaskError("No head was found to copy IO from its token: there is no name mover to ask about.")
         return movers[0]
+
+    def shown(self) -> pd.DataFrame:
+        """The confirmed heads as a page shows them, one row a head and role: role, head, reads into, effect with its
+        interval (of several readers, that on which it is largest), attention to IO, S1 and S2, n."""
+        import pandas as pd
+
+        rows = {}
+        for r in sorted(self.entries, key=lambda r: -abs(r.effect.mean)):
+            if not r.confirmed:
+                continue
+            row = rows.setdefault((r.role, r.head), {
+                "role": r.role, "head": str(r.head), "acts on": [], "effect": r.effect.mean,
+                "95% interval": f"{r.effect.low:.2f} to {r.effect.high:.2f}", "unit": UNITS[r.path],
+                "to IO": r.attention[0], "to S1": r.attention[1], "to S2": r.attention[2], "n": r.effect.n,
+            })  # fmt: skip
+            row["acts on"].append("the logits" if r.reader is None else f"{r.reader}'s {r.path}")
+        table = pd.DataFrame(list(rows.values()))
+        return table.assign(**{"acts on": table["acts on"].map(", ".join)}) if len(table) else table
 
     def frame(self) -> pd.DataFrame:
         """One row per entry: role, head, path, reader, effect, low, high, unit, n, the selection half's effect and p,

@@ -13,11 +13,15 @@ from talking_heads_utils.figures.style import (
     CONTROL,
     EXPECTED,
     KIND_COLOURS,
+    NULL_LINE,
+    error_bars,
     menu_of_views,
     new_figure,
     stacked,
 )
+from talking_heads_utils.gate import ANYWHERE
 from talking_heads_utils.inhibition.concentration import RANDOM, TOP, shares
+from talking_heads_utils.tasks import laundry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,3 +116,46 @@ def _random_directions(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         x=ks, y=mean, mode="lines", line=dict(color=CONTROL, dash="dash"), name="random directions",
         showlegend=bool(ks), hovertemplate="%{x} random: %{y:.3f}<extra></extra>",
     )  # fmt: skip
+
+
+def gate_figure(gate: pd.DataFrame) -> go.Figure:
+    """Accuracy on lists by list index of the answer, kept and shuffled order apart, a menu for the length; dashed:
+    chance. gate: of :func:`talking_heads_utils.gate.gate_table`."""
+    figure = new_figure(440)
+    cells = gate[(gate["task"] == laundry.TASK) & (gate["place"] != ANYWHERE)]
+    lengths = sorted(cells["n_items"].unique())
+    for n_items in lengths:
+        for order, colour in ((laundry.KEPT, LINES[1]), (laundry.SHUFFLED, LINES[0])):
+            part = cells[(cells["n_items"] == n_items) & (cells["order"] == order)].sort_values("place")
+            figure.add_scatter(
+                x=part["place"].tolist(), y=part["accuracy"].round(4).tolist(), error_y=error_bars(part, "accuracy"),
+                name=f"{order} order", mode="lines+markers", line_color=colour, visible=bool(n_items == lengths[0]),
+            )  # fmt: skip
+        ends = [0, int(n_items) - 1]
+        figure.add_scatter(
+            x=ends, y=[1 / n_items] * 2, name="chance", mode="lines", line=NULL_LINE, visible=bool(n_items == lengths[0])
+        )
+    figure.update_xaxes(title_text="list index of the answer, from 0", dtick=1)
+    figure.update_yaxes(title_text="accuracy among the items", range=[0, 1.04])
+    figure.update_layout(updatemenus=[menu_of_views([f"lists of {n}" for n in lengths], 3)], margin_t=72)
+    return figure
+
+
+def words_figure(words: pd.DataFrame) -> go.Figure:
+    """Greedy exact answers to tasks of words by number of examples, a menu for the task; both controls in grey. words:
+    of :func:`talking_heads_utils.icl.words.words_table`."""
+    figure = new_figure(440)
+    tasks, kinds = list(dict.fromkeys(words["task"])), list(dict.fromkeys(words["examples"]))
+    dashes = ("solid", "dash", "dot")
+    for task in tasks:
+        for kind, dash in zip(kinds, dashes):
+            part = words[(words["task"] == task) & (words["examples"] == kind)].sort_values("n_examples")
+            figure.add_scatter(
+                x=part["n_examples"].tolist(), y=part["accuracy"].round(4).tolist(), name=f"examples: {kind}",
+                error_y=error_bars(part, "accuracy"), mode="lines+markers", visible=task == tasks[0],
+                line=dict(color=ACCENT if kind == kinds[0] else CONTROL, dash=dash),
+            )  # fmt: skip
+    figure.update_xaxes(title_text="examples in the prompt")
+    figure.update_yaxes(title_text="greedy exact answers", range=[0, 1.04])
+    figure.update_layout(updatemenus=[menu_of_views([t.replace("_", " ") for t in tasks], len(kinds))], margin_t=72)
+    return figure

@@ -22,6 +22,9 @@ ROLE_COLOURS = {
     roles.NAME_MOVER: "#CC79A7",
     roles.BACKUP_MOVER: "#56B4E9",
     roles.NEGATIVE_MOVER: "#7B61A8",
+    roles.S_SUPPRESSION: "#00727A",
+    roles.S_COPY: "#A0522D",
+    roles.NO_NAME: "#5F6B7A",
 }
 CONTROL = "#8A8F98"  # random heads, random directions, everything that is no claim
 EXPECTED = "#7B61A8"  # the exact answer, where it is known

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DIRECT_ROLES = (roles.NAME_MOVER, roles.S_SUPPRESSION, roles.NO_NAME, roles.NEGATIVE_MOVER, roles.S_COPY)
 OTHER_HEADS, MLPS, BELOW = "other heads", "MLPs", "embedding and first layer"
 SOURCES, EXCHANGE = "sources", "exchange"
+ALL_THREE = "all three"  # name movers, inhibition heads and those that suppress S
 N_DRAWS = 99  # sets of heads without a role, as many of each layer
 
 
@@ -94,7 +95,7 @@ def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed:
     sets = {name: found.heads(*of) for name, of in {
         roles.NAME_MOVER: (roles.NAME_MOVER,), roles.S_INHIBITION: (roles.S_INHIBITION,),
         roles.S_SUPPRESSION: (roles.S_SUPPRESSION,),
-        "all three": (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION),
+        ALL_THREE: (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION),
     }.items()}  # fmt: skip
     sets = {name: heads for name, heads in sets.items() if heads}
     if not sets:
