@@ -131,10 +131,10 @@ def gate_figure(gate: pd.DataFrame) -> go.Figure:
                 x=part["place"].tolist(), y=part["accuracy"].round(4).tolist(), error_y=error_bars(part, "accuracy"),
                 name=f"{order} order", mode="lines+markers", line_color=colour, visible=bool(n_items == lengths[0]),
             )  # fmt: skip
-        ends = [0, int(n_items) - 1]
         figure.add_scatter(
-            x=ends, y=[1 / n_items] * 2, name="chance", mode="lines", line=NULL_LINE, visible=bool(n_items == lengths[0])
-        )
+            x=[0, int(n_items) - 1], y=[1 / n_items] * 2, name="chance", mode="lines", line=NULL_LINE,
+            visible=bool(n_items == lengths[0]),
+        )  # fmt: skip
     figure.update_xaxes(title_text="list index of the answer, from 0", dtick=1)
     figure.update_yaxes(title_text="accuracy among the items", range=[0, 1.04])
     figure.update_layout(updatemenus=[menu_of_views([f"lists of {n}" for n in lengths], 3)], margin_t=72)
