@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.labels import Head
@@ -63,6 +63,7 @@ def role_of(head: Head, roles: dict[str, list[Head]]) -> str | None:
     """The role of one head, or None where none was published."""
     return next((role for role, heads in roles.items() if head in heads), None)
 
+
 COLUMNS = [
     "role", "head", "path", "reader", "effect", "low", "high", "unit", "n", "chosen by", "p", "to IO", "to S1", "to S2",
     "confirmed",
@@ -120,7 +121,7 @@ class Roles:
         interval (of several readers, that on which it is largest), attention to IO, S1 and S2, n."""
         import pandas as pd
 
-        rows = {}
+        rows: dict[tuple[str, Head], dict[str, Any]] = {}
         for r in sorted(self.entries, key=lambda r: -abs(r.effect.mean)):
             if not r.confirmed:
                 continue

@@ -1,6 +1,7 @@
 """Verdicts follow from tables by rules: each rule is shown a table for every verdict that it can give."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from talking_heads_utils.reproduce.claims import CLAIMS, judge
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS
 from talking_heads_utils.reproduce.store import Finished
 from talking_heads_utils.steering.engine import grid
-from talking_heads_utils.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED
+from talking_heads_utils.verdicts import NOT_JUDGED, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, unsound
 
 EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
 
@@ -156,15 +157,45 @@ def heads(*needed):
     (claims.copies_late, patch(0.1, 0.1, 0.9), UNDECIDED),
 ])  # fmt: skip
 def test_each_rule_gives_each_verdict_where_it_is_due(rule, table, verdict):
-    found = rule(table)
+    found = rule.__wrapped__(table)
     assert found.verdict == verdict and found.measured and found.control
     assert "nan" not in found.measured + found.control
 
 
+def test_a_rule_that_is_known_to_be_unsound_shows_its_numbers_and_gives_no_verdict():
+    claim, table = next(c for c in CLAIMS if c.needs == "decoding"), decoding(0.9, 0.3)
+    assert claim.rule is claims.indexes
+    itself, found = claims.indexes.__wrapped__(table), judge(claim, {"decoding": table})
+    assert itself.verdict == SUPPORTED and not itself.why
+    assert found == replace(itself, claim=claim.name, verdict=NOT_JUDGED, why=found.why) and found.why
+    results = {"planted": {"decoding": Finished({"not_possible": None}, table)}}
+    assert scorecard.verdicts(results, claim) == {"planted": found}
+    assert f"<td title='planted: not judged'><span aria-hidden='true'>{scorecard.MARKS[NOT_JUDGED]}</span>" in (
+        scorecard.as_matrix(results)
+    )
+    told = scorecard.as_html(results)
+    assert all(text in told for text in (found.measured, found.control, f"Not judged: {found.why}.")), "why, once"
+    assert told.count("<em>not judged</em>") == 1 and "<em>supported</em>" not in told
+
+
+@pytest.mark.parametrize("name", ["pairs", "patch", "backups"])
+def test_a_claim_that_cuts_its_table_takes_the_mark_of_its_rule(name, monkeypatch):
+    """Chapter 4's rules that take two tables are called on the parts of one."""
+    claim = next(c for c in CLAIMS if c.needs == name)
+    rule = {"pairs": "redundant", "patch": "moving_layer", "backups": "backups"}[name]
+    seen = []
+    judged = Verdict("", "1 of 2", "0 of 2", SUPPORTED)
+    monkeypatch.setattr(claims.icl, rule, unsound("too bold")(lambda *parts: seen.append(parts) or judged))
+    kinds = {"heads": ["strongest", "random"], "set": ["strongest", "other"], "b": [claims.OTHER_FUNCTION, "other"]}
+    found = judge(claim, {name: pd.DataFrame(kinds)})
+    assert found == Verdict(claim.name, "1 of 2", "0 of 2", NOT_JUDGED, "too bold")
+    assert [len(part) for part in seen[0] if isinstance(part, pd.DataFrame)] == ([1] if name == "patch" else [1, 1])
+
+
 def test_the_control_shown_is_the_one_the_rule_compares_with():
-    found = claims.traversed(reach((0.9, 0.8, 0.7), (0.4, 0.3, 0.3), (0.9, 0.9, 0.8)))
+    found = claims.traversed.__wrapped__(reach((0.9, 0.8, 0.7), (0.4, 0.3, 0.3), (0.9, 0.9, 0.8)))
     assert found.verdict == UNDECIDED and "0.87" in found.control
-    told = claims.indexes(decoding(0.6, 0.45, largest=0.64)).control
+    told = claims.indexes.__wrapped__(decoding(0.6, 0.45, largest=0.64)).control
     assert all(number in told for number in ("0.35", "0.64", "0.45", "0.40", "0.50"))
 
 
@@ -172,12 +203,15 @@ def test_a_place_that_no_answer_has_is_left_out():
     """Lists of 12 on ten prompts a half, as a quick run makes them."""
     table = places((1, 1, 1, 0.2, 0.2))
     empty = pd.DataFrame([dict(n_items=8, place=p, accuracy=np.nan, n=0) for p in (5, 6, 7)])
-    assert claims.order_matters(pd.concat([table, empty])) == claims.order_matters(table)
+    assert claims.order_matters.__wrapped__(pd.concat([table, empty])) == claims.order_matters.__wrapped__(table)
 
 
 def test_order_by_chance_is_seldom_called_order():
     rng = np.random.default_rng(0)
-    called = [claims.order_matters(places(rng.binomial(20, 0.6, 8) / 20), 500).verdict == SUPPORTED for _ in range(100)]
+    called = [
+        claims.order_matters.__wrapped__(places(rng.binomial(20, 0.6, 8) / 20), 500).verdict == SUPPORTED
+        for _ in range(100)
+    ]
     assert sum(called) <= 12
 
 
@@ -195,7 +229,7 @@ def test_a_noisy_choice_is_no_verdict_on_steering(helps, n, wanted):
         gained = gains(right, selection, place, settings)
         short += gained[PER_PLACE].gain.high < 0.2
         table = gains_table({"12": (gained, [gained])}).rename(columns={"model": "n_items"})
-        found.append(claims.steering_gains(table).verdict)
+        found.append(claims.steering_gains.__wrapped__(table).verdict)
     assert set(found) == {wanted} and short, "held-out prompts alone would say that nothing is to be gained"
 
 
@@ -236,10 +270,10 @@ def test_a_real_model_without_results_is_said_to_be_not_run_and_a_toy_never_stan
 
 
 def test_a_control_of_another_size_is_counted_and_not_shown():
-    found = claims.lowers(removal(-0.5, (-0.1, 0.0)))
+    found = claims.lowers.__wrapped__(removal(-0.5, (-0.1, 0.0)))
     assert found.control.startswith("2 of 3 ") and "-0.100" in found.control and "+0.000" in found.control
     assert all(number in found.measured for number in ("0.900", "10", "100"))
-    found = claims.lowers(removal(-0.5, (-0.1, 0.0), size=50))
+    found = claims.lowers.__wrapped__(removal(-0.5, (-0.1, 0.0), size=50))
     assert found.control.startswith("0 of 3 ")
 
 
@@ -289,6 +323,8 @@ def test_what_could_not_be_asked_is_told_with_its_reason():
 def test_a_chapter_says_of_a_real_model_what_its_results_say(monkeypatch):
     monkeypatch.setattr(scorecard, "finished", lambda model: {})
     assert scorecard.verdict_on("gpt2", "decoding") == scorecard.NOT_RUN
-    result = Finished({"not_possible": None}, decoding(0.9, 0.3))
+    result = Finished({"not_possible": None, "chapter": 2}, decoding(0.9, 0.3))
     monkeypatch.setattr(scorecard, "finished", lambda model: {"decoding": result})
-    assert scorecard.verdict_on("gpt2", "decoding").startswith("supported: place decoded in 0.90")
+    monkeypatch.setattr(Finished, "describe", lambda self: "somehow")
+    assert scorecard.verdict_on("gpt2", "decoding").startswith("not judged: place decoded in 0.90")
+    assert "*not judged*, for the three components need not be" in scorecard.real_models(2)

@@ -6,10 +6,11 @@
 ``circuit``      chapter 1 and the landing page: who writes to whom
 ``explorer``     chapter 1: what any head reads
 ``inhibition``   chapter 1: what components do to a mover
+``roles``        chapter 1: who does what on IOI, and what runs through these heads
 ``panel``        chapter 1: one prompt, one component out of a mover's query
 ``positional``   chapter 2
 ``editing``      chapter 3
 ``icl``          chapter 4
-``models``       the page of the small models
+``models``       the page of the models
 ``atlas``        the data that the explorer page draws by itself
 """

@@ -97,8 +97,7 @@ def channel(
     name: str, *, n_items: int = 5, seed: int = SEED, device: str = "cpu", dtype: torch.dtype = torch.float32,
     mover: Head | None = None,
 ) -> Channel:  # fmt: skip
-    """Take a mover's writers from weights alone; without ``mover`` the one found on the selection half of short lists.
-    """
+    """Take a mover's writers from weights alone; without ``mover``, of the one found on half of the short lists."""
     bridge, tokenizer = load_with_tokenizer(name, device, dtype)
     prompts = build_laundry(tokenizer, n_items, 100, seed)
     mover = mover or roles_on_lists(bridge, prompts, seed=seed).movers[0]

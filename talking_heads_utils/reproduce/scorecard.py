@@ -105,10 +105,14 @@ def as_matrix(results: Mapping[str, Mapping[str, Finished]]) -> str:
 
 
 def as_html(results: Mapping[str, Mapping[str, Finished]]) -> str:
-    """The scorecard in full: a row per claim; within it a line per model, with what was measured and its control."""
+    """The scorecard in full: a row per claim; within it a line per model, with what was measured and its control, and
+    what is wrong with a rule that does not judge."""
     rows = []
     for number, claim in enumerate(CLAIMS, 1):
-        lines = [_line(model, verdict) for model, verdict in verdicts(results, claim).items()]
+        found = verdicts(results, claim)
+        lines = [_line(model, verdict) for model, verdict in found.items()]
+        reasons = dict.fromkeys(verdict.why for verdict in found.values() if verdict.why)
+        lines += [f"<p><small>Not judged: {escape(why)}.</small></p>" for why in reasons]
         where = f'<a href="../{escape(claim.link.replace(".ipynb", ".html"))}">chapter {claim.chapter}</a>'
         rows.append(
             f"<tr id='claim-{number}'><th scope='row'>{number}. {escape(claim.name)}<br>"
@@ -150,7 +154,8 @@ def real_models(chapter: int) -> str:
     for model in (name for name, known in known_models().items() if chapter in known.chapters):
         results = {model: finished(model)}
         lines = [
-            f"* {claim.name}: *{verdict.verdict}*. {verdict.measured} (control: {verdict.control})"
+            f"* {claim.name}: *{verdict.verdict}*{verdict.why and f', for {verdict.why}'}. {verdict.measured} "
+            f"(control: {verdict.control})"
             for claim in CLAIMS
             if claim.chapter == chapter
             for verdict in verdicts(results, claim).values()
