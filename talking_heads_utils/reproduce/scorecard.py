@@ -108,15 +108,22 @@ def as_html(results: Mapping[str, Mapping[str, Finished]]) -> str:
     """The scorecard in full: a row per claim; within it a line per model, with what was measured and its control."""
     rows = []
     for number, claim in enumerate(CLAIMS, 1):
-        lines = [_line(model, verdict) for model, verdict in verdicts(results, claim).items()]
+        found = verdicts(results, claim)
+        lines = [_line(model, verdict) for model, verdict in found.items()]
         where = f'<a href="../{escape(claim.link.replace(".ipynb", ".html"))}">chapter {claim.chapter}</a>'
         rows.append(
             f"<tr id='claim-{number}'><th scope='row'>{number}. {escape(claim.name)}<br>"
-            f"<small>the {claim.source}; {where}</small></th>"
+            f"<small>the {claim.source}; {where}{_why(found)}</small></th>"
             f"<td>{escape(said(claim))}</td><td>{''.join(lines)}</td></tr>"
         )
     head = "<tr><th scope='col'>claim</th><th scope='col'>theirs</th><th scope='col'>ours, by model</th></tr>"
     return f"<table class='scorecard'><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _why(found: Mapping[str, Verdict]) -> str:
+    """What is wrong with the rule, where it may not judge."""
+    why = next((v.why for v in found.values() if v.why), "")
+    return f"; not judged: {escape(why)}" if why else ""
 
 
 def _line(model: str, verdict: Verdict) -> str:
