@@ -1,6 +1,8 @@
-"""The device that something is to run on."""
+"""The device that something is to run on, and the memory that it has left."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -16,3 +18,22 @@ def check_device(name: str) -> str:
             f"No device {name!r} can be used here ({str(error).splitlines()[0]}). Use cpu, or cuda with a GPU."
         ) from error
     return name
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had on a device; None where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        try:
+            with open("/proc/meminfo", encoding="utf-8") as lines:
+                return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        except (OSError, StopIteration):
+            return None
+    return None
+
+
+def free_on_all() -> int | None:
+    """Bytes free on all GPUs together; of the CPU where there is none."""
+    gpus = [free_memory(torch.device("cuda", i)) or 0 for i in range(torch.cuda.device_count())]
+    return sum(gpus) if gpus else free_memory(torch.device("cpu"))

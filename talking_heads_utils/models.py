@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from talking_heads_utils import roles
-from talking_heads_utils.device import check_device
+from talking_heads_utils.device import check_device, free_memory, free_on_all
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
@@ -277,32 +276,12 @@ def check_complete(checkpoint: Checkpoint, device: torch.device | None, dtype: t
             "had from it: talking_heads_utils.weights.checkpoints.load_head_weights."
         )
     needed = sum(p.numel() for p in model.parameters()) * dtype.itemsize
-    free = free_memory(device) if device else _free_on_all()
+    free = free_memory(device) if device else free_on_all()
     if free is not None and needed > free:
         raise ModelError(
             f"{checkpoint.name} in {dtype} needs {needed / 1e9:.1f} GB on {device or 'all GPUs'}; {free / 1e9:.1f} GB "
-            "are free. "
-            "Load it with dtype=torch.bfloat16 (half of float32), or on a machine with more memory."
+            "are free. Load it with dtype=torch.bfloat16 (half of float32), or on a machine with more memory."
         )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had on a device; None where that cannot be told."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        try:
-            with open("/proc/meminfo", encoding="utf-8") as lines:
-                return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        except (OSError, StopIteration):
-            return None
-    return None
-
-
-def _free_on_all() -> int | None:
-    """Bytes free on all GPUs together; of the CPU where there is none."""
-    gpus = [free_memory(torch.device("cuda", i)) or 0 for i in range(torch.cuda.device_count())]
-    return sum(gpus) if gpus else free_memory(torch.device("cpu"))
 
 
 def _from_pretrained(checkpoint: Checkpoint, **options: Any) -> Any:

@@ -8,8 +8,9 @@ import sys
 import torch
 
 from talking_heads_utils import progress
+from talking_heads_utils.device import free_memory
 from talking_heads_utils.figures.page import building_book
-from talking_heads_utils.models import find_checkpoint, free_memory, known_models
+from talking_heads_utils.models import find_checkpoint, known_models
 from talking_heads_utils.runs.batches import is_out_of_memory
 
 MODEL_VARIABLE = "TALKING_HEADS_MODEL"  # a model for every chapter, such as a folder that stands in for a real one

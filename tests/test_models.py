@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from talking_heads_utils import models
+from talking_heads_utils.device import free_memory
 from talking_heads_utils.errors import (
     CheckpointError,
     DownloadError,
@@ -134,7 +135,7 @@ def test_a_missing_tokenizer_too_little_memory_and_wrong_processing(checkpoints,
         load_model(folder)
     with pytest.raises(ProcessingError, match="only LayerNorm subtracts the mean"):
         load_model(checkpoints["llama"], processing=Processing(fold_ln=True, center=True))
-    assert models.free_memory(torch.device("cpu")) > 1e8
+    assert free_memory(torch.device("cpu")) > 1e8
     monkeypatch.setattr(models, "free_memory", lambda device: 1000)
     with pytest.raises(ModelError, match=r"needs 0\.0 GB on cpu; 0\.0 GB are free.*bfloat16"):
         load_model(checkpoints["gpt2"])

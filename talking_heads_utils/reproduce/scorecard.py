@@ -105,22 +105,25 @@ def as_matrix(results: Mapping[str, Mapping[str, Finished]]) -> str:
 
 
 def as_html(results: Mapping[str, Mapping[str, Finished]]) -> str:
-    """The scorecard in full: a row per claim; within it a line per model, with what was measured and its control, and
-    what is wrong with a rule that does not judge."""
+    """The scorecard in full: a row per claim; within it a line per model, with what was measured and its control."""
     rows = []
     for number, claim in enumerate(CLAIMS, 1):
         found = verdicts(results, claim)
         lines = [_line(model, verdict) for model, verdict in found.items()]
-        reasons = dict.fromkeys(verdict.why for verdict in found.values() if verdict.why)
-        lines += [f"<p><small>Not judged: {escape(why)}.</small></p>" for why in reasons]
         where = f'<a href="../{escape(claim.link.replace(".ipynb", ".html"))}">chapter {claim.chapter}</a>'
         rows.append(
             f"<tr id='claim-{number}'><th scope='row'>{number}. {escape(claim.name)}<br>"
-            f"<small>the {claim.source}; {where}</small></th>"
+            f"<small>the {claim.source}; {where}{_why(found)}</small></th>"
             f"<td>{escape(said(claim))}</td><td>{''.join(lines)}</td></tr>"
         )
     head = "<tr><th scope='col'>claim</th><th scope='col'>theirs</th><th scope='col'>ours, by model</th></tr>"
     return f"<table class='scorecard'><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _why(found: Mapping[str, Verdict]) -> str:
+    """What is wrong with the rule, where it may not judge."""
+    why = next((v.why for v in found.values() if v.why), "")
+    return f"; not judged: {escape(why)}" if why else ""
 
 
 def _line(model: str, verdict: Verdict) -> str:
