@@ -84,7 +84,7 @@ def _scored(bridge: TransformerBridge, tokens: Int[Tensor, "n length"], some: li
     cache, end = DynamicCache(), torch.full((n, 1), tokens.shape[1] - 1)
     options = dict(use_cache=True, past_key_values=cache) if longest > 1 else {}
     with logits_at(bridge, end):
-        first = bridge(tokens, **options)
+        first = bridge(tokens.to(bridge.cfg.device), **options)
     logits = first[:, None].expand(-1, n_candidates, -1, -1)
     if longest > 1:
         if cache.get_seq_length() != tokens.shape[1]:
@@ -95,7 +95,7 @@ def _scored(bridge: TransformerBridge, tokens: Int[Tensor, "n length"], some: li
         stems = wanted[..., :-1].flatten(0, 1)
         places = torch.arange(longest - 1).expand(len(stems), -1)
         with logits_at(bridge, places):
-            rest = bridge(stems, **options).unflatten(0, (n, n_candidates))
+            rest = bridge(stems.to(bridge.cfg.device), **options).unflatten(0, (n, n_candidates))
         logits = torch.cat([logits, rest], 2)
     logits = logits.float().cpu()
     own = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
