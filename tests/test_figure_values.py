@@ -15,12 +15,16 @@ from talking_heads_utils.channels.composition import ReaderScores
 from talking_heads_utils.channels.scores import CompositionScores
 from talking_heads_utils.editing.study import GRADIENT, GRID, RANDOM, drawn
 from talking_heads_utils.figures import circuit, composition, editing, explorer, icl, models, positional
+from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, KIND_READS, role_colour
+from talking_heads_utils.gate import ANYWHERE
 from talking_heads_utils.icl.curves import LAWS
 from talking_heads_utils.inhibition import concentration
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.positional.study import CARRIED
-from talking_heads_utils.roles import INDUCTION, NAME_MOVER, S_INHIBITION
+from talking_heads_utils.roles import DIRECT, INDUCTION, NAME_MOVER, NEGATIVE_MOVER, QUERY, S_INHIBITION, Role, Roles
+from talking_heads_utils.statistics import Interval
+from talking_heads_utils.tasks import laundry
 
 ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)], INDUCTION: [Head(1, 1)]}
 LINKS = [(S_INHIBITION, NAME_MOVER, "Q"), (S_INHIBITION, INDUCTION, "V")]
@@ -356,6 +360,105 @@ def test_the_landing_figure_s_lines_join_the_heads_of_their_edges():
             edges = [edge[:3] for edge in found if edge[3] == published]
             assert lines(joined) == [edge[:2] for edge in edges] and edges
             assert_on_lines(points, edges)
+
+
+def ends(trace) -> dict:
+    """x -> the two ends of the error bar."""
+    bars = trace.error_y
+    below = bars.array if bars.arrayminus is None else bars.arrayminus
+    return {x: pytest.approx((y - low, y + high)) for x, y, low, high in zip(trace.x, trace.y, below, bars.array)}
+
+
+def made_roles() -> pd.DataFrame:
+    """Six inhibition heads into two movers each, more than there are colours; what is not confirmed is not drawn."""
+
+    def entry(name, head, path, reader, mean, width=0.1, attention=(0.1, 0.2, 0.3)):
+        effect = Interval(mean, mean - width, mean + width, 40)
+        return Role(name, head, path, reader, mean, 0.01, effect, attention)
+
+    movers = [entry(NAME_MOVER, Head(2, i), DIRECT, None, 1 + i, attention=(0.6 + i / 10, 0.2, 0.1)) for i in (0, 1)]
+    inhibition = [
+        entry(S_INHIBITION, Head(1, i), QUERY, Head(2, j), -(i + 1 + j / 10)) for i in range(6) for j in (0, 1)
+    ]
+    doubtful = [
+        entry(NAME_MOVER, Head(2, 3), DIRECT, None, 0.1, 0.2),
+        entry(S_INHIBITION, Head(0, 1), QUERY, Head(2, 0), -0.1, 0.2),
+    ]
+    return Roles((*movers, entry(NEGATIVE_MOVER, Head(2, 2), DIRECT, None, -1.5), *inhibition, *doubtful)).frame()
+
+
+def test_every_confirmed_role_stands_under_its_name_with_its_interval():
+    figure = role_figures.roles_figure(made_roles())
+    above, below = ([t for t in figure.data if t.xaxis == axis] for axis in ("x", "x2"))
+    assert {name: xy(t) for name, t in by_name(above).items()} == {
+        NAME_MOVER: {"L2H0": 1, "L2H1": 2},
+        NEGATIVE_MOVER: {"L2H2": -1.5},
+    }
+    assert {t.name: t.marker.color for t in above} == {n: role_colour(n) for n in (NAME_MOVER, NEGATIVE_MOVER)}
+    assert ends(above[0]) == {"L2H0": (0.9, 1.1), "L2H1": (1.9, 2.1)}
+    text = dict(zip(above[0].x, above[0].hovertext))
+    assert text["L2H1"] == (
+        "L2H1, name mover: 2.00 [1.90, 2.10] logits, n = 40<br>attention from end: IO 0.70, S1 0.20, S2 0.10"
+    )
+    assert {name: xy(t) for name, t in by_name(below).items()} == {
+        f"S-inhibition: L1H{i}": {"L2H0": -(i + 1), "L2H1": pytest.approx(-(i + 1.1))} for i in range(6)
+    }
+    assert below[0].hovertext[1] == "L1H0 into L2H1: -1.10 [-1.20, -1.00] nats"
+    assert ends(below[5]) == {"L2H0": (-6.1, -5.9), "L2H1": (-6.2, -6.0)}
+
+
+def test_an_exchange_stands_beside_the_range_of_its_own_control():
+    rows = [
+        ("all three", "L1H0, L2H0", -3.0, -3.5, -2.5, 1.25, -0.8, 0.4),
+        (S_INHIBITION, "L1H0", -2.0, -2.4, -1.6, 0.83, -0.3, 0.1),
+    ]
+    names = ["part", "heads", "effect", "low", "high", "share", "control low", "control high"]
+    found, control = role_figures.exchange_figure(pd.DataFrame(rows, columns=names).assign(n=64)).data
+    assert xy(found) == {"all three": -3, S_INHIBITION: -2}
+    assert ends(found) == {"all three": (-3.5, -2.5), S_INHIBITION: (-2.4, -1.6)}
+    assert ends(control) == {"all three": (-0.8, 0.4), S_INHIBITION: (-0.3, 0.1)}
+    assert found.hovertext[1] == "L1H0: -2.00 [-2.40, -1.60] logits, 83% of the whole change, n = 64"
+    assert found.marker.color[1] == role_colour(S_INHIBITION) != found.marker.color[0]
+
+
+def test_the_gate_is_drawn_by_place_and_order_and_chance_by_length():
+    cells = [
+        dict(task=task, order=order, wording="all", place=place, n_items=n, accuracy=a / 100, low=a / 100 - 0.05,
+             high=a / 100 + 0.04)
+        for a, (task, order, (n, place)) in enumerate(product(
+            (laundry.TASK, "ioi"), ("all", laundry.KEPT, laundry.SHUFFLED),
+            ((3, ANYWHERE), (3, 0), (3, 2), (5, ANYWHERE), (5, 0), (5, 4)),
+        ), 10)
+    ]  # fmt: skip
+    table = pd.DataFrame(cells)
+    figure = models.gate_figure(table.sample(frac=1, random_state=0))
+    for n in (3, 5):
+        own = where(table, task=laundry.TASK, n_items=n)
+        own = own[own["place"] != ANYWHERE]
+        expected = {
+            f"{order} order": column(where(own, order=order), "place", "accuracy")
+            for order in (laundry.KEPT, laundry.SHUFFLED)
+        }
+        assert series(figure, f"lists of {n}") == expected | {"chance": {0: 1 / n, n - 1: 1 / n}}
+        kept = by_name(after(figure, f"lists of {n}"))[f"{laundry.KEPT} order"]
+        assert ends(kept) == {
+            r["place"]: (r["low"], r["high"]) for r in where(own, order=laundry.KEPT).to_dict("records")
+        }
+
+
+def test_tasks_of_words_are_drawn_by_number_of_examples_and_their_kind():
+    kinds = ["its own", "shuffled labels", "another task"]
+    rows = table(["accuracy"], task=["past_tense", "capitals"], examples=kinds, n_examples=[0, 4, 8])
+    rows = where(rows, model=MODELS[0]).sort_values(["task", "examples"], ascending=False)
+    rows = rows.sort_values("examples", key=lambda names: names.map(kinds.index), kind="stable")
+    figure = models.words_figure(rows)
+    for task in ("past_tense", "capitals"):
+        own = where(rows, task=task)
+        assert series(figure, task.replace("_", " ")) == {
+            f"examples: {kind}": column(where(own, examples=kind), "n_examples", "accuracy") for kind in kinds
+        }
+        colours = [trace.line.color for trace in after(figure, task.replace("_", " "))]
+        assert colours[1:] == [CONTROL, CONTROL] and colours[0] != CONTROL
 
 
 def seed_run(model, seed, accuracy, whole, top, random) -> dict:

@@ -164,8 +164,9 @@ def test_a_figure_for_the_page_carries_caption_and_alternative_text(scores, monk
 def test_every_role_has_its_own_colour():
     from talking_heads_utils.figures.style import CONTROL, ROLE_COLOURS, role_colour
 
-    assert set(ROLE_COLOURS) == set(roles.gpt2_small_roles()) and len(set(ROLE_COLOURS.values())) == len(ROLE_COLOURS)
-    assert role_colour(None) == CONTROL
+    assert set(ROLE_COLOURS) == set(roles.ALL) - {roles.VALUE_SOURCE} > set(roles.gpt2_small_roles())
+    assert len({*ROLE_COLOURS.values(), CONTROL}) == len(ROLE_COLOURS) + 1
+    assert role_colour(None) == role_colour(roles.VALUE_SOURCE) == CONTROL
 
 
 def test_a_takeaway_begins_with_its_answer_and_gives_numbers_a_line_each():

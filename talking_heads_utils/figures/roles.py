@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -30,7 +31,7 @@ def roles_figure(table: pd.DataFrame) -> go.Figure:
         figure.add_trace(_bars(part, part["head"], str(role), role_colour(str(role)), text), row=1, col=1)
     query = confirmed[confirmed["role"] == roles.S_INHIBITION]
     colours = (role_colour(roles.S_INHIBITION), "#F0A66B", "#8C3B00", "#C9A28A")
-    for colour, (head, part) in zip(colours, query.groupby("head", sort=False)):
+    for colour, (head, part) in zip(cycle(colours), query.groupby("head", sort=False)):
         text = [f"{head} into {r.reader}: {r.effect:.2f} [{r.low:.2f}, {r.high:.2f}] nats" for r in part.itertuples()]
         figure.add_trace(_bars(part, part["reader"], f"S-inhibition: {head}", colour, text), row=2, col=1)
     figure.update_xaxes(title_text="head", row=1, col=1)
