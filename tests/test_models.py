@@ -213,7 +213,7 @@ def test_a_model_spread_over_all_devices_answers_alike(checkpoints, monkeypatch)
     spread, plain = load_model(checkpoints["llama"], "auto"), load_model(checkpoints["llama"])
     with torch.no_grad():
         torch.testing.assert_close(spread(torch.arange(12)[None]), plain(torch.arange(12)[None]))
-    monkeypatch.setattr(models, "_free_on_all", lambda: 1000)
+    monkeypatch.setattr(models, "free_on_all", lambda: 1000)
     with pytest.raises(ModelError, match="on all GPUs"):
         load_model(checkpoints["llama"], "auto")
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,18 +12,23 @@ import pytest
 import rehearsals
 import torch
 
-from talking_heads_utils import notebook
+from talking_heads_utils import gate, notebook
 from talking_heads_utils.commands import main
-from talking_heads_utils.errors import ModelError, OptionError, ResultError
+from talking_heads_utils.errors import ModelError, OptionError, ResultError, TaskError
+from talking_heads_utils.gate import gate_from
+from talking_heads_utils.inhibition.circuit import circuit_table
 from talking_heads_utils.inhibition.corpus import OPEN_WEB_TEXT_NAME, PYDOC, texts_provenance
-from talking_heads_utils.models import known_models
+from talking_heads_utils.inhibition.find_roles import Pair, find_roles, pairs_of_prompts
+from talking_heads_utils.labels import Head
+from talking_heads_utils.models import known_models, load_model, model_source
 from talking_heads_utils.reproduce import experiments, scorecard, store
 from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject, chapters_of
 from talking_heads_utils.reproduce.run import chosen, merge, reproduce
+from talking_heads_utils.roles import DIRECT, NAME_MOVER, QUERY, S_INHIBITION, Role, Roles
 from talking_heads_utils.runs import batches
+from talking_heads_utils.statistics import Interval
 
 TEXTS = Path(__file__).parent.parent / "README.md"
-NEEDS_INHIBITION = {"concentration", "carries", "activity"}
 MINE = [e for e in EXPERIMENTS if e.name in ("crowding", "places", "decoding")]
 
 
@@ -34,8 +40,9 @@ def source(gpt2_source) -> Path:
 
 
 @pytest.mark.longest
-def test_a_folder_in_gpt2s_format_goes_through_every_experiment(source, tmp_path, capsys):
-    folder = rehearsals.gpt2(tmp_path / "gpt2", source, n_layers=4)
+def test_a_folder_in_gpt2s_format_is_asked_what_the_gate_lets_it_be_asked(source, tmp_path, capsys):
+    """Random MLPs: it cannot do IOI, and says so with its accuracy; chapter 4 asks it all the same."""
+    folder = rehearsals.gpt2(tmp_path / "gpt2", source, n_layers=3)
     arguments = ["reproduce", "--model", str(folder), "--quick", "--out", str(tmp_path), "--texts", str(TEXTS)]
     assert main(arguments) == 0
     results = tmp_path / "rehearsal-gpt2-quick"
@@ -44,23 +51,106 @@ def test_a_folder_in_gpt2s_format_goes_through_every_experiment(source, tmp_path
     assert all("rehearsal" in r.about["shows"] and r.about["quick"] and r.about["checkpoint"] for r in done.values())
     impossible = {name: result.reason for name, result in done.items() if result.reason}
     assert all(len(result.table) for name, result in done.items() if name not in impossible)
-    assert set(impossible) <= NEEDS_INHIBITION, impossible  # random MLPs need not leave an inhibition head
+    assert set(impossible) == {e.name for e in EXPERIMENTS if e.chapter < 4} - {"prefix", "gate"}
+    accuracy = gate_from(done["gate"].table)[0].describe()
+    refused = "The model cannot do this task well enough to be asked how: "
+    assert accuracy.startswith("IOI: ") and impossible["roles"] == impossible["circuit"] == f"{refused}{accuracy}."
+    assert all(r.startswith((refused, str(folder))) and "chance" in r for r in impossible.values())
     assert store.finished("gpt2", tmp_path) == {}, "a page cannot pick it up"
     capsys.readouterr()
-    assert main(arguments) == 0 and "22 of 22 experiments are there" in capsys.readouterr().out
+    assert main(arguments) == 0 and f"{len(EXPERIMENTS)} of {len(EXPERIMENTS)} experiments" in capsys.readouterr().out
+
+
+def some_roles(*args, **options) -> Roles:
+    """A mover and two inhibition heads, found in no model."""
+    at = Interval(1.0, 0.5, 1.5, 40)
+    below = Interval(-1.0, -1.5, -0.5, 40)
+    inhibition = [Role(S_INHIBITION, Head(layer, 1), QUERY, Head(3, 2), -1.0, 0.01, below) for layer in (1, 2)]
+    return Roles((Role(NAME_MOVER, Head(3, 2), DIRECT, None, 1.0, 0.01, at), *inhibition))
 
 
 @pytest.mark.longest
 @pytest.mark.parametrize("family", ["gpt_neox", "llama"])
-def test_sharded_bfloat16_folders_of_other_families_too(family, source, tmp_path):
+def test_sharded_bfloat16_folders_of_other_families_go_through_every_experiment(family, source, tmp_path, monkeypatch):
+    """With the gate left open, and roles given: random weights have none."""
+    monkeypatch.setattr(gate, "AT_LEAST", 0.0)
+    monkeypatch.setattr(experiments, "find_roles", some_roles)
     folder = rehearsals.tiny(family, tmp_path / family, source)
     assert len(list(folder.glob("*.safetensors"))) > 1
     s = Subject(str(folder), quick=True, texts=TEXTS, dtype=torch.bfloat16)
     results, failed = reproduce(s, EXPERIMENTS, tmp_path / "results", lambda line: None)
     done = {path.stem: store.load(path) for path in results.glob("*.json")}
     assert not failed and set(done) == {e.name for e in EXPERIMENTS}
-    assert {name for name, r in done.items() if r.reason} <= NEEDS_INHIBITION
+    assert not {name: r.reason for name, r in done.items() if r.reason} and all(len(r.table) for r in done.values())
     assert all(r.about["dtype"] == "bfloat16" and r.about["revision"] is None for r in done.values())
+
+
+@pytest.fixture(scope="module")
+def lookalike(tmp_path_factory) -> tuple[Path, Path]:
+    """A small model that can do both tasks, under a name that nobody knows, and its results of chapters 1 to 3."""
+    where = tmp_path_factory.mktemp("lookalike")
+    folder = shutil.copytree(model_source("mini-token")[0], where / "stranger")
+    found, failed = reproduce(Subject(str(folder), quick=True, texts=TEXTS), chosen((1, 2, 3)), where)
+    assert not failed
+    return folder, found
+
+
+@pytest.mark.longest
+def test_a_model_that_can_do_the_tasks_goes_through_the_gate_and_then_by_its_roles(lookalike):
+    folder, results = lookalike
+    done = {path.stem: store.load(path) for path in results.glob("*.json")}
+    assert set(done) == {e.name for e in chosen((1, 2, 3))} > {e.name for e in chosen((1, 2, 3), of_own=True)}
+    assert not {name: r.reason for name, r in done.items() if r.reason} and all(len(r.table) for r in done.values())
+    cells = {(c.task, c.n_items): c for c in gate_from(done["gate"].table) if (c.order, c.place) == ("all", -1)}
+    assert cells["ioi", 2].accuracy > 0.9 and all(cells["laundry", n].asked for n in experiments.QUICK_GATE)
+    assert set(done["crowding"].table["n_items"]) == set(experiments.QUICK_GATE), "not those of the book's own"
+    bridge = load_model(folder)
+    found = find_roles(bridge, bridge.tokenizer, n_prompts=80)
+    pd.testing.assert_frame_equal(done["roles"].table, found.frame(), atol=1e-4, check_dtype=False)
+    assert found.heads(NAME_MOVER) and found.heads(S_INHIBITION), "or this test would show little"
+    held_out = Pair.of(bridge, *pairs_of_prompts(bridge.tokenizer, 80)[1])
+    expected = circuit_table(bridge, held_out, found)
+    pd.testing.assert_frame_equal(done["circuit"].table, expected, atol=1e-3, rtol=1e-3, check_dtype=False)
+    asked = Subject(str(folder), finished=lambda name: done[name].table)
+    assert asked.roles == Roles.of_frame(done["roles"].table) and asked.channel.mover == found.mover
+    assert done["concentration"].table["head"].tolist() == list(map(str, found.heads(S_INHIBITION)))
+
+
+def test_a_run_that_goes_on_reads_the_roles_that_are_stored(lookalike, tmp_path, monkeypatch):
+    folder, results = lookalike
+    again = shutil.copytree(results, tmp_path / results.name)
+    for name in ("circuit", "decoding", "removal"):
+        (again / f"{name}.json").unlink(), (again / f"{name}.parquet").unlink()
+    for name in ("find_roles", "run_gate"):
+        monkeypatch.setattr(experiments, name, raising(AssertionError(f"{name} is run anew")))
+    said = []
+    reproduce(Subject(str(folder), quick=True, texts=TEXTS), chosen((1, 2, 3)), tmp_path, said.append)
+    assert "13 of 16 experiments are there" in said[0] and len(said) == 4
+    assert_same(results, again)
+
+
+def test_the_books_own_models_skip_what_is_known_of_them(tmp_path):
+    assert {e.name for e in EXPERIMENTS if not e.of_own} == {"prefix", "gate", "roles", "circuit", "words", "functions"}
+    assert Subject("planted").lengths and Subject("mini-token").n_items(6) == 6
+    (tmp_path / "lists").mkdir()
+    nothing = Subject(str(tmp_path / "lists"))
+    nothing.gate = [replace(cell, asked=False) for cell in gate_from(made_gate())]
+    with pytest.raises(TaskError, match=r"cannot be asked about lists.*lists of 4: 50% \[40%, 60%\], chance 25%"):
+        nothing.n_items(6)
+    one = Subject(str(tmp_path / "lists"))
+    one.gate = gate_from(made_gate())
+    assert one.n_items(6) == one.n_items(2) == 4
+    with pytest.raises(TaskError, match="lists of one length at most"):
+        _ = one.lengths
+
+
+def made_gate() -> pd.DataFrame:
+    """Lists of 4 may be asked about, lists of 8 not."""
+    cells = [
+        gate.Cell("laundry", n, "all", "all", gate.ANYWHERE, 0.5, 0.4, 0.6, 100, 1 / n, 0.1, 0.1, asked=n == 4)
+        for n in (4, 8)
+    ]
+    return gate.gate_table(cells)
 
 
 @pytest.fixture(scope="module")
@@ -207,12 +297,12 @@ def test_without_a_network_one_line_says_so(tmp_path, capsys, monkeypatch):
         assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_an_experiment_that_cannot_be_fetched_is_left_for_later(tmp_path, source):
-    folder = rehearsals.tiny("gpt2", tmp_path / "small", source)
-    activity = [e for e in EXPERIMENTS if e.name in ("activity", "agreement")]
-    results, failed = reproduce(Subject(str(folder), quick=True), activity, tmp_path, say=lambda line: None)
-    assert [line.split(":")[0] for line in failed] == ["activity"] or store.load(results / "activity.json").reason
-    assert (results / "agreement.json").exists()
+def test_an_experiment_that_cannot_be_fetched_is_left_for_later(lookalike, tmp_path):
+    activity = [e for e in EXPERIMENTS if e.name in ("activity", "prefix")]
+    s = Subject(str(lookalike[0]), quick=True, texts=OPEN_WEB_TEXT_NAME)
+    results, failed = reproduce(s, activity, tmp_path, say=lambda line: None)
+    assert len(failed) == 1 and failed[0].startswith("activity: Open Web Text could not be fetched")
+    assert (results / "prefix.json").exists() and not (results / "activity.json").exists()
 
 
 def test_out_of_memory_halves_the_batch_and_says_so():
@@ -256,6 +346,7 @@ def test_every_experiment_of_a_chapter_falls_to_one_shard():
     weights = [sum(e.weight for e in part) for part in parts]
     assert max(weights) < 1.3 * min(weights)
     assert [e.chapter for e in chosen((2,))] == [2] * 5
+    assert {e.name for e in chosen((1,), of_own=True)} == {"agreement", "concentration", "carries", "activity"}
     assert chapters_of("planted") == (1, 2, 3) and chapters_of("mini-icl") == (4,) == chapters_of(
         "meta-llama/Meta-Llama-3-8B"
     )
@@ -310,7 +401,7 @@ def test_every_toy_of_the_scorecard_was_run_whole():
     for model, done in scorecard.all_results().items():
         if model not in scorecard.TOYS:
             continue
-        assert set(done) == {e.name for e in EXPERIMENTS if e.chapter in chapters_of(model)}, model
+        assert set(done) == {e.name for e in chosen(chapters_of(model), of_own=True)}, model
         assert all(model.split("/")[0] in r.about["shows"].lower() for r in done.values())
 
 

@@ -218,9 +218,10 @@ def _roles(s: Subject) -> pd.DataFrame:
 
 def _circuit(s: Subject) -> pd.DataFrame:
     """Both tables in one: the logit difference in parts, then what exchanges change."""
+    found = s.roles  # first: a model without any is not run
     bridge, tokenizer = load_with_tokenizer(s.model, s.device, s.dtype)
     held_out = Pair.of(bridge, *pairs_of_prompts(tokenizer, s.n(400, 80), s.seed)[1])
-    return circuit_table(bridge, held_out, s.roles, seed=s.seed)
+    return circuit_table(bridge, held_out, found, seed=s.seed)
 
 
 def _concentration(s: Subject) -> pd.DataFrame:
