@@ -130,7 +130,8 @@ class Roles:
             row = rows.setdefault((r.role, r.head), {
                 "role": r.role, "head": str(r.head), "acts on": [], "effect": r.effect.mean,
                 "95% interval": f"{r.effect.low:.2f} to {r.effect.high:.2f}", "unit": UNITS[r.path],
-                **dict(zip(("to IO", "to S1", "to S2"), r.attention if r.path != VALUE else (math.nan,) * 3)), "n": r.effect.n,
+                **dict(zip(("to IO", "to S1", "to S2"), r.attention if r.path != VALUE else (math.nan,) * 3)),
+                "n": r.effect.n,
             })  # fmt: skip
             row["acts on"].append("the logits" if r.reader is None else f"{r.reader}'s {r.path}")
         table = pd.DataFrame(list(rows.values()))

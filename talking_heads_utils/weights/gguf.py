@@ -235,8 +235,8 @@ class GgufTensors:
         n_layers = file.metadata.get(f"{file.architecture}.block_count", 0)
         if arch is None or not isinstance(n_layers, int) or not 0 < n_layers <= len(file.tensors):
             raise CheckpointError(
-                f"{file.paths[0]} says that it is of the architecture {file.architecture!r} with {n_layers!r} layers, which "
-                "cannot be. Download or convert it again."
+                f"{file.paths[0]} says that it is a {file.architecture!r} with {n_layers!r} layers, which cannot be. "
+                "Download or convert it again."
             )
         names = get_tensor_name_map(arch, n_layers + 1)
         self.names = {
