@@ -147,13 +147,6 @@ def _in_order(prompts: PromptSet) -> Int[Tensor, "n_prompts n_candidates"]:
     return tokens.gather(1, positions.argsort(1))
 
 
-def may_ask(
-    gate: Sequence[Cell], task: str, n_items: int = 2, *, order: str = ALL, wording: str = ALL, place: int = ANYWHERE
-) -> bool:
-    """Whether a model may be asked on prompts of this kind. Raises :class:`TaskError` for a kind without a cell."""
-    return _find(gate, task, n_items, order, wording, place).asked
-
-
 def check_asked(gate: Sequence[Cell], task: str, n_items: int = 2) -> None:
     """Raises :class:`TaskError`, with the accuracy, where a model may not be asked."""
     cell = _find(gate, task, n_items, ALL, ALL, ANYWHERE)

@@ -102,11 +102,12 @@ class Roles:
     entries: tuple[Role, ...]
 
     def heads(self, *names: str) -> list[Head]:
-        """Heads whose role has one of these names, confirmed on the held-out half, the largest sum of effects first."""
+        """Heads whose role has one of these names, the largest sum of effects on the selection half first, less those
+        that the held-out half does not confirm."""
         total: dict[Head, float] = {}
         for role in self.entries:
             if role.role in names and role.confirmed:
-                total[role.head] = total.get(role.head, 0.0) + abs(role.effect.mean)
+                total[role.head] = total.get(role.head, 0.0) + abs(role.chosen_by)
         return sorted(total, key=lambda head: -total[head])
 
     @property
@@ -118,7 +119,8 @@ class Roles:
 
     def shown(self) -> pd.DataFrame:
         """The confirmed heads as a page shows them, one row a head and role: role, head, reads into, effect with its
-        interval (of several readers, that on which it is largest), attention to IO, S1 and S2, n."""
+        interval (of several readers, that on which it is largest), attention from ``end`` to IO, S1 and S2 (not of
+        heads that act through values: they work at S2), n."""
         import pandas as pd
 
         rows: dict[tuple[str, Head], dict[str, Any]] = {}
@@ -128,7 +130,8 @@ class Roles:
             row = rows.setdefault((r.role, r.head), {
                 "role": r.role, "head": str(r.head), "acts on": [], "effect": r.effect.mean,
                 "95% interval": f"{r.effect.low:.2f} to {r.effect.high:.2f}", "unit": UNITS[r.path],
-                "to IO": r.attention[0], "to S1": r.attention[1], "to S2": r.attention[2], "n": r.effect.n,
+                **dict(zip(("to IO", "to S1", "to S2"), r.attention if r.path != VALUE else (math.nan,) * 3)),
+                "n": r.effect.n,
             })  # fmt: skip
             row["acts on"].append("the logits" if r.reader is None else f"{r.reader}'s {r.path}")
         table = pd.DataFrame(list(rows.values()))

@@ -16,6 +16,7 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.planted import DUPLICATE, INHIBITION, MOVER, plant
 from talking_heads_utils.roles import Role, Roles
 from talking_heads_utils.statistics import Interval, holm, sign_flip_p
+from talking_heads_utils.weights.heads import Processing
 
 N = 80
 
@@ -170,6 +171,16 @@ def test_exchanges_at_the_end_equal_hooked_runs(trained):
     values = circuit.exchanged(bridge, pair, [[], some])
     torch.testing.assert_close(values[:, 1], logits[:, 0] - logits[:, 1], atol=1e-3, rtol=1e-3)
     assert (values[:, 0] - values[:, 1]).mean() > 1, "without them the answer is lost"
+
+
+def test_prompts_exchanged_with_themselves_change_nothing():
+    """On raw weights, whose value biases are in z: heads of the first layer too."""
+    bridge = load_model("mini-token", processing=Processing(False, False))
+    clean = find_roles.pairs_of_prompts(bridge.tokenizer, 40)[1][0]
+    pair = Pair.of(bridge, clean, clean)
+    some = [[], [Head(0, 0)], [Head(0, 2), Head(3, 0)]]
+    values = circuit.exchanged(bridge, pair, some)
+    torch.testing.assert_close(values[:, 1:], values[:, :1].expand(-1, 2), atol=1e-3, rtol=1e-3)
 
 
 def test_the_planted_circuit_is_all_there_is(planted, held_out, found):

@@ -14,7 +14,7 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.tasks import relations
 from talking_heads_utils.tasks.laundry import HELD_OUT, SELECTION
 from talking_heads_utils.tasks.prompts import PromptSet, Recipe
-from talking_heads_utils.tasks.relations import ANOTHER, ITS_OWN, SHUFFLED, Relation, build_words, draw_words
+from talking_heads_utils.tasks.relations import ANOTHER, ITS_OWN, SHUFFLED, Relation, draw_words, encode_words
 
 LEFT_OUT = "Paris"  # which the tokenizer made here does not know
 
@@ -106,7 +106,7 @@ def test_halves_share_no_pair_and_controls_are_what_they_say(tokenizer):
 
 def test_positions_are_named_for_words_of_any_length(tokenizer):
     relation = Relation("two words", (("dog cat", "dogs"), ("bird", "birds"), ("book", "books"), ("car", "cars")), 0)
-    prompts = build_words(relation, tokenizer, 4, 1, SELECTION, seed=0)
+    prompts = encode_words(draw_words(relation, 4, 1, SELECTION), relation, tokenizer, half=SELECTION)
     for i, text in enumerate(prompts.texts):
         at = {name: tokenizer.decode(prompts.tokens[i, places[i]]) for name, places in prompts.positions.items()}
         (x, y), asked = text.split("\n")[0].split(" -> "), text.split("\n")[1].removesuffix(" ->")
@@ -120,6 +120,14 @@ def test_one_pass_over_long_prompts_scores_short_ones(bridge, tokenizer):
     some = [relations.load_relation(name, tokenizer) for name in ("plural", "comparative")]
     table = words.words_table(bridge, tokenizer, 20, (0, 2, 4), 1, halves=(HELD_OUT,), relations=some)
     assert table.groupby("examples").size().to_dict() == {ITS_OWN: 6, SHUFFLED: 4, ANOTHER: 4}
+    for k in (2, 4):
+        shuffled = draw_words(some[0], 20, k, HELD_OUT, examples=SHUFFLED, seed=1)
+        assert not any(q.answer in dict(q.pairs).values() for q in shuffled), "nothing above a question answers it"
+        prompts = encode_words(shuffled, some[0], tokenizer)
+        with torch.no_grad():
+            logits = bridge(prompts.tokens)[torch.arange(20), prompts.positions["end"]].gather(1, prompts.candidates)
+        row = table.query("task == 'plural' and examples == @SHUFFLED and n_examples == @k").iloc[0]
+        assert row["among"] == pytest.approx((logits[:, :1] > logits[:, 1:]).all(1).double().mean().item())
     drawn = draw_words(some[0], 20, 4, HELD_OUT, seed=1)
     for k in (0, 2, 4):
         hits = []

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
+from talking_heads_utils.gate import AT_LEAST
 from talking_heads_utils.icl.prompts import Numbers, asked_at
 from talking_heads_utils.progress import follow
 from talking_heads_utils.runs.ends import logits_in_blocks
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 COUNTS = (0, 1, 2, 4, 8, 16)
-GATE = 1.5  # times chance, which the lower bound of a model's accuracy must reach
 
 
 def answers_of(relation: Relation, tokenizer: PreTrainedTokenizerBase) -> Numbers:
@@ -56,8 +56,8 @@ def words_table(
 
     Columns ``task, n_examples, examples, accuracy, low, high, among, among_low, among_high, chance, n, n_pairs,
     left_out, half``. accuracy: greedy, over the whole vocabulary; among: over the task's answers, whose ``chance`` it
-    is held against; 95% intervals over the pairs asked for, as prompts of one pair are alike. examples: the task's own;
-    with labels permuted among the longest prompt's; or of another task, drawn for each prompt. Against that last one
+    is held against; 95% intervals over answers, as prompts with one answer are alike. examples: the task's own; with
+    labels permuted among a prompt's; or of another task, drawn for each prompt. Against that last one
     ``among`` is to be read: a word that looks like the question wins among answers whatever the task. n_pairs: those
     whose answer is one token; left_out: the others. A half of too few pairs has no row for many examples. Examples of
     the task itself are read off one pass over the longest prompts: what follows a question cannot change its answer.
@@ -90,12 +90,12 @@ def _scored(
 ) -> dict[int, dict]:
     """By number of examples, one condition's scores."""
     if shown == ITS_OWN:
-        return _along(bridge, tokenizer, relation, n, list(counts), half, shown, seed)
-    if shown == SHUFFLED:
-        return _along(bridge, tokenizer, relation, n, [k for k in counts if k > 1], half, shown, seed)
+        return _along(bridge, tokenizer, relation, n, list(counts), half, seed)
+    sources = others if shown == ANOTHER else [relation]
+    least = {SHUFFLED: 2, ANOTHER: 1}[shown]
     found = {}
-    for k in [k for k in counts if k and any(k + 1 < len(other.half(half)) for other in others)]:
-        drawn = draw_words(relation, n, k, half, examples=ANOTHER, others=others, seed=seed)
+    for k in [k for k in counts if k >= least and any(k + 1 < len(source.half(half)) for source in sources)]:
+        drawn = draw_words(relation, n, k, half, examples=shown, others=others, seed=seed)
         prompts = encode_words(drawn, relation, tokenizer, half=half, seed=seed, n_ctx=bridge.cfg.n_ctx)
         right = torch.tensor(list(prompts.info["answer"]))[:, None]
         answers = answers_of(relation, tokenizer)
@@ -111,13 +111,13 @@ def _along(
     n: int,
     counts: list[int],
     half: str,
-    shown: str,
     seed: int,
 ) -> dict[int, dict]:
-    """Scores after each of ``counts`` examples, all read off the prompts with the most."""
+    """Scores after each of ``counts`` examples of the task's own, all read off the prompts with the most. Not for
+    shuffled labels: a shorter prompt's question would find its answer in the pair before it."""
     if not counts:
         return {}
-    drawn = draw_words(relation, n, max(counts), half, examples=shown, seed=seed)
+    drawn = draw_words(relation, n, max(counts), half, seed=seed)
     prompts = encode_words(drawn, relation, tokenizer, half=half, seed=seed, n_ctx=bridge.cfg.n_ctx)
     places, right = torch.stack(asked_at(prompts), 1)[:, counts], relation.right(drawn)[:, counts]
     answers = answers_of(relation, tokenizer)
@@ -152,7 +152,8 @@ def gate_table(
     bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, n_examples: int, *, n: int = 32, seed: int = 0
 ) -> pd.DataFrame:
     """Which tasks a model may be asked: :func:`words_table` on the selection half after ``n_examples`` alone, and
-    ``passes``: the lower bound of its accuracy over the vocabulary is :data:`GATE` times chance among the answers.
+    ``passes``: the lower bound of its accuracy over the vocabulary is :data:`~talking_heads_utils.gate.AT_LEAST` times
+    chance among the answers.
 
     Tasks of which a half has too few pairs for such prompts, and prompts to set beside them, are left out; the table
     may be empty.
@@ -162,8 +163,8 @@ def gate_table(
     fit = [r for r in load_relations(tokenizer) if min(len(r.half(h)) for h in (SELECTION, HELD_OUT)) > n_examples + 1]
     rows = []
     for relation in follow(fit, "tasks of words"):
-        found = _along(bridge, tokenizer, relation, n, [n_examples], SELECTION, ITS_OWN, seed)[n_examples]
-        passes = found["low"] >= GATE * found["chance"]
+        found = _along(bridge, tokenizer, relation, n, [n_examples], SELECTION, seed)[n_examples]
+        passes = found["low"] >= AT_LEAST * found["chance"]
         rows.append(dict(task=relation.name, n_examples=n_examples) | found
                     | dict(n_pairs=len(relation.pairs), left_out=relation.left_out, passes=passes))  # fmt: skip
     return pd.DataFrame(rows)
@@ -178,6 +179,6 @@ def choose_task(gate: pd.DataFrame, name: str) -> str:
     if not len(passed):
         raise TaskError(
             f"{name} can be asked nothing in context: its tokenizer splits the numbers, and of {len(gate)} tasks of "
-            f"words with answers of one token it does none better than {GATE} times chance."
+            f"words with answers of one token it does none better than {AT_LEAST} times chance."
         )
     return str(passed.loc[passed["low"].idxmax(), "task"])

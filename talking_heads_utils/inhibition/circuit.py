@@ -16,6 +16,7 @@ from talking_heads_utils.inhibition.find_roles import Pair, direct_effects, logi
 from talking_heads_utils.labels import Head
 from talking_heads_utils.roles import Roles
 from talking_heads_utils.runs import batches
+from talking_heads_utils.runs.layers import attention_layer
 from talking_heads_utils.runs.recording import Recording
 from talking_heads_utils.runs.suffix import Suffix, suffix
 from talking_heads_utils.settings import SEED
@@ -151,19 +152,18 @@ def exchanged(
     for i, some in enumerate(variants):
         for head in some:
             marks[i, head.layer, head.head] = True
-    other = {layer: _z_at_end(pair.third, layer) for layer in range(start, bridge.cfg.n_layers)}
+    other = {layer: _z_at_end(bridge, pair.third, layer) for layer in range(start, bridge.cfg.n_layers)}
     parts = [
         _logit_differences(ends, rows, marks, other, prompts.candidates) for rows in batches.blocks(len(prompts), block)
     ]
     return torch.cat(parts).cpu()
 
 
-def _z_at_end(recording: Recording, layer: int) -> Float[Tensor, "n n_heads d_head"]:
+def _z_at_end(bridge: TransformerBridge, recording: Recording, layer: int) -> Float[Tensor, "n n_heads d_head"]:
     """What a layer's heads gather at ``end``, value biases included."""
     if layer in recording.writes:
-        z = recording.writes[layer][recording.rows, recording.end]
-        at = recording.readers.get(layer)
-        return z if at is None else z + at.weights.b_V[at.weights.kv_index]
+        at = attention_layer(bridge, layer)
+        return recording.writes[layer][recording.rows, recording.end] + at.b_V[at.kv_index]
     reader = recording.reader(layer)
     return torch.einsum("nhp,nphd->nhd", reader.pattern, reader.values[:, :, reader.weights.kv_index])
 

@@ -9,7 +9,9 @@ S2's place, where no name is named twice:
 3. What does its write do to an inhibition head's *values*, and through them to the movers' attention?
 
 A head has a role if its effect passes Holm's correction over all heads that were asked (sign flips of prompts) and the
-yardstick of its size. The held-out half then measures the chosen heads once more, with intervals.
+yardstick of its size. Heads named previous-token look at the token before S2; those of the published circuit act one
+token after S1 and write alike with a third name: these prompts do not find them. The held-out half
+then measures the chosen heads once more, with intervals.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-4  # logits; no smaller direct effect is one
 ALPHA = 0.05  # of Holm's correction over all heads that are asked one question
-LEAST_SHARE = 0.05  # of what all heads asked do together: below it an effect gives no role, however sure it is
+LEAST_SHARE = 0.05  # of the logit difference, or of what all earlier heads do to a reader: less gives no role
+LEAST_DRAWS = 99_999  # of random signs behind each p
 NAMES = ("IO", "S1", "S2")
 THIRD = "third name"
 
@@ -229,7 +232,8 @@ def _direct_roles(pair: Pair) -> Iterator[Role]:
     mean, by_source = total.mean(0), effects.mean(0)
     p = _corrected(total, mean.abs() >= least, n_asked=mean[1:].numel())
     for layer, head in (p < ALPHA).nonzero().tolist():
-        name = _direct_role(int(by_source[layer, head].abs().argmax()), bool(mean[layer, head] > 0))
+        source = int(by_source[layer, head].abs().argmax())
+        name = _direct_role(source, bool(by_source[layer, head, source] > 0))
         yield _role(name, Head(layer, head), DIRECT, None, mean[layer, head], p[layer, head])
 
 
@@ -279,7 +283,8 @@ def _corrected(effects: Float[Tensor, "n *k"], large: Bool[Tensor, "*k"], n_aske
     small count as p = 1, which is on the safe side."""
     p = torch.ones(large.shape, dtype=torch.float64)
     if large.any():
-        p[large] = holm(sign_flip_p(effects[:, large]), n_asked)
+        draws = max(LEAST_DRAWS, 2 * int(n_asked / ALPHA))  # so many that a sure effect can pass
+        p[large] = holm(sign_flip_p(effects[:, large], n_draws=draws), n_asked)
     return p
 
 

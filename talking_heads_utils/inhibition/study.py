@@ -321,12 +321,14 @@ def carries_table(studies: Sequence[Study], n_components: int = 3) -> pd.DataFra
 
 
 def factors_table(studies: Sequence[Study], n_prompts: int = 100, n_components: int = 3) -> pd.DataFrame:
-    """On IOI in four versions of each prompt: order, name or their interaction, per component."""
+    """On IOI in four versions of each prompt, those of the held-out half: order, name or their interaction, per
+    component."""
     import pandas as pd
 
     parts = []
     for s in studies:
-        sets = factorial_prompts(s.tokenizer, draw_ioi(s.tokenizer, n_prompts, s.seed))
+        drawn = draw_ioi(s.tokenizer, 2 * n_prompts, s.seed)
+        sets = factorial_prompts(s.tokenizer, [p for i, p in enumerate(drawn) if i // 2 % 2])
         runs = [record(s.bridge, prompts, [s.mover.layer]) for prompts in sets]
         part = place_or_name(runs, _some(s, n_components))
         part.insert(0, "model", s.name)

@@ -135,7 +135,8 @@ def finished(model: str, root: Path | None = None) -> dict[str, Finished]:
     for name, result in found.items():
         about = result.about
         right = is_real(model, about["revision"]) if known else about["revision"] is None
-        if about["model"] != model or not right or about["quick"] or about["code"] != talking_heads_utils.__version__:
+        stale = about["code"] != talking_heads_utils.__version__ or (known and about["prefix"] != known.prefix)
+        if about["model"] != model or not right or about["quick"] or stale:
             raise ResultError(
                 f"{folder / name}.json is of {about['shows']} (revision {about['revision']}, version {about['code']}), "
                 f"which must not stand for {model} here. Run `reproduce` again."

@@ -170,20 +170,3 @@ def encode_words(
     recipe = Recipe(relation.name, len(questions), seed, tokenizer_hash(tokenizer), n_items=len(questions[0].pairs),
                     words_left_out=relation.left_out)  # fmt: skip
     return encode(texts, tokenizer, recipe, n_ctx=n_ctx)
-
-
-def build_words(
-    relation: Relation,
-    tokenizer: PreTrainedTokenizerBase,
-    n: int,
-    n_examples: int,
-    half: str,
-    *,
-    examples: str = ITS_OWN,
-    others: Sequence[Relation] = (),
-    seed: int = 0,
-    n_ctx: int | None = None,
-) -> PromptSet:
-    """:func:`draw_words`, tokenized by :func:`encode_words`."""
-    drawn = draw_words(relation, n, n_examples, half, examples=examples, others=others, seed=seed)
-    return encode_words(drawn, relation, tokenizer, half=half, seed=seed, n_ctx=n_ctx)

@@ -198,6 +198,8 @@ def _rope(file: GgufFile, said: Mapping[str, Any], d_head: int, where: str) -> d
     if strange := [name for name in file.tensors if name.startswith("rope_") and name != ROPE_FACTORS]:
         raise CheckpointError(f"{where} scales its rotary positions by {strange[0]}, which is not known here.")
     if kind == "linear" and ROPE_FACTORS not in file.tensors:
+        if "rope.scaling.factor" not in said:
+            raise CheckpointError(f"{where} scales its rotary positions by no factor. Convert the model again.")
         return found | {"rope_type": "linear", "factor": float(said["rope.scaling.factor"])}
     if kind != "none":
         raise CheckpointError(f"{where} has scaled rotary positions of the kind {kind!r}, which is not known here.")
@@ -229,8 +231,14 @@ class GgufTensors:
 
     def __init__(self, file: GgufFile):
         self.file = file
-        arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == file.architecture)
-        names = get_tensor_name_map(arch, file.metadata.get(f"{file.architecture}.block_count", 0) + 1)
+        arch = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == file.architecture), None)
+        n_layers = file.metadata.get(f"{file.architecture}.block_count", 0)
+        if arch is None or not isinstance(n_layers, int) or not 0 < n_layers <= len(file.tensors):
+            raise CheckpointError(
+                f"{file.paths[0]} says that it is a {file.architecture!r} with {n_layers!r} layers, which cannot be. "
+                "Download or convert it again."
+            )
+        names = get_tensor_name_map(arch, n_layers + 1)
         self.names = {
             name + end: own + end
             for name, (_, own) in names.mapping.items()

