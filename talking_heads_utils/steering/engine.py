@@ -95,7 +95,7 @@ def prepare(
         middle = (upper.resid[:, None] + upper.attend(upper.layers[0], upper.resid[:, None], slice(None)))[:, 0]
     items, candidates = item_positions(prompts)
     width = max(4 * bridge.cfg.d_model, int(getattr(bridge.cfg, "d_mlp", 0) or 0))
-    own = own if directions is None else directions.to(own)
+    own = (own if directions is None else directions).to(middle)
     device = upper.end.device
     return Steering(upper, tuple(writers), own, middle, items.to(device), candidates.to(device), width)
 
