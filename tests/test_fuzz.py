@@ -207,7 +207,6 @@ BAD = {
         ["--n-items", "0"], ["--n-items", "-4"], ["--n-items", "1000000"], ["--prompts", "1"], ["--prompts", "-3"],
         ["--prompts", str(10**12)], ["--writers", "8.10"], ["--writers", "L9H9.9"], ["--writers", "L1H0.99999"],
         ["--movers", "x"], ["--movers", "L0H0"], ["--movers", "L99H0"], ["--movers", ""],
-        ["--values=60000:60000:1", "--dtype", "float16"],
     ],
     "reproduce": [
         ["--chapters", ""], ["--chapters", "5"], ["--chapters", "1;2"], ["--device", "nothing"], ["--device", "meta"],

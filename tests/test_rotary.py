@@ -98,6 +98,8 @@ def test_positions_that_change_with_the_length_are_refused_at_a_distance_alone(c
 
 
 def test_scaling_without_its_numbers_is_one_clear_error(checkpoints, tmp_path):
-    for i, changes in enumerate([{"rope_type": "llama3"}, {"rope_type": "linear", "factor": "x"}]):
+    """Nor is there a share of d_head above one: it would ask for memory without end."""
+    settings = [{"rope_type": "llama3"}, {"rope_type": "linear", "factor": "x"}, {"partial_rotary_factor": 10**9}]
+    for i, changes in enumerate(settings):
         with pytest.raises(CheckpointError, match="rotary settings make no sense"):
             rotary_of(checkpoints["llama"], tmp_path / str(i), rope_parameters=changes)

@@ -159,7 +159,9 @@ def _rotary(config: Config, shape: Shape) -> Rotary:
     kind = str(found.get("rope_type") or found.get("type") or "default")
     base = found.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or 10000.0
     share = found.get("partial_rotary_factor") or config.get("rotary_pct") or 1.0
-    if not all(isinstance(value, int | float) and 0 < value < math.inf for value in (base, share)):
+    if not all(isinstance(value, int | float) for value in (base, share)) or not (
+        0 < base < math.inf and 0 < share <= 1
+    ):
         raise CheckpointError(f"The config's rotary settings make no sense: base {base!r}, share of d_head {share!r}.")
     if kind not in FIXED_SPEEDS:
         return Rotary((), kind)
