@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 
 from talking_heads_utils import roles
 from talking_heads_utils.figures.style import CONTROL, error_bars, new_figure, role_colour, stacked
-from talking_heads_utils.inhibition.circuit import N_DRAWS
 from talking_heads_utils.verdicts import with_interval
 
 if TYPE_CHECKING:
@@ -68,8 +67,7 @@ def exchange_figure(table: pd.DataFrame) -> go.Figure:
     reach = ((table["control high"] - table["control low"]) / 2).round(4).tolist()
     figure.add_scatter(
         x=names, y=middle.round(4).tolist(), mode="markers", marker=dict(color=CONTROL, size=9, symbol="diamond"),
-        error_y=dict(array=reach, thickness=6, width=0, color=CONTROL),
-        name=f"{N_DRAWS} matched sets of heads without a role",
+        error_y=dict(array=reach, thickness=6, width=0, color=CONTROL), name="matched sets of heads without a role",
     )  # fmt: skip
     figure.update_yaxes(title_text="change of the logit difference, logits")
     return figure
