@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 
 from talking_heads_utils import roles
 from talking_heads_utils.figures.style import CONTROL, error_bars, new_figure, role_colour, stacked
-from talking_heads_utils.inhibition.circuit import N_DRAWS
 from talking_heads_utils.verdicts import with_interval
 
 if TYPE_CHECKING:
@@ -56,7 +55,8 @@ def exchange_figure(table: pd.DataFrame) -> go.Figure:
     figure = new_figure(420, barmode="overlay")
     names = table["part"].tolist()
     text = [
-        f"{row['heads']}: {with_interval(row, 'effect')} logits, {row['share']:.0%} of the whole change, n = {row['n']}"
+        f"{row['heads']}: {with_interval(row, 'effect')} logits, {row['share']:.0%} of the whole change, n = {row['n']}<br>"
+        f"{row['sets']:.0f} matched sets: {row['control low']:.2f} to {row['control high']:.2f}"
         for _, row in table.iterrows()
     ]
     colours = [role_colour(name) if name in roles.ALL else "#2f6f8f" for name in names]
@@ -69,7 +69,7 @@ def exchange_figure(table: pd.DataFrame) -> go.Figure:
     figure.add_scatter(
         x=names, y=middle.round(4).tolist(), mode="markers", marker=dict(color=CONTROL, size=9, symbol="diamond"),
         error_y=dict(array=reach, thickness=6, width=0, color=CONTROL),
-        name=f"{N_DRAWS} matched sets of heads without a role",
+        name="matched sets of heads without a role",
     )  # fmt: skip
     figure.update_yaxes(title_text="change of the logit difference, logits")
     return figure

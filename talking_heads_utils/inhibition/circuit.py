@@ -30,7 +30,7 @@ DIRECT_ROLES = (roles.NAME_MOVER, roles.S_SUPPRESSION, roles.NO_NAME, roles.NEGA
 OTHER_HEADS, MLPS, BELOW = "other heads", "MLPs", "embedding and first layer"
 SOURCES, EXCHANGE = "sources", "exchange"
 ALL_THREE = "all three"  # name movers, inhibition heads and those that suppress S
-N_DRAWS = 99  # sets of heads without a role, as many of each layer
+N_DRAWS = 99  # of sets of heads without a role, as many of each layer; equal ones count once
 
 
 def layer_effects(recording: Recording) -> Float[Tensor, "n n_layers"]:
@@ -85,11 +85,12 @@ def sources_table(recording: Recording, found: Roles) -> pd.DataFrame:
 
 def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed: int = SEED) -> pd.DataFrame:
     """What the logit difference is when the heads of a role write at ``end`` what they write on the third-name prompts,
-    everything above them taking part; beside :data:`N_DRAWS` sets of heads without a role, as many of each layer.
+    everything above them taking part; beside up to :data:`N_DRAWS` sets of heads without a role, as many of each layer.
 
     Columns: part (the role), heads, effect (change in logits) with low and high over prompts, share (of the change from
     the clean prompts to the third-name ones), control (mean over the sets), control low and control high (their 2.5%
-    and 97.5% points), p (sets that lower it as much), n.
+    and 97.5% points), sets (how many different ones there are), p (the share of sets, itself included, that lower it as
+    much), n.
     """
     import pandas as pd
 
@@ -103,19 +104,20 @@ def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed:
         return pd.DataFrame()
     taken = {role.head for role in found.entries}
     draws = {name: matched_sets(heads, taken, pair.clean.weights.n_heads, seed=seed) for name, heads in sets.items()}
-    variants = [*sets.values(), *(some for name in sets for some in draws[name])]
+    variants = [[], *sets.values(), *(some for name in sets for some in draws[name])]
     values = exchanged(bridge, pair, variants)
-    change = values - exchanged(bridge, pair, [[]])
+    change = values[:, 1:] - values[:, :1]
     whole = (logit_difference(pair.third) - logit_difference(pair.clean)).mean().item()
+    controls = change[:, len(sets) :].mean(0).split([len(draws[name]) for name in sets])
     rows = []
-    for i, (name, heads) in enumerate(sets.items()):
+    for i, ((name, heads), control) in enumerate(zip(sets.items(), controls)):
         effect = bootstrap_mean(change[:, i])
-        control = change[:, len(sets) + i * N_DRAWS :][:, :N_DRAWS].mean(0)
         low, high = control.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
         rows.append({
             "part": name, "heads": ", ".join(map(str, heads)), "effect": effect.mean, "low": effect.low,
             "high": effect.high, "share": effect.mean / whole, "control": control.mean().item(), "control low": low,
-            "control high": high, "p": (1 + int((control <= effect.mean).sum())) / (1 + N_DRAWS), "n": effect.n,
+            "control high": high, "sets": len(control),
+            "p": (1 + int((control <= effect.mean).sum())) / (1 + len(control)), "n": effect.n,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -123,20 +125,20 @@ def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed:
 def matched_sets(
     heads: Sequence[Head], taken: set[Head], n_heads: int, n: int = N_DRAWS, *, seed: int = SEED
 ) -> list[list[Head]]:
-    """``n`` draws of as many heads of each layer as ``heads`` has there, none of them ``taken``; where a layer has too
-    few others, all of those."""
+    """The different ones of ``n`` draws of as many heads of each layer as ``heads`` has there, none of them ``taken``;
+    where a layer has too few others, all of those."""
     generator = torch.Generator().manual_seed(seed)
     by_layer: dict[int, int] = {}
     for head in heads:
         by_layer[head.layer] = by_layer.get(head.layer, 0) + 1
-    found = []
+    found: dict[tuple[Head, ...], None] = {}
     for _ in range(n):
-        drawn = []
+        drawn: list[Head] = []
         for layer, k in by_layer.items():
             free = [Head(layer, h) for h in range(n_heads) if Head(layer, h) not in taken]
             drawn += [free[i] for i in torch.randperm(len(free), generator=generator)[:k].tolist()]
-        found.append(drawn)
-    return found
+        found[tuple(sorted(drawn))] = None
+    return [list(drawn) for drawn in found]
 
 
 @torch.no_grad()
