@@ -55,8 +55,8 @@ def exchange_figure(table: pd.DataFrame) -> go.Figure:
     figure = new_figure(420, barmode="overlay")
     names = table["part"].tolist()
     text = [
-        f"{row['heads']}: {with_interval(row, 'effect')} logits, {row['share']:.0%} of the whole change, n = {row['n']}<br>"
-        f"{row['sets']:.0f} matched sets: {row['control low']:.2f} to {row['control high']:.2f}"
+        f"{row['heads']}: {with_interval(row, 'effect')} logits, {row['share']:.0%} of the whole change, "
+        f"n = {row['n']}<br>{row['sets']:.0f} matched sets: {row['control low']:.2f} to {row['control high']:.2f}"
         for _, row in table.iterrows()
     ]
     colours = [role_colour(name) if name in roles.ALL else "#2f6f8f" for name in names]
