@@ -55,7 +55,8 @@ def exchange_figure(table: pd.DataFrame) -> go.Figure:
     figure = new_figure(420, barmode="overlay")
     names = table["part"].tolist()
     text = [
-        f"{row['heads']}: {with_interval(row, 'effect')} logits, {row['share']:.0%} of the whole change, n = {row['n']}"
+        f"{row['heads']}: {with_interval(row, 'effect')} logits, {row['share']:.0%} of the whole change, "
+        f"n = {row['n']}<br>{row['sets']:.0f} matched sets: {row['control low']:.2f} to {row['control high']:.2f}"
         for _, row in table.iterrows()
     ]
     colours = [role_colour(name) if name in roles.ALL else "#2f6f8f" for name in names]
@@ -67,7 +68,8 @@ def exchange_figure(table: pd.DataFrame) -> go.Figure:
     reach = ((table["control high"] - table["control low"]) / 2).round(4).tolist()
     figure.add_scatter(
         x=names, y=middle.round(4).tolist(), mode="markers", marker=dict(color=CONTROL, size=9, symbol="diamond"),
-        error_y=dict(array=reach, thickness=6, width=0, color=CONTROL), name="matched sets of heads without a role",
+        error_y=dict(array=reach, thickness=6, width=0, color=CONTROL),
+        name="matched sets of heads without a role",
     )  # fmt: skip
     figure.update_yaxes(title_text="change of the logit difference, logits")
     return figure

@@ -3,8 +3,6 @@ when they see a prompt without a duplicate."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,7 +30,7 @@ DIRECT_ROLES = (roles.NAME_MOVER, roles.S_SUPPRESSION, roles.NO_NAME, roles.NEGA
 OTHER_HEADS, MLPS, BELOW = "other heads", "MLPs", "embedding and first layer"
 SOURCES, EXCHANGE = "sources", "exchange"
 ALL_THREE = "all three"  # name movers, inhibition heads and those that suppress S
-N_DRAWS = 99  # sets of heads without a role, as many of each layer, where there are so many
+N_DRAWS = 99  # of sets of heads without a role, as many of each layer; equal ones count once
 
 
 def layer_effects(recording: Recording) -> Float[Tensor, "n n_layers"]:
@@ -87,11 +85,12 @@ def sources_table(recording: Recording, found: Roles) -> pd.DataFrame:
 
 def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed: int = SEED) -> pd.DataFrame:
     """What the logit difference is when the heads of a role write at ``end`` what they write on the third-name prompts,
-    everything above them taking part; beside sets of heads without a role, as many of each layer.
+    everything above them taking part; beside up to :data:`N_DRAWS` sets of heads without a role, as many of each layer.
 
     Columns: part (the role), heads, effect (change in logits) with low and high over prompts, share (of the change from
     the clean prompts to the third-name ones), control (mean over the sets), control low and control high (their 2.5%
-    and 97.5% points), sets (how many), p (of the heads and these sets, the share that lower it as much), n.
+    and 97.5% points), sets (how many different ones there are), p (the share of sets, itself included, that lower it as
+    much), n.
     """
     import pandas as pd
 
@@ -105,13 +104,14 @@ def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed:
         return pd.DataFrame()
     taken = {role.head for role in found.entries}
     draws = {name: matched_sets(heads, taken, pair.clean.weights.n_heads, seed=seed) for name, heads in sets.items()}
-    variants = [*sets.values(), *(some for name in sets for some in draws[name])]
-    change = exchanged(bridge, pair, variants) - exchanged(bridge, pair, [[]])
-    of_heads, *of_draws = change.split([len(sets), *map(len, draws.values())], dim=1)
+    variants = [[], *sets.values(), *(some for name in sets for some in draws[name])]
+    values = exchanged(bridge, pair, variants)
+    change = values[:, 1:] - values[:, :1]
     whole = (logit_difference(pair.third) - logit_difference(pair.clean)).mean().item()
+    controls = change[:, len(sets) :].mean(0).split([len(draws[name]) for name in sets])
     rows = []
-    for (name, heads), own, drawn in zip(sets.items(), of_heads.T, of_draws):
-        effect, control = bootstrap_mean(own), drawn.mean(0)
+    for i, ((name, heads), control) in enumerate(zip(sets.items(), controls)):
+        effect = bootstrap_mean(change[:, i])
         low, high = control.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
         rows.append({
             "part": name, "heads": ", ".join(map(str, heads)), "effect": effect.mean, "low": effect.low,
@@ -125,21 +125,20 @@ def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed:
 def matched_sets(
     heads: Sequence[Head], taken: set[Head], n_heads: int, n: int = N_DRAWS, *, seed: int = SEED
 ) -> list[list[Head]]:
-    """``n`` different sets of as many heads of each layer as ``heads`` has there, none of them ``taken``; where a layer
-    has too few others, all of those. Fewer sets where there are no more."""
+    """The different ones of ``n`` draws of as many heads of each layer as ``heads`` has there, none of them ``taken``;
+    where a layer has too few others, all of those."""
     generator = torch.Generator().manual_seed(seed)
-    by_layer = Counter(head.layer for head in heads)
-    free = {layer: [h for h in range(n_heads) if Head(layer, h) not in taken] for layer in by_layer}
-    n = min(n, math.prod(math.comb(len(free[layer]), min(k, len(free[layer]))) for layer, k in by_layer.items()))
+    by_layer: dict[int, int] = {}
+    for head in heads:
+        by_layer[head.layer] = by_layer.get(head.layer, 0) + 1
     found: dict[tuple[Head, ...], None] = {}
-    while len(found) < n:
-        drawn = [
-            Head(layer, free[layer][i])
-            for layer, k in by_layer.items()
-            for i in torch.randperm(len(free[layer]), generator=generator)[:k].sort().values.tolist()
-        ]
-        found[tuple(drawn)] = None
-    return [list(some) for some in found]
+    for _ in range(n):
+        drawn: list[Head] = []
+        for layer, k in by_layer.items():
+            free = [Head(layer, h) for h in range(n_heads) if Head(layer, h) not in taken]
+            drawn += [free[i] for i in torch.randperm(len(free), generator=generator)[:k].tolist()]
+        found[tuple(sorted(drawn))] = None
+    return [list(drawn) for drawn in found]
 
 
 @torch.no_grad()
