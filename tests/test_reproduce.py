@@ -264,7 +264,8 @@ def test_a_page_shows_nothing_that_is_not_what_it_says(whole, tmp_path):
         ({}, False), ({"model": "gpt2"}, False), ({"model": "gpt2", "quick": False}, False),
         ({"model": "gpt2", "quick": False, "revision": "f" * 40}, False),
         ({"model": "gpt2", "quick": False, "revision": known.revision, "code": "0.0.1"}, False),
-        ({"model": "gpt2", "quick": False, "revision": known.revision}, True),
+        ({"model": "gpt2", "quick": False, "revision": known.revision, "prefix": known.prefix + "x"}, False),
+        ({"model": "gpt2", "quick": False, "revision": known.revision, "prefix": known.prefix}, True),
     ):  # fmt: skip
         shutil.rmtree(tmp_path / "gpt2", ignore_errors=True)
         shutil.copytree(whole, tmp_path / "gpt2")
