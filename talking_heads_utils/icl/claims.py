@@ -95,12 +95,23 @@ def moving_layer(table: pd.DataFrame, plain: str) -> Verdict:
         stays = bool(others) and set(others.values()) == {start}
         verdict = NOT_SUPPORTED if down or stays else SUPPORTED if up else UNDECIDED
     said = ", ".join(f"{name}: {'none' if layer is None else layer}" for name, layer in first.items())
+    if len(first) > 6:  # a set for each layer of a large model
+        moved = sum(layer != start for layer in first.values())
+        said = f"{plain}: {'none' if start is None else start}; another in {moved} of {len(first) - 1} sets of heads"
     return Verdict(
         "The first layer whose patch works moves up as heads go",
-        f"first layer at which half the answers are right: {said}; at best {most:.2f} without ablation",
+        f"first layer at which half the answers are right: {said}; at best {most:.2f} without ablation"
+        f"{asked_for(table)}",
         f"B with nothing patched: {b_alone:.2f}",
         verdict,
     )
+
+
+def asked_for(table: pd.DataFrame) -> str:
+    """What a large model was asked for, where that was a task of words: its answers are told apart among themselves
+    alone, so that a word which looks like the question is right without any example."""
+    task = table["task"].iloc[0] if "task" in table else None
+    return f"; asked for words ({task}), among this task's answers alone" if isinstance(task, str) and task else ""
 
 
 def _apart(table: pd.DataFrame, one: str, other: str, layer: int) -> bool:

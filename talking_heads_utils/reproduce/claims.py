@@ -312,12 +312,16 @@ def copies_late(table: pd.DataFrame) -> Verdict:
         verdict = SUPPORTED if not carried[last] and late else NOT_SUPPORTED
     return Verdict(
         "",
-        f"{last} out: about a x at best in {best.loc[last, 'about']:.2f}, A's own answer then in {copied:.2f}, "
-        f"n = {part['n'].iloc[0]}",
-        f"nothing out: {best.loc[NOTHING, 'about']:.2f} and {best.loc[NOTHING, 'copied']:.2f}; B unpatched "
-        f"{base:.2f} and {untouched.loc[last, 'copied']:.2f}",
+        f"{last} out: about a x at best in {_share(best.loc[last, 'about'])}, A's own answer then in {copied:.2f}, "
+        f"n = {part['n'].iloc[0]}{icl.asked_for(table)}",
+        f"nothing out: {_share(best.loc[NOTHING, 'about'])} and {best.loc[NOTHING, 'copied']:.2f}; B unpatched "
+        f"{_share(base)} and {untouched.loc[last, 'copied']:.2f}",
         verdict,
     )
+
+
+def _share(value: float) -> str:
+    return "none (words have no a x)" if np.isnan(value) else f"{value:.2f}"
 
 
 def _redundant(table: pd.DataFrame) -> Verdict:
