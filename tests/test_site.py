@@ -62,7 +62,7 @@ def assert_it_fits_asks_no_other_host_and_makes_no_error(driver, size):
     assert asked and not [url for url in asked if not re.match(r"(file|data|blob|about|chrome):", url)]
 
 
-@pytest.mark.parametrize(("page", "n"), [(CHAPTER, 13), ("notebooks/02_positional_subspace.html", 7)])
+@pytest.mark.parametrize(("page", "n"), [(CHAPTER, 15), ("notebooks/02_positional_subspace.html", 7)])
 def test_every_figure_is_drawn_numbered_captioned_and_described(driver, page, n):
     open_page(driver, page)
     plots = driver.find_elements("css selector", ".plotly-graph-div")
@@ -71,7 +71,7 @@ def test_every_figure_is_drawn_numbered_captioned_and_described(driver, page, n)
         assert len(plot.get_attribute("aria-label")) > 60 and plot.get_attribute("role") == "group"
         figure = plot.find_element("xpath", "./ancestor::figure")
         caption = figure.find_element("tag name", "figcaption").text
-        assert re.match(r"Fig. \d", caption) and re.search("real weights|[Pp]lanted|trained here", caption)
+        assert re.match(r"Fig. \d", caption) and re.search("real weights|real model|[Pp]lanted|trained here", caption)
         assert (
             driver.execute_script(
                 "return arguments[0].querySelectorAll('.trace, .hm, .gl-container canvas').length", plot
