@@ -37,9 +37,7 @@ def layer_effects(recording: Recording) -> Float[Tensor, "n n_layers"]:
     """Direct effect of what each layer adds to the stream at ``end`` on the logit difference, attention and MLP
     together, in logits, under the run's own last divisor. The first layer's entry holds the embedding as well."""
     centered = recording.norm.center(wanted_direction(recording))
-    scale = recording.norm.scale(
-        recording.norm.center(recording.final).square().sum(-1), recording.final.shape[-1]
-    )  # fmt: skip
+    scale = recording.final_scale
     streams = [recording.readers[layer].resid[recording.rows, recording.end] for layer in sorted(recording.readers)]
     along = torch.stack([(x * centered).sum(-1) / scale for x in (*streams, recording.final)], 1)
     return along.diff(dim=1, prepend=torch.zeros_like(along[:, :1])).cpu()

@@ -96,9 +96,7 @@ def direct_effects(recording: Recording) -> Float[Tensor, "n n_layers n_heads n_
     mentions) and every other position. The last norm's divisor is the run's own. The first layer counts as zero."""
     of, weights = recording.prompts, recording.weights
     centered = recording.norm.center(wanted_direction(recording))
-    scale = recording.norm.scale(
-        recording.norm.center(recording.final).square().sum(-1), recording.final.shape[-1]
-    )  # fmt: skip
+    scale = recording.final_scale
     sources = _sources(of).to(recording.final)
     found = torch.zeros(len(of), weights.n_layers, weights.n_heads, sources.shape[1])
     for layer, reader in recording.readers.items():

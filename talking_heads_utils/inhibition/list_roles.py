@@ -97,9 +97,7 @@ def mover_scores(
 ) -> tuple[Float[Tensor, "n_layers n_heads"], Float[Tensor, "n_layers n_heads"]]:
     """Mean attention from ``end`` to the answer times mean direct effect along ``wanted`` (logits), and that effect.
     The first layer counts as zero: it has no earlier writer."""
-    scale = recording.norm.scale(
-        recording.norm.center(recording.final).square().sum(-1), recording.final.shape[-1]
-    )  # fmt: skip
+    scale = recording.final_scale
     to_answer = contrast(recording.prompts).clamp(min=0).to(recording.final)
     shape = (recording.weights.n_layers, recording.weights.n_heads)
     scores, direct = torch.zeros(shape), torch.zeros(shape)

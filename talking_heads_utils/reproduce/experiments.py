@@ -147,12 +147,11 @@ class Subject:
     @cached_property
     def study(self) -> inhibition.Study:
         """Chapter 1's: on lists for a model of the book, else on IOI."""
-        n, seed, device, dtype = self.n(400, 80), self.seed, self.device, self.dtype
+        seed, device, dtype = self.seed, self.device, self.dtype
         if self.is_own:
             n = self.n(400)
-            return inhibition.study(
-                self.model, n_items=N_ITEMS, n_prompts=n, seed=seed, device=device, dtype=dtype
-            )  # fmt: skip
+            return inhibition.study(self.model, n_items=N_ITEMS, n_prompts=n, seed=seed, device=device, dtype=dtype)
+        n = self.n(400, 80)
         return inhibition.study_on_ioi(self.model, self.roles, n_prompts=n, seed=seed, device=device, dtype=dtype)
 
     @cached_property

@@ -83,6 +83,11 @@ class Recording:
         return self.prompts.positions["end"].to(self.final.device)
 
     @property
+    def final_scale(self) -> Float[Tensor, "n"]:
+        """The divisor of the last norm at ``end``."""
+        return self.norm.scale(self.norm.center(self.final).square().sum(-1), self.final.shape[-1])
+
+    @property
     def visible(self) -> Bool[Tensor, "n n_pos"]:
         """Positions that ``end`` can attend to."""
         return torch.arange(self.prompts.tokens.shape[1], device=self.end.device) <= self.end[:, None]
