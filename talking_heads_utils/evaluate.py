@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.runs import batches
-from talking_heads_utils.runs.ends import logits_at
-from talking_heads_utils.statistics import Interval, share
-from talking_heads_utils.tasks import laundry
-from talking_heads_utils.tasks.metrics import correct
-from talking_heads_utils.tasks.prompts import PromptSet
+from talking_heads_utils import batches
+from talking_heads_utils.forward.ends import logits_at
+from talking_heads_utils.metrics import correct
+from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.stats import Interval, share
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,8 +20,8 @@ from talking_heads_utils.device import check_device, free_memory, free_on_all
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
+from talking_heads_utils.prompts.prefix import add_prefix, begin_ids
 from talking_heads_utils.settings import FINAL
-from talking_heads_utils.tasks.prefix import add_prefix, begin_ids
 from talking_heads_utils.weights.checkpoints import GGUF, Checkpoint, as_folder, open_checkpoint
 from talking_heads_utils.weights.heads import NO_NORM, Processing
 from talking_heads_utils.weights.packages import SMOLLM2, Package
@@ -116,10 +116,10 @@ def load_model(
     revision, or another Hub id, or a folder in the Hub's format, or a GGUF file, dequantised to ``dtype``. Weights are
     processed as in :class:`~talking_heads_utils.weights.heads.HeadWeights`, by default for the model's norm;
     ``Processing(False, False)`` leaves them raw. ``planted`` has no norm and nothing to process;
-    :func:`talking_heads_utils.planted.plant` gives the truth about it as well. Attention is eager, so that patterns can
+    :func:`talking_heads_utils.planted.model.plant` gives the truth about it as well. Attention is eager, so that patterns can
     be read. The bridge's tokenizer, and with it ``to_tokens``, adds by itself what stands in front of a prompt: a known
     model's ``prefix``, else what it adds anyway. device: also ``"auto"``, which spreads the layers over all GPUs; what
-    runs single layers by itself (:mod:`talking_heads_utils.runs.suffix`) then refuses.
+    runs single layers by itself (:mod:`talking_heads_utils.forward.suffix`) then refuses.
 
     Raises :class:`CheckpointError` for a checkpoint that is missing, partial, damaged or without its tokenizer,
     :class:`DownloadError` if the Hub cannot be reached or asks for a token, :class:`ModelError` if there is too little
@@ -184,7 +184,7 @@ def load_with_tokenizer(
     if name != PLANTED:
         bridge = load_model(name, device, dtype)
         return bridge, bridge.tokenizer
-    from talking_heads_utils.planted import plant
+    from talking_heads_utils.planted.model import plant
 
     truth = plant()
     return moved(truth.bridge, check_device(str(device)), dtype), truth.tokenizer
@@ -194,7 +194,7 @@ def load_tokenizer(name_or_folder: str | Path, revision: str | None = None) -> P
     """A model's tokenizer alone, which adds by itself what stands in front of a prompt. Raises as :func:`load_model`
     does."""
     if name_or_folder == PLANTED:
-        from talking_heads_utils.planted import WORDS
+        from talking_heads_utils.planted.model import WORDS
         from talking_heads_utils.training.data import word_tokenizer
 
         return word_tokenizer(WORDS)
@@ -255,7 +255,7 @@ def shipped_models() -> dict[str, Path]:
 
 
 def _load_planted(device: str | torch.device, dtype: torch.dtype, processing: Processing | None) -> TransformerBridge:
-    from talking_heads_utils.planted import plant
+    from talking_heads_utils.planted.model import plant
 
     (processing or Processing.default(NO_NORM)).check(NO_NORM)
     return moved(plant().bridge, device, dtype)

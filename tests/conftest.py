@@ -129,7 +129,7 @@ KINDS_OF_MODEL = ("gpt2", "gpt_neox", "qwen2", "native")  # qwen2: grouped heads
 
 def random_prompts(n: int = 6, n_pos: int = 9):
     """Random ids of different length, with the named positions of IOI."""
-    from talking_heads_utils.tasks.prompts import PromptSet, Recipe
+    from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(1, 49, (n, n_pos), generator=generator)
@@ -144,8 +144,8 @@ def random_prompts(n: int = 6, n_pos: int = 9):
 def case(request, checkpoints):
     """A model and prompts. The planted one with a weak channel: 1e-4 means little where scores are in the hundreds."""
     from talking_heads_utils.models import load_model
-    from talking_heads_utils.planted import plant
-    from talking_heads_utils.tasks import laundry
+    from talking_heads_utils.planted.model import plant
+    from talking_heads_utils.prompts import lists as laundry
 
     if request.param == "native":
         planted = plant(strength=20.0)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from talking_heads_utils import roles
-from talking_heads_utils.channels.scores import compute_scores, load_scores, load_shipped_scores, save_scores
-from talking_heads_utils.commands import main
+from talking_heads_utils.cli import main
 from talking_heads_utils.figures import atlas, style
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.scores.scores import compute_scores, load_scores, load_shipped_scores, save_scores
 
 LIMIT = 1_500_000
 

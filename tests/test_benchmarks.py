@@ -6,15 +6,15 @@ from functools import partial
 import pytest
 import torch
 
-from talking_heads_utils.benchmarks import Row, child, in_turn, report, table
-from talking_heads_utils.benchmarks import composition as bench
-from talking_heads_utils.benchmarks import icl as icl_bench
-from talking_heads_utils.benchmarks import steering as steering_bench
-from talking_heads_utils.benchmarks import streaming as streaming_bench
-from talking_heads_utils.channels.scores import compute_scores
-from talking_heads_utils.commands import main
+from talking_heads_utils.cli import main
+from talking_heads_utils.cli.benchmarks import Row, child, in_turn, report, table
+from talking_heads_utils.cli.benchmarks import composition as bench
+from talking_heads_utils.cli.benchmarks import icl as icl_bench
+from talking_heads_utils.cli.benchmarks import steering as steering_bench
+from talking_heads_utils.cli.benchmarks import streaming as streaming_bench
 from talking_heads_utils.errors import TalkingHeadsError
-from talking_heads_utils.icl.prompts import NO_EXAMPLES, RANDOM_PAIRS
+from talking_heads_utils.prompts.questions import NO_EXAMPLES, RANDOM_PAIRS
+from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.families import Shape
 
@@ -105,7 +105,7 @@ def test_the_command_passes_on_what_was_asked_and_writes_what_was_measured(name,
         asked.append((arguments, options))
         return [row]
 
-    monkeypatch.setattr(f"talking_heads_utils.benchmarks.{name}.rows", rows)
+    monkeypatch.setattr(f"talking_heads_utils.cli.benchmarks.{name}.rows", rows)
     options = ["--weights", str(checkpoints["gpt2"]), "--repeats", "7", "--note", "busy", "--out", str(tmp_path)]
     assert main(["benchmark", name, *options]) == 0
     (path,) = tmp_path.iterdir()

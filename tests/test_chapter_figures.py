@@ -5,11 +5,11 @@ import pytest
 import torch
 from counted import MODELS, table
 
-from talking_heads_utils.editing.study import GRADIENT, GRID, drawn
+from talking_heads_utils.experiments.editing.study import GRADIENT, GRID, drawn
+from talking_heads_utils.experiments.positional.gains import STRATEGIES, Gain
+from talking_heads_utils.experiments.positional.study import CARRIED
 from talking_heads_utils.figures import editing, icl, inhibition, models, page, positional
-from talking_heads_utils.positional.gains import STRATEGIES, Gain
-from talking_heads_utils.positional.study import CARRIED
-from talking_heads_utils.statistics import Interval
+from talking_heads_utils.stats import Interval
 
 
 def views(figure) -> dict[str, list]:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from talking_heads_utils.channels import tables
-from talking_heads_utils.channels.scores import compute_scores, load_scores
-from talking_heads_utils.commands import COMMANDS, build_parser, main
+from talking_heads_utils.cli import COMMANDS, build_parser, main
 from talking_heads_utils.errors import CheckpointError
+from talking_heads_utils.scores import files as tables
+from talking_heads_utils.scores.scores import compute_scores, load_scores
 from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.families import FAMILIES, families_table
 
@@ -212,14 +212,14 @@ def test_importing_the_command_line_loads_nothing_heavy():
     import sys
 
     code = (
-        "import sys, talking_heads_utils.commands as c; c.build_parser(); "
+        "import sys, talking_heads_utils.cli as c; c.build_parser(); "
         "print([m for m in ('torch', 'pandas', 'plotly', 'pyarrow', 'transformers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_an_edit_is_baked_from_the_command_line(checkpoints, tmp_path, capsys):
-    from talking_heads_utils.editing.edits import OV, REMOVE, Change, new_edit, save_edit
+    from talking_heads_utils.edit.edits import OV, REMOVE, Change, new_edit, save_edit
     from talking_heads_utils.labels import Component
 
     path, out = tmp_path / "edit.json", tmp_path / "edited"

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from talking_heads_utils.channels.components import factored_svd, ov_svd, qk_svd, relative_gap, write_directions
+from talking_heads_utils.components import factored_svd, ov_svd, qk_svd, relative_gap, write_directions
 
 
 def test_factored_svd_equals_the_dense_one(small):

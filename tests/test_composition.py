@@ -8,25 +8,26 @@ import torch
 from conftest import BILINEAR, random_prompts
 from safetensors.torch import load_file
 
-from talking_heads_utils.channels import composition, links
-from talking_heads_utils.channels.components import qk_svd, write_directions
-from talking_heads_utils.channels.composition import (
+from talking_heads_utils.components import qk_svd, write_directions
+from talking_heads_utils.edit.algebra import direction
+from talking_heads_utils.errors import LabelError, OptionError, UnsupportedModelError
+from talking_heads_utils.evaluate import accuracy
+from talking_heads_utils.experiments.inhibition import links
+from talking_heads_utils.forward.recording import record
+from talking_heads_utils.forward.suffix import stream, suffix
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import load_model
+from talking_heads_utils.planted.pair import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
+from talking_heads_utils.scores import composition
+from talking_heads_utils.scores.composition import (
     head_level,
     iter_composition,
     null_rms,
     random_directions,
     reading_maps,
 )
-from talking_heads_utils.channels.known_answer import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
-from talking_heads_utils.channels.scores import compute_scores
-from talking_heads_utils.channels.streaming import iter_streamed
-from talking_heads_utils.editing.algebra import direction
-from talking_heads_utils.errors import LabelError, OptionError, UnsupportedModelError
-from talking_heads_utils.evaluate import accuracy
-from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.models import load_model
-from talking_heads_utils.runs.recording import record
-from talking_heads_utils.runs.suffix import stream, suffix
+from talking_heads_utils.scores.scores import compute_scores
+from talking_heads_utils.scores.streaming import iter_streamed
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, Source
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from talking_heads_utils.citation import bibtex, reproduced_works
-from talking_heads_utils.data_dictionary import DATA_FILES, shipped_files
+from talking_heads_utils.site.citation import bibtex, reproduced_works
+from talking_heads_utils.site.data_dictionary import DATA_FILES, shipped_files
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,18 +6,18 @@ import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.editing import search, study
-from talking_heads_utils.editing import upper as engine
-from talking_heads_utils.editing.apply import apply, weights_to_edit
-from talking_heads_utils.editing.edits import OV, QK, new_edit, scales
-from talking_heads_utils.editing.harm import harm_at_end, text_harm
+from talking_heads_utils.edit.apply import apply, weights_to_edit
+from talking_heads_utils.edit.edits import OV, QK, new_edit, scales
 from talking_heads_utils.errors import EditError, LabelError, OptionError
+from talking_heads_utils.experiments.editing import search, study
+from talking_heads_utils.experiments.editing.harm import harm_at_end, text_harm
 from talking_heads_utils.figures import editing as figures
+from talking_heads_utils.forward import upper as engine
+from talking_heads_utils.forward.layers import attention_layer
+from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
-from talking_heads_utils.runs.layers import attention_layer
-from talking_heads_utils.runs.suffix import suffix
-from talking_heads_utils.statistics import share
+from talking_heads_utils.stats import share
 from talking_heads_utils.weights.heads import Processing
 
 SETS = {
@@ -182,7 +182,7 @@ def planted():
 
 
 def test_an_edit_along_the_planted_channel_helps_where_places_crowd_and_a_random_one_does_not(planted):
-    from talking_heads_utils.planted import INHIBITION, LIST, NOISE, plant
+    from talking_heads_utils.planted.model import INHIBITION, LIST, NOISE, plant
 
     truth = plant().components
     assert set(planted.components) <= {c for role in (INHIBITION, LIST, NOISE) for c in truth[role]}
@@ -266,7 +266,7 @@ def test_patterns_over_padding_do_not_count(planted):
 
 
 def test_choices_and_scores_share_no_prompt(planted):
-    from talking_heads_utils.tasks.laundry import wordings
+    from talking_heads_utils.prompts.lists import wordings
 
     sets = {name: planted.on(name)[0] for name in (study.SELECTION, study.KNOWN, study.NEW)}
     texts = {name: set(prompts.texts) for name, prompts in sets.items()}

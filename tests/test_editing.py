@@ -10,17 +10,17 @@ import torch
 from conftest import KINDS_OF_MODEL, random_prompts
 from safetensors.torch import load_file, save_file
 
-from talking_heads_utils.channels.components import ov_svd, qk_svd
-from talking_heads_utils.editing import edits
-from talking_heads_utils.editing.algebra import change_of_W_Q, direction, frobenius, moves_of, rotated, target
-from talking_heads_utils.editing.apply import apply, weights_to_edit
-from talking_heads_utils.editing.bake import EDIT_FILE, bake, load_baked_planted
-from talking_heads_utils.editing.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit
+from talking_heads_utils.components import ov_svd, qk_svd
+from talking_heads_utils.edit import edits
+from talking_heads_utils.edit.algebra import change_of_W_Q, direction, frobenius, moves_of, rotated, target
+from talking_heads_utils.edit.apply import apply, weights_to_edit
+from talking_heads_utils.edit.bake import EDIT_FILE, bake, load_baked_planted
+from talking_heads_utils.edit.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit
 from talking_heads_utils.errors import CheckpointError, EditError, LabelError, OptionError
 from talking_heads_utils.labels import Component
 from talking_heads_utils.models import load_model
-from talking_heads_utils.planted import plant
-from talking_heads_utils.tasks import laundry
+from talking_heads_utils.planted.model import plant
+from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.weights.heads import Processing

@@ -4,9 +4,7 @@ import pytest
 import torch
 from conftest import random_prompts
 
-from talking_heads_utils.errors import LabelError, OptionError, TaskError
-from talking_heads_utils.inhibition.closed_form import mover_of, pattern_after_shift
-from talking_heads_utils.inhibition.effects import (
+from talking_heads_utils.effects import (
     FLIP,
     INTERVENTIONS,
     KEEP,
@@ -19,15 +17,18 @@ from talking_heads_utils.inhibition.effects import (
     total_effect,
     wanted_direction,
 )
+from talking_heads_utils.errors import LabelError, OptionError, TaskError
+from talking_heads_utils.forward.closed_form import mover_of, pattern_after_shift
+from talking_heads_utils.forward.layers import HALF_TOLERANCES
+from talking_heads_utils.forward.recording import record
+from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.metrics import contrast, logit_difference
 from talking_heads_utils.models import load_model, moved
-from talking_heads_utils.planted import INHIBITION, MOVER, plant
-from talking_heads_utils.runs.layers import HALF_TOLERANCES
-from talking_heads_utils.runs.recording import record
-from talking_heads_utils.runs.suffix import suffix
-from talking_heads_utils.tasks import ioi, laundry
-from talking_heads_utils.tasks.metrics import contrast, logit_difference
-from talking_heads_utils.tasks.prompts import PromptSet, Recipe
+from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
+from talking_heads_utils.prompts import ioi
+from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
 READER = Head(2, 1)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from talking_heads_utils.runs.ends import logits_at
+from talking_heads_utils.forward.ends import logits_at
 
 
 def test_logits_at_some_places_are_those_of_the_whole_run(case):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from talking_heads_utils.sources import PACKAGE, locate
+from talking_heads_utils.site.sources import PACKAGE, locate
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 

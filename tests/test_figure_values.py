@@ -10,21 +10,20 @@ import pytest
 import torch
 from counted import MODELS, table
 
-from talking_heads_utils.channels import links
-from talking_heads_utils.channels.composition import ReaderScores
-from talking_heads_utils.channels.scores import CompositionScores
-from talking_heads_utils.editing.study import GRADIENT, GRID, RANDOM, drawn
+from talking_heads_utils.experiments.editing.study import GRADIENT, GRID, RANDOM, drawn
+from talking_heads_utils.experiments.gate import ANYWHERE
+from talking_heads_utils.experiments.icl.curves import LAWS
+from talking_heads_utils.experiments.inhibition import concentration, links
+from talking_heads_utils.experiments.positional.study import CARRIED
 from talking_heads_utils.figures import circuit, composition, editing, explorer, icl, models, positional
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, KIND_READS, role_colour
-from talking_heads_utils.gate import ANYWHERE
-from talking_heads_utils.icl.curves import LAWS
-from talking_heads_utils.inhibition import concentration
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.positional.study import CARRIED
+from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.roles import DIRECT, INDUCTION, NAME_MOVER, NEGATIVE_MOVER, QUERY, S_INHIBITION, Role, Roles
-from talking_heads_utils.statistics import Interval
-from talking_heads_utils.tasks import laundry
+from talking_heads_utils.scores.composition import ReaderScores
+from talking_heads_utils.scores.scores import CompositionScores
+from talking_heads_utils.stats import Interval
 
 ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)], INDUCTION: [Head(1, 1)]}
 LINKS = [(S_INHIBITION, NAME_MOVER, "Q"), (S_INHIBITION, INDUCTION, "V")]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from talking_heads_utils import roles
-from talking_heads_utils.channels import links
-from talking_heads_utils.channels.known_answer import planted_pair
-from talking_heads_utils.channels.scores import compute_scores, load_shipped_scores
+from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.figures import circuit, composition, explorer, page
 from talking_heads_utils.labels import Head
+from talking_heads_utils.planted.pair import planted_pair
+from talking_heads_utils.scores.scores import compute_scores, load_shipped_scores
 
 ROLES = {"a": [Head(0, 1), Head(0, 2)], "b": [Head(2, 0), Head(2, 3)]}
 LINKS = [("a", "b", "Q")]

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from talking_heads_utils.commands import COMMANDS as CLI_COMMANDS
-from talking_heads_utils.commands import main
-from talking_heads_utils.commands.sweep import values_of
-from talking_heads_utils.editing.edits import OV, SCALE, Change, new_edit, to_json
+from talking_heads_utils.cli import COMMANDS as CLI_COMMANDS
+from talking_heads_utils.cli import main
+from talking_heads_utils.cli.sweep import values_of
+from talking_heads_utils.edit.edits import OV, SCALE, Change, new_edit, to_json
+from talking_heads_utils.experiments.catalogue import EXPERIMENTS, Subject
+from talking_heads_utils.experiments.run import reproduce
 from talking_heads_utils.labels import Component
 from talking_heads_utils.models import shipped_models
-from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject
-from talking_heads_utils.reproduce.run import reproduce
 from talking_heads_utils.weights.checkpoints import load_head_weights
 
 FEW = settings(

@@ -6,14 +6,15 @@ import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils import gate, prefixes
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.evaluate import accuracy, answer_logits
-from talking_heads_utils.gate import ALL, ANYWHERE
-from talking_heads_utils.planted import plant
-from talking_heads_utils.tasks import ioi, laundry
-from talking_heads_utils.tasks.metrics import end_logits
-from talking_heads_utils.tasks.prompts import ABSENT
+from talking_heads_utils.experiments import gate, prefixes
+from talking_heads_utils.experiments.gate import ALL, ANYWHERE
+from talking_heads_utils.metrics import end_logits
+from talking_heads_utils.planted.model import plant
+from talking_heads_utils.prompts import ioi
+from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.sets import ABSENT
 
 
 @pytest.fixture(scope="module")

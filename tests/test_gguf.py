@@ -16,11 +16,12 @@ from conftest import STRICT_VARIABLE
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from talking_heads_utils import notebook, result_files
-from talking_heads_utils.channels.tables import read_about
-from talking_heads_utils.commands import main
+from talking_heads_utils.cli import main
 from talking_heads_utils.errors import CheckpointError, DownloadError
+from talking_heads_utils.experiments import result_files
 from talking_heads_utils.models import find_checkpoint, is_real, known_models, load_model, revision_of, shown_as
+from talking_heads_utils.scores.files import read_about
+from talking_heads_utils.site import notebook
 from talking_heads_utils.weights import packages
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.weights.families import FAMILIES

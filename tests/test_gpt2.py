@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from talking_heads_utils import roles
-from talking_heads_utils.channels import links
-from talking_heads_utils.channels.components import ov_svd, relative_gap
-from talking_heads_utils.channels.composition import head_level, iter_composition
-from talking_heads_utils.channels.scores import SHIPPED, load_shipped_scores
+from talking_heads_utils.components import ov_svd, relative_gap
+from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.files import data_dir
+from talking_heads_utils.scores.composition import head_level, iter_composition
+from talking_heads_utils.scores.scores import SHIPPED, load_shipped_scores
 
 
 @pytest.fixture(scope="module")

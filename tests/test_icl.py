@@ -7,11 +7,31 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import OptionError, TaskError
-from talking_heads_utils.icl import additivity, curves, parts
-from talking_heads_utils.icl.ablation import ablations
-from talking_heads_utils.icl.engine import replacements, run_end
-from talking_heads_utils.icl.known import BACKUP, CASES, COPIES, INDEPENDENT, known_interaction, pair_of, pair_reader
-from talking_heads_utils.icl.prompts import (
+from talking_heads_utils.experiments.icl import additivity, curves, parts
+from talking_heads_utils.experiments.icl.known import (
+    BACKUP,
+    CASES,
+    COPIES,
+    INDEPENDENT,
+    known_interaction,
+    pair_of,
+    pair_reader,
+)
+from talking_heads_utils.experiments.icl.redundancy import (
+    compensation,
+    direct_effects,
+    effects,
+    pair_interactions,
+    remove_at_random,
+    remove_by_effect,
+)
+from talking_heads_utils.experiments.icl.scores import right_log_odds, right_log_prob, score_numbers
+from talking_heads_utils.forward.end_runs import replacements, run_end
+from talking_heads_utils.forward.head_sets import ablations
+from talking_heads_utils.forward.suffix import suffix
+from talking_heads_utils.labels import Head
+from talking_heads_utils.prompts.functions import Family, bayes_accuracy, posterior, predictive, trained_prior
+from talking_heads_utils.prompts.questions import (
     NO_EXAMPLES,
     OTHER_FUNCTION,
     POST_PAIRS,
@@ -24,18 +44,6 @@ from talking_heads_utils.icl.prompts import (
     post_questions,
     questions,
 )
-from talking_heads_utils.icl.redundancy import (
-    compensation,
-    direct_effects,
-    effects,
-    pair_interactions,
-    remove_at_random,
-    remove_by_effect,
-)
-from talking_heads_utils.icl.scores import right_log_odds, right_log_prob, score_numbers
-from talking_heads_utils.labels import Head
-from talking_heads_utils.runs.suffix import suffix
-from talking_heads_utils.tasks.functions import Family, bayes_accuracy, posterior, predictive, trained_prior
 from talking_heads_utils.training.functions import number_tokenizer
 from talking_heads_utils.training.spec import FunctionsSpec
 

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from talking_heads_utils.icl import claims, curves, post
-from talking_heads_utils.icl.claims import NOT_SUPPORTED, SUPPORTED, UNDECIDED
-from talking_heads_utils.statistics import fisher_exact
-from talking_heads_utils.verdicts import NOT_JUDGED, by_verdict
+from talking_heads_utils.experiments.icl import claims, curves, post
+from talking_heads_utils.experiments.icl.claims import NOT_SUPPORTED, SUPPORTED, UNDECIDED
+from talking_heads_utils.experiments.verdicts import NOT_JUDGED, by_verdict
+from talking_heads_utils.stats import fisher_exact
 
 
 def pairs(n_up, n_down=0, n=15):

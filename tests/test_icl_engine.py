@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.icl.ablation import MEAN, RESAMPLE, ZERO, ablations, check_how, random_heads
-from talking_heads_utils.icl.engine import (
+from talking_heads_utils.forward.end_runs import (
     ATTENTION,
     MLP,
     RESID,
@@ -14,8 +13,9 @@ from talking_heads_utils.icl.engine import (
     run_end,
     run_everywhere,
 )
+from talking_heads_utils.forward.head_sets import MEAN, RESAMPLE, ZERO, ablations, check_how, random_heads
+from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.runs.suffix import suffix
 
 HOOKED = {RESID: "hook_resid_pre", ATTENTION: "hook_attn_out", MLP: "hook_mlp_out"}
 TOKENS = torch.tensor([3, 7, 11, 12])

@@ -3,8 +3,8 @@
 import pandas as pd
 import torch
 
+from talking_heads_utils.experiments.icl import curves
 from talking_heads_utils.figures import icl as figures
-from talking_heads_utils.icl import curves
 
 
 def shown(figure):

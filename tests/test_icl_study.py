@@ -4,13 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
+from talking_heads_utils import metrics
 from talking_heads_utils.errors import OptionError, TaskError
-from talking_heads_utils.icl import curves, study
-from talking_heads_utils.icl.prompts import OTHER_FUNCTION
+from talking_heads_utils.experiments.icl import curves, study
 from talking_heads_utils.labels import Head
-from talking_heads_utils.statistics import share
-from talking_heads_utils.tasks import metrics
-from talking_heads_utils.tasks.prompts import load_prompts, save_prompts
+from talking_heads_utils.prompts.questions import OTHER_FUNCTION
+from talking_heads_utils.prompts.sets import load_prompts, save_prompts
+from talking_heads_utils.stats import share
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import random_prompts
 
-from talking_heads_utils.channels.scores import compute_scores
+from talking_heads_utils.effects import component_effects
 from talking_heads_utils.errors import DownloadError, OptionError, TaskError
-from talking_heads_utils.inhibition import concentration, corpus, signal
-from talking_heads_utils.inhibition.agreement import (
+from talking_heads_utils.experiments import corpus
+from talking_heads_utils.experiments.inhibition import concentration, signal
+from talking_heads_utils.experiments.inhibition.agreement import (
     _jackknife_error,
     _random_halves,
     _within_heads,
@@ -18,8 +19,15 @@ from talking_heads_utils.inhibition.agreement import (
     composition_into,
     cross_validated,
 )
-from talking_heads_utils.inhibition.effects import component_effects
-from talking_heads_utils.inhibition.list_roles import (
+from talking_heads_utils.forward.recording import record
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.metrics import contrast
+from talking_heads_utils.models import load_model
+from talking_heads_utils.planted.model import DUPLICATE, INHIBITION, LIST, MOVER, NOISE, plant
+from talking_heads_utils.prompts import ioi
+from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.halves import check_both_orders, check_enough, half_rows, halves
+from talking_heads_utils.roles.lists import (
     LEAST_SCORE,
     by_weights,
     heads_with_a_role,
@@ -27,14 +35,8 @@ from talking_heads_utils.inhibition.list_roles import (
     remove_from_values,
     roles_on_lists,
 )
-from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.models import load_model
-from talking_heads_utils.planted import DUPLICATE, INHIBITION, LIST, MOVER, NOISE, plant
-from talking_heads_utils.runs.recording import record
-from talking_heads_utils.statistics import spearman
-from talking_heads_utils.tasks import ioi, laundry
-from talking_heads_utils.tasks.halves import check_both_orders, check_enough, half_rows, halves
-from talking_heads_utils.tasks.metrics import contrast
+from talking_heads_utils.scores.scores import compute_scores
+from talking_heads_utils.stats import spearman
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_roles_are_found_where_they_were_planted(planted, lists):
 
 
 def test_one_step_further_back_is_the_duplicate_token_head(planted, lists):
-    from talking_heads_utils.inhibition.study import second_step_table, study
+    from talking_heads_utils.experiments.inhibition.study import second_step_table, study
 
     found = study("planted", n_items=5, n_prompts=80)
     table = second_step_table([found])

@@ -5,15 +5,22 @@ import torch
 from safetensors.torch import load_file
 
 from talking_heads_utils.evaluate import answer_logits
-from talking_heads_utils.icl import study
-from talking_heads_utils.icl.ablation import MEAN, RESAMPLE, ZERO, ablations
-from talking_heads_utils.icl.engine import run_everywhere
-from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, Question, draw_pairing, questions
+from talking_heads_utils.experiments.icl import study
+from talking_heads_utils.experiments.positional import study as positional
+from talking_heads_utils.forward.end_runs import run_everywhere
+from talking_heads_utils.forward.head_sets import MEAN, RESAMPLE, ZERO, ablations
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.models import model_source
-from talking_heads_utils.positional import study as positional
-from talking_heads_utils.tasks.laundry import build_laundry
-from talking_heads_utils.tasks.prompts import PromptSet, Recipe
+from talking_heads_utils.prompts.lists import build_laundry
+from talking_heads_utils.prompts.questions import (
+    NO_EXAMPLES,
+    OTHER_FUNCTION,
+    RANDOM_PAIRS,
+    Question,
+    draw_pairing,
+    questions,
+)
+from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
 
 @pytest.fixture(scope="module")

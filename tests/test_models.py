@@ -20,10 +20,10 @@ from talking_heads_utils.errors import (
     ProcessingError,
     UnsupportedModelError,
 )
+from talking_heads_utils.forward.recording import record
+from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.models import known_models, load_model, load_tokenizer
-from talking_heads_utils.runs.recording import record
-from talking_heads_utils.runs.suffix import suffix
-from talking_heads_utils.tasks.prefix import begin_ids, prefix_of
+from talking_heads_utils.prompts.prefix import begin_ids, prefix_of
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.weights.heads import Processing
@@ -187,7 +187,7 @@ def test_a_known_model_without_a_network_is_one_clear_error(monkeypatch, tmp_pat
 
 
 def test_planted_is_loaded_by_the_same_call():
-    from talking_heads_utils.planted import plant
+    from talking_heads_utils.planted.model import plant
 
     bridge, truth = load_model("planted"), plant()
     tokens = truth.tokenizer(["I need to wash the hat"], return_tensors="pt", add_special_tokens=False)["input_ids"]

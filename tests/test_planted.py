@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from talking_heads_utils.channels import links
-from talking_heads_utils.channels.components import write_directions
-from talking_heads_utils.channels.scores import compute_scores
+from talking_heads_utils import metrics
+from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import OptionError, TaskError
+from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.labels import Head
-from talking_heads_utils.planted import (
+from talking_heads_utils.planted.model import (
     DECOY,
     DUPLICATE,
     INHIBITION,
@@ -19,7 +19,9 @@ from talking_heads_utils.planted import (
     plant,
     predicted_accuracy,
 )
-from talking_heads_utils.tasks import ioi, laundry, metrics
+from talking_heads_utils.prompts import ioi
+from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
+from talking_heads_utils.experiments.positional import coordinates as co
+from talking_heads_utils.experiments.positional import study
+from talking_heads_utils.experiments.positional.gains import NONE, ONE, ORACLE, PER_PLACE, STRATEGIES, Gain, gains
 from talking_heads_utils.figures import positional as figures
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.planted import LIST, MOVER
-from talking_heads_utils.positional import coordinates as co
-from talking_heads_utils.positional import study
-from talking_heads_utils.positional.gains import NONE, ONE, ORACLE, PER_PLACE, STRATEGIES, Gain, gains
-from talking_heads_utils.statistics import Interval, exact_head_test, share, share_change
-from talking_heads_utils.steering.engine import random_directions
-from talking_heads_utils.tasks import ioi
-from talking_heads_utils.tasks.halves import halves, random_folds, wording_folds
+from talking_heads_utils.planted.model import LIST, MOVER
+from talking_heads_utils.prompts import ioi
+from talking_heads_utils.prompts.halves import halves, random_folds, wording_folds
+from talking_heads_utils.stats import Interval, exact_head_test, share, share_change
+from talking_heads_utils.steer import random_directions
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def planted():
 
 
 def test_the_writers_span_the_planted_channel(planted):
-    from talking_heads_utils.planted import plant
+    from talking_heads_utils.planted.model import plant
 
     truth = plant()
     assert planted.mover in truth.roles[MOVER]

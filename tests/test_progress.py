@@ -5,10 +5,10 @@ from contextlib import redirect_stderr
 
 import pytest
 
-from talking_heads_utils import notebook, progress
-from talking_heads_utils.commands import main
+from talking_heads_utils import batches, progress
+from talking_heads_utils.cli import main
 from talking_heads_utils.figures.page import BUILD_VARIABLE
-from talking_heads_utils.runs import batches
+from talking_heads_utils.site import notebook
 
 
 @pytest.fixture(autouse=True)

@@ -16,21 +16,21 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from talking_heads_utils.channels import streaming
-from talking_heads_utils.channels.components import factored_svd, ov_svd, qk_svd, write_directions
-from talking_heads_utils.channels.composition import head_level, iter_composition, reading_maps, score_directions
-from talking_heads_utils.channels.scores import compute_scores, load_scores, save_scores
-from talking_heads_utils.commands import main
-from talking_heads_utils.editing.algebra import Move, change_of_W_O, change_of_W_Q, moves_of, rotated
-from talking_heads_utils.editing.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, from_json, new_edit, to_json
+from talking_heads_utils.cli import main
+from talking_heads_utils.components import factored_svd, ov_svd, qk_svd, write_directions
+from talking_heads_utils.edit.algebra import Move, change_of_W_O, change_of_W_Q, moves_of, rotated
+from talking_heads_utils.edit.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, from_json, new_edit, to_json
 from talking_heads_utils.errors import TalkingHeadsError, TaskError
+from talking_heads_utils.experiments.positional.sweep_results import load
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.statistics import bootstrap_mean, percentile_among, share, share_change
-from talking_heads_utils.steering.results import load
-from talking_heads_utils.tasks.functions import Family
-from talking_heads_utils.tasks.ioi import build_ioi
-from talking_heads_utils.tasks.laundry import HELD_OUT, SELECTION, build_laundry, wordings
-from talking_heads_utils.tasks.prompts import ABSENT, load_prompts, save_prompts
+from talking_heads_utils.prompts.functions import Family
+from talking_heads_utils.prompts.ioi import build_ioi
+from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION, build_laundry, wordings
+from talking_heads_utils.prompts.sets import ABSENT, load_prompts, save_prompts
+from talking_heads_utils.scores import streaming
+from talking_heads_utils.scores.composition import head_level, iter_composition, reading_maps, score_directions
+from talking_heads_utils.scores.scores import compute_scores, load_scores, save_scores
+from talking_heads_utils.stats import bootstrap_mean, percentile_among, share, share_change
 from talking_heads_utils.training.data import word_tokenizer
 from talking_heads_utils.training.spec import WORK, MiniSpec
 from talking_heads_utils.weights.heads import LAYER_NORM, NO_NORM, RMS_NORM, HeadWeights, RawLayer, Source, assemble

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from talking_heads_utils import roles
-from talking_heads_utils.channels.quantised import (
+from talking_heads_utils.errors import CheckpointError
+from talking_heads_utils.experiments.inhibition.quantised import (
     CONTROL,
     QUANTISATIONS,
     load_quantised,
@@ -13,7 +14,6 @@ from talking_heads_utils.channels.quantised import (
     quantised_frame,
     shown_quantised,
 )
-from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.weights.checkpoints import assembled, load_head_weights, open_checkpoint
 
 

@@ -12,21 +12,22 @@ import pytest
 import rehearsals
 import torch
 
-from talking_heads_utils import gate, notebook
-from talking_heads_utils.commands import main
+from talking_heads_utils import batches
+from talking_heads_utils.cli import main
 from talking_heads_utils.errors import ModelError, OptionError, ResultError, TaskError
-from talking_heads_utils.gate import gate_from
-from talking_heads_utils.inhibition.circuit import circuit_table
-from talking_heads_utils.inhibition.corpus import OPEN_WEB_TEXT_NAME, PYDOC, texts_provenance
-from talking_heads_utils.inhibition.find_roles import Pair, find_roles, pairs_of_prompts
+from talking_heads_utils.experiments import catalogue as experiments
+from talking_heads_utils.experiments import gate, store
+from talking_heads_utils.experiments.catalogue import EXPERIMENTS, Subject, chapters_of
+from talking_heads_utils.experiments.corpus import OPEN_WEB_TEXT_NAME, PYDOC, texts_provenance
+from talking_heads_utils.experiments.gate import gate_from
+from talking_heads_utils.experiments.inhibition.circuit import circuit_table
+from talking_heads_utils.experiments.run import chosen, merge, reproduce
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import known_models, load_model, model_source
-from talking_heads_utils.reproduce import experiments, scorecard, store
-from talking_heads_utils.reproduce.experiments import EXPERIMENTS, Subject, chapters_of
-from talking_heads_utils.reproduce.run import chosen, merge, reproduce
 from talking_heads_utils.roles import DIRECT, NAME_MOVER, QUERY, S_INHIBITION, Role, Roles
-from talking_heads_utils.runs import batches
-from talking_heads_utils.statistics import Interval
+from talking_heads_utils.roles.ioi import Pair, find_roles, pairs_of_prompts
+from talking_heads_utils.site import notebook, scorecard
+from talking_heads_utils.stats import Interval
 
 TEXTS = Path(__file__).parent.parent / "README.md"
 MINE = [e for e in EXPERIMENTS if e.name in ("crowding", "places", "decoding")]
@@ -241,7 +242,7 @@ def rewritten(path: Path, **changes) -> Path:
     """A finished result that says something else of itself, with a sum that fits."""
     import pyarrow.parquet as pq
 
-    from talking_heads_utils import result_files
+    from talking_heads_utils.experiments import result_files
 
     about = json.loads(path.read_text()) | changes
     about.pop("sha256")

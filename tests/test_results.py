@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from talking_heads_utils.commands import build_parser, main
+from talking_heads_utils.cli import build_parser, main
 from talking_heads_utils.errors import OptionError, ResultError
-from talking_heads_utils.figures import positional as figures
-from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.models import is_real, known_models, load_with_tokenizer, shown_as
-from talking_heads_utils.positional import study
-from talking_heads_utils.positional.gains import ORACLE, STRATEGIES, gains
-from talking_heads_utils.steering import results
-from talking_heads_utils.steering.engine import ATTENTION, LOGITS, grid, prepare, random_directions, steer
-from talking_heads_utils.steering.results import (
+from talking_heads_utils.experiments.positional import study
+from talking_heads_utils.experiments.positional import sweep_results as results
+from talking_heads_utils.experiments.positional.gains import ORACLE, STRATEGIES, gains
+from talking_heads_utils.experiments.positional.sweep import Plan, run_sweep
+from talking_heads_utils.experiments.positional.sweep_results import (
     Result,
     aggregate,
     load,
@@ -27,8 +24,11 @@ from talking_heads_utils.steering.results import (
     results_folder,
     save,
 )
-from talking_heads_utils.steering.sweep import Plan, run_sweep
-from talking_heads_utils.tasks.laundry import build_laundry
+from talking_heads_utils.figures import positional as figures
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import is_real, known_models, load_with_tokenizer, shown_as
+from talking_heads_utils.prompts.lists import build_laundry
+from talking_heads_utils.steer import ATTENTION, LOGITS, grid, prepare, random_directions, steer
 
 PLAN = Plan(
     model="mini-token", writers=("L0H0.0", "L1H1.0", "L1H0.1"), movers=("L3H0",), n_items=(5, 4), n_prompts=24, seed=0,

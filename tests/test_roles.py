@@ -9,13 +9,14 @@ import torch
 
 from talking_heads_utils import roles
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.inhibition import circuit, find_roles
-from talking_heads_utils.inhibition.find_roles import Pair, direct_effects, query_effects, value_effects
+from talking_heads_utils.experiments.inhibition import circuit
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_model
-from talking_heads_utils.planted import DUPLICATE, INHIBITION, MOVER, plant
+from talking_heads_utils.planted.model import DUPLICATE, INHIBITION, MOVER, plant
 from talking_heads_utils.roles import Role, Roles
-from talking_heads_utils.statistics import Interval, holm, sign_flip_p
+from talking_heads_utils.roles import ioi as find_roles
+from talking_heads_utils.roles.ioi import Pair, direct_effects, query_effects, value_effects
+from talking_heads_utils.stats import Interval, holm, sign_flip_p
 from talking_heads_utils.weights.heads import Processing
 
 N = 80

@@ -9,17 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.editing import study as editing
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments import claims
+from talking_heads_utils.experiments.catalogue import EXPERIMENTS
+from talking_heads_utils.experiments.claims import CLAIMS, judge
+from talking_heads_utils.experiments.editing import study as editing
+from talking_heads_utils.experiments.positional.gains import PER_PLACE, gains
+from talking_heads_utils.experiments.positional.study import gains_table
+from talking_heads_utils.experiments.store import Finished
+from talking_heads_utils.experiments.verdicts import NOT_JUDGED, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, unsound
 from talking_heads_utils.models import known_models, minis
-from talking_heads_utils.positional.gains import PER_PLACE, gains
-from talking_heads_utils.positional.study import gains_table
-from talking_heads_utils.reproduce import claims, scorecard
-from talking_heads_utils.reproduce.claims import CLAIMS, judge
-from talking_heads_utils.reproduce.experiments import EXPERIMENTS
-from talking_heads_utils.reproduce.store import Finished
-from talking_heads_utils.steering.engine import grid
-from talking_heads_utils.verdicts import NOT_JUDGED, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, unsound
+from talking_heads_utils.site import scorecard
+from talking_heads_utils.steer import grid
 
 EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
 

@@ -7,18 +7,18 @@ from collections import Counter
 import pytest
 import torch
 
-from talking_heads_utils import seeds
-from talking_heads_utils.commands import main
+from talking_heads_utils.cli import main
 from talking_heads_utils.errors import CheckpointError, ResultError
+from talking_heads_utils.experiments.inhibition import concentration
+from talking_heads_utils.experiments.inhibition.study import study
 from talking_heads_utils.figures import models as figures
-from talking_heads_utils.inhibition import concentration
-from talking_heads_utils.inhibition.study import study
+from talking_heads_utils.forward.recording import record
+from talking_heads_utils.metrics import contrast
 from talking_heads_utils.models import find_checkpoint, shipped_models
-from talking_heads_utils.planted import INHIBITION, MOVER, plant
-from talking_heads_utils.runs.recording import record
-from talking_heads_utils.tasks.halves import halves
-from talking_heads_utils.tasks.laundry import build_laundry
-from talking_heads_utils.tasks.metrics import contrast
+from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
+from talking_heads_utils.prompts.halves import halves
+from talking_heads_utils.prompts.lists import build_laundry
+from talking_heads_utils.training import seeds
 from talking_heads_utils.training.card import card_text, write_card
 from talking_heads_utils.training.spec import SPECS, MiniSpec
 

@@ -7,16 +7,17 @@ import torch
 from safetensors.torch import load_file
 
 from talking_heads_utils.evaluate import accuracy, answer_logits
-from talking_heads_utils.icl import study
+from talking_heads_utils.experiments.icl import study
+from talking_heads_utils.metrics import correct
 from talking_heads_utils.models import find_checkpoint, learners, load_model, minis, shipped_models
-from talking_heads_utils.seeds import all_runs
+from talking_heads_utils.prompts import ioi
+from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.settings import EARLY
-from talking_heads_utils.tasks import ioi, laundry
-from talking_heads_utils.tasks.metrics import correct
 from talking_heads_utils.training.card import card_text
 from talking_heads_utils.training.lists import LAST, SETTLED
 from talking_heads_utils.training.loop import Run
 from talking_heads_utils.training.model import constrain
+from talking_heads_utils.training.seeds import all_runs
 from talking_heads_utils.training.spec import FREE, N_LAST, SPECS, FunctionsSpec, MiniSpec
 
 FOLDERS = shipped_models()

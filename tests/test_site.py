@@ -15,11 +15,11 @@ import site_tools
 from site_tools import DESKTOP, PHONE, resize, wait_for
 
 from talking_heads_utils import roles
-from talking_heads_utils.channels.components import relative_gap
-from talking_heads_utils.channels.scores import load_shipped_scores
+from talking_heads_utils.components import relative_gap
 from talking_heads_utils.figures.style import KIND_READS, ROLE_COLOURS
 from talking_heads_utils.labels import Head
 from talking_heads_utils.provenance import versions
+from talking_heads_utils.scores.scores import load_shipped_scores
 
 SITE = os.environ.get("TALKING_HEADS_SITE")
 pytestmark = pytest.mark.skipif(not SITE, reason="needs a built site: TALKING_HEADS_SITE=_build/html after `make book`")

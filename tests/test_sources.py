@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from talking_heads_utils.errors import LabelError
-from talking_heads_utils.sources import locate
+from talking_heads_utils.site.sources import locate
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,9 +32,9 @@ def test_a_name_leads_to_its_lines(name, path, begins, ends):
 
 
 def test_a_module_is_named_whole():
-    place = locate("talking_heads_utils.icl.engine")
-    assert place == ("talking_heads_utils/icl/engine.py", None)
-    assert place.url("https://host/of", "main") == "https://host/of/blob/main/talking_heads_utils/icl/engine.py"
+    place = locate("talking_heads_utils.forward.end_runs")
+    assert place == ("talking_heads_utils/forward/end_runs.py", None)
+    assert place.url("https://host/of", "main") == "https://host/of/blob/main/talking_heads_utils/forward/end_runs.py"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Head
-from talking_heads_utils.statistics import (
+from talking_heads_utils.stats import (
     bootstrap_mean,
     exact_head_test,
     percentile_among,

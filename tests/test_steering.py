@@ -5,8 +5,8 @@ import torch
 
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.steering.engine import ATTENTION, LOGITS, grid, prepare, steer, write_vectors
-from talking_heads_utils.tasks.prompts import PromptSet, Recipe, item_positions
+from talking_heads_utils.prompts.sets import PromptSet, Recipe, item_positions
+from talking_heads_utils.steer import ATTENTION, LOGITS, grid, prepare, steer, write_vectors
 
 WRITERS = (Component(0, 1, 0), Component(1, 2, 1), Component(1, 0, 0))
 MOVERS = (Head(2, 0), Head(2, 3))
@@ -115,7 +115,7 @@ def test_bad_requests_are_one_clear_error_each(case):
 
 
 def test_a_component_that_writes_nothing_is_refused():
-    from talking_heads_utils.planted import plant
+    from talking_heads_utils.planted.model import plant
 
     with pytest.raises(LabelError, match="writes nothing"):
         write_vectors(plant().bridge, [Component(1, 0, 9)])
@@ -125,7 +125,7 @@ def test_a_component_that_writes_nothing_is_refused():
 def test_settings_stay_with_their_own_however_many_run_together(dtype):
     """In half precision whole numbers end at 256: variants of earlier layers must be counted in integers."""
     from talking_heads_utils.models import load_model
-    from talking_heads_utils.tasks.laundry import build_laundry
+    from talking_heads_utils.prompts.lists import build_laundry
 
     bridge = load_model("mini-token", dtype=dtype)
     writers = (Component(0, 3, 0), Component(1, 1, 0), Component(2, 0, 0))

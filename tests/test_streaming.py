@@ -13,8 +13,9 @@ import pytest
 import torch
 from conftest import build_model
 
-from talking_heads_utils.channels import streaming, tables
-from talking_heads_utils.commands import main
+from talking_heads_utils.cli import main
+from talking_heads_utils.scores import files as tables
+from talking_heads_utils.scores import streaming
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 
 STREAMED = ("gpt2", "gpt_neox", "qwen2")
@@ -86,8 +87,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_table(sharded, tmp_path, mo
     composition(sharded["qwen2"], tmp_path / "whole.parquet", "--stream", "--top", 64)
     out, folder = tmp_path / "run.parquet", tmp_path / "run.parquet.parts"
     slow = (
-        "import sys, time\nfrom talking_heads_utils.channels import streaming\n"
-        "from talking_heads_utils.commands import main\n"
+        "import sys, time\nfrom talking_heads_utils.scores import streaming\n"
+        "from talking_heads_utils.cli import main\n"
         "streaming.READER_BYTES, real = 1, streaming.write_groups\n"
         "def write(*args, **how):\n    real(*args, **how); time.sleep(60)\n"
         "streaming.write_groups = write; main(sys.argv[1:])"

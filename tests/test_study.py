@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
+from talking_heads_utils.effects import FLIP, KEY, QUERY, REMOVE
 from talking_heads_utils.errors import LabelError, OptionError
+from talking_heads_utils.experiments import corpus
+from talking_heads_utils.experiments.inhibition import signal, study
 from talking_heads_utils.figures import inhibition as figures
 from talking_heads_utils.figures import panel
-from talking_heads_utils.inhibition import corpus, signal, study
-from talking_heads_utils.inhibition.effects import FLIP, KEY, QUERY, REMOVE
 from talking_heads_utils.labels import Component
 from talking_heads_utils.models import minis, shown_as
 

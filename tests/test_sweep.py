@@ -11,15 +11,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from talking_heads_utils.commands import main
-from talking_heads_utils.commands.sweep import values_of
+from talking_heads_utils.cli import main
+from talking_heads_utils.cli.sweep import values_of
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments.positional.sweep import (
+    CHUNKS,
+    Plan,
+    chunk_file,
+    merge,
+    missing,
+    read_plan,
+    run_sweep,
+)
+from talking_heads_utils.experiments.positional.sweep_results import aggregate, load
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer
-from talking_heads_utils.steering.engine import ATTENTION, LOGITS, grid, prepare, steer
-from talking_heads_utils.steering.results import aggregate, load
-from talking_heads_utils.steering.sweep import CHUNKS, Plan, chunk_file, merge, missing, read_plan, run_sweep
-from talking_heads_utils.tasks.laundry import build_laundry
+from talking_heads_utils.prompts.lists import build_laundry
+from talking_heads_utils.steer import ATTENTION, LOGITS, grid, prepare, steer
 
 PLAN = Plan(
     model="mini-token", writers=("L0H0.0", "L1H1.0", "L1H0.1"), movers=("L3H0",), n_items=(4, 5), n_prompts=25, seed=0,

@@ -8,12 +8,14 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
+from talking_heads_utils import metrics
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
-from talking_heads_utils.tasks import ioi, laundry, metrics
-from talking_heads_utils.tasks.prefix import add_prefix, begin_ids, prefix_of
-from talking_heads_utils.tasks.prompts import ABSENT, Recipe, encode, load_prompts, render, save_prompts
-from talking_heads_utils.tasks.words import WORD_LISTS, check_one_token, load_templates, load_words, tokenizer_hash
+from talking_heads_utils.prompts import ioi
+from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.prefix import add_prefix, begin_ids, prefix_of
+from talking_heads_utils.prompts.sets import ABSENT, Recipe, encode, load_prompts, render, save_prompts
+from talking_heads_utils.prompts.words import WORD_LISTS, check_one_token, load_templates, load_words, tokenizer_hash
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from talking_heads_utils.commands import main
+from talking_heads_utils.cli import main
 from talking_heads_utils.errors import CheckpointError, OptionError, TaskError
-from talking_heads_utils.tasks import ioi, laundry
-from talking_heads_utils.tasks.prompts import render
-from talking_heads_utils.tasks.words import load_templates
+from talking_heads_utils.prompts import ioi
+from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.sets import render
+from talking_heads_utils.prompts.words import load_templates
 from talking_heads_utils.training import lists
 from talking_heads_utils.training.card import rounds_told
 from talking_heads_utils.training.data import Prompts, check_fits, draw_length, word_tokenizer

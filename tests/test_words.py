@@ -5,16 +5,17 @@ import torch
 from conftest import build_model
 
 from talking_heads_utils.errors import TaskError, UnsupportedModelError
-from talking_heads_utils.icl import curves, study, whole, words
-from talking_heads_utils.icl.known import ANSWER, BACKUP, two_heads
-from talking_heads_utils.icl.prompts import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, Numbers, encode_questions
-from talking_heads_utils.icl.scores import right_log_prob
-from talking_heads_utils.icl.subject import CHOOSES, WordSubject
+from talking_heads_utils.experiments.icl import curves, study, words
+from talking_heads_utils.experiments.icl.known import ANSWER, BACKUP, two_heads
+from talking_heads_utils.experiments.icl.scores import right_log_prob
+from talking_heads_utils.experiments.icl.subject import CHOOSES, WordSubject
+from talking_heads_utils.forward import answers as whole
 from talking_heads_utils.models import load_model
-from talking_heads_utils.tasks import relations
-from talking_heads_utils.tasks.laundry import HELD_OUT, SELECTION
-from talking_heads_utils.tasks.prompts import PromptSet, Recipe
-from talking_heads_utils.tasks.relations import ANOTHER, ITS_OWN, SHUFFLED, Relation, draw_words, encode_words
+from talking_heads_utils.prompts import relations
+from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+from talking_heads_utils.prompts.questions import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, Numbers, encode_questions
+from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED, Relation, draw_words, encode_words
+from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
 LEFT_OUT = "Paris"  # which the tokenizer made here does not know
 

@@ -2,7 +2,7 @@
 
 * How long it ran when the page was built, and on what, under the title.
 * Its one figure, which the notebook shows where its data is there, at the top.
-* A name such as ``talking_heads_utils.channels.links.best_z_test`` in code type leads to that function in the
+* A name such as ``talking_heads_utils.experiments.inhibition.links.best_z_test`` in code type leads to that function in the
   repository. A name that the package does not hold is a warning, which fails the build.
 """
 
@@ -14,7 +14,7 @@ from sphinx.util import logging
 
 from talking_heads_utils.errors import LabelError
 from talking_heads_utils.provenance import machine
-from talking_heads_utils.sources import PACKAGE, locate
+from talking_heads_utils.site.sources import PACKAGE, locate
 
 CHAPTERS = "notebooks/"
 LEAD = "lead"  # class of a figure that book_static found marked so

@@ -23,10 +23,10 @@ from myst_nb.core.render import load_mime_renders
 from plotly.offline import get_plotlyjs_version
 
 import talking_heads_utils
-from talking_heads_utils.channels.scores import SHIPPED, load_shipped_scores
 from talking_heads_utils.figures.atlas import write_atlas
 from talking_heads_utils.figures.page import BUILD_VARIABLE
 from talking_heads_utils.files import data_dir
+from talking_heads_utils.scores.scores import SHIPPED, load_shipped_scores
 
 MIME = "application/vnd.plotly.v1+json"
 BUNDLE = f"plotly-{get_plotlyjs_version()}.min.js"

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from talking_heads_utils.channels.composition import ReaderScores
-from talking_heads_utils.channels.links import Roles
-from talking_heads_utils.channels.scores import CompositionScores
+from talking_heads_utils.experiments.inhibition.links import Roles
 from talking_heads_utils.figures.style import CONTROL, KIND_COLOURS, KIND_READS, ROLE_COLOURS
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.roles import GPT2_SMALL_SOURCE, gpt2_small_roles
+from talking_heads_utils.scores.composition import ReaderScores
+from talking_heads_utils.scores.scores import CompositionScores
 from talking_heads_utils.settings import KINDS
 
 LEAST_Z = 3.0  # scores below are left out: about what the largest of a reader's random directions reaches

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.channels.links import (
+from talking_heads_utils.experiments.inhibition.links import (
     MEASURES,
     ONE_COMPONENT,
     Link,
@@ -15,7 +15,6 @@ from talking_heads_utils.channels.links import (
     expected_published,
     published_edges,
 )
-from talking_heads_utils.channels.scores import CompositionScores
 from talking_heads_utils.figures.style import (
     CONTROL,
     KIND_COLOURS,
@@ -28,6 +27,7 @@ from talking_heads_utils.figures.style import (
 )
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.roles import role_of
+from talking_heads_utils.scores.scores import CompositionScores
 
 Edge = tuple[Head, Head, str]  # writer, reader, hover text
 Panel = tuple[dict[str, list[Edge]], tuple[int, int]]  # edges by kind; how many are published, how many there are

@@ -10,9 +10,7 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from talking_heads_utils.channels.known_answer import PLANTED_READER, PLANTED_WRITER, expected_scores
-from talking_heads_utils.channels.links import constant_best
-from talking_heads_utils.channels.scores import CompositionScores
+from talking_heads_utils.experiments.inhibition.links import constant_best
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -26,6 +24,8 @@ from talking_heads_utils.figures.style import (
     slider,
 )
 from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.planted.pair import PLANTED_READER, PLANTED_WRITER, expected_scores
+from talking_heads_utils.scores.scores import CompositionScores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -237,7 +237,7 @@ def _rank_names(rows: pd.DataFrame) -> list[go.Scatter]:
 
 def links_figure(table: pd.DataFrame) -> go.Figure:
     """Percentiles of published pairs over those of other heads of the same layers, by measure, out of
-    :func:`talking_heads_utils.channels.links.link_table`; a menu chooses the link."""
+    :func:`talking_heads_utils.experiments.inhibition.links.link_table`; a menu chooses the link."""
     links = list(dict.fromkeys(table["link"]))
     sets = [_link_traces(table[table["link"] == link]) for link in links]
     figure = new_figure(400, margin_t=84)

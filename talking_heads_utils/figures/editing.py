@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.editing.study import GRADIENT, GRID, RANDOM, drawn
+from talking_heads_utils.experiments.editing.study import GRADIENT, GRID, RANDOM, drawn
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -35,7 +35,7 @@ REMOVED_COLOURS = {"channel": ACCENT, "random": CONTROL, "whole head": EXPECTED}
 def finding_figure(table: pd.DataFrame) -> go.Figure:
     """What the best edits gain in every model at once, beside the same searches with random components.
 
-    table: rows of :func:`talking_heads_utils.editing.study.gains_table` for one set of prompts.
+    table: rows of :func:`talking_heads_utils.experiments.editing.study.gains_table` for one set of prompts.
     """
     figure = new_figure(400, barmode="group")
     for found_by, colour in GAIN_COLOURS.items():

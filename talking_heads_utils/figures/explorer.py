@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from talking_heads_utils.channels.scores import CompositionScores
 from talking_heads_utils.figures.page import quantise, with_controls
 from talking_heads_utils.figures.style import ACCENT, KIND_READS, NULL_LINE, SCORE_TITLE, new_figure
 from talking_heads_utils.labels import Component, Head, heads_in
+from talking_heads_utils.scores.scores import CompositionScores
 from talking_heads_utils.settings import KINDS
 
 N_BARS = 12

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
+from talking_heads_utils.experiments.icl.curves import LAWS, LINE, POWER, READER, SATURATING
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -20,7 +21,6 @@ from talking_heads_utils.figures.style import (
     slider,
     stacked,
 )
-from talking_heads_utils.icl.curves import LAWS, LINE, POWER, READER, SATURATING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +40,8 @@ def finding_figure(
     """The chapter's three findings, model by model in one colour: answers as heads go, by how much each law misses
     later log-odds, and what examples do alone over what they do together.
 
-    removed, fits: model -> what :func:`talking_heads_utils.icl.study.removal_table` and
-    :func:`talking_heads_utils.icl.curves.fit_laws` give.
+    removed, fits: model -> what :func:`talking_heads_utils.experiments.icl.study.removal_table` and
+    :func:`talking_heads_utils.experiments.icl.curves.fit_laws` give.
     """
     titles = ["answers right as heads go", "error of each law on later examples, nats", "alone, summed / together"]
     figure = stacked(3, titles, 720, 0.15)
@@ -95,7 +95,7 @@ def accuracy_figure(table: pd.DataFrame) -> go.Figure:
 def patch_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Explorer of patched answers: ablation of A by layer of the patch; the menu chooses what B sees and the score.
 
-    tables: what B sees -> :func:`talking_heads_utils.icl.study.patch_table`.
+    tables: what B sees -> :func:`talking_heads_utils.experiments.icl.study.patch_table`.
     """
     figure = new_figure(420)
     labels: list[str] = []

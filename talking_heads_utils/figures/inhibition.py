@@ -9,6 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from talking_heads_utils.experiments.inhibition.concentration import RANDOM, TOP, WHOLE
+from talking_heads_utils.experiments.inhibition.signal import IDENTITY, PLACE
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -20,15 +22,13 @@ from talking_heads_utils.figures.style import (
     menu_of_views,
     new_figure,
 )
-from talking_heads_utils.inhibition.concentration import RANDOM, TOP, WHOLE
-from talking_heads_utils.inhibition.signal import IDENTITY, PLACE
 from talking_heads_utils.labels import Head
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
 
-    from talking_heads_utils.inhibition.study import Study
+    from talking_heads_utils.experiments.inhibition.study import Study
 
 SET_COLOURS = {TOP: ACCENT, RANDOM: CONTROL, WHOLE: EXPECTED}
 CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], IDENTITY: KIND_COLOURS["Q"]}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
+from talking_heads_utils.experiments.gate import ANYWHERE
+from talking_heads_utils.experiments.inhibition.concentration import RANDOM, TOP, shares
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -19,9 +21,7 @@ from talking_heads_utils.figures.style import (
     new_figure,
     stacked,
 )
-from talking_heads_utils.gate import ANYWHERE
-from talking_heads_utils.inhibition.concentration import RANDOM, TOP, shares
-from talking_heads_utils.tasks import laundry
+from talking_heads_utils.prompts import lists as laundry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +120,7 @@ def _random_directions(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def gate_figure(gate: pd.DataFrame) -> go.Figure:
     """Accuracy on lists by list index of the answer, kept and shuffled order apart, a menu for the length; dashed:
-    chance. gate: of :func:`talking_heads_utils.gate.gate_table`."""
+    chance. gate: of :func:`talking_heads_utils.experiments.gate.gate_table`."""
     figure = new_figure(440)
     cells = gate[(gate["task"] == laundry.TASK) & (gate["place"] != ANYWHERE)]
     lengths = sorted(cells["n_items"].unique())
@@ -143,7 +143,7 @@ def gate_figure(gate: pd.DataFrame) -> go.Figure:
 
 def words_figure(words: pd.DataFrame) -> go.Figure:
     """Greedy exact answers to tasks of words by number of examples, a menu for the task; both controls in grey. words:
-    of :func:`talking_heads_utils.icl.words.words_table`."""
+    of :func:`talking_heads_utils.experiments.icl.words.words_table`."""
     figure = new_figure(440)
     tasks, kinds = list(dict.fromkeys(words["task"])), list(dict.fromkeys(words["examples"]))
     dashes = ("solid", "dash", "dot")

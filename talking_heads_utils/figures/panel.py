@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 import plotly.graph_objects as go
 
+from talking_heads_utils.experiments.inhibition.study import one_prompt
 from talking_heads_utils.figures.page import file_key, with_controls
 from talking_heads_utils.figures.style import ACCENT, CONTROL, NO_BUTTONS, new_figure
-from talking_heads_utils.inhibition.study import one_prompt
 from talking_heads_utils.labels import Component, Head, heads_in
 
 if TYPE_CHECKING:
-    from talking_heads_utils.inhibition.study import Study
+    from talking_heads_utils.experiments.inhibition.study import Study
 
 N_COMPONENTS, N_PROMPTS = 8, 4  # on the static page
 N_OFFERED = 24  # prompts in a kernel

@@ -10,6 +10,9 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from talking_heads_utils.experiments.positional.coordinates import IDENTITY, PLACE, POSITION
+from talking_heads_utils.experiments.positional.gains import PER_PLACE, STRATEGIES
+from talking_heads_utils.experiments.positional.study import BEST, COMPONENTS, RANDOM
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -23,15 +26,12 @@ from talking_heads_utils.figures.style import (
     stacked,
 )
 from talking_heads_utils.figures.style import slider as plain_slider
-from talking_heads_utils.positional.coordinates import IDENTITY, PLACE, POSITION
-from talking_heads_utils.positional.gains import PER_PLACE, STRATEGIES
-from talking_heads_utils.positional.study import BEST, COMPONENTS, RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from talking_heads_utils.positional.gains import Gain
-    from talking_heads_utils.steering.results import Result
+    from talking_heads_utils.experiments.positional.gains import Gain
+    from talking_heads_utils.experiments.positional.sweep_results import Result
 
 CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], POSITION: KIND_COLOURS["K"], IDENTITY: KIND_COLOURS["Q"]}
 SHORT = {COMPONENTS: "three<br>components", BEST: "triple fitted<br>to place", RANDOM: "random<br>triples"}
@@ -46,8 +46,8 @@ def finding_figure(
     """Above: place and identity decoded from the three components and from random triples, model by model. Below: what
     one setting per place gains, with the components and with random directions.
 
-    decoded: rows of :func:`talking_heads_utils.positional.study.decoding_table` for one split. steered: what
-    :func:`talking_heads_utils.positional.study.steering_gains` gives, by a label each.
+    decoded: rows of :func:`talking_heads_utils.experiments.positional.study.decoding_table` for one split. steered: what
+    :func:`talking_heads_utils.experiments.positional.study.steering_gains` gives, by a label each.
     """
     import pandas as pd
 

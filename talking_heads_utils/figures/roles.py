@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from talking_heads_utils import roles
+from talking_heads_utils.experiments.verdicts import with_interval
 from talking_heads_utils.figures.style import CONTROL, error_bars, new_figure, role_colour, stacked
-from talking_heads_utils.verdicts import with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ def _bars(part: pd.DataFrame, x: pd.Series, name: str, colour: str, text: list[s
 def exchange_figure(table: pd.DataFrame) -> go.Figure:
     """Change of the logit difference when heads write what they write without a duplicate, beside the 95% range of
     matched sets of heads without a role. table: the exchanges of
-    :func:`talking_heads_utils.inhibition.circuit.circuit_table`."""
+    :func:`talking_heads_utils.experiments.inhibition.circuit.circuit_table`."""
     figure = new_figure(420, barmode="overlay")
     names = table["part"].tolist()
     text = [

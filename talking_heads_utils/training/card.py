@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def write_card(folder: Path, measured: Mapping[str, Any] | None = None) -> Path:
     """``README.md`` beside a checkpoint of :class:`~talking_heads_utils.training.loop.Run`, from its training.json.
 
-    measured: what :func:`talking_heads_utils.seeds.measure` found of its channel, once that was asked.
+    measured: what :func:`talking_heads_utils.training.seeds.measure` found of its channel, once that was asked.
     """
     path = folder / "README.md"
     path.write_text(card_text(folder, measured), encoding="utf-8")

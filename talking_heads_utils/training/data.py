@@ -1,4 +1,4 @@
-"""Training prompts on the fly, straight as token ids: the tasks and wordings of :mod:`talking_heads_utils.tasks`."""
+"""Training prompts on the fly, straight as token ids: the tasks and wordings of :mod:`talking_heads_utils.prompts`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
-from talking_heads_utils.tasks import ioi, laundry
-from talking_heads_utils.tasks.prefix import add_prefix
-from talking_heads_utils.tasks.words import load_templates, load_words
+from talking_heads_utils.prompts import ioi
+from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.prefix import add_prefix
+from talking_heads_utils.prompts.words import load_templates, load_words
 from talking_heads_utils.training.spec import MiniSpec
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.tasks.functions import Examples, Family, bayes_accuracy, trained_prior
-from talking_heads_utils.tasks.prefix import add_prefix
+from talking_heads_utils.prompts.functions import Examples, Family, bayes_accuracy, trained_prior
+from talking_heads_utils.prompts.prefix import add_prefix
 from talking_heads_utils.training.data import BOS, UNKNOWN
 from talking_heads_utils.training.model import fresh_gpt2
 from talking_heads_utils.training.spec import FunctionsSpec

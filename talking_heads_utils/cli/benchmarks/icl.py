@@ -1,0 +1,176 @@
+"""The patch grid of chapter 4: one token per cell on kept keys and values, beside a hooked run of B for every cell.
+
+A model of Llama's shape, 32 layers deep and narrow, has random weights: speed does not depend on their values. The
+plain way runs A once per ablation set and B once per layer and set, whole prompts, all prompts in one batch. Two
+choices of sets: the post's own, whose lowest layer is 10, so that below it one cell serves all sets; and heads
+scattered from layer 0 on, where every set differs from the first layer on.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.cli.benchmarks import Row, median
+from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.forward.end_runs import patch_grid, replacements, run_end
+from talking_heads_utils.forward.head_sets import ZERO, Ablations, ablations, random_heads
+from talking_heads_utils.forward.suffix import suffix
+from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.models import load_model
+from talking_heads_utils.prompts.functions import Family
+from talking_heads_utils.prompts.prefix import add_prefix
+from talking_heads_utils.prompts.questions import (
+    NO_EXAMPLES,
+    RANDOM_PAIRS,
+    Numbers,
+    draw_pairing,
+    encode_questions,
+    numbers_of,
+)
+from talking_heads_utils.prompts.sets import PromptSet
+
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerFast
+
+    from talking_heads_utils.weights.bridge import Hook
+
+ABOUT = "Llama's shape, 32 layers of width 128, random values"
+N_LAYERS, N_PROMPTS, N_EXAMPLES = 32, 64, 12
+POST, SCATTERED = "the post's", "scattered"
+POST_HEADS = [Head(10, 5), Head(10, 7), Head(13, 6), Head(13, 27), Head(14, 18)]  # here modulo the number of heads
+POST_LAYERS = ([10, 11], [10, 11, 13], [10, 11, 13, 15])
+CHANGED = 1e-3  # standard deviation over cells that the logits must reach
+
+
+def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
+    """B without examples, as in the post, with both choices of sets; and B with as many random pairs as A has."""
+    bridge = narrow_llama(device)
+    cases = ((NO_EXAMPLES, POST), (NO_EXAMPLES, SCATTERED), (RANDOM_PAIRS, POST))
+    return [compare(bridge, b, sets, repeats) for b, sets in cases]
+
+
+def chosen_sets(shape: tuple[int, int], name: str) -> Ablations:
+    """Six sets, the empty one among them: the post's four and a random one like its heads, or five scattered ones."""
+    if name == SCATTERED:
+        like = [Head(layer, 0) for layer in range(0, shape[0], 8)]
+        return ablations(shape, random_heads(shape, like, 5, seed=0))
+    heads = [Head(head.layer, head.head % shape[1]) for head in POST_HEADS]
+    layers = {f"layers {chosen}": heads_in(chosen, shape[1]) for chosen in POST_LAYERS}
+    return ablations(shape, {"heads": heads, **layers, **random_heads(shape, heads, 1, seed=0)})
+
+
+def narrow_llama(device: str, n_layers: int = N_LAYERS) -> TransformerBridge:
+    """Random weights, grouped heads, by the way that any folder is loaded."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = bracket_tokenizer(Family().n_numbers)
+    config = LlamaConfig(
+        hidden_size=128, num_hidden_layers=n_layers, num_attention_heads=8, num_key_value_heads=2,
+        intermediate_size=352, vocab_size=len(tokenizer), max_position_embeddings=128, initializer_range=0.1,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        LlamaForCausalLM(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return load_model(Path(folder), device)
+
+
+def bracket_tokenizer(n_numbers: int) -> PreTrainedTokenizerFast:
+    """Brackets, comma, space and line end are tokens, as in Llama's prompts of the post, which end on a space."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<bos>", "(", ")\n", ",", " ", "\n", ")", *map(str, range(n_numbers))]
+    model = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<bos>"))
+    model.pre_tokenizer = pre_tokenizers.Split(Regex(r"\)\n|[0-9]+|[(), \n]"), "isolated")
+    special = dict(bos_token="<bos>", eos_token="<bos>", unk_token="<bos>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, **special)
+    add_prefix(tokenizer, "<bos>")
+    return tokenizer
+
+
+def compare(bridge: TransformerBridge, b: str, sets: str, repeats: int, n_prompts: int = N_PROMPTS) -> Row:
+    """One kind of B: times of the whole grid, both ways from the prompts to the logits."""
+    family = Family()
+    pairing = draw_pairing(family, n_prompts, N_EXAMPLES, b=b)
+    seen_a, seen_b = (encode_questions(part, bridge.tokenizer) for part in (pairing.a, pairing.b))
+    numbers = numbers_of(bridge.tokenizer, family.n_numbers - 1)
+    shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
+    chosen = chosen_sets(shape, sets)
+    times: dict[str, list[float]] = {"ours": [], "plain": []}
+    ours = ours_grid(bridge, seen_a, seen_b, chosen, numbers)  # warm
+    for _ in range(repeats):
+        for name, way in (("ours", ours_grid), ("plain", plain_grid)):
+            start = time.perf_counter()
+            found = way(bridge, seen_a, seen_b, chosen, numbers)
+            if found.is_cuda:
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+            ours = found if name == "ours" else ours
+    if not ours.flatten(1, 2).std(1).max() > CHANGED:
+        raise TalkingHeadsError("Patches hardly change the logits: agreement would mean nothing.")
+    difference = (ours - found).abs().max().item()
+    tokens = f"{seen_a.tokens.shape[1]} and {seen_b.tokens.shape[1]} tokens"
+    case = f"{shape[0]} layers x {n_prompts} prompts x {len(chosen)} sets ({sets}), B sees {b} ({tokens})"
+    ours_s, plain_s = median(times["ours"]), median(times["plain"])
+    return Row(case, ours_s, plain_s, plain_s / ours_s, difference, None, None)
+
+
+def ours_grid(
+    bridge: TransformerBridge, a: PromptSet, b: PromptSet, chosen: Ablations, numbers: Numbers
+) -> Float[Tensor, "n n_layers n_sets n_numbers"]:
+    """By :func:`talking_heads_utils.forward.end_runs.patch_grid`, its preparation included."""
+    ends_a, ends_b = suffix(bridge, a, 0), suffix(bridge, b, 0)
+    instead = replacements(run_end(ends_a), ZERO)
+    tokens = numbers.ids.to(bridge.cfg.device)
+    return patch_grid(run_end(ends_a, chosen, instead), ends_a, ends_b, tokens).patched
+
+
+@torch.no_grad()
+def plain_grid(
+    bridge: TransformerBridge, a: PromptSet, b: PromptSet, chosen: Ablations, numbers: Numbers
+) -> Float[Tensor, "n n_layers n_sets n_numbers"]:
+    """By hooks on whole prompts, cell by cell."""
+    device, n_layers = bridge.cfg.device, bridge.cfg.n_layers
+    rows = torch.arange(len(a), device=device)
+    end_a, end_b = (p.positions["end"].to(device) for p in (a, b))
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
+    found = []
+    for heads in chosen.heads:
+        hooks = [(f"blocks.{i}.attn.hook_z", _zeroed(out, rows, end_a)) for i, out in enumerate(heads) if out.any()]
+        with bridge.hooks(fwd_hooks=hooks):
+            _, cache = bridge.run_with_cache(a.tokens.to(device), names_filter=lambda name: name in names)
+        cells = []
+        for name in names:
+            patch = _patched(cache[name][rows, end_a], rows, end_b)
+            logits = bridge.run_with_hooks(b.tokens.to(device), fwd_hooks=[(name, patch)])
+            cells.append(logits[rows, end_b][:, numbers.ids.to(device)])
+        found.append(torch.stack(cells, 1))
+    return torch.stack(found, 2)
+
+
+def _zeroed(out: Tensor, rows: Tensor, end: Tensor) -> Hook:
+    def hook(z: Tensor, hook: HookPoint) -> Tensor:
+        z = z.clone()
+        z[rows, end] = z[rows, end].masked_fill(out.to(z.device)[:, None], 0)
+        return z
+
+    return hook
+
+
+def _patched(given: Tensor, rows: Tensor, end: Tensor) -> Hook:
+    def hook(resid: Tensor, hook: HookPoint) -> Tensor:
+        resid = resid.clone()
+        resid[rows, end] = given
+        return resid
+
+    return hook

@@ -1,0 +1,149 @@
+"""Streaming a checkpoint in Llama-3-8B's shape: the time of the whole command beside that of its bare matrix products.
+
+Speed does not depend on the weights' values, so the checkpoint holds attention tensors alone, random, in bfloat16, a
+shard per layer. The bare products are those of the scores at the rate of this machine's ``torch.mm``, measured before
+and after: the ratio is the share of that rate which the whole command reaches, imports and reading included.
+
+Run as a module it is one route in a fresh process, for its peak of memory:
+``python -m talking_heads_utils.cli.benchmarks.streaming ROUTE WEIGHTS``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from talking_heads_utils.cli import main
+from talking_heads_utils.cli.benchmarks import Row, child, median, print_peak
+from talking_heads_utils.weights.checkpoints import CONFIG, INDEX
+from talking_heads_utils.weights.families import Shape
+
+ABOUT = "random values in Llama-3-8B's shape, bfloat16, attention tensors only"
+MODULE = "talking_heads_utils.cli.benchmarks.streaming"
+LLAMA_3_8B = Shape(n_layers=32, n_heads=32, n_kv_heads=8, d_model=4096, d_head=128)
+TOP = 64
+N_COMPARED = 4  # layers that both routes score
+
+
+def write_checkpoint(folder: Path, shape: Shape) -> Path:
+    """Random attention tensors of a llama in bfloat16, a shard per layer, and the config that goes with them."""
+    from safetensors.torch import save_file
+
+    config = {
+        "model_type": "llama", "num_hidden_layers": shape.n_layers, "num_attention_heads": shape.n_heads,
+        "num_key_value_heads": shape.n_kv_heads, "hidden_size": shape.d_model, "head_dim": shape.d_head,
+        "rope_theta": 500000.0,
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    inner, shared = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+    sizes = dict(
+        q=(inner, shape.d_model), k=(shared, shape.d_model), v=(shared, shape.d_model), o=(shape.d_model, inner)
+    )
+    where: dict[str, str] = {}
+    for layer in range(shape.n_layers):
+        name = f"model.layers.{layer}"
+        tensors: dict[str, Tensor] = {f"{name}.input_layernorm.weight": torch.ones(shape.d_model).bfloat16()}
+        for part, size in sizes.items():
+            values = torch.randn(size, generator=generator).mul_(size[1] ** -0.5)
+            tensors[f"{name}.self_attn.{part}_proj.weight"] = values.bfloat16()
+        file = f"model-{layer + 1:05d}-of-{shape.n_layers:05d}.safetensors"
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(tensors, file)
+    (folder / CONFIG).write_text(json.dumps(config))
+    (folder / INDEX).write_text(json.dumps({"weight_map": where}))
+    return folder
+
+
+def n_products(shape: Shape) -> float:
+    """Floating-point operations of the scores' matrix products alone: of every pair of layers, all components of the
+    writer times what the reader's heads share, Q, K and V, and the small cores of the heads that share keys and
+    values. Components, random directions and norms are not counted: they lower the share, as reading does."""
+    components, n_pairs = shape.n_heads * shape.d_head, shape.n_layers * (shape.n_layers - 1) // 2
+    columns = (shape.n_heads + 2 * shape.n_kv_heads) * shape.d_head
+    cores = 2 * shape.n_heads * shape.d_head**2 if shape.n_kv_heads < shape.n_heads else 0
+    return 2.0 * n_pairs * components * (shape.d_model * columns + cores)
+
+
+def product_rate(size: int = 4096, repeats: int = 3) -> float:
+    """Operations a second of ``torch.mm`` in float32 on square matrices: what this machine can do."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    out, times = torch.mm(left, right), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        torch.mm(left, right, out=out)
+        times.append(time.perf_counter() - start)
+    return 2.0 * size**3 / median(times)
+
+
+def rows(repeats: int = 1, shape: Shape = LLAMA_3_8B, n_layers: Sequence[int] = (8,)) -> list[Row]:
+    """The share of the machine's rate for the first so many layers, and both routes on few layers, compared."""
+    found = [share_of_rate(replace(shape, n_layers=n), repeats) for n in n_layers]
+    return [*found, both_routes(replace(shape, n_layers=N_COMPARED), repeats)]
+
+
+def share_of_rate(shape: Shape, repeats: int) -> Row:
+    """The whole command beside its bare products, at the rate measured right before and after."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder), shape)
+        rates, runs = [product_rate()], []
+        for _ in range(repeats):
+            runs.append(child([MODULE, "streamed", folder]))
+            rates.append(product_rate())
+    ours_s, plain_s = median([seconds for seconds, _ in runs]), n_products(shape) / median(rates)
+    case = f"streamed from shards, {describe(shape)}, best {TOP} / its bare matrix products at the machine's rate"
+    return Row(case, ours_s, plain_s, plain_s / ours_s, None, max(peak for _, peak in runs), None)
+
+
+def both_routes(shape: Shape, repeats: int) -> Row:
+    """Streamed and in memory, in turn, and the largest difference between the two tables' scores."""
+    times: dict[str, list[tuple[float, float]]] = {"streamed": [], "in_memory": []}
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder), shape)
+        for _ in range(repeats):
+            for route, runs in times.items():
+                runs.append(child([MODULE, route, folder, str(Path(folder) / f"{route}.parquet")]))
+        difference = largest_difference(*(Path(folder) / f"{route}.parquet" for route in times))
+    (ours_s, ours_mb), (plain_s, plain_mb) = (
+        (median([seconds for seconds, _ in runs]), max(peak for _, peak in runs)) for runs in times.values()
+    )
+    case = f"streamed / in memory, {describe(shape)}, best {TOP}"
+    return Row(case, ours_s, plain_s, plain_s / ours_s, difference, ours_mb, plain_mb)
+
+
+def describe(shape: Shape) -> str:
+    return (
+        f"{shape.n_layers} layers of {shape.n_heads} heads and {shape.n_kv_heads} K/V heads, d_head={shape.d_head}, "
+        f"d_model={shape.d_model}"
+    )
+
+
+def largest_difference(ours: Path, plain: Path) -> float:
+    """Between the scores of two tables, row by row; infinite where one holds a row that the other does not."""
+    import pandas as pd
+
+    keys = ["kind", "writer_layer", "writer_head", "component", "reader_layer", "reader_head"]
+    first, second = (pd.read_parquet(path, columns=[*keys, "score"]) for path in (ours, plain))
+    both = first.merge(second, on=keys, how="outer")
+    return float((both["score_x"] - both["score_y"]).abs().fillna(float("inf")).max())
+
+
+def _route(route: str, weights: str, out: str | None = None) -> int:
+    """One route in this process; its exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        to = out or str(Path(folder) / "scores.parquet")
+        stream = ["--stream"] if route == "streamed" else []
+        code = main(["composition", "--weights", weights, "--out", to, "--top", str(TOP), *stream])
+    print_peak()
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(_route(*sys.argv[1:]))

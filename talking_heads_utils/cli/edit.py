@@ -1,0 +1,31 @@
+"""Write the edited checkpoint of a model into a folder that any tool loads.
+
+The edit is a JSON file; talking_heads_utils.edit.edits.save_edit writes it. It names the model and the processing
+it was made for, by a fingerprint of the weights, and is refused for any other.
+
+example:
+  python -m talking_heads_utils edit --model gpt2 --edit edit.json --out runs/gpt2-edited
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "an edited checkpoint, from an edit as JSON"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="planted, a small model of the book, a Hub id or a folder")
+    parser.add_argument("--edit", type=Path, required=True, metavar="FILE", help="the edit, JSON")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder for the checkpoint")
+
+
+def run(args: argparse.Namespace) -> None:
+    from talking_heads_utils.edit.bake import bake
+    from talking_heads_utils.edit.edits import read_edit
+
+    edit = read_edit(args.edit)
+    folder = bake(args.model, edit, args.out)
+    changes = "; ".join(str(change) for change in edit.changes)
+    print(f"{folder}: {args.model} with {len(edit.changes)} changes ({edit.processing.describe()}): {changes}")

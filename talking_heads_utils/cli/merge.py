@@ -1,0 +1,45 @@
+"""Join the folders of shards into one: of a sweep, which is then reduced to its aggregates, or of `reproduce`.
+
+The parts must be of one run; a sweep's must hold every chunk between them. Otherwise nothing is copied. The aggregates,
+steering.parquet and steering.json, are those of `sweep`: by list length, place in the list and setting.
+
+example:
+  python -m talking_heads_utils merge runs/gpt2-0 runs/gpt2-1 --out runs/gpt2 --results data/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from talking_heads_utils.cli.sweep import add_results_argument, save_results
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.files import check_folder
+
+HELP = "join the shards of a sweep or of reproduce"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("parts", nargs="+", type=Path, metavar="FOLDER", help="folders of one run's shards")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the whole goes")
+    add_results_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from talking_heads_utils.experiments.positional.sweep import PLAN, merge
+    from talking_heads_utils.experiments.run import merge as merge_results
+
+    for folder in filter(None, (args.out, args.results)):
+        check_folder(folder)
+    if lost := [part for part in args.parts if not os.path.isdir(part)]:
+        raise OptionError(f"{str(lost[0])[:80]!r} is no folder of results.")
+    if not any((part / PLAN).exists() for part in args.parts):
+        if args.results is not None:
+            raise OptionError(
+                "--results is for a sweep; these are results of reproduce, which --out holds as they are."
+            )
+        print(f"{args.out}: {merge_results(args.parts, args.out)} experiments")
+        return
+    print(f"{args.out}: {merge(args.parts, args.out)} chunks")
+    save_results(args.out, args.results)

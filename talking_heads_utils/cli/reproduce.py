@@ -1,0 +1,73 @@
+"""Run every experiment of the chapters on one model, and write what the book shows.
+
+Each experiment is a step of its own, written whole: stopped at any point, the same command goes on. Where memory runs
+out, the step is tried again in batches of half the size. What an experiment depends on (revision, processing, seed,
+version and so on) is kept with it, and results of another run are never overwritten.
+
+The results lie in OUT/<model>/. A model that is no known real one goes to OUT/rehearsal-<name>/, a --quick run to
+OUT/<model>-quick/: the book reads neither. Chapter 2's whole grid is a command of its own: `sweep`.
+
+examples:
+  python -m talking_heads_utils reproduce --model gpt2 --device cuda
+  python -m talking_heads_utils reproduce --model meta-llama/Meta-Llama-3-8B --dtype bfloat16 --device cuda
+  python -m talking_heads_utils reproduce --model planted --quick --out runs
+several GPUs or machines, then joined:
+  python -m talking_heads_utils reproduce --model gpt2 --shard 0/2 --out runs/part-0
+  python -m talking_heads_utils merge runs/part-0/gpt2 runs/part-1/gpt2 --out data/results/gpt2
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from talking_heads_utils.cli.options import DTYPES, PACKAGED, integers, shard_of
+from talking_heads_utils.errors import ResultError
+from talking_heads_utils.files import check_folder
+from talking_heads_utils.settings import SEED
+
+HELP = "every experiment of the chapters on one model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    names = f"a Hub id, a folder, a .gguf file, planted, a small model of the book, or {PACKAGED}"
+    parser.add_argument("--model", required=True, help=names)
+    parser.add_argument("--chapters", type=integers, metavar="1,2,3,4", help="default: those that suit the model")
+    parser.add_argument("--out", type=Path, default=Path("data/results"), metavar="FOLDER",
+                        help="folder of all results (default: data/results)")  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="one prompt in ten, three list lengths, small grids")
+    parser.add_argument("--shard", type=shard_of, default=(0, 1), metavar="I/N", help="a part of the experiments")
+    parser.add_argument("--texts", type=_texts, metavar="FILE",
+                        help="running text: FILE, openwebtext, or pydoc, Python's own (default)")  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model (default: float32)")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"of prompts and controls (default: {SEED})")
+
+
+def _texts(text: str) -> Path | str:
+    from talking_heads_utils.experiments.corpus import OPEN_WEB_TEXT_NAME, PYDOC
+
+    return text if text in (OPEN_WEB_TEXT_NAME, PYDOC) else Path(text)
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from talking_heads_utils.device import check_device
+    from talking_heads_utils.experiments.catalogue import Subject, chapters_of, is_own
+    from talking_heads_utils.experiments.corpus import read_texts
+    from talking_heads_utils.experiments.run import chosen, reproduce
+    from talking_heads_utils.prompts.sets import check_seed
+
+    chapters = args.chapters or chapters_of(args.model)
+    experiments = chosen(chapters, args.shard, of_own=is_own(args.model))
+    check_seed(args.seed)
+    check_folder(args.out)
+    check_device(args.device)  # an experiment would take it for its model's own failing
+    if isinstance(args.texts, Path):
+        read_texts(args.texts)
+    subject = Subject(args.model, args.seed, args.quick, args.device, getattr(torch, args.dtype), args.texts)
+    folder, failed = reproduce(subject, experiments, args.out)
+    if failed:
+        raise ResultError(f"{len(failed)} of {len(experiments)} experiments are not finished; {'; '.join(failed)}")
+    print(f"{folder}: all {len(experiments)} are there")

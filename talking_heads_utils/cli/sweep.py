@@ -1,0 +1,144 @@
+"""Steer a model over a whole grid of settings and write what movers and logits do, chunk by chunk.
+
+Each setting adds a multiple of three components' write directions to the residual stream at the last token, every
+component in its own layer. Stopped at any point, also by kill -9, the same command goes on; changed options are
+refused. --shard splits the work over processes, GPUs or machines; `merge` joins folders.
+
+Without --writers it takes those of chapter 2: the mover is found by what it does on short lists, and the three
+components that its query reads most are taken from weights alone. --random SEED steers along random directions of
+equal norm instead, in the same layers: the control.
+
+When the last chunk is there the sweep is reduced to steering.parquet and steering.json (means of attention by list
+length, place and setting, who is right, how it was made): below --out, or with --results in a folder of its own for
+each model. The book reads data/results.
+
+examples:
+  python -m talking_heads_utils sweep --model gpt2 --n-items 5,10,20 --logits --out runs/gpt2 --results data/results
+  python -m talking_heads_utils sweep --model gpt2 --writers L7H3.1,L8H6.2,L8H10.1 --movers L9H6,L9H9 --n-items 5,10,20
+      --out runs/gpt2
+  python -m talking_heads_utils sweep --model mini-token --writers L0H3.0,L0H3.1,L1H1.0 --movers L3H0 --n-items 8
+      --values=-20:20:10 --prompts 50 --out runs/mini
+
+several GPUs of one machine, one shard each:
+  torchrun --nproc-per-node 4 --no-python bash -c 'CUDA_VISIBLE_DEVICES=$LOCAL_RANK python -m talking_heads_utils sweep
+      ... --device cuda --shard $RANK/$WORLD_SIZE'
+a Slurm array (#SBATCH --array=0-15 --gpus=1):
+  python -m talking_heads_utils sweep ... --device cuda --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from talking_heads_utils.cli.options import DTYPES, PACKAGED, integers, shard_of, told
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.files import check_folder
+from talking_heads_utils.settings import SEED
+
+HELP = "steering over a grid of settings, resumable"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    names = f"planted, a small model of the book, a Hub id, a folder, a .gguf file, or {PACKAGED}"
+    parser.add_argument("--model", required=True, help=names)
+    parser.add_argument("--writers", type=_names, default=[], metavar="L8H10.1,...",
+                        help="components to steer (default: those of chapter 2, and its mover)")  # fmt: skip
+    parser.add_argument("--movers", type=_names, default=[], metavar="L9H9,...", help="heads whose attention is read")
+    parser.add_argument("--random", type=int, metavar="SEED", help="steer along random directions: the control")
+    parser.add_argument("--n-items", type=integers, default=[5], metavar="5,10", help="list lengths (default: 5)")
+    parser.add_argument("--prompts", type=int, default=250, help="prompts per list length (default: 250)")
+    values = told(values_of, "range FROM:TO:STEP that ends at TO")
+    parser.add_argument("--values", type=values, default="-100:100:10", metavar="FROM:TO:STEP",
+                        help="of each alpha, both ends included (default: -100:100:10)")  # fmt: skip
+    parser.add_argument("--logits", action="store_true", help="read the candidates' logits too (all layers run)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where plan and chunks go")
+    add_results_argument(parser)
+    parser.add_argument("--shard", type=shard_of, default=(0, 1), metavar="I/N", help="every N-th chunk from I on")
+    parser.add_argument("--batch-size", type=int, help="settings times prompts run together (default: by memory)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"of the prompts (default: {SEED})")
+
+
+def add_results_argument(parser: argparse.ArgumentParser) -> None:
+    """Where the aggregates go: the same for every command that finishes a sweep."""
+    parser.add_argument("--results", type=Path, metavar="FOLDER",
+                        help="aggregates go to FOLDER/<model>/ (default: into --out)")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    from talking_heads_utils.experiments.positional.sweep import missing, run_sweep
+
+    if args.batch_size is not None and args.batch_size < 1:
+        raise OptionError(f"--batch-size is 1 or more, not {args.batch_size}.")
+    for folder in filter(None, (args.out, args.results)):
+        check_folder(folder)
+    bridge, tokenizer, plan = _prepare(args)
+    files = run_sweep(bridge, tokenizer, plan, args.out, shard=args.shard, batch_size=args.batch_size)
+    if not files:
+        print(f"{args.out}: none of the {len(plan.chunks)} chunks is this shard's")
+        return
+    settings = len(plan.values) ** len(plan.writers)
+    print(
+        f"{args.out}: {len(files)} of {len(plan.chunks)} chunks are this shard's, all there; {settings:,} settings each"
+    )
+    if not missing(args.out):
+        save_results(args.out, args.results)
+
+
+def _prepare(args: argparse.Namespace) -> tuple:
+    """``(bridge, tokenizer, plan)``; the plan is checked before a model is loaded, as far as it can be."""
+    import torch
+
+    import talking_heads_utils
+    from talking_heads_utils.experiments.positional.study import channel
+    from talking_heads_utils.experiments.positional.sweep import Plan
+    from talking_heads_utils.models import load_with_tokenizer, revision_of
+    from talking_heads_utils.steer import ATTENTION, LOGITS
+
+    def plan(writers: list[str], movers: list[str], revision: str | None = None) -> Plan:
+        return Plan(
+            model=args.model, writers=tuple(writers), movers=tuple(movers), n_items=args.n_items,
+            n_prompts=args.prompts, seed=args.seed, values=args.values,
+            read=(ATTENTION,) * bool(movers) + (LOGITS,) * args.logits,
+            dtype=args.dtype, code=talking_heads_utils.__version__, revision=revision, random=args.random,
+        )  # fmt: skip
+
+    dtype = getattr(torch, args.dtype)
+    if args.writers:
+        plan(args.writers, args.movers)
+        bridge, tokenizer = load_with_tokenizer(args.model, args.device, dtype)
+        return bridge, tokenizer, plan(args.writers, args.movers, revision_of(args.model))
+    plan(["L0H0.0"] * 3, args.movers or ["L1H0"])
+    at = channel(args.model, device=args.device)  # in float32 and with the book's seed: the same writers every time
+    movers = args.movers or ([str(at.mover)] if args.random is None else [])
+    found = plan([str(w) for w in at.writers], movers, revision_of(args.model))
+    bridge = at.bridge if dtype == torch.float32 else at.bridge.to(dtype)
+    return bridge, at.tokenizer, found
+
+
+def save_results(folder: Path, results: Path | None) -> None:
+    """Reduce a finished sweep and say where that went."""
+    from talking_heads_utils.experiments.positional.sweep_results import aggregate, save
+    from talking_heads_utils.experiments.result_files import results_folder
+
+    found = aggregate(folder)
+    path = save(found, results_folder(results, found.plan.model, found.plan.revision) if results else folder)
+    print(f"{path}: {len(found.table):,} rows, {path.stat().st_size / 1e6:.2f} MB, of {found.about['shows']}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def values_of(text: str) -> list[float]:
+    """``-100:100:10`` as numbers, both ends included. Raises ``ValueError`` for anything else, as argparse wants."""
+    start, stop, step = map(float, text.split(":"))
+    steps = (stop - start) / step if step > 0 else math.nan
+    if not (0 <= steps < 10_000 and step < math.inf):  # what is no number is neither
+        raise ValueError(f"{text} is no range from:to:step")
+    if abs(start + round(steps) * step - stop) > 1e-6 * max(1.0, abs(stop)):
+        raise ValueError(f"the steps of {text} do not end there")
+    return [start + i * step for i in range(round(steps) + 1)]

@@ -1,0 +1,136 @@
+"""What a change of a component does to a head's ``W_O`` or ``W_Q``.
+
+Every operation takes a unit direction d to a target t: ``t = g d`` (scale), ``0`` (remove), ``(value / s) d`` (set) or
+d turned (rotate). On the OV side ``W_O' = W_O + (W_O d) (t - d)``, so what the head writes, w, becomes
+``w + (w . d) (t - d)``: editing the weight is projecting the activation. On the QK side
+``W_Q' = W_Q + (t - d) (d W_Q)``, so the query's input x becomes ``x + (x . (t - d)) d``. The changes of one head are
+all computed from the same matrix and added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.components import factored_svd, is_empty
+from talking_heads_utils.edit.edits import OV, SET, Change, Edit
+from talking_heads_utils.errors import EditError
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.weights.families import check_bilinear
+from talking_heads_utils.weights.heads import HeadWeights
+
+
+@dataclass(frozen=True)
+class Move:
+    """Unit directions of one head's components and how each is moved: to ``directions + shifts``."""
+
+    head: Head
+    matrix: str
+    directions: Float[Tensor, "k d_model"]
+    shifts: Float[Tensor, "k d_model"]
+
+
+def direction(
+    weights: HeadWeights, component: Component, matrix: str = OV
+) -> tuple[Float[Tensor, "d_model"], Float[Tensor, ""]]:
+    """Where an OV component writes, or what a QK component's query reads: a unit vector in float64, its largest entry
+    positive, and the singular value.
+
+    Raises :class:`EditError` for a component that is zero: it has no direction, and :class:`UnsupportedModelError` for
+    a QK component of a model that normalises queries and keys.
+    """
+    layer, head = component.layer, component.head
+    kv = int(weights.kv_index[head])
+    if matrix == OV:
+        left, right = weights.W_V[layer, kv], weights.W_O[layer, head]
+    else:
+        check_bilinear(weights.source)
+        left, right = weights.W_Q[layer, head], weights.W_K[layer, kv].mT
+    svd = factored_svd(left.double(), right.double())
+    if is_empty(svd.S.to(weights.W_O.dtype))[component.component]:
+        raise EditError(f"{matrix} of {component} is zero: there is nothing to edit. Choose an earlier component.")
+    found = (svd.V if matrix == OV else svd.U)[:, component.component]
+    return found * found[found.abs().argmax()].sign(), svd.S[component.component]
+
+
+def target(weights: HeadWeights, change: Change) -> tuple[Float[Tensor, "d_model"], Float[Tensor, "d_model"]]:
+    """``(d, t)``: a component's direction and what becomes of it, in float64."""
+    d, s = direction(weights, change.component, change.matrix)
+    value = 0.0 if change.value is None else change.value  # to remove is to scale by 0
+    if change.span is not None:
+        a, b = (direction(weights, component, change.matrix)[0] for component in change.span)
+        return d, rotated(d, a, b, value)
+    return d, (value / s if change.operation == SET else value) * d
+
+
+def rotated(d: Tensor, a: Tensor, b: Tensor, degrees: float) -> Float[Tensor, "d_model"]:
+    """``d`` turned within the plane of unit vectors ``a`` and ``b``, from a towards b; what lies outside stays.
+
+    Raises :class:`EditError` where the two span no plane.
+    """
+    rest = b - (a @ b) * a
+    if rest.norm() < 1e-6:
+        raise EditError("The two components of the span point the same way: they span no plane to turn in.")
+    basis = torch.stack([a, rest / rest.norm()])
+    x, y = basis @ d
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turned = torch.stack([cos * x - sin * y, sin * x + cos * y])
+    return d + (turned - torch.stack([x, y])) @ basis
+
+
+def moves_of(weights: HeadWeights, edit: Edit) -> list[Move]:
+    """What an edit does, head by head and matrix by matrix. Raises as :meth:`Edit.check` does, and :class:`EditError`
+    for a component that is zero."""
+    edit.check(weights)
+    parts: dict[tuple[Head, str], list[tuple[Tensor, Tensor]]] = {}
+    for change in edit.changes:
+        parts.setdefault((change.component.of_head, change.matrix), []).append(target(weights, change))
+    return [
+        Move(head, matrix, torch.stack([d for d, _ in pairs]), torch.stack([t - d for d, t in pairs]))
+        for (head, matrix), pairs in parts.items()
+    ]
+
+
+def change_of_W_O(W_O: Float[Tensor, "d_head d_model"], move: Move) -> Float[Tensor, "d_head d_model"]:
+    """What is added to a head's ``W_O``."""
+    d, shift = move.directions.to(W_O), move.shifts.to(W_O)
+    return (W_O @ d.T) @ shift
+
+
+def change_of_W_Q(
+    W_Q: Float[Tensor, "d_model d_head"], move: Move, scale: Float[Tensor, "d_model"] | None = None
+) -> Float[Tensor, "d_model d_head"]:
+    """What is added to a head's ``W_Q``. scale: that of the norm, where it is folded into the weights that the move is
+    stated in but not into this matrix.
+
+    Raises :class:`EditError` where the scale is zero in a dimension that the move needs.
+    """
+    d, shift = move.directions.to(W_Q), move.shifts.to(W_Q)
+    if scale is None:
+        return shift.T @ (d @ W_Q)
+    back = shift / scale
+    if not torch.isfinite(torch.where(shift == 0, 0.0, back)).all():
+        raise EditError(
+            f"The norm before {move.head} has a scale of zero: an edit of its queries cannot be undone there."
+        )
+    return torch.where(shift == 0, 0.0, back).T @ ((d * scale) @ W_Q)
+
+
+def frobenius(weights: HeadWeights, edit: Edit) -> float:
+    """Frobenius norm of what an edit changes in all OV and QK matrices together, in the units of singular values."""
+    total = 0.0
+    for change in edit.check(weights).changes:
+        d, t = target(weights, change)
+        s = direction(weights, change.component, change.matrix)[1]
+        total += float((s * (t - d).norm()) ** 2)
+    return math.sqrt(total)
+
+
+def singular_values(weights: HeadWeights, components: Sequence[Component]) -> Float[Tensor, "k"]:
+    """Singular values of some OV components, in float64."""
+    return torch.stack([direction(weights, component)[1] for component in components])

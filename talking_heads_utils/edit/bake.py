@@ -1,0 +1,167 @@
+"""An edited checkpoint in the Hub's format, that any tool loads.
+
+An edit is stated in processed weights; the file holds raw ones. With the norm's scale w and bias b in front of the
+head: the change of ``W_O`` is the same (a write direction has no mean, so centring changes nothing), the change of
+``W_Q`` is divided by w row by row, and the constants that would move along are taken off ``b_O`` and ``b_Q``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from talking_heads_utils.edit.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
+from talking_heads_utils.edit.apply import apply
+from talking_heads_utils.edit.edits import OV, Edit, read_edit, save_edit
+from talking_heads_utils.errors import CheckpointError, EditError, OptionError
+from talking_heads_utils.files import check_folder, written_whole
+from talking_heads_utils.models import PLANTED, TOKENIZER_FILES, model_source
+from talking_heads_utils.weights.checkpoints import INDEX, Checkpoint, load_head_weights, open_checkpoint
+from talking_heads_utils.weights.heads import RawLayer, grouped_index
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from talking_heads_utils.planted.model import Planted
+
+EDIT_FILE, NATIVE_FILE = "edit.json", "planted.safetensors"
+_OTHER_FILES = (*TOKENIZER_FILES, "generation_config.json")
+
+
+def bake(model: str | Path, edit: Edit, folder: Path) -> Path:
+    """Write the edited checkpoint of a model, named as for ``load_model``, into a folder of its own; returns it.
+
+    Beside config, tokenizer and safetensors it holds the edit itself. The weights keep the dtype they are stored in: in
+    float32 the outputs equal those of :func:`~talking_heads_utils.edit.apply.apply` to 1e-4, in a half type to its
+    rounding. ``planted`` has no Hugging Face form: see :func:`load_baked_planted`.
+
+    Raises :class:`OptionError` for a folder that holds something, and as ``apply`` does; then nothing is written.
+    """
+    folder = check_folder(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OptionError(f"{folder} is there already and not empty. Name a new folder.")
+    if model == PLANTED:
+        from talking_heads_utils.planted.model import plant
+
+        return _written(folder, lambda part: _bake_native(plant().bridge, edit, part))
+    source, revision = model_source(model)
+    checkpoint = open_checkpoint(source, revision, also=_OTHER_FILES)
+    if checkpoint.gguf is not None:
+        raise EditError(f"{checkpoint.name} is a GGUF file, which no edit is written into. Apply the edit instead.")
+    weights = load_head_weights(source, revision=revision, processing=edit.processing)
+    changed = edited_tensors(checkpoint, moves_of(weights, edit), edit.processing.fold_ln)
+    return _written(folder, lambda part: _write(checkpoint, changed, edit, part))
+
+
+@torch.no_grad()
+def edited_tensors(checkpoint: Checkpoint, moves: list[Move], fold_ln: bool) -> dict[str, Tensor]:
+    """Tensor name -> the tensor after the edit, in the dtype that it is stored in. Only those that change.
+
+    Raises :class:`EditError` where a constant would have to move and the checkpoint has no bias that could hold it, and
+    where a value is too large for its dtype.
+    """
+    found = {}
+    for layer in sorted({move.head.layer for move in moves}):
+        names = {part: checkpoint.prefix + name for part, name in checkpoint.family.tensor_names(layer).items()}
+        tensors = checkpoint.read_layer(layer, torch.float64)
+        dtypes = checkpoint.read_layer(layer, None)
+        before = {part: tensor.clone() for part, tensor in tensors.items()}
+        raw = checkpoint.family.unpack(tensors, checkpoint.shape)  # views: what is written to them lands in the tensors
+        for move in (move for move in moves if move.head.layer == layer):
+            (_edit_OV if move.matrix == OV else _edit_QK)(raw, move, fold_ln)
+        for part, tensor in tensors.items():
+            if not torch.equal(tensor, before[part]):
+                found[names[part]] = stored = tensor.to(dtypes[part].dtype)
+                if not torch.isfinite(stored).all():
+                    raise EditError(f"The edit makes {names[part]} infinite in {stored.dtype}. Take smaller values.")
+    return found
+
+
+def _edit_OV(raw: RawLayer, move: Move, fold_ln: bool) -> None:
+    head = move.head.head
+    change = change_of_W_O(raw.W_O[head], move)
+    kv = int(grouped_index(len(raw.W_O), len(raw.W_V))[head])
+    constant = raw.W_V.new_zeros(raw.W_V.shape[-1]) if raw.b_V is None else raw.b_V[kv].clone()
+    if fold_ln and raw.ln_bias is not None:
+        constant += raw.ln_bias @ raw.W_V[kv]
+    raw.W_O[head] += change
+    _take_off(raw.b_O, constant @ change, move)
+
+
+def _edit_QK(raw: RawLayer, move: Move, fold_ln: bool) -> None:
+    head = move.head.head
+    change = change_of_W_Q(raw.W_Q[head], move, raw.ln_scale if fold_ln else None)
+    raw.W_Q[head] += change
+    if fold_ln and raw.ln_bias is not None:
+        _take_off(None if raw.b_Q is None else raw.b_Q[head], raw.ln_bias @ change, move)
+
+
+def _take_off(bias: Tensor | None, constant: Tensor, move: Move) -> None:
+    if bias is not None:
+        bias -= constant
+    elif constant.any():
+        raise EditError(
+            f"The edit of {move.head} would move a constant, and this checkpoint has no bias there to hold it."
+        )
+
+
+def _write(checkpoint: Checkpoint, changed: dict[str, Tensor], edit: Edit, folder: Path) -> None:
+    for path in sorted(set(checkpoint.files.values())):
+        tensors = load_file(path)
+        tensors |= {name: tensor.contiguous() for name, tensor in changed.items() if name in tensors}
+        with written_whole(folder / path.name) as part:
+            save_file(tensors, part, metadata={"format": "pt"})
+    for name in ("config.json", INDEX, *_OTHER_FILES):
+        if (checkpoint.folder / name).is_file():
+            shutil.copyfile(checkpoint.folder / name, folder / name)
+    save_edit(edit, folder / EDIT_FILE)
+
+
+def _bake_native(bridge: TransformerBridge, edit: Edit, folder: Path) -> None:
+    with apply(bridge, edit):
+        tensors = {name: p.detach().clone().contiguous() for name, p in bridge.original_model.named_parameters()}
+    with written_whole(folder / NATIVE_FILE) as part:
+        save_file(tensors, part, metadata={"format": "pt", "model": PLANTED})
+    save_edit(edit, folder / EDIT_FILE)
+
+
+def load_baked_planted(folder: Path) -> Planted:
+    """The planted model with the weights that :func:`bake` wrote. Raises :class:`CheckpointError` for other folders."""
+    from talking_heads_utils.planted.model import plant
+
+    truth = plant()
+    plain = dict(truth.bridge.original_model.named_parameters())
+    try:
+        tensors = load_file(Path(folder) / NATIVE_FILE)
+    except Exception as error:  # safetensors raises its own kinds
+        raise CheckpointError(f"{folder} holds no planted model that was edited ({error}).") from error
+    read_edit(Path(folder) / EDIT_FILE)
+    if {n: t.shape for n, t in tensors.items()} != {n: p.shape for n, p in plain.items()}:
+        raise CheckpointError(f"{Path(folder) / NATIVE_FILE} is of another version of the planted model.")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            plain[name].copy_(tensor)
+    return truth
+
+
+def _written(folder: Path, write: Callable[[Path], None]) -> Path:
+    """``folder``, made by ``write`` in a place beside it and moved there once it is whole."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as part:
+            target = Path(part) / folder.name
+            target.mkdir()
+            write(target)
+            if folder.is_dir():
+                folder.rmdir()
+            target.replace(folder)
+    except OSError as error:
+        raise OptionError(f"Cannot write {folder}: {error.strerror or error}. Choose another place.") from error
+    return folder

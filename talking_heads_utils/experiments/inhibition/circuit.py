@@ -1,0 +1,182 @@
+"""How much of IOI runs through the heads that were found: what they add to the logit difference, and what is left of it
+when they see a prompt without a duplicate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from talking_heads_utils import batches, roles
+from talking_heads_utils.effects import wanted_direction
+from talking_heads_utils.forward.layers import attention_layer
+from talking_heads_utils.forward.recording import Recording
+from talking_heads_utils.forward.suffix import Suffix, suffix
+from talking_heads_utils.labels import Head
+from talking_heads_utils.roles import Roles
+from talking_heads_utils.roles.ioi import Pair, direct_effects, logit_difference
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.stats import bootstrap_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+
+DIRECT_ROLES = (roles.NAME_MOVER, roles.S_SUPPRESSION, roles.NO_NAME, roles.NEGATIVE_MOVER, roles.S_COPY)
+OTHER_HEADS, MLPS, BELOW = "other heads", "MLPs", "embedding and first layer"
+SOURCES, EXCHANGE = "sources", "exchange"
+ALL_THREE = "all three"  # name movers, inhibition heads and those that suppress S
+N_DRAWS = 99  # of sets of heads without a role, as many of each layer; equal ones count once
+
+
+def layer_effects(recording: Recording) -> Float[Tensor, "n n_layers"]:
+    """Direct effect of what each layer adds to the stream at ``end`` on the logit difference, attention and MLP
+    together, in logits, under the run's own last divisor. The first layer's entry holds the embedding as well."""
+    centered = recording.norm.center(wanted_direction(recording))
+    scale = recording.final_scale
+    streams = [recording.readers[layer].resid[recording.rows, recording.end] for layer in sorted(recording.readers)]
+    along = torch.stack([(x * centered).sum(-1) / scale for x in (*streams, recording.final)], 1)
+    return along.diff(dim=1, prepend=torch.zeros_like(along[:, :1])).cpu()
+
+
+def circuit_table(bridge: TransformerBridge, held_out: Pair, found: Roles, *, seed: int = SEED) -> pd.DataFrame:
+    """:func:`sources_table` and :func:`exchange_table` in one, told apart by the column ``measure``:
+    :data:`SOURCES` or :data:`EXCHANGE`."""
+    import pandas as pd
+
+    tables = {
+        SOURCES: sources_table(held_out.clean, found),
+        EXCHANGE: exchange_table(bridge, held_out, found, seed=seed),
+    }
+    return pd.concat([table.assign(measure=name) for name, table in tables.items()], ignore_index=True)
+
+
+def sources_table(recording: Recording, found: Roles) -> pd.DataFrame:
+    """The logit difference in parts that add up to it: heads by role, all other heads, the MLPs of each quarter of the
+    layers (attention biases among them), and what stands below the second layer. Columns: part, heads, effect (logits),
+    low, high, share (of the whole), n."""
+    import pandas as pd
+
+    heads = direct_effects(recording).sum(-1)
+    layers = layer_effects(recording)
+    named = {role: found.heads(role) for role in DIRECT_ROLES}
+    parts = {
+        role: torch.stack([heads[:, h.layer, h.head] for h in some]).sum(0) for role, some in named.items() if some
+    }
+    parts[OTHER_HEADS] = heads.sum((1, 2)) - sum(parts.values(), torch.zeros(len(heads)))
+    mlps = layers[:, 1:] - heads[:, 1:].sum(-1)
+    for quarter in torch.arange(1, recording.weights.n_layers).chunk(4):
+        parts[f"{MLPS}, layers {quarter[0]} to {quarter[-1]}"] = mlps[:, quarter - 1].sum(1)
+    parts[BELOW] = layers[:, 0]
+    whole = logit_difference(recording).mean().item()
+    rows = []
+    for part, values in parts.items():
+        effect = bootstrap_mean(values)
+        rows.append(dict(part=part, heads=", ".join(map(str, named.get(part, ()))), effect=effect.mean, low=effect.low,
+                         high=effect.high, share=effect.mean / whole, n=effect.n))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed: int = SEED) -> pd.DataFrame:
+    """What the logit difference is when the heads of a role write at ``end`` what they write on the third-name prompts,
+    everything above them taking part; beside up to :data:`N_DRAWS` sets of heads without a role, as many of each layer.
+
+    Columns: part (the role), heads, effect (change in logits) with low and high over prompts, share (of the change from
+    the clean prompts to the third-name ones), control (mean over the sets), control low and control high (their 2.5%
+    and 97.5% points), sets (how many different ones there are), p (the share of sets, itself included, that lower it as
+    much), n.
+    """
+    import pandas as pd
+
+    sets = {name: found.heads(*of) for name, of in {
+        roles.NAME_MOVER: (roles.NAME_MOVER,), roles.S_INHIBITION: (roles.S_INHIBITION,),
+        roles.S_SUPPRESSION: (roles.S_SUPPRESSION,),
+        ALL_THREE: (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION),
+    }.items()}  # fmt: skip
+    sets = {name: heads for name, heads in sets.items() if heads}
+    if not sets:
+        return pd.DataFrame()
+    taken = {role.head for role in found.entries}
+    draws = {name: matched_sets(heads, taken, pair.clean.weights.n_heads, seed=seed) for name, heads in sets.items()}
+    variants = [[], *sets.values(), *(some for name in sets for some in draws[name])]
+    values = exchanged(bridge, pair, variants)
+    change = values[:, 1:] - values[:, :1]
+    whole = (logit_difference(pair.third) - logit_difference(pair.clean)).mean().item()
+    controls = change[:, len(sets) :].mean(0).split([len(draws[name]) for name in sets])
+    rows = []
+    for i, ((name, heads), control) in enumerate(zip(sets.items(), controls)):
+        effect = bootstrap_mean(change[:, i])
+        low, high = control.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        rows.append({
+            "part": name, "heads": ", ".join(map(str, heads)), "effect": effect.mean, "low": effect.low,
+            "high": effect.high, "share": effect.mean / whole, "control": control.mean().item(), "control low": low,
+            "control high": high, "sets": len(control),
+            "p": (1 + int((control <= effect.mean).sum())) / (1 + len(control)), "n": effect.n,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def matched_sets(
+    heads: Sequence[Head], taken: set[Head], n_heads: int, n: int = N_DRAWS, *, seed: int = SEED
+) -> list[list[Head]]:
+    """The different ones of ``n`` draws of as many heads of each layer as ``heads`` has there, none of them ``taken``;
+    where a layer has too few others, all of those."""
+    generator = torch.Generator().manual_seed(seed)
+    by_layer: dict[int, int] = {}
+    for head in heads:
+        by_layer[head.layer] = by_layer.get(head.layer, 0) + 1
+    found: dict[tuple[Head, ...], None] = {}
+    for _ in range(n):
+        drawn: list[Head] = []
+        for layer, k in by_layer.items():
+            free = [Head(layer, h) for h in range(n_heads) if Head(layer, h) not in taken]
+            drawn += [free[i] for i in torch.randperm(len(free), generator=generator)[:k].tolist()]
+        found[tuple(sorted(drawn))] = None
+    return [list(drawn) for drawn in found]
+
+
+@torch.no_grad()
+def exchanged(
+    bridge: TransformerBridge, pair: Pair, variants: Sequence[Sequence[Head]], *, block: int = 16
+) -> Float[Tensor, "n n_variants"]:
+    """Logit difference of every variant: the heads it names write at ``end`` what they write there on the third-name
+    prompts, and the last token runs through all layers above."""
+    prompts, n_heads = pair.clean.prompts, pair.clean.weights.n_heads
+    start = min((head.layer for some in variants for head in some), default=bridge.cfg.n_layers - 1)
+    ends = suffix(bridge, prompts, start)
+    marks = torch.zeros(len(variants), bridge.cfg.n_layers, n_heads, dtype=torch.bool, device=ends.resid.device)
+    for i, some in enumerate(variants):
+        for head in some:
+            marks[i, head.layer, head.head] = True
+    other = {layer: _z_at_end(bridge, pair.third, layer) for layer in range(start, bridge.cfg.n_layers)}
+    parts = [
+        _logit_differences(ends, rows, marks, other, prompts.candidates) for rows in batches.blocks(len(prompts), block)
+    ]
+    return torch.cat(parts).cpu()
+
+
+def _z_at_end(bridge: TransformerBridge, recording: Recording, layer: int) -> Float[Tensor, "n n_heads d_head"]:
+    """What a layer's heads gather at ``end``, value biases included."""
+    if layer in recording.writes:
+        at = attention_layer(bridge, layer)
+        return recording.writes[layer][recording.rows, recording.end] + at.b_V[at.kv_index]
+    reader = recording.reader(layer)
+    return torch.einsum("nhp,nphd->nhd", reader.pattern, reader.values[:, :, reader.weights.kv_index])
+
+
+def _logit_differences(
+    ends: Suffix,
+    rows: slice,
+    marks: Bool[Tensor, "k n_layers n_heads"],
+    other: Mapping[int, Tensor],
+    candidates: Tensor,
+) -> Float[Tensor, "n k"]:
+    x = ends.resid[rows, None].expand(-1, len(marks), -1)
+    for layer, part in enumerate(ends.layers, ends.start):
+        z = torch.where(marks[:, layer, :, None], other[layer][rows, None], ends.z(part, x, rows))
+        x = ends.after_attention(part, x, x + ends.write(part, z))
+    logits = ends.logits(x, candidates[rows].to(x.device))
+    return logits[..., 0] - logits[..., 1:].mean(-1)

@@ -1,0 +1,1 @@
+"""Prompts with named positions: your own, and the tasks of the book."""

@@ -1,0 +1,112 @@
+"""The Laundry List: n items are named, all but one are named again as dealt with; the answer is the one left.
+
+This is the project's reading of the task; the paper's own wording could not be read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from talking_heads_utils.errors import TaskError
+from talking_heads_utils.prompts.sets import PromptSet, PromptText, Recipe, check_count, check_seed, encode, render
+from talking_heads_utils.prompts.words import load_templates, load_words, tokenizer_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TASK = "laundry"
+N_ITEMS = range(3, 21)
+KEPT, SHUFFLED = "kept", "shuffled"
+SELECTION, HELD_OUT = "selection", "held-out"
+
+
+def wordings(held_out: bool | None = None) -> list[str]:
+    """Names of the wordings: all, those that may be used for choices (False), or those held out of them (True)."""
+    templates = load_templates(TASK)
+    names = list(templates["wordings"])
+    return names if held_out is None else [name for name in names if (name in templates["held_out"]) == held_out]
+
+
+def laundry_prompt(
+    wording: str, items: list[str], place: int, order: str, rest: list[str], half: str,
+    templates: Mapping[str, str] | None = None,
+) -> PromptText:  # fmt: skip
+    """One prompt as text. Positions: ``item_k first`` and ``item_k second``, k being the place in the list.
+
+    place: that of the answer. rest: the other items in the order of their second mention. templates: wording -> text,
+    those of the data if none are given. Raises :class:`TaskError` for an unknown wording or items named twice.
+    """
+    templates = templates or load_templates(TASK)["wordings"]
+    if wording not in templates:
+        raise TaskError(f"No wording {wording!r}; there are {', '.join(templates)}.")
+    if len(set(items)) < len(items):
+        twice = next(item for item in items if items.count(item) > 1)
+        raise TaskError(f"The list names {twice!r} twice; its items must differ.")
+    fields = {
+        "ITEMS": [(f"item_{k} first", item) for k, item in enumerate(items)],
+        "REST": [(f"item_{items.index(item)} second", item) for item in rest],
+    }
+    text, spans = render(templates[wording], fields)
+    others = tuple(item for k, item in enumerate(items) if k != place)
+    info: dict[str, str | int] = {"wording": wording, "place": place, "order": order, "half": half}
+    return PromptText(text, spans, items[place], others, info)
+
+
+def draw_laundry(
+    tokenizer: PreTrainedTokenizerBase, n_items: int, n_prompts: int = 250, seed: int = 0
+) -> list[PromptText]:
+    """Prompts with ``n_items`` items each; in each half every place of the answer as often as any other, up to
+    one.
+
+    The first half is for choices and never uses a held-out wording; the second is held out and uses all. They share
+    no prompt and no set of items. Wordings and orders take turns so that every place meets all of them. Raises
+    :class:`TaskError` for a list length outside 3..20, too few different lists, or a tokenizer that splits too many
+    items.
+    """
+    check_seed(seed)
+    if not isinstance(n_items, int) or n_items not in N_ITEMS:
+        raise TaskError(f"A list has {N_ITEMS[0]} to {N_ITEMS[-1]} items, not {n_items!r}.")
+    check_count("n_prompts", n_prompts, 2)  # two halves
+    rng = np.random.default_rng([seed, n_items])
+    objects = load_words("objects", tokenizer, at_least=n_items + 1).kept
+    if math.comb(len(objects), n_items) < 2 * n_prompts:
+        raise TaskError(
+            f"{len(objects)} objects make too few different lists of {n_items} for {n_prompts} prompts. "
+            "Ask for fewer prompts, or add objects to data/prompts/objects.txt."
+        )
+    seen, prompts, templates = set(), [], load_templates(TASK)["wordings"]
+    by_half = {SELECTION: wordings(held_out=False), HELD_OUT: wordings()}
+    for i in range(n_prompts):
+        half, within = (SELECTION, i) if i < n_prompts // 2 else (HELD_OUT, i - n_prompts // 2)
+        names = by_half[half]
+        place, turn = within % n_items, within // n_items + within % n_items
+        while frozenset(items := [str(item) for item in rng.choice(objects, n_items, replace=False)]) in seen:
+            continue
+        seen.add(frozenset(items))
+        rest = kept = [item for k, item in enumerate(items) if k != place]
+        order = (KEPT, SHUFFLED)[(turn // len(names) + turn % len(names)) % 2]
+        while order == SHUFFLED and rest == kept:
+            rest = [str(item) for item in rng.permutation(kept)]
+        prompts.append(laundry_prompt(names[turn % len(names)], items, place, order, rest, half, templates))
+    return prompts
+
+
+def build_laundry(
+    tokenizer: PreTrainedTokenizerBase,
+    n_items: int,
+    n_prompts: int = 250,
+    seed: int = 0,
+    *,
+    prefix: str | None = None,
+    n_ctx: int | None = None,
+) -> PromptSet:
+    """Laundry List prompts for a tokenizer; see :func:`draw_laundry`. With ``n_ctx``, too long a list is an error.
+    prefix: what stands in front, in place of what the tokenizer adds by itself."""
+    prompts = draw_laundry(tokenizer, n_items, n_prompts, seed)
+    left_out = load_words("objects", tokenizer, at_least=0).n_left_out
+    recipe = Recipe(TASK, n_prompts, seed, tokenizer_hash(tokenizer), n_items, prefix=prefix, words_left_out=left_out)
+    return encode(prompts, tokenizer, recipe, n_ctx=n_ctx)

@@ -1,0 +1,269 @@
+"""Prompts of examples ``(x, y)`` and a question ``(x, ``, for any tokenizer; the post's own among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils.errors import TaskError
+from talking_heads_utils.prompts.functions import Examples, Family
+from talking_heads_utils.prompts.prefix import begin_ids, prefix_of
+from talking_heads_utils.prompts.sets import ABSENT, PromptSet, Recipe, check_count, padded
+from talking_heads_utils.prompts.words import tokenizer_hash
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+TASK = "functions"
+# The post's prompt, verbatim: y = 2x + 3, asked at 42 with the examples (model A) and at 15 without (model B).
+POST_PAIRS = (
+    (28, 59), (86, 175), (13, 29), (55, 113), (84, 171), (66, 135),
+    (85, 173), (27, 57), (15, 33), (94, 191), (37, 77), (14, 31),
+)  # fmt: skip
+POST_A, POST_B = 42, 15
+POST_FUNCTION = (2, 3)
+TRIES = 50  # draws after which there is taken to be no other function
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt by its parts. function: (a, b) that the answer is scored by; pairs may follow it or not."""
+
+    pairs: tuple[tuple[int, int], ...]
+    x: int
+    function: tuple[int, int]
+
+    @property
+    def answer(self) -> int:
+        """a x + b"""
+        return self.function[0] * self.x + self.function[1]
+
+    def text(self) -> str:
+        """As the post writes it: a line end, one pair per line, then the question with its answer."""
+        lines = [f"({x}, {y})" for x, y in (*self.pairs, (self.x, self.answer))]
+        return "\n" + "\n".join(lines)
+
+
+def post_questions() -> tuple[Question, Question]:
+    """The post's A and B."""
+    return Question(POST_PAIRS, POST_A, POST_FUNCTION), Question((), POST_B, POST_FUNCTION)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The possible answers, each one token where an answer stands: numbers, or words by their place in a task's list.
+
+    values: ascending. ids: their tokens.
+    """
+
+    values: Int[Tensor, "n_numbers"]
+    ids: Int[Tensor, "n_numbers"]
+
+    def read(self, logits: Float[Tensor, "*batch n_numbers"]) -> Int[Tensor, "*batch"]:
+        """The number with the highest of the logits of :attr:`ids`."""
+        return self.values[logits.argmax(-1).cpu()]
+
+    def place_of(self, number: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+        """Row of each number in :attr:`values`. Raises :class:`TaskError` for one that is not there."""
+        at = torch.searchsorted(self.values, number.contiguous()).clamp(max=len(self.values) - 1)
+        if not torch.equal(self.values[at], number):
+            missing = sorted(set(number[self.values[at] != number].tolist()))
+            raise TaskError(
+                f"{missing[0]} is no single token of this tokenizer, or beyond the numbers that were asked for."
+            )
+        return at
+
+
+def numbers_of(tokenizer: PreTrainedTokenizerBase, largest: int) -> Numbers:
+    """The numbers 0 to ``largest`` that are one token after ``(1, ``. Raises :class:`TaskError` if fewer than two are.
+
+    A tokenizer that splits numbers into digits has only the first ten.
+    """
+    check_count("largest", largest, 1)
+    texts = [f"\n(1, {n}" for n in range(largest + 1)]
+    encoded = tokenizer(texts, add_special_tokens=False)
+    found = {}
+    for n, text in enumerate(texts):
+        first, last = (encoded.char_to_token(n, place) for place in (len(text) - len(str(n)), len(text) - 1))
+        if first is not None and first == last and encoded["input_ids"][n][first] != tokenizer.unk_token_id:
+            found[n] = encoded["input_ids"][n][first]
+    if len(found) < 2:
+        raise TaskError("This tokenizer keeps no numbers whole. Use gpt2's or Llama 3's, or the book's mini-icl.")
+    return Numbers(torch.tensor(list(found)), torch.tensor(list(found.values())))
+
+
+def encode_questions(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, n_ctx: int | None = None
+) -> PromptSet:
+    """Tokenize prompts and find their named positions, whether numbers are one token or several.
+
+    ``x_k``, ``y_k``: the last token of example k's numbers. ``ask_k``: the token before y_k's first, from which y_k is
+    answered. ``x``: the last token of the question's x. ``end``: the last token, from which the answer is read; where
+    the tokenizer keeps a space apart from a number, that space. The answer must be one token.
+    Raises :class:`TaskError` for an answer of several tokens, an unknown number, or a prompt longer than ``n_ctx``.
+    """
+    rows, places, answers = prompt_tokens(questions, tokenizer)
+    for question, tokens in zip(questions, answers):
+        if len(tokens) > 1:
+            raise TaskError(
+                f"The answer {question.answer} is {len(tokens)} tokens here. Choose smaller numbers, or a model "
+                "whose tokenizer keeps them whole, such as gpt2's or Llama 3's."
+            )
+    return question_set(questions, rows, places, [tokens[0] for tokens in answers], tokenizer, seed, n_ctx)
+
+
+def prompt_tokens(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[list[int]], list[dict[str, int]], list[list[int]]]:
+    """Each prompt's tokens, its named positions, and its answer's tokens, however many. Raises :class:`TaskError` for
+    an unknown number, and where there is no question."""
+    if not questions:
+        raise TaskError("No question was given.")
+    bos = begin_ids(tokenizer)
+    encoded = tokenizer([q.text() for q in questions], add_special_tokens=False)
+    rows, places, answers = [], [], []
+    for i, question in enumerate(questions):
+        found = _number_tokens(encoded, i, question, tokenizer)
+        first, last = found.pop("answer")
+        ids = encoded["input_ids"][i]
+        rows.append(bos + ids[:first])
+        answers.append(ids[first : last + 1])
+        named = {name: at[1] + len(bos) for name, at in found.items()}
+        named |= {name.replace("y_", "ask_"): at[0] + len(bos) - 1 for name, at in found.items() if name[0] == "y"}
+        places.append(named)
+    return rows, places, answers
+
+
+def _number_tokens(
+    encoded: BatchEncoding, i: int, question: Question, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, tuple[int, int]]:
+    """First and last token of every number of question ``i``. Raises :class:`TaskError` for an unknown number."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, span in _spans(question).items():
+        first, last = (encoded.char_to_token(i, place) for place in span)
+        known = first is not None and last is not None
+        if not known or tokenizer.unk_token_id in encoded["input_ids"][i][first : last + 1]:
+            text = question.text()[span[0] : span[1] + 1]
+            raise TaskError(f"{text} is no number that this tokenizer knows.")
+        found[name] = first, last
+    return found
+
+
+def asked_at(prompts: PromptSet) -> list[Int[Tensor, "n"]]:
+    """Where each answer is asked for, in turn: before y_0, before y_1, ..., and at the end, which every prompt has."""
+    n_examples = sum(name.startswith("ask_") for name in prompts.positions)
+    return [*(prompts.positions[f"ask_{k}"] for k in range(n_examples)), prompts.positions["end"]]
+
+
+def _spans(question: Question) -> dict[str, tuple[int, int]]:
+    """First and last character of every number in the question's text."""
+    spans, at = {}, 1
+    pairs = (*question.pairs, (question.x, question.answer))
+    for k, (x, y) in enumerate(pairs):
+        names = (f"x_{k}", f"y_{k}") if k < len(question.pairs) else ("x", "answer")
+        at += 1
+        for name, number in zip(names, (x, y)):
+            spans[name] = (at, at + len(str(number)) - 1)
+            at += len(str(number)) + 2
+    return spans
+
+
+def question_set(
+    questions: Sequence[Question],
+    rows: list[list[int]],
+    places: list[dict[str, int]],
+    answers: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    n_ctx: int | None,
+) -> PromptSet:
+    """A prompt set of tokens that :func:`prompt_tokens` made. Raises :class:`TaskError` for one that does not fit."""
+    tokens, mask = padded(rows, tokenizer)
+    if n_ctx is not None and tokens.shape[1] > n_ctx:
+        raise TaskError(
+            f"A prompt of {tokens.shape[1]} tokens does not fit the model's context of {n_ctx}: show fewer examples."
+        )
+    names = dict.fromkeys(name for named in places for name in named)
+    return PromptSet(
+        tokens=tokens,
+        mask=mask,
+        positions={n: torch.tensor([named.get(n, ABSENT) for named in places]) for n in names}
+        | {"end": mask.sum(1) - 1},
+        answers=torch.tensor(answers),
+        distractors=torch.zeros(len(rows), 0, dtype=torch.long),
+        texts=[q.text()[: -len(f"{q.answer})")] for q in questions],
+        info={
+            "a": [q.function[0] for q in questions],
+            "b": [q.function[1] for q in questions],
+            "x": [q.x for q in questions],
+            "answer": [q.answer for q in questions],
+        },
+        recipe=Recipe(TASK, len(rows), seed, tokenizer_hash(tokenizer), len(questions[0].pairs), prefix_of(tokenizer)),
+    )
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The same question twice over: ``a`` with examples of its function or task, ``b`` without knowing it.
+
+    b's question has another x, so that an answer that is carried over whole differs from one that is worked out anew.
+    """
+
+    a: list[Any]
+    b: list[Any]
+
+
+NO_EXAMPLES, RANDOM_PAIRS, OTHER_FUNCTION = "no examples", "random pairs", "another function"
+
+
+def draw_pairing(
+    family: Family, n: int, n_examples: int, *, b: str = NO_EXAMPLES, seed: int = 0, among: Tensor | None = None
+) -> Pairing:
+    """``n`` pairs of prompts. What b sees: nothing, pairs whose y belong to no function, or another function's.
+
+    Answers of a and of b's question under a's function always differ. Raises :class:`TaskError` for another ``b``.
+    """
+    if b not in (NO_EXAMPLES, RANDOM_PAIRS, OTHER_FUNCTION):
+        raise TaskError(f"b sees {NO_EXAMPLES!r}, {RANDOM_PAIRS!r} or {OTHER_FUNCTION!r}, not {b!r}.")
+    check_count("n_examples", n_examples, 0)
+    generator = torch.Generator().manual_seed(seed)
+    shown = family.draw(n, n_examples + 1, generator, among)
+    twin = family.draw(n, n_examples + 2, generator, among)  # its last x, or the one before where a asks for the last
+    if b == OTHER_FUNCTION:
+        twin = _of_another(twin, shown.function, lambda: family.draw(n, n_examples + 2, generator, among))
+    values = family.functions[shown.function]
+    at_b = torch.where(twin.x[:, -1] == shown.x[:, -1], twin.x[:, -2], twin.x[:, -1])
+    y = twin.y if b == OTHER_FUNCTION else torch.randint(family.n_numbers, twin.y.shape, generator=generator)
+    first = [_question(shown, i, shown.y, n_examples, int(shown.x[i, -1]), values) for i in range(n)]
+    n_shown, others = 0 if b == NO_EXAMPLES else n_examples, family.functions[twin.function]
+    second = [_question(twin, i, y, n_shown, int(at_b[i]), others) for i in range(n)]
+    return Pairing(first, second)
+
+
+def _of_another(examples: Examples, function: Int[Tensor, "n"], again: Callable[[], Examples]) -> Examples:
+    """Examples with those of a row's own ``function`` drawn anew. Raises :class:`TaskError` where there is no other."""
+    for _ in range(TRIES):
+        same = examples.function == function
+        if not same.any():
+            return examples
+        fresh = again()
+        pairs = ((vars(examples)[f.name], vars(fresh)[f.name]) for f in fields(examples))
+        examples = Examples(*(torch.where(same.view(-1, *[1] * (old.ndim - 1)), new, old) for old, new in pairs))
+    raise TaskError("No other function is left to show B. Take a family with more functions.")
+
+
+def questions(examples: Examples, family: Family) -> list[Question]:
+    """The last pair of each list is the question, those before it the examples."""
+    values = family.functions[examples.function]
+    n_examples = examples.x.shape[1] - 1
+    return [_question(examples, i, examples.y, n_examples, int(x), values) for i, x in enumerate(examples.x[:, -1])]
+
+
+def _question(examples: Examples, i: int, y: Tensor, n_pairs: int, x: int, functions: Tensor) -> Question:
+    pairs = tuple(zip(examples.x[i, :n_pairs].tolist(), y[i, :n_pairs].tolist()))
+    return Question(pairs, x, tuple(functions[i].tolist()))

@@ -1,0 +1,191 @@
+"""Movers and inhibition heads of the book's own small models, which live on lists, and how well weights alone find the
+latter. A language model's roles are found on IOI, by :mod:`talking_heads_utils.roles.ioi`.
+
+Source of the method: path patching, Wang et al. (2022); in closed form here, since only a mover's query is patched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.effects import inhibition_score, wanted_direction
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments.inhibition.links import ONE_COMPONENT, pair_values
+from talking_heads_utils.forward.closed_form import mover_of, pattern_after_shift
+from talking_heads_utils.forward.recording import Recording, record
+from talking_heads_utils.labels import Head
+from talking_heads_utils.metrics import contrast
+from talking_heads_utils.prompts.halves import half_rows
+from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.scores.scores import CompositionScores
+from talking_heads_utils.settings import SEED
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+
+SHARE_OF_BEST = 0.25  # a head has a role if its score is at least this share of the best head's
+LEAST_CHANGE = 0.01  # of I(m), which lies between -1 and 1; below it nothing is called inhibition
+LEAST_SCORE = 1e-5  # logits, of a mover; less is rounding: no head tells the answer from the other candidates
+SOLVED_BY_MOVERS = 0.5  # share of the direct logit difference below which there is no mover to speak of
+
+
+@dataclass(frozen=True)
+class FoundRoles:
+    """Movers and inhibition heads of a model, and the numbers that they were found by.
+
+    movers, inhibition: heads, the strongest first.
+    mover_scores: attention from ``end`` to the answer times direct effect on the logit difference.
+    direct: that effect alone, in logits.
+    patched: change of I(m), mean over the movers, when what a head writes into their queries comes from another prompt;
+        NaN where no mover lies above the head.
+    share: of the whole logit difference, what the movers write.
+    """
+
+    movers: list[Head]
+    inhibition: list[Head]
+    mover_scores: Float[Tensor, "n_layers n_heads"]
+    direct: Float[Tensor, "n_layers n_heads"]
+    patched: Float[Tensor, "n_layers n_heads"]
+    share: float
+    n_prompts: int
+
+    @property
+    def through_movers(self) -> bool:
+        """Whether the answer runs through movers at all. Where it does not, their inhibition explains nothing."""
+        return self.share >= SOLVED_BY_MOVERS
+
+
+@torch.no_grad()
+def roles_on_lists(bridge: TransformerBridge, prompts: PromptSet, *, seed: int = SEED) -> FoundRoles:
+    """Roles by what heads do on the selection half of these prompts; writes are exchanged with those of another prompt.
+
+    Where no head tells the answer from the other candidates, as in the planted control, movers are the heads that copy
+    it with them. Raises :class:`OptionError` if no head copies it.
+    """
+    prompts = prompts.select(half_rows(prompts)[0])
+    recording = record(bridge, prompts, range(1, bridge.cfg.n_layers))
+    wanted = wanted_direction(recording)
+    scores, direct = mover_scores(recording, wanted)
+    movers = heads_with_a_role(scores, least=LEAST_SCORE)
+    movers = movers or heads_with_a_role(mover_scores(recording, copied_direction(recording))[0])
+    if not movers:
+        raise OptionError("No head attends to the answer and writes it: there is no mover to inhibit.")
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).to(recording.rows.device)
+    patched = torch.stack([patch_into_query(recording, order, mover) for mover in movers])
+    mean = patched.nanmean(0)
+    whole = ((recording.norm(recording.final) * wanted).sum(-1)).mean()
+    return FoundRoles(
+        movers=movers,
+        inhibition=heads_with_a_role(-mean.nan_to_num(), least=LEAST_CHANGE),
+        mover_scores=scores,
+        direct=direct,
+        patched=mean,
+        share=(sum(direct[m.layer, m.head] for m in movers) / whole).item(),
+        n_prompts=len(prompts),
+    )
+
+
+def mover_scores(
+    recording: Recording, wanted: Float[Tensor, "n d_model"]
+) -> tuple[Float[Tensor, "n_layers n_heads"], Float[Tensor, "n_layers n_heads"]]:
+    """Mean attention from ``end`` to the answer times mean direct effect along ``wanted`` (logits), and that effect.
+    The first layer counts as zero: it has no earlier writer."""
+    scale = recording.final_scale
+    to_answer = contrast(recording.prompts).clamp(min=0).to(recording.final)
+    shape = (recording.weights.n_layers, recording.weights.n_heads)
+    scores, direct = torch.zeros(shape), torch.zeros(shape)
+    for layer, reader in recording.readers.items():
+        attention = (reader.pattern * to_answer[:, None]).sum(-1).mean(0)
+        for head in range(shape[1]):
+            at = mover_of(recording, Head(layer, head))
+            write = recording.norm.center((at.pattern[:, None] @ at.moved)[:, 0])
+            direct[layer, head] = ((write * wanted).sum(-1) / scale).mean()
+            scores[layer, head] = attention[head] * direct[layer, head]
+    return scores, direct
+
+
+def copied_direction(recording: Recording) -> Float[Tensor, "n d_model"]:
+    """Unembedding of the answer less the mean of the vocabulary's, the last norm's scale folded in."""
+    U = recording.unembed.T
+    return U[recording.prompts.answers.to(U.device)] - U.mean(0)
+
+
+def patch_into_query(recording: Recording, order: Tensor, mover: Head) -> Float[Tensor, "L H"]:
+    """Mean change of I(m) when one head's write into the mover's query is that of another prompt; NaN at and above."""
+    found = torch.full((recording.weights.n_layers, recording.weights.n_heads), torch.nan)
+    before, weights = inhibition_score(recording, mover), contrast(recording.prompts).to(recording.final)
+    at = mover_of(recording, mover)
+    for layer in range(mover.layer):
+        shift = recording.write(layer)[order] - recording.write(layer)
+        after = (pattern_after_shift(at, shift) * weights[:, None]).sum(-1)
+        found[layer] = (after - before[:, None]).mean(0)
+    return found
+
+
+def remove_from_values(
+    recording: Recording, inhibition: Head, movers: Sequence[Head]
+) -> Float[Tensor, "n_layers n_heads"]:
+    """One step further back: mean change of I(m), over the movers above, when an earlier head's writes leave the
+    *values* of one inhibition head, at every position, and what that head then writes reaches the movers' queries.
+    NaN for heads that are not earlier. The recording must have the inhibition head's layer among its readers."""
+    found = torch.full((recording.weights.n_layers, recording.weights.n_heads), torch.nan)
+    reader = recording.reader(inhibition.layer)
+    at, kv = reader.weights, int(reader.weights.kv_index[inhibition.head])
+    pattern = reader.pattern[:, inhibition.head, None]
+    above = [mover for mover in movers if mover.layer > inhibition.layer]
+    weights = contrast(recording.prompts).to(recording.final)
+    for layer in range(inhibition.layer):
+        writes = recording.write(layer, at_end=False)
+        shifts = []
+        for head in range(recording.weights.n_heads):
+            values = at.norm(reader.resid - writes[:, :, head]) @ at.W_V[kv] + at.b_V[kv]
+            shifts.append((pattern @ (values - reader.values[:, :, kv]))[:, 0] @ at.W_O[inhibition.head])
+        shift = torch.stack(shifts, 1)
+        changes = [
+            (
+                (pattern_after_shift(mover_of(recording, m), shift) - reader_pattern(recording, m)) * weights[:, None]
+            ).sum(-1)
+            for m in above
+        ]
+        found[layer] = torch.stack(changes).mean((0, 1))
+    return found
+
+
+def reader_pattern(recording: Recording, head: Head) -> Float[Tensor, "n 1 n_pos"]:
+    """A head's own attention from ``end``, to be compared with changed ones."""
+    return recording.reader(head.layer).pattern[:, head.head, None]
+
+
+def heads_with_a_role(scores: Float[Tensor, "n_layers n_heads"], *, least: float = 0.0) -> list[Head]:
+    """Heads with at least :data:`SHARE_OF_BEST` of the best one's score and more than ``least``, the best first."""
+    found = [Head(*index) for index in ((scores >= SHARE_OF_BEST * scores.max()) & (scores > least)).nonzero().tolist()]
+    return sorted(found, key=lambda head: -scores[head.layer, head.head].item())
+
+
+def by_weights(scores: CompositionScores, movers: list[Head]) -> Float[Tensor, "n_layers n_heads"]:
+    """Largest score of a single component into the movers' queries, mean over the movers that lie above."""
+    values = pair_values(scores, "Q", ONE_COMPONENT)
+    return torch.stack([values[:, :, mover.layer, mover.head] for mover in movers]).nanmean(0)
+
+
+def precision_and_recall(predicted: Float[Tensor, "n_layers n_heads"], truth: list[Head]) -> pd.DataFrame:
+    """Heads taken in the order of ``predicted`` against the true ones: k, head, score, precision, recall; and by
+    chance, the precision of heads drawn at random."""
+    import pandas as pd
+
+    wanted = [head for head in truth if not predicted[head.layer, head.head].isnan()]
+    candidates = (~predicted.isnan()).nonzero().tolist()
+    ranked = sorted(candidates, key=lambda index: -predicted[tuple(index)].item())
+    rows, hits = [], 0
+    for k, index in enumerate(ranked, 1):
+        hits += Head(*index) in wanted
+        rows.append(dict(k=k, head=str(Head(*index)), score=predicted[tuple(index)].item(), precision=hits / k,
+                         recall=hits / max(1, len(wanted)), chance=len(wanted) / len(ranked)))  # fmt: skip
+    return pd.DataFrame(rows)

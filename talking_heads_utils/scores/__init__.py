@@ -1,0 +1,1 @@
+"""Composition scores: which later heads read what a component writes, from weights alone."""

@@ -1,0 +1,213 @@
+"""The finished composition scores of a model: to look up, rank, compare, save and load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.components import relative_gap, write_directions
+from talking_heads_utils.errors import CheckpointError, LabelError
+from talking_heads_utils.files import data_dir, written_whole
+from talking_heads_utils.labels import Component, Head, as_head
+from talking_heads_utils.provenance import describe_weights, versions
+from talking_heads_utils.scores.composition import ReaderScores, check_kinds, head_level, iter_composition, null_rms
+from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
+from talking_heads_utils.weights.heads import HeadWeights, describe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHIPPED = "composition.safetensors"
+_META = "talking_heads"
+
+
+@dataclass(frozen=True)
+class CompositionScores:
+    """Scores of all components into all later heads, with what they were made from.
+
+    blocks: ``(kind, reader layer)`` -> :class:`~talking_heads_utils.scores.composition.ReaderScores`.
+    singular_values: ``[n_layers, n_heads, d_head]``.
+    about: model, processing, checkpoint, seed and number of random directions, versions.
+    """
+
+    blocks: Mapping[tuple[str, int], ReaderScores]
+    singular_values: Float[Tensor, "n_layers n_heads d_head"]
+    about: Mapping[str, Any]
+    _pairs: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def n_layers(self) -> int:
+        return self.singular_values.shape[0]
+
+    @property
+    def n_heads(self) -> int:
+        return self.singular_values.shape[1]
+
+    @property
+    def d_head(self) -> int:
+        return self.singular_values.shape[2]
+
+    @property
+    def null_rms(self) -> float:
+        """1 / sqrt(d_model'): root mean square score of a random direction."""
+        return null_rms(self.about["d_model_effective"])
+
+    def describe(self) -> str:
+        """Model and processing in one line."""
+        return describe(self.about["model"], self.about["processing"], self.about["d_model_effective"])
+
+    def block(self, reader: Head | str, kind: str) -> tuple[ReaderScores, Head]:
+        """The block that holds a reader. Raises :class:`LabelError` for a head that has no earlier writer."""
+        head = as_head(reader)
+        if (kind, head.layer) not in self.blocks or head.head >= self.n_heads:
+            kinds = ", ".join(sorted({k for k, _ in self.blocks}))
+            raise LabelError(
+                f"No scores of kind {kind} into {head}: the kinds here are {kinds}, "
+                f"with readers in layers 1..{self.n_layers - 1} and heads 0..{self.n_heads - 1}."
+            )
+        return self.blocks[kind, head.layer], head
+
+    def pair(self, writer: Head | str, reader: Head | str, kind: str) -> Float[Tensor, "d_head"]:
+        """Score of every component of one writer into one reader; NaN unless the reader is in a later layer."""
+        block, into = self.block(reader, kind)
+        out = as_head(writer)
+        if out.layer >= self.n_layers or out.head >= self.n_heads:
+            raise LabelError(f"{out} is not in {self.about['model']}.")
+        if out.layer >= into.layer:
+            return torch.full((self.d_head,), torch.nan)
+        return block.score[out.layer, out.head, :, into.head]
+
+    def largest_random_z(self, reader: Head | str, kind: str) -> float:
+        """The largest z among the random directions that were sampled for a reader."""
+        block, head = self.block(reader, kind)
+        return ((block.null_max - block.null_mean) / block.null_std)[head.head].item()
+
+    def table(self, reader: Head | str, kind: str) -> pd.DataFrame:
+        """Every earlier component of one reader, the strongest first, with score, z, rank, singular value and gap."""
+        import pandas as pd
+
+        block, head = self.block(reader, kind)
+        layer, n_heads, d_head, _ = block.score.shape
+        index = torch.cartesian_prod(torch.arange(layer), torch.arange(n_heads), torch.arange(d_head))
+        S = self.singular_values[:layer]
+        frame = pd.DataFrame(index.numpy(), columns=["writer_layer", "writer_head", "component"])
+        frame["score"] = block.score[..., head.head].flatten().numpy()
+        frame["z"] = block.z[..., head.head].flatten().numpy()
+        frame["rank"] = block.rank[..., head.head].flatten().numpy()
+        frame["singular_value"] = S.flatten().numpy()
+        frame["gap"] = relative_gap(S).flatten().numpy()
+        rows = zip(frame["writer_layer"], frame["writer_head"], frame["component"])
+        frame.insert(0, "writer", [str(Component(*row)) for row in rows])
+        return frame.sort_values("score", ascending=False, ignore_index=True, kind="stable")
+
+    def head_level(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
+        """Elhage et al.'s score ``[writer layer, writer head, reader layer, reader head]``; NaN where undefined."""
+        return self._over_pairs("head level", kind, lambda block: head_level(block.score, self.singular_values))
+
+    def best_component(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
+        """Largest score of any single component of a writer into a reader, shaped as :meth:`head_level`."""
+        return self._over_pairs("component", kind, lambda block: _largest(block.score))
+
+    def best_z(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
+        """Largest z of any single component of a writer into a reader, shaped as :meth:`head_level`."""
+        return self._over_pairs("z", kind, lambda block: _largest(block.z))
+
+    def _over_pairs(self, name: str, kind: str, measure: Callable[[ReaderScores], Tensor]) -> Tensor:
+        """Computed once and kept, since rankings ask for it reader by reader."""
+        kind = check_kinds(kind)
+        if (name, kind) in self._pairs:
+            return self._pairs[name, kind]
+        if kind not in {held for held, _ in self.blocks}:
+            raise LabelError(f"These scores of {self.about['model']} do not hold kind {kind}.")
+        pairs = torch.full((self.n_layers, self.n_heads, self.n_layers, self.n_heads), torch.nan)
+        for layer in range(1, self.n_layers):
+            pairs[:layer, :, layer] = measure(self.blocks[kind, layer])
+        self._pairs[name, kind] = pairs
+        return pairs
+
+
+def _largest(values: Float[Tensor, "layer n_heads d_head n_heads"]) -> Float[Tensor, "layer n_heads n_heads"]:
+    """Maximum over components; NaN only where all of them are."""
+    return values.nan_to_num(nan=-torch.inf).amax(2).masked_fill(values.isnan().all(2), torch.nan)
+
+
+def compute_scores(
+    weights: HeadWeights, kinds: str = KINDS, *, n_random: int = N_RANDOM, seed: int = SEED
+) -> CompositionScores:
+    """All scores of a model, kept on the CPU: for GPT-2 small 7 MB, 1.8 million scores."""
+    directions, S = write_directions(weights)
+    found = iter_composition(weights, kinds, n_random=n_random, seed=seed, directions=directions)
+    blocks = {(block.kind, block.layer): block.cpu() for block in found}
+    about = describe_weights(weights) | {"n_random": n_random, "seed": seed, "versions": versions()}
+    return CompositionScores(blocks, S.cpu(), about)
+
+
+def save_scores(scores: CompositionScores, path: Path) -> None:
+    """Write scores as float16 safetensors, with ``about`` in the file's metadata."""
+    from safetensors.torch import save_file
+
+    tensors = {"singular_values": scores.singular_values.half()}
+    for (kind, layer), block in scores.blocks.items():
+        tensors[f"{kind}.{layer}.score"] = block.score.half()
+        tensors[f"{kind}.{layer}.null"] = torch.stack([block.null_mean, block.null_std, block.null_max])
+    with written_whole(path) as part:
+        save_file(tensors, part, metadata={_META: json.dumps(dict(scores.about))})
+
+
+def load_scores(path: Path) -> CompositionScores:
+    """Read what :func:`save_scores` wrote, as float32. Raises :class:`CheckpointError` for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})[_META])
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+        return _unpacked(tensors, about)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} holds no composition scores ({error!r}). Check it out again.") from error
+
+
+def _unpacked(tensors: dict[str, Tensor], about: Any) -> CompositionScores:
+    """The scores in a file. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything but a whole set."""
+    S = tensors.pop("singular_values")
+    shape = tuple(about[name] for name in ("n_layers", "n_heads", "d_head"))
+    kinds = "".join(kind for kind in KINDS if f"{kind}.1.score" in tensors)
+    if not kinds or S.shape != shape or not about["d_model_effective"] > 0:
+        raise ValueError(f"singular values {list(S.shape)}, kinds {kinds!r}")
+    n_layers, n_heads, d_head = shape
+    blocks = {}
+    for kind, layer in product(kinds, range(1, n_layers)):
+        score, null = (tensors.pop(f"{kind}.{layer}.{part}") for part in ("score", "null"))
+        if score.shape != (layer, n_heads, d_head, n_heads) or null.shape != (3, n_heads):
+            raise ValueError(f"{kind}.{layer}: scores {list(score.shape)}, null {list(null.shape)}")
+        if not ((score >= 0) & (score < 1.001) | score.isnan()).all():
+            raise ValueError(f"{kind}.{layer}: a score is a share, from 0 to 1")
+        blocks[kind, layer] = ReaderScores(kind, layer, score, *null)
+    if tensors:
+        raise ValueError(f"unknown tensors {sorted(tensors)[:3]}")
+    scores = CompositionScores(blocks, S, about)
+    scores.describe()
+    return scores
+
+
+def load_shipped_scores(model: str = "gpt2-small") -> CompositionScores:
+    """The scores of a real model that come with the book, so that a page needs no weights and no network."""
+    return load_scores(data_dir() / model / SHIPPED)
+
+
+def scores_of(weights: str | None = None, *, revision: str | None = None, seed: int = SEED) -> CompositionScores:
+    """The shipped scores of GPT-2 small, which keep the seed they were made with, or those of the checkpoint folder or
+    Hub id ``weights``, computed now."""
+    if weights is None:
+        return load_shipped_scores()
+    from talking_heads_utils.weights.checkpoints import load_head_weights
+
+    return compute_scores(load_head_weights(weights, revision=revision), seed=seed)

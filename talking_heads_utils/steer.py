@@ -1,0 +1,206 @@
+"""Steering: add sum_k alpha_k d_k at ``end``, each d_k where its component writes, and read what movers and logits do.
+
+Source: Merullo et al. (2024), Section 5. What makes it fast is this project's own: nothing before ``end`` changes, so
+one token runs per setting, on keys and values that are kept; a stage that depends on some of the alphas only is run
+once for each of their values, not once for each setting; and nothing above the read-out is run at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils import batches
+from talking_heads_utils.components import ov_svd
+from talking_heads_utils.errors import LabelError, OptionError
+from talking_heads_utils.forward.suffix import Suffix, SuffixLayer, suffix
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.progress import follow
+from talking_heads_utils.prompts.sets import PromptSet, item_positions
+from talking_heads_utils.settings import SEED
+from talking_heads_utils.weights.bridge import head_weights_from_bridge
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+ATTENTION, LOGITS = "attention", "logits"
+_BATCH_BYTES = 600_000_000  # what the largest tensor of one batch may take if no batch size is given
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A model, n prompts and k write directions, ready to be steered.
+
+    suffix: the last token through the layers from the first writer's on.
+    directions: unit vectors, one per writer, signed so that the largest entry is positive.
+    middle: residual stream at ``end`` after attention of the first writer's layer, which no setting changes.
+    items, candidates: where each candidate is first named, and its token.
+    width: numbers that one setting of one prompt takes in the widest layer, by which batches are cut.
+    """
+
+    suffix: Suffix
+    writers: tuple[Component, ...]
+    directions: Float[Tensor, "k d_model"]
+    middle: Float[Tensor, "n d_model"]
+    items: Int[Tensor, "n n_items"]
+    candidates: Int[Tensor, "n n_items"]
+    width: int
+
+
+def write_vectors(bridge: TransformerBridge, writers: Sequence[Component]) -> Float[Tensor, "k d_model"]:
+    """Unit write directions, signed so that the largest entry is positive.
+
+    Raises :class:`LabelError` for a component that is not there or writes nothing.
+    """
+    weights = head_weights_from_bridge(bridge)
+    found = []
+    for writer in map(weights.component, writers):
+        svd = ov_svd(weights, writer.layer)
+        if not svd.S[writer.head, writer.component] > 1e-6 * svd.S[writer.head, 0]:
+            raise LabelError(f"{writer} writes nothing: its singular value is zero. Choose an earlier component.")
+        v = svd.V[writer.head, :, writer.component]
+        found.append(v * v[v.abs().argmax()].sign())
+    return torch.stack(found)
+
+
+def random_directions(n: int, k: int, d_model: int, seed: int = SEED) -> Float[Tensor, "n k d_model"]:
+    """Sets of k orthonormal directions of the residual stream: unit vectors, as write directions are. Raises
+    :class:`OptionError` for no set, or for more directions than the stream has."""
+    if n < 1 or not 1 <= k <= d_model:
+        raise OptionError(f"A control needs one set of random directions at least, of 1 to {d_model}; not {n} of {k}.")
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n, d_model, k, generator=generator)
+    return torch.linalg.qr(noise)[0].mT
+
+
+def prepare(
+    bridge: TransformerBridge, prompts: PromptSet, writers: Sequence[Component], directions: Tensor | None = None
+) -> Steering:
+    """Run the prompts once. directions: others than the writers' own, such as random ones, ``[k, d_model]``.
+
+    Raises :class:`LabelError` for a component that is not there, :class:`OptionError` for no writer.
+    """
+    if not writers:
+        raise OptionError("Nothing to steer with: name one writer at least, such as L8H10.1.")
+    own = write_vectors(bridge, writers)
+    if directions is not None and directions.shape != own.shape:
+        raise OptionError(f"Directions must be {tuple(own.shape)}, one per writer, not {tuple(directions.shape)}.")
+    upper = suffix(bridge, prompts, min(w.layer for w in writers))
+    with torch.no_grad():
+        middle = (upper.resid[:, None] + upper.attend(upper.layers[0], upper.resid[:, None], slice(None)))[:, 0]
+    items, candidates = item_positions(prompts)
+    width = max(4 * bridge.cfg.d_model, int(getattr(bridge.cfg, "d_mlp", 0) or 0))
+    own = (own if directions is None else directions).to(middle)
+    device = upper.end.device
+    return Steering(upper, tuple(writers), own, middle, items.to(device), candidates.to(device), width)
+
+
+@torch.no_grad()
+def steer(
+    steering: Steering,
+    settings: Float[Tensor, "n_settings k"],
+    *,
+    movers: Sequence[Head] = (),
+    logits: bool = False,
+    vocabulary: bool = False,
+    rows: slice = slice(None),
+    batch_size: int | None = None,
+) -> dict[str, Tensor]:
+    """Every setting on the prompts in ``rows``.
+
+    Returns ``attention`` ``[n, n_settings, n_movers, n_items]`` of the movers over the items if there are movers, and
+    ``logits`` ``[n, n_settings, n_items]`` of the candidates if asked for, or of the whole vocabulary. batch_size:
+    settings times prompts that run together. Raises :class:`OptionError` where a mover lies below a writer, nothing is
+    asked for or settings do not fit the writers.
+    """
+    _check(steering, settings, movers, logits or vocabulary)
+    n = len(steering.items[rows])
+    first = rows.indices(len(steering.items))[0]
+    size = batches.size(batch_size or _BATCH_BYTES // (steering.width * steering.middle.element_size()))
+    per_prompt = min(len(settings), size)
+    prompts_at_once = max(1, size // per_prompt)
+    settings = settings.to(steering.middle)
+    found: dict[str, list[Tensor]] = {}
+    for start in follow(range(0, n, prompts_at_once), "blocks of prompts"):
+        part = slice(first + start, first + min(start + prompts_at_once, n))
+        pieces = [
+            _block(steering, settings[s : s + per_prompt], movers, logits, vocabulary, part)
+            for s in range(0, len(settings), per_prompt)
+        ]
+        for name in pieces[0]:
+            found.setdefault(name, []).append(torch.cat([piece[name] for piece in pieces], 1))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _check(steering: Steering, settings: Tensor, movers: Sequence[Head], logits: bool) -> None:
+    if not movers and not logits:
+        raise OptionError("Nothing to read: name movers, or ask for logits.")
+    if settings.ndim != 2 or settings.shape[1] != len(steering.writers) or not torch.isfinite(settings).all():
+        raise OptionError(f"Settings are finite numbers, one column for each of the {len(steering.writers)} writers.")
+    last = max(w.layer for w in steering.writers)
+    for mover in movers:
+        if mover.layer <= last:
+            raise OptionError(f"{mover} cannot read what layer {last} writes: a reader lies above every writer.")
+        upper = steering.suffix
+        if mover.layer >= upper.start + len(upper.layers) or mover.head >= len(upper.layers[0].attention.W_Q):
+            raise LabelError(f"No head {mover} in this model.")
+
+
+def _block(
+    steering: Steering, settings: Tensor, movers: Sequence[Head], logits: bool, vocabulary: bool, rows: slice
+) -> dict[str, Tensor]:
+    upper = steering.suffix
+    n_layers = upper.start + len(upper.layers)
+    stop = n_layers if logits or vocabulary else max(m.layer for m in movers)
+    attention: dict[Head, Tensor] = {}
+    x, middle = upper.resid[rows, None], steering.middle[rows, None]
+    done = torch.zeros(len(settings), dtype=torch.long, device=settings.device)  # which variant each setting runs as
+    for layer in range(upper.start, n_layers):
+        part = upper.layers[layer - upper.start]
+        here = [m for m in movers if m.layer == layer]
+        if here:
+            attention |= zip(here, _item_attention(steering, part, x, rows, here)[:, done].unbind(2))
+        if layer >= stop:
+            break
+        if layer > upper.start:
+            middle = x + upper.attend(part, x, rows)
+        x, middle, done = _add(steering, settings, layer, x, middle, done)
+        x = upper.after_attention(part, x, middle)
+    found = {ATTENTION: torch.stack([attention[m] for m in movers], 2)} if movers else {}
+    if logits or vocabulary:
+        tokens = None if vocabulary else steering.candidates[rows]
+        found[LOGITS] = upper.logits(x, tokens)[:, done]
+    return found
+
+
+def _add(
+    steering: Steering, settings: Tensor, layer: int, x: Tensor, middle: Tensor, done: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add what the writers of this layer write. Settings that agree so far stay one variant."""
+    columns = [k for k, w in enumerate(steering.writers) if w.layer == layer]
+    if not columns:
+        return x, middle, done
+    values, which = settings[:, columns].unique(dim=0, return_inverse=True)
+    variants, done = (done * len(values) + which).unique(return_inverse=True)  # integers: half precision counts to 256
+    parent = variants // len(values)
+    added = values[variants % len(values)] @ steering.directions[columns]
+    return x[:, parent], middle[:, parent] + added, done
+
+
+def _item_attention(
+    steering: Steering, part: SuffixLayer, x: Tensor, rows: slice, movers: Sequence[Head]
+) -> Float[Tensor, "n variants n_movers n_items"]:
+    pattern = steering.suffix.pattern(part, x, rows, [m.head for m in movers])
+    items = steering.items[rows, None, None].expand(-1, *pattern.shape[1:3], -1)
+    return pattern.gather(-1, items)
+
+
+def grid(values: Sequence[float], k: int = 3) -> Float[Tensor, "n_settings k"]:
+    """Every combination of ``values`` on k axes, the last axis running fastest."""
+    axis = torch.tensor(list(values), dtype=torch.float32)
+    return torch.cartesian_prod(*[axis] * k).view(-1, k)

@@ -1,0 +1,190 @@
+"""The small models trained from several seeds: what varies between runs of one recipe, and what does not.
+
+Each run is measured as chapter 1 measures a model and kept as one JSON file; only seed 0 ships as a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from talking_heads_utils.effects import inhibition_score
+from talking_heads_utils.errors import CheckpointError, ResultError, TalkingHeadsError
+from talking_heads_utils.experiments.inhibition import concentration, study
+from talking_heads_utils.experiments.inhibition.study import Study
+from talking_heads_utils.experiments.verdicts import listed
+from talking_heads_utils.files import data_dir, written_whole
+from talking_heads_utils.models import find_checkpoint
+from talking_heads_utils.prompts.sets import check_seed
+from talking_heads_utils.provenance import machine, versions
+from talking_heads_utils.roles.lists import LEAST_CHANGE
+from talking_heads_utils.settings import FINAL, N_ITEMS, SEED
+from talking_heads_utils.stats import bootstrap_mean
+from talking_heads_utils.training.card import write_card
+from talking_heads_utils.training.spec import SPECS, MiniSpec, spec_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+N_SCORES = 5  # components shown of a head
+CARD = ("step", "minutes", "longest", "complete_at", "early_at", "accuracy")
+
+
+def seeds_dir() -> Path:
+    """Where the book keeps its runs' measures."""
+    return data_dir() / "seeds"
+
+
+def measure_all(runs: Sequence[Path], out: Path, say: Callable[[str], None] = print, n_prompts: int = 400) -> None:
+    """Measure every run that ``out`` does not have yet; each is written whole, and told on the run's card.
+
+    Raises :class:`CheckpointError` for a folder that holds no finished run, before anything is measured, and
+    :class:`ResultError` where another run's measures are in the way.
+    """
+    cards = [(_card(Path(run)), Path(run).resolve()) for run in runs]
+    for card, run in cards:
+        path = out / f"{card['spec']['name']}-{card['seed']}.json"
+        found = find_checkpoint(run / FINAL).sha256()
+        if path.exists():
+            about = load(path)
+            if about["checkpoint"] != found:
+                raise ResultError(f"{path} is of another run of that seed. Remove it, or choose another --out.")
+            write_card(run / FINAL, about)
+            say(f"{path}: there already")
+            continue
+        about = dict(format=FORMAT, model=card["spec"]["name"], seed=card["seed"], checkpoint=found)
+        about |= {name: card[name] for name in CARD} | measure(run / FINAL, n_prompts)
+        with written_whole(path) as part:
+            whole = about | dict(machine=machine(), versions=versions())
+            part.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", "utf-8")
+        write_card(run / FINAL, about)
+        say(f"{path}: heads that inhibit: {', '.join(h['head'] for h in about['inhibition_heads']) or 'none'}")
+
+
+def measure(folder: Path, n_prompts: int = 400) -> dict[str, Any]:
+    """A checkpoint by chapter 1's measures, on lists of :data:`N_ITEMS`; what is chosen is chosen on the selection
+    half and measured on the other. Heads without which the mover looks as before on the other half are none."""
+    s = study.study(str(folder.resolve()), n_items=N_ITEMS, n_prompts=n_prompts)
+    found = dict(
+        movers=[str(head) for head in s.found.movers], share=s.found.share, inhibition_heads=[],
+        n_items=N_ITEMS, prompts_seed=SEED, processing=s.held_out.weights.processing.describe(),
+    )  # fmt: skip
+    if not s.found.through_movers:
+        return found
+    found["inhibition_score"] = bootstrap_mean(inhibition_score(s.held_out, s.mover).cpu())._asdict()
+    if s.inhibition:
+        curve = concentration.channel_curve(*s.halves, s.mover, s.inhibition)
+        if not -concentration.whole_effect(curve) > LEAST_CHANGE:
+            return found  # chosen on one half, but the other does not bear them out
+        found["inhibition_heads"] = [_head(s, i) for i in range(len(s.inhibition))]
+        found |= dict(dimension=concentration.dimension(curve), channel=curve.to_dict("records"))
+        a = s.agreement
+        found["agreement"] = dict(spearman=a.value, low=a.low, high=a.high, rotated=a.rotated.mean().item())
+    return found
+
+
+def _head(s: Study, i: int) -> dict[str, Any]:
+    """One inhibition head: its components into the mover's query, and how many of them carry its effect."""
+    head = s.inhibition[i]
+    needed, whole = concentration.needed_for(*s.halves, s.mover, head)
+    scores = s.scores.table(s.mover, "Q")
+    own = scores[scores["writer"].str.startswith(f"{head}.") & scores["score"].notna()]
+    return dict(
+        head=str(head), change=whole, components=needed, null=s.scores.null_rms,
+        scores={row.writer: round(row.score, 4) for row in own.head(N_SCORES).itertuples()},
+    )  # fmt: skip
+
+
+def _card(run: Path) -> dict[str, Any]:
+    """A run's training.json. Raises :class:`CheckpointError` where there is none of a model of lists."""
+    try:
+        card = json.loads((run / FINAL / "training.json").read_text(encoding="utf-8"))
+        if lacking := {*CARD, "spec", "seed"} - set(card):
+            raise ValueError(f"its card lacks {', '.join(sorted(lacking))}")
+        if not isinstance(spec_of(card["spec"]["name"]), MiniSpec):
+            raise ValueError(f"{card['spec']['name']} learned no lists")
+        check_seed(card["seed"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, TalkingHeadsError) as error:
+        raise CheckpointError(
+            f"{str(run)[:80]!r} holds no finished run of a small model of lists ({str(error)[:120]}). Train it first: "
+            "python -m talking_heads_utils train NAME --out FOLDER."
+        ) from error
+    return card
+
+
+def load(path: Path) -> dict[str, Any]:
+    """One run's measures. Raises :class:`ResultError` for a file that is damaged or of another format."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if about["format"] != FORMAT or about["model"] not in SPECS:
+            raise ValueError(f"format {about['format']} of {about['model']!r}")
+        return about
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResultError(f"{path} is no whole measure of a run ({error}). Remove it and run `seeds` again.") from error
+
+
+def all_runs(folder: Path | None = None) -> list[dict[str, Any]]:
+    """Every run that was measured, by recipe in their own order and by seed."""
+    found = [load(path) for path in sorted((folder or seeds_dir()).glob("*.json"))]
+    return sorted(found, key=lambda run: (list(SPECS).index(run["model"]), run["seed"]))
+
+
+def accuracies(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run: when its early checkpoint was taken, and what it answers at the end."""
+    import pandas as pd
+
+    rows = []
+    for run in runs:
+        accuracy = run["accuracy"]
+        solved = sum(value >= 0.99 for value in accuracy.values())
+        rows.append({
+            "model": run["model"], "seed": run["seed"], "steps": run["step"], "early at step": run["early_at"],
+            "IOI": accuracy["ioi"], "longest lists": accuracy[f"n={run['longest']}"],
+            "at 99%": f"{solved} of {len(accuracy)}",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def channels(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run whose mover is inhibited: by which heads, and what they tell it through."""
+    import pandas as pd
+
+    rows = []
+    for run in (run for run in runs if run["inhibition_heads"]):
+        heads = run["inhibition_heads"]
+        rows.append({
+            "model": run["model"], "seed": run["seed"], "I(m)": run["inhibition_score"]["mean"],
+            "heads (components)": ", ".join(f"{h['head']} ({h['components'] or '–'})" for h in heads),
+            "dimensions": run["dimension"], "Spearman": run["agreement"]["spearman"],
+            "rotated": run["agreement"]["rotated"],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence per recipe whose mover is inhibited: dimensions by seed, heads that every run has, and what as many
+    random directions carry."""
+    found = []
+    for model in dict.fromkeys(run["model"] for run in runs if run["inhibition_heads"]):
+        of_model = [run for run in runs if run["model"] == model and run["inhibition_heads"]]
+        heads = [{h["head"] for h in run["inhibition_heads"]} for run in of_model]
+        common = ", ".join(sorted(set.intersection(*heads))) or "none"
+        random = max(_at_random(run) for run in of_model)
+        found.append(
+            f"**{model}**, seed {listed(run['seed'] for run in of_model)}: dimensions of the channel "
+            f"{listed(run['dimension'] or 'more than 8' for run in of_model)}; as many random directions carry "
+            f"{random:.0%} of the effect at most. "
+            + (f"Heads that inhibit in every run: {common}." if len(of_model) > 1 else "One run.")
+        )
+    return found
+
+
+def _at_random(run: dict[str, Any]) -> float:
+    """Share of the whole effect that as many random directions as the channel has carry."""
+    import pandas as pd
+
+    found = concentration.shares(pd.DataFrame(run["channel"]), concentration.RANDOM)
+    return found[run["dimension"] or max(found)]
