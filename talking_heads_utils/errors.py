@@ -43,3 +43,7 @@ class UnsupportedModelError(ModelError):
 
 class EditError(TalkingHeadsError, ValueError):
     """An edit of the weights that cannot be made as asked, or that was made for another model."""
+
+
+class NotApplicable(TalkingHeadsError):
+    """What an experiment asks does not apply to this model: the one error that is kept as a result, "not possible"."""

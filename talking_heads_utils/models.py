@@ -116,7 +116,7 @@ def load_model(
     revision, or another Hub id, or a folder in the Hub's format, or a GGUF file, dequantised to ``dtype``. Weights are
     processed as in :class:`~talking_heads_utils.weights.heads.HeadWeights`, by default for the model's norm;
     ``Processing(False, False)`` leaves them raw. ``planted`` has no norm and nothing to process;
-    :func:`talking_heads_utils.planted.model.plant` gives the truth about it as well. Attention is eager, so that patterns can
+    :func:`~planted.model.plant` gives the truth about it as well. Attention is eager, so that patterns can
     be read. The bridge's tokenizer, and with it ``to_tokens``, adds by itself what stands in front of a prompt: a known
     model's ``prefix``, else what it adds anyway. device: also ``"auto"``, which spreads the layers over all GPUs; what
     runs single layers by itself (:mod:`talking_heads_utils.forward.suffix`) then refuses.

@@ -1,6 +1,6 @@
 """Progress bars: loops that may take long say what they go through; nothing is drawn unless it was asked for.
 
-A command asks for bars on a terminal, a chapter where a kernel runs (:func:`talking_heads_utils.site.notebook.show_bars`).
+A command asks for bars on a terminal, a chapter where a kernel runs (:func:`~site.notebook.show_bars`).
 """
 
 from __future__ import annotations

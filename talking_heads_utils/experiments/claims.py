@@ -1,6 +1,6 @@
 """Every claim of both sources, its experiment, what the source says, and the rule that turns a table into a verdict.
 
-The post's rules are those of chapter 4 (:mod:`talking_heads_utils.experiments.icl.claims`); the paper's are here. No rule looks at
+The post's rules are those of chapter 4 (:mod:`~experiments.icl.claims`); the paper's are here. No rule looks at
 a model's name.
 """
 
@@ -52,7 +52,7 @@ CHAPTERS = {
 class Claim:
     """One claim of a source, and how it is judged.
 
-    said: what the paper shows for it; of the post the key in :func:`talking_heads_utils.experiments.icl.post.said`, empty for what
+    said: what the paper shows for it; of the post the key in :func:`~experiments.icl.post.said`, empty for what
         the last row of its patching shows.
     chapter, where: the page and the figure that test it.
     needs: the experiment whose table the rule takes. rule: turns that table into a verdict.

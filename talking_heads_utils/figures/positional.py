@@ -46,7 +46,7 @@ def finding_figure(
     """Above: place and identity decoded from the three components and from random triples, model by model. Below: what
     one setting per place gains, with the components and with random directions.
 
-    decoded: rows of :func:`talking_heads_utils.experiments.positional.study.decoding_table` for one split. steered: what
+    decoded: rows of :func:`~experiments.positional.study.decoding_table` for one split. steered: what
     :func:`talking_heads_utils.experiments.positional.study.steering_gains` gives, by a label each.
     """
     import pandas as pd

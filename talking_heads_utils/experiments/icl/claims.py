@@ -56,7 +56,7 @@ def redundant(strong: pd.DataFrame, random: pd.DataFrame) -> Verdict:
 def survives(table: pd.DataFrame) -> Verdict:
     """Does the model answer without the head whose loss costs most (chosen on other prompts)?
 
-    table: of :func:`talking_heads_utils.experiments.icl.study.removal_table`. Supported if nine tenths of its right answers or more
+    table: of :func:`~experiments.icl.study.removal_table`. Supported if nine tenths of its right answers or more
     are left (lower end of the interval); not supported if fewer than half are (upper end); undecided where it does not
     answer half of the prompts with nothing out (lower end).
     """
@@ -151,7 +151,7 @@ def backups(real: pd.DataFrame, random: pd.DataFrame) -> Verdict:
 def line_in_n(fits: pd.DataFrame) -> Verdict:
     """Do log-odds follow a line in the number of examples better than the other laws, on examples held out?
 
-    fits: of :func:`talking_heads_utils.experiments.icl.curves.fit_laws`. Supported if no other law's error is lower; not supported
+    fits: of :func:`~experiments.icl.curves.fit_laws`. Supported if no other law's error is lower; not supported
     if that of the best law is clearly lower (upper end of the difference, on the same prompts).
     """
     errors = fits.set_index("law")
@@ -211,7 +211,7 @@ def looks_back(table: pd.DataFrame) -> Verdict:
 def in_parts(table: pd.DataFrame) -> Verdict:
     """Does an MLP hold parity alone: without it parity is no better than a copy's, while answers stay near?
 
-    table: of :func:`talking_heads_utils.experiments.icl.parts.layer_table`. Supported if more MLPs clearly hold it than attention
+    table: of :func:`~experiments.icl.parts.layer_table`. Supported if more MLPs clearly hold it than attention
     layers, the control, possibly do (:func:`splits`); not supported if no more MLPs possibly do than attention layers
     clearly do. Undecided between the two, and where parity is no better than a copy's with nothing out. The reverse
     split, answers far off while parity is kept, is told beside it. Undecided for words, which have neither.

@@ -1,7 +1,7 @@
 """How belief grows with examples: log-odds of the right answer, and which law they follow.
 
 The post's law: every example adds one constant to the log-odds, a line in n. Beside it a saturating curve, a power
-law, and the exact Bayesian reader of the family (:func:`talking_heads_utils.prompts.functions.posterior`). Each is fitted
+law, and the exact Bayesian reader of the family (:func:`~prompts.functions.posterior`). Each is fitted
 after few examples and judged after more.
 """
 

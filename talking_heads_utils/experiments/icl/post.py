@@ -33,7 +33,7 @@ def patching_table() -> pd.DataFrame:
 
 
 def said() -> dict[str, str]:
-    """What the post or its notebooks show for each of :mod:`talking_heads_utils.experiments.icl.claims`, in one line."""
+    """What the post or its notebooks show for each of :mod:`~experiments.icl.claims`, in one line."""
     report = reported()
     scores = head_scores()
     rose = (scores.iloc[:, 1] > scores.iloc[:, 0]).sum()

@@ -289,7 +289,7 @@ def layer_table(s: Subject, *, n: int = 100) -> pd.DataFrame:
 
 
 def probe_table(s: Subject, *, n: int = 600) -> pd.DataFrame:
-    """:func:`talking_heads_utils.experiments.icl.parts.probe_table` on fresh prompts. Raises :class:`TaskError` for words."""
+    """:func:`~experiments.icl.parts.probe_table` on fresh prompts. Raises :class:`TaskError` for words."""
     prompts = s.encode(questions(s.examples(n, N_EXAMPLES + 1, part=7), s.functions))
     run = run_end(suffix(s.bridge, prompts, 0))
     return s.marked(parts.probe_table(run.resid[:, 0], prompts, seed=s.seed))

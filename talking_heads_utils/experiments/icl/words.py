@@ -152,7 +152,7 @@ def gate_table(
     bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, n_examples: int, *, n: int = 32, seed: int = 0
 ) -> pd.DataFrame:
     """Which tasks a model may be asked: :func:`words_table` on the selection half after ``n_examples`` alone, and
-    ``passes``: the lower bound of its accuracy over the vocabulary is :data:`~talking_heads_utils.experiments.gate.AT_LEAST` times
+    ``passes``: the lower bound of its accuracy over the vocabulary is :data:`~experiments.gate.AT_LEAST` times
     chance among the answers.
 
     Tasks of which a half has too few pairs for such prompts, and prompts to set beside them, are left out; the table

@@ -201,7 +201,7 @@ def _against_published(s: Study) -> dict[str, str]:
 
 
 def agreement_table(studies: Sequence[Study]) -> pd.DataFrame:
-    """:class:`~talking_heads_utils.experiments.inhibition.agreement.Agreement` of each model, a row each. Columns: model, Spearman,
+    """:class:`~experiments.inhibition.agreement.Agreement` of each model, a row each. Columns: model, Spearman,
     low, high, the largest draws of two nulls, the mean of the third, components, prompts."""
     import pandas as pd
 
