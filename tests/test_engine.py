@@ -78,9 +78,10 @@ def test_positions_may_differ_from_prompt_to_prompt(case):
 
 
 def test_a_model_that_does_something_else_is_refused(checkpoints):
+    from conftest import random_prompts
+
     from talking_heads_utils.errors import UnsupportedModelError
     from talking_heads_utils.models import load_model
-    from conftest import random_prompts
 
     bridge = load_model(checkpoints["gpt2"])
     bridge.blocks[1].mlp.hook_out.add_hook(lambda value, hook: 2 * value)
