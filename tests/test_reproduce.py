@@ -172,7 +172,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(whole, tmp_path,
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("talking_heads_utils.experiments.positional.study.accuracy_by_place", stop)
+    monkeypatch.setattr("talking_heads_utils.experiments.positional.experiments.by_list_index", stop)
     with pytest.raises(KeyboardInterrupt):
         reproduce(Context("mini-token", quick=True), MINE, tmp_path)
     folder = tmp_path / whole.name

@@ -1,7 +1,7 @@
 """Join the folders of shards into one: of a sweep, which is then reduced to its aggregates, or of `reproduce`.
 
 The parts must be of one run; a sweep's must hold every chunk between them. Otherwise nothing is copied. The aggregates,
-steering.parquet and steering.json, are those of `sweep`: by list length, place in the list and setting.
+steering.npz and steering.json, are those of `sweep`: by list length, setting and list index.
 
 example:
   python -m talking_heads_utils merge runs/gpt2-0 runs/gpt2-1 --out runs/gpt2 --results data/results
@@ -27,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from talking_heads_utils.experiments.positional.sweep import PLAN, merge
+    from talking_heads_utils.experiments.positional.sweep import merge
     from talking_heads_utils.experiments.run import merge as merge_results
+    from talking_heads_utils.resume import PLAN
 
     for folder in filter(None, (args.out, args.results)):
         check_folder(folder)

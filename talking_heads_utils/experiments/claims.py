@@ -13,13 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from talking_heads_utils.experiments.corpus import COMMA, OWN_TEXTS, REPEATED
-from talking_heads_utils.experiments.editing.search import LIKE
-from talking_heads_utils.experiments.editing.study import GRADIENT, GRID, KNOWN, RANDOM
+from talking_heads_utils.experiments.editing.components import LIKE
 from talking_heads_utils.experiments.icl import claims as icl
-from talking_heads_utils.experiments.positional.coordinates import PLACE
-from talking_heads_utils.experiments.positional.gains import NONE, ONE, PER_PLACE
-from talking_heads_utils.experiments.positional.study import AT_RANDOM, COMPONENTS
-from talking_heads_utils.experiments.positional.study import RANDOM as RANDOM_TRIPLES
 from talking_heads_utils.experiments.verdicts import (
     NOT_SUPPORTED,
     SUPPORTED,
@@ -36,6 +31,9 @@ from talking_heads_utils.settings import SEED
 if TYPE_CHECKING:
     import pandas as pd
 
+GRADIENT, GRID, KNOWN, RANDOM = "gradient", "grid", "held-out prompts", "random"
+PLACE, NONE, ONE, PER_PLACE = "place", "no steering", "one setting", "one setting per place"
+AT_RANDOM, COMPONENTS, RANDOM_TRIPLES = "apart at random", "the three components", "random triples"
 PAPER, POST = "paper", "post"
 UNREAD = "claimed; its number could not be read"
 OVER_20 = "over 20%; of what could not be read"
