@@ -96,7 +96,7 @@ def test_laundry_positions_hold_the_items(tokenizer, n_items):
     prompts = laundry.build_laundry(tokenizer, n_items, n_prompts=4 * n_items, seed=3)
     for row in range(0, len(prompts), 5):
         items = [word_at(prompts, tokenizer, f"item_{k} first", row) for k in range(n_items)]
-        place = prompts.info["place"][row]
+        place = prompts.info["index"][row]
         assert len(set(items)) == n_items
         assert tokenizer.decode([prompts.answers[row].item()]).strip() == items[place]
         assert [tokenizer.decode([d]).strip() for d in prompts.distractors[row].tolist()] == items[:place] + items[
@@ -119,7 +119,7 @@ def test_laundry_is_balanced_and_its_halves_share_nothing(word_tokenizer, n_item
     assert len(prompts) == 250 and prompts.recipe.n_items == n_items
     halves = [prompts.where(half=half) for half in (laundry.SELECTION, laundry.HELD_OUT)]
     for half in halves:
-        places = Counter(half.info["place"])
+        places = Counter(half.info["index"])
         assert set(places) == set(range(n_items)) and max(places.values()) - min(places.values()) <= 1
     sets = [{frozenset(row) for row in half.candidates.tolist()} for half in halves]
     assert len(sets[0]) == len(sets[1]) == 125 and not sets[0] & sets[1]
