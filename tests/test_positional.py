@@ -238,7 +238,8 @@ def test_three_components_are_enough_for_places_and_random_directions_are_not(pl
 
 
 def test_accuracy_by_length_is_that_of_each_length_alone(planted):
-    from talking_heads_utils.evaluate import accuracy, accuracy_by_length
+    from talking_heads_utils.experiments.gate import accuracy_by_length
+    from talking_heads_utils.metrics import accuracy
 
     table = accuracy_by_length(planted.bridge, planted.tokenizer, [4, 12], n_prompts=20).set_index("n_items")
     for n_items, row in table.iterrows():

@@ -13,8 +13,9 @@ from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.encoding import PromptText, encode, render
 from talking_heads_utils.prompts.prefix import add_prefix, begin_ids, prefix_of
-from talking_heads_utils.prompts.sets import ABSENT, Recipe, encode, load_prompts, render, save_prompts
+from talking_heads_utils.prompts.sets import ABSENT, Recipe, load_prompts, save_prompts
 from talking_heads_utils.prompts.words import WORD_LISTS, check_one_token, load_templates, load_words, tokenizer_hash
 
 
@@ -160,7 +161,7 @@ def test_a_prompt_tokenizes_as_a_whole_as_gpt2_does(gpt2_tokenizer):
     """The ids that the weights' own README gives for a sentence of this kind."""
     text, spans = render("When {A} and {B} went to the store, {S} gave a drink to", {
         "A": [("IO", "Mary")], "B": [("S1", "John")], "S": [("S2", "John")]})  # fmt: skip
-    prompt = ioi.PromptText(text, spans, "Mary", ("John",), {})
+    prompt = PromptText(text, spans, "Mary", ("John",), {})
     prompts = encode([prompt], gpt2_tokenizer, Recipe("ioi", 1, 0, tokenizer_hash(gpt2_tokenizer), prefix=""))
     assert prompts.tokens[0].tolist() == [2215, 5335, 290, 1757, 1816, 284, 262, 3650, 11, 1757, 2921, 257, 4144, 284]
     assert [prompts.positions[name].item() for name in ("IO", "S1", "S2", "end")] == [1, 3, 9, 13]

@@ -11,7 +11,7 @@ from talking_heads_utils.cli import main
 from talking_heads_utils.errors import CheckpointError, OptionError, TaskError
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.prompts.sets import render
+from talking_heads_utils.prompts.encoding import render
 from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.prompts.words import load_templates
 from talking_heads_utils.training import lists

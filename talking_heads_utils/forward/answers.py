@@ -20,7 +20,8 @@ from torch import Tensor
 from talking_heads_utils import batches
 from talking_heads_utils.errors import TaskError, UnsupportedModelError
 from talking_heads_utils.forward.ends import logits_at
-from talking_heads_utils.prompts.questions import Question, prompt_tokens, question_set
+from talking_heads_utils.prompts.encoding import tokenized
+from talking_heads_utils.prompts.questions import Question, encode_questions
 from talking_heads_utils.prompts.relations import ITS_OWN, SHUFFLED
 from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
 from talking_heads_utils.stats import share
@@ -117,26 +118,24 @@ def encode_whole(
     Raises :class:`TaskError` where a candidate begins before the prompt ends, and what
     :func:`talking_heads_utils.prompts.questions.encode_questions` raises, but for answers of several tokens.
     """
-    rows, places, answers = prompt_tokens(questions, tokenizer)
-    found = [
-        [_candidate_tokens(replaced, tokenizer) for replaced in (Question(q.pairs, q.x, (0, c)) for c in some)]
-        for q, some in zip(questions, candidates)
-    ]
-    for row, some in zip(rows, found):
-        if any(prefix != row[-len(prefix) :] for prefix, _, _ in some):
+    prompts = encode_questions(questions, tokenizer, seed=seed, n_ctx=n_ctx, whole=True)
+    alike = [[Question(q.pairs, q.x, (0, c)) for c in some] for q, some in zip(questions, candidates)]
+    found = [[_candidate_tokens(question, tokenizer) for question in some] for some in alike]
+    for i, some in enumerate(found):
+        row = prompts.tokens[i, prompts.mask[i]].tolist()
+        if any(before != row[len(row) - len(before) :] for before, _, _ in some):
             raise TaskError("This tokenizer reads the prompt otherwise before some candidates than before others.")
-    whole = any(len(number) > 1 for some in found for _, number, _ in some)
-    tokens = [[[*number, *close] if whole else number for _, number, close in some] for some in found]
-    return question_set(questions, rows, places, [a[0] for a in answers], tokenizer, seed, n_ctx), tokens
+    several = any(len(number) > 1 for some in found for _, number, _ in some)
+    return prompts, [[[*number, *close] if several else number for _, number, close in some] for some in found]
 
 
 def _candidate_tokens(question: Question, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:
     """Tokens before the answer, of the answer, and of the bracket after it, if the tokenizer knows one."""
     text = question.text()
-    encoded = tokenizer(text + CLOSING, add_special_tokens=False)
-    ids, size = encoded["input_ids"], len(str(question.answer))
-    first, last, bracket = (encoded.char_to_token(at) for at in (len(text) - 1 - size, len(text) - 2, len(text) - 1))
-    return ids[:first], ids[first : last + 1], [] if bracket is None else [ids[bracket]]
+    tokens, stop = tokenized([text + CLOSING], tokenizer)[0], len(text) - 1
+    number, bracket = (tokens.covering(span) for span in ((stop - len(str(question.answer)), stop), (stop, stop + 1)))
+    before, own, close = (list(tokens.ids[at.start : at.stop]) for at in (range(number[0]), number, bracket))
+    return before, own, close
 
 
 def candidates_for(question: Question) -> list[int]:
