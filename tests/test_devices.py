@@ -12,13 +12,13 @@ from conftest import random_prompts
 from pretended_gpu import PretendedGPU
 
 from talking_heads_utils import models
-from talking_heads_utils.evaluate import answer_logits
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study as icl
+from talking_heads_utils.experiments.icl import whole
 from talking_heads_utils.experiments.inhibition import concentration
 from talking_heads_utils.experiments.inhibition import study as inhibition
-from talking_heads_utils.forward import answers as whole
+from talking_heads_utils.metrics import answer_logits
 
 SUBJECTS, PLAIN = (
     {model: Context(model, quick=True, device=device) for model in ("mini-token", "mini-icl")}

@@ -13,8 +13,9 @@ from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.encoding import PromptText, encode, render
 from talking_heads_utils.prompts.prefix import add_prefix, begin_ids, prefix_of
-from talking_heads_utils.prompts.sets import ABSENT, Recipe, encode, load_prompts, render, save_prompts
+from talking_heads_utils.prompts.sets import ABSENT, Recipe, load_prompts, save_prompts
 from talking_heads_utils.prompts.words import WORD_LISTS, check_one_token, load_templates, load_words, tokenizer_hash
 
 
@@ -95,7 +96,7 @@ def test_laundry_positions_hold_the_items(tokenizer, n_items):
     prompts = laundry.build_laundry(tokenizer, n_items, n_prompts=4 * n_items, seed=3)
     for row in range(0, len(prompts), 5):
         items = [word_at(prompts, tokenizer, f"item_{k} first", row) for k in range(n_items)]
-        place = prompts.info["place"][row]
+        place = prompts.info["index"][row]
         assert len(set(items)) == n_items
         assert tokenizer.decode([prompts.answers[row].item()]).strip() == items[place]
         assert [tokenizer.decode([d]).strip() for d in prompts.distractors[row].tolist()] == items[:place] + items[
@@ -118,7 +119,7 @@ def test_laundry_is_balanced_and_its_halves_share_nothing(word_tokenizer, n_item
     assert len(prompts) == 250 and prompts.recipe.n_items == n_items
     halves = [prompts.where(half=half) for half in (laundry.SELECTION, laundry.HELD_OUT)]
     for half in halves:
-        places = Counter(half.info["place"])
+        places = Counter(half.info["index"])
         assert set(places) == set(range(n_items)) and max(places.values()) - min(places.values()) <= 1
     sets = [{frozenset(row) for row in half.candidates.tolist()} for half in halves]
     assert len(sets[0]) == len(sets[1]) == 125 and not sets[0] & sets[1]
@@ -160,7 +161,7 @@ def test_a_prompt_tokenizes_as_a_whole_as_gpt2_does(gpt2_tokenizer):
     """The ids that the weights' own README gives for a sentence of this kind."""
     text, spans = render("When {A} and {B} went to the store, {S} gave a drink to", {
         "A": [("IO", "Mary")], "B": [("S1", "John")], "S": [("S2", "John")]})  # fmt: skip
-    prompt = ioi.PromptText(text, spans, "Mary", ("John",), {})
+    prompt = PromptText(text, spans, "Mary", ("John",), {})
     prompts = encode([prompt], gpt2_tokenizer, Recipe("ioi", 1, 0, tokenizer_hash(gpt2_tokenizer), prefix=""))
     assert prompts.tokens[0].tolist() == [2215, 5335, 290, 1757, 1816, 284, 262, 3650, 11, 1757, 2921, 257, 4144, 284]
     assert [prompts.positions[name].item() for name in ("IO", "S1", "S2", "end")] == [1, 3, 9, 13]

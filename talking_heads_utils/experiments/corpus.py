@@ -17,10 +17,10 @@ from talking_heads_utils import batches
 from talking_heads_utils.errors import DownloadError, TaskError
 from talking_heads_utils.forward.layers import attention_layer, wide
 from talking_heads_utils.labels import Component
+from talking_heads_utils.prompts.encoding import unknown_id
 from talking_heads_utils.prompts.ioi import draw_ioi
 from talking_heads_utils.prompts.lists import draw_laundry
 from talking_heads_utils.prompts.prefix import begin_ids
-from talking_heads_utils.prompts.sets import unknown_id
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.weights.checkpoints import file_sha256, hub_answers
 
