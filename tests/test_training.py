@@ -10,7 +10,7 @@ import torch
 from talking_heads_utils.errors import OptionError, ResultError, TaskError
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.prompts.sets import render
+from talking_heads_utils.prompts.encoding import render
 from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.prompts.words import load_templates
 from talking_heads_utils.training import lists
