@@ -6,9 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from talking_heads_utils.evaluate import accuracy, answer_logits
 from talking_heads_utils.experiments.icl import study
-from talking_heads_utils.metrics import correct
+from talking_heads_utils.metrics import accuracy, answer_logits, correct
 from talking_heads_utils.models import find_checkpoint, learners, load_model, minis, shipped_models
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
