@@ -225,8 +225,8 @@ def contrast(prompts: PromptSet) -> Float[Tensor, "n_prompts n_pos"]:
     """
     if {"IO", "S1"} <= set(prompts.positions):
         answer = torch.zeros(len(prompts), dtype=torch.long)
-    elif prompts.recipe.n_items and "place" in prompts.info:
-        answer = torch.as_tensor(prompts.info["place"])
+    elif prompts.recipe.n_items and "index" in prompts.info:
+        answer = torch.as_tensor(prompts.info["index"])
     else:
         raise TaskError("The inhibition score is defined for IOI and Laundry List prompts only.")
     positions, _ = item_positions(prompts)

@@ -112,7 +112,7 @@ def test_decoding_tells_place_from_identity(planted):
     folds = random_folds(200)
     for carried, other in ((co.PLACE, co.IDENTITY), (co.IDENTITY, co.PLACE)):
         rows = co.hypotheses(prompts, carried)
-        own = rows[torch.arange(200), torch.as_tensor(prompts.info["place"])]
+        own = rows[torch.arange(200), torch.as_tensor(prompts.info["index"])]
         values = own @ torch.randn(own.shape[1], 8, generator=generator, dtype=torch.float64)
         values += 0.01 * torch.randn(values.shape, generator=generator, dtype=torch.float64)
         assert co.decode(values, prompts, carried, folds).double().mean() > 0.9

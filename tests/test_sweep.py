@@ -90,7 +90,7 @@ def direct(model, n_items, random=None):
     found = steer(steering, grid(PLAN.values), movers=[Head(3, 0)], logits=True)
     first, second = found[LOGITS].topk(2).values.unbind(-1)
     assert (first - second).min() > 1e-4, "choose other values: a tie would be decided by rounding"
-    return prompts, found, found[LOGITS].argmax(-1) == torch.as_tensor(prompts.info["place"])[:, None]
+    return prompts, found, found[LOGITS].argmax(-1) == torch.as_tensor(prompts.info["index"])[:, None]
 
 
 def test_a_chunk_holds_what_the_engine_gives(model, whole):
@@ -99,7 +99,7 @@ def test_a_chunk_holds_what_the_engine_gives(model, whole):
     below = found[LOGITS] - found[LOGITS].amax(-1, keepdim=True)
     for name, values in ((ATTENTION, found[ATTENTION][20:]), (LOGITS, below[20:])):
         np.testing.assert_allclose(chunk[name].astype(np.float32), values.numpy(), atol=2e-2, rtol=2e-3)
-    assert chunk["list_index"].tolist() == prompts.info["place"][20:] and len(chunk["held_out"]) == 5
+    assert chunk["list_index"].tolist() == prompts.info["index"][20:] and len(chunk["held_out"]) == 5
 
 
 def test_a_killed_sweep_goes_on_and_ends_the_same(whole, tmp_path):
@@ -221,7 +221,7 @@ def test_a_finished_sweep_of_a_real_model_gives_gains_and_a_figure(model, own, c
         save(as_real(result), tmp_path / "gpt2")
     finished = load_real("gpt2", tmp_path)
     prompts, _, right = direct(model, 5)
-    index = torch.as_tensor(prompts.info["place"])
+    index = torch.as_tensor(prompts.info["index"])
     selection = torch.tensor([half == "selection" for half in prompts.info["half"]])
     rows = finished.gain_rows()
     expected = gain_rows("gpt2", 5, None, gains(right, selection, index, grid(PLAN.values)))

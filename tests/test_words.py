@@ -5,11 +5,11 @@ import torch
 from conftest import build_model
 
 from talking_heads_utils.errors import TaskError, UnsupportedModelError
-from talking_heads_utils.experiments.icl import curves, study, words
+from talking_heads_utils.experiments.icl import curves, study, whole, words
 from talking_heads_utils.experiments.icl.known import ANSWER, BACKUP, two_heads
 from talking_heads_utils.experiments.icl.scores import right_log_prob
 from talking_heads_utils.experiments.icl.subject import CHOOSES, WordSubject
-from talking_heads_utils.forward import answers as whole
+from talking_heads_utils.forward.answers import answer_log_probs
 from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts import relations
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
@@ -152,7 +152,7 @@ def test_whole_answers_equal_a_loop_over_tokens(family, digits):
     prompts, tokens = whole.encode_whole(drawn, candidates, tokenizer)
     assert {len(c) for row in tokens for c in row} >= {2, 3, 4} and len(prompts.mask.sum(1).unique()) > 2
     assert [tokenizer.decode(c).replace(" ", "") for c in tokens[0]] == [f"{c})" for c in candidates[0]]
-    found = whole.answer_log_probs(bridge, prompts, tokens, batch=2)
+    found = answer_log_probs(bridge, prompts, tokens, batch=2)
     best = []
     for i, row in enumerate(tokens):
         for j, candidate in enumerate(row):
@@ -167,7 +167,7 @@ def test_whole_answers_equal_a_loop_over_tokens(family, digits):
             best.append(greedy == bool(found.greedy[i, j]))
     assert all(best)
     with pytest.raises(TaskError, match="as many candidates"):
-        whole.answer_log_probs(bridge, prompts, [*tokens[:-1], tokens[-1][:1]])
+        answer_log_probs(bridge, prompts, [*tokens[:-1], tokens[-1][:1]])
 
 
 def test_a_model_without_kept_keys_scores_single_tokens_alone():
@@ -175,10 +175,10 @@ def test_a_model_without_kept_keys_scores_single_tokens_alone():
     tokens, end, answers = torch.tensor([[1, 0]]), torch.tensor([1]), torch.tensor([ANSWER])
     none = torch.zeros(1, 0, dtype=torch.long)
     prompts = PromptSet(tokens, torch.ones_like(tokens).bool(), {"end": end}, answers, none, [""], {}, recipe)
-    found = whole.answer_log_probs(bridge, prompts, [[[ANSWER], [2]]])
+    found = answer_log_probs(bridge, prompts, [[[ANSWER], [2]]])
     assert found.greedy.tolist() == [[True, False]] and (found.log_prob[0, 0] - found.log_prob[0, 1]).item() > 10
     with pytest.raises(UnsupportedModelError, match="keeps no keys and values"):
-        whole.answer_log_probs(bridge, prompts, [[[ANSWER, 2], [2]]])
+        answer_log_probs(bridge, prompts, [[[ANSWER, 2], [2]]])
 
 
 def test_an_answer_that_greedy_decoding_writes_is_told(digits):
@@ -192,7 +192,7 @@ def test_an_answer_that_greedy_decoding_writes_is_told(digits):
             with torch.no_grad():
                 ids.append(int(bridge(torch.tensor([ids]))[0, -1].argmax()))
         written.append([ids[-3:], [ids[-3], (ids[-2] + 1) % len(tokenizer), ids[-1]]])
-    assert whole.answer_log_probs(bridge, prompts, written).greedy.tolist() == [[True, False]] * 2
+    assert answer_log_probs(bridge, prompts, written).greedy.tolist() == [[True, False]] * 2
 
 
 def test_single_tokens_are_scored_as_ever():
@@ -204,7 +204,7 @@ def test_single_tokens_are_scored_as_ever():
     prompts, tokens = whole.encode_whole(drawn, candidates, tokenizer)
     plain = encode_questions(drawn, tokenizer)
     assert torch.equal(prompts.tokens, plain.tokens) and torch.equal(prompts.answers, plain.answers)
-    found = whole.answer_log_probs(s.bridge, prompts, tokens)
+    found = answer_log_probs(s.bridge, prompts, tokens)
     with torch.no_grad():
         logits = s.bridge(plain.tokens)[torch.arange(6), plain.positions["end"]]
     for i, some in enumerate(candidates):

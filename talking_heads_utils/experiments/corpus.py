@@ -202,8 +202,8 @@ def texts_shown_as(source: Path | str) -> str:
     return {OPEN_WEB_TEXT_NAME: OPEN_WEB_TEXT, PYDOC: PYDOC_TOPICS}.get(str(source), Path(source).name)
 
 
-def texts_provenance(source: Path | str) -> str:
-    """The texts of a source, and which: a revision, or a sum. pydoc's differ between versions of Python."""
+def texts_sum(source: Path | str) -> str:
+    """The texts of a source, and which: a revision, or a SHA-256 of them. pydoc's differ between Python's versions."""
     if source == OPEN_WEB_TEXT_NAME:
         return f"{OPEN_WEB_TEXT}, revision {OPEN_WEB_TEXT_REVISION}"
     if source == PYDOC:

@@ -100,7 +100,7 @@ def _kinds(prompts: PromptSet) -> Iterator[tuple[tuple[str, str, int], Bool[Tens
     n = len(prompts)
     orders = prompts.info["order"]
     named = prompts.info.get("wording") or prompts.info["template"]
-    places = prompts.info.get("place", [ANYWHERE] * n)
+    places = prompts.info.get("index", [ANYWHERE] * n)
     kinds = [(ALL, ALL, ANYWHERE)]
     for order in sorted(set(orders)):
         kinds += [(order, ALL, ANYWHERE), *((order, wording, ANYWHERE) for wording in dict.fromkeys(named))]

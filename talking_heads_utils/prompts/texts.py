@@ -160,7 +160,7 @@ def _read(
     for name, token in zip(of.wrong, wrong):
         if token in right:
             other = of.right[right.index(token)]
-            raise TaskError(f"{other!r} and the wrong answer {name!r} begin with the same token in {named}.")
+            raise TaskError(f"{other!r} and the wrong {name!r} begin with the same token in {named}, but not all do.")
     first = read[0]
     prompt = Tokens(first.ids[:n], first.starts[:n], first.ends[:n])
     return _Prompt(named, whole[0][: prompt.ends[-1]], prompt, list(dict.fromkeys(right)), list(dict.fromkeys(wrong)))

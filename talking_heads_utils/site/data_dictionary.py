@@ -24,7 +24,6 @@ _CARD = {
     "minutes": "wall-clock time of the whole run",
 }
 _SEEDS = {
-    "format": "of these files, a number",
     "model": "whose recipe it is",
     "checkpoint": "sum of the run's last weights, which ship for seed 0 alone",
     **{name: _CARD[name] for name in ("seed", "step", "minutes", "longest", "complete_at", "early_at", "accuracy")},
@@ -40,8 +39,10 @@ _SEEDS = {
     "n_items": "of the lists it was measured on",
     "prompts_seed": "of those lists, draws and controls",
     "processing": "of the weights before anything was measured",
+    "seconds": "that the measurement took; null where it was not noted",
     "machine": "processor, cores, threads, GPU of the measurement",
     "versions": "of Python, this package and the libraries that results depend on",
+    "sha256": "of all of this",
 }
 _BENCHMARK = {
     "benchmark": "its name, as the command takes it",
@@ -74,7 +75,8 @@ _RESULT = {
     "sha256": "of this description and the table together",
 }
 _SCORES = {
-    "singular_values": "`[n_layers, n_heads, d_head]`: of every head's OV matrix, the largest first",
+    "singular_values.<layer>": "`[n_heads, d_head]`: of every head's OV matrix, the largest first",
+    "crc32": "checksum plus 1 of every tensor after it; 0 where one is not written yet",
     "<kind>.<layer>.score": "`[layer, n_heads, d_head, n_heads]`: composition score, 0 to 1, of writer layer, writer "
     "head, component, into reader head of `<layer>`; `<kind>` is the input that is read, Q, K or V",
     "<kind>.<layer>.null": "`[3, n_heads]`: mean, standard deviation and maximum of the scores of random unit "
@@ -100,15 +102,15 @@ DATA_FILES = (
         "gpt2-small/composition.safetensors",
         "Composition scores of GPT-2 small's real attention weights, float16. The file's metadata says which "
         "checkpoint (SHA-256), processing, seed and versions made it; "
-        "`talking_heads_utils.scores.scores` reads all of it.",
-        "`python -m talking_heads_utils ship --weights gpt2 --out data/gpt2-small/composition.safetensors`",
+        "`talking_heads_utils.scores.scores.load_scores` reads it.",
+        "`python -m talking_heads_utils composition --weights gpt2 --out data/gpt2-small/composition.safetensors`",
         _SCORES,
     ),
     DataFiles(
         "gpt2-small/quantised.json",
         "How far quantising GPT-2 small's attention weights as in a GGUF file moves composition scores; "
         "`talking_heads_utils.experiments.inhibition.quantised` says what the columns mean.",
-        "`python -m talking_heads_utils ship --weights gpt2 --quantised --out data/gpt2-small/quantised.json`",
+        "`python -m talking_heads_utils quantised --weights gpt2 --out data/gpt2-small/quantised.json`",
         {
             "about": "checkpoint (SHA-256), processing and versions",
             "rows": "a quantisation and a kind each, against the float scores; F16 is the control",
@@ -185,7 +187,17 @@ DATA_FILES = (
         "the same",
     ),
     DataFiles(
-        "seeds/*.json",
+        "seeds/plan.json",
+        "What the measures beside it have in common.",
+        "the same as these",
+        {
+            "n_prompts": "lists, half of them to choose by, half to measure on",
+            "n_items": "of each list",
+            "prompts_seed": "of those lists, draws and controls",
+        },
+    ),
+    DataFiles(
+        "seeds/mini-*.json",
         "Runs of the small models from several seeds, measured as chapter 1 measures a model; only seed 0 ships.",
         "`python -m talking_heads_utils train NAME --seed SEED --out RUN`, then `... seeds RUN --out data/seeds`",
         _SEEDS,

@@ -58,7 +58,7 @@ def hypotheses(prompts: PromptSet, feature: Feature) -> Float[Tensor, "n n_items
     """For each prompt and each item that might be left: the regressors. Raises :class:`TaskError` for prompts that are
     no lists."""
     n_items = prompts.recipe.n_items
-    if n_items is None or "place" not in prompts.info:
+    if n_items is None or "index" not in prompts.info:
         raise TaskError("List indices and identities are those of Laundry List prompts.")
     if feature == Feature.LIST_INDEX:
         return torch.eye(n_items).double().expand(len(prompts), -1, -1)
@@ -70,7 +70,7 @@ def hypotheses(prompts: PromptSet, feature: Feature) -> Float[Tensor, "n n_items
 
 def index_of_answer(prompts: PromptSet) -> Int[Tensor, "n"]:
     """List index of each prompt's answer."""
-    return torch.as_tensor(prompts.info["place"])
+    return torch.as_tensor(prompts.info["index"])
 
 
 def decode(

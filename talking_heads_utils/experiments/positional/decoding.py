@@ -186,7 +186,7 @@ def cloud(run: Context, n_items: int, n_prompts: int = 120) -> list[PointRow]:
     at, prompts = run.kept(channel), run.lists(n_items, n_prompts)
     values = points(run.record(prompts, [at.mover.layer]), at.mover, at.directions).tolist()
     words = [run.tokenizer.decode([token]).strip() for token in prompts.answers.tolist()]
-    return [PointRow(n_items, *xyz, index, word) for xyz, index, word in zip(values, prompts.info["place"], words)]
+    return [PointRow(n_items, *xyz, index, word) for xyz, index, word in zip(values, prompts.info["index"], words)]
 
 
 def crowding(run: Context, lengths: Sequence[int], n_prompts: int = 120) -> list[CrowdingRow]:

@@ -147,7 +147,7 @@ def _arrays(found: dict[str, torch.Tensor], prompts: PromptSet, plan: Plan, rows
     Logits count from the prompt's largest candidate: GPT-2's lie near -100, where half precision has steps of 0.06.
     """
     arrays = {
-        "list_index": np.array(prompts.info["place"][rows], dtype=np.int8),
+        "list_index": np.array(prompts.info["index"][rows], dtype=np.int8),
         "held_out": np.array([half == HELD_OUT for half in prompts.info["half"][rows]]),
     }
     if LOGITS in found:
