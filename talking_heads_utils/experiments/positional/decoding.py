@@ -29,7 +29,7 @@ from talking_heads_utils.prompts.halves import halves, random_folds, wording_fol
 from talking_heads_utils.stats import bootstrap_mean, share
 from talking_heads_utils.steer import random_directions, write_vectors
 
-N_RANDOM = 10  # random triples of directions
+N_RANDOM, N_SHUFFLED = 10, 10  # random triples of directions; orders of the answers
 
 
 class Subspace(StrEnum):
@@ -72,7 +72,7 @@ class DecodingRow(Row):
     high: float = column("share", "95% interval over prompts, upper end")
     smallest: float = column("share", "of random triples the worst")
     largest: float = column("share", "of random triples the best")
-    shuffled: float = column("share", "decoded where the answers' list indices are shuffled before the fit")
+    shuffled: float = column("share", "the same where the answers are shuffled before the fit, mean over shuffles")
     chance: float = column("share", "one in n_items")
     n: int = column("prompts", "held-out lists")
 
@@ -145,15 +145,16 @@ def decoding(run: Context, n_items: int, n_prompts: int = 400) -> list[DecodingR
     random = random_directions(N_RANDOM, 3, at.directions.shape[1], seed)
     subspaces = {Subspace.COMPONENTS: at.directions[None], Subspace.FITTED: fitted[None], Subspace.RANDOM: random}
     splits = {Split.PROMPTS: random_folds(len(held_out), seed=seed), Split.WORDINGS: wording_folds(held_out)}
-    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))
-    shuffled = index_of_answer(held_out)[order]
+    generator, index = torch.Generator().manual_seed(seed), index_of_answer(held_out)
+    shuffled = [index[torch.randperm(len(index), generator=generator)] for _ in range(N_SHUFFLED)]
     rows = []
     for subspace, sets in subspaces.items():
         values = points(recording, at.mover, sets)
         for feature in Feature:
             for split, folds in splits.items():
                 right = torch.stack([decode(v, held_out, feature, folds) for v in values])
-                null = torch.stack([decode(v, held_out, feature, folds, shuffled) for v in values])
+                null = torch.stack([decode(values[i % len(values)], held_out, feature, folds, order)
+                                    for i, order in enumerate(shuffled)])  # fmt: skip
                 found = share(right[0]) if len(right) == 1 else bootstrap_mean(right.double().mean(0))
                 worst, best = right.double().mean(1).aminmax()
                 rows.append(DecodingRow(
