@@ -91,7 +91,7 @@ def test_the_streaming_benchmark_compares_tables_and_counts_products(tmp_path, m
     shape = Shape(n_layers=3, n_heads=4, n_kv_heads=2, d_model=32, d_head=8)
     share, routes = streaming_bench.rows(shape=shape, n_layers=(3,))
     assert share.ratio == share.plain_s / share.ours_s > 0 and share.ours_peak_mb > 50
-    assert routes.max_abs_diff < 1e-5 and "2 K/V heads" in routes.case and routes.plain_peak_mb > 50
+    assert routes.max_abs_diff < 1e-3 and "2 K/V heads" in routes.case and routes.plain_peak_mb > 50
     pair = 32 * 32 * (32 + 16 + 16) + 2 * 4 * 32 * 8 * 8  # Q, K, V of all components; cores of K and V
     assert streaming_bench.n_products(shape) == 2 * 3 * pair
     assert streaming_bench.n_products(Shape(2, 4, 4, 32, 8)) == 2 * 32 * 32 * 96, "nothing shared, no cores"
@@ -123,13 +123,13 @@ def test_a_route_of_a_child_scores_the_checkpoint_and_says_its_peak(route, check
 
 
 @pytest.mark.parametrize("route", ["streamed", "in memory"])
-def test_a_route_of_the_streaming_benchmark_writes_its_table(route, checkpoints, tmp_path, capsys):
-    assert streaming_bench._route(route, str(checkpoints["llama"]), str(tmp_path / "out.parquet")) == 0
-    assert (tmp_path / "out.parquet").exists() and "peak_mb=" in capsys.readouterr().out
+def test_a_route_of_the_streaming_benchmark_writes_its_scores(route, checkpoints, tmp_path, capsys):
+    assert streaming_bench._route(route, str(checkpoints["llama"]), str(tmp_path / "out")) == 0
+    assert (tmp_path / "out").exists() and "peak_mb=" in capsys.readouterr().out
 
 
-def test_tables_that_differ_do_not_pass_for_equal(checkpoints, tmp_path):
-    for name, more in (("a", ()), ("b", ("--top", "20"))):
-        main(["composition", "--weights", str(checkpoints["llama"]), "--out", str(tmp_path / f"{name}.parquet"), *more])
-    assert streaming_bench.largest_difference(tmp_path / "a.parquet", tmp_path / "a.parquet") == 0
-    assert streaming_bench.largest_difference(tmp_path / "a.parquet", tmp_path / "b.parquet") == float("inf")
+def test_scores_that_differ_do_not_pass_for_equal(checkpoints, tmp_path):
+    for name, more in (("a", ()), ("b", ("--kinds", "QK"))):
+        main(["composition", "--weights", str(checkpoints["llama"]), "--out", str(tmp_path / name), *more])
+    assert streaming_bench.largest_difference(tmp_path / "a", tmp_path / "a") == 0
+    assert streaming_bench.largest_difference(tmp_path / "a", tmp_path / "b") == float("inf")
