@@ -613,7 +613,7 @@ def result(tmp_path_factory) -> Path:
     """The folder of one experiment on the planted model."""
     (crowding,) = [e for e in EXPERIMENTS if e.name == "crowding"]
     folder, failed = reproduce(Context("planted", quick=True), [crowding], tmp_path_factory.mktemp("results"))
-    assert not failed and files(folder) == ["crowding.json", "crowding.parquet"]
+    assert not failed and files(folder) == ["crowding.json", "crowding.parquet", "plan.json"]
     return folder
 
 
