@@ -1,4 +1,4 @@
-"""Questions of functions as the experiments ask them: the post's own, and pairs of prompts, with and without examples."""
+"""Questions of functions as the experiments ask them: the post's own, and pairs with and without examples."""
 
 from __future__ import annotations
 
