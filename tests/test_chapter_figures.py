@@ -2,7 +2,6 @@
 
 import pandas as pd
 import pytest
-import torch
 from counted import MODELS, table
 
 from talking_heads_utils.experiments.positional.gains import Strategy

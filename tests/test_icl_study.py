@@ -7,8 +7,8 @@ import torch
 from talking_heads_utils import metrics
 from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.experiments.icl import curves, study
+from talking_heads_utils.experiments.icl.pairing import OTHER_FUNCTION
 from talking_heads_utils.labels import Head
-from talking_heads_utils.prompts.questions import OTHER_FUNCTION
 from talking_heads_utils.prompts.sets import load_prompts, save_prompts
 from talking_heads_utils.stats import share
 

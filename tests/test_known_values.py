@@ -4,8 +4,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from talking_heads_utils.experiments.icl import study
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.icl import study
+from talking_heads_utils.experiments.icl.pairing import (
+    NO_EXAMPLES,
+    OTHER_FUNCTION,
+    RANDOM_PAIRS,
+    draw_pairing,
+    questions,
+)
 from talking_heads_utils.experiments.positional.decoding import by_list_index
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.end_runs import run_everywhere
@@ -14,14 +21,7 @@ from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.metrics import answer_logits
 from talking_heads_utils.models import model_source
 from talking_heads_utils.prompts.lists import build_laundry
-from talking_heads_utils.prompts.questions import (
-    NO_EXAMPLES,
-    OTHER_FUNCTION,
-    RANDOM_PAIRS,
-    Question,
-    draw_pairing,
-    questions,
-)
+from talking_heads_utils.prompts.questions import Question
 from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
 

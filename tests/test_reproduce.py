@@ -18,8 +18,8 @@ from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
 from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.corpus import OPEN_WEB_TEXT_NAME, OWN_TEXTS
-from talking_heads_utils.experiments.gate import gate_from
 from talking_heads_utils.experiments.inhibition.circuit import circuit_table
+from talking_heads_utils.experiments.rows import rows
 from talking_heads_utils.experiments.run import chosen, reproduce
 from talking_heads_utils.experiments.verdicts import Verdict
 from talking_heads_utils.labels import Head
@@ -112,7 +112,7 @@ def test_a_model_that_can_do_the_tasks_goes_through_the_gate_and_then_by_its_rol
     folder, results = lookalike
     done = results_in(results)
     assert set(done) == {e.name for e in chosen((1,))} and not {n: r.reason for n, r in done.items() if r.reason}
-    cells = {(c.task, c.n_items): c for c in gate_from(done["gate"].table) if (c.order, c.place) == ("all", -1)}
+    cells = {(c.task, c.n_items): c for c in rows(done["gate"].table, gate.Cell) if c.whole}
     assert cells["ioi", 2].accuracy > 0.9 and all(cells["laundry", n].asked for n in context.QUICK_GATE)
     bridge = load_model(folder)
     found = find_roles(bridge, bridge.tokenizer, n_prompts=80)
