@@ -86,7 +86,8 @@ def test_steering_gains_show_the_mean_of_the_random_directions():
 
 
 def test_a_finding_claims_nothing_that_is_told_the_answer():
-    decoded = table(["right"], subspace=list(positional.SUBSPACES), feature=list(positional.FEATURES)).assign(chance=0.25)
+    keys = dict(subspace=list(positional.SUBSPACES), feature=list(positional.FEATURES))
+    decoded = table(["right"], **keys).assign(chance=0.25)
     gains = table(["gain"], n_items=[6], draw=[None, 0], strategy=list(Strategy)).assign(low=0.0, high=1.0)
     drawn = positional.finding_figure(decoded, gains).data[-2:]
     one = gains[gains["strategy"] == Strategy.ONE]

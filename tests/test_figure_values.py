@@ -201,8 +201,9 @@ def test_the_dimension_of_each_series_is_that_of_its_name():
     figure = positional.dimension_figure(rows)
     for model in MODELS:
         assert series(figure, model) == {
-            positional.FEATURES[f] + suffix: column(where(rows, model=model, feature=f, subspace=subspace), "k", "right")
-            for f in Feature for subspace, suffix in (("components", ""), ("random", ", random directions"))
+            name + suffix: column(where(rows, model=model, feature=f, subspace=subspace), "k", "right")
+            for f, name in positional.FEATURES.items()
+            for subspace, suffix in (("components", ""), ("random", ", random directions"))
         }  # fmt: skip
 
 

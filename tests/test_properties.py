@@ -421,7 +421,8 @@ def test_no_changed_bit_of_a_result_goes_unseen(swept, tmp_path, data, name):
         found = load(tmp_path / "steering.npz")
     except TalkingHeadsError:
         return
-    assert found.about == whole.about and all((found.arrays[k] == v).all() for k, v in whole.arrays.items())  # as where 1e-05 became 1E-05
+    assert found.about == whole.about  # as where 1e-05 became 1E-05
+    assert all((found.arrays[name] == values).all() for name, values in whole.arrays.items())
 
 
 @settings(LAWS, max_examples=60)
