@@ -406,17 +406,18 @@ def flips(whole: bytes):
 
 
 @settings(LAWS, max_examples=150)
-@given(data=st.data(), name=st.sampled_from(["steering.json", "steering.parquet"]))
+@given(data=st.data(), name=st.sampled_from(["steering.json", "steering.npz"]))
 def test_no_changed_bit_of_a_result_goes_unseen(swept, tmp_path, data, name):
-    for file in ("steering.json", "steering.parquet"):
+    for file in ("steering.json", "steering.npz"):
         shutil.copyfile(swept / file, tmp_path / file)
-    whole = load(tmp_path / "steering.json")
+    whole = load(tmp_path / "steering.npz")
     (tmp_path / name).write_bytes(data.draw(flips((swept / name).read_bytes())))
     try:
-        found = load(tmp_path / "steering.json")
+        found = load(tmp_path / "steering.npz")
     except TalkingHeadsError:
         return
-    assert found.about == whole.about and found.table.equals(whole.table)  # as where 1e-05 became 1E-05
+    assert found.about == whole.about  # as where 1e-05 became 1E-05
+    assert all((found.arrays[name] == values).all() for name, values in whole.arrays.items())
 
 
 @pytest.fixture(scope="module")
