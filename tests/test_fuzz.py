@@ -563,7 +563,7 @@ PLANS = [
     {"n_items": "abc"}, {"n_items": ["a"]}, {"n_items": []}, {"n_items": 5}, {"n_items": [1]}, {"n_prompts": "x"},
     {"n_prompts": 10**9}, {"n_prompts": None}, {"seed": None}, {"seed": -1}, {"values": ["a"]}, {"values": [math.nan]},
     {"values": []}, {"values": 3}, {"writers": [1]}, {"writers": ["x"]}, {"movers": [[]]}, {"movers": ["L1"]},
-    {"read": ["x"]}, {"read": []}, {"model": 5}, {"random": "x"}, {"more": 1},
+    {"logits": "x"}, {"logits": None}, {"model": 5}, {"random": "x"}, {"more": 1},
 ]  # fmt: skip
 
 
@@ -577,7 +577,7 @@ def test_a_plan_that_cannot_be_is_not_merged_and_not_gone_on_with(changes, shelf
     assert not files(place) and files(folder) == before
 
 
-@pytest.mark.parametrize("file", ["plan.json", "chunks/n03-0010.parquet", "notes/n03-0010.json"])
+@pytest.mark.parametrize("file", ["plan.json", "n03-0010.npz", "n03-0010.json"])
 @pytest.mark.parametrize("content", [*NOT_JSON, None], ids=range(len(NOT_JSON) + 1))
 def test_a_damaged_or_lost_file_of_a_sweep_is_not_merged(file, content, shelf, place, tmp_path):
     folder = shutil.copytree(shelf / "sweep", tmp_path / "sweep")
@@ -592,8 +592,8 @@ def test_a_damaged_or_lost_file_of_a_sweep_is_not_merged(file, content, shelf, p
 @given(data=st.data())
 def test_a_damaged_chunk_is_merged_whole_or_not_at_all(data, shelf, tmp_path):
     folder = shutil.copytree(shelf / "sweep", tmp_path / "sweep", dirs_exist_ok=True)
-    chunk = folder / "chunks" / "n03-0000.parquet"
-    write(chunk, data.draw(damages((shelf / "sweep" / "chunks" / "n03-0000.parquet").read_bytes())))
+    chunk = "n03-0000.npz"
+    write(folder / chunk, data.draw(damages((shelf / "sweep" / chunk).read_bytes())))
     made = answered(*command("merge", shelf, tmp_path / "out", sweep=folder))
     assert made or not (tmp_path / "out").exists()
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
