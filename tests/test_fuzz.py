@@ -249,8 +249,8 @@ READERS = [  # a command, and a file that it reads
     (COMMANDS["edit"], "edit.json"),
     (COMMANDS["atlas"], "scores"),
     (COMMANDS["merge"], "sweep/plan.json"),
-    (COMMANDS["merge"], "sweep/**/n03-0010.parquet"),
-    (COMMANDS["merge"], "sweep/**/n03-0010.json"),
+    (COMMANDS["merge"], "sweep/n03-0010.npz"),
+    (COMMANDS["merge"], "sweep/n03-0010.json"),
     (["merge", "{results}", "--out", "{out}"], "results/crowding.json"),
     (["merge", "{results}", "--out", "{out}"], "results/crowding.parquet"),
     (RESUME, "run/plan.json"),
@@ -387,7 +387,7 @@ def test_scores_that_are_not_whole_draw_no_atlas(change, shelf, place, tmp_path)
 PLANS = [
     {"n_items": "abc"}, {"n_items": []}, {"n_items": 5}, {"n_items": [1]}, {"n_prompts": 10**9}, {"n_prompts": None},
     {"seed": -1}, {"values": ["a"]}, {"values": [math.nan]}, {"values": []}, {"values": 3}, {"writers": [1]},
-    {"writers": ["x"]}, {"movers": [[]]}, {"read": ["x"]}, {"read": []}, {"model": 5}, {"random": "x"}, {"more": 1},
+    {"writers": ["x"]}, {"movers": [[]]}, {"logits": "x"}, {"logits": None}, {"model": 5}, {"random": "x"}, {"more": 1},
 ]  # fmt: skip
 
 

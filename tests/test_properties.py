@@ -18,12 +18,11 @@ from talking_heads_utils.cli import main
 from talking_heads_utils.components import ov_svd, qk_svd, write_directions
 from talking_heads_utils.edit.algebra import Move, change_of_W_O, change_of_W_Q, moves_of, rotated
 from talking_heads_utils.edit.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, from_json, new_edit, to_json
-from talking_heads_utils.errors import TaskError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts.functions import Family
 from talking_heads_utils.prompts.ioi import build_ioi
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION, build_laundry, wordings
-from talking_heads_utils.prompts.sets import ABSENT, load_prompts, save_prompts
+from talking_heads_utils.prompts.sets import ABSENT
 from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.scores.composition import head_level, iter_composition
 from talking_heads_utils.scores.scores import compute_scores, load_scores, save_scores
@@ -246,7 +245,7 @@ def same(first, second) -> bool:
 @LAWS
 @given(n_items=st.integers(3, 12), n_prompts=st.integers(2, 60), seed=SEEDS)
 def test_any_set_of_lists_is_balanced_free_of_doubles_and_cut_in_halves_that_share_nothing(
-    tokenizer, tmp_path, n_items, n_prompts, seed
+    tokenizer, n_items, n_prompts, seed
 ):
     prompts = build_laundry(tokenizer, n_items, n_prompts, seed)
     words = [[tokenizer.decode([token]).strip() for token in row] for row in prompts.candidates.tolist()]
@@ -267,13 +266,11 @@ def test_any_set_of_lists_is_balanced_free_of_doubles_and_cut_in_halves_that_sha
             first, second = (prompts.tokens[row, at[f"item_{k} {name}"]] for name in ("first", "second"))
             assert first == second and first in prompts.distractors[row]
     assert same(build_laundry(tokenizer, n_items, n_prompts, seed), prompts)
-    save_prompts(prompts, tmp_path / "prompts.parquet")
-    assert same(load_prompts(tmp_path / "prompts.parquet"), prompts)
 
 
 @LAWS
 @given(half=st.integers(1, 30), seed=SEEDS, data=st.data())
-def test_any_ioi_set_is_balanced_and_survives_its_file_and_any_choice_of_it(tokenizer, tmp_path, half, seed, data):
+def test_any_ioi_set_is_balanced_and_so_is_what_is_chosen_of_it(tokenizer, half, seed, data):
     prompts = build_ioi(tokenizer, 2 * half, seed)
     assert sorted(Counter(prompts.info["order"]).values()) == [half, half]
     rows = torch.arange(2 * half)
@@ -283,9 +280,6 @@ def test_any_ioi_set_is_balanced_and_survives_its_file_and_any_choice_of_it(toke
     chosen = data.draw(st.lists(st.sampled_from(rows.tolist()), min_size=1, unique=True))
     part = prompts.select(chosen)
     assert part.recipe.rows == tuple(chosen)
-    for some in (prompts, part):
-        save_prompts(some, tmp_path / "prompts.parquet")
-        assert same(load_prompts(tmp_path / "prompts.parquet"), some)
     counterfactual = build_ioi(tokenizer, 2 * half, seed, counterfactual="swap names")
     assert torch.equal(counterfactual.answers, prompts.distractors[:, 0])
 
@@ -358,20 +352,6 @@ def flips(whole: bytes):
     return st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 7)).map(
         lambda at: whole[: at[0]] + bytes([whole[at[0]] ^ (1 << at[1])]) + whole[at[0] + 1 :]
     )
-
-
-@settings(LAWS, max_examples=60)
-@given(data=st.data())
-def test_a_damaged_prompt_set_is_one_clear_error_or_the_same_prompts(tokenizer, tmp_path, data):
-    path = tmp_path / "prompts.parquet"
-    prompts = build_ioi(tokenizer, 8, 0)
-    save_prompts(prompts, path)
-    path.write_bytes(data.draw(flips(path.read_bytes())))
-    try:
-        found = load_prompts(path)
-    except TaskError:
-        return
-    assert torch.equal(found.tokens, prompts.tokens) and torch.equal(found.answers, prompts.answers)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Join the folders of shards into one: of a sweep, which is then reduced to its aggregates, or of `reproduce`.
 
 The parts must be of one run; a sweep's must hold every chunk between them. Otherwise nothing is copied. The aggregates,
-steering.parquet and steering.json, are those of `sweep`: by list length, place in the list and setting.
+steering.npz and steering.json, are those of `sweep`: by list length, setting and list index.
 
 example:
   python -m talking_heads_utils merge runs/gpt2-0 runs/gpt2-1 --out runs/gpt2 --results data/results

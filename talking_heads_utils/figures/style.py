@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -100,6 +100,20 @@ def menu_of_views(labels: Sequence[str], per_view: int, layouts: Sequence[dict] 
         shown = {"visible": [j // per_view == i for j in range(n)]}
         buttons.append(dict(label=label, method="update", args=[shown, *([layouts[i]] if layouts else [])]))
     return dropdown(buttons)
+
+
+def by_menu(
+    figure: go.Figure, table: pd.DataFrame, keys: Sequence[str], traces: Callable[[pd.DataFrame], list], **layout: Any
+) -> go.Figure:
+    """Adds a dropdown that shows one part of a table at a time. keys: columns that tell the parts apart. traces: draws
+    one; all must have as many. layout: of the figure, beside the dropdown."""
+    views = {", ".join(map(str, key)): traces(part) for key, part in table.groupby(list(keys), sort=False)}
+    for i, found in enumerate(views.values()):
+        for trace in found:
+            trace.visible = i == 0
+            figure.add_trace(trace)
+    per_view = len(next(iter(views.values())))
+    return figure.update_layout(updatemenus=[menu_of_views(list(views), per_view)], **{"margin_t": 70, **layout})
 
 
 def slider(names: Sequence[str], prefix: str, *, pad: int, active: int = 0) -> dict:
