@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, RESID_PRE, Change, prepare
-from talking_heads_utils.forward.variants import END, measure, places, ready, tidy, untouched
+from talking_heads_utils.forward.variants import END, measure, places, tidy, untouched
 from talking_heads_utils.labels import Component
 from talking_heads_utils.metrics import Metric, Outcome, named
+from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.steer import write_vectors
 
@@ -42,14 +43,14 @@ class _Direction:
 
 
 def steer(
-    model: object,
+    model: Any,
     prompts: PromptSet,
     directions: Label | Sequence[Label] | Mapping[str, tuple[int, Float[Tensor, "d_model"]]],
     amounts: Amounts,
     *,
     metric: str | Metric | Callable[[Outcome], Tensor] = "logit_diff",
     at: str = END,
-    tokenizer: object | None = None,
+    tokenizer: Any = None,
 ) -> pd.DataFrame:
     """A metric with ``amount * direction`` added to the residual stream: one row per setting.
 
@@ -74,7 +75,7 @@ def steer(
     >>> (found["value"] < 1).tolist()  # of 0, 5 and -5
     [False, True, True]
     """
-    bridge, metric = ready(model, tokenizer), named(metric)
+    bridge, metric = as_bridge(model, tokenizer), named(metric)
     found = _directions(bridge, directions)
     settings = _settings([direction.name for direction in found], amounts)
     start = min([direction.layer for direction in found] + [head.layer for head in metric.heads])

@@ -16,7 +16,7 @@ HELP = "an edited checkpoint, from an edit as JSON"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="planted, a small model of the book, a Hub id or a folder")
+    parser.add_argument("--model", required=True, help="a small model of the book, a Hub id or a folder")
     parser.add_argument("--edit", type=Path, required=True, metavar="FILE", help="the edit, JSON")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder for the checkpoint")
 
