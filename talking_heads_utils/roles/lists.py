@@ -16,14 +16,13 @@ from torch import Tensor
 
 from talking_heads_utils.effects import inhibition_score, wanted_direction
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.experiments.inhibition.links import ONE_COMPONENT, pair_values
 from talking_heads_utils.forward.closed_form import mover_of, pattern_after_shift
 from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.labels import Head
 from talking_heads_utils.metrics import contrast
 from talking_heads_utils.prompts.halves import half_rows
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.scores.scores import CompositionScores
+from talking_heads_utils.scores.scores import ONE_COMPONENT, CompositionScores
 from talking_heads_utils.settings import SEED
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ def heads_with_a_role(scores: Float[Tensor, "n_layers n_heads"], *, least: float
 
 def by_weights(scores: CompositionScores, movers: list[Head]) -> Float[Tensor, "n_layers n_heads"]:
     """Largest score of a single component into the movers' queries, mean over the movers that lie above."""
-    values = pair_values(scores, "Q", ONE_COMPONENT)
+    values = scores.pairs("Q", ONE_COMPONENT)
     return torch.stack([values[:, :, mover.layer, mover.head] for mover in movers]).nanmean(0)
 
 

@@ -36,7 +36,6 @@ from talking_heads_utils.experiments.inhibition.concentration import (
     stable_rank,
     whole_effect,
 )
-from talking_heads_utils.experiments.inhibition.links import ONE_COMPONENT, pair_values
 from talking_heads_utils.experiments.inhibition.signal import factorial_prompts, place_or_identity, place_or_name
 from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.forward.suffix import suffix
@@ -54,7 +53,7 @@ from talking_heads_utils.roles.lists import (
     remove_from_values,
     roles_on_lists,
 )
-from talking_heads_utils.scores.scores import CompositionScores, compute_scores
+from talking_heads_utils.scores.scores import ONE_COMPONENT, CompositionScores, compute_scores
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.stats import bootstrap_mean, spearman
 
@@ -280,7 +279,7 @@ def second_step_table(studies: Sequence[Study]) -> pd.DataFrame:
         readers = {head.layer for head in heads} | {s.mover.layer}
         recording = record(s.bridge, s.held_out.prompts, sorted(readers))
         scores = compute_scores(recording.weights, "V", seed=s.seed)
-        into_values = pair_values(scores, "V", ONE_COMPONENT)
+        into_values = scores.pairs("V", ONE_COMPONENT)
         for head in heads:
             by_score = into_values[:, :, head.layer, head.head]
             removed = remove_from_values(recording, head, movers)
