@@ -41,9 +41,27 @@ Import what you need from the submodule that holds it; importing the package its
 ==================  =====================================================================
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 try:
     __version__ = version("talking-heads-utils")
 except PackageNotFoundError:  # the sources on the path, not installed
     __version__ = "0+uninstalled"
+
+MODULES = ("prompts", "metrics", "scores", "roles", "figures")  # loaded at their first use
+NAMES = {"load_model": "models", "Head": "labels", "Component": "labels"}  # public name -> the module that holds it
+
+
+def __getattr__(name: str) -> Any:
+    """What :data:`MODULES` and :data:`NAMES` promise, imported when it is asked for."""
+    if name in NAMES:
+        return getattr(import_module(f"{__name__}.{NAMES[name]}"), name)
+    if name in MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *MODULES, *NAMES})

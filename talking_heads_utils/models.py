@@ -194,10 +194,9 @@ def load_tokenizer(name_or_folder: str | Path, revision: str | None = None) -> P
     """A model's tokenizer alone, which adds by itself what stands in front of a prompt. Raises as :func:`load_model`
     does."""
     if name_or_folder == PLANTED:
-        from talking_heads_utils.planted.model import WORDS
-        from talking_heads_utils.training.data import word_tokenizer
+        from talking_heads_utils.prompts.toy import word_tokenizer
 
-        return word_tokenizer(WORDS)
+        return word_tokenizer()
     return _tokenizer(find_checkpoint(name_or_folder, revision), name_or_folder)
 
 

@@ -13,14 +13,15 @@ from pretended_gpu import PretendedGPU
 
 from talking_heads_utils import models
 from talking_heads_utils.evaluate import answer_logits
-from talking_heads_utils.experiments.catalogue import EXPERIMENTS, Subject, chapters_of
+from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study as icl
 from talking_heads_utils.experiments.inhibition import concentration
 from talking_heads_utils.experiments.inhibition import study as inhibition
 from talking_heads_utils.forward import answers as whole
 
 SUBJECTS, PLAIN = (
-    {model: Subject(model, quick=True, device=device) for model in ("mini-token", "mini-icl")}
+    {model: Context(model, quick=True, device=device) for model in ("mini-token", "mini-icl")}
     for device in ("cuda", "cpu")
 )  # what a chapter's experiments share is made once on either
 CASES = [(model, e) for model in SUBJECTS for e in EXPERIMENTS if e.chapter in chapters_of(model)]
@@ -52,8 +53,8 @@ def test_mixed_devices_fail_as_on_a_gpu():
 def test_an_experiment_on_a_gpu_gives_the_same_table(model, experiment, monkeypatch):
     monkeypatch.setattr(models, "check_complete", lambda *args: None)  # asks for the memory of a real GPU
     with PretendedGPU():
-        found = experiment.run(SUBJECTS[model])
-    expected = experiment.run(PLAIN[model])
+        found = experiment.table(SUBJECTS[model])
+    expected = experiment.table(PLAIN[model])
     pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True), atol=1e-3, rtol=1e-3)
 
 

@@ -24,7 +24,8 @@ from talking_heads_utils.cli import COMMANDS as CLI_COMMANDS
 from talking_heads_utils.cli import main
 from talking_heads_utils.cli.sweep import values_of
 from talking_heads_utils.edit.edits import OV, SCALE, Change, new_edit, to_json
-from talking_heads_utils.experiments.catalogue import EXPERIMENTS, Subject
+from talking_heads_utils.experiments.catalogue import EXPERIMENTS
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.run import reproduce
 from talking_heads_utils.labels import Component
 from talking_heads_utils.models import shipped_models
@@ -611,7 +612,7 @@ def test_what_is_no_sweep_is_not_merged(shelf, place, tmp_path):
 def result(tmp_path_factory) -> Path:
     """The folder of one experiment on the planted model."""
     (crowding,) = [e for e in EXPERIMENTS if e.name == "crowding"]
-    folder, failed = reproduce(Subject("planted", quick=True), [crowding], tmp_path_factory.mktemp("results"))
+    folder, failed = reproduce(Context("planted", quick=True), [crowding], tmp_path_factory.mktemp("results"))
     assert not failed and files(folder) == ["crowding.json", "crowding.parquet"]
     return folder
 

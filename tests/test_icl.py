@@ -44,10 +44,9 @@ from talking_heads_utils.prompts.questions import (
     post_questions,
     questions,
 )
-from talking_heads_utils.training.functions import number_tokenizer
-from talking_heads_utils.training.spec import FunctionsSpec
+from talking_heads_utils.prompts.toy import number_tokenizer
 
-SPEC = FunctionsSpec("test", n_steps=1)
+N_NUMBERS = Family().n_numbers
 
 
 def generator(seed=0):
@@ -154,7 +153,7 @@ def test_numbers_of_several_tokens_have_positions_and_answers_must_be_whole():
 
 
 def test_bad_questions(tmp_path):
-    tokenizer = number_tokenizer(SPEC)
+    tokenizer = number_tokenizer(N_NUMBERS, 48)
     numbers = numbers_of(tokenizer, 124)
     with pytest.raises(TaskError, match="500 is no number that this tokenizer knows"):
         encode_questions([Question(((500, 3),), 2, (1, 1))], tokenizer)
@@ -192,7 +191,7 @@ def test_a_family_of_one_function_has_no_other():
 
 
 def test_scores_apart():
-    prompts = encode_questions([Question((), 10, (2, 3)), Question((), 7, (3, 0))], number_tokenizer(SPEC))
+    prompts = encode_questions([Question((), 10, (2, 3)), Question((), 7, (3, 0))], number_tokenizer(N_NUMBERS, 48))
     answered = torch.tensor([[23, 20, 21, 25], [21, 22, 20, 5]])
     found = score_numbers(answered, prompts, torch.tensor([[25], [5]]))
     assert found.exact.tolist() == [[True, False, False, False], [True, False, False, False]]
@@ -395,7 +394,7 @@ def test_parity_of_an_answer_copied_from_an_example():
     family = Family()
     asked = questions(family.draw(3000, 2, generator()), family)
     same = [q.pairs[0][1] % 2 == q.answer % 2 for q in asked]
-    prompts = encode_questions(asked, number_tokenizer(SPEC))
+    prompts = encode_questions(asked, number_tokenizer(N_NUMBERS, 48))
     assert parts.parity_of_copies(prompts) == pytest.approx(sum(same) / 3000, abs=0.03)
     assert {q.function[0] % 2 == 0 for q in asked} == {True, False}, "of both kinds, or nothing is tested"
 
@@ -403,7 +402,7 @@ def test_parity_of_an_answer_copied_from_an_example():
 def test_probe_table_splits_by_function():
     """A feature that names the function is worth nothing on other functions; one that names b is."""
     family = Family()
-    prompts = encode_questions(questions(family.draw(500, 2, generator()), family), number_tokenizer(SPEC))
+    prompts = encode_questions(questions(family.draw(500, 2, generator()), family), number_tokenizer(N_NUMBERS, 48))
     a, b = (torch.tensor(prompts.info[name]) for name in "ab")
     of_function = torch.nn.functional.one_hot((a - 1) * 10 + b, 50).float()
     of_b = torch.nn.functional.one_hot(b, 10).float()

@@ -27,12 +27,11 @@ from talking_heads_utils.prompts.functions import Family
 from talking_heads_utils.prompts.ioi import build_ioi
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION, build_laundry, wordings
 from talking_heads_utils.prompts.sets import ABSENT, load_prompts, save_prompts
+from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.scores import streaming
 from talking_heads_utils.scores.composition import head_level, iter_composition, reading_maps, score_directions
 from talking_heads_utils.scores.scores import compute_scores, load_scores, save_scores
 from talking_heads_utils.stats import bootstrap_mean, percentile_among, share, share_change
-from talking_heads_utils.training.data import word_tokenizer
-from talking_heads_utils.training.spec import WORK, MiniSpec
 from talking_heads_utils.weights.heads import LAYER_NORM, NO_NORM, RMS_NORM, HeadWeights, RawLayer, Source, assemble
 
 LAWS = settings(
@@ -263,7 +262,7 @@ def test_an_edit_survives_its_file(data, weights, name):
 @pytest.fixture(scope="session")
 def tokenizer():
     """The words of a small model of the book, fewer of each kind."""
-    return word_tokenizer(MiniSpec("few words", WORK, work=8, n_steps=1, n_names=12, n_places=4, n_objects=24))
+    return word_tokenizer(n_names=12, n_places=4, n_objects=24)
 
 
 def same(first, second) -> bool:

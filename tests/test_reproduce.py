@@ -14,10 +14,10 @@ import torch
 
 from talking_heads_utils import batches
 from talking_heads_utils.cli import main
-from talking_heads_utils.errors import ModelError, OptionError, ResultError, TaskError
-from talking_heads_utils.experiments import catalogue as experiments
-from talking_heads_utils.experiments import gate, store
-from talking_heads_utils.experiments.catalogue import EXPERIMENTS, Subject, chapters_of
+from talking_heads_utils.errors import ModelError, NotApplicable, OptionError, ResultError
+from talking_heads_utils.experiments import context, gate, store
+from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.corpus import OPEN_WEB_TEXT_NAME, PYDOC, texts_provenance
 from talking_heads_utils.experiments.gate import gate_from
 from talking_heads_utils.experiments.inhibition.circuit import circuit_table
@@ -80,10 +80,10 @@ def some_roles(*args, **options) -> Roles:
 def test_sharded_bfloat16_folders_of_other_families_go_through_every_experiment(family, source, tmp_path, monkeypatch):
     """With the gate left open, and roles given: random weights have none."""
     monkeypatch.setattr(gate, "AT_LEAST", 0.0)
-    monkeypatch.setattr(experiments, "find_roles", some_roles)
+    monkeypatch.setattr(context, "find_roles", some_roles)
     folder = rehearsals.tiny(family, tmp_path / family, source)
     assert len(list(folder.glob("*.safetensors"))) > 1
-    s = Subject(str(folder), quick=True, texts=TEXTS, dtype=torch.bfloat16)
+    s = Context(str(folder), quick=True, texts=TEXTS, dtype=torch.bfloat16)
     results, failed = reproduce(s, EXPERIMENTS, tmp_path / "results", lambda line: None)
     done = {path.stem: store.load(path) for path in results.glob("*.json")}
     assert not failed and set(done) == {e.name for e in EXPERIMENTS}
@@ -96,7 +96,7 @@ def lookalike(tmp_path_factory) -> tuple[Path, Path]:
     """A small model that can do both tasks, under a name that nobody knows, and its results of chapters 1 to 3."""
     where = tmp_path_factory.mktemp("lookalike")
     folder = shutil.copytree(model_source("mini-token")[0], where / "stranger")
-    found, failed = reproduce(Subject(str(folder), quick=True, texts=TEXTS), chosen((1, 2, 3)), where)
+    found, failed = reproduce(Context(str(folder), quick=True, texts=TEXTS), chosen((1, 2, 3)), where)
     assert not failed
     return folder, found
 
@@ -108,8 +108,8 @@ def test_a_model_that_can_do_the_tasks_goes_through_the_gate_and_then_by_its_rol
     assert set(done) == {e.name for e in chosen((1, 2, 3))} > {e.name for e in chosen((1, 2, 3), of_own=True)}
     assert not {name: r.reason for name, r in done.items() if r.reason} and all(len(r.table) for r in done.values())
     cells = {(c.task, c.n_items): c for c in gate_from(done["gate"].table) if (c.order, c.place) == ("all", -1)}
-    assert cells["ioi", 2].accuracy > 0.9 and all(cells["laundry", n].asked for n in experiments.QUICK_GATE)
-    assert set(done["crowding"].table["n_items"]) == set(experiments.QUICK_GATE), "not those of the book's own"
+    assert cells["ioi", 2].accuracy > 0.9 and all(cells["laundry", n].asked for n in context.QUICK_GATE)
+    assert set(done["crowding"].table["n_items"]) == set(context.QUICK_GATE), "not those of the book's own"
     bridge = load_model(folder)
     found = find_roles(bridge, bridge.tokenizer, n_prompts=80)
     pd.testing.assert_frame_equal(done["roles"].table, found.frame(), atol=1e-4, check_dtype=False)
@@ -117,9 +117,9 @@ def test_a_model_that_can_do_the_tasks_goes_through_the_gate_and_then_by_its_rol
     held_out = Pair.of(bridge, *pairs_of_prompts(bridge.tokenizer, 80)[1])
     expected = circuit_table(bridge, held_out, found)
     pd.testing.assert_frame_equal(done["circuit"].table, expected, atol=1e-3, rtol=1e-3, check_dtype=False)
-    asked = Subject(str(folder), finished=lambda name: done[name].table)
+    asked = Context(str(folder), finished=lambda name: done[name].table)
     pd.testing.assert_frame_equal(asked.roles.frame(), done["roles"].table, check_dtype=False)
-    assert asked.channel.mover == found.mover
+    assert asked.mover == found.mover
     assert done["concentration"].table["head"].tolist() == list(map(str, found.heads(S_INHIBITION)))
 
 
@@ -128,26 +128,26 @@ def test_a_run_that_goes_on_reads_the_roles_that_are_stored(lookalike, tmp_path,
     again = shutil.copytree(results, tmp_path / results.name)
     for name in ("circuit", "decoding", "removal"):
         (again / f"{name}.json").unlink(), (again / f"{name}.parquet").unlink()
-    for name in ("find_roles", "run_gate"):
-        monkeypatch.setattr(experiments, name, raising(AssertionError(f"{name} is run anew")))
+    for module, name in ((context, "find_roles"), (gate, "run_gate")):
+        monkeypatch.setattr(module, name, raising(AssertionError(f"{name} is run anew")))
     said = []
-    reproduce(Subject(str(folder), quick=True, texts=TEXTS), chosen((1, 2, 3)), tmp_path, said.append)
+    reproduce(Context(str(folder), quick=True, texts=TEXTS), chosen((1, 2, 3)), tmp_path, said.append)
     assert "13 of 16 experiments are there" in said[0] and len(said) == 4
     assert_same(results, again)
 
 
 def test_the_books_own_models_skip_what_is_known_of_them(tmp_path):
     assert {e.name for e in EXPERIMENTS if not e.of_own} == {"prefix", "gate", "roles", "circuit", "words", "functions"}
-    assert Subject("planted").lengths and Subject("mini-token").n_items(6) == 6
+    assert Context("planted").lengths and Context("mini-token").n_items(6) == 6
     (tmp_path / "lists").mkdir()
-    nothing = Subject(str(tmp_path / "lists"))
+    nothing = Context(str(tmp_path / "lists"))
     nothing.gate = [replace(cell, asked=False) for cell in gate_from(made_gate())]
-    with pytest.raises(TaskError, match=r"cannot be asked about lists.*lists of 4: 50% \[40%, 60%\], chance 25%"):
+    with pytest.raises(NotApplicable, match=r"cannot be asked about lists.*lists of 4: 50% \[40%, 60%\], chance 25%"):
         nothing.n_items(6)
-    one = Subject(str(tmp_path / "lists"))
+    one = Context(str(tmp_path / "lists"))
     one.gate = gate_from(made_gate())
     assert one.n_items(6) == one.n_items(2) == 4
-    with pytest.raises(TaskError, match="lists of one length at most"):
+    with pytest.raises(NotApplicable, match="lists of one length at most"):
         _ = one.lengths
 
 
@@ -163,7 +163,7 @@ def made_gate() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """Three experiments on a small model in one go."""
-    folder, failed = reproduce(Subject("mini-token", quick=True), MINE, tmp_path_factory.mktemp("whole"))
+    folder, failed = reproduce(Context("mini-token", quick=True), MINE, tmp_path_factory.mktemp("whole"))
     assert not failed
     return folder
 
@@ -172,16 +172,16 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(whole, tmp_path,
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiments.positional, "accuracy_by_place", stop)
+    monkeypatch.setattr("talking_heads_utils.experiments.positional.study.accuracy_by_place", stop)
     with pytest.raises(KeyboardInterrupt):
-        reproduce(Subject("mini-token", quick=True), MINE, tmp_path)
+        reproduce(Context("mini-token", quick=True), MINE, tmp_path)
     folder = tmp_path / whole.name
     assert {path.name for path in folder.iterdir()} == {
         f"{n}.{e}" for n in ("decoding", "crowding") for e in ("json", "parquet")
     }
     monkeypatch.undo()
     said = []
-    reproduce(Subject("mini-token", quick=True), MINE, tmp_path, say=said.append)
+    reproduce(Context("mini-token", quick=True), MINE, tmp_path, say=said.append)
     assert "2 of 3 experiments are there" in said[0] and said[1].startswith("1/1 places")
     assert_same(whole, folder)
 
@@ -209,17 +209,17 @@ def test_three_shards_are_one_run(tmp_path):
 def test_a_result_depends_on_what_a_file_of_texts_says(tmp_path):
     texts = tmp_path / "texts.txt"
     texts.write_text("one text")
-    before = store.key_of(Subject("planted", texts=texts))
-    assert store.key_of(Subject("planted", texts=texts)) == before != store.key_of(Subject("planted"))
+    before = store.key_of(Context("planted", texts=texts))
+    assert store.key_of(Context("planted", texts=texts)) == before != store.key_of(Context("planted"))
     texts.write_text("another")
-    assert store.key_of(Subject("planted", texts=texts)) != before
+    assert store.key_of(Context("planted", texts=texts)) != before
 
 
 def test_a_result_says_what_stood_in_front_of_its_prompts_and_which_texts_it_read(checkpoints):
-    own, other = (store.key_of(Subject(str(name))) for name in ("planted", checkpoints["llama"]))
+    own, other = (store.key_of(Context(str(name))) for name in ("planted", checkpoints["llama"]))
     assert (own["prefix"], other["prefix"], own["texts"]) == ("<bos>", "", None)
     assert other["texts"] == texts_provenance(PYDOC) and {"prefix", "texts"} <= set(store.KEY)
-    named = store.key_of(Subject(str(checkpoints["llama"]), texts=OPEN_WEB_TEXT_NAME))
+    named = store.key_of(Context(str(checkpoints["llama"]), texts=OPEN_WEB_TEXT_NAME))
     assert named["texts"].startswith("Skylion007/openwebtext, revision ")
 
 
@@ -255,7 +255,7 @@ def test_results_of_another_run_are_never_overwritten(whole, tmp_path):
         rewritten(folder / "places.json", **changes)
         before = (folder / "places.json").read_bytes()
         with pytest.raises(ResultError, match=told):
-            reproduce(Subject("mini-token", quick=True), MINE, folder.parent)
+            reproduce(Context("mini-token", quick=True), MINE, folder.parent)
         assert (folder / "places.json").read_bytes() == before
 
 
@@ -284,14 +284,14 @@ def test_a_damaged_result_is_refused_and_a_full_disk_leaves_nothing(whole, tmp_p
     table = damaged / "places.parquet"
     table.write_bytes(table.read_bytes()[:-9])
     with pytest.raises(ResultError, match="damaged"):
-        reproduce(Subject("mini-token", quick=True), MINE, tmp_path / "a")
+        reproduce(Context("mini-token", quick=True), MINE, tmp_path / "a")
 
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pyarrow.parquet.write_table", full)
     with pytest.raises(OptionError, match="Is the disk full"):
-        reproduce(Subject("mini-token", quick=True), MINE[:1], tmp_path / "b")
+        reproduce(Context("mini-token", quick=True), MINE[:1], tmp_path / "b")
     assert list((tmp_path / "b" / whole.name).iterdir()) == []
 
 
@@ -307,7 +307,7 @@ def test_without_a_network_one_line_says_so(tmp_path, capsys, monkeypatch):
 
 def test_an_experiment_that_cannot_be_fetched_is_left_for_later(lookalike, tmp_path):
     activity = [e for e in EXPERIMENTS if e.name in ("activity", "prefix")]
-    s = Subject(str(lookalike[0]), quick=True, texts=OPEN_WEB_TEXT_NAME)
+    s = Context(str(lookalike[0]), quick=True, texts=OPEN_WEB_TEXT_NAME)
     results, failed = reproduce(s, activity, tmp_path, say=lambda line: None)
     assert len(failed) == 1 and failed[0].startswith("activity: Open Web Text could not be fetched")
     assert (results / "prefix.json").exists() and not (results / "activity.json").exists()
@@ -339,13 +339,13 @@ def raising(error):
 
 
 def test_smaller_batches_give_the_same_tables():
-    s = Subject("mini-icl", quick=True)
+    s = Context("mini-icl", quick=True)
     names = ("accuracy", "patch", "parts")
-    usual = {e.name: e.run(s) for e in EXPERIMENTS if e.name in names}
+    usual = {e.name: e.table(s) for e in EXPERIMENTS if e.name in names}
     with batches.divided_by(16):
         for e in EXPERIMENTS:
             if e.name in names:
-                pd.testing.assert_frame_equal(e.run(s), usual[e.name], atol=1e-4)
+                pd.testing.assert_frame_equal(e.table(s), usual[e.name], atol=1e-4)
 
 
 def test_every_experiment_of_a_chapter_falls_to_one_shard():
@@ -401,7 +401,7 @@ def test_shipped_results_are_what_the_code_gives_today():
     """One cheap experiment of each kind, made again; of 100 prompts another rounding may turn an answer or two."""
     for model, name in (("mini-icl", "parts"), ("mini-token", "reach")):
         kept = store.finished(model)[name]
-        again = next(e for e in EXPERIMENTS if e.name == name).run(Subject(model))
+        again = next(e for e in EXPERIMENTS if e.name == name).table(Context(model))
         pd.testing.assert_frame_equal(again.reset_index(drop=True), kept.table, atol=0.05, rtol=0.05, check_dtype=False)
 
 

@@ -12,10 +12,11 @@ from talking_heads_utils.errors import CheckpointError, OptionError, TaskError
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.prompts.sets import render
+from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.prompts.words import load_templates
 from talking_heads_utils.training import lists
 from talking_heads_utils.training.card import rounds_told
-from talking_heads_utils.training.data import Prompts, check_fits, draw_length, word_tokenizer
+from talking_heads_utils.training.data import Prompts, check_fits, draw_length
 from talking_heads_utils.training.lists import ListsJob
 from talking_heads_utils.training.loop import EARLY, FINAL, STATE, Run, train
 from talking_heads_utils.training.model import COPY_SCALE, constrain, end_logits, spread, unembedding, writable
@@ -38,7 +39,7 @@ LISTS = {name: spec for name, spec in SPECS.items() if isinstance(spec, MiniSpec
 @pytest.mark.parametrize("spec", LISTS.values(), ids=LISTS)
 def test_training_prompts_are_those_of_the_tasks(spec):
     """The ids drawn on the fly equal the text of the same template, tokenized as a whole."""
-    tokenizer = word_tokenizer(spec)
+    tokenizer = word_tokenizer(spec.n_names, spec.n_places, spec.n_objects, spec.n_positions)
     prompts = Prompts(tokenizer)
     check_fits(spec, prompts)
     assert {len(prompts.ids[kind]) for kind in ("names", "places", "objects")} == {30, 15, 64}
@@ -66,7 +67,7 @@ def test_training_prompts_are_those_of_the_tasks(spec):
 
 def test_drawn_prompts_can_be_answered():
     """The answer of a list is the one item that is not named again; IOI's is the name that is named once."""
-    prompts = Prompts(word_tokenizer(TINY))
+    prompts = Prompts(word_tokenizer(6, 3, 8))
     rng = np.random.default_rng(0)
     for _ in range(50):
         row, answer = prompts.draw_laundry(rng, 5)

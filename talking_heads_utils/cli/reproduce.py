@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from talking_heads_utils.device import check_device
-    from talking_heads_utils.experiments.catalogue import Subject, chapters_of, is_own
+    from talking_heads_utils.experiments.catalogue import chapters_of
+    from talking_heads_utils.experiments.context import Context, is_own
     from talking_heads_utils.experiments.corpus import read_texts
     from talking_heads_utils.experiments.run import chosen, reproduce
     from talking_heads_utils.prompts.sets import check_seed
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     check_device(args.device)  # an experiment would take it for its model's own failing
     if isinstance(args.texts, Path):
         read_texts(args.texts)
-    subject = Subject(args.model, args.seed, args.quick, args.device, getattr(torch, args.dtype), args.texts)
+    subject = Context(args.model, args.seed, args.quick, args.device, getattr(torch, args.dtype), args.texts)
     folder, failed = reproduce(subject, experiments, args.out)
     if failed:
         raise ResultError(f"{len(failed)} of {len(experiments)} experiments are not finished; {'; '.join(failed)}")

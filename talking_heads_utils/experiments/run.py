@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from talking_heads_utils import batches
-from talking_heads_utils.errors import DownloadError, OptionError, ResultError, TaskError, UnsupportedModelError
+from talking_heads_utils.errors import (
+    DownloadError,
+    NotApplicable,
+    OptionError,
+    ResultError,
+    TaskError,
+    UnsupportedModelError,
+)
 from talking_heads_utils.experiments import store
-from talking_heads_utils.experiments.catalogue import EXPERIMENTS, Experiment, Subject
+from talking_heads_utils.experiments.catalogue import EXPERIMENTS
+from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.files import written_whole
 
 
@@ -37,7 +45,7 @@ def chosen(chapters: Sequence[int], shard: tuple[int, int] = (0, 1), *, of_own: 
 
 
 def reproduce(
-    s: Subject, experiments: Sequence[Experiment], root: Path, say: Callable[[str], None] = print
+    s: Context, experiments: Sequence[Experiment], root: Path, say: Callable[[str], None] = print
 ) -> tuple[Path, list[str]]:
     """Run what is not there yet; ``(folder, what could not be finished and why)``.
 
@@ -69,7 +77,7 @@ def reproduce(
 
 
 def _one(
-    s: Subject, experiment: Experiment, folder: Path, key: dict[str, Any], say: Callable[[str], None]
+    s: Context, experiment: Experiment, folder: Path, key: dict[str, Any], say: Callable[[str], None]
 ) -> str | None:
     """Run and store one experiment; what there is to say, where it is not possible with this model."""
     import pandas as pd
@@ -77,8 +85,8 @@ def _one(
     started = time.perf_counter()
     reason, table = None, pd.DataFrame()
     try:
-        table = batches.halving(lambda: experiment.run(s), say)
-    except (TaskError, OptionError, UnsupportedModelError) as error:
+        table = batches.halving(lambda: experiment.table(s), say)
+    except (NotApplicable, TaskError, OptionError, UnsupportedModelError) as error:
         reason = str(error)
     store.save(folder, experiment, key, s, table, time.perf_counter() - started, reason)
     return reason and f"not possible, {reason}"

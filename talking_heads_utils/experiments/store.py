@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import talking_heads_utils
-from talking_heads_utils.errors import ResultError, TaskError
+from talking_heads_utils.errors import NotApplicable, ResultError
 from talking_heads_utils.experiments import result_files
-from talking_heads_utils.experiments.catalogue import EXPERIMENTS, Experiment, Subject
+from talking_heads_utils.experiments.catalogue import EXPERIMENTS
+from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.corpus import texts_provenance
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.models import PLANTED, find_checkpoint, is_real, known_models, load_tokenizer, shipped_models
@@ -48,7 +49,7 @@ class Finished:
         )
 
 
-def key_of(s: Subject) -> dict[str, Any]:
+def key_of(s: Context) -> dict[str, Any]:
     """All that a subject's results depend on, but for the experiment. A folder is known by the sum of its files."""
     if s.model == PLANTED:
         revision, checkpoint, norm = None, None, NO_NORM
@@ -66,13 +67,13 @@ def key_of(s: Subject) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def folder_of(root: Path, s: Subject, key: dict[str, Any]) -> Path:
+def folder_of(root: Path, s: Context, key: dict[str, Any]) -> Path:
     """Where a subject's results go: what no page may show as a real model's whole run has a folder of another name."""
     folder = result_files.results_folder(root, s.model, key["revision"])
     return folder.with_name(folder.name + QUICK) if s.quick else folder
 
 
-def save(folder: Path, experiment: Experiment, key: dict[str, Any], s: Subject, table: pd.DataFrame, seconds: float,
+def save(folder: Path, experiment: Experiment, key: dict[str, Any], s: Context, table: pd.DataFrame, seconds: float,
          not_possible: str | None = None) -> Path:  # fmt: skip
     """Write one finished experiment. Returns the table's path."""
     import pyarrow as pa
@@ -86,7 +87,7 @@ def save(folder: Path, experiment: Experiment, key: dict[str, Any], s: Subject, 
     return result_files.write(about, plain, folder / f"{experiment.name}.parquet")
 
 
-def shown(s: Subject, key: dict[str, Any]) -> str:
+def shown(s: Context, key: dict[str, Any]) -> str:
     """What a figure of a result must say it shows."""
     return ("quick run of " if s.quick else "") + result_files.shown(s.model, key["revision"])
 
@@ -112,14 +113,14 @@ def is_done(path: Path, key: dict[str, Any]) -> bool:
 
 
 def table_in(folder: Path, name: str, key: dict[str, Any]) -> pd.DataFrame | None:
-    """The table of an experiment of the same run, None where it is not done. Raises :class:`TaskError` with its reason
-    where the model could not go through it."""
+    """The table of an experiment of the same run, None where it is not done. Raises :class:`NotApplicable` with its
+    reason where the model could not go through it."""
     path = folder / f"{name}.json"
     if not is_done(path, key | {"experiment": name}):
         return None
     result = load(path)
     if result.reason:
-        raise TaskError(result.reason)
+        raise NotApplicable(result.reason)
     return result.table
 
 

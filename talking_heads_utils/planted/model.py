@@ -25,8 +25,8 @@ from torch import Tensor
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.prompts.sets import check_seed
-from talking_heads_utils.training.data import Prompts, word_tokenizer
-from talking_heads_utils.training.spec import MiniSpec
+from talking_heads_utils.prompts.toy import N_POSITIONS, word_tokenizer
+from talking_heads_utils.prompts.words import load_words
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 DUPLICATE, INHIBITION, LIST, NOISE, MOVER, DECOY = "duplicate-token", "inhibition", "list", "noise", "mover", "decoy"
 SHARP, CANDIDATE, COPY = 60.0, 30.0, 20.0  # how peaked attention is; bonus of a candidate; what a mover writes
 GOLDEN = math.pi * (3 - math.sqrt(5))
-WORDS = MiniSpec("planted", "planted", work=0, n_steps=0)  # its vocabulary and context, that of the small models
 END_OF = {"names": "to", "objects": "the"}  # the last word of a prompt tells which words are candidates
 GAINS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.25, 0.2)  # of the channel's dimensions, so that its components have an order
 
@@ -103,7 +102,7 @@ class _Layout:
     spare: slice
 
     def __init__(self, n_words: int, rank: int):
-        sizes = dict(word=n_words, position=WORDS.n_positions, bos=1, names=1, objects=1, duplicate=1,
+        sizes = dict(word=n_words, position=N_POSITIONS, bos=1, names=1, objects=1, duplicate=1,
                      first=rank, channel=rank, unread=rank, spare=16)  # fmt: skip
         start = 0
         for name, size in sizes.items():
@@ -161,11 +160,10 @@ def plant(
     """
     _check(strength=strength, noise=noise, n_decoys=n_decoys)
     check_seed(seed)
-    tokenizer = word_tokenizer(WORDS)
-    prompts = Prompts(tokenizer)
+    tokenizer = word_tokenizer()
     generator = torch.Generator().manual_seed(seed)
-    places = place_codes(rank, WORDS.n_positions)
-    words = _word_rows(prompts)
+    places = place_codes(rank, N_POSITIONS)
+    words = _word_rows(tokenizer)
     rows = [token for ids in words.values() for token in ids]
     layout = _Layout(len(rows), rank)
     embed, positions = _embeddings(layout, words, tokenizer)
@@ -208,8 +206,8 @@ def _roles(n_decoys: int) -> dict[str, list[Head]]:
     return roles | {DECOY: [head for head in heads_in(range(3), 4 + n_decoys) if head not in used]}
 
 
-def _word_rows(prompts: Prompts) -> dict[str, list[int]]:
-    return {kind: prompts.ids[kind].tolist() for kind in END_OF}
+def _word_rows(tokenizer: PreTrainedTokenizerFast) -> dict[str, list[int]]:
+    return {kind: tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1).kept)) for kind in END_OF}
 
 
 def _embeddings(
@@ -222,8 +220,8 @@ def _embeddings(
     embed[tokenizer.bos_token_id, layout.bos] = 1
     for kind, word in END_OF.items():
         embed[tokenizer.convert_tokens_to_ids(word), getattr(layout, kind)] = 1
-    positions = torch.zeros(WORDS.n_positions, layout.d_model, dtype=torch.float64)
-    positions[:, layout.position] = torch.eye(WORDS.n_positions, dtype=torch.float64)
+    positions = torch.zeros(N_POSITIONS, layout.d_model, dtype=torch.float64)
+    positions[:, layout.position] = torch.eye(N_POSITIONS, dtype=torch.float64)
     return embed, positions
 
 
@@ -237,7 +235,7 @@ class _Parts:
         self.layout, self.rank, self.generator = layout, rank, generator
         self.word_codes = noise * torch.randn(layout.word.stop, rank, generator=generator, dtype=torch.float64)
         self.out = layout.channel if channel else layout.unread
-        self.d_head = max(layout.word.stop + WORDS.n_positions + 1, rank + 6)
+        self.d_head = max(layout.word.stop + N_POSITIONS + 1, rank + 6)
         self.gains = torch.tensor(GAINS[:rank], dtype=torch.float64)
         self.eye = torch.eye(layout.d_model, dtype=torch.float64)
         self.codes = self._lift(layout.position, places.clone())
@@ -333,7 +331,7 @@ def _build(
 
     n_heads, d_head = len(plans[0]), plans[0][0].Q.shape[1]
     config = dict(
-        n_layers=len(plans), n_heads=n_heads, d_head=d_head, d_model=layout.d_model, n_ctx=WORDS.n_positions,
+        n_layers=len(plans), n_heads=n_heads, d_head=d_head, d_model=layout.d_model, n_ctx=N_POSITIONS,
         d_vocab=len(tokenizer), attn_only=True, normalization_type=None, seed=0,
     )  # fmt: skip
     bridge = TransformerBridge.boot_native(config, model_name="planted")

@@ -13,38 +13,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.files import data_dir
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.prompts.prefix import add_prefix
 from talking_heads_utils.prompts.words import load_templates, load_words
 from talking_heads_utils.training.spec import MiniSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-UNKNOWN, BOS = "<unk>", "<bos>"
-
-
-def word_tokenizer(spec: MiniSpec) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the templates' words and the first names, places and objects of ``data/prompts``."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    split = pre_tokenizers.Whitespace()
-    words = [UNKNOWN, BOS]
-    for task, key in ((ioi.TASK, "templates"), (laundry.TASK, "wordings")):
-        for template in load_templates(task)[key].values():
-            text = " , ".join(literal for literal, *_ in Formatter().parse(template))
-            words += [word for word, _ in split.pre_tokenize_str(text)]
-    for kind, n in (("names", spec.n_names), ("places", spec.n_places), ("objects", spec.n_objects)):
-        words += (data_dir() / "prompts" / f"{kind}.txt").read_text(encoding="utf-8").split()[:n]
-    model = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token=UNKNOWN))
-    model.pre_tokenizer = split
-    special = dict(unk_token=UNKNOWN, bos_token=BOS, eos_token=BOS, pad_token=BOS)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, model_max_length=spec.n_positions, **special)
-    add_prefix(tokenizer, BOS)
-    return tokenizer
 
 
 @dataclass(frozen=True)

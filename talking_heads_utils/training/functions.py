@@ -14,8 +14,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.prompts.functions import Examples, Family, bayes_accuracy, trained_prior
-from talking_heads_utils.prompts.prefix import add_prefix
-from talking_heads_utils.training.data import BOS, UNKNOWN
+from talking_heads_utils.prompts.toy import number_tokenizer
 from talking_heads_utils.training.model import fresh_gpt2
 from talking_heads_utils.training.spec import FunctionsSpec
 
@@ -26,21 +25,6 @@ if TYPE_CHECKING:
 
 COMMA = ","
 PER_PAIR = 3  # tokens: x , y
-
-
-def number_tokenizer(spec: FunctionsSpec) -> PreTrainedTokenizerFast:
-    """One word per number, and the comma. Brackets and line ends, which the prompts' text has, are dropped."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = [UNKNOWN, BOS, COMMA, *map(str, range(spec.family().n_numbers))]
-    model = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
-    model.normalizer = normalizers.Replace(Regex("[()]"), " ")
-    model.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = dict(unk_token=UNKNOWN, bos_token=BOS, eos_token=BOS, pad_token=BOS)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, model_max_length=spec.n_positions, **special)
-    add_prefix(tokenizer, BOS)
-    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -56,7 +40,7 @@ class FunctionsJob:
         width = 1 + PER_PAIR * (spec.n_pairs + 1)
         if width > spec.n_positions:
             raise TaskError(f"{spec.n_pairs} pairs take {width} tokens; {spec.name} has {spec.n_positions} positions.")
-        return cls(spec, number_tokenizer(spec))
+        return cls(spec, number_tokenizer(spec.family().n_numbers, spec.n_positions))
 
     def build(self, seed: int) -> GPT2LMHeadModel:
         """A fresh GPT-2, with attention dropout."""

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talking_heads_utils.training.data import Batch, Prompts, check_fits, word_tokenizer
+from talking_heads_utils.prompts.toy import word_tokenizer
+from talking_heads_utils.training.data import Batch, Prompts, check_fits
 from talking_heads_utils.training.model import build_model, constrain, logits_and_spread
 from talking_heads_utils.training.spec import CHECKED, FREE, N_CHECK, N_LAST, MiniSpec
 
@@ -37,7 +38,7 @@ class ListsJob:
     @classmethod
     def of(cls, spec: MiniSpec) -> ListsJob:
         """Raises :class:`TaskError` if the longest list does not fit the model's positions or words."""
-        tokenizer = word_tokenizer(spec)
+        tokenizer = word_tokenizer(spec.n_names, spec.n_places, spec.n_objects, spec.n_positions)
         prompts = Prompts(tokenizer)
         check_fits(spec, prompts)
         return cls(spec, tokenizer, prompts)

@@ -25,8 +25,8 @@ from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts.lists import build_laundry
 from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
-from talking_heads_utils.training.data import word_tokenizer
 from talking_heads_utils.training.spec import SPECS, MiniSpec
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def gpt2_shape(device: str) -> TransformerBridge:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         GPT2LMHeadModel(GPT2Config(initializer_range=0.1)).save_pretrained(folder)
-        word_tokenizer(MINI_TOKEN).save_pretrained(folder)
+        word_tokenizer().save_pretrained(folder)
         return load_model(Path(folder), device)
 
 

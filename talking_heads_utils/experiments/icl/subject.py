@@ -41,7 +41,6 @@ from talking_heads_utils.prompts.relations import (
     load_relations,
 )
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.training.spec import FunctionsSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,4 +208,4 @@ def _family_of(name: str) -> Family:
     spec = json.loads(card.read_text(encoding="utf-8"))["spec"]
     if "n_pairs" not in spec:
         raise TaskError(f"{name} never saw a number. Chapter 4's small models are mini-icl, -plain and -noisy.")
-    return FunctionsSpec(**spec).family()
+    return Family(spec["n_a"], spec["n_b"], spec["n_x"], noise=spec["noise"])

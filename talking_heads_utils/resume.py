@@ -1,0 +1,235 @@
+"""Work in parts that can be stopped at any point, resumed, shared between machines and joined again.
+
+A :class:`Store` is a folder of one run. ``plan.json`` says what all its numbers depend on. Every part is a file with a
+note beside it, ``<part>.json``: what it is, how long it took, on what machine, with which versions, and a SHA-256 over
+note and file. The note is written last, so a part without one is not there. A part whose suffix is ``.json`` is its
+note alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from talking_heads_utils.errors import OptionError, ResultError
+from talking_heads_utils.files import written_whole
+
+PLAN = "plan.json"
+NOTE = ".json"  # suffix of notes
+
+
+@dataclass
+class Part:
+    """A part that is being made: write its content to ``file``, and what it is into ``note`` (JSON values)."""
+
+    file: Path
+    note: dict[str, Any]
+
+
+@contextmanager
+def written(path: Path, device: str = "cpu") -> Iterator[Part]:
+    """Make one part within the block; it and its note are there only if the block ends well.
+
+    device: the one that computes, told in the note. The seconds are those of the block, unless the note has some.
+    Raises :class:`OptionError` where nothing can be written.
+    """
+    from talking_heads_utils.provenance import machine, versions
+
+    path, note = Path(path), path.with_suffix(NOTE)
+    started = time.perf_counter()
+    with written_whole(path) as file:
+        part = Part(file, {})
+        yield part
+        own = {"seconds": round(time.perf_counter() - started, 3), "machine": machine(device), "versions": versions()}
+        about = json.loads(json.dumps(own | part.note, allow_nan=False))
+        about["sha256"] = _sum(about, None if path == note else file)
+        if path == note:
+            _write_json(file, about)
+        else:
+            note.unlink(missing_ok=True)  # until the new one is there the part is not: no note of another file
+    if path != note:
+        with written_whole(note) as file:
+            _write_json(file, about)
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """The note of a part, its sum verified over note and file. Raises :class:`ResultError` naming a damaged part."""
+    note = Path(path).with_suffix(NOTE)
+    try:
+        about = json.loads(note.read_text(encoding="utf-8"))
+        told = about.pop("sha256")
+        if told != _sum(about, None if path == note else path):
+            raise ValueError("its sum is another")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ResultError(
+            f"{path} or its note is damaged ({str(error)[:200]}). Remove both and run this again."
+        ) from error
+    return about
+
+
+def _sum(about: Mapping[str, Any], file: Path | None) -> str:
+    """SHA-256 of a note and, where there is one, its file."""
+    total = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    if file is not None:
+        with file.open("rb") as content:
+            hashlib.file_digest(content, lambda: total)
+    return total.hexdigest()
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The parts of one run.
+
+    plan: all that every part depends on, as JSON values. It is written with the first part, so that work that cannot
+    be done leaves nothing behind. suffix: of the parts' files.
+    """
+
+    folder: Path
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    suffix: str = ".parquet"
+
+    @classmethod
+    def of(cls, folder: Path, suffix: str = ".parquet") -> Store:
+        """The store in a folder, with its own plan. Raises :class:`OptionError` where there is none."""
+        try:
+            plan = json.loads((Path(folder) / PLAN).read_text(encoding="utf-8"))
+            if not isinstance(plan, dict):
+                raise ValueError("its plan is no object")
+        except (OSError, ValueError, RecursionError) as error:
+            raise OptionError(f"{str(folder)[:200]} holds no run with a plan ({error}).") from error
+        return cls(Path(folder), plan, suffix)
+
+    def path(self, name: str) -> Path:
+        """Where a part's file is, or will be."""
+        return Path(self.folder) / f"{name}{self.suffix}"
+
+    def check(self) -> bool:
+        """Whether the folder has this plan already. Raises :class:`OptionError` naming the fields of another one."""
+        if not (Path(self.folder) / PLAN).exists():
+            return False
+        if changed := differing(self.plan, Store.of(self.folder).plan):
+            raise OptionError(
+                f"{self.folder} holds a run with other {', '.join(changed)}. Nothing was mixed in: choose another "
+                "folder, or the same options."
+            )
+        return True
+
+    def left(
+        self,
+        parts: Iterable[str] | Mapping[str, float],
+        shard: tuple[int, int] = (0, 1),
+        keys: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> list[str]:
+        """This shard's parts that are still to be made, in the order given.
+
+        parts: names, or name -> weight (expected work). keys: what a part depends on beyond the plan, compared with
+        its note; a part made for another key is left to be made again.
+        Raises :class:`OptionError` for another plan, :class:`ResultError` naming a damaged part.
+        """
+        self.check()
+        return [name for name in share(parts, shard) if self.stale(name, (keys or {}).get(name, {})) is not None]
+
+    def stale(self, name: str, key: Mapping[str, Any]) -> list[str] | None:
+        """None for a part that is whole and made for this key, else the fields in which it differs (empty: not there).
+
+        Raises :class:`ResultError` for a damaged part.
+        """
+        if not self.path(name).with_suffix(NOTE).exists():
+            return []
+        note = self.note(name)
+        return differing(key, {name: note.get(name) for name in key}) or None
+
+    def note(self, name: str) -> dict[str, Any]:
+        """A part's note, verified. Raises :class:`ResultError` for a part that is missing or damaged."""
+        return read_note(self.path(name))
+
+    @contextmanager
+    def part(self, name: str, device: str = "cpu") -> Iterator[Part]:
+        """Make a part within the block, see :func:`written`; the plan is written first unless it is there."""
+        with written(self.path(name), device) as part:
+            yield part
+            if not self.check():
+                with written_whole(Path(self.folder) / PLAN) as file:
+                    _write_json(file, self.plan)
+
+    def names(self) -> list[str]:
+        """The parts that are there, sorted."""
+        return sorted(path.stem for path in Path(self.folder).glob(f"*{NOTE}") if path.name != PLAN)
+
+
+def differing(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Fields in which two plans differ, as JSON compares them."""
+    mine, other = json.loads(json.dumps(mine)), json.loads(json.dumps(other))
+    return [name for name in {**mine, **other} if name not in mine or name not in other or mine[name] != other[name]]
+
+
+def share(parts: Iterable[str] | Mapping[str, float], shard: tuple[int, int]) -> list[str]:
+    """The parts of one shard, in the order given. By weight the heaviest go first, each to the shard with least work;
+    parts without weights go round. Raises :class:`OptionError` for a shard that is none."""
+    index, of = shard
+    if not 0 <= index < of:
+        raise OptionError(f"A shard is one of 0/{of} to {of - 1}/{of}, not {index}/{of}.")
+    weights = dict(parts) if isinstance(parts, Mapping) else dict.fromkeys(parts, 1.0)
+    loads, mine = [0.0] * of, set()
+    for name in sorted(weights, key=lambda name: -weights[name]):
+        least = loads.index(min(loads))
+        loads[least] += weights[name]
+        if least == index:
+            mine.add(name)
+    return [name for name in weights if name in mine]
+
+
+def shard(text: str) -> tuple[int, int]:
+    """``"0/4"`` as ``(0, 4)``: the first of four. Raises ``ValueError`` for anything else, as argparse wants."""
+    index, of = map(int, text.split("/"))
+    if not 0 <= index < of:
+        raise ValueError(f"{text} is no shard I/N: the first of four is 0/4, the last 3/4")
+    return index, of
+
+
+def merge(folders: Sequence[Path], into: Path, parts: Sequence[str] | None = None, suffix: str = ".parquet") -> int:
+    """Bring the parts of several folders of one plan together; returns how many the folder then has.
+
+    parts: names that must be there between them; by default all that are. Raises :class:`OptionError` where plans
+    differ or a part is missing, :class:`ResultError` naming a damaged part; nothing is copied then.
+    """
+    stores = [Store.of(folder, suffix) for folder in folders]
+    if not stores:
+        raise OptionError("There is nothing to merge: name one folder at least.")
+    for store in stores[1:]:
+        if changed := differing(stores[0].plan, store.plan):
+            raise OptionError(f"{store.folder} is of another run than {stores[0].folder}: other {', '.join(changed)}.")
+    target = Store(Path(into), stores[0].plan, suffix)
+    target.check()
+    found = {name: store for store in reversed([target, *stores]) for name in store.names()}
+    wanted = sorted(found) if parts is None else list(parts)
+    if lacking := [name for name in wanted if name not in found]:
+        raise OptionError(
+            f"{len(lacking)} of {len(wanted)} parts are in no folder, {lacking[0]} first. Run the shards that are left."
+        )
+    for name in wanted:
+        found[name].note(name)
+    for name in wanted:
+        if found[name] is not target:
+            _copy(found[name], target, name)
+    return len(wanted)
+
+
+def _copy(source: Store, target: Store, name: str) -> None:
+    """A part as it is: the plan first, unless it is there, and the part's note last."""
+    plans = [] if (target.folder / PLAN).exists() else [(source.folder / PLAN, target.folder / PLAN)]
+    file, copy = source.path(name), target.path(name)
+    for original, there in dict([*plans, (file, copy), (file.with_suffix(NOTE), copy.with_suffix(NOTE))]).items():
+        with written_whole(there) as part:
+            shutil.copyfile(original, part)

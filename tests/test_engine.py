@@ -1,0 +1,105 @@
+"""The one engine against the model's own runs with hooks: every site, one position and many."""
+
+import pytest
+import torch
+
+from talking_heads_utils.forward import engine
+from talking_heads_utils.forward.engine import MLP_OUT, PATTERN, RESID_PRE, Z, prepare, to_positions
+from talking_heads_utils.labels import Head
+
+HOOKS = {RESID_PRE: "hook_resid_pre", Z: "attn.hook_z", MLP_OUT: "hook_mlp_out"}
+
+
+def own_run(bridge, prompts, site, layer, at, new):
+    """Logits at ``end`` and patterns by hooks, with ``new`` put in at one site and layer from position ``at`` on."""
+
+    def put(value, hook):
+        value = value.clone()
+        value[:, at:] = new[:, : value.shape[1] - at].to(value)
+        return value
+
+    patterns = {}
+
+    def look(value, hook):
+        patterns[hook.layer()] = value.detach().clone()
+
+    names = [f"blocks.{i}.attn.hook_pattern" for i in range(bridge.cfg.n_layers)]
+    with bridge.hooks(fwd_hooks=[(f"blocks.{layer}.{HOOKS[site]}", put), *((name, look) for name in names)]):
+        logits = bridge(prompts.tokens)
+    rows = torch.arange(len(prompts))
+    return logits[rows, prompts.positions["end"]], patterns
+
+
+@pytest.mark.parametrize("site", HOOKS)
+@pytest.mark.parametrize("at", [0, 4])
+@torch.no_grad()
+def test_a_change_from_a_position_on_is_that_of_a_hooked_run(case, site, at):
+    bridge, prompts = case
+    made = prepare(bridge, prompts, 0, keep=(RESID_PRE, Z, MLP_OUT))
+    n_layers, n_pos = bridge.cfg.n_layers, prompts.tokens.shape[1]
+    layer, positions = n_layers - 2, torch.arange(at, n_pos).expand(len(prompts), -1)
+    if site == MLP_OUT and made.layers[layer].mlp is None:
+        pytest.skip("this model has no MLP")
+    value = made.plain(site, layer, positions)  # also of a model in which some layers have no MLP
+    new = value + 0.3 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)) * value.std()
+    found = {}
+    heads = [Head(n_layers - 1, 0), Head(n_layers - 1, 1)]
+
+    def put(where, there, value):
+        return torch.stack([value[:, 0], new], 1) if (where, there) == (site, layer) else value
+
+    def widen(where, there, value):  # variants are added where the stream enters
+        return value.expand(-1, 2, -1, -1) if (where, there) == (RESID_PRE, layer) and site != RESID_PRE else value
+
+    x = made.plain(RESID_PRE, 0, positions)[:, None]
+    stream = made.run(x, positions, change=engine.chained(widen, put, engine.reading(heads, found)))
+    rows, end = torch.arange(len(prompts)), prompts.positions["end"] - at
+    logits = made.logits(stream[rows, :, end])
+    plain = bridge(prompts.tokens)[rows, prompts.positions["end"]]
+    expected, patterns = own_run(bridge, prompts, site, layer, at, new)
+    torch.testing.assert_close(logits[:, 0], plain, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[:, 1], expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(plain, expected, atol=1e-3)
+    for head in heads:
+        by_position = to_positions(found[head][:, :, None], positions, n_pos)[:, 1, 0]
+        own = patterns[head.layer][:, head.head, at:]
+        mask = prompts.mask[:, at:]
+        torch.testing.assert_close(by_position[mask], own[mask], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_positions_may_differ_from_prompt_to_prompt(case):
+    bridge, prompts = case
+    made = prepare(bridge, prompts, 1)
+    at = made.at_end()
+    x = made.plain(RESID_PRE, 1, at)[:, None].expand(-1, 3, -1, -1)
+    final = made.run(x, at)[:, :, 0]
+    torch.testing.assert_close(final, made.final[:, None].expand(-1, 3, -1), atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_that_does_something_else_is_refused(checkpoints):
+    from conftest import random_prompts
+
+    from talking_heads_utils.errors import UnsupportedModelError
+    from talking_heads_utils.models import load_model
+
+    bridge = load_model(checkpoints["gpt2"])
+    bridge.blocks[1].mlp.hook_out.add_hook(lambda value, hook: 2 * value)
+    with pytest.raises(UnsupportedModelError, match="run one by one"):
+        prepare(bridge, random_prompts())
+
+
+def test_patterns_are_seen_as_probabilities(case):
+    bridge, prompts = case
+    made, seen = prepare(bridge, prompts, 0), []
+
+    def look(site, layer, value):
+        if site == PATTERN:
+            seen.append(value.sum(-1))
+        return value
+
+    with torch.no_grad():
+        at = made.everywhere()
+        made.run(made.plain(RESID_PRE, 0, at)[:, None], at, change=look)
+    assert len(seen) == bridge.cfg.n_layers
+    torch.testing.assert_close(torch.stack(seen), torch.ones_like(torch.stack(seen)))
