@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from talking_heads_utils.experiments.icl.curves import LINE
 from talking_heads_utils.experiments.icl.parts import ATTENTION, MLP
-from talking_heads_utils.experiments.icl.study import first_working_layer
 from talking_heads_utils.experiments.verdicts import (
     NOT_SUPPORTED,
     SUPPORTED,
@@ -105,6 +104,15 @@ def moving_layer(table: pd.DataFrame, plain: str) -> Verdict:
         f"B with nothing patched: {b_alone:.2f}",
         verdict,
     )
+
+
+def first_working_layer(table: pd.DataFrame, share: float = 0.5) -> dict[str, int | None]:
+    """For each set the first layer at which a patch gives A's function at B's x in ``share`` of the prompts or more."""
+    found = {}
+    for name, part in table[table["layer"] >= 0].groupby("set", sort=False):
+        reached = part[part["exact"] >= share]["layer"]
+        found[name] = int(reached.iloc[0]) if len(reached) else None
+    return found
 
 
 def asked_for(table: pd.DataFrame) -> str:

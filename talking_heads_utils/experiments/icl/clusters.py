@@ -21,16 +21,14 @@ class Ends(NamedTuple):
     high: Tensor
 
 
-def drawn_weights(
-    clusters: Int[Tensor, "n"], *, n_draws: int = N_DRAWS, seed: int = 0
-) -> Float[Tensor, "n_draws_1 n"]:
+def drawn_weights(clusters: Int[Tensor, "n"], *, n_draws: int = N_DRAWS, seed: int = 0) -> Float[Tensor, "n_draws_1 n"]:
     """Weights of prompts, summing to 1: first all alike, then of draws of whole clusters with replacement (Davison and
     Hinkley 1997, section 3.8). Raises :class:`OptionError` for fewer than two clusters."""
     kinds, which = clusters.cpu().unique(return_inverse=True)
     if len(kinds) < 2:
         raise OptionError(f"An interval needs two clusters at least, not {len(kinds)}.")
     drawn = torch.randint(len(kinds), (n_draws, len(kinds)), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(n_draws, len(kinds), dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+    times = torch.zeros(n_draws, len(kinds)).scatter_add_(1, drawn, torch.ones(drawn.shape)).double()
     weights = torch.cat([torch.ones(1, len(which), dtype=torch.float64), times[:, which]])
     return weights / weights.sum(1, keepdim=True)
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.errors import OptionError
+from talking_heads_utils.errors import NotApplicable, OptionError
 from talking_heads_utils.experiments.icl.clusters import mean_in_clusters
 from talking_heads_utils.experiments.icl.redundancy import Reader
 from talking_heads_utils.experiments.icl.scores import score_answers
@@ -123,7 +123,10 @@ def probe(
 
 
 def probe_labels(prompts: PromptSet) -> dict[str, Int[Tensor, "n"]]:
-    """What probes ask for: a, b, the parity of the answer, and its size in four equal parts."""
+    """What probes ask for: a, b, the parity of the answer, and its size in four equal parts. Raises
+    :class:`NotApplicable` for words, which have none of them."""
+    if "a" not in prompts.info:
+        raise NotApplicable("Only functions of numbers have labels that probes ask for; this model is asked for words.")
     a, b, answer = (torch.tensor(list(prompts.info[name])) for name in ("a", "b", "answer"))
     edges = torch.quantile(answer.double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
     return {"a": a, "b": b, "parity": answer % 2, "size": torch.bucketize(answer.double(), edges)}
@@ -133,13 +136,13 @@ def probes(
     resid: Float[Tensor, "n n_layers_1 d_model"], prompts: PromptSet, *, seed: int = 0, n_shuffles: int = 5
 ) -> list[ProbeRow]:
     """Linear probes by label and layer. No function is both fitted and scored."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, asked = torch.Generator().manual_seed(seed), probe_labels(prompts)
     function = torch.tensor([1000 * a + b for a, b in zip(prompts.info["a"], prompts.info["b"])])
     kinds = function.unique()
     chosen = kinds[torch.randperm(len(kinds), generator=generator)[: len(kinds) * 2 // 3]]
     fitted = torch.isin(function, chosen)
     rows = []
-    for name, labels in probe_labels(prompts).items():
+    for name, labels in asked.items():
         deals = [_dealt(labels, function if name in "ab" else None, generator) for _ in range(n_shuffles)]
         for layer in range(resid.shape[1]):
             found = share_in_clusters(probe(resid[:, layer], labels, fitted), function[~fitted])

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from talking_heads_utils.errors import NotApplicable
+from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.icl.scores import Scores, score_answers
 from talking_heads_utils.experiments.icl.task import Task
 from talking_heads_utils.experiments.rows import Row, column
@@ -18,7 +18,7 @@ from talking_heads_utils.forward.end_runs import PatchGrid, patch_grid, replacem
 from talking_heads_utils.forward.head_sets import ZERO, ablations
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.prompts.questions import POST_PAIRS, RANDOM_PAIRS, numbers_of, post_questions
+from talking_heads_utils.prompts.questions import POST_PAIRS, RANDOM_PAIRS, Numbers, numbers_of, post_questions
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.stats import share_in_clusters
 
@@ -75,7 +75,7 @@ def patches(
     """
     pairing, as_a = task.pairing(n, b, seed=run.seed)
     prompts, asked = task.encode(run, pairing.a), task.encode(run, as_a)
-    names, grid = _grid(run, prompts, task.encode(run, pairing.b), sets, task.answers.ids, how)
+    names, grid = _grid(run, prompts, task.encode(run, pairing.b), sets, task.answers, how)
     said, plain, patched = (task.answers.read(logits) for logits in (grid.own, grid.plain, grid.patched))
     rows = []
     for i, name in enumerate(names):
@@ -88,14 +88,14 @@ def patches(
 
 
 def _grid(
-    run: Context, a: PromptSet, b: PromptSet, sets: Mapping[str, Sequence[Head]], ids: Int[Tensor, "n_answers"], how: str
+    run: Context, a: PromptSet, b: PromptSet, sets: Mapping[str, Sequence[Head]], answers: Numbers, how: str
 ) -> tuple[tuple[str, ...], PatchGrid]:
     """The sets' names, and logits of the answers with every set out of A and every layer patched."""
     bridge = run.bridge
     ends_a, ends_b = (suffix(bridge, prompts, 0) for prompts in (a, b))
     chosen = ablations((bridge.cfg.n_layers, bridge.cfg.n_heads), dict(sets))
     ran = run_end(ends_a, chosen, replacements(run_end(ends_a), how, seed=run.seed))
-    return chosen.names, patch_grid(ran, ends_a, ends_b, ids.to(bridge.cfg.device))
+    return chosen.names, patch_grid(ran, ends_a, ends_b, answers.ids.to(bridge.cfg.device))
 
 
 def _clusters(prompts: PromptSet) -> Int[Tensor, "n"]:
@@ -123,18 +123,21 @@ class PostRow(Row):
 
 
 def post_patches(run: Context, task: Task) -> list[PostRow]:
-    """The post's own two prompts, with the plain run that it lacks. Raises :class:`NotApplicable` for a model that is
-    asked for words, and :class:`TaskError` if the tokenizer does not keep the post's numbers whole."""
+    """The post's own two prompts, with the plain run that it lacks. Raises :class:`NotApplicable` for a model whose
+    tokenizer does not keep the post's numbers whole."""
     if task.family is None:
         raise NotApplicable(
             "The post's two prompts ask for a number of one token, and this tokenizer splits numbers: see how well the "
             "model does y = a x + b by whole answers instead."
         )
     numbers = numbers_of(run.tokenizer, max(y for _, y in POST_PAIRS) + 9)
-    a, b = (task.encode(run, [question]) for question in post_questions())
+    try:
+        a, b = (task.encode(run, [question]) for question in post_questions())
+    except TaskError as error:
+        raise NotApplicable(f"{run.model} cannot be asked the post's two prompts: {error}") from error
     bridge = run.bridge
     sets = post_sets((bridge.cfg.n_layers, bridge.cfg.n_heads))
-    names, grid = _grid(run, a, b, sets, numbers.ids, ZERO)
+    names, grid = _grid(run, a, b, sets, numbers, ZERO)
     best = numbers.values[grid.own[0].topk(5).indices.cpu()].tolist()
     answers, plain = numbers.read(grid.patched)[0], int(numbers.read(grid.plain)[0])
     return [

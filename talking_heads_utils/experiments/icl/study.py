@@ -156,7 +156,7 @@ def layers_out(run: Context, task: Task, n: int = 100) -> list[parts.PartRow]:
 def probes(run: Context, task: Task, n: int = 600) -> list[parts.ProbeRow]:
     """:func:`talking_heads_utils.experiments.icl.parts.probes` on fresh prompts. Raises :class:`NotApplicable` for
     words."""
-    prompts = task.encode(run, task.draw(n, part=7, seed=run.seed).questions) if task.functions else None
+    prompts = task.encode(run, task.draw(n, part=7, seed=run.seed).questions)
     return parts.probes(run_end(suffix(run.bridge, prompts, 0)).resid[:, 0], prompts, seed=run.seed)
 
 

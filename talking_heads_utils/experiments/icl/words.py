@@ -133,9 +133,7 @@ def answered(
     return greedy, among
 
 
-def _row(
-    relation: Relation, half: str, shown: str, k: int, right: Tensor, greedy: Tensor, among: Tensor
-) -> WordsRow:
+def _row(relation: Relation, half: str, shown: str, k: int, right: Tensor, greedy: Tensor, among: Tensor) -> WordsRow:
     exact, best = (share_in_clusters(hits, right) for hits in (greedy, among))
     return WordsRow(
         relation.name, half, shown, k, *exact[:3], *best[:3], 1 / len(relation.answers), exact.n,
