@@ -176,10 +176,10 @@ def _means(recording: Recording, head: Head, side: str) -> Float[Tensor, "*n_pos
 
 
 def wanted_direction(recording: Recording) -> Float[Tensor, "n d_model"]:
-    """Unembedding of the answer less the mean of the distractors', the last norm's scale folded in."""
+    """Mean unembedding of the right answers less that of the wrong ones, the last norm's scale folded in."""
     U = recording.unembed.T
-    prompts = recording.prompts
-    return U[prompts.answers.to(U.device)] - U[prompts.distractors.to(U.device)].mean(1)
+    tokens, weights = (part.to(U.device) for part in recording.prompts.logit_weights)
+    return torch.einsum("nc,ncm->nm", weights.to(U.dtype), U[tokens])
 
 
 @torch.no_grad()
@@ -197,7 +197,7 @@ def total_effect(
         raise OptionError(f"The suffix must start at the mover's layer {head.layer}, on the same prompts; query side.")
     flat = torch.tensor([c.layer * recording.weights.n_heads + c.head for c in components])
     which = torch.tensor([c.component for c in components])
-    candidates = recording.prompts.candidates
+    candidates, weights = (part.to(recording.final.device) for part in recording.prompts.logit_weights)
     means = _means(recording, head, QUERY) if effects.intervention == MEAN else None
     directions = recording.directions[: head.layer].nan_to_num().flatten(0, 1)
     parts = []
@@ -215,6 +215,6 @@ def total_effect(
             suffix.logits(suffix.final(resid.expand_as(added), attention_added={head.layer: added}, rows=rows),
                           candidates[rows]) for added in (change, torch.zeros_like(change[:, :1]))
         ]  # fmt: skip
-        differences = [values[..., 0] - values[..., 1:].mean(-1) for values in logits]
+        differences = [(values * weights[rows, None].to(values)).sum(-1) for values in logits]
         parts.append(differences[0] - differences[1])
     return torch.cat(parts)

@@ -156,7 +156,11 @@ class Store:
 
     @contextmanager
     def part(self, name: str, device: str = "cpu") -> Iterator[Part]:
-        """Make a part within the block, see :func:`written`; the plan is written first unless it is there."""
+        """Make a part within the block, see :func:`written`; the plan is written first unless it is there.
+
+        Raises :class:`OptionError` for a folder with another plan.
+        """
+        self.check()
         with written(self.path(name), device) as part:
             yield part
             if not self.check():

@@ -42,8 +42,52 @@ def bootstrap_mean(values: Float[Tensor, "n"], *, n_boot: int = 10_000, seed: in
     values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
     draws = torch.randint(len(values), (n_boot, len(values)), generator=generator)
     means = values[draws].mean(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = _middle(means).tolist()
     return Interval(values.mean().item(), low, high, len(values))
+
+
+class Summary(NamedTuple):
+    """Means over n prompts of k measures, with the ends of their 95% intervals; NaN there for a single prompt."""
+
+    mean: Float[Tensor, "k"]
+    low: Float[Tensor, "k"]
+    high: Float[Tensor, "k"]
+    n: int
+
+
+def summary(
+    values: Float[Tensor, "n k"],
+    before: Float[Tensor, "n k"] | Float[Tensor, "n 1"] | None = None,
+    *,
+    hits: bool = False,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> Summary:
+    """Means over prompts with their 95% intervals, of each column; of the change from ``before`` if it is given.
+
+    Percentile bootstrap over prompts, the same resamples for all columns. hits: values are 0 or 1, so that shares have
+    Wilson's interval, and changes of them that of :func:`share_change`.
+    """
+    values = values.double().cpu()
+    before = None if before is None else before.double().cpu().expand_as(values)
+    change = values if before is None else values - before
+    n, mean = len(values), change.mean(0)
+    if n < 2:
+        none = torch.full_like(mean, torch.nan)
+        return Summary(mean, none, none, n)
+    if hits:
+        pairs = [share(v) for v in values.T] if before is None else [share_change(*p) for p in zip(values.T, before.T)]
+        ends = torch.tensor([[found.low, found.high] for found in pairs], dtype=torch.float64).view(-1, 2).T
+        return Summary(mean, ends[0], ends[1], n)
+    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
+    weights = torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double()) / n
+    ends = torch.cat([_middle(weights @ part) for part in change.split(512, 1)], 1)
+    return Summary(mean, ends[0], ends[1], n)
+
+
+def _middle(means: Float[Tensor, "n_boot k"]) -> Float[Tensor, "2 k"]:
+    """The ends between which 95% of each column lie."""
+    return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=means.dtype), 0)
 
 
 def share(hits: Bool[Tensor, "n"]) -> Interval:

@@ -124,6 +124,32 @@ def gpt2(gpt2_source):
     return load_head_weights(gpt2_source)
 
 
+@pytest.fixture(scope="session")
+def word_tokenizer():
+    """A word-level tokenizer that lacks some of the words, as a small model's does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from talking_heads_utils.files import data_dir
+    from talking_heads_utils.prompts.words import WORD_LISTS
+
+    folder = data_dir() / "prompts"
+    words = [w for kind in WORD_LISTS for w in (folder / f"{kind}.txt").read_text().split()[:60]]
+    for task in ("ioi", "laundry"):
+        words += (folder / f"{task}.json").read_text().replace('"', " ").replace(",", " , ").replace(".", " . ").split()
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", "<bos>", *words]))}
+    model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", bos_token="<bos>", eos_token="<bos>")
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer(gpt2_source):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(gpt2_source)
+
+
 KINDS_OF_MODEL = ("gpt2", "gpt_neox", "qwen2", "native")  # qwen2: grouped heads, biases, scaled rotary positions
 
 

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from talking_heads_utils.components import qk_svd, write_directions
 from talking_heads_utils.edit.algebra import direction
 from talking_heads_utils.errors import LabelError, OptionError, UnsupportedModelError
-from talking_heads_utils.evaluate import accuracy
 from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.forward.suffix import stream, suffix
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.metrics import accuracy
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.pair import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
 from talking_heads_utils.scores import composition

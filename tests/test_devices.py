@@ -12,13 +12,15 @@ from conftest import random_prompts
 from pretended_gpu import PretendedGPU
 
 from talking_heads_utils import models
-from talking_heads_utils.evaluate import answer_logits
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study as icl
+from talking_heads_utils.experiments.icl import whole
+from talking_heads_utils.experiments.icl.task import task_of
 from talking_heads_utils.experiments.inhibition import concentration
 from talking_heads_utils.experiments.inhibition import study as inhibition
-from talking_heads_utils.forward import answers as whole
+from talking_heads_utils.experiments.rows import frame
+from talking_heads_utils.metrics import METRICS, Outcome, answer_logits
 
 SUBJECTS, PLAIN = (
     {model: Context(model, quick=True, device=device) for model in ("mini-token", "mini-icl")}
@@ -31,10 +33,12 @@ def test_accuracy_is_asked_on_the_models_device(checkpoints, monkeypatch):
     monkeypatch.setattr(models, "check_complete", lambda *args: None)
     prompts = random_prompts()
     with PretendedGPU():
-        found = answer_logits(models.load_model(checkpoints["qwen3"], "cuda"), prompts).cpu()
-    torch.testing.assert_close(
-        found, answer_logits(models.load_model(checkpoints["qwen3"]), prompts), atol=1e-4, rtol=0
-    )
+        there = answer_logits(models.load_model(checkpoints["qwen3"], "cuda"), prompts)
+        measured = {name: metric(Outcome(there[:, None], prompts)).cpu() for name, metric in METRICS.items()}
+    here = answer_logits(models.load_model(checkpoints["qwen3"]), prompts)
+    torch.testing.assert_close(there.cpu(), here, atol=1e-4, rtol=0)
+    for name, metric in METRICS.items():
+        torch.testing.assert_close(measured[name], metric(Outcome(here[:, None], prompts)), atol=1e-4, rtol=1e-4)
 
 
 def test_mixed_devices_fail_as_on_a_gpu():
@@ -67,11 +71,14 @@ def channel_of(s):
     return concentration.channel_curve(*s.halves, s.mover, s.inhibition, n_random=3)
 
 
+def asked_on(device):
+    run = Context("mini-icl", device=device)
+    return run, task_of(run)
+
+
 CHAPTERS_ALONE = {
-    "probes": lambda device: icl.probe_table(icl.subject("mini-icl", device=device), n=60),
-    "whole answers": lambda device: whole.function_table(
-        *models.load_with_tokenizer("mini-icl", device, torch.float32), functions=((1, 3),), counts=(2,), n=4
-    ),
+    "probes": lambda device: frame(icl.probes(*asked_on(device), n=60)),
+    "whole answers": lambda device: frame(whole.functions(asked_on(device)[0], some=((1, 3),), counts=(2,), n=4)),
     "second step": lambda device: inhibition.second_step_table([study_of(device)]),
     "factors": lambda device: inhibition.factors_table([study_of(device)], 20),
     "channel": lambda device: channel_of(study_of(device)),

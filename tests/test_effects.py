@@ -213,7 +213,7 @@ def test_the_contrast_is_the_definition_of_the_score():
     weights = contrast(prompts)
     assert torch.allclose(weights.sum(1), torch.zeros(8), atol=1e-6) and (weights != 0).sum(1).tolist() == [4] * 8
     for row in range(8):
-        place = prompts.positions[f"item_{prompts.info['place'][row]} first"][row]
+        place = prompts.positions[f"item_{prompts.info['index'][row]} first"][row]
         assert weights[row, place] == 1 and prompts.tokens[row, place] == prompts.answers[row]
     names = ioi.build_ioi(planted.tokenizer, 4)
     assert torch.equal((contrast(names) > 0).nonzero()[:, 1], names.positions["IO"])

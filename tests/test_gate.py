@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.evaluate import accuracy, answer_logits
 from talking_heads_utils.experiments import gate, prefixes
 from talking_heads_utils.experiments.gate import ALL, ANYWHERE
-from talking_heads_utils.metrics import end_logits
+from talking_heads_utils.metrics import accuracy, answer_logits, end_logits
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry

@@ -4,7 +4,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from talking_heads_utils.evaluate import answer_logits
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import patching, study
 from talking_heads_utils.experiments.icl.task import N_EXAMPLES, task_of
@@ -13,6 +12,7 @@ from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.end_runs import run_everywhere
 from talking_heads_utils.forward.head_sets import MEAN, RESAMPLE, ZERO, ablations
 from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.metrics import answer_logits
 from talking_heads_utils.models import model_source
 from talking_heads_utils.prompts.lists import build_laundry
 from talking_heads_utils.prompts.questions import (

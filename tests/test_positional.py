@@ -112,7 +112,7 @@ def test_decoding_tells_place_from_identity(planted):
     folds = random_folds(200)
     for carried, other in ((co.PLACE, co.IDENTITY), (co.IDENTITY, co.PLACE)):
         rows = co.hypotheses(prompts, carried)
-        own = rows[torch.arange(200), torch.as_tensor(prompts.info["place"])]
+        own = rows[torch.arange(200), torch.as_tensor(prompts.info["index"])]
         values = own @ torch.randn(own.shape[1], 8, generator=generator, dtype=torch.float64)
         values += 0.01 * torch.randn(values.shape, generator=generator, dtype=torch.float64)
         assert co.decode(values, prompts, carried, folds).double().mean() > 0.9
@@ -238,7 +238,8 @@ def test_three_components_are_enough_for_places_and_random_directions_are_not(pl
 
 
 def test_accuracy_by_length_is_that_of_each_length_alone(planted):
-    from talking_heads_utils.evaluate import accuracy, accuracy_by_length
+    from talking_heads_utils.experiments.gate import accuracy_by_length
+    from talking_heads_utils.metrics import accuracy
 
     table = accuracy_by_length(planted.bridge, planted.tokenizer, [4, 12], n_prompts=20).set_index("n_items")
     for n_items, row in table.iterrows():

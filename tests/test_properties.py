@@ -288,12 +288,12 @@ def test_any_set_of_lists_is_balanced_free_of_doubles_and_cut_in_halves_that_sha
     seen = {half: set() for half in (SELECTION, HELD_OUT)}
     for half, items in seen.items():
         rows = [i for i, mark in enumerate(prompts.info["half"]) if mark == half]
-        count = Counter(prompts.info["place"][i] for i in rows)
+        count = Counter(prompts.info["index"][i] for i in rows)
         assert max(count.values()) - min(count[place] for place in range(n_items)) <= 1
         items |= {frozenset(words[i]) for i in rows}
     assert not seen[SELECTION] & seen[HELD_OUT]
     assert {w for w, h in zip(prompts.info["wording"], prompts.info["half"]) if h == SELECTION} <= set(wordings(False))
-    for row, place in enumerate(prompts.info["place"]):
+    for row, place in enumerate(prompts.info["index"]):
         at = {name: int(where[row]) for name, where in prompts.positions.items()}
         assert prompts.tokens[row, at[f"item_{place} first"]] == prompts.answers[row]
         assert at.get(f"item_{place} second", ABSENT) == ABSENT

@@ -80,7 +80,7 @@ def direct(model, n_items, random=None):
 def test_the_aggregates_are_those_of_the_engine(model, own, control, tmp_path, n_items):
     result = load(save(own, tmp_path).with_suffix(".json"))
     prompts, found = direct(model, n_items)
-    place = torch.as_tensor(prompts.info["place"])
+    place = torch.as_tensor(prompts.info["index"])
     attention = found[ATTENTION][:, :, 0]
     ours = result.attention("L3H0", n_items)
     assert ours.shape == (3, 3, 3, n_items)
@@ -90,7 +90,7 @@ def test_the_aggregates_are_those_of_the_engine(model, own, control, tmp_path, n
     np.testing.assert_allclose(result.on_answer("L3H0", n_items), by_place, atol=4e-4)
     right = found[LOGITS].argmax(-1) == place[:, None]
     assert (result.right(n_items) == right.numpy()).all() and 0 < right.double().mean() < 1
-    assert result.places(n_items).tolist() == prompts.info["place"]
+    assert result.places(n_items).tolist() == prompts.info["index"]
     assert result.held_out(n_items).tolist() == [half == "held-out" for half in prompts.info["half"]]
     along_random = direct(model, n_items, random=1)[1][LOGITS].argmax(-1) == place[:, None]
     assert (control.right(n_items) == along_random.numpy()).all() and (along_random != right).any()
@@ -113,7 +113,7 @@ def test_gains_of_a_finished_sweep_are_those_of_its_prompts(model, own, control,
     found = study.finished_gains(finished)
     ours, (random,) = found["gpt2, 5 items"]
     prompts, values = direct(model, 5)
-    place = torch.as_tensor(prompts.info["place"])
+    place = torch.as_tensor(prompts.info["index"])
     selection = torch.tensor([half == "selection" for half in prompts.info["half"]])
     assert ours == gains(values[LOGITS].argmax(-1) == place[:, None], selection, place, grid(PLAN.values))
     assert set(random) == set(STRATEGIES) and random[ORACLE].settings == []

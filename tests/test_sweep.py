@@ -75,7 +75,7 @@ def test_a_sweep_holds_what_the_engine_gives(model, whole):
     for name, values in (("attention:L3H0", found[ATTENTION][20:, :, 0]), (LOGITS, below[20:])):
         stored = np.array(table[name].to_pylist(), dtype=np.float32).reshape(5, 27, 5)
         np.testing.assert_allclose(stored, values.numpy(), atol=2e-2, rtol=2e-3)
-    assert table["place"].to_pylist()[::27] == prompts.info["place"][20:]
+    assert table["place"].to_pylist()[::27] == prompts.info["index"][20:]
 
 
 def test_a_killed_sweep_goes_on_and_ends_the_same(whole, tmp_path):

@@ -8,37 +8,14 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from talking_heads_utils import metrics
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.encoding import PromptText, encode, render
 from talking_heads_utils.prompts.prefix import add_prefix, begin_ids, prefix_of
-from talking_heads_utils.prompts.sets import ABSENT, Recipe, encode, load_prompts, render, save_prompts
+from talking_heads_utils.prompts.sets import ABSENT, Recipe, load_prompts, save_prompts
 from talking_heads_utils.prompts.words import WORD_LISTS, check_one_token, load_templates, load_words, tokenizer_hash
-
-
-@pytest.fixture(scope="session")
-def word_tokenizer(tmp_path_factory):
-    """A word-level tokenizer that lacks some of the words, as a small model's does."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    folder = data_dir() / "prompts"
-    words = [w for kind in WORD_LISTS for w in (folder / f"{kind}.txt").read_text().split()[:60]]
-    for task in ("ioi", "laundry"):
-        words += (folder / f"{task}.json").read_text().replace('"', " ").replace(",", " , ").replace(".", " . ").split()
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", "<bos>", *words]))}
-    model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    model.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", bos_token="<bos>", eos_token="<bos>")
-
-
-@pytest.fixture(scope="session")
-def gpt2_tokenizer(gpt2_source):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(gpt2_source)
 
 
 @pytest.fixture(params=["word_tokenizer", "gpt2_tokenizer"])
@@ -95,7 +72,7 @@ def test_laundry_positions_hold_the_items(tokenizer, n_items):
     prompts = laundry.build_laundry(tokenizer, n_items, n_prompts=4 * n_items, seed=3)
     for row in range(0, len(prompts), 5):
         items = [word_at(prompts, tokenizer, f"item_{k} first", row) for k in range(n_items)]
-        place = prompts.info["place"][row]
+        place = prompts.info["index"][row]
         assert len(set(items)) == n_items
         assert tokenizer.decode([prompts.answers[row].item()]).strip() == items[place]
         assert [tokenizer.decode([d]).strip() for d in prompts.distractors[row].tolist()] == items[:place] + items[
@@ -118,7 +95,7 @@ def test_laundry_is_balanced_and_its_halves_share_nothing(word_tokenizer, n_item
     assert len(prompts) == 250 and prompts.recipe.n_items == n_items
     halves = [prompts.where(half=half) for half in (laundry.SELECTION, laundry.HELD_OUT)]
     for half in halves:
-        places = Counter(half.info["place"])
+        places = Counter(half.info["index"])
         assert set(places) == set(range(n_items)) and max(places.values()) - min(places.values()) <= 1
     sets = [{frozenset(row) for row in half.candidates.tolist()} for half in halves]
     assert len(sets[0]) == len(sets[1]) == 125 and not sets[0] & sets[1]
@@ -160,7 +137,7 @@ def test_a_prompt_tokenizes_as_a_whole_as_gpt2_does(gpt2_tokenizer):
     """The ids that the weights' own README gives for a sentence of this kind."""
     text, spans = render("When {A} and {B} went to the store, {S} gave a drink to", {
         "A": [("IO", "Mary")], "B": [("S1", "John")], "S": [("S2", "John")]})  # fmt: skip
-    prompt = ioi.PromptText(text, spans, "Mary", ("John",), {})
+    prompt = PromptText(text, spans, "Mary", ("John",), {})
     prompts = encode([prompt], gpt2_tokenizer, Recipe("ioi", 1, 0, tokenizer_hash(gpt2_tokenizer), prefix=""))
     assert prompts.tokens[0].tolist() == [2215, 5335, 290, 1757, 1816, 284, 262, 3650, 11, 1757, 2921, 257, 4144, 284]
     assert [prompts.positions[name].item() for name in ("IO", "S1", "S2", "end")] == [1, 3, 9, 13]
@@ -265,26 +242,3 @@ def test_bad_requests_are_one_clear_error_each(word_tokenizer):
         prompts.where(colour="red")
     with pytest.raises(TaskError, match="No prompt is left"):
         prompts.where(template="none")
-
-
-def test_metrics_where_the_answer_is_known(word_tokenizer):
-    prompts = laundry.build_laundry(word_tokenizer, 3, n_prompts=6)
-    rows, d_vocab = torch.arange(6), len(word_tokenizer)
-    logits = torch.zeros(6, d_vocab)
-    logits[rows, prompts.answers] = 2.0
-    logits[rows, prompts.distractors[:, 0]] = torch.tensor([1.0, 1.0, 1.0, 3.0, 2.0, 1.0])
-    outside = next(i for i in range(d_vocab) if i not in prompts.candidates.unique())
-    logits[0, outside] = 9.0
-    assert metrics.correct(logits, prompts).tolist() == [True, True, True, False, False, True]
-    assert metrics.correct(logits, prompts, among_candidates=False).tolist() == [False, True, True, False, False, True]
-    assert metrics.logit_difference(logits, prompts).tolist() == [1.5, 1.5, 1.5, 0.5, 1.0, 1.5]
-    whole = torch.full((6, prompts.tokens.shape[1], d_vocab), -5.0)
-    whole[rows, prompts.positions["end"]] = logits
-    assert torch.equal(metrics.end_logits(whole, prompts), logits)
-    pattern = torch.rand(6, 2, *[prompts.tokens.shape[1]] * 2, generator=torch.Generator().manual_seed(0))
-    found = metrics.attention_to(pattern, prompts, "item_1 second")
-    for row in range(6):
-        source, end = prompts.positions["item_1 second"][row], prompts.positions["end"][row]
-        assert found[row].isnan().all() if source == ABSENT else torch.equal(found[row], pattern[row, :, end, source])
-    with pytest.raises(TaskError, match="No position 'S9'"):
-        metrics.attention_to(pattern, prompts, "S9")

@@ -27,19 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from talking_heads_utils.experiments.positional.sweep import PLAN, merge
-    from talking_heads_utils.experiments.run import merge as merge_results
+    from talking_heads_utils import resume
+    from talking_heads_utils.experiments.positional.sweep import merge
+    from talking_heads_utils.experiments.store import RUN
 
     for folder in filter(None, (args.out, args.results)):
         check_folder(folder)
     if lost := [part for part in args.parts if not os.path.isdir(part)]:
         raise OptionError(f"{str(lost[0])[:80]!r} is no folder of results.")
-    if not any((part / PLAN).exists() for part in args.parts):
-        if args.results is not None:
-            raise OptionError(
-                "--results is for a sweep; these are results of reproduce, which --out holds as they are."
-            )
-        print(f"{args.out}: {merge_results(args.parts, args.out)} experiments")
-        return
-    print(f"{args.out}: {merge(args.parts, args.out)} chunks")
-    save_results(args.out, args.results)
+    if resume.Store.of(args.parts[0]).plan.get("run") != RUN:
+        print(f"{args.out}: {merge(args.parts, args.out)} chunks")
+        save_results(args.out, args.results)
+    elif args.results is not None:
+        raise OptionError("--results is for a sweep; these are results of reproduce, which --out holds as they are.")
+    else:
+        print(f"{args.out}: {resume.merge(args.parts, args.out)} experiments")

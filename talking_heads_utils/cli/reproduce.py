@@ -1,8 +1,9 @@
 """Run every experiment of the chapters on one model, and write what the book shows.
 
 Each experiment is a step of its own, written whole: stopped at any point, the same command goes on. Where memory runs
-out, the step is tried again in batches of half the size. What an experiment depends on (revision, processing, seed,
-version and so on) is kept with it, and results of another run are never overwritten.
+out, the step is tried again in batches of half the size. What an experiment depends on (revision, processing, seed, the
+sum of its code and so on) is kept with it. What was made by other code is made again; results of another model, seed or
+recipe are never overwritten.
 
 The results lie in OUT/<model>/. A model that is no known real one goes to OUT/rehearsal-<name>/, a --quick run to
 OUT/<model>-quick/: the book reads neither. Chapter 2's whole grid is a command of its own: `sweep`.
@@ -22,7 +23,7 @@ import argparse
 from pathlib import Path
 
 from talking_heads_utils.cli.options import DTYPES, PACKAGED, integers, shard_of
-from talking_heads_utils.errors import ResultError
+from talking_heads_utils.errors import ResultError, TalkingHeadsError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
 
@@ -67,8 +68,13 @@ def run(args: argparse.Namespace) -> None:
     check_device(args.device)  # an experiment would take it for its model's own failing
     if isinstance(args.texts, Path):
         read_texts(args.texts)
-    subject = Context(args.model, args.seed, args.quick, args.device, getattr(torch, args.dtype), args.texts)
-    folder, failed = reproduce(subject, experiments, args.out)
+    context = Context(args.model, args.seed, args.quick, args.device, getattr(torch, args.dtype), args.texts)
+    folder, failed = reproduce(context, experiments, args.out)
+    for name, error in failed.items():
+        if not isinstance(error, TalkingHeadsError):
+            error.add_note(f"in experiment {name} of {args.model}")
+            raise error
     if failed:
-        raise ResultError(f"{len(failed)} of {len(experiments)} experiments are not finished; {'; '.join(failed)}")
+        told = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        raise ResultError(f"{len(failed)} of {len(experiments)} experiments are not finished; {told}")
     print(f"{folder}: all {len(experiments)} are there")

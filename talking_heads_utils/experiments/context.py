@@ -245,7 +245,7 @@ class Context:
 class Experiment:
     """One table. row: its rows. run: gives them, or raises :class:`NotApplicable` with the reason why this model has
     none. weight: its share of a whole run's time, roughly, from which the time left is told. of_own: whether the
-    book's own models go through it as well."""
+    book's own models go through it as well. reads_texts: whether it reads running text."""
 
     name: str
     chapter: int
@@ -254,6 +254,12 @@ class Experiment:
     run: Callable[[Context], Sequence[Row] | pd.DataFrame]
     about: str
     of_own: bool = True
+    reads_texts: bool = False
+
+    @property
+    def module(self) -> str:
+        """Where its code begins."""
+        return self.run.__module__
 
     def table(self, context: Context) -> pd.DataFrame:
         """Run it: its rows as a table."""

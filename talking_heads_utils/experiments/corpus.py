@@ -17,10 +17,10 @@ from talking_heads_utils import batches
 from talking_heads_utils.errors import DownloadError, TaskError
 from talking_heads_utils.forward.layers import attention_layer, wide
 from talking_heads_utils.labels import Component
+from talking_heads_utils.prompts.encoding import unknown_id
 from talking_heads_utils.prompts.ioi import draw_ioi
 from talking_heads_utils.prompts.lists import draw_laundry
 from talking_heads_utils.prompts.prefix import begin_ids
-from talking_heads_utils.prompts.sets import unknown_id
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.weights.checkpoints import file_sha256, hub_answers
 
@@ -202,8 +202,8 @@ def texts_shown_as(source: Path | str) -> str:
     return {OPEN_WEB_TEXT_NAME: OPEN_WEB_TEXT, PYDOC: PYDOC_TOPICS}.get(str(source), Path(source).name)
 
 
-def texts_provenance(source: Path | str) -> str:
-    """The texts of a source, and which: a revision, or a sum. pydoc's differ between versions of Python."""
+def texts_sum(source: Path | str) -> str:
+    """The texts of a source, and which: a revision, or a SHA-256 of them. pydoc's differ between Python's versions."""
     if source == OPEN_WEB_TEXT_NAME:
         return f"{OPEN_WEB_TEXT}, revision {OPEN_WEB_TEXT_REVISION}"
     if source == PYDOC:

@@ -20,8 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.evaluate import answer_logits
-from talking_heads_utils.metrics import correct
+from talking_heads_utils.metrics import accuracy, answer_logits, correct
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.prompts.sets import ABSENT, PromptSet, item_positions
@@ -101,7 +100,7 @@ def _kinds(prompts: PromptSet) -> Iterator[tuple[tuple[str, str, int], Bool[Tens
     n = len(prompts)
     orders = prompts.info["order"]
     named = prompts.info.get("wording") or prompts.info["template"]
-    places = prompts.info.get("place", [ANYWHERE] * n)
+    places = prompts.info.get("index", [ANYWHERE] * n)
     kinds = [(ALL, ALL, ANYWHERE)]
     for order in sorted(set(orders)):
         kinds += [(order, ALL, ANYWHERE), *((order, wording, ANYWHERE) for wording in dict.fromkeys(named))]
@@ -179,3 +178,25 @@ def gate_from(table: pd.DataFrame) -> list[Cell]:
     """The cells that :func:`gate_table` wrote."""
     back = table.rename(columns={name: field for field, name in _COLUMNS.items()})
     return [Cell(**row) for row in back[list(Cell.__dataclass_fields__)].to_dict("records")]
+
+
+def accuracy_by_length(
+    bridge: TransformerBridge,
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Sequence[int],
+    *,
+    n_prompts: int = 100,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Laundry List accuracy by list length: columns ``n_items, accuracy, low, high, n, starts`` (where lists begin)."""
+    import pandas as pd
+
+    rows = []
+    for n_items in lengths:
+        prompts = laundry.build_laundry(tokenizer, n_items, n_prompts, seed)
+        found = accuracy(bridge, prompts)
+        starts = prompts.positions["item_0 first"]
+        rows.append(
+            dict(n_items=n_items, accuracy=found.mean, low=found.low, high=found.high, n=found.n, starts=starts)
+        )
+    return pd.DataFrame(rows)

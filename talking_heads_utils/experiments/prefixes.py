@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from talking_heads_utils.evaluate import answer_logits
-from talking_heads_utils.metrics import correct, logit_difference
+from talking_heads_utils.metrics import answer_logits, correct, logit_difference
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.prompts.halves import half_rows

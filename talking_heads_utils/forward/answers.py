@@ -1,15 +1,8 @@
-"""Answers of several tokens, scored whole: the log-probability of all their tokens, against other candidates'.
-
-Many tokenizers split numbers into digits. There y = a x + b has no answer token; it has an answer. Where any candidate
-of a set of questions is several tokens, the bracket that closes the pair belongs to every answer, so that 8 is not
-taken for right because 87 begins with it. Where all are single tokens nothing is added, and scores are those of single
-tokens.
-"""
+"""Answers of several tokens, scored whole: the log-probability of all their tokens, against other candidates'."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,20 +13,10 @@ from torch import Tensor
 from talking_heads_utils import batches
 from talking_heads_utils.errors import TaskError, UnsupportedModelError
 from talking_heads_utils.forward.ends import logits_at
-from talking_heads_utils.prompts.questions import Question, prompt_tokens, question_set
-from talking_heads_utils.prompts.relations import ITS_OWN, SHUFFLED
-from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
-from talking_heads_utils.stats import share
+from talking_heads_utils.prompts.sets import PromptSet
 
 if TYPE_CHECKING:
-    import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedTokenizerBase
-
-N_CANDIDATES = 8
-LARGEST_X = 99
-NONE = "none"
-CLOSING = "\n("  # what follows a pair in a prompt: some tokenizers write the bracket and the line end as one token
 
 Candidates = Sequence[Sequence[Sequence[int]]]  # of each prompt, each candidate's tokens
 
@@ -101,112 +84,3 @@ def _scored(bridge: TransformerBridge, tokens: Int[Tensor, "n length"], some: li
     own = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
     best = logits.argmax(-1) == wanted
     return own.masked_fill(~asked, 0).sum(-1), (best | ~asked).all(-1)
-
-
-def encode_whole(
-    questions: Sequence[Question],
-    candidates: Sequence[Sequence[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    seed: int = 0,
-    n_ctx: int | None = None,
-) -> tuple[PromptSet, Candidates]:
-    """Prompts, and the tokens of every candidate number as they stand there. The set's ``answers`` are the first tokens
-    of the right ones.
-
-    Raises :class:`TaskError` where a candidate begins before the prompt ends, and what
-    :func:`talking_heads_utils.prompts.questions.encode_questions` raises, but for answers of several tokens.
-    """
-    rows, places, answers = prompt_tokens(questions, tokenizer)
-    found = [
-        [_candidate_tokens(replaced, tokenizer) for replaced in (Question(q.pairs, q.x, (0, c)) for c in some)]
-        for q, some in zip(questions, candidates)
-    ]
-    for row, some in zip(rows, found):
-        if any(prefix != row[-len(prefix) :] for prefix, _, _ in some):
-            raise TaskError("This tokenizer reads the prompt otherwise before some candidates than before others.")
-    whole = any(len(number) > 1 for some in found for _, number, _ in some)
-    tokens = [[[*number, *close] if whole else number for _, number, close in some] for some in found]
-    return question_set(questions, rows, places, [a[0] for a in answers], tokenizer, seed, n_ctx), tokens
-
-
-def _candidate_tokens(question: Question, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:
-    """Tokens before the answer, of the answer, and of the bracket after it, if the tokenizer knows one."""
-    text = question.text()
-    encoded = tokenizer(text + CLOSING, add_special_tokens=False)
-    ids, size = encoded["input_ids"], len(str(question.answer))
-    first, last, bracket = (encoded.char_to_token(at) for at in (len(text) - 1 - size, len(text) - 2, len(text) - 1))
-    return ids[:first], ids[first : last + 1], [] if bracket is None else [ids[bracket]]
-
-
-def candidates_for(question: Question) -> list[int]:
-    """Eight numbers, the right one first: a x, x, b and x + b where they differ from it, its neighbours and those of
-    its tens; then others near it. None is below 0, none stands twice."""
-    (a, b), x, right = question.function, question.x, question.answer
-    plausible = [right, a * x, x, b, x + b, right + 1, right - 1, right + 10, right - 10]
-    plausible += [right + sign * step for step in range(2, 10) for sign in (1, -1)]
-    return list(dict.fromkeys(number for number in plausible if number >= 0))[:N_CANDIDATES]
-
-
-def draw_questions(
-    function: tuple[int, int], n: int, n_examples: int, *, examples: str = ITS_OWN, seed: int = 0
-) -> list[Question]:
-    """``n`` questions of one function after ``n_examples`` pairs of different x from 0 to 99, the question's included.
-
-    examples: the function's own, or with labels permuted among them, so that every x has another one's. Raises
-    :class:`TaskError` for labels of fewer than two pairs that are to be shuffled.
-    """
-    check_seed(seed), check_count("n_examples", n_examples, 0)
-    if examples == SHUFFLED and n_examples < 2:
-        raise TaskError("Labels can be shuffled among two examples or more.")
-    (a, b), rng, found = function, random.Random(seed), []
-    for _ in range(n):
-        *shown, x = rng.sample(range(LARGEST_X + 1), n_examples + 1)
-        labels = [a * at + b for at in shown]
-        labels = [*labels[1:], labels[0]] if examples == SHUFFLED else labels
-        found.append(Question(tuple(zip(shown, labels)), x, function))
-    return found
-
-
-def function_table(
-    bridge: TransformerBridge,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    functions: Sequence[tuple[int, int]] = ((2, 3), (1, 3)),
-    counts: Sequence[int] = (4, 12),
-    n: int = 100,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """How well a model does y = a x + b in context, whatever its tokenizer does to numbers.
-
-    Columns ``function, examples, n_examples, accuracy, low, high, among, among_low, among_high, chance, n``. accuracy:
-    greedy decoding writes the answer. among: its log-probability is the highest of :func:`candidates_for`. Intervals
-    are 95% over prompts. Controls: no examples at all, and labels shuffled among them.
-    """
-    import pandas as pd
-
-    rows = []
-    for function in functions:
-        for examples, k in _conditions(counts):
-            drawn = draw_questions(function, n, k, examples=ITS_OWN if examples == NONE else examples, seed=seed)
-            prompts, tokens = encode_whole(drawn, [candidates_for(q) for q in drawn], tokenizer, seed=seed,
-                                           n_ctx=bridge.cfg.n_ctx)  # fmt: skip
-            scores = answer_log_probs(bridge, prompts, tokens)
-            exact = share(scores.greedy[:, 0])
-            among = share((scores.log_prob[:, :1] > scores.log_prob[:, 1:]).all(1))
-            rows.append(
-                dict(function=_told(function), examples=examples, n_examples=k, accuracy=exact.mean, low=exact.low,
-                     high=exact.high, among=among.mean, among_low=among.low, among_high=among.high,
-                     chance=1 / N_CANDIDATES, n=exact.n)
-            )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _conditions(counts: Sequence[int]) -> Iterator[tuple[str, int]]:
-    yield NONE, 0
-    yield from ((examples, k) for examples in (ITS_OWN, SHUFFLED) for k in counts if k >= 2 or examples == ITS_OWN)
-
-
-def _told(function: tuple[int, int]) -> str:
-    a, b = function
-    return f"y = {'' if a == 1 else a}x + {b}"

@@ -50,8 +50,10 @@ ATTN_OUT, MLP_OUT = "attn_out", "mlp_out"
 #   pattern    [n k n_heads q n_pos+q] attention: to the kept positions, then to the q positions themselves
 #   z          [n k q n_heads d_head]  what heads gather
 #   attn_out, mlp_out  [n k q d_model]
+# Where only the last layer's output at end is wanted, q is 1 there from its queries on.
 SITES = (RESID_PRE, NORMED, Q, PATTERN, Z, ATTN_OUT, MLP_OUT)
 Change = Callable[[str, int, Tensor], Tensor]
+Rows = slice | Int[Tensor, "rows"]  # some of the n prompts
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 _HOOKS = {RESID_PRE: "hook_resid_pre", Z: "attn.hook_z", ATTN_OUT: "hook_attn_out", MLP_OUT: "hook_mlp_out"}
 
@@ -107,13 +109,12 @@ class Forward:
         return torch.arange(n_pos, device=self.end.device).expand(n, -1)
 
     def plain(
-        self, site: str, layer: int, at: Int[Tensor, "n q"], rows: slice = slice(None)
+        self, site: str, layer: int, at: Int[Tensor, "n q"], rows: Rows = slice(None)
     ) -> Float[Tensor, "rows q *shape"]:
         """What the plain run had at a site, at some positions. Raises :class:`OptionError` where it was not kept."""
         if (site, layer) not in self.kept:
             raise OptionError(f"{site} of layer {layer} was not kept: prepare the prompts with keep=({site!r},).")
-        values, at = self.kept[site, layer][rows], at[rows]
-        return values[torch.arange(len(values), device=at.device)[:, None], at]
+        return at_positions(self.kept[site, layer][rows], at[rows])
 
     def run(
         self,
@@ -123,24 +124,35 @@ class Forward:
         start: int | None = None,
         stop: int | None = None,
         change: Change | None = None,
-        rows: slice = slice(None),
+        rows: Rows = slice(None),
+        only_end: bool = False,
     ) -> Float[Tensor, "n k q d_model"]:
         """The stream that leaves layer ``stop - 1`` (by default the last), at the positions ``at``.
 
         x: what enters layer ``start`` there, for the prompts in ``rows``. at: of all n prompts, ascending by one;
-        positions past ``end`` are padding and change nothing. change: see :data:`SITES`.
+        positions past ``end`` are padding and change nothing. change: see :data:`SITES`. only_end: at ``end`` alone,
+        ``[n k 1 d_model]``, which saves most of the last layer.
         """
-        for layer in range(self.start if start is None else start, self.n_layers if stop is None else stop):
-            x = self.layer(layer, x, at[rows], rows, change)
+        layers = range(self.start if start is None else start, self.n_layers if stop is None else stop)
+        for layer in layers:
+            x = self.layer(layer, x, at, rows, change, only_end=only_end and layer == layers[-1])
         return x
 
     def layer(
-        self, layer: int, x: Float[Tensor, "n k q d_model"], at: Int[Tensor, "n q"], rows: slice, change: Change | None
+        self,
+        layer: int,
+        x: Float[Tensor, "n k q d_model"],
+        at: Int[Tensor, "n q"],
+        rows: Rows = slice(None),
+        change: Change | None = None,
+        only_end: bool = False,
     ) -> Float[Tensor, "n k q d_model"]:
-        """One layer. at: of the prompts in ``rows``."""
-        change = change or _unchanged
+        """One layer, as :meth:`run` takes it."""
+        change, at = change or _unchanged, at[rows]
+        asked = (self.end[rows] - at[:, 0])[:, None] if only_end and at.shape[1] > 1 else None
         x = change(RESID_PRE, layer, x)
-        z = change(Z, layer, self.attend(layer, x, at, rows, change))
+        z = change(Z, layer, self.attend(layer, x, at, rows, change, asked))
+        x = x if asked is None else _some(x, asked)
         attention = change(ATTN_OUT, layer, self.write(layer, z))
         middle = x + attention
         return middle + change(MLP_OUT, layer, self.mlp(layer, x, middle))
@@ -160,33 +172,44 @@ class Forward:
         return part.mlp(normed if part.mlp_bias is None else normed + part.mlp_bias)
 
     def attend(
-        self, layer: int, x: Float[Tensor, "n k q d_model"], at: Int[Tensor, "n q"], rows: slice, change: Change
-    ) -> Float[Tensor, "n k q n_heads d_head"]:
-        """What the heads of a layer gather: every attention of this package goes through here."""
+        self,
+        layer: int,
+        x: Float[Tensor, "n k q d_model"],
+        at: Int[Tensor, "n q"],
+        rows: Rows,
+        change: Change,
+        asked: Int[Tensor, "n a"] | None = None,
+    ) -> Float[Tensor, "n k a n_heads d_head"]:
+        """What the heads of a layer gather: every attention of this package goes through here.
+
+        at: of the prompts in ``rows``. asked: which of the q positions have a query; all by default.
+        """
         W = self.layers[layer - self.start].attention
-        normed, place, group = change(NORMED, layer, W.norm(x)), at[:, None, :, None], len(W.W_Q) // len(W.W_K)
-        query = turn(change(Q, layer, project(normed, W.W_Q, W.b_Q)), self.rotary, place)
-        key = turn(project(normed, W.W_K, W.b_K), self.rotary, place).permute(0, 3, 1, 2, 4)[:, :, :, None]
-        value = project(normed, W.W_V, W.b_V).permute(0, 3, 1, 2, 4)[:, :, :, None]
-        query = query.unflatten(3, (-1, group)).permute(0, 3, 1, 4, 2, 5)  # [n, n_kv, k, group, q, d_head]
-        scores = _own_scores(query, key)
+        normed, group = change(NORMED, layer, W.norm(x)), len(W.W_Q) // len(W.W_K)
+        asking, asked_at = (normed, at) if asked is None else (_some(normed, asked), at.gather(1, asked))
+        query = turn(change(Q, layer, project(asking, W.W_Q, W.b_Q)), self.rotary, asked_at[:, None, :, None])
+        key = turn(project(normed, W.W_K, W.b_K), self.rotary, at[:, None, :, None]).permute(0, 3, 1, 2, 4)
+        value = project(normed, W.W_V, W.b_V).permute(0, 3, 1, 2, 4)  # [n, n_kv, k, q, d_head], as the keys
+        query = query.unflatten(3, (-1, group)).permute(0, 3, 1, 4, 2, 5)  # [n, n_kv, k, group, a, d_head]
+        query = query / query.shape[-1] ** 0.5
+        scores = _own_scores(query, key, at, asked_at)
         before = self._before(layer, at, rows)
         if before is not None:
             keys, values, hidden = before
             to_kept = (query.flatten(2, 4) @ keys.mT).unflatten(2, query.shape[2:5])
             scores = torch.cat([to_kept.masked_fill(hidden[:, None, None, None, None], -torch.inf), scores], -1)
-        pattern = (scores / query.shape[-1] ** 0.5).softmax(-1)
+        pattern = scores.softmax(-1)
         if change is not _unchanged:
             seen = change(PATTERN, layer, pattern.permute(0, 2, 1, 3, 4, 5).flatten(2, 3))
             pattern = seen.unflatten(2, pattern.shape[1:4:2]).permute(0, 2, 1, 3, 4, 5)
         own = pattern[..., -at.shape[1] :]
-        z = own * value if at.shape[1] == 1 else own @ value
+        z = own * value[:, :, :, None] if at.shape[1] == 1 else (own.flatten(3, 4) @ value).unflatten(3, own.shape[3:5])
         if before is not None:
             kept = pattern[..., : -at.shape[1]]
             z = z + (kept.flatten(2, 4) @ values).unflatten(2, kept.shape[2:5])
         return z.permute(0, 2, 4, 1, 3, 5).flatten(3, 4)
 
-    def _before(self, layer: int, at: Int[Tensor, "n q"], rows: slice) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _before(self, layer: int, at: Int[Tensor, "n q"], rows: Rows) -> tuple[Tensor, Tensor, Tensor] | None:
         """Keys and values of the positions before the first one that is run, and which of them are hidden; None where
         none is before it."""
         n_before = int(at[:, 0].max())
@@ -209,15 +232,27 @@ def _unchanged(site: str, layer: int, value: Tensor) -> Tensor:
     return value
 
 
+def at_positions(values: Float[Tensor, "n n_pos *shape"], at: Int[Tensor, "n q"]) -> Float[Tensor, "n q *shape"]:
+    """Each prompt's values at its own positions; the last one's for those past it."""
+    return values[torch.arange(len(values), device=at.device)[:, None], at.clamp(max=values.shape[1] - 1)]
+
+
+def _some(x: Float[Tensor, "n k q d"], which: Int[Tensor, "n a"]) -> Float[Tensor, "n k a d"]:
+    return x.gather(2, which[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[-1]))
+
+
 def _own_scores(
-    query: Float[Tensor, "n n_kv k group q d_head"], key: Float[Tensor, "n n_kv k 1 q d_head"]
-) -> Float[Tensor, "n n_kv k group q q"]:
+    query: Float[Tensor, "n n_kv k group a d_head"],
+    key: Float[Tensor, "n n_kv k q d_head"],
+    at: Int[Tensor, "n q"],
+    asked_at: Int[Tensor, "n a"],
+) -> Float[Tensor, "n n_kv k group a q"]:
     """Products of the queries with the keys of the positions that are run, later ones hidden."""
-    q = query.shape[-2]
-    if q == 1:
-        return (query * key).sum(-1, keepdim=True)
-    later = torch.ones(q, q, dtype=torch.bool, device=query.device).triu(1)
-    return (query @ key.mT).masked_fill(later, -torch.inf)
+    if at.shape[1] == 1:
+        return (query * key[:, :, :, None]).sum(-1, keepdim=True)
+    scores = (query.flatten(3, 4) @ key.mT).unflatten(3, query.shape[3:5])
+    later = at[:, None] > asked_at[:, :, None]
+    return scores.masked_fill(later[:, None, None, None], -torch.inf)
 
 
 def to_positions(pattern: Float[Tensor, "*batch q n_before_q"], at: Int[Tensor, "n q"], n_pos: int) -> Tensor:

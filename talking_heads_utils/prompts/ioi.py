@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.prompts.sets import PromptSet, PromptText, Recipe, check_count, check_seed, encode, render
+from talking_heads_utils.prompts.encoding import PromptText, encode, render
+from talking_heads_utils.prompts.sets import PromptSet, Recipe, check_count, check_seed
 from talking_heads_utils.prompts.words import load_templates, load_words, tokenizer_hash
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.prompts.sets import PromptSet, PromptText, Recipe, check_count, check_seed, encode, render
+from talking_heads_utils.prompts.encoding import PromptText, encode, render
+from talking_heads_utils.prompts.sets import PromptSet, Recipe, check_count, check_seed
 from talking_heads_utils.prompts.words import load_templates, load_words, tokenizer_hash
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ def wordings(held_out: bool | None = None) -> list[str]:
 
 
 def laundry_prompt(
-    wording: str, items: list[str], place: int, order: str, rest: list[str], half: str,
+    wording: str, items: list[str], index: int, order: str, rest: list[str], half: str,
     templates: Mapping[str, str] | None = None,
 ) -> PromptText:  # fmt: skip
-    """One prompt as text. Positions: ``item_k first`` and ``item_k second``, k being the place in the list.
+    """One prompt as text. Positions: ``item_k first`` and ``item_k second``, k being the list index.
 
-    place: that of the answer. rest: the other items in the order of their second mention. templates: wording -> text,
+    index: that of the answer. rest: the other items in the order of their second mention. templates: wording -> text,
     those of the data if none are given. Raises :class:`TaskError` for an unknown wording or items named twice.
     """
     templates = templates or load_templates(TASK)["wordings"]
@@ -51,19 +52,19 @@ def laundry_prompt(
         "REST": [(f"item_{items.index(item)} second", item) for item in rest],
     }
     text, spans = render(templates[wording], fields)
-    others = tuple(item for k, item in enumerate(items) if k != place)
-    info: dict[str, str | int] = {"wording": wording, "place": place, "order": order, "half": half}
-    return PromptText(text, spans, items[place], others, info)
+    others = tuple(item for k, item in enumerate(items) if k != index)
+    info: dict[str, str | int] = {"wording": wording, "index": index, "order": order, "half": half}
+    return PromptText(text, spans, items[index], others, info)
 
 
 def draw_laundry(
     tokenizer: PreTrainedTokenizerBase, n_items: int, n_prompts: int = 250, seed: int = 0
 ) -> list[PromptText]:
-    """Prompts with ``n_items`` items each; in each half every place of the answer as often as any other, up to
+    """Prompts with ``n_items`` items each; in each half every list index of the answer as often as any other, up to
     one.
 
     The first half is for choices and never uses a held-out wording; the second is held out and uses all. They share
-    no prompt and no set of items. Wordings and orders take turns so that every place meets all of them. Raises
+    no prompt and no set of items. Wordings and orders take turns so that every index meets all of them. Raises
     :class:`TaskError` for a list length outside 3..20, too few different lists, or a tokenizer that splits too many
     items.
     """
@@ -83,15 +84,15 @@ def draw_laundry(
     for i in range(n_prompts):
         half, within = (SELECTION, i) if i < n_prompts // 2 else (HELD_OUT, i - n_prompts // 2)
         names = by_half[half]
-        place, turn = within % n_items, within // n_items + within % n_items
+        index, turn = within % n_items, within // n_items + within % n_items
         while frozenset(items := [str(item) for item in rng.choice(objects, n_items, replace=False)]) in seen:
             continue
         seen.add(frozenset(items))
-        rest = kept = [item for k, item in enumerate(items) if k != place]
+        rest = kept = [item for k, item in enumerate(items) if k != index]
         order = (KEPT, SHUFFLED)[(turn // len(names) + turn % len(names)) % 2]
         while order == SHUFFLED and rest == kept:
             rest = [str(item) for item in rng.permutation(kept)]
-        prompts.append(laundry_prompt(names[turn % len(names)], items, place, order, rest, half, templates))
+        prompts.append(laundry_prompt(names[turn % len(names)], items, index, order, rest, half, templates))
     return prompts
 
 

@@ -11,13 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
+from talking_heads_utils.prompts.encoding import prompt_set, tokenized
 from talking_heads_utils.prompts.functions import Examples, Family
-from talking_heads_utils.prompts.prefix import begin_ids, prefix_of
-from talking_heads_utils.prompts.sets import ABSENT, PromptSet, Recipe, check_count, padded
+from talking_heads_utils.prompts.sets import PromptSet, Recipe, check_count
 from talking_heads_utils.prompts.words import tokenizer_hash
 
 if TYPE_CHECKING:
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 TASK = "functions"
 # The post's prompt, verbatim: y = 2x + 3, asked at 42 with the examples (model A) and at 15 without (model B).
@@ -85,73 +85,64 @@ def numbers_of(tokenizer: PreTrainedTokenizerBase, largest: int) -> Numbers:
     A tokenizer that splits numbers into digits has only the first ten.
     """
     check_count("largest", largest, 1)
-    texts = [f"\n(1, {n}" for n in range(largest + 1)]
-    encoded = tokenizer(texts, add_special_tokens=False)
-    found = {}
-    for n, text in enumerate(texts):
-        first, last = (encoded.char_to_token(n, place) for place in (len(text) - len(str(n)), len(text) - 1))
-        if first is not None and first == last and encoded["input_ids"][n][first] != tokenizer.unk_token_id:
-            found[n] = encoded["input_ids"][n][first]
+    texts, found = [f"\n(1, {n}" for n in range(largest + 1)], {}
+    for n, tokens in enumerate(tokenized(texts, tokenizer)):
+        at = tokens.covering((len("\n(1, "), len(texts[n])))
+        if len(at) == 1 and tokens.ids[at[0]] != tokenizer.unk_token_id:
+            found[n] = tokens.ids[at[0]]
     if len(found) < 2:
         raise TaskError("This tokenizer keeps no numbers whole. Use gpt2's or Llama 3's, or the book's mini-icl.")
     return Numbers(torch.tensor(list(found)), torch.tensor(list(found.values())))
 
 
 def encode_questions(
-    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, n_ctx: int | None = None
+    questions: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int = 0,
+    n_ctx: int | None = None,
+    whole: bool = False,
 ) -> PromptSet:
     """Tokenize prompts and find their named positions, whether numbers are one token or several.
 
     ``x_k``, ``y_k``: the last token of example k's numbers. ``ask_k``: the token before y_k's first, from which y_k is
     answered. ``x``: the last token of the question's x. ``end``: the last token, from which the answer is read; where
-    the tokenizer keeps a space apart from a number, that space. The answer must be one token.
-    Raises :class:`TaskError` for an answer of several tokens, an unknown number, or a prompt longer than ``n_ctx``.
+    the tokenizer keeps a space apart from a number, that space. whole: answers may be several tokens; the set has the
+    first. Raises :class:`TaskError` for an answer of several tokens otherwise, an unknown number, or a prompt longer
+    than ``n_ctx``.
     """
-    rows, places, answers = prompt_tokens(questions, tokenizer)
-    for question, tokens in zip(questions, answers):
-        if len(tokens) > 1:
-            raise TaskError(
-                f"The answer {question.answer} is {len(tokens)} tokens here. Choose smaller numbers, or a model "
-                "whose tokenizer keeps them whole, such as gpt2's or Llama 3's."
-            )
-    return question_set(questions, rows, places, [tokens[0] for tokens in answers], tokenizer, seed, n_ctx)
-
-
-def prompt_tokens(
-    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[list[int]], list[dict[str, int]], list[list[int]]]:
-    """Each prompt's tokens, its named positions, and its answer's tokens, however many. Raises :class:`TaskError` for
-    an unknown number, and where there is no question."""
     if not questions:
         raise TaskError("No question was given.")
-    bos = begin_ids(tokenizer)
-    encoded = tokenizer([q.text() for q in questions], add_special_tokens=False)
+    read, unknown = tokenized([q.text() for q in questions], tokenizer), tokenizer.unk_token_id
     rows, places, answers = [], [], []
-    for i, question in enumerate(questions):
-        found = _number_tokens(encoded, i, question, tokenizer)
-        first, last = found.pop("answer")
-        ids = encoded["input_ids"][i]
-        rows.append(bos + ids[:first])
-        answers.append(ids[first : last + 1])
-        named = {name: at[1] + len(bos) for name, at in found.items()}
-        named |= {name.replace("y_", "ask_"): at[0] + len(bos) - 1 for name, at in found.items() if name[0] == "y"}
-        places.append(named)
-    return rows, places, answers
-
-
-def _number_tokens(
-    encoded: BatchEncoding, i: int, question: Question, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, tuple[int, int]]:
-    """First and last token of every number of question ``i``. Raises :class:`TaskError` for an unknown number."""
-    found: dict[str, tuple[int, int]] = {}
-    for name, span in _spans(question).items():
-        first, last = (encoded.char_to_token(i, place) for place in span)
-        known = first is not None and last is not None
-        if not known or tokenizer.unk_token_id in encoded["input_ids"][i][first : last + 1]:
-            text = question.text()[span[0] : span[1] + 1]
-            raise TaskError(f"{text} is no number that this tokenizer knows.")
-        found[name] = first, last
-    return found
+    for question, tokens in zip(questions, read):
+        found = {name: tokens.covering(span) for name, span in _spans(question).items()}
+        for name, at in found.items():
+            if not at or unknown in tokens.ids[at[0] : at[-1] + 1]:
+                number = question.text()[slice(*_spans(question)[name])]
+                raise TaskError(f"{number} is no number that this tokenizer knows.")
+        answer = found.pop("answer")
+        if len(answer) > 1 and not whole:
+            raise TaskError(
+                f"The answer {question.answer} is {len(answer)} tokens here. Choose smaller numbers, or a model "
+                "whose tokenizer keeps them whole, such as gpt2's or Llama 3's."
+            )
+        rows.append(tokens.ids[: answer[0]])
+        answers.append([tokens.ids[answer[0]]])
+        asked = {name.replace("y_", "ask_"): at[0] - 1 for name, at in found.items() if name[0] == "y"}
+        places.append({name: at[-1] for name, at in found.items()} | asked)
+    function = {"a": [q.function[0] for q in questions], "b": [q.function[1] for q in questions]}
+    return prompt_set(
+        rows,
+        places,
+        answers,
+        [[]] * len(rows),
+        tokenizer,
+        Recipe(TASK, len(rows), seed, tokenizer_hash(tokenizer), len(questions[0].pairs)),
+        texts=[q.text()[: -len(f"{q.answer})")] for q in questions],
+        info=function | {"x": [q.x for q in questions], "answer": [q.answer for q in questions]},
+        n_ctx=n_ctx,
+    )
 
 
 def asked_at(prompts: PromptSet) -> list[Int[Tensor, "n"]]:
@@ -161,50 +152,16 @@ def asked_at(prompts: PromptSet) -> list[Int[Tensor, "n"]]:
 
 
 def _spans(question: Question) -> dict[str, tuple[int, int]]:
-    """First and last character of every number in the question's text."""
+    """Where every number stands in the question's text."""
     spans, at = {}, 1
     pairs = (*question.pairs, (question.x, question.answer))
     for k, (x, y) in enumerate(pairs):
         names = (f"x_{k}", f"y_{k}") if k < len(question.pairs) else ("x", "answer")
         at += 1
         for name, number in zip(names, (x, y)):
-            spans[name] = (at, at + len(str(number)) - 1)
+            spans[name] = (at, at + len(str(number)))
             at += len(str(number)) + 2
     return spans
-
-
-def question_set(
-    questions: Sequence[Question],
-    rows: list[list[int]],
-    places: list[dict[str, int]],
-    answers: list[int],
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-    n_ctx: int | None,
-) -> PromptSet:
-    """A prompt set of tokens that :func:`prompt_tokens` made. Raises :class:`TaskError` for one that does not fit."""
-    tokens, mask = padded(rows, tokenizer)
-    if n_ctx is not None and tokens.shape[1] > n_ctx:
-        raise TaskError(
-            f"A prompt of {tokens.shape[1]} tokens does not fit the model's context of {n_ctx}: show fewer examples."
-        )
-    names = dict.fromkeys(name for named in places for name in named)
-    return PromptSet(
-        tokens=tokens,
-        mask=mask,
-        positions={n: torch.tensor([named.get(n, ABSENT) for named in places]) for n in names}
-        | {"end": mask.sum(1) - 1},
-        answers=torch.tensor(answers),
-        distractors=torch.zeros(len(rows), 0, dtype=torch.long),
-        texts=[q.text()[: -len(f"{q.answer})")] for q in questions],
-        info={
-            "a": [q.function[0] for q in questions],
-            "b": [q.function[1] for q in questions],
-            "x": [q.x for q in questions],
-            "answer": [q.answer for q in questions],
-        },
-        recipe=Recipe(TASK, len(rows), seed, tokenizer_hash(tokenizer), len(questions[0].pairs), prefix_of(tokenizer)),
-    )
 
 
 @dataclass(frozen=True)

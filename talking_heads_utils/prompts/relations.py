@@ -14,8 +14,9 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
+from talking_heads_utils.prompts.encoding import PromptText, encode
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
-from talking_heads_utils.prompts.sets import PromptSet, PromptText, Recipe, check_count, check_seed, encode
+from talking_heads_utils.prompts.sets import PromptSet, Recipe, check_count, check_seed
 from talking_heads_utils.prompts.words import token_of, tokenizer_hash
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ class WordQuestion:
         spans, at = {}, 0
         for k, (x, y) in enumerate((*self.pairs, (self.x, ""))):
             asked, arrow = k == len(self.pairs), at + len(x) + len(ARROW) - 1
-            spans["x" if asked else f"x_{k}"] = (at + len(x) - 1, at + len(x) - 1)
+            spans["x" if asked else f"x_{k}"] = (at + len(x) - 1, at + len(x))
             if not asked:
-                spans |= {f"ask_{k}": (arrow, arrow), f"y_{k}": (arrow + 2, arrow + 1 + len(y))}
+                spans |= {f"ask_{k}": (arrow, arrow + 1), f"y_{k}": (arrow + 2, arrow + 2 + len(y))}
             at = arrow + 2 + len(y) + 1
         return spans
 

@@ -6,34 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import written_whole
-from talking_heads_utils.prompts.prefix import begin_ids, prefix_of
-from talking_heads_utils.prompts.words import check_one_token
-
-if TYPE_CHECKING:
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 ABSENT = -1
 _META = b"talking_heads"
-
-
-@dataclass(frozen=True)
-class PromptText:
-    """One prompt before it is tokenized. ``spans``: name of a position -> first and last character of its word."""
-
-    text: str
-    spans: Mapping[str, tuple[int, int]]
-    answer: str
-    distractors: tuple[str, ...]
-    info: Mapping[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -63,7 +46,9 @@ class PromptSet:
 
     tokens: ``[n_prompts, n_pos]``. mask: True where a token is no padding. positions: name -> ``[n_prompts]``, -1
     where a prompt has no such position; ``end`` is the last token. answers: ``[n_prompts]`` token ids. distractors:
-    ``[n_prompts, n_distractors]``, the other candidates. info: name -> one value per prompt (wording, order, ...).
+    ``[n_prompts, n_distractors]``, the wrong candidates. alternatives: ``[n_prompts, n_alternatives]``, right answers
+    besides the first. Both are -1 where a prompt has fewer than others. info: name -> one value per prompt (wording,
+    order, ...).
     """
 
     tokens: Int[Tensor, "n_prompts n_pos"]
@@ -74,6 +59,11 @@ class PromptSet:
     texts: Sequence[str]
     info: Mapping[str, Sequence]
     recipe: Recipe
+    alternatives: Int[Tensor, "n_prompts n_alternatives"] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.alternatives is None:
+            object.__setattr__(self, "alternatives", self.answers.new_zeros(len(self.answers), 0))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -82,6 +72,19 @@ class PromptSet:
     def candidates(self) -> Int[Tensor, "n_prompts n_candidates"]:
         """The answer first, then the distractors."""
         return torch.cat([self.answers[:, None], self.distractors], 1)
+
+    @property
+    def right(self) -> Int[Tensor, "n_prompts n_right"]:
+        """The answer first, then its alternatives."""
+        return torch.cat([self.answers[:, None], self.alternatives], 1)
+
+    @property
+    def logit_weights(self) -> tuple[Int[Tensor, "n_prompts n_tokens"], Float[Tensor, "n_prompts n_tokens"]]:
+        """``(tokens, weights)``: the logit difference is the sum of these tokens' logits by weight. Right answers share
+        a weight of 1, wrong ones -1; a prompt without one of a kind has NaN there."""
+        right, wrong = (ids != ABSENT for ids in (self.right, self.distractors))
+        weights = torch.cat([right / right.sum(1, keepdim=True), -(wrong / wrong.sum(1, keepdim=True))], 1)
+        return torch.cat([self.right, self.distractors], 1).clamp(min=0), weights
 
     def select(self, keep: Bool[Tensor, "n_prompts"] | Sequence[int] | slice) -> PromptSet:
         """The prompts at ``keep``, with the same padding. Raises :class:`TaskError` if none is left, for a mask of
@@ -112,6 +115,7 @@ class PromptSet:
             [self.texts[i] for i in rows],
             {name: [values[i] for i in rows] for name, values in self.info.items()},
             replace(self.recipe, rows=kept),
+            self.alternatives[index],
         )
 
     def where(self, **wanted: Any) -> PromptSet:
@@ -139,93 +143,10 @@ def item_positions(prompts: PromptSet) -> tuple[Int[Tensor, "n_prompts n_items"]
     return positions, prompts.tokens.gather(1, positions)
 
 
-def render(template: str, fields: Mapping[str, Sequence[tuple[str, str]]]) -> tuple[str, dict[str, tuple[int, int]]]:
-    """Fill a template and note where each word came to stand.
-
-    fields: placeholder -> ``(name of the position, word)`` of each word; several are joined by commas.
-    """
-    text, spans = "", {}
-    for literal, placeholder, _, _ in Formatter().parse(template):
-        text += literal
-        for i, (name, word) in enumerate(fields[placeholder] if placeholder else ()):
-            text += ", " if i else ""
-            spans[name] = (len(text), len(text) + len(word) - 1)
-            text += word
-    return text, spans
-
-
-def encode(
-    prompts: Sequence[PromptText],
-    tokenizer: PreTrainedTokenizerBase,
-    recipe: Recipe,
-    *,
-    n_ctx: int | None = None,
-) -> PromptSet:
-    """Tokenize prompts and find their named positions.
-
-    In front stands the recipe's prefix. Every named word must be one token, as must answers and distractors. Raises
-    :class:`TaskError` otherwise, for an unknown prefix, or if a prompt is longer than ``n_ctx``.
-    """
-    begin = begin_ids(tokenizer, recipe.prefix)
-    encoded = tokenizer([p.text for p in prompts], add_special_tokens=False, return_offsets_mapping=False)
-    tokens, mask = padded([begin + ids for ids in encoded["input_ids"]], tokenizer)
-    if n_ctx is not None and tokens.shape[1] > n_ctx:
-        raise TaskError(
-            f"A prompt of {tokens.shape[1]} tokens does not fit the model's context of {n_ctx}: ask for fewer items."
-        )
-    unknown = unknown_id(tokenizer)
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.spans)
-    positions = {
-        name: torch.tensor([_position(encoded, i, p, name, len(begin), unknown) for i, p in enumerate(prompts)])
-        for name in names
-    }
-    words = dict.fromkeys(word for p in prompts for word in (p.answer, *p.distractors))
-    ids = {word: check_one_token(word, tokenizer) for word in words}
-    return PromptSet(
-        tokens=tokens,
-        mask=mask,
-        positions=positions | {"end": mask.sum(1) - 1},
-        answers=torch.tensor([ids[p.answer] for p in prompts]),
-        distractors=torch.tensor([[ids[word] for word in p.distractors] for p in prompts]),
-        texts=[p.text for p in prompts],
-        info={name: [p.info[name] for p in prompts] for name in prompts[0].info},
-        recipe=recipe if recipe.prefix is not None else replace(recipe, prefix=prefix_of(tokenizer)),
-    )
-
-
-def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that stands for what the tokenizer does not know; None where it has none of its own: GPT-2's is the end
-    of the text."""
-    return None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
-
-
-def padded(
-    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
-) -> tuple[Int[Tensor, "n n_pos"], Bool[Tensor, "n n_pos"]]:
-    """Rows of tokens as one tensor, padded on the right, and a mask that is True where a token is no padding."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    return _padded_with(pad, rows, max(map(len, rows)))
-
-
-def _padded_with(
-    pad: int, rows: Sequence[Sequence[int]], width: int
-) -> tuple[Int[Tensor, "n n_pos"], Bool[Tensor, "n n_pos"]]:
-    tokens = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
-    return tokens, torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
-
-
-def _position(encoded: BatchEncoding, i: int, prompt: PromptText, name: str, shift: int, unknown: int | None) -> int:
-    """The token of prompt ``i`` that holds the word named ``name``, counted with the ``shift`` tokens put before it.
-
-    Raises :class:`TaskError` for a word of several tokens or one that the tokenizer does not know.
-    """
-    if name not in prompt.spans:
-        return ABSENT
-    first, last = (encoded.char_to_token(i, place) for place in prompt.spans[name])
-    if first is None or first != last or encoded["input_ids"][i][first] == unknown:
-        word = prompt.text[prompt.spans[name][0] : prompt.spans[name][1] + 1]
-        raise TaskError(f"{name} = {word!r} is not one token in {prompt.text!r}. Choose another word.")
-    return first + shift
+def pad_rows(pad: int, rows: Sequence[Sequence[int]], width: int | None = None) -> Int[Tensor, "n width"]:
+    """Rows of whole numbers as one tensor, padded on the right."""
+    width = max(map(len, rows)) if width is None else width
+    return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
 def check_seed(seed: int) -> int:
@@ -253,6 +174,7 @@ def save_prompts(prompts: PromptSet, path: Path) -> None:
         "tokens": [row[:length] for row, length in zip(prompts.tokens.tolist(), lengths)],
         "answer": prompts.answers.tolist(),
         "distractors": prompts.distractors.tolist(),
+        "alternatives": prompts.alternatives.tolist(),
     }
     columns |= {f"position:{name}": position.tolist() for name, position in prompts.positions.items()}
     columns |= {f"info:{name}": list(values) for name, values in prompts.info.items()}
@@ -277,18 +199,19 @@ def load_prompts(path: Path) -> PromptSet:
 
 def _unpacked(columns: dict[str, list], about: dict[str, Any]) -> PromptSet:
     pad, width = about.pop("pad"), about.pop("width")
-    tokens, mask = _padded_with(pad, columns["tokens"], width)
+    none: list[list[int]] = [[]] * len(columns["tokens"])
     named: dict[str, dict[str, Any]] = {kind: {} for kind in ("position", "info")}
     for column, values in columns.items():
         kind, _, name = column.partition(":")
         if name:
             named[kind][name] = torch.tensor(values) if kind == "position" else values
     return PromptSet(
-        tokens=tokens,
-        mask=mask,
+        tokens=pad_rows(pad, columns["tokens"], width),
+        mask=torch.arange(width) < torch.tensor([len(row) for row in columns["tokens"]])[:, None],
         positions=named["position"],
         answers=torch.tensor(columns["answer"]),
-        distractors=torch.tensor(columns["distractors"], dtype=torch.long),
+        distractors=pad_rows(ABSENT, columns["distractors"]),
+        alternatives=pad_rows(ABSENT, columns.get("alternatives", none)),
         texts=columns["text"],
         info=named["info"],
         recipe=Recipe(**about | {"rows": None if about["rows"] is None else tuple(about["rows"])}),

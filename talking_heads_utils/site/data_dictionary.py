@@ -24,7 +24,6 @@ _CARD = {
     "minutes": "wall-clock time of the whole run",
 }
 _SEEDS = {
-    "format": "of these files, a number",
     "model": "whose recipe it is",
     "checkpoint": "sum of the run's last weights, which ship for seed 0 alone",
     **{name: _CARD[name] for name in ("seed", "step", "minutes", "longest", "complete_at", "early_at", "accuracy")},
@@ -40,8 +39,10 @@ _SEEDS = {
     "n_items": "of the lists it was measured on",
     "prompts_seed": "of those lists, draws and controls",
     "processing": "of the weights before anything was measured",
+    "seconds": "that the measurement took; null where it was not noted",
     "machine": "processor, cores, threads, GPU of the measurement",
     "versions": "of Python, this package and the libraries that results depend on",
+    "sha256": "of all of this",
 }
 _BENCHMARK = {
     "benchmark": "its name, as the command takes it",
@@ -185,7 +186,17 @@ DATA_FILES = (
         "the same",
     ),
     DataFiles(
-        "seeds/*.json",
+        "seeds/plan.json",
+        "What the measures beside it have in common.",
+        "the same as these",
+        {
+            "n_prompts": "lists, half of them to choose by, half to measure on",
+            "n_items": "of each list",
+            "prompts_seed": "of those lists, draws and controls",
+        },
+    ),
+    DataFiles(
+        "seeds/mini-*.json",
         "Runs of the small models from several seeds, measured as chapter 1 measures a model; only seed 0 ships.",
         "`python -m talking_heads_utils train NAME --seed SEED --out RUN`, then `... seeds RUN --out data/seeds`",
         _SEEDS,

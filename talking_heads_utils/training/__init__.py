@@ -1,10 +1,11 @@
-"""Small models trained here, in which inhibition through a low-rank channel can arise by itself.
+"""Small models whose paths are constrained so that what they solve a task by can be found, trained from nothing.
 
-``spec``       what each of them is: sizes, which paths it may use, how long it is trained
-``model``      a plain GPT-2 whose *paths* are constrained, not its content
-``data``       IOI and Laundry List prompts on the fly, as token ids
-``lists``      how a model of these prompts is trained: curriculum, loss, further rounds
-``functions``  how a model of functions y = a x + b is
-``loop``       steps, schedule, checkpoints that a stopped run goes on from
-``card``       the card that a checkpoint ships with, out of its own log
+``spec``       what each model may do, and how long it is trained
+``model``      a GPT-2 with constrained paths
+``job``        what a run needs to know of a kind of model
+``lists``      the job of models of IOI and Laundry Lists
+``functions``  the job of models of functions learned in context
+``loop``       steps, curriculum, checkpoints, resuming
+``card``       the card that a model ships with
+``seeds``      what varies between runs of one recipe
 """

@@ -1,4 +1,4 @@
-"""The job of a small model that learns functions in context: its words, its prompts, its loss on every y."""
+"""The job of a small model that learns functions in context: its prompts, its loss on every y."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ from torch import Tensor
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.prompts.functions import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.prompts.toy import number_tokenizer
+from talking_heads_utils.training.job import Job, Progress
 from talking_heads_utils.training.model import fresh_gpt2
 from talking_heads_utils.training.spec import FunctionsSpec
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    from talking_heads_utils.training.loop import Progress
-
-COMMA = ","
 PER_PAIR = 3  # tokens: x , y
 
 
 @dataclass(frozen=True)
-class FunctionsJob:
-    """What :class:`~talking_heads_utils.training.loop.Run` needs to know of this kind of model."""
+class FunctionsJob(Job):
+    """One model of functions: attention dropout, label noise that grows, one schedule."""
 
     spec: FunctionsSpec
     tokenizer: PreTrainedTokenizerFast
@@ -65,9 +63,8 @@ class FunctionsJob:
 
     def tokens(self, examples: Examples) -> Int[Tensor, "n n_pos"]:
         """``<bos> x , y x , y ...``"""
-        zero = self.tokenizer.convert_tokens_to_ids("0")
-        comma = torch.full_like(examples.x, self.tokenizer.convert_tokens_to_ids(COMMA))
-        pairs = torch.stack([examples.x + zero, comma, examples.y + zero], 2).flatten(1)
+        zero, comma = self.tokenizer.convert_tokens_to_ids(["0", ","])
+        pairs = torch.stack([examples.x + zero, torch.full_like(examples.x, comma), examples.y + zero], 2).flatten(1)
         return torch.cat([torch.full((len(pairs), 1), self.tokenizer.bos_token_id), pairs], 1)
 
     def answer_logits(
@@ -75,66 +72,40 @@ class FunctionsJob:
     ) -> Float[Tensor, "n n_pairs n_numbers"]:
         """Logits of the numbers at the comma of every pair, from which its y is answered."""
         hidden = model.transformer(self.tokens(examples).to(device)).last_hidden_state[:, 2::PER_PAIR]
-        zero = self.tokenizer.convert_tokens_to_ids("0")
-        return model.lm_head(hidden)[..., zero:]
-
-    def after_step(self, model: GPT2LMHeadModel, progress: Progress) -> None:
-        """Nothing is constrained, and there is no curriculum but the noise."""
+        return model.lm_head(hidden)[..., self.tokenizer.convert_tokens_to_ids("0") :]
 
     @torch.no_grad()
-    def accuracy(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, float]:
-        """Accuracy after k examples on fixed prompts, of the functions that training shows and of those held out."""
+    def _right(self, model: GPT2LMHeadModel, examples: Examples, device: str) -> Float[Tensor, "n_pairs"]:
+        """Share of right answers by number of examples seen, without dropout."""
         model.eval()
-        family = self.spec.family()
-        found: dict[str, float] = {}
-        for name in ("", "held-out "):
-            examples = self._fixed(family, name, n)
-            right = self.answer_logits(model, examples, device).argmax(-1).cpu() == examples.clean
-            found |= {f"{name}k={k}": value for k, value in enumerate(right.float().mean(0).tolist())}
+        answers = self.answer_logits(model, examples, device).argmax(-1).cpu()
         model.train()
-        return found
-
-    def about(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, Any]:
-        """For the card: the exact reader's accuracy on the prompts of :meth:`accuracy`, and the model's after all
-        examples function by function, on 20 prompts each."""
-        family = self.spec.family()
-        reader: dict[str, float] = {}
-        uniform = torch.full((len(family.functions),), 1 / len(family.functions))
-        for name, prior in (("", trained_prior(family)), ("held-out ", uniform)):
-            found = bayes_accuracy(family, self._fixed(family, name, n), prior).mean(0)
-            reader |= {f"{name}k={k}": round(value, 4) for k, value in enumerate(found.tolist())}
-        return dict(exact_reader=reader, by_function=self._by_function(model, family, device))
-
-    @torch.no_grad()
-    def _by_function(self, model: GPT2LMHeadModel, family: Family, device: str) -> list[dict[str, Any]]:
-        model.eval()
-        rows = []
-        for i, (a, b) in enumerate(family.functions.tolist()):
-            among = torch.arange(len(family.functions)) == i
-            examples = self._draw(np.random.default_rng([10, i]), family, 20, among)
-            right = self.answer_logits(model, examples, device)[:, -1].argmax(-1).cpu() == examples.clean[:, -1]
-            held_out = bool(family.held_out[i])
-            rows.append(dict(a=a, b=b, held_out=held_out, accuracy=round(right.float().mean().item(), 2)))
-        model.train()
-        return rows
+        return (answers == examples.clean).float().mean(0)
 
     def _fixed(self, family: Family, name: str, n: int) -> Examples:
         """The prompts that accuracies are taken on, of trained (empty name) or held-out functions."""
         among = family.held_out if name else ~family.held_out
         return self._draw(np.random.default_rng([9, len(name)]), family, n, among)
 
-    def where(self, progress: Progress) -> str:
-        """What the line of progress says beyond steps and loss."""
-        return ""
+    def accuracy(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, float]:
+        """Accuracy after k examples on fixed prompts, of the functions that training shows and of those held out."""
+        family = self.spec.family()
+        found = {name: self._right(model, self._fixed(family, name, n), device) for name in ("", "held-out ")}
+        return {f"{name}k={k}": value for name, right in found.items() for k, value in enumerate(right.tolist())}
 
-    def goes_on(self, model: GPT2LMHeadModel, progress: Progress, device: str) -> bool:
-        """One schedule and no more."""
-        return False
-
-    def at_the_end(self, progress: Progress) -> str | None:
-        """What there is to say when the last step is done."""
-        return None
-
-    def is_early(self, progress: Progress) -> bool:
-        """These models have no early checkpoint."""
-        return False
+    def about(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, Any]:
+        """For the card: the exact reader's accuracy on the prompts of :meth:`accuracy`, and the model's after all
+        examples function by function, on 20 prompts each."""
+        family = self.spec.family()
+        uniform = torch.full((len(family.functions),), 1 / len(family.functions))
+        reader = {
+            f"{name}k={k}": round(value, 4)
+            for name, prior in (("", trained_prior(family)), ("held-out ", uniform))
+            for k, value in enumerate(bayes_accuracy(family, self._fixed(family, name, n), prior).mean(0).tolist())
+        }
+        rows = []
+        for i, (a, b) in enumerate(family.functions.tolist()):
+            examples = self._draw(np.random.default_rng([10, i]), family, 20, torch.arange(len(family.functions)) == i)
+            accuracy = round(self._right(model, examples, device)[-1].item(), 2)
+            rows.append(dict(a=a, b=b, held_out=bool(family.held_out[i]), accuracy=accuracy))
+        return dict(exact_reader=reader, by_function=rows)

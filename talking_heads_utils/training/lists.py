@@ -1,25 +1,30 @@
-"""The job of a small model of IOI and Laundry Lists: its prompts, its curriculum, its constrained loss."""
+"""The job of a small model of IOI and Laundry Lists: its prompts, its curriculum, its constrained loss.
+
+Prompts are drawn on the fly, straight as token ids: the tasks and wordings of :mod:`talking_heads_utils.prompts`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor
 
+from talking_heads_utils.errors import TaskError
 from talking_heads_utils.prompts.toy import word_tokenizer
-from talking_heads_utils.training.data import Batch, Prompts, check_fits
+from talking_heads_utils.prompts.words import WORD_LISTS, load_templates, load_words
+from talking_heads_utils.training.job import Job, Progress
 from talking_heads_utils.training.model import build_model, constrain, logits_and_spread
 from talking_heads_utils.training.spec import CHECKED, FREE, N_CHECK, N_LAST, MiniSpec
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
-
-    from talking_heads_utils.training.loop import Progress
 
 SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
 SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
@@ -28,8 +33,91 @@ LOGGED, CHECK, LAST = 9, 11, 17  # which fixed prompts: along the way; to decide
 
 
 @dataclass(frozen=True)
-class ListsJob:
-    """What :class:`~talking_heads_utils.training.loop.Run` needs to know of this kind of model."""
+class Batch:
+    """Prompts padded on the right: token ids, the index of the last token, and the answer's id."""
+
+    tokens: Int[Tensor, "n n_pos"]
+    end: Int[Tensor, "n"]
+    answers: Int[Tensor, "n"]
+
+
+class Prompts:
+    """Draws prompts as ids. Everything comes out of the generator that is passed in."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self.bos = tokenizer.bos_token_id
+        self.comma = tokenizer.convert_tokens_to_ids(",")
+        self.ids = {
+            kind: np.array(tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1).kept)))
+            for kind in WORD_LISTS
+        }
+        self.ioi = [self._pieces(t, tokenizer) for t in load_templates("ioi")["templates"].values()]
+        self.laundry = [self._pieces(t, tokenizer) for t in load_templates("laundry")["wordings"].values()]
+
+    @staticmethod
+    def _pieces(template: str, tokenizer: PreTrainedTokenizerFast) -> list[tuple[list[int], str | None]]:
+        """``(ids of the words before, placeholder)`` of each part of a template."""
+        parts = Formatter().parse(template)
+        return [(tokenizer(literal, add_special_tokens=False)["input_ids"], name) for literal, name, *_ in parts]
+
+    def _fill(self, pieces: list[tuple[list[int], str | None]], fields: Mapping[str, Iterable[int]]) -> list[int]:
+        row = [self.bos]
+        for words, name in pieces:
+            row += words
+            for i, token in enumerate(fields[name] if name else ()):
+                row += [self.comma, int(token)] if i else [int(token)]
+        return row
+
+    def draw_ioi(self, rng: np.random.Generator) -> tuple[list[int], int]:
+        """One IOI prompt and its answer, either name first."""
+        a, b = rng.choice(self.ids["names"], 2, replace=False)
+        s, io = (a, b) if rng.random() < 0.5 else (b, a)
+        place, thing = rng.choice(self.ids["places"]), rng.choice(self.ids["objects"])
+        fields: dict[str, Iterable[int]] = {"A": [a], "B": [b], "S": [s], "PLACE": [place], "OBJECT": [thing]}
+        return self._fill(self.ioi[rng.integers(len(self.ioi))], fields), int(io)
+
+    def draw_laundry(self, rng: np.random.Generator, n_items: int) -> tuple[list[int], int]:
+        """One list of ``n_items``, all but one named again, in the same order or shuffled."""
+        items = rng.choice(self.ids["objects"], n_items, replace=False)
+        left = rng.integers(n_items)
+        rest = np.delete(items, left)
+        if rng.random() < 0.5:
+            rng.shuffle(rest)
+        wording = self.laundry[rng.integers(len(self.laundry))]
+        return self._fill(wording, {"ITEMS": items, "REST": rest}), int(items[left])
+
+    def batches(self, rng: np.random.Generator, spec: MiniSpec, longest: int) -> list[Batch]:
+        """One training step's prompts, IOI and lists of 2 to ``longest`` items mixed, in parts of like length: padding
+        short prompts to the longest would be half of the work."""
+        prompts = [
+            self.draw_ioi(rng)
+            if rng.random() < spec.ioi_share
+            else self.draw_laundry(rng, draw_length(rng, longest, spec.length_power))
+            for _ in range(spec.batch)
+        ]
+        prompts.sort(key=lambda prompt: len(prompt[0]))
+        size = -(-spec.batch // spec.parts)
+        return [self.stack(prompts[i : i + size]) for i in range(0, spec.batch, size)]
+
+    def stack(self, prompts: Sequence[tuple[list[int], int]]) -> Batch:
+        """Pad prompts on the right."""
+        rows, answers = zip(*prompts)
+        width = max(map(len, rows))
+        tokens = torch.tensor([row + [self.bos] * (width - len(row)) for row in rows])
+        return Batch(tokens, torch.tensor([len(row) - 1 for row in rows]), torch.tensor(answers))
+
+
+def draw_length(rng: np.random.Generator, longest: int, power: float) -> int:
+    """A list's length from 2 to ``longest``, n as often as ``n ** power``: 0 draws all alike."""
+    if not power:
+        return int(rng.integers(2, longest + 1))
+    lengths = np.arange(2, longest + 1)
+    return int(rng.choice(lengths, p=lengths**power / (lengths**power).sum()))
+
+
+@dataclass(frozen=True)
+class ListsJob(Job):
+    """One model of IOI and lists: lists of two first, then of every length; rounds while they help."""
 
     spec: MiniSpec
     tokenizer: PreTrainedTokenizerFast
@@ -40,7 +128,15 @@ class ListsJob:
         """Raises :class:`TaskError` if the longest list does not fit the model's positions or words."""
         tokenizer = word_tokenizer(spec.n_names, spec.n_places, spec.n_objects, spec.n_positions)
         prompts = Prompts(tokenizer)
-        check_fits(spec, prompts)
+        known = len(prompts.ids["objects"])
+        if spec.n_items > known:
+            raise TaskError(f"{spec.n_items} items need as many objects; {spec.name} knows {known}.")
+        rng = np.random.default_rng(0)
+        width = max(len(prompts.draw_laundry(rng, spec.n_items)[0]) for _ in range(50))
+        if width > spec.n_positions:
+            raise TaskError(
+                f"Lists of {spec.n_items} take {width} tokens; {spec.name} has {spec.n_positions} positions."
+            )
         return cls(spec, tokenizer, prompts)
 
     def build(self, seed: int) -> GPT2LMHeadModel:
@@ -65,11 +161,6 @@ class ListsJob:
         if progress.complete_at is None and progress.running_loss < self.spec.lengthen_below:
             progress.longest, progress.complete_at = self.spec.n_items, progress.step
 
-    @property
-    def kinds(self) -> list[str]:
-        """IOI and every list length up to the longest of all."""
-        return ["ioi", *(f"n={k}" for k in range(2, self.spec.n_items + 1))]
-
     def accuracy(self, model: GPT2LMHeadModel, n: int, device: str, which: int = LOGGED) -> dict[str, float]:
         """Accuracy over the vocabulary on every kind of prompt, on fixed ones."""
         return {name: right for name, (right, _) in self.answers(model, n, device, which).items()}
@@ -78,15 +169,15 @@ class ListsJob:
     def answers(
         self, model: GPT2LMHeadModel, n: int, device: str, which: int, kinds: Sequence[str] = ()
     ) -> dict[str, tuple[float, float]]:
-        """Accuracy and mean loss (nats) of each kind of prompt, or of some."""
+        """Accuracy and mean loss (nats) of each kind of prompt: ``ioi``, and ``n=2`` to the longest list, or some."""
         model.eval()
         found = {}
-        for name in kinds or self.kinds:
-            rng = np.random.default_rng([which, len(name), int(name[2:]) if name != "ioi" else 0])
-            draw = (
-                self.prompts.draw_ioi if name == "ioi" else lambda r, k=name: self.prompts.draw_laundry(r, int(k[2:]))
-            )
-            drawn = [draw(rng) for _ in range(n)]
+        for name in kinds or ["ioi", *(f"n={k}" for k in range(2, self.spec.n_items + 1))]:
+            n_items = 0 if name == "ioi" else int(name[2:])
+            rng = np.random.default_rng([which, len(name), n_items])
+            drawn = [
+                self.prompts.draw_laundry(rng, n_items) if n_items else self.prompts.draw_ioi(rng) for _ in range(n)
+            ]
             parts = [self.prompts.stack(drawn[i : i + AT_ONCE]) for i in range(0, n, AT_ONCE)]
             logits = torch.cat([self._run(model, part, device)[0].cpu() for part in parts])
             answers = torch.cat([part.answers for part in parts])
@@ -100,7 +191,7 @@ class ListsJob:
         return dict(last=dict(n=N_LAST, accuracy=self.accuracy(model, N_LAST, device, LAST)))
 
     def where(self, progress: Progress) -> str:
-        """What the line of progress says beyond steps and loss."""
+        """The longest list in training."""
         return f" lists to {progress.longest}"
 
     def is_early(self, progress: Progress) -> bool:
@@ -108,9 +199,8 @@ class ListsJob:
         if self.spec.keys == FREE or progress.early_at is not None or progress.complete_at is None:
             return False
         accuracy = progress.log[-1]["accuracy"]
-        return progress.step >= progress.complete_at + SETTLED and all(
-            accuracy[name] >= SOLVED for name in SHORT if name in accuracy
-        )
+        settled = progress.step >= progress.complete_at + SETTLED
+        return settled and all(accuracy[name] >= SOLVED for name in SHORT if name in accuracy)
 
     def goes_on(self, model: GPT2LMHeadModel, progress: Progress, device: str) -> bool:
         """At the end of a round: is there to be another? Not if every kind of prompt is solved, nor if the loss did not
@@ -125,7 +215,7 @@ class ListsJob:
         return min(accuracy.values()) < CHECKED and helped and progress.rounds < self.spec.rounds
 
     def at_the_end(self, progress: Progress) -> str | None:
-        """What there is to say when the last step is done."""
+        """That no early checkpoint was taken, where one should have been."""
         if self.spec.keys == FREE or progress.early_at is not None:
             return None
         return f"No early checkpoint: {', '.join(SHORT)} were never all at {SOLVED:.0%} with every length in training."

@@ -1,4 +1,4 @@
-"""Training: steps, a curriculum (lists of two, then of every length), checkpoints that a stopped run goes on from.
+"""Training: steps, evaluations, checkpoints, and a state from which a stopped run goes on.
 
 The data of a step depend on the seed and the step alone and schedules count steps, so a run that was stopped and
 resumed ends where an unbroken one does, on the same machine and number of threads.
@@ -8,60 +8,39 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from itertools import count
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.device import check_device
-from talking_heads_utils.errors import CheckpointError, OptionError
-from talking_heads_utils.files import check_folder, written_whole
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.files import check_folder
+from talking_heads_utils.resume import NOTE, Store
 from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.training.card import write_card
 from talking_heads_utils.training.functions import FunctionsJob
+from talking_heads_utils.training.job import Progress
 from talking_heads_utils.training.lists import ListsJob
-from talking_heads_utils.training.spec import FunctionsSpec, MiniSpec, Round
+from talking_heads_utils.training.spec import MiniSpec, Round, Spec
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
-STATE = "training.safetensors"
-N_EVAL = 200
-EVERY = 200
-
-
-@dataclass
-class Progress:
-    """Where a run stands.
-
-    longest: items of the longest list in training. complete_at: the step from which every length was. early_at: the
-    step of the early checkpoint. rounds: begun beyond the first. checks: loss and accuracy at the end of each, by which
-    it goes on. minutes: of training so far, on whatever machine. log: one entry per evaluation.
-    """
-
-    step: int = 0
-    longest: int = 2
-    running_loss: float = 3.0
-    complete_at: int | None = None
-    early_at: int | None = None
-    rounds: int = 0
-    checks: list[dict[str, Any]] = field(default_factory=list)
-    minutes: float = field(default=0.0, compare=False)
-    log: list[dict[str, Any]] = field(default_factory=list)
+N_EVAL = 200  # prompts of each kind at an evaluation
+EVERY = 200  # steps between evaluations
 
 
 class Run:
-    """One training run: model, optimiser and progress, in a folder."""
+    """One training run: model, optimiser and progress, in a folder whose states are parts of a :class:`Store`."""
 
-    def __init__(self, spec: MiniSpec | FunctionsSpec, seed: int, folder: Path, device: str = "cpu"):
+    def __init__(self, spec: Spec, seed: int, folder: Path, device: str = "cpu"):
         self.spec, self.seed, self.folder, self.device = spec, seed, check_folder(folder), check_device(device)
+        self.store = Store(self.folder, {**asdict(spec), "seed": seed}, ".safetensors")
         self.job: ListsJob | FunctionsJob = ListsJob.of(spec) if isinstance(spec, MiniSpec) else FunctionsJob.of(spec)
         self.tokenizer = self.job.tokenizer
         self.model: GPT2LMHeadModel = self.job.build(seed).to(device)
@@ -90,7 +69,7 @@ class Run:
             self.optimiser = self._fresh_optimiser()
 
     def step(self) -> float:
-        """One step on fresh prompts; its loss."""
+        """One step on fresh prompts; its loss in nats."""
         at = self.progress
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
@@ -111,9 +90,8 @@ class Run:
         return self.job.accuracy(self.model, n, self.device)
 
     def save_model(self, stage: str) -> Path:
-        """The model as a plain Hugging Face checkpoint with its tokenizer, in a folder of its own."""
-        target = self.folder / stage
-        part = self.folder / f".{stage}.part"
+        """The model as a plain Hugging Face checkpoint with its tokenizer and card, in a folder of its own."""
+        target, part = self.folder / stage, self.folder / f".{stage}.part"
         self.model.save_pretrained(part, safe_serialization=True)
         self.tokenizer.save_pretrained(part)
         card = dict(
@@ -129,63 +107,37 @@ class Run:
         return target
 
     def save_state(self) -> None:
-        """All that is needed to go on, in one safetensors file that is written whole."""
-        tensors = {f"model.{name}": p.detach().cpu() for name, p in self.model.state_dict().items()}
+        """All that is needed to go on; earlier states go once it is there."""
+        before, name = self.store.names(), f"step-{self.progress.step:07d}"
+        if name in before:
+            return
+        tensors = {f"model.{name}": p for name, p in self.model.state_dict().items()}
         for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{key}": value.detach().cpu() for key, value in state.items()}
-        about = dict(spec=asdict(self.spec), seed=self.seed, progress=asdict(self.progress))
-        with written_whole(self.folder / STATE) as part:
-            save_file({name: t.contiguous() for name, t in tensors.items()}, part, metadata={"run": json.dumps(about)})
+            tensors |= {f"optimiser.{i}.{key}": value for key, value in state.items()}
+        with self.store.part(name, self.device) as part:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part.file)
+            part.note["progress"] = asdict(self.progress)
+        for old in before:
+            for suffix in (NOTE, self.store.suffix):
+                self.store.path(old).with_suffix(suffix).unlink(missing_ok=True)
 
     def load_state(self) -> None:
-        """Go on from the folder's last state. Raises :class:`CheckpointError` if it is of another run or damaged."""
-        try:
-            with safe_open(self.folder / STATE, "pt") as file:
-                about = json.loads(file.metadata()["run"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            spec, seed, progress = about["spec"], about["seed"], Progress(**about["progress"])
-            if progress.rounds not in range(self.spec.rounds + 1):
-                raise ValueError(f"no round {progress.rounds!r}")
-            if not (isinstance(progress.step, int) and 0 <= progress.step <= self.spec.round(progress.rounds).end):
-                raise ValueError(f"no step {progress.step!r}")
-            if not (isinstance(progress.checks, list) and all(map(self._is_check, progress.checks, count()))):
-                raise ValueError(f"no checks {progress.checks!r}")
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise self._unreadable(error) from error
-        if spec != asdict(self.spec) or seed != self.seed:
-            raise CheckpointError(
-                f"{self.folder} holds another run. Choose another folder, or resume with its options."
-            )
-        try:
-            self._restore(tensors, progress.step == self.spec.round(progress.rounds).start)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise self._unreadable(error) from error
-        self.progress = progress
-
-    def _is_check(self, check: dict[str, Any], i: int) -> bool:
-        """Whether this can be what stood at the end of round i."""
-        return check["step"] == self.spec.round(i).end and isinstance(check["loss"], float) and bool(check["accuracy"])
-
-    def _restore(self, tensors: dict[str, torch.Tensor], new_round: bool) -> None:
-        """Model and optimiser, of which a new round has nothing yet, out of a state's tensors; raises errors of several
-        kinds where they do not fit."""
-        self.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+        """Go on from the last state. Raises :class:`OptionError` if it is of another run, naming what differs, and
+        :class:`ResultError` if it is damaged."""
+        self.store.check()
+        name = self.store.names()[-1]
+        self.progress = Progress(**self.store.note(name)["progress"])
+        weights: dict[str, torch.Tensor] = {}
         state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimiser."):
-                _, i, key = name.split(".", 2)
+        for key, tensor in load_file(self.store.path(name)).items():
+            kind, rest = key.split(".", 1)
+            if kind == "model":
+                weights[rest] = tensor
+            else:
+                i, key = rest.split(".")
                 state.setdefault(int(i), {})[key] = tensor
-        trained = self.optimiser.param_groups[0]["params"]
-        if bool(state) == new_round or any(
-            i >= len(trained) or s["exp_avg"].shape != trained[i].shape for i, s in state.items()
-        ):
-            raise ValueError("the optimiser's state does not fit the model")
-        if state:
-            self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
-
-    def _unreadable(self, error: Exception) -> CheckpointError:
-        reason = str(error).splitlines()[0]
-        return CheckpointError(f"{self.folder / STATE} cannot be read ({reason}). Delete it and start the run again.")
+        self.model.load_state_dict(weights)
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
 
 
 def train(
@@ -200,11 +152,11 @@ def train(
 
     The early checkpoint is taken at the first evaluation at which the run's job calls for it, the final one at the end.
     Raises :class:`OptionError` for a folder that already holds a run, unless it is to be resumed, for one that holds
-    none if it is, and for minutes that are no time.
+    none or another if it is, and for minutes that are no time.
     """
     if minutes is not None and not minutes >= 0:
         raise OptionError(f"--minutes is a time from 0 on, not {minutes}.")
-    if (run.folder / STATE).exists() != resume:
+    if bool(run.store.names()) != resume:
         raise OptionError(
             f"{run.folder} holds no run that could go on. Leave --resume out to start one."
             if resume
@@ -212,14 +164,16 @@ def train(
         )
     if resume:
         run.load_state()
-    with _no_denormals():
-        at = _steps(run, minutes, every, say)
-        if at.step < run.round.end:
-            return at
+    torch.set_flush_denormal(True)  # below 1e-38: where attention is settled they make a step three times as long
+    try:
+        if _steps(run, minutes, every, say).step < run.round.end:
+            return run.progress
         run.save_model(FINAL)
-    if remark := run.job.at_the_end(at):
+    finally:
+        torch.set_flush_denormal(False)
+    if remark := run.job.at_the_end(run.progress):
         say(remark)
-    return at
+    return run.progress
 
 
 def _steps(run: Run, minutes: float | None, every: int, say: Callable[[str], None]) -> Progress:
@@ -228,31 +182,23 @@ def _steps(run: Run, minutes: float | None, every: int, say: Callable[[str], Non
     before = at.minutes
     while at.step < run.round.end:
         run.step()
-        at.minutes = round(before + (time.monotonic() - start) / 60, 1)
-        if at.step % every == 0 or at.step == run.round.end:
+        spent = (time.monotonic() - start) / 60
+        at.minutes = round(before + spent, 1)
+        is_last, is_over = at.step == run.round.end, minutes is not None and spent > minutes
+        if at.step % every == 0 or is_last:
             loss = round(at.running_loss, 4)
             at.log.append(dict(step=at.step, longest=at.longest, loss=loss, accuracy=run.accuracy()))
             if run.job.is_early(at):
                 at.early_at = at.step
                 run.save_model(EARLY)
-            say(_line(run, (time.monotonic() - start) / 60))
-            if at.step == run.round.end:
+            say(_line(run, spent))
+            if is_last:
                 run.end_round()
             run.save_state()
-        if minutes is not None and at.step < run.round.end and time.monotonic() - start > 60 * minutes:
+        if is_over and at.step < run.round.end:
             run.save_state()
             break
     return at
-
-
-@contextmanager
-def _no_denormals() -> Iterator[None]:
-    """Numbers below 1e-38 are zero meanwhile: where attention is settled they make a step three times as long."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def _line(run: Run, minutes: float) -> str:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils.training.spec import FREE, PLACE, FunctionsSpec, MiniSpec
+from talking_heads_utils.training.spec import FREE, PLACE, MiniSpec, Spec
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 COPY_SCALE = 4.0  # of what the mover copies
 
 
-def fresh_gpt2(
-    spec: MiniSpec | FunctionsSpec, vocab_size: int, bos: int, seed: int, *, dropout: float = 0.0
-) -> GPT2LMHeadModel:
+def fresh_gpt2(spec: Spec, vocab_size: int, bos: int, seed: int, *, dropout: float = 0.0) -> GPT2LMHeadModel:
     """A GPT-2 of this shape with new weights. dropout: of the attention pattern alone."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -116,16 +114,6 @@ def unembedding(model: GPT2LMHeadModel, spec: MiniSpec, step: int | None = None)
     return spec.read_at(step) * F.normalize(model.transformer.wte.weight[:, : spec.d_head], dim=1)
 
 
-def end_logits(
-    model: GPT2LMHeadModel, spec: MiniSpec, tokens: Int[Tensor, "n n_pos"], end: Int[Tensor, "n"]
-) -> Float[Tensor, "n d_vocab"]:
-    """Logits at ``end``: the model's own, with a gradient through the tied unembedding while it trains.
-
-    Of a constrained model's last block only the mover's one query is computed: nothing else in it reaches the output.
-    """
-    return logits_and_spread(model, spec, tokens, end)[0]
-
-
 def logits_and_spread(
     model: GPT2LMHeadModel,
     spec: MiniSpec,
@@ -133,7 +121,11 @@ def logits_and_spread(
     end: Int[Tensor, "n"],
     step: int | None = None,
 ) -> tuple[Float[Tensor, "n d_vocab"], Float[Tensor, ""]]:
-    """:func:`end_logits`, and how much the divisor of the mover's norm varies within a prompt (see :func:`spread`)."""
+    """The model's own logits at ``end``, and the :func:`spread` of the divisor of the mover's norm within a prompt.
+
+    Of a constrained model's last block only the mover's one query is computed: nothing else in it reaches the output.
+    The gradient goes through the tied unembedding as it is at this step of training.
+    """
     body, rows = model.transformer, torch.arange(len(tokens), device=tokens.device)
     if spec.keys == FREE:
         return model.lm_head(body(tokens).last_hidden_state[rows, end]), torch.zeros((), device=tokens.device)

@@ -1,6 +1,7 @@
 """The small models trained from several seeds: what varies between runs of one recipe, and what does not.
 
-Each run is measured as chapter 1 measures a model and kept as one JSON file; only seed 0 ships as a model.
+Each run is measured as chapter 1 measures a model and kept as one part of a :class:`~talking_heads_utils.resume.Store`;
+only seed 0 ships as a model.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from talking_heads_utils.errors import CheckpointError, ResultError, TalkingHead
 from talking_heads_utils.experiments.inhibition import concentration, study
 from talking_heads_utils.experiments.inhibition.study import Study
 from talking_heads_utils.experiments.verdicts import listed
-from talking_heads_utils.files import data_dir, written_whole
+from talking_heads_utils.files import data_dir
 from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.prompts.sets import check_seed
-from talking_heads_utils.provenance import machine, versions
+from talking_heads_utils.resume import Store
 from talking_heads_utils.roles.lists import LEAST_CHANGE
 from talking_heads_utils.settings import FINAL, N_ITEMS, SEED
 from talking_heads_utils.stats import bootstrap_mean
@@ -28,7 +29,7 @@ from talking_heads_utils.training.spec import SPECS, MiniSpec, spec_of
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
+N_PROMPTS = 400
 N_SCORES = 5  # components shown of a head
 CARD = ("step", "minutes", "longest", "complete_at", "early_at", "accuracy")
 
@@ -38,33 +39,34 @@ def seeds_dir() -> Path:
     return data_dir() / "seeds"
 
 
-def measure_all(runs: Sequence[Path], out: Path, say: Callable[[str], None] = print, n_prompts: int = 400) -> None:
+def measure_all(
+    runs: Sequence[Path], out: Path, say: Callable[[str], None] = print, n_prompts: int = N_PROMPTS
+) -> None:
     """Measure every run that ``out`` does not have yet; each is written whole, and told on the run's card.
 
     Raises :class:`CheckpointError` for a folder that holds no finished run, before anything is measured, and
     :class:`ResultError` where another run's measures are in the way.
     """
     cards = [(_card(Path(run)), Path(run).resolve()) for run in runs]
+    store = Store(out, dict(n_prompts=n_prompts, n_items=N_ITEMS, prompts_seed=SEED), ".json")
+    store.check()
     for card, run in cards:
-        path = out / f"{card['spec']['name']}-{card['seed']}.json"
-        found = find_checkpoint(run / FINAL).sha256()
-        if path.exists():
-            about = load(path)
-            if about["checkpoint"] != found:
-                raise ResultError(f"{path} is of another run of that seed. Remove it, or choose another --out.")
-            write_card(run / FINAL, about)
-            say(f"{path}: there already")
-            continue
-        about = dict(format=FORMAT, model=card["spec"]["name"], seed=card["seed"], checkpoint=found)
-        about |= {name: card[name] for name in CARD} | measure(run / FINAL, n_prompts)
-        with written_whole(path) as part:
-            whole = about | dict(machine=machine(), versions=versions())
-            part.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", "utf-8")
-        write_card(run / FINAL, about)
-        say(f"{path}: heads that inhibit: {', '.join(h['head'] for h in about['inhibition_heads']) or 'none'}")
+        name = f"{card['spec']['name']}-{card['seed']}"
+        checkpoint = find_checkpoint(run / FINAL).sha256()
+        stale = store.stale(name, {"checkpoint": checkpoint})
+        if stale:
+            raise ResultError(f"{store.path(name)} is of another run of that seed. Remove it, or choose another --out.")
+        if stale is not None:
+            with store.part(name) as part:
+                part.note |= dict(model=card["spec"]["name"], seed=card["seed"], checkpoint=checkpoint)
+                part.note |= {field: card[field] for field in CARD} | measure(run / FINAL, n_prompts)
+        found = store.note(name)
+        write_card(run / FINAL, found)
+        heads = ", ".join(head["head"] for head in found["inhibition_heads"]) or "none"
+        say(f"{store.path(name)}: heads that inhibit: {heads}{'' if stale is not None else ' (there already)'}")
 
 
-def measure(folder: Path, n_prompts: int = 400) -> dict[str, Any]:
+def measure(folder: Path, n_prompts: int = N_PROMPTS) -> dict[str, Any]:
     """A checkpoint by chapter 1's measures, on lists of :data:`N_ITEMS`; what is chosen is chosen on the selection
     half and measured on the other. Heads without which the mover looks as before on the other half are none."""
     s = study.study(str(folder.resolve()), n_items=N_ITEMS, n_prompts=n_prompts)
@@ -115,20 +117,15 @@ def _card(run: Path) -> dict[str, Any]:
     return card
 
 
-def load(path: Path) -> dict[str, Any]:
-    """One run's measures. Raises :class:`ResultError` for a file that is damaged or of another format."""
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if about["format"] != FORMAT or about["model"] not in SPECS:
-            raise ValueError(f"format {about['format']} of {about['model']!r}")
-        return about
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ResultError(f"{path} is no whole measure of a run ({error}). Remove it and run `seeds` again.") from error
-
-
 def all_runs(folder: Path | None = None) -> list[dict[str, Any]]:
-    """Every run that was measured, by recipe in their own order and by seed."""
-    found = [load(path) for path in sorted((folder or seeds_dir()).glob("*.json"))]
+    """Every run that was measured, by recipe in their own order and by seed.
+
+    Raises :class:`ResultError` for a damaged measure or one of a recipe that is not there.
+    """
+    store = Store.of(folder or seeds_dir(), ".json")
+    found = [store.note(name) for name in store.names()]
+    if unknown := [run.get("model") for run in found if run.get("model") not in SPECS]:
+        raise ResultError(f"{store.folder} holds measures of {unknown[0]!r}, which is no recipe. Remove them.")
     return sorted(found, key=lambda run: (list(SPECS).index(run["model"]), run["seed"]))
 
 

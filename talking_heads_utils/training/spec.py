@@ -56,9 +56,7 @@ class MiniSpec:
     round_steps: int = 4000  # ... each of so many steps, with a fresh optimiser ...
     round_rate: float = 5e-4  # ... and a learning rate that falls from here
     ioi_share: float = 0.2
-    length_power: float = (
-        0.0  # lists of n items are drawn as often as n ** this; with more, long ones are learned sooner
-    )
+    length_power: float = 0.0  # lists of n items are drawn as often as n ** this; with more, long ones come sooner
     position_scale: float = 15.0  # of the position embedding's first values; more makes places easier to learn
     lengthen_below: float = 0.3  # running loss on IOI and lists of two under which lists of every length come in
     level: float = 0.0  # weight in the loss of the spread of the norm's divisor, by which ``place`` could get around it
@@ -83,9 +81,8 @@ class MiniSpec:
         """Scale of what the unembedding reads at a step of training; None for the end of it."""
         if step is None or step >= self.read_fallen:
             return self.read
-        return READ_FIRST - (READ_FIRST - self.read) * max(0, step - self.read_falls) / (
-            self.read_fallen - self.read_falls
-        )
+        fallen = max(0, step - self.read_falls) / (self.read_fallen - self.read_falls)
+        return READ_FIRST - (READ_FIRST - self.read) * fallen
 
 
 @dataclass(frozen=True)
@@ -125,45 +122,24 @@ class FunctionsSpec:
         return Family(self.n_a, self.n_b, self.n_x, noise=self.noise if noise is None else noise)
 
 
-SPECS = {
+Spec = MiniSpec | FunctionsSpec
+SPECS: dict[str, Spec] = {
     spec.name: spec
     for spec in (
         MiniSpec("mini-token", WORK, work=96, n_steps=8000, position_scale=5.0),
-        MiniSpec(
-            "mini-place",
-            PLACE,
-            work=64,
-            n_steps=12000,
-            rounds=4,
-            n_items=6,
-            length_power=2.0,
-            position_scale=40.0,
-            level=10.0,
-            read=2.0,
-            read_falls=1500,
-            read_fallen=4000,
-        ),
-        MiniSpec(
-            "mini-free",
-            FREE,
-            work=96,
-            n_steps=8000,
-            rounds=2,
-            position_scale=5.0,
-            n_heads=4,
-            d_model=128,
-            d_mlp=512,
-            ioi_share=0.3,
-        ),
+        MiniSpec("mini-place", PLACE, work=64, n_steps=12000, rounds=4, n_items=6, length_power=2.0,
+                 position_scale=40.0, level=10.0, read=2.0, read_falls=1500, read_fallen=4000),
+        MiniSpec("mini-free", FREE, work=96, n_steps=8000, rounds=2, position_scale=5.0, n_heads=4, d_model=128,
+                 d_mlp=512, ioi_share=0.3),
         MiniSpec("mini-narrow", WORK, work=8, n_steps=10000, rounds=4, position_scale=5.0),
         FunctionsSpec("mini-icl", n_steps=4000, n_a=8, n_b=20),
         FunctionsSpec("mini-icl-plain", n_steps=4000, n_a=8, n_b=20, dropout=0.0),
         FunctionsSpec("mini-icl-noisy", n_steps=6000, noise=0.6, ramp=3000),
     )
-}
+}  # fmt: skip
 
 
-def spec_of(name: str) -> MiniSpec | FunctionsSpec:
+def spec_of(name: str) -> Spec:
     """The model of that name. Raises :class:`OptionError` naming those there are."""
     if name not in SPECS:
         raise OptionError(f"No small model {name!r}; there are {', '.join(SPECS)}.")

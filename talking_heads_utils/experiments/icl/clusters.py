@@ -42,5 +42,5 @@ def ends(draws: Float[Tensor, "n_draws_1 *cells"]) -> Ends:
 def mean_in_clusters(values: Float[Tensor, "n *cells"], clusters: Int[Tensor, "n"], *, seed: int = 0) -> Ends:
     """Mean over prompts of every cell, with its interval."""
     weights = drawn_weights(clusters, seed=seed)
-    found = ends(weights @ values.double().cpu().flatten(1))
+    found = ends(weights @ values.double().cpu().reshape(len(values), -1))
     return Ends(*(part.view(values.shape[1:]) for part in found))

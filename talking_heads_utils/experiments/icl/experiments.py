@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from talking_heads_utils.experiments.context import Context, Experiment
-from talking_heads_utils.experiments.icl import curves, patching, redundancy, study, words
+from talking_heads_utils.experiments.icl import curves, patching, redundancy, study, whole, words
 from talking_heads_utils.experiments.icl.additivity import AdditivityRow
 from talking_heads_utils.experiments.icl.parts import LooksBackRow, PartRow
 from talking_heads_utils.experiments.icl.task import Task, task_of
-from talking_heads_utils.forward.answers import function_table
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.questions import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 N_SEEN = 8  # examples that laws are fitted on
 N_STRONG, N_TOP, FEW = 6, 3, 8  # heads whose pairs are taken out, that go together; prompts of a quick run
@@ -32,10 +26,6 @@ def _asked(run: Context) -> tuple[Context, Task]:
 
 def _words(run: Context) -> list[words.WordsRow]:
     return words.words(run, run.n(32, FEW), (0, 4, 8) if run.quick else words.COUNTS)
-
-
-def _functions(run: Context) -> pd.DataFrame:
-    return function_table(run.bridge, run.tokenizer, n=run.n(64, FEW), seed=run.seed)
 
 
 def _pairs(run: Context) -> list[redundancy.PairRow]:
@@ -63,7 +53,8 @@ def _log_odds(run: Context) -> list[curves.LawRow]:
 
 EXPERIMENTS = (
     Experiment("words", 4, 5, words.WordsRow, _words, "in-context tasks of words", of_own=False),
-    Experiment("functions", 4, 4, None, _functions, "whole answers of y = a x + b", of_own=False),
+    Experiment("functions", 4, 4, whole.FunctionsRow, lambda run: whole.functions(run, n=run.n(64, FEW)),
+               "whole answers of y = a x + b", of_own=False),
     Experiment("accuracy", 4, 1, study.AccuracyRow, lambda run: study.accuracy(*_asked(run), run.n(200)),
                "by number of examples"),
     Experiment("pairs", 4, 3, redundancy.PairRow, _pairs, "interactions of heads"),

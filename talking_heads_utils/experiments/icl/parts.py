@@ -19,7 +19,7 @@ from talking_heads_utils.forward.head_sets import NOTHING, ablations
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.questions import asked_at
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.stats import share_in_clusters
+from talking_heads_utils.stats import ridge_weights, share_in_clusters
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -109,17 +109,16 @@ def probe(
 
     Raises :class:`OptionError` if a part is empty or the fitted part has one label alone.
     """
-    from sklearn.linear_model import RidgeClassifier
-
     if not fitted.any() or fitted.all() or len(labels[fitted].unique()) < 2:
         raise OptionError(
             "A probe needs prompts to be fitted on, with two labels at least, and others to be scored on."
         )
-    x, y = features.double().cpu().numpy(), labels.numpy()
-    of_fit = features[fitted].double()
-    penalty = RIDGE * (of_fit - of_fit.mean(0)).square().sum(0).mean().item() + 1e-9
-    told = RidgeClassifier(alpha=penalty).fit(x[fitted], y[fitted]).predict(x[~fitted])
-    return torch.from_numpy(told == y[~fitted])
+    x, kinds = features.double().cpu(), labels[fitted].unique()
+    x = x - x[fitted].mean(0)
+    y = (labels[fitted][:, None] == kinds).double()
+    penalty = RIDGE * x[fitted].square().sum(0).mean().item() + 1e-9
+    weights = ridge_weights(x[fitted], y - y.mean(0), penalty)
+    return kinds[(x[~fitted] @ weights + y.mean(0)).argmax(1)] == labels[~fitted]
 
 
 def probe_labels(prompts: PromptSet) -> dict[str, Int[Tensor, "n"]]:

@@ -39,7 +39,6 @@ from talking_heads_utils.prompts.relations import (
     load_relations,
 )
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.training.spec import FunctionsSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -178,4 +177,4 @@ def _family_of(model: str) -> Family:
     spec = json.loads(card.read_text(encoding="utf-8"))["spec"]
     if "n_pairs" not in spec:
         raise NotApplicable(f"{model} never saw a number. Chapter 4's small models are mini-icl, -plain and -noisy.")
-    return FunctionsSpec(**spec).family()
+    return Family(spec["n_a"], spec["n_b"], spec["n_x"], noise=spec["noise"])

@@ -66,5 +66,5 @@ EXPERIMENTS = (
     Experiment("agreement", 1, 4, None, _agreement, "weights against effects"),
     Experiment("concentration", 1, 1, None, _concentration, "components for 90% of an effect"),
     Experiment("carries", 1, 1, None, _carries, "place or identity"),
-    Experiment("activity", 1, 2, None, _activity, "where in running text components are active"),
+    Experiment("activity", 1, 2, None, _activity, "where in running text components are active", reads_texts=True),
 )

@@ -89,9 +89,9 @@ def designs(prompts: PromptSet) -> dict[str, Float[Tensor, "n n_features"]]:
 
     Raises :class:`TaskError` for prompts that are no lists.
     """
-    if "place" not in prompts.info:
+    if "index" not in prompts.info:
         raise TaskError("Place and identity are told apart on Laundry List prompts.")
-    place = torch.nn.functional.one_hot(torch.as_tensor(prompts.info["place"])).double()
+    place = torch.nn.functional.one_hot(torch.as_tensor(prompts.info["index"])).double()
     words, index = prompts.distractors.unique(return_inverse=True)
     identity = torch.zeros(len(prompts), len(words), dtype=torch.float64).scatter_(1, index, 1.0)
     return {PLACE: place, IDENTITY: identity}

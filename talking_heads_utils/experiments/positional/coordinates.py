@@ -65,7 +65,7 @@ def hypotheses(prompts: PromptSet, carries: str) -> Float[Tensor, "n n_items n_f
     Raises :class:`TaskError` for prompts that are no lists.
     """
     n_items = prompts.recipe.n_items
-    if n_items is None or "place" not in prompts.info:
+    if n_items is None or "index" not in prompts.info:
         raise TaskError("Places and identities are those of Laundry List prompts.")
     if carries == PLACE:
         return torch.eye(n_items).double().expand(len(prompts), -1, -1)
@@ -86,7 +86,7 @@ def decode(
     if len(folds.unique()) < 2:
         raise TaskError("What is decoded is fitted on other folds: there must be two at least, such as two wordings.")
     values, rows = values.double().cpu(), hypotheses(prompts, carries)
-    place = torch.as_tensor(prompts.info["place"])
+    place = torch.as_tensor(prompts.info["index"])
     each = torch.arange(len(values))
     right = torch.zeros(len(values), dtype=torch.bool)
     for fold in folds.unique():

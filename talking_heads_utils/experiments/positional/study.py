@@ -109,7 +109,7 @@ def decoding_table(at: Channel, n_items: int, n_prompts: int = 400) -> pd.DataFr
     selection, held_out = halves(at.lists(n_items, n_prompts))
     recording = at.record(held_out)
     best = discriminant_directions(
-        writes_of(at.record(selection), at.heads), torch.as_tensor(selection.info["place"])
+        writes_of(at.record(selection), at.heads), torch.as_tensor(selection.info["index"])
     )  # fmt: skip
     random = random_directions(N_RANDOM_TRIPLES, 3, at.directions.shape[1], at.seed)
     subspaces = {COMPONENTS: [at.directions], BEST: [best], RANDOM: list(random)}
@@ -165,7 +165,7 @@ def cloud(at: Channel, n_items: int, n_prompts: int = 120) -> pd.DataFrame:
     words = [at.tokenizer.decode([token]).strip() for token in prompts.answers.tolist()]
     codes = {word: i for i, word in enumerate(sorted(set(words)))}
     frame = pd.DataFrame(values.numpy(), columns=["x", "y", "z"])
-    return frame.assign(place=prompts.info["place"], word=words, code=[codes[word] for word in words])
+    return frame.assign(place=prompts.info["index"], word=words, code=[codes[word] for word in words])
 
 
 def gains_table(results: Mapping[str, tuple[dict[str, Gain], list[dict[str, Gain]]]]) -> pd.DataFrame:
@@ -203,7 +203,7 @@ def crowding_table(at: Channel, lengths: Sequence[int], n_prompts: int = 120) ->
         recording = at.on_lists(n_items, n_prompts)
         prompts = recording.prompts
         right = share(correct(recording.logits, prompts))
-        place, folds = torch.as_tensor(prompts.info["place"]), random_folds(len(prompts), seed=at.seed)
+        place, folds = torch.as_tensor(prompts.info["index"]), random_folds(len(prompts), seed=at.seed)
         values, *others = (points(recording, at.mover.layer, d) for d in (at.directions, *random))
         shares = {c: decode(values, prompts, c, folds).double().mean().item() for c in CARRIED}
         row = dict(model=at.name, n_items=n_items, accuracy=right.mean, low=right.low, high=right.high, **shares)
@@ -222,7 +222,7 @@ def accuracy_by_place(at: Channel, lengths: Sequence[int], n_prompts: int = 120)
         recording = at.on_lists(n_items, n_prompts)
         prompts = recording.prompts
         right = correct(recording.logits, prompts)
-        place = torch.as_tensor(prompts.info["place"])
+        place = torch.as_tensor(prompts.info["index"])
         for p in range(n_items):
             rows.append(dict(model=at.name, n_items=n_items, place=p, accuracy=right[place == p].double().mean().item(),
                              n=int((place == p).sum())))  # fmt: skip
@@ -294,14 +294,14 @@ def steering_gains(
 
 def _gains(steering: Steering, prompts: PromptSet, settings: Tensor) -> dict[str, Gain]:
     right = right_under(steering, prompts, settings)
-    place = torch.as_tensor(prompts.info["place"])
+    place = torch.as_tensor(prompts.info["index"])
     return gains(right, in_selection(prompts), place, settings)
 
 
 def right_under(steering: Steering, prompts: PromptSet, settings: Tensor) -> Bool[Tensor, "n n_settings"]:
     """Whether each list is answered under each setting."""
     logits = steer(steering, settings, logits=True)[LOGITS].cpu()
-    place = torch.as_tensor(prompts.info["place"])
+    place = torch.as_tensor(prompts.info["index"])
     own = logits.gather(2, place[:, None, None].expand(-1, len(settings), 1))
     others = logits.scatter(2, place[:, None, None].expand(-1, len(settings), 1), -torch.inf)
     return (own > others).all(-1)

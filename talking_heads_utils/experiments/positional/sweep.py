@@ -197,7 +197,7 @@ def _table(found: dict[str, torch.Tensor], prompts: PromptSet, plan: Plan, n_ite
     columns = {
         "prompt": np.repeat(np.arange(rows.start, rows.stop, dtype=np.int32), n_settings),
         "setting": np.tile(np.arange(n_settings, dtype=np.int32), n),
-        "place": np.repeat(np.array(prompts.info["place"][rows], dtype=np.int8), n_settings),
+        "place": np.repeat(np.array(prompts.info["index"][rows], dtype=np.int8), n_settings),
         "held_out": np.repeat(np.array([half == HELD_OUT for half in prompts.info["half"][rows]]), n_settings),
     }
     named: dict[str, Any] = {}

@@ -1,0 +1,143 @@
+"""Functions in context, whatever a tokenizer does to numbers: answers of several tokens, scored whole.
+
+Many tokenizers split numbers into digits. There y = a x + b has no answer token; it has an answer. Where any candidate
+of a set of questions is several tokens, the bracket that closes the pair belongs to every answer, so that 8 is not
+taken for right because 87 begins with it. Where all are single tokens nothing is added, and scores are those of single
+tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from talking_heads_utils.errors import TaskError
+from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.forward.answers import Candidates, answer_log_probs
+from talking_heads_utils.prompts.encoding import tokenized
+from talking_heads_utils.prompts.questions import Question, encode_questions
+from talking_heads_utils.prompts.relations import ITS_OWN, SHUFFLED
+from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
+from talking_heads_utils.stats import share
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from talking_heads_utils.experiments.context import Context
+
+N_CANDIDATES = 8
+LARGEST_X = 99
+NONE = "none"
+CLOSING = "\n("  # what follows a pair in a prompt: some tokenizers write the bracket and the line end as one token
+
+
+def encode_whole(
+    questions: Sequence[Question],
+    candidates: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int = 0,
+    n_ctx: int | None = None,
+) -> tuple[PromptSet, Candidates]:
+    """Prompts, and the tokens of every candidate number as they stand there. The set's ``answers`` are the first tokens
+    of the right ones.
+
+    Raises :class:`TaskError` where a candidate begins before the prompt ends, and what
+    :func:`talking_heads_utils.prompts.questions.encode_questions` raises, but for answers of several tokens.
+    """
+    prompts = encode_questions(questions, tokenizer, seed=seed, n_ctx=n_ctx, whole=True)
+    alike = [[Question(q.pairs, q.x, (0, c)) for c in some] for q, some in zip(questions, candidates)]
+    found = [[_candidate_tokens(question, tokenizer) for question in some] for some in alike]
+    for i, some in enumerate(found):
+        row = prompts.tokens[i, prompts.mask[i]].tolist()
+        if any(before != row[len(row) - len(before) :] for before, _, _ in some):
+            raise TaskError("This tokenizer reads the prompt otherwise before some candidates than before others.")
+    several = any(len(number) > 1 for some in found for _, number, _ in some)
+    return prompts, [[[*number, *close] if several else number for _, number, close in some] for some in found]
+
+
+def _candidate_tokens(question: Question, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:
+    """Tokens before the answer, of the answer, and of the bracket after it, if the tokenizer knows one."""
+    text = question.text()
+    tokens, stop = tokenized([text + CLOSING], tokenizer)[0], len(text) - 1
+    number, bracket = (tokens.covering(span) for span in ((stop - len(str(question.answer)), stop), (stop, stop + 1)))
+    before, own, close = (list(tokens.ids[at.start : at.stop]) for at in (range(number[0]), number, bracket))
+    return before, own, close
+
+
+def candidates_for(question: Question) -> list[int]:
+    """Eight numbers, the right one first: a x, x, b and x + b where they differ from it, its neighbours and those of
+    its tens; then others near it. None is below 0, none stands twice."""
+    (a, b), x, right = question.function, question.x, question.answer
+    plausible = [right, a * x, x, b, x + b, right + 1, right - 1, right + 10, right - 10]
+    plausible += [right + sign * step for step in range(2, 10) for sign in (1, -1)]
+    return list(dict.fromkeys(number for number in plausible if number >= 0))[:N_CANDIDATES]
+
+
+def draw_questions(
+    function: tuple[int, int], n: int, n_examples: int, *, examples: str = ITS_OWN, seed: int = 0
+) -> list[Question]:
+    """``n`` questions of one function after ``n_examples`` pairs of different x from 0 to 99, the question's included.
+
+    examples: the function's own, or with labels permuted among them, so that every x has another one's. Raises
+    :class:`TaskError` for labels of fewer than two pairs that are to be shuffled.
+    """
+    check_seed(seed), check_count("n_examples", n_examples, 0)
+    if examples == SHUFFLED and n_examples < 2:
+        raise TaskError("Labels can be shuffled among two examples or more.")
+    (a, b), rng, found = function, random.Random(seed), []
+    for _ in range(n):
+        *shown, x = rng.sample(range(LARGEST_X + 1), n_examples + 1)
+        labels = [a * at + b for at in shown]
+        labels = [*labels[1:], labels[0]] if examples == SHUFFLED else labels
+        found.append(Question(tuple(zip(shown, labels)), x, function))
+    return found
+
+
+@dataclass(frozen=True)
+class FunctionsRow(Row):
+    """How well a model does one function in context."""
+
+    function: str = column("", "y = a x + b")
+    examples: str = column("", "examples: none, the function's own, or the same with labels permuted")
+    n_examples: int = column("", "examples in the prompt")
+    accuracy: float = column("share", "right answers by greedy decoding")
+    low: float = column("share", "lower end of accuracy, 95% over prompts of this function")
+    high: float = column("share", "upper end of accuracy")
+    among: float = column("share", "right answers by log-probability, among eight candidates")
+    among_low: float = column("share", "lower end of among")
+    among_high: float = column("share", "upper end of among")
+    chance: float = column("share", "one over the number of candidates")
+    n: int = column("", "prompts")
+
+
+def functions(
+    run: Context,
+    *,
+    some: Sequence[tuple[int, int]] = ((2, 3), (1, 3)),
+    counts: Sequence[int] = (4, 12),
+    n: int = 64,
+) -> list[FunctionsRow]:
+    """How well a model does y = a x + b in context, whatever its tokenizer does to numbers.
+
+    Candidates are :func:`candidates_for`. Controls: no examples at all, and labels permuted among them.
+    """
+    rows, n_ctx = [], run.bridge.cfg.n_ctx
+    for a, b in some:
+        for examples, k in _conditions(counts):
+            drawn = draw_questions((a, b), n, k, examples=ITS_OWN if examples == NONE else examples, seed=run.seed)
+            asked = [candidates_for(q) for q in drawn]
+            prompts, tokens = encode_whole(drawn, asked, run.tokenizer, seed=run.seed, n_ctx=n_ctx)
+            scores = answer_log_probs(run.bridge, prompts, tokens)
+            exact = share(scores.greedy[:, 0])
+            among = share((scores.log_prob[:, :1] > scores.log_prob[:, 1:]).all(1))
+            told = f"y = {'' if a == 1 else a}x + {b}"
+            rows.append(FunctionsRow(told, examples, k, *exact[:3], *among[:3], 1 / N_CANDIDATES, exact.n))
+    return rows
+
+
+def _conditions(counts: Sequence[int]) -> Iterator[tuple[str, int]]:
+    yield NONE, 0
+    yield from ((examples, k) for examples in (ITS_OWN, SHUFFLED) for k in counts if k >= 2 or examples == ITS_OWN)
