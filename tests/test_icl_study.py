@@ -12,6 +12,7 @@ from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.questions import OTHER_FUNCTION, numbers_of, post_questions
+from talking_heads_utils.stats import share_in_clusters
 
 
 @pytest.fixture(scope="module")
