@@ -65,19 +65,22 @@ def check_folder(path: Path, *, of_file: bool = False) -> Path:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, resume: bool = False) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its name only if the block ends well.
 
+    resume: what an earlier block left unfinished is given again, as ``NAME.part``, and is kept if this one fails too.
     Raises :class:`OptionError` where nothing can be written there, or if the disk fills up on the way.
     """
     path = check_file(path)
+    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        if not resume:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+            os.close(handle)
+            part = Path(name)
     except OSError as error:
         raise OptionError(f"Cannot write {path}: {error.strerror}. Choose another place.") from error
-    os.close(handle)
-    part = Path(name)
     try:
         yield part
         mask = os.umask(0)
@@ -87,7 +90,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OptionError(f"Writing {path} failed: {error}. Is the disk full?") from error
     finally:
-        part.unlink(missing_ok=True)
+        if not resume:
+            part.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

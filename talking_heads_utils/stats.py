@@ -39,11 +39,8 @@ def bootstrap_mean(values: Float[Tensor, "n"], *, n_boot: int = 10_000, seed: in
     """Mean of measured values with its 95% percentile bootstrap interval; of hits see :func:`share`. Raises
     :class:`OptionError` for fewer than two values."""
     _check_enough(values)
-    values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(values), (n_boot, len(values)), generator=generator)
-    means = values[draws].mean(1)
-    low, high = _middle(means).tolist()
-    return Interval(values.mean().item(), low, high, len(values))
+    found = summary(values[:, None], n_boot=n_boot, seed=seed)
+    return Interval(found.mean.item(), found.low.item(), found.high.item(), found.n)
 
 
 class Summary(NamedTuple):
@@ -81,13 +78,9 @@ def summary(
         return Summary(mean, ends[0], ends[1], n)
     draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
     weights = torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double()) / n
-    ends = torch.cat([_middle(weights @ part) for part in change.split(512, 1)], 1)
+    middle = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    ends = torch.cat([torch.quantile(weights @ part, middle, 0) for part in change.split(512, 1)], 1)
     return Summary(mean, ends[0], ends[1], n)
-
-
-def _middle(means: Float[Tensor, "n_boot k"]) -> Float[Tensor, "2 k"]:
-    """The ends between which 95% of each column lie."""
-    return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=means.dtype), 0)
 
 
 def share(hits: Bool[Tensor, "n"]) -> Interval:
@@ -207,33 +200,24 @@ def percentile_among(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
 
     NaN counts for nothing and stays NaN.
     """
-    defined = ~values.isnan()
-    kept = values[defined].double()
-    below = (kept[:, None] > kept).double().sum(1) + ((kept[:, None] == kept).double().sum(1) - 1) / 2
-    out = torch.full(values.shape, torch.nan, dtype=torch.float64)
-    out[defined] = 100 * below / (len(kept) - 1)
+    out, defined = torch.full(values.shape, torch.nan, dtype=torch.float64), ~values.isnan()
+    ranks = _ranks(values[defined][None].double())[0]
+    out[defined] = 100 * ranks / (len(ranks) - 1)
     return out
 
 
 def spearman(x: Float[Tensor, "k"], y: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
     """Spearman's rank correlation of ``x`` with every row of ``y``; ties get the mean of their ranks."""
-    ranks_x, ranks_y = _ranks(x[None]), _ranks(y)
-    ranks_x, ranks_y = (ranks - ranks.mean(-1, keepdim=True) for ranks in (ranks_x, ranks_y))
+    ranks_x, ranks_y = (ranks - ranks.mean(-1, keepdim=True) for ranks in (_ranks(x[None]), _ranks(y)))
     return (ranks_y @ ranks_x[0]) / (ranks_x.norm() * ranks_y.norm(dim=-1)).clamp(min=1e-12)
 
 
 def _ranks(values: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     """Ranks within each row, from 0 for the smallest; equal values share the mean of the ranks they take up."""
-    ordered, order = values.sort(dim=-1)
-    starts_group = torch.ones_like(ordered, dtype=torch.bool)
-    starts_group[:, 1:] = ordered[:, 1:] > ordered[:, :-1]
-    group = starts_group.cumsum(-1) - 1
-    places = torch.arange(values.shape[-1], dtype=torch.float64, device=values.device).expand_as(values)
-    zeros = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
-    total = zeros.scatter_add(1, group, places)
-    count = zeros.scatter_add(1, group, torch.ones_like(places))
-    ranks = (total / count.clamp(min=1)).gather(1, group)
-    return torch.empty_like(ranks).scatter_(1, order, ranks)
+    ordered = values.sort(dim=-1).values.contiguous()
+    values = values.contiguous()
+    first, after = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+    return (first + after - 1).double() / 2
 
 
 def ridge_weights(

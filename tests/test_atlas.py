@@ -12,6 +12,7 @@ from talking_heads_utils import roles
 from talking_heads_utils.cli import main
 from talking_heads_utils.figures import atlas, style
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.scores import scores as module
 from talking_heads_utils.scores.scores import compute_scores, load_scores, load_shipped_scores, save_scores
 
 LIMIT = 1_500_000
@@ -108,6 +109,24 @@ def test_another_model_has_no_roles_and_its_undefined_scores_are_left_out(small,
     for (kind, reader), rows in found.items():
         table = scores.table(reader, kind)
         assert [name for name, *_ in rows] == list(table[table["z"] >= 0]["writer"])
+
+
+def test_a_streamed_model_is_a_page_of_its_own(checkpoints, tmp_path, monkeypatch):
+    """Read block by block; of many scores every reader keeps its strongest."""
+    scores, page = tmp_path / "scores", tmp_path / "page.html"
+    monkeypatch.setattr(module, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(atlas, "MOST", 2 * 24)
+    monkeypatch.setattr(atlas, "LEAST_Z", -100.0)
+    assert main(["composition", "--weights", str(checkpoints["llama"]), "--out", str(scores), "--stream"]) == 0
+    assert main(["atlas", "--scores", str(scores), "--out", str(page)]) == 0
+    (line,) = [x for x in page.read_text().splitlines() if "window.bookAtlas = " in x]
+    packed = json.loads(line[line.index("window.bookAtlas = ") + len("window.bookAtlas = ") : -1])
+    found, _ = unpack(packed)
+    table = load_scores(scores).table("L2H1", "V")
+    assert [name for name, *_ in found["V", "L2H1"]] == list(table["writer"][:2])
+    assert max(map(len, found.values())) == 2 and "DecompressionStream" in page.read_text()
+    assert main(["composition", "--weights", str(checkpoints["llama"]), "--out", str(scores), "--readers", "2:3"]) == 0
+    assert main(["atlas", "--scores", str(scores), "--out", str(page)]) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"no scores", b"\x00" * 64])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.cli import COMMANDS, build_parser, main
 from talking_heads_utils.errors import CheckpointError
-from talking_heads_utils.scores import files as tables
+from talking_heads_utils.scores import tables
 from talking_heads_utils.scores.scores import compute_scores, load_scores
 from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.families import FAMILIES, families_table
@@ -50,7 +50,7 @@ def test_the_table_holds_every_score_once(run, checkpoints):
 
 def test_the_metadata_says_what_it_was_made_from(run, checkpoints):
     _, path = run("--seed", "3")
-    about = tables.read_about(path)
+    about = tables.read_table_about(path)
     weights = load_head_weights(checkpoints["gpt2"])
     assert about["checkpoint_sha256"] == weights.source.sha256 and about["processing"] == weights.processing.describe()
     assert about["seed"] == 3 and about["d_model_effective"] == 23 and "torch" in about["versions"]
@@ -88,12 +88,12 @@ def test_head_level(run, checkpoints):
     expected = scores[0, row["writer_head"], 2, row["reader_head"]].item()
     assert (table["null_rms"] - 23**-0.5).abs().max() < 1e-6
     assert len(table) == 3 * 3 * 16 and row["score"] == pytest.approx(expected, rel=1e-5)
-    assert tables.read_about(path)["level"] == "head"
+    assert tables.read_table_about(path)["level"] == "head"
 
 
-def test_ship_and_load(checkpoints, tmp_path):
+def test_scores_and_what_is_loaded(checkpoints, tmp_path):
     path = tmp_path / "scores.safetensors"
-    assert main(["ship", "--weights", str(checkpoints["llama"]), "--out", str(path)]) == 0
+    assert main(["composition", "--weights", str(checkpoints["llama"]), "--out", str(path)]) == 0
     fresh, loaded = compute_scores(load_head_weights(checkpoints["llama"])), load_scores(path)
     assert dict(loaded.about) == dict(fresh.about) and loaded.about["rotary_distance"] == 0
     for key, block in fresh.blocks.items():
@@ -143,7 +143,6 @@ def test_a_folder_as_output_is_refused_before_any_work(run, capsys, tmp_path, mo
     )
     for out in (".", "/", str(tmp_path)):
         assert run(out=out)[0] == 2 and "Name the file to write in it" in capsys.readouterr().err
-    assert main(["ship", "--out", str(tmp_path)]) == 2
 
 
 def test_a_disk_that_fills_up_is_one_clear_error(run, capsys, monkeypatch):
@@ -181,14 +180,14 @@ def test_a_file_that_holds_no_scores_is_one_clear_error(tmp_path, metadata):
 def test_an_interruption_leaves_the_finished_file_and_nothing_half_written(run, monkeypatch):
     _, path = run()
     before = path.read_bytes()
-    real = tables._component_rows
+    real = tables.component_rows
 
     def interrupted(block, S):
         if block.layer == 2:
             raise KeyboardInterrupt
         return real(block, S)
 
-    monkeypatch.setattr(tables, "_component_rows", interrupted)
+    monkeypatch.setattr(tables, "component_rows", interrupted)
     code, _ = run("--seed", "9")
     assert code == 130 and path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
 

@@ -19,7 +19,8 @@ def fields_in(path):
     if path.suffix == ".json":
         return set(json.loads(path.read_text(encoding="utf-8")))
     with safe_open(path, "pt") as file:
-        return {re.sub(r"^[QKV]\.\d+\.", "<kind>.<layer>.", name) for name in file.keys()}
+        names = {re.sub(r"^[QKV]\.\d+\.", "<kind>.<layer>.", name) for name in file.keys()}
+        return {re.sub(r"^singular_values\.\d+", "singular_values.<layer>", name) for name in names}
 
 
 def test_every_file_that_ships_is_described_once():

@@ -427,11 +427,11 @@ def test_an_exchange_stands_beside_the_range_of_its_own_control():
     assert found.marker.color[1] == role_colour(S_INHIBITION) != found.marker.color[0]
 
 
-def test_the_gate_is_drawn_by_place_and_order_and_chance_by_length():
+def test_the_gate_is_drawn_by_index_and_order_and_chance_by_length():
     cells = [
-        dict(task=task, order=order, wording="all", place=place, n_items=n, accuracy=a / 100, low=a / 100 - 0.05,
+        dict(task=task, order=order, wording="all", index=index, n_items=n, accuracy=a / 100, low=a / 100 - 0.05,
              high=a / 100 + 0.04)
-        for a, (task, order, (n, place)) in enumerate(product(
+        for a, (task, order, (n, index)) in enumerate(product(
             (laundry.TASK, "ioi"), ("all", laundry.KEPT, laundry.SHUFFLED),
             ((3, ANYWHERE), (3, 0), (3, 2), (5, ANYWHERE), (5, 0), (5, 4)),
         ), 10)
@@ -440,15 +440,15 @@ def test_the_gate_is_drawn_by_place_and_order_and_chance_by_length():
     figure = models.gate_figure(table.sample(frac=1, random_state=0))
     for n in (3, 5):
         own = where(table, task=laundry.TASK, n_items=n)
-        own = own[own["place"] != ANYWHERE]
+        own = own[own["index"] != ANYWHERE]
         expected = {
-            f"{order} order": column(where(own, order=order), "place", "accuracy")
+            f"{order} order": column(where(own, order=order), "index", "accuracy")
             for order in (laundry.KEPT, laundry.SHUFFLED)
         }
         assert series(figure, f"lists of {n}") == expected | {"chance": {0: 1 / n, n - 1: 1 / n}}
         kept = by_name(after(figure, f"lists of {n}"))[f"{laundry.KEPT} order"]
         assert ends(kept) == {
-            r["place"]: (r["low"], r["high"]) for r in where(own, order=laundry.KEPT).to_dict("records")
+            r["index"]: (r["low"], r["high"]) for r in where(own, order=laundry.KEPT).to_dict("records")
         }
 
 

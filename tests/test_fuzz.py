@@ -102,7 +102,7 @@ def shelf(checkpoints, tmp_path_factory) -> Path:
     weights = load_head_weights(folder / "model")
     edit = new_edit(weights, [Change(Component(1, 2, 0), OV, SCALE, 0.5)], model="small")
     (folder / "edit.json").write_text(to_json(edit))
-    assert run("ship", "--weights", folder / "model", "--out", folder / "scores.safetensors")[0] == 0
+    assert run("composition", "--weights", folder / "model", "--out", folder / "scores.safetensors")[0] == 0
     assert run("train", "mini-narrow", "--out", folder / "run", "--minutes", "0")[0] == 0
     assert run("sweep", "--model", "planted", *SWEEP, "--out", folder / "sweep")[0] == 0
     return folder
@@ -118,7 +118,6 @@ def place(tmp_path) -> Path:
 COMMANDS = {
     "composition": ["composition", "--weights", "{model}", "--out", "{out}"],
     "streamed": ["composition", "--stream", "--weights", "{model}", "--out", "{out}"],
-    "ship": ["ship", "--weights", "{model}", "--out", "{out}"],
     "atlas": ["atlas", "--scores", "{scores}", "--out", "{out}"],
     "train": ["train", "mini-narrow", "--minutes", "0", "--out", "{out}"],
     "seeds": ["seeds", "{finished}", "--out", "{out}"],
@@ -148,7 +147,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(name, shelf, pla
         "weights.checkpoints.Checkpoint.read_layer",
         "training.loop.Run.step",
         "models._boot",
-        "steering.sweep.steer",
+        "experiments.positional.sweep.steer",
     ):
         monkeypatch.setattr(f"talking_heads_utils.{work}", lambda *a, **k: pytest.fail("too late"))
     (place / "file").write_text("kept")
@@ -252,8 +251,9 @@ def test_any_options_of_composition_give_a_whole_table_or_none(
     given_ = {"--kinds": kinds, "--top": top, "--n-random": n_random, "--seed": seed, "--readers": readers}
     options = [f"{name}={value}" for name, value in given_.items() if value is not None]
     made = answered(*command("composition", shelf, out, *options, *more))
-    assert files(tmp_path) == (["out.parquet"] if made else [])
-    out.unlink(missing_ok=True)
+    assert files(tmp_path) == (["out.parquet"] + ["out.safetensors"] * ("--stream" in more) if made else [])
+    for path in tmp_path.iterdir():
+        path.unlink()
 
 
 @settings(FEW, max_examples=300)
@@ -291,7 +291,7 @@ def test_a_config_with_a_value_that_cannot_be_is_one_clear_line(name, model, she
     for value in VALUES:
         (model / "config.json").write_text(whole)
         change_json(model / "config.json", **{name: value})
-        refused(*command("ship", shelf, place / "out", model=model))
+        refused(*command("composition", shelf, place / "out", model=model))
     assert not files(place)
 
 
@@ -313,7 +313,7 @@ def test_rotary_and_grouped_settings_that_cannot_be(name, checkpoints, shelf, tm
     for value in VALUES + (nested if name.startswith("rope_") else []):
         (llama / "config.json").write_text(whole)
         change_json(llama / "config.json", **{name: value})
-        if answered(*command("ship", shelf, place / "out", model=llama)):
+        if answered(*command("composition", shelf, place / "out", model=llama)):
             (place / "out").unlink()
     assert not files(place)
 
@@ -324,7 +324,7 @@ def test_a_file_of_a_checkpoint_that_is_none_is_one_clear_line(file, content, mo
     write(model / file, content)
     refused(*command("sweep", shelf, place / "out", model=model))
     if file != "tokenizer.json":  # which attention's weights alone do not need
-        refused(*command("ship", shelf, place / "out", model=model))
+        refused(*command("composition", shelf, place / "out", model=model))
     assert not files(place)
 
 
@@ -346,7 +346,7 @@ def test_folders_and_lost_files_in_a_checkpoint(model, shelf, place):
 def test_an_index_of_shards_that_leads_nowhere(shards, model, shelf, place):
     (model / "model.safetensors").rename(model / "other.safetensors")
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    refused(*command("ship", shelf, place / "out", model=model))
+    refused(*command("composition", shelf, place / "out", model=model))
     assert not files(place)
 
 
@@ -358,7 +358,7 @@ def test_a_damaged_checkpoint_is_scored_whole_or_refused(data, shelf, tmp_path):
     shutil.copytree(shelf / "model", folder, dirs_exist_ok=True)
     file = data.draw(st.sampled_from(["config.json", "model.safetensors"]))
     write(folder / file, data.draw(damages((folder / file).read_bytes())))
-    answered(*command("ship", shelf, tmp_path / "out", model=folder))
+    answered(*command("composition", shelf, tmp_path / "out", model=folder))
     (tmp_path / "out").unlink(missing_ok=True)
     assert {name.split("/")[0] for name in files(tmp_path)} == {"model"}
 
@@ -440,12 +440,12 @@ def replace(name: str, change):
     [
         lambda tensors: tensors.pop("K.1.score"),
         lambda tensors: tensors.pop("K.2.null"),
-        lambda tensors: tensors.pop("singular_values"),
-        lambda tensors: [tensors.pop(name) for name in list(tensors) if name != "singular_values"],
+        lambda tensors: tensors.pop("singular_values.0"),
+        lambda tensors: [tensors.pop(name) for name in list(tensors) if name != "singular_values.0"],
         lambda tensors: tensors.update({"Z.x.score": torch.zeros(1)}),
         lambda tensors: tensors.update({"score": torch.zeros(1)}),
-        replace("singular_values", lambda t: t[:1]),
-        replace("singular_values", lambda t: t.sum()),
+        replace("singular_values.0", lambda t: t[:1]),
+        replace("singular_values.0", lambda t: t.sum()),
         replace("Q.1.score", lambda t: t[..., :1]),
         replace("Q.1.score", lambda t: t + 2),
         replace("V.2.score", lambda t: -t),
@@ -613,7 +613,7 @@ def result(tmp_path_factory) -> Path:
     """The folder of one experiment on the planted model."""
     (crowding,) = [e for e in EXPERIMENTS if e.name == "crowding"]
     folder, failed = reproduce(Context("planted", quick=True), [crowding], tmp_path_factory.mktemp("results"))
-    assert not failed and files(folder) == ["crowding.json", "crowding.parquet"]
+    assert not failed and files(folder) == ["crowding.json", "crowding.parquet", "plan.json"]
     return folder
 
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.errors import TaskError
+from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments import gate, prefixes
 from talking_heads_utils.experiments.gate import ALL, ANYWHERE
+from talking_heads_utils.experiments.rows import frame, rows
 from talking_heads_utils.metrics import accuracy, answer_logits, end_logits
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts import ioi
@@ -51,7 +51,7 @@ def test_last_logits_are_those_of_the_whole_run(case):
 
 
 def test_a_model_that_solves_the_tasks_is_asked_and_one_at_random_is_not(planted, cells):
-    whole = [c for c in cells if (c.order, c.wording, c.place) == (ALL, ALL, ANYWHERE)]
+    whole = [cell for cell in cells if cell.whole]
     assert [(c.task, c.n_items, c.n) for c in whole] == [("ioi", 2, 60), ("laundry", 3, 60), ("laundry", 5, 60)]
     assert [c.accuracy > 0.95 and c.asked and c.chance == 1 / c.n_items for c in whole] == [True] * 3
     assert whole[0].accuracy == whole[1].accuracy == 1 and gate.asked(cells) == whole
@@ -62,7 +62,7 @@ def test_a_model_that_solves_the_tasks_is_asked_and_one_at_random_is_not(planted
     dull = gate.gate_cells(lists, noise)[0]
     assert not dull.asked and dull.low < gate.AT_LEAST / 5
     gate.check_asked(cells, "laundry", 5)
-    with pytest.raises(TaskError, match=r"cannot do this task well enough.*lists of 5: .*chance 20%"):
+    with pytest.raises(NotApplicable, match=r"lists of 5: .*chance 20%"):
         gate.check_asked([dull], "laundry", 5)
     with pytest.raises(TaskError, match="no cell of"):
         gate.check_asked(cells, "laundry", 4)
@@ -94,14 +94,12 @@ def test_strategies_by_hand(planted):
 
 
 def test_cells_are_counted_once_and_come_back_from_their_table(cells):
-    table = gate.gate_table(cells)
-    for kind in (["wording"], ["place"]):
-        other = ({"wording", "place"} - set(kind)).pop()
-        parts = table[(table["order"] != ALL) & (table[other] == (ANYWHERE if other == "place" else ALL))]
-        parts = parts[parts[kind[0]] != (ANYWHERE if kind == ["place"] else ALL)]
-        assert (parts[parts["task"] == "laundry"].groupby("n_items")["n"].sum() >= 55).all()
-    assert {"next in order", "last named", "asked", "chance"} <= set(table.columns)
-    assert gate.gate_from(pd.DataFrame(table.to_dict("list"))) == cells
+    table = frame(cells)
+    parts = table[(table["order"] != ALL) & (table["task"] == "laundry")]
+    for kind, all_, other, some in (("wording", ALL, "index", ANYWHERE), ("index", ANYWHERE, "wording", ALL)):
+        own = parts[(parts[kind] != all_) & (parts[other] == some)]
+        assert (own.groupby("n_items")["n"].sum() >= 55).all()
+    assert rows(table, gate.Cell) == cells
 
 
 def test_the_prefix_is_chosen_on_the_selection_half_alone(planted, monkeypatch):
@@ -116,14 +114,15 @@ def test_the_prefix_is_chosen_on_the_selection_half_alone(planted, monkeypatch):
         return logits
 
     monkeypatch.setattr(prefixes, "answer_logits", answers)
-    table = prefixes.prefix_table(planted.bridge, planted.tokenizer, ("", "<bos>"), n=40)
-    assert len(table) == 8 and set(table["n"]) == {40} and prefixes.chosen_prefix(table) == "<bos>"
-    right = table[(table["prefix"] == "<bos>") & (table["half"] == laundry.SELECTION)]
-    assert (right[["accuracy", "over vocabulary"]] == 1).all(axis=None) and (right["logit difference"] > 0.9).all()
-    assert (table[table["prefix"] == ""].set_index("half").loc[laundry.SELECTION, "accuracy"] == 0).all()
+    found = prefixes.prefix_rows(planted.bridge, planted.tokenizer, ("", "<bos>"), n=40)
+    assert len(found) == 8 and {row.n for row in found} == {40} and prefixes.chosen_prefix(found) == "<bos>"
+    selection = [row for row in found if row.half == laundry.SELECTION]
+    for row in selection:
+        right = row.prefix == "<bos>"
+        assert row.accuracy == row.over_vocabulary == right and (row.logit_diff > 0.9) == right
+        assert row.accuracy_low <= row.accuracy <= row.accuracy_high and row.logit_diff_low <= row.logit_diff
 
 
-def test_a_real_forward_pass_stands_behind_the_table(planted):
-    table = prefixes.prefix_table(planted.bridge, planted.tokenizer, ("", "<bos>"), n=20).set_index(["task", "prefix"])
-    assert (table.loc[("laundry", "<bos>"), "accuracy"] == 1).all()
-    assert (table["accuracy low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["accuracy high"]).all()
+def test_a_real_forward_pass_stands_behind_the_rows(planted):
+    found = prefixes.prefix_rows(planted.bridge, planted.tokenizer, ("", "<bos>"), n=20)
+    assert all(row.accuracy == 1 for row in found if (row.task, row.prefix) == ("laundry", "<bos>"))

@@ -9,7 +9,6 @@ from pathlib import Path
 import gguf
 import gguf_files
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from conftest import STRICT_VARIABLE
@@ -20,7 +19,7 @@ from talking_heads_utils.cli import main
 from talking_heads_utils.errors import CheckpointError, DownloadError
 from talking_heads_utils.experiments import result_files
 from talking_heads_utils.models import find_checkpoint, is_real, known_models, load_model, revision_of, shown_as
-from talking_heads_utils.scores.files import read_about
+from talking_heads_utils.scores.scores import load_scores
 from talking_heads_utils.site import notebook
 from talking_heads_utils.weights import packages
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
@@ -87,15 +86,14 @@ def test_attention_weights_alone_are_dequantised_and_streamed(pair, tmp_path, mo
     read, real = [], GgufFile.dequantised
     monkeypatch.setattr(GgufFile, "dequantised", lambda self, name: read.append(name) or real(self, name))
     for name, more in (("whole", ()), ("streamed", ("--stream",))):
-        out = str(tmp_path / f"{name}.parquet")
-        assert main(["composition", "--weights", str(file), "--out", out, *more]) == 0
+        assert main(["composition", "--weights", str(file), "--out", str(tmp_path / name), *more]) == 0
     assert {name.split(".")[2] for name in read} == {"attn_norm", "attn_q", "attn_k", "attn_v", "attn_output"}
-    assert main(["composition", "--weights", str(folder), "--out", str(tmp_path / "folder.parquet")]) == 0
-    tables = [pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "streamed", "folder")]
-    keys = ["kind", "writer_layer", "writer_head", "component", "reader_layer", "reader_head"]
-    for other in tables[1:]:
-        pd.testing.assert_frame_equal(*(t.sort_values(keys, ignore_index=True) for t in (tables[0], other)), rtol=1e-4)
-    about = read_about(tmp_path / "whole.parquet")
+    assert main(["composition", "--weights", str(folder), "--out", str(tmp_path / "folder")]) == 0
+    whole, *others = (load_scores(tmp_path / name) for name in ("whole", "streamed", "folder"))
+    for key, block in whole.blocks.items():
+        for other in others:
+            torch.testing.assert_close(other.blocks[key].score, block.score, atol=1e-5, rtol=1e-3)
+    about = whole.about
     assert about["model"] == "model.gguf" and about["checkpoint_dtype"] == "Q4_1, F32"
     assert about["checkpoint_sha256"] == find_checkpoint(file).sha256()
 

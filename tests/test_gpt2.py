@@ -1,7 +1,10 @@
 """GPT-2 small's real weights: what the chapter says of them, by another route, and what ships of them."""
 
+import hashlib
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from talking_heads_utils import roles
 from talking_heads_utils.components import ov_svd, relative_gap
@@ -10,6 +13,8 @@ from talking_heads_utils.files import data_dir
 from talking_heads_utils.scores.composition import head_level, iter_composition
 from talking_heads_utils.scores.scores import SHIPPED, load_shipped_scores
 
+VALUES = "b3a8eb82340344665c2690373da9136302d9fb8397d8832432bc52436077c996"  # of all tensors' bytes, by name
+
 
 @pytest.fixture(scope="module")
 def shipped():
@@ -17,7 +22,12 @@ def shipped():
 
 
 def test_shipped_scores_are_small_and_say_where_they_come_from(shipped):
-    assert (data_dir() / "gpt2-small" / SHIPPED).stat().st_size <= 4_000_000
+    path = data_dir() / "gpt2-small" / SHIPPED
+    assert path.stat().st_size <= 4_000_000
+    values = hashlib.sha256()
+    for name, tensor in sorted(load_file(path).items()):
+        values.update(tensor.numpy().tobytes() if name != "crc32" else b"")
+    assert values.hexdigest() == VALUES, "not one value has changed since they were made"
     about = shipped.about
     assert len(about["checkpoint_sha256"]) == 64 and about["checkpoint_dtype"] == "float16"
     assert about["d_model_effective"] == 767 and about["versions"]["talking-heads-utils"][0].isdigit()

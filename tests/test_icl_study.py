@@ -1,17 +1,21 @@
 """Chapter 4's experiments on a model that ships: all from the seed, choices and scores on other prompts."""
 
+import pandas as pd
 import pytest
 import torch
 
 from talking_heads_utils.errors import NotApplicable, OptionError
+from talking_heads_utils.experiments.claims import CLAIMS, ClaimId
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.icl import curves, patching, study
+from talking_heads_utils.experiments.icl import curves, measures, patching, study
+from talking_heads_utils.experiments.icl.experiments import EXPERIMENTS
+from talking_heads_utils.experiments.icl.pairing import OTHER_FUNCTION, post_questions
 from talking_heads_utils.experiments.icl.patching import PATCHED, A, B
 from talking_heads_utils.experiments.icl.task import CHOOSES, N_EXAMPLES, task_of
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.lists import HELD_OUT
-from talking_heads_utils.prompts.questions import OTHER_FUNCTION, numbers_of, post_questions
+from talking_heads_utils.prompts.questions import numbers_of
 from talking_heads_utils.stats import share_in_clusters
 
 
@@ -151,3 +155,31 @@ def test_parts_and_probes(asked):
 def test_the_same_seed_gives_the_same_rows(asked):
     run = Context("mini-icl")
     assert study.layers_out(*asked, 10) == study.layers_out(run, task_of(run), 10)
+
+
+def test_measures_choose_nothing_on_the_prompts_that_they_measure():
+    """Of many heads some look back a little more by chance: none of them is told of. Nor is the best of the laws."""
+    noise = 0.2 + 0.02 * torch.randn(40, generator=torch.Generator().manual_seed(0))
+    looks = pd.DataFrame(dict(to_y=noise, low=noise - 0.03, high=noise + 0.03, to_x=0.5, even=0.2, n=48))
+    found = measures.looks_back(looks)
+    assert (found.value, found.control, found.n) == (0, 1, 40)
+    assert measures.looks_back(looks.assign(low=0.45)).value == 1
+    laws = pd.DataFrame([dict(law=law, error=k, low=k, high=k, n=9) for k, law in enumerate(curves.LAWS)])
+    assert measures.line_in_n(laws[::-1]).control == measures.line_in_n(laws).control == 1
+    part = dict(near_low=0.9, parity=0.5, parity_low=0.4, parity_copied=0.6)
+    parts = pd.DataFrame(
+        [part | dict(part="mlp"), part | dict(part="mlp", near_low=0.1), part | dict(part="attention")]
+    )
+    assert (measures.in_parts(parts).value, measures.in_parts(parts).control) == (0.5, 1)
+
+
+def test_every_claim_is_measured_on_the_rows_of_its_experiment():
+    run = Context("mini-icl", quick=True)
+    tables = {e.name: e.table(run) for e in EXPERIMENTS if e.of_own}
+    claims = [claim for claim in CLAIMS if claim.chapter == 4]
+    assert len(claims) == 9
+    for claim in claims:
+        found = claim.measure(tables[claim.experiment])
+        assert found.n > 0 and (claim.id == ClaimId.MOVES_UP or 0 <= found.control), claim.id
+    adds = measures.adds(tables["additivity"])
+    assert adds.low < adds.value < adds.high and adds.what.endswith("at_12_examples")

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import patching, study
+from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, draw_pairing
 from talking_heads_utils.experiments.icl.task import N_EXAMPLES, task_of
 from talking_heads_utils.experiments.positional import study as positional
 from talking_heads_utils.experiments.rows import frame
@@ -15,13 +16,7 @@ from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.metrics import answer_logits
 from talking_heads_utils.models import model_source
 from talking_heads_utils.prompts.lists import build_laundry
-from talking_heads_utils.prompts.questions import (
-    NO_EXAMPLES,
-    OTHER_FUNCTION,
-    RANDOM_PAIRS,
-    Question,
-    draw_pairing,
-)
+from talking_heads_utils.prompts.questions import Question
 from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
 

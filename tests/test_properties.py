@@ -10,7 +10,6 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
@@ -28,7 +27,6 @@ from talking_heads_utils.prompts.ioi import build_ioi
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION, build_laundry, wordings
 from talking_heads_utils.prompts.sets import ABSENT, load_prompts, save_prompts
 from talking_heads_utils.prompts.toy import word_tokenizer
-from talking_heads_utils.scores import streaming
 from talking_heads_utils.scores.composition import head_level, iter_composition, reading_maps, score_directions
 from talking_heads_utils.scores.scores import compute_scores, load_scores, save_scores
 from talking_heads_utils.stats import bootstrap_mean, percentile_among, share, share_change
@@ -442,27 +440,18 @@ def test_a_damaged_prompt_set_is_one_clear_error_or_the_same_prompts(tokenizer, 
 
 @pytest.fixture(scope="module")
 def streamed(checkpoints, tmp_path_factory):
-    """A streamed table's command, the part of its first reader layer, and the whole table."""
-    folder = tmp_path_factory.mktemp("streamed")
+    """A streaming command, and the whole file that it writes."""
     command = ["composition", "--stream", "--weights", str(checkpoints["gpt2"]), "--n-random", "3", "--out"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "_remove_parts", lambda folder, readers: None)
-        assert main([*command, str(folder / "out.parquet")]) == 0
-    (part,) = (folder / "out.parquet.parts").glob("*001.parquet")
-    return command, part, pd.read_parquet(folder / "out.parquet")
+    path = tmp_path_factory.mktemp("streamed") / "out"
+    assert main([*command, str(path)]) == 0
+    return command, path.read_bytes()
 
 
 @settings(LAWS, max_examples=60)
 @given(data=st.data())
-def test_a_damaged_part_of_a_streamed_table_is_refused_or_changes_nothing(streamed, tmp_path, data):
-    command, part, whole = streamed
-    out = tmp_path / "out.parquet"
-    (tmp_path / "out.parquet.parts").mkdir(exist_ok=True)
-    (tmp_path / "out.parquet.parts" / part.name).write_bytes(data.draw(flips(part.read_bytes())))
+def test_a_damaged_part_of_streamed_scores_is_refused_or_made_anew(streamed, tmp_path, data):
+    (command, whole), out = streamed, tmp_path / "out"
+    (tmp_path / "out.part").write_bytes(data.draw(flips(whole)))
     code = main([*command, str(out)])
-    assert (code == 2 and not out.exists()) or (code == 0 and out.exists())
-    if out.exists():
-        found = pd.read_parquet(out)
-        for exact, kept in ((True, "reader_layer == 1"), (False, "reader_layer > 1")):
-            pd.testing.assert_frame_equal(found.query(kept), whole.query(kept), check_exact=exact)
-        out.unlink()
+    assert (code == 2 and not out.exists()) or (code == 0 and out.read_bytes() == whole)
+    out.unlink(missing_ok=True)

@@ -15,11 +15,13 @@ from talking_heads_utils.cli import main
 from talking_heads_utils.errors import ModelError, NotApplicable, OptionError, ResultError
 from talking_heads_utils.experiments import context, gate, source_sum, store
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
+from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.corpus import OPEN_WEB_TEXT_NAME, OWN_TEXTS
-from talking_heads_utils.experiments.gate import gate_from
 from talking_heads_utils.experiments.inhibition.circuit import circuit_table
+from talking_heads_utils.experiments.rows import rows
 from talking_heads_utils.experiments.run import chosen, reproduce
+from talking_heads_utils.experiments.verdicts import Verdict
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import PLANTED, known_models, load_model, model_source
 from talking_heads_utils.resume import PLAN, Store, merge
@@ -58,12 +60,16 @@ def toy(request) -> Context:
     return Context(request.param, quick=True)
 
 
-def test_every_experiment_of_a_toy_gives_its_declared_columns(toy):
+def test_every_experiment_of_a_toy_gives_its_declared_columns_and_what_claims_measure(toy):
     for e in chosen(chapters_of(toy.model), of_own=True):
         table = e.table(toy)
         assert len(table), e.name
         if e.row:
             assert list(table.columns) == [c.name for c in e.row.columns()], e.name
+        for claim in (claim for claim in CLAIMS if claim.experiment == e.name):
+            found = claim.measure(table)
+            assert found.n and not (found.value < found.low or found.value > found.high), claim.id
+            assert claim.verdict(found) == Verdict.NOT_JUDGED
 
 
 @pytest.mark.longest
@@ -106,7 +112,7 @@ def test_a_model_that_can_do_the_tasks_goes_through_the_gate_and_then_by_its_rol
     folder, results = lookalike
     done = results_in(results)
     assert set(done) == {e.name for e in chosen((1,))} and not {n: r.reason for n, r in done.items() if r.reason}
-    cells = {(c.task, c.n_items): c for c in gate_from(done["gate"].table) if (c.order, c.place) == ("all", -1)}
+    cells = {(c.task, c.n_items): c for c in rows(done["gate"].table, gate.Cell) if c.whole}
     assert cells["ioi", 2].accuracy > 0.9 and all(cells["laundry", n].asked for n in context.QUICK_GATE)
     bridge = load_model(folder)
     found = find_roles(bridge, bridge.tokenizer, n_prompts=80)

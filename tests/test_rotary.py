@@ -10,10 +10,11 @@ from conftest import LLAMA3, build_model
 
 from talking_heads_utils.errors import CheckpointError, LabelError, OptionError, UnsupportedModelError
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.scores.distance import composition_at_distances
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.heads import Rotary
-from talking_heads_utils.weights.rotary import composition_at_distances, rotation
+from talking_heads_utils.weights.rotary import rotation
 
 ROTARY = ["gpt_neox", "llama", "llama3", "qwen2"]
 PAIR = Component(0, 3, 1), Head(2, 1)

@@ -1,5 +1,4 @@
 from itertools import combinations
-from math import comb
 
 import pytest
 import torch
@@ -13,6 +12,8 @@ from talking_heads_utils.stats import (
     share,
     share_change,
     share_in_clusters,
+    spearman,
+    summary,
 )
 
 
@@ -106,20 +107,6 @@ def test_intervals_of_hits_cover_the_truth_about_as_often_as_they_say(p, n):
         assert sum(i.low <= change <= i.high for i in found) / 1500 >= 0.92
 
 
-def test_the_bootstrap_would_not_cover_a_share_near_one():
-    """Why hits have intervals of their own. Every share of 120 answers, weighted by how likely it is at 0.99; over all
-    n from 40 to 250 Wilson's covers 0.895 at worst (n = 55)."""
-
-    def coverage(interval, n):
-        likely = {k: comb(n, k) * 0.99**k * 0.01 ** (n - k) for k in range(n - 12, n + 1)}
-        found = {k: interval(first(k, n)) for k in likely}
-        return sum(weight for k, weight in likely.items() if found[k].low <= 0.99 <= found[k].high)
-
-    assert coverage(lambda hits: bootstrap_mean(hits.double(), n_boot=1000), 120) == pytest.approx(0.70, abs=0.005)
-    assert coverage(share, 120) == pytest.approx(0.967, abs=0.001)
-    assert min(coverage(share, n) for n in range(40, 251)) == pytest.approx(0.895, abs=0.001)
-
-
 def test_hits_that_come_in_clusters_tell_less():
     kinds = torch.arange(14).repeat_interleave(14)
     alike = (torch.arange(14) < 6).repeat_interleave(14)
@@ -149,10 +136,29 @@ def test_intervals_in_clusters_cover():
     assert covered / 400 >= 0.92 > 0.85 > plain / 400
 
 
-def test_percentiles_share_ties():
-    assert percentile_among(torch.tensor([1.0, 3.0, 2.0, 2.0])).tolist() == pytest.approx([0, 100, 50, 50])
+def test_percentiles_share_ties_and_leave_out_what_is_undefined():
+    found = percentile_among(torch.tensor([1.0, 3.0, 2.0, 2.0, torch.nan])).tolist()
+    assert found == pytest.approx([0, 100, 50, 50, torch.nan], nan_ok=True)
 
 
-def test_undefined_values_have_no_percentile_and_count_for_none():
-    found = percentile_among(torch.tensor([1.0, torch.nan, 3.0, 2.0]))
-    assert found[[0, 2, 3]].tolist() == pytest.approx([0, 100, 50]) and found[1].isnan()
+def test_rank_correlation_is_that_of_ranks():
+    """Without ties 1 - 6 sum d^2 / (k^3 - k); a monotone map changes nothing."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(9, generator=generator), torch.rand(3, 9, generator=generator)
+    apart = x.argsort().argsort() - y.argsort(1).argsort(1)
+    torch.testing.assert_close(spearman(x, y), 1 - apart.square().sum(1).double() / 120)
+    torch.testing.assert_close(spearman(x.exp(), y**3), spearman(x, y))
+    assert spearman(torch.tensor([1.0, 1, 2, 3]), torch.tensor([[0.5, 0.5, 7, 8]])).item() == pytest.approx(1)
+
+
+def test_a_summary_has_each_columns_own_interval():
+    values = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    found, hits, before = summary(values, n_boot=500), values > 0, values.flip(1) > 0
+    for k in range(3):
+        ends = (found.mean[k].item(), found.low[k].item(), found.high[k].item(), found.n)
+        assert ends == pytest.approx(bootstrap_mean(values[:, k], n_boot=500))
+        by_hits, change = summary(hits, hits=True), summary(hits, before, hits=True)
+        assert by_hits.low[k].item() == share(hits[:, k]).low and by_hits.mean[k].item() == share(hits[:, k]).mean
+        assert change.high[k].item() == share_change(hits[:, k], before[:, k]).high
+    torch.testing.assert_close(summary(values, values - 1).low, torch.ones(3).double())
+    assert summary(values[:1]).low.isnan().all() and summary(values[:1]).n == 1

@@ -1,4 +1,4 @@
-"""A table streamed from shards equals the one made in memory, also after a kill; what is not of it is refused."""
+"""Scores streamed from shards equal those made in memory, also after a kill; a part of others is refused."""
 
 import json
 import os
@@ -12,14 +12,16 @@ import pandas as pd
 import pytest
 import torch
 from conftest import build_model
+from safetensors.torch import load_file
 
 from talking_heads_utils.cli import main
-from talking_heads_utils.scores import files as tables
+from talking_heads_utils.errors import CheckpointError
+from talking_heads_utils.scores import scores as module
 from talking_heads_utils.scores import streaming
+from talking_heads_utils.scores.scores import compute_scores, load_scores, save_scores
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 
 STREAMED = ("gpt2", "gpt_neox", "qwen2")
-KEYS = ["kind", "writer_layer", "writer_head", "reader_layer", "reader_head"]
 
 
 @pytest.fixture(params=STREAMED)
@@ -41,36 +43,48 @@ def composition(folder, out, *more) -> int:
     return main(["composition", "--weights", str(folder), "--out", str(out), *map(str, more)])
 
 
-def assert_same_table(one, other, keys=(*KEYS, "component")):
-    """Scores may differ by the order of their sums, and so may the ranks of two that nearly agree."""
-    first, second = (pd.read_parquet(path) for path in (one, other))
-    sorted_ = (t.sort_values(list(keys), ignore_index=True).drop(columns="rank") for t in (first, second))
-    pd.testing.assert_frame_equal(*sorted_, rtol=1e-4, atol=1e-6)
-    reader = ["kind", "reader_layer", "reader_head", "rank"]
-    by_rank = (t.sort_values(reader, ignore_index=True)[[*reader, "score"]] for t in (first, second))
-    pd.testing.assert_frame_equal(*by_rank, rtol=1e-4, atol=1e-6)
+def assert_same_scores(one, other):
+    """The same but for the order of sums, in the last place of a float16."""
+    assert one.about == other.about and one.blocks.keys() == other.blocks.keys()
+    torch.testing.assert_close(one.singular_values, other.singular_values, atol=1e-6, rtol=1e-3)
+    for key, block in one.blocks.items():
+        for name in ("score", "null_mean", "null_std", "null_max"):
+            ours, theirs = getattr(block, name), getattr(other.blocks[key], name)
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3, equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    "more", [(), ("--top", 5), ("--head-level",), ("--kinds", "vk", "--seed", 3, "--readers", "2:3")]
-)
-def test_the_streamed_table_is_the_one_made_in_memory(sharded, family, tmp_path, more):
-    assert composition(sharded[family], tmp_path / "whole.parquet", *more) == 0
-    assert composition(sharded[family], tmp_path / "streamed.parquet", "--stream", *more) == 0
-    whole, streamed = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "streamed"))
-    keys = [*KEYS, *({"component"} & set(whole))]
-    assert_same_table(tmp_path / "whole.parquet", tmp_path / "streamed.parquet", keys)
-    assert len(whole) and list(whole[keys[0]]) == list(streamed[keys[0]])
-    first, second = (tables.read_about(tmp_path / f"{name}.parquet") for name in ("whole", "streamed"))
-    assert first == second and first["checkpoint_dtype"] == "bfloat16" and first["n_layers"] == 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["streamed.parquet", "whole.parquet"]
+@pytest.mark.parametrize("more", [(), ("--kinds", "vk", "--seed", 3, "--readers", "2:3")])
+def test_streamed_scores_are_those_made_in_memory(sharded, family, tmp_path, monkeypatch, more):
+    assert composition(sharded[family], tmp_path / "whole", *more) == 0
+    assert composition(sharded[family], tmp_path / "streamed", "--stream", *more) == 0
+    whole, streamed = load_scores(tmp_path / "whole"), load_scores(tmp_path / "streamed")
+    assert_same_scores(whole, streamed)
+    assert whole.about["checkpoint_dtype"] == "bfloat16" and whole.about["n_layers"] == 3
+    monkeypatch.setattr(streaming, "READER_BYTES", 1)  # one reader layer at a time
+    assert composition(sharded[family], tmp_path / "slow", "--stream", *more) == 0
+    assert_same_scores(load_scores(tmp_path / "slow"), streamed)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["slow", "streamed", "whole"]
 
 
-def test_few_reader_layers_at_a_time_give_the_same_table(sharded, family, tmp_path, monkeypatch):
-    composition(sharded[family], tmp_path / "a.parquet", "--stream")
-    monkeypatch.setattr(streaming, "READER_BYTES", 1)
-    composition(sharded[family], tmp_path / "b.parquet", "--stream")
-    assert_same_table(tmp_path / "a.parquet", tmp_path / "b.parquet")
+def test_a_table_is_a_view_of_the_scores(sharded, tmp_path):
+    """Streamed with the scores beside it, and made of a finished file: every row is one of the scores' own tables."""
+    assert composition(sharded["gpt2"], tmp_path / "t.parquet", "--stream", "--top", 5) == 0
+    scores = tmp_path / "t.safetensors"
+    assert main(["composition", "--scores", str(scores), "--out", str(tmp_path / "again.parquet"), "--top", "5"]) == 0
+    table, again = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("t", "again"))
+    pd.testing.assert_frame_equal(table, again)
+    own = load_scores(scores).table("L2H1", "K").head(5)
+    part = table[(table["kind"] == "K") & (table["reader_layer"] == 2) & (table["reader_head"] == 1)].sort_values(
+        "rank"
+    )
+    for name in ("writer_layer", "writer_head", "component", "score", "z", "rank", "singular_value", "gap"):
+        assert list(part[name]) == list(own[name]), name
+
+
+@pytest.mark.parametrize("more", [("--top", 3), ("--head-level",)])
+def test_options_of_a_table_are_refused_of_scores(sharded, tmp_path, capsys, more):
+    assert composition(sharded["gpt2"], tmp_path / "x", *more) == 2
+    assert "ends in .parquet" in capsys.readouterr().err
 
 
 def test_one_layer_is_what_loading_makes_of_it(sharded, family):
@@ -82,27 +96,49 @@ def test_one_layer_is_what_loading_makes_of_it(sharded, family):
             torch.testing.assert_close(getattr(one, name)[0], getattr(whole, name)[layer])
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_table(sharded, tmp_path, monkeypatch):
-    """The command in a process of its own, killed by SIGKILL as soon as its first reader layer stands."""
-    composition(sharded["qwen2"], tmp_path / "whole.parquet", "--stream", "--top", 64)
-    out, folder = tmp_path / "run.parquet", tmp_path / "run.parquet.parts"
-    slow = (
-        "import sys, time\nfrom talking_heads_utils.scores import streaming\n"
-        "from talking_heads_utils.cli import main\n"
-        "streaming.READER_BYTES, real = 1, streaming.write_groups\n"
-        "def write(*args, **how):\n    real(*args, **how); time.sleep(60)\n"
-        "streaming.write_groups = write; main(sys.argv[1:])"
+def test_a_large_file_is_read_block_by_block(small, tmp_path, monkeypatch):
+    """Damage in one block is told when that block is asked for, and the others can still be had."""
+    scores = compute_scores(small)
+    save_scores(scores, path := tmp_path / "scores")
+    monkeypatch.setattr(module, "WHOLE_BYTES", 0)
+    lazy = load_scores(path)
+    assert len(lazy.blocks) == 6 and ("Q", 2) in lazy.blocks and ("Q", 0) not in lazy.blocks
+    torch.testing.assert_close(
+        lazy.pair("L1H0", "L2H3", "V"), scores.pair("L1H0", "L2H3", "V").float(), atol=5e-4, rtol=0
     )
-    arguments = ["composition", "--weights", str(sharded["qwen2"]), "--out", str(out), "--stream", "--top", "64"]
-    process = subprocess.Popen([sys.executable, "-c", slow, *arguments], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (folder.is_dir() and any(folder.glob("reader-*.parquet"))):
+    torch.testing.assert_close(lazy.head_level("Q"), scores.head_level("Q"), atol=5e-4, rtol=0, equal_nan=True)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1  # in the last block, V into layer 2
+    path.write_bytes(content)
+    damaged = load_scores(path)
+    assert torch.equal(damaged.blocks["Q", 1].score, lazy.blocks["Q", 1].score)
+    with pytest.raises(CheckpointError, match="V.2.score does not fit its checksum"):
+        damaged.blocks["V", 2]
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="V.2.score does not fit its checksum"):
+        load_scores(path)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_file(sharded, tmp_path, monkeypatch):
+    """The command in a process of its own, killed by SIGKILL as soon as its first reader layer stands."""
+    composition(sharded["qwen2"], tmp_path / "whole", "--stream")
+    out, flag = tmp_path / "run", tmp_path / "first"
+    slow = (
+        "import sys, time, pathlib\nfrom talking_heads_utils.scores import streaming\n"
+        "from talking_heads_utils.cli import main\n"
+        "streaming.READER_BYTES, real = 1, streaming._score_readers\n"
+        "def score(checkpoint, readers, *rest):\n"
+        "    if 2 in readers: pathlib.Path(sys.argv[1]).touch(); time.sleep(60)\n"
+        "    yield from real(checkpoint, readers, *rest)\n"
+        "streaming._score_readers = score; main(sys.argv[2:])"
+    )
+    arguments = ["composition", "--weights", str(sharded["qwen2"]), "--out", str(out), "--stream"]
+    process = subprocess.Popen([sys.executable, "-c", slow, str(flag), *arguments], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not flag.exists():
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    (part,) = folder.glob("reader-*.parquet")
-    finished = pd.read_parquet(part)
-    (folder / ".reader-002.parquet.x.part").write_bytes(b"half-written")
-    assert not out.exists()
+    assert not out.exists() and (tmp_path / "run.part").exists()
     real, made = streaming._score_readers, []
 
     def score(checkpoint, readers, *rest):
@@ -110,19 +146,16 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_table(sharded, tmp_path, mo
         return real(checkpoint, readers, *rest)
 
     monkeypatch.setattr(streaming, "_score_readers", score)
-    assert composition(sharded["qwen2"], out, "--stream", "--top", 64) == 0
-    assert made == [2] and part.name == "reader-001.parquet", "the finished layer was not made again"
-    assert not folder.exists(), "the whole table ends the parts"
-    assert_same_table(out, tmp_path / "whole.parquet")
-    table = pd.read_parquet(out)
-    kept = table[table["reader_layer"] == 1].reset_index(drop=True)
-    pd.testing.assert_frame_equal(kept, finished, check_exact=True, obj="what was finished, to the bit")
+    assert composition(sharded["qwen2"], out, "--stream") == 0
+    assert made == [2], "the finished layer was not made again"
+    assert not (tmp_path / "run.part").exists()
+    assert_same_scores(load_scores(out), load_scores(tmp_path / "whole"))
 
 
 @pytest.fixture
 def stopped(sharded, tmp_path, monkeypatch):
-    """A run that was interrupted after its first reader layer: its table's path and the layer's file."""
-    out = tmp_path / "run.parquet"
+    """A run that was interrupted after its first reader layer: its file's path and the part that stands."""
+    out = tmp_path / "run"
 
     def score(checkpoint, readers, *rest):
         if 2 in readers:
@@ -134,61 +167,55 @@ def stopped(sharded, tmp_path, monkeypatch):
         patch.setattr(streaming, "READER_BYTES", 1)
         patch.setattr(streaming, "_score_readers", score)
         assert composition(sharded["gpt2"], out, "--stream") == 130 and not out.exists()
-    (part,) = (tmp_path / "run.parquet.parts").iterdir()
-    return out, part
+    return out, tmp_path / "run.part"
 
 
-def test_a_damaged_part_is_one_clear_error(sharded, stopped, capsys):
+def test_a_damaged_part_is_made_anew_or_one_clear_error(sharded, stopped, tmp_path, capsys):
     out, part = stopped
-    whole = part.read_bytes()
-    middle = len(whole) // 4
-    for content in (b"", whole[:200], whole[:-10], whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]):
-        part.write_bytes(content)
-        assert composition(sharded["gpt2"], out, "--stream") == 2
-        error = capsys.readouterr().err
-        assert f"{part} is damaged" in error and "Remove it and run this again" in error and not out.exists()
-    part.unlink()
+    composition(sharded["gpt2"], tmp_path / "whole", "--stream")
+    content = bytearray(part.read_bytes())
+    part.write_bytes(content[:200])
+    assert composition(sharded["gpt2"], out, "--stream") == 2
+    assert "Remove it and run this again" in capsys.readouterr().err and not out.exists()
+    content[-1700:] = b"x" * 1700  # scores of the layer that stood, too
+    part.write_bytes(content)
     assert composition(sharded["gpt2"], out, "--stream") == 0
+    assert_same_scores(load_scores(out), load_scores(tmp_path / "whole"))
 
 
-def test_parts_of_another_table_are_refused(sharded, stopped, checkpoints, capsys):
+def test_a_part_of_other_scores_is_refused(sharded, stopped, checkpoints, capsys):
     out, part = stopped
     before = part.read_bytes()
     for folder, more, changed in (
-        (sharded["gpt2"], ("--seed", 1, "--top", 3), "seed, top"),
+        (sharded["gpt2"], ("--seed", 1), "seed"),
+        (sharded["gpt2"], ("--readers", "2:3"), "kinds or reader layers"),
         (checkpoints["gpt2"], (), "model, checkpoint_sha256, checkpoint_dtype"),
     ):
         assert composition(folder, out, "--stream", *more) == 2
-        assert f"parts of another table, with other {changed}. Nothing was mixed in" in capsys.readouterr().err
+        assert f"part of other scores, with other {changed}. Nothing was mixed in" in capsys.readouterr().err
     assert part.read_bytes() == before and not out.exists()
 
 
 @pytest.mark.parametrize("stream", [(), ("--stream",)])
 def test_reader_layers_that_are_not_there_are_one_clear_error(sharded, tmp_path, capsys, stream):
-    assert composition(sharded["gpt2"], tmp_path / "x.parquet", "--readers", "2:9", *stream) == 2
+    assert composition(sharded["gpt2"], tmp_path / "x", "--readers", "2:9", *stream) == 2
     assert "No reader in layer 3: readers are in layers 1..2" in capsys.readouterr().err
     for text in ("0:2", "2:2", "a:b", "1"):
         with pytest.raises(SystemExit):
-            composition(sharded["gpt2"], tmp_path / "x.parquet", "--readers", text)
+            composition(sharded["gpt2"], tmp_path / "x", "--readers", text)
     folder = shutil.copytree(sharded["gpt2"], tmp_path / "one")
     config = json.loads((folder / "config.json").read_text()) | {"n_layer": 1}
     (folder / "config.json").write_text(json.dumps(config))
-    assert composition(folder, tmp_path / "x.parquet", *stream) == 2 and not (tmp_path / "x.parquet").exists()
+    assert composition(folder, tmp_path / "x", *stream) == 2 and not (tmp_path / "x").exists()
 
 
-def test_weights_with_nothing_to_score_are_one_clear_error(tmp_path, capsys):
-    model = build_model("gpt2")
-    with torch.no_grad():
-        for block in model.transformer.h:
-            block.attn.c_attn.weight.zero_()
-    model.save_pretrained(tmp_path / "zero")
-    assert composition(tmp_path / "zero", tmp_path / "x.parquet", "--stream") == 2
-    assert "nothing to score" in capsys.readouterr().err and not (tmp_path / "x.parquet").exists()
-
-
-def test_a_table_of_other_layers_leaves_finished_ones_alone(sharded, stopped):
-    out, part = stopped
-    before = part.read_bytes()
-    assert composition(sharded["gpt2"], out, "--stream", "--readers", "2:3") == 0
-    assert part.read_bytes() == before and [p.name for p in part.parent.iterdir()] == [part.name]
-    assert composition(sharded["gpt2"], out, "--stream") == 0 and not part.parent.exists()
+def test_the_file_is_plain_safetensors(small, tmp_path):
+    """Its tensors and their meaning are what the module says, to any program that reads safetensors."""
+    scores = compute_scores(small)
+    save_scores(scores, tmp_path / "scores")
+    tensors = load_file(tmp_path / "scores")
+    assert len(tensors) == 2 * 6 + 3 + 1 and tensors["crc32"].dtype == torch.int64 and (tensors["crc32"] > 0).all()
+    block = scores.blocks["K", 2]
+    assert torch.equal(tensors["K.2.score"], block.score.half())
+    assert torch.equal(tensors["K.2.null"][1], block.null_std.float())
+    assert torch.equal(tensors["singular_values.2"], scores.singular_values[2].half())

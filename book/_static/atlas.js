@@ -373,7 +373,7 @@
   const missing = () => {
     root.querySelector("[role=status]").textContent = "The scores could not be loaded: is the site whole?";
   };
-  const load = () => document.head.append(
+  const load = () => window.bookAtlas ? start() : document.head.append(
     element("script", { src: root.dataset.source, onload: start, onerror: missing }));
   if (document.readyState === "complete") load(); else addEventListener("load", load);
 })();

@@ -1,11 +1,10 @@
-"""Write what the explorer page draws: every score of a model that stands out from chance, in one compressed script.
+"""Write the explorer of a model's composition scores: every score that stands out from chance, head by head.
 
-The book's build writes the one of GPT-2 small by itself, from the scores in data/. For another model, score it first
-and let the page's data-source name the new file.
+--out FILE.html is a page of its own, to open in a browser; FILE.js is the data alone, as the book's page loads it.
 
 example:
-  python -m talking_heads_utils ship --weights ./my-checkpoint --out scores.safetensors
-  python -m talking_heads_utils atlas --scores scores.safetensors --out atlas-mine.js
+  python -m talking_heads_utils composition --weights ./my-checkpoint --out scores.safetensors
+  python -m talking_heads_utils atlas --scores scores.safetensors --out explorer.html
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from pathlib import Path
 
 from talking_heads_utils.files import check_file
 
-HELP = "what the explorer page draws, as one compressed script"
+HELP = "the explorer of composition scores, as a page"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--scores", type=Path, metavar="FILE.safetensors", help="what `ship` wrote (default: data/)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.js", help="where to write the script")
+    parser.add_argument("--scores", type=Path, metavar="FILE", help="what `composition` wrote (default: data/)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="where to write the page")
 
 
 def run(args: argparse.Namespace) -> None:

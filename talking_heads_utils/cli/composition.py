@@ -10,45 +10,54 @@ A random direction scores 1/sqrt(d_model') in root mean square. Beside each scor
 random directions and its rank among all earlier components of the model (1 is the strongest).
 
 examples:
-  python -m talking_heads_utils composition --weights gpt2 --out gpt2.parquet
-  python -m talking_heads_utils composition --weights ./my-checkpoint --out q.parquet --kinds Q --top 64
-  python -m talking_heads_utils composition --weights ./model.Q4_K_M.gguf --out model.parquet --top 64
+  python -m talking_heads_utils composition --weights gpt2 --out gpt2.safetensors
+  python -m talking_heads_utils composition --weights ./model.Q4_K_M.gguf --out model.safetensors --kinds Q
+  python -m talking_heads_utils composition --weights meta-llama/Meta-Llama-3-8B --out llama.safetensors --stream
+  python -m talking_heads_utils composition --scores llama.safetensors --out llama.parquet --top 64
   python -m talking_heads_utils composition --weights gpt2 --out heads.parquet --head-level
-  python -m talking_heads_utils composition --weights meta-llama/Meta-Llama-3-8B --out llama.parquet --top 64 --stream
 
 A model that normalises queries and keys (qwen3) has no matrix W_Q W_K^T: only --kinds V can be had of it.
 
+The scores go into one format, whatever the model's size: float16, with checksums, and what they were made from in the
+metadata (talking_heads_utils.scores.files). `load_scores` reads it, and so do `atlas` and the explorer. An --out that
+ends in .parquet is a table of them instead, for other programs.
+
 --stream is for checkpoints that do not fit in memory: a few reader layers are held at a time and every earlier layer is
 read from its shard. Stopped at any point, also by kill -9, the same command goes on from the last finished reader layer
-(they wait in FILE.parquet.parts); changed options or weights are refused. --readers scores some reader layers only.
+(they wait in FILE.safetensors.part); changed options or weights are refused. With a table as --out, the scores stand
+beside it. --readers scores some reader layers only.
 
 columns: kind, writer_layer, writer_head, component, reader_layer, reader_head, score, z, rank, singular_value, gap.
 gap is the distance to the nearest other singular value of that head, relative to its own: where it is near 0,
 only the span of the two components means anything. --head-level has score and rank of whole heads instead
 (Elhage et al. 2021), and null_rms beside them. Pairs whose reader is not in a later layer are undefined and have no
-row. The processing of the weights and the sum of the checkpoint stand in the file's metadata
-(talking_heads_utils.scores.files.read_about).
+row. The table's metadata are those of the scores (talking_heads_utils.scores.tables.read_table_about).
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from talking_heads_utils.cli.options import PACKAGED, told
 from talking_heads_utils.files import GPT2_VARIABLE, check_file, gpt2_source
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 
-HELP = "component-level composition scores of a model, as parquet"
+if TYPE_CHECKING:
+    from talking_heads_utils.scores.scores import CompositionScores
+
+HELP = "component-level composition scores of a model"
+TABLE = ".parquet"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="where to write the table")
+    parser.add_argument("--scores", type=Path, metavar="FILE", help="finished scores to make a table of, not --weights")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"scores, or a table in *{TABLE}")
     parser.add_argument("--kinds", default=KINDS, help=f"inputs to score: Q, K, V or several (default: {KINDS})")
-    parser.add_argument("--head-level", action="store_true", help="one row per pair of heads instead of per component")
-    parser.add_argument("--top", type=int, metavar="K", help="keep the K best per reader and kind (default: all)")
+    parser.add_argument("--head-level", action="store_true", help="of a table: a row per pair of heads")
+    parser.add_argument("--top", type=int, metavar="K", help="of a table: the K best per reader and kind")
     readers = told(_layers, "range FROM:TO of layers from 1 on; layer 0 has none to read")
     parser.add_argument("--readers", type=readers, metavar="FROM:TO",
                         help="reader layers from FROM up to, not including, TO (default: all)")  # fmt: skip
@@ -86,9 +95,9 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from talking_heads_utils.errors import OptionError
-    from talking_heads_utils.provenance import versions
     from talking_heads_utils.scores.composition import check_kinds
-    from talking_heads_utils.scores.files import check_top
+    from talking_heads_utils.scores.scores import save_scores
+    from talking_heads_utils.scores.tables import check_top, write_table
 
     if not 2 <= args.n_random <= 1_000_000:
         raise OptionError(f"--n-random must be at least 2, for a spread, and at most a million, not {args.n_random}.")
@@ -96,47 +105,31 @@ def run(args: argparse.Namespace) -> None:
         raise OptionError(f"--seed must be from 0 to 2^63 - 1, not {args.seed}.")
     check_file(args.out)
     check_top(args.top)
-    about = {
-        "kinds": check_kinds(args.kinds), "n_random": args.n_random, "seed": args.seed, "top": args.top,
-        "level": "head" if args.head_level else "component", "versions": versions(),
-    }  # fmt: skip
+    check_kinds(args.kinds)
+    as_table = args.out.suffix == TABLE
+    if not as_table and (args.top or args.head_level or args.scores):
+        raise OptionError(f"--top, --head-level and --scores are for a table: give an --out that ends in {TABLE}.")
     with torch.inference_mode():
-        rows, described = (_streamed if args.stream else _in_memory)(args, about)
-    print(f"{args.out}: {rows:,} rows, {args.out.stat().st_size / 1e6:.1f} MB, of {described}")
+        scores = _scores(args)
+        if as_table:
+            rows = write_table(scores, args.out, top=args.top, by_head=args.head_level)
+        elif not args.stream:
+            save_scores(scores, args.out)
+    what = f"{rows:,} rows, " if as_table else ""
+    print(f"{args.out}: {what}{args.out.stat().st_size / 1e6:.1f} MB, of {scores.describe()}")
 
 
-def _in_memory(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, str]:
-    """Rows of the table, and the model in one line."""
-    from talking_heads_utils.components import write_directions
-    from talking_heads_utils.provenance import describe_weights
-    from talking_heads_utils.scores.composition import iter_composition
-    from talking_heads_utils.scores.files import write_table
-    from talking_heads_utils.weights.checkpoints import load_head_weights
-    from talking_heads_utils.weights.families import check_bilinear
+def _scores(args: argparse.Namespace) -> CompositionScores:
+    """Read, streamed into their file, or computed."""
+    from talking_heads_utils.scores.scores import compute_scores, load_scores
+    from talking_heads_utils.scores.streaming import stream_scores
+    from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 
-    weights = load_head_weights(args.weights or gpt2_source(), revision=args.revision)
-    check_bilinear(weights.source, about["kinds"])
-    readers = args.readers or range(1, weights.n_layers)
-    directions, S = write_directions(weights)
-    blocks = iter_composition(
-        weights, about["kinds"], n_random=args.n_random, seed=args.seed, layers=readers, directions=directions,
-    )  # fmt: skip
-    about = describe_weights(weights) | about | {"readers": list(readers)}
-    return write_table(blocks, S, args.out, about, top=args.top, by_head=args.head_level), weights.describe()
-
-
-def _streamed(args: argparse.Namespace, about: dict[str, Any]) -> tuple[int, str]:
-    """As :func:`_in_memory`, with a few layers in memory at a time."""
-    from talking_heads_utils.scores.composition import check_readers
-    from talking_heads_utils.scores.streaming import describe_checkpoint, stream_table
-    from talking_heads_utils.weights.checkpoints import open_checkpoint
-    from talking_heads_utils.weights.families import check_bilinear
-    from talking_heads_utils.weights.heads import Source, describe
-
-    checkpoint = open_checkpoint(args.weights or gpt2_source(), args.revision)
-    check_bilinear(Source(checkpoint.name, checkpoint.family.name), about["kinds"])
-    n_layers = checkpoint.shape.n_layers
-    readers = check_readers(args.readers or range(1, n_layers), n_layers, checkpoint.name)
-    about = describe_checkpoint(checkpoint) | about
-    rows = stream_table(checkpoint, readers, args.out, about)
-    return rows, describe(about["model"], about["processing"], about["d_model_effective"])
+    if args.scores:
+        return load_scores(args.scores)
+    source, how = args.weights or gpt2_source(), dict(n_random=args.n_random, seed=args.seed, layers=args.readers)
+    if not args.stream:
+        return compute_scores(load_head_weights(source, revision=args.revision), args.kinds, **how)
+    path = args.out.with_suffix(".safetensors") if args.out.suffix == TABLE else args.out
+    stream_scores(open_checkpoint(source, args.revision), path, args.kinds, **how)
+    return load_scores(path)

@@ -40,5 +40,7 @@ def run(args: argparse.Namespace) -> None:
         save_results(args.out, args.results)
     elif args.results is not None:
         raise OptionError("--results is for a sweep; these are results of reproduce, which --out holds as they are.")
+    elif not any(resume.Store.of(part).names() for part in args.parts):
+        raise OptionError(f"{args.parts[0]} holds a plan and no finished experiment: there is nothing to join.")
     else:
         print(f"{args.out}: {resume.merge(args.parts, args.out)} experiments")

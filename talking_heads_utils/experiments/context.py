@@ -18,7 +18,7 @@ import torch
 from talking_heads_utils.device import check_device
 from talking_heads_utils.errors import NotApplicable, OptionError, TaskError, UnsupportedModelError
 from talking_heads_utils.experiments import corpus, gate
-from talking_heads_utils.experiments.rows import Row, frame
+from talking_heads_utils.experiments.rows import Row, frame, rows
 from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import PLANTED, load_with_tokenizer, longest_trained, moved, shipped_models, shown_as
@@ -163,11 +163,11 @@ class Context:
     def gate(self) -> list[gate.Cell]:
         """Accuracy by kind of prompt, which decides what a model that is not the book's own is asked."""
         found = self.finished(GATE)
-        return gate.gate_from(self.run_gate() if found is None else found)
+        return self.run_gate() if found is None else rows(found, gate.Cell)
 
-    def run_gate(self) -> pd.DataFrame:
+    def run_gate(self) -> list[gate.Cell]:
         lengths, n = QUICK_GATE if self.quick else gate.LENGTHS, self.n(gate.N_PROMPTS, gate.QUICK)
-        return gate.gate_table(gate.run_gate(self.bridge, self.tokenizer, lengths, n, self.seed))
+        return gate.run_gate(self.bridge, self.tokenizer, lengths, n, self.seed)
 
     @cached_property
     def asked_lengths(self) -> list[int]:
@@ -175,15 +175,11 @@ class Context:
 
     def check_ioi(self) -> None:
         """Raises :class:`NotApplicable`, with its accuracy, for a model that cannot do IOI well enough to be asked."""
-        try:
-            gate.check_asked(self.gate, ioi.TASK)
-        except TaskError as error:
-            raise NotApplicable(str(error)) from error
+        gate.check_asked(self.gate, ioi.TASK)
 
     @property
     def _gate_says(self) -> str:
-        kind = (lists.TASK, gate.ALL, gate.ALL, gate.ANYWHERE)
-        whole = [c for c in self.gate if (c.task, c.order, c.wording, c.place) == kind]
+        whole = [cell for cell in self.gate if cell.whole and cell.task == lists.TASK]
         return f"The lower end must be {gate.AT_LEAST} times chance: {'; '.join(c.describe() for c in whole)}."
 
     @cached_property

@@ -12,14 +12,15 @@ the order in which they are first named.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.errors import TaskError
+from talking_heads_utils.errors import NotApplicable, TaskError
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.metrics import accuracy, answer_logits, correct
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
@@ -37,37 +38,36 @@ LENGTHS = (3, 4, 5, 6, 8, 10, 12, 16, 20)
 N_PROMPTS, QUICK = 400, 100  # of IOI, and of lists of each length
 ALL = "all"
 ANYWHERE = -1  # in place of a list index
-_COLUMNS = {"next_in_order": "next in order", "last_named": "last named"}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Accuracy among the candidates on prompts of one kind, with its 95% interval (Wilson) over ``n`` prompts.
+class Cell(Row):
+    """Accuracy among the candidates on prompts of one kind, with its 95% interval (Wilson)."""
 
-    order, wording: :data:`ALL` where they are not told apart. place: list index of the answer, :data:`ANYWHERE` where
-    it is not. next_in_order, last_named: the strategies' accuracy on the same prompts. asked: whether a model that is
-    this good may be asked how it does it.
-    """
+    task: str = column("", "ioi or laundry")
+    n_items: int = column("items", "candidates of a prompt")
+    order: str = column("", "who is named first, or kept or shuffled order; all where they are not told apart")
+    wording: str = column("", "template; all where they are not told apart")
+    index: int = column("list index", "where the answer stands in the list; -1 where they are not told apart")
+    accuracy: float = column("share", "prompts whose answer has the highest logit among the candidates")
+    low: float = column("share", "lower end of its 95% interval")
+    high: float = column("share", "upper end of its 95% interval")
+    n: int = column("prompts", "prompts of this kind")
+    chance: float = column("share", "accuracy of guessing")
+    next_in_order: float = column("share", "accuracy of the candidate after the one named last")
+    last_named: float = column("share", "accuracy of the last candidate")
+    asked: bool = column("", "whether a model this good may be asked how it does it")
 
-    task: str
-    n_items: int
-    order: str
-    wording: str
-    place: int
-    accuracy: float
-    low: float
-    high: float
-    n: int
-    chance: float
-    next_in_order: float
-    last_named: float
-    asked: bool
+    @property
+    def whole(self) -> bool:
+        """Whether orders, wordings and list indices are not told apart."""
+        return (self.order, self.wording, self.index) == (ALL, ALL, ANYWHERE)
 
     def describe(self) -> str:
         """Kind of prompt, accuracy with its interval, and chance, in one line."""
         kind = "IOI" if self.task == ioi.TASK else f"lists of {self.n_items}"
         parts = [part for part in (self.order, self.wording) if part != ALL]
-        parts += [] if self.place == ANYWHERE else [f"answer at index {self.place}"]
+        parts += [] if self.index == ANYWHERE else [f"answer at index {self.index}"]
         where = f" ({', '.join(parts)})" if parts else ""
         return f"{kind}{where}: {self.accuracy:.0%} [{self.low:.0%}, {self.high:.0%}], chance {self.chance:.0%}"
 
@@ -90,39 +90,31 @@ def run_gate(
 
 def gate_cells(prompts: PromptSet, logits: Float[Tensor, "n_prompts d_vocab"]) -> list[Cell]:
     """The cells of one prompt set: all, by order, and within each order by wording and by the answer's list index."""
-    answers = prompts.answers
+    answers, n_candidates = prompts.answers, prompts.candidates.shape[1]
     hits = [correct(logits, prompts).cpu(), next_in_order(prompts) == answers, last_named(prompts) == answers]
-    return [_cell(prompts, keep, kind, hits) for kind, keep in _kinds(prompts)]
+    task, n_items, chance = prompts.recipe.task, prompts.recipe.n_items or n_candidates, 1 / n_candidates
+    cells = []
+    for kind, keep in _kinds(prompts):
+        found, next_, last = (share(some[keep]) for some in hits)
+        asked = found.low >= AT_LEAST * chance
+        cells.append(Cell(task, n_items, *kind, *found, chance, next_.mean, last.mean, asked))
+    return cells
 
 
 def _kinds(prompts: PromptSet) -> Iterator[tuple[tuple[str, str, int], Bool[Tensor, "n_prompts"]]]:
-    """Order, wording, place, and the prompts of that kind; kinds with fewer than two prompts are left out."""
-    n = len(prompts)
+    """Order, wording, list index, and the prompts of that kind; kinds with fewer than two prompts are left out."""
     orders = prompts.info["order"]
     named = prompts.info.get("wording") or prompts.info["template"]
-    places = prompts.info.get("index", [ANYWHERE] * n)
+    indices = prompts.info.get("index", [ANYWHERE] * len(prompts))
     kinds = [(ALL, ALL, ANYWHERE)]
     for order in sorted(set(orders)):
         kinds += [(order, ALL, ANYWHERE), *((order, wording, ANYWHERE) for wording in dict.fromkeys(named))]
-        kinds += [(order, ALL, place) for place in sorted(set(places) - {ANYWHERE})]
-    for order, wording, place in kinds:
-        rows = zip(orders, named, places)
-        keep = torch.tensor([order in (ALL, o) and wording in (ALL, w) and place in (ANYWHERE, p) for o, w, p in rows])
+        kinds += [(order, ALL, index) for index in sorted(set(indices) - {ANYWHERE})]
+    for order, wording, index in kinds:
+        rows = zip(orders, named, indices)
+        keep = torch.tensor([order in (ALL, o) and wording in (ALL, w) and index in (ANYWHERE, i) for o, w, i in rows])
         if keep.sum() > 1:
-            yield (order, wording, place), keep
-
-
-def _cell(
-    prompts: PromptSet, keep: Bool[Tensor, "n_prompts"], kind: tuple[str, str, int],
-    hits: Sequence[Bool[Tensor, "n_prompts"]],
-) -> Cell:  # fmt: skip
-    found, next_, last = (share(some[keep]) for some in hits)
-    chance = 1 / prompts.candidates.shape[1]
-    n_items = prompts.recipe.n_items or prompts.candidates.shape[1]
-    return Cell(
-        prompts.recipe.task, n_items, *kind, found.mean, found.low, found.high, found.n, chance, next_.mean, last.mean,
-        asked=found.low >= AT_LEAST * chance,
-    )  # fmt: skip
+            yield (order, wording, index), keep
 
 
 def next_in_order(prompts: PromptSet) -> Int[Tensor, "n_prompts"]:
@@ -148,36 +140,18 @@ def _in_order(prompts: PromptSet) -> Int[Tensor, "n_prompts n_candidates"]:
 
 
 def check_asked(gate: Sequence[Cell], task: str, n_items: int = 2) -> None:
-    """Raises :class:`TaskError`, with the accuracy, where a model may not be asked."""
-    cell = _find(gate, task, n_items, ALL, ALL, ANYWHERE)
+    """Raises :class:`NotApplicable`, with the accuracy, where a model may not be asked, and :class:`TaskError` where it
+    was not tried."""
+    cell = next((cell for cell in gate if cell.whole and (cell.task, cell.n_items) == (task, n_items)), None)
+    if cell is None:
+        raise TaskError(f"The gate has no cell of {task} with {n_items} candidates. Run it with that task and length.")
     if not cell.asked:
-        raise TaskError(f"The model cannot do this task well enough to be asked how: {cell.describe()}.")
+        raise NotApplicable(f"The model cannot do this task well enough to be asked how: {cell.describe()}.")
 
 
 def asked(gate: Sequence[Cell]) -> list[Cell]:
-    """The kinds of prompt, orders, wordings and places not told apart, on which a model may be asked."""
-    return [c for c in gate if c.asked and (c.order, c.wording, c.place) == (ALL, ALL, ANYWHERE)]
-
-
-def _find(gate: Sequence[Cell], task: str, n_items: int, order: str, wording: str, place: int) -> Cell:
-    wanted = (task, n_items, order, wording, place)
-    for cell in gate:
-        if (cell.task, cell.n_items, cell.order, cell.wording, cell.place) == wanted:
-            return cell
-    raise TaskError(f"The gate has no cell of {wanted}. Run it with that task and length.")
-
-
-def gate_table(gate: Sequence[Cell]) -> pd.DataFrame:
-    """One row a cell, in :class:`Cell`'s order."""
-    import pandas as pd
-
-    return pd.DataFrame([asdict(cell) for cell in gate]).rename(columns=_COLUMNS)
-
-
-def gate_from(table: pd.DataFrame) -> list[Cell]:
-    """The cells that :func:`gate_table` wrote."""
-    back = table.rename(columns={name: field for field, name in _COLUMNS.items()})
-    return [Cell(**row) for row in back[list(Cell.__dataclass_fields__)].to_dict("records")]
+    """The kinds of prompt, orders, wordings and list indices not told apart, on which a model may be asked."""
+    return [cell for cell in gate if cell.asked and cell.whole]
 
 
 def accuracy_by_length(
@@ -191,12 +165,7 @@ def accuracy_by_length(
     """Laundry List accuracy by list length: columns ``n_items, accuracy, low, high, n, starts`` (where lists begin)."""
     import pandas as pd
 
-    rows = []
-    for n_items in lengths:
-        prompts = laundry.build_laundry(tokenizer, n_items, n_prompts, seed)
-        found = accuracy(bridge, prompts)
-        starts = prompts.positions["item_0 first"]
-        rows.append(
-            dict(n_items=n_items, accuracy=found.mean, low=found.low, high=found.high, n=found.n, starts=starts)
-        )
-    return pd.DataFrame(rows)
+    sets = [laundry.build_laundry(tokenizer, n_items, n_prompts, seed) for n_items in lengths]
+    found = pd.DataFrame([accuracy(bridge, prompts)._asdict() for prompts in sets])
+    starts = [prompts.positions["item_0 first"] for prompts in sets]
+    return found.rename(columns={"mean": "accuracy"}).assign(n_items=list(lengths), starts=starts)

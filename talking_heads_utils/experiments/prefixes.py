@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
 
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.metrics import answer_logits, correct, logit_difference
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
@@ -14,7 +17,6 @@ from talking_heads_utils.settings import SEED
 from talking_heads_utils.stats import bootstrap_mean, share
 
 if TYPE_CHECKING:
-    import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase
 
@@ -27,57 +29,61 @@ def prefix_candidates(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return list(dict.fromkeys(["", *(str(mark) for mark in marks if mark is not None)]))
 
 
-def prefix_table(
+@dataclass(frozen=True)
+class PrefixRow(Row):
+    """How well a model does one task behind one prefix, on one half of the prompts; 95% intervals."""
+
+    task: str = column("", "ioi or laundry")
+    prefix: str = column("", "tokens in front of every prompt, as text")
+    half: str = column("", "selection or held-out")
+    n: int = column("prompts", "prompts of this half")
+    accuracy: float = column("share", "prompts whose answer has the highest logit among the candidates")
+    accuracy_low: float = column("share", "lower end of its interval (Wilson)")
+    accuracy_high: float = column("share", "upper end of its interval")
+    over_vocabulary: float = column("share", "prompts whose answer has the highest logit of all tokens")
+    over_vocabulary_low: float = column("share", "lower end of its interval (Wilson)")
+    over_vocabulary_high: float = column("share", "upper end of its interval")
+    logit_diff: float = column("logits", "logit of the answer less the mean of the others")
+    logit_diff_low: float = column("logits", "lower end of its interval (bootstrap over prompts)")
+    logit_diff_high: float = column("logits", "upper end of its interval")
+
+
+def prefix_rows(
     bridge: TransformerBridge,
     tokenizer: PreTrainedTokenizerBase,
     candidates: Sequence[str],
     n: int = 200,
     seed: int = SEED,
-) -> pd.DataFrame:
+) -> list[PrefixRow]:
     """IOI and lists of four behind each candidate, ``n`` prompts a half, the same behind each.
 
-    candidates: tokens as text, ``""`` for none. Columns: task, prefix, half, n, and, each with the ends of its 95%
-    interval (``... low``, ``... high``), ``accuracy`` among the candidates (Wilson), ``over vocabulary`` (Wilson) and
-    ``logit difference`` (bootstrap). Raises :class:`TaskError` for a prefix that the tokenizer does not know.
+    candidates: tokens as text, ``""`` for none. Raises :class:`TaskError` for one that the tokenizer does not know.
     """
-    import pandas as pd
-
     rows = []
     for prefix in candidates:
-        for prompts in (
-            ioi.build_ioi(tokenizer, 2 * n, seed, prefix=prefix),
-            laundry.build_laundry(tokenizer, N_ITEMS, 2 * n, seed, prefix=prefix, n_ctx=bridge.cfg.n_ctx),
-        ):
-            rows += _scores(bridge, prompts)
-    return pd.DataFrame(rows).sort_values(["task", "half"], kind="stable", ascending=[True, False], ignore_index=True)
+        rows += _rows(bridge, ioi.build_ioi(tokenizer, 2 * n, seed, prefix=prefix))
+        lists = laundry.build_laundry(tokenizer, N_ITEMS, 2 * n, seed, prefix=prefix, n_ctx=bridge.cfg.n_ctx)
+        rows += _rows(bridge, lists)
+    return sorted(rows, key=lambda row: (row.task, row.half != laundry.SELECTION))
 
 
-def _scores(bridge: TransformerBridge, prompts: PromptSet) -> list[dict[str, Any]]:
+def _rows(bridge: TransformerBridge, prompts: PromptSet) -> list[PrefixRow]:
     """One row a half."""
-    logits = answer_logits(bridge, prompts).cpu()
-    values = {
-        "accuracy": correct(logits, prompts),
-        "over vocabulary": correct(logits, prompts, among_candidates=False),
-        "logit difference": logit_difference(logits, prompts),
-    }
-    rows = []
+    logits, rows = answer_logits(bridge, prompts).cpu(), []
+    hits, over_all = (correct(logits, prompts, among_candidates=among) for among in (True, False))
     for half, keep in zip((laundry.SELECTION, laundry.HELD_OUT), half_rows(prompts)):
-        row: dict[str, Any] = {
-            "task": prompts.recipe.task,
-            "prefix": prompts.recipe.prefix,
-            "half": half,
-            "n": len(keep),
-        }
-        for name, value in values.items():
-            found = bootstrap_mean(value[keep]) if value.is_floating_point() else share(value[keep])
-            row |= {name: found.mean, f"{name} low": found.low, f"{name} high": found.high}
-        rows.append(row)
+        difference = bootstrap_mean(logit_difference(logits, prompts)[keep])
+        ends = (end for found in (share(hits[keep]), share(over_all[keep]), difference) for end in found[:3])
+        rows.append(PrefixRow(prompts.recipe.task, str(prompts.recipe.prefix), half, len(keep), *ends))
     return rows
 
 
-def chosen_prefix(table: pd.DataFrame) -> str:
+def chosen_prefix(rows: Sequence[PrefixRow]) -> str:
     """The prefix with the highest mean over the tasks of accuracy among the candidates, on the selection half alone; of
     equal ones that with the larger logit difference."""
-    selection = table[table["half"] == laundry.SELECTION]
-    means = selection.groupby("prefix", sort=False)[["accuracy", "logit difference"]].mean()
-    return str(means.sort_values(["accuracy", "logit difference"], ascending=False, kind="stable").index[0])
+
+    def worth(prefix: str) -> tuple[float, float]:
+        own = [row for row in rows if (row.prefix, row.half) == (prefix, laundry.SELECTION)]
+        return fmean(row.accuracy for row in own), fmean(row.logit_diff for row in own)
+
+    return max(dict.fromkeys(row.prefix for row in rows), key=worth)

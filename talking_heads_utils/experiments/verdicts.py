@@ -1,62 +1,57 @@
-"""What is said of a claim: its measure, its control, and a verdict that follows from the numbers by a fixed rule."""
+"""What is measured for a claim: numbers alone. Words for them are made where they are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from math import nan
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-P = ParamSpec("P")
-SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
-NOT_JUDGED = "not judged"  # by a rule that is known to be unsound
+
+class Verdict(StrEnum):
+    """What a rule says of a claim; a claim without a rule is not judged."""
+
+    SUPPORTED = "supported"
+    NOT_SUPPORTED = "not supported"
+    UNDECIDED = "undecided"
+    NOT_JUDGED = "not judged"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One claim about one model. measured, control: what was seen, with intervals and n, as text. why: what is wrong
-    with the rule where it may not judge."""
+class Measured:
+    """The number that a claim is about, and its control. Without an interval, ``low`` and ``high`` are NaN.
 
-    claim: str
-    measured: str
-    control: str
-    verdict: str
-    why: str = ""
+    what, control_label: what the two numbers are, in snake_case. n: prompts, or what ``n_of`` names. p: of the two
+    being alike, where a test says so.
+    """
 
-
-def unsound(why: str) -> Callable[[Callable[P, Verdict]], Callable[P, Verdict]]:
-    """Marks a rule that is known to be unsound: its numbers are shown and no verdict is given. ``__wrapped__`` is the
-    rule itself."""
-
-    def mark(rule: Callable[P, Verdict]) -> Callable[P, Verdict]:
-        @wraps(rule)
-        def marked(*args: P.args, **kwargs: P.kwargs) -> Verdict:
-            return replace(rule(*args, **kwargs), verdict=NOT_JUDGED, why=why)
-
-        return marked
-
-    return mark
+    what: str
+    value: float
+    low: float = nan
+    high: float = nan
+    unit: str = ""
+    n: int = 0
+    n_of: str = "prompts"
+    control_label: str = ""
+    control: float = nan
+    control_low: float = nan
+    control_high: float = nan
+    p: float = nan
 
 
-def by_verdict(verdicts: Mapping[str, str]) -> str:
-    """Models and their verdicts as ``supported in a and b; undecided in c``, each verdict once, the best first."""
-    said = verdicts.values()
-    order = dict.fromkeys(v for v in (SUPPORTED, NOT_SUPPORTED, UNDECIDED, *said) if v in said)
-    return "; ".join(f"{v} in {listed(name for name, of in verdicts.items() if of == v)}" for v in order)
+def share_of(flags: pd.Series) -> float:
+    """Share of flags that are set; NaN of none."""
+    return float(flags.mean()) if len(flags) else nan
 
 
 def listed(values: Iterable[Any]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     names = [str(value) for value in values]
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
-
-
-def counted(flags: pd.Series) -> str:
-    """How many flags are set: ``3 of 15``."""
-    return f"{int(flags.sum())} of {len(flags)}"
 
 
 def with_interval(row: pd.Series, value: str, ends: str = "") -> str:

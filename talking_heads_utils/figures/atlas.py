@@ -1,32 +1,35 @@
-"""The atlas: every score of a model that stands out, in one compressed script for the explorer page.
+"""The explorer page of any file of scores: every score that stands out, as data for ``atlas.js``, or as a whole page.
 
-The page's ``atlas.js`` draws it. A script, unlike a fetched file, also loads on a page opened from ``file://``. What
-the page shows is what the scores' own file says: scores travel as the float16 that it holds, ranks are places in a list
-that is kept from its first place on, and z is computed there from the null's mean and standard deviation.
+A script, unlike a fetched file, also loads on a page opened from ``file://``. What the page shows is what the scores'
+own file says: scores travel as the float16 that it holds, ranks are places in a list that is kept from its first place
+on, and z is computed there from the null's mean and standard deviation.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from talking_heads_utils.experiments.inhibition.links import Roles
+from talking_heads_utils.errors import OptionError
 from talking_heads_utils.figures.style import CONTROL, KIND_COLOURS, KIND_READS, ROLE_COLOURS
-from talking_heads_utils.files import written_whole
+from talking_heads_utils.files import data_dir, written_whole
+from talking_heads_utils.labels import Head
 from talking_heads_utils.roles import GPT2_SMALL_SOURCE, gpt2_small_roles
 from talking_heads_utils.scores.composition import ReaderScores
 from talking_heads_utils.scores.scores import CompositionScores
-from talking_heads_utils.settings import KINDS
 
 LEAST_Z = 3.0  # scores below are left out: about what the largest of a reader's random directions reaches
+MOST = 1_000_000  # scores that a page can hold; of a larger model every reader keeps its strongest
 
 
-def pack(scores: CompositionScores, roles: Roles, *, least_z: float = LEAST_Z) -> dict[str, Any]:
+def pack(scores: CompositionScores, roles: Mapping[str, list[Head]], *, least_z: float | None = None) -> dict[str, Any]:
     """What the page needs, as plain values; ``payload`` is base64 of a deflated run of little-endian arrays.
 
     In this order, readers being every head of layers 1 and up, layer by layer, for each of ``kinds`` in turn: mean,
@@ -34,26 +37,34 @@ def pack(scores: CompositionScores, roles: Roles, *, least_z: float = LEAST_Z) -
     values ``[n_layers, n_heads, d_head]`` (float16); the kept components of all readers, the strongest first (index
     into ``[n_layers, n_heads, d_head]``, uint32); by how much the float16 pattern of each score lies below the one
     before it, 65536 before the first (uint32). The last two are laid out byte by byte, which deflates better.
+    Raises :class:`OptionError` for scores that lack some reader layers.
     """
-    kinds = sorted({kind for kind, _ in scores.blocks}, key=KINDS.index)
-    blocks = [scores.blocks[kind, layer] for kind in kinds for layer in range(1, scores.n_layers)]
-    kept = [_kept(block, head, least_z) for block in blocks for head in range(scores.n_heads)]
+    least_z = LEAST_Z if least_z is None else least_z
+    keys = [(kind, layer) for kind in scores.kinds for layer in range(1, scores.n_layers)]
+    if lacking := [layer for kind, layer in keys if (kind, layer) not in scores.blocks]:
+        raise OptionError(f"These scores lack reader layer {lacking[0]}; the explorer shows whole models only.")
+    nulls, kept, largest, n_scores = [], [], -np.inf, 0
+    for block in map(scores.blocks.__getitem__, keys):  # one at a time: all of a large model's do not fit
+        nulls.append(np.concatenate([block.null_mean, block.null_std]))
+        kept += _kept(block, least_z, MOST // (len(keys) * scores.n_heads))
+        random_z = (block.null_max - block.null_mean) / block.null_std
+        largest = max(largest, random_z.nan_to_num(nan=-np.inf).max().item())
+        n_scores += int((~block.score.isnan()).sum())
     index, bits = zip(*kept)
     payload = b"".join([
-        np.stack([np.concatenate([block.null_mean, block.null_std]) for block in blocks]).astype("<f4").tobytes(),
+        np.stack(nulls).astype("<f4").tobytes(),
         np.array([len(part) for part in index], "<u4").tobytes(),
         scores.singular_values.numpy().astype("<f2").tobytes(),
         _planes(np.concatenate(index)),
         _planes(np.concatenate([-np.diff(part, prepend=[1 << 16]) for part in bits])),
     ])  # fmt: skip
-    random_z = [(block.null_max - block.null_mean) / block.null_std for block in blocks]
     return {
         "about": dict(scores.about),
-        "kinds": kinds,
+        "kinds": scores.kinds,
         "null_rms": scores.null_rms,
         "least_z": least_z,
-        "largest_random_z": max(z.nan_to_num(nan=-np.inf).max().item() for z in random_z),
-        "n_scores": sum(int((~block.score.isnan()).sum()) for block in blocks),
+        "largest_random_z": largest,
+        "n_scores": n_scores,
         "roles": {role: [str(head) for head in heads] for role, heads in roles.items()},
         "role_source": GPT2_SMALL_SOURCE if roles else None,
         "colours": {"roles": ROLE_COLOURS, "kinds": KIND_COLOURS, "none": CONTROL},
@@ -62,20 +73,49 @@ def pack(scores: CompositionScores, roles: Roles, *, least_z: float = LEAST_Z) -
     }
 
 
-def write_atlas(scores: CompositionScores, path: Path) -> None:
-    """The script that the explorer page loads. Roles are those published for GPT-2 small; other models have none."""
-    roles = gpt2_small_roles() if scores.about["model"] == "gpt2-small" else {}
-    content = json.dumps(pack(scores, roles), separators=(",", ":"))
-    with written_whole(path) as part:
-        part.write_text(f"window.bookAtlas = {content};\n", encoding="utf-8")
-
-
-def _kept(block: ReaderScores, head: int, least_z: float) -> tuple[np.ndarray, np.ndarray]:
-    """Components of one reader with z of at least ``least_z``, by rank, and the float16 patterns of their scores."""
-    index = (block.z[..., head].flatten() >= least_z).nonzero()[:, 0]
-    index = index[block.rank[..., head].flatten()[index].argsort()]
-    return index.numpy(), block.score[..., head].flatten()[index].numpy().astype("<f2").view("<u2").astype(np.int64)
+def _kept(block: ReaderScores, least_z: float, most: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per reader its components with z of at least ``least_z``, by rank, and the float16 patterns of their scores."""
+    z, rank, found = block.z.flatten(0, -2), block.rank.flatten(0, -2), []
+    for head in range(block.score.shape[-1]):
+        index = (z[:, head] >= least_z).nonzero()[:, 0]
+        index = index[rank[index, head].argsort()][:most]
+        score = block.score.flatten(0, -2)[index, head]
+        found.append((index.numpy(), score.numpy().astype("<f2").view("<u2").astype(np.int64)))
+    return found
 
 
 def _planes(values: np.ndarray) -> bytes:
     return values.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes()
+
+
+def write_atlas(scores: CompositionScores, path: Path) -> None:
+    """The script that the book's explorer page loads, or, where ``path`` ends in ``.html``, a page of its own.
+
+    Roles are those published for GPT-2 small; other models have none.
+    """
+    roles = gpt2_small_roles() if scores.about["model"] == "gpt2-small" else {}
+    content = json.dumps(pack(scores, roles), separators=(",", ":")).replace("<", "\\u003c")
+    script = f"window.bookAtlas = {content};\n"
+    with written_whole(path) as part:
+        part.write_text(_page(scores, script) if path.suffix == ".html" else script, encoding="utf-8")
+
+
+def _page(scores: CompositionScores, script: str) -> str:
+    """The explorer as one file, with the book's own script and style."""
+    places = (data_dir().parent / "book" / "_static", data_dir() / "static")  # in a checkout, once installed
+    style, code = (
+        next(p / n for p in places if (p / n).is_file()).read_text("utf-8") for n in ("book.css", "atlas.js")
+    )
+    title = html.escape(f"Composition scores of {scores.about['model']}")
+    return (
+        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_PLAIN}{style}</style>'
+        f'<body><h1>{title}</h1><div id="atlas"><p role="status">Loading the scores …</p></div>'
+        f"<script>{script}</script><script>{code}</script></body></html>\n"
+    )
+
+
+_PLAIN = (
+    "body { max-width: 70rem; margin: 1rem auto; padding: 0 1rem; font-family: sans-serif; --pst-color-background: "
+    "white; --pst-color-text-base: #222; --pst-color-text-muted: #666; --pst-color-link: #1f6feb; --pst-color-border: "
+    "#ccc; --pst-color-danger: #b00; } "
+)

@@ -14,7 +14,6 @@ from talking_heads_utils.figures.page import quantise, with_controls
 from talking_heads_utils.figures.style import ACCENT, KIND_READS, NULL_LINE, SCORE_TITLE, new_figure
 from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.scores.scores import CompositionScores
-from talking_heads_utils.settings import KINDS
 
 N_BARS = 12
 
@@ -53,7 +52,7 @@ def explorer_figure(scores: CompositionScores, reader: Head, kind: str) -> go.Fi
 
 def static_explorer(scores: CompositionScores, reader: Head) -> go.Figure:
     """:func:`explorer_figure` with menus for reader and kind that work without a kernel; data by layer, on demand."""
-    kinds, n_rows = _kinds(scores), len(_writers(scores))
+    kinds, n_rows = scores.kinds, len(_writers(scores))
     frames = {}
     for layer in range(1, scores.n_layers):
         for head in range(scores.n_heads):
@@ -80,7 +79,7 @@ def live_explorer(scores: CompositionScores, reader: Head) -> ipywidgets.Widget:
     def menu(name: str, options: list, value: int | str) -> ipywidgets.Dropdown:
         return ipywidgets.Dropdown(options=options, value=value, description=name)
 
-    kinds = _kinds(scores)
+    kinds = scores.kinds
     return ipywidgets.interactive(
         draw,
         layer=menu("Reader layer", list(range(1, scores.n_layers)), reader.layer),
@@ -102,10 +101,6 @@ def _view(scores: CompositionScores, reader: Head, kind: str) -> dict:
         "z": score.flatten(0, 1).numpy(),
         "layout": dict(title=dict(text=title, font=dict(size=14), x=0.01, xanchor="left")),
     }
-
-
-def _kinds(scores: CompositionScores) -> list[str]:
-    return sorted({kind for kind, _ in scores.blocks}, key=KINDS.index)
 
 
 def _writers(scores: CompositionScores) -> list[str]:

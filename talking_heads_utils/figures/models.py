@@ -120,15 +120,15 @@ def _random_directions(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def gate_figure(gate: pd.DataFrame) -> go.Figure:
     """Accuracy on lists by list index of the answer, kept and shuffled order apart, a menu for the length; dashed:
-    chance. gate: of :func:`talking_heads_utils.experiments.gate.gate_table`."""
+    chance. gate: of :class:`~talking_heads_utils.experiments.gate.Cell` rows."""
     figure = new_figure(440)
-    cells = gate[(gate["task"] == laundry.TASK) & (gate["place"] != ANYWHERE)]
+    cells = gate[(gate["task"] == laundry.TASK) & (gate["index"] != ANYWHERE)]
     lengths = sorted(cells["n_items"].unique())
     for n_items in lengths:
         for order, colour in ((laundry.KEPT, LINES[1]), (laundry.SHUFFLED, LINES[0])):
-            part = cells[(cells["n_items"] == n_items) & (cells["order"] == order)].sort_values("place")
+            part = cells[(cells["n_items"] == n_items) & (cells["order"] == order)].sort_values("index")
             figure.add_scatter(
-                x=part["place"].tolist(), y=part["accuracy"].round(4).tolist(), error_y=error_bars(part, "accuracy"),
+                x=part["index"].tolist(), y=part["accuracy"].round(4).tolist(), error_y=error_bars(part, "accuracy"),
                 name=f"{order} order", mode="lines+markers", line_color=colour, visible=bool(n_items == lengths[0]),
             )  # fmt: skip
         figure.add_scatter(

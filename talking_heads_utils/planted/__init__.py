@@ -1,1 +1,5 @@
-"""Models whose answer is known by construction."""
+"""Models whose answer is known by construction.
+
+``model``  a whole model with a planted circuit
+``pair``   one planted channel between two heads
+"""

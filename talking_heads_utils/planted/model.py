@@ -357,6 +357,8 @@ def _build(
     with torch.no_grad():
         for name, tensor in tensors.items():
             plain[name].copy_(tensor)
+    bridge.tokenizer = tokenizer
+    bridge.cfg.default_prepend_bos = bridge.cfg.tokenizer_prepends_bos = True  # as its tokenizer does
     return bridge.eval()
 
 

@@ -1,179 +1,216 @@
-"""Composition scores as parquet: one row per (kind, writer component, reader head), streamed by row group."""
+"""The file of composition scores, for models of any size: written block by block, read block by block.
+
+It is a safetensors file whose metadata say what the scores were made from. Its tensors, in this order:
+
+``crc32``                   checksum plus 1 of every tensor after it, int64; 0 where that one is not written yet
+``{kind}.{layer}.null``     ``[3, n_heads]`` float32: mean, standard deviation, maximum over random directions
+``singular_values.{layer}`` ``[n_heads, d_head]`` float16
+``{kind}.{layer}.score``    ``[layer, n_heads, d_head, n_heads]`` float16: writer layer, writer head, component, reader
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.components import relative_gap
-from talking_heads_utils.errors import OptionError
-from talking_heads_utils.files import written_whole
-from talking_heads_utils.scores.composition import ReaderScores, head_level, null_rms, rank_by_reader
+from talking_heads_utils.errors import CheckpointError, ResultError
+from talking_heads_utils.scores.composition import ReaderScores
 from talking_heads_utils.settings import KINDS
 
-METADATA_KEY = b"talking_heads"
+META = "talking_heads"
+SUMS = "crc32"
+_DTYPES = {"I64": torch.int64, "F32": torch.float32, "F16": torch.float16}
 
-_PAIR = [
-    ("kind", pa.dictionary(pa.int8(), pa.string())),
-    ("writer_layer", pa.int16()),
-    ("writer_head", pa.int16()),
-    ("reader_layer", pa.int16()),
-    ("reader_head", pa.int16()),
-]
-COMPONENT_SCHEMA = pa.schema(
-    _PAIR[:3]
-    + [("component", pa.int16())]
-    + _PAIR[3:]
-    + [
-        ("score", pa.float32()),
-        ("z", pa.float32()),
-        ("rank", pa.int32()),
-        ("singular_value", pa.float32()),
-        ("gap", pa.float32()),
-    ]
-)
-HEAD_SCHEMA = pa.schema(_PAIR + [("score", pa.float32()), ("null_rms", pa.float32()), ("rank", pa.int32())])
+Layout = dict[str, tuple[str, tuple[int, ...]]]  # tensor name -> dtype and shape, in the file's order
+Key = tuple[str, int]  # kind and reader layer
 
 
-def write_table(
-    blocks: Iterable[ReaderScores],
-    S: Float[Tensor, "n_layers n_heads d_head"],
-    path: Path,
-    about: Mapping[str, Any],
-    *,
-    top: int | None = None,
-    by_head: bool = False,
-) -> int:
-    """Stream ``blocks`` into a parquet file, a row group each, and return the number of rows.
+def in_order(keys: Iterable[Key]) -> list[Key]:
+    """Blocks in the order of the file: by reader layer, then by kind."""
+    return sorted(keys, key=lambda key: (key[1], KINDS.index(key[0])))
 
-    top: keep only the rows of the ``top`` best ranks per reader and kind. by_head: one row per pair of heads
-    instead of per component. ``about`` goes into the file's metadata as JSON. The file is written whole or not
-    at all. Raises :class:`OptionError` for a ``top`` below 1, or if no score is defined.
+
+def layout_of(about: Mapping[str, Any], keys: Sequence[Key]) -> Layout:
+    """Every tensor of a file with the blocks of ``keys``, which are in order."""
+    n_layers, n_heads, d_head = (about[name] for name in ("n_layers", "n_heads", "d_head"))
+    layout: Layout = {SUMS: ("I64", (2 * len(keys) + n_layers,))}
+    layout |= {f"{kind}.{layer}.null": ("F32", (3, n_heads)) for kind, layer in keys}
+    layout |= {f"singular_values.{layer}": ("F16", (n_heads, d_head)) for layer in range(n_layers)}
+    return layout | {f"{kind}.{layer}.score": ("F16", (layer, n_heads, d_head, n_heads)) for kind, layer in keys}
+
+
+def _size(dtype: str, shape: tuple[int, ...]) -> int:
+    return _DTYPES[dtype].itemsize * math.prod(shape)
+
+
+class ScoresWriter:
+    """Writes a scores file tensor by tensor. In a file that holds some of the same scores already, those are kept.
+
+    missing: names of the tensors that are not there yet, or whose bytes do not fit their checksum.
+    Raises :class:`ResultError` for a file of other scores.
     """
-    check_top(top)
-    groups = (row_group(block, S, about, top=top, by_head=by_head) for block in blocks)
-    return write_groups(groups, path, about, by_head=by_head)
+
+    def __init__(self, path: Path, about: Mapping[str, Any], keys: Sequence[Key]):
+        self.layout, at = layout_of(about, in_order(keys)), 0
+        spans = {}
+        for name, (dtype, shape) in self.layout.items():
+            spans[name] = (at, at := at + _size(dtype, shape))
+        header = {name: {"dtype": d, "shape": s, "data_offsets": spans[name]} for name, (d, s) in self.layout.items()}
+        text = json.dumps({"__metadata__": {META: json.dumps(dict(about))}} | header).encode()
+        text += b" " * (-len(text) % 8)
+        start = struct.pack("<Q", len(text)) + text
+        self.at = {name: len(start) + first for name, (first, _) in spans.items()}
+        if path.exists() and path.stat().st_size:
+            _check_same(path, start, about)
+        else:
+            with path.open("wb") as new:
+                new.write(start)
+                new.truncate(len(start) + at)
+        self.file = path.open("r+b")
+        self.missing = {name for name in self.layout if name != SUMS and not self._stands(name)}
+
+    def __enter__(self) -> ScoresWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def write(self, name: str, values: Tensor) -> None:
+        """Write one tensor, then its checksum."""
+        dtype, shape = self.layout[name]
+        content = values.detach().cpu().to(_DTYPES[dtype]).reshape(shape).contiguous().numpy().tobytes()
+        self.file.seek(self.at[name])
+        self.file.write(content)
+        self.file.flush()
+        self.file.seek(self._sum_at(name))
+        self.file.write(struct.pack("<q", zlib.crc32(content) + 1))
+        self.file.flush()
+        self.missing.discard(name)
+
+    def write_block(self, block: ReaderScores) -> None:
+        """Write the scores of one kind into one reader layer."""
+        name = f"{block.kind}.{block.layer}"
+        self.write(f"{name}.null", torch.stack([block.null_mean, block.null_std, block.null_max]))
+        self.write(f"{name}.score", block.score)
+
+    def _sum_at(self, name: str) -> int:
+        return self.at[SUMS] + 8 * (list(self.layout).index(name) - 1)
+
+    def _stands(self, name: str) -> bool:
+        self.file.seek(self._sum_at(name))
+        (expected,) = struct.unpack("<q", self.file.read(8))
+        if not expected:
+            return False
+        self.file.seek(self.at[name])
+        return zlib.crc32(self.file.read(_size(*self.layout[name]))) + 1 == expected
 
 
-def check_top(top: int | None) -> None:
-    """Raises :class:`OptionError` for a ``top`` that keeps nothing."""
-    if top is not None and top < 1:
-        raise OptionError(f"--top must keep at least one row, not {top}.")
+def _check_same(path: Path, start: bytes, about: Mapping[str, Any]) -> None:
+    with path.open("rb") as file:
+        if file.read(len(start)) == start:
+            return
+    try:
+        found = read_about(path)
+    except CheckpointError as error:
+        raise ResultError(f"{path} is damaged. Remove it and run this again.") from error
+    changed = [name for name in about if found.get(name) != about[name]] or ["kinds or reader layers"]
+    raise ResultError(
+        f"{path} holds part of other scores, with other {', '.join(changed)}. Nothing was mixed in: give the same "
+        "options, choose another file, or remove it."
+    )
 
 
-def row_group(
-    block: ReaderScores,
-    S: Float[Tensor, "n_layers n_heads d_head"],
-    about: Mapping[str, Any],
-    *,
-    top: int | None,
-    by_head: bool,
-) -> pa.Table:
-    """The rows of one block, without those whose score is undefined or whose rank is beyond ``top``."""
-    group = _head_rows(block, S, about["d_model_effective"]) if by_head else _component_rows(block, S)
-    keep = group["rank"] > 0 if top is None else (group["rank"] > 0) & (group["rank"] <= top)
-    if not keep.all():
-        group = {name: column[keep] for name, column in group.items()}
-    return _arrow(group, block.kind, _schema(by_head))
+class FileBlocks(Mapping[Key, ReaderScores]):
+    """The blocks of a scores file, each read and checked when it is asked for; the last few are kept.
 
-
-def _schema(by_head: bool) -> pa.Schema:
-    return HEAD_SCHEMA if by_head else COMPONENT_SCHEMA
-
-
-def write_groups(
-    groups: Iterable[pa.Table], path: Path, about: Mapping[str, Any], *, by_head: bool, may_be_empty: bool = False
-) -> int:
-    """Write row groups one by one, each page with its checksum; returns the number of rows.
-
-    Raises :class:`OptionError` if there are none, unless that may be.
+    Raises :class:`CheckpointError` for a block that is damaged.
     """
-    schema = _schema(by_head).with_metadata({METADATA_KEY: json.dumps(dict(about))})
-    rows = 0
-    repeated = [
-        name for name in schema.names if name not in ("score", "z", "rank")
-    ]  # a dictionary of the rest is waste
-    how = dict(compression="zstd", use_dictionary=repeated, write_page_checksum=True)
-    with written_whole(path) as part, pq.ParquetWriter(part, schema, **how) as writer:
-        for group in groups:
-            writer.write_table(group.cast(schema), row_group_size=max(1, len(group)))
-            rows += len(group)
-        if rows == 0 and not may_be_empty:
-            raise OptionError("There is nothing to score: every writer or every reader in these weights is zero.")
-    return rows
+
+    def __init__(self, path: Path, layout: Layout, keys: Sequence[Key], sums: Sequence[int]):
+        self.path, self.layout, self.keys_held = path, layout, dict.fromkeys(keys)
+        self.sums = dict(zip(list(layout)[1:], sums, strict=True))
+        self._kept = lru_cache(maxsize=len(KINDS))(self._read)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys_held)
+
+    def __len__(self) -> int:
+        return len(self.keys_held)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys_held
+
+    def __getitem__(self, key: Key) -> ReaderScores:
+        return self._kept(key)
+
+    def _read(self, key: Key) -> ReaderScores:
+        kind, layer = key
+        if key not in self:
+            raise KeyError(key)
+        score = self.tensor(f"{kind}.{layer}.score")
+        if not ((score >= 0) & (score < 1.001) | score.isnan()).all():
+            raise _refusal(self.path, f"{kind}.{layer}.score is not from 0 to 1")
+        return ReaderScores(kind, layer, score, *self.tensor(f"{kind}.{layer}.null"))
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, in float32."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, "pt") as file:
+            tensor = file.get_tensor(name)
+        if zlib.crc32(tensor.numpy().tobytes()) + 1 != self.sums[name]:
+            raise _refusal(self.path, f"{name} does not fit its checksum")
+        return tensor.float()
 
 
-def read_groups(path: Path) -> Iterator[pa.Table]:
-    """The row groups of a file one by one, their checksums verified."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for i in range(file.num_row_groups):
-            yield file.read_row_group(i)
+def read_file(path: Path) -> tuple[FileBlocks, Float[Tensor, "n_layers n_heads d_head"], dict[str, Any]]:
+    """Blocks, singular values and metadata of a scores file. Raises :class:`CheckpointError` for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        about = read_about(path)
+        with safe_open(path, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            sums = file.get_tensor(SUMS).tolist()
+        parts = [name.split(".") for name in shapes if name.endswith(".score")]
+        keys = in_order((kind, int(layer)) for kind, layer, _ in parts)
+        if about["n_layers"] > len(shapes):
+            raise ValueError(f"{about['n_layers']} layers")
+        layout = layout_of(about, keys)
+        if not keys or shapes != {name: shape for name, (_, shape) in layout.items()} or 0 in sums:
+            raise ValueError("its tensors are not those of its metadata")
+        if not about["d_model_effective"] > 0:
+            raise ValueError(f"d_model' = {about['d_model_effective']}")
+        blocks = FileBlocks(path, layout, keys, sums)
+        S = torch.stack([blocks.tensor(f"singular_values.{layer}") for layer in range(about["n_layers"])])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise _refusal(path, repr(error)) from error
+    return blocks, S, about
+
+
+def _refusal(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} holds no composition scores, or damaged ones ({reason}). Make it again.")
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """The metadata that :func:`write_table` stored."""
-    return json.loads(pq.read_schema(path).metadata[METADATA_KEY])
+    """What a file of scores was made from. Raises :class:`CheckpointError` for any other file."""
+    from safetensors import SafetensorError, safe_open
 
-
-def _component_rows(block: ReaderScores, S: Tensor) -> dict[str, np.ndarray]:
-    """The rows of one block, all of a reader together."""
-    n_heads, d_head = block.score.shape[1:3]
-    # [n_readers, writers]
-    writer_layer, writer_head, component = (
-        np.broadcast_to(a, (n_heads, a.size))
-        for a in map(np.ravel, np.indices((block.layer, n_heads, d_head), np.int16))
-    )
-    S = S[: block.layer]
-    return _columns(
-        block.layer,
-        n_heads,
-        {"writer_layer": writer_layer, "writer_head": writer_head, "component": component},
-        {"score": block.score, "z": block.z, "rank": block.rank},
-        {"singular_value": S, "gap": relative_gap(S)},
-    )
-
-
-def _head_rows(block: ReaderScores, S: Tensor, d_model_effective: int) -> dict[str, np.ndarray]:
-    n_heads = block.score.shape[1]
-    score = head_level(block.score, S)
-    null = torch.full_like(score, null_rms(d_model_effective))
-    writer_layer, writer_head = (
-        np.broadcast_to(a, (n_heads, a.size)) for a in map(np.ravel, np.indices((block.layer, n_heads), np.int16))
-    )
-    return _columns(
-        block.layer,
-        n_heads,
-        {"writer_layer": writer_layer, "writer_head": writer_head},
-        {"score": score, "null_rms": null, "rank": rank_by_reader(score)},
-        {},
-    )
-
-
-def _columns(
-    layer: int, n_heads: int, writers: dict[str, np.ndarray], by_reader: dict[str, Tensor], by_writer: dict[str, Tensor]
-) -> dict[str, np.ndarray]:
-    columns = {name: array.ravel() for name, array in writers.items()}
-    n_writers = len(columns["writer_layer"]) // n_heads
-    columns["reader_layer"] = np.full(n_heads * n_writers, layer, np.int16)
-    columns["reader_head"] = np.repeat(np.arange(n_heads, dtype=np.int16), n_writers)
-    for name, tensor in by_reader.items():  # the reader is the last axis
-        columns[name] = tensor.reshape(-1, n_heads).T.cpu().numpy().ravel()
-    for name, tensor in by_writer.items():
-        columns[name] = np.broadcast_to(tensor.cpu().numpy().ravel(), (n_heads, n_writers)).ravel()
-    return columns
-
-
-def _arrow(group: dict[str, np.ndarray], kind: str, schema: pa.Schema) -> pa.Table:
-    codes = pa.array(np.full(len(group["rank"]), KINDS.index(kind), np.int8))
-    arrays = {"kind": pa.DictionaryArray.from_arrays(codes, pa.array(list(KINDS)))}
-    arrays |= {name: pa.array(column) for name, column in group.items()}
-    return pa.table([arrays[name].cast(field.type) for name, field in zip(schema.names, schema)], schema=schema)
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})[META])
+        if not isinstance(about, dict):
+            raise TypeError("its metadata are no table")
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise _refusal(path, repr(error)) from error
+    return about

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.components import relative_gap, write_directions
+from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import CheckpointError, LabelError
 from talking_heads_utils.files import data_dir, written_whole
 from talking_heads_utils.labels import Component, Head, as_head
 from talking_heads_utils.provenance import describe_weights, versions
 from talking_heads_utils.scores.composition import ReaderScores, check_kinds, head_level, iter_composition, null_rms
+from talking_heads_utils.scores.files import ScoresWriter, read_file
+from talking_heads_utils.scores.tables import component_rows
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 from talking_heads_utils.weights.heads import HeadWeights, describe
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHIPPED = "composition.safetensors"
-_META = "talking_heads"
+WHOLE_BYTES = 50_000_000  # files up to this size are read at once
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class CompositionScores:
         return self.singular_values.shape[2]
 
     @property
+    def kinds(self) -> list[str]:
+        """The kinds that are held, in the order Q, K, V."""
+        return [kind for kind in KINDS if any(held == kind for held, _ in self.blocks)]
+
+    @property
     def null_rms(self) -> float:
         """1 / sqrt(d_model'): root mean square score of a random direction."""
         return null_rms(self.about["d_model_effective"])
@@ -68,10 +73,11 @@ class CompositionScores:
         """The block that holds a reader. Raises :class:`LabelError` for a head that has no earlier writer."""
         head = as_head(reader)
         if (kind, head.layer) not in self.blocks or head.head >= self.n_heads:
-            kinds = ", ".join(sorted({k for k, _ in self.blocks}))
+            held = [layer for _, layer in self.blocks]
+            layers = f"{min(held)}..{max(held)}"
             raise LabelError(
-                f"No scores of kind {kind} into {head}: the kinds here are {kinds}, "
-                f"with readers in layers 1..{self.n_layers - 1} and heads 0..{self.n_heads - 1}."
+                f"No scores of kind {kind} into {head}: the kinds here are {', '.join(self.kinds)}, "
+                f"with readers in layers {layers} and heads 0..{self.n_heads - 1}."
             )
         return self.blocks[kind, head.layer], head
 
@@ -91,21 +97,13 @@ class CompositionScores:
         return ((block.null_max - block.null_mean) / block.null_std)[head.head].item()
 
     def table(self, reader: Head | str, kind: str) -> pd.DataFrame:
-        """Every earlier component of one reader, the strongest first, with score, z, rank, singular value and gap."""
-        import pandas as pd
-
+        """Every earlier component of one reader, the strongest first: the columns of
+        :func:`~talking_heads_utils.scores.tables.component_rows` that name the writer and its score, and ``writer``."""
         block, head = self.block(reader, kind)
-        layer, n_heads, d_head, _ = block.score.shape
-        index = torch.cartesian_prod(torch.arange(layer), torch.arange(n_heads), torch.arange(d_head))
-        S = self.singular_values[:layer]
-        frame = pd.DataFrame(index.numpy(), columns=["writer_layer", "writer_head", "component"])
-        frame["score"] = block.score[..., head.head].flatten().numpy()
-        frame["z"] = block.z[..., head.head].flatten().numpy()
-        frame["rank"] = block.rank[..., head.head].flatten().numpy()
-        frame["singular_value"] = S.flatten().numpy()
-        frame["gap"] = relative_gap(S).flatten().numpy()
+        frame = component_rows(block, self.singular_values, head.head)
         rows = zip(frame["writer_layer"], frame["writer_head"], frame["component"])
         frame.insert(0, "writer", [str(Component(*row)) for row in rows])
+        frame = frame.drop(columns=["kind", "reader_layer", "reader_head"])
         return frame.sort_values("score", ascending=False, ignore_index=True, kind="stable")
 
     def head_level(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
@@ -125,10 +123,10 @@ class CompositionScores:
         kind = check_kinds(kind)
         if (name, kind) in self._pairs:
             return self._pairs[name, kind]
-        if kind not in {held for held, _ in self.blocks}:
+        if kind not in self.kinds:
             raise LabelError(f"These scores of {self.about['model']} do not hold kind {kind}.")
         pairs = torch.full((self.n_layers, self.n_heads, self.n_layers, self.n_heads), torch.nan)
-        for layer in range(1, self.n_layers):
+        for layer in (layer for held, layer in self.blocks if held == kind):
             pairs[:layer, :, layer] = measure(self.blocks[kind, layer])
         self._pairs[name, kind] = pairs
         return pairs
@@ -140,61 +138,43 @@ def _largest(values: Float[Tensor, "layer n_heads d_head n_heads"]) -> Float[Ten
 
 
 def compute_scores(
-    weights: HeadWeights, kinds: str = KINDS, *, n_random: int = N_RANDOM, seed: int = SEED
+    weights: HeadWeights,
+    kinds: str = KINDS,
+    *,
+    n_random: int = N_RANDOM,
+    seed: int = SEED,
+    layers: Sequence[int] | None = None,
 ) -> CompositionScores:
-    """All scores of a model, kept on the CPU: for GPT-2 small 7 MB, 1.8 million scores."""
+    """All scores of a model, or those into some reader layers, kept on the CPU: for GPT-2 small 7 MB, 1.8 million
+    scores. Raises as :func:`~talking_heads_utils.scores.composition.iter_composition`."""
     directions, S = write_directions(weights)
-    found = iter_composition(weights, kinds, n_random=n_random, seed=seed, directions=directions)
+    found = iter_composition(weights, kinds, n_random=n_random, seed=seed, layers=layers, directions=directions)
     blocks = {(block.kind, block.layer): block.cpu() for block in found}
     about = describe_weights(weights) | {"n_random": n_random, "seed": seed, "versions": versions()}
     return CompositionScores(blocks, S.cpu(), about)
 
 
 def save_scores(scores: CompositionScores, path: Path) -> None:
-    """Write scores as float16 safetensors, with ``about`` in the file's metadata."""
-    from safetensors.torch import save_file
-
-    tensors = {"singular_values": scores.singular_values.half()}
-    for (kind, layer), block in scores.blocks.items():
-        tensors[f"{kind}.{layer}.score"] = block.score.half()
-        tensors[f"{kind}.{layer}.null"] = torch.stack([block.null_mean, block.null_std, block.null_max])
-    with written_whole(path) as part:
-        save_file(tensors, part, metadata={_META: json.dumps(dict(scores.about))})
+    """Write scores in the format of :mod:`talking_heads_utils.scores.files`: float16, checksums, ``about``."""
+    with written_whole(path) as part, ScoresWriter(part, scores.about, list(scores.blocks)) as file:
+        for layer, values in enumerate(scores.singular_values):
+            file.write(f"singular_values.{layer}", values)
+        for block in scores.blocks.values():
+            file.write_block(block)
 
 
 def load_scores(path: Path) -> CompositionScores:
-    """Read what :func:`save_scores` wrote, as float32. Raises :class:`CheckpointError` for any other file."""
-    from safetensors import SafetensorError, safe_open
+    """Read a file of scores, as float32. Of a large one blocks are read when they are asked for, a few at a time.
 
+    Raises :class:`CheckpointError` for any other file, and for damage where it is read.
+    """
+    blocks, S, about = read_file(path)
+    small = path.stat().st_size <= WHOLE_BYTES
+    scores = CompositionScores(dict(blocks) if small else blocks, S, about)
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[_META])
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
-        return _unpacked(tensors, about)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} holds no composition scores ({error!r}). Check it out again.") from error
-
-
-def _unpacked(tensors: dict[str, Tensor], about: Any) -> CompositionScores:
-    """The scores in a file. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything but a whole set."""
-    S = tensors.pop("singular_values")
-    shape = tuple(about[name] for name in ("n_layers", "n_heads", "d_head"))
-    kinds = "".join(kind for kind in KINDS if f"{kind}.1.score" in tensors)
-    if not kinds or S.shape != shape or not about["d_model_effective"] > 0:
-        raise ValueError(f"singular values {list(S.shape)}, kinds {kinds!r}")
-    n_layers, n_heads, d_head = shape
-    blocks = {}
-    for kind, layer in product(kinds, range(1, n_layers)):
-        score, null = (tensors.pop(f"{kind}.{layer}.{part}") for part in ("score", "null"))
-        if score.shape != (layer, n_heads, d_head, n_heads) or null.shape != (3, n_heads):
-            raise ValueError(f"{kind}.{layer}: scores {list(score.shape)}, null {list(null.shape)}")
-        if not ((score >= 0) & (score < 1.001) | score.isnan()).all():
-            raise ValueError(f"{kind}.{layer}: a score is a share, from 0 to 1")
-        blocks[kind, layer] = ReaderScores(kind, layer, score, *null)
-    if tensors:
-        raise ValueError(f"unknown tensors {sorted(tensors)[:3]}")
-    scores = CompositionScores(blocks, S, about)
-    scores.describe()
+        scores.describe()
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} holds no composition scores ({error!r}). Make it again.") from error
     return scores
 
 

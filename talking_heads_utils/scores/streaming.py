@@ -1,37 +1,36 @@
 """Composition scores of a checkpoint that does not fit in memory: layer by layer, resumable.
 
 A few reader layers are held at a time, as many as :data:`READER_BYTES` allow; every earlier layer is read from its
-shard, taken apart into its components and let go again. A finished reader layer is a parquet file of its own in
-``<table>.parts`` until all are there and are joined, row group by row group, into the table.
+shard, taken apart into its components and let go again. Finished reader layers stand in ``FILE.part`` until all do.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import write_directions
-from talking_heads_utils.errors import ResultError
+from talking_heads_utils.files import written_whole
 from talking_heads_utils.progress import follow
-from talking_heads_utils.provenance import describe_weights
+from talking_heads_utils.provenance import describe_weights, versions
 from talking_heads_utils.scores.composition import (
     ReaderScores,
     by_kind,
+    check_kinds,
     check_readers,
     random_directions,
     reader_maps,
     score_readers,
 )
-from talking_heads_utils.scores.files import read_about, read_groups, row_group, write_groups
+from talking_heads_utils.scores.files import ScoresWriter
+from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 from talking_heads_utils.weights.checkpoints import Checkpoint
+from talking_heads_utils.weights.families import check_bilinear
 from talking_heads_utils.weights.heads import HeadWeights, Source, assemble
 
 READER_BYTES = 1_000_000_000  # what the maps of the reader layers held at a time may take
@@ -97,58 +96,33 @@ def _score_readers(
             yield list(by_kind(kinds, flat, nulls[done], (done, n_heads, d_head, n_heads))), S[:done]
 
 
-def stream_table(
+def stream_scores(
     checkpoint: Checkpoint,
-    readers: Sequence[int],
     path: Path,
-    about: Mapping[str, Any],
-) -> int:
-    """Write the table of :func:`~talking_heads_utils.scores.files.write_table` for these layers; returns its rows.
+    kinds: str = KINDS,
+    *,
+    n_random: int = N_RANDOM,
+    seed: int = SEED,
+    layers: Sequence[int] | None = None,
+) -> None:
+    """Write the file of what :func:`~talking_heads_utils.scores.scores.compute_scores` gives, a few layers at a time.
 
-    about: metadata of the table, with ``kinds, n_random, seed, top, level`` that it is made by. Layers that an earlier
-    run finished are kept, and the bytes are the same as of a run in one go. Raises :class:`ResultError` for a part
-    that is damaged or of another table.
+    Reader layers that an earlier, interrupted call finished are kept. Raises :class:`ResultError` where that call's
+    file is damaged or of other scores, and as ``compute_scores`` does.
     """
-    path, by_head = Path(path), about["level"] == "head"
-    folder = path.with_name(f"{path.name}.parts")
-    left = [reader for reader in readers if not _is_whole(_part(folder, reader), about)]
-    how = dict(n_random=about["n_random"], seed=about["seed"])
-    for blocks, S in iter_streamed(checkpoint, left, about["kinds"], **how):
-        own = (row_group(block, S, about, top=about["top"], by_head=by_head) for block in blocks)
-        write_groups(own, _part(folder, blocks[0].layer), about, by_head=by_head, may_be_empty=True)
-    groups = chain.from_iterable(read_groups(_part(folder, reader)) for reader in readers)
-    rows = write_groups(groups, path, dict(about) | {"readers": list(readers)}, by_head=by_head)
-    _remove_parts(folder, readers)
-    return rows
-
-
-def _remove_parts(folder: Path, readers: Sequence[int]) -> None:
-    """These layers' parts, and the folder with the last of them: another run, of other layers, may need its own."""
-    for reader in readers:
-        _part(folder, reader).unlink()
-    if not any(folder.glob("reader-*.parquet")):
-        shutil.rmtree(folder)
-
-
-def _part(folder: Path, reader: int) -> Path:
-    return folder / f"reader-{reader:03d}.parquet"
-
-
-def _is_whole(part: Path, about: Mapping[str, Any]) -> bool:
-    """Whether a reader layer is finished. Raises :class:`ResultError` where its file is not of this table."""
-    if not part.exists():
-        return False
-    try:
-        found = read_about(part)
-        for _ in read_groups(part):
-            pass
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise ResultError(
-            f"{part} is damaged ({error}). Remove it and run this again: its layer is made anew."
-        ) from error
-    if changed := [name for name in about if found.get(name) != about[name]]:
-        raise ResultError(
-            f"{part.parent} holds parts of another table, with other {', '.join(changed)}. Nothing was mixed in: give "
-            "the same options, choose another file, or remove the folder."
-        )
-    return True
+    kinds, n_layers = check_kinds(kinds), checkpoint.shape.n_layers
+    check_bilinear(Source(checkpoint.name, checkpoint.family.name), kinds)
+    readers = check_readers(range(1, n_layers) if layers is None else layers, n_layers, checkpoint.name)
+    about = describe_checkpoint(checkpoint) | {"n_random": n_random, "seed": seed, "versions": versions()}
+    keys = [(kind, reader) for reader in readers for kind in kinds]
+    with written_whole(path, resume=True) as part, ScoresWriter(part, about, keys) as file:
+        left = {r for k, r in keys if file.missing & {f"{k}.{r}.null", f"{k}.{r}.score"}}
+        for blocks, S in iter_streamed(checkpoint, sorted(left), kinds, n_random=n_random, seed=seed):
+            for layer, values in enumerate(S):
+                if f"singular_values.{layer}" in file.missing:
+                    file.write(f"singular_values.{layer}", values)
+            for block in blocks:
+                file.write_block(block)
+        for layer in range(n_layers):
+            if (name := f"singular_values.{layer}") in file.missing:
+                file.write(name, write_directions(one_layer(checkpoint, layer))[1])

@@ -75,7 +75,8 @@ _RESULT = {
     "sha256": "of this description and the table together",
 }
 _SCORES = {
-    "singular_values": "`[n_layers, n_heads, d_head]`: of every head's OV matrix, the largest first",
+    "singular_values.<layer>": "`[n_heads, d_head]`: of every head's OV matrix, the largest first",
+    "crc32": "checksum plus 1 of every tensor after it; 0 where one is not written yet",
     "<kind>.<layer>.score": "`[layer, n_heads, d_head, n_heads]`: composition score, 0 to 1, of writer layer, writer "
     "head, component, into reader head of `<layer>`; `<kind>` is the input that is read, Q, K or V",
     "<kind>.<layer>.null": "`[3, n_heads]`: mean, standard deviation and maximum of the scores of random unit "
@@ -101,15 +102,15 @@ DATA_FILES = (
         "gpt2-small/composition.safetensors",
         "Composition scores of GPT-2 small's real attention weights, float16. The file's metadata says which "
         "checkpoint (SHA-256), processing, seed and versions made it; "
-        "`talking_heads_utils.scores.scores` reads all of it.",
-        "`python -m talking_heads_utils ship --weights gpt2 --out data/gpt2-small/composition.safetensors`",
+        "`talking_heads_utils.scores.scores.load_scores` reads it.",
+        "`python -m talking_heads_utils composition --weights gpt2 --out data/gpt2-small/composition.safetensors`",
         _SCORES,
     ),
     DataFiles(
         "gpt2-small/quantised.json",
         "How far quantising GPT-2 small's attention weights as in a GGUF file moves composition scores; "
         "`talking_heads_utils.experiments.inhibition.quantised` says what the columns mean.",
-        "`python -m talking_heads_utils ship --weights gpt2 --quantised --out data/gpt2-small/quantised.json`",
+        "`python -m talking_heads_utils quantised --weights gpt2 --out data/gpt2-small/quantised.json`",
         {
             "about": "checkpoint (SHA-256), processing and versions",
             "rows": "a quantisation and a kind each, against the float scores; F16 is the control",

@@ -1,59 +1,168 @@
-"""All claims and all models side by side, made of results files and nothing else."""
+"""All claims and all models side by side, in words, made of results files and nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from html import escape
+from math import isnan
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
 from talking_heads_utils import roles
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
-from talking_heads_utils.experiments.claims import CLAIMS, PAPER, WEIGHTS, Claim, judge
+from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, WEIGHTS, Claim, ClaimId
 from talking_heads_utils.experiments.icl import post
 from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.experiments.store import Finished, finished
-from talking_heads_utils.experiments.verdicts import NOT_JUDGED, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict
+from talking_heads_utils.experiments.verdicts import Measured, Verdict
 from talking_heads_utils.models import PLANTED, known_models, shipped_models
 from talking_heads_utils.scores.scores import load_shipped_scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
+class NoVerdict(StrEnum):
+    """Why a model has no verdict on a claim."""
+
+    NOT_RUN = "not run yet"
+    NOT_POSSIBLE = "not possible"
+    STALE = "to be run again"  # the code has changed since
+
+
 REAL_WEIGHTS = "gpt2, weights alone"
-NOT_RUN, NOT_POSSIBLE = "not run yet", "not possible"
-TOYS = (
-    PLANTED,
-    "mini-token/early",
-    "mini-token",
-    "mini-place/early",
-    "mini-place",
-    "mini-icl",
-    "mini-icl-plain",
-    "mini-icl-noisy",
-)
-MARKS = {SUPPORTED: "✓", NOT_SUPPORTED: "✗", UNDECIDED: "?", NOT_JUDGED: "○", NOT_RUN: "·", NOT_POSSIBLE: "–"}
+TOYS = (PLANTED, "mini-token/early", "mini-token", "mini-place/early", "mini-place", "mini-icl", "mini-icl-plain",
+        "mini-icl-noisy")  # fmt: skip
+MARKS = {Verdict.SUPPORTED: "✓", Verdict.NOT_SUPPORTED: "✗", Verdict.UNDECIDED: "?", Verdict.NOT_JUDGED: "○",
+         NoVerdict.NOT_RUN: "·", NoVerdict.NOT_POSSIBLE: "–", NoVerdict.STALE: "↻"}  # fmt: skip
+PAGES = {1: "01_inhibition_heads", 2: "02_positional_subspace", 3: "03_weight_editing", 4: "04_icl_redundancy"}
+UNREAD, OVER_20 = "claimed; its number could not be read", "over 20%; of what could not be read"
+
+# --- words ---
+
+SENTENCES = {
+    ClaimId.STAND_OUT: "The published inhibition heads' best components stand out in the movers' queries, by weights "
+    "alone",
+    ClaimId.PREDICTED: "Channels between heads are predicted from weights alone",
+    ClaimId.CONCENTRATED: "A head's inhibition sits in one or two of its components",
+    ClaimId.LOWERS: "Removing one such component lowers the mover's inhibition",
+    ClaimId.INDEXES: "A 3D subspace indexes list items by place",
+    ClaimId.TRAVERSED: "That subspace can be traversed by hand",
+    ClaimId.CROWDS: "Long lists crowd it, and accuracy falls",
+    ClaimId.ORDER: "Accuracy depends on the answer's place in the list",
+    ClaimId.STEERING_GAINS: "Steering improves accuracy, often by over 20%",
+    ClaimId.EDIT_GAINS: "Weight edits improve accuracy, often by over 20%",
+    ClaimId.IN_LISTS: "In running text the heads are active in lists and at repetitions",
+    ClaimId.REDUNDANT: "Many heads are redundant",
+    ClaimId.SURVIVES: "No single head is needed",
+    ClaimId.MOVES_UP: "The first layer whose patch works moves up as heads go",
+    ClaimId.COPIES_LATE: "With the most heads out, the answer itself is copied late",
+    ClaimId.BACKUPS: "Backup heads step in",
+    ClaimId.LINE_IN_N: "Log-odds are a line in the number of examples",
+    ClaimId.ADDS: "Contributions of examples add",
+    ClaimId.LOOKS_BACK: "The token before y attends to earlier y",
+    ClaimId.IN_PARTS: "MLPs hold subtasks",
+}
+THEIRS = {
+    ClaimId.CONCENTRATED: "claimed of GPT-2 small's inhibition heads",
+    ClaimId.LOWERS: "claimed; no number could be read",
+    ClaimId.TRAVERSED: "claimed, with a grid of 21 x 21 x 21 settings",
+    ClaimId.ORDER: "claimed of the order of items, through the subspace: that link is not tested here; no number could "
+    "be read",
+    ClaimId.STEERING_GAINS: OVER_20,
+    ClaimId.EDIT_GAINS: OVER_20,
+    ClaimId.IN_LISTS: "claimed of Open Web Text",
+}  # of the paper; the rest could not be read. The post's come with its data.
+
+
+def theirs(claim: Claim) -> str:
+    """What the source shows for a claim."""
+    return (THEIRS | post.said()).get(claim.id, UNREAD)
+
+
+def in_words(found: Measured) -> str:
+    """What was measured, with interval and n: ``gain of one setting 3.1 points [1.0, 5.2], n = 200``."""
+    value = f"{_plain(found.what)} {_number(found.value, found.low, found.high, found.unit)}"
+    return f"{value}, n = {found.n:,}{'' if found.n_of == 'prompts' else f' {found.n_of}'}" if found.n else value
+
+
+def control_in_words(found: Measured) -> str:
+    """Its control, empty where there is none."""
+    if not found.control_label:
+        return ""
+    control = _number(found.control, found.control_low, found.control_high, found.unit)
+    return f"{_plain(found.control_label)} {control}" + ("" if isnan(found.p) else f", p = {found.p:.4f}")
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(value: float, low: float, high: float, unit: str) -> str:
+    if isnan(value):
+        return "none"
+    digits = 2 if abs(value) >= 0.1 else 3
+    interval = "" if isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f}{interval}{'' if unit in ('', 'share') else f' {unit}'}"
+
+
+# --- what is known of a claim and a model ---
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim about one model: verdict, or why there is none; what was measured, or why nothing could be."""
+
+    verdict: Verdict | NoVerdict
+    found: Measured | None = None
+    reason: str = ""
+
+    @property
+    def measured(self) -> str:
+        return in_words(self.found) if self.found else self.reason
+
+    @property
+    def control(self) -> str:
+        return control_in_words(self.found) if self.found else ""
+
+    def __str__(self) -> str:
+        control = f" (control: {self.control})" if self.control else ""
+        return f"{self.verdict}: {self.measured}{control}" if self.measured else str(self.verdict)
+
+
+def judge(claim: Claim, result: Finished) -> Judged:
+    """What a model's finished experiment says of a claim."""
+    if result.reason:
+        return Judged(NoVerdict.NOT_POSSIBLE, reason=result.reason)
+    if result.stale:
+        return Judged(NoVerdict.STALE)
+    found = claim.measure(result.table)
+    return Judged(claim.verdict(found), found)
+
+
+def judged(results: Mapping[str, Mapping[str, Finished]], claim: Claim) -> dict[str, Judged]:
+    """Model -> what is known of a claim, for models whose chapters hold it; a toy that was not asked is left out."""
+    found = {}
+    for model, done in results.items():
+        if claim.experiment in done:
+            found[model] = judge(claim, done[claim.experiment])
+        elif model in known_models() and claim.chapter in chapters_of(model) and claim.experiment != WEIGHTS:
+            found[model] = Judged(NoVerdict.NOT_RUN)
+    return found
+
+
+def judged_of(model: str, claim: ClaimId) -> Judged:
+    """What is known of a claim and a model of the scorecard."""
+    return judged({model: finished(model)}, BY_ID[claim])[model]
 
 
 def models() -> list[str]:
     """Every model of the scorecard: the known real ones, then the book's own as far as they ship."""
     return [*known_models(), *(name for name in TOYS if name == PLANTED or name in shipped_models())]
-
-
-def verdicts(results: Mapping[str, Mapping[str, Finished]], claim: Claim) -> dict[str, Verdict]:
-    """Model -> verdict on a claim, for models whose chapters hold it; a toy that was not asked is left out."""
-    found = {}
-    for model, done in results.items():
-        result = done.get(claim.needs)
-        if result is None:
-            if model in known_models() and claim.chapter in chapters_of(model) and claim.needs != WEIGHTS:
-                found[model] = Verdict(claim.name, "", "", NOT_RUN)
-        elif result.reason:
-            found[model] = Verdict(claim.name, result.reason, "", NOT_POSSIBLE)
-        elif verdict := judge(claim, {claim.needs: result.table}):
-            found[model] = verdict
-    return found
 
 
 def all_results(root: Path | None = None) -> dict[str, dict[str, Finished]]:
@@ -66,74 +175,77 @@ def weights_alone() -> Finished:
     import pandas as pd
 
     scores, heads = load_shipped_scores(), roles.gpt2_small_roles()
-    writers, readers = heads[roles.S_INHIBITION], heads[roles.NAME_MOVER]
-    test = links.best_z_test(scores, writers, readers, "Q")
-    row = test._asdict() | {"writers": len(writers), "readers": len(readers)}
-    return Finished(dict(scores.about) | {"not_possible": None}, pd.DataFrame([row]))
+    test = links.best_z_test(scores, heads[roles.S_INHIBITION], heads[roles.NAME_MOVER], "Q")
+    return Finished(dict(scores.about) | {"not_possible": None}, pd.DataFrame([test._asdict()]))
 
 
-def said(claim: Claim) -> str:
-    """What the source shows for a claim."""
-    if claim.source == PAPER:
-        return claim.said
-    last = post.reported()["patching"][-1]
-    late = (
-        f"{last['out']} out: B answers 2x: {last['b_answers_30']}; A's answer from layer {last['takes_over']} on "
-        f"({last['takes_over_with']})"
-    )
-    return post.said()[claim.said] if claim.said else late
+# --- as a page shows it ---
+
+MATRIX = Template(
+    "<table class='claims'><thead><tr><th scope='col'>claim</th>$heads</tr></thead><tbody>$rows</tbody></table>"
+)
+MATRIX_ROW = Template("<tr><th scope='row'>$number. <a href='#claim-$id'>$claim</a></th>$cells</tr>")
+CELL = Template(
+    "<td title='$model: $verdict'><span aria-hidden='true'>$mark</span>"
+    "<span class='visually-hidden'>$verdict</span></td>"
+)
+TABLE = Template(
+    "<table class='scorecard'><thead><tr><th scope='col'>claim</th><th scope='col'>theirs</th>"
+    "<th scope='col'>ours, by model</th></tr></thead><tbody>$rows</tbody></table>"
+)
+ROW = Template(
+    "<tr id='claim-$id'><th scope='row'>$number. $claim<br><small>the $source; "
+    "<a href='../notebooks/$page.html#$where'>chapter $chapter</a>$why</small></th>"
+    "<td>$theirs</td><td>$lines</td></tr>"
+)
+LINE = Template(
+    "<p class='$kind'><span class='verdict'>$mark</span> <b>$model</b> <em>$verdict</em>$measured$control</p>"
+)
+
+
+def _filled(template: Template, html: Mapping[str, str] | None = None, **text: object) -> str:
+    """A template with text, escaped, and parts that are HTML already."""
+    return template.substitute({name: escape(str(value)) for name, value in text.items()} | dict(html or {}))
 
 
 def as_matrix(results: Mapping[str, Mapping[str, Finished]]) -> str:
     """The scorecard at a glance: a row per claim, a column per model, a mark for each verdict. Models that were not run
     come last, since a phone shows the first columns alone."""
-    found = [verdicts(results, claim) for claim in CLAIMS]
-    ordered = sorted(results, key=lambda model: all(v.verdict == NOT_RUN for by in found if (v := by.get(model))))
-    heads = "".join(f"<th scope='col'><span>{escape(model)}</span></th>" for model in ordered)
+    found = {claim: judged(results, claim) for claim in CLAIMS}
+    last = {m for m in results if all(by[m].verdict == NoVerdict.NOT_RUN for by in found.values() if m in by)}
+    ordered = sorted(results, key=last.__contains__)
     rows = []
-    for number, (claim, by_model) in enumerate(zip(CLAIMS, found), 1):
-        cells = "".join(
-            f"<td title='{escape(model)}: {v.verdict}'><span aria-hidden='true'>{MARKS[v.verdict]}</span>"
-            f"<span class='visually-hidden'>{v.verdict}</span></td>"
-            if (v := by_model.get(model)) else "<td></td>"
-            for model in ordered
-        )  # fmt: skip
-        row = f"<th scope='row'>{number}. <a href='#claim-{number}'>{escape(claim.name)}</a></th>"
-        rows.append(f"<tr>{row}{cells}</tr>")
-    head = f"<thead><tr><th scope='col'>claim</th>{heads}</tr></thead>"
-    return f"<table class='claims'>{head}<tbody>{''.join(rows)}</tbody></table>"
+    for number, (claim, by_model) in enumerate(found.items(), 1):
+        cells = [_cell(model, by_model[model]) if model in by_model else "<td></td>" for model in ordered]
+        row = dict(number=number, id=claim.id, claim=SENTENCES[claim.id])
+        rows.append(_filled(MATRIX_ROW, {"cells": "".join(cells)}, **row))
+    heads = "".join(f"<th scope='col'><span>{escape(model)}</span></th>" for model in ordered)
+    return MATRIX.substitute(heads=heads, rows="".join(rows))
+
+
+def _cell(model: str, known: Judged) -> str:
+    return _filled(CELL, model=model, verdict=known.verdict, mark=MARKS[known.verdict])
 
 
 def as_html(results: Mapping[str, Mapping[str, Finished]]) -> str:
     """The scorecard in full: a row per claim; within it a line per model, with what was measured and its control."""
     rows = []
     for number, claim in enumerate(CLAIMS, 1):
-        found = verdicts(results, claim)
-        lines = [_line(model, verdict) for model, verdict in found.items()]
-        where = f'<a href="../{escape(claim.link.replace(".ipynb", ".html"))}">chapter {claim.chapter}</a>'
-        rows.append(
-            f"<tr id='claim-{number}'><th scope='row'>{number}. {escape(claim.name)}<br>"
-            f"<small>the {claim.source}; {where}{_why(found)}</small></th>"
-            f"<td>{escape(said(claim))}</td><td>{''.join(lines)}</td></tr>"
-        )
-    head = "<tr><th scope='col'>claim</th><th scope='col'>theirs</th><th scope='col'>ours, by model</th></tr>"
-    return f"<table class='scorecard'><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+        lines = "".join(_line(model, known) for model, known in judged(results, claim).items())
+        rows.append(_filled(
+            ROW, {"lines": lines}, number=number, id=claim.id, claim=SENTENCES[claim.id], source=claim.source,
+            page=PAGES[claim.chapter], where=claim.where, chapter=claim.chapter, theirs=theirs(claim),
+            why=f"; not judged: {claim.unsound}" if claim.unsound else "",
+        ))  # fmt: skip
+    return TABLE.substitute(rows="".join(rows))
 
 
-def _why(found: Mapping[str, Verdict]) -> str:
-    """What is wrong with the rule, where it may not judge."""
-    why = next((v.why for v in found.values() if v.why), "")
-    return f"; not judged: {escape(why)}" if why else ""
-
-
-def _line(model: str, verdict: Verdict) -> str:
-    kind = "toy" if model in TOYS else "real"
-    measured = f": {verdict.measured}" if verdict.measured else ""
-    control = f" <small>Control: {escape(verdict.control)}.</small>" if verdict.control else ""
-    return (
-        f"<p class='{kind}'><span class='verdict'>{MARKS[verdict.verdict]}</span> <b>{escape(model)}</b> "
-        f"<em>{verdict.verdict}</em>{escape(measured)}{control}</p>"
-    )
+def _line(model: str, known: Judged) -> str:
+    control = f" <small>Control: {escape(known.control)}.</small>" if known.control else ""
+    return _filled(
+        LINE, {"control": control}, kind="toy" if model in TOYS else "real", mark=MARKS[known.verdict], model=model,
+        verdict=known.verdict, measured=f": {known.measured}" if known.measured else "",
+    )  # fmt: skip
 
 
 def not_run(model: str) -> str:
@@ -142,29 +254,19 @@ def not_run(model: str) -> str:
     return f"python -m talking_heads_utils reproduce --model {model}{dtype} --device cuda"
 
 
-def is_finished(model: str | None, chapter: int) -> bool:
-    """Whether every experiment of a chapter is finished for a known real model, so that its page need not run it."""
-    if model not in known_models():
-        return False
-    done = finished(model)
-    return all(e.name in done for e in EXPERIMENTS if e.chapter == chapter)
-
-
 def real_models(chapter: int) -> str:
-    """What a chapter's page says of real models, as Markdown: their verdicts with how they were made, or that they were
-    not run and what runs them."""
+    """What a chapter's page says of real models, as Markdown: what is known of its claims and how that was made, or
+    that they were not run and what runs them."""
     parts = []
     for model in (name for name, known in known_models().items() if chapter in known.chapters):
-        results = {model: finished(model)}
+        done = finished(model)
         lines = [
-            f"* {claim.name}: *{verdict.verdict}*{verdict.why and f', for {verdict.why}'}. {verdict.measured} "
-            f"(control: {verdict.control})"
+            f"* {SENTENCES[claim.id]}: {known}{f'; not judged: {claim.unsound}' if claim.unsound else ''}."
             for claim in CLAIMS
-            if claim.chapter == chapter
-            for verdict in verdicts(results, claim).values()
-            if verdict.verdict != NOT_RUN
+            if claim.chapter == chapter and claim.experiment in done
+            for known in judged({model: done}, claim).values()
         ]
-        made = next((r.describe() for r in results[model].values() if r.about["chapter"] == chapter), None)
+        made = next((r.describe() for r in done.values() if r.about["chapter"] == chapter), None)
         run = f"**{model}: not run yet.** This makes its results:\n\n```bash\n{not_run(model)}\n```"
         parts.append("\n".join([f"**{model}, real model.**\n", *lines, f"\nMade with: {made}."]) if lines else run)
     return "\n\n".join(parts)
@@ -172,24 +274,20 @@ def real_models(chapter: int) -> str:
 
 def to_run(model: str | None, chapter: int) -> list[str]:
     """The model that a chapter's page adds to the book's own: none where none is named or its results are finished."""
-    return [] if model is None or is_finished(model, chapter) else [model]
+    if model is None:
+        return []
+    done = finished(model) if model in known_models() else {}
+    return [] if done and all(e.name in done for e in EXPERIMENTS if e.chapter == chapter) else [model]
+
+
+def result_of(model: str, experiment: str) -> Finished:
+    """A model's finished experiment. Raises :class:`OptionError` where there is no table."""
+    result = finished(model).get(experiment)
+    if result is None or result.reason:
+        raise OptionError(f"{experiment} is not finished for {model}: the command reproduce makes it.")
+    return result
 
 
 def table_of(model: str, experiment: str) -> pd.DataFrame:
     """The table of a model's finished experiment. Raises :class:`OptionError` where there is none."""
-    result = finished(model).get(experiment)
-    if result is None or result.reason:
-        raise OptionError(f"{experiment} is not finished for {model}: the command reproduce makes it.")
-    return result.table
-
-
-def verdict_of(model: str, experiment: str) -> Verdict:
-    """The verdict of a model of the scorecard on the claim that an experiment tests, or that it was not run."""
-    claim = next(claim for claim in CLAIMS if claim.needs == experiment)
-    return verdicts({model: finished(model)}, claim)[model]
-
-
-def verdict_on(model: str, experiment: str) -> str:
-    """:func:`verdict_of` in words, with what was measured."""
-    found = verdict_of(model, experiment)
-    return f"{found.verdict}: {found.measured}" if found.measured else found.verdict
+    return result_of(model, experiment).table

@@ -3,15 +3,11 @@
 Speed does not depend on the weights' values, so the checkpoint holds attention tensors alone, random, in bfloat16, a
 shard per layer. The bare products are those of the scores at the rate of this machine's ``torch.mm``, measured before
 and after: the ratio is the share of that rate which the whole command reaches, imports and reading included.
-
-Run as a module it is one route in a fresh process, for its peak of memory:
-``python -m talking_heads_utils.cli.benchmarks.streaming ROUTE WEIGHTS``.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,15 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from talking_heads_utils.cli import main
-from talking_heads_utils.cli.benchmarks import Row, child, median, print_peak
+from talking_heads_utils.cli.benchmarks import Row, child, command, median
+from talking_heads_utils.scores.scores import load_scores
 from talking_heads_utils.weights.checkpoints import CONFIG, INDEX
 from talking_heads_utils.weights.families import Shape
 
 ABOUT = "random values in Llama-3-8B's shape, bfloat16, attention tensors only"
-MODULE = "talking_heads_utils.cli.benchmarks.streaming"
 LLAMA_3_8B = Shape(n_layers=32, n_heads=32, n_kv_heads=8, d_model=4096, d_head=128)
-TOP = 64
 N_COMPARED = 4  # layers that both routes score
 
 
@@ -83,6 +77,14 @@ def product_rate(size: int = 4096, repeats: int = 3) -> float:
     return 2.0 * size**3 / median(times)
 
 
+def score(weights: str, out: str, *options: str) -> None:
+    """The route of the command; its scores go to ``out``."""
+    command("composition", "--weights", weights, "--out", out, *options)
+
+
+ROUTES = {"streamed": lambda weights, out: score(weights, out, "--stream"), "in_memory": score}
+
+
 def rows(repeats: int = 1, shape: Shape = LLAMA_3_8B, n_layers: Sequence[int] = (8,)) -> list[Row]:
     """The share of the machine's rate for the first so many layers, and both routes on few layers, compared."""
     found = [share_of_rate(replace(shape, n_layers=n), repeats) for n in n_layers]
@@ -95,26 +97,26 @@ def share_of_rate(shape: Shape, repeats: int) -> Row:
         write_checkpoint(Path(folder), shape)
         rates, runs = [product_rate()], []
         for _ in range(repeats):
-            runs.append(child([MODULE, "streamed", folder]))
+            runs.append(child("streaming", "streamed", folder, f"{folder}/streamed.safetensors"))
             rates.append(product_rate())
     ours_s, plain_s = median([seconds for seconds, _ in runs]), n_products(shape) / median(rates)
-    case = f"streamed from shards, {describe(shape)}, best {TOP} / its bare matrix products at the machine's rate"
+    case = f"streamed from shards, {describe(shape)} / its bare matrix products at the machine's rate"
     return Row(case, ours_s, plain_s, plain_s / ours_s, None, max(peak for _, peak in runs), None)
 
 
 def both_routes(shape: Shape, repeats: int) -> Row:
-    """Streamed and in memory, in turn, and the largest difference between the two tables' scores."""
+    """Streamed and in memory, in turn, and the largest difference between the two files' scores, which are float16."""
     times: dict[str, list[tuple[float, float]]] = {"streamed": [], "in_memory": []}
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), shape)
         for _ in range(repeats):
             for route, runs in times.items():
-                runs.append(child([MODULE, route, folder, str(Path(folder) / f"{route}.parquet")]))
-        difference = largest_difference(*(Path(folder) / f"{route}.parquet" for route in times))
+                runs.append(child("streaming", route, folder, f"{folder}/{route}.safetensors"))
+        difference = largest_difference(*(Path(folder) / f"{route}.safetensors" for route in times))
     (ours_s, ours_mb), (plain_s, plain_mb) = (
         (median([seconds for seconds, _ in runs]), max(peak for _, peak in runs)) for runs in times.values()
     )
-    case = f"streamed / in memory, {describe(shape)}, best {TOP}"
+    case = f"streamed / in memory, {describe(shape)}"
     return Row(case, ours_s, plain_s, plain_s / ours_s, difference, ours_mb, plain_mb)
 
 
@@ -126,24 +128,8 @@ def describe(shape: Shape) -> str:
 
 
 def largest_difference(ours: Path, plain: Path) -> float:
-    """Between the scores of two tables, row by row; infinite where one holds a row that the other does not."""
-    import pandas as pd
-
-    keys = ["kind", "writer_layer", "writer_head", "component", "reader_layer", "reader_head"]
-    first, second = (pd.read_parquet(path, columns=[*keys, "score"]) for path in (ours, plain))
-    both = first.merge(second, on=keys, how="outer")
-    return float((both["score_x"] - both["score_y"]).abs().fillna(float("inf")).max())
-
-
-def _route(route: str, weights: str, out: str | None = None) -> int:
-    """One route in this process; its exit code."""
-    with tempfile.TemporaryDirectory() as folder:
-        to = out or str(Path(folder) / "scores.parquet")
-        stream = ["--stream"] if route == "streamed" else []
-        code = main(["composition", "--weights", weights, "--out", to, "--top", str(TOP), *stream])
-    print_peak()
-    return code
-
-
-if __name__ == "__main__":
-    raise SystemExit(_route(*sys.argv[1:]))
+    """Between the scores in two files; infinite where one holds a score that the other does not."""
+    first, second = (load_scores(path).blocks for path in (ours, plain))
+    if first.keys() != second.keys():
+        return float("inf")
+    return max((first[key].score - second[key].score).abs().nan_to_num(nan=float("inf")).max().item() for key in first)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.icl import curves, patching, redundancy, study, whole, words
 from talking_heads_utils.experiments.icl.additivity import AdditivityRow
+from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
 from talking_heads_utils.experiments.icl.parts import LooksBackRow, PartRow
 from talking_heads_utils.experiments.icl.task import Task, task_of
 from talking_heads_utils.labels import Head
-from talking_heads_utils.prompts.questions import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
 
 N_SEEN = 8  # examples that laws are fitted on
 N_STRONG, N_TOP, FEW = 6, 3, 8  # heads whose pairs are taken out, that go together; prompts of a quick run

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable, TaskError
+from talking_heads_utils.experiments.icl.pairing import POST_PAIRS, RANDOM_PAIRS, post_questions
 from talking_heads_utils.experiments.icl.scores import Scores, score_answers
 from talking_heads_utils.experiments.icl.task import Task
 from talking_heads_utils.experiments.rows import Row, column
@@ -18,7 +19,7 @@ from talking_heads_utils.forward.end_runs import PatchGrid, patch_grid, replacem
 from talking_heads_utils.forward.head_sets import ZERO, ablations
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.prompts.questions import POST_PAIRS, RANDOM_PAIRS, Numbers, numbers_of, post_questions
+from talking_heads_utils.prompts.questions import Numbers, numbers_of
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.stats import share_in_clusters
 

@@ -33,20 +33,23 @@ def patching_table() -> pd.DataFrame:
 
 
 def said() -> dict[str, str]:
-    """What the post or its notebooks show for each of :mod:`~experiments.icl.claims`, in one line."""
+    """Id of a claim (:class:`~experiments.claims.ClaimId`) -> what the post or its notebooks show for it, in one
+    line."""
     report = reported()
     scores = head_scores()
     rose = (scores.iloc[:, 1] > scores.iloc[:, 0]).sum()
-    moved = [row["b_answers_30"] for row in report["patching"]]
+    *_, last = report["patching"]
     return {
-        "Many heads are redundant": "claimed; no measure, no unablated baseline",
-        "No single head is needed": "claimed; all heads of two layers out, still about 2x; no plain run",
-        "The first layer whose patch works moves up as heads go": f"2x appears at: {'; '.join(moved)}",
-        "Backup heads step in": f"{rose} of {scores.dropna().shape[0]} named heads rise, left free",
-        "Log-odds are a line in n": "claimed; no result",
-        "Contributions of examples add": "claimed; no result",
-        "MLPs hold subtasks (parity apart from size)": "claimed; no result for this model",
-        "The token before y attends to earlier y": "claimed from patterns; no number",
+        "redundant": "claimed; no measure, no unablated baseline",
+        "survives": "claimed; all heads of two layers out, still about 2x; no plain run",
+        "moves-up": f"2x appears at: {'; '.join(row['b_answers_30'] for row in report['patching'])}",
+        "copies-late": f"{last['out']} out: B answers 2x: {last['b_answers_30']}; A's answer from layer "
+        f"{last['takes_over']} on ({last['takes_over_with']})",
+        "backups": f"{rose} of {scores.dropna().shape[0]} named heads rise, left free",
+        "line-in-n": "claimed; no result",
+        "adds": "claimed; no result",
+        "in-parts": "claimed; no result for this model",
+        "looks-back": "claimed from patterns; no number",
     }
 
 

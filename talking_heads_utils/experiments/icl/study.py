@@ -12,6 +12,7 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.icl import additivity as sums
 from talking_heads_utils.experiments.icl import parts, redundancy
+from talking_heads_utils.experiments.icl.bayes import bayes_accuracy, trained_prior
 from talking_heads_utils.experiments.icl.curves import Belief, asked_logits, model_log_odds, trusting_predictors
 from talking_heads_utils.experiments.icl.redundancy import BY_EFFECT, RANDOM, Reader
 from talking_heads_utils.experiments.icl.task import CHOOSES, N_EXAMPLES, TRAINED, Drawn, Task
@@ -20,7 +21,6 @@ from talking_heads_utils.forward.end_runs import replacements, run_end
 from talking_heads_utils.forward.head_sets import ZERO, random_heads
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.prompts.functions import bayes_accuracy, trained_prior
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.stats import share_in_clusters
 

@@ -14,21 +14,18 @@ from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.icl import words
-from talking_heads_utils.models import model_source
-from talking_heads_utils.prompts.functions import Examples, Family
-from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
-from talking_heads_utils.prompts.questions import (
+from talking_heads_utils.experiments.icl.pairing import (
     NO_EXAMPLES,
     OTHER_FUNCTION,
     RANDOM_PAIRS,
-    Numbers,
     Pairing,
-    Question,
     draw_pairing,
-    encode_questions,
-    numbers_of,
     questions,
 )
+from talking_heads_utils.models import model_source
+from talking_heads_utils.prompts.functions import Examples, Family
+from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of
 from talking_heads_utils.prompts.relations import (
     ANOTHER,
     ITS_OWN,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments import corpus
 from talking_heads_utils.experiments.context import GATE, ROLES, Context, Experiment
+from talking_heads_utils.experiments.gate import Cell
 from talking_heads_utils.experiments.inhibition import study as inhibition
 from talking_heads_utils.experiments.inhibition.circuit import circuit_table
-from talking_heads_utils.experiments.prefixes import prefix_candidates, prefix_table
+from talking_heads_utils.experiments.prefixes import PrefixRow, prefix_candidates, prefix_rows
 from talking_heads_utils.roles.ioi import Pair, pairs_of_prompts
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ def _study(c: Context) -> inhibition.Study:
     return inhibition.Study(c.model, c.bridge, c.tokenizer, c.task_prompts, c.seed, None if c.is_own else c.roles)
 
 
-def _prefix(c: Context) -> pd.DataFrame:
-    return prefix_table(c.bridge, c.tokenizer, prefix_candidates(c.tokenizer), c.n(100), c.seed)
+def _prefix(c: Context) -> list[PrefixRow]:
+    return prefix_rows(c.bridge, c.tokenizer, prefix_candidates(c.tokenizer), c.n(100), c.seed)
 
 
 def _circuit(c: Context) -> pd.DataFrame:
@@ -59,8 +60,8 @@ def _carries(c: Context) -> pd.DataFrame:
 
 
 EXPERIMENTS = (
-    Experiment("prefix", 1, 3, None, _prefix, "what stands in front of a prompt", of_own=False),
-    Experiment(GATE, 1, 6, None, Context.run_gate, "which tasks the model can do", of_own=False),
+    Experiment("prefix", 1, 3, PrefixRow, _prefix, "what stands in front of a prompt", of_own=False),
+    Experiment(GATE, 1, 6, Cell, Context.run_gate, "which tasks the model can do", of_own=False),
     Experiment(ROLES, 1, 4, None, lambda c: c.run_roles().frame(), "who does what on IOI", of_own=False),
     Experiment("circuit", 1, 3, None, _circuit, "how much of IOI runs through these heads", of_own=False),
     Experiment("agreement", 1, 4, None, _agreement, "weights against effects"),
