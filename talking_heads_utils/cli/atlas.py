@@ -18,9 +18,7 @@ HELP = "the explorer of composition scores, as a page"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--scores", type=Path, metavar="FILE", help="what `composition` wrote (default: data/)"
-    )
+    parser.add_argument("--scores", type=Path, metavar="FILE", help="what `composition` wrote (default: data/)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="where to write the page")
 
 

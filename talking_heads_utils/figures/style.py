@@ -102,6 +102,25 @@ def menu_of_views(labels: Sequence[str], per_view: int, layouts: Sequence[dict] 
     return dropdown(buttons)
 
 
+def with_views(
+    figure: go.Figure,
+    views: Mapping[str, Sequence[Any]],
+    *,
+    panels: Sequence[int] | None = None,
+    layouts: Sequence[dict] | None = None,
+) -> go.Figure:
+    """Add the traces of every view, as many in each, and a dropdown that shows one view at a time, the first at first.
+
+    views: label -> traces. panels: the subplot row of each trace of a view. layouts: as in :func:`menu_of_views`.
+    """
+    for i, traces in enumerate(views.values()):
+        for k, trace in enumerate(traces):
+            trace.visible = i == 0
+            figure.add_trace(trace, **(dict(row=panels[k], col=1) if panels else {}))
+    per_view = len(next(iter(views.values()), ()))
+    return figure.update_layout(updatemenus=[menu_of_views(list(views), per_view, layouts)], margin_t=70)
+
+
 def slider(names: Sequence[str], prefix: str, *, pad: int, active: int = 0) -> dict:
     """A slider below the plot that shows the frame of each name at once."""
     options = dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))
