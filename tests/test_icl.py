@@ -8,6 +8,7 @@ import torch
 
 from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.experiments.icl import additivity, curves, parts
+from talking_heads_utils.experiments.icl.bayes import bayes_accuracy, posterior, predictive, trained_prior
 from talking_heads_utils.experiments.icl.known import (
     BACKUP,
     CASES,
@@ -16,6 +17,15 @@ from talking_heads_utils.experiments.icl.known import (
     known_interaction,
     pair_of,
     pair_reader,
+)
+from talking_heads_utils.experiments.icl.pairing import (
+    NO_EXAMPLES,
+    OTHER_FUNCTION,
+    POST_PAIRS,
+    RANDOM_PAIRS,
+    draw_pairing,
+    post_questions,
+    questions,
 )
 from talking_heads_utils.experiments.icl.redundancy import (
     compensation,
@@ -30,20 +40,8 @@ from talking_heads_utils.forward.end_runs import replacements, run_end
 from talking_heads_utils.forward.head_sets import ablations
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head
-from talking_heads_utils.prompts.functions import Family, bayes_accuracy, posterior, predictive, trained_prior
-from talking_heads_utils.prompts.questions import (
-    NO_EXAMPLES,
-    OTHER_FUNCTION,
-    POST_PAIRS,
-    RANDOM_PAIRS,
-    Numbers,
-    Question,
-    draw_pairing,
-    encode_questions,
-    numbers_of,
-    post_questions,
-    questions,
-)
+from talking_heads_utils.prompts.functions import Family
+from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of
 from talking_heads_utils.prompts.toy import number_tokenizer
 
 N_NUMBERS = Family().n_numbers

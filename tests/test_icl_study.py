@@ -7,9 +7,8 @@ import torch
 from talking_heads_utils import metrics
 from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.experiments.icl import curves, study
+from talking_heads_utils.experiments.icl.pairing import OTHER_FUNCTION
 from talking_heads_utils.labels import Head
-from talking_heads_utils.prompts.questions import OTHER_FUNCTION
-from talking_heads_utils.prompts.sets import load_prompts, save_prompts
 from talking_heads_utils.stats import share
 
 
@@ -31,14 +30,12 @@ def test_parts_of_the_prompts_are_apart(s):
     assert s.family.held_out[held.function].all() and not s.family.held_out[s.examples(40, 3).function].any()
 
 
-def test_questions_survive_a_file_and_have_no_candidates(s, tmp_path):
+def test_questions_have_no_candidates(s):
     prompts = s.prompts(6)
-    save_prompts(prompts, tmp_path / "questions.parquet")
-    again = load_prompts(tmp_path / "questions.parquet")
-    assert again.distractors.shape == (6, 0) and again.candidates.tolist() == prompts.candidates.tolist()
+    assert prompts.distractors.shape == (6, 0)
     for measure in (metrics.correct, metrics.logit_difference):
-        with pytest.raises(TaskError, match="among_candidates=False"):
-            measure(torch.zeros(6, s.bridge.cfg.d_vocab), again)
+        with pytest.raises(TaskError, match="no wrong answers"):
+            measure(torch.zeros(6, s.bridge.cfg.d_vocab), prompts)
 
 
 def test_patching_before_anything_happened_changes_nothing(s):

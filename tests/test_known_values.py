@@ -4,22 +4,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study
-from talking_heads_utils.experiments.positional import study as positional
+from talking_heads_utils.experiments.icl.pairing import (
+    NO_EXAMPLES,
+    OTHER_FUNCTION,
+    RANDOM_PAIRS,
+    draw_pairing,
+    questions,
+)
+from talking_heads_utils.experiments.positional.decoding import by_list_index
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.end_runs import run_everywhere
 from talking_heads_utils.forward.head_sets import MEAN, RESAMPLE, ZERO, ablations
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.metrics import answer_logits
 from talking_heads_utils.models import model_source
 from talking_heads_utils.prompts.lists import build_laundry
-from talking_heads_utils.prompts.questions import (
-    NO_EXAMPLES,
-    OTHER_FUNCTION,
-    RANDOM_PAIRS,
-    Question,
-    draw_pairing,
-    questions,
-)
+from talking_heads_utils.prompts.questions import Question
 from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
 
@@ -189,8 +191,8 @@ def test_attention_to_answers_by_counting_tokens(s):
 
 
 def test_accuracy_by_place_is_counted_prompt_by_prompt():
-    at, n = positional.channel("planted"), 60
-    table = positional.accuracy_by_place(at, [12, 5], n).set_index(["n_items", "place"])
+    at, n = Context("planted"), 60
+    table = frame(by_list_index(at, [12, 5], n)).set_index(["n_items", "list_index"])
     assert len(table) == 17
     for n_items in (12, 5):
         prompts = build_laundry(at.tokenizer, n_items, n, at.seed)

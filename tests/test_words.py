@@ -7,13 +7,14 @@ from conftest import build_model
 from talking_heads_utils.errors import TaskError, UnsupportedModelError
 from talking_heads_utils.experiments.icl import curves, study, whole, words
 from talking_heads_utils.experiments.icl.known import ANSWER, BACKUP, two_heads
+from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
 from talking_heads_utils.experiments.icl.scores import right_log_prob
 from talking_heads_utils.experiments.icl.subject import CHOOSES, WordSubject
 from talking_heads_utils.forward.answers import answer_log_probs
 from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts import relations
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
-from talking_heads_utils.prompts.questions import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, Numbers, encode_questions
+from talking_heads_utils.prompts.questions import Numbers, encode_questions
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED, Relation, draw_words, encode_words
 from talking_heads_utils.prompts.sets import PromptSet, Recipe
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from talking_heads_utils.cli.composition import add_weights_arguments
+from talking_heads_utils.cli.options import add_device
 from talking_heads_utils.files import check_folder, gpt2_source
 
-HELP = "ours beside the plain way, with the results compared"
 BENCHMARKS = ("composition", "steering", "icl", "streaming")
 
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--whole", action="store_true", help="streaming: all 32 layers too (a quarter of an hour on two cores)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, where a benchmark has both (default: cpu)")
+    add_device(parser)
     parser.add_argument("--note", help="what a reader must know of the run, such as other work on the machine")
     parser.add_argument("--out", type=Path, default=Path("data/benchmarks"), help="folder for the JSON file")
 
@@ -42,26 +42,20 @@ def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.errors import OptionError
     from talking_heads_utils.weights.checkpoints import open_checkpoint
 
-    report = partial(report, note=args.note)
     if args.repeats < 1:
         raise OptionError(f"--repeats must be at least 1, not {args.repeats}.")
     check_folder(args.out)
     check_device(args.device)
     module = importlib.import_module(f"talking_heads_utils.cli.benchmarks.{args.name}")
-    if args.name in ("steering", "icl"):
-        report(
-            args.name,
-            module.rows(repeats=args.repeats, device=args.device),
-            args.out,
-            {"weights": module.ABOUT},
-            args.device,
-        )
-        return
-    if args.name == "streaming":
-        rows = module.rows(args.repeats, n_layers=(8, 32) if args.whole else (8,))
-        report(args.name, rows, args.out, {"weights": module.ABOUT})
-        return
-    weights = args.weights or gpt2_source()
-    open_checkpoint(weights, args.revision)  # what is wrong with it is told here, not by a child
-    rows = module.rows(weights, args.revision, args.repeats)
-    report(args.name, rows, args.out, {"weights": Path(weights).resolve().name})
+    options: dict[str, Any] = {"repeats": args.repeats}
+    about = {"weights": getattr(module, "ABOUT", None), **({"note": args.note} if args.note else {})}
+    if args.name == "composition":
+        weights = args.weights or gpt2_source()
+        open_checkpoint(weights, args.revision)  # what is wrong with it is told here, not by a child
+        options |= {"weights_from": weights, "revision": args.revision}
+        about["weights"] = Path(weights).resolve().name
+    elif args.name == "streaming":
+        options["n_layers"] = (8, 32) if args.whole else (8,)
+    else:
+        options["device"] = args.device
+    report(args.name, module.rows(**options), args.out, about, options.get("device", "cpu"))

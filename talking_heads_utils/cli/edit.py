@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "an edited checkpoint, from an edit as JSON"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="planted, a small model of the book, a Hub id or a folder")
+    parser.add_argument("--model", required=True, help="a small model of the book, a Hub id or a folder")
     parser.add_argument("--edit", type=Path, required=True, metavar="FILE", help="the edit, JSON")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder for the checkpoint")
 

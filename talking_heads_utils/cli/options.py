@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import TypeVar
 
+from talking_heads_utils.resume import shard
+from talking_heads_utils.settings import SEED
 from talking_heads_utils.weights.packages import CACHE_VARIABLE, SMOLLM2
 
 T = TypeVar("T")
@@ -32,12 +34,17 @@ def _integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _shard_of(text: str) -> tuple[int, int]:
-    index, of = map(int, text.split("/"))
-    if not 0 <= index < of:
-        raise ValueError(f"{text} is no shard")
-    return index, of
-
-
 integers = told(_integers, "list of numbers such as 3,6,12")
-shard_of = told(_shard_of, "shard I/N: the first of four is 0/4, the last 3/4")
+shard_of = told(shard, "shard I/N: the first of four is 0/4, the last 3/4")
+
+
+def add_device(parser: argparse.ArgumentParser, *, dtype: bool = False) -> None:
+    """``--device``, and ``--dtype`` of the model."""
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    if dtype:
+        parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model (default: float32)")
+
+
+def add_seed(parser: argparse.ArgumentParser, of: str = "of prompts and controls") -> None:
+    """``--seed``."""
+    parser.add_argument("--seed", type=int, default=SEED, help=f"{of} (default: {SEED})")

@@ -22,18 +22,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from talking_heads_utils.settings import SEED
-
-HELP = "a small model from nothing, resumable"
+from talking_heads_utils.cli.options import add_device, add_seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="one of the models above")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the run lives")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"of the weights and the prompts (default: {SEED})")
+    add_seed(parser, "of the weights and the prompts")
     parser.add_argument("--minutes", type=float, help="stop after so many; the run can be resumed")
     parser.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,13 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.training.loop import Run, train
     from talking_heads_utils.training.spec import spec_of
 
-    spec = spec_of(args.name)
-    training = Run(spec, check_seed(args.seed), args.out, args.device)
-    done = train(
-        training,
-        resume=args.resume,
-        minutes=args.minutes,
-        say=lambda line: print(line, flush=True),
-    )
+    training = Run(spec_of(args.name), check_seed(args.seed), args.out, args.device)
+    done = train(training, resume=args.resume, minutes=args.minutes, say=lambda line: print(line, flush=True))
     end = training.round.end
     print(f"{args.out}: step {done.step} of {end}, {'finished' if done.step == end else 'stopped; --resume goes on'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -119,6 +119,15 @@ def with_views(
             figure.add_trace(trace, **(dict(row=panels[k], col=1) if panels else {}))
     per_view = len(next(iter(views.values()), ()))
     return figure.update_layout(updatemenus=[menu_of_views(list(views), per_view, layouts)], margin_t=70)
+
+
+def by_menu(
+    figure: go.Figure, table: pd.DataFrame, keys: Sequence[str], traces: Callable[[pd.DataFrame], list], **layout: Any
+) -> go.Figure:
+    """:func:`with_views` of the parts of a table. keys: columns that tell the parts apart. traces: draws one; all must
+    have as many. layout: of the figure, beside the dropdown."""
+    views = {", ".join(map(str, key)): traces(part) for key, part in table.groupby(list(keys), sort=False)}
+    return with_views(figure, views).update_layout(**layout)
 
 
 def slider(names: Sequence[str], prefix: str, *, pad: int, active: int = 0) -> dict:

@@ -76,6 +76,7 @@ class Forward:
     kept: ``(site, layer)`` -> what stood there in the plain run at every position: ``resid_pre`` of ``start``, and what
         was asked for besides.
     final: the stream at ``end`` after the last layer, ``[n, d_model]``. end: the last token's position.
+    width: numbers that one position of one variant takes in the widest layer, by which blocks are cut.
     """
 
     start: int
@@ -85,6 +86,7 @@ class Forward:
     kept: Mapping[tuple[str, int], Tensor]
     final: Float[Tensor, "n d_model"]
     end: Int[Tensor, "n"]
+    width: int
     norm: Norm
     parallel: bool
     rotary: Rotary | None
@@ -99,14 +101,17 @@ class Forward:
     def n_heads(self) -> int:
         return len(self.layers[0].attention.W_Q)
 
+    @property
+    def n_pos(self) -> int:
+        return self.keys[0].shape[2]
+
     def at_end(self) -> Int[Tensor, "n 1"]:
         """The positions to run for what is done at the last token alone."""
         return self.end[:, None]
 
     def everywhere(self) -> Int[Tensor, "n n_pos"]:
         """All positions."""
-        n, n_pos = self.kept[RESID_PRE, self.start].shape[:2]
-        return torch.arange(n_pos, device=self.end.device).expand(n, -1)
+        return torch.arange(self.n_pos, device=self.end.device).expand(len(self.end), -1)
 
     def plain(
         self, site: str, layer: int, at: Int[Tensor, "n q"], rows: Rows = slice(None)
@@ -302,6 +307,7 @@ def prepare(
         kept=found,
         final=final,
         end=prompts.positions["end"].to(bridge.cfg.device),
+        width=max(4 * bridge.cfg.d_model, int(getattr(bridge.cfg, "d_mlp", 0) or 0)),
         norm=norm_without_scale(bridge),
         parallel=bool(getattr(bridge.cfg, "parallel_attn_mlp", False)),
         rotary=rotary,
@@ -349,12 +355,15 @@ def _check_like_model(made: Forward, logits: Float[Tensor, "2 d_vocab"], name: s
     """Raises :class:`UnsupportedModelError` where our layers end elsewhere than the model's own run."""
     some, own = slice(0, len(logits)), made.final[: len(logits)]
     rows = torch.arange(len(logits), device=own.device)
+    usual = (
+        made.norm(own).norm() * made.unembed.norm() / own.shape[-1] ** 0.5
+    )  # where nothing is written out, all are 0
+    spread = torch.maximum((logits - logits.mean(-1, keepdim=True)).norm(), usual)
     for at in (made.at_end(), made.everywhere()):
         x = made.plain(RESID_PRE, made.start, at, some)[:, None]
         stream = made.run(x, at, rows=some)[:, 0]
         final = stream[:, 0] if at.shape[1] == 1 else stream[rows, made.end[some]]
         given = made.logits(final[:, None])[:, 0]
-        spread = (logits - logits.mean(-1, keepdim=True)).norm()
         gap = max((final - own).norm() / own.norm(), (given - logits).norm() / spread)
         if not gap < tolerance:
             raise UnsupportedModelError(

@@ -11,17 +11,28 @@ writes ``data/benchmarks/<name>-<machine>.json``, which a page of the book shows
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.files import written_whole
+from talking_heads_utils.models import load_model
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,18 +48,32 @@ class Row:
     plain_peak_mb: float | None
 
 
-def in_turn(ours: Callable[[], Any], plain: Callable[[], Any], repeats: int) -> tuple[float, float, Any, Any]:
-    """Median seconds of both, run alternately after one warm-up of ours, and their last results."""
-    times: dict[str, list[float]] = {"ours": [], "plain": []}
+def compare(
+    case: str,
+    ours: Callable[[], T],
+    plain: Callable[[], T],
+    difference: Callable[[T, T], float],
+    repeats: int,
+    *,
+    scale: float = 1.0,
+    peaks: tuple[float | None, float | None] = (None, None),
+) -> Row:
+    """Both run alternately after one warm-up of ours, and what ``difference`` says of their last results.
+
+    scale: of the plain way's time, where it runs a sample of the work. peaks: measured elsewhere, 10^6 bytes.
+    """
+    times: dict[Callable[[], T], list[float]] = {ours: [], plain: []}
     ours()
     for _ in range(repeats):
-        for name, run in (("ours", ours), ("plain", plain)):
+        results = []
+        for run in (ours, plain):
             start = time.perf_counter()
-            result = run()
-            times[name].append(time.perf_counter() - start)
-            if name == "ours":
-                ours_result = result
-    return median(times["ours"]), median(times["plain"]), ours_result, result
+            results.append(run())
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[run].append(time.perf_counter() - start)
+    ours_s, plain_s = median(times[ours]), median(times[plain]) * scale
+    return Row(case, ours_s, plain_s, plain_s / ours_s, difference(*results), *peaks)
 
 
 def median(values: Sequence[float]) -> float:
@@ -56,17 +81,43 @@ def median(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def child(arguments: Sequence[str]) -> tuple[float, float]:
-    """Seconds of a fresh ``python -m`` process, start to end, and its peak of memory in 10^6 bytes.
+def random_model(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, device: str) -> TransformerBridge:
+    """A model of this shape with random values, from seed 0, loaded as any folder is."""
+    from transformers import AutoModelForCausalLM
 
-    The child says its own peak on its last line of output as ``peak_mb=...``: see :func:`print_peak`.
-    """
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return load_model(Path(folder), device)
+
+
+def child(benchmark: str, route: str, *arguments: str) -> tuple[float, float]:
+    """Seconds of a fresh process, start to end, that goes one of a benchmark's ``ROUTES``, and its peak of memory in
+    10^6 bytes: see :func:`go`."""
+    line = [sys.executable, "-m", __name__, benchmark, route, *arguments]
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
+    done = subprocess.run(line, capture_output=True, text=True)
     seconds = time.perf_counter() - start
     if done.returncode:
-        raise TalkingHeadsError(f"`python -m {' '.join(arguments)}` failed:\n{done.stderr[-2000:]}")
+        raise TalkingHeadsError(f"`{' '.join(line[1:])}` failed:\n{done.stderr[-2000:]}")
     return seconds, float(done.stdout.rsplit("peak_mb=", 1)[1])
+
+
+def go(benchmark: str, route: str, *arguments: str) -> None:
+    """Go one route of a benchmark in this process, then print its peak of memory."""
+    module = importlib.import_module(f"{__name__}.{benchmark}")
+    with torch.inference_mode():
+        module.ROUTES[route](*arguments)
+    print_peak()
+
+
+def command(*arguments: str) -> None:
+    """What a user types after ``python -m talking_heads_utils``. Raises :class:`TalkingHeadsError` if it fails."""
+    from talking_heads_utils.cli import main
+
+    if main(list(arguments)):
+        raise TalkingHeadsError(f"`{' '.join(arguments)}` failed.")
 
 
 def print_peak() -> None:
@@ -85,16 +136,13 @@ def print_peak() -> None:
     print(f"peak_mb={peak / 1e6:.1f}")
 
 
-def report(
-    name: str, rows: Sequence[Row], out: Path, about: dict[str, Any], device: str = "cpu", note: str | None = None
-) -> Path:
-    """Print the table and write the JSON file, with a note to its reader if there is one; returns its path."""
+def report(name: str, rows: Sequence[Row], out: Path, about: dict[str, Any], device: str = "cpu") -> Path:
+    """Print the table and write the JSON file with what there is to say about the run; returns its path."""
     from talking_heads_utils.provenance import machine, versions
 
     on = machine(device)
     path = Path(out) / f"{name}-{on['name']}.json"
     print(table(rows))
-    about = about | ({"note": note} if note else {})
     content = {"benchmark": name, "machine": on, "versions": versions(), **about, "rows": [asdict(row) for row in rows]}
     with written_whole(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

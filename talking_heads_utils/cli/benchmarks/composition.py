@@ -1,28 +1,22 @@
-"""Composition scores: all components in blocks, beside TransformerLens' head-level calls and a plain flat product.
-
-Run as a module it is one route in a fresh process, for its peak of memory:
-``python -m talking_heads_utils.cli.benchmarks.composition ROUTE WEIGHTS``.
-"""
+"""Composition scores: all components in blocks, beside TransformerLens' head-level calls and a plain flat product."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from talking_heads_utils.cli.benchmarks import Row, child, in_turn, print_peak
+from talking_heads_utils.cli.benchmarks import Row, child, command, compare
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.scores.composition import reading_maps
 from talking_heads_utils.scores.scores import CompositionScores, compute_scores
 from talking_heads_utils.settings import KINDS
 from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.heads import HeadWeights
-
-MODULE = "talking_heads_utils.cli.benchmarks.composition"
 
 
 def transformer_lens_head_level(weights: HeadWeights) -> dict[str, Tensor]:
@@ -57,64 +51,51 @@ def head_level_difference(ours: CompositionScores, plain: dict[str, Tensor]) -> 
 
 def component_difference(ours: CompositionScores, plain: dict[str, Tensor]) -> float:
     """Largest difference over all components of all valid pairs."""
-    n_heads = ours.n_heads
     worst = 0.0
     for (kind, layer), block in ours.blocks.items():
         mine = block.score.flatten(0, 2)
-        worst = max(
-            worst, (mine - plain[kind][: len(mine), layer * n_heads : (layer + 1) * n_heads]).abs().max().item()
-        )
+        readers = slice(layer * ours.n_heads, (layer + 1) * ours.n_heads)
+        worst = max(worst, (mine - plain[kind][: len(mine), readers]).abs().max().item())
     return worst
+
+
+def in_memory(way: Callable[[HeadWeights], Any]) -> Callable[..., None]:
+    """The route that reads the weights and goes this way."""
+    return lambda weights_from, *revision: way(load_head_weights(weights_from, revision=next(iter(revision), None)))
+
+
+def typed(weights_from: str, *revision: str) -> None:
+    """The route of the command with its parquet file."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "scores.parquet")
+        command("composition", "--weights", weights_from, "--out", out, *(f"--revision={name}" for name in revision))
+
+
+WAYS: dict[str, Callable[[HeadWeights], Any]] = {
+    "ours": compute_scores,
+    "transformer_lens": transformer_lens_head_level,
+    "flat": flat_product,
+}
+ROUTES = {"command": typed, **{name: in_memory(way) for name, way in WAYS.items()}}
 
 
 @torch.inference_mode()
 def rows(weights_from: str, revision: str | None = None, repeats: int = 3) -> list[Row]:
     """The comparisons, on one checkpoint: the children first, while this process is still small."""
-    place = [weights_from] + ([revision] if revision else [])
-    children = {route: child([MODULE, route, *place]) for route in ("command", *IN_MEMORY)}
+    checkpoint = [weights_from] + ([revision] if revision else [])
+    children = {route: child("composition", route, *checkpoint) for route in ROUTES}
     weights = load_head_weights(weights_from, revision=revision)
     shape = f"{weights.n_layers}x{weights.n_heads} heads, d_head={weights.d_head}, d_model={weights.d_model}"
 
     def row(case: str, plain: str, difference: Callable[[CompositionScores, dict[str, Tensor]], float]) -> Row:
-        ours_s, plain_s, ours, result = in_turn(
-            lambda: compute_scores(weights), lambda: IN_MEMORY[plain](weights), repeats
-        )
+        ways = (lambda: compute_scores(weights), lambda: WAYS[plain](weights))
         peaks = children["ours"][1], children[plain][1]
-        return Row(f"{case}; {shape}", ours_s, plain_s, plain_s / ours_s, difference(ours, result), *peaks)
+        return compare(f"{case}; {shape}", *ways, difference, repeats, peaks=peaks)
 
     (ours_s, ours_mb), (plain_s, plain_mb) = children["command"], children["transformer_lens"]
+    process = "whole process: the command with its parquet file / imports, reading and the three TransformerLens calls"
     return [
         row("all components QKV / TransformerLens head level QKV", "transformer_lens", head_level_difference),
-        Row(f"whole process: the command with its parquet file / {CALLS}", ours_s, plain_s, plain_s / ours_s, None,
-            ours_mb, plain_mb),
+        Row(process, ours_s, plain_s, plain_s / ours_s, None, ours_mb, plain_mb),
         row("all components QKV / plain unmasked flat product of all components", "flat", component_difference),
-    ]  # fmt: skip
-
-
-CALLS = "imports, reading and the three TransformerLens calls"
-IN_MEMORY: dict[str, Callable] = {
-    "ours": compute_scores,
-    "transformer_lens": transformer_lens_head_level,
-    "flat": flat_product,
-}
-
-
-def _route(name: str, weights_from: str, revision: str | None = None) -> int:
-    """One route in this process; its exit code."""
-    code = 0
-    if name == "command":
-        from talking_heads_utils.cli import main
-
-        with tempfile.TemporaryDirectory() as folder:
-            out = str(Path(folder) / "scores.parquet")
-            at = ["--revision", revision] if revision else []
-            code = main(["composition", "--weights", weights_from, "--out", out, *at])
-    else:
-        with torch.inference_mode():
-            IN_MEMORY[name](load_head_weights(weights_from, revision=revision))
-    print_peak()
-    return code
-
-
-if __name__ == "__main__":
-    raise SystemExit(_route(*sys.argv[1:]))
+    ]

@@ -8,33 +8,24 @@ scattered from layer 0 on, where every set differs from the first layer on.
 
 from __future__ import annotations
 
-import tempfile
-import time
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.cli.benchmarks import Row, median
+from talking_heads_utils.cli.benchmarks import Row, compare, random_model
 from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, RANDOM_PAIRS, draw_pairing
 from talking_heads_utils.forward.end_runs import patch_grid, replacements, run_end
 from talking_heads_utils.forward.head_sets import ZERO, Ablations, ablations, random_heads
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts.functions import Family
-from talking_heads_utils.prompts.prefix import add_prefix
-from talking_heads_utils.prompts.questions import (
-    NO_EXAMPLES,
-    RANDOM_PAIRS,
-    Numbers,
-    draw_pairing,
-    encode_questions,
-    numbers_of,
-)
+from talking_heads_utils.prompts.questions import Numbers, encode_questions, numbers_of
 from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.prompts.toy import level_tokenizer
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
@@ -55,7 +46,7 @@ def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
     """B without examples, as in the post, with both choices of sets; and B with as many random pairs as A has."""
     bridge = narrow_llama(device)
     cases = ((NO_EXAMPLES, POST), (NO_EXAMPLES, SCATTERED), (RANDOM_PAIRS, POST))
-    return [compare(bridge, b, sets, repeats) for b, sets in cases]
+    return [row(bridge, b, sets, repeats) for b, sets in cases]
 
 
 def chosen_sets(shape: tuple[int, int], name: str) -> Ablations:
@@ -69,36 +60,26 @@ def chosen_sets(shape: tuple[int, int], name: str) -> Ablations:
 
 
 def narrow_llama(device: str, n_layers: int = N_LAYERS) -> TransformerBridge:
-    """Random weights, grouped heads, by the way that any folder is loaded."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """Random weights, grouped heads."""
+    from transformers import LlamaConfig
 
-    torch.manual_seed(0)
     tokenizer = bracket_tokenizer(Family().n_numbers)
     config = LlamaConfig(
         hidden_size=128, num_hidden_layers=n_layers, num_attention_heads=8, num_key_value_heads=2,
         intermediate_size=352, vocab_size=len(tokenizer), max_position_embeddings=128, initializer_range=0.1,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        LlamaForCausalLM(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return load_model(Path(folder), device)
+    return random_model(config, tokenizer, device)
 
 
 def bracket_tokenizer(n_numbers: int) -> PreTrainedTokenizerFast:
     """Brackets, comma, space and line end are tokens, as in Llama's prompts of the post, which end on a space."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Regex, pre_tokenizers
 
-    words = ["<bos>", "(", ")\n", ",", " ", "\n", ")", *map(str, range(n_numbers))]
-    model = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<bos>"))
-    model.pre_tokenizer = pre_tokenizers.Split(Regex(r"\)\n|[0-9]+|[(), \n]"), "isolated")
-    special = dict(bos_token="<bos>", eos_token="<bos>", unk_token="<bos>")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, **special)
-    add_prefix(tokenizer, "<bos>")
-    return tokenizer
+    words = ["(", ")\n", ",", " ", "\n", ")", *map(str, range(n_numbers))]
+    return level_tokenizer(words, pre_tokenizers.Split(Regex(r"\)\n|[0-9]+|[(), \n]"), "isolated"), 128)
 
 
-def compare(bridge: TransformerBridge, b: str, sets: str, repeats: int, n_prompts: int = N_PROMPTS) -> Row:
+def row(bridge: TransformerBridge, b: str, sets: str, repeats: int, n_prompts: int = N_PROMPTS) -> Row:
     """One kind of B: times of the whole grid, both ways from the prompts to the logits."""
     family = Family()
     pairing = draw_pairing(family, n_prompts, N_EXAMPLES, b=b)
@@ -106,23 +87,16 @@ def compare(bridge: TransformerBridge, b: str, sets: str, repeats: int, n_prompt
     numbers = numbers_of(bridge.tokenizer, family.n_numbers - 1)
     shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
     chosen = chosen_sets(shape, sets)
-    times: dict[str, list[float]] = {"ours": [], "plain": []}
-    ours = ours_grid(bridge, seen_a, seen_b, chosen, numbers)  # warm
-    for _ in range(repeats):
-        for name, way in (("ours", ours_grid), ("plain", plain_grid)):
-            start = time.perf_counter()
-            found = way(bridge, seen_a, seen_b, chosen, numbers)
-            if found.is_cuda:
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-            ours = found if name == "ours" else ours
-    if not ours.flatten(1, 2).std(1).max() > CHANGED:
-        raise TalkingHeadsError("Patches hardly change the logits: agreement would mean nothing.")
-    difference = (ours - found).abs().max().item()
+    ours, plain = (partial(way, bridge, seen_a, seen_b, chosen, numbers) for way in (ours_grid, plain_grid))
     tokens = f"{seen_a.tokens.shape[1]} and {seen_b.tokens.shape[1]} tokens"
     case = f"{shape[0]} layers x {n_prompts} prompts x {len(chosen)} sets ({sets}), B sees {b} ({tokens})"
-    ours_s, plain_s = median(times["ours"]), median(times["plain"])
-    return Row(case, ours_s, plain_s, plain_s / ours_s, difference, None, None)
+    return compare(case, ours, plain, _difference, repeats)
+
+
+def _difference(ours: Tensor, plain: Tensor) -> float:
+    if not ours.flatten(1, 2).std(1).max() > CHANGED:
+        raise TalkingHeadsError("Patches hardly change the logits: agreement would mean nothing.")
+    return (ours - plain).abs().max().item()
 
 
 def ours_grid(

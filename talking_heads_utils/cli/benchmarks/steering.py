@@ -8,26 +8,21 @@ the same prompt, its time scaled up to the grid. The results are compared on tha
 from __future__ import annotations
 
 import copy
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from talking_heads_utils.cli.benchmarks import Row, median
+from talking_heads_utils.cli.benchmarks import Row, compare, random_model
 from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts.lists import build_laundry
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
-from talking_heads_utils.training.spec import SPECS, MiniSpec
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
@@ -35,7 +30,6 @@ if TYPE_CHECKING:
 
     from talking_heads_utils.weights.bridge import Hook
 
-MINI_TOKEN = cast(MiniSpec, SPECS["mini-token"])
 ABOUT = "mini-token, and GPT-2 small's shape with random values"
 LENGTHS = (5, 10, 20)
 VALUES = tuple(float(v) for v in range(-100, 101, 10))  # the paper's axis: 21 values, 9,261 settings
@@ -60,81 +54,58 @@ class Case:
 
 def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
     """Both models, three list lengths, attention of the movers and logits of the candidates."""
-    cases = [
-        mini_token(device),
-        Case("GPT-2 shape", gpt2_shape(device), _components("L7H3.1 L8H6.2 L8H10.1"), [Head(9, 6), Head(9, 9)]),
-    ]
-    found = []
-    for case in cases:
-        for n_items in LENGTHS:
-            if n_items > MINI_TOKEN.n_items and case.name == "mini-token":
-                continue  # it was not trained on lists so long
-            found += [compare(case, n_items, read, repeats) for read in (ATTENTION, LOGITS)]
-    return found
+    mini, shape = mini_token(device), gpt2_shape(device)
+    cases = [(mini, n) for n in LENGTHS[:2]] + [(shape, n) for n in LENGTHS]  # mini-token knows lists of up to 12
+    return [row(case, n, read, repeats) for case, n in cases for read in (ATTENTION, LOGITS)]
 
 
 def mini_token(device: str = "cpu") -> Case:
     """The trained model, its mover and the components that the mover reads most."""
-    from talking_heads_utils.experiments.positional.study import channel
+    from talking_heads_utils.experiments.context import Context
+    from talking_heads_utils.experiments.positional.decoding import channel
 
-    at = channel("mini-token", device=device)
-    return Case("mini-token", at.bridge, at.writers, [at.mover])
-
-
-def _components(names: str) -> list[Component]:
-    return [Component.parse(name) for name in names.split()]
+    context = Context("mini-token", device=device)
+    at = channel(context)
+    return Case("mini-token", context.bridge, at.writers, [at.mover])
 
 
-def gpt2_shape(device: str) -> TransformerBridge:
-    """Random weights in GPT-2 small's shape, by the way that any folder is loaded."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+def gpt2_shape(device: str) -> Case:
+    """Random weights in GPT-2 small's shape."""
+    from transformers import GPT2Config
 
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        GPT2LMHeadModel(GPT2Config(initializer_range=0.1)).save_pretrained(folder)
-        word_tokenizer().save_pretrained(folder)
-        return load_model(Path(folder), device)
+    bridge = random_model(GPT2Config(initializer_range=0.1), word_tokenizer(), device)
+    writers = [Component.parse(name) for name in ("L7H3.1", "L8H6.2", "L8H10.1")]
+    return Case("GPT-2 shape", bridge, writers, [Head(9, 6), Head(9, 9)])
 
 
-def compare(
+def row(
     case: Case, n_items: int, read: str, repeats: int, values: Sequence[float] = VALUES, n_plain: int = N_PLAIN
 ) -> Row:
     """One model, one list length, one read-out: times of the whole grid on one prompt."""
     prompts = build_laundry(case.bridge.tokenizer, n_items, 2, 0).select([0])
     steering = prepare(case.bridge, prompts, case.writers)
     settings = grid(values, len(case.writers))
-    sample = torch.randperm(len(settings), generator=torch.Generator().manual_seed(0))[:n_plain]
+    sample = settings[torch.randperm(len(settings), generator=torch.Generator().manual_seed(0))[:n_plain]]
     what: dict[str, Any] = dict(movers=case.movers) if read == ATTENTION else dict(logits=True)
-    ours_times, plain_times = [], []
-    steer(steering, settings[: len(values) ** 2], **what)  # warm
-    for _ in range(repeats):
-        start = time.perf_counter()
-        ours = steer(prepare(case.bridge, prompts, case.writers), settings, **what)[read]
-        ours_times.append(_elapsed(start, ours))
-        start = time.perf_counter()
-        plain = plain_runs(case, prompts, steering, settings[sample], read)
-        plain_times.append(_elapsed(start, plain) * len(settings) / len(sample))
-    if not ours[0].std(0).max() > MOVED:
-        raise TalkingHeadsError(f"Steering hardly changes {read} of {case.name}: agreement would mean nothing.")
-    difference = _difference(case.exact, prompts, settings[sample], read, what)
+
+    def difference(ours: Tensor, plain: Tensor) -> float:
+        """In double precision: in single precision either way is some 5e-4 from the truth where logits lie at 35."""
+        if not ours[0].std(0).max() > MOVED:
+            raise TalkingHeadsError(f"Steering hardly changes {read} of {case.name}: agreement would mean nothing.")
+        exact, own = case.exact, sample.double()
+        steered = prepare(exact.bridge, prompts, exact.writers)
+        found = steer(steered, own, **what)[read][0]
+        return (found - plain_runs(exact, prompts, steered, own, read)).abs().max().item()
+
     n_pos = int(prompts.positions["end"][0]) + 1
-    name = f"{case.name}, {read}, {n_items} items ({n_pos} tokens): {len(settings):,} settings of one prompt"
-    ours_s, plain_s = median(ours_times), median(plain_times)
-    return Row(name, ours_s, plain_s, plain_s / ours_s, difference, None, None)
-
-
-def _difference(exact: Case, prompts: PromptSet, settings: Tensor, read: str, what: dict[str, Any]) -> float:
-    """Largest difference between the two ways, both in double precision: single precision leaves either one some 5e-4
-    from the truth where logits lie at 35, whichever way they are computed."""
-    steering, settings = prepare(exact.bridge, prompts, exact.writers), settings.double()
-    ours = steer(steering, settings, **what)[read][0]
-    return (ours - plain_runs(exact, prompts, steering, settings, read)).abs().max().item()
-
-
-def _elapsed(start: float, result: Tensor) -> float:
-    if result.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return compare(
+        f"{case.name}, {read}, {n_items} items ({n_pos} tokens): {len(settings):,} settings of one prompt",
+        lambda: steer(prepare(case.bridge, prompts, case.writers), settings, **what)[read],
+        lambda: plain_runs(case, prompts, steering, sample, read),
+        difference,
+        repeats,
+        scale=len(settings) / len(sample),
+    )
 
 
 @torch.no_grad()

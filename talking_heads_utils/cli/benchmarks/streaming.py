@@ -3,15 +3,11 @@
 Speed does not depend on the weights' values, so the checkpoint holds attention tensors alone, random, in bfloat16, a
 shard per layer. The bare products are those of the scores at the rate of this machine's ``torch.mm``, measured before
 and after: the ratio is the share of that rate which the whole command reaches, imports and reading included.
-
-Run as a module it is one route in a fresh process, for its peak of memory:
-``python -m talking_heads_utils.cli.benchmarks.streaming ROUTE WEIGHTS``.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,14 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from talking_heads_utils.cli import main
-from talking_heads_utils.cli.benchmarks import Row, child, median, print_peak
+from talking_heads_utils.cli.benchmarks import Row, child, command, median
 from talking_heads_utils.scores.scores import load_scores
 from talking_heads_utils.weights.checkpoints import CONFIG, INDEX
 from talking_heads_utils.weights.families import Shape
 
 ABOUT = "random values in Llama-3-8B's shape, bfloat16, attention tensors only"
-MODULE = "talking_heads_utils.cli.benchmarks.streaming"
 LLAMA_3_8B = Shape(n_layers=32, n_heads=32, n_kv_heads=8, d_model=4096, d_head=128)
 N_COMPARED = 4  # layers that both routes score
 
@@ -83,6 +77,14 @@ def product_rate(size: int = 4096, repeats: int = 3) -> float:
     return 2.0 * size**3 / median(times)
 
 
+def score(weights: str, out: str, *options: str) -> None:
+    """The route of the command; its scores go to ``out``."""
+    command("composition", "--weights", weights, "--out", out, *options)
+
+
+ROUTES = {"streamed": lambda weights, out: score(weights, out, "--stream"), "in_memory": score}
+
+
 def rows(repeats: int = 1, shape: Shape = LLAMA_3_8B, n_layers: Sequence[int] = (8,)) -> list[Row]:
     """The share of the machine's rate for the first so many layers, and both routes on few layers, compared."""
     found = [share_of_rate(replace(shape, n_layers=n), repeats) for n in n_layers]
@@ -95,7 +97,7 @@ def share_of_rate(shape: Shape, repeats: int) -> Row:
         write_checkpoint(Path(folder), shape)
         rates, runs = [product_rate()], []
         for _ in range(repeats):
-            runs.append(child([MODULE, "streamed", folder]))
+            runs.append(child("streaming", "streamed", folder, f"{folder}/streamed.safetensors"))
             rates.append(product_rate())
     ours_s, plain_s = median([seconds for seconds, _ in runs]), n_products(shape) / median(rates)
     case = f"streamed from shards, {describe(shape)} / its bare matrix products at the machine's rate"
@@ -109,8 +111,8 @@ def both_routes(shape: Shape, repeats: int) -> Row:
         write_checkpoint(Path(folder), shape)
         for _ in range(repeats):
             for route, runs in times.items():
-                runs.append(child([MODULE, route, folder, str(Path(folder) / f"{route}")]))
-        difference = largest_difference(*(Path(folder) / f"{route}" for route in times))
+                runs.append(child("streaming", route, folder, f"{folder}/{route}.safetensors"))
+        difference = largest_difference(*(Path(folder) / f"{route}.safetensors" for route in times))
     (ours_s, ours_mb), (plain_s, plain_mb) = (
         (median([seconds for seconds, _ in runs]), max(peak for _, peak in runs)) for runs in times.values()
     )
@@ -131,17 +133,3 @@ def largest_difference(ours: Path, plain: Path) -> float:
     if first.keys() != second.keys():
         return float("inf")
     return max((first[key].score - second[key].score).abs().nan_to_num(nan=float("inf")).max().item() for key in first)
-
-
-def _route(route: str, weights: str, out: str | None = None) -> int:
-    """One route in this process; its exit code."""
-    with tempfile.TemporaryDirectory() as folder:
-        to = out or str(Path(folder) / "scores")
-        stream = ["--stream"] if route == "streamed" else []
-        code = main(["composition", "--weights", weights, "--out", to, *stream])
-    print_peak()
-    return code
-
-
-if __name__ == "__main__":
-    raise SystemExit(_route(*sys.argv[1:]))

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.icl import curves
 from talking_heads_utils.experiments.icl import study as icl
+from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
 from talking_heads_utils.experiments.icl.whole import function_table
 from talking_heads_utils.experiments.icl.words import words_table
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.prompts.questions import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
 
 if TYPE_CHECKING:
     import pandas as pd

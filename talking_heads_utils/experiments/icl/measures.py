@@ -6,11 +6,11 @@ from math import nan
 from typing import TYPE_CHECKING
 
 from talking_heads_utils.experiments.icl.curves import LINE
+from talking_heads_utils.experiments.icl.pairing import OTHER_FUNCTION
 from talking_heads_utils.experiments.icl.parts import ATTENTION, MLP
 from talking_heads_utils.experiments.icl.study import first_working_layer
 from talking_heads_utils.experiments.verdicts import Measured, share_of
 from talking_heads_utils.forward.head_sets import NOTHING
-from talking_heads_utils.prompts.questions import OTHER_FUNCTION
 from talking_heads_utils.stats import fisher_exact
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.icl import additivity, curves, parts, redundancy
+from talking_heads_utils.experiments.icl.bayes import bayes_accuracy
+from talking_heads_utils.experiments.icl.pairing import POST_PAIRS, RANDOM_PAIRS, post_questions, questions
 from talking_heads_utils.experiments.icl.redundancy import Reader
 from talking_heads_utils.experiments.icl.scores import NumberScores, score_numbers
 from talking_heads_utils.experiments.icl.subject import CHOOSES, FUNCTIONS, N_EXAMPLES, Subject, WordSubject, subject
@@ -19,9 +21,9 @@ from talking_heads_utils.forward.end_runs import RESID, EndRun, patch_grid, repl
 from talking_heads_utils.forward.head_sets import NOTHING, ZERO, Ablations, ablations, random_heads
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.prompts.functions import Examples, bayes_accuracy
+from talking_heads_utils.prompts.functions import Examples
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
-from talking_heads_utils.prompts.questions import POST_PAIRS, RANDOM_PAIRS, numbers_of, post_questions, questions
+from talking_heads_utils.prompts.questions import numbers_of
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.stats import share, share_in_clusters
 

@@ -15,21 +15,19 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.icl import words
-from talking_heads_utils.models import load_with_tokenizer, model_source, shown_as
-from talking_heads_utils.prompts.functions import Examples, Family, trained_prior
-from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
-from talking_heads_utils.prompts.questions import (
+from talking_heads_utils.experiments.icl.bayes import trained_prior
+from talking_heads_utils.experiments.icl.pairing import (
     NO_EXAMPLES,
     OTHER_FUNCTION,
     RANDOM_PAIRS,
-    Numbers,
     Pairing,
-    Question,
     draw_pairing,
-    encode_questions,
-    numbers_of,
     questions,
 )
+from talking_heads_utils.models import load_with_tokenizer, model_source, shown_as
+from talking_heads_utils.prompts.functions import Examples, Family
+from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of
 from talking_heads_utils.prompts.relations import (
     ANOTHER,
     ITS_OWN,
@@ -109,8 +107,8 @@ class Subject:
         return encode_questions(some, self.tokenizer, seed=self.seed, n_ctx=self.bridge.cfg.n_ctx)
 
     def pairing(self, n: int, b: str) -> tuple[Pairing, list]:
-        """Questions twice over, as :func:`talking_heads_utils.prompts.questions.draw_pairing` has them, and B's as A's
-        function answers them."""
+        """Questions twice over, as :func:`~talking_heads_utils.experiments.icl.pairing.draw_pairing` has
+        them, and B's as A's function answers them."""
         family = self.functions
         drawn = draw_pairing(family, n, N_EXAMPLES, b=b, seed=self.seed, among=~family.held_out)
         return drawn, [Question(q.pairs, q.x, mine.function) for mine, q in zip(drawn.a, drawn.b)]

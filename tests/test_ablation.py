@@ -1,0 +1,226 @@
+"""Ablation against the model's own runs with hooks, everywhere and for one reader, and on the planted circuit."""
+
+import pytest
+import torch
+from conftest import random_prompts
+
+from talking_heads_utils.ablation import HOWS, ablate
+from talking_heads_utils.components import ov_svd
+from talking_heads_utils.errors import LabelError, ModelError, OptionError, TaskError
+from talking_heads_utils.forward.layers import attention_layer
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.metrics import attention
+from talking_heads_utils.models import load_model
+from talking_heads_utils.planted.model import plant
+from talking_heads_utils.prompts.ioi import build_ioi
+from talking_heads_utils.weights.bridge import head_weights_from_bridge
+
+READER = Head(2, 1)
+LOOK = attention(READER, "IO", "S1")
+
+
+@pytest.fixture(scope="module", params=("gpt2", "gpt_neox", "qwen2"))
+def own(request, checkpoints):
+    return load_model(checkpoints[request.param]), random_prompts()
+
+
+def even(prompts):
+    """The same prompts, all of one length."""
+    full = torch.ones_like(prompts.mask)
+    places = dict(prompts.positions) | {"end": torch.full((len(prompts),), prompts.tokens.shape[1] - 1)}
+    return type(prompts)(**vars(prompts) | {"mask": full, "positions": places})
+
+
+def written(bridge, prompts, part):
+    """What a head, component or MLP writes in a plain run, ``[n, n_pos, d_model]``, by dense algebra."""
+    names = [f"blocks.{part.layer}.attn.hook_z", f"blocks.{part.layer}.hook_mlp_out"]
+    with torch.no_grad():
+        cache = bridge.run_with_cache(prompts.tokens, names_filter=lambda name: name in names)[1]
+    if not hasattr(part, "head"):
+        return cache[names[1]]
+    attn, z = bridge.blocks[part.layer].attn, cache[names[0]][:, :, part.head]
+    if isinstance(part, Head):
+        return z @ attn.W_O[part.head]
+    layer = attention_layer(bridge, part.layer)
+    v = ov_svd(head_weights_from_bridge(bridge), part.layer).V[part.head, :, part.component]
+    write = (z - layer.b_V[layer.kv_index[part.head]]) @ attn.W_O[part.head]
+    return (write @ v)[..., None] * v
+
+
+def replaced(bridge, prompts, part, how, other):
+    """What stands in its place."""
+    plain = written(bridge, prompts, part)
+    if how == "zero":
+        return torch.zeros_like(plain)
+    if how == "mean":
+        return plain.mean(0, keepdim=True).expand_as(plain)
+    if how == "exchange":
+        return written(bridge, other, part)
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0))
+    return plain[[int(order[(order == i).nonzero()[0, 0] - 1]) for i in range(len(prompts))]]
+
+
+def hooked(bridge, prompts, part, how, other, side, mask):
+    """Logit difference and attention difference of a whole run with hooks."""
+    plain, new = written(bridge, prompts, part), replaced(bridge, prompts, part, how, other)
+    delta, seen, layer = (new - plain) * mask[..., None], {}, attention_layer(bridge, READER.layer)
+    kv = int(layer.kv_index[READER.head])
+
+    def add(value, hook):
+        return value + delta
+
+    def read(value, hook):  # the reader's own query, key or value alone
+        x = layer.norm(seen["resid"] + delta)
+        W, b, h = {
+            "query": (layer.W_Q, layer.b_Q, READER.head),
+            "key": (layer.W_K, layer.b_K, kv),
+            "value": (layer.W_V, layer.b_V, kv),
+        }[side]
+        value = value.clone()
+        value[:, :, h] = x @ W[h] + b[h]
+        return value
+
+    def untouched(value, hook):  # of the other heads that share the key or value
+        others = [h for h in range(value.shape[2]) if h != READER.head]
+        value = value.clone()
+        value[:, :, others] = seen["z"][:, :, others]
+        return value
+
+    at = f"blocks.{READER.layer}"
+    with torch.no_grad():
+        cache = bridge.run_with_cache(prompts.tokens)[1]
+        seen |= {"resid": cache[f"{at}.hook_resid_pre"], "z": cache[f"{at}.attn.hook_z"]}
+        name = f"blocks.{part.layer}.hook_{'attn' if hasattr(part, 'head') else 'mlp'}_out"
+        hooks = [(name, add)]
+        if side:
+            hooks = [(f"{at}.attn.hook_{side[0]}", read), (f"{at}.attn.hook_z", untouched)]
+        hooks.append((f"{at}.attn.hook_pattern", lambda value, hook: seen.update(pattern=value.clone())))
+        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
+    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
+    last, pattern = logits[rows, end], seen["pattern"][rows, READER.head, end]
+    IO, S1 = (prompts.positions[name] for name in ("IO", "S1"))
+    difference = last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]
+    return difference.mean(), (pattern[rows, IO] - pattern[rows, S1]).mean()
+
+
+@pytest.mark.parametrize("side", [None, "query", "key", "value"])
+@pytest.mark.parametrize("positions", ["all", "end", "S1"])
+def test_every_ablation_is_that_of_a_hooked_run(own, side, positions):
+    bridge, prompts = own
+    prompts = even(prompts) if positions == "all" else prompts
+    other = type(prompts)(**vars(prompts) | {"tokens": prompts.tokens.roll(1, 0)})
+    n_pos = prompts.tokens.shape[1]
+    where = torch.arange(n_pos).expand(len(prompts), -1)
+    mask = torch.ones(where.shape) if positions == "all" else (where == prompts.positions[positions][:, None]).float()
+    for how in HOWS:
+        if positions == "end" and how in ("mean", "resample"):  # the hooked run knows equal positions only
+            continue
+        for label in ("L0H1", "L1H2.1", "L1.mlp") if positions == "all" else ("L1H2.1",):
+            part = Component.parse(label) if "." in label and "H" in label else None
+            part = part or (Head.parse(label) if "H" in label else type("M", (), {"layer": 1})())
+            given = dict(how=how, positions=positions, other=other if how == "exchange" else None)
+            given["at"] = side and f"{READER}.{side}"
+            found = [ablate(bridge, label, prompts, metric, **given) for metric in ("logit_diff", LOOK)]
+            expected = hooked(bridge, prompts, part, how, other, side, mask)
+            for frame, value in zip(found, expected):
+                assert frame["value"].item() == pytest.approx(float(value), abs=2e-4), (how, label)
+            if side is None and positions == "all":
+                assert abs(found[0]["change"].item()) > 5e-4, "an ablation without effect would prove nothing"
+
+
+def test_a_set_is_taken_out_together_and_components_sum_to_their_head(own):
+    bridge, prompts = own
+    d_head = bridge.cfg.d_head
+    sets = {"head": ["L1H2"], "components": [f"L1H2.{i}" for i in range(d_head)], "both": ["L0H1", "L1H2"]}
+    found = ablate(bridge, sets, prompts, how="zero").set_index("what")["value"]
+    no_bias = attention_layer(bridge, 1).b_V.abs().max() < 1e-6  # folded into b_O by the model's loading
+    assert no_bias and found["head"] == pytest.approx(found["components"], abs=1e-4)
+    hooks = [(f"blocks.{layer}.attn.hook_z", _without(head)) for layer, head in ((0, 1), (1, 2))]
+    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
+    with torch.no_grad():
+        last = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
+    difference = last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]
+    assert found["both"] == pytest.approx(float(difference.mean()), abs=1e-4)
+
+
+def _without(head):
+    def zero(value, hook):
+        value = value.clone()
+        value[:, :, head] = 0
+        return value
+
+    return zero
+
+
+def test_the_value_bias_is_the_head_s_and_no_component_s(checkpoints):
+    from talking_heads_utils.weights.heads import Processing
+
+    bridge, prompts = load_model(checkpoints["gpt2"], processing=Processing(False, False)), random_prompts()
+    layer = attention_layer(bridge, 1)
+    with torch.no_grad():
+        constant = layer.b_V[2] @ layer.W_O[2]
+        hooks = [
+            ("blocks.1.attn.hook_z", _without(2)),
+            ("blocks.1.hook_attn_out", lambda value, hook: value + constant),
+        ]
+        rows, end = torch.arange(len(prompts)), prompts.positions["end"]
+        last = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
+    difference = (last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]).mean()
+    components = {"components": [f"L1H2.{i}" for i in range(bridge.cfg.d_head)]}
+    found = ablate(bridge, components, prompts, how="zero")["value"].item()
+    assert found == pytest.approx(float(difference), abs=1e-4)
+    assert abs(found - ablate(bridge, "L1H2", prompts, how="zero")["value"].item()) > 1e-3
+
+
+def test_in_the_planted_model_the_inhibiting_components_matter_and_the_control_does_not():
+    planted = plant()
+    prompts = build_ioi(planted.tokenizer, 40)
+    mover = planted.roles["mover"][0]
+    inhibition = [str(component) for component in planted.components["inhibition"]]
+    given = dict(metric=attention(mover, "IO", "S1"), at=f"{mover}.query", how="zero")
+    sets = {"inhibition": inhibition, "control": ["L1H4", "L1H5"]}
+    found = ablate(planted.bridge, sets, prompts, **given).set_index("what")
+    assert found.loc["inhibition", "high"] < -0.9 and abs(found.loc["control", "change"]) < 1e-6
+    single = ablate(planted.bridge, inhibition, prompts, **given)
+    assert len(single) == len(inhibition) and single["n"].eq(40).all()
+    assert single[["layer", "head", "component"]].notna().all(axis=None)
+
+
+BAD = {
+    "is no reader's input": (OptionError, dict(at="L2H1")),
+    "no 'halve' ablation": (OptionError, dict(how="halve")),
+    "does not read L1H0": (LabelError, dict(at="L1H1.query")),
+    "not in": (LabelError, dict(what="L1H40")),
+    "components are": (LabelError, dict(what="L1H0.999")),
+    "more than once": (OptionError, dict(what={"set": ["L1H0", "L1H0.1"]})),
+    "Nothing to ablate": (OptionError, dict(what=[])),
+    "is not a head": (LabelError, dict(what="8")),
+    "Other prompts are given": (OptionError, dict(how="exchange")),
+    "Prompt 1 has 6 tokens": (OptionError, dict(how="mean", positions="all", uneven=True)),
+    "No position 'S9'": (TaskError, dict(positions="S9")),
+    "not \\(6, 1\\)": (OptionError, dict(metric=lambda outcome: outcome.logits)),
+    "is NaN on prompt": (OptionError, dict(metric=lambda outcome: outcome.logits[..., 0] * float("nan"))),
+    "There is no metric": (OptionError, dict(metric="beauty")),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_requests_are_one_clear_error_each(own, message):
+    bridge, prompts = own
+    error, given = BAD[message][0], dict(BAD[message][1])
+    uneven = given.pop("uneven", False)
+    prompts = prompts if uneven else even(prompts)
+    with pytest.raises(error, match=message):
+        ablate(bridge, given.pop("what", "L1H0"), prompts, **given)
+
+
+def test_other_prompts_must_fit_and_the_model_must_not_be_training(own):
+    bridge, prompts = own
+    with pytest.raises(OptionError, match="6 prompts and 2 others"):
+        ablate(bridge, "L1H0", prompts, how="exchange", other=prompts.select([0, 1]))
+    with pytest.raises(OptionError, match="tokens and the other one"):
+        ablate(bridge, "L1H0", prompts, how="exchange", other=even(prompts))
+    bridge.train()
+    with pytest.raises(ModelError, match="training mode"):
+        ablate(bridge, "L1H0", prompts, how="zero")
+    bridge.eval()
