@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,9 +20,10 @@ from torch import Tensor
 from talking_heads_utils.components import is_empty, ov_svd
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, PATTERN, RESID_PRE, Change, Forward, Q, Z, prepare
-from talking_heads_utils.forward.variants import ALL, measure, places, position_of, ready, tidy, untouched
+from talking_heads_utils.forward.variants import ALL, measure, places, position_of, tidy, untouched
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import Metric, Outcome, named
+from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.rotary import turn
@@ -68,7 +69,7 @@ class _Target:
 
 
 def ablate(
-    model: object,
+    model: Any,
     what: Label | Sequence[Label] | Mapping[str, Sequence[Label]],
     prompts: PromptSet,
     metric: str | Metric | Callable[[Outcome], Tensor] = "logit_diff",
@@ -78,7 +79,7 @@ def ablate(
     other: PromptSet | None = None,
     positions: str = ALL,
     seed: int = 0,
-    tokenizer: object | None = None,
+    tokenizer: Any = None,
 ) -> pd.DataFrame:
     """A metric with heads, components, MLPs or sets of them ablated: one row for each.
 
@@ -109,7 +110,7 @@ def ablate(
     >>> found[["what", "value"]].round(1).values.tolist()
     [['inhibition', -0.0], ['control', 1.0]]
     """
-    bridge, metric, sets = ready(model, tokenizer), named(metric), _sets(what)
+    bridge, metric, sets = as_bridge(model, tokenizer), named(metric), _sets(what)
     reader = None if at is None else _reader_of(bridge, at)
     parts = _checked(bridge, sets, reader)
     sites = [Z, *([MLP_OUT] if any(isinstance(part, Mlp) for part in parts) else [])]

@@ -10,10 +10,11 @@ import pytest
 import torch
 from counted import MODELS, table
 
-from talking_heads_utils.experiments.editing.study import GRADIENT, GRID, RANDOM, drawn
+from talking_heads_utils.experiments.editing.search import Search
 from talking_heads_utils.experiments.gate import ANYWHERE
 from talking_heads_utils.experiments.inhibition import concentration, links
-from talking_heads_utils.experiments.positional.study import CARRIED
+from talking_heads_utils.experiments.positional.coordinates import Feature
+from talking_heads_utils.experiments.positional.decoding import Split, Subspace
 from talking_heads_utils.figures import circuit, composition, editing, explorer, icl, models, positional
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, KIND_READS, role_colour
@@ -187,49 +188,52 @@ def test_removal_by_effect_and_at_random_are_apart():
     assert list(mark.x) == [0, 0] and list(mark.y) == pytest.approx([expected[f"{m}, by effect"][0] for m in MODELS])
 
 
-def test_what_is_decoded_stands_under_what_carries_it():
-    rows = table(["right"], split=["places", "words"], subspace=list(positional.SHORT), carries=list(CARRIED))
-    rows = rows.assign(chance=0.2, drawn=rows["subspace"].map(positional.SHORT))
+def test_what_is_decoded_stands_under_its_feature_and_its_split():
+    rows = table(["right"], split=list(Split), subspace=list(Subspace), feature=list(Feature))
+    rows = rows.assign(chance=0.2, shuffled=0.1, drawn=rows["subspace"].map(positional.SUBSPACES))
     figure = positional.decoding_figure(rows)
-    for model, split in product(MODELS, ("places", "words")):
-        own = where(rows, model=model, split=split)
-        expected = {carries: column(where(own, carries=carries), "drawn", "right") for carries in CARRIED}
-        assert series(figure, f"{model}, {split}") == expected
-        for carries, trace in by_name(after(figure, f"{model}, {split}")).items():
-            assert hover(trace, 0) == f"{carries}: {expected[carries][trace.x[0]]:.2f}"
+    for model, split in product(MODELS, Split):
+        own, entry = where(rows, model=model, split=split), f"{model}, {positional.SPLITS[split]}"
+        expected = {name: column(where(own, feature=f), "drawn", "right") for f, name in positional.FEATURES.items()}
+        assert series(figure, entry) == expected
+        for name, trace in by_name(after(figure, entry)).items():
+            assert hover(trace, 0) == f"{name}: {expected[name][trace.x[0]]:.2f}; shuffled 0.10"
 
 
 def test_the_dimension_of_each_series_is_that_of_its_name():
-    names = [carries + suffix for carries in CARRIED for suffix in ("", " by random directions")]
-    rows = table(names, k=[1, 2, 4])
+    rows = table(["right"], subspace=["components", "random"], feature=list(Feature), k=[1, 2, 4])
     figure = positional.dimension_figure(rows)
     for model in MODELS:
-        assert series(figure, model) == {name: column(where(rows, model=model), "k", name) for name in names}
+        assert series(figure, model) == {
+            name + suffix: column(where(rows, model=model, feature=f, subspace=subspace), "k", "right")
+            for f, name in positional.FEATURES.items()
+            for subspace, suffix in (("components", ""), ("random", ", random directions"))
+        }  # fmt: skip
 
 
-def test_gains_stand_under_the_search_that_found_them():
-    found_by = [GRADIENT, drawn(GRADIENT), GRID, drawn(GRID)]
-    rows = table(["gain", "low", "high"], unit=1.0, edit=found_by, prompts=["lists of 4", "lists of 8"])
-    rows["drawn"] = rows["prompts"].str.replace("lists ", "lists<br>")
+def test_gains_stand_under_the_search_that_found_them_beside_the_mean_of_the_draws():
+    rows = table(["gain", "low", "high"], unit=1.0, search=list(Search), draw=[None, 0, 1], prompts=["lists"],
+                 n_items=[4, 8])  # fmt: skip
     figure = editing.gains_figure(rows)
     for model in MODELS:
-        expected = {edit: column(where(rows, model=model, edit=edit), "drawn", "gain") for edit in found_by}
-        assert series(figure, model) == expected
-        for edit, trace in by_name(after(figure, model)).items():
-            assert hover(trace, 1) == f"{edit}: {expected[edit]['lists<br>of 8']:+.1f} points"
+        for search in Search:
+            of = where(rows, model=model, search=search)
+            own, draws = of[of["draw"].isna()], of[of["draw"].notna()].groupby("n_items")["gain"].mean()
+            found = series(figure, model)
+            assert found[search] == {f"lists<br>{n} items": g for n, g in column(own, "n_items", "gain").items()}
+            assert found[f"random, {search}"] == {f"lists<br>{n} items": g for n, g in draws.items()}
 
 
 def test_each_edit_is_at_its_divergence_and_its_gain_under_the_search_that_found_it():
-    tried = {GRADIENT: [GRADIENT], GRID: [GRID], RANDOM: [drawn(GRADIENT, 0), drawn(GRID, 1)]}
-    names = [name for group in tried.values() for name in group]
-    rows = table(["gain", "kl", "size", "lost", "low", "high"], unit=1.0, found_by=names, prompts=[0, 1])
-    figure = editing.pareto_figure(rows)
+    rows = table(["gain", "kl", "size", "lost", "low", "high"], unit=1.0, search=list(Search), draw=[None, 0])
+    rows["name"] = rows["search"].astype(str).where(rows["draw"].isna(), "random")
+    figure = editing.tried_figure(rows)
     assert "divergence" in figure.layout.xaxis.title.text and "gain" in figure.layout.yaxis.title.text
     for model in MODELS:
         traces = by_name(after(figure, model))
-        assert list(traces) == list(tried)
-        for search, trace in traces.items():
-            own = rows[(rows["model"] == model) & rows["found_by"].isin(tried[search])]
+        assert list(traces) == [*Search, "random"]
+        for name, trace in traces.items():
+            own = where(rows, model=model, name=name)
             assert xy(trace) == column(own, "kl", "gain")
             for i, row in enumerate(own.to_dict("records")):
                 assert hover(trace, i) == (

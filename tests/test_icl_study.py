@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.errors import NotApplicable, OptionError
+from talking_heads_utils import metrics
+from talking_heads_utils.errors import NotApplicable, OptionError, TaskError
 from talking_heads_utils.experiments.claims import CLAIMS, ClaimId
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import curves, measures, patching, study
@@ -45,6 +46,15 @@ def test_clusters_are_functions_and_answers_are_right(asked):
         a, b = asked[1].functions.functions[clusters[0]].tolist()
         assert right.tolist() == [a * x + b for x in (*dict(q.pairs), q.x)] and q.function == (a, b)
         assert len(set(clusters.tolist())) == 1
+
+
+def test_questions_have_no_candidates(asked):
+    run, task = asked
+    prompts = task.encode(run, task.draw(6, part=0).questions)
+    assert prompts.distractors.shape == (6, 0)
+    for measure in (metrics.correct, metrics.logit_difference):
+        with pytest.raises(TaskError, match="no wrong answers"):
+            measure(torch.zeros(6, run.bridge.cfg.d_vocab), prompts)
 
 
 def test_intervals_are_over_functions(asked):

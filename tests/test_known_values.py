@@ -8,7 +8,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import patching, study
 from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, draw_pairing
 from talking_heads_utils.experiments.icl.task import N_EXAMPLES, task_of
-from talking_heads_utils.experiments.positional import study as positional
+from talking_heads_utils.experiments.positional.decoding import by_list_index
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.end_runs import run_everywhere
 from talking_heads_utils.forward.head_sets import MEAN, RESAMPLE, ZERO, ablations
@@ -205,8 +205,8 @@ def test_attention_to_answers_by_counting_tokens(s):
 
 
 def test_accuracy_by_place_is_counted_prompt_by_prompt():
-    at, n = positional.channel("planted"), 60
-    table = positional.accuracy_by_place(at, [12, 5], n).set_index(["n_items", "place"])
+    at, n = Context("planted"), 60
+    table = frame(by_list_index(at, [12, 5], n)).set_index(["n_items", "list_index"])
     assert len(table) == 17
     for n_items in (12, 5):
         prompts = build_laundry(at.tokenizer, n_items, n, at.seed)

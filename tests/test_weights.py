@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from talking_heads_utils.errors import CheckpointError, LabelError, ProcessingError
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
-from talking_heads_utils.weights.checkpoints import load_head_weights
+from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.weights.heads import LAYER_NORM, RMS_NORM, Processing
 
 TENSORS = ("W_Q", "W_K", "W_V", "W_O", "b_O")
@@ -113,6 +113,11 @@ def test_shards_and_bfloat16(checkpoints, family, tmp_path):
     whole, shards = load_head_weights(tmp_path / "whole"), load_head_weights(tmp_path / "shards")
     assert all(torch.equal(getattr(whole, name), getattr(shards, name)) for name in TENSORS)
     assert whole.W_Q.dtype == torch.float32 and whole.source.sha256 != shards.source.sha256
+    held = open_checkpoint(tmp_path / "shards")
+    other = next(path for name, path in held.files.items() if "embed" in name or "wte" in name)
+    save_file({name: 2 * tensor for name, tensor in load_file(other).items()}, other)
+    again = open_checkpoint(tmp_path / "shards")
+    assert again.source() == held.source() and again.sha256() != shards.source.sha256, "the sum of what is read alone"
 
 
 def test_only_attention_tensors_are_read(checkpoints, family, tmp_path):

@@ -207,7 +207,7 @@ def _roles(n_decoys: int) -> dict[str, list[Head]]:
 
 
 def _word_rows(tokenizer: PreTrainedTokenizerFast) -> dict[str, list[int]]:
-    return {kind: tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1).kept)) for kind in END_OF}
+    return {kind: tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1))) for kind in END_OF}
 
 
 def _embeddings(
