@@ -17,12 +17,12 @@ from torch import Tensor
 
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, RESID_PRE, Change, prepare
+from talking_heads_utils.forward.steer import write_vectors
 from talking_heads_utils.forward.variants import END, measure, places, tidy, untouched
 from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.metrics import Metric, Outcome, named
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.steer import write_vectors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def steer(
 
     Columns: one per direction, named as it is, with its amount; ``position, metric, unit``, ``value``, its ``change``
     from the unsteered model with its 95% interval over prompts, ``low`` and ``high``, and ``n``. A grid over many
-    settings of the last token is run faster by :mod:`talking_heads_utils.steer`.
+    settings of the last token is run faster by :mod:`talking_heads_utils.forward.steer`.
 
     Raises :class:`LabelError` for a component that is not there or writes nothing, or amounts for a direction that is
     not among those given, :class:`OptionError` for no direction, an amount that is no finite number, a layer that is

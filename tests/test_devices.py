@@ -16,8 +16,8 @@ from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study as icl
 from talking_heads_utils.experiments.icl import whole
-from talking_heads_utils.experiments.inhibition import concentration
-from talking_heads_utils.experiments.inhibition import study as inhibition
+from talking_heads_utils.experiments.inhibition import toys
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.metrics import METRICS, Outcome, answer_logits
 
 SUBJECTS, PLAIN = (
@@ -61,12 +61,8 @@ def test_an_experiment_on_a_gpu_gives_the_same_table(model, experiment, monkeypa
 
 
 @cache
-def study_of(device):
-    return inhibition.study("mini-token", n_items=4, n_prompts=80, device=device)
-
-
-def channel_of(s):
-    return concentration.channel_curve(*s.halves, s.mover, s.inhibition, n_random=3)
+def toy_on(device):
+    return Context("mini-token", quick=True, device=device)
 
 
 CHAPTERS_ALONE = {
@@ -74,9 +70,8 @@ CHAPTERS_ALONE = {
     "whole answers": lambda device: whole.function_table(
         *models.load_with_tokenizer("mini-icl", device, torch.float32), functions=((1, 3),), counts=(2,), n=4
     ),
-    "second step": lambda device: inhibition.second_step_table([study_of(device)]),
-    "factors": lambda device: inhibition.factors_table([study_of(device)], 20),
-    "channel": lambda device: channel_of(study_of(device)),
+    "second step": lambda device: frame(toys.second_step(toy_on(device))),
+    "directions": lambda device: frame([toys.directions(toy_on(device))]),
 }
 
 
