@@ -9,7 +9,7 @@ from conftest import BILINEAR, random_prompts
 from safetensors.torch import load_file
 
 from talking_heads_utils.components import qk_svd, write_directions
-from talking_heads_utils.edit.algebra import direction
+from talking_heads_utils.edits.algebra import direction
 from talking_heads_utils.errors import LabelError, OptionError, UnsupportedModelError
 from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.forward.recording import record

@@ -151,7 +151,7 @@ def plant(
         raise OptionError(f"n_decoys is a number of heads, not {n_decoys!r}.")
     check_seed(seed)
     tokenizer, generator = word_tokenizer(), torch.Generator().manual_seed(seed)
-    words = {kind: tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1).kept)) for kind in END_OF}
+    words = {kind: tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1))) for kind in END_OF}
     rows = [token for ids in words.values() for token in ids]
     places = place_codes(rank, N_POSITIONS)
     circuit = _Circuit(len(words["names"]), len(rows), places, strength, noise, channel, generator)

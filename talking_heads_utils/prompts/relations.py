@@ -168,6 +168,5 @@ def encode_words(
         )
         for q in questions
     ]  # fmt: skip
-    recipe = Recipe(relation.name, len(questions), seed, tokenizer_hash(tokenizer), n_items=len(questions[0].pairs),
-                    words_left_out=relation.left_out)  # fmt: skip
+    recipe = Recipe(relation.name, len(questions), seed, tokenizer_hash(tokenizer), len(questions[0].pairs))
     return encode(texts, tokenizer, recipe, n_ctx=n_ctx)
