@@ -18,7 +18,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
+from pandas.io.formats.style import Styler
+
+from talking_heads_utils.experiments.rows import Row, frame
 
 BUILD_VARIABLE = "BOOK_BUILD"  # set by the book's Sphinx extension while pages are built
 UNDEFINED = 255
@@ -57,6 +61,13 @@ def show(
         return
     display(live() if live else drawn)
     display(Markdown(f"*{caption}*"))
+
+
+def table(found: Sequence[Row] | pd.DataFrame, *left_out: str, precision: int = 2) -> Styler:
+    """Rows as a page shows them: columns named in words, short numbers, no index. left_out: columns not shown."""
+    shown = found if isinstance(found, pd.DataFrame) else frame(found)
+    named = shown.drop(columns=list(left_out)).rename(columns=lambda name: name.replace("_", " "))
+    return named.style.format(precision=precision, na_rep="–").hide(axis="index")
 
 
 def kinds(shown: Iterable[str]) -> str:
