@@ -94,9 +94,9 @@ def with_controls(
     is what the chunks are split by.
     """
     chunks: dict[str, dict[str, Any]] = {}
-    for setting, frame in frames.items():
+    for setting, drawn in frames.items():
         first, *rest = map(str, setting)
-        chunks.setdefault(first, {})["|".join(rest)] = frame
+        chunks.setdefault(first, {})["|".join(rest)] = drawn
     packed = {first: json.dumps(frames, separators=(",", ":")) for first, frames in chunks.items()}
     figure.update_layout(meta=dict(figure.layout.meta or {}, controls=[dict(c) for c in controls], frames=packed))
     return figure
