@@ -16,6 +16,7 @@ from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study as icl
 from talking_heads_utils.experiments.icl import whole
+from talking_heads_utils.experiments.icl.task import task_of
 from talking_heads_utils.experiments.inhibition import toys
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.metrics import METRICS, Outcome, answer_logits
@@ -65,11 +66,14 @@ def toy_on(device):
     return Context("mini-token", quick=True, device=device)
 
 
+def asked_on(device):
+    run = Context("mini-icl", device=device)
+    return run, task_of(run)
+
+
 CHAPTERS_ALONE = {
-    "probes": lambda device: icl.probe_table(icl.subject("mini-icl", device=device), n=60),
-    "whole answers": lambda device: whole.function_table(
-        *models.load_with_tokenizer("mini-icl", device, torch.float32), functions=((1, 3),), counts=(2,), n=4
-    ),
+    "probes": lambda device: frame(icl.probes(*asked_on(device), n=60)),
+    "whole answers": lambda device: frame(whole.functions(asked_on(device)[0], some=((1, 3),), counts=(2,), n=4)),
     "second step": lambda device: frame(toys.second_step(toy_on(device))),
     "directions": lambda device: frame([toys.directions(toy_on(device))]),
 }
