@@ -75,8 +75,7 @@ class Checkpoint:
         return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
     def raw_layer(self, layer: int, dtype: torch.dtype, device: str | torch.device = "cpu") -> RawLayer:
-        """One layer; nothing else of the checkpoint is read. Raises :class:`CheckpointError` naming a tensor that is not
-        finite."""
+        """One layer; nothing else is read. Raises :class:`CheckpointError` naming a tensor that is not finite."""
         return self.family.unpack(self.read_layer(layer, dtype, device), self.shape)
 
     def source(self) -> Source:
