@@ -14,7 +14,7 @@ from talking_heads_utils.edits import bake as baking
 from talking_heads_utils.edits.apply import apply, weights_to_edit
 from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, Edit, new_edit, read_edit
 from talking_heads_utils.errors import EditError
-from talking_heads_utils.labels import Component
+from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.models import as_bridge, model_source
 from talking_heads_utils.weights.checkpoints import load_head_weights
 
@@ -75,7 +75,7 @@ def bake(model: str | Path, changes: Changes, folder: str | Path, matrix: str = 
 def changes_of(changes: Mapping[str | Component, float] | Sequence[Change] | Change, matrix: str) -> tuple[Change, ...]:
     """Changes in any of the forms that :func:`edit` takes."""
     if isinstance(changes, Mapping):
-        return tuple(Change(component, matrix, SCALE, factor) for component, factor in changes.items())
+        return tuple(Change(as_component(component), matrix, SCALE, factor) for component, factor in changes.items())
     found = (changes,) if isinstance(changes, Change) else tuple(changes)
     if odd := [change for change in found if not isinstance(change, Change)]:
         raise EditError(f"{odd[0]!r} is no change. Write {{'L8H10.1': 0.5}}, or Change('L8H10.1', 'OV', 'set', 2.0).")
