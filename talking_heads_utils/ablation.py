@@ -11,18 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.components import is_empty, ov_svd
+from talking_heads_utils.components import SVD, is_empty, ov_svd
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, PATTERN, RESID_PRE, Change, Forward, Q, Z, prepare
-from talking_heads_utils.forward.variants import ALL, measure, places, position_of, ready, tidy, untouched
+from talking_heads_utils.forward.variants import ALL, measure, places, position_of, tidy, untouched
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import Metric, Outcome, named
+from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.rotary import turn
@@ -62,13 +63,13 @@ class _Target:
 
     def delta(self, old: Tensor, new: Tensor | None) -> Float[Tensor, "n q d_model"]:
         """What is added where ``old`` (z, or an MLP's write) is replaced by ``new``; None: by nothing."""
-        if self.read is None:
+        if self.read is None or self.write is None or self.rest is None:
             return -old if new is None else new - old
         return (((self.rest if new is None else new) - old) @ self.read) @ self.write
 
 
 def ablate(
-    model: object,
+    model: Any,
     what: Label | Sequence[Label] | Mapping[str, Sequence[Label]],
     prompts: PromptSet,
     metric: str | Metric | Callable[[Outcome], Tensor] = "logit_diff",
@@ -78,7 +79,7 @@ def ablate(
     other: PromptSet | None = None,
     positions: str = ALL,
     seed: int = 0,
-    tokenizer: object | None = None,
+    tokenizer: Any = None,
 ) -> pd.DataFrame:
     """A metric with heads, components, MLPs or sets of them ablated: one row for each.
 
@@ -109,7 +110,7 @@ def ablate(
     >>> found[["what", "value"]].round(1).values.tolist()
     [['inhibition', -0.0], ['control', 1.0]]
     """
-    bridge, metric, sets = ready(model, tokenizer), named(metric), _sets(what)
+    bridge, metric, sets = as_bridge(model, tokenizer), named(metric), _sets(what)
     reader = None if at is None else _reader_of(bridge, at)
     parts = _checked(bridge, sets, reader)
     sites = [Z, *([MLP_OUT] if any(isinstance(part, Mlp) for part in parts) else [])]
@@ -241,24 +242,25 @@ class _New:
 
 def _targets(bridge: TransformerBridge, made: Forward, sets: Mapping[str, list[Part]]) -> list[list[_Target]]:
     """Every part as a map. Raises :class:`LabelError` for a component that is not there or writes nothing."""
-    named_components = any(isinstance(part, Component) for parts in sets.values() for part in parts)
-    weights = head_weights_from_bridge(bridge) if named_components else None
-    svds = {}
+    components = any(isinstance(part, Component) for parts in sets.values() for part in parts)
+    weights = head_weights_from_bridge(bridge) if components else None
+    svds: dict[int, SVD] = {}
 
     def target(part: Part) -> _Target:
         if isinstance(part, Mlp):
             return _Target(part)
         at = made.layers[part.layer - made.start].attention
         W_O = at.W_O[part.head]
-        if isinstance(part, Head):
+        if isinstance(part, Head) or weights is None:
             return _Target(part, torch.eye(len(W_O)).to(W_O), W_O, W_O.new_zeros(len(W_O)))
+        k = weights.component(part).component
         if part.layer not in svds:
-            svds[part.layer] = ov_svd(weights, weights.component(part).layer)
-        svd, (_, head, k) = svds[part.layer], (part.layer, part.head, weights.component(part).component)
-        if is_empty(svd.S[head])[k]:
+            svds[part.layer] = ov_svd(weights, part.layer)
+        svd = svds[part.layer]
+        if is_empty(svd.S[part.head])[k]:
             raise LabelError(f"{part} writes nothing: its singular value is zero. Choose an earlier component.")
-        direction = svd.V[head, :, k].to(W_O)
-        return _Target(part, (W_O @ direction)[:, None], direction[None], at.b_V[at.kv_index[head]])
+        direction = svd.V[part.head, :, k].to(W_O)
+        return _Target(part, (W_O @ direction)[:, None], direction[None], at.b_V[at.kv_index[part.head]])
 
     return [[target(part) for part in parts] for parts in sets.values()]
 

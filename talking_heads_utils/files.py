@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from talking_heads_utils.errors import CheckpointError, OptionError
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 GPT2_VARIABLE = "TALKING_HEADS_GPT2"  # a folder with GPT-2 small's weights, for tests and commands
 
 
@@ -101,7 +103,10 @@ def file_sha256(path: Path) -> str:
 
 
 def known_sha256(path: Path) -> str:
-    """As :func:`file_sha256`, but computed once in a process for a file that has not changed since."""
+    """As :func:`file_sha256`, but computed once in a process for a file that has not changed since, and not at all for
+    a large file in the Hub's cache, which is a link to one that is called by its sum."""
+    if path.is_symlink() and (target := path.resolve()).parent.name == "blobs" and _SHA256.fullmatch(target.name):
+        return target.name
     at = path.stat()
     return _sum_at(path, at.st_mtime_ns, at.st_size)
 

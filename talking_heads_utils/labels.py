@@ -60,6 +60,11 @@ def as_head(head: Head | str) -> Head:
     return Head.parse(head) if isinstance(head, str) else head
 
 
+def as_component(component: Component | str) -> Component:
+    """A component given either way."""
+    return Component.parse(component) if isinstance(component, str) else component
+
+
 def heads_in(layers: Iterable[int], n_heads: int) -> list[Head]:
     """Every head of some layers, layer by layer."""
     return [Head(layer, head) for layer in layers for head in range(n_heads)]

@@ -1,105 +1,47 @@
-"""Loading a whole model for experiments: by a known name, a Hub id or a folder, always by the same call.
+"""Loading a whole model: by a known name, a Hub id, a folder or a GGUF file, or what a user has loaded already.
 
 TransformerLens' own loading fills tensors that a checkpoint lacks at random, without a word, and reads pickles. So the
-header is checked against the config first, and only safetensors are read.
+header is checked against the config first, and only safetensors are read. What the book knows by name stands in
+:mod:`talking_heads_utils.known` and can be had from here.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from talking_heads_utils import roles
 from talking_heads_utils.device import check_device, free_memory, free_on_all
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
-from talking_heads_utils.files import data_dir
-from talking_heads_utils.labels import Head
+from talking_heads_utils.known import (
+    PLANTED,
+    KnownModel,
+    is_real,
+    known_models,
+    learners,
+    longest_trained,
+    minis,
+    model_source,
+    shipped_models,
+    shown_as,
+)
 from talking_heads_utils.prompts.prefix import add_prefix, begin_ids
-from talking_heads_utils.settings import FINAL
-from talking_heads_utils.weights.checkpoints import GGUF, Checkpoint, as_folder, open_checkpoint
+from talking_heads_utils.weights.checkpoints import Checkpoint, as_folder, open_checkpoint
 from talking_heads_utils.weights.heads import NO_NORM, Processing
-from talking_heads_utils.weights.packages import SMOLLM2, Package
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PLANTED = "planted"
+__all__ = [
+    "PLANTED", "KnownModel", "as_bridge", "check_complete", "find_checkpoint", "is_real", "known_models", "learners",
+    "load_model", "load_tokenizer", "load_with_tokenizer", "longest_trained", "minis", "model_source", "moved",
+    "revision_of", "shipped_models", "shown_as",
+]  # fmt: skip
 SPREAD = "auto"  # in place of a device: over all GPUs there are
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
-
-
-@dataclass(frozen=True)
-class KnownModel:
-    """A model that the book's chapters know. ``revision`` pins what the Hub or a package gives; ``roles`` are published
-    claims. ``prefix``: the tokens that stand in front of every prompt, as text, ``""`` for none."""
-
-    name: str
-    revision: str
-    gated: bool
-    n_params: int
-    chapters: tuple[int, ...]
-    prefix: str
-    roles: Mapping[str, list[Head]] = field(default_factory=dict)
-    roles_source: str | None = None
-    package: Package | None = None  # where its file comes from instead of the Hub
-
-    @property
-    def shown(self) -> str:
-        """What every figure of it must say it shows."""
-        return f"{self.name}, real model" + (f", quantised to {self.package.quantised}" if self.package else "")
-
-    def gigabytes(self, dtype: torch.dtype = torch.float32) -> float:
-        """Memory that the weights alone take, in 10^9 bytes."""
-        return self.n_params * dtype.itemsize / 1e9
-
-
-def known_models() -> dict[str, KnownModel]:
-    """The models of the book, by name."""
-    models = (
-        KnownModel(
-            name="gpt2",
-            revision="607a30d783dfa663caf39e06633721c8d4cfcd7e",
-            gated=False,
-            n_params=124_439_808,
-            chapters=(1, 2, 3, 4),  # its tokenizer keeps 0 to 361 whole, which chapter 4 needs
-            prefix="<|endoftext|>",  # TransformerLens' convention; the tokenizer adds nothing
-            roles=roles.gpt2_small_roles(),
-            roles_source=roles.GPT2_SMALL_SOURCE,
-        ),
-        KnownModel(
-            name="EleutherAI/pythia-160m",
-            revision="50f5173d932e8e61f858120bcb800b97af589f46",
-            gated=False,
-            n_params=162_322_944,
-            chapters=(1, 2, 3),
-            prefix="<|endoftext|>",  # as GPT-2's
-        ),
-        KnownModel(
-            name="meta-llama/Meta-Llama-3-8B",
-            revision="8cde5ca8380496c9a6cc7ef3a8b46a0372a1d920",
-            gated=True,
-            n_params=8_030_261_248,
-            chapters=(4,),
-            prefix="<|begin_of_text|>",
-        ),
-        KnownModel(
-            name=SMOLLM2.name,
-            revision=SMOLLM2.revision,
-            gated=False,
-            n_params=134_515_008,
-            chapters=(1, 2, 3, 4),
-            prefix="",
-            package=SMOLLM2,
-        ),
-    )
-    return {model.name: model for model in models}
+_BRIDGE = "_talking_heads_bridge"  # on a Hugging Face model that has been wrapped, since it can be only once
 
 
 def load_model(
@@ -140,21 +82,38 @@ def load_model(
     return _boot(model.eval(), tokenizer, checkpoint, None if spread else one, dtype, processing)
 
 
-def model_source(name_or_folder: str | Path, revision: str | None = None) -> tuple[str | Path, str | None]:
-    """Where a model's checkpoint is, and its revision: folders of the book's own, known names pinned to theirs. A
-    ``Path`` is always that folder, a string first a name.
+def as_bridge(
+    model: TransformerBridge | PreTrainedModel | str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+) -> TransformerBridge:
+    """A model as everything here takes it: a ``TransformerBridge``.
 
-    Raises :class:`ModelError` for a small model that does not ship.
+    model: what :func:`load_model` gives or any other bridge, in compatibility mode or not, which is returned as it is;
+    a Hugging Face model, which then needs its tokenizer; or a name for :func:`load_model`. A Hugging Face model is
+    wrapped in place: its weights and logits stay, its attention becomes eager, and a second call gives the same bridge.
+
+    Raises :class:`ModelError` for a model in training mode or of a kind that TransformerLens cannot run, and
+    :class:`OptionError` for anything else or a missing tokenizer.
     """
-    if isinstance(name_or_folder, Path):
-        return name_or_folder, revision
-    shipped, asked = shipped_models(), name_or_folder
-    if asked.startswith("mini-"):
-        asked = asked.removesuffix("/final")
-    if asked.startswith("mini-") and asked not in shipped and not as_folder(asked).is_dir():
-        raise ModelError(f"No small model {name_or_folder!r} ships with the book; there are {', '.join(shipped)}.")
-    known = known_models().get(asked)
-    return shipped.get(asked, name_or_folder), revision or (known.revision if known else None)
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
+
+    if isinstance(model, str | Path):
+        return load_model(model)
+    if not isinstance(model, TransformerBridge | PreTrainedModel):
+        raise OptionError(
+            f"A model is a TransformerBridge, a Hugging Face model or a name, not of the type {type(model).__name__}."
+        )
+    if model.training:
+        raise ModelError("The model is in training mode, where dropout changes every run. Call model.eval() first.")
+    if isinstance(model, TransformerBridge):
+        return model
+    if (made := vars(model).get(_BRIDGE)) is not None:
+        return made
+    if tokenizer is None:
+        raise OptionError("A Hugging Face model needs its tokenizer beside it: as_bridge(model, tokenizer).")
+    name = model.name_or_path or str(model.config.model_type)
+    vars(model)[_BRIDGE] = bridge = _wrapped(model, tokenizer, name, str(model.device), model.dtype)
+    return bridge
 
 
 def find_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
@@ -171,23 +130,12 @@ def revision_of(name_or_folder: str | Path) -> str | None:
     return None if name_or_folder == PLANTED else find_checkpoint(name_or_folder).revision
 
 
-def is_real(name: str, revision: str | None) -> bool:
-    """Whether these are the weights that a known name stands for: a folder of that name has no revision."""
-    known = known_models().get(name)
-    return known is not None and revision == known.revision
-
-
 def load_with_tokenizer(
     name: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[TransformerBridge, PreTrainedTokenizerBase]:
-    """A model as :func:`load_model` gives it, and its tokenizer (``planted`` keeps its own beside the bridge)."""
-    if name != PLANTED:
-        bridge = load_model(name, device, dtype)
-        return bridge, bridge.tokenizer
-    from talking_heads_utils.planted.model import plant
-
-    truth = plant()
-    return moved(truth.bridge, check_device(str(device)), dtype), truth.tokenizer
+    """A model as :func:`load_model` gives it, and its tokenizer."""
+    bridge = load_model(name, device, dtype)
+    return bridge, bridge.tokenizer
 
 
 def load_tokenizer(name_or_folder: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -210,47 +158,6 @@ def moved(
     if torch.device(device).type != "cpu":
         bridge = bridge.to(device)
     return bridge if dtype == torch.float32 else bridge.to(dtype)
-
-
-def minis(stage: str = "", n_items: int = 0) -> list[str]:
-    """The trained models whose answers must pass through a mover, as far as they ship and saw lists of ``n_items`` in
-    training: at the end, or ``early``."""
-    names = [f"{name}/{stage}" if stage else name for name in ("mini-token", "mini-place")]
-    return [name for name in names if name in shipped_models() and n_items <= longest_trained(name)]
-
-
-def longest_trained(name: str) -> float:
-    """Items of the longest list that a shipped model saw in training, out of its card; infinity for any other model."""
-    folder = shipped_models().get(name)
-    if folder is None:
-        return math.inf
-    return json.loads((folder / "training.json").read_text(encoding="utf-8")).get("longest", math.inf)
-
-
-def learners() -> list[str]:
-    """The trained models that learn functions in context, as far as they ship."""
-    names = ("mini-icl", "mini-icl-plain", "mini-icl-noisy")
-    return [name for name in names if name in shipped_models()]
-
-
-def shown_as(name: str) -> str:
-    """What every figure of a model must say it shows."""
-    if name == PLANTED:
-        return "Planted model, the answer is known"
-    if name.split("/")[0] in {shipped.split("/")[0] for shipped in shipped_models()}:
-        return f"{name}, trained here, a toy"
-    if Path(name).is_dir():
-        return f"{Path(name).name}, weights of a folder, not known to be a real model"
-    if Path(name).suffix == GGUF:
-        return f"{Path(name).name}, weights of a file, not known to be a real model"
-    return known.shown if (known := known_models().get(name)) else f"{name}, real model"
-
-
-def shipped_models() -> dict[str, Path]:
-    """The small models that come with the book: ``mini-token`` (trained to the end), ``mini-token/early`` and so on."""
-    folders = sorted((data_dir() / "models").glob("*/*/config.json"))
-    names = {f"{path.parent.parent.name}/{path.parent.name}": path.parent for path in folders}
-    return {name.removesuffix(f"/{FINAL}"): folder for name, folder in names.items()}
 
 
 def _load_planted(device: str | torch.device, dtype: torch.dtype, processing: Processing | None) -> TransformerBridge:
@@ -350,22 +257,31 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[-1].strip()}"
 
 
-def _boot(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint, device: str | None,
-    dtype: torch.dtype, processing: Processing,
-) -> TransformerBridge:  # fmt: skip
+def _wrapped(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, device: str | None, dtype: torch.dtype
+) -> TransformerBridge:
+    """A Hugging Face model as a bridge with weights as they are, whose tokenizer stays as it is."""
     from transformer_lens.model_bridge import TransformerBridge
 
     tokenizer.init_kwargs["add_bos_token"] = True  # else TransformerLens reads it anew, so that it adds bos
     try:
         bridge = TransformerBridge.boot_transformers(
-            str(checkpoint.folder), hf_model=model, tokenizer=tokenizer, device=device, dtype=dtype
+            name, hf_model=model, tokenizer=tokenizer, device=device, dtype=dtype
         )
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise CheckpointError(f"TransformerLens cannot run {checkpoint.name}: {_reason(error)}") from error
+        raise CheckpointError(f"TransformerLens cannot run {name}: {_reason(error)}") from error
     finally:
         del tokenizer.init_kwargs["add_bos_token"]
     bridge.cfg.default_prepend_bos = bridge.cfg.tokenizer_prepends_bos = bool(begin_ids(tokenizer))
+    return bridge
+
+
+def _boot(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint, device: str | None,
+    dtype: torch.dtype, processing: Processing,
+) -> TransformerBridge:  # fmt: skip
+    bridge = _wrapped(model, tokenizer, str(checkpoint.folder), device, dtype)
+    bridge.cfg.model_name = checkpoint.name  # what errors, tables and edits call it, not a path on this machine
     if processing.fold_ln:
         if checkpoint.gguf is not None:
             checkpoint.gguf.file.let_go()

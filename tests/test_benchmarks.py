@@ -15,7 +15,7 @@ from talking_heads_utils.cli.benchmarks import patch as patch_bench
 from talking_heads_utils.cli.benchmarks import steering as steering_bench
 from talking_heads_utils.cli.benchmarks import streaming as streaming_bench
 from talking_heads_utils.errors import TalkingHeadsError
-from talking_heads_utils.prompts.questions import NO_EXAMPLES, RANDOM_PAIRS
+from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, RANDOM_PAIRS
 from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.weights.checkpoints import load_head_weights

@@ -2,14 +2,10 @@
 
 import pandas as pd
 import pytest
-import torch
 from counted import MODELS, table
 
-from talking_heads_utils.experiments.editing.study import GRADIENT, GRID, drawn
-from talking_heads_utils.experiments.positional.gains import STRATEGIES, Gain
-from talking_heads_utils.experiments.positional.study import CARRIED
+from talking_heads_utils.experiments.positional.gains import Strategy
 from talking_heads_utils.figures import editing, icl, inhibition, models, page, positional
-from talking_heads_utils.stats import Interval
 
 
 def views(figure) -> dict[str, list]:
@@ -46,23 +42,6 @@ FIGURES = {
         table(["to_y", "to_x", "even"], head=["L0H0", "L1H3"]),
         ["to_y", "to_x", "even"],
     ),
-    "gains of edits": (
-        editing.gains_figure,
-        table(["gain"], edit=[GRADIENT, drawn(GRADIENT), GRID, drawn(GRID)], prompts=["lists of 8"]).assign(
-            gain=range(8)
-        ),
-        ["gain"],
-    ),
-    "gain against divergence": (
-        editing.pareto_figure,
-        table(["gain", "kl", "size", "lost"], found_by=[GRADIENT, GRID]).assign(gain=range(4)),
-        ["gain"],
-    ),
-    "dimensions": (
-        positional.dimension_figure,
-        table([c + s for c in CARRIED for s in ("", " by random directions")], k=[1, 2, 4]),
-        [c + s for c in CARRIED for s in ("", " by random directions")],
-    ),
 }
 
 
@@ -83,16 +62,6 @@ def test_intervals_reach_from_their_low_to_their_high_end():
     assert [y - down for y, down in zip(trace.y, trace.error_y.arrayminus)] == pytest.approx([0, 0], abs=1e-3)
 
 
-def test_decoding_by_subspace_has_an_entry_for_model_and_split():
-    rows = table(["right"], split=["places", "words"], subspace=list(positional.SHORT), carries=list(CARRIED))
-    found = views(positional.decoding_figure(rows.assign(chance=0.2)))
-    assert list(found) == [f"{model}, {split}" for model in MODELS for split in ("places", "words")]
-    for label, traces in found.items():
-        model, split = label.split(", ")
-        own = rows[(rows["model"] == model) & (rows["split"] == split)]
-        assert drawn_values(traces) == pytest.approx(sorted(own["right"].round(3)))
-
-
 def test_additivity_draws_ratio_and_cosine_of_every_model():
     rows = table(["ratio", "cosine"], n_examples=[1, 2, 4])
     figure = icl.additivity_figure(rows)
@@ -104,12 +73,26 @@ def test_additivity_draws_ratio_and_cosine_of_every_model():
 
 
 def test_steering_gains_show_the_mean_of_the_random_directions():
-    def gain(mean: float) -> dict[str, Gain]:
-        return dict.fromkeys(STRATEGIES, Gain(*[Interval(mean, mean - 0.1, mean + 0.1, 50)] * 2, [], 0.0))
+    rows = table(["accuracy"], n_items=[6, 12], draw=[None, 0, 1], strategy=list(Strategy))
+    rows = rows.assign(accuracy_low=0.0, accuracy_high=1.0)
+    found = views(positional.gains_figure(rows))
+    assert list(found) == [f"{model}, {n} items" for model in MODELS for n in (6, 12)]
+    for entry, (own, random) in found.items():
+        model, n = entry.removesuffix(" items").split(", ")
+        part = rows[(rows["model"] == model) & (rows["n_items"] == int(n))]
+        assert list(own.y) == part.loc[part["draw"].isna(), "accuracy"].round(3).tolist()
+        means = part[part["draw"].notna()].groupby("strategy", sort=False)["accuracy"].mean()
+        assert list(random.y) == means.round(3).tolist() and random.name == "random directions, mean of 2"
 
-    found = views(positional.gains_figure({"a": (gain(0.5), [gain(0.1), gain(0.3)]), "b": (gain(0.9), [gain(0.2)])}))
-    assert [list(trace.y) for trace in found["a"]] == [[0.5] * len(STRATEGIES), [0.2] * len(STRATEGIES)]
-    assert found["b"][1].name == "random directions, mean of 1"
+
+def test_a_finding_claims_nothing_that_is_told_the_answer():
+    keys = dict(subspace=list(positional.SUBSPACES), feature=list(positional.FEATURES))
+    decoded = table(["right"], **keys).assign(chance=0.25)
+    gains = table(["gain"], n_items=[6], draw=[None, 0], strategy=list(Strategy)).assign(low=0.0, high=1.0)
+    drawn = positional.finding_figure(decoded, gains).data[-2:]
+    one = gains[gains["strategy"] == Strategy.ONE]
+    for trace, part in zip(drawn, (one[one["draw"].isna()], one[one["draw"].notna()])):
+        assert list(trace.y) == pytest.approx(part["gain"].round(2).tolist()) and len(trace.y) == len(MODELS)
 
 
 def test_rates_set_the_components_beside_those_of_other_heads():
@@ -127,7 +110,7 @@ def test_rates_set_the_components_beside_those_of_other_heads():
 def test_a_share_below_zero_has_no_bar_but_its_number():
     row = dict(model="m", split="across wordings", components="L1H0.1", n=9)
     rows = pd.DataFrame(
-        [row | dict(carries=inhibition.PLACE, r2=0.9), row | dict(carries=inhibition.IDENTITY, r2=-0.48)]
+        [row | dict(carries=inhibition.PLACE, share=0.9), row | dict(carries=inhibition.IDENTITY, share=-0.48)]
     )
     place, identity = inhibition.carries_figure(rows).data
     assert (place.y, place.text, identity.y, identity.text) == ((0.9,), ("",), (0.0,), ("-0.48",))
@@ -150,17 +133,16 @@ def test_models_are_introduced_by_what_was_measured_and_what_was_predicted():
     assert [(t.name, list(t.x), list(t.y)) for t in figure.data] == [("lists of 2", [200, 400], [1.0, 2.0])]
 
 
-def test_heads_that_moved_have_an_entry_for_each_edit():
-    moved = {"one": torch.eye(2), "other": torch.zeros(2, 2)}
-    found = views(editing.heads_figure(moved))
-    assert [list(map(list, found[name][0].z)) for name in moved] == [values.tolist() for values in moved.values()]
-
-
 def test_edits_of_one_model_share_the_range_of_their_colours():
-    patterns = {"a: best": torch.full((2, 3), 0.4), "a: random": torch.full((2, 3), 0.1), "b: best": torch.ones(2, 3)}
-    figure = editing.heads_figure(patterns)
-    assert [trace.zmax for trace in figure.data] == pytest.approx([0.4, 0.4, 1.0])
-    assert {trace.zmin for trace in figure.data} == {0}
+    rows = table(["moved"], search=["gradient"], draw=[None, 0], layer=[0, 1], head=[0, 1, 2])
+    figure = editing.heads_figure(rows)
+    found = views(figure)
+    assert list(found) == [f"{m}, {edit}" for m in MODELS for edit in ("gradient", "random, gradient")]
+    for entry, (trace,) in found.items():
+        own = rows[rows["model"] == entry.split(", ")[0]]
+        part = own[own["draw"].notna() if "random" in entry else own["draw"].isna()]
+        assert [v for row in trace.z for v in row] == pytest.approx(part["moved"].tolist())
+        assert (trace.zmin, trace.zmax) == (0, own["moved"].max())
 
 
 def test_marks_of_heads_out_start_on_their_curves():

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.cli import COMMANDS, build_parser, main
-from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.scores import tables
-from talking_heads_utils.scores.scores import compute_scores, load_scores
+from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.families import FAMILIES, families_table
 
@@ -91,58 +90,10 @@ def test_head_level(run, checkpoints):
     assert tables.read_table_about(path)["level"] == "head"
 
 
-def test_scores_and_what_is_loaded(checkpoints, tmp_path):
-    path = tmp_path / "scores.safetensors"
-    assert main(["composition", "--weights", str(checkpoints["llama"]), "--out", str(path)]) == 0
-    fresh, loaded = compute_scores(load_head_weights(checkpoints["llama"])), load_scores(path)
-    assert dict(loaded.about) == dict(fresh.about) and loaded.about["rotary_distance"] == 0
-    for key, block in fresh.blocks.items():
-        assert (block.score - loaded.blocks[key].score).abs().max() < 1e-3
-        assert (block.null_std - loaded.blocks[key].null_std).abs().max() < 1e-7
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--kinds", "QZ"], "use Q, K, V"),
-        (["--top", "0"], "must keep at least one row"),
-        (["--n-random", "1"], "must be at least 2"),
-        (["--n-random", "10000000"], "at most a million"),
-        (["--seed", "-1"], "--seed must be from 0"),
-        (["--seed", str(10**30)], "--seed must be from 0"),
-    ],
-)
-def test_bad_options_are_one_clear_error_and_leave_no_file(run, capsys, more, message):
-    code, path = run(*more)
-    assert code == 2 and message in capsys.readouterr().err and not list(path.parent.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ("/nowhere/at/all", "No such folder: /nowhere/at/all"),
-        ("./nowhere", "No such folder"),
-        ("nobody/nothing", "the Hub could not be reached for config.json of 'nobody/nothing'"),
-    ],
-)
-def test_weights_that_cannot_be_had_are_one_clear_error(run, capsys, weights, message):
+@pytest.mark.parametrize("weights", ["/nowhere/at/all", "./nowhere", "nobody/nothing"])
+def test_weights_that_cannot_be_had_are_named(run, capsys, weights):
     code, path = run(weights=weights)
-    error = capsys.readouterr().err
-    assert code == 2 and message in error and "folder" in error and not path.exists()
-
-
-def test_an_output_that_cannot_be_written_is_one_clear_error(run, capsys, tmp_path):
-    (tmp_path / "file").write_text("")
-    code, _ = run(out="file/out.parquet")
-    assert code == 2 and "Choose another place" in capsys.readouterr().err
-
-
-def test_a_folder_as_output_is_refused_before_any_work(run, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "talking_heads_utils.weights.checkpoints.load_head_weights", lambda *a, **k: pytest.fail("too late")
-    )
-    for out in (".", "/", str(tmp_path)):
-        assert run(out=out)[0] == 2 and "Name the file to write in it" in capsys.readouterr().err
+    assert code == 2 and weights in capsys.readouterr().err and not path.exists()
 
 
 def test_a_disk_that_fills_up_is_one_clear_error(run, capsys, monkeypatch):
@@ -168,13 +119,6 @@ def test_a_variable_that_names_no_folder_is_named_in_the_error(capsys, monkeypat
     monkeypatch.setenv("TALKING_HEADS_GPT2", "/nowhere")
     assert main(["composition", "--out", str(tmp_path / "x.parquet")]) == 2
     assert "$TALKING_HEADS_GPT2 names /nowhere, which is no folder" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("metadata", [{}, {"talking_heads": "{"}, {"talking_heads": "{}"}])
-def test_a_file_that_holds_no_scores_is_one_clear_error(tmp_path, metadata):
-    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", metadata=metadata)
-    with pytest.raises(CheckpointError, match="holds no composition scores"):
-        load_scores(tmp_path / "x.safetensors")
 
 
 def test_an_interruption_leaves_the_finished_file_and_nothing_half_written(run, monkeypatch):
@@ -206,19 +150,8 @@ def test_help_teaches(capsys):
         assert "example" in text and f"python -m talking_heads_utils {command}" in text
 
 
-def test_importing_the_command_line_loads_nothing_heavy():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, talking_heads_utils.cli as c; c.build_parser(); "
-        "print([m for m in ('torch', 'pandas', 'plotly', 'pyarrow', 'transformers') if m in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-
-
 def test_an_edit_is_baked_from_the_command_line(checkpoints, tmp_path, capsys):
-    from talking_heads_utils.edit.edits import OV, REMOVE, Change, new_edit, save_edit
+    from talking_heads_utils.edits.edits import OV, REMOVE, Change, new_edit, save_edit
     from talking_heads_utils.labels import Component
 
     path, out = tmp_path / "edit.json", tmp_path / "edited"

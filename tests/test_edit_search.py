@@ -6,18 +6,23 @@ import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.edit.apply import apply, weights_to_edit
-from talking_heads_utils.edit.edits import OV, QK, new_edit, scales
-from talking_heads_utils.errors import EditError, LabelError, OptionError
-from talking_heads_utils.experiments.editing import search, study
-from talking_heads_utils.experiments.editing.harm import harm_at_end, text_harm
+from talking_heads_utils.edits.apply import apply, weights_to_edit
+from talking_heads_utils.edits.edits import OV, QK, new_edit, scales
+from talking_heads_utils.errors import EditError, LabelError, NotApplicable, OptionError
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.editing import gains, removal, search
+from talking_heads_utils.experiments.editing.components import ELSEWHERE, Prompts, choose, random_like
+from talking_heads_utils.experiments.editing.harm import harm_at_end, heads_moved, text_harm
+from talking_heads_utils.experiments.editing.search import Search
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import editing as figures
 from talking_heads_utils.forward import upper as engine
 from talking_heads_utils.forward.layers import attention_layer
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
-from talking_heads_utils.stats import share
+from talking_heads_utils.planted.model import INHIBITION, LIST, NOISE, plant
+from talking_heads_utils.prompts.lists import wordings
 from talking_heads_utils.weights.heads import Processing
 
 SETS = {
@@ -116,20 +121,22 @@ def test_the_gradient_search_stays_on_its_sphere_and_the_grid_is_every_scale(cas
     upper = engine.prepare(bridge, prompts, SETS["from the middle on"])
     columns, before = [0, 2], search.score(upper, torch.ones(1, 3)).log_prob.mean()
     tried = search.by_gradient(upper, columns, 0.3, n_steps=4)
-    amounts = (tried.factors - 1) * upper.singular_values.float()
+    factors = torch.stack([c.factors for c in tried])
+    amounts = (factors - 1) * upper.singular_values.float()
     torch.testing.assert_close(amounts.norm(dim=1), torch.full((4,), 0.3), atol=1e-4, rtol=0)
-    assert (tried.factors[:, 1] == 1).all(), "what is not searched stays"
-    again = search.score(upper, tried.factors).log_prob.mean(0)
-    torch.testing.assert_close(tried.objective, again, atol=1e-4, rtol=1e-4)
+    assert (factors[:, 1] == 1).all(), "what is not searched stays"
+    again = search.score(upper, factors).log_prob.mean(0).tolist()
+    assert [c.objective for c in tried] == pytest.approx(again, abs=1e-4, rel=1e-4)
     if bridge.cfg.model_name != "planted":
-        assert tried.objective.max() > before, "up the gradient"
+        assert max(c.objective for c in tried) > before, "up the gradient"
     grid = search.grid_amounts(upper.singular_values[columns], (0.0, 1.0, 3.0))
     same = search.at_norm(grid, 0.3)
     torch.testing.assert_close(same.norm(dim=1), torch.full((len(same),), 0.3))
     assert len(same) == len(grid) and len(search.at_norm(torch.cat([grid, grid / 2, -grid]), 0.3)) == 6
     found = search.by_grid(upper, columns, grid)
-    assert found.factors[:, [0, 2]].round().tolist() == [[0, 1], [3, 1], [1, 0], [1, 3], [0, 0], [3, 3]]
-    assert found.best == int(found.objective.argmax())
+    scales = [c.factors[[0, 2]].round().tolist() for c in found]
+    assert scales == [[0, 1], [3, 1], [1, 0], [1, 3], [0, 0], [3, 3]]
+    assert search.best(found, Search.GRID).objective == max(c.objective for c in found)
     for size, steps in ((0.0, 1), (float("nan"), 1), (1.0, 0)):
         with pytest.raises(OptionError, match="positive size"):
             search.by_gradient(upper, columns, size, n_steps=steps)
@@ -138,14 +145,14 @@ def test_the_gradient_search_stays_on_its_sphere_and_the_grid_is_every_scale(cas
 def test_random_components_are_others_of_the_same_layer_and_like_size():
     S = torch.tensor([[[4.0, 2.0, 0.0], [3.9, 1.9, 0.1]], [[9.0, 1.0, 0.5], [2.0, 1.2, 0.0]]])
     chosen = [Component(0, 0, 0), Component(1, 0, 1)]
-    draws = [search.random_like(S, chosen, [], seed) for seed in range(20)]
+    draws = [random_like(S, chosen, [], seed) for seed in range(20)]
     assert {draw[0] for draw in draws} == {Component(0, 1, 0), Component(0, 0, 1)}
     assert {draw[1] for draw in draws} == {Component(1, 1, 1), Component(1, 1, 0), Component(1, 0, 2)}
-    assert search.random_like(S, chosen, [], 3) == draws[3]
-    far = search.random_like(S, [Component(1, 0, 0)], [], 0)[0]
+    assert random_like(S, chosen, [], 3) == draws[3]
+    far = random_like(S, [Component(1, 0, 0)], [], 0)[0]
     assert far in {Component(1, 1, 0), Component(1, 1, 1), Component(1, 0, 1)}, "the nearest where none is alike"
-    with pytest.raises(OptionError, match="ask for fewer draws"):
-        search.random_like(S[:1], chosen[:1], [Component(0, 0, 1), *(Component(0, 1, i) for i in range(3))], 0)
+    with pytest.raises(NotApplicable, match="no other component"):
+        random_like(S[:1], chosen[:1], [Component(0, 0, 1), *(Component(0, 1, i) for i in range(3))], 0)
 
 
 def test_harm_is_what_whole_runs_say(case):
@@ -154,9 +161,8 @@ def test_harm_is_what_whole_runs_say(case):
     upper = engine.prepare(bridge, prompts, components)
     factors = torch.tensor([[3.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
     kl, right = harm_at_end(upper, factors)
-    edits = {str(k): new_edit(weights_to_edit(bridge), scales(dict(zip(components, row))))
-             for k, row in enumerate(factors.tolist())}  # fmt: skip
-    found = text_harm(bridge, edits, prompts.tokens, batch=4)
+    edits = [new_edit(weights_to_edit(bridge), scales(dict(zip(components, row)))) for row in factors.tolist()]
+    edited_, untouched = text_harm(bridge, edits, prompts.tokens, batch=4)
     rows = torch.arange(len(prompts))
     plain = whole_run(bridge, prompts, ())[0].log_softmax(-1)
     edited = whole_run(bridge, prompts, scales(dict(zip(components, [3.0, 0.0, 1.0]))))[0]
@@ -164,176 +170,157 @@ def test_harm_is_what_whole_runs_say(case):
     torch.testing.assert_close(kl[:, 0], expected, atol=5e-4, rtol=1e-3)
     own, others = edited[rows, prompts.answers], edited.gather(1, prompts.distractors)
     assert right[:, 0].tolist() == (own[:, None] > others).all(1).tolist()
-    assert kl[:, 1].abs().max() < 1e-4 and found["1"].pattern.abs().max() < 1e-5
+    assert kl[:, 1].abs().max() < 1e-4 and untouched.pattern.abs().max() < 1e-5
     with torch.no_grad():
         logits = bridge(prompts.tokens)
     loss = torch.nn.functional.cross_entropy(logits[0, :-1], prompts.tokens[0, 1:])
-    torch.testing.assert_close(found["0"].before[0], loss, atol=1e-4, rtol=1e-4)
-    assert found["0"].kl.shape == (len(prompts),) and found["0"].pattern.shape == (
-        bridge.cfg.n_layers,
-        bridge.cfg.n_heads,
-    )
-    assert found["0"].pattern[:2].abs().max() < 1e-5, "layers up to the first edited one attend as before"
+    torch.testing.assert_close(edited_.before[0], loss, atol=1e-4, rtol=1e-4)
+    assert edited_.kl.shape == (len(prompts),)
+    assert edited_.pattern.shape == (bridge.cfg.n_layers, bridge.cfg.n_heads)
+    assert edited_.pattern[:2].abs().max() < 1e-5, "layers up to the first edited one attend as before"
 
 
 @pytest.fixture(scope="module")
 def planted():
-    return study.bench("planted", n_items=10, n_prompts=80, n_draws=2)
+    return Context("planted")
 
 
-def test_an_edit_along_the_planted_channel_helps_where_places_crowd_and_a_random_one_does_not(planted):
-    from talking_heads_utils.planted.model import INHIBITION, LIST, NOISE, plant
+@pytest.fixture(scope="module")
+def at(planted):
+    return choose(planted, 10, n_prompts=80, n_draws=2)
 
+
+@pytest.fixture(scope="module")
+def tried(planted, at):
+    return search.search(planted, at)
+
+
+def test_an_edit_along_the_planted_channel_helps_where_lists_crowd_and_a_random_one_does_not(planted, at, tried):
     truth = plant().components
-    assert set(planted.components) <= {c for role in (INHIBITION, LIST, NOISE) for c in truth[role]}
-    assert len(set(planted.every)) == 18 and planted.columns(1) == list(range(12, 18))
-    rows = study.search(planted)
-    best = study.winners(rows)
-    draws = [study.drawn(search, draw) for draw in (0, 1) for search in (study.GRADIENT, study.GRID)]
-    assert list(best) == [study.GRID, study.GRADIENT, *draws]
-    for found_by, names in ((study.GRADIENT, draws[::2]), (study.GRID, draws[1::2])):
-        sizes = [row.size for row in rows if row.found_by in names]
-        assert sizes == pytest.approx([best[found_by].size] * len(sizes), rel=1e-4), (
-            "all of our winner's Frobenius norm"
-        )
-    assert [sum(row.found_by == name for row in rows) for name in (study.GRID, draws[1])] == [21, 14]
-    table = study.gains_table(planted, best, [study.KNOWN, study.NEW, "lists of 14"])
-    gains = table.set_index(["prompts", "edit"])
-    for prompts in (study.KNOWN, study.NEW):
-        own = gains.loc[prompts].loc[[study.GRADIENT, study.GRID]]
-        assert own["low"].max() > 0 and set(own["n"]) == {160}
-        assert own["gain"].max() > gains.loc[(prompts, study.drawn(study.GRADIENT)), "gain"] + 5
-    assert (gains.loc[study.KNOWN].loc[[study.GRADIENT, study.GRID], "beyond random"] != "+0 (+0 to +0)").all()
-    pareto = study.pareto_table(planted, rows)
-    assert len(pareto) == len(rows) and (pareto["kl"] > -1e-5).all() and set(pareto["n"]) == {160}
-    controlled = study.with_controls(best)
-    assert (
-        list(controlled) == [study.GRADIENT, draws[0], study.GRID, draws[1]] and controlled[draws[1]] is best[draws[1]]
-    )
-    harm = study.harm_table(planted, {"grid": best[study.GRID]})
-    of_best = pareto.iloc[next(i for i, row in enumerate(rows) if row is best[study.GRID])]
-    assert of_best["kl"] == pytest.approx(harm["KL, nats"].mean(), rel=1e-3), "the same prompts in figure and table"
-    same = ["gain", "low", "high"]
-    assert of_best[same].tolist() == pytest.approx(gains.loc[(study.KNOWN, study.GRID), same].tolist())
-    assert harm["before"].min() > 0.9 and list(harm["prompts"]) == [study.IOI, study.SHORT]
-    moved, patterns = study.heads_moved(planted, {"grid": best[study.GRID]}, 8)
-    assert patterns["grid"].shape == (3, 6) and patterns["grid"][:2].max() < 1e-6, "only movers attend otherwise"
-    steering = study.against_steering(planted, best[study.GRID], n_values=3)
-    assert steering["method"].iloc[0] == "edit" and set(steering["n"]) == {160}
+    assert set(at.chosen) <= {c for role in (INHIBITION, LIST, NOISE) for c in truth[role]}
+    assert len(set(at.every)) == 18 and at.columns(1) == list(range(12, 18))
+    best = search.winners(tried)
+    assert [(c.search, c.draw) for c in best[:2]] == [(Search.GRID, None), (Search.GRADIENT, None)]
+    assert {(c.search, c.draw) for c in best} == {(s, d) for s in Search for d in (None, 0, 1)}
+    for own in best[:2]:
+        sizes = [c.size for c in tried if c.search == own.search and c.draw is not None]
+        assert sizes == pytest.approx([own.size] * len(sizes), rel=1e-4), "all of our winner's Frobenius norm"
+    assert [sum((c.search, c.draw) == (Search.GRID, d) for c in tried) for d in (None, 0)] == [21, 14]
+    sets = [(Prompts.KNOWN, None), (Prompts.NEW, None), (Prompts.LISTS, 14)]
+    gained = frame(gains.edit_gains(planted, at, best, sets))
+    for prompts in (Prompts.KNOWN, Prompts.NEW):
+        part = gained[gained["prompts"] == prompts]
+        own, draws = part[part["draw"].isna()], part[part["draw"].notna()]
+        assert own["low"].max() > 0 and set(part["n"]) == {160}
+        random = draws[draws["search"] == Search.GRADIENT]["gain"].mean()
+        assert own["gain"].max() > random + 5 and draws["beyond"].isna().all()
+        gradient = own[own["search"] == Search.GRADIENT].iloc[0]
+        assert gradient["beyond"] == pytest.approx(gradient["gain"] - random), "the mean over draws, prompt by prompt"
+    grid = best[0]
+    of_known = gained[(gained["prompts"] == Prompts.KNOWN) & gained["draw"].isna() & (gained["search"] == Search.GRID)]
+    assert (of_known["after"] - of_known["before"]).item() * 100 == pytest.approx(of_known["gain"].item())
+    harmed = frame(gains.harm(planted, at, [grid]))
+    row = gains.tried(planted, at, [grid, *best[2:4]])[0]
+    assert row.kl == pytest.approx(harmed["kl"].mean(), rel=1e-3), "the same prompts in figure and table"
+    assert [row.gain, row.low, row.high] == pytest.approx(of_known[["gain", "low", "high"]].iloc[0].tolist())
+    assert row.lost == pytest.approx(-harmed["change"].mean(), abs=1e-3)
+    assert harmed["before"].min() > 0.9 and list(harmed["prompts"]) == [Prompts.IOI, Prompts.LISTS]
+    versus = frame(gains.against_steering(planted, at, grid, n_values=3)).set_index("strategy")
+    assert versus.loc[gains.EDIT, "gain"] == pytest.approx(row.gain) and set(versus["n"]) == {160}
 
 
-ASKED_BADLY = {
-    "no draw": (lambda at: study.bench("planted", n_items=6, n_draws=0), "one random draw at least"),
-    "no component": (lambda at: study.bench("planted", n_items=6, n_components=0), "one component"),
-    "no size": (lambda at: study.search(at, sizes=()), "one size"),
-    "no scale": (lambda at: study.search(at, values=()), "one scale other than 1"),
-    "the scale that changes nothing": (lambda at: study.search(at, values=(1.0,)), "one scale other than 1"),
-    "unknown prompts": (lambda at: at.on("nonsense"), "No prompts are called 'nonsense'"),
-    "lists of what": (lambda at: at.on("lists of x"), "No prompts are called 'lists of x'"),
-    "two components": (
-        lambda at: study.against_steering(replace(at, components=at.components[:2]), None),
-        "three components; this bench has 2",
-    ),
-}
-
-
-@pytest.mark.parametrize(("ask", "said"), ASKED_BADLY.values(), ids=list(ASKED_BADLY))
-def test_what_a_bench_cannot_do_is_one_clear_error(planted, ask, said):
+@pytest.mark.parametrize(("ask", "said"), [
+    (lambda run, at: choose(run, 6, n_draws=0), "one random draw at least"),
+    (lambda run, at: choose(run, 6, n_components=0), "One component"),
+    (lambda run, at: search.search(run, at, sizes=()), "one size"),
+    (lambda run, at: search.search(run, at, values=(1.0,)), "one scale other than 1"),
+    (lambda run, at: gains.against_steering(run, replace(at, chosen=at.chosen[:2]), None), "three components, and 2"),
+], ids=["no draw", "no component", "no size", "no scale", "two components"])  # fmt: skip
+def test_what_cannot_be_asked_is_one_clear_error(planted, at, ask, said):
     with pytest.raises(OptionError, match=said):
-        ask(planted)
+        ask(planted, at)
 
 
-def test_patterns_over_padding_do_not_count(planted):
-    prompts = planted.on(study.IOI)[0]
+def test_patterns_over_padding_do_not_count(planted, at):
+    prompts = at.on(planted, Prompts.IOI)[0]
     assert len(set(prompts.mask.sum(1).tolist())) > 1, "prompts of one length would prove nothing"
-    edit = {"it": planted.edit(torch.full((len(planted.every),), 0.5))}
+    half = torch.full((len(at.every),), 0.5)
+    edit = [at.edit(planted, half)]
     rows = [int(prompts.mask.sum(1).argmin()), int(prompts.mask.sum(1).argmax())]
     tokens, mask = prompts.tokens[rows], prompts.mask[rows]
-    found = text_harm(planted.bridge, edit, tokens, mask)["it"]
-    alone = [text_harm(planted.bridge, edit, t[m][None])["it"] for t, m in zip(tokens, mask)]
+    (found,) = text_harm(planted.bridge, edit, tokens, mask)
+    alone = [text_harm(planted.bridge, edit, t[m][None])[0] for t, m in zip(tokens, mask)]
     for name in ("before", "loss", "kl"):
-        torch.testing.assert_close(
-            getattr(found, name), torch.cat([getattr(a, name) for a in alone]), atol=1e-4, rtol=1e-4
-        )
+        one_by_one = torch.cat([getattr(a, name) for a in alone])
+        torch.testing.assert_close(getattr(found, name), one_by_one, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.pattern, torch.stack([a.pattern for a in alone]).mean(0), atol=1e-5, rtol=1e-4)
-    padded = text_harm(planted.bridge, edit, tokens)["it"]
+    padded = text_harm(planted.bridge, edit, tokens)[0]
     assert not torch.allclose(padded.pattern, found.pattern, atol=1e-5), "else padding proves nothing"
-    _, patterns = study.heads_moved(
-        planted, {"it": study.Row("it", torch.full((len(planted.every),), 0.5), 1.0, 0.0)}, 24
-    )
-    part = text_harm(planted.bridge, edit, prompts.tokens[:24], prompts.mask[:24])["it"].pattern
-    torch.testing.assert_close(patterns["it"], part)
+    moved = frame(heads_moved(planted, at, [search.Candidate(Search.GRID, None, half, 1.0, 0.0)], 24))
+    part = text_harm(planted.bridge, edit, prompts.tokens[:24], prompts.mask[:24])[0].pattern
+    assert moved["moved"].tolist() == pytest.approx(part.flatten().tolist(), abs=1e-6)
+    assert set(moved.loc[moved["edited"].astype(bool), "layer"]) == {1}
+    assert moved.loc[moved["layer"] < 2, "moved"].max() < 1e-6, "only movers attend otherwise"
 
 
-def test_choices_and_scores_share_no_prompt(planted):
-    from talking_heads_utils.prompts.lists import wordings
-
-    sets = {name: planted.on(name)[0] for name in (study.SELECTION, study.KNOWN, study.NEW)}
+def test_choices_and_scores_share_no_prompt(planted, at):
+    sets = {name: at.on(planted, name)[0] for name in (Prompts.SELECTION, Prompts.KNOWN, Prompts.NEW)}
     texts = {name: set(prompts.texts) for name, prompts in sets.items()}
-    assert not texts[study.SELECTION] & (texts[study.KNOWN] | texts[study.NEW])
-    assert set(sets[study.NEW].info["wording"]) == set(wordings(held_out=True))
-    assert not set(sets[study.NEW].info["wording"]) & set(sets[study.KNOWN].info["wording"])
-    assert len(planted.on(study.IOI)[0]) == len(planted.on(study.SHORT)[0]) == 80
+    assert not texts[Prompts.SELECTION] & (texts[Prompts.KNOWN] | texts[Prompts.NEW])
+    assert set(sets[Prompts.NEW].info["wording"]) == set(wordings(held_out=True))
+    assert not set(sets[Prompts.NEW].info["wording"]) & set(sets[Prompts.KNOWN].info["wording"])
+    assert [len(at.on(planted, *prompts)[0]) for prompts in ELSEWHERE] == [80, 160]
 
 
-def test_removal_scales_and_figures_show_what_was_measured(planted):
-    removed = study.removal_table(planted).set_index("removed")
-    assert removed.loc["nothing", "change of I(m)"] == 0
-    level = share(torch.arange(160) < round(160 * removed.loc["nothing", "accuracy"]))
-    assert removed.loc["nothing", ["accuracy", "accuracy low", "accuracy high"]].tolist() == pytest.approx(level[:3])
-    assert removed.loc["nothing", "change of accuracy high"] == 0, "against itself nothing can differ"
-    assert removed.loc["L1H0", "change of I(m)"] < -0.1 < removed.loc["L1H3", "change of I(m)"]
-    decoys = removed[removed.index.str.startswith(("L1H4.", "L1H5."))]
-    assert len(decoys) and decoys["change of I(m)"].abs().max() < 1e-3, "nobody reads what decoys write"
-    lines = study.scale_lines(planted, (0.0, 1.0), (4, 12), 20)
+def test_removal_lowers_what_the_planted_channel_does_and_the_noise_head_raises_it(planted, at):
+    rows = {row.removed: row for row in removal.removal(planted, at)}
+    nothing = rows[""]
+    assert nothing.inhibition_change == nothing.accuracy_high == 0, "against itself nothing can differ"
+    assert rows["L1H0"].inhibition_change < -0.1 < rows["L1H3"].inhibition_change
+    decoys = [row for name, row in rows.items() if name.startswith(("L1H4.", "L1H5."))]
+    assert decoys and max(abs(row.inhibition_change) for row in decoys) < 1e-3, "nobody reads what decoys write"
+    drawn = [row for row in rows.values() if row.kind == removal.Kind.RANDOM]
+    assert {row.drawn_for for row in drawn} == set(map(str, at.chosen)) and len(drawn) == 12
+    noise = next(c for c in at.chosen if str(c).startswith("L1H3."))
+    gain = gains.gain_without(planted, at, noise)
+    assert 100 * gain.mean == pytest.approx(rows[str(noise)].accuracy_change) and gain.low > 0
+    figure = figures.removal_figure(frame(rows.values()))
+    own = [row for row in rows.values() if row.kind == removal.Kind.CHOSEN]
+    assert list(figure.data[0].x) == [round(row.inhibition_change, 4) for row in own]
+    assert list(figure.data[0].error_y.array) == pytest.approx([row.accuracy_high - row.accuracy_change for row in own],
+                                                              abs=0.01)  # fmt: skip
+
+
+def test_scaling_by_one_is_the_same_model_and_figures_show_the_scales(planted, at):
+    lines = frame(removal.scale_one(planted, at, (0.0, 1.0), (4, 12), 20))
     untouched = lines[lines["scale"] == 1].groupby("n_items")["accuracy"].nunique()
     assert untouched.tolist() == [1, 1], "scale 1 is the same model, whichever component"
-    planes = study.scale_planes(planted, (0.5, 1.0), (4, 12), n_prompts=20)
-    assert planes[12][1, 1].item() == pytest.approx(lines.query("n_items == 12 and scale == 1")["accuracy"].iloc[0])
-    table = study.removal_table(planted)
-    figure = figures.removal_figure(table)
-    assert sorted(figure.data[0].x) == sorted(table[table["kind"] == "channel"]["change of I(m)"].round(4))
-    figure = figures.planes_figure({"planted": planes}, (0.5, 1.0), {"planted": ("a", "b")})
-    assert figure.frames[1].data[0].z[1][1] == pytest.approx(planes[12][1, 1].item(), abs=1e-3)
+    planes = frame(removal.scale_two(planted, at, (0.5, 1.0), (4, 12), n_prompts=20))
+    both = planes[(planes["scale"] == 1) & (planes["other_scale"] == 1) & (planes["n_items"] == 12)]["accuracy"].item()
+    assert both == pytest.approx(lines.query("n_items == 12 and scale == 1")["accuracy"].iloc[0])
+    figure = figures.planes_figure(planes)
+    assert figure.frames[1].data[0].z[1][1] == pytest.approx(both, abs=1e-3)
     assert [step.label for step in figure.layout.sliders[0].steps] == ["4", "12"]
     figure = figures.lines_figure(lines)
     assert len(figure.data) == 6 and list(figure.data[0].x) == [0, 1]
-    figure = figures.heads_figure({"a": torch.eye(2), "b": torch.zeros(2, 2)})
-    assert [t.visible for t in figure.data] == [True, False] and figure.data[0].z[0][0] == 1
-
-
-def test_what_removal_does_is_told_per_size_and_with_how_many_controls_are_of_like_size():
-    rows = [("untouched", 0.0, 0.0), ("channel", 8.0, -0.4), ("channel", 2.0, -0.1),
-            ("random", 4.0, -0.2), ("random", 0.5, 0.0), ("random", 1.0, -0.05), ("random", 3.0, -0.15)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["kind", "size", "change of accuracy"]).assign(model="a")
-    (row,) = study.removal_summary(table).to_dict("records")
-    assert (row["alike"], row["of"]) == (2, 4), "4 for 8, and 3 for 2"
-    assert row["channel"] == pytest.approx(-25) and row["random"] == pytest.approx(-10)
-    assert row["worst"] == pytest.approx(-20)
-    assert row["channel per size"] == pytest.approx(-5) and row["random per size"] == pytest.approx(-40 / 8.5)
-
-
-def test_what_is_said_of_gains_beyond_random_edits_is_what_the_table_has():
-    rows = [("a", study.GRADIENT, 0.9), ("a", study.GRADIENT, -0.1), ("a", study.GRID, 0.0),
-            ("b", study.GRID, 5.0), ("b", study.drawn(study.GRID), float("nan"))]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["model", "edit", "beyond random, low"])
-    assert study.said_beyond(table, ["a", "b"]) == "gradient in a (1 of 2 sets), grid in b (1 of 1 sets)"
-    assert study.said_beyond(table[table["edit"] == study.GRID], ["a"]) == "none"
 
 
 def test_the_finding_of_chapter_three_shows_every_model_and_search():
-    rows = [dict(model=model, edit=edit, gain=gain, low=gain - 2, high=gain + 3)
-            for model, gain in (("a", 5.0), ("b", -1.0)) for edit in figures.GAIN_COLOURS]  # fmt: skip
-    figure = figures.finding_figure(pd.DataFrame(rows))
-    assert [trace.name for trace in figure.data] == list(figures.GAIN_COLOURS)
+    rows = pd.DataFrame([
+        dict(model=model, search=search, draw=draw, gain=gain - 3 * (draw or 0), low=gain - 2, high=gain + 3)
+        for model, gain in (("a", 5.0), ("b", -1.0)) for search in Search for draw in (None, 0, 1)
+    ])  # fmt: skip
+    figure = figures.finding_figure(rows)
+    assert [trace.name for trace in figure.data] == ["gradient", "random, gradient", "grid", "random, grid"]
     for trace in figure.data:
-        assert list(trace.x) == ["a", "b"] and list(trace.y) == [5, -1]
-        assert list(trace.error_y.array) == [3, 3] and list(trace.error_y.arrayminus) == [2, 2]
+        random = trace.name.startswith("random")
+        assert list(trace.x) == ["a", "b"] and list(trace.y) == ([3.5, -2.5] if random else [5, -1])
+        assert random or (list(trace.error_y.array), list(trace.error_y.arrayminus)) == ([3, 3], [2, 2])
 
 
-def test_an_edit_of_a_bench_is_data(planted):
-    factors = torch.ones(len(planted.every))
+def test_an_edit_of_some_components_is_data(planted, at):
+    factors = torch.ones(len(at.every))
     factors[2] = 0.25
-    edit = planted.edit(factors)
+    edit = at.edit(planted, factors)
     (change,) = edit.changes
-    assert change.component == planted.components[2] and change.value == 0.25 and edit.model == "planted"
+    assert change.component == at.chosen[2] and change.value == 0.25 and edit.model == "planted"

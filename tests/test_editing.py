@@ -11,12 +11,12 @@ from conftest import KINDS_OF_MODEL, random_prompts
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.components import ov_svd, qk_svd
-from talking_heads_utils.edit import edits
-from talking_heads_utils.edit.algebra import change_of_W_Q, direction, frobenius, moves_of, rotated, target
-from talking_heads_utils.edit.apply import apply, weights_to_edit
-from talking_heads_utils.edit.bake import EDIT_FILE, bake, load_baked_planted
-from talking_heads_utils.edit.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit
-from talking_heads_utils.errors import CheckpointError, EditError, LabelError, OptionError
+from talking_heads_utils.edits import edits
+from talking_heads_utils.edits.algebra import change_of_W_Q, direction, moves_of, rotated, target
+from talking_heads_utils.edits.apply import apply, weights_to_edit
+from talking_heads_utils.edits.bake import EDIT_FILE, bake
+from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit, scales
+from talking_heads_utils.errors import EditError, LabelError, OptionError
 from talking_heads_utils.labels import Component
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import plant
@@ -223,19 +223,25 @@ def test_a_sharded_half_precision_checkpoint_is_baked_shard_by_shard(checkpoints
     assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16
 
 
-def test_planted_saves_its_own_file(tmp_path):
-    truth = plant()
-    edit = new_edit(weights_to_edit(truth.bridge), [Change(Component(1, 0, 0), OV, SCALE, 2.0)], model="planted")
-    folder = bake("planted", edit, tmp_path / "edited")
-    prompts = laundry.build_laundry(truth.tokenizer, 5, 6)
-    with apply(truth.bridge, edit):
-        expected = logits_of(truth.bridge, prompts)
-    torch.testing.assert_close(logits_of(load_baked_planted(folder).bridge, prompts), expected, atol=1e-4, rtol=1e-5)
-    with pytest.raises(CheckpointError, match="holds no planted model"):
-        load_baked_planted(tmp_path)
-    save_file({"x": torch.zeros(1)}, folder / "planted.safetensors")
-    with pytest.raises(CheckpointError, match="another version"):
-        load_baked_planted(folder)
+def test_labels_are_enough_to_edit_and_to_bake(checkpoints, tmp_path):
+    from talking_heads_utils import editing
+
+    bridge, prompts = load_model(checkpoints["gpt2"]), random_prompts()
+    before, factors = state(bridge), {"L0H1.0": 2.5, B: 0.0}
+    with apply(bridge, new_edit(weights_to_edit(bridge), scales({A: 2.5, B: 0.0}))):
+        expected = logits_of(bridge, prompts)
+    with editing.edit(bridge, factors) as edited:
+        assert torch.equal(logits_of(edited, prompts), expected)
+        with editing.edit(bridge, {"L0H0.1": -1}, "QK"), pytest.raises(LabelError), editing.edit(bridge, {"8.10": 1}):
+            pass
+    assert all(torch.equal(before[name], tensor) for name, tensor in state(bridge).items())
+    folder = editing.bake(checkpoints["gpt2"], factors, tmp_path / "baked")
+    torch.testing.assert_close(logits_of(load_model(folder), prompts), expected, atol=1e-4, rtol=1e-5)
+    with pytest.raises(EditError, match="is no change"), editing.edit(bridge, ["L0H1.0"]):
+        pass
+    with pytest.raises(EditError, match="has no checkpoint"):
+        editing.bake("planted", factors, tmp_path / "none")
+    assert Change("L0H1.0", span=("L1H2.0", "L0H1.0"), operation=ROTATE, value=4).span == (C, A)
 
 
 def test_an_edit_survives_json_and_another_model_is_refused(checkpoints, tmp_path):
@@ -359,20 +365,13 @@ def test_a_scale_of_zero_in_the_norm_is_an_error(checkpoints):
         change_of_W_Q(weights.W_Q[0, 0], move, scale)
 
 
-def test_turning_and_the_size_of_an_edit_by_hand(small):
+def test_turning_by_hand():
     a, b = torch.eye(4, dtype=torch.float64)[:2]
     torch.testing.assert_close(rotated(a, a, b, 90.0), b)
     torch.testing.assert_close(rotated(b, a, b, 90.0), -a)
     outside = torch.eye(4, dtype=torch.float64)[2]
     assert torch.equal(rotated(outside, a, b, 33.0), outside)
     torch.testing.assert_close(rotated(a, a, (a + b) / 2**0.5, 90.0), b)
-    edit = new_edit(small, [Change(A, OV, SCALE, 3.0), Change(B, OV, REMOVE), Change(C, OV, ROTATE, 30.0, (C, A))])
-    dense = 0.0
-    for head in {move.head for move in moves_of(small, edit)}:
-        move = next(m for m in moves_of(small, edit) if m.head == head)
-        W_V, W_O = small.W_V[head.layer, head.head], small.W_O[head.layer, head.head]
-        dense += (W_V @ (W_O @ move.directions.T @ move.shifts)).square().sum()
-    assert frobenius(small, edit) == pytest.approx(float(dense) ** 0.5, rel=1e-9)
 
 
 def test_in_gpt2_small_a_value_bias_lies_along_a_component_and_baking_keeps_it(gpt2, gpt2_source, tmp_path):

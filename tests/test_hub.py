@@ -9,6 +9,7 @@ import torch
 from conftest import build_model
 from huggingface_hub import constants, errors
 
+from talking_heads_utils import files
 from talking_heads_utils.errors import CheckpointError, DownloadError
 from talking_heads_utils.weights import checkpoints as module
 from talking_heads_utils.weights.checkpoints import load_head_weights
@@ -54,6 +55,15 @@ def test_a_sharded_model_is_found_in_the_cache(cache):
     build_model("gpt2").save_pretrained(snapshot, max_shard_size="10KB")
     assert (snapshot / "model.safetensors.index.json").exists()
     assert load_head_weights("someone/small").n_layers == 3
+
+
+def test_a_file_that_the_hub_names_by_its_sum_is_not_read_for_it(cache, monkeypatch):
+    file, blobs = cache / "snapshots" / COMMIT / "model.safetensors", cache / "blobs"
+    wanted = load_head_weights("someone/small").source.sha256
+    blobs.mkdir()
+    file.symlink_to(file.rename(blobs / wanted))
+    monkeypatch.setattr(files, "file_sha256", lambda path: pytest.fail("read"))
+    assert load_head_weights("someone/small").source.sha256 == wanted
 
 
 def answer(status: int) -> SimpleNamespace:

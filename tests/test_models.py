@@ -17,14 +17,15 @@ from talking_heads_utils.errors import (
     CheckpointError,
     DownloadError,
     ModelError,
+    OptionError,
     ProcessingError,
     UnsupportedModelError,
 )
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.forward.suffix import suffix
-from talking_heads_utils.models import known_models, load_model, load_tokenizer
+from talking_heads_utils.models import as_bridge, known_models, load_model, load_tokenizer
 from talking_heads_utils.prompts.prefix import begin_ids, prefix_of
-from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.bridge import head_weights_from_bridge, is_processed
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 from talking_heads_utils.weights.heads import Processing
 
@@ -273,3 +274,40 @@ def test_a_window_runs_as_it_is_and_is_refused_where_attention_runs_by_itself(ch
     config["sliding_window"] = 9
     (folder / "config.json").write_text(json.dumps(config))
     record(load_model(folder), random_prompts(), [2])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "qwen2", "qwen3"])
+def test_any_loaded_model_serves_as_a_bridge(checkpoints, family):
+    """A Hugging Face model, plain bridges and ours give the same logits, and what was passed in is left as it was."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    plain, tokenizer = build_model(family), AutoTokenizer.from_pretrained(checkpoints[family])
+    with torch.no_grad():
+        wanted = plain(TOKENS).logits
+        wrapped = as_bridge(plain, tokenizer)
+        booted = TransformerBridge.boot_transformers(str(checkpoints[family]), device="cpu")
+        for bridge in (wrapped, as_bridge(booted), as_bridge(load_model(checkpoints[family]))):
+            torch.testing.assert_close(bridge(TOKENS), wanted, atol=1e-4, rtol=1e-4)
+        assert not is_processed(wrapped) and not is_processed(booted)
+        assert as_bridge(plain) is wrapped and as_bridge(wrapped) is wrapped and wrapped.tokenizer is not None
+        torch.testing.assert_close(plain(TOKENS).logits, wanted, atol=1e-5, rtol=1e-5)
+        for name in ("W_Q", "W_K", "W_V", "W_O", "b_O"):
+            read, own = head_weights_from_bridge(wrapped), load_head_weights(checkpoints[family])
+            torch.testing.assert_close(getattr(read, name), getattr(own, name), atol=1e-5, rtol=1e-5)
+        booted.enable_compatibility_mode(disable_warnings=True)
+        assert is_processed(booted) and as_bridge(booted) is booted
+        ours, theirs = (logits.log_softmax(-1) for logits in (wanted, booted(TOKENS)))
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_what_cannot_serve_as_a_bridge_is_one_clear_error(checkpoints):
+    plain = build_model("gpt2")
+    with pytest.raises(OptionError, match="needs its tokenizer"):
+        as_bridge(plain)
+    for model in (plain.train(), load_model(checkpoints["gpt2"]).train()):
+        with pytest.raises(ModelError, match="training mode.*eval"):
+            as_bridge(model)
+    for odd in (None, torch.nn.Linear(2, 2)):
+        with pytest.raises(OptionError, match="A model is a TransformerBridge"):
+            as_bridge(odd)
+    assert as_bridge("planted").cfg.n_layers == 3

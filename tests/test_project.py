@@ -15,7 +15,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import talking_heads_utils
+
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "talking_heads_utils"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -95,45 +98,77 @@ def test_benchmark_files_have_the_agreed_rows():
             assert row["max_abs_diff"] is None or row["max_abs_diff"] < 1e-4
 
 
-def test_importing_the_package_reads_no_file_and_loads_nothing_heavy():
-    heavy = "('torch', 'numpy', 'pandas', 'plotly')"
-    code = f"import sys, talking_heads_utils; print([m for m in {heavy} if m in sys.modules])"
+HEAVY = "('torch', 'numpy', 'pandas', 'plotly', 'pyarrow', 'transformers')"
+
+
+@pytest.mark.parametrize(
+    "code", ["import talking_heads_utils", "from talking_heads_utils.cli import build_parser as b; b()"]
+)
+def test_importing_the_package_or_the_commands_loads_nothing_heavy(code):
+    code += f"; import sys; print([m for m in {HEAVY} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_a_package_says_what_each_of_its_modules_is_for():
-    """All but ``commands``, whose modules say it by ``--help``."""
-    for package in sorted((ROOT / "talking_heads_utils").rglob("__init__.py")):
-        if package.parent.name == "commands":
-            continue
-        inside = [path for path in package.parent.iterdir() if not path.name.startswith("__")]
-        modules = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
-        assert modules == set(re.findall(r"^``(\w+)``", package.read_text(encoding="utf-8"), re.M)), package
+def test_public_names_are_there_and_no_module_has_the_name_of_a_function():
+    """A module of that name would take the function's place as soon as somebody imports it."""
+    names = {path.stem for path in PACKAGE.iterdir()}
+    assert not names & set(talking_heads_utils.NAMES) and set(talking_heads_utils.MODULES) <= names
+    for name in (*talking_heads_utils.NAMES, *talking_heads_utils.MODULES):
+        assert getattr(talking_heads_utils, name).__name__.endswith(name) and name in dir(talking_heads_utils)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = talking_heads_utils.no_such_name
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_a_package_says_what_each_of_its_modules_is_for(package):
+    """All but ``cli``, whose modules say it by ``--help``."""
+    inside = [path for path in package.parent.iterdir() if not path.name.startswith("__")]
+    modules = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
+    said = re.findall(r"^``(\w+)``", package.read_text(encoding="utf-8"), re.M)
+    assert package.parent.name == "cli" or sorted(said) == sorted(modules)
 
 
 def imported(path):
-    """Folders of the package, or modules beside them, that a file imports anywhere."""
-    named = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Units of the package that a file imports anywhere; not what type checkers alone read."""
+    named, tree = set(), ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "talking_heads_utils":
-            named |= {alias.name for alias in node.names}
+            named |= {alias.name for alias in node.names if (PACKAGE / alias.name).exists() or alias.name in UNITS}
         elif isinstance(node, ast.ImportFrom | ast.Import):
             from_where = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            named |= {name.split(".")[1] for name in from_where if name.startswith("talking_heads_utils.")}
+            named |= {name.split(".")[1] for name in from_where if name and name.startswith("talking_heads_utils.")}
     return named
 
 
+BOOK = ("experiments", "figures", "site", "training", "cli")  # what makes the book; everything else is the library
+UNITS = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("_")}
+BELOW: dict[str, set[str]] = {unit: set() for unit in UNITS}
+for file in PACKAGE.rglob("*.py"):
+    if (unit := file.relative_to(PACKAGE).parts[0].removesuffix(".py")) in UNITS:
+        BELOW[unit] |= imported(file) - {unit}
+
+
+@pytest.mark.parametrize("unit", sorted(UNITS))
+def test_the_library_does_not_import_what_makes_the_book(unit):
+    """Nor do experiments import figures, pages or commands, nor figures a command or a page's code."""
+    above = {"experiments": {"figures", "site", "cli"}, "figures": {"site", "cli"}, "training": {"site", "cli"},
+             "site": {"cli"}, "cli": set()}.get(unit, set(BOOK))  # fmt: skip
+    assert not BELOW[unit] & above
+
+
 def test_folders_import_one_way():
-    """What a folder or a module beside it imports never imports it back, late imports included. ``commands`` stands
-    above all: benchmarks alone call it, to time what a user types."""
-    package, below = ROOT / "talking_heads_utils", {}
-    for path in sorted(package.rglob("*.py")):
-        unit = path.relative_to(package).parts[0].removesuffix(".py")
-        below.setdefault(unit, set()).update(imported(path) - {unit})
-    assert {unit for unit, named in below.items() if "commands" in named} == {"benchmarks", "__main__"}
-    del below["commands"]
-    assert len(below) > 30 and "training" in below["planted"]
-    tuple(graphlib.TopologicalSorter(below).static_order())  # raises where there is a circle
+    """What a folder or a module beside it imports never imports it back, late imports included."""
+    assert len(BELOW) > 20
+    tuple(graphlib.TopologicalSorter(BELOW).static_order())  # raises where there is a circle
+
+
+def test_no_module_is_long():
+    long = {str(path.relative_to(PACKAGE)): n for path in PACKAGE.rglob("*.py")
+            if (n := len(path.read_text(encoding="utf-8").splitlines())) > 400}  # fmt: skip
+    assert not long
 
 
 def test_the_code_is_linted_and_formatted():
@@ -157,7 +192,7 @@ LONGEST = 60  # lines of a function, its docstring included
 
 def test_a_long_function_says_why():
     """One of more lines has ``# long: the reason`` on the line that names it."""
-    for path in sorted((ROOT / "talking_heads_utils").rglob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         lines = path.read_text(encoding="utf-8").splitlines()
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= LONGEST:

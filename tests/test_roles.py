@@ -10,6 +10,8 @@ import torch
 from talking_heads_utils import roles
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.inhibition import circuit
+from talking_heads_utils.experiments.inhibition.roles_on_ioi import RoleRow
+from talking_heads_utils.experiments.rows import frame, rows
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import DUPLICATE, INHIBITION, MOVER, plant
@@ -185,12 +187,12 @@ def test_prompts_exchanged_with_themselves_change_nothing():
 
 
 def test_the_planted_circuit_is_all_there_is(planted, held_out, found):
-    sources = circuit.sources_table(held_out.clean, found).set_index("part")
+    sources = frame(circuit.source_rows(held_out.clean, found)).set_index("part")
     assert sources.loc[roles.NAME_MOVER, "share"] == pytest.approx(1, abs=1e-3)
     assert sources["share"].sum() == pytest.approx(1, abs=1e-4)
-    exchanged = circuit.exchange_table(planted.bridge, held_out, found).set_index("part")
+    exchanged = frame(circuit.exchange_rows(planted.bridge, held_out, found)).set_index("part")
     assert exchanged.loc[roles.NAME_MOVER, "share"] == pytest.approx(1, abs=0.02)
-    assert exchanged.loc[roles.S_INHIBITION, "share"] > 0.9 and (exchanged["p"] == 1 / (1 + exchanged["sets"])).all()
+    assert exchanged.loc[roles.S_INHIBITION, "share"] > 0.9 and (exchanged["p"] == 1 / (1 + exchanged["n_sets"])).all()
 
 
 def test_matched_sets_keep_layers_and_leave_out_the_heads_with_a_role():
@@ -217,7 +219,8 @@ def test_roles_survive_a_table():
     both = Roles((entry, doubtful))
     assert Roles.of_frame(both.frame()) == both
     assert both.heads(roles.NAME_MOVER) == [] and both.heads(roles.S_INHIBITION) == [Head(2, 1)]
-    assert list(Roles(()).frame().columns) == list(both.frame().columns)
+    assert Roles.of_frame(frame(rows(both.frame(), RoleRow))) == both
+    assert list(Roles(()).frame().columns) == list(both.frame().columns) == [c.name for c in RoleRow.columns()]
 
 
 def test_sign_flips_and_holm_by_hand():

@@ -14,11 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("name", "path", "begins", "ends"),
     [
-        ("channels.links.best_z_test", "channels/links.py", "def best_z_test(", "    return exact_head_test"),
-        ("channels.scores.CompositionScores.pair", "channels/scores.py", "    def pair(", "        return block.score"),
-        ("inhibition.study.Study.effects", "inhibition/study.py", "    @cached_property", "        return component"),
-        ("inhibition.study.Study.mover", "inhibition/study.py", "    @property", "        return self.found"),
-        ("icl.engine.run_end", "icl/engine.py", "@torch.no_grad()", "    return EndRun("),
+        ("stats.exact_head_test", "stats.py", "def exact_head_test(", "    return ExactTest("),
+        ("scores.scores.CompositionScores.pair", "scores/scores.py", "    def pair(", "        return block.score"),
+        ("effects.component_effects", "effects.py", "@torch.no_grad()", "    return Effects("),
+        (
+            "experiments.inhibition.mover.MoverRuns.effects",
+            "experiments/inhibition/mover.py",
+            "    @cached_property",
+            "        return component",
+        ),
         ("labels.Head", "labels.py", "@dataclass", "        return cls("),
     ],
 )
@@ -37,9 +41,7 @@ def test_a_module_is_named_whole():
     assert place.url("https://host/of", "main") == "https://host/of/blob/main/talking_heads_utils/forward/end_runs.py"
 
 
-@pytest.mark.parametrize(
-    "name", ["channels.links.nope", "nope", "channels.links.MEASURES", "channels.links.torch", "labels.Head.nope"]
-)
+@pytest.mark.parametrize("name", ["stats.nope", "nope", "roles.ALL", "stats.torch", "labels.Head.nope"])
 def test_an_unknown_name_is_one_clear_error(name):
     with pytest.raises(LabelError, match=re.escape(f"talking_heads_utils.{name}")):
         locate(f"talking_heads_utils.{name}")

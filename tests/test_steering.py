@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from conftest import random_prompts
 
+from talking_heads_utils import steering
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
+from talking_heads_utils.forward.steer import ATTENTION, LOGITS, grid, prepare, steer, write_vectors
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts.sets import PromptSet, Recipe, item_positions
-from talking_heads_utils.steer import ATTENTION, LOGITS, grid, prepare, steer, write_vectors
 
 WRITERS = (Component(0, 1, 0), Component(1, 2, 1), Component(1, 0, 0))
 MOVERS = (Head(2, 0), Head(2, 3))
@@ -35,6 +38,52 @@ def plain(bridge, prompts, directions, setting, movers):
     with torch.no_grad():
         logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
     return torch.stack([seen[m.layer][rows, m.head, end] for m in movers], 1), logits
+
+
+@pytest.mark.parametrize("at", ["all", "end", "S1"])
+@torch.no_grad()
+def test_steer_is_a_hooked_run(at, checkpoints):
+    bridge, prompts = load_model(checkpoints["gpt2"]), random_prompts()
+    labels, rows, end = [str(w) for w in WRITERS], torch.arange(len(prompts)), prompts.positions["end"]
+    amounts = {labels[0]: [-3.0, 2.0], labels[1]: 4.0, labels[2]: [0, 1]}
+    found = steering.steer(bridge, prompts, labels, amounts, at=at)
+    vectors, where = write_vectors(bridge, WRITERS), torch.arange(prompts.tokens.shape[1])
+    mask = torch.ones(len(prompts), len(where)) if at == "all" else where == prompts.positions[at][:, None]
+    assert len(found) == 4 and found["n"].eq(len(prompts)).all()
+    for row in found.to_dict("records"):
+        hooks = []
+        for layer in (0, 1):
+            some = [k for k, w in enumerate(WRITERS) if w.layer == layer]
+            added = sum(row[labels[k]] * vectors[k] for k in some)
+            hooks.append((f"blocks.{layer}.hook_attn_out", lambda t, hook, a=added: t + mask[..., None] * a))
+        last = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
+        expected = (last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]).mean()
+        assert row["value"] == pytest.approx(float(expected), abs=1e-4)
+    vector = torch.randn(bridge.cfg.d_model, generator=torch.Generator().manual_seed(0))
+    (row,) = steering.steer(bridge, prompts, {"mine": (1, vector)}, 2, at=at).to_dict("records")
+    add = lambda t, hook: t + 2 * mask[..., None] * vector  # noqa: E731
+    last = bridge.run_with_hooks(prompts.tokens, fwd_hooks=[("blocks.1.hook_resid_pre", add)])[rows, end]
+    expected = (last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]).mean()
+    assert row["value"] == pytest.approx(float(expected), abs=1e-4) and row["mine"] == 2 and abs(row["change"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("error", "directions", "amounts"),
+    [
+        (OptionError, [], 1),
+        (LabelError, "L0H1", 1),
+        (LabelError, "L0H40.0", 1),
+        (LabelError, "L0H1.0", {"L0H2.0": 1}),
+        (OptionError, "L0H1.0", float("nan")),
+        (OptionError, "L0H1.0", []),
+        (OptionError, "L0H1.0", ["much"]),
+        (OptionError, {"mine": (7, torch.zeros(24))}, 1),
+        (OptionError, {"mine": (1, torch.zeros(5))}, 1),
+    ],
+)
+def test_bad_steering_is_one_clear_error(checkpoints, error, directions, amounts):
+    with pytest.raises(error):
+        steering.steer(load_model(checkpoints["gpt2"]), random_prompts(), directions, amounts)
 
 
 def test_steering_equals_a_hooked_run(case):
@@ -124,7 +173,6 @@ def test_a_component_that_writes_nothing_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_settings_stay_with_their_own_however_many_run_together(dtype):
     """In half precision whole numbers end at 256: variants of earlier layers must be counted in integers."""
-    from talking_heads_utils.models import load_model
     from talking_heads_utils.prompts.lists import build_laundry
 
     bridge = load_model("mini-token", dtype=dtype)

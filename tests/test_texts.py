@@ -5,7 +5,7 @@ import torch
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.prompts import from_texts
-from talking_heads_utils.prompts.sets import ABSENT, load_prompts, save_prompts
+from talking_heads_utils.prompts.sets import ABSENT
 
 MARY, ANN = "When Mary and John met, John gave it to", "Ann met Bob. Bob gave it to "
 YEAR = "The war lasted from the year 1732 to the year 17"
@@ -15,7 +15,7 @@ def pieces(tokenizer, ids):
     return [tokenizer.decode([token]) for token in ids.tolist() if token != ABSENT]
 
 
-def test_positions_and_answers_by_hand(gpt2_tokenizer, tmp_path):
+def test_positions_and_answers_by_hand(gpt2_tokenizer):
     positions = {
         "S2": [("John", 1), ("Bob", -1)],
         "pair": lambda text: "Mary and" if "Mary" in text else None,
@@ -36,9 +36,8 @@ def test_positions_and_answers_by_hand(gpt2_tokenizer, tmp_path):
     assert [pieces(gpt2_tokenizer, row) for row in prompts.right] == [[" Mary"], [" Ann", " Anna"]]
     assert [pieces(gpt2_tokenizer, row) for row in prompts.distractors] == [[" John"], [" Bob", " Paris", " London"]]
     assert prompts.texts == [MARY, ANN.rstrip()] and prompts.recipe.task == "texts" and not prompts.recipe.drawn
-    save_prompts(prompts.select([1]), tmp_path / "prompts")
-    back = load_prompts(tmp_path / "prompts")
-    assert torch.equal(back.right, prompts.right[1:]) and back.info == {"who": ["b"]}
+    second = prompts.where(who="b")
+    assert torch.equal(second.right, prompts.right[1:]) and second.positions["S2"].tolist() == [4]
 
 
 @pytest.mark.parametrize(

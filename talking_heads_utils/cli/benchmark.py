@@ -22,7 +22,6 @@ from talking_heads_utils.cli.composition import add_weights_arguments
 from talking_heads_utils.cli.options import add_device
 from talking_heads_utils.files import check_folder, gpt2_source
 
-HELP = "ours beside the plain way, with the results compared"
 BENCHMARKS = ("composition", "steering", "icl", "patch", "streaming")
 
 

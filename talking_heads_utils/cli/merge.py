@@ -1,7 +1,7 @@
 """Join the folders of shards into one: of a sweep, which is then reduced to its aggregates, or of `reproduce`.
 
 The parts must be of one run; a sweep's must hold every chunk between them. Otherwise nothing is copied. The aggregates,
-steering.parquet and steering.json, are those of `sweep`: by list length, place in the list and setting.
+steering.npz and steering.json, are those of `sweep`: by list length, setting and list index.
 
 example:
   python -m talking_heads_utils merge runs/gpt2-0 runs/gpt2-1 --out runs/gpt2 --results data/results
@@ -16,8 +16,6 @@ from pathlib import Path
 from talking_heads_utils.cli.sweep import add_results_argument, save_results
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import check_folder
-
-HELP = "join the shards of a sweep or of reproduce"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,9 @@ Without --writers it takes those of chapter 2: the mover is found by what it doe
 components that its query reads most are taken from weights alone. --random SEED steers along random directions of
 equal norm instead, in the same layers: the control.
 
-When the last chunk is there the sweep is reduced to steering.parquet and steering.json (means of attention by list
-length, place and setting, who is right, how it was made): below --out, or with --results in a folder of its own for
-each model. The book reads data/results.
+When the last chunk is there the sweep is reduced to steering.npz and steering.json (mean attention by list length,
+setting and list index, who is right, how it was made): below --out, or with --results in a folder of its own for each
+model. The book reads data/results.
 
 examples:
   python -m talking_heads_utils sweep --model gpt2 --n-items 5,10,20 --logits --out runs/gpt2 --results data/results
@@ -36,8 +36,6 @@ from talking_heads_utils.cli.options import DTYPES, PACKAGED, integers, shard_of
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
-
-HELP = "steering over a grid of settings, resumable"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,22 +67,20 @@ def add_results_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from talking_heads_utils.experiments.positional.sweep import missing, run_sweep
+    from talking_heads_utils.experiments.positional.sweep import run_sweep
 
     if args.batch_size is not None and args.batch_size < 1:
         raise OptionError(f"--batch-size is 1 or more, not {args.batch_size}.")
     for folder in filter(None, (args.out, args.results)):
         check_folder(folder)
     bridge, tokenizer, plan = _prepare(args)
-    files = run_sweep(bridge, tokenizer, plan, args.out, shard=args.shard, batch_size=args.batch_size)
-    if not files:
+    mine = run_sweep(bridge, tokenizer, plan, args.out, shard=args.shard, batch_size=args.batch_size)
+    if not mine:
         print(f"{args.out}: none of the {len(plan.chunks)} chunks is this shard's")
         return
-    settings = len(plan.values) ** len(plan.writers)
-    print(
-        f"{args.out}: {len(files)} of {len(plan.chunks)} chunks are this shard's, all there; {settings:,} settings each"
-    )
-    if not missing(args.out):
+    of = f"{len(mine)} of {len(plan.chunks)} chunks are this shard's, all there"
+    print(f"{args.out}: {of}; {plan.n_settings:,} settings each")
+    if not plan.store(args.out).left(list(plan.chunks)):
         save_results(args.out, args.results)
 
 
@@ -93,16 +89,15 @@ def _prepare(args: argparse.Namespace) -> tuple:
     import torch
 
     import talking_heads_utils
-    from talking_heads_utils.experiments.positional.study import channel
+    from talking_heads_utils.experiments.context import Context
+    from talking_heads_utils.experiments.positional.decoding import channel
     from talking_heads_utils.experiments.positional.sweep import Plan
     from talking_heads_utils.models import load_with_tokenizer, revision_of
-    from talking_heads_utils.steer import ATTENTION, LOGITS
 
     def plan(writers: list[str], movers: list[str], revision: str | None = None) -> Plan:
         return Plan(
             model=args.model, writers=tuple(writers), movers=tuple(movers), n_items=args.n_items,
-            n_prompts=args.prompts, seed=args.seed, values=args.values,
-            read=(ATTENTION,) * bool(movers) + (LOGITS,) * args.logits,
+            n_prompts=args.prompts, seed=args.seed, values=args.values, logits=args.logits,
             dtype=args.dtype, code=talking_heads_utils.__version__, revision=revision, random=args.random,
         )  # fmt: skip
 
@@ -112,11 +107,11 @@ def _prepare(args: argparse.Namespace) -> tuple:
         bridge, tokenizer = load_with_tokenizer(args.model, args.device, dtype)
         return bridge, tokenizer, plan(args.writers, args.movers, revision_of(args.model))
     plan(["L0H0.0"] * 3, args.movers or ["L1H0"])
-    at = channel(args.model, device=args.device)  # in float32 and with the book's seed: the same writers every time
+    context = Context(args.model, device=args.device)  # in float32 and with the book's seed: the same writers each time
+    at = channel(context)
     movers = args.movers or ([str(at.mover)] if args.random is None else [])
     found = plan([str(w) for w in at.writers], movers, revision_of(args.model))
-    bridge = at.bridge if dtype == torch.float32 else at.bridge.to(dtype)
-    return bridge, at.tokenizer, found
+    return context.bridge.to(dtype), context.tokenizer, found
 
 
 def save_results(folder: Path, results: Path | None) -> None:
@@ -126,7 +121,7 @@ def save_results(folder: Path, results: Path | None) -> None:
 
     found = aggregate(folder)
     path = save(found, results_folder(results, found.plan.model, found.plan.revision) if results else folder)
-    print(f"{path}: {len(found.table):,} rows, {path.stat().st_size / 1e6:.2f} MB, of {found.about['shows']}")
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, of {found.about['shows']}")
 
 
 def _names(text: str) -> list[str]:

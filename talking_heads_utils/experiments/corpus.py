@@ -15,6 +15,7 @@ from torch import Tensor
 
 from talking_heads_utils import batches
 from talking_heads_utils.errors import DownloadError, TaskError
+from talking_heads_utils.files import file_sha256
 from talking_heads_utils.forward.layers import attention_layer, wide
 from talking_heads_utils.labels import Component
 from talking_heads_utils.prompts.encoding import unknown_id
@@ -22,7 +23,7 @@ from talking_heads_utils.prompts.ioi import draw_ioi
 from talking_heads_utils.prompts.lists import draw_laundry
 from talking_heads_utils.prompts.prefix import begin_ids
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.weights.checkpoints import file_sha256, hub_answers
+from talking_heads_utils.weights.checkpoints import hub_answers
 
 if TYPE_CHECKING:
     import pandas as pd

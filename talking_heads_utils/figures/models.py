@@ -103,7 +103,7 @@ def _shares(run: Mapping[str, Any], what: str) -> dict[int, float]:
     """What so many directions carry, for a figure; empty for a run without a channel."""
     import pandas as pd
 
-    found = shares(pd.DataFrame(run["channel"]), what) if "channel" in run else {}
+    found = shares(list(pd.DataFrame(run["channel"]).itertuples()), what) if "channel" in run else {}
     return {k: round(share, 4) for k, share in found.items()}
 
 

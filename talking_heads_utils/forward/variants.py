@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils import batches, models
-from talking_heads_utils.errors import ModelError, TaskError
+from talking_heads_utils import batches
+from talking_heads_utils.errors import TaskError
 from talking_heads_utils.forward.engine import RESID_PRE, Change, Forward, chained, reading, to_positions
 from talking_heads_utils.labels import Head
 from talking_heads_utils.metrics import SHARE, Metric, Outcome
@@ -19,20 +19,10 @@ from talking_heads_utils.stats import summary
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformer_lens.model_bridge import TransformerBridge
 
 ALL, END = "all", "end"
 _NUMBERS = 100_000_000  # what the largest tensor of one block may hold
 Made = Callable[[slice, slice], Change]  # prompts and variants of a block -> what is done to them
-
-
-def ready(model: object, tokenizer: object | None = None) -> TransformerBridge:
-    """A model as a bridge that is not being trained. Raises :class:`ModelError` for one that is, and as
-    :func:`~talking_heads_utils.models.as_bridge` does."""
-    bridge = models.as_bridge(model, tokenizer) if hasattr(models, "as_bridge") else model
-    if bridge.training:
-        raise ModelError("The model is in training mode, in which dropout is at work: call model.eval() first.")
-    return bridge
 
 
 def position_of(prompts: PromptSet, name: str) -> Int[Tensor, "n"]:

@@ -38,17 +38,9 @@ class IOIPrompt:
         templates = load_templates(TASK)["templates"]
         if self.template not in templates:
             raise TaskError(f"No IOI template {self.template!r}; there are {', '.join(templates)}.")
-        template = templates[self.template]
-        named = {"IO": self.io, "S1": self.s}
-        first, second = ("IO", "S1") if self.io_first else ("S1", "IO")
-        fields = {
-            "A": [(first, named[first])],
-            "B": [(second, named[second])],
-            "S": [("S2", self.repeated)],
-            "PLACE": [("place", self.place)],
-            "OBJECT": [("object", self.thing)],
-        }
-        text, spans = render(template, fields)
+        first, second = [("IO", self.io), ("S1", self.s)][:: 1 if self.io_first else -1]
+        fields = {"A": [first], "B": [second], "S": [("S2", self.repeated)], "PLACE": [("place", self.place)]}
+        text, spans = render(templates[self.template], fields | {"OBJECT": [("object", self.thing)]})
         info = {"template": self.template, "order": IO_FIRST if self.io_first else S_FIRST}
         return PromptText(text, spans, self.io, (self.s,), info)
 
@@ -85,8 +77,8 @@ def draw_ioi(tokenizer: PreTrainedTokenizerBase, n_prompts: int = 200, seed: int
     if check_count("n_prompts", n_prompts, 2) % 2:
         raise TaskError(f"Half of the prompts have IO first, so their number must be even, not {n_prompts}.")
     rng = np.random.default_rng(seed)
-    names = load_words("names", tokenizer, at_least=3).kept
-    places, objects = (load_words(kind, tokenizer, at_least=1).kept for kind in ("places", "objects"))
+    names = load_words("names", tokenizer, at_least=3)
+    places, objects = (load_words(kind, tokenizer, at_least=1) for kind in ("places", "objects"))
     templates = list(load_templates(TASK)["templates"])
     prompts = []
     for i in range(n_prompts):
@@ -124,16 +116,6 @@ def build_ioi(
         if counterfactual not in COUNTERFACTUALS:
             raise TaskError(f"No counterfactual {counterfactual!r}; there are {', '.join(COUNTERFACTUALS)}.")
         prompts = [COUNTERFACTUALS[counterfactual](p) for p in prompts]
-    left_out = load_words("names", tokenizer, at_least=0).n_left_out
-    texts = [p.text() for p in prompts]
-    recipe = Recipe(
-        TASK,
-        len(prompts),
-        seed,
-        tokenizer_hash(tokenizer),
-        prefix=prefix,
-        words_left_out=left_out,
-        counterfactual=counterfactual,
-        drawn=drawn,
-    )
-    return encode(texts, tokenizer, recipe)
+    recipe = Recipe(TASK, len(prompts), seed, tokenizer_hash(tokenizer), prefix=prefix, counterfactual=counterfactual,
+                    drawn=drawn)  # fmt: skip
+    return encode([p.text() for p in prompts], tokenizer, recipe)

@@ -73,7 +73,7 @@ def draw_laundry(
         raise TaskError(f"A list has {N_ITEMS[0]} to {N_ITEMS[-1]} items, not {n_items!r}.")
     check_count("n_prompts", n_prompts, 2)  # two halves
     rng = np.random.default_rng([seed, n_items])
-    objects = load_words("objects", tokenizer, at_least=n_items + 1).kept
+    objects = load_words("objects", tokenizer, at_least=n_items + 1)
     if math.comb(len(objects), n_items) < 2 * n_prompts:
         raise TaskError(
             f"{len(objects)} objects make too few different lists of {n_items} for {n_prompts} prompts. "
@@ -108,6 +108,5 @@ def build_laundry(
     """Laundry List prompts for a tokenizer; see :func:`draw_laundry`. With ``n_ctx``, too long a list is an error.
     prefix: what stands in front, in place of what the tokenizer adds by itself."""
     prompts = draw_laundry(tokenizer, n_items, n_prompts, seed)
-    left_out = load_words("objects", tokenizer, at_least=0).n_left_out
-    recipe = Recipe(TASK, n_prompts, seed, tokenizer_hash(tokenizer), n_items, prefix=prefix, words_left_out=left_out)
+    recipe = Recipe(TASK, n_prompts, seed, tokenizer_hash(tokenizer), n_items, prefix=prefix)
     return encode(prompts, tokenizer, recipe, n_ctx=n_ctx)

@@ -1,18 +1,17 @@
-"""Prompts of examples ``(x, y)`` and a question ``(x, ``, for any tokenizer; the post's own among them."""
+"""Prompts of examples ``(x, y)`` and a question ``(x, ``, for any tokenizer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.prompts.encoding import prompt_set, tokenized
-from talking_heads_utils.prompts.functions import Examples, Family
+from talking_heads_utils.prompts.encoding import prompt_set, spelled, tokenized
 from talking_heads_utils.prompts.sets import PromptSet, Recipe, check_count
 from talking_heads_utils.prompts.words import tokenizer_hash
 
@@ -20,14 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TASK = "functions"
-# The post's prompt, verbatim: y = 2x + 3, asked at 42 with the examples (model A) and at 15 without (model B).
-POST_PAIRS = (
-    (28, 59), (86, 175), (13, 29), (55, 113), (84, 171), (66, 135),
-    (85, 173), (27, 57), (15, 33), (94, 191), (37, 77), (14, 31),
-)  # fmt: skip
-POST_A, POST_B = 42, 15
-POST_FUNCTION = (2, 3)
-TRIES = 50  # draws after which there is taken to be no other function
 
 
 @dataclass(frozen=True)
@@ -43,15 +34,17 @@ class Question:
         """a x + b"""
         return self.function[0] * self.x + self.function[1]
 
+    def parts(self) -> list[tuple[str, str]]:
+        """As the post writes it: a line end and a pair, over and over, then the question with its answer. Numbers are
+        named."""
+        names = [*((f"x_{k}", f"y_{k}") for k in range(len(self.pairs))), ("x", "answer")]
+        lines = zip(names, (*self.pairs, (self.x, self.answer)))
+        return [part for (a, b), (x, y) in lines
+                for part in (("", "\n("), (a, str(x)), ("", ", "), (b, str(y)), ("", ")"))]  # fmt: skip
+
     def text(self) -> str:
-        """As the post writes it: a line end, one pair per line, then the question with its answer."""
-        lines = [f"({x}, {y})" for x, y in (*self.pairs, (self.x, self.answer))]
-        return "\n" + "\n".join(lines)
-
-
-def post_questions() -> tuple[Question, Question]:
-    """The post's A and B."""
-    return Question(POST_PAIRS, POST_A, POST_FUNCTION), Question((), POST_B, POST_FUNCTION)
+        """:meth:`parts` as one text."""
+        return "".join(part for _, part in self.parts())
 
 
 @dataclass(frozen=True)
@@ -113,14 +106,13 @@ def encode_questions(
     """
     if not questions:
         raise TaskError("No question was given.")
-    read, unknown = tokenized([q.text() for q in questions], tokenizer), tokenizer.unk_token_id
+    texts, spans = zip(*(spelled(q.parts()) for q in questions))
     rows, places, answers = [], [], []
-    for question, tokens in zip(questions, read):
-        found = {name: tokens.covering(span) for name, span in _spans(question).items()}
+    for question, named, tokens in zip(questions, spans, tokenized(texts, tokenizer)):
+        found = {name: tokens.covering(span) for name, span in named.items()}
         for name, at in found.items():
-            if not at or unknown in tokens.ids[at[0] : at[-1] + 1]:
-                number = question.text()[slice(*_spans(question)[name])]
-                raise TaskError(f"{number} is no number that this tokenizer knows.")
+            if not at or tokenizer.unk_token_id in tokens.ids[at[0] : at[-1] + 1]:
+                raise TaskError(f"{dict(question.parts())[name]} is no number that this tokenizer knows.")
         answer = found.pop("answer")
         if len(answer) > 1 and not whole:
             raise TaskError(
@@ -139,7 +131,7 @@ def encode_questions(
         [[]] * len(rows),
         tokenizer,
         Recipe(TASK, len(rows), seed, tokenizer_hash(tokenizer), len(questions[0].pairs)),
-        texts=[q.text()[: -len(f"{q.answer})")] for q in questions],
+        texts=[text[: named["answer"][0]] for text, named in zip(texts, spans)],
         info=function | {"x": [q.x for q in questions], "answer": [q.answer for q in questions]},
         n_ctx=n_ctx,
     )
@@ -149,78 +141,3 @@ def asked_at(prompts: PromptSet) -> list[Int[Tensor, "n"]]:
     """Where each answer is asked for, in turn: before y_0, before y_1, ..., and at the end, which every prompt has."""
     n_examples = sum(name.startswith("ask_") for name in prompts.positions)
     return [*(prompts.positions[f"ask_{k}"] for k in range(n_examples)), prompts.positions["end"]]
-
-
-def _spans(question: Question) -> dict[str, tuple[int, int]]:
-    """Where every number stands in the question's text."""
-    spans, at = {}, 1
-    pairs = (*question.pairs, (question.x, question.answer))
-    for k, (x, y) in enumerate(pairs):
-        names = (f"x_{k}", f"y_{k}") if k < len(question.pairs) else ("x", "answer")
-        at += 1
-        for name, number in zip(names, (x, y)):
-            spans[name] = (at, at + len(str(number)))
-            at += len(str(number)) + 2
-    return spans
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """The same question twice over: ``a`` with examples of its function or task, ``b`` without knowing it.
-
-    b's question has another x, so that an answer that is carried over whole differs from one that is worked out anew.
-    """
-
-    a: list[Any]
-    b: list[Any]
-
-
-NO_EXAMPLES, RANDOM_PAIRS, OTHER_FUNCTION = "no examples", "random pairs", "another function"
-
-
-def draw_pairing(
-    family: Family, n: int, n_examples: int, *, b: str = NO_EXAMPLES, seed: int = 0, among: Tensor | None = None
-) -> Pairing:
-    """``n`` pairs of prompts. What b sees: nothing, pairs whose y belong to no function, or another function's.
-
-    Answers of a and of b's question under a's function always differ. Raises :class:`TaskError` for another ``b``.
-    """
-    if b not in (NO_EXAMPLES, RANDOM_PAIRS, OTHER_FUNCTION):
-        raise TaskError(f"b sees {NO_EXAMPLES!r}, {RANDOM_PAIRS!r} or {OTHER_FUNCTION!r}, not {b!r}.")
-    check_count("n_examples", n_examples, 0)
-    generator = torch.Generator().manual_seed(seed)
-    shown = family.draw(n, n_examples + 1, generator, among)
-    twin = family.draw(n, n_examples + 2, generator, among)  # its last x, or the one before where a asks for the last
-    if b == OTHER_FUNCTION:
-        twin = _of_another(twin, shown.function, lambda: family.draw(n, n_examples + 2, generator, among))
-    values = family.functions[shown.function]
-    at_b = torch.where(twin.x[:, -1] == shown.x[:, -1], twin.x[:, -2], twin.x[:, -1])
-    y = twin.y if b == OTHER_FUNCTION else torch.randint(family.n_numbers, twin.y.shape, generator=generator)
-    first = [_question(shown, i, shown.y, n_examples, int(shown.x[i, -1]), values) for i in range(n)]
-    n_shown, others = 0 if b == NO_EXAMPLES else n_examples, family.functions[twin.function]
-    second = [_question(twin, i, y, n_shown, int(at_b[i]), others) for i in range(n)]
-    return Pairing(first, second)
-
-
-def _of_another(examples: Examples, function: Int[Tensor, "n"], again: Callable[[], Examples]) -> Examples:
-    """Examples with those of a row's own ``function`` drawn anew. Raises :class:`TaskError` where there is no other."""
-    for _ in range(TRIES):
-        same = examples.function == function
-        if not same.any():
-            return examples
-        fresh = again()
-        pairs = ((vars(examples)[f.name], vars(fresh)[f.name]) for f in fields(examples))
-        examples = Examples(*(torch.where(same.view(-1, *[1] * (old.ndim - 1)), new, old) for old, new in pairs))
-    raise TaskError("No other function is left to show B. Take a family with more functions.")
-
-
-def questions(examples: Examples, family: Family) -> list[Question]:
-    """The last pair of each list is the question, those before it the examples."""
-    values = family.functions[examples.function]
-    n_examples = examples.x.shape[1] - 1
-    return [_question(examples, i, examples.y, n_examples, int(x), values) for i, x in enumerate(examples.x[:, -1])]
-
-
-def _question(examples: Examples, i: int, y: Tensor, n_pairs: int, x: int, functions: Tensor) -> Question:
-    pairs = tuple(zip(examples.x[i, :n_pairs].tolist(), y[i, :n_pairs].tolist()))
-    return Question(pairs, x, tuple(functions[i].tolist()))

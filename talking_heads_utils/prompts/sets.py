@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.files import written_whole
 
 ABSENT = -1
-_META = b"talking_heads"
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,6 @@ class Recipe:
     tokenizer_hash: str
     n_items: int | None = None
     prefix: str | None = None
-    words_left_out: int = 0
     counterfactual: str | None = None
     drawn: bool = True
     rows: tuple[int, ...] | None = None
@@ -90,15 +85,14 @@ class PromptSet:
         """The prompts at ``keep``, with the same padding. Raises :class:`TaskError` if none is left, for a mask of
         another length, for a row that is not there, and for what is neither a mask nor rows."""
         try:
-            keep = torch.as_tensor(range(len(self))[keep] if isinstance(keep, slice) else keep)
+            chosen = torch.as_tensor(range(len(self))[keep] if isinstance(keep, slice) else keep)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TaskError(f"Prompts are chosen by a mask, rows or a slice, not by {keep!r}.") from error
-        is_mask = keep.dtype == torch.bool
-        if keep.ndim != 1 or (len(keep) and (keep.is_floating_point() or keep.is_complex())):
-            raise TaskError(f"Prompts are chosen by a mask or whole numbers in one row, not by {keep.tolist()!r}.")
-        if is_mask and len(keep) != len(self):
-            raise TaskError(f"A mask of {len(keep)} does not fit {len(self)} prompts.")
-        index = keep.nonzero().flatten() if is_mask else keep
+        if chosen.ndim != 1 or (len(chosen) and (chosen.is_floating_point() or chosen.is_complex())):
+            raise TaskError(f"Prompts are chosen by a mask or whole numbers in one row, not by {chosen.tolist()!r}.")
+        if chosen.dtype == torch.bool and len(chosen) != len(self):
+            raise TaskError(f"A mask of {len(chosen)} does not fit {len(self)} prompts.")
+        index = chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen
         if len(index) == 0:
             raise TaskError("No prompt is left by this choice.")
         if index.min() < 0 or index.max() >= len(self):
@@ -143,9 +137,9 @@ def item_positions(prompts: PromptSet) -> tuple[Int[Tensor, "n_prompts n_items"]
     return positions, prompts.tokens.gather(1, positions)
 
 
-def pad_rows(pad: int, rows: Sequence[Sequence[int]], width: int | None = None) -> Int[Tensor, "n width"]:
+def pad_rows(pad: int, rows: Sequence[Sequence[int]]) -> Int[Tensor, "n width"]:
     """Rows of whole numbers as one tensor, padded on the right."""
-    width = max(map(len, rows)) if width is None else width
+    width = max(map(len, rows))
     return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
@@ -161,58 +155,3 @@ def check_count(name: str, value: int, at_least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise TaskError(f"{name} is an integer from {at_least} on, not {value!r}.")
     return value
-
-
-def save_prompts(prompts: PromptSet, path: Path) -> None:
-    """Write a prompt set as parquet, the recipe in its metadata."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    lengths = prompts.mask.sum(1).tolist()
-    columns = {
-        "text": list(prompts.texts),
-        "tokens": [row[:length] for row, length in zip(prompts.tokens.tolist(), lengths)],
-        "answer": prompts.answers.tolist(),
-        "distractors": prompts.distractors.tolist(),
-        "alternatives": prompts.alternatives.tolist(),
-    }
-    columns |= {f"position:{name}": position.tolist() for name, position in prompts.positions.items()}
-    columns |= {f"info:{name}": list(values) for name, values in prompts.info.items()}
-    pad = prompts.tokens[~prompts.mask]
-    about = asdict(prompts.recipe) | {"pad": int(pad[0]) if len(pad) else 0, "width": prompts.tokens.shape[1]}
-    table = pa.table(columns).replace_schema_metadata({_META: json.dumps(about)})
-    with written_whole(path) as part:
-        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
-
-
-def load_prompts(path: Path) -> PromptSet:
-    """Read what :func:`save_prompts` wrote. Raises :class:`TaskError` for any other file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        return _unpacked(table.to_pydict(), json.loads(table.schema.metadata[_META]))
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise TaskError(f"{path} holds no prompt set ({error!r}).") from error
-
-
-def _unpacked(columns: dict[str, list], about: dict[str, Any]) -> PromptSet:
-    pad, width = about.pop("pad"), about.pop("width")
-    none: list[list[int]] = [[]] * len(columns["tokens"])
-    named: dict[str, dict[str, Any]] = {kind: {} for kind in ("position", "info")}
-    for column, values in columns.items():
-        kind, _, name = column.partition(":")
-        if name:
-            named[kind][name] = torch.tensor(values) if kind == "position" else values
-    return PromptSet(
-        tokens=pad_rows(pad, columns["tokens"], width),
-        mask=torch.arange(width) < torch.tensor([len(row) for row in columns["tokens"]])[:, None],
-        positions=named["position"],
-        answers=torch.tensor(columns["answer"]),
-        distractors=pad_rows(ABSENT, columns["distractors"]),
-        alternatives=pad_rows(ABSENT, columns.get("alternatives", none)),
-        texts=columns["text"],
-        info=named["info"],
-        recipe=Recipe(**about | {"rows": None if about["rows"] is None else tuple(about["rows"])}),
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.errors import TaskError
@@ -16,17 +15,9 @@ if TYPE_CHECKING:
 WORD_LISTS = ("names", "places", "objects")
 
 
-@dataclass(frozen=True)
-class Words:
-    """The words of one list that are a single token after a space, and how many had to be left out."""
-
-    kept: tuple[str, ...]
-    n_left_out: int
-
-
-def load_words(kind: str, tokenizer: PreTrainedTokenizerBase, at_least: int) -> Words:
-    """One of :data:`WORD_LISTS`, restricted to single tokens. Raises :class:`TaskError` if fewer than ``at_least``
-    remain."""
+def load_words(kind: str, tokenizer: PreTrainedTokenizerBase, at_least: int) -> tuple[str, ...]:
+    """The words of one of :data:`WORD_LISTS` that are a single token after a space. Raises :class:`TaskError` if fewer
+    than ``at_least`` are."""
     words = (data_dir() / "prompts" / f"{kind}.txt").read_text(encoding="utf-8").split()
     kept = tuple(word for word in words if token_of(word, tokenizer) is not None)
     if len(kept) < at_least:
@@ -34,7 +25,7 @@ def load_words(kind: str, tokenizer: PreTrainedTokenizerBase, at_least: int) -> 
             f"Only {len(kept)} of {len(words)} {kind} are one token of this tokenizer; {at_least} are needed. "
             f"Add {kind} to data/prompts/{kind}.txt that it keeps whole."
         )
-    return Words(kept, len(words) - len(kept))
+    return kept
 
 
 def load_templates(task: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Movers and inhibition heads of the book's own small models, which live on lists, and how well weights alone find the
-latter. A language model's roles are found on IOI, by :mod:`talking_heads_utils.roles.ioi`.
+"""Movers and inhibition heads of the book's own small models, which live on lists. A language model's roles are found
+on IOI, by :mod:`talking_heads_utils.roles.ioi`.
 
 Source of the method: path patching, Wang et al. (2022); in closed form here, since only a mover's query is patched.
 """
@@ -16,18 +16,15 @@ from torch import Tensor
 
 from talking_heads_utils.effects import inhibition_score, wanted_direction
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.experiments.inhibition.links import ONE_COMPONENT, pair_values
 from talking_heads_utils.forward.closed_form import mover_of, pattern_after_shift
 from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.labels import Head
 from talking_heads_utils.metrics import contrast
 from talking_heads_utils.prompts.halves import half_rows
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.scores.scores import CompositionScores
 from talking_heads_utils.settings import SEED
 
 if TYPE_CHECKING:
-    import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
 
 SHARE_OF_BEST = 0.25  # a head has a role if its score is at least this share of the best head's
@@ -167,25 +164,3 @@ def heads_with_a_role(scores: Float[Tensor, "n_layers n_heads"], *, least: float
     """Heads with at least :data:`SHARE_OF_BEST` of the best one's score and more than ``least``, the best first."""
     found = [Head(*index) for index in ((scores >= SHARE_OF_BEST * scores.max()) & (scores > least)).nonzero().tolist()]
     return sorted(found, key=lambda head: -scores[head.layer, head.head].item())
-
-
-def by_weights(scores: CompositionScores, movers: list[Head]) -> Float[Tensor, "n_layers n_heads"]:
-    """Largest score of a single component into the movers' queries, mean over the movers that lie above."""
-    values = pair_values(scores, "Q", ONE_COMPONENT)
-    return torch.stack([values[:, :, mover.layer, mover.head] for mover in movers]).nanmean(0)
-
-
-def precision_and_recall(predicted: Float[Tensor, "n_layers n_heads"], truth: list[Head]) -> pd.DataFrame:
-    """Heads taken in the order of ``predicted`` against the true ones: k, head, score, precision, recall; and by
-    chance, the precision of heads drawn at random."""
-    import pandas as pd
-
-    wanted = [head for head in truth if not predicted[head.layer, head.head].isnan()]
-    candidates = (~predicted.isnan()).nonzero().tolist()
-    ranked = sorted(candidates, key=lambda index: -predicted[tuple(index)].item())
-    rows, hits = [], 0
-    for k, index in enumerate(ranked, 1):
-        hits += Head(*index) in wanted
-        rows.append(dict(k=k, head=str(Head(*index)), score=predicted[tuple(index)].item(), precision=hits / k,
-                         recall=hits / max(1, len(wanted)), chance=len(wanted) / len(ranked)))  # fmt: skip
-    return pd.DataFrame(rows)

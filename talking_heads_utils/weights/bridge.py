@@ -43,7 +43,7 @@ def head_weights_from_bridge(
     """
     norm = norm_of(bridge)
     wanted = (processing or Processing.default(norm)).check(norm)
-    if bridge._weights_processed and wanted != Processing.default(norm):
+    if wanted != Processing.default(norm) and is_processed(bridge):
         raise ProcessingError(
             f"This bridge's weights are processed already, so {wanted.describe()!r} cannot be had from it. "
             "Boot it again without enable_compatibility_mode()."
@@ -65,6 +65,20 @@ def norm_of(bridge: TransformerBridge) -> str:
     if kind not in _NORMS or (kind is not None and not all(hasattr(block, "ln1") for block in bridge.blocks)):
         raise ProcessingError(f"{bridge.cfg.model_name} has norms of the kind {kind!r}, which cannot be folded here.")
     return _NORMS[kind]
+
+
+@torch.no_grad()
+def is_processed(bridge: TransformerBridge) -> bool:
+    """Whether the weights are as :class:`Processing` makes them by default, told from the weights themselves: every
+    norm before attention scales by one and adds nothing and, with LayerNorm, what attention writes has mean zero."""
+    if (norm := norm_of(bridge)) == NO_NORM:
+        return False
+    for block in bridge.blocks:
+        scale, bias = (getattr(block.ln1, name, None) for name in ("weight", "bias"))
+        if (scale is not None and not (scale == 1).all()) or (bias is not None and bias.any()):
+            return False
+    written = bridge.blocks[0].attn.W_O
+    return norm != LAYER_NORM or bool(written.mean(-1).abs().max() <= 1e-3 * written.abs().max())
 
 
 def _family_and_rotary(bridge: TransformerBridge) -> tuple[str, Rotary | None]:

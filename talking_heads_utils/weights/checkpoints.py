@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from talking_heads_utils.errors import CheckpointError, DownloadError
-from talking_heads_utils.files import file_sha256, known_sha256
+from talking_heads_utils.files import known_sha256
 from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.weights.families import Family, Shape, family_of
 from talking_heads_utils.weights.heads import HeadWeights, Processing, RawLayer, Source, assemble
@@ -60,24 +60,27 @@ class Checkpoint:
         """The tensors of a GGUF file; None for a checkpoint in safetensors."""
         return None if isinstance(self.stored, SafeTensors) else self.stored
 
-    def sha256(self) -> str:
-        """Sum of the one file, as ``sha256sum`` prints it; of the shards' sums, one a line, where there are several."""
-        sum_of = file_sha256 if self.gguf is None else known_sha256
-        sums = [sum_of(path) for path in sorted(set(self.files.values()))]
+    def sha256(self, *, attention: bool = False) -> str:
+        """Sum of the one file, as ``sha256sum`` prints it; of the files' sums, one a line, where there are several.
+
+        attention: only of the files that hold attention tensors. A file in the Hub's cache is not read for it: the Hub
+        names it by its sum.
+        """
+        held = set(self.files.values())
+        if attention:
+            layers = map(self.family.tensor_names, range(self.shape.n_layers))
+            names = {self.prefix + name for layer in layers for name in layer.values()}
+            held = {path for name, path in self.files.items() if name in names}
+        sums = [known_sha256(path) for path in sorted(held)]
         return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
-    def raw_layers(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> Iterator[RawLayer]:
-        """The layers one by one. Raises :class:`CheckpointError` naming a tensor that is not finite."""
-        for layer in range(self.shape.n_layers):
-            yield self.raw_layer(layer, dtype, device)
-
     def raw_layer(self, layer: int, dtype: torch.dtype, device: str | torch.device = "cpu") -> RawLayer:
-        """One layer; nothing else of the checkpoint is read. Raises as :meth:`raw_layers`."""
+        """One layer; nothing else is read. Raises :class:`CheckpointError` naming a tensor that is not finite."""
         return self.family.unpack(self.read_layer(layer, dtype, device), self.shape)
 
     def source(self) -> Source:
-        """Where the weights come from, as :class:`HeadWeights` keeps it; the whole file is summed for it."""
-        return Source(self.name, self.family.name, self.sha256(), self.revision, self.dtype)
+        """Where the weights come from, as :class:`HeadWeights` keeps it, with the sum of the files that are read."""
+        return Source(self.name, self.family.name, self.sha256(attention=True), self.revision, self.dtype)
 
     def read_layer(
         self, layer: int, dtype: torch.dtype | None, device: str | torch.device = "cpu"
@@ -119,7 +122,7 @@ def assembled(
 ) -> HeadWeights:
     """The attention weights of a checkpoint that is open; the rest as :func:`load_head_weights`."""
     return assemble(
-        checkpoint.raw_layers(dtype, device),
+        (checkpoint.raw_layer(layer, dtype, device) for layer in range(checkpoint.shape.n_layers)),
         checkpoint.shape.n_layers,
         norm=checkpoint.family.norm,
         source=checkpoint.source(),

@@ -58,8 +58,8 @@ class Processing:
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights came from. ``sha256`` is that of the safetensors file, or of the list of the shards' sums;
-    ``dtype`` is the one the weights were stored in."""
+    """Where weights came from. ``sha256`` is that of the file, or of the list of the sums of all files that hold
+    attention tensors; ``dtype`` is the one the weights were stored in."""
 
     name: str
     family: str

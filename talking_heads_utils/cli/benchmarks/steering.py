@@ -18,11 +18,11 @@ from torch import Tensor
 
 from talking_heads_utils.cli.benchmarks import Row, compare, random_model
 from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.forward.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts.lists import build_laundry
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.prompts.toy import word_tokenizer
-from talking_heads_utils.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
@@ -61,10 +61,12 @@ def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
 
 def mini_token(device: str = "cpu") -> Case:
     """The trained model, its mover and the components that the mover reads most."""
-    from talking_heads_utils.experiments.positional.study import channel
+    from talking_heads_utils.experiments.context import Context
+    from talking_heads_utils.experiments.positional.decoding import channel
 
-    at = channel("mini-token", device=device)
-    return Case("mini-token", at.bridge, at.writers, [at.mover])
+    context = Context("mini-token", device=device)
+    at = channel(context)
+    return Case("mini-token", context.bridge, at.writers, [at.mover])
 
 
 def gpt2_shape(device: str) -> Case:

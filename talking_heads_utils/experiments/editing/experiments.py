@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from talking_heads_utils.experiments.context import Context, Experiment
-from talking_heads_utils.experiments.editing import study as editing
+from talking_heads_utils.experiments.editing.components import Components, Prompts, choose
+from talking_heads_utils.experiments.editing.gains import EditGainRow, HarmRow, edit_gains, harm
+from talking_heads_utils.experiments.editing.removal import RemovalRow, removal
+from talking_heads_utils.experiments.editing.search import Candidate, search, winners
 from talking_heads_utils.settings import N_ITEMS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CROWDED = 10  # items of the lists on which edits are chosen
 
 
-def _crowded(c: Context) -> int:
-    return c.n_items(N_ITEMS if c.quick else CROWDED)
+def _chosen(run: Context) -> Components:
+    size = dict(n_components=3, n_draws=1) if run.quick else dict(n_components=6, n_draws=2)
+    return choose(run, run.n_items(N_ITEMS if run.quick else CROWDED), run.n(80), **size)
 
 
-def _bench(c: Context) -> editing.Bench:
-    size = dict(n_components=3, n_draws=1) if c.quick else dict(n_components=6, n_draws=2)
-    return editing.bench(
-        c.model, n_items=_crowded(c), n_prompts=c.n(80), seed=c.seed, device=c.device, dtype=c.dtype,
-        mover=None if c.is_own else c.mover, **size,
-    )  # fmt: skip
+def _winners(run: Context) -> list[Candidate]:
+    few = dict(sizes=(0.15,), values=(0.0, 2.0)) if run.quick else {}
+    return winners(search(run, run.kept(_chosen), **few))
 
 
-def _tried(c: Context) -> list[editing.Row]:
-    """The edits that are searched through."""
-    return editing.search(c.kept(_bench), **(dict(sizes=(0.15,), values=(0.0, 2.0)) if c.quick else {}))
+def _removal(run: Context) -> list[RemovalRow]:
+    return removal(run, run.kept(_chosen))
 
 
-def _removal(c: Context) -> pd.DataFrame:
-    return editing.removal_table(c.kept(_bench))
+def _edit_gains(run: Context) -> list[EditGainRow]:
+    at = run.kept(_chosen)
+    longer = run.n_items(at.n_items + 2)
+    sets = [(Prompts.KNOWN, None), (Prompts.NEW, None), *([(Prompts.LISTS, longer)] if longer > at.n_items else [])]
+    return edit_gains(run, at, run.kept(_winners), sets[:1] if run.quick else sets)
 
 
-def _edit_gains(c: Context) -> pd.DataFrame:
-    longer = c.n_items(_crowded(c) + 2)
-    sets = [editing.KNOWN, editing.NEW, *([f"lists of {longer}"] if longer > _crowded(c) else [])]
-    return editing.gains_table(c.kept(_bench), editing.winners(c.kept(_tried)), sets[:1] if c.quick else sets)
-
-
-def _harm(c: Context) -> pd.DataFrame:
-    return editing.harm_table(c.kept(_bench), editing.with_controls(editing.winners(c.kept(_tried))))
+def _harm(run: Context) -> list[HarmRow]:
+    return harm(run, run.kept(_chosen), [c for c in run.kept(_winners) if c.draw in (None, 0)])
 
 
 EXPERIMENTS = (
-    Experiment("removal", 3, 6, None, _removal, "single components removed"),
-    Experiment("edit-gains", 3, 14, None, _edit_gains, "accuracy by edits of the weights"),
-    Experiment("edit-harm", 3, 2, None, _harm, "what the edits cost elsewhere"),
+    Experiment("removal", 3, 6, RemovalRow, _removal, "single components removed"),
+    Experiment("edit-gains", 3, 14, EditGainRow, _edit_gains, "accuracy by edits of the weights"),
+    Experiment("edit-harm", 3, 2, HarmRow, _harm, "what the edits cost elsewhere"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,45 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.edit.apply import apply
-from talking_heads_utils.edit.edits import Edit
+from talking_heads_utils.edits.apply import apply
+from talking_heads_utils.edits.edits import Edit
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.corpus import corpus_of
+from talking_heads_utils.experiments.editing.components import Components, Prompts
+from talking_heads_utils.experiments.editing.search import Candidate
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.layers import wide
 from talking_heads_utils.forward.upper import Upper
+from talking_heads_utils.labels import Head
+from talking_heads_utils.stats import bootstrap_mean
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+
+@dataclass(frozen=True)
+class TextRow(Row):
+    model: str = column("", "as the command took it")
+    search: str = column("", "that found the edit: gradient, grid")
+    draw: int | None = column("", "random components in place of the chosen ones; empty: the chosen")
+    loss: float = column("nats", "per token of running text, without an edit")
+    change: float = column("nats", "of the loss, by the edit")
+    low: float = column("nats", "95% interval of the change over windows, paired, lower end")
+    high: float = column("nats", "95% interval of the change over windows, paired, upper end")
+    kl: float = column("nats", "divergence of the next token's distribution from the untouched one, mean")
+    n: int = column("windows", "of running text")
+
+
+@dataclass(frozen=True)
+class MovedRow(Row):
+    model: str = column("", "as the command took it")
+    search: str = column("", "that found the edit: gradient, grid")
+    draw: int | None = column("", "random components in place of the chosen ones; empty: the chosen")
+    layer: int = column("", "of the head, from 0")
+    head: int = column("", "within its layer, from 0")
+    moved: float = column("total variation", "distance of its pattern from the untouched one, mean over positions")
+    edited: bool = column("", "whether a component of this head was scaled")
+    n: int = column("prompts", "IOI")
 
 
 @dataclass(frozen=True)
@@ -57,26 +89,26 @@ def harm_at_end(
 @torch.no_grad()
 def text_harm(
     bridge: TransformerBridge,
-    edits: Mapping[str, Edit],
+    edits: Sequence[Edit],
     tokens: Int[Tensor, "n_windows n_pos"],
     mask: Bool[Tensor, "n_windows n_pos"] | None = None,
     *,
     batch: int = 16,
-) -> dict[str, Harm]:
+) -> list[Harm]:
     """Every edit on the same text. mask: True where a token is no padding, which stands at the right; None where there
-    is none. Raises as :func:`~talking_heads_utils.edit.apply.apply` does."""
+    is none. Raises as :func:`~talking_heads_utils.edits.apply.apply` does."""
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-    parts: dict[str, list[Harm]] = {name: [] for name in edits}
+    parts: list[list[Harm]] = [[] for _ in edits]
     for rows in batches.blocks(len(tokens), batch, "blocks of text"):
         part, real = tokens[rows].to(bridge.cfg.device), mask[rows].to(bridge.cfg.device)
         plain, patterns = _run(bridge, part)
-        for name, edit in edits.items():
+        for of_edit, edit in zip(parts, edits):
             with apply(bridge, edit):
                 found, after = _run(bridge, part)
             kl = _mean((plain.exp() * (plain - found)).sum(-1), real)
             moved = _mean((after - patterns).abs().sum(-1) / 2, real[:, None, None])
-            parts[name].append(Harm(_loss(plain, part, real), _loss(found, part, real), kl, moved))
-    return {name: _joined(rows) for name, rows in parts.items()}
+            of_edit.append(Harm(_loss(plain, part, real), _loss(found, part, real), kl, moved))
+    return [_joined(of_edit) for of_edit in parts]
 
 
 def _run(bridge: TransformerBridge, tokens: Tensor) -> tuple[Tensor, Float[Tensor, "n layers heads n_pos n_pos"]]:
@@ -103,3 +135,28 @@ def _joined(rows: list[Harm]) -> Harm:
         torch.cat([getattr(row, name) for row in rows]).cpu() for name in ("before", "loss", "kl", "pattern")
     )
     return Harm(before, loss, kl, pattern.mean(0))
+
+
+def on_text(
+    run: Context, at: Components, chosen: Sequence[Candidate], texts: Sequence[str], n_windows: int = 100
+) -> list[TextRow]:
+    """Edits on running text. For models trained on such: the book's toys were trained on answers alone."""
+    tokens, rows = corpus_of(texts, run.tokenizer, n_windows=n_windows).tokens, []
+    for c, found in zip(chosen, text_harm(run.bridge, [at.edit(run, c.factors) for c in chosen], tokens)):
+        change = bootstrap_mean(found.loss - found.before)
+        rows.append(TextRow(run.model, c.search, c.draw, found.before.mean().item(), *change[:3],
+                            found.kl.mean().item(), change.n))  # fmt: skip
+    return rows
+
+
+def heads_moved(run: Context, at: Components, chosen: Sequence[Candidate], n_prompts: int = 24) -> list[MovedRow]:
+    """How far every head's pattern moves on IOI prompts, which no edit was made for."""
+    prompts = at.on(run, Prompts.IOI)[0]
+    tokens, mask, rows = prompts.tokens[:n_prompts], prompts.mask[:n_prompts], []
+    for c, found in zip(chosen, text_harm(run.bridge, [at.edit(run, c.factors) for c in chosen], tokens, mask)):
+        own = {one.of_head for one, g in zip(at.every, c.factors.tolist()) if g != 1}
+        rows += [
+            MovedRow(run.model, c.search, c.draw, layer, head, moved, Head(layer, head) in own, len(tokens))
+            for layer, of_layer in enumerate(found.pattern.tolist()) for head, moved in enumerate(of_layer)
+        ]  # fmt: skip
+    return rows

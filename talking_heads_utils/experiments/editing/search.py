@@ -7,21 +7,47 @@ be given the same gradient search at the same size.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from talking_heads_utils.components import is_empty
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.editing.components import Components, Prompts
 from talking_heads_utils.forward.upper import Upper
-from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.labels import Head
 
 N_STEPS = 4  # of the gradient search, for each size
-LIKE = 2.0  # a random component's singular value is at most so many times the chosen one's, or less by it
+SIZES = (0.05, 0.15, 0.4)  # of an edit: shares of the Frobenius norm of all chosen components together
+VALUES = (0.0, 0.5, 2.0)  # scales of the grid
+
+
+class Search(StrEnum):
+    """How an edit was found: every component alone and all together at a few scales, or up the objective's gradient."""
+
+    GRADIENT = "gradient"
+    GRID = "grid"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An edit that was tried.
+
+    draw: random components that were scaled in place of the chosen ones, None for these. factors: by which every
+    component is scaled, 1 changes nothing. size: Frobenius norm of the edit. objective: mean log-probability of the
+    answer among the candidates on the selection half, in nats.
+    """
+
+    search: Search
+    draw: int | None
+    factors: Float[Tensor, "n_components"]
+    size: float
+    objective: float
 
 
 class Scored(NamedTuple):
@@ -36,24 +62,6 @@ class Scored(NamedTuple):
     attention: Float[Tensor, "n k n_pos"] | None = None
 
 
-class Tried(NamedTuple):
-    """The k edits that one search went through.
-
-    factors: by which each edit scales the components of the :class:`Upper` that was searched; 1 changes nothing.
-    sizes: Frobenius norms of the edits.
-    objective: mean log-probability of the answer on the prompts of the search, in nats.
-    """
-
-    factors: Float[Tensor, "k n_components"]
-    sizes: Float[Tensor, "k"]
-    objective: Float[Tensor, "k"]
-
-    @property
-    def best(self) -> int:
-        """The edit with the highest objective."""
-        return int(self.objective.argmax())
-
-
 @torch.no_grad()
 def score(upper: Upper, factors: Float[Tensor, "k n_components"], mover: Head | None = None) -> Scored:
     """What the answers become under every row of ``factors``."""
@@ -64,6 +72,11 @@ def score(upper: Upper, factors: Float[Tensor, "k n_components"], mover: Head | 
         right = logits[..., 0] > logits[..., 1:].amax(-1)
         parts.append((logits.log_softmax(-1)[..., 0], right, *([] if mover is None else [attention])))
     return Scored(*(torch.cat(part).cpu() for part in zip(*parts)))
+
+
+def with_untouched(candidates: Sequence[Candidate]) -> Float[Tensor, "k n_components"]:
+    """Factors of no edit, then of each."""
+    return torch.stack([torch.ones_like(candidates[0].factors), *(c.factors for c in candidates)])
 
 
 def factors_of(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "k c"]) -> Float[Tensor, "k n_components"]:
@@ -87,13 +100,18 @@ def at_norm(amounts: Float[Tensor, "k c"], size: float) -> Float[Tensor, "m c"]:
     return scaled[first == torch.arange(len(scaled))]
 
 
-def by_grid(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "k c"]) -> Tried:
+def by_grid(
+    upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "k c"], draw: int | None = None
+) -> list[Candidate]:
     """The objective at every point of a grid."""
     factors = factors_of(upper, columns, amounts)
-    return Tried(factors, amounts.norm(dim=1), score(upper, factors).log_prob.mean(0))
+    found = zip(factors, amounts.norm(dim=1).tolist(), score(upper, factors).log_prob.mean(0).tolist())
+    return [Candidate(Search.GRID, draw, *one) for one in found]
 
 
-def by_gradient(upper: Upper, columns: Sequence[int], size: float, *, n_steps: int = N_STEPS) -> Tried:
+def by_gradient(
+    upper: Upper, columns: Sequence[int], size: float, draw: int | None = None, *, n_steps: int = N_STEPS
+) -> list[Candidate]:
     """Edits of one Frobenius norm: from no edit along the gradient to the sphere of that norm, then uphill on it.
     A step that does not lead up is taken back and halved.
 
@@ -103,19 +121,18 @@ def by_gradient(upper: Upper, columns: Sequence[int], size: float, *, n_steps: i
         raise OptionError(f"A search needs a positive size and one step at least, not {size} and {n_steps}.")
     best, top, stride = torch.zeros(len(columns)), -torch.inf, 1.0
     gradient = _climb(upper, columns, best)[1]
-    amounts, values = [], []
+    found = []
     for _ in range(n_steps):
         at = best + stride * size * gradient / gradient.norm().clamp(min=1e-30)
         at = size * at / at.norm().clamp(min=1e-30)
         value, slope = _climb(upper, columns, at)
-        amounts.append(at)
-        values.append(value)
+        (factors,) = factors_of(upper, columns, at[None])
+        found.append(Candidate(Search.GRADIENT, draw, factors, at.norm().item(), value))
         if value > top:
             best, top, gradient = at, value, slope
         else:
             stride /= 2
-    found = torch.stack(amounts)
-    return Tried(factors_of(upper, columns, found), found.norm(dim=1), torch.tensor(values))
+    return found
 
 
 def _climb(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "c"]) -> tuple[float, Float[Tensor, "c"]]:
@@ -129,27 +146,36 @@ def _climb(upper: Upper, columns: Sequence[int], amounts: Float[Tensor, "c"]) ->
     return value, gradient
 
 
-def random_like(
-    S: Float[Tensor, "n_layers n_heads d_head"], chosen: Sequence[Component], taken: Sequence[Component], seed: int
-) -> list[Component]:
-    """For each chosen component another one of its layer, of like singular value where there is one, drawn at random.
-
-    taken: components that must not be drawn. Where none is within :data:`LIKE`, one of the three nearest is drawn. It
-    can be of quite another size, so what is said of single components must count those.
-    Raises :class:`OptionError` for a layer without enough others.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    used, found = {*chosen, *taken}, []
-    for c in chosen:
-        values = S[c.layer].masked_fill(is_empty(S[c.layer]), torch.nan)
-        apart = (values / S[c.layer, c.head, c.component]).log().abs()
-        defined = [i for i in apart.flatten().argsort().tolist() if not apart.flatten()[i].isnan()]
-        order = [Component(c.layer, *divmod(i, S.shape[2])) for i in defined]
-        free = [other for other in order if other not in used]
-        near = [other for other in free if apart[other.head, other.component] <= math.log(LIKE)]
-        pool = near or free[:3]
-        if not pool:
-            raise OptionError(f"Layer {c.layer} has no other component to compare {c} with: ask for fewer draws.")
-        found.append(pool[int(torch.randint(len(pool), (1,), generator=generator))])
-        used.add(found[-1])
+def search(
+    run: Context, at: Components, *, sizes: Sequence[float] = SIZES, values: Sequence[float] = VALUES
+) -> list[Candidate]:
+    """All edits that were tried on the selection half. The chosen components by the grid and, for each size, by the
+    gradient. Then every draw by both, at the Frobenius norm of ours that did best: the same grid with all its edits
+    brought to that norm, and the gradient. Raises :class:`OptionError` for no size, or no scale but 1, which changes
+    nothing."""
+    if not sizes or all(value == 1 for value in values):
+        raise OptionError(
+            f"A search needs one size and one scale other than 1 at least, not {tuple(sizes)} and {tuple(values)}."
+        )
+    upper = at.on(run, Prompts.SELECTION)[1]
+    S = upper.singular_values[at.columns()]
+    amounts = grid_amounts(S, values)
+    found = by_grid(upper, at.columns(), amounts)
+    for part in sizes:
+        found += by_gradient(upper, at.columns(), part * float(S.norm()))
+    size, same = best(found, Search.GRADIENT).size, at_norm(amounts, best(found, Search.GRID).size)
+    for draw in range(len(at.random)):
+        found += by_gradient(upper, at.columns(draw), size, draw)
+        found += by_grid(upper, at.columns(draw), same, draw)
     return found
+
+
+def best(candidates: Iterable[Candidate], search: Search, draw: int | None = None) -> Candidate:
+    """The edit with the highest objective among those of one search."""
+    return max((c for c in candidates if (c.search, c.draw) == (search, draw)), key=lambda c: c.objective)
+
+
+def winners(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The best edit of every search, those of the chosen components first."""
+    keys = dict.fromkeys((c.search, c.draw) for c in candidates)
+    return [best(candidates, *key) for key in sorted(keys, key=lambda key: -1 if key[1] is None else key[1])]

@@ -2,52 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from talking_heads_utils.experiments.context import Context, Experiment
-from talking_heads_utils.experiments.positional import study as positional
+from talking_heads_utils.experiments.positional.decoding import (
+    CrowdingRow,
+    DecodingRow,
+    IndexRow,
+    by_list_index,
+    crowding,
+    decoding,
+)
+from talking_heads_utils.experiments.positional.steering import GainRow, ReachRow, axis, reach, steering_gains
 from talking_heads_utils.settings import N_ITEMS
 
-if TYPE_CHECKING:
-    import pandas as pd
+LONG = 12  # items of the long lists that are steered
 
 
-def _channel(c: Context) -> positional.Channel:
-    mover = None if c.is_own else c.mover
-    return positional.channel(c.model, seed=c.seed, device=c.device, dtype=c.dtype, mover=mover)
+def _reach(run: Context) -> list[ReachRow]:
+    n_items, (n_values, n_random) = run.n_items(N_ITEMS), (5, 1) if run.quick else (9, 3)
+    return reach(run, n_items, axis(run, n_items, n_values), run.n(100), n_random)
 
 
-def _decoding(c: Context) -> pd.DataFrame:
-    return positional.decoding_table(c.kept(_channel), c.n_items(N_ITEMS), c.n(400))
-
-
-def _crowding(c: Context) -> pd.DataFrame:
-    return positional.crowding_table(c.kept(_channel), c.lengths, c.n(120))
-
-
-def _places(c: Context) -> pd.DataFrame:
-    return positional.accuracy_by_place(c.kept(_channel), c.lengths, c.n(120))
-
-
-def _reach(c: Context) -> pd.DataFrame:
-    at, n_items, (n_values, n_random) = c.kept(_channel), c.n_items(N_ITEMS), (5, 1) if c.quick else (9, 3)
-    return positional.reach_table(at, n_items, positional.axis(at, n_items, n_values), c.n(100), n_random)
-
-
-def _steering_gains(c: Context) -> pd.DataFrame:
-    at, (n_values, n_random) = c.kept(_channel), (3, 1) if c.quick else (5, 2)
-    found = {
-        str(n): positional.steering_gains(at, n, positional.axis(at, n, n_values), c.n(800), n_random)
-        for n in dict.fromkeys((c.n_items(N_ITEMS), c.n_items(12)))
-    }
-    table = positional.gains_table(found).rename(columns={"model": "n_items"})
-    return table.assign(model=c.model)
+def _steering_gains(run: Context) -> list[GainRow]:
+    n_values, n_random = (3, 1) if run.quick else (5, 2)
+    lengths = dict.fromkeys((run.n_items(N_ITEMS), run.n_items(LONG)))
+    return [row for n in lengths for row in steering_gains(run, n, axis(run, n, n_values), run.n(800), n_random)]
 
 
 EXPERIMENTS = (
-    Experiment("decoding", 2, 4, None, _decoding, "from subspaces"),
-    Experiment("crowding", 2, 4, None, _crowding, "by length"),
-    Experiment("places", 2, 1, None, _places, "by place"),
-    Experiment("reach", 2, 5, None, _reach, "where a setting brings the mover"),
-    Experiment("steering-gains", 2, 45, None, _steering_gains, "accuracy by steering"),
-)
+    Experiment("decoding", 2, 4, DecodingRow, lambda run: decoding(run, run.n_items(N_ITEMS), run.n(400)),
+               "from subspaces"),
+    Experiment("crowding", 2, 4, CrowdingRow, lambda run: crowding(run, run.lengths, run.n(120)), "by length"),
+    Experiment("places", 2, 1, IndexRow, lambda run: by_list_index(run, run.lengths, run.n(120)), "by list index"),
+    Experiment("reach", 2, 5, ReachRow, _reach, "where a setting brings the mover"),
+    Experiment("steering-gains", 2, 45, GainRow, _steering_gains, "accuracy by steering"),
+)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -11,8 +12,17 @@ from torch import Tensor
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.stats import Interval, share, share_change
 
-NONE, ONE, PER_PLACE, ORACLE = "no steering", "one setting", "one setting per place", "oracle per prompt"
-STRATEGIES = (NONE, ONE, PER_PLACE, ORACLE)
+
+class Strategy(StrEnum):
+    """How a prompt's setting is chosen. The last two see what they are scored on: they are bounds, not methods."""
+
+    NONE = "none"
+    ONE = "one_setting"
+    TOLD_INDEX = "told_the_answers_index"
+    ORACLE = "oracle"
+
+
+GAINS = (Strategy.ONE,)  # what may be called a gain: it is told nothing of the answers that it is scored on
 
 
 class Gain(NamedTuple):
@@ -29,36 +39,39 @@ class Gain(NamedTuple):
 def gains(
     right: Bool[Tensor, "n n_settings"],
     selection: Bool[Tensor, "n"],
-    places: Int[Tensor, "n"],
+    index: Int[Tensor, "n"],
     settings: Float[Tensor, "n_settings k"],
-) -> dict[str, Gain]:
+) -> dict[Strategy, Gain]:
     """Accuracy by strategy. right: whether each prompt is answered under each setting; the zero setting must be there.
+    index: list index of each answer, which :attr:`Strategy.TOLD_INDEX` is told on the held-out half too.
 
-    Among settings that do equally well on the selection half, the smallest counts. The oracle sees the answers it is
-    scored on: it is a bound, not a method. Raises :class:`OptionError` for an empty half or a grid without zero.
+    Among settings that do equally well on the selection half, the smallest counts. Raises :class:`OptionError` for an
+    empty half or a grid without zero.
     """
     zero = zero_setting(settings)
     if not selection.any() or selection.all():
         raise OptionError("Choices need prompts in both halves.")
     chosen = right[selection].double()
     best = _best(chosen.mean(0), settings)
-    by_place = {}
-    for place in places.unique().tolist():
-        rows = places[selection] == place
-        by_place[place] = _best(chosen[rows].mean(0), settings) if rows.any() else best
-    used = torch.tensor([by_place[p] for p in places.tolist()])
+    told = {}
+    for i in index.unique().tolist():
+        rows = index[selection] == i
+        told[i] = _best(chosen[rows].mean(0), settings) if rows.any() else best
+    used = torch.tensor([told[i] for i in index.tolist()])
     strategies = {
-        NONE: (right[:, zero], [zero]),
-        ONE: (right[:, best], [best]),
-        PER_PLACE: (right[torch.arange(len(right)), used], sorted(set(by_place.values()))),
-        ORACLE: (right.any(1), []),
+        Strategy.NONE: (right[:, zero], [zero]),
+        Strategy.ONE: (right[:, best], [best]),
+        Strategy.TOLD_INDEX: (right[torch.arange(len(right)), used], sorted(set(told.values()))),
+        Strategy.ORACLE: (right.any(1), []),
     }
-    plain, found = strategies[NONE][0], {}
+    plain, found = right[:, zero], {}
     for name, (hit, which) in strategies.items():
         gain = share_change(hit[~selection], plain[~selection])
+        if name == Strategy.NONE:
+            gain = Interval(0.0, 0.0, 0.0, gain.n)
         where_chosen = (hit[selection].double() - plain[selection].double()).mean().item()
         found[name] = Gain(share(hit[~selection]), gain, which, where_chosen)
-    return found | {NONE: found[NONE]._replace(gain=Interval(0.0, 0.0, 0.0, found[NONE].gain.n))}
+    return found
 
 
 def zero_setting(settings: Float[Tensor, "n_settings k"]) -> int:

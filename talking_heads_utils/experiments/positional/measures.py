@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from talking_heads_utils.experiments.positional.coordinates import PLACE
-from talking_heads_utils.experiments.positional.gains import ONE
-from talking_heads_utils.experiments.positional.study import COMPONENTS, RANDOM
+from talking_heads_utils.experiments.positional.coordinates import Feature
+from talking_heads_utils.experiments.positional.decoding import Split, Subspace
+from talking_heads_utils.experiments.positional.gains import Strategy
 from talking_heads_utils.experiments.verdicts import Measured
 from talking_heads_utils.settings import SEED
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def indexes(table: pd.DataFrame) -> Measured:
     """Share of lists in which the answer's index is decoded across wordings."""
-    part = table[(table["split"] == "across wordings") & (table["carries"] == PLACE)].set_index("subspace")
-    own, random = part.loc[COMPONENTS], part.loc[RANDOM]
+    part = table[(table["split"] == Split.WORDINGS) & (table["feature"] == Feature.LIST_INDEX)].set_index("subspace")
+    own, random = part.loc[Subspace.COMPONENTS], part.loc[Subspace.RANDOM]
     return Measured("share_of_lists_whose_index_is_decoded", own["right"], own["low"], own["high"], n=int(own["n"]),
                     control_label="random_triples", control=random["right"], control_low=random["smallest"],
                     control_high=random["largest"])  # fmt: skip
@@ -27,8 +27,8 @@ def indexes(table: pd.DataFrame) -> Measured:
 
 def traversed(table: pd.DataFrame) -> Measured:
     """Mean attention that a setting brings to an item, over list indices."""
-    own, random = table[table["along"] == COMPONENTS], table[table["along"] != COMPONENTS]
-    draws = random.groupby("along")["steered"].mean()
+    own, random = table[table["draw"].isna()], table[table["draw"].notna()]
+    draws = random.groupby("draw")["steered"].mean()
     return Measured("mean_attention_to_the_item_aimed_at", own["steered"].mean(), n=int(own["n"].iloc[0]),
                     control_label="along_random_directions", control=draws.mean(),
                     control_low=draws.min(), control_high=draws.max())  # fmt: skip
@@ -58,8 +58,8 @@ def order_matters(table: pd.DataFrame, n_draws: int = 4000) -> Measured:
 
 def steering_gains(table: pd.DataFrame) -> Measured:
     """Gain of one setting for all prompts on the longest lists, in points."""
-    lengths = table["n_items"].astype(int)
-    one = table[lengths == lengths.max()].set_index("strategy").loc[ONE]
-    return Measured("gain_of_one_setting_for_all_prompts", one["gain, points"], one["low"], one["high"], "points",
-                    n=int(one["n"]), control_label="random_directions",
-                    control=one["random directions, points"])  # fmt: skip
+    part = table[(table["n_items"] == table["n_items"].max()) & (table["strategy"] == Strategy.ONE)]
+    (one,), draws = part[part["draw"].isna()].to_dict("records"), part.loc[part["draw"].notna(), "gain"]
+    return Measured("gain_of_one_setting_for_all_prompts", one["gain"], one["low"], one["high"], "points",
+                    n=int(one["n"]), control_label="random_directions", control=draws.mean(), control_low=draws.min(),
+                    control_high=draws.max())  # fmt: skip

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from talking_heads_utils.edit.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
-from talking_heads_utils.edit.edits import OV, Edit
+from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
+from talking_heads_utils.edits.edits import OV, Edit
 from talking_heads_utils.errors import EditError
-from talking_heads_utils.weights.bridge import head_weights_from_bridge, norm_of
+from talking_heads_utils.weights.bridge import head_weights_from_bridge, is_processed, norm_of
 from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, grouped_index
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def weights_to_edit(bridge: TransformerBridge) -> HeadWeights:
     if kept is not None:
         return kept
     norm = norm_of(bridge)
-    processed = bridge._weights_processed or norm == NO_NORM
-    processing = Processing.default(norm) if processed else Processing(False, False)
     try:
+        processed = is_processed(bridge) or norm == NO_NORM
+        processing = Processing.default(norm) if processed else Processing(False, False)
         return head_weights_from_bridge(bridge, processing=processing)
     except NotImplementedError as error:  # TransformerLens' word for a packed weight
         raise EditError(f"{bridge.cfg.model_name} cannot be edited: {error}") from error

@@ -1,4 +1,4 @@
-"""A family of functions y = a x + b, what its examples look like, and the reader who knows the family exactly."""
+"""A family of functions y = a x + b, examples drawn from it, and the Bayes-optimal predictor that knows it."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import torch
 
 from talking_heads_utils.errors import EditError, LabelError, ProcessingError
 from talking_heads_utils.files import written_whole
-from talking_heads_utils.labels import Component
+from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.weights.heads import HeadWeights, Processing
 
 OV, QK = "OV", "QK"
@@ -45,6 +45,9 @@ class Change:
     span: tuple[Component, Component] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "component", as_component(self.component))
+        if self.span is not None:
+            object.__setattr__(self, "span", tuple(map(as_component, self.span)))
         if self.matrix not in (OV, QK) or self.operation not in OPERATIONS:
             raise EditError(
                 f"{self.component}: no {self.operation!r} of {self.matrix!r}. "
@@ -134,18 +137,13 @@ def fingerprint(weights: HeadWeights) -> tuple[float, ...]:
 
 def to_json(edit: Edit) -> str:
     """The edit as text that a person can read and change."""
-    changes = []
+    rows = []
     for change in edit.changes:
-        row: dict[str, Any] = {
-            "component": str(change.component),
-            "matrix": change.matrix,
-            "operation": change.operation,
-        }
-        row |= {} if change.value is None else {"value": change.value}
-        row |= {} if change.span is None else {"span": [str(component) for component in change.span]}
-        changes.append(row)
-    about = {"model": edit.model, "processing": asdict(edit.processing), "fingerprint": list(edit.fingerprint)}
-    return json.dumps(about | {"changes": changes}, indent=1) + "\n"
+        row: dict[str, Any] = dict(component=str(change.component), matrix=change.matrix, operation=change.operation)
+        row |= {} if change.value is None else dict(value=change.value)
+        rows.append(row | ({} if change.span is None else dict(span=list(map(str, change.span)))))
+    about = dict(model=edit.model, processing=asdict(edit.processing), fingerprint=list(edit.fingerprint))
+    return json.dumps(about | dict(changes=rows), indent=1) + "\n"
 
 
 def from_json(text: str) -> Edit:
@@ -155,9 +153,9 @@ def from_json(text: str) -> Edit:
         about = json.loads(text)
         if not isinstance(about["changes"], list):
             raise TypeError("its changes are no list")
-        changes = tuple(_change(row) for row in about["changes"])
-        processing = Processing(**about["processing"])
-        return Edit(str(about["model"]), processing, tuple(map(float, about["fingerprint"])), changes)
+        changes = tuple(map(_change, about["changes"]))
+        fingerprint = tuple(map(float, about["fingerprint"]))
+        return Edit(str(about["model"]), Processing(**about["processing"]), fingerprint, changes)
     except (EditError, LabelError, ProcessingError):
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -169,13 +167,11 @@ def from_json(text: str) -> Edit:
 def _change(row: dict[str, Any]) -> Change:
     if more := set(row) - {"component", "matrix", "operation", "value", "span"}:
         raise EditError(f"A change has no {', '.join(sorted(map(repr, more)))}.")
-    span = row.get("span")
+    span, parse = row.get("span"), Component.parse
     if span is not None and (not isinstance(span, list) or len(span) != 2):
         raise EditError(f"A span is two components, not {span!r}.")
-    return Change(
-        Component.parse(row["component"]), row["matrix"], row["operation"], row.get("value"),
-        None if span is None else (Component.parse(span[0]), Component.parse(span[1])),
-    )  # fmt: skip
+    given = None if span is None else (parse(span[0]), parse(span[1]))
+    return Change(parse(row["component"]), row["matrix"], row["operation"], row.get("value"), given)
 
 
 def save_edit(edit: Edit, path: Path) -> None:

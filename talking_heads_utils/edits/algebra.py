@@ -10,7 +10,6 @@ all computed from the same matrix and added.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import factored_svd, is_empty
-from talking_heads_utils.edit.edits import OV, SET, Change, Edit
+from talking_heads_utils.edits.edits import OV, SET, Change, Edit
 from talking_heads_utils.errors import EditError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.weights.families import check_bilinear
@@ -119,18 +118,3 @@ def change_of_W_Q(
             f"The norm before {move.head} has a scale of zero: an edit of its queries cannot be undone there."
         )
     return torch.where(shift == 0, 0.0, back).T @ ((d * scale) @ W_Q)
-
-
-def frobenius(weights: HeadWeights, edit: Edit) -> float:
-    """Frobenius norm of what an edit changes in all OV and QK matrices together, in the units of singular values."""
-    total = 0.0
-    for change in edit.check(weights).changes:
-        d, t = target(weights, change)
-        s = direction(weights, change.component, change.matrix)[1]
-        total += float((s * (t - d).norm()) ** 2)
-    return math.sqrt(total)
-
-
-def singular_values(weights: HeadWeights, components: Sequence[Component]) -> Float[Tensor, "k"]:
-    """Singular values of some OV components, in float64."""
-    return torch.stack([direction(weights, component)[1] for component in components])

@@ -11,27 +11,20 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from talking_heads_utils.edit.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
-from talking_heads_utils.edit.apply import apply
-from talking_heads_utils.edit.edits import OV, Edit, read_edit, save_edit
-from talking_heads_utils.errors import CheckpointError, EditError, OptionError
+from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
+from talking_heads_utils.edits.edits import OV, Edit, save_edit
+from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
 from talking_heads_utils.models import PLANTED, TOKENIZER_FILES, model_source
 from talking_heads_utils.weights.checkpoints import INDEX, Checkpoint, load_head_weights, open_checkpoint
 from talking_heads_utils.weights.heads import RawLayer, grouped_index
 
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    from talking_heads_utils.planted.model import Planted
-
-EDIT_FILE, NATIVE_FILE = "edit.json", "planted.safetensors"
+EDIT_FILE = "edit.json"
 _OTHER_FILES = (*TOKENIZER_FILES, "generation_config.json")
 
 
@@ -39,18 +32,15 @@ def bake(model: str | Path, edit: Edit, folder: Path) -> Path:
     """Write the edited checkpoint of a model, named as for ``load_model``, into a folder of its own; returns it.
 
     Beside config, tokenizer and safetensors it holds the edit itself. The weights keep the dtype they are stored in: in
-    float32 the outputs equal those of :func:`~talking_heads_utils.edit.apply.apply` to 1e-4, in a half type to its
-    rounding. ``planted`` has no Hugging Face form: see :func:`load_baked_planted`.
+    float32 the outputs equal those of :func:`~talking_heads_utils.edits.apply.apply` to 1e-4, in a half type to its
+    rounding.
 
     Raises :class:`OptionError` for a folder that holds something, and as ``apply`` does; then nothing is written.
     """
     folder = check_folder(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"{folder} is there already and not empty. Name a new folder.")
-    if model == PLANTED:
-        from talking_heads_utils.planted.model import plant
-
-        return _written(folder, lambda part: _bake_native(plant().bridge, edit, part))
+    check_bakeable(model)
     source, revision = model_source(model)
     checkpoint = open_checkpoint(source, revision, also=_OTHER_FILES)
     if checkpoint.gguf is not None:
@@ -58,6 +48,12 @@ def bake(model: str | Path, edit: Edit, folder: Path) -> Path:
     weights = load_head_weights(source, revision=revision, processing=edit.processing)
     changed = edited_tensors(checkpoint, moves_of(weights, edit), edit.processing.fold_ln)
     return _written(folder, lambda part: _write(checkpoint, changed, edit, part))
+
+
+def check_bakeable(model: str | Path) -> None:
+    """Raises :class:`EditError` for a model that has no checkpoint."""
+    if model == PLANTED:
+        raise EditError("The planted model has no checkpoint that could be baked. Apply the edit instead.")
 
 
 @torch.no_grad()
@@ -122,33 +118,6 @@ def _write(checkpoint: Checkpoint, changed: dict[str, Tensor], edit: Edit, folde
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
     save_edit(edit, folder / EDIT_FILE)
-
-
-def _bake_native(bridge: TransformerBridge, edit: Edit, folder: Path) -> None:
-    with apply(bridge, edit):
-        tensors = {name: p.detach().clone().contiguous() for name, p in bridge.original_model.named_parameters()}
-    with written_whole(folder / NATIVE_FILE) as part:
-        save_file(tensors, part, metadata={"format": "pt", "model": PLANTED})
-    save_edit(edit, folder / EDIT_FILE)
-
-
-def load_baked_planted(folder: Path) -> Planted:
-    """The planted model with the weights that :func:`bake` wrote. Raises :class:`CheckpointError` for other folders."""
-    from talking_heads_utils.planted.model import plant
-
-    truth = plant()
-    plain = dict(truth.bridge.original_model.named_parameters())
-    try:
-        tensors = load_file(Path(folder) / NATIVE_FILE)
-    except Exception as error:  # safetensors raises its own kinds
-        raise CheckpointError(f"{folder} holds no planted model that was edited ({error}).") from error
-    read_edit(Path(folder) / EDIT_FILE)
-    if {n: t.shape for n, t in tensors.items()} != {n: p.shape for n, p in plain.items()}:
-        raise CheckpointError(f"{Path(folder) / NATIVE_FILE} is of another version of the planted model.")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            plain[name].copy_(tensor)
-    return truth
 
 
 def _written(folder: Path, write: Callable[[Path], None]) -> Path:

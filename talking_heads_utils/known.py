@@ -1,0 +1,152 @@
+"""The models that the book knows by name: real ones pinned to a revision, and the small ones that ship with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from talking_heads_utils import roles
+from talking_heads_utils.errors import ModelError
+from talking_heads_utils.files import data_dir
+from talking_heads_utils.labels import Head
+from talking_heads_utils.settings import FINAL
+from talking_heads_utils.weights.checkpoints import GGUF, as_folder
+from talking_heads_utils.weights.packages import SMOLLM2, Package
+
+PLANTED = "planted"
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that the book's chapters know. ``revision`` pins what the Hub or a package gives; ``roles`` are published
+    claims. ``prefix``: the tokens that stand in front of every prompt, as text, ``""`` for none."""
+
+    name: str
+    revision: str
+    gated: bool
+    n_params: int
+    chapters: tuple[int, ...]
+    prefix: str
+    roles: Mapping[str, list[Head]] = field(default_factory=dict)
+    roles_source: str | None = None
+    package: Package | None = None  # where its file comes from instead of the Hub
+
+    @property
+    def shown(self) -> str:
+        """What every figure of it must say it shows."""
+        return f"{self.name}, real model" + (f", quantised to {self.package.quantised}" if self.package else "")
+
+    def gigabytes(self, dtype: torch.dtype = torch.float32) -> float:
+        """Memory that the weights alone take, in 10^9 bytes."""
+        return self.n_params * dtype.itemsize / 1e9
+
+
+def known_models() -> dict[str, KnownModel]:
+    """The models of the book, by name."""
+    models = (
+        KnownModel(
+            name="gpt2",
+            revision="607a30d783dfa663caf39e06633721c8d4cfcd7e",
+            gated=False,
+            n_params=124_439_808,
+            chapters=(1, 2, 3, 4),  # its tokenizer keeps 0 to 361 whole, which chapter 4 needs
+            prefix="<|endoftext|>",  # TransformerLens' convention; the tokenizer adds nothing
+            roles=roles.gpt2_small_roles(),
+            roles_source=roles.GPT2_SMALL_SOURCE,
+        ),
+        KnownModel(
+            name="EleutherAI/pythia-160m",
+            revision="50f5173d932e8e61f858120bcb800b97af589f46",
+            gated=False,
+            n_params=162_322_944,
+            chapters=(1, 2, 3),
+            prefix="<|endoftext|>",  # as GPT-2's
+        ),
+        KnownModel(
+            name="meta-llama/Meta-Llama-3-8B",
+            revision="8cde5ca8380496c9a6cc7ef3a8b46a0372a1d920",
+            gated=True,
+            n_params=8_030_261_248,
+            chapters=(4,),
+            prefix="<|begin_of_text|>",
+        ),
+        KnownModel(
+            name=SMOLLM2.name,
+            revision=SMOLLM2.revision,
+            gated=False,
+            n_params=134_515_008,
+            chapters=(1, 2, 3, 4),
+            prefix="",
+            package=SMOLLM2,
+        ),
+    )
+    return {model.name: model for model in models}
+
+
+def model_source(name_or_folder: str | Path, revision: str | None = None) -> tuple[str | Path, str | None]:
+    """Where a model's checkpoint is, and its revision: folders of the book's own, known names pinned to theirs. A
+    ``Path`` is always that folder, a string first a name.
+
+    Raises :class:`ModelError` for a small model that does not ship.
+    """
+    if isinstance(name_or_folder, Path):
+        return name_or_folder, revision
+    shipped, asked = shipped_models(), name_or_folder
+    if asked.startswith("mini-"):
+        asked = asked.removesuffix("/final")
+    if asked.startswith("mini-") and asked not in shipped and not as_folder(asked).is_dir():
+        raise ModelError(f"No small model {name_or_folder!r} ships with the book; there are {', '.join(shipped)}.")
+    known = known_models().get(asked)
+    return shipped.get(asked, name_or_folder), revision or (known.revision if known else None)
+
+
+def is_real(name: str, revision: str | None) -> bool:
+    """Whether these are the weights that a known name stands for: a folder of that name has no revision."""
+    known = known_models().get(name)
+    return known is not None and revision == known.revision
+
+
+def minis(stage: str = "", n_items: int = 0) -> list[str]:
+    """The trained models whose answers must pass through a mover, as far as they ship and saw lists of ``n_items`` in
+    training: at the end, or ``early``."""
+    names = [f"{name}/{stage}" if stage else name for name in ("mini-token", "mini-place")]
+    return [name for name in names if name in shipped_models() and n_items <= longest_trained(name)]
+
+
+def longest_trained(name: str) -> float:
+    """Items of the longest list that a shipped model saw in training, out of its card; infinity for any other model."""
+    folder = shipped_models().get(name)
+    if folder is None:
+        return math.inf
+    return json.loads((folder / "training.json").read_text(encoding="utf-8")).get("longest", math.inf)
+
+
+def learners() -> list[str]:
+    """The trained models that learn functions in context, as far as they ship."""
+    names = ("mini-icl", "mini-icl-plain", "mini-icl-noisy")
+    return [name for name in names if name in shipped_models()]
+
+
+def shown_as(name: str) -> str:
+    """What every figure of a model must say it shows."""
+    if name == PLANTED:
+        return "Planted model, the answer is known"
+    if name.split("/")[0] in {shipped.split("/")[0] for shipped in shipped_models()}:
+        return f"{name}, trained here, a toy"
+    if Path(name).is_dir():
+        return f"{Path(name).name}, weights of a folder, not known to be a real model"
+    if Path(name).suffix == GGUF:
+        return f"{Path(name).name}, weights of a file, not known to be a real model"
+    return known.shown if (known := known_models().get(name)) else f"{name}, real model"
+
+
+def shipped_models() -> dict[str, Path]:
+    """The small models that come with the book: ``mini-token`` (trained to the end), ``mini-token/early`` and so on."""
+    folders = sorted((data_dir() / "models").glob("*/*/config.json"))
+    names = {f"{path.parent.parent.name}/{path.parent.name}": path.parent for path in folders}
+    return {name.removesuffix(f"/{FINAL}"): folder for name, folder in names.items()}
