@@ -24,7 +24,6 @@ from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, RESID_PRE, Forward, Z
 from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.metrics import METRICS, SHARE, Metric, Outcome, named
-
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import ABSENT, PromptSet
 from talking_heads_utils.stats import summary
