@@ -1,12 +1,20 @@
 """What is measured at ``end``, the last token of each prompt: one value per prompt.
 
 A metric is a name (:data:`METRICS`), :func:`attention`, or any callable that takes an :class:`Outcome` and gives
-``[n, k]``: n prompts, each run in k variants, such as k ablations. ::
+``[n, k]``: n prompts, each run in k variants, such as k ablations.
 
-    def probability_of_the_answer(outcome):
-        chance = outcome.logits.softmax(-1)                                # [n, k, d_vocab]
-        answers = outcome.prompts.answers[:, None, None].to(chance.device)  # [n, 1, 1]
-        return chance.gather(-1, answers.expand(-1, chance.shape[1], -1))[..., 0]
+>>> from talking_heads_utils.planted.model import plant
+>>> from talking_heads_utils.prompts.ioi import build_ioi
+>>> planted = plant()
+>>> prompts = build_ioi(planted.tokenizer, 20)
+>>> outcome = Outcome(answer_logits(planted.bridge, prompts)[:, None], prompts)  # the plain run: one variant
+>>> named("accuracy")(outcome).mean().item()
+1.0
+>>> def margin(outcome):  # of the answer over the best other token
+...     best = outcome.logits.topk(2).values  # [n, k, 2]
+...     return best[..., 0] - best[..., 1]
+>>> named(margin)(outcome).shape
+torch.Size([20, 1])
 """
 
 from __future__ import annotations

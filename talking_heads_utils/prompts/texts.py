@@ -142,7 +142,7 @@ def _read(
 ) -> _Prompt:
     """One prompt of its candidates' tokens. Raises :class:`TaskError` where they cannot be told apart by one token."""
     for full, tokens in zip(whole, read):
-        if unknown in tokens.ids:
+        if unknown is not None and unknown in tokens.ids:
             at = list(tokens.ids).index(unknown)
             word = full[tokens.starts[at] : tokens.ends[at]]
             raise TaskError(f"The tokenizer does not know {word!r} in {named} or its answers.")
