@@ -47,6 +47,8 @@ def test_the_logit_difference_is_of_means_whatever_their_number(outcome, prompts
     tokens, weights = prompts.logit_weights
     by_weight = (logits.gather(2, tokens[:, None].expand(-1, 2, -1)) * weights[:, None]).sum(-1)
     torch.testing.assert_close(found, by_weight)
+    with pytest.raises(TaskError, match="Prompt 0 has fewer wrong answers"):
+        _ = prompts.candidates
 
 
 def test_attention_to_named_positions(outcome):

@@ -58,7 +58,7 @@ def from_texts(
     >>> {name: position.tolist() for name, position in prompts.positions.items()}
     {'IO': [2], 'S2': [10], 'end': [14]}
     """
-    texts = texts if isinstance(texts, str) else list(texts)
+    texts, answers, wrong = (x if x is None or isinstance(x, str) else list(x) for x in (texts, answers, wrong))
     candidates = _checked(texts, answers, wrong)
     whole = [[_joined(text, one, add_space) for one in (*of.right, *of.wrong)] for text, of in zip(texts, candidates)]
     read = iter(tokenized([text for some in whole for text in some], tokenizer))
