@@ -7,8 +7,8 @@ import torch
 
 from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.experiments.icl import curves, parts, post
-from talking_heads_utils.experiments.icl.bayes import bayes_accuracy, posterior, predictive, trained_prior
 from talking_heads_utils.experiments.icl.clusters import mean_in_clusters
+from talking_heads_utils.experiments.icl.functions import Family, bayes_accuracy, posterior, predictive, trained_prior
 from talking_heads_utils.experiments.icl.known import (
     BACKUP,
     CASES,
@@ -42,7 +42,6 @@ from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.end_runs import replacements, run_end
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head
-from talking_heads_utils.prompts.functions import Family
 from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of
 from talking_heads_utils.prompts.toy import number_tokenizer
 

@@ -1,7 +1,7 @@
 """How belief grows with examples: log-odds of the right answer, and which law they follow.
 
 The post's law: every example adds one constant to the log-odds, a line in n. Beside it a saturating curve, a power
-law, and the Bayes-optimal predictor of the family (:func:`~bayes.posterior`). Each is fitted
+law, and the Bayes-optimal predictor of the family (:func:`~functions.posterior`). Each is fitted
 after few examples and judged after more.
 """
 
@@ -15,12 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.experiments.icl.bayes import posterior, predictive
 from talking_heads_utils.experiments.icl.clusters import drawn_weights, ends
+from talking_heads_utils.experiments.icl.functions import Examples, Family, posterior, predictive
 from talking_heads_utils.experiments.icl.scores import right_log_odds
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.ends import logits_in_blocks
-from talking_heads_utils.prompts.functions import Examples, Family
 from talking_heads_utils.prompts.questions import Numbers, asked_at
 from talking_heads_utils.prompts.sets import PromptSet
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.icl import additivity as sums
 from talking_heads_utils.experiments.icl import parts, redundancy
-from talking_heads_utils.experiments.icl.bayes import bayes_accuracy, trained_prior
 from talking_heads_utils.experiments.icl.curves import Belief, asked_logits, model_log_odds, trusting_predictors
+from talking_heads_utils.experiments.icl.functions import bayes_accuracy, trained_prior
 from talking_heads_utils.experiments.icl.redundancy import BY_EFFECT, RANDOM, Reader
 from talking_heads_utils.experiments.icl.task import CHOOSES, N_EXAMPLES, TRAINED, Drawn, Task
 from talking_heads_utils.experiments.rows import Row, column

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.icl import words
+from talking_heads_utils.experiments.icl.functions import Examples, Family
 from talking_heads_utils.experiments.icl.pairing import (
     NO_EXAMPLES,
     OTHER_FUNCTION,
@@ -23,7 +24,6 @@ from talking_heads_utils.experiments.icl.pairing import (
     questions,
 )
 from talking_heads_utils.models import model_source
-from talking_heads_utils.prompts.functions import Examples, Family
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
 from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of
 from talking_heads_utils.prompts.relations import (

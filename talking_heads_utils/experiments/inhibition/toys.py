@@ -31,14 +31,13 @@ from talking_heads_utils.experiments.inhibition.concentration import (
     shares,
     whole_effect,
 )
-from talking_heads_utils.experiments.inhibition.links import ONE_COMPONENT, pair_values
 from talking_heads_utils.experiments.inhibition.mover import mover_runs
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.prompts.sets import item_positions
 from talking_heads_utils.roles.lists import remove_from_values
-from talking_heads_utils.scores.scores import CompositionScores, compute_scores
+from talking_heads_utils.scores.scores import ONE_COMPONENT, CompositionScores, compute_scores
 from talking_heads_utils.stats import bootstrap_mean, spearman
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def recovery(c: Context) -> list[RecoveryRow]:
 
 def by_weights(scores: CompositionScores, movers: list[Head]) -> Float[Tensor, "n_layers n_heads"]:
     """Largest score of a single component into the movers' queries, mean over the movers that lie above."""
-    values = pair_values(scores, "Q", ONE_COMPONENT)
+    values = scores.pairs("Q", ONE_COMPONENT)
     return torch.stack([values[:, :, mover.layer, mover.head] for mover in movers]).nanmean(0)
 
 
@@ -194,7 +193,7 @@ def second_step(c: Context) -> list[SecondStepRow]:
     movers = [m for m in c.found.movers if m.layer == at.mover.layer]
     recording = c.record(at.held_out.prompts, sorted({head.layer for head in heads} | {at.mover.layer}))
     scores = compute_scores(recording.weights, "V", seed=c.seed)
-    into_values = pair_values(scores, "V", ONE_COMPONENT)
+    into_values = scores.pairs("V", ONE_COMPONENT)
     rows = []
     for head in heads:
         by_score = into_values[:, :, head.layer, head.head]
