@@ -51,12 +51,16 @@ except PackageNotFoundError:  # the sources on the path, not installed
     __version__ = "0+uninstalled"
 
 MODULES = ("prompts", "metrics", "scores", "roles", "figures")  # loaded at their first use
-NAMES = {
+NAMES = {  # public name -> the module that holds it; never a module's own name, whose import would take its place
     "load_model": "models",
     "as_bridge": "models",
     "Head": "labels",
     "Component": "labels",
-}  # public name -> the module that holds it
+    "ablate": "ablation",
+    "patch": "patching",
+    "steer": "steering",
+    "edit": "editing",
+}
 
 
 def __getattr__(name: str) -> Any:

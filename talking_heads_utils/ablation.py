@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.components import is_empty, ov_svd
+from talking_heads_utils.components import SVD, is_empty, ov_svd
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, PATTERN, RESID_PRE, Change, Forward, Q, Z, prepare
 from talking_heads_utils.forward.variants import ALL, measure, places, position_of, tidy, untouched
@@ -63,7 +63,7 @@ class _Target:
 
     def delta(self, old: Tensor, new: Tensor | None) -> Float[Tensor, "n q d_model"]:
         """What is added where ``old`` (z, or an MLP's write) is replaced by ``new``; None: by nothing."""
-        if self.read is None:
+        if self.read is None or self.write is None or self.rest is None:
             return -old if new is None else new - old
         return (((self.rest if new is None else new) - old) @ self.read) @ self.write
 
@@ -242,24 +242,25 @@ class _New:
 
 def _targets(bridge: TransformerBridge, made: Forward, sets: Mapping[str, list[Part]]) -> list[list[_Target]]:
     """Every part as a map. Raises :class:`LabelError` for a component that is not there or writes nothing."""
-    named_components = any(isinstance(part, Component) for parts in sets.values() for part in parts)
-    weights = head_weights_from_bridge(bridge) if named_components else None
-    svds = {}
+    components = any(isinstance(part, Component) for parts in sets.values() for part in parts)
+    weights = head_weights_from_bridge(bridge) if components else None
+    svds: dict[int, SVD] = {}
 
     def target(part: Part) -> _Target:
         if isinstance(part, Mlp):
             return _Target(part)
         at = made.layers[part.layer - made.start].attention
         W_O = at.W_O[part.head]
-        if isinstance(part, Head):
+        if isinstance(part, Head) or weights is None:
             return _Target(part, torch.eye(len(W_O)).to(W_O), W_O, W_O.new_zeros(len(W_O)))
+        k = weights.component(part).component
         if part.layer not in svds:
-            svds[part.layer] = ov_svd(weights, weights.component(part).layer)
-        svd, (_, head, k) = svds[part.layer], (part.layer, part.head, weights.component(part).component)
-        if is_empty(svd.S[head])[k]:
+            svds[part.layer] = ov_svd(weights, part.layer)
+        svd = svds[part.layer]
+        if is_empty(svd.S[part.head])[k]:
             raise LabelError(f"{part} writes nothing: its singular value is zero. Choose an earlier component.")
-        direction = svd.V[head, :, k].to(W_O)
-        return _Target(part, (W_O @ direction)[:, None], direction[None], at.b_V[at.kv_index[head]])
+        direction = svd.V[part.head, :, k].to(W_O)
+        return _Target(part, (W_O @ direction)[:, None], direction[None], at.b_V[at.kv_index[part.head]])
 
     return [[target(part) for part in parts] for parts in sets.values()]
 

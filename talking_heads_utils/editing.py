@@ -1,6 +1,6 @@
 """Editing single components of a model's weights: for the length of a ``with`` block, or baked into a checkpoint.
 
-What each change does to a matrix stands in :mod:`talking_heads_utils.edit.algebra`.
+What each change does to a matrix stands in :mod:`talking_heads_utils.edits.algebra`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from talking_heads_utils.edit import bake as baking
-from talking_heads_utils.edit.apply import apply, weights_to_edit
-from talking_heads_utils.edit.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, Edit, new_edit, read_edit
+from talking_heads_utils.edits import bake as baking
+from talking_heads_utils.edits.apply import apply, weights_to_edit
+from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, Edit, new_edit, read_edit
 from talking_heads_utils.errors import EditError
-from talking_heads_utils.labels import Component
+from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.models import as_bridge, model_source
 from talking_heads_utils.weights.checkpoints import load_head_weights
 
@@ -30,7 +30,7 @@ def edit(model: Any, changes: Changes, matrix: str = OV, *, tokenizer: Any = Non
     """The model with its weights edited; afterwards, also after an exception, every bit is as before.
 
     changes: component -> what its singular value is multiplied by (0 removes it, -1 flips it); or one or several
-    :class:`~talking_heads_utils.edit.edits.Change`, which can also set a singular value or rotate a direction; or an
+    :class:`~talking_heads_utils.edits.edits.Change`, which can also set a singular value or rotate a direction; or an
     edit that was made before. matrix: that of the mapping, ``OV`` or ``QK``. May be nested: the inner edit is stated in
     the untouched components and acts on what the outer one left.
 
@@ -56,7 +56,7 @@ def bake(model: str | Path, changes: Changes, folder: str | Path, matrix: str = 
     """Write the edited checkpoint of a model, named as for ``load_model``, into a folder of its own; returns it.
 
     Any tool loads it. changes and matrix as in :func:`edit`; components are those of the processed weights. Raises as
-    :func:`talking_heads_utils.edit.bake.bake` does; then nothing is written.
+    :func:`talking_heads_utils.edits.bake.bake` does; then nothing is written.
 
     >>> import tempfile
     >>> from talking_heads_utils.models import shipped_models
@@ -75,7 +75,7 @@ def bake(model: str | Path, changes: Changes, folder: str | Path, matrix: str = 
 def changes_of(changes: Mapping[str | Component, float] | Sequence[Change] | Change, matrix: str) -> tuple[Change, ...]:
     """Changes in any of the forms that :func:`edit` takes."""
     if isinstance(changes, Mapping):
-        return tuple(Change(component, matrix, SCALE, factor) for component, factor in changes.items())
+        return tuple(Change(as_component(component), matrix, SCALE, factor) for component, factor in changes.items())
     found = (changes,) if isinstance(changes, Change) else tuple(changes)
     if odd := [change for change in found if not isinstance(change, Change)]:
         raise EditError(f"{odd[0]!r} is no change. Write {{'L8H10.1': 0.5}}, or Change('L8H10.1', 'OV', 'set', 2.0).")

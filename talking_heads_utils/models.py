@@ -281,6 +281,7 @@ def _boot(
     dtype: torch.dtype, processing: Processing,
 ) -> TransformerBridge:  # fmt: skip
     bridge = _wrapped(model, tokenizer, str(checkpoint.folder), device, dtype)
+    bridge.cfg.model_name = checkpoint.name  # what errors, tables and edits call it, not a path on this machine
     if processing.fold_ln:
         if checkpoint.gguf is not None:
             checkpoint.gguf.file.let_go()

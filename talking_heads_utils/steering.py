@@ -17,12 +17,12 @@ from torch import Tensor
 
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, RESID_PRE, Change, prepare
+from talking_heads_utils.forward.steer import write_vectors
 from talking_heads_utils.forward.variants import END, measure, places, tidy, untouched
-from talking_heads_utils.labels import Component
+from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.metrics import Metric, Outcome, named
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.steer import write_vectors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def steer(
 
     Columns: one per direction, named as it is, with its amount; ``position, metric, unit``, ``value``, its ``change``
     from the unsteered model with its 95% interval over prompts, ``low`` and ``high``, and ``n``. A grid over many
-    settings of the last token is run faster by :mod:`talking_heads_utils.steer`.
+    settings of the last token is run faster by :mod:`talking_heads_utils.forward.steer`.
 
     Raises :class:`LabelError` for a component that is not there or writes nothing, or amounts for a direction that is
     not among those given, :class:`OptionError` for no direction, an amount that is no finite number, a layer that is
@@ -110,9 +110,8 @@ def _directions(
         found = [_Direction(name, RESID_PRE, *given) for name, given in directions.items()]
     else:
         labels = [directions] if isinstance(directions, Label) else list(directions)
-        writers = [Component.parse(label) if isinstance(label, str) else label for label in labels]
-        vectors = write_vectors(bridge, writers) if writers else []
-        found = [_Direction(str(writer), ATTN_OUT, writer.layer, v) for writer, v in zip(writers, vectors)]
+        writers = list(map(as_component, labels))
+        found = [_Direction(str(w), ATTN_OUT, w.layer, write_vectors(bridge, [w])[0]) for w in writers]
     if not found or len({direction.name for direction in found}) < len(found):
         raise OptionError("Name one direction at least, such as L8H10.1, and each once.")
     for name, layer, vector in ((direction.name, direction.layer, direction.vector) for direction in found):

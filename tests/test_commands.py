@@ -151,7 +151,7 @@ def test_help_teaches(capsys):
 
 
 def test_an_edit_is_baked_from_the_command_line(checkpoints, tmp_path, capsys):
-    from talking_heads_utils.edit.edits import OV, REMOVE, Change, new_edit, save_edit
+    from talking_heads_utils.edits.edits import OV, REMOVE, Change, new_edit, save_edit
     from talking_heads_utils.labels import Component
 
     path, out = tmp_path / "edit.json", tmp_path / "edited"

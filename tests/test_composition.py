@@ -9,7 +9,7 @@ from conftest import BILINEAR, random_prompts
 from safetensors.torch import load_file
 
 from talking_heads_utils.components import qk_svd, write_directions
-from talking_heads_utils.edit.algebra import direction
+from talking_heads_utils.edits.algebra import direction
 from talking_heads_utils.errors import LabelError, OptionError, UnsupportedModelError
 from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.forward.recording import record
@@ -313,5 +313,5 @@ def test_a_dead_head_is_undefined_everywhere_and_never_ranked(with_a_dead_head):
         found = links.strongest_writers(scores, Head(2, 0), "Q", 100, measure)
         assert len(found) == 7 and Head(0, 1) not in [head for head, *_ in found]
         assert links.strongest_writers(scores, Head(2, 3), "Q", 3, measure) == []
-        percentiles = links.reader_percentiles(links.pair_values(scores, "Q", measure), Head(2, 0))
+        percentiles = links.reader_percentiles(scores.pairs("Q", measure), Head(2, 0))
         assert percentiles[0, 1].isnan() and percentiles[:2].nan_to_num(50).aminmax() == (0, 100)

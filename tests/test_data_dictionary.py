@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pyarrow.parquet import read_schema
 from safetensors import safe_open
 
 from talking_heads_utils.site.citation import bibtex, reproduced_works
@@ -18,6 +19,8 @@ def fields_in(path):
     """Names of a JSON file's or a safetensors file's fields, with kinds and layers written as placeholders."""
     if path.suffix == ".json":
         return set(json.loads(path.read_text(encoding="utf-8")))
+    if path.suffix == ".parquet":
+        return set(read_schema(path).names)
     with safe_open(path, "pt") as file:
         names = {re.sub(r"^[QKV]\.\d+\.", "<kind>.<layer>.", name) for name in file.keys()}
         return {re.sub(r"^singular_values\.\d+", "singular_values.<layer>", name) for name in names}

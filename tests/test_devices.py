@@ -16,8 +16,9 @@ from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study as icl
 from talking_heads_utils.experiments.icl import whole
-from talking_heads_utils.experiments.inhibition import concentration
-from talking_heads_utils.experiments.inhibition import study as inhibition
+from talking_heads_utils.experiments.icl.task import task_of
+from talking_heads_utils.experiments.inhibition import toys
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.metrics import METRICS, Outcome, answer_logits
 
 SUBJECTS, PLAIN = (
@@ -61,22 +62,20 @@ def test_an_experiment_on_a_gpu_gives_the_same_table(model, experiment, monkeypa
 
 
 @cache
-def study_of(device):
-    return inhibition.study("mini-token", n_items=4, n_prompts=80, device=device)
+def toy_on(device):
+    return Context("mini-token", quick=True, device=device)
 
 
-def channel_of(s):
-    return concentration.channel_curve(*s.halves, s.mover, s.inhibition, n_random=3)
+def asked_on(device):
+    run = Context("mini-icl", device=device)
+    return run, task_of(run)
 
 
 CHAPTERS_ALONE = {
-    "probes": lambda device: icl.probe_table(icl.subject("mini-icl", device=device), n=60),
-    "whole answers": lambda device: whole.function_table(
-        *models.load_with_tokenizer("mini-icl", device, torch.float32), functions=((1, 3),), counts=(2,), n=4
-    ),
-    "second step": lambda device: inhibition.second_step_table([study_of(device)]),
-    "factors": lambda device: inhibition.factors_table([study_of(device)], 20),
-    "channel": lambda device: channel_of(study_of(device)),
+    "probes": lambda device: frame(icl.probes(*asked_on(device), n=60)),
+    "whole answers": lambda device: frame(whole.functions(asked_on(device)[0], some=((1, 3),), counts=(2,), n=4)),
+    "second step": lambda device: frame(toys.second_step(toy_on(device))),
+    "directions": lambda device: frame([toys.directions(toy_on(device))]),
 }
 
 

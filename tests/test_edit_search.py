@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.edit.apply import apply, weights_to_edit
-from talking_heads_utils.edit.edits import OV, QK, new_edit, scales
+from talking_heads_utils.edits.apply import apply, weights_to_edit
+from talking_heads_utils.edits.edits import OV, QK, new_edit, scales
 from talking_heads_utils.errors import EditError, LabelError, NotApplicable, OptionError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.editing import gains, removal, search

@@ -11,11 +11,11 @@ from conftest import KINDS_OF_MODEL, random_prompts
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.components import ov_svd, qk_svd
-from talking_heads_utils.edit import edits
-from talking_heads_utils.edit.algebra import change_of_W_Q, direction, moves_of, rotated, target
-from talking_heads_utils.edit.apply import apply, weights_to_edit
-from talking_heads_utils.edit.bake import EDIT_FILE, bake
-from talking_heads_utils.edit.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit, scales
+from talking_heads_utils.edits import edits
+from talking_heads_utils.edits.algebra import change_of_W_Q, direction, moves_of, rotated, target
+from talking_heads_utils.edits.apply import apply, weights_to_edit
+from talking_heads_utils.edits.bake import EDIT_FILE, bake
+from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit, scales
 from talking_heads_utils.errors import EditError, LabelError, OptionError
 from talking_heads_utils.labels import Component
 from talking_heads_utils.models import load_model

@@ -12,7 +12,6 @@ from counted import MODELS, table
 
 from talking_heads_utils.experiments.editing.search import Search
 from talking_heads_utils.experiments.gate import ANYWHERE
-from talking_heads_utils.experiments.icl.curves import LAWS
 from talking_heads_utils.experiments.inhibition import concentration, links
 from talking_heads_utils.experiments.positional.coordinates import Feature
 from talking_heads_utils.experiments.positional.decoding import Split, Subspace
@@ -96,14 +95,18 @@ def z_and_rank(scores, component, reader, kind) -> tuple[float, int]:
     return z.item(), 1 + int((into > own).sum())
 
 
+def by_model(rows) -> dict:
+    return {model: where(rows, model=model) for model in MODELS}
+
+
 def test_accuracy_is_that_of_the_named_functions():
-    rows = table(["model_accuracy", "reader"], functions=["trained", "held out"], k=[0, 1, 2])
-    figure = icl.accuracy_figure(rows)
+    rows = table(["accuracy", "bayes"], group=["trained", "held-out"], n_examples=[0, 1, 2])
+    figure = icl.accuracy_figure(by_model(rows))
     for model in MODELS:
         assert series(figure, model) == {
-            f"{name}, {functions}": column(where(rows, model=model, functions=functions), "k", measured)
-            for functions in ("trained", "held out")
-            for name, measured in (("model", "model_accuracy"), ("exact reader", "reader"))
+            f"{name}, {group}": column(where(rows, model=model, group=group), "n_examples", measured)
+            for group in ("trained", "held-out")
+            for name, measured in (("model", "accuracy"), ("Bayes-optimal", "bayes"))
         }
 
 
@@ -111,8 +114,9 @@ def test_parts_show_each_score_under_its_name():
     scores = {"exact": "exact", "near": "near", "parity": "parity", "parity of copied answers": "parity_copied"}
     rows = table(list(scores.values()), part=["attention", "mlp"], layer=[0, 1])
     rows["distance"] = [1.0 + i for i in range(len(rows))]
-    rows["name"] = [f"{part} {layer}" for part, layer in zip(rows["part"], rows["layer"])]
-    figure = icl.parts_figure(rows)
+    rows["name"] = [f"{'MLP' if part == 'mlp' else part} {layer}" for part, layer in zip(rows["part"], rows["layer"])]
+    rows = rows.assign(near_low=0.0, near_high=1.0, parity_low=0.0, parity_high=1.0)
+    figure = icl.parts_figure(by_model(rows))
     for model in MODELS:
         own = where(rows, model=model)
         assert series(figure, model) == {name: column(own, "name", score) for name, score in scores.items()}
@@ -126,7 +130,7 @@ def test_parts_show_each_score_under_its_name():
 def test_attention_to_y_and_to_x_are_not_exchanged():
     rows = table(["to_y", "to_x"], head=["L0H0", "L1H3"])
     rows["even"] = rows["model"].map(dict(zip(MODELS, (0.1, 0.2))))
-    figure = icl.attention_figure(rows)
+    figure = icl.attention_figure(by_model(rows))
     for model in MODELS:
         own = where(rows, model=model)
         expected = {f"to earlier {x}": column(own, "head", f"to_{x}") for x in "yx"}
@@ -136,13 +140,13 @@ def test_attention_to_y_and_to_x_are_not_exchanged():
             assert hover(traces[name], 1) == f"L1H3 {name}: {of_head['L1H3']:.2f}"
 
 
-def test_compensation_has_the_fixed_change_along_x_and_the_free_one_along_y():
-    rows = table(["fixed", "free", "attention"], set=["a layer", "all heads"], head=["L0H0", "L1H3"])
+def test_backups_have_the_fixed_change_along_x_and_the_free_one_along_y():
+    rows = table(["fixed", "free", "attention"], out=["a layer", "all heads"], head=["L0H0", "L1H3"])
     rows = rows.assign(free_low=rows["free"] - 0.25, free_high=rows["free"] + 0.5)
-    figure = icl.compensation_figure(rows)
+    figure = icl.backups_figure(by_model(rows))
     assert "held fixed" in figure.layout.xaxis.title.text and "left free" in figure.layout.yaxis.title.text
     for model, ablated in product(MODELS, ("a layer", "all heads")):
-        own = where(rows, model=model, set=ablated)
+        own = where(rows, model=model, out=ablated)
         (trace,) = after(figure, f"{model}: without {ablated}")
         assert list(trace.x) == pytest.approx(own["fixed"].tolist())
         assert list(trace.y) == pytest.approx(own["free"].tolist())
@@ -153,27 +157,27 @@ def test_compensation_has_the_fixed_change_along_x_and_the_free_one_along_y():
             assert hover(trace, i) == f"{row['head']}<br>held fixed {row['fixed']:.3f}<br>left free {row['free']:.3f}"
 
 
-def test_belief_is_the_mean_over_prompts_with_its_own_model_s_laws():
-    observed = {"a": torch.tensor([[0.0, 2, 4], [2, 4, 6]]), "b": torch.tensor([[7.0, 6, 5], [9, 8, 7]])}
-    means = {"a": [1, 3, 5], "b": [8, 7, 6]}
-    laws = {m: {law: torch.arange(3.0) + 10 * i + j / 4 for j, law in enumerate(LAWS)} for i, m in enumerate("ab", 1)}
-    figure = icl.belief_figure(observed, laws, 2)
-    for model in observed:
-        own = {"the model": means[model]} | {law: values.tolist() for law, values in laws[model].items()}
-        assert series(figure, model) == {name: dict(enumerate(values)) for name, values in own.items()}
-        assert list(by_name(after(figure, model))["the model"].error_y.array) == [1.96] * 3
+def test_belief_is_that_of_the_model_with_its_own_laws():
+    rows = table(["log_odds"], law=["model", *icl.LAWS], n_examples=[0, 1, 2])
+    figure = icl.belief_figure(by_model(rows), 2)
+    for model in MODELS:
+        assert series(figure, model) == {
+            name: column(where(rows, model=model, law=law), "n_examples", "log_odds")
+            for law, name in {"model": "the model", **icl.LAWS}.items()
+        }
     (line,) = figure.layout.shapes
     assert line.x0 == line.x1 == 1.5 and line.line.dash == "dash", "between the last fitted n and the first judged"
 
 
 def test_removal_by_effect_and_at_random_are_apart():
-    rows = table(["exact"], order=["by effect", "random 1", "random 2"], out=[0, 1, 2, 3]).assign(head="L0H0")
-    figure = icl.removal_figure({model: where(rows, model=model) for model in MODELS})
+    rows = table(["exact"], order=["by_effect", "random 1", "random 2"], out=[0, 1, 2, 3]).assign(head="L0H0")
+    rows["order"] = rows["order"].str.removesuffix(" 1")
+    figure = icl.removal_figure(by_model(rows))
     expected = {}
     for model in MODELS:
         effect, *draws = (
             column(where(rows, model=model, order=order), "out", "exact")
-            for order in ("by effect", "random 1", "random 2")
+            for order in ("by_effect", "random", "random 2")
         )
         expected |= {
             f"{model}, by effect": effect,
@@ -415,15 +419,11 @@ def test_an_exchange_stands_beside_the_range_of_its_own_control():
         ("all three", "L1H0, L2H0", -3.0, -3.5, -2.5, 1.25, -0.8, 0.4, 99),
         (S_INHIBITION, "L1H0", -2.0, -2.4, -1.6, 0.83, -0.3, 0.1, 64),
     ]
-    names = ["part", "heads", "effect", "low", "high", "share", "control low", "control high", "sets"]
+    names = ["part", "heads", "effect", "low", "high", "share", "control_low", "control_high", "n_sets"]
     found, control = role_figures.exchange_figure(pd.DataFrame(rows, columns=names).assign(n=64)).data
     assert xy(found) == {"all three": -3, S_INHIBITION: -2}
     assert ends(found) == {"all three": (-3.5, -2.5), S_INHIBITION: (-2.4, -1.6)}
     assert ends(control) == {"all three": (-0.8, 0.4), S_INHIBITION: (-0.3, 0.1)}
-    assert (
-        found.hovertext[1]
-        == "L1H0: -2.00 [-2.40, -1.60] logits, 83% of the whole change, n = 64<br>64 matched sets: -0.30 to 0.10"
-    )
     assert found.marker.color[1] == role_colour(S_INHIBITION) != found.marker.color[0]
 
 

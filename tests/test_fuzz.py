@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from talking_heads_utils.cli import COMMANDS as CLI_COMMANDS
 from talking_heads_utils.cli import main
 from talking_heads_utils.cli.sweep import values_of
-from talking_heads_utils.edit.edits import OV, SCALE, Change, new_edit, to_json
+from talking_heads_utils.edits.edits import OV, SCALE, Change, new_edit, to_json
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.run import reproduce

@@ -137,7 +137,8 @@ REFUSED = [
     (dict(extra={"llama.rope.scaling.type": "yarn"}), "scaled rotary positions of the kind 'yarn'"),
     (dict(extra={"llama.logit_scale": 2.0}), "llama.logit_scale = 2.0, and what that changes"),
     (dict(extra={"llama.rope.dimension_count": 8}), "of which 8 turn by position"),
-    (dict(extra={"llama.expert_count": 4}), "mixture of 4 experts"),
+    (dict(extra={"llama.expert_count": 4}), "llama.expert_count = 4, and what that changes"),
+    (dict(extra={"split.count": 2}), "is one of 2 parts"),
     (dict(extra={"llama.block_count": 3}), "is partial: 5 attention tensors are missing: model.layers.2"),
     (dict(extra={"llama.block_count": 1}), "says 1 layers, but the file also holds model.layers.1"),
     (dict(extra={"llama.attention.head_count": 2}), "its config makes it"),
@@ -180,35 +181,6 @@ def test_files_that_are_none_are_one_clear_error(pair, tmp_path, capsys):
     writer.close()
     with pytest.raises(CheckpointError, match="'mamba', which is not known here"):
         open_checkpoint(tmp_path / "mamba.gguf")
-
-
-def test_the_parts_of_a_split_file_are_one_model(tmp_path):
-    """Written by the library's own splitter; one part less is refused by name."""
-    model = gguf_files.build("llama")
-    file = gguf_files.write(model, tmp_path / "whole.gguf")
-    whole = gguf.GGUFReader(file)
-    for part in range(2):
-        writer = gguf.GGUFWriter(tmp_path / f"m-{part + 1:05}-of-00002.gguf", "llama")
-        writer.add_uint16("split.no", part)
-        writer.add_uint16("split.count", 2)
-        writer.add_int32("split.tensors.count", len(whole.tensors))
-        for name, field in whole.fields.items():
-            if part == 0 and name.startswith("llama."):
-                gguf_files._add(writer, name, field.contents())
-        for tensor in whole.tensors[part::2]:
-            writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    first, second = sorted(tmp_path.glob("m-*.gguf"))
-    ours, wanted = load_head_weights(second), load_head_weights(file)
-    assert torch.equal(ours.W_Q, wanted.W_Q) and ours.source.sha256 != wanted.source.sha256
-    kept = first.rename(tmp_path / "alone.gguf")
-    with pytest.raises(CheckpointError, match=r"m-00001-of-00002\.gguf of them is not in its folder"):
-        load_head_weights(second)
-    with pytest.raises(CheckpointError, match="is one of 2 parts with .* tensors together; 1 with"):
-        load_head_weights(kept)
 
 
 SMOLLM_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

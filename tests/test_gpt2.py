@@ -75,7 +75,7 @@ def test_what_the_chapter_says(shipped):
     """Three inhibition heads have one component that leads in every mover; the fourth has none."""
     heads = roles.gpt2_small_roles()
     best = links.best_components(shipped, heads[roles.S_INHIBITION], heads[roles.NAME_MOVER], "Q")
-    leading = best.groupby(best["best component"].str.split(".").str[0])["best component"].unique()
+    leading = best.groupby(best["component"].str.split(".").str[0])["component"].unique()
     assert {head: list(names) for head, names in leading.items() if head != "L7H9"} == {
         "L7H3": ["L7H3.1"], "L8H6": ["L8H6.2"], "L8H10": ["L8H10.1"],
     }  # fmt: skip

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import pandas as pd
 import pytest
 import torch
 
 from talking_heads_utils.errors import OptionError, TaskError
-from talking_heads_utils.experiments.icl import additivity, curves, parts
-from talking_heads_utils.experiments.icl.bayes import bayes_accuracy, posterior, predictive, trained_prior
+from talking_heads_utils.experiments.icl import curves, parts, post
+from talking_heads_utils.experiments.icl.clusters import mean_in_clusters
+from talking_heads_utils.experiments.icl.functions import Family, bayes_accuracy, posterior, predictive, trained_prior
 from talking_heads_utils.experiments.icl.known import (
     BACKUP,
     CASES,
@@ -28,19 +28,20 @@ from talking_heads_utils.experiments.icl.pairing import (
     questions,
 )
 from talking_heads_utils.experiments.icl.redundancy import (
-    compensation,
+    Reader,
+    backups,
     direct_effects,
     effects,
+    order_by_effect,
     pair_interactions,
-    remove_at_random,
-    remove_by_effect,
+    random_order,
+    removal,
 )
-from talking_heads_utils.experiments.icl.scores import right_log_odds, right_log_prob, score_numbers
+from talking_heads_utils.experiments.icl.scores import right_log_odds, right_log_prob, score_answers
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.end_runs import replacements, run_end
-from talking_heads_utils.forward.head_sets import ablations
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head
-from talking_heads_utils.prompts.functions import Family
 from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of
 from talking_heads_utils.prompts.toy import number_tokenizer
 
@@ -191,7 +192,7 @@ def test_a_family_of_one_function_has_no_other():
 def test_scores_apart():
     prompts = encode_questions([Question((), 10, (2, 3)), Question((), 7, (3, 0))], number_tokenizer(N_NUMBERS, 48))
     answered = torch.tensor([[23, 20, 21, 25], [21, 22, 20, 5]])
-    found = score_numbers(answered, prompts, torch.tensor([[25], [5]]))
+    found = score_answers(answered, prompts, torch.tensor([[25], [5]]))
     assert found.exact.tolist() == [[True, False, False, False], [True, False, False, False]]
     assert found.distance.tolist() == [[0, 3, 2, 2], [0, 1, 1, 16]]
     assert found.near.tolist() == [[True, True, True, True], [True, True, True, False]]
@@ -220,7 +221,7 @@ def test_log_odds_are_those_of_the_probability_and_of_each_prompts_own_answer():
 
 def test_the_exact_readers_log_odds_are_cut_off_at_ten_to_the_twelve():
     family = Family()
-    sure = curves.reader_log_odds(family, family.draw(30, 6, generator(), ~family.held_out))[:, -1]
+    sure = curves.bayes_log_odds(family, family.draw(30, 6, generator(), ~family.held_out))[:, -1]
     torch.testing.assert_close(sure, torch.full_like(sure, 12 * torch.tensor(10.0).log().item()), atol=1e-3, rtol=0)
 
 
@@ -231,7 +232,7 @@ def test_the_exact_readers_log_odds_are_cut_off_at_ten_to_the_twelve():
 def known_pairs(kind):
     """The table of all heads that could do something, and the row of the two that do."""
     reader = pair_reader(kind)
-    table = pair_interactions(reader, reader.heads[:4]).set_index(["a", "b"])
+    table = frame(pair_interactions(reader, reader.heads[:4])).set_index(["a", "b"])
     return table, tuple(map(str, pair_of(kind)))
 
 
@@ -254,7 +255,7 @@ def test_in_log_probability_two_heads_that_add_look_like_a_backup():
 
 
 def test_a_pair_of_another_kind_is_refused():
-    with pytest.raises(OptionError, match="'copies' is not among a backup, a chain, two that add, two independent"):
+    with pytest.raises(OptionError):
         pair_reader("copies")
 
 
@@ -266,22 +267,25 @@ def test_what_pairs_are_worth_by_hand(kind):
     logits = reader.logits([[a], [b], [a, b]]).double()
     others = torch.cat([logits[..., :3], logits[..., 4:]], -1).exp().sum(-1).log()
     plain, no_a, no_b, neither = (logits[..., 3] - others).mean(0).tolist()
-    (row,) = pair_interactions(reader, [a, b]).to_dict("records")
-    assert row["together"] == pytest.approx(plain - neither) and row["alone"] == pytest.approx(2 * plain - no_a - no_b)
+    (row,) = pair_interactions(reader, [a, b])
+    assert row.together == pytest.approx(plain - neither) and row.alone == pytest.approx(2 * plain - no_a - no_b)
 
 
 def test_removal_finds_the_heads_that_matter_last_where_they_are_copies():
     reader = pair_reader(COPIES)
-    run = remove_by_effect(reader, reader, 3)
-    assert set(run.order[:2]) == {Head(0, 0), Head(0, 1)}
-    assert run.exact.mean(0).tolist()[:2] == [1.0, 1.0] and run.log_prob.mean(0)[2] < -1.5
+    order = order_by_effect(reader, 3)
+    assert set(order[:2]) == {Head(0, 0), Head(0, 1)}
+    rows = removal(reader, [("by_effect", 0, order), ("random", 1, order[::-1])])
+    assert [row.out for row in rows] == [0, 1, 2, 3] * 2 and [row.head for row in rows[4:]] == [
+        None, *map(str, order[::-1])
+    ]  # fmt: skip
+    assert [row.exact for row in rows[:2]] == [1.0, 1.0] and rows[2].log_prob < -1.5
     assert effects(reader, [[Head(0, 2)]]).abs().max() < 1e-6
-    dense = right_log_prob(reader.logits([run.order[:1], run.order[:2]]), reader.right, reader.numbers)
-    torch.testing.assert_close(dense, run.log_prob[:, :3])
-    assert remove_at_random(reader, 4, 0) is not None
+    dense = right_log_prob(reader.logits([order[:1], order[:2], order[:0:-1]]), reader.right, reader.answers).mean(0)
+    assert [rows[i].log_prob for i in (0, 1, 2, 6)] == pytest.approx(dense.tolist())
     for n_heads in (0, 6):
         with pytest.raises(OptionError, match="can be taken out"):
-            remove_at_random(reader, n_heads, 0)
+            random_order(reader, n_heads, 0)
 
 
 def test_a_backup_that_is_only_rescaling_is_seen_as_such(case):
@@ -289,13 +293,14 @@ def test_a_backup_that_is_only_rescaling_is_seen_as_such(case):
     bridge, prompts = case
     ends = suffix(bridge, prompts, 0)
     shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
-    last = ablations(shape, {"a head of the last layer": [Head(shape[0] - 1, 0)]})
-    run = run_end(ends, last, replacements(run_end(ends), "zero"))
-    table = compensation(run, ends, last)
+    words, right = torch.arange(bridge.cfg.d_vocab), prompts.answers
+    reader = Reader(ends, Numbers(words, words), right, torch.arange(len(prompts)), replacements(run_end(ends), "zero"))
+    table = frame(backups(reader, {"a head of the last layer": [Head(shape[0] - 1, 0)]}))
     assert table["fixed"].abs().max() < 5e-5 and table["attention"].abs().max() < 5e-5
     assert not table["above"].any() and (table["free_low"] <= table["free_high"]).all()
     if bridge.cfg.normalization_type is not None and str(bridge.cfg.normalization_type) != "None":
         assert table["free"].abs().max() > 1e-4, "the divisor and the direction change with what is taken out"
+    run = run_end(ends)
     plain = direct_effects(run, ends, 0, scale_from=0, reference_from=0)
     by_hand = []
     for i, part in enumerate(ends.layers):
@@ -308,28 +313,64 @@ def test_a_backup_that_is_only_rescaling_is_seen_as_such(case):
 
 
 # ------------------------------------------------------------------------------------------------------------------
+# intervals over functions
+
+
+def test_prompts_of_one_function_are_drawn_together():
+    """Eight prompts of each of ten functions that differ: the interval is that of ten values, not of eighty."""
+    of_function = torch.randn(10, generator=generator(), dtype=torch.float64)
+    clusters = torch.arange(10).repeat_interleave(8)
+    found = mean_in_clusters(of_function[clusters], clusters)
+    assert found.value.item() == pytest.approx(of_function.mean().item())
+    spread = (of_function.var(correction=0) / 10).sqrt().item()
+    assert (found.high - found.low).item() == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    apart = mean_in_clusters(of_function[clusters], torch.arange(80))
+    assert (apart.high - apart.low).item() < 0.5 * (found.high - found.low).item()
+    cells = mean_in_clusters(torch.stack([of_function[clusters], -of_function[clusters]], 1)[:, None], clusters)
+    assert [cells.low[0, 0].item(), -cells.high[0, 1].item()] == pytest.approx([found.low.item()] * 2)
+    with pytest.raises(OptionError, match="two clusters"):
+        mean_in_clusters(torch.randn(5), torch.zeros(5))
+
+
+def test_an_interval_over_functions_holds_the_truth_as_often_as_it_says():
+    """Prompts of a function share half of their variance; over prompts the interval is far too narrow."""
+    covered, naive, times = 0, 0, 200
+    clusters = torch.arange(20).repeat_interleave(5)
+    for seed in range(times):
+        draw = generator(seed)
+        values = torch.randn(20, generator=draw)[clusters] + torch.randn(100, generator=draw)
+        for over, which in (("functions", clusters), ("prompts", torch.arange(100))):
+            found = mean_in_clusters(values, which, seed=seed)
+            inside = bool(found.low <= 0 <= found.high)
+            covered, naive = covered + inside * (over == "functions"), naive + inside * (over == "prompts")
+    assert covered > 0.88 * times > naive
+
+
+# ------------------------------------------------------------------------------------------------------------------
 # belief
 
 
 def simulated(noise: float, trust: float, n: int = 200):
-    """A reader that sees noisy labels and trusts them so much: its log-odds, and every reader's on the same lists."""
+    """A predictor that sees noisy labels and trusts them so much, and every predictor on the same lists."""
     family = Family(noise=noise)
     examples = family.draw(n, 13, generator(1), ~family.held_out)
     prior = trained_prior(family)
-    doubting = dataclasses.replace(family, noise=1 - trust)
-    return curves.reader_log_odds(doubting, examples, prior), curves.trusting_readers(family, examples, prior)
+    own = curves.bayes_log_odds(dataclasses.replace(family, noise=1 - trust), examples, prior)
+    return curves.Belief(own, curves.trusting_predictors(family, examples, prior), examples.function)
+
+
+def fitted(belief, n_seen):
+    return frame(curves.fit_laws(belief, n_seen)).set_index("law")
 
 
 @pytest.mark.parametrize("which", [2, 4, 7])
-def test_the_exact_reader_is_recovered_and_preferred_to_the_line(which):
+def test_the_bayes_optimal_predictor_is_recovered_and_preferred_to_the_line(which):
     trust = curves.TRUSTS[which]
-    seen, readers = simulated(0.6, trust)
-    assert curves.fitted_trust(seen, readers) == pytest.approx(trust)
-    table, lines = curves.fit_laws(seen, readers, seen=8)
-    errors = table.set_index("law")
-    assert errors.loc[curves.READER, "error"] < 1e-6
-    assert errors.loc[curves.LINE, "low"] > errors.loc[curves.READER, "high"], "they differ beyond chance"
-    assert set(lines) == set(curves.LAWS) and all(len(line) == 13 for line in lines.values())
+    belief = simulated(0.6, trust)
+    assert curves.fitted_trust(belief) == pytest.approx(trust)
+    errors = fitted(belief, 8)
+    assert errors.loc[curves.BAYES, "error"] < 1e-6 and set(errors["n_clusters"]) == {40}
+    assert errors.loc[curves.LINE, "low"] > errors.loc[curves.BAYES, "high"], "they differ beyond chance"
 
 
 @pytest.mark.parametrize("law", [curves.LINE, curves.SATURATING, curves.POWER])
@@ -337,12 +378,17 @@ def test_each_law_is_recovered_where_it_holds(law):
     n = torch.arange(13, dtype=torch.float64)
     truth = {curves.LINE: 0.7 * n - 3, curves.SATURATING: 6 * (1 - torch.exp(-n / 3)) - 3, curves.POWER: 2 * n**0.5 - 3}
     noise = 0.02 * torch.randn(100, 13, generator=generator(), dtype=torch.float64)
-    _, readers = simulated(0.6, 0.5, n=100)
-    table, lines = curves.fit_laws(truth[law] + noise, readers, seen=9)
-    assert table.set_index("law").loc[law, "error"] < 0.1
-    assert (lines[law] - truth[law]).abs().max() < 0.2
+    belief = dataclasses.replace(simulated(0.6, 0.5, n=100), model=truth[law] + noise)
+    errors, rows = fitted(belief, 9), frame(curves.curve_rows(belief, 9))
+    assert errors.loc[law, "error"] < 0.1
+    shown = torch.tensor(rows[rows["law"] == law]["log_odds"].to_numpy())
+    assert (shown - truth[law]).abs().max() < 0.2
+    own = rows[rows["law"] == "model"]
+    assert (own["low"] < own["log_odds"]).all() and own["log_odds"].tolist() == pytest.approx(
+        belief.model.mean(0).tolist()
+    )
     if law != curves.LINE:
-        assert table.set_index("law").loc[curves.LINE, "low"] > table.set_index("law").loc[law, "high"]
+        assert errors.loc[curves.LINE, "low"] > errors.loc[law, "high"]
 
 
 def test_laws_are_compared_on_the_same_draws():
@@ -350,24 +396,26 @@ def test_laws_are_compared_on_the_same_draws():
     n = torch.arange(13, dtype=torch.float64)
     start = 3 * torch.randn(80, 1, generator=generator(), dtype=torch.float64)
     noise = 0.8 * torch.randn(80, 13, generator=generator(2), dtype=torch.float64)
-    _, readers = simulated(0.6, 0.5, n=80)
     errors = {}
     for name, truth in (("line", 0.4 * n - 3), ("saturating", 4 * (1 - torch.exp(-n / 6)) - 3)):
-        table, _ = curves.fit_laws(truth + start + noise, readers, seen=8)
-        errors[name] = table.set_index("law")
+        errors[name] = fitted(curves.Belief(truth + start + noise, None, torch.arange(80)), 8)
         assert errors[name].loc[curves.LINE, ["over_line", "over_line_low", "over_line_high"]].tolist() == [0, 0, 0]
-    several = curves.fit_up_to(truth + start + noise, readers, (7, 8))
-    assert several["seen"].tolist() == [7] * 4 + [8] * 4
-    pd.testing.assert_frame_equal(several[4:].drop(columns="seen").reset_index(drop=True), table)
     assert errors["saturating"].loc[curves.SATURATING, "over_line_high"] < 0
     assert errors["line"].loc[[curves.SATURATING, curves.POWER], "over_line_high"].min() > 0
 
 
+def test_laws_of_prompts_that_are_copies_are_as_uncertain_as_their_functions():
+    """The same lists four times over tell no more: the interval must not shrink."""
+    once = simulated(0.6, 0.5, n=60)
+    four = curves.Belief(once.model.repeat(4, 1), None, once.clusters.repeat(4))
+    width = [found["high"] - found["low"] for found in (fitted(once, 8), fitted(four, 8))]
+    assert (width[1][list(curves.LAWS)[:3]] > 0.8 * width[0][list(curves.LAWS)[:3]]).all()
+
+
 def test_a_fit_leaves_points_to_be_judged_by():
-    seen, readers = simulated(0.6, 0.5, n=10)
     for n in (1, 13):
         with pytest.raises(OptionError, match="the rest judges"):
-            curves.fit_laws(seen, readers, seen=n)
+            curves.fit_laws(simulated(0.6, 0.5, n=10), n)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -381,11 +429,9 @@ def test_probes_find_what_is_there_and_nothing_else():
     assert parts.probe(features, labels, fitted).double().mean() > 0.85
     shuffled = labels[torch.randperm(400, generator=generator())]
     assert abs(parts.probe(features, shuffled, fitted).double().mean() - 0.5) < 0.15
-    for bad in (torch.zeros(400, dtype=torch.bool), torch.ones(400, dtype=torch.bool)):
-        with pytest.raises(OptionError, match="A probe needs"):
-            parts.probe(features, labels, bad)
-    with pytest.raises(OptionError, match="two labels"):
-        parts.probe(features, torch.zeros(400, dtype=torch.long), fitted)
+    for some, which in ((labels, fitted & False), (labels, fitted | True), (torch.zeros(400).long(), fitted)):
+        with pytest.raises(OptionError):
+            parts.probe(features, some, which)
 
 
 def test_parity_of_an_answer_copied_from_an_example():
@@ -397,22 +443,20 @@ def test_parity_of_an_answer_copied_from_an_example():
     assert {q.function[0] % 2 == 0 for q in asked} == {True, False}, "of both kinds, or nothing is tested"
 
 
-def test_probe_table_splits_by_function():
+def test_probes_split_by_function():
     """A feature that names the function is worth nothing on other functions; one that names b is."""
     family = Family()
     prompts = encode_questions(questions(family.draw(500, 2, generator()), family), number_tokenizer(N_NUMBERS, 48))
     a, b = (torch.tensor(prompts.info[name]) for name in "ab")
     of_function = torch.nn.functional.one_hot((a - 1) * 10 + b, 50).float()
     of_b = torch.nn.functional.one_hot(b, 10).float()
-    table = parts.probe_table(torch.stack([torch.nn.functional.pad(of_b, (0, 40)), of_function], 1), prompts)
-    right = table.set_index(["label", "layer"])["right"]
-    assert right[("b", 0)] > 0.95 and right[("b", 1)] < 0.35
-    selectivity = table.set_index(["label", "layer"])["selectivity"]
-    assert selectivity[("b", 0)] > 0.6
+    rows = parts.probes(torch.stack([torch.nn.functional.pad(of_b, (0, 40)), of_function], 1), prompts)
+    found = {row.layer: row for row in rows if row.label == "b"}
+    assert found[0].right > 0.95 and found[1].right < 0.35 and found[0].selectivity > 0.6
 
 
-def test_additivity_by_hand(case):
-    """One example adds to itself; the sum is that of the single differences."""
-    bridge, _ = case
-    table = additivity._ratio_interval(torch.ones(5), torch.full((5,), 2.0))
-    assert table["ratio"] == 0.5 == table["low"] == table["high"]
+def test_the_posts_numbers_are_quoted_as_they_are_stored():
+    report = post.reported()
+    assert report["model"] == "meta-llama/Meta-Llama-3-8B" and "6e463f3" in report["source"]
+    assert sum(report["sweep"][k] for k in ("exactly_2x", "one_more", "one_less", "other")) == report["sweep"]["n"]
+    assert len(post.patching_table()) == 4

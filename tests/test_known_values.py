@@ -5,14 +5,9 @@ import torch
 from safetensors.torch import load_file
 
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.icl import study
-from talking_heads_utils.experiments.icl.pairing import (
-    NO_EXAMPLES,
-    OTHER_FUNCTION,
-    RANDOM_PAIRS,
-    draw_pairing,
-    questions,
-)
+from talking_heads_utils.experiments.icl import patching, study
+from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, draw_pairing
+from talking_heads_utils.experiments.icl.task import N_EXAMPLES, task_of
 from talking_heads_utils.experiments.positional.decoding import by_list_index
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.end_runs import run_everywhere
@@ -25,9 +20,28 @@ from talking_heads_utils.prompts.questions import Question
 from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
 
+class Asked:
+    """A model, what it is asked, and its prompts."""
+
+    def __init__(self, model):
+        self.run = Context(model)
+        self.task = task_of(self.run)
+        self.bridge, self.tokenizer, self.family = self.run.bridge, self.run.tokenizer, self.task.functions
+        self.shape = self.bridge.cfg.n_layers, self.bridge.cfg.n_heads
+
+    def encode(self, some):
+        return self.task.encode(self.run, some)
+
+    def questions(self, n, part):
+        return self.task.draw(n, part=part).questions
+
+    def table(self, make, *args, **options):
+        return frame(make(self.run, self.task, *args, **options))
+
+
 @pytest.fixture(scope="module")
 def s():
-    return study.subject("mini-icl")
+    return Asked("mini-icl")
 
 
 def last_token(change):
@@ -66,8 +80,8 @@ def last_residual(s, pairs, x):
 
 def test_additivity_is_the_sum_of_single_runs_along_the_answers_direction(s):
     counts, n = (1, 2, 5), 5
-    table = study.additivity_table(s, n=n, counts=counts).set_index("n_examples")
-    asked = questions(s.examples(n, study.N_EXAMPLES + 1, part=5), s.family)
+    table = s.table(study.additivity, n=n, counts=counts).set_index("n_examples")
+    asked = s.questions(n, part=5)
     tensors = load_file(model_source("mini-icl")[0] / "model.safetensors")
     unembed = (tensors["lm_head.weight"] * tensors["transformer.ln_f.weight"]).double()
     unembed = (unembed - unembed.mean(1, keepdim=True))[number_ids(s)]
@@ -131,8 +145,8 @@ def scored(answers, said, pairing):
 @pytest.mark.parametrize("b", [OTHER_FUNCTION, RANDOM_PAIRS, NO_EXAMPLES])
 def test_the_patch_table_equals_whole_runs_scored_on_as_function(s, b):
     n, sets = 8, {"layer 2": heads_in([2], s.shape[1]), "layers 1 and 3": heads_in([1, 3], s.shape[1])}
-    table = study.patch_table(s, sets, n=n, b=b).set_index(["set", "layer"])
-    pairing = draw_pairing(s.family, n, study.N_EXAMPLES, b=b, seed=s.seed, among=~s.family.held_out)
+    table = s.table(patching.patches, sets, n=n, b=b).set_index(["out", "run"])
+    pairing = draw_pairing(s.family, n, N_EXAMPLES, b=b, seed=0, among=~s.family.held_out)
     by_hand = ByHand(s)
     plain = [by_hand.run(question, [])[0] for question in pairing.b]
     for name, heads in {"nothing": [], **sets}.items():
@@ -140,19 +154,19 @@ def test_the_patch_table_equals_whole_runs_scored_on_as_function(s, b):
         said = [answer for answer, _ in runs]
         for layer in range(s.shape[0]):
             answers = [by_hand.patched(q, layer, given[layer]) for q, (_, given) in zip(pairing.b, runs)]
-            assert table.loc[(name, layer), SCORES].to_dict() == pytest.approx(scored(answers, said, pairing))
-        assert table.loc[(name, -2), SCORES].to_dict() == pytest.approx(scored(plain, said, pairing))
+            (row,) = table.loc[(name, patching.PATCHED)].query("layer == @layer")[SCORES].to_dict("records")
+            assert row == pytest.approx(scored(answers, said, pairing))
+        assert table.loc[(name, patching.B), SCORES].to_dict() == pytest.approx(scored(plain, said, pairing))
         own = [answer == q.function[0] * q.x + q.function[1] for answer, q in zip(said, pairing.a)]
-        assert table.loc[(name, -1), "exact"] == sum(own) / n and table.loc[(name, -1), "copied"] == 1
+        of_a = table.loc[(name, patching.A)]
+        assert of_a["exact"] == sum(own) / n and of_a["copied"] == 1
 
 
 def test_the_patched_layers_and_sets_that_are_compared_differ(s):
-    table = study.patch_table(s, {"layer 2": heads_in([2], s.shape[1])}, n=8, b=OTHER_FUNCTION).set_index(
-        ["set", "layer"]
-    )
-    distances = table["distance"].unstack("layer").loc["layer 2"]
-    assert len(set(distances[[0, 1, 2, 3]])) == 4
-    assert table.loc[("layer 2", -1), "exact"] < 1 == table.loc[("nothing", -1), "exact"]
+    table = s.table(patching.patches, {"layer 2": heads_in([2], s.shape[1])}, n=8, b=OTHER_FUNCTION)
+    assert table.query("out == 'layer 2' and run == @patching.PATCHED")["distance"].nunique() == 4
+    of_a = table[table["run"] == patching.A].set_index("out")["exact"]
+    assert of_a["layer 2"] < 1 == of_a["nothing"]
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -162,9 +176,9 @@ def test_the_patched_layers_and_sets_that_are_compared_differ(s):
 @torch.no_grad()
 def test_attention_to_answers_by_counting_tokens(s):
     """After the first token come triples x comma y: x_i is token 3i + 1, its comma 3i + 2, y_i 3i + 3."""
-    n, n_asked = 5, study.N_EXAMPLES
-    table = study.attention_table(s, n=n).set_index("head")
-    prompts = s.prompts(n, part=8)
+    n, n_asked = 5, N_EXAMPLES
+    table = s.table(study.looks_back, n=n).set_index("head")
+    prompts = s.encode(s.questions(n, part=8))
     words = [s.tokenizer.decode([token]) for token in prompts.tokens[0].tolist()]
     assert set(words[2::3]) == {","} and all(word.isdigit() for word in words[1::3] + words[3::3])
     to_y, to_x = torch.zeros(s.shape), torch.zeros(s.shape)

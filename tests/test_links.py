@@ -25,15 +25,7 @@ def test_the_planted_writer_comes_first_by_either_measure(scores, measure):
 
 def test_best_components_name_the_planted_one_and_its_rank(scores):
     row = links.best_components(scores, [Head(0, 0)], [PLANTED_READER], "Q").iloc[0]
-    assert row["best component"] == str(PLANTED_WRITER) and row["rank"] == 1 and row["of"] == 16
-
-
-def test_shares_of_the_head_level_score(scores):
-    component, share = links.share_of_head(scores, Head(0, 0), PLANTED_READER, "Q")
-    assert component == PLANTED_WRITER and share == pytest.approx(1.0, abs=1e-5)
-    terms = (scores.singular_values[0, 1] * scores.pair("L0H1", "L1H1", "Q")).square()
-    component, share = links.share_of_head(scores, Head(0, 1), Head(1, 1), "Q")
-    assert share == pytest.approx((terms.max() / terms.sum()).item())
+    assert row["component"] == str(PLANTED_WRITER) and row["rank"] == 1 and row["of"] == 16
 
 
 def test_the_table_of_shares_has_a_row_for_every_writer_and_reader(scores):
@@ -42,8 +34,10 @@ def test_the_table_of_shares_has_a_row_for_every_writer_and_reader(scores):
         "L0H0 L1H0", "L0H0 L1H1", "L0H1 L1H0", "L0H1 L1H1",
     ]  # fmt: skip
     first = table.iloc[0]
-    assert first["component"] == str(PLANTED_WRITER) and first["share of its square"] == pytest.approx(1.0, abs=1e-5)
-    assert first["head-level C"] == pytest.approx(scores.head_level("Q")[0, 0, 1, 0].item())
+    assert first["component"] == str(PLANTED_WRITER) and first["share"] == pytest.approx(1.0, abs=1e-5)
+    assert first["head_level"] == pytest.approx(scores.head_level("Q")[0, 0, 1, 0].item())
+    terms = (scores.singular_values[0, 1] * scores.pair("L0H1", "L1H1", "Q")).square()
+    assert table.iloc[3]["share"] == pytest.approx((terms.max() / terms.sum()).item())
 
 
 def test_published_edges_are_counted_by_measure_and_k(scores):
@@ -89,14 +83,14 @@ def test_the_summary_agrees_with_the_table(small):
     table = links.link_table(scores, roles, [("a", "b", "V")])
     for _, row in summary.iterrows():
         part = table[(table["measure"] == row["measure"]) & table["published"]]["percentile"]
-        assert row["mean percentile: published pairs"] == pytest.approx(part.mean()) and row["pairs"] == 4
-        assert row["choices"] == 6 and 1 / 6 <= row["p (exact)"] <= 1
+        assert row["percentile"] == pytest.approx(part.mean()) and row["pairs"] == 4
+        assert row["choices"] == 6 and 1 / 6 <= row["p"] <= 1
 
 
 def test_an_unknown_measure_is_one_clear_error(scores):
     with pytest.raises(OptionError, match="one component"):
-        links.pair_values(scores, "Q", "heads")
-    assert torch.isfinite(links.pair_values(scores, "Q", links.WHOLE_HEAD)[0, :, 1]).all()
+        scores.pairs("Q", "heads")
+    assert torch.isfinite(scores.pairs("Q", links.WHOLE_HEAD)[0, :, 1]).all()
 
 
 def test_a_best_component_that_is_the_same_for_all_readers(scores):

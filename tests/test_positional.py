@@ -12,11 +12,11 @@ from talking_heads_utils.experiments.positional.decoding import N_RANDOM, Split,
 from talking_heads_utils.experiments.positional.gains import GAINS, Strategy, gains
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import positional as figures
+from talking_heads_utils.forward.steer import random_directions
 from talking_heads_utils.labels import Head
 from talking_heads_utils.planted.model import LIST, MOVER, plant
 from talking_heads_utils.prompts.halves import halves, random_folds, wording_folds
 from talking_heads_utils.stats import exact_head_test, share, share_change
-from talking_heads_utils.steer import random_directions
 
 
 @pytest.fixture(scope="module")

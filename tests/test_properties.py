@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from talking_heads_utils.cli import main
 from talking_heads_utils.components import ov_svd, qk_svd, write_directions
-from talking_heads_utils.edit.algebra import Move, change_of_W_O, change_of_W_Q, moves_of, rotated
-from talking_heads_utils.edit.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, from_json, new_edit, to_json
+from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of, rotated
+from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, from_json, new_edit, to_json
+from talking_heads_utils.experiments.icl.functions import Family
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.prompts.functions import Family
 from talking_heads_utils.prompts.ioi import build_ioi
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION, build_laundry, wordings
 from talking_heads_utils.prompts.sets import ABSENT

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
 from talking_heads_utils import roles
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.inhibition import circuit
+from talking_heads_utils.experiments.inhibition.roles_on_ioi import RoleRow
+from talking_heads_utils.experiments.rows import frame, rows
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import DUPLICATE, INHIBITION, MOVER, plant
@@ -75,6 +78,15 @@ def test_a_random_model_has_no_roles_that_the_other_half_confirms(tmp_path):
                 parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
     found = find_roles.find_roles(bridge, bridge.tokenizer, n_prompts=N)
     assert found.heads(roles.S_INHIBITION) == []
+
+
+def test_raw_weights_have_the_roles_of_processed_ones():
+    """A bridge that nobody processed, as TransformerLens gives it."""
+    found = [
+        find_roles.find_roles(bridge, bridge.tokenizer, n_prompts=40).frame()
+        for bridge in (load_model("mini-token", processing=how) for how in (None, Processing(False, False)))
+    ]
+    pd.testing.assert_frame_equal(*found, atol=1e-2, rtol=1e-3)
 
 
 def test_direct_effects_are_those_of_the_logits(trained):
@@ -185,12 +197,12 @@ def test_prompts_exchanged_with_themselves_change_nothing():
 
 
 def test_the_planted_circuit_is_all_there_is(planted, held_out, found):
-    sources = circuit.sources_table(held_out.clean, found).set_index("part")
+    sources = frame(circuit.source_rows(held_out.clean, found)).set_index("part")
     assert sources.loc[roles.NAME_MOVER, "share"] == pytest.approx(1, abs=1e-3)
     assert sources["share"].sum() == pytest.approx(1, abs=1e-4)
-    exchanged = circuit.exchange_table(planted.bridge, held_out, found).set_index("part")
+    exchanged = frame(circuit.exchange_rows(planted.bridge, held_out, found)).set_index("part")
     assert exchanged.loc[roles.NAME_MOVER, "share"] == pytest.approx(1, abs=0.02)
-    assert exchanged.loc[roles.S_INHIBITION, "share"] > 0.9 and (exchanged["p"] == 1 / (1 + exchanged["sets"])).all()
+    assert exchanged.loc[roles.S_INHIBITION, "share"] > 0.9 and (exchanged["p"] == 1 / (1 + exchanged["n_sets"])).all()
 
 
 def test_matched_sets_keep_layers_and_leave_out_the_heads_with_a_role():
@@ -217,7 +229,8 @@ def test_roles_survive_a_table():
     both = Roles((entry, doubtful))
     assert Roles.of_frame(both.frame()) == both
     assert both.heads(roles.NAME_MOVER) == [] and both.heads(roles.S_INHIBITION) == [Head(2, 1)]
-    assert list(Roles(()).frame().columns) == list(both.frame().columns)
+    assert Roles.of_frame(frame(rows(both.frame(), RoleRow))) == both
+    assert list(Roles(()).frame().columns) == list(both.frame().columns) == [c.name for c in RoleRow.columns()]
 
 
 def test_sign_flips_and_holm_by_hand():

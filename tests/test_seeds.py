@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from talking_heads_utils.cli import main
 from talking_heads_utils.errors import CheckpointError, OptionError, ResultError
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import concentration
-from talking_heads_utils.experiments.inhibition.study import study
+from talking_heads_utils.experiments.inhibition.mover import mover_runs
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import models as figures
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.metrics import contrast
@@ -30,10 +33,11 @@ def test_the_dimension_is_the_rank_that_was_planted(rank):
     truth = plant(rank=rank)
     selection, held_out = (record(truth.bridge, h, [2]) for h in halves(build_laundry(truth.tokenizer, 5, 120)))
     mover, writers = truth.roles[MOVER][0], truth.roles[INHIBITION]
-    table = concentration.channel_curve(selection, held_out, mover, writers, k_max=rank + 1, n_random=5)
+    curve = concentration.channel_curve(selection, held_out, mover, writers, k_max=rank + 1, n_random=5)
+    table = frame(curve)
     by = table.pivot(index="k", columns="what", values="mean")
     # rank 4 is a torus, along whose slow circle five items lie close together: not all of it is needed
-    assert concentration.dimension(table) == rank if rank < 4 else 2 <= concentration.dimension(table) <= 4
+    assert concentration.dimension(curve) == rank if rank < 4 else 2 <= concentration.dimension(curve) <= 4
     assert by[concentration.TOP][rank] == pytest.approx(by[concentration.TOGETHER][rank], abs=1e-3)
     assert by[concentration.TOP][1] > 0.8 * by[concentration.TOGETHER][1], "one direction is not enough"
     assert by[concentration.RANDOM].min() > 0.1 * by[concentration.TOGETHER][1]
@@ -43,24 +47,25 @@ def test_the_dimension_is_the_rank_that_was_planted(rank):
 def test_without_a_channel_there_is_no_dimension():
     truth = plant(channel=False)
     selection, held_out = (record(truth.bridge, h, [2]) for h in halves(build_laundry(truth.tokenizer, 5, 80)))
-    table = concentration.channel_curve(selection, held_out, truth.roles[MOVER][0], truth.roles[INHIBITION], n_random=3)
-    assert table["mean"].abs().max() < 1e-3
-    above = table.assign(mean=table["mean"].where(table["what"] != concentration.TOGETHER, 0.01))
+    curve = concentration.channel_curve(selection, held_out, truth.roles[MOVER][0], truth.roles[INHIBITION], n_random=3)
+    assert max(abs(row.mean) for row in curve) < 1e-3
+    above = [replace(row, mean=0.01) if row.what == concentration.TOGETHER else row for row in curve]
     assert concentration.dimension(above) is None
 
 
 def test_taking_directions_out_equals_a_hooked_run():
     """The query that is left is the old one less its projection, over the new divisor."""
-    s = study("mini-token", n_items=5, n_prompts=40)
-    selection, held_out = s.halves
-    table = concentration.channel_curve(selection, held_out, s.mover, s.inhibition, k_max=2, n_random=2)
-    mover, bridge, prompts = s.mover, s.bridge, held_out.prompts
+    c = Context("mini-token", quick=True)
+    s = c.kept(mover_runs)
+    selection, held_out = s.selection, s.held_out
+    table = frame(concentration.channel_curve(selection, held_out, s.mover, s.heads, k_max=2, n_random=2))
+    mover, bridge, prompts = s.mover, c.bridge, held_out.prompts
     at = bridge.blocks[mover.layer]
     W_Q, b_Q = at.attn.W_Q[mover.head].detach(), at.attn.b_Q[mover.head].detach()
     center = torch.eye(len(W_Q)) - 1 / len(W_Q)
 
     def written(recording):
-        return sum(recording.write(head.layer)[:, head.head] for head in s.inhibition) @ center @ W_Q
+        return sum(recording.write(head.layer)[:, head.head] for head in s.heads) @ center @ W_Q
 
     top = torch.linalg.svd(written(selection))[2][:2]
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
@@ -164,30 +169,13 @@ def test_seed_0_is_the_model_that_ships_and_every_recipe_of_lists_is_there():
         assert run["step"] in [spec.round(i).end for i in range(spec.rounds + 1)] and run["longest"] == spec.n_items
 
 
-def test_the_tables_and_the_figure_are_of_the_files():
-    accuracy, table = (t.set_index(["model", "seed"]) for t in (seeds.accuracies(RUNS), seeds.channels(RUNS)))
-    run = next(r for r in RUNS if r["model"] == "mini-token")
-    at = ("mini-token", run["seed"])
-    assert table.loc[at, "dimensions"] == run["dimension"] and accuracy.loc[at, "IOI"] == run["accuracy"]["ioi"]
-    assert run["inhibition_heads"][0]["head"] in table.loc[at, "heads (components)"]
-    assert ("mini-free", 0) in accuracy.index and ("mini-free", 0) not in table.index
+def test_rows_and_the_figure_are_of_the_files():
+    rows = {(row.model, row.seed): row for row in seeds.seed_rows(RUNS)}
+    run = next(r for r in RUNS if (r["model"], r["seed"]) == ("mini-token", 0))
+    row, without = rows["mini-token", 0], rows["mini-free", 0]
+    assert (row.dimension, row.ioi) == (run["dimension"], run["accuracy"]["ioi"]) and 0 < row.random_share < 1
+    assert row.heads.startswith(run["inhibition_heads"][0]["head"]) and row.solved == row.kinds == 12
+    assert without.heads == "" and without.dimension is without.spearman is without.random_share is None
+    assert len(frame(rows.values())) == len(RUNS)
     figure = figures.seeds_figure(RUNS)
     assert len(figure.layout.updatemenus[0].buttons) == len({r["model"] for r in RUNS})
-
-
-def test_the_summary_says_what_the_runs_hold():
-    def run(seed, heads, dimension):
-        curve = [dict(k=k, what=what, mean=mean) for k in (1, 2)
-                 for what, mean in ((concentration.RANDOM, -0.1 * k), (concentration.TOGETHER, -1.0))]  # fmt: skip
-        inhibit = [dict(head=head) for head in heads]
-        return dict(model="mini-token", seed=seed, dimension=dimension, inhibition_heads=inhibit, channel=curve)
-
-    (line,) = seeds.summary([run(0, ["L1H0", "L2H1"], 2), run(1, ["L2H1", "L0H0"], 1), run(2, ["L2H1"], None)])
-    assert (
-        "seed 0, 1 and 2" in line
-        and "dimensions of the channel 2, 1 and more than 8;" in line
-        and "20% of the effect" in line
-    )
-    assert line.endswith("every run: L2H1.")
-    assert seeds.summary([run(0, ["L1H0"], 2)])[0].endswith("One run.")
-    assert seeds.summary([run(0, [], None)]) == []

@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study
+from talking_heads_utils.experiments.icl.task import task_of
 from talking_heads_utils.metrics import accuracy, answer_logits, correct
 from talking_heads_utils.models import find_checkpoint, learners, load_model, minis, shipped_models
 from talking_heads_utils.prompts import ioi
@@ -130,11 +132,11 @@ def test_a_learner_is_small_and_its_card_says_what_it_does(learner, tmp_path):
 def test_a_learner_loads_in_plain_transformers_and_learns_in_context(learner):
     from transformers import AutoModelForCausalLM
 
-    s = study.subject(learner)
-    prompts = s.prompts(20)
+    run = Context(learner)
+    task = task_of(run)
+    prompts = task.encode(run, task.draw(20, part=0).questions)
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(FOLDERS[learner])(prompts.tokens).logits[:, -1]
-    torch.testing.assert_close(answer_logits(s.bridge, prompts), theirs, atol=2e-3, rtol=1e-3)
-    table = study.accuracy_table(s, 100).set_index(["functions", "k"])
-    assert table.loc[("trained", 12), "model_accuracy"] > table.loc[("trained", 1), "model_accuracy"] + 0.1
-    assert table.loc[("trained", 0), "model_accuracy"] < 0.15
+    torch.testing.assert_close(answer_logits(run.bridge, prompts), theirs, atol=2e-3, rtol=1e-3)
+    right = {row.n_examples: row.accuracy for row in study.accuracy(run, task, 100) if row.group == "trained"}
+    assert right[12] > right[1] + 0.1 and right[0] < 0.15

@@ -14,11 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("name", "path", "begins", "ends"),
     [
-        ("channels.links.best_z_test", "channels/links.py", "def best_z_test(", "    return exact_head_test"),
-        ("channels.scores.CompositionScores.pair", "channels/scores.py", "    def pair(", "        return block.score"),
-        ("inhibition.study.Study.effects", "inhibition/study.py", "    @cached_property", "        return component"),
-        ("inhibition.study.Study.mover", "inhibition/study.py", "    @property", "        return self.found"),
-        ("icl.engine.run_end", "icl/engine.py", "@torch.no_grad()", "    return EndRun("),
+        ("stats.bootstrap_mean", "stats.py", "def bootstrap_mean(", "    return"),
+        ("resume.Store.part", "resume.py", "    @contextmanager", "                    _write_json("),
+        ("training.loop.Run.round", "training/loop.py", "    @property", "        return self.spec"),
         ("labels.Head", "labels.py", "@dataclass", "        return cls("),
     ],
 )
@@ -37,9 +35,7 @@ def test_a_module_is_named_whole():
     assert place.url("https://host/of", "main") == "https://host/of/blob/main/talking_heads_utils/forward/end_runs.py"
 
 
-@pytest.mark.parametrize(
-    "name", ["channels.links.nope", "nope", "channels.links.MEASURES", "channels.links.torch", "labels.Head.nope"]
-)
+@pytest.mark.parametrize("name", ["resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope"])
 def test_an_unknown_name_is_one_clear_error(name):
     with pytest.raises(LabelError, match=re.escape(f"talking_heads_utils.{name}")):
         locate(f"talking_heads_utils.{name}")

@@ -6,10 +6,10 @@ from conftest import random_prompts
 
 from talking_heads_utils import steering
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
+from talking_heads_utils.forward.steer import ATTENTION, LOGITS, grid, prepare, steer, write_vectors
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts.sets import PromptSet, Recipe, item_positions
-from talking_heads_utils.steer import ATTENTION, LOGITS, grid, prepare, steer, write_vectors
 
 WRITERS = (Component(0, 1, 0), Component(1, 2, 1), Component(1, 0, 0))
 MOVERS = (Head(2, 0), Head(2, 3))

@@ -1,4 +1,4 @@
-"""Chapter 1's tables and figures on planted models: what they say is what was planted."""
+"""Chapter 1's experiments, tables and figures on planted models: what they say is what was planted."""
 
 import json
 
@@ -6,141 +6,146 @@ import pytest
 import torch
 
 from talking_heads_utils.effects import FLIP, KEY, QUERY, REMOVE
-from talking_heads_utils.errors import LabelError, OptionError
-from talking_heads_utils.experiments import corpus
-from talking_heads_utils.experiments.inhibition import signal, study
+from talking_heads_utils.errors import LabelError, NotApplicable, OptionError
+from talking_heads_utils.experiments.context import CONTROL, Context
+from talking_heads_utils.experiments.inhibition import agreement, concentration, signal, toys, where_active
+from talking_heads_utils.experiments.inhibition.mover import mover_runs
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import inhibition as figures
 from talking_heads_utils.figures import panel
 from talking_heads_utils.labels import Component
-from talking_heads_utils.models import minis, shown_as
+from talking_heads_utils.models import PLANTED, minis
 
 
 @pytest.fixture(scope="module")
 def planted():
-    return study.study("planted", n_items=5, n_prompts=80)
+    return Context(PLANTED, quick=True)
 
 
 @pytest.fixture(scope="module")
-def control():
-    return study.study(study.CONTROL, n_items=5, n_prompts=80)
+def runs(planted):
+    return planted.kept(mover_runs)
 
 
-def test_the_circuit_is_the_planted_one(planted, control):
-    table = study.circuit_table([planted, control]).set_index("model")
-    assert table.loc["planted", "inhibition heads"] == "L1H0, L1H1" and table.loc["planted", "movers"] == "L2H0, L2H1"
-    assert table.loc[study.CONTROL, "inhibition heads"] == "none"
-    assert table.loc["planted", "their share of the logit difference"] == pytest.approx(1, abs=0.05)
-    assert planted.shows == control.shows == "Planted model, the answer is known"
-    assert shown_as("gpt2") == "gpt2, real model" and "toy" in shown_as(minis()[0])
+def test_a_context_makes_what_is_shared_once(planted, runs):
+    assert planted.bridge is planted.bridge and planted.kept(mover_runs) is runs
+    assert planted.record(runs.held_out.prompts, [runs.mover.layer]) is runs.held_out
+    assert planted.lists(4, 20) is planted.lists(4, 20)
+    given = Context("a name", loaded=(planted.bridge, planted.tokenizer), own=True, quick=True)
+    assert given.bridge is planted.bridge and given.mover == planted.mover and given.is_own
+    given.kept(mover_runs)
+    given.forget()
+    assert not given._kept and given.bridge is planted.bridge
+
+
+def test_the_circuit_is_the_planted_one(planted):
+    row, without = toys.found(planted), toys.found(Context(CONTROL, quick=True))
+    assert row.inhibition == "L1H0, L1H1" and row.movers == "L2H0, L2H1" and row.share == pytest.approx(1, abs=0.05)
+    assert without.inhibition in ("", "none") and row.low < row.score < row.high
+    with pytest.raises(NotApplicable):
+        concentration.run(Context(CONTROL, quick=True))
 
 
 def test_weights_and_effects_agree_and_few_components_carry_them(planted):
-    row = study.agreement_table([planted]).iloc[0]
-    assert row["Spearman"] > 0.5 and row["low"] < row["Spearman"] <= row["high"] and row["prompts"] == 40
-    ninety = study.ninety_table([planted])
-    assert (ninety["components for 90%"] <= 3).all() and (ninety["whole head: change of I(m)"] < -0.2).all()
-    together = study.channel_table([planted]).iloc[0]
-    assert together["directions for 90%"] == 3 and together["all of it: change of I(m)"] < -0.3
-    assert together["as many at random"] < 0.1
-    tables = study.concentration_tables([planted])
-    assert list(tables) == ["planted: L1H0", "planted: L1H1"]
-    recovered = study.recovery_tables([planted])["planted"]
-    assert set(recovered["head"].head(4)) == {"L1H0", "L1H1", "L1H2", "L1H3"}, "whoever writes into the channel"
+    (row,) = agreement.run(planted)
+    assert row.spearman > 0.5 and row.low < row.spearman <= row.high and row.n_prompts == 20
+    assert all(r.n_for_90 <= 3 and r.whole < -0.2 for r in concentration.run(planted))
+    together = toys.directions(planted)
+    assert together.n_for_90 in (2, 3) and together.whole < -0.3 and together.at_random < 0.1
+    recovered = toys.recovery(planted)
+    assert {r.head for r in recovered[:4]} == {"L1H0", "L1H1", "L1H2", "L1H3"}, "whoever writes into the channel"
 
 
-def test_places_travel_and_end_in_the_query(planted):
-    carried = study.carries_table([planted]).set_index(["carries", "split"])["r2"]
-    assert carried[signal.PLACE, "across wordings"] > 0.9 > carried[signal.IDENTITY, "across wordings"]
-    factors = study.factors_table([planted], n_prompts=40).groupby("factor")["share"].mean()
-    assert factors[signal.ORDER] > 0.99
-    ways = study.interventions_table(planted, planted.strongest(1)[0]).set_index(["side", "intervention"])
-    change = ways["change of I(m)"]
+def test_places_travel_and_end_in_the_query(planted, runs):
+    shares = {(r.carries, r.split): r.share for r in signal.run(planted)}
+    assert shares[signal.PLACE, signal.ACROSS] > 0.9 > shares[signal.IDENTITY, signal.ACROSS]
+    assert shares[signal.ORDER, signal.VERSIONS] > 0.99
+    change = {(r.side, r.intervention): r.change for r in toys.interventions(planted, runs.strongest(1)[0])}
     assert change[QUERY, FLIP] < change[QUERY, REMOVE] < -0.05 and abs(change[KEY, REMOVE]) < 1e-3
-    rank, direct, total = study.total_against_direct(planted, n=8)
+    rank, direct, total = toys.total_against_direct(planted, n=8)
     torch.testing.assert_close(direct, total.cpu(), atol=1e-2, rtol=1e-3)
     assert len(direct) == 16 and -1 <= rank <= 1.0001
 
 
+def test_one_step_further_back_is_the_duplicate_token_head(planted):
+    rows = toys.second_step(planted)
+    assert {r.by_removal for r in rows} == {r.by_weights for r in rows} == {"L0H0"}
+    assert all(r.same and r.change < -0.1 and r.n_heads == 6 for r in rows) and len(rows) == 2
+
+
 def test_activity_names_controls(planted):
-    table, contexts = study.activity_table(planted, corpus.generated_texts(planted.tokenizer, 80), n_control=3)
-    assert table.groupby("inhibition")["component"].nunique().to_dict() == {True: 2, False: 3}
-    assert len(contexts) and set(contexts.columns) == {"context", "token", "category", "activation"}
+    rows = where_active.run(planted)
+    assert len({r.component for r in rows if r.inhibition}) == 2
+    assert len({r.component for r in rows if not r.inhibition}) == where_active.N_CONTROL
+
+
+def test_one_prompt_is_a_row_of_the_effects(planted, runs):
+    s = toys.one_prompt(planted)
+    lost = runs.effects.of(s.strongest)
+    for row in s.spread(3):
+        items = s.items(s.strongest, row)
+        assert sum(i.answer for i in items) == 1
+        assert all(s.texts[row].count(i.item) == (1 if i.answer else 2) for i in items)
+        table = frame(items)
+        own = table["answer"].astype(bool)
+        score = {c: table[c][own].iloc[0] - table[c][~own].mean() for c in ("before", "after")}
+        assert score["before"] == pytest.approx(runs.effects.before[row].item(), abs=1e-4)
+        assert score["after"] - score["before"] == pytest.approx(lost[row].item(), abs=1e-4)
+    steps = lost[s.spread(8)]
+    assert (steps.diff() >= 0).all() and steps[0] == lost.min() < -0.1
+
+
+@pytest.mark.parametrize("component, row, error", [
+    (Component(2, 0, 0), 0, LabelError), (Component(1, 0, 999), 0, LabelError), (Component(1, 99, 0), 0, LabelError),
+    (Component(1, 0, 0), 4000, OptionError),
+])  # fmt: skip
+def test_what_no_panel_can_show_is_one_clear_error(planted, component, row, error):
+    with pytest.raises(error):
+        toys.one_prompt(planted).items(component, row)
 
 
 def values(view, item="y"):
     return [list(bars[item]) for bars in view]
 
 
-def test_one_prompt_is_a_row_of_the_effects(planted):
-    component = planted.strongest(1)[0]
-    for row in panel.spread_prompts(planted, 3):
-        table = study.one_prompt(planted, component, row)
-        words = planted.held_out.prompts.texts[row]
-        assert table["answer"].sum() == 1 and words.count(table["item"][table["answer"]].iloc[0]) == 1
-        assert all(words.count(item) == 2 for item in table["item"][~table["answer"]])
-        score = {c: table[c][table["answer"]].iloc[0] - table[c][~table["answer"]].mean() for c in ("before", "after")}
-        assert score["before"] == pytest.approx(planted.effects.before[row].item(), abs=1e-4)
-        change = planted.effects.of(component)[row].item()
-        assert score["after"] - score["before"] == pytest.approx(change, abs=1e-4)
-    lost = planted.effects.of(component)[panel.spread_prompts(planted, 8)]
-    assert (lost.diff() >= 0).all() and lost[0] == planted.effects.of(component).min() < -0.1
-
-
-def test_what_no_panel_can_show_is_one_clear_error(planted):
-    for component in (Component(2, 0, 0), Component(1, 0, 999)):
-        with pytest.raises(LabelError, match="Choose an earlier head"):
-            study.one_prompt(planted, component, 0)
-    with pytest.raises(LabelError):
-        study.one_prompt(planted, Component(1, 99, 0), 0)
-    with pytest.raises(OptionError, match="counted from 0"):
-        study.one_prompt(planted, Component(1, 0, 0), 4000)
-
-
 def test_the_panel_of_a_kernel_and_its_static_twin_draw_the_same(planted, monkeypatch):
     """Every menu acts without a browser; what the page stores for a choice is what a kernel computes for it."""
-    drawn = []
+    drawn, s = [], toys.one_prompt(planted)
     monkeypatch.setattr("plotly.graph_objects.Figure.show", lambda self: drawn.append(self))
-    widget = panel.live_panel([planted])
+    widget = panel.live_panel([s])
     menus = {child.description: child for child in widget.children[:4]}
     assert list(menus) == ["Model", "Head", "Component", "Prompt"]
-    strongest = planted.strongest(1)[0]
-    assert menus["Head"].options[0] == str(strongest.of_head) and len(menus["Head"].options) > 8
-    row = panel.spread_prompts(planted, panel.N_PROMPTS)[1]
+    assert menus["Head"].options[0] == str(s.strongest.of_head) and len(menus["Head"].options) > 8
+    row = s.spread(panel.N_PROMPTS)[1]
     menus["Prompt"].options = [*menus["Prompt"].options, ("one more", row)]
     for name, value in (("Head", "L1H1"), ("Component", 2), ("Prompt", row)):
         menus[name].value = value
     widget.update()
     assert "L1H1.2 out of the query of L2H0" in drawn[-1].layout.title.text
-    figure = panel.static_panel([planted])
-    names = [control["name"] for control in figure.layout.meta["controls"]]
-    assert names == ["Model and head", "Component", "Prompt"]
-    assert figure.layout.meta["controls"][0]["labels"][2].endswith("(control)")
-    frame = json.loads(figure.layout.meta["frames"]["planted-L1H1"])["2|1"]
+    meta = panel.static_panel([s]).layout.meta
+    assert meta["controls"][0]["labels"][2].endswith("(control)")
+    frame = json.loads(meta["frames"]["planted-L1H1"])["2|1"]
     assert values(frame["data"]) == values(drawn[-1].data)
     assert frame["layout"]["title"]["text"] == drawn[-1].layout.title.text
-    assert [control["start"] for control in figure.layout.meta["controls"]][1:] == [strongest.component, 0]
-    start = json.loads(figure.layout.meta["frames"][f"planted-{strongest.of_head}"])[f"{strongest.component}|0"]
-    assert values(start["data"]) == values(figure.data) and values(start["data"], "x") == values(figure.data, "x")
+    assert [control["start"] for control in meta["controls"]][1:] == [s.strongest.component, 0]
 
 
 def test_the_panel_of_several_models_offers_each_ones_own_heads(planted, monkeypatch):
     monkeypatch.setattr("plotly.graph_objects.Figure.show", lambda self: None)
-    toy = study.study(minis()[0], n_items=5, n_prompts=80)
-    widget = panel.live_panel([planted, toy])
+    both = [toys.one_prompt(c) for c in (planted, Context(minis()[0], quick=True))]
+    widget = panel.live_panel(both)
     model, head, component, _ = widget.children[:4]
-    model.value = toy.name
-    assert head.options[0] == str(toy.strongest(1)[0].of_head) and len(component.options) == toy.held_out.weights.d_head
-    model.value = planted.name
-    assert head.options[0] == str(planted.strongest(1)[0].of_head)
+    for s in reversed(both):
+        model.value = s.model
+        assert head.options[0] == str(s.strongest.of_head) and len(component.options) == s.d_head
 
 
-def test_every_menu_entry_shows_its_own_traces(planted):
-    concentration = figures.concentration_figure(study.concentration_tables([planted]))
+def test_every_menu_entry_shows_its_own_traces(planted, runs):
     drawn = {
-        "effects": (figures.effects_figure([planted]), 4),
-        "concentration": (concentration, 3),
-        "carries": (figures.carries_figure(study.carries_table([planted])), 2),
-        "recovery": (figures.recovery_figure(study.recovery_tables([planted])), 3),
+        "effects": (figures.effects_figure(frame(toys.component_rows(planted))), 4),
+        "concentration": (figures.concentration_figure(frame(toys.curves(planted))), 3),
+        "carries": (figures.carries_figure(frame(signal.run(planted))), 2),
+        "recovery": (figures.recovery_figure(frame(toys.recovery(planted))), 3),
     }
     for name, (figure, per_view) in drawn.items():
         buttons = figure.layout.updatemenus[0].buttons
@@ -149,7 +154,7 @@ def test_every_menu_entry_shows_its_own_traces(planted):
         assert sorted(i for part in shown for i in part) == list(range(len(figure.data))), name
         assert [bool(t.visible) for t in figure.data] == [i < per_view for i in range(len(figure.data))], name
     bars = drawn["effects"][0].data[0]
-    effects = planted.effects.inhibition.mean(0)[1, planted.inhibition[0].head]
+    effects = runs.effects.inhibition.mean(0)[1, runs.heads[0].head]
     assert list(bars.y)[:3] == pytest.approx(effects[:3].tolist(), abs=1e-4)
-    top = [t for t in concentration.data if t.name == "top k"][0]
-    assert top.y[2] == pytest.approx(study.ninety_table([planted])["whole head: change of I(m)"].iloc[0], abs=1e-3)
+    top = [t for t in drawn["concentration"][0].data if t.name == "top k"][0]
+    assert top.y[2] == pytest.approx(concentration.run(planted)[0].whole, abs=1e-3)

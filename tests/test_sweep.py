@@ -31,10 +31,10 @@ from talking_heads_utils.experiments.positional.sweep_results import (
     save,
 )
 from talking_heads_utils.figures import positional as figures
+from talking_heads_utils.forward.steer import ATTENTION, LOGITS, grid, prepare, random_directions, steer
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import known_models, load_with_tokenizer
 from talking_heads_utils.prompts.lists import build_laundry
-from talking_heads_utils.steer import ATTENTION, LOGITS, grid, prepare, random_directions, steer
 
 PLAN = Plan(
     model="mini-token", writers=("L0H0.0", "L1H1.0", "L1H0.1"), movers=("L3H0",), n_items=(5, 4), n_prompts=25, seed=0,

@@ -1,15 +1,20 @@
 """In-context tasks of words and answers of several tokens, on tiny random models with tokenizers made here."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import build_model
 
-from talking_heads_utils.errors import TaskError, UnsupportedModelError
-from talking_heads_utils.experiments.icl import curves, study, whole, words
+from talking_heads_utils.errors import NotApplicable, TaskError, UnsupportedModelError
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.gate import AT_LEAST
+from talking_heads_utils.experiments.icl import curves, patching, study, whole, words
 from talking_heads_utils.experiments.icl.known import ANSWER, BACKUP, two_heads
 from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
 from talking_heads_utils.experiments.icl.scores import right_log_prob
-from talking_heads_utils.experiments.icl.subject import CHOOSES, WordSubject
+from talking_heads_utils.experiments.icl.task import CHOOSES, N_EXAMPLES, Task, task_of
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.answers import answer_log_probs
 from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts import relations
@@ -117,10 +122,15 @@ def test_positions_are_named_for_words_of_any_length(tokenizer):
     assert prompts.candidates.shape == (4, 4) and len(set(prompts.candidates[0].tolist())) == 4
 
 
-def test_one_pass_over_long_prompts_scores_short_ones(bridge, tokenizer):
+@pytest.fixture(scope="module")
+def run(bridge, tokenizer):
+    return Context("random", loaded=(bridge, tokenizer))
+
+
+def test_one_pass_over_long_prompts_scores_short_ones(run, bridge, tokenizer):
     """The table against plain runs of prompts of each length, which the table never makes."""
     some = [relations.load_relation(name, tokenizer) for name in ("plural", "comparative")]
-    table = words.words_table(bridge, tokenizer, 20, (0, 2, 4), 1, halves=(HELD_OUT,), relations=some)
+    table = frame(words.words(replace(run, seed=1), 20, (0, 2, 4), relations=some))
     assert table.groupby("examples").size().to_dict() == {ITS_OWN: 6, SHUFFLED: 4, ANOTHER: 4}
     for k in (2, 4):
         shuffled = draw_words(some[0], 20, k, HELD_OUT, examples=SHUFFLED, seed=1)
@@ -198,16 +208,16 @@ def test_an_answer_that_greedy_decoding_writes_is_told(digits):
 
 def test_single_tokens_are_scored_as_ever():
     """Where numbers are whole nothing is added to them: the same tokens, and the same log-probability among them."""
-    s = study.subject("mini-icl")
-    tokenizer = s.tokenizer
-    drawn = list(s.questions(6))
+    run = Context("mini-icl")
+    bridge, tokenizer = run.bridge, run.tokenizer
+    drawn = task_of(run).draw(6, part=0).questions
     candidates = [whole.candidates_for(q) for q in drawn]
     prompts, tokens = whole.encode_whole(drawn, candidates, tokenizer)
     plain = encode_questions(drawn, tokenizer)
     assert torch.equal(prompts.tokens, plain.tokens) and torch.equal(prompts.answers, plain.answers)
-    found = answer_log_probs(s.bridge, prompts, tokens)
+    found = answer_log_probs(bridge, prompts, tokens)
     with torch.no_grad():
-        logits = s.bridge(plain.tokens)[torch.arange(6), plain.positions["end"]]
+        logits = bridge(plain.tokens)[torch.arange(6), plain.positions["end"]]
     for i, some in enumerate(candidates):
         order = sorted(some)
         among = Numbers(torch.tensor(order), torch.tensor([tokens[i][some.index(c)][0] for c in order]))
@@ -219,7 +229,8 @@ def test_single_tokens_are_scored_as_ever():
 
 
 def test_the_table_of_functions_has_its_controls(digits):
-    table = whole.function_table(digits[0]["llama"], digits[1], functions=((1, 3),), counts=(1, 2), n=4)
+    run = Context("random", loaded=(digits[0]["llama"], digits[1]))
+    table = frame(whole.functions(run, some=((1, 3),), counts=(1, 2), n=4))
     assert list(zip(table["examples"], table["n_examples"])) == [
         (whole.NONE, 0), (ITS_OWN, 1), (ITS_OWN, 2), (SHUFFLED, 2),
     ]  # fmt: skip
@@ -227,53 +238,51 @@ def test_the_table_of_functions_has_its_controls(digits):
 
 
 @pytest.fixture(scope="module")
-def asked(bridge, tokenizer):
-    """A subject as :func:`study.subject` makes it, of a model that is too random to pass the gate."""
-    gate = words.gate_table(bridge, tokenizer, study.N_EXAMPLES, n=20)
-    assert len(gate) == 9 and not gate["passes"].all()
+def asked(run, tokenizer):
+    """A context and a task as :func:`task_of` makes it, of a model that is too random to pass the gate."""
+    gate = words.gate(run, N_EXAMPLES, n=20)
+    assert len(gate) == 9 and not all(row.low >= AT_LEAST * row.chance for row in gate)
     mine, other = (relations.load_relation(name, tokenizer) for name in ("plural", "past_tense"))
-    about = ("random", "a random model", bridge, tokenizer, None)
-    return WordSubject(*about, words.answers_of(mine, tokenizer), 0, mine, (other,), gate)
+    return run, Task(mine.name, words.answers_of(mine, tokenizer), relation=mine, others=(other,))
 
 
 def test_a_task_is_chosen_by_the_gate(asked):
-    import pandas as pd
-
-    gate = pd.DataFrame(dict(task=["a", "b", "c"], low=[0.9, 0.5, 0.6], passes=[False, True, True]))
-    assert words.choose_task(gate, "m") == "c"
-    with pytest.raises(TaskError, match="m can be asked nothing in context"):
-        words.choose_task(gate.assign(passes=False), "m")
-    selection = set(asked.relation.half(SELECTION))
-    chosen, scored = asked.questions(9, part=CHOOSES), asked.questions(9, part=3)
+    row = words.gate(asked[0], N_EXAMPLES, n=20)[0]
+    gate = [replace(row, task=task, low=low, chance=0.4) for task, low in (("a", 0.59), ("b", 0.61), ("c", 0.7))]
+    assert words.best_of(gate, "m") == "c"
+    with pytest.raises(NotApplicable):
+        words.best_of(gate[:1], "m")
+    selection = set(asked[1].relation.half(SELECTION))
+    chosen, scored = (asked[1].draw(9, part=part).questions for part in (CHOOSES, 3))
     assert all({*q.pairs, (q.x, q.answer)} <= selection for q in chosen)
     assert not any({*q.pairs, (q.x, q.answer)} & selection for q in scored)
 
 
 def test_chapter_4_runs_on_words(asked):
-    accuracy = study.accuracy_table(asked, 20)
-    assert set(accuracy["functions"]) == {"selection pairs", "held-out pairs"} and set(accuracy["task"]) == {"plural"}
-    strong = study.strongest(asked, 3, n=6)
-    assert len(study.interaction_table(asked, strong, n=6)) == 3
-    assert study.removal_table(asked, n=6, n_random=1, most=2)["out"].max() == 2
-    assert len(study.compensation_table(asked, {"strong": strong}, n=6)) == 9
-    parts = study.layer_table(asked, n=20)
-    assert parts["exact"].notna().all() and parts["parity"].isna().all() and len(parts) == 7
-    assert (study.attention_table(asked, n=6)["to_y"] > 0).all()
-    assert study.additivity_table(asked, n=6, counts=(1, 2))["ratio"].iloc[0] == pytest.approx(1, abs=1e-5)
-    belief = study.belief(asked, n=6)
-    laws = curves.fit_laws(belief.model, belief.readers, seen=8)[0]
-    assert curves.READER not in set(laws["law"]) and len(laws) == 3
-    for measure in (study.post_table, study.probe_table):
-        with pytest.raises(TaskError, match="splits numbers"):
-            measure(asked)
+    accuracy = study.accuracy(*asked, 20)
+    assert {row.group for row in accuracy} == {SELECTION, HELD_OUT} and {row.task for row in accuracy} == {"plural"}
+    strong = study.strongest(*asked, 3, n=6)
+    assert len(study.pairs(*asked, strong, n=6)) == 6
+    assert max(row.out for row in study.removal(*asked, n=6, n_random=1, most=2)) == 2
+    assert len(study.backups(*asked, strong, n=6, n_random=1)) == 18
+    parts = study.layers_out(*asked, 20)
+    assert len(parts) == 7 and all(row.parity is None for row in parts)
+    assert all(row.to_y > 0 for row in study.looks_back(*asked, 6))
+    assert study.additivity(*asked, 6, (1, 2))[0].ratio == pytest.approx(1, abs=1e-5)
+    laws = curves.fit_laws(study.belief(*asked, 6), 8)
+    assert {row.law for row in laws} == set(curves.LAWS) - {curves.BAYES}
+    for measure in (patching.post_patches, study.probes):
+        with pytest.raises(NotApplicable):
+            measure(*asked)
 
 
 @pytest.mark.parametrize("b", [NO_EXAMPLES, RANDOM_PAIRS, OTHER_FUNCTION])
 def test_words_are_patched_into_another_question(asked, b):
-    pairing, _ = asked.pairing(12, b)
+    pairing, _ = asked[1].pairing(12, b)
     assert all(mine.answer != its.answer for mine, its in zip(pairing.a, pairing.b))
-    right = dict(asked.relation.pairs)
+    right = dict(asked[1].relation.pairs)
     wrong = {NO_EXAMPLES: 0, RANDOM_PAIRS: 12, OTHER_FUNCTION: 12}[b]
     assert all(sum(right.get(x) != y for x, y in q.pairs) == wrong for q in pairing.b)
-    table = study.patch_table(asked, {}, n=12, b=b).set_index("layer")
-    assert table.loc[-1, "copied"] == 1 and table["exact"].notna().all() and table["about"].isna().all()
+    rows = patching.patches(*asked, {}, n=12, b=b)
+    (of_a,) = (row for row in rows if row.run == patching.A)
+    assert of_a.copied == 1 and all(row.about is None for row in rows)

@@ -1,4 +1,4 @@
-"""The command line. Each command is a module with ``HELP``, ``add_arguments`` and ``run``."""
+"""The command line. Each command is a module: what it does stands at its top, ``add_arguments`` and ``run`` do it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = importlib.import_module(f"talking_heads_utils.cli.{name}")
+        about = str(module.__doc__)
         command = commands.add_parser(
-            name, help=module.HELP, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            name, help=about.split(".")[0], description=about, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)

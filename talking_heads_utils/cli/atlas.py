@@ -14,8 +14,6 @@ from pathlib import Path
 
 from talking_heads_utils.files import check_file
 
-HELP = "the explorer of composition scores, as a page"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scores", type=Path, metavar="FILE", help="what `composition` wrote (default: data/)")

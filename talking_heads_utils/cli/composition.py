@@ -47,7 +47,6 @@ from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 if TYPE_CHECKING:
     from talking_heads_utils.scores.scores import CompositionScores
 
-HELP = "component-level composition scores of a model"
 TABLE = ".parquet"
 
 

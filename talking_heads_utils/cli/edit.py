@@ -1,6 +1,6 @@
 """Write the edited checkpoint of a model into a folder that any tool loads.
 
-The edit is a JSON file; talking_heads_utils.edit.edits.save_edit writes it. It names the model and the processing
+The edit is a JSON file; talking_heads_utils.edits.edits.save_edit writes it. It names the model and the processing
 it was made for, by a fingerprint of the weights, and is refused for any other.
 
 example:
@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "an edited checkpoint, from an edit as JSON"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a small model of the book, a Hub id or a folder")
@@ -22,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from talking_heads_utils.edit.bake import bake
-    from talking_heads_utils.edit.edits import read_edit
+    from talking_heads_utils.edits.bake import bake
+    from talking_heads_utils.edits.edits import read_edit
 
     edit = read_edit(args.edit)
     folder = bake(args.model, edit, args.out)

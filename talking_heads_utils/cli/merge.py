@@ -17,8 +17,6 @@ from talking_heads_utils.cli.sweep import add_results_argument, save_results
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import check_folder
 
-HELP = "join the shards of a sweep or of reproduce"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", nargs="+", type=Path, metavar="FOLDER", help="folders of one run's shards")

@@ -12,8 +12,6 @@ from pathlib import Path
 from talking_heads_utils.cli.composition import add_weights_arguments
 from talking_heads_utils.files import check_file, gpt2_source
 
-HELP = "what quantising the weights does to the scores"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_arguments(parser)

@@ -27,8 +27,6 @@ from talking_heads_utils.errors import ResultError, TalkingHeadsError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
 
-HELP = "every experiment of the chapters on one model"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = f"a Hub id, a folder, a .gguf file, planted, a small model of the book, or {PACKAGED}"

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from talking_heads_utils.files import check_folder
 
-HELP = "what varies between seeds of one small model"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="the --out of a finished `train`")

@@ -37,8 +37,6 @@ from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
 
-HELP = "steering over a grid of settings, resumable"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = f"planted, a small model of the book, a Hub id, a folder, a .gguf file, or {PACKAGED}"

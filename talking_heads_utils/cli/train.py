@@ -24,8 +24,6 @@ from pathlib import Path
 
 from talking_heads_utils.cli.options import add_device, add_seed
 
-HELP = "a small model from nothing, resumable"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="one of the models above")

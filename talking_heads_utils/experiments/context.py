@@ -52,6 +52,7 @@ class Context:
     three list lengths, small grids. texts: running text, a file or a name that
     :func:`~talking_heads_utils.experiments.corpus.running_text` knows; see :attr:`text_source`. finished: gives the
     table of an experiment that is done, else None. loaded: the model and its tokenizer, where they are there already.
+    own: whether it is asked as a model of the book is; None goes by the name.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Context:
     texts: Path | str | None = None
     finished: Callable[[str], pd.DataFrame | None] = lambda name: None
     loaded: tuple[TransformerBridge, PreTrainedTokenizerBase] | None = field(default=None, repr=False)
+    own: bool | None = None
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     # --- the model ---
@@ -97,7 +99,7 @@ class Context:
     @property
     def is_own(self) -> bool:
         """Whether this is a model of the book, whose words are few."""
-        return is_own(self.model)
+        return is_own(self.model) if self.own is None else self.own
 
     @property
     def shows(self) -> str:

@@ -2,6 +2,7 @@
 
 ``style``        the palette, and what figures have in common: menus, sliders, error bars
 ``page``         shows a figure with its caption, in a kernel or on the static page
+``heads``        any frame of an ablation, a patch or steering, by one call
 ``composition``  chapter 1: scores of components, their ranks, the links of a circuit
 ``circuit``      chapter 1 and the landing page: who writes to whom
 ``explorer``     chapter 1: what any head reads
@@ -14,3 +15,7 @@
 ``models``       the page of the models
 ``atlas``        the data that the explorer page draws by itself
 """
+
+from talking_heads_utils.figures.heads import heads
+
+__all__ = ["heads"]

@@ -18,7 +18,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
+from pandas.io.formats.style import Styler
+
+from talking_heads_utils.experiments.rows import Row, frame
 
 BUILD_VARIABLE = "BOOK_BUILD"  # set by the book's Sphinx extension while pages are built
 UNDEFINED = 255
@@ -59,6 +63,13 @@ def show(
     display(Markdown(f"*{caption}*"))
 
 
+def table(found: Sequence[Row] | pd.DataFrame, *left_out: str, precision: int = 2) -> Styler:
+    """Rows as a page shows them: columns named in words, short numbers, no index. left_out: columns not shown."""
+    shown = found if isinstance(found, pd.DataFrame) else frame(found)
+    named = shown.drop(columns=list(left_out)).rename(columns=lambda name: name.replace("_", " "))
+    return named.style.format(precision=precision, na_rep="–").hide(axis="index")
+
+
 def kinds(shown: Iterable[str]) -> str:
     """What a caption begins with: each kind of model that a figure shows, once, as results call themselves."""
     return f"**{'; '.join(dict.fromkeys(shown))}.** "
@@ -83,9 +94,9 @@ def with_controls(
     is what the chunks are split by.
     """
     chunks: dict[str, dict[str, Any]] = {}
-    for setting, frame in frames.items():
+    for setting, drawn in frames.items():
         first, *rest = map(str, setting)
-        chunks.setdefault(first, {})["|".join(rest)] = frame
+        chunks.setdefault(first, {})["|".join(rest)] = drawn
     packed = {first: json.dumps(frames, separators=(",", ":")) for first, frames in chunks.items()}
     figure.update_layout(meta=dict(figure.layout.meta or {}, controls=[dict(c) for c in controls], frames=packed))
     return figure

@@ -20,12 +20,12 @@ def roles_figure(table: pd.DataFrame) -> go.Figure:
     each mover's attention. Bars: 95% intervals over prompts. table: :meth:`talking_heads_utils.roles.Roles.frame`."""
     titles = ("direct effect on the logit difference, logits", "change of a mover's attention, IO to S1, nats")
     figure = stacked(2, titles, 620, 0.22)
-    confirmed = table[table["confirmed"]]
+    confirmed = table[table["confirmed"].astype(bool)]
     direct = confirmed[confirmed["path"] == roles.DIRECT].sort_values("effect", ascending=False)
     for role, part in direct.groupby("role", sort=False):
         text = [
             f"{row['head']}, {role}: {with_interval(row, 'effect')} logits, n = {row['n']}<br>"
-            f"attention from end: IO {row['to IO']:.2f}, S1 {row['to S1']:.2f}, S2 {row['to S2']:.2f}"
+            f"attention from end: IO {row['to_io']:.2f}, S1 {row['to_s1']:.2f}, S2 {row['to_s2']:.2f}"
             for _, row in part.iterrows()
         ]
         figure.add_trace(_bars(part, part["head"], str(role), role_colour(str(role)), text), row=1, col=1)
@@ -51,12 +51,12 @@ def _bars(part: pd.DataFrame, x: pd.Series, name: str, colour: str, text: list[s
 def exchange_figure(table: pd.DataFrame) -> go.Figure:
     """Change of the logit difference when heads write what they write without a duplicate, beside the 95% range of
     matched sets of heads without a role. table: the exchanges of
-    :func:`talking_heads_utils.experiments.inhibition.circuit.circuit_table`."""
+    :func:`talking_heads_utils.experiments.inhibition.circuit.exchange_rows`."""
     figure = new_figure(420, barmode="overlay")
     names = table["part"].tolist()
     text = [
         f"{row['heads']}: {with_interval(row, 'effect')} logits, {row['share']:.0%} of the whole change, "
-        f"n = {row['n']}<br>{row['sets']:.0f} matched sets: {row['control low']:.2f} to {row['control high']:.2f}"
+        f"n = {row['n']}<br>{row['n_sets']:.0f} matched sets: {row['control_low']:.2f} to {row['control_high']:.2f}"
         for _, row in table.iterrows()
     ]
     colours = [role_colour(name) if name in roles.ALL else "#2f6f8f" for name in names]
@@ -64,8 +64,8 @@ def exchange_figure(table: pd.DataFrame) -> go.Figure:
         x=names, y=table["effect"].round(4).tolist(), error_y=error_bars(table, "effect"), marker_color=colours,
         name="heads found", hovertext=text, hoverinfo="text", showlegend=False,
     )  # fmt: skip
-    middle = (table["control low"] + table["control high"]) / 2
-    reach = ((table["control high"] - table["control low"]) / 2).round(4).tolist()
+    middle = (table["control_low"] + table["control_high"]) / 2
+    reach = ((table["control_high"] - table["control_low"]) / 2).round(4).tolist()
     figure.add_scatter(
         x=names, y=middle.round(4).tolist(), mode="markers", marker=dict(color=CONTROL, size=9, symbol="diamond"),
         error_y=dict(array=reach, thickness=6, width=0, color=CONTROL),

@@ -102,18 +102,32 @@ def menu_of_views(labels: Sequence[str], per_view: int, layouts: Sequence[dict] 
     return dropdown(buttons)
 
 
+def with_views(
+    figure: go.Figure,
+    views: Mapping[str, Sequence[Any]],
+    *,
+    panels: Sequence[int] | None = None,
+    layouts: Sequence[dict] | None = None,
+) -> go.Figure:
+    """Add the traces of every view, as many in each, and a dropdown that shows one view at a time, the first at first.
+
+    views: label -> traces. panels: the subplot row of each trace of a view. layouts: as in :func:`menu_of_views`.
+    """
+    for i, traces in enumerate(views.values()):
+        for k, trace in enumerate(traces):
+            trace.visible = i == 0
+            figure.add_trace(trace, **(dict(row=panels[k], col=1) if panels else {}))
+    per_view = len(next(iter(views.values()), ()))
+    return figure.update_layout(updatemenus=[menu_of_views(list(views), per_view, layouts)], margin_t=70)
+
+
 def by_menu(
     figure: go.Figure, table: pd.DataFrame, keys: Sequence[str], traces: Callable[[pd.DataFrame], list], **layout: Any
 ) -> go.Figure:
-    """Adds a dropdown that shows one part of a table at a time. keys: columns that tell the parts apart. traces: draws
-    one; all must have as many. layout: of the figure, beside the dropdown."""
+    """:func:`with_views` of the parts of a table. keys: columns that tell the parts apart. traces: draws one; all must
+    have as many. layout: of the figure, beside the dropdown."""
     views = {", ".join(map(str, key)): traces(part) for key, part in table.groupby(list(keys), sort=False)}
-    for i, found in enumerate(views.values()):
-        for trace in found:
-            trace.visible = i == 0
-            figure.add_trace(trace)
-    per_view = len(next(iter(views.values())))
-    return figure.update_layout(updatemenus=[menu_of_views(list(views), per_view)], **{"margin_t": 70, **layout})
+    return with_views(figure, views).update_layout(**layout)
 
 
 def slider(names: Sequence[str], prefix: str, *, pad: int, active: int = 0) -> dict:

@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.edit.algebra import direction
-from talking_heads_utils.edit.apply import weights_to_edit
-from talking_heads_utils.edit.edits import OV, QK
+from talking_heads_utils.edits.algebra import direction
+from talking_heads_utils.edits.apply import weights_to_edit
+from talking_heads_utils.edits.edits import OV, QK
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.forward.layers import AttentionLayer, attention_of, project
 from talking_heads_utils.forward.suffix import Suffix, stream

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,28 +89,13 @@ def _van_der_corput(i: int) -> float:
     return value
 
 
-class _Layout:
-    """Which dimensions of the residual stream hold what, before the whole is rotated."""
-
-    word: slice
-    position: slice
-    bos: slice
-    names: slice
-    objects: slice
-    duplicate: slice
-    first: slice
-    channel: slice
-    unread: slice
-    spare: slice
-
-    def __init__(self, n_words: int, rank: int):
-        sizes = dict(word=n_words, position=N_POSITIONS, bos=1, names=1, objects=1, duplicate=1,
-                     first=rank, channel=rank, unread=rank, spare=16)  # fmt: skip
-        start = 0
-        for name, size in sizes.items():
-            setattr(self, name, slice(start, start + size))
-            start += size
-        self.d_model = start
+def _layout(n_words: int, rank: int) -> SimpleNamespace:
+    """Which dimensions of the residual stream hold what, before the whole is rotated, and ``d_model``."""
+    sizes = dict(word=n_words, position=N_POSITIONS, bos=1, names=1, objects=1, duplicate=1,
+                 first=rank, channel=rank, unread=rank, spare=16)  # fmt: skip
+    ends = list(accumulate(sizes.values()))
+    spans = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends)}
+    return SimpleNamespace(d_model=ends[-1], **spans)
 
 
 class _HeadPlan:
@@ -118,7 +105,6 @@ class _HeadPlan:
         self.Q, self.K, self.V = (torch.zeros(d_model, d_head, dtype=torch.float64) for _ in range(3))
         self.O = torch.zeros(d_head, d_model, dtype=torch.float64)
         self.b_Q = torch.zeros(d_head, dtype=torch.float64)
-        self.strength_at: slice | None = None  # columns of Q that the movers' strength multiplies
         self._qk = self._ov = 0
 
     def meet(self, query: Tensor | slice | None, key: Tensor | slice, weight: float) -> None:
@@ -158,27 +144,28 @@ def plant(
     layer that do nothing of use. channel=False: the same heads, but what layer 1 writes lands where no mover reads.
     Raises :class:`OptionError` for a rank without place codes or a parameter that is no number from 0 on.
     """
-    _check(strength=strength, noise=noise, n_decoys=n_decoys)
+    for name, value in (("strength", strength), ("noise", noise), ("n_decoys", n_decoys)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise OptionError(f"{name} must be a finite number and not negative, not {value!r}.")
+    if not isinstance(n_decoys, int):
+        raise OptionError(f"n_decoys is a number of heads, not {n_decoys!r}.")
     check_seed(seed)
-    tokenizer = word_tokenizer()
-    generator = torch.Generator().manual_seed(seed)
-    places = place_codes(rank, N_POSITIONS)
-    words = _word_rows(tokenizer)
+    tokenizer, generator = word_tokenizer(), torch.Generator().manual_seed(seed)
+    words = {kind: tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1))) for kind in END_OF}
     rows = [token for ids in words.values() for token in ids]
-    layout = _Layout(len(rows), rank)
-    embed, positions = _embeddings(layout, words, tokenizer)
-    parts = _Parts(layout, places, embed, words, rank, channel, noise, generator)
-    plans = parts.layers(n_decoys)
-    turn = torch.linalg.qr(torch.randn(layout.d_model, layout.d_model, generator=generator, dtype=torch.float64))[0]
+    places = place_codes(rank, N_POSITIONS)
+    circuit = _Circuit(len(words["names"]), len(rows), places, strength, noise, channel, generator)
+    plans, d_model = circuit.layers(n_decoys), circuit.at.d_model
+    turn = torch.linalg.qr(torch.randn(d_model, d_model, generator=generator, dtype=torch.float64))[0]
     word_codes = torch.zeros(len(tokenizer), rank)
-    word_codes[rows] = parts.word_codes.float()
+    word_codes[rows] = circuit.word_codes.float()
     roles = _roles(n_decoys)
     writing = (INHIBITION, LIST, *([NOISE] if noise else [])) if channel else ()
     return Planted(
-        bridge=_build(layout, plans, embed, positions, turn, tokenizer, strength),
+        bridge=_build(circuit.at, plans, rows, turn, tokenizer),
         tokenizer=tokenizer,
         roles=roles,
-        channel=turn[layout.channel].float(),
+        channel=turn[circuit.at.channel].float(),
         components={r: [Component(h.layer, h.head, i) for h in roles[r] for i in range(rank)] for r in writing},
         places=places.float(),
         word_codes=word_codes,
@@ -187,14 +174,6 @@ def plant(
         strength=strength,
         has_channel=channel,
     )
-
-
-def _check(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise OptionError(f"{name} must be a finite number and not negative, not {value!r}.")
-    if not isinstance(numbers["n_decoys"], int):
-        raise OptionError(f"n_decoys is a number of heads, not {numbers['n_decoys']!r}.")
 
 
 def _roles(n_decoys: int) -> dict[str, list[Head]]:
@@ -206,46 +185,27 @@ def _roles(n_decoys: int) -> dict[str, list[Head]]:
     return roles | {DECOY: [head for head in heads_in(range(3), 4 + n_decoys) if head not in used]}
 
 
-def _word_rows(tokenizer: PreTrainedTokenizerFast) -> dict[str, list[int]]:
-    return {kind: tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1))) for kind in END_OF}
-
-
-def _embeddings(
-    layout: _Layout, words: dict[str, list[int]], tokenizer: PreTrainedTokenizerFast
-) -> tuple[Tensor, Tensor]:
-    """One dimension per name and item, flags for the sink and for the last words, one dimension per position."""
-    embed = torch.zeros(len(tokenizer), layout.d_model, dtype=torch.float64)
-    rows = [token for ids in words.values() for token in ids]
-    embed[rows, torch.arange(len(rows))] = 1
-    embed[tokenizer.bos_token_id, layout.bos] = 1
-    for kind, word in END_OF.items():
-        embed[tokenizer.convert_tokens_to_ids(word), getattr(layout, kind)] = 1
-    positions = torch.zeros(N_POSITIONS, layout.d_model, dtype=torch.float64)
-    positions[:, layout.position] = torch.eye(N_POSITIONS, dtype=torch.float64)
-    return embed, positions
-
-
-class _Parts:
+class _Circuit:
     """The heads, by role."""
 
     def __init__(
-        self, layout: _Layout, places: Tensor, embed: Tensor, words: dict[str, list[int]], rank: int, channel: bool,
-        noise: float, generator: torch.Generator,
+        self, n_names: int, n_words: int, places: Tensor, strength: float, noise: float, channel: bool,
+        generator: torch.Generator,
     ) -> None:  # fmt: skip
-        self.layout, self.rank, self.generator = layout, rank, generator
-        self.word_codes = noise * torch.randn(layout.word.stop, rank, generator=generator, dtype=torch.float64)
-        self.out = layout.channel if channel else layout.unread
-        self.d_head = max(layout.word.stop + N_POSITIONS + 1, rank + 6)
+        rank = places.shape[1]
+        self.at = at = _layout(n_words, rank)
+        self.strength, self.generator = strength, generator
+        self.word_codes = noise * torch.randn(n_words, rank, generator=generator, dtype=torch.float64)
+        self.out = at.channel if channel else at.unread
+        self.d_head = max(n_words + N_POSITIONS + 1, rank + 6)
         self.gains = torch.tensor(GAINS[:rank], dtype=torch.float64)
-        self.eye = torch.eye(layout.d_model, dtype=torch.float64)
-        self.codes = self._lift(layout.position, places.clone())
-        self.codes[layout.position.start] = 0  # the sink has no place
-        self.is_word = self._lift(layout.word, torch.ones(layout.word.stop, 1, dtype=torch.float64))
-        first = len(words["names"])
-        self.kinds = {}
-        for kind, rows in (("names", slice(0, first)), ("objects", slice(first, layout.word.stop))):
-            self.kinds[kind] = torch.zeros(layout.d_model, 1, dtype=torch.float64)
-            self.kinds[kind][rows] = 1
+        self.eye = torch.eye(at.d_model, dtype=torch.float64)
+        self.codes = self.eye[:, at.position] @ places
+        self.codes[at.position.start] = 0  # the sink has no place
+        self.kinds = {
+            "names": self.eye[:, :n_names].sum(1, keepdim=True),
+            "objects": self.eye[:, n_names:n_words].sum(1, keepdim=True),
+        }
 
     def layers(self, n_decoys: int) -> list[list[_HeadPlan]]:
         named = (
@@ -256,30 +216,25 @@ class _Parts:
         return [plans + [self.decoy() for _ in range(4 + n_decoys - len(plans))] for plans in named]
 
     def _plan(self, sink: float = SHARP / 2) -> _HeadPlan:
-        plan = _HeadPlan(self.layout.d_model, self.d_head)
+        plan = _HeadPlan(self.at.d_model, self.d_head)
         if sink:
-            plan.meet(None, self.layout.bos, sink)
+            plan.meet(None, self.at.bos, sink)
         return plan
-
-    def _lift(self, where: slice, block: Tensor) -> Tensor:
-        full = torch.zeros(self.layout.d_model, block.shape[1], dtype=torch.float64)
-        full[where] = block
-        return full
 
     def duplicate(self) -> _HeadPlan:
         """To an earlier token that is the same word, never itself; writes a flag and that place's code."""
-        plan, at = self._plan(), self.layout
+        plan, at = self._plan(), self.at
         plan.meet(at.word, at.word, SHARP)
         plan.meet(at.position, at.position, -2 * SHARP)
-        plan.move(self.is_word, self.eye[at.duplicate])
+        plan.move(self.eye[:, at.word].sum(1, keepdim=True), self.eye[at.duplicate])
         plan.move(self.codes / self.gains, self.eye[at.first])
         return plan
 
     def inhibition(self) -> _HeadPlan:
         """To everything that was named before; half of the mean place code goes into the channel."""
-        plan, at = self._plan(), self.layout
-        plan.meet(None, at.duplicate, SHARP)
-        plan.move(self.eye[:, at.first], 0.5 * self.gains[:, None] * self.eye[self.out])
+        plan = self._plan()
+        plan.meet(None, self.at.duplicate, SHARP)
+        plan.move(self.eye[:, self.at.first], 0.5 * self.gains[:, None] * self.eye[self.out])
         return plan
 
     def whole_list(self) -> _HeadPlan:
@@ -291,69 +246,68 @@ class _Parts:
 
     def noisy(self) -> _HeadPlan:
         """To every word; writes its random code into the channel."""
-        plan = self._plan()
-        plan.meet(None, self.is_word, SHARP)
-        plan.move(self._lift(self.layout.word, self.word_codes), self.eye[self.out])
+        plan, words = self._plan(), self.eye[:, self.at.word]
+        plan.meet(None, words.sum(1, keepdim=True), SHARP)
+        plan.move(words @ self.word_codes, self.eye[self.out])
         return plan
 
     def mover(self) -> _HeadPlan:
         """To the candidate that the channel inhibits least; copies its word."""
-        plan, at = self._plan(sink=0), self.layout
+        plan, at = self._plan(sink=0), self.at
         self._candidates(plan, CANDIDATE)
-        plan.meet(-self.eye[:, at.channel], self.codes, 1.0)  # scaled by the strength when the model is built
-        plan.strength_at = slice(plan._qk - self.rank, plan._qk)
+        plan.meet(-self.eye[:, at.channel], self.codes, self.strength)
         plan.move(self.eye[:, at.word], 0.5 * COPY * self.eye[at.word])
         return plan
 
     def _candidates(self, plan: _HeadPlan, weight: float) -> None:
         """First mentions of the kind of word that the last token asks for."""
         for kind in END_OF:
-            plan.meet(getattr(self.layout, kind), self.kinds[kind] - self.eye[:, self.layout.duplicate] * 2, weight)
+            plan.meet(getattr(self.at, kind), self.kinds[kind] - self.eye[:, self.at.duplicate] * 2, weight)
 
     def decoy(self) -> _HeadPlan:
         """Reads and writes at random in dimensions that nobody else uses."""
-        plan, d, spare = self._plan(), self.layout.d_model, self.layout.spare
+        plan, spare = self._plan(), self.eye[:, self.at.spare]
 
         def random() -> Tensor:
-            block = torch.randn(spare.stop - spare.start, 8, generator=self.generator, dtype=torch.float64)
-            return self._lift(spare, block)
+            return spare @ torch.randn(spare.shape[1], 8, generator=self.generator, dtype=torch.float64)
 
         plan.meet(random(), random(), 0.1)
-        plan.move(random(), random().T / d)
+        plan.move(random(), random().T / self.at.d_model)
         return plan
 
 
 def _build(
-    layout: _Layout, plans: list[list[_HeadPlan]], embed: Tensor, positions: Tensor, turn: Tensor,
-    tokenizer: PreTrainedTokenizerFast, strength: float,
-) -> TransformerBridge:  # fmt: skip
+    at: SimpleNamespace, plans: list[list[_HeadPlan]], rows: list[int], turn: Tensor, tokenizer: PreTrainedTokenizerFast
+) -> TransformerBridge:
+    """The model: one dimension per name and item, flags for the sink and for the last words, one per position."""
     from transformer_lens.model_bridge import TransformerBridge
 
     n_heads, d_head = len(plans[0]), plans[0][0].Q.shape[1]
     config = dict(
-        n_layers=len(plans), n_heads=n_heads, d_head=d_head, d_model=layout.d_model, n_ctx=N_POSITIONS,
+        n_layers=len(plans), n_heads=n_heads, d_head=d_head, d_model=at.d_model, n_ctx=N_POSITIONS,
         d_vocab=len(tokenizer), attn_only=True, normalization_type=None, seed=0,
     )  # fmt: skip
     bridge = TransformerBridge.boot_native(config, model_name="planted")
     # parameters by their plain paths, whatever the bridge has wrapped around the modules on the way
     plain = {n.replace("_original_component.", ""): p for n, p in bridge.original_model.named_parameters()}
-    unembed = torch.zeros_like(embed)
-    unembed[:, layout.word] = embed[:, layout.word]
-    tensors = {"tok_embed.weight": embed @ turn, "pos.weight": positions @ turn, "head.weight": unembed @ turn}
+    unembed = torch.zeros(len(tokenizer), at.d_model, dtype=torch.float64)
+    unembed[rows, torch.arange(len(rows))] = 1
+    embed = unembed.clone()
+    embed[tokenizer.bos_token_id, at.bos] = 1
+    for kind, word in END_OF.items():
+        embed[tokenizer.convert_tokens_to_ids(word), getattr(at, kind)] = 1
+    tensors = {"tok_embed.weight": embed @ turn, "pos.weight": turn[at.position], "head.weight": unembed @ turn}
     scale = math.sqrt(d_head)  # the model divides its scores by it
     for layer, heads in enumerate(plans):
-        for plan in heads:
-            if plan.strength_at is not None:
-                plan.Q[:, plan.strength_at] *= strength
         W = {name: torch.stack([getattr(plan, name) for plan in heads]) for name in ("Q", "K", "V", "O", "b_Q")}
         W["Q"], W["b_Q"] = scale * W["Q"], scale * W["b_Q"]
-        at = f"layers.{layer}.attn"
+        part = f"layers.{layer}.attn"
         for name in "QKV":
-            tensors[f"{at}.{name.lower()}.weight"] = (turn.T @ W[name]).transpose(1, 2).flatten(0, 1)
-            tensors[f"{at}.{name.lower()}.bias"] = torch.zeros(n_heads * d_head)
-        tensors[f"{at}.q.bias"] = W["b_Q"].flatten()
-        tensors[f"{at}.o.weight"] = (W["O"] @ turn).flatten(0, 1).T
-        tensors[f"{at}.o.bias"] = torch.zeros(layout.d_model)
+            tensors[f"{part}.{name.lower()}.weight"] = (turn.T @ W[name]).transpose(1, 2).flatten(0, 1)
+            tensors[f"{part}.{name.lower()}.bias"] = torch.zeros(n_heads * d_head)
+        tensors[f"{part}.q.bias"] = W["b_Q"].flatten()
+        tensors[f"{part}.o.weight"] = (W["O"] @ turn).flatten(0, 1).T
+        tensors[f"{part}.o.bias"] = torch.zeros(at.d_model)
     with torch.no_grad():
         for name, tensor in tensors.items():
             plain[name].copy_(tensor)

@@ -6,7 +6,7 @@ A span is a pair of characters of a text: the first, and the one after the last.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
 from typing import TYPE_CHECKING
@@ -70,19 +70,27 @@ def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
 
 
+def spelled(parts: Iterable[tuple[str, str]]) -> tuple[str, dict[str, Span]]:
+    """The text that parts make, ``(name of a position or "", characters)`` each, and where the named ones stand."""
+    text, spans = "", {}
+    for name, part in parts:
+        if name:
+            spans[name] = (len(text), len(text) + len(part))
+        text += part
+    return text, spans
+
+
 def render(template: str, fields: Mapping[str, Sequence[tuple[str, str]]]) -> tuple[str, dict[str, Span]]:
     """Fill a template and note where each word came to stand.
 
     fields: placeholder -> ``(name of the position, word)`` of each word; several are joined by commas.
     """
-    text, spans = "", {}
+    parts = []
     for literal, placeholder, _, _ in Formatter().parse(template):
-        text += literal
-        for i, (name, word) in enumerate(fields[placeholder] if placeholder else ()):
-            text += ", " if i else ""
-            spans[name] = (len(text), len(text) + len(word))
-            text += word
-    return text, spans
+        parts.append(("", literal))
+        for i, word in enumerate(fields[placeholder] if placeholder else ()):
+            parts += [("", ", "), word] if i else [word]
+    return spelled(parts)
 
 
 def encode(

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.prompts.encoding import prompt_set, tokenized
+from talking_heads_utils.prompts.encoding import prompt_set, spelled, tokenized
 from talking_heads_utils.prompts.sets import PromptSet, Recipe, check_count
 from talking_heads_utils.prompts.words import tokenizer_hash
 
@@ -34,10 +34,17 @@ class Question:
         """a x + b"""
         return self.function[0] * self.x + self.function[1]
 
+    def parts(self) -> list[tuple[str, str]]:
+        """As the post writes it: a line end and a pair, over and over, then the question with its answer. Numbers are
+        named."""
+        names = [*((f"x_{k}", f"y_{k}") for k in range(len(self.pairs))), ("x", "answer")]
+        lines = zip(names, (*self.pairs, (self.x, self.answer)))
+        return [part for (a, b), (x, y) in lines
+                for part in (("", "\n("), (a, str(x)), ("", ", "), (b, str(y)), ("", ")"))]  # fmt: skip
+
     def text(self) -> str:
-        """As the post writes it: a line end, one pair per line, then the question with its answer."""
-        lines = [f"({x}, {y})" for x, y in (*self.pairs, (self.x, self.answer))]
-        return "\n" + "\n".join(lines)
+        """:meth:`parts` as one text."""
+        return "".join(part for _, part in self.parts())
 
 
 @dataclass(frozen=True)
@@ -99,14 +106,13 @@ def encode_questions(
     """
     if not questions:
         raise TaskError("No question was given.")
-    read, unknown = tokenized([q.text() for q in questions], tokenizer), tokenizer.unk_token_id
+    texts, spans = zip(*(spelled(q.parts()) for q in questions))
     rows, places, answers = [], [], []
-    for question, tokens in zip(questions, read):
-        found = {name: tokens.covering(span) for name, span in _spans(question).items()}
+    for question, named, tokens in zip(questions, spans, tokenized(texts, tokenizer)):
+        found = {name: tokens.covering(span) for name, span in named.items()}
         for name, at in found.items():
-            if not at or unknown in tokens.ids[at[0] : at[-1] + 1]:
-                number = question.text()[slice(*_spans(question)[name])]
-                raise TaskError(f"{number} is no number that this tokenizer knows.")
+            if not at or tokenizer.unk_token_id in tokens.ids[at[0] : at[-1] + 1]:
+                raise TaskError(f"{dict(question.parts())[name]} is no number that this tokenizer knows.")
         answer = found.pop("answer")
         if len(answer) > 1 and not whole:
             raise TaskError(
@@ -125,7 +131,7 @@ def encode_questions(
         [[]] * len(rows),
         tokenizer,
         Recipe(TASK, len(rows), seed, tokenizer_hash(tokenizer), len(questions[0].pairs)),
-        texts=[q.text()[: -len(f"{q.answer})")] for q in questions],
+        texts=[text[: named["answer"][0]] for text, named in zip(texts, spans)],
         info=function | {"x": [q.x for q in questions], "answer": [q.answer for q in questions]},
         n_ctx=n_ctx,
     )
@@ -135,16 +141,3 @@ def asked_at(prompts: PromptSet) -> list[Int[Tensor, "n"]]:
     """Where each answer is asked for, in turn: before y_0, before y_1, ..., and at the end, which every prompt has."""
     n_examples = sum(name.startswith("ask_") for name in prompts.positions)
     return [*(prompts.positions[f"ask_{k}"] for k in range(n_examples)), prompts.positions["end"]]
-
-
-def _spans(question: Question) -> dict[str, tuple[int, int]]:
-    """Where every number stands in the question's text."""
-    spans, at = {}, 1
-    pairs = (*question.pairs, (question.x, question.answer))
-    for k, (x, y) in enumerate(pairs):
-        names = (f"x_{k}", f"y_{k}") if k < len(question.pairs) else ("x", "answer")
-        at += 1
-        for name, number in zip(names, (x, y)):
-            spans[name] = (at, at + len(str(number)))
-            at += len(str(number)) + 2
-    return spans

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.files import data_dir
-from talking_heads_utils.prompts.encoding import PromptText, encode
+from talking_heads_utils.prompts.encoding import PromptText, encode, spelled
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
 from talking_heads_utils.prompts.sets import PromptSet, Recipe, check_count, check_seed
 from talking_heads_utils.prompts.words import token_of, tokenizer_hash
@@ -64,20 +64,14 @@ class WordQuestion:
     x: str
     answer: str
 
-    def text(self) -> str:
-        """One pair per line, then the question up to its arrow."""
-        return "".join(f"{x}{ARROW} {y}\n" for x, y in self.pairs) + self.x + ARROW
-
-    def spans(self) -> dict[str, tuple[int, int]]:
-        """Characters that named positions are found by: the last of each x, the whole of each y, the arrow's last."""
-        spans, at = {}, 0
-        for k, (x, y) in enumerate((*self.pairs, (self.x, ""))):
-            asked, arrow = k == len(self.pairs), at + len(x) + len(ARROW) - 1
-            spans["x" if asked else f"x_{k}"] = (at + len(x) - 1, at + len(x))
-            if not asked:
-                spans |= {f"ask_{k}": (arrow, arrow + 1), f"y_{k}": (arrow + 2, arrow + 2 + len(y))}
-            at = arrow + 2 + len(y) + 1
-        return spans
+    def parts(self) -> list[tuple[str, str]]:
+        """One pair per line, then the question up to its arrow. Named are the last character of each x, the whole of
+        each y and the last character of each arrow but the question's."""
+        parts = []
+        for k, (x, y) in enumerate(self.pairs):
+            parts += [("", x[:-1]), (f"x_{k}", x[-1]), ("", ARROW[:-1]), (f"ask_{k}", ARROW[-1]), ("", " "),
+                      (f"y_{k}", y), ("", "\n")]  # fmt: skip
+        return [*parts, ("", self.x[:-1]), ("x", self.x[-1]), ("", ARROW)]
 
 
 def relation_names() -> list[str]:
@@ -163,7 +157,7 @@ def encode_words(
     place = {y: i for i, y in enumerate(relation.answers)}
     texts = [
         PromptText(
-            q.text(), q.spans(), q.answer, tuple(y for y in relation.answers if y != q.answer),
+            *spelled(q.parts()), q.answer, tuple(y for y in relation.answers if y != q.answer),
             dict(task=relation.name, half=half, x=q.x, y=q.answer, answer=place[q.answer]),
         )
         for q in questions

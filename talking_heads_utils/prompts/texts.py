@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unicodedata import east_asian_width
 
@@ -52,11 +51,15 @@ def from_texts(
     answer, a position that no token covers or that shares a token with another, an answer that is also wrong or begins
     as a wrong one does, text that the tokenizer does not know, and a prompt longer than ``n_ctx``.
 
-    Example: ``from_texts(["Mary met John. John gave it to"], ["Mary"], ["John"], tokenizer,
-    positions={"IO": ["Mary"], "S2": [("John", 1)]})``.
+    >>> from talking_heads_utils.prompts.toy import word_tokenizer
+    >>> text = "When Mary and John went to the school, John gave the hat to"
+    >>> positions = {"IO": ["Mary"], "S2": [("John", 1)]}
+    >>> prompts = from_texts([text], ["Mary"], ["John"], word_tokenizer(), positions=positions)
+    >>> {name: position.tolist() for name, position in prompts.positions.items()}
+    {'IO': [2], 'S2': [10], 'end': [14]}
     """
-    texts = texts if isinstance(texts, str) else list(texts)
-    candidates = _checked(texts, answers, wrong)
+    texts = _as_list(texts)
+    candidates = _checked(texts, _as_list(answers), None if wrong is None else _as_list(wrong))
     whole = [[_joined(text, one, add_space) for one in (*of.right, *of.wrong)] for text, of in zip(texts, candidates)]
     read = iter(tokenized([text for some in whole for text in some], tokenizer))
     found = [
@@ -86,8 +89,7 @@ class _Candidates(NamedTuple):
     wrong: list[str]
 
 
-@dataclass(frozen=True)
-class _Prompt:
+class _Prompt(NamedTuple):
     """One prompt: how errors call it, its text as far as it is asked, and first own tokens of its answers."""
 
     named: str
@@ -95,6 +97,10 @@ class _Prompt:
     tokens: Tokens
     right: list[int]
     wrong: list[int]
+
+
+def _as_list(given: Sequence[Any]) -> Sequence[Any]:
+    return given if isinstance(given, str) else list(given)
 
 
 def _checked(texts: Sequence[str], answers: Sequence[Answer], wrong: Sequence[Answer] | None) -> list[_Candidates]:
@@ -140,7 +146,7 @@ def _read(
 ) -> _Prompt:
     """One prompt of its candidates' tokens. Raises :class:`TaskError` where they cannot be told apart by one token."""
     for full, tokens in zip(whole, read):
-        if unknown in tokens.ids:
+        if unknown is not None and unknown in tokens.ids:
             at = list(tokens.ids).index(unknown)
             word = full[tokens.starts[at] : tokens.ends[at]]
             raise TaskError(f"The tokenizer does not know {word!r} in {named} or its answers.")
@@ -161,8 +167,7 @@ def _read(
         if token in right:
             other = of.right[right.index(token)]
             raise TaskError(f"{other!r} and the wrong {name!r} begin with the same token in {named}, but not all do.")
-    first = read[0]
-    prompt = Tokens(first.ids[:n], first.starts[:n], first.ends[:n])
+    prompt = Tokens(read[0].ids[:n], read[0].starts[:n], read[0].ends[:n])
     return _Prompt(named, whole[0][: prompt.ends[-1]], prompt, list(dict.fromkeys(right)), list(dict.fromkeys(wrong)))
 
 
@@ -204,17 +209,14 @@ def _span(named: str, text: str, place: Any) -> Span:
 def _places(prompt: _Prompt, spans: Mapping[str, Span]) -> dict[str, int]:
     """Last token of each span. Raises :class:`TaskError` for one without a token and for two that share one."""
     taken: dict[int, str] = {}
-    for name, token in _covered(prompt, spans):
-        if token in taken and taken[token] != name:
-            piece = prompt.text[prompt.tokens.starts[token] : prompt.tokens.ends[token]]
-            raise TaskError(f"Positions {taken[token]!r} and {name!r} share the token {piece!r} in {prompt.named}.")
-        taken[token] = name
-    return {name: token for token, name in taken.items()}
-
-
-def _covered(prompt: _Prompt, spans: Mapping[str, Span]) -> Iterator[tuple[str, int]]:
+    found = {}
     for name, span in spans.items():
         tokens = prompt.tokens.covering(span)
         if not tokens:
             raise TaskError(f"No token covers position {name!r} in {prompt.named}.")
-        yield from ((name, token) for token in tokens)
+        if shared := [token for token in tokens if token in taken]:
+            piece = prompt.text[prompt.tokens.starts[shared[0]] : prompt.tokens.ends[shared[0]]]
+            raise TaskError(f"Positions {taken[shared[0]]!r} and {name!r} share the token {piece!r} in {prompt.named}.")
+        taken |= dict.fromkeys(tokens, name)
+        found[name] = tokens[-1]
+    return found

@@ -65,7 +65,7 @@ def role_of(head: Head, roles: dict[str, list[Head]]) -> str | None:
 
 
 COLUMNS = [
-    "role", "head", "path", "reader", "effect", "low", "high", "unit", "n", "chosen by", "p", "to IO", "to S1", "to S2",
+    "role", "head", "path", "reader", "effect", "low", "high", "unit", "n", "chosen_by", "p", "to_io", "to_s1", "to_s2",
     "confirmed",
 ]  # fmt: skip
 
@@ -128,14 +128,14 @@ class Roles:
             if not r.confirmed:
                 continue
             row = rows.setdefault((r.role, r.head), {
-                "role": r.role, "head": str(r.head), "acts on": [], "effect": r.effect.mean,
-                "95% interval": f"{r.effect.low:.2f} to {r.effect.high:.2f}", "unit": UNITS[r.path],
-                **dict(zip(("to IO", "to S1", "to S2"), r.attention if r.path != VALUE else (math.nan,) * 3)),
+                "role": r.role, "head": str(r.head), "acts_on": [], "effect": r.effect.mean,
+                "low": r.effect.low, "high": r.effect.high, "unit": UNITS[r.path],
+                **dict(zip(("to_io", "to_s1", "to_s2"), r.attention if r.path != VALUE else (math.nan,) * 3)),
                 "n": r.effect.n,
             })  # fmt: skip
-            row["acts on"].append("the logits" if r.reader is None else f"{r.reader}'s {r.path}")
+            row["acts_on"].append("the logits" if r.reader is None else f"{r.reader}'s {r.path}")
         table = pd.DataFrame(list(rows.values()))
-        return table.assign(**{"acts on": table["acts on"].map(", ".join)}) if len(table) else table
+        return table.assign(**{"acts_on": table["acts_on"].map(", ".join)}) if len(table) else table
 
     def frame(self) -> pd.DataFrame:
         """One row per entry: role, head, path, reader, effect, low, high, unit, n, the selection half's effect and p,
@@ -146,8 +146,8 @@ class Roles:
             {
                 "role": r.role, "head": str(r.head), "path": r.path, "reader": str(r.reader or ""),
                 "effect": r.effect.mean, "low": r.effect.low, "high": r.effect.high, "unit": UNITS[r.path],
-                "n": r.effect.n, "chosen by": r.chosen_by, "p": r.p, "to IO": r.attention[0],
-                "to S1": r.attention[1], "to S2": r.attention[2], "confirmed": r.confirmed,
+                "n": r.effect.n, "chosen_by": r.chosen_by, "p": r.p, "to_io": r.attention[0],
+                "to_s1": r.attention[1], "to_s2": r.attention[2], "confirmed": r.confirmed,
             }
             for r in self.entries
         ]  # fmt: skip
@@ -159,8 +159,8 @@ class Roles:
         return cls(tuple(
             Role(
                 row["role"], Head.parse(row["head"]), row["path"], Head.parse(row["reader"]) if row["reader"] else None,
-                row["chosen by"], row["p"], Interval(row["effect"], row["low"], row["high"], row["n"]),
-                (row["to IO"], row["to S1"], row["to S2"]),
+                row["chosen_by"], row["p"], Interval(row["effect"], row["low"], row["high"], row["n"]),
+                (row["to_io"], row["to_s1"], row["to_s2"]),
             )
             for row in frame.to_dict("records")
         ))  # fmt: skip

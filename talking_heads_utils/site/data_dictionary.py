@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from talking_heads_utils.experiments.catalogue import EXPERIMENTS
+from talking_heads_utils.experiments.rows import Row
 from talking_heads_utils.files import data_dir
 
 _CARD = {
@@ -52,21 +54,23 @@ _BENCHMARK = {
     "rows": "a case each: `ours_s`, `plain_s` (median seconds), `ratio` (plain over ours), `max_abs_diff` (largest "
     "difference between the two results), `ours_peak_mb`, `plain_peak_mb` (resident memory, 10⁶ bytes)",
 }
-_RESULT = {
-    "format": "of these two files, a number",
-    "experiment": "its name; `talking_heads_utils.experiments.catalogue` lists them all",
-    "chapter": "whose page it belongs to",
+_PLAN = {
+    "run": "of what kind the run is",
     "model": "as the command took it",
-    "shows": "what a figure of it must say it shows",
     "revision": "the Hub's commit; null for a model that is not from the Hub",
     "checkpoint": "sum of a folder's weights; null otherwise",
     "processing": "of the weights before anything was measured",
-    "dtype": "of chapter 4's model",
+    "dtype": "of the model",
     "prefix": "the tokens in front of every prompt and every window of running text, as text; empty for none",
     "seed": "of prompts, draws and controls",
     "quick": "whether prompts and grids were cut down; no page shows such a result",
-    "texts": "running text, with its sum or revision; null for texts made for a model of the book",
-    "code": "version of this package",
+}
+_RESULT = {
+    "experiment": "its name; `talking_heads_utils.experiments.catalogue` lists them all",
+    "chapter": "whose page it belongs to",
+    "shows": "what a figure of it must say it shows",
+    "source": "sum of the code that made it: of its module and of all that this imports",
+    "texts": "running text that it read, with its sum or revision; null where it reads none",
     "rows": "of the table",
     "not_possible": "why the model cannot do this experiment; null where there is a table",
     "seconds": "it took",
@@ -86,15 +90,22 @@ _SCORES = {
 
 @dataclass(frozen=True)
 class DataFiles:
-    """Files of one kind. pattern: below ``data/``. fields: of a JSON file or a safetensors file, name -> meaning."""
+    """Files of one kind. pattern: below ``data/``. fields: of a JSON or safetensors file,
+    or columns of a table, name -> meaning. but: a file name that is not meant."""
 
     pattern: str
     holds: str
     made_by: str
     fields: Mapping[str, str] = field(default_factory=dict)
+    but: str = ""
 
     def paths(self) -> list[Path]:
-        return sorted(data_dir().glob(self.pattern))
+        return [path for path in sorted(data_dir().glob(self.pattern)) if path.name != self.but]
+
+
+def columns_of(kind: type[Row] | None) -> dict[str, str]:
+    """Column -> what it holds and in which unit, as the rows declare it."""
+    return {c.name: c.meaning + (f" ({c.unit})" if c.unit else "") for c in kind.columns()} if kind else {}
 
 
 DATA_FILES = (
@@ -175,16 +186,18 @@ DATA_FILES = (
         "hand",
     ),
     DataFiles(
-        "results/*/*.json",
-        "Finished experiments, model by model: what each is, what it depends on and how it was made.",
+        "results/*/plan.json",
+        "What all finished experiments of a model have in common.",
         "`python -m talking_heads_utils reproduce --model MODEL`",
-        _RESULT,
+        _PLAN,
     ),
     DataFiles(
-        "results/*/*.parquet",
-        "Their tables. Columns are said where each is made: `talking_heads_utils.experiments.catalogue` names the "
-        "functions.",
-        "the same",
+        "results/*/*.json", "Finished experiments: what each depends on and how it was made.", "the same", _RESULT,
+        but="plan.json",
+    ),
+    *(
+        DataFiles(f"results/*/{e.name}.parquet", f"Tables: {e.about}.", "the same", columns_of(e.row))
+        for e in EXPERIMENTS
     ),
     DataFiles(
         "seeds/plan.json",

@@ -13,8 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.experiments.icl.bayes import bayes_accuracy, trained_prior
-from talking_heads_utils.prompts.functions import Examples, Family
+from talking_heads_utils.experiments.icl.functions import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.prompts.toy import number_tokenizer
 from talking_heads_utils.training.job import Job, Progress
 from talking_heads_utils.training.model import fresh_gpt2

@@ -48,8 +48,7 @@ class Prompts:
         self.bos = tokenizer.bos_token_id
         self.comma = tokenizer.convert_tokens_to_ids(",")
         self.ids = {
-            kind: np.array(tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1))))
-            for kind in WORD_LISTS
+            kind: np.array(tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1)))) for kind in WORD_LISTS
         }
         self.ioi = [self._pieces(t, tokenizer) for t in load_templates("ioi")["templates"].values()]
         self.laundry = [self._pieces(t, tokenizer) for t in load_templates("laundry")["wordings"].values()]

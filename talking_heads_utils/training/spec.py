@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.prompts.functions import Family
+from talking_heads_utils.experiments.icl.functions import Family
 
 WORK, PLACE, FREE = "work", "place", "free"
 READ_FIRST = 8.0
@@ -87,7 +87,7 @@ class MiniSpec:
 
 @dataclass(frozen=True)
 class FunctionsSpec:
-    """One small model of functions y = a x + b (:class:`~talking_heads_utils.prompts.functions.Family`), in context.
+    """One small model of functions of a :class:`~talking_heads_utils.experiments.icl.functions.Family`, in context.
 
     dropout: of the attention pattern while it trains, meant to keep any head from being alone in what it does.
     noise: of the labels that a prompt shows; it grows from 0 over the first ``ramp`` steps. The answer that is asked

@@ -8,7 +8,6 @@ tables drop without a word is read here (scaled rotary positions, biases, a wind
 from __future__ import annotations
 
 import mmap
-import re
 import struct
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -23,14 +22,12 @@ from torch import Tensor
 from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.weights.families import family_of
 
-SUFFIX = ".gguf"
 ROPE_FACTORS = "rope_freqs.weight"  # where llama.cpp keeps what a Hugging Face config calls rope_type llama3
-_PART = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$")
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 _READ_HERE = {
     "attention.key_length", "attention.value_length", "attention.sliding_window", "rope.dimension_count",
     "rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
-    "rope.scaling.finetuned", "expert_count", "expert_used_count", "tensor_data_layout",
+    "rope.scaling.finetuned", "tensor_data_layout",
 }  # fmt: skip
 
 
@@ -51,33 +48,21 @@ class _Reader(GGUFReader):
 
 
 class GgufFile:
-    """A GGUF file, or all parts of a split one, whose header has been read.
+    """A GGUF file whose header has been read.
 
     metadata: name -> value; a list of strings is left out. tensors: name -> the library's view into the mapped file.
-    Raises :class:`CheckpointError` for a file that is no GGUF, is cut short or has parts missing.
+    Raises :class:`CheckpointError` for a file that is no GGUF, is cut short or is one part of several.
     """
 
     def __init__(self, path: Path):
-        self.paths = _parts(path)
-        self.metadata: dict[str, Any] = {}
-        self.tensors: dict[str, ReaderTensor] = {}
-        self.where: dict[str, Path] = {}
-        self._readers = [_read(part) for part in self.paths]
-        for part, reader in zip(self.paths, self._readers, strict=True):
-            self.tensors |= (found := {tensor.name: tensor for tensor in reader.tensors})
-            self.where |= dict.fromkeys(found, part)
-            self.metadata = {name: field.contents() for name, field in reader.fields.items()} | self.metadata
-        self._check_parts()
-        self.architecture = str(self.metadata.get("general.architecture"))
-
-    def _check_parts(self) -> None:
-        parts, tensors = (self.metadata.get(f"split.{name}") for name in ("count", "tensors.count"))
-        if parts not in (None, 0, 1) and (parts != len(self.paths) or tensors not in (None, len(self.tensors))):
+        self.path, self._reader = path, _read(path)
+        self.metadata: dict[str, Any] = {name: field.contents() for name, field in self._reader.fields.items()}
+        self.tensors: dict[str, ReaderTensor] = {tensor.name: tensor for tensor in self._reader.tensors}
+        if (parts := self.metadata.get("split.count")) not in (None, 0, 1):
             raise CheckpointError(
-                f"{self.paths[0]} is one of {parts} parts with {tensors} tensors together; {len(self.paths)} with "
-                f"{len(self.tensors)} are here. Put all parts into one folder, under the names they were made with "
-                "(NAME-00001-of-00003.gguf)."
+                f"{path} is one of {parts} parts. Join them first, by llama.cpp's `llama-gguf-split --merge`."
             )
+        self.architecture = str(self.metadata.get("general.architecture"))
 
     def dequantised(self, name: str) -> np.ndarray:
         """One tensor in float32, its shape in the order of torch."""
@@ -86,15 +71,14 @@ class GgufFile:
             return dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
         except NotImplementedError as error:
             raise CheckpointError(
-                f"{name} in {self.where[name]} is stored as {tensor.tensor_type.name}, which the gguf library cannot "
+                f"{name} in {self.path} is stored as {tensor.tensor_type.name}, which the gguf library cannot "
                 "dequantise. Take a file of another quantisation."
             ) from error
 
     def let_go(self) -> None:
         """The file's pages leave memory; what is read again comes from the disk again."""
         if hasattr(mmap, "MADV_DONTNEED"):
-            for reader in self._readers:
-                reader.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+            self._reader.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -106,19 +90,8 @@ class GgufFile:
             return AutoConfig.for_model(**plain).to_dict()
         except Exception as error:  # transformers refuses a config by errors of many kinds
             raise CheckpointError(
-                f"The metadata of {self.paths[0]} describe no {plain['model_type']} model: {error}"
+                f"The metadata of {self.path} describe no {plain['model_type']} model: {error}"
             ) from error
-
-
-def _parts(path: Path) -> list[Path]:
-    """The file itself, or all parts of a split one."""
-    if (found := _PART.match(path.name)) is None:
-        return [path]
-    n = int(found["parts"])
-    parts = [path.with_name(f"{found['stem']}-{part:05}-of-{n:05}{SUFFIX}") for part in range(1, n + 1)]
-    if missing := [part.name for part in parts if not part.is_file()]:
-        raise CheckpointError(f"{path} is one of {n} parts; {', '.join(missing[:3])} of them is not in its folder.")
-    return parts
 
 
 def _read(path: Path) -> _Reader:
@@ -140,7 +113,7 @@ def plain_config(file: GgufFile) -> dict[str, Any]:
     """The part of a Hugging Face config that the file's metadata and tensors say, under the names that it has there."""
     from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
 
-    kind, where = file.architecture, f"The file {file.paths[0].name}"
+    kind, where = file.architecture, f"The file {file.path.name}"
     family_of({"model_type": kind}, where)
     table = GGUF_TO_TRANSFORMERS_MAPPING["config"].get(kind)
     if table is None:
@@ -175,8 +148,6 @@ def _llama_like(file: GgufFile, kind: str, said: Mapping[str, Any], where: str) 
             f"{where} has keys of {d_head} dimensions, of which {turned} turn by position, and values of {values}: "
             "only heads where the three are one are known here."
         )
-    if said.get("expert_count"):
-        raise CheckpointError(f"{where} is a mixture of {said['expert_count']} experts, which is not known here.")
     found = {"head_dim": d_head, "rope_parameters": _rope(file, said, d_head, where)}
     if kind == "llama":
         found |= {
@@ -235,7 +206,7 @@ class GgufTensors:
         n_layers = file.metadata.get(f"{file.architecture}.block_count", 0)
         if arch is None or not isinstance(n_layers, int) or not 0 < n_layers <= len(file.tensors):
             raise CheckpointError(
-                f"{file.paths[0]} says that it is a {file.architecture!r} with {n_layers!r} layers, which cannot be. "
+                f"{file.path} says that it is a {file.architecture!r} with {n_layers!r} layers, which cannot be. "
                 "Download or convert it again."
             )
         names = get_tensor_name_map(arch, n_layers + 1)
@@ -245,7 +216,7 @@ class GgufTensors:
             for end in (".weight", ".bias")
             if own + end in file.tensors
         }
-        self.files = {name: file.where[own] for name, own in self.names.items()}
+        self.files = dict.fromkeys(self.names, file.path)
 
     def __len__(self) -> int:
         return len(self.file.tensors)

@@ -54,7 +54,7 @@ def tokenizer_of(file: GgufFile) -> Any:
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 
-    where = file.paths[0]
+    where = file.path
     if not {"tokenizer.ggml.model", "tokenizer.ggml.tokens"} <= set(file.metadata):
         raise CheckpointError(
             f"{where} has no tokenizer. What needs attention weights alone can be had from it: "
@@ -90,7 +90,7 @@ def _split(file: GgufFile, backend: Any) -> Any:
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), whole])
     known = ", ".join(sorted({*GPT2_SPLIT, *DIGITS_SPLIT, *GGUF_PRE_TOKENIZER_SPLITS}))
     raise CheckpointError(
-        f"The tokenizer in {file.paths[0]} cuts text up in the way {pre!r}, which is not known here. Known: {known}."
+        f"The tokenizer in {file.path} cuts text up in the way {pre!r}, which is not known here. Known: {known}."
     )
 
 

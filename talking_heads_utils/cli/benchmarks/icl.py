@@ -17,12 +17,12 @@ from torch import Tensor
 
 from talking_heads_utils.cli.benchmarks import Row, compare, random_model
 from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.experiments.icl.functions import Family
 from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, RANDOM_PAIRS, draw_pairing
 from talking_heads_utils.forward.end_runs import patch_grid, replacements, run_end
 from talking_heads_utils.forward.head_sets import ZERO, Ablations, ablations, random_heads
 from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.prompts.functions import Family
 from talking_heads_utils.prompts.questions import Numbers, encode_questions, numbers_of
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.prompts.toy import level_tokenizer

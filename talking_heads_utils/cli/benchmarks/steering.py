@@ -18,11 +18,11 @@ from torch import Tensor
 
 from talking_heads_utils.cli.benchmarks import Row, compare, random_model
 from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.forward.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts.lists import build_laundry
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.prompts.toy import word_tokenizer
-from talking_heads_utils.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import is_empty
-from talking_heads_utils.edit.edits import Edit, new_edit, scales
+from talking_heads_utils.edits.edits import Edit, new_edit, scales
 from talking_heads_utils.effects import component_effects
 from talking_heads_utils.errors import NotApplicable, OptionError
 from talking_heads_utils.experiments.context import Context

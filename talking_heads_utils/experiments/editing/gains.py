@@ -16,9 +16,9 @@ from talking_heads_utils.experiments.positional.coordinates import index_of_answ
 from talking_heads_utils.experiments.positional.gains import Gain, Strategy, gains
 from talking_heads_utils.experiments.positional.steering import GainRow, axis, gain_rows, right_under
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.forward.steer import grid, prepare
 from talking_heads_utils.labels import Component
 from talking_heads_utils.stats import Interval, share, share_change
-from talking_heads_utils.steer import grid, prepare
 
 EDIT = "edit"  # strategy of a row that is of an edit
 

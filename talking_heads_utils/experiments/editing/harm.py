@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.edit.apply import apply
-from talking_heads_utils.edit.edits import Edit
+from talking_heads_utils.edits.apply import apply
+from talking_heads_utils.edits.edits import Edit
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.corpus import corpus_of
 from talking_heads_utils.experiments.editing.components import Components, Prompts
@@ -96,7 +96,7 @@ def text_harm(
     batch: int = 16,
 ) -> list[Harm]:
     """Every edit on the same text. mask: True where a token is no padding, which stands at the right; None where there
-    is none. Raises as :func:`~talking_heads_utils.edit.apply.apply` does."""
+    is none. Raises as :func:`~talking_heads_utils.edits.apply.apply` does."""
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
     parts: list[list[Harm]] = [[] for _ in edits]
     for rows in batches.blocks(len(tokens), batch, "blocks of text"):

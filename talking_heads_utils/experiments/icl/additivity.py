@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,74 +11,74 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments.icl.clusters import drawn_weights, ends
+from talking_heads_utils.experiments.icl.task import Drawn, Task
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.suffix import Suffix, suffix
 from talking_heads_utils.prompts.questions import Numbers
 from talking_heads_utils.prompts.sets import PromptSet
 
 if TYPE_CHECKING:
-    import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
+
+    from talking_heads_utils.experiments.context import Context
+
+COUNTS = (1, 2, 3, 4, 6, 8, 12)
+
+
+@dataclass(frozen=True)
+class AdditivityRow(Row):
+    """What so many examples do to the last token together, and what each does alone, along the answer's direction."""
+
+    task: str = column("", "what the model is asked")
+    n_examples: int = column("", "examples in the prompt")
+    together: float = column("resid", "change of the final stream at end along the answer's direction, mean")
+    summed: float = column("resid", "sum of the changes by each example alone, right before the question, mean")
+    ratio: float = column("", "summed over together: 1 if contributions add")
+    low: float = column("", "lower end of ratio, 95% over functions or answers")
+    high: float = column("", "upper end of ratio")
+    cosine: float = column("", "of the two whole changes, mean")
+    n: int = column("", "questions")
 
 
 def final_residuals(bridge: TransformerBridge, prompts: PromptSet) -> tuple[Float[Tensor, "n d_model"], Suffix]:
     """Final residual stream at the last token of each prompt, and the run it comes from."""
-    ends = suffix(bridge, prompts, bridge.cfg.n_layers - 1)
-    return ends.final(ends.resid[:, None])[:, 0], ends
+    made = suffix(bridge, prompts, bridge.cfg.n_layers - 1)
+    return made.final(made.resid[:, None])[:, 0], made
 
 
-def answer_directions(ends: Suffix, prompts: PromptSet, numbers: Numbers) -> Float[Tensor, "n d_model"]:
+def answer_directions(made: Suffix, prompts: PromptSet, answers: Numbers) -> Float[Tensor, "n d_model"]:
     """The unembedding of each right answer less the mean of all answers', to length one."""
-    W = ends.unembed[:, numbers.ids.to(ends.unembed.device)]
-    right = W[:, numbers.place_of(torch.tensor(list(prompts.info["answer"])))]
+    W = made.unembed[:, answers.ids.to(made.unembed.device)]
+    right = W[:, answers.place_of(torch.tensor(list(prompts.info["answer"])))]
     directions = (right - W.mean(1, keepdim=True)).T
     return directions / directions.norm(dim=-1, keepdim=True)
 
 
-def additivity_table(
-    bridge: TransformerBridge,
-    encode: Callable[[Sequence[Any]], PromptSet],
-    questions: Sequence[Any],
-    numbers: Numbers,
-    counts: Sequence[int],
-) -> pd.DataFrame:
+def additivity(run: Context, task: Task, drawn: Drawn, counts: Sequence[int] = COUNTS) -> list[AdditivityRow]:
     """For n examples: what they do to the last token together, and the sum of what each does alone.
 
-    Both are differences from the same question without examples, along the answer's direction. Columns ``n_examples,
-    together, summed, ratio, low, high, cosine, n``: means of both; their ratio (1: contributions add) with its 95%
-    interval over questions; the cosine of the two whole differences. An example alone stands right before the question.
-    questions: of numbers or of words, which ``encode`` makes prompts of.
+    Both are differences from the same question without examples.
     Raises :class:`OptionError` for more examples than the questions have.
     """
-    import pandas as pd
-
-    most = min(len(q.pairs) for q in questions)
+    some = drawn.questions
+    most = min(len(q.pairs) for q in some)
     if max(counts) > most or min(counts) < 1:
         raise OptionError(f"These questions have {most} examples; {min(counts)} to {max(counts)} were asked for.")
 
-    def run(some: Sequence[Any]) -> Tensor:
-        return final_residuals(bridge, encode(some))[0].double()
+    def final(shown: Sequence[Any]) -> Tensor:
+        return final_residuals(run.bridge, task.encode(run, shown))[0].double()
 
-    bare = encode([replace(q, pairs=()) for q in questions])
-    nothing, ends = final_residuals(bridge, bare)
-    directions = answer_directions(ends, bare, numbers).double()
-    one = ([replace(q, pairs=(q.pairs[j],)) for q in questions] for j in range(max(counts)))
-    alone = torch.stack([run(some) - nothing for some in one])
-    rows = []
+    bare = task.encode(run, [replace(q, pairs=()) for q in some])
+    nothing, made = final_residuals(run.bridge, bare)
+    directions = answer_directions(made, bare, task.answers).double()
+    one = ([replace(q, pairs=(q.pairs[j],)) for q in some] for j in range(max(counts)))
+    alone = torch.stack([final(shown) - nothing for shown in one])
+    weights, rows = drawn_weights(drawn.clusters[:, -1], n_draws=2000), []
     for n in counts:
-        together = run([replace(q, pairs=q.pairs[:n]) for q in questions]) - nothing
-        summed = alone[:n].sum(0)
-        along, sums = (together * directions).sum(1), (summed * directions).sum(1)
-        ratio = _ratio_interval(sums, along)
+        together, summed = final([replace(q, pairs=q.pairs[:n]) for q in some]) - nothing, alone[:n].sum(0)
         cosine = torch.nn.functional.cosine_similarity(together, summed).mean().item()
-        rows.append(dict(n_examples=n, together=along.mean().item(), summed=sums.mean().item(), **ratio, cosine=cosine,
-                         n=len(questions)))  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _ratio_interval(top: Float[Tensor, "n"], bottom: Float[Tensor, "n"], n_boot: int = 2000) -> dict[str, float]:
-    """Ratio of two means, with its 95% bootstrap interval over questions."""
-    top, bottom = top.cpu(), bottom.cpu()
-    draws = torch.randint(len(top), (n_boot, len(top)), generator=torch.Generator().manual_seed(0))
-    ratios = top[draws].mean(1) / bottom[draws].mean(1)
-    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
-    return dict(ratio=(top.mean() / bottom.mean()).item(), low=low, high=high)
+        along, sums = ((whole * directions).sum(1).cpu() for whole in (together, summed))
+        ratio = (part.item() for part in ends((weights @ sums) / (weights @ along)))
+        rows.append(AdditivityRow(task.name, n, along.mean().item(), sums.mean().item(), *ratio, cosine, len(some)))
+    return rows

@@ -101,4 +101,4 @@ def pair_reader(kind: str, n: int = 20) -> Reader:
     answers, none = torch.full((n,), ANSWER), torch.zeros(n, 0, dtype=torch.long)
     prompts = PromptSet(tokens, mask, end, answers, none, [""] * n, {}, Recipe("two heads", n, 0, ""))
     ends, words = suffix(bridge, prompts, 0), torch.arange(N_WORDS)
-    return Reader(ends, Numbers(words, words), answers, replacements(run_end(ends), ZERO))
+    return Reader(ends, Numbers(words, words), answers, torch.arange(n), replacements(run_end(ends), ZERO))

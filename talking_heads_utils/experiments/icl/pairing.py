@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.prompts.functions import Examples, Family
+from talking_heads_utils.experiments.icl.functions import Examples, Family
 from talking_heads_utils.prompts.questions import Question
 from talking_heads_utils.prompts.sets import check_count
 

@@ -2,77 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.errors import OptionError
+from talking_heads_utils.errors import NotApplicable, OptionError
+from talking_heads_utils.experiments.icl.clusters import mean_in_clusters
 from talking_heads_utils.experiments.icl.redundancy import Reader
-from talking_heads_utils.experiments.icl.scores import score_numbers
-from talking_heads_utils.forward.head_sets import ablations
+from talking_heads_utils.experiments.icl.scores import score_answers
+from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.forward.head_sets import NOTHING, ablations
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.questions import asked_at
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.stats import Interval, bootstrap_mean, share, share_in_clusters
+from talking_heads_utils.stats import ridge_weights, share_in_clusters
 
 if TYPE_CHECKING:
-    import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
 
-ATTENTION, MLP = "attention", "MLP"
-RIDGE = 1e-2
+ATTENTION, MLP = "attention", "mlp"
+RIDGE = 1e-2  # of the mean square of a feature
 
 
-def layer_table(reader: Reader, prompts: PromptSet) -> pd.DataFrame:
-    """What is left of each score with one layer's attention or MLP out at ``end``.
+# --- layers taken out ---
 
-    Columns ``part, layer, exact, low, high, near, near_low, near_high, parity, parity_low, parity_high, parity_copied,
-    distance, n`` (shares with 95% intervals over prompts; distance: mean). parity_copied: the share of right parities
-    that an answer copied from an earlier example would have, see :func:`parity_of_copies`. The plain run is part
-    ``nothing``. Of words, exact answers alone are scored; the other columns are NaN.
-    """
-    import pandas as pd
 
+@dataclass(frozen=True)
+class PartRow(Row):
+    """What is left of each score with one layer's attention or MLP out at the last token."""
+
+    task: str = column("", "what the model is asked")
+    part: str = column("", "what is out: attention, mlp or nothing")
+    layer: int | None = column("", "of which layer; none with nothing out")
+    exact: float = column("share", "right answers, among the task's answers")
+    low: float = column("share", "lower end of exact, 95% over functions or answers")
+    high: float = column("share", "upper end of exact")
+    near: float | None = column("share", "answers at most 3 from the right one; none of words")
+    near_low: float | None = column("share", "lower end of near")
+    near_high: float | None = column("share", "upper end of near")
+    parity: float | None = column("share", "answers of the right parity; none of words")
+    parity_low: float | None = column("share", "lower end of parity")
+    parity_high: float | None = column("share", "upper end of parity")
+    parity_copied: float | None = column("share", "right parities of answers copied from an example of the prompt")
+    distance: float | None = column("", "distance of the answer from the right one, mean; none of words")
+    n: int = column("", "prompts")
+
+
+def layers_out(reader: Reader, prompts: PromptSet, *, task: str = "") -> list[PartRow]:
+    """Exact and, of numbers, near answers and right parities, without each layer's attention or MLP at ``end``."""
     n_layers = reader.shape[0]
     heads = {f"{ATTENTION} {layer}": heads_in([layer], reader.shape[1]) for layer in range(n_layers)}
     mlps = {f"{MLP} {layer}": [layer] for layer in range(n_layers)} if reader.ends.layers[0].mlp else {}
     chosen = ablations(reader.shape, heads, mlps)
-    scores = score_numbers(reader.numbers.read(reader.run(chosen)), prompts)
+    scores = score_answers(reader.answers.read(reader.run(chosen)), prompts)
     rows = []
     for i, name in enumerate(chosen.names):
+        exact, near, parity = (
+            (None,) * 3 if hits is None else share_in_clusters(hits[:, i], reader.clusters)[:3]
+            for hits in (scores.exact, scores.near, scores.parity)
+        )
         part, _, layer = name.partition(" ")
-        exact, near, parity = (_share(hits, i) for hits in (scores.exact, scores.near, scores.parity))
-        distance = torch.nan if scores.distance is None else scores.distance[:, i].double().mean().item()
-        rows.append(
-            dict(part=part, layer=int(layer) if layer else None, exact=exact.mean, low=exact.low, high=exact.high,
-                 near=near.mean, near_low=near.low, near_high=near.high, parity=parity.mean, parity_low=parity.low,
-                 parity_high=parity.high, distance=distance, n=exact.n)
-        )  # fmt: skip
-    return pd.DataFrame(rows).assign(parity_copied=parity_of_copies(prompts))
+        distance = None if scores.distance is None else scores.distance[:, i].double().mean().item()
+        rows.append(PartRow(task, part, int(layer) if name != NOTHING else None, *exact, *near, *parity,
+                            parity_of_copies(prompts), distance, len(prompts)))  # fmt: skip
+    return rows
 
 
-def _share(hits: Bool[Tensor, "n n_sets"] | None, i: int) -> Interval:
-    return Interval(torch.nan, torch.nan, torch.nan, 0) if hits is None else share(hits[:, i])
-
-
-def parity_of_copies(prompts: PromptSet) -> float:
+def parity_of_copies(prompts: PromptSet) -> float | None:
     """Share of prompts in which an answer copied from an example of the same function has the right parity.
 
     Where a is even all answers a x + b of a function share their parity; where it is odd, half of them do.
-    NaN for words.
+    None for words.
     """
     if "a" not in prompts.info:
-        return torch.nan
+        return None
     even = torch.tensor(list(prompts.info["a"])) % 2 == 0
     return torch.where(even, 1.0, 0.5).mean().item()
 
 
+# --- probes ---
+
+
+@dataclass(frozen=True)
+class ProbeRow(Row):
+    """What a linear probe of the residual stream at the last token tells of functions that it was not fitted on."""
+
+    label: str = column("", "a, b, the parity of the answer, or its size in four equal parts")
+    layer: int = column("", "whose resid_pre is probed; the number of layers for the final stream")
+    right: float = column("share", "labels told")
+    low: float = column("share", "lower end of right, 95% over functions")
+    high: float = column("share", "upper end of right")
+    shuffled: float = column("share", "the same on labels dealt anew to functions or prompts, mean of several deals")
+    selectivity: float = column("share", "right less shuffled")
+    n: int = column("", "prompts that are scored")
+    n_functions: int = column("", "functions that they are of")
+
+
 def probe(
-    features: Float[Tensor, "n d_model"],
-    labels: Int[Tensor, "n"],
-    fitted: Bool[Tensor, "n"],
+    features: Float[Tensor, "n d_model"], labels: Int[Tensor, "n"], fitted: Bool[Tensor, "n"]
 ) -> Bool[Tensor, "n_scored"]:
     """Whether a ridge classifier fitted on some prompts tells the label of each of the others.
 
@@ -82,52 +113,42 @@ def probe(
         raise OptionError(
             "A probe needs prompts to be fitted on, with two labels at least, and others to be scored on."
         )
-    x = features.double().cpu()
+    x, kinds = features.double().cpu(), labels[fitted].unique()
     x = x - x[fitted].mean(0)
-    kinds = labels[fitted].unique()
     y = (labels[fitted][:, None] == kinds).double()
-    center = y.mean(0)
-    gram = x[fitted].T @ x[fitted]
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-9)
-    weights = torch.linalg.solve(gram, x[fitted].T @ (y - center))
-    guessed = kinds[(x[~fitted] @ weights + center).argmax(1)]
-    return guessed == labels[~fitted]
+    penalty = RIDGE * x[fitted].square().sum(0).mean().item() + 1e-9
+    weights = ridge_weights(x[fitted], y - y.mean(0), penalty)
+    return kinds[(x[~fitted] @ weights + y.mean(0)).argmax(1)] == labels[~fitted]
 
 
 def probe_labels(prompts: PromptSet) -> dict[str, Int[Tensor, "n"]]:
-    """What probes ask for: a, b, the parity of the answer, and its size in four equal parts."""
+    """What probes ask for: a, b, the parity of the answer, and its size in four equal parts. Raises
+    :class:`NotApplicable` for words, which have none of them."""
+    if "a" not in prompts.info:
+        raise NotApplicable("Only functions of numbers have labels that probes ask for; this model is asked for words.")
     a, b, answer = (torch.tensor(list(prompts.info[name])) for name in ("a", "b", "answer"))
     edges = torch.quantile(answer.double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
     return {"a": a, "b": b, "parity": answer % 2, "size": torch.bucketize(answer.double(), edges)}
 
 
-def probe_table(
+def probes(
     resid: Float[Tensor, "n n_layers_1 d_model"], prompts: PromptSet, *, seed: int = 0, n_shuffles: int = 5
-) -> pd.DataFrame:
-    """Linear probes of the residual stream at ``end``, by layer: columns ``label, layer, right, low, high, shuffled,
-    selectivity, n, functions`` (95% intervals over the ``functions`` that are scored, whose prompts are alike).
-
-    Split by function: no function is both fitted and scored. shuffled: the same probe on labels that are dealt anew
-    to functions (a, b) or to prompts (parity, size), mean of several deals: what a probe learns of anything at all.
-    """
-    import pandas as pd
-
-    generator = torch.Generator().manual_seed(seed)
+) -> list[ProbeRow]:
+    """Linear probes by label and layer. No function is both fitted and scored."""
+    generator, asked = torch.Generator().manual_seed(seed), probe_labels(prompts)
     function = torch.tensor([1000 * a + b for a, b in zip(prompts.info["a"], prompts.info["b"])])
     kinds = function.unique()
     chosen = kinds[torch.randperm(len(kinds), generator=generator)[: len(kinds) * 2 // 3]]
     fitted = torch.isin(function, chosen)
     rows = []
-    for name, labels in probe_labels(prompts).items():
+    for name, labels in asked.items():
         deals = [_dealt(labels, function if name in "ab" else None, generator) for _ in range(n_shuffles)]
         for layer in range(resid.shape[1]):
             found = share_in_clusters(probe(resid[:, layer], labels, fitted), function[~fitted])
             shuffled = torch.stack([probe(resid[:, layer], deal, fitted) for deal in deals]).double().mean().item()
-            rows.append(
-                dict(label=name, layer=layer, right=found.mean, low=found.low, high=found.high, shuffled=shuffled,
-                     selectivity=found.mean - shuffled, n=found.n, functions=len(kinds) - len(chosen))
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+            rows.append(ProbeRow(name, layer, *found[:3], shuffled, found.mean - shuffled, found.n,
+                                 len(kinds) - len(chosen)))  # fmt: skip
+    return rows
 
 
 def _dealt(labels: Tensor, function: Tensor | None, generator: torch.Generator) -> Tensor:
@@ -139,31 +160,50 @@ def _dealt(labels: Tensor, function: Tensor | None, generator: torch.Generator) 
     return of_kind[torch.randperm(len(kinds), generator=generator)][which]
 
 
+# --- attention to earlier answers ---
+
+
+@dataclass(frozen=True)
+class LooksBackRow(Row):
+    """Where one head looks from the tokens before answers."""
+
+    task: str = column("", "what the model is asked")
+    head: str = column("", "head")
+    to_y: float = column("share", "attention to all earlier answers from the token before each answer, mean")
+    low: float = column("share", "lower end of to_y, 95% over functions or answers")
+    high: float = column("share", "upper end of to_y")
+    to_x: float = column("share", "the same to all earlier x")
+    even: float = column("share", "what attention spread evenly over all earlier tokens would give earlier answers")
+    ratio: float = column("", "to_y over even")
+    n: int = column("", "prompts")
+
+
 @torch.no_grad()
-def attention_to_answers(bridge: TransformerBridge, prompts: PromptSet, layers: range) -> pd.DataFrame:
-    """Where the token before each y_j (j >= 1) and the question's look: columns ``head, to_y, to_x, even, ratio, n``.
-
-    to_y, to_x: attention to all earlier y_i and x_i, mean over j and prompts. even: what attention spread evenly over
-    all earlier tokens would give y. ratio: to_y over even. low, high: of to_y, 95% over prompts.
-    """
-    import pandas as pd
-
-    names = {f"blocks.{layer}.attn.hook_pattern": layer for layer in layers}
+def attention_to_answers(
+    bridge: TransformerBridge, prompts: PromptSet, clusters: Int[Tensor, "n"], *, task: str = ""
+) -> list[LooksBackRow]:
+    """Where the token before each y_j (j >= 1) and the question's look."""
+    n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
+    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(n_layers)]
     _, cache = bridge.run_with_cache(prompts.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names)
-    rows, asked = torch.arange(len(prompts)), asked_at(prompts)[1:]
+    asked = asked_at(prompts)[1:]
     even = torch.stack([(j + 1) / (at + 1) for j, at in enumerate(asked)]).mean().item()
-    table = []
-    for name, layer in names.items():
-        pattern = cache[name].float().cpu()
-        to = {kind: torch.zeros(len(prompts), pattern.shape[1]) for kind in "yx"}
-        for j, at in enumerate(asked, 1):
-            for kind, total in to.items():
-                for i in range(j):
-                    total += pattern[rows, :, at, prompts.positions[f"{kind}_{i}"]] / len(asked)
-        for head in range(pattern.shape[1]):
-            found = bootstrap_mean(to["y"][:, head], n_boot=1000)
-            table.append(
-                dict(head=str(Head(layer, head)), to_y=found.mean, low=found.low, high=found.high,
-                     to_x=to["x"][:, head].mean().item(), even=even, ratio=found.mean / even, n=found.n)
-            )  # fmt: skip
-    return pd.DataFrame(table)
+    to = {kind: torch.stack([_given(cache[name].float().cpu(), prompts, asked, kind) for name in names], 1)
+          for kind in "yx"}  # fmt: skip
+    found, to_x = mean_in_clusters(to["y"], clusters), to["x"].mean(0)
+    return [
+        LooksBackRow(task, str(Head(*at)), *(part[at].item() for part in found), to_x[at].item(), even,
+                     found.value[at].item() / even, len(prompts))
+        for at in ((layer, head) for layer in range(n_layers) for head in range(n_heads))
+    ]  # fmt: skip
+
+
+def _given(
+    pattern: Float[Tensor, "n n_heads n_pos n_pos"], prompts: PromptSet, asked: Sequence[Int[Tensor, "n"]], kind: str
+) -> Float[Tensor, "n n_heads"]:
+    """Attention from each asked token to all earlier examples' x or y, mean over the asked tokens."""
+    rows, total = torch.arange(len(prompts)), torch.zeros(pattern.shape[:2])
+    for j, at in enumerate(asked, 1):
+        for i in range(j):
+            total += pattern[rows, :, at, prompts.positions[f"{kind}_{i}"]] / len(asked)
+    return total

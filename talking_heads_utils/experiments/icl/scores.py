@@ -17,7 +17,7 @@ NEAR = 3  # of the right answer, as 2x is of the post's 2x + 3
 
 
 @dataclass(frozen=True)
-class NumberScores:
+class Scores:
     """Answers against a x + b, one value per prompt and cell (such as a layer and an ablation).
 
     exact: a x + b itself. distance: how far from it. near: at most :data:`NEAR` from it. parity: odd or even as it is.
@@ -33,17 +33,17 @@ class NumberScores:
     copied: Bool[Tensor, "n *cells"] | None
 
 
-def score_numbers(
+def score_answers(
     answered: Int[Tensor, "n *cells"], prompts: PromptSet, other: Int[Tensor, "n *cells"] | None = None
-) -> NumberScores:
+) -> Scores:
     """Score answers against ``prompts``' own function and x. other: answers whose copying is to be seen, cell by cell
     (1 where a cell's place makes no difference). Answers of ``prompts`` of words are places among the task's."""
     copied = None if other is None else answered == other
     if "a" not in prompts.info:
-        return NumberScores(answered == _column(prompts.info["answer"], answered), None, None, None, None, copied)
+        return Scores(answered == _column(prompts.info["answer"], answered), None, None, None, None, copied)
     a, b, x = (_column(prompts.info[name], answered) for name in ("a", "b", "x"))
     right = a * x + b
-    return NumberScores(
+    return Scores(
         exact=answered == right,
         distance=(answered - right).abs(),
         near=(answered - right).abs() <= NEAR,

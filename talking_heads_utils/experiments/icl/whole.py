@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from talking_heads_utils.errors import TaskError
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.answers import Candidates, answer_log_probs
 from talking_heads_utils.prompts.encoding import tokenized
 from talking_heads_utils.prompts.questions import Question, encode_questions
@@ -21,9 +23,9 @@ from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
 from talking_heads_utils.stats import share
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase
+
+    from talking_heads_utils.experiments.context import Context
 
 N_CANDIDATES = 8
 LARGEST_X = 99
@@ -94,45 +96,48 @@ def draw_questions(
     return found
 
 
-def function_table(
-    bridge: TransformerBridge,
-    tokenizer: PreTrainedTokenizerBase,
+@dataclass(frozen=True)
+class FunctionsRow(Row):
+    """How well a model does one function in context."""
+
+    function: str = column("", "y = a x + b")
+    examples: str = column("", "examples: none, the function's own, or the same with labels permuted")
+    n_examples: int = column("", "examples in the prompt")
+    accuracy: float = column("share", "right answers by greedy decoding")
+    low: float = column("share", "lower end of accuracy, 95% over prompts of this function")
+    high: float = column("share", "upper end of accuracy")
+    among: float = column("share", "right answers by log-probability, among eight candidates")
+    among_low: float = column("share", "lower end of among")
+    among_high: float = column("share", "upper end of among")
+    chance: float = column("share", "one over the number of candidates")
+    n: int = column("", "prompts")
+
+
+def functions(
+    run: Context,
     *,
-    functions: Sequence[tuple[int, int]] = ((2, 3), (1, 3)),
+    some: Sequence[tuple[int, int]] = ((2, 3), (1, 3)),
     counts: Sequence[int] = (4, 12),
-    n: int = 100,
-    seed: int = 0,
-) -> pd.DataFrame:
+    n: int = 64,
+) -> list[FunctionsRow]:
     """How well a model does y = a x + b in context, whatever its tokenizer does to numbers.
 
-    Columns ``function, examples, n_examples, accuracy, low, high, among, among_low, among_high, chance, n``. accuracy:
-    greedy decoding writes the answer. among: its log-probability is the highest of :func:`candidates_for`. Intervals
-    are 95% over prompts. Controls: no examples at all, and labels shuffled among them.
+    Candidates are :func:`candidates_for`. Controls: no examples at all, and labels permuted among them.
     """
-    import pandas as pd
-
-    rows = []
-    for function in functions:
+    rows, n_ctx = [], run.bridge.cfg.n_ctx
+    for a, b in some:
         for examples, k in _conditions(counts):
-            drawn = draw_questions(function, n, k, examples=ITS_OWN if examples == NONE else examples, seed=seed)
-            prompts, tokens = encode_whole(drawn, [candidates_for(q) for q in drawn], tokenizer, seed=seed,
-                                           n_ctx=bridge.cfg.n_ctx)  # fmt: skip
-            scores = answer_log_probs(bridge, prompts, tokens)
+            drawn = draw_questions((a, b), n, k, examples=ITS_OWN if examples == NONE else examples, seed=run.seed)
+            asked = [candidates_for(q) for q in drawn]
+            prompts, tokens = encode_whole(drawn, asked, run.tokenizer, seed=run.seed, n_ctx=n_ctx)
+            scores = answer_log_probs(run.bridge, prompts, tokens)
             exact = share(scores.greedy[:, 0])
             among = share((scores.log_prob[:, :1] > scores.log_prob[:, 1:]).all(1))
-            rows.append(
-                dict(function=_told(function), examples=examples, n_examples=k, accuracy=exact.mean, low=exact.low,
-                     high=exact.high, among=among.mean, among_low=among.low, among_high=among.high,
-                     chance=1 / N_CANDIDATES, n=exact.n)
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+            told = f"y = {'' if a == 1 else a}x + {b}"
+            rows.append(FunctionsRow(told, examples, k, *exact[:3], *among[:3], 1 / N_CANDIDATES, exact.n))
+    return rows
 
 
 def _conditions(counts: Sequence[int]) -> Iterator[tuple[str, int]]:
     yield NONE, 0
     yield from ((examples, k) for examples in (ITS_OWN, SHUFFLED) for k in counts if k >= 2 or examples == ITS_OWN)
-
-
-def _told(function: tuple[int, int]) -> str:
-    a, b = function
-    return f"y = {'' if a == 1 else a}x + {b}"

@@ -1,15 +1,24 @@
-"""What weights predict against what activations show: rank correlation over components, an interval and three nulls."""
+"""What weights predict against what activations show: rank correlation over components, an interval and three nulls.
+
+The squared effect is cross-validated: it is the product of a component's mean effects on two random halves of the
+prompts. The plain square of a mean would be larger where a component varies more from prompt to prompt, whatever its
+true mean; the product of two independent means is not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.effects import REMOVE, Effects, component_effects
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.inhibition.mover import mover_runs
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.recording import Recording
 from talking_heads_utils.labels import Head
 from talking_heads_utils.progress import follow
@@ -24,28 +33,24 @@ T_GROUPS = 2.093  # 97.5% point of Student's t with N_GROUPS - 1 degrees of free
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Spearman's rank correlation between composition score and squared effect, over ``n_components`` components.
+class AgreementRow(Row):
+    """Composition score against squared effect on I(m), over all components of all heads below the strongest mover."""
 
-    The squared effect is cross-validated: it is the product of a component's mean effects on two random halves of the
-    ``n_prompts`` prompts. The plain square of a mean would be larger where a component varies more from prompt to
-    prompt, whatever its true mean; the product of two independent means is not.
+    model: str = column("", "name of the model")
+    spearman: float = column("", "rank correlation, mean over random splits of the prompts into halves")
+    low: float = column("", "lower end of its 95% interval, by a jackknife over groups of prompts")
+    high: float = column("", "upper end")
+    noise_max: float = column("", "largest of the draws in which every component's true mean is zero")
+    permuted_max: float = column("", "largest of the draws in which effects are shuffled among a head's components")
+    rotated_mean: float = column("", "mean along random orthonormal directions of each head's span, not its SVD's")
+    n_components: int = column("components", "how many count: those that write anything")
+    n_prompts: int = column("prompts", "of the held-out half")
 
-    value: the correlation, mean over random splits into halves.
-    low, high: its 95% interval, by a jackknife over prompts that leaves out one group of them at a time.
-    noise: null, ``[n_draws]``: every component's true mean made zero (effects centred, prompts' signs at random).
-    permuted: null, ``[n_draws]``: effects shuffled among the components of each head.
-    rotated: null, ``[n_rotations]``: scores and effects along random directions of each head's OV space, not its SVD's.
-    """
 
-    value: float
-    low: float
-    high: float
-    n_components: int
-    n_prompts: int
-    noise: Float[Tensor, "n_draws"]
-    permuted: Float[Tensor, "n_draws"]
-    rotated: Float[Tensor, "n_rotations"]
+def run(c: Context) -> list[AgreementRow]:
+    """The agreement of a model's weights and effects, into its strongest mover."""
+    at = c.kept(mover_runs)
+    return [agreement(at.held_out, at.effects, model=c.model, seed=c.seed)]
 
 
 def composition_into(recording: Recording, mover: Head) -> Float[Tensor, "layers n_heads d_head"]:
@@ -59,10 +64,11 @@ def agreement(
     recording: Recording,
     effects: Effects,
     *,
+    model: str = "",
     n_draws: int = 200,
     n_rotations: int = 5,
     seed: int = SEED,
-) -> Agreement:
+) -> AgreementRow:
     """Do components that the mover's weights read more also do more to its attention?
 
     recording: must have the mover's layer among its readers. effects: of removing each component from the mover's
@@ -81,15 +87,16 @@ def agreement(
     signs = 2.0 * torch.randint(2, (n_draws, len(found), 1), generator=generator) - 1
     orders = (_within_heads(keep.cpu(), generator) for _ in range(n_draws))
     rotations = follow(range(n_rotations), "random bases")
-    return Agreement(
-        value=value,
+    return AgreementRow(
+        model=model,
+        spearman=value,
         low=max(-1.0, value - T_GROUPS * error),
         high=min(1.0, value + T_GROUPS * error),
+        noise_max=max(cross_validated(scores, sign * centred, halves) for sign in signs),
+        permuted_max=max(cross_validated(scores, found[:, order], halves) for order in orders),
+        rotated_mean=fmean(rotated_agreement(recording, effects.mover, halves, generator) for _ in rotations),
         n_components=len(scores),
         n_prompts=len(found),
-        noise=torch.tensor([cross_validated(scores, sign * centred, halves) for sign in signs]),
-        permuted=torch.tensor([cross_validated(scores, found[:, order], halves) for order in orders]),
-        rotated=torch.tensor([rotated_agreement(recording, effects.mover, halves, generator) for _ in rotations]),
     )
 
 
@@ -105,14 +112,22 @@ def cross_validated(
 def rotated_agreement(
     recording: Recording, mover: Head, halves: Sequence[Float[Tensor, "n_splits n"]], generator: torch.Generator
 ) -> float:
-    """The correlation when each head's OV space is cut along random orthonormal directions instead of its SVD's."""
-    shape = recording.directions.shape
-    noise = torch.randn(*shape[:2], shape[2], shape[2], generator=generator).to(recording.directions)
-    turned = torch.linalg.qr(noise)[0] @ recording.directions.nan_to_num()
-    other = replace(recording, directions=turned)
-    defined = ~recording.directions[: mover.layer].isnan().any(-1)
+    """The correlation when each head's span is cut along random orthonormal directions instead of its SVD's."""
+    other = replace(recording, directions=rotated(recording.directions, generator))
     scores, effects = composition_into(other, mover), component_effects(other, mover, REMOVE)
+    defined = ~scores.isnan()
     return cross_validated(*_without_rounding(scores[defined], effects.inhibition[:, defined]), halves)
+
+
+def rotated(
+    directions: Float[Tensor, "n_layers n_heads d_head d_model"], generator: torch.Generator
+) -> Float[Tensor, "n_layers n_heads d_head d_model"]:
+    """As many random orthonormal directions in the span of each head's own; NaN where a head has no direction."""
+    defined = ~directions.isnan().any(-1)
+    noise = torch.randn(*defined.shape, defined.shape[-1], generator=generator).to(directions)
+    within = defined[..., None] & defined[..., None, :]
+    turn = torch.linalg.qr(noise * within + torch.diag_embed((~defined).to(noise)))[0]
+    return (turn @ directions.nan_to_num()).masked_fill(~defined[..., None], torch.nan)
 
 
 def _without_rounding(

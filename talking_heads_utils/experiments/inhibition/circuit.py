@@ -4,6 +4,7 @@ when they see a prompt without a duplicate."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,17 +13,18 @@ from torch import Tensor
 
 from talking_heads_utils import batches, roles
 from talking_heads_utils.effects import wanted_direction
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.layers import attention_layer
 from talking_heads_utils.forward.recording import Recording
 from talking_heads_utils.forward.suffix import Suffix, suffix
 from talking_heads_utils.labels import Head
 from talking_heads_utils.roles import Roles
-from talking_heads_utils.roles.ioi import Pair, direct_effects, logit_difference
+from talking_heads_utils.roles.ioi import Pair, direct_effects, logit_difference, pairs_of_prompts
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.stats import bootstrap_mean
 
 if TYPE_CHECKING:
-    import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
 
 DIRECT_ROLES = (roles.NAME_MOVER, roles.S_SUPPRESSION, roles.NO_NAME, roles.NEGATIVE_MOVER, roles.S_COPY)
@@ -30,6 +32,35 @@ OTHER_HEADS, MLPS, BELOW = "other heads", "MLPs", "embedding and first layer"
 SOURCES, EXCHANGE = "sources", "exchange"
 ALL_THREE = "all three"  # name movers, inhibition heads and those that suppress S
 N_DRAWS = 99  # of sets of heads without a role, as many of each layer; equal ones count once
+
+
+@dataclass(frozen=True)
+class CircuitRow(Row):
+    """What heads have to do with the logit difference on IOI: in parts that add up to it, and what is lost of it when
+    heads write at ``end`` what they write there on the third-name prompts."""
+
+    model: str = column("", "name of the model")
+    measure: str = column("", "sources: parts of the logit difference; exchange: change of it")
+    part: str = column("", "a role, or what else adds to the logit difference")
+    heads: str = column("", "those of the role")
+    effect: float = column("logits", "mean over prompts")
+    low: float = column("logits", "lower end of its 95% interval over prompts")
+    high: float = column("logits", "upper end")
+    share: float = column("share", "of the logit difference, or of its change from clean to third-name prompts")
+    n: int = column("prompts", "of the held-out half")
+    control: float | None = column("logits", "exchange: mean over matched sets of heads without a role")
+    control_low: float | None = column("logits", "2.5% point of those sets")
+    control_high: float | None = column("logits", "97.5% point")
+    n_sets: int | None = column("sets", "how many different ones there are")
+    p: float | None = column("", "share of sets, itself included, that lower it as much")
+
+
+def run(c: Context) -> list[CircuitRow]:
+    """Both measures on the held-out half. Raises :class:`NotApplicable` for a model that cannot do IOI."""
+    found = c.roles  # first: a model without any is not run
+    held_out = Pair.of(c.bridge, *pairs_of_prompts(c.tokenizer, c.n(400, 80), c.seed)[1])
+    sources = source_rows(held_out.clean, found, model=c.model)
+    return [*sources, *exchange_rows(c.bridge, held_out, found, model=c.model, seed=c.seed)]
 
 
 def layer_effects(recording: Recording) -> Float[Tensor, "n n_layers"]:
@@ -42,24 +73,9 @@ def layer_effects(recording: Recording) -> Float[Tensor, "n n_layers"]:
     return along.diff(dim=1, prepend=torch.zeros_like(along[:, :1])).cpu()
 
 
-def circuit_table(bridge: TransformerBridge, held_out: Pair, found: Roles, *, seed: int = SEED) -> pd.DataFrame:
-    """:func:`sources_table` and :func:`exchange_table` in one, told apart by the column ``measure``:
-    :data:`SOURCES` or :data:`EXCHANGE`."""
-    import pandas as pd
-
-    tables = {
-        SOURCES: sources_table(held_out.clean, found),
-        EXCHANGE: exchange_table(bridge, held_out, found, seed=seed),
-    }
-    return pd.concat([table.assign(measure=name) for name, table in tables.items()], ignore_index=True)
-
-
-def sources_table(recording: Recording, found: Roles) -> pd.DataFrame:
+def source_rows(recording: Recording, found: Roles, *, model: str = "") -> list[CircuitRow]:
     """The logit difference in parts that add up to it: heads by role, all other heads, the MLPs of each quarter of the
-    layers (attention biases among them), and what stands below the second layer. Columns: part, heads, effect (logits),
-    low, high, share (of the whole), n."""
-    import pandas as pd
-
+    layers (attention biases among them), and what stands below the second layer."""
     heads = direct_effects(recording).sum(-1)
     layers = layer_effects(recording)
     named = {role: found.heads(role) for role in DIRECT_ROLES}
@@ -74,49 +90,38 @@ def sources_table(recording: Recording, found: Roles) -> pd.DataFrame:
     whole = logit_difference(recording).mean().item()
     rows = []
     for part, values in parts.items():
-        effect = bootstrap_mean(values)
-        rows.append(dict(part=part, heads=", ".join(map(str, named.get(part, ()))), effect=effect.mean, low=effect.low,
-                         high=effect.high, share=effect.mean / whole, n=effect.n))  # fmt: skip
-    return pd.DataFrame(rows)
+        mean, low, high, n = bootstrap_mean(values)
+        names = ", ".join(map(str, named.get(part, ())))
+        rows.append(CircuitRow(model, SOURCES, part, names, mean, low, high, mean / whole, n, *[None] * 5))
+    return rows
 
 
-def exchange_table(bridge: TransformerBridge, pair: Pair, found: Roles, *, seed: int = SEED) -> pd.DataFrame:
+def exchange_rows(
+    bridge: TransformerBridge, pair: Pair, found: Roles, *, model: str = "", seed: int = SEED
+) -> list[CircuitRow]:
     """What the logit difference is when the heads of a role write at ``end`` what they write on the third-name prompts,
     everything above them taking part; beside up to :data:`N_DRAWS` sets of heads without a role, as many of each layer.
-
-    Columns: part (the role), heads, effect (change in logits) with low and high over prompts, share (of the change from
-    the clean prompts to the third-name ones), control (mean over the sets), control low and control high (their 2.5%
-    and 97.5% points), sets (how many different ones there are), p (the share of sets, itself included, that lower it as
-    much), n.
     """
-    import pandas as pd
-
-    sets = {name: found.heads(*of) for name, of in {
-        roles.NAME_MOVER: (roles.NAME_MOVER,), roles.S_INHIBITION: (roles.S_INHIBITION,),
-        roles.S_SUPPRESSION: (roles.S_SUPPRESSION,),
-        ALL_THREE: (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION),
-    }.items()}  # fmt: skip
-    sets = {name: heads for name, heads in sets.items() if heads}
+    named = {role: (role,) for role in (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION)}
+    named |= {ALL_THREE: (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION)}
+    sets = {name: heads for name, of in named.items() if (heads := found.heads(*of))}
     if not sets:
-        return pd.DataFrame()
+        return []
     taken = {role.head for role in found.entries}
     draws = {name: matched_sets(heads, taken, pair.clean.weights.n_heads, seed=seed) for name, heads in sets.items()}
-    variants = [[], *sets.values(), *(some for name in sets for some in draws[name])]
-    values = exchanged(bridge, pair, variants)
+    values = exchanged(bridge, pair, [[], *sets.values(), *(some for name in sets for some in draws[name])])
     change = values[:, 1:] - values[:, :1]
     whole = (logit_difference(pair.third) - logit_difference(pair.clean)).mean().item()
     controls = change[:, len(sets) :].mean(0).split([len(draws[name]) for name in sets])
     rows = []
     for i, ((name, heads), control) in enumerate(zip(sets.items(), controls)):
-        effect = bootstrap_mean(change[:, i])
-        low, high = control.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        rows.append({
-            "part": name, "heads": ", ".join(map(str, heads)), "effect": effect.mean, "low": effect.low,
-            "high": effect.high, "share": effect.mean / whole, "control": control.mean().item(), "control low": low,
-            "control high": high, "sets": len(control),
-            "p": (1 + int((control <= effect.mean).sum())) / (1 + len(control)), "n": effect.n,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        mean, low, high, n = bootstrap_mean(change[:, i])
+        ends = control.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        p = (1 + int((control <= mean).sum())) / (1 + len(control))
+        beside = (control.mean().item(), *ends, len(control), p)
+        names = ", ".join(map(str, heads))
+        rows.append(CircuitRow(model, EXCHANGE, name, names, mean, low, high, mean / whole, n, *beside))
+    return rows
 
 
 def matched_sets(

@@ -8,36 +8,24 @@ percentile of the published writers in that ranking, against other heads of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.errors import LabelError, OptionError
+from talking_heads_utils.errors import LabelError
 from talking_heads_utils.labels import Component, Head, heads_in
-from talking_heads_utils.scores.scores import CompositionScores
+from talking_heads_utils.scores.scores import MEASURES, ONE_COMPONENT, WHOLE_HEAD, CompositionScores
 from talking_heads_utils.stats import ExactTest, bootstrap_mean, exact_head_test, percentile_among
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ONE_COMPONENT, WHOLE_HEAD = "one component", "whole head"
-MEASURES = (ONE_COMPONENT, WHOLE_HEAD)
-
+__all__ = ["MEASURES", "ONE_COMPONENT", "WHOLE_HEAD"]  # beside the functions here
 Roles = dict[str, list[Head]]
 Link = tuple[str, str, str]  # role of the writers, role of the readers, kind
-
-
-def pair_values(
-    scores: CompositionScores, kind: str, measure: str
-) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
-    """``[writer layer, writer head, reader layer, reader head]`` by one of :data:`MEASURES`; NaN where undefined."""
-    if measure == ONE_COMPONENT:
-        return scores.best_component(kind)
-    if measure == WHOLE_HEAD:
-        return scores.head_level(kind)
-    raise OptionError(f"No measure {measure!r}: use one of {MEASURES}.")
 
 
 def reader_percentiles(
@@ -60,7 +48,7 @@ def link_table(scores: CompositionScores, roles: Roles, links: Sequence[Link]) -
         writers = roles[writers_role]
         layers = sorted({head.layer for head in writers})
         for measure in MEASURES:
-            values = pair_values(scores, kind, measure)
+            values = scores.pairs(kind, measure)
             for reader in roles[readers_role]:
                 percentiles = reader_percentiles(values, reader)
                 for head in heads_in((layer for layer in layers if layer < reader.layer), scores.n_heads):
@@ -73,8 +61,9 @@ def link_table(scores: CompositionScores, roles: Roles, links: Sequence[Link]) -
 
 
 def link_summary(scores: CompositionScores, roles: Roles, links: Sequence[Link]) -> pd.DataFrame:
-    """Per link and measure: mean percentile of the published pairs with its 95% bootstrap interval over pairs, the
-    mean of all choices of as many heads from the same layers, the exact share of choices that do as well, and n."""
+    """Per link and measure, over the published pairs of :func:`link_table` and all choices of as many heads from the
+    same layers. Columns: link, measure; percentile, mean of the ``pairs`` published pairs, with its 95% bootstrap
+    interval ``low`` to ``high``; others, mean over the ``choices``; p, the exact share of them that do as well."""
     import pandas as pd
 
     table = link_table(scores, roles, links)
@@ -84,13 +73,12 @@ def link_summary(scores: CompositionScores, roles: Roles, links: Sequence[Link])
             name = link_name(*link)
             pairs = table[(table["link"] == name) & (table["measure"] == measure) & table["published"]]
             mean = bootstrap_mean(torch.tensor(pairs["percentile"].to_numpy()))
-            values = pair_values(scores, link[2], measure)
+            values = scores.pairs(link[2], measure)
             per_writer = torch.stack([reader_percentiles(values, reader) for reader in roles[link[1]]]).nanmean(0)
             test = exact_head_test(per_writer, roles[link[0]])
             rows.append({
-                "link": name, "measure": measure, "mean percentile: published pairs": mean.mean, "95% interval":
-                f"{mean.low:.0f} to {mean.high:.0f}", "pairs": mean.n, "mean percentile: other heads": test.null_mean,
-                "p (exact)": test.p, "choices": test.n,
+                "link": name, "measure": measure, "percentile": mean.mean, "low": mean.low, "high": mean.high,
+                "pairs": mean.n, "others": test.null_mean, "p": test.p, "choices": test.n,
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -106,7 +94,7 @@ def strongest_writers(
 
     Heads whose score is undefined are never among them, so there can be fewer than k.
     """
-    values = pair_values(scores, kind, measure)[: reader.layer, :, reader.layer, reader.head].flatten()
+    values = scores.pairs(kind, measure)[: reader.layer, :, reader.layer, reader.head].flatten()
     k = min(k, int((~values.isnan()).sum()))
     found = []
     for index in values.nan_to_num(nan=-torch.inf).topk(k).indices.tolist():
@@ -193,28 +181,23 @@ def share_of_head(scores: CompositionScores, writer: Head, reader: Head, kind: s
 
 
 def share_table(scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str) -> pd.DataFrame:
-    """:func:`share_of_head` for each writer and reader. Columns: writer, reader, head-level C, component, share of its
-    square."""
+    """:func:`share_of_head` for each writer and reader. Columns: writer, reader, head_level, component, share."""
     import pandas as pd
 
-    whole = pair_values(scores, kind, WHOLE_HEAD)
+    whole = scores.pairs(kind, WHOLE_HEAD)
     rows = []
-    for writer in writers:
-        for reader in readers:
-            component, share = share_of_head(scores, writer, reader, kind)
-            rows.append({
-                "writer": str(writer), "reader": str(reader),
-                "head-level C": whole[writer.layer, writer.head, reader.layer, reader.head].item(),
-                "component": str(component), "share of its square": share,
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+    for w, r in product(writers, readers):
+        component, share = share_of_head(scores, w, r, kind)
+        rows.append((str(w), str(r), whole[w.layer, w.head, r.layer, r.head].item(), str(component), share))
+    return pd.DataFrame(rows, columns=["writer", "reader", "head_level", "component", "share"])
 
 
 def best_components(
     scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str
 ) -> pd.DataFrame:
-    """The best component of each writer into each reader, with its null, its rank and, as a control, the median and
-    the best rank of the best components of the other heads of the writer's layer (NaN where there are none).
+    """The best component of each writer into each reader: reader, component, score, z, rank, of (components), singular
+    value, gap; as a control, others_median_rank and others_best_rank, of the best components of the other heads of the
+    writer's layer (NaN where there are none).
 
     Raises :class:`LabelError` for a writer that is not in an earlier layer than every reader.
     """
@@ -231,9 +214,9 @@ def best_components(
             best = layer[layer["writer_head"] == writer.head].iloc[0]
             others = layer[~layer["writer_head"].isin([w.head for w in writers if w.layer == writer.layer])]["rank"]
             rows.append({
-                "reader": str(reader), "best component": best["writer"], "C": best["score"], "z": best["z"],
-                "rank": best["rank"], "of": len(table), "singular value": best["singular_value"], "gap": best["gap"],
-                "other heads: median rank": others.median(), "other heads: best rank": others.min(),
+                "reader": str(reader), "component": best["writer"], "score": best["score"], "z": best["z"],
+                "rank": best["rank"], "of": len(table), "singular_value": best["singular_value"], "gap": best["gap"],
+                "others_median_rank": others.median(), "others_best_rank": others.min(),
             })  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -22,15 +22,15 @@ def stand_out(table: pd.DataFrame) -> Measured:
 def predicted(table: pd.DataFrame) -> Measured:
     """Rank correlation of scores and effects, against the largest of its nulls."""
     row = table.iloc[0]
-    null = max(row["noise alone, largest"], row["shuffled within heads, largest"])
-    return Measured("spearman_of_scores_and_effects", row["Spearman"], row["low"], row["high"], n=int(row["prompts"]),
+    null = max(row["noise_max"], row["permuted_max"])
+    return Measured("spearman_of_scores_and_effects", row["spearman"], row["low"], row["high"], n=int(row["n_prompts"]),
                     control_label="largest_under_noise_or_shuffles", control=null)  # fmt: skip
 
 
 def concentrated(table: pd.DataFrame) -> Measured:
     """Share of inhibition heads that need two components or fewer for 90% of their effect."""
-    need = table["components for 90%"]
-    stable = table["stable rank"].median() if len(table) else nan
+    need = table["n_for_90"]
+    stable = table["stable_rank"].median() if len(table) else nan
     return Measured("share_of_heads_with_two_components_or_fewer_for_90_percent", share_of(need <= 2), n=len(need),
                     n_of="heads", control_label="median_stable_rank_of_their_weights", control=stable)  # fmt: skip
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import CheckpointError
-from talking_heads_utils.experiments.inhibition.links import ONE_COMPONENT, Link, Roles, link_table
+from talking_heads_utils.experiments.inhibition.links import Link, Roles, link_table
 from talking_heads_utils.files import data_dir, written_whole
-from talking_heads_utils.scores.scores import CompositionScores, compute_scores
+from talking_heads_utils.scores.scores import ONE_COMPONENT, CompositionScores, compute_scores
 from talking_heads_utils.settings import KINDS, SEED
 from talking_heads_utils.stats import spearman
 from talking_heads_utils.weights.checkpoints import Checkpoint, assembled
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 SHIPPED = "gpt2-small/quantised.json"
 CONTROL = "F16"  # GPT-2's copy at hand is stored so, and must not move at all
 QUANTISATIONS = (CONTROL, "Q8_0", "Q4_1", "Q4_0")
-_CHANGES = ("median_change", "p95_change", "best_median_change")
 SAME = 0.9  # |cosine| from which two write directions count as one
 
 
@@ -114,42 +112,28 @@ def _published(scores: CompositionScores, roles: Roles | None, links: Sequence[L
 def _moved(
     plain: tuple[CompositionScores, Tensor], other: tuple[CompositionScores, Tensor], kind: str
 ) -> dict[str, float]:
-    before, after, same, along, top = [], [], [], [], []
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("x", "y", "best_x", "best_y", "same", "along")}
     for layer in range(1, plain[0].n_layers):
-        was, now = (scores.blocks[kind, layer].score for scores, _ in (plain, other))
-        before.append(was.flatten())
-        after.append(now.flatten())
-        best = [score.nan_to_num(nan=-1.0).argmax(2) for score in (was, now)]  # [layer, n_heads, reader head]
-        same.append((best[0] == best[1]).flatten())
-        top.append(torch.stack([score.nan_to_num(nan=-1.0).amax(2).flatten() for score in (was, now)]))
-        along.append(_cosines(plain[1], other[1], *best).flatten())
-    x, y = torch.cat(before), torch.cat(after)
+        was, now = (scores.blocks[kind, layer].score.double() for scores, _ in (plain, other))
+        (top_was, best_was), (top_now, best_now) = (s.nan_to_num(nan=-1.0).max(2) for s in (was, now))
+        first, second = (  # write directions of the best component of each writer, per reader head
+            directions[:layer].gather(2, best[..., None].expand(*best.shape, directions.shape[-1]))
+            for directions, best in ((plain[1], best_was), (other[1], best_now))
+        )
+        along = (first * second).sum(-1).abs()
+        for name, values in zip(parts, (was, now, top_was, top_now, best_was == best_now, along), strict=True):
+            parts[name].append(values.flatten())
+    x, y, best_x, best_y, same, along = map(torch.cat, parts.values())
     held = ~(x.isnan() | y.isnan())
-    x, y = x[held].double(), y[held].double()
+    x, y = x[held], y[held]
     change = (y - x).abs() / x
-    best_was, best_now = torch.cat(top, dim=1).double()
     return {
         "n": len(x), "median_change": change.median().item(), "p95_change": change.quantile(0.95).item(),
-        "spearman": spearman(x, y[None]).item(), "pairs": len(best_was),
-        "best_median_change": ((best_now - best_was).abs() / best_was).median().item(),
-        "best_spearman": spearman(best_was, best_now[None]).item(),
-        "same_best": torch.cat(same).double().mean().item(),
-        "same_direction": (torch.cat(along) > SAME).double().mean().item(),
+        "spearman": spearman(x, y[None]).item(), "pairs": len(best_x),
+        "best_median_change": ((best_y - best_x).abs() / best_x).median().item(),
+        "best_spearman": spearman(best_x, best_y[None]).item(),
+        "same_best": same.double().mean().item(), "same_direction": (along > SAME).double().mean().item(),
     }  # fmt: skip
-
-
-def _cosines(
-    plain: Float[Tensor, "n_layers n_heads d_head d_model"],
-    other: Float[Tensor, "n_layers n_heads d_head d_model"],
-    was: Tensor,
-    now: Tensor,
-) -> Float[Tensor, "layer n_heads readers"]:
-    """|cosine| of the write directions of two choices of a component per writer and reader head."""
-    first, second = (
-        directions[: len(best)].gather(2, best[..., None].expand(*best.shape, directions.shape[-1]))
-        for directions, best in ((plain, was), (other, now))
-    )
-    return (first * second).sum(-1).abs()
 
 
 def save_quantised(frame: pd.DataFrame, about: Mapping[str, Any], path: Path) -> None:
@@ -169,19 +153,17 @@ def load_quantised(path: Path | None = None) -> tuple[dict[str, Any], pd.DataFra
 
 def shown_quantised(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame as a page shows it: shares as percentages, in the words of the book."""
-    import pandas as pd
-
-    percent = {name: (100 * frame[name]).map("{:.2g}%".format) for name in _CHANGES}
-    kept = {name: (100 * frame[name]).map("{:.1f}%".format) for name in ("same_best", "same_direction")}
-    return pd.DataFrame({
-        "weights": frame["quantisation"], "kind": frame["kind"], "scores": frame["n"].map("{:,}".format),
-        "median change": percent["median_change"], "95% change less than": percent["p95_change"],
-        "Spearman": frame["spearman"].map("{:.3f}".format),
-        "best component: median change": percent["best_median_change"],
-        "best component: Spearman": frame["best_spearman"].map("{:.3f}".format),
-        "same best component": kept["same_best"],
-        "same best direction": kept["same_direction"],
-        "published writers, mean percentile (float)": [
-            f"{now:.1f} ({was:.1f})" for now, was in zip(frame["published"], frame["published_float"])
-        ],
-    })  # fmt: skip
+    shown = {
+        "quantisation": ("weights", "{}"), "kind": ("kind", "{}"), "n": ("scores", "{:,}"),
+        "median_change": ("median change", "{:.2g}%"), "p95_change": ("95% change less than", "{:.2g}%"),
+        "spearman": ("Spearman", "{:.3f}"), "best_median_change": ("best component: median change", "{:.2g}%"),
+        "best_spearman": ("best component: Spearman", "{:.3f}"), "same_best": ("same best component", "{:.1f}%"),
+        "same_direction": ("same best direction", "{:.1f}%"),
+        "published": ("published writers, mean percentile", "{:.1f}"),
+        "published_float": ("of float weights", "{:.1f}"),
+    }  # fmt: skip
+    columns = {
+        text: (100 * frame[name] if "%" in form else frame[name]).map(form.format)
+        for name, (text, form) in shown.items()
+    }
+    return frame.assign(**columns)[list(columns)]

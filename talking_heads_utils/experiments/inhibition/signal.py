@@ -3,29 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError, TaskError
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.inhibition.mover import mover_runs
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.recording import Recording
 from talking_heads_utils.labels import Component
 from talking_heads_utils.prompts.halves import check_both_orders, check_enough, wording_folds
-from talking_heads_utils.prompts.ioi import IOIPrompt, build_ioi, swap_names, swap_order
+from talking_heads_utils.prompts.ioi import IOIPrompt, build_ioi, draw_ioi, swap_names, swap_order
+from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.stats import bootstrap_mean, ridge_weights
 
 if TYPE_CHECKING:
-    import pandas as pd
     from transformers import PreTrainedTokenizerBase
-
-from talking_heads_utils.prompts.sets import PromptSet
-
 ORDER, NAME, BOTH = "order of the names", "which name", "interaction"
 PLACE, IDENTITY = "place of the answer", "items named twice"
-RIDGE = 1.0
+WITHIN, ACROSS, SHUFFLED, VERSIONS = "within wordings", "across wordings", "shuffled", "four versions"
+PENALTIES = tuple(10.0 ** (k / 2) for k in range(-4, 9))  # of ridge regression, to choose from
+N_STRONGEST = 3  # components that are asked
+
+
+@dataclass(frozen=True)
+class CarriesRow(Row):
+    """What the strongest components of inhibition heads carry. On lists, how much of their activations' variance at
+    ``end`` a regression predicts out of fold; on IOI, how much of its variation over a prompt's four versions a factor
+    makes up (by chance a third)."""
+
+    model: str = column("", "name of the model")
+    components: str = column("", "on lists all that are asked, on IOI one")
+    carries: str = column("", "lists: answer's place, items named twice; IOI: order of names, which name, interaction")
+    split: str = column(
+        "", "lists: folds at random, by wording, or at random with shuffled prompts; IOI: four versions"
+    )
+    share: float = column("share of variance", "below zero: worse than the mean of the other folds")
+    low: float | None = column("share of variance", "lower end of its 95% interval over prompts; IOI alone")
+    high: float | None = column("share of variance", "upper end")
+    n: int = column("prompts", "of the held-out half")
+
+
+def run(c: Context) -> list[CarriesRow]:
+    """On lists for a model of the book, on IOI for every model. Raises :class:`NotApplicable` for a model without
+    inhibition heads."""
+    at = c.kept(mover_runs)
+    chosen = at.strongest(N_STRONGEST)
+    on_lists = place_or_identity(at.held_out, chosen, model=c.model, seed=c.seed) if c.is_own else []
+    return [*on_lists, *_on_ioi(c, chosen, at.mover.layer)]
+
+
+def _on_ioi(c: Context, chosen: Sequence[Component], layer: int) -> list[CarriesRow]:
+    """Prompts of the held-out half, in four versions each."""
+    drawn = draw_ioi(c.tokenizer, 2 * c.n(100), c.seed)
+    sets = factorial_prompts(c.tokenizer, [p for i, p in enumerate(drawn) if i // 2 % 2])
+    return place_or_name([c.record(prompts, [layer]) for prompts in sets], chosen, model=c.model)
 
 
 def factorial_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[IOIPrompt]) -> list[PromptSet]:
@@ -54,24 +91,20 @@ def factorial_shares(values: Float[Tensor, "4 n"]) -> dict[str, Float[Tensor, "n
     return {name: effect.square() / total for name, effect in effects.items()}
 
 
-def place_or_name(recordings: Sequence[Recording], components: Sequence[Component]) -> pd.DataFrame:
+def place_or_name(
+    recordings: Sequence[Recording], components: Sequence[Component], *, model: str = ""
+) -> list[CarriesRow]:
     """For recordings of the four sets: the shares of each component's activation at ``end``, pooled over prompts, with
-    a bootstrap interval over prompts. Columns: component, factor, share, low, high, n."""
-    import pandas as pd
-
+    a bootstrap interval over prompts. Raises :class:`OptionError` for other than four."""
     check_enough(recordings[0].prompts)
     if len(recordings) != 4:
         raise OptionError(f"The four versions of every prompt are needed, not {len(recordings)}.")
     rows = []
     for c in components:
         values = torch.stack([_activation(r, c) for r in recordings])
-        shares = factorial_shares(values)
-        for factor, share in shares.items():
-            found = bootstrap_mean(share[~share.isnan()].cpu())
-            rows.append(
-                dict(component=str(c), factor=factor, share=found.mean, low=found.low, high=found.high, n=found.n)
-            )
-    return pd.DataFrame(rows)
+        for factor, share in factorial_shares(values).items():
+            rows.append(CarriesRow(model, str(c), factor, VERSIONS, *bootstrap_mean(share[~share.isnan()].cpu())))
+    return rows
 
 
 def _activation(recording: Recording, c: Component) -> Float[Tensor, "n"]:
@@ -98,41 +131,53 @@ def designs(prompts: PromptSet) -> dict[str, Float[Tensor, "n n_features"]]:
 
 
 def cross_validated_r2(
-    values: Float[Tensor, "n k"], design: Float[Tensor, "n n_features"], folds: Int[Tensor, "n"], ridge: float = RIDGE
+    values: Float[Tensor, "n k"], design: Float[Tensor, "n n_features"], folds: Int[Tensor, "n"]
 ) -> float:
-    """Share of the variance of ``values``, all columns together, that a ridge regression predicts out of its fold.
+    """Share of the variance of ``values``, all columns together, that a ridge regression predicts out of its fold. Its
+    penalty is chosen within the other folds, one of them left out at a time, so that designs of few and of many columns
+    can be compared.
 
-    Below zero: worse than the mean of the other folds.
+    Below zero: worse than the mean of the other folds. Three folds at least.
     """
-    values, design = values.double().cpu(), design.double().cpu()
-    error = torch.zeros(())
-    base = torch.zeros(())
+    values, design, folds = values.double().cpu(), design.double().cpu(), folds.cpu()
+    error = base = 0.0
     for fold in folds.unique():
-        test = folds == fold
-        mean, centre = values[~test].mean(0), design[~test].mean(0)
-        X, y = design[~test] - centre, values[~test] - mean
-        weights = ridge_weights(X, y, ridge)
-        error = error + (values[test] - mean - (design[test] - centre) @ weights).square().sum()
-        base = base + (values[test] - mean).square().sum()
-    return (1 - error / base).item()
+        rest = folds != fold
+        inner = folds[rest]
+        errors = [
+            sum(_left_out(values[rest], design[rest], inner == other, penalty)[0] for other in inner.unique())
+            for penalty in PENALTIES
+        ]
+        penalty = PENALTIES[int(torch.tensor(errors).argmin())]
+        found = _left_out(values, design, ~rest, penalty)
+        error, base = error + found[0], base + found[1]
+    return 1 - error / base
+
+
+def _left_out(
+    values: Float[Tensor, "n k"], design: Float[Tensor, "n n_features"], test: Bool[Tensor, "n"], penalty: float
+) -> tuple[float, float]:
+    """Squared error on the rows of ``test``, fitted on the others: of the regression, and of their mean."""
+    mean, centre = values[~test].mean(0), design[~test].mean(0)
+    weights = ridge_weights(design[~test] - centre, values[~test] - mean, penalty)
+    off = values[test] - mean
+    return (off - (design[test] - centre) @ weights).square().sum().item(), off.square().sum().item()
 
 
 def place_or_identity(
-    recording: Recording, components: Sequence[Component], *, n_folds: int = 5, seed: int = SEED
-) -> pd.DataFrame:
+    recording: Recording, components: Sequence[Component], *, n_folds: int = 5, seed: int = SEED, model: str = ""
+) -> list[CarriesRow]:
     """How well each design predicts the components' activations on lists, out of fold: within wordings (random folds)
-    and across (each wording in turn left out), and with the design's rows shuffled. Columns: carries, split, r2, n."""
-    import pandas as pd
-
+    and across (each wording in turn left out), and with the design's rows shuffled."""
     check_enough(recording.prompts)
-    values, n = activations_of(recording, components), len(recording.prompts)
+    values, n, names = activations_of(recording, components), len(recording.prompts), ", ".join(map(str, components))
     generator = torch.Generator().manual_seed(seed)
     folds = torch.randperm(n, generator=generator) % n_folds
-    wording = wording_folds(recording.prompts)
     order = torch.randperm(n, generator=generator)
     rows = []
     for carries, design in designs(recording.prompts).items():
-        for split, used, rows_of in (("within wordings", folds, design), ("across wordings", wording, design),
-                                     ("shuffled", folds, design[order])):  # fmt: skip
-            rows.append(dict(carries=carries, split=split, r2=cross_validated_r2(values, rows_of, used), n=n))
-    return pd.DataFrame(rows)
+        for split, used, rows_of in ((WITHIN, folds, design), (ACROSS, wording_folds(recording.prompts), design),
+                                     (SHUFFLED, folds, design[order])):  # fmt: skip
+            found = cross_validated_r2(values, rows_of, used)
+            rows.append(CarriesRow(model, names, carries, split, found, None, None, n))
+    return rows

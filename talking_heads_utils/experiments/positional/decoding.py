@@ -23,11 +23,11 @@ from talking_heads_utils.experiments.positional.coordinates import (
 )
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.recording import Recording
+from talking_heads_utils.forward.steer import random_directions, write_vectors
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import correct
 from talking_heads_utils.prompts.halves import halves, random_folds, wording_folds
 from talking_heads_utils.stats import bootstrap_mean, share
-from talking_heads_utils.steer import random_directions, write_vectors
 
 N_RANDOM, N_SHUFFLED = 10, 10  # random triples of directions; orders of the answers
 

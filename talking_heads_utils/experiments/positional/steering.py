@@ -17,10 +17,10 @@ from talking_heads_utils.experiments.positional.coordinates import index_of_answ
 from talking_heads_utils.experiments.positional.decoding import channel, points
 from talking_heads_utils.experiments.positional.gains import Gain, Strategy, gains, zero_setting
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.forward.steer import ATTENTION, LOGITS, Steering, grid, prepare, random_directions, steer
 from talking_heads_utils.prompts.halves import halves, in_selection
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.stats import bootstrap_mean
-from talking_heads_utils.steer import ATTENTION, LOGITS, Steering, grid, prepare, random_directions, steer
 
 REACH = 2.0  # of a steering axis: so many times the largest coordinate that prompts have by themselves
 

@@ -18,11 +18,11 @@ import torch
 
 from talking_heads_utils import resume
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.forward.steer import LOGITS, Steering, grid, prepare, random_directions, steer
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.lists import HELD_OUT, build_laundry
 from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
-from talking_heads_utils.steer import LOGITS, Steering, grid, prepare, random_directions, steer
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

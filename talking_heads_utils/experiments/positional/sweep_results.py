@@ -26,8 +26,8 @@ from talking_heads_utils.experiments.positional.steering import GainRow, Travers
 from talking_heads_utils.experiments.positional.sweep import SUFFIX, Plan, read_plan, save_arrays
 from talking_heads_utils.experiments.result_files import results_folder, shown
 from talking_heads_utils.files import data_dir
+from talking_heads_utils.forward.steer import ATTENTION, LOGITS
 from talking_heads_utils.models import is_real, known_models
-from talking_heads_utils.steer import ATTENTION, LOGITS
 
 FORMAT = 2
 STEERING = "steering"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from talking_heads_utils.edit.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
-from talking_heads_utils.edit.edits import OV, Edit
+from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
+from talking_heads_utils.edits.edits import OV, Edit
 from talking_heads_utils.errors import EditError
 from talking_heads_utils.weights.bridge import head_weights_from_bridge, is_processed, norm_of
 from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, grouped_index

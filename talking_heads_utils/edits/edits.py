@@ -38,7 +38,7 @@ class Change:
     Raises :class:`EditError` for a value that is no finite number or does not fit the operation.
     """
 
-    component: Component  # or its label, as in span
+    component: Component
     matrix: str = OV
     operation: str = SCALE
     value: float | None = None
@@ -139,7 +139,7 @@ def to_json(edit: Edit) -> str:
     """The edit as text that a person can read and change."""
     rows = []
     for change in edit.changes:
-        row = dict(component=str(change.component), matrix=change.matrix, operation=change.operation)
+        row: dict[str, Any] = dict(component=str(change.component), matrix=change.matrix, operation=change.operation)
         row |= {} if change.value is None else dict(value=change.value)
         rows.append(row | ({} if change.span is None else dict(span=list(map(str, change.span)))))
     about = dict(model=edit.model, processing=asdict(edit.processing), fingerprint=list(edit.fingerprint))

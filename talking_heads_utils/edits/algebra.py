@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import factored_svd, is_empty
-from talking_heads_utils.edit.edits import OV, SET, Change, Edit
+from talking_heads_utils.edits.edits import OV, SET, Change, Edit
 from talking_heads_utils.errors import EditError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.weights.families import check_bilinear

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from talking_heads_utils.edit.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
-from talking_heads_utils.edit.edits import OV, Edit, save_edit
+from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
+from talking_heads_utils.edits.edits import OV, Edit, save_edit
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
 from talking_heads_utils.models import PLANTED, TOKENIZER_FILES, model_source
@@ -32,7 +32,7 @@ def bake(model: str | Path, edit: Edit, folder: Path) -> Path:
     """Write the edited checkpoint of a model, named as for ``load_model``, into a folder of its own; returns it.
 
     Beside config, tokenizer and safetensors it holds the edit itself. The weights keep the dtype they are stored in: in
-    float32 the outputs equal those of :func:`~talking_heads_utils.edit.apply.apply` to 1e-4, in a half type to its
+    float32 the outputs equal those of :func:`~talking_heads_utils.edits.apply.apply` to 1e-4, in a half type to its
     rounding.
 
     Raises :class:`OptionError` for a folder that holds something, and as ``apply`` does; then nothing is written.
