@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 
-MODULES = ("ablation", "editing", "figures.heads", "steering")
+MODULES = ("ablation", "editing", "figures.heads", "metrics", "prompts.texts", "steering")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -26,9 +26,7 @@ from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 
 def accuracy(planted, prompts):
-    with torch.no_grad():
-        logits = metrics.end_logits(planted.bridge(prompts.tokens), prompts)
-    return metrics.correct(logits, prompts).float().mean().item()
+    return metrics.accuracy(planted.bridge, prompts).mean
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +76,9 @@ def test_heads_attend_as_their_roles_say(quiet):
         _, cache = quiet.bridge.run_with_cache(prompts.tokens)
 
     def attention(role, source, dest="end"):
-        heads = quiet.roles[role]
-        found = [
-            metrics.attention_to(cache[f"blocks.{h.layer}.attn.hook_pattern"], prompts, source, dest)[:, h.head]
-            for h in heads
-        ]
-        return torch.stack(found).min().item()
+        src, dst, rows = prompts.positions[source], prompts.positions[dest], torch.arange(len(prompts))
+        patterns = ((cache[f"blocks.{h.layer}.attn.hook_pattern"], h.head) for h in quiet.roles[role])
+        return min(pattern[rows, head, dst, src].min().item() for pattern, head in patterns)
 
     assert attention(DUPLICATE, "S1", "S2") > 0.99 and attention(INHIBITION, "S2") > 0.99
     assert attention(MOVER, "IO") > 0.99
