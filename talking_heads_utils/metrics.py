@@ -1,12 +1,20 @@
 """What is measured at ``end``, the last token of each prompt: one value per prompt.
 
 A metric is a name (:data:`METRICS`), :func:`attention`, or any callable that takes an :class:`Outcome` and gives
-``[n, k]``: n prompts, each run in k variants, such as k ablations. ::
+``[n, k]``: n prompts, each run in k variants, such as k ablations.
 
-    def probability_of_the_answer(outcome):
-        chance = outcome.logits.softmax(-1)                                # [n, k, d_vocab]
-        answers = outcome.prompts.answers[:, None, None].to(chance.device)  # [n, 1, 1]
-        return chance.gather(-1, answers.expand(-1, chance.shape[1], -1))[..., 0]
+>>> from talking_heads_utils.planted.model import plant
+>>> from talking_heads_utils.prompts.ioi import build_ioi
+>>> planted = plant()
+>>> prompts = build_ioi(planted.tokenizer, 20)
+>>> outcome = Outcome(answer_logits(planted.bridge, prompts)[:, None], prompts)  # the plain run: one variant
+>>> named("accuracy")(outcome).mean().item()
+1.0
+>>> def margin(outcome):  # of the answer over the best other token
+...     best = outcome.logits.topk(2).values  # [n, k, 2]
+...     return best[..., 0] - best[..., 1]
+>>> named(margin)(outcome).shape
+torch.Size([20, 1])
 """
 
 from __future__ import annotations
@@ -193,28 +201,6 @@ def answer_logits(bridge: TransformerBridge, prompts: PromptSet, batch: int = 64
 def accuracy(bridge: TransformerBridge, prompts: PromptSet) -> Interval:
     """Share of prompts whose answer beats the other candidates, with its 95% interval over prompts."""
     return share(correct(answer_logits(bridge, prompts), prompts))
-
-
-def end_logits(
-    logits: Float[Tensor, "n_prompts n_pos d_vocab"], prompts: PromptSet
-) -> Float[Tensor, "n_prompts d_vocab"]:
-    """Logits at each prompt's last token."""
-    return logits[torch.arange(len(prompts)), prompts.positions["end"].to(logits.device)]
-
-
-def attention_to(
-    pattern: Float[Tensor, "n_prompts n_heads dest src"], prompts: PromptSet, source: str, dest: str = "end"
-) -> Float[Tensor, "n_prompts n_heads"]:
-    """Attention from one named position to another; NaN where a prompt has no such position.
-
-    Raises :class:`TaskError` for a name that no prompt has.
-    """
-    for name in (source, dest):
-        if name not in prompts.positions:
-            raise TaskError(f"No position {name!r} in these prompts; they have {', '.join(prompts.positions)}.")
-    src, dst = (prompts.positions[name].to(pattern.device) for name in (source, dest))
-    found = pattern[torch.arange(len(prompts)), :, dst, src]
-    return found.masked_fill(((src < 0) | (dst < 0))[:, None], torch.nan)
 
 
 def contrast(prompts: PromptSet) -> Float[Tensor, "n_prompts n_pos"]:

@@ -24,11 +24,7 @@ from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, RESID_PRE, Forward, Z
 from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.metrics import METRICS, SHARE, Metric, Outcome, named
-
-try:
-    from talking_heads_utils.models import as_bridge
-except ImportError:  # pragma: no cover
-    as_bridge = lambda model, tokenizer=None: model  # noqa: E731
+from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import ABSENT, PromptSet
 from talking_heads_utils.stats import summary
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
@@ -42,7 +38,7 @@ SITES = (RESID_PRE, ATTN_OUT, MLP_OUT, Z)
 DENOISE, NOISE = "denoise", "noise"
 ALL, TOGETHER = "all", "together"
 _PREPARED = 64  # prompts whose keys and values are kept at once
-_NUMBERS = 16_000_000  # that the largest tensor of one run may have
+_NUMBERS = 3_000_000  # that the largest tensor of one run may have: what stays near the processor
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def test_rates_set_the_components_beside_those_of_other_heads():
 def test_a_share_below_zero_has_no_bar_but_its_number():
     row = dict(model="m", split="across wordings", components="L1H0.1", n=9)
     rows = pd.DataFrame(
-        [row | dict(carries=inhibition.PLACE, r2=0.9), row | dict(carries=inhibition.IDENTITY, r2=-0.48)]
+        [row | dict(carries=inhibition.PLACE, share=0.9), row | dict(carries=inhibition.IDENTITY, share=-0.48)]
     )
     place, identity = inhibition.carries_figure(rows).data
     assert (place.y, place.text, identity.y, identity.text) == ((0.9,), ("",), (0.0,), ("-0.48",))

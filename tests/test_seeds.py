@@ -169,30 +169,13 @@ def test_seed_0_is_the_model_that_ships_and_every_recipe_of_lists_is_there():
         assert run["step"] in [spec.round(i).end for i in range(spec.rounds + 1)] and run["longest"] == spec.n_items
 
 
-def test_the_tables_and_the_figure_are_of_the_files():
-    accuracy, table = (t.set_index(["model", "seed"]) for t in (seeds.accuracies(RUNS), seeds.channels(RUNS)))
-    run = next(r for r in RUNS if r["model"] == "mini-token")
-    at = ("mini-token", run["seed"])
-    assert table.loc[at, "dimensions"] == run["dimension"] and accuracy.loc[at, "IOI"] == run["accuracy"]["ioi"]
-    assert run["inhibition_heads"][0]["head"] in table.loc[at, "heads (components)"]
-    assert ("mini-free", 0) in accuracy.index and ("mini-free", 0) not in table.index
+def test_rows_and_the_figure_are_of_the_files():
+    rows = {(row.model, row.seed): row for row in seeds.seed_rows(RUNS)}
+    run = next(r for r in RUNS if (r["model"], r["seed"]) == ("mini-token", 0))
+    row, without = rows["mini-token", 0], rows["mini-free", 0]
+    assert (row.dimension, row.ioi) == (run["dimension"], run["accuracy"]["ioi"]) and 0 < row.random_share < 1
+    assert row.heads.startswith(run["inhibition_heads"][0]["head"]) and row.solved == row.kinds == 12
+    assert without.heads == "" and without.dimension is without.spearman is without.random_share is None
+    assert len(frame(rows.values())) == len(RUNS)
     figure = figures.seeds_figure(RUNS)
     assert len(figure.layout.updatemenus[0].buttons) == len({r["model"] for r in RUNS})
-
-
-def test_the_summary_says_what_the_runs_hold():
-    def run(seed, heads, dimension):
-        curve = [dict(k=k, what=what, mean=mean) for k in (1, 2)
-                 for what, mean in ((concentration.RANDOM, -0.1 * k), (concentration.TOGETHER, -1.0))]  # fmt: skip
-        inhibit = [dict(head=head) for head in heads]
-        return dict(model="mini-token", seed=seed, dimension=dimension, inhibition_heads=inhibit, channel=curve)
-
-    (line,) = seeds.summary([run(0, ["L1H0", "L2H1"], 2), run(1, ["L2H1", "L0H0"], 1), run(2, ["L2H1"], None)])
-    assert (
-        "seed 0, 1 and 2" in line
-        and "dimensions of the channel 2, 1 and more than 8;" in line
-        and "20% of the effect" in line
-    )
-    assert line.endswith("every run: L2H1.")
-    assert seeds.summary([run(0, ["L1H0"], 2)])[0].endswith("One run.")
-    assert seeds.summary([run(0, [], None)]) == []

@@ -14,15 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("name", "path", "begins", "ends"),
     [
-        ("stats.exact_head_test", "stats.py", "def exact_head_test(", "    return ExactTest("),
-        ("scores.scores.CompositionScores.pair", "scores/scores.py", "    def pair(", "        return block.score"),
-        ("effects.component_effects", "effects.py", "@torch.no_grad()", "    return Effects("),
-        (
-            "experiments.inhibition.mover.MoverRuns.effects",
-            "experiments/inhibition/mover.py",
-            "    @cached_property",
-            "        return component",
-        ),
+        ("stats.bootstrap_mean", "stats.py", "def bootstrap_mean(", "    return"),
+        ("resume.Store.part", "resume.py", "    @contextmanager", "                    _write_json("),
+        ("training.loop.Run.round", "training/loop.py", "    @property", "        return self.spec"),
         ("labels.Head", "labels.py", "@dataclass", "        return cls("),
     ],
 )
@@ -41,7 +35,7 @@ def test_a_module_is_named_whole():
     assert place.url("https://host/of", "main") == "https://host/of/blob/main/talking_heads_utils/forward/end_runs.py"
 
 
-@pytest.mark.parametrize("name", ["stats.nope", "nope", "roles.ALL", "stats.torch", "labels.Head.nope"])
+@pytest.mark.parametrize("name", ["resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope"])
 def test_an_unknown_name_is_one_clear_error(name):
     with pytest.raises(LabelError, match=re.escape(f"talking_heads_utils.{name}")):
         locate(f"talking_heads_utils.{name}")

@@ -32,19 +32,12 @@ def test_checkpoint_and_bridge_agree(checkpoints, family, compatibility_mode):
     ours, theirs = load_head_weights(checkpoints[family]), head_weights_from_bridge(bridge)
     for name in TENSORS:
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=1e-5, rtol=1e-5)
+        # TransformerLens has no stacked b_O for a model without biases
+        if compatibility_mode and (name != "b_O" or family in ("gpt2", "gpt_neox", "qwen2")):
+            torch.testing.assert_close(getattr(ours, name), getattr(bridge, name).detach(), atol=1e-5, rtol=1e-5)
     assert ours.processing == theirs.processing and ours.norm == theirs.norm
     assert ours.rotary == theirs.rotary and (ours.rotary is None) == (family == "gpt2")
     assert ours.source.family == theirs.source.family and torch.equal(ours.kv_index, theirs.kv_index)
-
-
-def test_processed_weights_equal_those_transformer_lens_made(checkpoints, family):
-    bridge = boot(checkpoints[family])
-    bridge.enable_compatibility_mode(disable_warnings=True)
-    ours = load_head_weights(checkpoints[family])
-    for name in ("W_Q", "W_K", "W_V", "W_O"):
-        torch.testing.assert_close(getattr(ours, name), getattr(bridge, name).detach(), atol=1e-5, rtol=1e-5)
-    if family in ("gpt2", "gpt_neox", "qwen2"):  # TransformerLens has no stacked b_O for a model without biases
-        torch.testing.assert_close(ours.b_O, bridge.b_O.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_raw_weights_agree_and_are_refused_from_a_processed_bridge(checkpoints):
@@ -112,7 +105,11 @@ def test_shards_and_bfloat16(checkpoints, family, tmp_path):
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
     whole, shards = load_head_weights(tmp_path / "whole"), load_head_weights(tmp_path / "shards")
     assert all(torch.equal(getattr(whole, name), getattr(shards, name)) for name in TENSORS)
-    assert whole.W_Q.dtype == torch.float32 and whole.source.sha256 != shards.source.sha256
+    assert (
+        whole.W_Q.dtype == torch.float32
+        and whole.source.dtype == "bfloat16"
+        and whole.source.sha256 != shards.source.sha256
+    )
     held = open_checkpoint(tmp_path / "shards")
     other = next(path for name, path in held.files.items() if "embed" in name or "wte" in name)
     save_file({name: 2 * tensor for name, tensor in load_file(other).items()}, other)
@@ -130,54 +127,51 @@ def test_only_attention_tensors_are_read(checkpoints, family, tmp_path):
     assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in TENSORS)
 
 
-def test_a_partial_checkpoint_names_what_is_missing(checkpoints, tmp_path):
-    name = "transformer.h.1.attn.c_proj.weight"
-    folder = edit(checkpoints["gpt2"], tmp_path / "partial", lambda tensors: tensors.pop(name))
-    with pytest.raises(CheckpointError, match=f"partial: 1 attention tensors are missing: {name}"):
+ATTENTION = "transformer.h.1.attn.c_proj.weight"
+DAMAGED_TENSORS = [
+    (lambda t: t.pop(ATTENTION), f"partial: 1 attention tensors are missing: {ATTENTION}"),
+    (lambda t: t[ATTENTION][3].fill_(torch.nan), f"{ATTENTION} .* NaN or infinite"),
+    (lambda t: t.update({ATTENTION: t[ATTENTION].double() * 1e60}), "infinite values .as torch.float32"),
+    *(
+        (lambda t, dtype=dtype: t.update({ATTENTION: t[ATTENTION].to(dtype)}), f"{ATTENTION} .* no plain float")
+        for dtype in (torch.int8, torch.bool, torch.float8_e4m3fn)
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGED_TENSORS, ids=range(len(DAMAGED_TENSORS)))
+def test_damaged_tensors_are_refused_by_name(checkpoints, tmp_path, change, message):
+    folder = edit(checkpoints["gpt2"], tmp_path / "damaged", change)
+    with pytest.raises(CheckpointError, match=message):
+        load_head_weights(folder)
+    if "torch.float32" in message:
+        assert load_head_weights(folder, dtype=torch.float64).W_O.abs().max() > 1e50
+
+
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+DAMAGED_FILES = [
+    ({CONFIG: "{"}, "is not JSON"),
+    ({CONFIG: "[1, 2]"}, "no table of names and values"),
+    ({CONFIG: "null"}, "no table of names and values"),
+    ({CONFIG: None}, "holds no config.json"),
+    ({SINGLE: "x" * 100}, "not a whole safetensors file"),
+    ({SINGLE: None, "pytorch_model.bin": "pickle"}, "Only safetensors are read, never a pickle"),
+    *(({SINGLE: None, INDEX: text}, "lists no shards") for text in ("{}", '{"weight_map": []}', '{"weight_map": {}}')),
+]
+
+
+@pytest.mark.parametrize(("files", "message"), DAMAGED_FILES, ids=range(len(DAMAGED_FILES)))
+def test_damaged_files_are_one_clear_error(checkpoints, tmp_path, files, message):
+    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "damaged")
+    for name, content in files.items():
+        (folder / name).unlink(missing_ok=True)
+        if content is not None:
+            (folder / name).write_text(content)
+    with pytest.raises(CheckpointError, match=message):
         load_head_weights(folder)
 
 
-def test_nan_weights_are_refused_by_name(checkpoints, tmp_path):
-    name = "transformer.h.2.attn.c_attn.weight"
-    folder = edit(checkpoints["gpt2"], tmp_path / "nan", lambda tensors: tensors[name][3].fill_(torch.nan))
-    with pytest.raises(CheckpointError, match=f"{name} .* NaN or infinite"):
-        load_head_weights(folder)
-
-
-def test_unknown_family_and_broken_files(checkpoints, tmp_path):
-    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "odd")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
-    with pytest.raises(CheckpointError, match="'mamba', which is not known here. Known: gpt2, gpt_neox, llama"):
-        load_head_weights(folder)
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "n_head"}))
-    with pytest.raises(CheckpointError, match="lacks 'n_head'"):
-        load_head_weights(folder)
-    (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="is not JSON"):
-        load_head_weights(folder)
-    (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="holds no config.json"):
-        load_head_weights(folder)
-
-
-def test_a_truncated_file_is_one_clear_error(checkpoints, tmp_path):
-    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "cut")
-    whole = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
-        load_head_weights(folder)
-
-
-def test_a_pickle_is_never_read(checkpoints, tmp_path):
-    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "pickle")
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="Only safetensors are read, never a pickle"):
-        load_head_weights(folder)
-
-
-def test_a_shard_that_is_missing_is_named(checkpoints, tmp_path):
+def test_a_shard_that_is_missing_is_named(tmp_path):
     build_model("gpt2").save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     lost = sorted((tmp_path / "shards").glob("*.safetensors"))[0]
     lost.unlink()
@@ -213,6 +207,8 @@ WRONG_CONFIGS = [
     ("gpt2", {"n_layer": 4}, "partial: 6 attention tensors are missing"),
     ("gpt2", {"n_layer": -1}, "n_layers = -1 is no positive integer"),
     ("gpt2", {"model_type": ["gpt2"]}, "which is not known here"),
+    ("gpt2", {"model_type": "mamba"}, "'mamba', which is not known here. Known: gpt2, gpt_neox, llama"),
+    ("gpt2", {"n_head": ...}, "lacks 'n_head'"),
     ("gpt_neox", {"hidden_size": 12}, "but its config makes it"),
     ("gpt_neox", {"rope_parameters": "fast"}, "no table of names and values"),
     ("gpt_neox", {"rope_parameters": {"rope_theta": "abc"}}, "rotary settings make no sense"),
@@ -227,54 +223,9 @@ WRONG_CONFIGS = [
 def test_a_config_that_does_not_fit_the_tensors_is_refused(checkpoints, tmp_path, family_name, change, message):
     folder = shutil.copytree(checkpoints[family_name], tmp_path / "odd")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | change))
+    changed = {name: value for name, value in (config | change).items() if value is not ...}
+    (folder / "config.json").write_text(json.dumps(changed))
     with pytest.raises(CheckpointError, match=message):
-        load_head_weights(folder)
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
-def test_weights_that_are_no_plain_floats_are_refused(checkpoints, tmp_path, dtype):
-    name = "transformer.h.0.attn.c_proj.weight"
-
-    def quantise(tensors):
-        tensors[name] = tensors[name].to(dtype)
-
-    with pytest.raises(CheckpointError, match=f"{name} .* no plain float: a quantised checkpoint cannot be scored"):
-        load_head_weights(edit(checkpoints["gpt2"], tmp_path / "odd", quantise))
-
-
-def test_values_too_large_for_the_dtype_are_refused(checkpoints, tmp_path):
-    name = "transformer.h.0.attn.c_proj.weight"
-
-    def blow_up(tensors):
-        tensors[name] = tensors[name].double() * 1e60
-
-    folder = edit(checkpoints["gpt2"], tmp_path / "large", blow_up)
-    with pytest.raises(CheckpointError, match="infinite values .as torch.float32"):
-        load_head_weights(folder)
-    assert load_head_weights(folder, dtype=torch.float64).W_O.abs().max() > 1e50
-
-
-def test_the_dtype_of_the_checkpoint_is_recorded(checkpoints, tmp_path):
-    build_model("gpt2").half().save_pretrained(tmp_path / "half")
-    assert load_head_weights(tmp_path / "half").source.dtype == "float16"
-    assert load_head_weights(checkpoints["gpt2"]).source.dtype == "float32"
-
-
-@pytest.mark.parametrize("content", ["[1, 2]", "null", "3"])
-def test_json_that_is_no_table_is_refused(checkpoints, tmp_path, content):
-    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "odd")
-    (folder / "config.json").write_text(content)
-    with pytest.raises(CheckpointError, match="no table of names and values"):
-        load_head_weights(folder)
-
-
-@pytest.mark.parametrize("index", ["{}", '{"weight_map": []}', '{"weight_map": {}}'])
-def test_an_index_without_shards_is_refused(checkpoints, tmp_path, index):
-    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "odd")
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(CheckpointError, match="lists no shards"):
         load_head_weights(folder)
 
 

@@ -7,6 +7,7 @@ example:
   python -m talking_heads_utils benchmark composition --weights gpt2
   python -m talking_heads_utils benchmark steering
   python -m talking_heads_utils benchmark icl
+  python -m talking_heads_utils benchmark patch --repeats 1
   python -m talking_heads_utils benchmark streaming
 """
 
@@ -21,7 +22,7 @@ from talking_heads_utils.cli.composition import add_weights_arguments
 from talking_heads_utils.cli.options import add_device
 from talking_heads_utils.files import check_folder, gpt2_source
 
-BENCHMARKS = ("composition", "steering", "icl", "streaming")
+BENCHMARKS = ("composition", "steering", "icl", "patch", "streaming")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

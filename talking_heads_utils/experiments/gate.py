@@ -96,8 +96,8 @@ def gate_cells(prompts: PromptSet, logits: Float[Tensor, "n_prompts d_vocab"]) -
     cells = []
     for kind, keep in _kinds(prompts):
         found, next_, last = (share(some[keep]) for some in hits)
-        asked = found.low >= AT_LEAST * chance
-        cells.append(Cell(task, n_items, *kind, *found, chance, next_.mean, last.mean, asked))
+        counted = (found.mean, found.low, found.high, found.n, chance, next_.mean, last.mean)
+        cells.append(Cell(task, n_items, *kind, *counted, asked=found.low >= AT_LEAST * chance))
     return cells
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,7 +55,8 @@ ATTN_OUT, MLP_OUT = "attn_out", "mlp_out"
 SITES = (RESID_PRE, NORMED, Q, PATTERN, Z, ATTN_OUT, MLP_OUT)
 Change = Callable[[str, int, Tensor], Tensor]
 Rows = slice | Int[Tensor, "rows"]  # some of the n prompts
-_GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+_ACTS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
+_ACTS |= dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), partial(F.gelu, approximate="tanh"))  # one kernel, not eight
 _HOOKS = {RESID_PRE: "hook_resid_pre", Z: "attn.hook_z", ATTN_OUT: "hook_attn_out", MLP_OUT: "hook_mlp_out"}
 
 
@@ -196,14 +198,13 @@ class Forward:
         key = turn(project(normed, W.W_K, W.b_K), self.rotary, at[:, None, :, None]).permute(0, 3, 1, 2, 4)
         value = project(normed, W.W_V, W.b_V).permute(0, 3, 1, 2, 4)  # [n, n_kv, k, q, d_head], as the keys
         query = query.unflatten(3, (-1, group)).permute(0, 3, 1, 4, 2, 5)  # [n, n_kv, k, group, a, d_head]
-        query = query / query.shape[-1] ** 0.5
         scores = _own_scores(query, key, at, asked_at)
         before = self._before(layer, at, rows)
         if before is not None:
             keys, values, hidden = before
             to_kept = (query.flatten(2, 4) @ keys.mT).unflatten(2, query.shape[2:5])
-            scores = torch.cat([to_kept.masked_fill(hidden[:, None, None, None, None], -torch.inf), scores], -1)
-        pattern = scores.softmax(-1)
+            scores = torch.cat([to_kept.masked_fill_(hidden[:, None, None, None, None], -torch.inf), scores], -1)
+        pattern = scores.div_(query.shape[-1] ** 0.5).softmax(-1)
         if change is not _unchanged:
             seen = change(PATTERN, layer, pattern.permute(0, 2, 1, 3, 4, 5).flatten(2, 3))
             pattern = seen.unflatten(2, pattern.shape[1:4:2]).permute(0, 2, 1, 3, 4, 5)
@@ -257,7 +258,7 @@ def _own_scores(
         return (query * key[:, :, :, None]).sum(-1, keepdim=True)
     scores = (query.flatten(3, 4) @ key.mT).unflatten(3, query.shape[3:5])
     later = at[:, None] > asked_at[:, :, None]
-    return scores.masked_fill(later[:, None, None, None], -torch.inf)
+    return scores.masked_fill_(later[:, None, None, None], -torch.inf)
 
 
 def to_positions(pattern: Float[Tensor, "*batch q n_before_q"], at: Int[Tensor, "n q"], n_pos: int) -> Tensor:
@@ -376,23 +377,33 @@ def _layer(bridge: TransformerBridge, layer: int) -> Layer:
     block = bridge.blocks[layer]
     ln = getattr(block, "ln2", None)
     scale, bias = (None if (p := getattr(ln, name, None)) is None else wide(p) for name in ("weight", "bias"))
+    scale = None if scale is None or (scale == 1).all() else scale  # folded into the MLP
+    bias = None if bias is None or (bias == 0).all() else bias
     return Layer(attention_layer(bridge, layer), _mlp(bridge, block), scale, bias)
 
 
 def _mlp(bridge: TransformerBridge, block: torch.nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """A layer's MLP, in the model's own dtype within. Where it is two products around a GELU, GPT-2's tanh form runs in
-    one kernel instead of eight."""
-    mlp = getattr(block, "mlp", None)
+    """A layer's MLP, in the model's own dtype within: its products by themselves where they are known, else the module,
+    which is much slower."""
+    mlp, own, act = getattr(block, "mlp", None), bridge.W_U.dtype, _ACTS.get(bridge.cfg.act_fn)
     if mlp is None:
         return None
-    own = bridge.W_U.dtype
     if own in HALF_TOLERANCES:
         return lambda x: mlp(x.flatten(0, -2)[None].to(own))[0].to(x).view_as(x)
-    if bridge.cfg.act_fn not in _GELU or getattr(bridge.cfg, "gated_mlp", False) or not hasattr(mlp, "W_in"):
+    gated = bool(getattr(bridge.cfg, "gated_mlp", False))
+    names = [*(["gate"] if gated else []), "in", "out"]
+    if act is None or not all(hasattr(mlp, f"W_{name}") for name in names):
         return lambda x: mlp(x.flatten(0, -2)[None])[0].view_as(x)
-    W_in, b_in, W_out, b_out = (getattr(mlp, name).detach() for name in ("W_in", "b_in", "W_out", "b_out"))
-    form = _GELU[bridge.cfg.act_fn]
-    return lambda x: F.gelu(x @ W_in + b_in, approximate=form) @ W_out + b_out
+    read, *more, write = ((getattr(mlp, f"W_{name}").T.detach(), getattr(mlp, f"b_{name}", None)) for name in names)
+
+    def run(x: Tensor) -> Tensor:
+        hidden = act(F.linear(x, *read))
+        for other in more:
+            also = F.linear(x, *other)
+            hidden = hidden * also if hidden.requires_grad else hidden.mul_(also)
+        return F.linear(hidden, *write)
+
+    return run
 
 
 def reading(heads: Sequence[Head], into: dict[Head, Tensor]) -> Change:

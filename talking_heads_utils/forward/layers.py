@@ -68,7 +68,7 @@ def project(
     x: Float[Tensor, "n m p d_model"], W: Float[Tensor, "h d_model d_head"], b: Float[Tensor, "h d_head"]
 ) -> Float[Tensor, "n m p h d_head"]:
     """Queries, keys or values of several heads, in one product. ``x`` may have fewer dimensions before ``d_model``."""
-    return (x @ W.permute(1, 0, 2).flatten(1)).unflatten(-1, W.shape[::2]) + b
+    return torch.nn.functional.linear(x, W.transpose(0, 1).flatten(1).T, b.flatten()).unflatten(-1, W.shape[::2])
 
 
 def attention_of(
@@ -94,7 +94,8 @@ def attention_layer(bridge: TransformerBridge, layer: int) -> AttentionLayer:
         b = getattr(attn, f"b_{name}", None)
         b = W.new_zeros(W.shape[0], W.shape[2]) if b is None else wide(b)
         folded[f"b_{name}"] = b if bias is None else b + wide(bias) @ W
-        folded[f"W_{name}"] = W if scale is None else W * wide(scale)[:, None]
+        W = W if scale is None else W * wide(scale)[:, None]
+        folded[f"W_{name}"] = W.transpose(0, 1).contiguous().transpose(0, 1)  # so that heads are one product
     W_O, b_O = wide(attn.W_O), attn.b_O
     n_heads, n_kv_heads = len(folded["W_Q"]), len(folded["W_K"])
     return AttentionLayer(

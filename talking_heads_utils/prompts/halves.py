@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -22,8 +24,8 @@ def half_rows(prompts: PromptSet) -> tuple[list[int], list[int]]:
     """
     marks = prompts.info.get("half") or [(SELECTION, HELD_OUT)[i // 2 % 2] for i in range(len(prompts))]
     selection, held_out = ([i for i, mark in enumerate(marks) if mark == half] for half in (SELECTION, HELD_OUT))
-    for rows in (selection, held_out):
-        _check(len(rows))
+    check_enough(selection)
+    check_enough(held_out)
     return selection, held_out
 
 
@@ -49,20 +51,14 @@ def wording_folds(prompts: PromptSet) -> Int[Tensor, "n_prompts"]:
     return torch.tensor([names.index(name) for name in prompts.info["wording"]])
 
 
-def check_enough(prompts: PromptSet) -> PromptSet:
+def check_enough(prompts: PromptSet | Sequence[int]) -> None:
     """Raises :class:`TaskError` for fewer prompts than an interval needs."""
-    _check(len(prompts))
-    return prompts
+    if len(prompts) < FEWEST:
+        raise TaskError(f"An interval needs {FEWEST} prompts at least, not {len(prompts)}. Ask for more prompts.")
 
 
-def _check(n: int) -> None:
-    if n < FEWEST:
-        raise TaskError(f"An interval needs {FEWEST} prompts at least, not {n}. Ask for more prompts.")
-
-
-def check_both_orders(prompts: PromptSet) -> PromptSet:
+def check_both_orders(prompts: PromptSet) -> None:
     """Raises :class:`TaskError` for IOI prompts that all name the same role first."""
     orders = set(prompts.info.get("order", ()))
     if len(orders) < 2:
         raise TaskError(f"Prompts of both orders are needed; these have only {', '.join(map(repr, orders)) or 'none'}.")
-    return prompts

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from talking_heads_utils.effects import inhibition_score
 from talking_heads_utils.errors import CheckpointError, ResultError, TalkingHeadsError
@@ -18,7 +18,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import concentration
 from talking_heads_utils.experiments.inhibition.agreement import agreement
 from talking_heads_utils.experiments.inhibition.mover import MoverRuns
-from talking_heads_utils.experiments.verdicts import listed
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import find_checkpoint
@@ -30,9 +30,6 @@ from talking_heads_utils.settings import FINAL, N_ITEMS, SEED
 from talking_heads_utils.stats import bootstrap_mean
 from talking_heads_utils.training.card import write_card
 from talking_heads_utils.training.spec import SPECS, MiniSpec, spec_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 N_PROMPTS = 400
 CURVE = ("k", "what", "mean", "low", "high", "n")  # what is kept of a curve
@@ -140,54 +137,41 @@ def all_runs(folder: Path | None = None) -> list[dict[str, Any]]:
     return sorted(found, key=lambda run: (list(SPECS).index(run["model"]), run["seed"]))
 
 
-def accuracies(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per run: when its early checkpoint was taken, and what it answers at the end."""
-    import pandas as pd
+@dataclass(frozen=True)
+class SeedRow(Row):
+    """One run: what it answers at the end, and the channel into its mover, where one was found."""
 
+    model: str = column("", "the recipe")
+    seed: int = column("", "of the first weights and the prompts")
+    steps: int = column("steps", "of training")
+    early_step: int | None = column("steps", "at which the early checkpoint was taken")
+    ioi: float = column("share", "of IOI prompts answered rightly, over the vocabulary")
+    longest_lists: float = column("share", "of the longest lists in training answered rightly, over the vocabulary")
+    kinds: int = column("", "kinds of prompt in training: IOI and each list length")
+    solved: int = column("", "kinds of prompt that are answered to 99%")
+    inhibition_score: float | None = column("share", "I(m) of the strongest mover")
+    heads: str = column("", "inhibition heads, each with how many of its components do 90% of what it does")
+    dimension: int | None = column("directions", "fewest that carry 90% of what these heads together do; 8 at most")
+    random_share: float | None = column("share", "of that effect that as many random directions carry")
+    spearman: float | None = column("", "rank correlation of scores and cross-validated effects of components")
+    rotated: float | None = column("", "the same in random bases of each head, mean")
+
+
+def seed_rows(runs: Sequence[dict[str, Any]]) -> list[SeedRow]:
+    """One row per run of :func:`all_runs`; what was not found is None."""
     rows = []
     for run in runs:
-        accuracy = run["accuracy"]
-        solved = sum(value >= 0.99 for value in accuracy.values())
-        rows.append({
-            "model": run["model"], "seed": run["seed"], "steps": run["step"], "early at step": run["early_at"],
-            "IOI": accuracy["ioi"], "longest lists": accuracy[f"n={run['longest']}"],
-            "at 99%": f"{solved} of {len(accuracy)}",
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def channels(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per run whose mover is inhibited: by which heads, and what they tell it through."""
-    import pandas as pd
-
-    rows = []
-    for run in (run for run in runs if run["inhibition_heads"]):
-        heads = run["inhibition_heads"]
-        rows.append({
-            "model": run["model"], "seed": run["seed"], "I(m)": run["inhibition_score"]["mean"],
-            "heads (components)": ", ".join(f"{h['head']} ({h['components'] or '–'})" for h in heads),
-            "dimensions": run["dimension"], "Spearman": run["agreement"]["spearman"],
-            "rotated": run["agreement"]["rotated"],
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def summary(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence per recipe whose mover is inhibited: dimensions by seed, heads that every run has, and what as many
-    random directions carry."""
-    found = []
-    for model in dict.fromkeys(run["model"] for run in runs if run["inhibition_heads"]):
-        of_model = [run for run in runs if run["model"] == model and run["inhibition_heads"]]
-        heads = [{h["head"] for h in run["inhibition_heads"]} for run in of_model]
-        common = ", ".join(sorted(set.intersection(*heads))) or "none"
-        random = max(_at_random(run) for run in of_model)
-        found.append(
-            f"**{model}**, seed {listed(run['seed'] for run in of_model)}: dimensions of the channel "
-            f"{listed(run['dimension'] or 'more than 8' for run in of_model)}; as many random directions carry "
-            f"{random:.0%} of the effect at most. "
-            + (f"Heads that inhibit in every run: {common}." if len(of_model) > 1 else "One run.")
-        )
-    return found
+        accuracy, heads, order = run["accuracy"], run["inhibition_heads"], run.get("agreement", {})
+        rows.append(SeedRow(
+            model=run["model"], seed=run["seed"], steps=run["step"], early_step=run["early_at"],
+            ioi=accuracy["ioi"], longest_lists=accuracy[f"n={run['longest']}"], kinds=len(accuracy),
+            solved=sum(value >= 0.99 for value in accuracy.values()),
+            inhibition_score=run["inhibition_score"]["mean"] if "inhibition_score" in run else None,
+            heads=", ".join(f"{h['head']} ({h['components'] or 'more than 8'})" for h in heads),
+            dimension=run.get("dimension"), random_share=_at_random(run) if heads else None,
+            spearman=order.get("spearman"), rotated=order.get("rotated"),
+        ))  # fmt: skip
+    return rows
 
 
 def _at_random(run: dict[str, Any]) -> float:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,13 +74,8 @@ class Checkpoint:
         sums = [known_sha256(path) for path in sorted(held)]
         return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
-    def raw_layers(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> Iterator[RawLayer]:
-        """The layers one by one. Raises :class:`CheckpointError` naming a tensor that is not finite."""
-        for layer in range(self.shape.n_layers):
-            yield self.raw_layer(layer, dtype, device)
-
     def raw_layer(self, layer: int, dtype: torch.dtype, device: str | torch.device = "cpu") -> RawLayer:
-        """One layer; nothing else of the checkpoint is read. Raises as :meth:`raw_layers`."""
+        """One layer; nothing else is read. Raises :class:`CheckpointError` naming a tensor that is not finite."""
         return self.family.unpack(self.read_layer(layer, dtype, device), self.shape)
 
     def source(self) -> Source:
@@ -127,7 +122,7 @@ def assembled(
 ) -> HeadWeights:
     """The attention weights of a checkpoint that is open; the rest as :func:`load_head_weights`."""
     return assemble(
-        checkpoint.raw_layers(dtype, device),
+        (checkpoint.raw_layer(layer, dtype, device) for layer in range(checkpoint.shape.n_layers)),
         checkpoint.shape.n_layers,
         norm=checkpoint.family.norm,
         source=checkpoint.source(),

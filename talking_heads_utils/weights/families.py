@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -46,25 +47,37 @@ class Shape:
 class Family:
     """One family: its tensors by part (``{layer}`` is filled in), how to read its config and how to unpack a layer.
 
-    models: some that belong to it. qk_norm: whether queries and keys are normalised, each by its own length: a score is
-    then no bilinear form of what the two read.
+    optional: parts that a checkpoint may lack. config: what the config calls layers, heads and width. sizes: part ->
+    shape of its tensor. models: some that belong to it. qk_norm: whether queries and keys are normalised, each by its
+    own length: a score is then no bilinear form of what the two read.
     """
 
     name: str
+    models: str
     norm: str
     prefixes: tuple[str, ...]
     tensors: Mapping[str, str]
-    optional: frozenset[str]
-    shape: Callable[[Config], Shape]
     sizes: Callable[[Shape], dict[str, tuple[int, ...]]]
     unpack: Callable[[Mapping[str, Tensor], Shape], RawLayer]
-    rotary: Callable[[Config, Shape], Rotary | None]
-    models: str
+    optional: frozenset[str] = frozenset()
+    config: tuple[str, str, str] = ("num_hidden_layers", "num_attention_heads", "hidden_size")
+    rotates: bool = True
     qk_norm: bool = False
 
     def tensor_names(self, layer: int) -> dict[str, str]:
         """Part -> tensor name, without the prefix."""
         return {part: template.format(layer=layer) for part, template in self.tensors.items()}
+
+    def shape(self, config: Config) -> Shape:
+        """Raises ``KeyError`` for what the config lacks."""
+        n_layers, n_heads, d_model = (config[name] for name in self.config)
+        whole = all(isinstance(n, int) for n in (d_model, n_heads)) and n_heads > 0 and d_model % n_heads == 0
+        d_head = config.get("head_dim") or (d_model // n_heads if whole else None)
+        return Shape(n_layers, n_heads, config.get("num_key_value_heads") or n_heads, d_model, d_head)
+
+    def rotary(self, config: Config, shape: Shape) -> Rotary | None:
+        """The rotary positions that a config describes. Raises :class:`CheckpointError` for settings that make none."""
+        return _rotary(config, shape) if self.rotates else None
 
 
 def _heads_in(W: Tensor, n_heads: int) -> Tensor:
@@ -77,55 +90,21 @@ def _heads_out(W: Tensor, n_heads: int) -> Tensor:
     return W.unflatten(0, (n_heads, -1))
 
 
-def _gpt2_shape(config: Config) -> Shape:
-    n_heads, d_model = config["n_head"], config["n_embd"]
-    return Shape(config["n_layer"], n_heads, n_heads, d_model, _divide(d_model, n_heads))
-
-
-def _gpt2_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
+def _fused_sizes(shape: Shape, *, across: bool) -> dict[str, tuple[int, ...]]:
     d, inner = shape.d_model, shape.n_heads * shape.d_head
-    return {"qkv": (d, 3 * inner), "qkv_bias": (3 * inner,), "out": (inner, d), "out_bias": (d,)} | _norm_sizes(d)
+    matrices = {"qkv": (3 * inner, d), "out": (d, inner)}
+    if across:
+        matrices = {part: size[::-1] for part, size in matrices.items()}
+    return {**matrices, "qkv_bias": (3 * inner,), "out_bias": (d,), "ln": (d,), "ln_bias": (d,)}
 
 
 def _unpack_gpt2(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
     W_Q, W_K, W_V = (_heads_in(W, shape.n_heads) for W in t["qkv"].chunk(3, dim=1))
+    b_Q, _, b_V = t["qkv_bias"].unflatten(0, (3, shape.n_heads, -1))
     return RawLayer(
         W_Q, W_K, W_V, _heads_out(t["out"], shape.n_heads),
-        b_V=t["qkv_bias"].chunk(3)[2].unflatten(0, (shape.n_heads, -1)), b_O=t["out_bias"],
-        ln_scale=t["ln"], ln_bias=t["ln_bias"], b_Q=t["qkv_bias"].chunk(3)[0].unflatten(0, (shape.n_heads, -1)),
+        b_V=b_V, b_O=t["out_bias"], ln_scale=t["ln"], ln_bias=t["ln_bias"], b_Q=b_Q,
     )  # fmt: skip
-
-
-def _hf_shape(config: Config) -> Shape:
-    n_heads, d_model = config["num_attention_heads"], config["hidden_size"]
-    return Shape(
-        n_layers=config["num_hidden_layers"],
-        n_heads=n_heads,
-        n_kv_heads=config.get("num_key_value_heads") or n_heads,
-        d_model=d_model,
-        d_head=config.get("head_dim") or _divide(d_model, n_heads),
-    )
-
-
-def _divide(d_model: Any, n_heads: Any) -> Any:
-    """d_head where it goes evenly; else None, which :meth:`Shape.problem` reports."""
-    whole = isinstance(d_model, int) and isinstance(n_heads, int) and n_heads > 0 and d_model % n_heads == 0
-    return d_model // n_heads if whole else None
-
-
-def _norm_sizes(d_model: int) -> dict[str, tuple[int, ...]]:
-    return {"ln": (d_model,), "ln_bias": (d_model,)}
-
-
-def _neox_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    d, inner = shape.d_model, shape.n_heads * shape.d_head
-    return {"qkv": (3 * inner, d), "qkv_bias": (3 * inner,), "out": (d, inner), "out_bias": (d,)} | _norm_sizes(d)
-
-
-def _llama_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    d, inner, shared = shape.d_model, shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
-    biases = {"q_bias": (inner,), "k_bias": (shared,), "v_bias": (shared,), "out_bias": (d,)}
-    return {"q": (inner, d), "k": (shared, d), "v": (shared, d), "out": (d, inner)} | biases | _norm_sizes(d)
 
 
 def _unpack_neox(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
@@ -138,16 +117,24 @@ def _unpack_neox(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
     )  # fmt: skip
 
 
+def _llama_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    d, inner, shared = shape.d_model, shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+    biases = {"q_bias": (inner,), "k_bias": (shared,), "v_bias": (shared,), "out_bias": (d,)}
+    return {"q": (inner, d), "k": (shared, d), "v": (shared, d), "out": (d, inner), "ln": (d,)} | biases
+
+
 def _unpack_llama(t: Mapping[str, Tensor], shape: Shape) -> RawLayer:
-    b_Q = t["q_bias"].unflatten(0, (shape.n_heads, -1)) if "q_bias" in t else None
-    b_V = t["v_bias"].unflatten(0, (shape.n_kv_heads, -1)) if "v_bias" in t else None
+    n_heads, n_kv = shape.n_heads, shape.n_kv_heads
     return RawLayer(
-        _heads_in(t["q"].T, shape.n_heads),
-        _heads_in(t["k"].T, shape.n_kv_heads),
-        _heads_in(t["v"].T, shape.n_kv_heads),
-        _heads_out(t["out"].T, shape.n_heads),
-        b_V=b_V, b_O=t.get("out_bias"), ln_scale=t["ln"], b_Q=b_Q,
-    )  # fmt: skip
+        _heads_in(t["q"].T, n_heads),
+        _heads_in(t["k"].T, n_kv),
+        _heads_in(t["v"].T, n_kv),
+        _heads_out(t["out"].T, n_heads),
+        b_V=t["v_bias"].unflatten(0, (n_kv, -1)) if "v_bias" in t else None,
+        b_O=t.get("out_bias"),
+        ln_scale=t["ln"],
+        b_Q=t["q_bias"].unflatten(0, (n_heads, -1)) if "q_bias" in t else None,
+    )
 
 
 def _rotary(config: Config, shape: Shape) -> Rotary:
@@ -189,81 +176,48 @@ def _speeds(settings: dict[str, Any], d_head: int, longest: Any) -> tuple[float,
     return tuple(speeds)
 
 
-_LLAMA_TENSORS = {
-    "q": "layers.{layer}.self_attn.q_proj.weight",
-    "q_bias": "layers.{layer}.self_attn.q_proj.bias",
-    "k": "layers.{layer}.self_attn.k_proj.weight",
-    "k_bias": "layers.{layer}.self_attn.k_proj.bias",
-    "v": "layers.{layer}.self_attn.v_proj.weight",
-    "v_bias": "layers.{layer}.self_attn.v_proj.bias",
-    "out": "layers.{layer}.self_attn.o_proj.weight",
-    "out_bias": "layers.{layer}.self_attn.o_proj.bias",
-    "ln": "layers.{layer}.input_layernorm.weight",
-}
-_BIASES = frozenset({"q_bias", "k_bias", "v_bias", "out_bias"})
+_PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}
+_LLAMA_TENSORS = {"ln": "layers.{layer}.input_layernorm.weight"}
+for _part, _name in _PROJECTIONS.items():
+    _LLAMA_TENSORS[_part] = f"layers.{{layer}}.self_attn.{_name}.weight"
+    _LLAMA_TENSORS[f"{_part}_bias"] = f"layers.{{layer}}.self_attn.{_name}.bias"
 
 
-def _like_llama(name: str, models: str, *, optional: frozenset[str] = _BIASES, qk_norm: bool = False) -> Family:
-    """Families that name their attention tensors as ``llama`` does. optional: biases that a checkpoint may lack."""
+def _fused_tensors(attention: str, qkv: str, out: str, norm: str) -> dict[str, str]:
+    """Families that keep queries, keys and values in one tensor."""
+    of = {"qkv": f"{attention}.{qkv}", "out": f"{attention}.{out}", "ln": norm}
+    ends = {"": "weight", "_bias": "bias"}
+    return {f"{part}{end}": f"{name}.{kind}" for part, name in of.items() for end, kind in ends.items()}
+
+
+def _like_llama(name: str, models: str, *, biased: bool = False, qk_norm: bool = False) -> Family:
+    """Families that name their attention tensors as ``llama`` does. biased: queries, keys and values always are."""
+    optional = {"out_bias"} if biased else {f"{part}_bias" for part in _PROJECTIONS}
     return Family(
-        name=name,
-        norm=RMS_NORM,
-        prefixes=("model.", ""),
-        tensors=_LLAMA_TENSORS,
-        optional=optional,
-        shape=_hf_shape,
-        sizes=_llama_sizes,
-        unpack=_unpack_llama,
-        rotary=_rotary,
-        models=models,
-        qk_norm=qk_norm,
-    )
+        name, models, RMS_NORM, ("model.", ""), _LLAMA_TENSORS, _llama_sizes, _unpack_llama,
+        optional=frozenset(optional), qk_norm=qk_norm,
+    )  # fmt: skip
 
 
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family(
-        name="gpt2",
-        norm=LAYER_NORM,
-        prefixes=("", "transformer."),
-        tensors={
-            "qkv": "h.{layer}.attn.c_attn.weight",
-            "qkv_bias": "h.{layer}.attn.c_attn.bias",
-            "out": "h.{layer}.attn.c_proj.weight",
-            "out_bias": "h.{layer}.attn.c_proj.bias",
-            "ln": "h.{layer}.ln_1.weight",
-            "ln_bias": "h.{layer}.ln_1.bias",
-        },
-        optional=frozenset(),
-        shape=_gpt2_shape,
-        sizes=_gpt2_sizes,
-        unpack=_unpack_gpt2,
-        rotary=lambda config, shape: None,
-        models="GPT-2",
-    ),
-    "gpt_neox": Family(
-        name="gpt_neox",
-        norm=LAYER_NORM,
-        prefixes=("gpt_neox.", ""),
-        tensors={
-            "qkv": "layers.{layer}.attention.query_key_value.weight",
-            "qkv_bias": "layers.{layer}.attention.query_key_value.bias",
-            "out": "layers.{layer}.attention.dense.weight",
-            "out_bias": "layers.{layer}.attention.dense.bias",
-            "ln": "layers.{layer}.input_layernorm.weight",
-            "ln_bias": "layers.{layer}.input_layernorm.bias",
-        },
-        optional=frozenset({"qkv_bias", "out_bias"}),
-        shape=_hf_shape,
-        sizes=_neox_sizes,
-        unpack=_unpack_neox,
-        rotary=_rotary,
-        models="Pythia, GPT-NeoX",
-    ),
-    "llama": _like_llama("llama", "Llama 2 and 3.x, SmolLM2"),
-    "mistral": _like_llama("mistral", "Mistral 7B"),
-    "qwen2": _like_llama("qwen2", "Qwen 2 and 2.5", optional=frozenset({"out_bias"})),
-    "qwen3": _like_llama("qwen3", "Qwen 3", qk_norm=True),
-}
+    family.name: family
+    for family in (
+        Family(
+            "gpt2", "GPT-2", LAYER_NORM, ("", "transformer."),
+            _fused_tensors("h.{layer}.attn", "c_attn", "c_proj", "h.{layer}.ln_1"),
+            partial(_fused_sizes, across=True), _unpack_gpt2, config=("n_layer", "n_head", "n_embd"), rotates=False,
+        ),
+        Family(
+            "gpt_neox", "Pythia, GPT-NeoX", LAYER_NORM, ("gpt_neox.", ""),
+            _fused_tensors("layers.{layer}.attention", "query_key_value", "dense", "layers.{layer}.input_layernorm"),
+            partial(_fused_sizes, across=False), _unpack_neox, optional=frozenset({"qkv_bias", "out_bias"}),
+        ),
+        _like_llama("llama", "Llama 2 and 3.x, SmolLM2"),
+        _like_llama("mistral", "Mistral 7B"),
+        _like_llama("qwen2", "Qwen 2 and 2.5", biased=True),
+        _like_llama("qwen3", "Qwen 3", qk_norm=True),
+    )
+}  # fmt: skip
 
 
 def family_of(config: Config, where: str) -> Family:

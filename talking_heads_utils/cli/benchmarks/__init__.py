@@ -7,6 +7,7 @@ writes ``data/benchmarks/<name>-<machine>.json``, which a page of the book shows
 ``streaming``    scores of a checkpoint that does not fit in memory, beside the bare matrix products
 ``steering``     a grid of settings on kept keys and values, beside hooked runs
 ``icl``          a grid of patches on kept keys and values, beside hooked runs
+``patch``        activation patching by layer and position, beside TransformerLens' own
 """
 
 from __future__ import annotations
