@@ -63,9 +63,7 @@ def test_its_accuracy_falls_as_the_crowding_of_the_places_predicts(seed):
     assert accuracy(planted, ioi.build_ioi(planted.tokenizer, 200, seed)) > 0.97
 
 
-def test_longer_lists_are_harder_and_the_control_guesses(noisy, control):
-    measured = [accuracy(noisy, laundry.build_laundry(noisy.tokenizer, n, 120)) for n in (3, 10, 20)]
-    assert measured[0] > 0.95 > measured[1] > measured[2] + 0.1
+def test_the_control_guesses(control):
     for n in (3, 10):
         guessed = accuracy(control, laundry.build_laundry(control.tokenizer, n, 200))
         assert abs(guessed - predicted_accuracy(control, n, torch.tensor([6]))) < 4 * (1 / n / 200) ** 0.5
