@@ -1,10 +1,9 @@
-"""Intervals, exact tests, rank correlation and ridge regression: small and vectorised."""
+"""Intervals, exact tests and rank correlation: small and vectorised."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from math import comb
 from typing import NamedTuple
 
 import torch
@@ -165,9 +164,9 @@ def holm(p: Float[Tensor, "k"], n: int | None = None) -> Float[Tensor, "k"]:
 def fisher_exact(marked: int, n: int, marked_others: int, n_others: int) -> float:
     """Fisher's exact test, one-sided: the chance that so many of the marked ones, or more, are among the first ``n``
     if the marks were dealt at random over all ``n + n_others``."""
-    n_marked = marked + marked_others
-    ways = [comb(n, k) * comb(n_others, n_marked - k) for k in range(marked, min(n, n_marked) + 1)]
-    return sum(ways) / comb(n + n_others, n_marked)
+    from scipy.stats import hypergeom
+
+    return float(hypergeom.sf(marked - 1, n + n_others, marked + marked_others, n))
 
 
 def exact_head_test(values: Float[Tensor, "n_layers n_heads"], heads: Sequence[Head]) -> ExactTest:
@@ -200,29 +199,16 @@ def percentile_among(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
 
     NaN counts for nothing and stays NaN.
     """
-    out, defined = torch.full(values.shape, torch.nan, dtype=torch.float64), ~values.isnan()
-    ranks = _ranks(values[defined][None].double())[0]
-    out[defined] = 100 * ranks / (len(ranks) - 1)
-    return out
+    from scipy.stats import rankdata
+
+    ranks = torch.from_numpy(rankdata(values.double().cpu().numpy(), nan_policy="omit"))
+    return 100 * (ranks - 1) / ((~values.isnan()).sum() - 1).cpu()
 
 
 def spearman(x: Float[Tensor, "k"], y: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
-    """Spearman's rank correlation of ``x`` with every row of ``y``; ties get the mean of their ranks."""
-    ranks_x, ranks_y = (ranks - ranks.mean(-1, keepdim=True) for ranks in (_ranks(x[None]), _ranks(y)))
-    return (ranks_y @ ranks_x[0]) / (ranks_x.norm() * ranks_y.norm(dim=-1)).clamp(min=1e-12)
+    """Spearman's rank correlation of ``x`` with every row of ``y``, on the CPU; ties get the mean of their ranks."""
+    from scipy.stats import rankdata
 
-
-def _ranks(values: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """Ranks within each row, from 0 for the smallest; equal values share the mean of the ranks they take up."""
-    ordered = values.sort(dim=-1).values.contiguous()
-    values = values.contiguous()
-    first, after = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
-    return (first + after - 1).double() / 2
-
-
-def ridge_weights(
-    features: Float[Tensor, "n n_features"], targets: Float[Tensor, "n k"], penalty: float
-) -> Float[Tensor, "n_features k"]:
-    """Weights of a ridge regression without intercept: both sides must be centred. penalty: on the squared weights."""
-    identity = torch.eye(features.shape[1], dtype=features.dtype, device=features.device)
-    return torch.linalg.solve(features.T @ features + penalty * identity, features.T @ targets)
+    ranks = torch.from_numpy(rankdata(torch.cat([x[None].double(), y.double()]).cpu().numpy(), axis=1))
+    of_x, *_ = of_all = ranks - ranks.mean(1, keepdim=True)
+    return ((of_all @ of_x) / (of_x.norm() * of_all.norm(dim=1)).clamp(min=1e-12))[1:]

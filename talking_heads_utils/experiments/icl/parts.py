@@ -19,7 +19,7 @@ from talking_heads_utils.forward.head_sets import NOTHING, ablations
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.questions import asked_at
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.stats import ridge_weights, share_in_clusters
+from talking_heads_utils.stats import share_in_clusters
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -113,12 +113,12 @@ def probe(
         raise OptionError(
             "A probe needs prompts to be fitted on, with two labels at least, and others to be scored on."
         )
-    x, kinds = features.double().cpu(), labels[fitted].unique()
-    x = x - x[fitted].mean(0)
-    y = (labels[fitted][:, None] == kinds).double()
-    penalty = RIDGE * x[fitted].square().sum(0).mean().item() + 1e-9
-    weights = ridge_weights(x[fitted], y - y.mean(0), penalty)
-    return kinds[(x[~fitted] @ weights + y.mean(0)).argmax(1)] == labels[~fitted]
+    from sklearn.linear_model import RidgeClassifier
+
+    x, asked, known = features.double().cpu().numpy(), labels.cpu().numpy(), fitted.cpu().numpy()
+    penalty = RIDGE * known.sum() * x[known].var(0).mean() + 1e-9
+    told = RidgeClassifier(penalty).fit(x[known], asked[known]).predict(x[~known])
+    return torch.from_numpy(told == asked[~known])
 
 
 def probe_labels(prompts: PromptSet) -> dict[str, Int[Tensor, "n"]]:

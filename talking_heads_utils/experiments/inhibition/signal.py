@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError, TaskError
@@ -20,7 +21,7 @@ from talking_heads_utils.prompts.halves import check_both_orders, check_enough, 
 from talking_heads_utils.prompts.ioi import IOIPrompt, build_ioi, draw_ioi, swap_names, swap_order
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.stats import bootstrap_mean, ridge_weights
+from talking_heads_utils.stats import bootstrap_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,29 +140,32 @@ def cross_validated_r2(
 
     Below zero: worse than the mean of the other folds. Three folds at least.
     """
-    values, design, folds = values.double().cpu(), design.double().cpu(), folds.cpu()
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import LeaveOneGroupOut
+
+    y, X, groups = values.double().cpu().numpy(), design.double().cpu().numpy(), folds.cpu().numpy()
     error = base = 0.0
-    for fold in folds.unique():
-        rest = folds != fold
-        inner = folds[rest]
-        errors = [
-            sum(_left_out(values[rest], design[rest], inner == other, penalty)[0] for other in inner.unique())
-            for penalty in PENALTIES
-        ]
-        penalty = PENALTIES[int(torch.tensor(errors).argmin())]
-        found = _left_out(values, design, ~rest, penalty)
-        error, base = error + found[0], base + found[1]
-    return 1 - error / base
+    for fitted, left in LeaveOneGroupOut().split(X, groups=groups):
+        model = Ridge(choose_penalty(X[fitted], y[fitted], groups[fitted]), solver="svd")
+        predicted = model.fit(X[fitted], y[fitted]).predict(X[left])
+        error += ((y[left] - predicted) ** 2).sum()
+        base += ((y[left] - y[fitted].mean(0)) ** 2).sum()
+    return float(1 - error / base)
 
 
-def _left_out(
-    values: Float[Tensor, "n k"], design: Float[Tensor, "n n_features"], test: Bool[Tensor, "n"], penalty: float
-) -> tuple[float, float]:
-    """Squared error on the rows of ``test``, fitted on the others: of the regression, and of their mean."""
-    mean, centre = values[~test].mean(0), design[~test].mean(0)
-    weights = ridge_weights(design[~test] - centre, values[~test] - mean, penalty)
-    off = values[test] - mean
-    return (off - (design[test] - centre) @ weights).square().sum().item(), off.square().sum().item()
+def choose_penalty(
+    X: Float[np.ndarray, "n n_features"], y: Float[np.ndarray, "n k"], groups: Int[np.ndarray, "n"]
+) -> float:
+    """The one of :data:`PENALTIES` on the squared weights of a ridge regression with the smallest squared error, of all
+    columns together, on each group in turn, fitted on the others."""
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+
+    repeated = np.tile(y, len(PENALTIES))  # one decomposition for all penalties
+    model = Ridge(np.repeat(PENALTIES, y.shape[1]), solver="svd")
+    predicted = cross_val_predict(model, X, repeated, groups=groups, cv=LeaveOneGroupOut())
+    errors = np.square(repeated - predicted).sum(0).reshape(len(PENALTIES), -1).sum(1)
+    return PENALTIES[errors.argmin()]
 
 
 def place_or_identity(
