@@ -6,6 +6,7 @@ Source: Merullo et al. (2024), Figure 2 (inhibition score). How it is computed i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,8 +21,8 @@ from talking_heads_utils.forward.closed_form import (
     pattern_after_keys,
     pattern_after_query,
 )
+from talking_heads_utils.forward.engine import ATTN_OUT, Forward
 from talking_heads_utils.forward.recording import Recording
-from talking_heads_utils.forward.suffix import Suffix
 from talking_heads_utils.labels import Component, Head, as_head
 from talking_heads_utils.metrics import contrast
 
@@ -184,7 +185,7 @@ def wanted_direction(recording: Recording) -> Float[Tensor, "n d_model"]:
 
 @torch.no_grad()
 def total_effect(
-    recording: Recording, suffix: Suffix, effects: Effects, components: list[Component], *, block: int = 32
+    recording: Recording, suffix: Forward, effects: Effects, components: list[Component], *, block: int = 32
 ) -> Float[Tensor, "n k"]:
     """Change of the logit difference through everything above the mover, for some components: the mover's write at
     ``end`` is replaced, and the last token runs through the layers above.
@@ -210,11 +211,19 @@ def total_effect(
             at, directions[flat, which][:, None], amounts[..., None], None if shift is None else shift[:, flat]
         )[:, :, 0]
         change = (after - at.pattern[:, None]) @ at.moved
-        resid = suffix.resid[rows, None]
+        run = partial(_added_at, suffix, head.layer, rows)
         logits = [
-            suffix.logits(suffix.final(resid.expand_as(added), attention_added={head.layer: added}, rows=rows),
-                          candidates[rows]) for added in (change, torch.zeros_like(change[:, :1]))
+            suffix.logits(run(added), candidates[rows]) for added in (change, torch.zeros_like(change[:, :1]))
         ]  # fmt: skip
         differences = [(values * weights[rows, None].to(values)).sum(-1) for values in logits]
         parts.append(differences[0] - differences[1])
     return torch.cat(parts)
+
+
+def _added_at(run: Forward, layer: int, rows: slice, added: Float[Tensor, "n k d_model"]) -> Tensor:
+    """The final stream at ``end`` where this is added to what a layer's attention writes."""
+
+    def add(site: str, at: int, value: Tensor) -> Tensor:
+        return value + added[:, :, None] if (site, at) == (ATTN_OUT, layer) else value
+
+    return run.run(run.resid[rows, None, None], run.at_end(), change=add, rows=rows)[:, :, 0]

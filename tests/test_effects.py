@@ -19,9 +19,9 @@ from talking_heads_utils.effects import (
 )
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.forward.closed_form import mover_of, pattern_after_shift
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.layers import HALF_TOLERANCES
 from talking_heads_utils.forward.recording import record
-from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import contrast, logit_difference
 from talking_heads_utils.models import load_model, moved
@@ -103,7 +103,7 @@ def test_total_and_direct_effects_equal_a_hooked_run(case, intervention):
     recording = record(bridge, prompts, [1])
     effects = component_effects(recording, reader, intervention)
     components = [Component(0, 0, 0), Component(0, 2, 1), Component(0, 3, 2)]
-    found = total_effect(recording, suffix(bridge, prompts, 1), effects, components, block=4)
+    found = total_effect(recording, prepare(bridge, prompts, 1), effects, components, block=4)
     _, before = plain_run(bridge, prompts, reader, QUERY, 0.0)
 
     def difference(logits):
@@ -194,7 +194,7 @@ def test_a_model_in_half_precision_is_measured_as_its_hooked_runs_are(checkpoint
         torch.testing.assert_close(found.of(component), expected, atol=HALF_TOLERANCES[torch.bfloat16], rtol=0.05)
         largest = max(largest, expected.abs().max().item())
         if side == QUERY:
-            total = total_effect(recording, suffix(bridge, prompts, reader.layer), effects, [component])[:, 0]
+            total = total_effect(recording, prepare(bridge, prompts, reader.layer), effects, [component])[:, 0]
             difference = [logit_difference(values.float(), prompts) for values in (changed, logits)]
             torch.testing.assert_close(total, difference[0] - difference[1], atol=0.1, rtol=0.1)
     assert largest > 3 * HALF_TOLERANCES[torch.bfloat16], "an effect below the tolerance would prove nothing"

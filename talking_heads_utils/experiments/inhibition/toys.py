@@ -33,7 +33,7 @@ from talking_heads_utils.experiments.inhibition.concentration import (
 )
 from talking_heads_utils.experiments.inhibition.mover import mover_runs
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.suffix import suffix
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.prompts.sets import item_positions
 from talking_heads_utils.roles.lists import remove_from_values
@@ -245,7 +245,7 @@ def total_against_direct(c: Context, n: int = N_FOLLOWED) -> tuple[float, Float[
     rest = torch.tensor([i for i in table.index if i not in set(strongest)])
     drawn = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(c.seed))[:n]].tolist()
     chosen = [Component.parse(table["writer"][i]) for i in strongest + drawn]
-    above = suffix(c.bridge, at.held_out.prompts, at.mover.layer)
+    above = prepare(c.bridge, at.held_out.prompts, at.mover.layer)
     total = total_effect(at.held_out, above, at.effects, chosen).mean(0)
     direct = torch.tensor(table["direct"].to_numpy())[strongest + drawn]
     return spearman(direct.double(), total.double().cpu()[None]).item(), direct, total
