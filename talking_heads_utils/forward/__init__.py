@@ -7,7 +7,6 @@
 ``closed_form``  what a mover does after its query or its keys were changed, in closed form
 ``suffix``       the last token alone through the upper layers
 ``end_runs``     the last token under many ablations, and patched into another prompt
-``upper``        prompts through the layers that an edit reaches, with gradients
 ``steer``        a grid of settings of directions added at the last token
 ``head_sets``    sets of heads and MLPs that are taken out, and what stands in their place
 ``ends``         logits at a few positions of each prompt
