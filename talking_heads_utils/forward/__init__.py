@@ -2,7 +2,6 @@
 
 ``engine``       a model's layers run one by one, on some positions, for many variants at once
 ``layers``       one layer's weights, ready for algebra
-``variants``     many variants of one run, measured by one metric: what ablation and steering share
 ``recording``    one forward pass, kept as far as the closed forms need it
 ``closed_form``  what a mover does after its query or its keys were changed, in closed form
 ``suffix``       the last token alone through the upper layers
