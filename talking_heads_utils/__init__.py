@@ -1,44 +1,57 @@
-"""Shared code of *Talking Heads, the book*: channels between attention heads, read from weights.
+"""Which attention heads talk to which, through which components: read from weights, tested by intervention.
 
-Import what you need from the submodule that holds it; importing the package itself loads nothing heavy.
+>>> import talking_heads_utils as th
 
-==================  =====================================================================
-``labels``          names of heads and components: ``L8H10``, ``L8H10.1``
-``roles``           head roles that others published, with their source
-``weights``         a model's attention weights, out of a checkpoint or a bridge, and their processing
-``channels``        components of heads, composition scores, and the links of a circuit
-``models``          whole models for experiments: ``load_model``, and the table of known ones
-``device``          the device that something is to run on
-``tasks``           IOI and Laundry List prompts with named positions, and their metrics; functions
-``evaluate``        answers of a model on prompts, and its accuracy by list length
-``gate``            which tasks a model can do well enough to be asked how
-``prefixes``        which prefix a model does its tasks best behind
-``training``        small models in which a channel can arise by training
-``planted``         a model whose whole circuit is planted
-``runs``            one forward pass recorded; the last token alone through the upper layers
-``inhibition``      chapter 1: what components do to a mover, who inhibits, what travels
-``steering``        moving the last token along write directions: engine and sweeps
-``positional``      chapter 2: where prompts sit in a subspace, and what moving them buys
-``editing``         chapter 3: edits of single components, applied, baked, searched for, judged
-``icl``             chapter 4: prompts of functions, ablation, patching, redundancy, belief
-``seeds``           what varies between training runs of one small model
-``reproduce``       every experiment on one model as finished results, and the scorecard
-``verdicts``        what is said of a claim, by fixed rules
-``result_files``    a finished result as two files that belong together
-``notebook``        which model a chapter adds, and whether it fits where it runs
-``progress``        bars for what takes long, where somebody asked for them
-``statistics``      intervals and exact tests
-``errors``          every error that is raised on purpose
-``settings``        values that several modules and the command line share
-``files``           where data lies, and files that are written whole or not at all
-``provenance``      versions, machine and weights that a result was made with
-``sources``         where a function stands in the repository
-``data_dictionary`` what the files in ``data/`` hold, field by field
-``citation``        how to cite the book
-``figures``         plotly figures; they take results, never a model
-``benchmarks``      ours beside the plain way, in one process, on the same work
-``commands``        ``python -m talking_heads_utils ...``
-==================  =====================================================================
+loads nothing heavy. ``th.load_model``, ``th.ablate``, ``th.patch``, ``th.steer`` and ``th.edit`` are functions,
+``th.prompts``, ``th.metrics``, ``th.scores``, ``th.roles`` and ``th.figures`` modules, ``th.Head`` and ``th.Component``
+labels; each is loaded at its first use.
+
+What one does to a model:
+
+``ablation``     ``ablate``: a metric without heads, components or MLPs, everywhere or for one reader
+``patching``     ``patch``: what one run had at a site, put into another run
+``steering``     ``steer``: directions added at some positions, over a grid of amounts
+``editing``      ``edit`` and ``bake``: components scaled, removed, set or rotated in the weights
+
+What one gives it, and what is measured:
+
+``models``       ``load_model``: a Hub id, folder, GGUF file or known name; ``as_bridge`` for a model at hand
+``known``        the models that the book knows by name
+``labels``       names of heads and components: ``L8H10``, ``L8H10.1``
+``prompts``      prompt sets: ``from_texts`` for one's own, IOI, lists, in-context tasks
+``metrics``      one value per prompt: logit difference, accuracy, attention, loss, or one's own
+
+What is read from weights:
+
+``weights``      a model's attention weights, out of a checkpoint or a bridge, and their processing
+``components``   singular components of a head's matrices
+``scores``       composition scores: which later heads read what a component writes
+``roles``        head roles: published ones with their source, and those found here
+
+What runs underneath:
+
+``forward``      the engine: layers run one by one, recorded, for many variants at once
+``variants``     many variants of one run, measured by one metric: what ablation and steering share
+``effects``      what every component does to a mover, in closed form
+``edits``        edits as data, and their algebra on the weights
+``planted``      models whose answer is known by construction
+``stats``        intervals, exact tests, rank correlation, ridge regression
+``batches``      how much is run at once, and halving it where memory runs out
+``device``       the device that something is to run on
+``progress``     bars for what takes long, where somebody asked for them
+``resume``       work in parts: stopped, resumed, shared and merged
+``files``        where data lies, and files that are written whole or not at all
+``provenance``   versions, machine and weights that a result was made with
+``settings``     values that several modules and the command line share
+``errors``       every error that is raised on purpose
+
+What makes the book:
+
+``experiments``  what each chapter asks of a model: typed rows, claims, the store of results
+``figures``      plotly figures; they take rows, never a model
+``site``         what only the pages need
+``training``     small models in which a channel can arise by training
+``cli``          ``python -m talking_heads_utils ...``
 """
 
 from importlib import import_module

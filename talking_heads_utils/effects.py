@@ -20,6 +20,7 @@ from talking_heads_utils.forward.closed_form import (
     mover_of,
     pattern_after_keys,
     pattern_after_query,
+    pattern_after_shift,
 )
 from talking_heads_utils.forward.engine import ATTN_OUT, Forward
 from talking_heads_utils.forward.recording import Recording
@@ -76,6 +77,15 @@ def inhibition_score(recording: Recording, mover: Head | str) -> Float[Tensor, "
     head = check_mover(recording, mover)
     weights = contrast(recording.prompts).to(recording.final)
     return (recording.reader(head.layer).pattern[:, head.head] * weights).sum(-1)
+
+
+def inhibition_change(
+    recording: Recording, mover: Head | str, shift: Float[Tensor, "n k d_model"]
+) -> Float[Tensor, "n k"]:
+    """Change of I(m) when the input of the mover's query is moved by whole vectors."""
+    weights = contrast(recording.prompts).to(recording.final)
+    after = pattern_after_shift(mover_of(recording, check_mover(recording, mover)), shift)
+    return (after * weights[:, None]).sum(-1) - inhibition_score(recording, mover)[:, None]
 
 
 def check_mover(recording: Recording, mover: Head | str) -> Head:

@@ -203,28 +203,6 @@ def accuracy(bridge: TransformerBridge, prompts: PromptSet) -> Interval:
     return share(correct(answer_logits(bridge, prompts), prompts))
 
 
-def end_logits(
-    logits: Float[Tensor, "n_prompts n_pos d_vocab"], prompts: PromptSet
-) -> Float[Tensor, "n_prompts d_vocab"]:
-    """Logits at each prompt's last token."""
-    return logits[torch.arange(len(prompts)), prompts.positions["end"].to(logits.device)]
-
-
-def attention_to(
-    pattern: Float[Tensor, "n_prompts n_heads dest src"], prompts: PromptSet, source: str, dest: str = "end"
-) -> Float[Tensor, "n_prompts n_heads"]:
-    """Attention from one named position to another; NaN where a prompt has no such position.
-
-    Raises :class:`TaskError` for a name that no prompt has.
-    """
-    for name in (source, dest):
-        if name not in prompts.positions:
-            raise TaskError(f"No position {name!r} in these prompts; they have {', '.join(prompts.positions)}.")
-    src, dst = (prompts.positions[name].to(pattern.device) for name in (source, dest))
-    found = pattern[torch.arange(len(prompts)), :, dst, src]
-    return found.masked_fill(((src < 0) | (dst < 0))[:, None], torch.nan)
-
-
 def contrast(prompts: PromptSet) -> Float[Tensor, "n_prompts n_pos"]:
     """Weights over positions whose product with an attention pattern is I(m): +1 where the answer is first named, -1 in
     all where the other candidates are (IOI: IO less S1; lists: the answer less the mean of the items named twice).

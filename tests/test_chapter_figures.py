@@ -17,57 +17,29 @@ def views(figure) -> dict[str, list]:
     return {b.label: [t for t, on in zip(figure.data, mask) if on] for b, mask in zip(buttons, masks)}
 
 
-def drawn_values(traces) -> list[float]:
-    return sorted(value for trace in traces for value in trace.y)
+def by_model(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {model: rows[rows["model"] == model] for model in MODELS}
 
 
-FIGURES = {
-    "accuracy by examples": (
-        icl.accuracy_figure,
-        table(["model_accuracy", "reader"], functions=["trained", "held out"], k=[0, 1, 2]),
-        ["model_accuracy", "reader"],
-    ),
-    "parts": (
-        icl.parts_figure,
-        table(["exact", "near", "parity", "parity_copied", "distance"], part=["nothing", "attention"], layer=[0, 1]),
-        ["exact", "near", "parity", "parity_copied"],
-    ),
-    "probes": (
-        icl.probe_figure,
-        table(["right", "shuffled"], label=["a", "b", "parity", "size"], layer=[0, 1]),
-        ["right", "shuffled"],
-    ),
-    "attention": (
-        icl.attention_figure,
-        table(["to_y", "to_x", "even"], head=["L0H0", "L1H3"]),
-        ["to_y", "to_x", "even"],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_menu_shows_one_model_s_numbers_at_a_time(name):
-    figure_of, rows, columns = FIGURES[name]
-    found = views(figure_of(rows))
+def test_a_menu_shows_one_model_s_probes_with_their_intervals():
+    rows = table(["right", "shuffled"], label=["a", "b", "parity", "size"], layer=[0, 1])
+    figure = icl.probe_figure(by_model(rows))
+    found = views(figure)
     assert list(found) == MODELS
     for model, traces in found.items():
-        own = rows[rows["model"] == model]
-        assert drawn_values(traces) == pytest.approx(sorted(own[columns].to_numpy().ravel().round(3)))
-
-
-def test_intervals_reach_from_their_low_to_their_high_end():
-    rows = table(["right", "shuffled"], label=["a", "b", "parity", "size"], layer=[0, 1])
-    trace = icl.probe_figure(rows).data[0]
-    assert [y + up for y, up in zip(trace.y, trace.error_y.array)] == pytest.approx([1, 1])
-    assert [y - down for y, down in zip(trace.y, trace.error_y.arrayminus)] == pytest.approx([0, 0], abs=1e-3)
+        own = rows[rows["model"] == model][["right", "shuffled"]]
+        drawn = sorted(value for trace in traces for value in trace.y)
+        assert drawn == pytest.approx(sorted(own.to_numpy().ravel().round(3)))
+    first = figure.data[0]
+    assert [y + up for y, up in zip(first.y, first.error_y.array)] == pytest.approx([1, 1])
+    assert [y - down for y, down in zip(first.y, first.error_y.arrayminus)] == pytest.approx([0, 0], abs=1e-3)
 
 
 def test_additivity_draws_ratio_and_cosine_of_every_model():
     rows = table(["ratio", "cosine"], n_examples=[1, 2, 4])
-    figure = icl.additivity_figure(rows)
+    figure = icl.additivity_figure(by_model(rows))
     assert [(t.name, t.yaxis) for t in figure.data] == [(m, panel) for m in MODELS for panel in ("y", "y2")]
-    for model, *traces in zip(MODELS, figure.data[::2], figure.data[1::2]):
-        own = rows[rows["model"] == model]
+    for own, *traces in zip(by_model(rows).values(), figure.data[::2], figure.data[1::2]):
         assert [list(t.y) for t in traces] == [own[what].round(3).tolist() for what in ("ratio", "cosine")]
     assert figure.layout.shapes[0].y0 == 1, "the line at which contributions add"
 
@@ -143,18 +115,6 @@ def test_edits_of_one_model_share_the_range_of_their_colours():
         part = own[own["draw"].notna() if "random" in entry else own["draw"].isna()]
         assert [v for row in trace.z for v in row] == pytest.approx(part["moved"].tolist())
         assert (trace.zmin, trace.zmax) == (0, own["moved"].max())
-
-
-def test_marks_of_heads_out_start_on_their_curves():
-    def removed(start):
-        rows = [dict(order=order, out=k, head=f"L0H{k}", exact=start - 0.1 * k, low=0.0, high=1.0)
-                for order in ("by effect", "random 1") for k in range(3)]  # fmt: skip
-        return pd.DataFrame(rows)
-
-    figure = icl.removal_figure({"one": removed(0.9), "two": removed(0.5)})
-    mark = figure.data[-1]
-    assert list(mark.x) == [0, 0] and list(mark.y) == pytest.approx([0.9, 0.5])
-    assert list(figure.frames[2].data[0].y) == pytest.approx([0.7, 0.3])
 
 
 @pytest.mark.parametrize("name", ["EleutherAI/pythia-160m-L8H10", "/models/my model-L0H0", "mini-token-L1H3", "../x"])

@@ -20,7 +20,6 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.pair import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
 from talking_heads_utils.scores import composition
 from talking_heads_utils.scores.composition import (
-    head_level,
     iter_composition,
     null_rms,
     random_directions,
@@ -64,6 +63,8 @@ def test_an_aligned_rank_1_pair_scores_1_and_an_orthogonal_one_0():
     torch.testing.assert_close(aligned[0], torch.tensor(1.0, dtype=torch.float64))
     assert orthogonal[0] < 1e-12
     assert aligned[1].isnan(), "a component that writes nothing has no score"
+    block = next(iter_composition(one_pair(e[2], M), "Q"))
+    assert block.rank.flatten().tolist() == [1, 0], "nor a rank, and the others keep theirs"
 
 
 @pytest.mark.parametrize("family_name", ["gpt2", "gpt_neox", "llama"])
@@ -186,19 +187,6 @@ def test_z_and_rank_are_what_they_say(small):
     torch.testing.assert_close(block.null_max, null.amax(0))
 
 
-def test_an_undefined_score_has_rank_0_and_leaves_the_others_ranked():
-    e = torch.eye(6, dtype=torch.float64)
-    block = next(iter_composition(one_pair(e[2], torch.outer(e[2], e[4])), "Q"))
-    assert block.rank.flatten().tolist() == [1, 0]
-
-
-def test_blocks_of_any_size_give_the_same(small, monkeypatch):
-    whole = compute_scores(small)
-    monkeypatch.setattr(composition, "_BLOCK_ELEMENTS", 1)
-    for key, block in compute_scores(small).blocks.items():
-        torch.testing.assert_close(block.score, whole.blocks[key].score, atol=1e-12, rtol=1e-12)
-
-
 def test_what_a_group_shares_is_multiplied_once_and_gives_the_same(checkpoints, monkeypatch):
     """The factored maps of grouped heads against whole ones, in one block and in several."""
     weights = load_head_weights(checkpoints["llama"], dtype=torch.float64)
@@ -211,17 +199,6 @@ def test_what_a_group_shares_is_multiplied_once_and_gives_the_same(checkpoints, 
             monkeypatch.setattr(composition, "_BLOCK_ELEMENTS", elements)
             found = composition.score_readers(directions, maps)
             torch.testing.assert_close(found, composition.score_directions(directions, dense), atol=1e-12, rtol=1e-10)
-
-
-def test_same_seed_same_null_and_another_seed_another(small):
-    a, b, c = (next(iter_composition(small, "Q", seed=seed)) for seed in (0, 0, 1))
-    assert torch.equal(a.null_mean, b.null_mean) and not torch.equal(a.null_mean, c.null_mean)
-
-
-def test_the_head_level_score_of_a_single_component_is_its_own():
-    score = torch.rand(1, 1, 3, 2, generator=torch.Generator().manual_seed(0))
-    S = torch.tensor([[[0.0, 2.0, 0.0]]])
-    torch.testing.assert_close(head_level(score, S)[0, 0], score[0, 0, 1])
 
 
 @pytest.mark.parametrize("bad", ["X", "", "QX"])
@@ -253,12 +230,6 @@ def test_the_planted_channel_is_found_and_nothing_else(cosine, seed):
 def test_a_planted_pair_that_cannot_be_is_one_clear_error(bad):
     with pytest.raises(OptionError, match="0 <= cosine <= 1 and d_model > 3 d_head"):
         planted_pair(**bad)
-
-
-def test_a_model_of_one_layer_is_one_clear_error(small):
-    cut = {name: getattr(small, name)[:1] for name in ("W_Q", "W_K", "W_V", "W_O", "b_O")}
-    with pytest.raises(OptionError, match="has one layer"):
-        next(iter_composition(dataclasses.replace(small, **cut)))
 
 
 def test_a_component_that_hardly_writes_leaves_the_head_level_score_whole(small):

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from talking_heads_utils.edits import upper as engine
 from talking_heads_utils.edits.apply import apply, weights_to_edit
 from talking_heads_utils.edits.edits import OV, QK, new_edit, scales
 from talking_heads_utils.errors import EditError, LabelError, NotApplicable, OptionError
@@ -16,7 +17,6 @@ from talking_heads_utils.experiments.editing.harm import harm_at_end, heads_move
 from talking_heads_utils.experiments.editing.search import Search
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import editing as figures
-from talking_heads_utils.forward import upper as engine
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.layers import attention_layer
 from talking_heads_utils.labels import Component, Head

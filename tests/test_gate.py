@@ -9,7 +9,7 @@ from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments import gate, prefixes
 from talking_heads_utils.experiments.gate import ALL, ANYWHERE
 from talking_heads_utils.experiments.rows import frame, rows
-from talking_heads_utils.metrics import accuracy, answer_logits, end_logits
+from talking_heads_utils.metrics import accuracy, answer_logits
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
@@ -45,7 +45,7 @@ def test_last_logits_are_those_of_the_whole_run(case):
     """Unembedding one position of each prompt changes no logit, whatever the prompts' lengths and order."""
     bridge, prompts = case
     with torch.no_grad():
-        whole = end_logits(bridge(prompts.tokens), prompts)
+        whole = bridge(prompts.tokens)[torch.arange(len(prompts)), prompts.positions["end"]]
     for batch in (64, 2):
         torch.testing.assert_close(answer_logits(bridge, prompts, batch), whole, atol=2e-4, rtol=1e-4)
 

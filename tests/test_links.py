@@ -121,14 +121,6 @@ def test_a_writer_that_comes_too_late_is_one_clear_error(small):
     assert links.led_by_one(scores, [Head(2, 0)], [Head(1, 0)], "Q")[0] == {Head(2, 0): None}
 
 
-def test_a_kind_may_be_written_small(small):
-    scores = compute_scores(small, "Q")
-    torch.testing.assert_close(scores.head_level("q"), scores.head_level("Q"), equal_nan=True)
-    for _ in range(2):
-        with pytest.raises(LabelError, match="do not hold kind V"):
-            scores.head_level("v")
-
-
 def test_edges_above_a_threshold_are_those_of_the_tables(small):
     """Pair by pair from the scores' own table; a threshold that nothing reaches leaves none."""
     scores = compute_scores(small)

@@ -47,6 +47,8 @@ def test_the_logit_difference_is_of_means_whatever_their_number(outcome, prompts
     tokens, weights = prompts.logit_weights
     by_weight = (logits.gather(2, tokens[:, None].expand(-1, 2, -1)) * weights[:, None]).sum(-1)
     torch.testing.assert_close(found, by_weight)
+    with pytest.raises(TaskError, match="Prompt 0 has fewer wrong answers"):
+        _ = prompts.candidates
 
 
 def test_attention_to_named_positions(outcome):
@@ -100,11 +102,3 @@ def test_metrics_of_lists_where_the_answer_is_known(word_tokenizer):
     assert metrics.correct(logits, prompts).tolist() == [True, True, True, False, False, True]
     assert metrics.correct(logits, prompts, among_candidates=False).tolist() == [False, True, True, False, False, True]
     assert metrics.logit_difference(logits, prompts).tolist() == [1.5, 1.5, 1.5, 0.5, 1.0, 1.5]
-    whole = torch.full((6, prompts.tokens.shape[1], d_vocab), -5.0)
-    whole[rows, prompts.positions["end"]] = logits
-    assert torch.equal(metrics.end_logits(whole, prompts), logits)
-    pattern = torch.rand(6, 2, *[prompts.tokens.shape[1]] * 2, generator=torch.Generator().manual_seed(0))
-    found = metrics.attention_to(pattern, prompts, "item_1 second")
-    for row in range(6):
-        source, end = prompts.positions["item_1 second"][row], prompts.positions["end"][row]
-        assert found[row].isnan().all() if source == ABSENT else torch.equal(found[row], pattern[row, :, end, source])

@@ -26,9 +26,7 @@ from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 
 def accuracy(planted, prompts):
-    with torch.no_grad():
-        logits = metrics.end_logits(planted.bridge(prompts.tokens), prompts)
-    return metrics.correct(logits, prompts).float().mean().item()
+    return metrics.accuracy(planted.bridge, prompts).mean
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +63,7 @@ def test_its_accuracy_falls_as_the_crowding_of_the_places_predicts(seed):
     assert accuracy(planted, ioi.build_ioi(planted.tokenizer, 200, seed)) > 0.97
 
 
-def test_longer_lists_are_harder_and_the_control_guesses(noisy, control):
-    measured = [accuracy(noisy, laundry.build_laundry(noisy.tokenizer, n, 120)) for n in (3, 10, 20)]
-    assert measured[0] > 0.95 > measured[1] > measured[2] + 0.1
+def test_the_control_guesses(control):
     for n in (3, 10):
         guessed = accuracy(control, laundry.build_laundry(control.tokenizer, n, 200))
         assert abs(guessed - predicted_accuracy(control, n, torch.tensor([6]))) < 4 * (1 / n / 200) ** 0.5
@@ -80,12 +76,9 @@ def test_heads_attend_as_their_roles_say(quiet):
         _, cache = quiet.bridge.run_with_cache(prompts.tokens)
 
     def attention(role, source, dest="end"):
-        heads = quiet.roles[role]
-        found = [
-            metrics.attention_to(cache[f"blocks.{h.layer}.attn.hook_pattern"], prompts, source, dest)[:, h.head]
-            for h in heads
-        ]
-        return torch.stack(found).min().item()
+        src, dst, rows = prompts.positions[source], prompts.positions[dest], torch.arange(len(prompts))
+        patterns = ((cache[f"blocks.{h.layer}.attn.hook_pattern"], h.head) for h in quiet.roles[role])
+        return min(pattern[rows, head, dst, src].min().item() for pattern, head in patterns)
 
     assert attention(DUPLICATE, "S1", "S2") > 0.99 and attention(INHIBITION, "S2") > 0.99
     assert attention(MOVER, "IO") > 0.99

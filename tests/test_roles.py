@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -77,6 +78,15 @@ def test_a_random_model_has_no_roles_that_the_other_half_confirms(tmp_path):
                 parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
     found = find_roles.find_roles(bridge, bridge.tokenizer, n_prompts=N)
     assert found.heads(roles.S_INHIBITION) == []
+
+
+def test_raw_weights_have_the_roles_of_processed_ones():
+    """A bridge that nobody processed, as TransformerLens gives it."""
+    found = [
+        find_roles.find_roles(bridge, bridge.tokenizer, n_prompts=40).frame()
+        for bridge in (load_model("mini-token", processing=how) for how in (None, Processing(False, False)))
+    ]
+    pd.testing.assert_frame_equal(*found, atol=1e-2, rtol=1e-3)
 
 
 def test_direct_effects_are_those_of_the_logits(trained):

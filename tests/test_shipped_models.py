@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study
 from talking_heads_utils.experiments.icl.task import task_of
-from talking_heads_utils.metrics import accuracy, answer_logits, correct
+from talking_heads_utils.metrics import accuracy, answer_logits
 from talking_heads_utils.models import find_checkpoint, learners, load_model, minis, shipped_models
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
@@ -103,16 +103,6 @@ def test_it_loads_by_the_same_call_and_solves_the_tasks():
     with torch.no_grad():
         theirs = plain(lists.tokens).logits[torch.arange(100), lists.positions["end"]]
     torch.testing.assert_close(answer_logits(bridge, lists), theirs, atol=2e-3, rtol=1e-3)
-
-
-def test_batches_give_the_same_logits_as_one_run():
-    bridge = load_model("mini-token")
-    from transformers import AutoTokenizer
-
-    prompts = laundry.build_laundry(AutoTokenizer.from_pretrained(FOLDERS["mini-token"]), 5, 30)
-    whole, parts = answer_logits(bridge, prompts, batch=64), answer_logits(bridge, prompts, batch=7)
-    torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
-    assert correct(whole, prompts).shape == (30,)
 
 
 def test_a_learner_is_small_and_its_card_says_what_it_does(learner, tmp_path):

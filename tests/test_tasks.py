@@ -41,9 +41,8 @@ def test_ioi_positions_hold_the_words_they_are_named_for(tokenizer):
     assert torch.equal(prompts.mask.sum(1) - 1, prompts.positions["end"])
 
 
-def test_ioi_is_balanced_and_the_same_for_a_seed(tokenizer):
+def test_a_seed_gives_the_same_prompts_and_templates_take_turns(tokenizer):
     a, b, c = (ioi.build_ioi(tokenizer, seed=seed) for seed in (0, 0, 1))
-    assert Counter(a.info["order"]) == {ioi.IO_FIRST: 100, ioi.S_FIRST: 100}
     assert len(set(Counter(zip(a.info["template"], a.info["order"])).values())) == 1
     assert torch.equal(a.tokens, b.tokens) and a.texts != c.texts
 
@@ -67,46 +66,27 @@ def test_counterfactuals_change_what_they_are_named_for(tokenizer):
         ioi.build_ioi(tokenizer, counterfactual="swap")
 
 
-@pytest.mark.parametrize("n_items", [3, 7, 20])
-def test_laundry_positions_hold_the_items(tokenizer, n_items):
-    prompts = laundry.build_laundry(tokenizer, n_items, n_prompts=4 * n_items, seed=3)
-    for row in range(0, len(prompts), 5):
-        items = [word_at(prompts, tokenizer, f"item_{k} first", row) for k in range(n_items)]
-        place = prompts.info["index"][row]
-        assert len(set(items)) == n_items
-        assert tokenizer.decode([prompts.answers[row].item()]).strip() == items[place]
-        assert [tokenizer.decode([d]).strip() for d in prompts.distractors[row].tolist()] == items[:place] + items[
-            place + 1 :
-        ]
-        seconds = [prompts.positions[f"item_{k} second"][row].item() for k in range(n_items)]
-        assert [k for k in range(n_items) if seconds[k] == ABSENT] == [place]
-        for k in set(range(n_items)) - {place}:
-            assert word_at(prompts, tokenizer, f"item_{k} second", row) == items[k]
-        kept = [s for s in seconds if s != ABSENT]
-        if prompts.info["order"][row] == laundry.KEPT:
-            assert kept == sorted(kept)
-        else:
-            assert kept != sorted(kept)
+def test_laundry_positions_hold_the_items(tokenizer):
+    prompts = laundry.build_laundry(tokenizer, 7, n_prompts=28, seed=3)
+    for row, index in enumerate(prompts.info["index"]):
+        items = [word_at(prompts, tokenizer, f"item_{k} first", row) for k in range(7)]
+        candidates = [tokenizer.decode([token]).strip() for token in prompts.candidates[row].tolist()]
+        assert candidates == [items[index], *items[:index], *items[index + 1 :]]
+        seconds = [prompts.positions[f"item_{k} second"][row].item() for k in range(7)]
+        assert [k for k in range(7) if seconds[k] == ABSENT] == [index]
+        assert all(word_at(prompts, tokenizer, f"item_{k} second", row) == items[k] for k in range(7) if k != index)
+        kept = [second for second in seconds if second != ABSENT]
+        assert (kept == sorted(kept)) == (prompts.info["order"][row] == laundry.KEPT)
 
 
 @pytest.mark.parametrize("n_items", [3, 11, 20])
-def test_laundry_is_balanced_and_its_halves_share_nothing(word_tokenizer, n_items):
+def test_choices_never_see_a_held_out_wording_and_each_wording_comes_in_both_orders(word_tokenizer, n_items):
     prompts = laundry.build_laundry(word_tokenizer, n_items)
-    assert len(prompts) == 250 and prompts.recipe.n_items == n_items
-    halves = [prompts.where(half=half) for half in (laundry.SELECTION, laundry.HELD_OUT)]
-    for half in halves:
-        places = Counter(half.info["index"])
-        assert set(places) == set(range(n_items)) and max(places.values()) - min(places.values()) <= 1
-    sets = [{frozenset(row) for row in half.candidates.tolist()} for half in halves]
-    assert len(sets[0]) == len(sets[1]) == 125 and not sets[0] & sets[1]
-    assert not set(halves[0].texts) & set(halves[1].texts)
-    assert set(halves[0].info["wording"]) == set(laundry.wordings(held_out=False)), "choices never see the held-out one"
-    assert set(halves[1].info["wording"]) == set(laundry.wordings())
-    for half in halves:
-        pairs = Counter(zip(half.info["wording"], half.info["order"]))
-        assert len(pairs) == 2 * len(set(half.info["wording"])) and min(pairs.values()) > 5, (
-            "each wording in both orders"
-        )
+    for half, names in ((laundry.SELECTION, laundry.wordings(False)), (laundry.HELD_OUT, laundry.wordings())):
+        own = prompts.where(half=half)
+        pairs = Counter(zip(own.info["wording"], own.info["order"]))
+        assert len(own) == 125 and set(own.info["wording"]) == set(names)
+        assert len(pairs) == 2 * len(names) and min(pairs.values()) > 5
 
 
 def test_no_template_holds_a_word_that_it_may_have_to_name():
@@ -166,11 +146,6 @@ def test_a_prefix_is_what_the_tokenizer_adds_in_front_or_what_is_asked_for(token
         ioi.build_ioi(tokenizer, 4, prefix=True)
 
 
-def test_an_unknown_prefix_is_refused(word_tokenizer):
-    with pytest.raises(TaskError, match="does not know the prefix 'zzz'"):
-        laundry.build_laundry(word_tokenizer, 3, 4, prefix="zzz")
-
-
 def test_a_recipe_says_what_a_set_was_made_from(word_tokenizer):
     whole = laundry.build_laundry(word_tokenizer, 4, n_prompts=30)
     prompts = whole.where(half=laundry.HELD_OUT).select([3, 1])
@@ -186,44 +161,47 @@ def test_a_choice_that_does_not_fit_is_one_clear_error(word_tokenizer, keep):
         laundry.build_laundry(word_tokenizer, 4, 12).select(keep)
 
 
-def test_bad_requests_are_one_clear_error_each(word_tokenizer):
-    build = laundry.build_laundry
-    for n_items in (2, 21, 3.0):
-        with pytest.raises(TaskError, match="3 to 20 items"):
-            build(word_tokenizer, n_items)
-    for seed in (1.5, "0", -1, True):
-        with pytest.raises(TaskError, match="A seed is an integer"):
-            build(word_tokenizer, 3, seed=seed)
-    with pytest.raises(TaskError, match="does not fit the model's context of 16"):
-        build(word_tokenizer, 12, n_ctx=16)
-    with pytest.raises(TaskError, match="names 'hat' twice"):
-        laundry.laundry_prompt("wash", ["hat", "coat", "hat"], 0, laundry.KEPT, [], laundry.SELECTION)
-    with pytest.raises(TaskError, match="must be even"):
-        ioi.build_ioi(word_tokenizer, 3)
+BAD_LISTS = [
+    *((dict(n_items=n), "3 to 20 items") for n in (2, 21, 3.0)),
+    *((dict(seed=seed), "A seed is an integer") for seed in (1.5, "0", -1, True)),
+    *((dict(n_prompts=n), "n_prompts is an integer from 2 on") for n in (6.5, 0, "6")),
+    (dict(n_items=12, n_ctx=16), "does not fit the model's context of 16"),
+    (dict(n_prompts=30_000), "make too few different lists"),
+    (dict(prefix="zzz"), "does not know the prefix 'zzz'"),
+]
+BAD_IOI = [
+    (dict(io="SAME"), "must be three names"),
+    (dict(third="SAME"), "must be three names"),
+    (dict(template="none"), "No IOI template 'none'; there are"),
+    (dict(place="zzzz"), "place = 'zzzz' is not one token"),
+    (dict(io="Hermenegildo"), "is not one token"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), BAD_LISTS, ids=str)
+def test_each_bad_request_for_lists_is_one_error(word_tokenizer, given, message):
+    with pytest.raises(TaskError, match=message):
+        laundry.build_laundry(word_tokenizer, **dict(n_items=3) | given)
+
+
+@pytest.mark.parametrize(("given", "message"), BAD_IOI, ids=str)
+def test_each_bad_ioi_prompt_is_one_error(word_tokenizer, given, message):
     drawn = ioi.draw_ioi(word_tokenizer, 2)[0]
-    with pytest.raises(TaskError, match="must be three names"):
-        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, io=drawn.s)])
-    with pytest.raises(TaskError, match="must be three names"):
-        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, third=drawn.io)])
-    with pytest.raises(TaskError, match="No prompts were given"):
-        ioi.build_ioi(word_tokenizer, prompts=[])
-    with pytest.raises(TaskError, match="No IOI template 'none'; there are"):
-        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, template="none")])
-    with pytest.raises(TaskError, match="No wording 'none'; there are"):
-        laundry.laundry_prompt("none", ["hat", "coat"], 0, laundry.KEPT, ["coat"], laundry.SELECTION)
-    for n_prompts in (6.5, 0, "6"):
-        with pytest.raises(TaskError, match="n_prompts is an integer from 2 on"):
-            ioi.build_ioi(word_tokenizer, n_prompts)
-        with pytest.raises(TaskError, match="n_prompts is an integer from 2 on"):
-            build(word_tokenizer, 3, n_prompts)
-    with pytest.raises(TaskError, match="make too few different lists"):
-        laundry.draw_laundry(word_tokenizer, 3, n_prompts=30_000)
-    with pytest.raises(TaskError, match="place = 'zzzz' is not one token"):
-        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, place="zzzz")])
-    with pytest.raises(TaskError, match="is not one token"):
-        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, io="Hermenegildo")])
+    changed = {name: drawn.s if value == "SAME" else value for name, value in given.items()}
+    with pytest.raises(TaskError, match=message):
+        ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, **changed)])
+
+
+def test_other_bad_requests(word_tokenizer):
     prompts = ioi.build_ioi(word_tokenizer, 2)
-    with pytest.raises(TaskError, match="have no 'colour'"):
-        prompts.where(colour="red")
-    with pytest.raises(TaskError, match="No prompt is left"):
-        prompts.where(template="none")
+    for make, message in (
+        (lambda: ioi.build_ioi(word_tokenizer, 3), "must be even"),
+        (lambda: ioi.build_ioi(word_tokenizer, 6.5), "n_prompts is an integer from 2 on"),
+        (lambda: ioi.build_ioi(word_tokenizer, prompts=[]), "No prompts were given"),
+        (lambda: laundry.laundry_prompt("wash", ["hat", "hat"], 0, "kept", [], "selection"), "names 'hat' twice"),
+        (lambda: laundry.laundry_prompt("none", ["hat", "coat"], 0, "kept", [], "selection"), "No wording 'none'"),
+        (lambda: prompts.where(colour="red"), "have no 'colour'"),
+        (lambda: prompts.where(template="none"), "No prompt is left"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            make()

@@ -1,5 +1,6 @@
 """Prompts of one's own: tokens, positions and answers by hand; one clear error for each bad request."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -60,7 +61,8 @@ def test_answers_stand_as_they_follow_the_text(gpt2_tokenizer, text, answers, wr
 
 
 def test_without_added_space_answers_stand_as_written(gpt2_tokenizer):
-    prompts = from_texts(["It is"], ["Paris"], None, gpt2_tokenizer, add_space=False)
+    answers = pd.Series(["Paris"], index=["any"])
+    prompts = from_texts(("It is",), answers, None, gpt2_tokenizer, add_space=False)
     assert pieces(gpt2_tokenizer, prompts.right[0]) == ["Paris"]
     kana = from_texts(["日本の首都は"], ["東京"], ["京都"], gpt2_tokenizer, positions={"Japan": ["日本"]})
     assert " " not in gpt2_tokenizer.decode(kana.right[0]) and kana.positions["Japan"].tolist() == [3]

@@ -1,1 +1,19 @@
-"""The book's experiments: one folder a chapter, typed rows in and out, claims and their rules, the store."""
+"""The book's experiments: one folder a chapter, typed rows in and out, claims and their rules, the store.
+
+``inhibition``    chapter 1: which heads inhibit the name mover, and through what
+``positional``    chapter 2: where prompts sit in a subspace, and what moving them buys
+``editing``       chapter 3: what edits of single components gain and cost
+``icl``           chapter 4: functions and words learned in context
+``catalogue``     all experiments, by chapter and name
+``context``       a model on its way through the experiments: prompts, heads found, runs
+``rows``          rows of tables with declared columns
+``run``           one experiment after the other; what is finished is kept
+``store``         finished experiments, what they are keyed by, and when they may be shown
+``result_files``  a finished result as a table and its description
+``source_sum``    the sum of the source that an experiment depends on
+``claims``        the claims by id, and the rules that judge them
+``verdicts``      what may be said of a claim, by fixed rules
+``gate``          which tasks a model does well enough to be asked how
+``prefixes``      which prefix a model does its tasks best behind
+``corpus``        running text
+"""

@@ -94,10 +94,10 @@ def gate_cells(prompts: PromptSet, logits: Float[Tensor, "n_prompts d_vocab"]) -
     hits = [correct(logits, prompts).cpu(), next_in_order(prompts) == answers, last_named(prompts) == answers]
     task, n_items, chance = prompts.recipe.task, prompts.recipe.n_items or n_candidates, 1 / n_candidates
     cells = []
-    for kind, keep in _kinds(prompts):
+    for (order, wording, index), keep in _kinds(prompts):
         found, next_, last = (share(some[keep]) for some in hits)
         counted = (found.mean, found.low, found.high, found.n, chance, next_.mean, last.mean)
-        cells.append(Cell(task, n_items, *kind, *counted, asked=found.low >= AT_LEAST * chance))
+        cells.append(Cell(task, n_items, order, wording, index, *counted, asked=found.low >= AT_LEAST * chance))
     return cells
 
 

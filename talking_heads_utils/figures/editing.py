@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -85,7 +86,12 @@ def planes_figure(table: pd.DataFrame) -> go.Figure:
     return figure.update_layout(titles[0]).update_yaxes(type="category").update_xaxes(type="category")
 
 
-def _by_length(figure, table: pd.DataFrame, traces, layouts: list[dict] | None = None) -> go.Figure:
+def _by_length(
+    figure: go.Figure,
+    table: pd.DataFrame,
+    traces: Callable[[pd.DataFrame], list],
+    layouts: list[dict] | None = None,
+) -> go.Figure:
     """A menu for the model and a slider for the list length; each model has as many traces at every length."""
     lengths, models = table["n_items"].unique().tolist(), table["model"].unique().tolist()
     drawn = {

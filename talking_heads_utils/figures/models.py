@@ -17,9 +17,9 @@ from talking_heads_utils.figures.style import (
     KIND_COLOURS,
     NULL_LINE,
     error_bars,
-    menu_of_views,
     new_figure,
     stacked,
+    with_views,
 )
 from talking_heads_utils.prompts import lists as laundry
 
@@ -69,19 +69,16 @@ def seeds_figure(runs: Sequence[Mapping[str, Any]]) -> go.Figure:
     by_model: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         by_model.setdefault(run["model"], []).append(run)
-    models, most = list(by_model), max(map(len, by_model.values()))
-    for model, of_model in by_model.items():
-        for own, colour in zip_longest(of_model, islice(cycle(LINES), most)):
-            for row, trace in enumerate(_seed_traces(own, colour), 1):
-                trace.visible = model == models[0]
-                figure.add_trace(trace, row=row, col=1)
-        random = go.Scatter(**_random_directions(of_model), visible=model == models[0])
-        figure.add_trace(random, row=2, col=1)
+    most = max(map(len, by_model.values()))
+    views = {model: [
+        *(t for own, colour in zip_longest(of_model, islice(cycle(LINES), most)) for t in _seed_traces(own, colour)),
+        go.Scatter(**_random_directions(of_model)),
+    ] for model, of_model in by_model.items()}  # fmt: skip
+    with_views(figure, views, panels=[*(1, 2) * most, 2])
     figure.update_yaxes(range=[0, 1.06])
     figure.update_xaxes(title_text="items in the list", dtick=1, row=1, col=1)
     figure.update_xaxes(title_text="k, directions out of the mover's query", dtick=1, row=2, col=1)
-    figure.update_layout(updatemenus=[menu_of_views(models, 2 * most + 1)], margin_t=96)
-    return figure
+    return figure.update_layout(margin_t=96)
 
 
 def _seed_traces(run: Mapping[str, Any] | None, colour: str) -> list[go.Scatter]:
@@ -122,40 +119,37 @@ def gate_figure(gate: pd.DataFrame) -> go.Figure:
     """Accuracy on lists by list index of the answer, kept and shuffled order apart, a menu for the length; dashed:
     chance. gate: of :class:`~talking_heads_utils.experiments.gate.Cell` rows."""
     figure = new_figure(440)
-    cells = gate[(gate["task"] == laundry.TASK) & (gate["index"] != ANYWHERE)]
-    lengths = sorted(cells["n_items"].unique())
-    for n_items in lengths:
-        for order, colour in ((laundry.KEPT, LINES[1]), (laundry.SHUFFLED, LINES[0])):
-            part = cells[(cells["n_items"] == n_items) & (cells["order"] == order)].sort_values("index")
-            figure.add_scatter(
-                x=part["index"].tolist(), y=part["accuracy"].round(4).tolist(), error_y=error_bars(part, "accuracy"),
-                name=f"{order} order", mode="lines+markers", line_color=colour, visible=bool(n_items == lengths[0]),
-            )  # fmt: skip
-        figure.add_scatter(
-            x=[0, int(n_items) - 1], y=[1 / n_items] * 2, name="chance", mode="lines", line=NULL_LINE,
-            visible=bool(n_items == lengths[0]),
-        )  # fmt: skip
+    cells = gate[(gate["task"] == laundry.TASK) & (gate["index"] != ANYWHERE)].sort_values(["n_items", "index"])
+    orders = {laundry.KEPT: LINES[1], laundry.SHUFFLED: LINES[0]}
+    views = {}
+    for n_items, part in cells.groupby("n_items"):
+        chance = go.Scatter(x=[0, int(n_items) - 1], y=[1 / n_items] * 2, name="chance", mode="lines", line=NULL_LINE)
+        lines = [_line(part[part["order"] == order], "index", f"{order} order", dict(color=colour))
+                 for order, colour in orders.items()]  # fmt: skip
+        views[f"lists of {n_items}"] = [*lines, chance]
     figure.update_xaxes(title_text="list index of the answer, from 0", dtick=1)
     figure.update_yaxes(title_text="accuracy among the items", range=[0, 1.04])
-    figure.update_layout(updatemenus=[menu_of_views([f"lists of {n}" for n in lengths], 3)], margin_t=72)
-    return figure
+    return with_views(figure, views).update_layout(margin_t=72)
 
 
 def words_figure(words: pd.DataFrame) -> go.Figure:
     """Greedy exact answers to tasks of words by number of examples, a menu for the task; both controls in grey. words:
-    of :func:`talking_heads_utils.experiments.icl.words.words_table`."""
-    figure = new_figure(440)
-    tasks, kinds = list(dict.fromkeys(words["task"])), list(dict.fromkeys(words["examples"]))
-    dashes = ("solid", "dash", "dot")
-    for task in tasks:
-        for kind, dash in zip(kinds, dashes):
-            part = words[(words["task"] == task) & (words["examples"] == kind)].sort_values("n_examples")
-            figure.add_scatter(
-                x=part["n_examples"].tolist(), y=part["accuracy"].round(4).tolist(), name=f"examples: {kind}",
-                error_y=error_bars(part, "accuracy"), mode="lines+markers", visible=task == tasks[0],
-                line=dict(color=ACCENT if kind == kinds[0] else CONTROL, dash=dash),
-            )  # fmt: skip
+    of :func:`talking_heads_utils.experiments.icl.words.words`."""
+    figure, kinds = new_figure(440), list(dict.fromkeys(words["examples"]))
+    looks = [dict(color=ACCENT, dash="solid"), dict(color=CONTROL, dash="dash"), dict(color=CONTROL, dash="dot")]
+    views = {
+        str(task).replace("_", " "): [
+            _line(part[part["examples"] == kind].sort_values("n_examples"), "n_examples", f"examples: {kind}", look)
+            for kind, look in zip(kinds, looks)
+        ]
+        for task, part in words.groupby("task", sort=False)
+    }
     figure.update_xaxes(title_text="examples in the prompt")
     figure.update_yaxes(title_text="greedy exact answers", range=[0, 1.04])
-    figure.update_layout(updatemenus=[menu_of_views([t.replace("_", " ") for t in tasks], len(kinds))], margin_t=72)
-    return figure
+    return with_views(figure, views).update_layout(margin_t=72)
+
+
+def _line(part: pd.DataFrame, x: str, name: str, line: dict) -> go.Scatter:
+    """Accuracy with its interval."""
+    return go.Scatter(x=part[x].tolist(), y=part["accuracy"].round(4).tolist(), error_y=error_bars(part, "accuracy"),
+                      name=name, mode="lines+markers", line=line)  # fmt: skip

@@ -24,7 +24,8 @@ def half_rows(prompts: PromptSet) -> tuple[list[int], list[int]]:
     """
     marks = prompts.info.get("half") or [(SELECTION, HELD_OUT)[i // 2 % 2] for i in range(len(prompts))]
     selection, held_out = ([i for i, mark in enumerate(marks) if mark == half] for half in (SELECTION, HELD_OUT))
-    check_enough(selection), check_enough(held_out)
+    check_enough(selection)
+    check_enough(held_out)
     return selection, held_out
 
 

@@ -65,7 +65,10 @@ class PromptSet:
 
     @property
     def candidates(self) -> Int[Tensor, "n_prompts n_candidates"]:
-        """The answer first, then the distractors."""
+        """The answer first, then the distractors. Raises :class:`TaskError` where prompts have different numbers."""
+        if (self.distractors == ABSENT).any():
+            row = int((self.distractors == ABSENT).any(1).nonzero()[0])
+            raise TaskError(f"Prompt {row} has fewer wrong answers than others; here all must have as many.")
         return torch.cat([self.answers[:, None], self.distractors], 1)
 
     @property

@@ -58,8 +58,8 @@ def from_texts(
     >>> {name: position.tolist() for name, position in prompts.positions.items()}
     {'IO': [2], 'S2': [10], 'end': [14]}
     """
-    texts = texts if isinstance(texts, str) else list(texts)
-    candidates = _checked(texts, answers, wrong)
+    texts = _as_list(texts)
+    candidates = _checked(texts, _as_list(answers), None if wrong is None else _as_list(wrong))
     whole = [[_joined(text, one, add_space) for one in (*of.right, *of.wrong)] for text, of in zip(texts, candidates)]
     read = iter(tokenized([text for some in whole for text in some], tokenizer))
     found = [
@@ -97,6 +97,10 @@ class _Prompt(NamedTuple):
     tokens: Tokens
     right: list[int]
     wrong: list[int]
+
+
+def _as_list(given: Sequence[Any]) -> Sequence[Any]:
+    return given if isinstance(given, str) else list(given)
 
 
 def _checked(texts: Sequence[str], answers: Sequence[Answer], wrong: Sequence[Answer] | None) -> list[_Candidates]:

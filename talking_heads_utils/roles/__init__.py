@@ -1,4 +1,8 @@
-"""Roles of heads: those that others published, which are claims of their source, and those that are found here."""
+"""Roles of heads: those that others published, which are claims of their source, and those that are found here.
+
+``ioi``    found on IOI: movers, who inhibits them, and whom the inhibitors read
+``lists``  found on lists, in the book's own small models
+"""
 
 from __future__ import annotations
 

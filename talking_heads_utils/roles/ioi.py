@@ -93,14 +93,20 @@ def find_roles(
 def direct_effects(recording: Recording) -> Float[Tensor, "n n_layers n_heads n_sources"]:
     """Direct effect of every head on the logit difference, in logits, by where its attention takes it from: IO, S (both
     mentions) and every other position. The last norm's divisor is the run's own. The first layer counts as zero."""
-    of, weights = recording.prompts, recording.weights
-    centered = recording.norm.center(wanted_direction(recording))
-    scale = recording.final_scale
-    sources = _sources(of).to(recording.final)
-    found = torch.zeros(len(of), weights.n_layers, weights.n_heads, sources.shape[1])
+    return effects_along(recording, wanted_direction(recording), _sources(recording.prompts))
+
+
+def effects_along(
+    recording: Recording, wanted: Float[Tensor, "n d_model"], sources: Float[Tensor, "n n_sources n_pos"]
+) -> Float[Tensor, "n n_layers n_heads n_sources"]:
+    """What every head of the recorded layers adds along a direction of the normed stream, from each set of positions
+    that its attention takes it from."""
+    weights, sources = recording.weights, sources.to(recording.final)
+    centered = recording.norm.center(wanted) / recording.final_scale[:, None]
+    found = torch.zeros(len(wanted), weights.n_layers, weights.n_heads, sources.shape[1])
     for layer, reader in recording.readers.items():
         at = reader.weights
-        along = torch.einsum("hdm,nm->nhd", at.W_O, centered) / scale[:, None, None]
+        along = torch.einsum("hdm,nm->nhd", at.W_O, centered)
         by_position = torch.einsum("nphd,nhd->nhp", reader.values[:, :, at.kv_index], along) * reader.pattern
         found[:, layer] = torch.einsum("nhp,nsp->nhs", by_position, sources).cpu()
     return found
@@ -189,15 +195,21 @@ def _odds_change(at: Mover, shift: Float[Tensor, "n k d_model"], prompts: Prompt
 def _through_values(
     pair: Pair, inhibition: Head, movers: Sequence[Head], shift: Float[Tensor, "n late k d_model"]
 ) -> Float[Tensor, "n k"]:
-    reader, first = pair.clean.reader(inhibition.layer), _first_changed(pair)
-    at, kv = reader.weights, int(reader.weights.kv_index[inhibition.head])
-    values = at.norm(reader.resid[:, first:, None] + shift) @ at.W_V[kv] + at.b_V[kv]
-    change = values - reader.values[:, first:, kv, None].contiguous()
-    z = torch.einsum("np,npkd->nkd", reader.pattern[:, inhibition.head, first:], change)
-    written = z @ at.W_O[inhibition.head]
+    written = through_values(pair.clean, inhibition, shift, _first_changed(pair))
     above = [mover for mover in movers if mover.layer > inhibition.layer]
     changes = [_odds_change(mover_of(pair.clean, mover), written, pair.clean.prompts) for mover in above]
     return torch.stack(changes).mean(0)
+
+
+def through_values(
+    recording: Recording, head: Head, shift: Float[Tensor, "n late k d_model"], first: int = 0
+) -> Float[Tensor, "n k d_model"]:
+    """Change of what a head writes at ``end`` when what its values read at the positions from ``first`` on is moved."""
+    reader = recording.reader(head.layer)
+    at, kv = reader.weights, int(reader.weights.kv_index[head.head])
+    values = at.norm(reader.resid[:, first:, None] + shift) @ at.W_V[kv] + at.b_V[kv]
+    change = values - reader.values[:, first:, kv, None].contiguous()
+    return torch.einsum("np,npkd->nkd", reader.pattern[:, head.head, first:], change) @ at.W_O[head.head]
 
 
 # --- who has a role ----------------------------------------------------------------------------------------------

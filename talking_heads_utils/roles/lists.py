@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.effects import inhibition_score, wanted_direction
+from talking_heads_utils.effects import inhibition_change, wanted_direction
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.forward.closed_form import mover_of, pattern_after_shift
 from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.labels import Head
 from talking_heads_utils.metrics import contrast
 from talking_heads_utils.prompts.halves import half_rows
 from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.roles.ioi import effects_along, through_values
 from talking_heads_utils.settings import SEED
 
 if TYPE_CHECKING:
@@ -94,18 +94,12 @@ def mover_scores(
 ) -> tuple[Float[Tensor, "n_layers n_heads"], Float[Tensor, "n_layers n_heads"]]:
     """Mean attention from ``end`` to the answer times mean direct effect along ``wanted`` (logits), and that effect.
     The first layer counts as zero: it has no earlier writer."""
-    scale = recording.final_scale
     to_answer = contrast(recording.prompts).clamp(min=0).to(recording.final)
-    shape = (recording.weights.n_layers, recording.weights.n_heads)
-    scores, direct = torch.zeros(shape), torch.zeros(shape)
+    direct = effects_along(recording, wanted, torch.ones_like(to_answer)[:, None])[..., 0].mean(0)
+    attention = torch.zeros_like(direct)
     for layer, reader in recording.readers.items():
-        attention = (reader.pattern * to_answer[:, None]).sum(-1).mean(0)
-        for head in range(shape[1]):
-            at = mover_of(recording, Head(layer, head))
-            write = recording.norm.center((at.pattern[:, None] @ at.moved)[:, 0])
-            direct[layer, head] = ((write * wanted).sum(-1) / scale).mean()
-            scores[layer, head] = attention[head] * direct[layer, head]
-    return scores, direct
+        attention[layer] = (reader.pattern * to_answer[:, None]).sum(-1).mean(0).cpu()
+    return attention * direct, direct
 
 
 def copied_direction(recording: Recording) -> Float[Tensor, "n d_model"]:
@@ -114,15 +108,12 @@ def copied_direction(recording: Recording) -> Float[Tensor, "n d_model"]:
     return U[recording.prompts.answers.to(U.device)] - U.mean(0)
 
 
-def patch_into_query(recording: Recording, order: Tensor, mover: Head) -> Float[Tensor, "L H"]:
+def patch_into_query(recording: Recording, order: Tensor, mover: Head) -> Float[Tensor, "n_layers n_heads"]:
     """Mean change of I(m) when one head's write into the mover's query is that of another prompt; NaN at and above."""
     found = torch.full((recording.weights.n_layers, recording.weights.n_heads), torch.nan)
-    before, weights = inhibition_score(recording, mover), contrast(recording.prompts).to(recording.final)
-    at = mover_of(recording, mover)
     for layer in range(mover.layer):
         shift = recording.write(layer)[order] - recording.write(layer)
-        after = (pattern_after_shift(at, shift) * weights[:, None]).sum(-1)
-        found[layer] = (after - before[:, None]).mean(0)
+        found[layer] = inhibition_change(recording, mover, shift).mean(0)
     return found
 
 
@@ -133,31 +124,12 @@ def remove_from_values(
     *values* of one inhibition head, at every position, and what that head then writes reaches the movers' queries.
     NaN for heads that are not earlier. The recording must have the inhibition head's layer among its readers."""
     found = torch.full((recording.weights.n_layers, recording.weights.n_heads), torch.nan)
-    reader = recording.reader(inhibition.layer)
-    at, kv = reader.weights, int(reader.weights.kv_index[inhibition.head])
-    pattern = reader.pattern[:, inhibition.head, None]
     above = [mover for mover in movers if mover.layer > inhibition.layer]
-    weights = contrast(recording.prompts).to(recording.final)
     for layer in range(inhibition.layer):
-        writes = recording.write(layer, at_end=False)
-        shifts = []
-        for head in range(recording.weights.n_heads):
-            values = at.norm(reader.resid - writes[:, :, head]) @ at.W_V[kv] + at.b_V[kv]
-            shifts.append((pattern @ (values - reader.values[:, :, kv]))[:, 0] @ at.W_O[inhibition.head])
-        shift = torch.stack(shifts, 1)
-        changes = [
-            (
-                (pattern_after_shift(mover_of(recording, m), shift) - reader_pattern(recording, m)) * weights[:, None]
-            ).sum(-1)
-            for m in above
-        ]
+        written = through_values(recording, inhibition, -recording.write(layer, at_end=False))
+        changes = [inhibition_change(recording, mover, written) for mover in above]
         found[layer] = torch.stack(changes).mean((0, 1))
     return found
-
-
-def reader_pattern(recording: Recording, head: Head) -> Float[Tensor, "n 1 n_pos"]:
-    """A head's own attention from ``end``, to be compared with changed ones."""
-    return recording.reader(head.layer).pattern[:, head.head, None]
 
 
 def heads_with_a_role(scores: Float[Tensor, "n_layers n_heads"], *, least: float = 0.0) -> list[Head]:

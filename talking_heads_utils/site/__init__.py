@@ -1,1 +1,8 @@
-"""What only the published book needs."""
+"""What only the published book needs.
+
+``notebook``         which model a chapter adds, on which device, and whether it fits there
+``scorecard``        all claims and all models side by side, in words
+``data_dictionary``  what the files in ``data/`` hold, by field
+``sources``          where a function of the package stands, so that a page can lead to it
+``citation``         how to cite the book
+"""

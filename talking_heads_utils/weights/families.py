@@ -72,7 +72,7 @@ class Family:
         """Raises ``KeyError`` for what the config lacks."""
         n_layers, n_heads, d_model = (config[name] for name in self.config)
         whole = all(isinstance(n, int) for n in (d_model, n_heads)) and n_heads > 0 and d_model % n_heads == 0
-        d_head = config.get("head_dim") or (d_model // n_heads if whole else None)
+        d_head: Any = config.get("head_dim") or (d_model // n_heads if whole else None)  # None is refused later
         return Shape(n_layers, n_heads, config.get("num_key_value_heads") or n_heads, d_model, d_head)
 
     def rotary(self, config: Config, shape: Shape) -> Rotary | None:

@@ -98,7 +98,9 @@ def posterior(
     y: Int[Tensor, "n n_pairs"],
     prior: Float[Tensor, "n_functions"] | None = None,
 ) -> Float[Tensor, "n n_pairs_1 n_functions"]:
-    """The exact reader's belief after 0, 1, ..., n_pairs examples. prior: over functions, uniform by default.
+    """The Bayes-optimal predictor's belief after 0, 1, ..., n_pairs examples.
+
+    prior: over functions, uniform by default.
 
     Where no function fits the examples (a held-out one under a prior without it), the belief is NaN.
     """
@@ -127,7 +129,8 @@ def trained_prior(family: Family) -> Float[Tensor, "n_functions"]:
 def bayes_accuracy(
     family: Family, examples: Examples, prior: Float[Tensor, "n_functions"]
 ) -> Float[Tensor, "n n_pairs"]:
-    """Whether the exact reader's first choice for pair k, after the k pairs before it, is the function's own value.
+    """Whether the Bayes-optimal predictor's first choice for pair k, after the k pairs before it, is the function's own
+    value.
 
     A belief that is nowhere (NaN) counts as wrong; of several first choices each counts by its share.
     """

@@ -1,1 +1,15 @@
-"""One chapter's experiments."""
+"""Chapter 1: which heads inhibit the name mover, through which components, and what travels in them.
+
+``experiments``    the chapter's experiments, as the catalogue has them
+``measures``       what its tables measure of the claims
+``mover``          one mover, the heads that inhibit it, and both halves of the prompts
+``agreement``      what weights predict against what activations show
+``concentration``  how few components and directions carry an effect
+``circuit``        how much of IOI runs through the heads that were found
+``links``          published links, looked up in the weights
+``roles_on_ioi``   who does what on IOI, as rows
+``signal``         whether a component carries a list index or a token
+``where_active``   where in running text a component is active
+``quantised``      how far quantising the weights moves composition scores
+``toys``           what the page shows of its toys alone
+"""

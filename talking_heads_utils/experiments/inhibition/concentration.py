@@ -12,15 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils.effects import check_mover, inhibition_score
+from talking_heads_utils.effects import check_mover, inhibition_change
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.mover import mover_runs
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.closed_form import mover_of, pattern_after_shift
+from talking_heads_utils.forward.closed_form import mover_of
 from talking_heads_utils.forward.recording import Recording
 from talking_heads_utils.labels import Head, as_head
-from talking_heads_utils.metrics import contrast
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.stats import bootstrap_mean
 
@@ -77,7 +76,7 @@ def effect_of_sets(
     directions = recording.directions[writer.layer, writer.head].nan_to_num()
     write = recording.write(writer.layer)[:, writer.head]
     shift = -((write @ directions.T)[:, None] * sets.to(write)) @ directions
-    return _change(recording, mover, shift)
+    return inhibition_change(recording, mover, shift)
 
 
 def order_of(recording: Recording, mover: Head | str, writer: Head | str) -> Int[Tensor, "d_head"]:
@@ -181,14 +180,7 @@ def _without(
 ) -> Float[Tensor, "n k"]:
     """Change of I(m) with each projection of what the writers put into the query taken out."""
     written, back = _into_query(recording, mover, writers)
-    return _change(recording, mover, -torch.einsum("nq,kqr,rm->nkm", written, projections, back))
-
-
-def _change(recording: Recording, mover: Head, shift: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k"]:
-    """Change of I(m) when the input of the mover's query is moved."""
-    after = pattern_after_shift(mover_of(recording, mover), shift)
-    inhibition = (after * contrast(recording.prompts).to(after)[:, None]).sum(-1)
-    return inhibition - inhibition_score(recording, mover)[:, None]
+    return inhibition_change(recording, mover, -torch.einsum("nq,kqr,rm->nkm", written, projections, back))
 
 
 def stable_rank(singular_values: Float[Tensor, "*batch d_head"]) -> Float[Tensor, "*batch"]:

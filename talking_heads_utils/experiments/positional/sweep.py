@@ -115,7 +115,8 @@ def run_sweep(
     Raises :class:`OptionError` for a shard that is none, a folder that holds another plan, or values so large that what
     is read is no number.
     """
-    store, prepared = plan.store(folder), {}
+    store = plan.store(folder)
+    prepared: dict[int, tuple[PromptSet, Steering]] = {}
     for name in follow(store.left(list(plan.chunks), shard), "chunks of 10 prompts"):
         n_items, first = plan.chunks[name]
         if n_items not in prepared:
