@@ -4,8 +4,7 @@
 ``layers``       one layer's weights, ready for algebra
 ``recording``    one forward pass, kept as far as the closed forms need it
 ``closed_form``  what a mover does after its query or its keys were changed, in closed form
-``suffix``       the last token alone through the upper layers
-``end_runs``     the last token under many ablations, and patched into another prompt
+``at_end``       the last token under many ablations, and patched into another prompt
 ``steer``        a grid of settings of directions added at the last token
 ``head_sets``    sets of heads and MLPs that are taken out, and what stands in their place
 ``ends``         logits at a few positions of each prompt
