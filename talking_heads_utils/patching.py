@@ -71,8 +71,8 @@ class _Spot:
     differs: Bool[Tensor, "n"]
 
     def of(self, rows: slice, device: torch.device) -> _Spot:
-        some = (values[rows].to(device) for values in (self.into, self.out_of))
-        return _Spot(self.name, *some, self.width, self.differs[rows].to(device))
+        into, out_of, differs = (values[rows].to(device) for values in (self.into, self.out_of, self.differs))
+        return _Spot(self.name, into, out_of, self.width, differs)
 
 
 @torch.no_grad()
@@ -123,10 +123,10 @@ def patch(
     _check_pairs(clean, corrupted, positions)
     into, out_of = (corrupted, clean) if direction == DENOISE else (clean, corrupted)
     cells, spots = _cells(bridge, sites, layers), list(_spots(into, out_of, positions))
-    found = []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for rows in batches.blocks(len(into), _PREPARED):
-        some = [prompts.select(rows) for prompts in (into, out_of, clean)]
-        found.append(_Pairs.of(bridge, *some, cells, measure, check=not found).values(spots, rows))
+        a, b, c = (prompts.select(rows) for prompts in (into, out_of, clean))
+        found.append(_Pairs.of(bridge, a, b, c, cells, measure, check=not found).values(spots, rows))
     plain, other, patched = (torch.cat(values) for values in zip(*found))
     ends = (other, plain) if direction == DENOISE else (plain, other)
     frame = _frame(cells, spots, measure, plain, other, patched, seed)
@@ -200,12 +200,12 @@ def _spots(into: PromptSet, out_of: PromptSet, positions: str | Sequence[str]) -
         yield _Spot(TOGETHER, start, start, n_pos - int(start.min()), apart.any(1))
         return
     if positions == ALL:
-        places = [(str(p), torch.full((len(into),), p), None) for p in range(int(into.positions["end"][0]) + 1)]
+        every = [torch.full((len(into),), p) for p in range(int(into.positions["end"][0]) + 1)]
+        places = [(str(p), at, at) for p, at in enumerate(every)]
     else:
         names = [positions] if isinstance(positions, str) else positions
-        places = [(name, *(position_of(prompts, name) for prompts in (into, out_of))) for name in names]
+        places = [(name, position_of(into, name), position_of(out_of, name)) for name in names]
     for name, at, source in places:
-        source = at if source is None else source
         yield _Spot(name, at, source, 1, (at != source) | (first <= at))
 
 
