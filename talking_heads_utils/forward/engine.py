@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
@@ -27,8 +25,9 @@ from talking_heads_utils.forward.layers import (
     HALF_TOLERANCES,
     TOLERANCE,
     AttentionLayer,
+    Layer,
     Norm,
-    attention_layer,
+    layer_of,
     norm_without_scale,
     project,
     wide,
@@ -55,19 +54,7 @@ ATTN_OUT, MLP_OUT = "attn_out", "mlp_out"
 SITES = (RESID_PRE, NORMED, Q, PATTERN, Z, ATTN_OUT, MLP_OUT)
 Change = Callable[[str, int, Tensor], Tensor]
 Rows = slice | Int[Tensor, "rows"]  # some of the n prompts
-_ACTS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
-_ACTS |= dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), partial(F.gelu, approximate="tanh"))  # one kernel, not eight
 _HOOKS = {RESID_PRE: "hook_resid_pre", Z: "attn.hook_z", ATTN_OUT: "hook_attn_out", MLP_OUT: "hook_mlp_out"}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer's weights: attention with its norm folded in, the MLP and the scale and bias of the norm before it."""
-
-    attention: AttentionLayer
-    mlp: Callable[[Tensor], Tensor] | None
-    mlp_scale: Tensor | None
-    mlp_bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -316,7 +303,7 @@ def prepare(
     unembed_bias = W_U.new_zeros(W_U.shape[1]) if b_U is None else wide(b_U)
     made = Forward(
         start=start,
-        layers=[_layer(bridge, layer) for layer in upper],
+        layers=[layer_of(bridge, layer) for layer in upper],
         keys=[turn(found.pop(("k", layer)), rotary, places).transpose(1, 2).contiguous() for layer in upper],
         values=[found.pop(("v", layer)).transpose(1, 2).contiguous() for layer in upper],
         kept=found,
@@ -387,39 +374,6 @@ def _check_like_model(made: Forward, logits: Float[Tensor, "2 d_vocab"], name: s
             )
 
 
-def _layer(bridge: TransformerBridge, layer: int) -> Layer:
-    block = bridge.blocks[layer]
-    ln = getattr(block, "ln2", None)
-    scale, bias = (None if (p := getattr(ln, name, None)) is None else wide(p) for name in ("weight", "bias"))
-    scale = None if scale is None or (scale == 1).all() else scale  # folded into the MLP
-    bias = None if bias is None or (bias == 0).all() else bias
-    return Layer(attention_layer(bridge, layer), _mlp(bridge, block), scale, bias)
-
-
-def _mlp(bridge: TransformerBridge, block: torch.nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """A layer's MLP, in the model's own dtype within: its products by themselves where they are known, else the module,
-    which is much slower."""
-    mlp, own, act = getattr(block, "mlp", None), bridge.W_U.dtype, _ACTS.get(bridge.cfg.act_fn)
-    if mlp is None:
-        return None
-    if own in HALF_TOLERANCES:
-        return lambda x: mlp(x.flatten(0, -2)[None].to(own))[0].to(x).view_as(x)
-    gated = bool(getattr(bridge.cfg, "gated_mlp", False))
-    names = [*(["gate"] if gated else []), "in", "out"]
-    if act is None or not all(hasattr(mlp, f"W_{name}") for name in names):
-        return lambda x: mlp(x.flatten(0, -2)[None])[0].view_as(x)
-    read, *more, write = ((getattr(mlp, f"W_{name}").T.detach(), getattr(mlp, f"b_{name}", None)) for name in names)
-
-    def run(x: Tensor) -> Tensor:
-        hidden = act(F.linear(x, *read))
-        for other in more:
-            also = F.linear(x, *other)
-            hidden = hidden * also if hidden.requires_grad else hidden.mul_(also)
-        return F.linear(hidden, *write)
-
-    return run
-
-
 def reading(heads: Sequence[Head], into: dict[Head, Tensor]) -> Change:
     """A change that changes nothing and puts the patterns of some heads, ``[n, k, q, n_before + q]``, ``into`` a
     dictionary."""
@@ -444,8 +398,3 @@ def chained(*changes: Change) -> Change:
         return value
 
     return both
-
-
-def visible_to(at: Int[Tensor, "n q"], n_pos: int) -> Bool[Tensor, "n q n_pos"]:
-    """Which positions each of the run ones can attend to."""
-    return torch.arange(n_pos, device=at.device) <= at[..., None]
