@@ -20,11 +20,11 @@ from torch import Tensor
 from talking_heads_utils.components import SVD, is_empty, ov_svd
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, PATTERN, RESID_PRE, Change, Forward, Q, Z, prepare
-from talking_heads_utils.forward.variants import ALL, measure, places, position_of, tidy, untouched
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import Metric, Outcome, named
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.variants import ALL, measure, places, position_of, tidy, untouched
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.rotary import turn
 

@@ -61,7 +61,7 @@ def load_model(
     :func:`~planted.model.plant` gives the truth about it as well. Attention is eager, so that patterns can
     be read. The bridge's tokenizer, and with it ``to_tokens``, adds by itself what stands in front of a prompt: a known
     model's ``prefix``, else what it adds anyway. device: also ``"auto"``, which spreads the layers over all GPUs; what
-    runs single layers by itself (:mod:`talking_heads_utils.forward.suffix`) then refuses.
+    runs single layers by itself (:mod:`talking_heads_utils.forward.engine`) then refuses.
 
     Raises :class:`CheckpointError` for a checkpoint that is missing, partial, damaged or without its tokenizer,
     :class:`DownloadError` if the Hub cannot be reached or asks for a token, :class:`ModelError` if there is too little

@@ -23,10 +23,10 @@ from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, RESID_PRE, Forward, Z
 from talking_heads_utils.labels import Component, Head, heads_in
-from talking_heads_utils.metrics import METRICS, SHARE, Metric, Outcome, named
+from talking_heads_utils.metrics import METRICS, Metric, Outcome, named
 from talking_heads_utils.models import as_bridge
-from talking_heads_utils.prompts.sets import ABSENT, PromptSet
-from talking_heads_utils.stats import summary
+from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.variants import position_of, tidy
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class _Spot:
     differs: Bool[Tensor, "n"]
 
     def of(self, rows: slice, device: torch.device) -> _Spot:
-        some = (values[rows].to(device) for values in (self.into, self.out_of))
-        return _Spot(self.name, *some, self.width, self.differs[rows].to(device))
+        into, out_of, differs = (values[rows].to(device) for values in (self.into, self.out_of, self.differs))
+        return _Spot(self.name, into, out_of, self.width, differs)
 
 
 @torch.no_grad()
@@ -123,10 +123,10 @@ def patch(
     _check_pairs(clean, corrupted, positions)
     into, out_of = (corrupted, clean) if direction == DENOISE else (clean, corrupted)
     cells, spots = _cells(bridge, sites, layers), list(_spots(into, out_of, positions))
-    found = []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for rows in batches.blocks(len(into), _PREPARED):
-        some = [prompts.select(rows) for prompts in (into, out_of, clean)]
-        found.append(_Pairs.of(bridge, *some, cells, measure, check=not found).values(spots, rows))
+        a, b, c = (prompts.select(rows) for prompts in (into, out_of, clean))
+        found.append(_Pairs.of(bridge, a, b, c, cells, measure, check=not found).values(spots, rows))
     plain, other, patched = (torch.cat(values) for values in zip(*found))
     ends = (other, plain) if direction == DENOISE else (plain, other)
     frame = _frame(cells, spots, measure, plain, other, patched, seed)
@@ -200,26 +200,13 @@ def _spots(into: PromptSet, out_of: PromptSet, positions: str | Sequence[str]) -
         yield _Spot(TOGETHER, start, start, n_pos - int(start.min()), apart.any(1))
         return
     if positions == ALL:
-        places = [(str(p), torch.full((len(into),), p), None) for p in range(int(into.positions["end"][0]) + 1)]
+        every = [torch.full((len(into),), p) for p in range(int(into.positions["end"][0]) + 1)]
+        places = [(str(p), at, at) for p, at in enumerate(every)]
     else:
         names = [positions] if isinstance(positions, str) else positions
-        places = [(name, *(_named(prompts, name) for prompts in (into, out_of))) for name in names]
+        places = [(name, position_of(into, name), position_of(out_of, name)) for name in names]
     for name, at, source in places:
-        source = at if source is None else source
         yield _Spot(name, at, source, 1, (at != source) | (first <= at))
-
-
-def _named(prompts: PromptSet, name: str) -> Int[Tensor, "n"]:
-    if name not in prompts.positions:
-        raise TaskError(
-            f"No position {name!r} in these prompts; they have {', '.join(prompts.positions)}. {ALL!r} and "
-            f"{TOGETHER!r} are given by themselves, not in a list."
-        )
-    at = prompts.positions[name]
-    if (at == ABSENT).any():
-        row = int((at == ABSENT).nonzero()[0])
-        raise TaskError(f"Prompt {row} ({prompts.texts[row]!r}) has no position {name!r}.")
-    return at
 
 
 @dataclass(frozen=True)
@@ -386,26 +373,13 @@ def _with_plain(pattern: Tensor | None, plain: Float[Tensor, "n 1 n_pos"], k: in
 def _frame(
     cells: list[_Cell], spots: list[_Spot], metric: Metric, plain: Tensor, other: Tensor, patched: Tensor, seed: int
 ) -> pd.DataFrame:
-    import pandas as pd
-
-    found = summary(patched.flatten(1), plain[:, None], hits=metric.unit == SHARE, seed=seed)
-    named_cells = [(spot.name, cell) for spot in spots for cell in cells]
-    before = plain.double().mean()
-    return pd.DataFrame(
-        {
-            "site": [cell.site for _, cell in named_cells],
-            "layer": [cell.layer for _, cell in named_cells],
-            "head": pd.array([cell.head for _, cell in named_cells], dtype="Int64"),
-            "component": pd.array([cell.component for _, cell in named_cells], dtype="Int64"),
-            "position": [name for name, _ in named_cells],
-            "metric": metric.name,
-            "unit": metric.unit,
-            "value": (before + found.mean).numpy(),
-            "change": found.mean.numpy(),
-            "share": (found.mean / (other.double().mean() - before)).numpy(),
-            "low": found.low.numpy(),
-            "high": found.high.numpy(),
-            "n": found.n,
-            "seed": seed,
-        }
-    )
+    rows = [
+        dict(site=cell.site, layer=cell.layer, head=cell.head, component=cell.component, position=spot.name)
+        for spot in spots
+        for cell in cells
+    ]
+    about = dict(metric=metric.name, unit=metric.unit, share=float("nan"), seed=seed)
+    frame = tidy(rows, about, patched.flatten(1), plain[:, None], metric)
+    frame["share"] = frame["change"] / (other.double().mean() - plain.double().mean()).item()
+    first = ["site", "layer", "head", "component", "position", "metric", "unit", "value", "change", "share"]
+    return frame[[*first, "low", "high", "n", "seed"]]

@@ -18,11 +18,11 @@ from torch import Tensor
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, RESID_PRE, Change, prepare
 from talking_heads_utils.forward.steer import write_vectors
-from talking_heads_utils.forward.variants import END, measure, places, tidy, untouched
 from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.metrics import Metric, Outcome, named
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.variants import END, measure, places, tidy, untouched
 
 if TYPE_CHECKING:
     import pandas as pd

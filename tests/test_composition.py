@@ -12,8 +12,8 @@ from talking_heads_utils.components import qk_svd, write_directions
 from talking_heads_utils.edits.algebra import direction
 from talking_heads_utils.errors import LabelError, OptionError, UnsupportedModelError
 from talking_heads_utils.experiments.inhibition import links
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.recording import record
-from talking_heads_utils.forward.suffix import stream, suffix
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import accuracy
 from talking_heads_utils.models import load_model
@@ -133,8 +133,7 @@ def test_a_model_that_normalises_queries_and_keys_has_value_composition_alone(ch
         "components": lambda: qk_svd(weights, 0),
         "edit": lambda: direction(weights, Component(1, 0, 0), "QK"),
         "record": lambda: record(bridge, prompts, [1]),
-        "suffix": lambda: suffix(bridge, prompts, 1),
-        "stream": lambda: stream(bridge, prompts, 1),
+        "prepare": lambda: prepare(bridge, prompts, 1),
     }
     for name, ask in needing.items():
         with pytest.raises(UnsupportedModelError, match=r'normalises queries and keys.* kind "V"'):

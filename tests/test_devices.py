@@ -74,8 +74,7 @@ def asked_on(device):
 CHAPTERS_ALONE = {
     "probes": lambda device: frame(icl.probes(*asked_on(device), n=60)),
     "whole answers": lambda device: frame(whole.functions(asked_on(device)[0], some=((1, 3),), counts=(2,), n=4)),
-    "second step": lambda device: frame(toys.second_step(toy_on(device))),
-    "directions": lambda device: frame([toys.directions(toy_on(device))]),
+    "curves": lambda device: frame(toys.curves(toy_on(device), n_heads=1)),
 }
 
 

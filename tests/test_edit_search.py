@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from talking_heads_utils.edits import upper as engine
 from talking_heads_utils.edits.apply import apply, weights_to_edit
 from talking_heads_utils.edits.edits import OV, QK, new_edit, scales
 from talking_heads_utils.errors import EditError, LabelError, NotApplicable, OptionError
@@ -16,9 +17,8 @@ from talking_heads_utils.experiments.editing.harm import harm_at_end, heads_move
 from talking_heads_utils.experiments.editing.search import Search
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import editing as figures
-from talking_heads_utils.forward import upper as engine
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.layers import attention_layer
-from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import INHIBITION, LIST, NOISE, plant
@@ -77,11 +77,11 @@ def test_a_cached_prefix_is_exact_for_the_last_layer_and_for_no_other(case):
     gaps = {}
     for layer, components in heads.items():
         changes = scales(dict.fromkeys(components, 4.0))
-        kept = suffix(bridge, prompts, layer)
+        kept = prepare(bridge, prompts, layer)
         with apply(bridge, new_edit(weights_to_edit(bridge), changes)):
             edited = replace(kept.layers[0], attention=attention_layer(bridge, layer))
             found = replace(kept, layers=[edited, *kept.layers[1:]])
-            logits = found.logits(found.final(found.resid[:, None]))[:, 0]
+            logits = found.logits(found.run(found.resid[:, None, None], found.at_end())[:, :, 0])[:, 0]
         gaps[layer] = (logits - whole_run(bridge, prompts, changes)[0]).abs().max()
     assert gaps[2] < 1e-3
     if bridge.cfg.model_name != "planted":  # there no key of the last layer reads what layer 1 writes

@@ -39,8 +39,8 @@ from talking_heads_utils.experiments.icl.redundancy import (
 )
 from talking_heads_utils.experiments.icl.scores import right_log_odds, right_log_prob, score_answers
 from talking_heads_utils.experiments.rows import frame
-from talking_heads_utils.forward.end_runs import replacements, run_end
-from talking_heads_utils.forward.suffix import suffix
+from talking_heads_utils.forward.at_end import replacements, run_end
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of
 from talking_heads_utils.prompts.toy import number_tokenizer
@@ -291,7 +291,7 @@ def test_removal_finds_the_heads_that_matter_last_where_they_are_copies():
 def test_a_backup_that_is_only_rescaling_is_seen_as_such(case):
     """Without any change above, the fixed measure is still; direct effects sum to the final stream's length."""
     bridge, prompts = case
-    ends = suffix(bridge, prompts, 0)
+    ends = prepare(bridge, prompts, 0)
     shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
     words, right = torch.arange(bridge.cfg.d_vocab), prompts.answers
     reader = Reader(ends, Numbers(words, words), right, torch.arange(len(prompts)), replacements(run_end(ends), "zero"))

@@ -4,20 +4,11 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.forward.end_runs import (
-    ATTENTION,
-    MLP,
-    RESID,
-    patch_grid,
-    replacements,
-    run_end,
-    run_everywhere,
-)
+from talking_heads_utils.forward.at_end import patch_grid, replacements, run_end
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.head_sets import MEAN, RESAMPLE, ZERO, ablations, check_how, random_heads
-from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head, heads_in
 
-HOOKED = {RESID: "hook_resid_pre", ATTENTION: "hook_attn_out", MLP: "hook_mlp_out"}
 TOKENS = torch.tensor([3, 7, 11, 12])
 
 
@@ -55,7 +46,7 @@ def plain_ablation(bridge, prompts, chosen, row, instead):
 @pytest.mark.parametrize("how", [ZERO, MEAN, RESAMPLE])
 def test_ablation_at_the_end_equals_a_hooked_run(case, how):
     bridge, prompts = case
-    ends, chosen = suffix(bridge, prompts, 0), sets(case[0])
+    ends, chosen = prepare(bridge, prompts, 0), sets(case[0])
     instead = replacements(run_end(ends), how, seed=2)
     run = run_end(ends, chosen, instead)
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
@@ -68,57 +59,15 @@ def test_ablation_at_the_end_equals_a_hooked_run(case, how):
     assert (run.resid[:, 1:, -1] - run.resid[:, :1, -1]).abs().amax((0, 2)).min() > 1e-4, (
         "every set must change something"
     )
-    clean = run_end(ends)
-    parts = clean.resid[:, :, :1] + (clean.attention + clean.mlp).cumsum(2)
-    torch.testing.assert_close(parts, clean.resid[:, :, 1:], atol=1e-4, rtol=1e-4)
 
 
-def test_ablation_everywhere_equals_a_hooked_run(case):
-    bridge, prompts = case
-    chosen = sets(bridge)
-    run = run_everywhere(bridge, prompts, chosen)
-    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-    for row, name in enumerate(chosen.names):
-        hooks = [
-            (
-                f"blocks.{layer}.attn.hook_z",
-                lambda z, hook, out=chosen.heads[row, layer]: z.masked_fill(out[:, None], 0),
-            )
-            for layer in range(bridge.cfg.n_layers)
-        ]
-        hooks += [
-            (f"blocks.{layer}.hook_mlp_out", lambda x, hook: torch.zeros_like(x))
-            for layer in chosen.mlps[row].nonzero().flatten().tolist()
-        ]
-        with torch.no_grad():
-            logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
-        ours = suffix(bridge, prompts, 0).logits(run.resid[:, row, -1:])[:, 0]
-        torch.testing.assert_close(ours, logits, atol=2e-4, rtol=1e-4, msg=name)
-
-
-def test_mean_and_resample_everywhere_need_prompts_of_one_length(case):
-    bridge, prompts = case
-    whole = prompts.select(prompts.positions["end"] == prompts.positions["end"].mode().values)
-    whole = type(whole)(**{**vars(whole), "tokens": whole.tokens[:, : int(whole.positions["end"][0]) + 1],
-                           "mask": whole.mask[:, : int(whole.positions["end"][0]) + 1]})  # fmt: skip
-    if len(whole) > 1:
-        at_end_alone = run_everywhere(bridge, whole, sets(bridge), MEAN)
-        assert torch.isfinite(at_end_alone.resid).all()
-    if not prompts.mask.all():
-        with pytest.raises(OptionError, match="of one length"):
-            run_everywhere(bridge, prompts, sets(bridge), RESAMPLE)
-
-
-@pytest.mark.parametrize("what", [RESID, ATTENTION, MLP])
-def test_the_patch_grid_equals_hooked_runs(case, what):
+def test_the_patch_grid_equals_hooked_runs(case):
     """Cell by cell: A's activation under an ablation, put into B at one layer, at the last token."""
     bridge, prompts = case
-    if what == MLP and bridge.cfg.attn_only:
-        pytest.skip("this model has no MLP")
     flipped = prompts.select(list(range(len(prompts)))[::-1])  # A is another prompt than B, of another length
-    a, b, chosen = suffix(bridge, flipped, 0), suffix(bridge, prompts, 0), sets(bridge)
+    a, b, chosen = prepare(bridge, flipped, 0), prepare(bridge, prompts, 0), sets(bridge)
     instead = replacements(run_end(a), ZERO)
-    grid = patch_grid(run_end(a, chosen, instead), a, b, TOKENS, what=what, batch=4)
+    grid = patch_grid(run_end(a, chosen, instead), a, b, TOKENS, batch=4)
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
     with torch.no_grad():
         torch.testing.assert_close(grid.plain, bridge(prompts.tokens)[rows, end][:, TOKENS], atol=2e-4, rtol=1e-4)
@@ -128,7 +77,7 @@ def test_the_patch_grid_equals_hooked_runs(case, what):
             own = logits[rows, flipped.positions["end"]][:, TOKENS]
             torch.testing.assert_close(grid.own[:, row], own, atol=2e-4, rtol=1e-4)
             for layer in range(bridge.cfg.n_layers):
-                name = f"blocks.{layer}.{HOOKED[what]}"
+                name = f"blocks.{layer}.hook_resid_pre"
                 given = cache[name][rows, flipped.positions["end"]]
                 hook = at_end(prompts, lambda x, n, given=given: given)
                 patched = bridge.run_with_hooks(prompts.tokens, fwd_hooks=[(name, hook)])[rows, end][:, TOKENS]

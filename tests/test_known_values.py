@@ -10,14 +10,11 @@ from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCT
 from talking_heads_utils.experiments.icl.task import N_EXAMPLES, task_of
 from talking_heads_utils.experiments.positional.decoding import by_list_index
 from talking_heads_utils.experiments.rows import frame
-from talking_heads_utils.forward.end_runs import run_everywhere
-from talking_heads_utils.forward.head_sets import MEAN, RESAMPLE, ZERO, ablations
-from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.labels import heads_in
 from talking_heads_utils.metrics import answer_logits
 from talking_heads_utils.models import model_source
 from talking_heads_utils.prompts.lists import build_laundry
 from talking_heads_utils.prompts.questions import Question
-from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
 
 class Asked:
@@ -222,72 +219,3 @@ def test_accuracy_by_place_is_counted_prompt_by_prompt():
             assert table.loc[(n_items, place), "n"] == len(found)
     long = table.loc[12, "accuracy"].tolist()
     assert long != long[::-1] and len(set(long)) > 3, "places differ, or this test could not tell them apart"
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# ablation at every position
-
-
-def of_one_length(n, n_pos=8):
-    tokens = torch.randint(1, 49, (n, n_pos), generator=torch.Generator().manual_seed(1))
-    mask, end = torch.ones(n, n_pos, dtype=torch.bool), {"end": torch.full((n,), n_pos - 1)}
-    none = torch.zeros(n, 0, dtype=torch.long)
-    return PromptSet(tokens, mask, end, tokens[:, 0], none, [""] * n, {}, Recipe("any", n, 0, ""))
-
-
-def some_sets(bridge):
-    shape = (bridge.cfg.n_layers, bridge.cfg.n_heads)
-    mlps = {"an MLP": [1]} if not bridge.cfg.attn_only else {}
-    return ablations(shape, {"a layer": heads_in([1], shape[1]), "two": [Head(0, 1), Head(2, 0)]}, mlps)
-
-
-@torch.no_grad()
-def hooked_streams(bridge, prompts, chosen, stands_there):
-    """What enters each layer, and what leaves the last, at the last token of whole runs with hooks: one row per set.
-
-    stands_there: what a recorded tensor of the plain runs is replaced by where something is out.
-    """
-    _, clean = bridge.run_with_cache(prompts.tokens)
-    layers, streams = range(bridge.cfg.n_layers), []
-    names = [*(f"blocks.{layer}.hook_resid_pre" for layer in layers), f"blocks.{layers[-1]}.hook_resid_post"]
-    for row in range(len(chosen)):
-
-        def hook(value, hook, row=row):
-            layer, value = int(hook.name.split(".")[1]), value.clone()
-            new = stands_there(clean[hook.name])
-            if hook.name.endswith("hook_mlp_out"):
-                return new if chosen.mlps[row, layer] else value
-            for head in chosen.heads[row, layer].nonzero().flatten().tolist():
-                value[:, :, head] = new[:, :, head]
-            return value
-
-        hooks = [(f"blocks.{layer}.attn.hook_z", hook) for layer in layers]
-        hooks += [(f"blocks.{layer}.hook_mlp_out", hook) for layer in layers if chosen.mlps[row, layer]]
-        with bridge.hooks(fwd_hooks=hooks):
-            _, cache = bridge.run_with_cache(prompts.tokens)
-        streams.append(torch.stack([cache[name][:, -1] for name in names], 1))
-    return torch.stack(streams, 1)
-
-
-def gap(ours, theirs):
-    return ((ours - theirs).norm() / theirs.norm()).item()
-
-
-def test_the_mean_at_every_position_is_that_of_the_plain_runs(case):
-    bridge, _ = case
-    prompts, chosen = of_one_length(5), some_sets(bridge)
-    found = run_everywhere(bridge, prompts, chosen, MEAN).resid
-    expected = hooked_streams(bridge, prompts, chosen, lambda clean: torch.stack([sum(clean) / 5] * 5))
-    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
-    zeros = run_everywhere(bridge, prompts, chosen, ZERO).resid
-    assert gap(found, zeros) > 1e-3, "the mean is not nothing"
-
-
-def test_another_prompts_values_stand_at_every_position(case):
-    """Of three prompts each takes the next one's or each the one's before: one of the two must fit all sets."""
-    bridge, _ = case
-    prompts, chosen = of_one_length(3), some_sets(bridge)
-    found = run_everywhere(bridge, prompts, chosen, RESAMPLE, seed=3).resid
-    orders = ([1, 2, 0], [2, 0, 1])
-    gaps = [gap(found, hooked_streams(bridge, prompts, chosen, lambda clean, o=order: clean[o])) for order in orders]
-    assert min(gaps) < 1e-5 and max(gaps) > 1e-3

@@ -21,8 +21,8 @@ from talking_heads_utils.errors import (
     ProcessingError,
     UnsupportedModelError,
 )
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.recording import record
-from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.models import as_bridge, known_models, load_model, load_tokenizer
 from talking_heads_utils.prompts.prefix import begin_ids, prefix_of
 from talking_heads_utils.weights.bridge import head_weights_from_bridge, is_processed
@@ -214,7 +214,7 @@ def test_a_spread_model_is_refused_where_single_layers_run(case, monkeypatch):
     elsewhere = [torch.zeros(1), torch.zeros(1, device="meta")]
     monkeypatch.setattr(type(bridge), "parameters", lambda self, **options: iter(elsewhere))
     with pytest.raises(ModelError, match="is spread over cpu, meta"):
-        suffix(bridge, prompts, 0)
+        prepare(bridge, prompts, 0)
 
 
 def test_a_path_is_that_folder_whatever_it_is_called(checkpoints, tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_layers_that_do_something_else_are_refused(checkpoints, tmp_path, dtype)
     (folder / "config.json").write_text(json.dumps(config))
     odd, plain = (load_model(folder, dtype=dtype) for folder in (folder, checkpoints["gpt2"]))
     prompts = random_prompts()
-    for ask in (lambda bridge: suffix(bridge, prompts, 0), lambda bridge: record(bridge, prompts, [2])):
+    for ask in (lambda bridge: prepare(bridge, prompts, 0), lambda bridge: record(bridge, prompts, [2])):
         with pytest.raises(UnsupportedModelError, match="not known here"):
             ask(odd)
         ask(plain)
@@ -258,7 +258,7 @@ def test_a_window_runs_as_it_is_and_is_refused_where_attention_runs_by_itself(ch
         assert not torch.allclose(bridge(tokens), load_model(checkpoints[name])(tokens), atol=1e-2)
     if name == "qwen3":
         return
-    for ask in (lambda prompts: suffix(bridge, prompts, 1), lambda prompts: record(bridge, prompts, [2])):
+    for ask in (lambda prompts: prepare(bridge, prompts, 1), lambda prompts: record(bridge, prompts, [2])):
         with pytest.raises(UnsupportedModelError, match="a window of 4 tokens, and these prompts have 9"):
             ask(random_prompts())
     config["sliding_window"] = 9

@@ -30,9 +30,9 @@ def test_a_name_leads_to_its_lines(name, path, begins, ends):
 
 
 def test_a_module_is_named_whole():
-    place = locate("talking_heads_utils.forward.end_runs")
-    assert place == ("talking_heads_utils/forward/end_runs.py", None)
-    assert place.url("https://host/of", "main") == "https://host/of/blob/main/talking_heads_utils/forward/end_runs.py"
+    place = locate("talking_heads_utils.forward.at_end")
+    assert place == ("talking_heads_utils/forward/at_end.py", None)
+    assert place.url("https://host/of", "main") == "https://host/of/blob/main/talking_heads_utils/forward/at_end.py"
 
 
 @pytest.mark.parametrize("name", ["resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope"])

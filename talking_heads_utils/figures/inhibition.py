@@ -105,28 +105,6 @@ def _carries_bars(part: pd.DataFrame, kind: str) -> go.Bar:
     )  # fmt: skip
 
 
-def recovery_figure(table: pd.DataFrame) -> go.Figure:
-    """Precision and recall of heads taken in the order of the weights; a menu chooses the model. table: of
-    :func:`~experiments.inhibition.toys.recovery`."""
-    figure = new_figure(360)
-    figure.update_xaxes(title_text="heads taken, in the order of the weights")
-    figure.update_yaxes(range=[0, 1.05])
-    views = {}
-    for model, part in table.groupby("model", sort=False):
-        chance = go.Scatter(x=[1, len(part)], y=[part["chance"].iloc[0]] * 2, mode="lines", line=NULL_LINE,
-                            name="precision by chance", hoverinfo="skip")  # fmt: skip
-        views[str(model)] = [_recovered(part, "precision", ACCENT), _recovered(part, "recall", EXPECTED), chance]
-    return with_views(figure, views)
-
-
-def _recovered(part: pd.DataFrame, column: str, colour: str) -> go.Scatter:
-    return go.Scatter(
-        x=part["k"].tolist(), y=_short(part[column]), text=part["head"].tolist(), mode="lines+markers", name=column,
-        line=dict(color=colour, width=2),
-        hovertemplate=f"%{{text}} is number %{{x}}: {column} %{{y:.2f}}<extra></extra>",
-    )  # fmt: skip
-
-
 def rates_figure(table: pd.DataFrame) -> go.Figure:
     """How many times more often than in the text each category is among a component's most active positions; grey:
     components of random heads. table: of :class:`~experiments.inhibition.where_active.ActivityRow`."""

@@ -2,12 +2,9 @@
 
 ``engine``       a model's layers run one by one, on some positions, for many variants at once
 ``layers``       one layer's weights, ready for algebra
-``variants``     many variants of one run, measured by one metric: what ablation and steering share
 ``recording``    one forward pass, kept as far as the closed forms need it
 ``closed_form``  what a mover does after its query or its keys were changed, in closed form
-``suffix``       the last token alone through the upper layers
-``end_runs``     the last token under many ablations, and patched into another prompt
-``upper``        prompts through the layers that an edit reaches, with gradients
+``at_end``       the last token under many ablations, and patched into another prompt
 ``steer``        a grid of settings of directions added at the last token
 ``head_sets``    sets of heads and MLPs that are taken out, and what stands in their place
 ``ends``         logits at a few positions of each prompt

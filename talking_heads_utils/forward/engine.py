@@ -11,13 +11,11 @@ Attention, streams and logits are in single precision whatever the model's; an M
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
@@ -27,8 +25,9 @@ from talking_heads_utils.forward.layers import (
     HALF_TOLERANCES,
     TOLERANCE,
     AttentionLayer,
+    Layer,
     Norm,
-    attention_layer,
+    layer_of,
     norm_without_scale,
     project,
     wide,
@@ -55,19 +54,7 @@ ATTN_OUT, MLP_OUT = "attn_out", "mlp_out"
 SITES = (RESID_PRE, NORMED, Q, PATTERN, Z, ATTN_OUT, MLP_OUT)
 Change = Callable[[str, int, Tensor], Tensor]
 Rows = slice | Int[Tensor, "rows"]  # some of the n prompts
-_ACTS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
-_ACTS |= dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), partial(F.gelu, approximate="tanh"))  # one kernel, not eight
 _HOOKS = {RESID_PRE: "hook_resid_pre", Z: "attn.hook_z", ATTN_OUT: "hook_attn_out", MLP_OUT: "hook_mlp_out"}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer's weights: attention with its norm folded in, the MLP and the scale and bias of the norm before it."""
-
-    attention: AttentionLayer
-    mlp: Callable[[Tensor], Tensor] | None
-    mlp_scale: Tensor | None
-    mlp_bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -106,6 +93,11 @@ class Forward:
     @property
     def n_pos(self) -> int:
         return self.keys[0].shape[2]
+
+    @property
+    def resid(self) -> Float[Tensor, "n d_model"]:
+        """The stream that enters the first layer that is kept, at ``end``."""
+        return self.plain(RESID_PRE, self.start, self.at_end())[:, 0]
 
     def at_end(self) -> Int[Tensor, "n 1"]:
         """The positions to run for what is done at the last token alone."""
@@ -159,7 +151,7 @@ class Forward:
         asked = (self.end[rows] - at[:, 0])[:, None] if only_end and at.shape[1] > 1 else None
         x = change(RESID_PRE, layer, x)
         z = change(Z, layer, self.attend(layer, x, at, rows, change, asked))
-        x = x if asked is None else _some(x, asked)
+        x = x if asked is None else some_queries(x, asked)
         attention = change(ATTN_OUT, layer, self.write(layer, z))
         middle = x + attention
         return middle + change(MLP_OUT, layer, self.mlp(layer, x, middle))
@@ -183,46 +175,54 @@ class Forward:
         layer: int,
         x: Float[Tensor, "n k q d_model"],
         at: Int[Tensor, "n q"],
-        rows: Rows,
-        change: Change,
+        rows: Rows = slice(None),
+        change: Change | None = None,
         asked: Int[Tensor, "n a"] | None = None,
     ) -> Float[Tensor, "n k a n_heads d_head"]:
         """What the heads of a layer gather: every attention of this package goes through here.
 
         at: of the prompts in ``rows``. asked: which of the q positions have a query; all by default.
         """
-        W = self.layers[layer - self.start].attention
-        normed, group = change(NORMED, layer, W.norm(x)), len(W.W_Q) // len(W.W_K)
-        asking, asked_at = (normed, at) if asked is None else (_some(normed, asked), at.gather(1, asked))
-        query = turn(change(Q, layer, project(asking, W.W_Q, W.b_Q)), self.rotary, asked_at[:, None, :, None])
-        key = turn(project(normed, W.W_K, W.b_K), self.rotary, at[:, None, :, None]).permute(0, 3, 1, 2, 4)
-        value = project(normed, W.W_V, W.b_V).permute(0, 3, 1, 2, 4)  # [n, n_kv, k, q, d_head], as the keys
-        query = query.unflatten(3, (-1, group)).permute(0, 3, 1, 4, 2, 5)  # [n, n_kv, k, group, a, d_head]
-        scores = _own_scores(query, key, at, asked_at)
-        before = self._before(layer, at, rows)
-        if before is not None:
-            keys, values, hidden = before
-            to_kept = (query.flatten(2, 4) @ keys.mT).unflatten(2, query.shape[2:5])
-            scores = torch.cat([to_kept.masked_fill_(hidden[:, None, None, None, None], -torch.inf), scores], -1)
-        pattern = scores.div_(query.shape[-1] ** 0.5).softmax(-1)
+        W, change = self.layers[layer - self.start].attention, change or _unchanged
+        normed = change(NORMED, layer, W.norm(x))
+        pattern = self._pattern(layer, W, normed, at, rows, asked, change)
         if change is not _unchanged:
             seen = change(PATTERN, layer, pattern.permute(0, 2, 1, 3, 4, 5).flatten(2, 3))
             pattern = seen.unflatten(2, pattern.shape[1:4:2]).permute(0, 2, 1, 3, 4, 5)
+        value = project(normed, W.W_V, W.b_V).permute(0, 3, 1, 2, 4)  # [n, n_kv, k, q, d_head]
         own = pattern[..., -at.shape[1] :]
         z = own * value[:, :, :, None] if at.shape[1] == 1 else (own.flatten(3, 4) @ value).unflatten(3, own.shape[3:5])
-        if before is not None:
-            kept = pattern[..., : -at.shape[1]]
+        if n_before := int(at[:, 0].max()):
+            kept, values = pattern[..., : -at.shape[1]], self.values[layer - self.start][rows, :, :n_before]
             z = z + (kept.flatten(2, 4) @ values).unflatten(2, kept.shape[2:5])
         return z.permute(0, 2, 4, 1, 3, 5).flatten(3, 4)
 
-    def _before(self, layer: int, at: Int[Tensor, "n q"], rows: Rows) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Keys and values of the positions before the first one that is run, and which of them are hidden; None where
-        none is before it."""
-        n_before = int(at[:, 0].max())
-        if n_before == 0:
-            return None
-        keys, values = (kept[layer - self.start][rows, :, :n_before] for kept in (self.keys, self.values))
-        return keys, values, torch.arange(n_before, device=at.device) >= at[:, :1]
+    def patterns(
+        self, layer: int, x: Float[Tensor, "n k q d_model"], at: Int[Tensor, "n q"], rows: Rows, heads: Sequence[int]
+    ) -> Float[Tensor, "n k n_some q n_before_q"]:
+        """Attention of some heads alone, as :data:`PATTERN` has it. at: of the prompts in ``rows``."""
+        W = self.layers[layer - self.start].attention
+        kv = W.kv_index[list(heads)]
+        some = replace(W, W_Q=W.W_Q[list(heads)], b_Q=W.b_Q[list(heads)], W_K=W.W_K[kv], b_K=W.b_K[kv])
+        return self._pattern(layer, some, W.norm(x), at, rows, kv=kv).permute(0, 2, 1, 3, 4, 5).flatten(2, 3)
+
+    def _pattern(
+        self, layer: int, W: AttentionLayer, normed: Tensor, at: Tensor, rows: Rows, asked: Tensor | None = None,
+        change: Change | None = None, kv: slice | Tensor = slice(None),
+    ) -> Float[Tensor, "n n_kv k group a n_before_q"]:  # fmt: skip
+        """Attention to the kept positions, then to the q that are run."""
+        asking, asked_at = (normed, at) if asked is None else (some_queries(normed, asked), at.gather(1, asked))
+        query = (change or _unchanged)(Q, layer, project(asking, W.W_Q, W.b_Q))
+        query = turn(query, self.rotary, asked_at[:, None, :, None])
+        key = turn(project(normed, W.W_K, W.b_K), self.rotary, at[:, None, :, None]).permute(0, 3, 1, 2, 4)
+        query = query.unflatten(3, (-1, len(W.W_Q) // len(W.W_K))).permute(0, 3, 1, 4, 2, 5)
+        scores = _own_scores(query, key, at, asked_at)  # [n, n_kv, k, group, a, q]
+        if n_before := int(at[:, 0].max()):
+            keys = self.keys[layer - self.start][rows, :, :n_before][:, kv]
+            hidden = torch.arange(n_before, device=at.device) >= at[:, :1]
+            to_kept = (query.flatten(2, 4) @ keys.mT).unflatten(2, query.shape[2:5])
+            scores = torch.cat([to_kept.masked_fill_(hidden[:, None, None, None, None], -torch.inf), scores], -1)
+        return scores.div_(query.shape[-1] ** 0.5).softmax(-1)
 
     def logits(
         self, final: Float[Tensor, "n k d_model"], tokens: Int[Tensor, "n n_tokens"] | None = None
@@ -243,7 +243,8 @@ def at_positions(values: Float[Tensor, "n n_pos *shape"], at: Int[Tensor, "n q"]
     return values[torch.arange(len(values), device=at.device)[:, None], at.clamp(max=values.shape[1] - 1)]
 
 
-def _some(x: Float[Tensor, "n k q d"], which: Int[Tensor, "n a"]) -> Float[Tensor, "n k a d"]:
+def some_queries(x: Float[Tensor, "n k q d"], which: Int[Tensor, "n a"]) -> Float[Tensor, "n k a d"]:
+    """Those of the q positions that are asked for."""
     return x.gather(2, which[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[-1]))
 
 
@@ -302,7 +303,7 @@ def prepare(
     unembed_bias = W_U.new_zeros(W_U.shape[1]) if b_U is None else wide(b_U)
     made = Forward(
         start=start,
-        layers=[_layer(bridge, layer) for layer in upper],
+        layers=[layer_of(bridge, layer) for layer in upper],
         keys=[turn(found.pop(("k", layer)), rotary, places).transpose(1, 2).contiguous() for layer in upper],
         values=[found.pop(("v", layer)).transpose(1, 2).contiguous() for layer in upper],
         kept=found,
@@ -373,39 +374,6 @@ def _check_like_model(made: Forward, logits: Float[Tensor, "2 d_vocab"], name: s
             )
 
 
-def _layer(bridge: TransformerBridge, layer: int) -> Layer:
-    block = bridge.blocks[layer]
-    ln = getattr(block, "ln2", None)
-    scale, bias = (None if (p := getattr(ln, name, None)) is None else wide(p) for name in ("weight", "bias"))
-    scale = None if scale is None or (scale == 1).all() else scale  # folded into the MLP
-    bias = None if bias is None or (bias == 0).all() else bias
-    return Layer(attention_layer(bridge, layer), _mlp(bridge, block), scale, bias)
-
-
-def _mlp(bridge: TransformerBridge, block: torch.nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """A layer's MLP, in the model's own dtype within: its products by themselves where they are known, else the module,
-    which is much slower."""
-    mlp, own, act = getattr(block, "mlp", None), bridge.W_U.dtype, _ACTS.get(bridge.cfg.act_fn)
-    if mlp is None:
-        return None
-    if own in HALF_TOLERANCES:
-        return lambda x: mlp(x.flatten(0, -2)[None].to(own))[0].to(x).view_as(x)
-    gated = bool(getattr(bridge.cfg, "gated_mlp", False))
-    names = [*(["gate"] if gated else []), "in", "out"]
-    if act is None or not all(hasattr(mlp, f"W_{name}") for name in names):
-        return lambda x: mlp(x.flatten(0, -2)[None])[0].view_as(x)
-    read, *more, write = ((getattr(mlp, f"W_{name}").T.detach(), getattr(mlp, f"b_{name}", None)) for name in names)
-
-    def run(x: Tensor) -> Tensor:
-        hidden = act(F.linear(x, *read))
-        for other in more:
-            also = F.linear(x, *other)
-            hidden = hidden * also if hidden.requires_grad else hidden.mul_(also)
-        return F.linear(hidden, *write)
-
-    return run
-
-
 def reading(heads: Sequence[Head], into: dict[Head, Tensor]) -> Change:
     """A change that changes nothing and puts the patterns of some heads, ``[n, k, q, n_before + q]``, ``into`` a
     dictionary."""
@@ -430,8 +398,3 @@ def chained(*changes: Change) -> Change:
         return value
 
     return both
-
-
-def visible_to(at: Int[Tensor, "n q"], n_pos: int) -> Bool[Tensor, "n q n_pos"]:
-    """Which positions each of the run ones can attend to."""
-    return torch.arange(n_pos, device=at.device) <= at[..., None]

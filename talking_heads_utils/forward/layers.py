@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 # variation distance, for a single one may be off by ten times as much where a score is large.
 TOLERANCE = 1e-3
 HALF_TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
+_ACTS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
+_ACTS |= dict.fromkeys(("gelu_new", "gelu_pytorch_tanh"), partial(F.gelu, approximate="tanh"))  # one kernel, not eight
 
 
 def wide(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -64,11 +69,21 @@ class AttentionLayer:
     kv_index: Int[Tensor, "n_heads"]
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One layer's weights: attention with its norm folded in, the MLP and the scale and bias of the norm before it."""
+
+    attention: AttentionLayer
+    mlp: Callable[[Tensor], Tensor] | None
+    mlp_scale: Tensor | None
+    mlp_bias: Tensor | None
+
+
 def project(
     x: Float[Tensor, "n m p d_model"], W: Float[Tensor, "h d_model d_head"], b: Float[Tensor, "h d_head"]
 ) -> Float[Tensor, "n m p h d_head"]:
     """Queries, keys or values of several heads, in one product. ``x`` may have fewer dimensions before ``d_model``."""
-    return torch.nn.functional.linear(x, W.transpose(0, 1).flatten(1).T, b.flatten()).unflatten(-1, W.shape[::2])
+    return F.linear(x, W.transpose(0, 1).flatten(1).T, b.flatten()).unflatten(-1, W.shape[::2])
 
 
 def attention_of(
@@ -105,3 +120,37 @@ def attention_layer(bridge: TransformerBridge, layer: int) -> AttentionLayer:
         kv_index=grouped_index(n_heads, n_kv_heads).to(W_O.device),
         **folded,
     )
+
+
+def layer_of(bridge: TransformerBridge, layer: int) -> Layer:
+    """One layer of a loaded model."""
+    block = bridge.blocks[layer]
+    ln = getattr(block, "ln2", None)
+    scale, bias = (None if (p := getattr(ln, name, None)) is None else wide(p) for name in ("weight", "bias"))
+    scale = None if scale is None or (scale == 1).all() else scale  # folded into the MLP
+    bias = None if bias is None or (bias == 0).all() else bias
+    return Layer(attention_layer(bridge, layer), _mlp(bridge, block), scale, bias)
+
+
+def _mlp(bridge: TransformerBridge, block: torch.nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """A layer's MLP, in the model's own dtype within: its products by themselves where they are known, else the module,
+    which is much slower."""
+    mlp, own, act = getattr(block, "mlp", None), bridge.W_U.dtype, _ACTS.get(bridge.cfg.act_fn)
+    if mlp is None:
+        return None
+    if own in HALF_TOLERANCES:
+        return lambda x: mlp(x.flatten(0, -2)[None].to(own))[0].to(x).view_as(x)
+    gated = bool(getattr(bridge.cfg, "gated_mlp", False))
+    names = [*(["gate"] if gated else []), "in", "out"]
+    if act is None or not all(hasattr(mlp, f"W_{name}") for name in names):
+        return lambda x: mlp(x.flatten(0, -2)[None])[0].view_as(x)
+    read, *more, write = ((getattr(mlp, f"W_{name}").T.detach(), getattr(mlp, f"b_{name}", None)) for name in names)
+
+    def run(x: Tensor) -> Tensor:
+        hidden = act(F.linear(x, *read))
+        for other in more:
+            also = F.linear(x, *other)
+            hidden = hidden * also if hidden.requires_grad else hidden.mul_(also)
+        return F.linear(hidden, *write)
+
+    return run

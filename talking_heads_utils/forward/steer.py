@@ -18,7 +18,7 @@ from torch import Tensor
 from talking_heads_utils import batches
 from talking_heads_utils.components import ov_svd
 from talking_heads_utils.errors import LabelError, OptionError
-from talking_heads_utils.forward.suffix import Suffix, SuffixLayer, suffix
+from talking_heads_utils.forward import engine
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
@@ -43,7 +43,7 @@ class Steering:
     width: numbers that one setting of one prompt takes in the widest layer, by which batches are cut.
     """
 
-    suffix: Suffix
+    suffix: engine.Forward
     writers: tuple[Component, ...]
     directions: Float[Tensor, "k d_model"]
     middle: Float[Tensor, "n d_model"]
@@ -90,9 +90,9 @@ def prepare(
     own = write_vectors(bridge, writers)
     if directions is not None and directions.shape != own.shape:
         raise OptionError(f"Directions must be {tuple(own.shape)}, one per writer, not {tuple(directions.shape)}.")
-    upper = suffix(bridge, prompts, min(w.layer for w in writers))
+    upper = engine.prepare(bridge, prompts, min(w.layer for w in writers))
     with torch.no_grad():
-        middle = (upper.resid[:, None] + upper.attend(upper.layers[0], upper.resid[:, None], slice(None)))[:, 0]
+        middle = upper.resid + _written(upper, upper.start, upper.resid[:, None], slice(None))[:, 0]
     items, candidates = item_positions(prompts)
     width = max(4 * bridge.cfg.d_model, int(getattr(bridge.cfg, "d_mlp", 0) or 0))
     own = (own if directions is None else directions).to(middle)
@@ -147,7 +147,7 @@ def _check(steering: Steering, settings: Tensor, movers: Sequence[Head], logits:
         if mover.layer <= last:
             raise OptionError(f"{mover} cannot read what layer {last} writes: a reader lies above every writer.")
         upper = steering.suffix
-        if mover.layer >= upper.start + len(upper.layers) or mover.head >= len(upper.layers[0].attention.W_Q):
+        if mover.layer >= upper.n_layers or mover.head >= upper.n_heads:
             raise LabelError(f"No head {mover} in this model.")
 
 
@@ -155,27 +155,30 @@ def _block(
     steering: Steering, settings: Tensor, movers: Sequence[Head], logits: bool, vocabulary: bool, rows: slice
 ) -> dict[str, Tensor]:
     upper = steering.suffix
-    n_layers = upper.start + len(upper.layers)
-    stop = n_layers if logits or vocabulary else max(m.layer for m in movers)
+    stop = upper.n_layers if logits or vocabulary else max(m.layer for m in movers)
     attention: dict[Head, Tensor] = {}
     x, middle = upper.resid[rows, None], steering.middle[rows, None]
     done = torch.zeros(len(settings), dtype=torch.long, device=settings.device)  # which variant each setting runs as
-    for layer in range(upper.start, n_layers):
-        part = upper.layers[layer - upper.start]
+    for layer in range(upper.start, upper.n_layers):
         here = [m for m in movers if m.layer == layer]
         if here:
-            attention |= zip(here, _item_attention(steering, part, x, rows, here)[:, done].unbind(2))
+            attention |= zip(here, _item_attention(steering, layer, x, rows, here)[:, done].unbind(2))
         if layer >= stop:
             break
         if layer > upper.start:
-            middle = x + upper.attend(part, x, rows)
+            middle = x + _written(upper, layer, x, rows)
         x, middle, done = _add(steering, settings, layer, x, middle, done)
-        x = upper.after_attention(part, x, middle)
+        x = middle + upper.mlp(layer, x, middle)
     found = {ATTENTION: torch.stack([attention[m] for m in movers], 2)} if movers else {}
     if logits or vocabulary:
         tokens = None if vocabulary else steering.candidates[rows]
         found[LOGITS] = upper.logits(x, tokens)[:, done]
     return found
+
+
+def _written(upper: engine.Forward, layer: int, x: Float[Tensor, "n k d_model"], rows: slice) -> Tensor:
+    """What attention writes at ``end``."""
+    return upper.write(layer, upper.attend(layer, x[:, :, None], upper.at_end()[rows], rows))[:, :, 0]
 
 
 def _add(
@@ -193,9 +196,10 @@ def _add(
 
 
 def _item_attention(
-    steering: Steering, part: SuffixLayer, x: Tensor, rows: slice, movers: Sequence[Head]
+    steering: Steering, layer: int, x: Tensor, rows: slice, movers: Sequence[Head]
 ) -> Float[Tensor, "n variants n_movers n_items"]:
-    pattern = steering.suffix.pattern(part, x, rows, [m.head for m in movers])
+    upper = steering.suffix
+    pattern = upper.patterns(layer, x[:, :, None], upper.at_end()[rows], rows, [m.head for m in movers])[:, :, :, 0]
     items = steering.items[rows, None, None].expand(-1, *pattern.shape[1:3], -1)
     return pattern.gather(-1, items)
 

@@ -6,7 +6,6 @@ Source of the method: path patching, Wang et al. (2022); in closed form here, si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from talking_heads_utils.labels import Head
 from talking_heads_utils.metrics import contrast
 from talking_heads_utils.prompts.halves import half_rows
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.roles.ioi import effects_along, through_values
+from talking_heads_utils.roles.ioi import effects_along
 from talking_heads_utils.settings import SEED
 
 if TYPE_CHECKING:
@@ -114,21 +113,6 @@ def patch_into_query(recording: Recording, order: Tensor, mover: Head) -> Float[
     for layer in range(mover.layer):
         shift = recording.write(layer)[order] - recording.write(layer)
         found[layer] = inhibition_change(recording, mover, shift).mean(0)
-    return found
-
-
-def remove_from_values(
-    recording: Recording, inhibition: Head, movers: Sequence[Head]
-) -> Float[Tensor, "n_layers n_heads"]:
-    """One step further back: mean change of I(m), over the movers above, when an earlier head's writes leave the
-    *values* of one inhibition head, at every position, and what that head then writes reaches the movers' queries.
-    NaN for heads that are not earlier. The recording must have the inhibition head's layer among its readers."""
-    found = torch.full((recording.weights.n_layers, recording.weights.n_heads), torch.nan)
-    above = [mover for mover in movers if mover.layer > inhibition.layer]
-    for layer in range(inhibition.layer):
-        written = through_values(recording, inhibition, -recording.write(layer, at_end=False))
-        changes = [inhibition_change(recording, mover, written) for mover in above]
-        found[layer] = torch.stack(changes).mean((0, 1))
     return found
 
 

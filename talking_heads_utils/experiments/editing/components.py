@@ -17,10 +17,10 @@ from torch import Tensor
 
 from talking_heads_utils.components import is_empty
 from talking_heads_utils.edits.edits import Edit, new_edit, scales
+from talking_heads_utils.edits.upper import Upper, prepare
 from talking_heads_utils.effects import component_effects
 from talking_heads_utils.errors import NotApplicable, OptionError
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.forward.upper import Upper, prepare
 from talking_heads_utils.labels import Component
 from talking_heads_utils.prompts.halves import halves
 from talking_heads_utils.prompts.lists import HELD_OUT, wordings

@@ -14,13 +14,13 @@ from torch import Tensor
 from talking_heads_utils import batches
 from talking_heads_utils.edits.apply import apply
 from talking_heads_utils.edits.edits import Edit
+from talking_heads_utils.edits.upper import Upper
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.corpus import corpus_of
 from talking_heads_utils.experiments.editing.components import Components, Prompts
 from talking_heads_utils.experiments.editing.search import Candidate
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.layers import wide
-from talking_heads_utils.forward.upper import Upper
 from talking_heads_utils.labels import Head
 from talking_heads_utils.stats import bootstrap_mean
 

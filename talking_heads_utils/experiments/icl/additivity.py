@@ -14,7 +14,7 @@ from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.icl.clusters import drawn_weights, ends
 from talking_heads_utils.experiments.icl.task import Drawn, Task
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.suffix import Suffix, suffix
+from talking_heads_utils.forward.engine import Forward, prepare
 from talking_heads_utils.prompts.questions import Numbers
 from talking_heads_utils.prompts.sets import PromptSet
 
@@ -41,13 +41,13 @@ class AdditivityRow(Row):
     n: int = column("", "questions")
 
 
-def final_residuals(bridge: TransformerBridge, prompts: PromptSet) -> tuple[Float[Tensor, "n d_model"], Suffix]:
+def final_residuals(bridge: TransformerBridge, prompts: PromptSet) -> tuple[Float[Tensor, "n d_model"], Forward]:
     """Final residual stream at the last token of each prompt, and the run it comes from."""
-    made = suffix(bridge, prompts, bridge.cfg.n_layers - 1)
-    return made.final(made.resid[:, None])[:, 0], made
+    made = prepare(bridge, prompts, bridge.cfg.n_layers - 1)
+    return made.final, made
 
 
-def answer_directions(made: Suffix, prompts: PromptSet, answers: Numbers) -> Float[Tensor, "n d_model"]:
+def answer_directions(made: Forward, prompts: PromptSet, answers: Numbers) -> Float[Tensor, "n d_model"]:
     """The unembedding of each right answer less the mean of all answers', to length one."""
     W = made.unembed[:, answers.ids.to(made.unembed.device)]
     right = W[:, answers.place_of(torch.tensor(list(prompts.info["answer"])))]

@@ -8,9 +8,9 @@ import torch
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.icl.redundancy import Reader
-from talking_heads_utils.forward.end_runs import replacements, run_end
+from talking_heads_utils.forward.at_end import replacements, run_end
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.head_sets import ZERO
-from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.questions import Numbers
 from talking_heads_utils.prompts.sets import PromptSet, Recipe
@@ -100,5 +100,5 @@ def pair_reader(kind: str, n: int = 20) -> Reader:
     mask, end = torch.ones(n, 2, dtype=torch.bool), {"end": torch.ones(n, dtype=torch.long)}
     answers, none = torch.full((n,), ANSWER), torch.zeros(n, 0, dtype=torch.long)
     prompts = PromptSet(tokens, mask, end, answers, none, [""] * n, {}, Recipe("two heads", n, 0, ""))
-    ends, words = suffix(bridge, prompts, 0), torch.arange(N_WORDS)
+    ends, words = prepare(bridge, prompts, 0), torch.arange(N_WORDS)
     return Reader(ends, Numbers(words, words), answers, torch.arange(n), replacements(run_end(ends), ZERO))

@@ -15,9 +15,9 @@ from talking_heads_utils.experiments.icl.pairing import POST_PAIRS, RANDOM_PAIRS
 from talking_heads_utils.experiments.icl.scores import Scores, score_answers
 from talking_heads_utils.experiments.icl.task import Task
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.end_runs import PatchGrid, patch_grid, replacements, run_end
+from talking_heads_utils.forward.at_end import PatchGrid, patch_grid, replacements, run_end
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.head_sets import ZERO, ablations
-from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.questions import Numbers, numbers_of
 from talking_heads_utils.prompts.sets import PromptSet
@@ -93,7 +93,7 @@ def _grid(
 ) -> tuple[tuple[str, ...], PatchGrid]:
     """The sets' names, and logits of the answers with every set out of A and every layer patched."""
     bridge = run.bridge
-    ends_a, ends_b = (suffix(bridge, prompts, 0) for prompts in (a, b))
+    ends_a, ends_b = (prepare(bridge, prompts, 0) for prompts in (a, b))
     chosen = ablations((bridge.cfg.n_layers, bridge.cfg.n_heads), dict(sets))
     ran = run_end(ends_a, chosen, replacements(run_end(ends_a), how, seed=run.seed))
     return chosen.names, patch_grid(ran, ends_a, ends_b, answers.ids.to(bridge.cfg.device))

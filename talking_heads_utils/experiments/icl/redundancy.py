@@ -14,9 +14,9 @@ from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.icl.clusters import Ends, mean_in_clusters
 from talking_heads_utils.experiments.icl.scores import right_log_odds, right_log_prob
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.end_runs import EndRun, Replacements, ablated_logits, run_end
+from talking_heads_utils.forward.at_end import EndRun, Replacements, ablated_logits, run_end
+from talking_heads_utils.forward.engine import Forward
 from talking_heads_utils.forward.head_sets import Ablations, ablations
-from talking_heads_utils.forward.suffix import Suffix
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.questions import Numbers
@@ -33,7 +33,7 @@ class Reader:
     each prompt. clusters: prompts of one cluster are alike. instead: what stands in place of what is taken out.
     """
 
-    ends: Suffix
+    ends: Forward
     answers: Numbers
     right: Int[Tensor, "n"]
     clusters: Int[Tensor, "n"]
@@ -227,7 +227,7 @@ def backups(reader: Reader, sets: Mapping[str, Sequence[Head]], *, task: str = "
 
 
 def direct_effects(
-    run: EndRun, ends: Suffix, row: int, *, scale_from: int, reference_from: int
+    run: EndRun, ends: Forward, row: int, *, scale_from: int, reference_from: int
 ) -> Float[Tensor, "n n_layers n_heads"]:
     """Each head's write at ``end`` along the final residual stream, through the final norm's divisor.
 
@@ -245,12 +245,11 @@ def direct_effects(
     return torch.einsum("nlhm,nm->nlh", ends.norm.center(written), reference) / divisor[:, None, None]
 
 
-def pattern_change(run: EndRun, ends: Suffix, row: int) -> Float[Tensor, "n n_layers n_heads"]:
+def pattern_change(run: EndRun, ends: Forward, row: int) -> Float[Tensor, "n n_layers n_heads"]:
     """Total variation between a head's attention at ``end`` in the plain run and under one ablation, 0 to 1."""
     heads, out = range(run.z.shape[3]), []
-    for layer, part in enumerate(ends.layers):
+    for layer in range(ends.n_layers):
         both = run.resid[:, [0, row], layer]
-        pattern = ends.pattern(part, both, slice(None), heads)
-        own = 1 - pattern.sum(-1)
-        out.append(0.5 * (pattern.diff(dim=1)[:, 0].abs().sum(-1) + own.diff(dim=1)[:, 0].abs()))
+        pattern = ends.patterns(layer, both[:, :, None], ends.at_end(), slice(None), heads)[:, :, :, 0]
+        out.append(0.5 * pattern.diff(dim=1)[:, 0].abs().sum(-1))
     return torch.stack(out, 1)

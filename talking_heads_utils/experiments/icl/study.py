@@ -17,9 +17,9 @@ from talking_heads_utils.experiments.icl.functions import bayes_accuracy, traine
 from talking_heads_utils.experiments.icl.redundancy import BY_EFFECT, RANDOM, Reader
 from talking_heads_utils.experiments.icl.task import CHOOSES, N_EXAMPLES, TRAINED, Drawn, Task
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.end_runs import replacements, run_end
+from talking_heads_utils.forward.at_end import replacements, run_end
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.head_sets import ZERO, random_heads
-from talking_heads_utils.forward.suffix import suffix
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.stats import share_in_clusters
@@ -72,7 +72,7 @@ def ask(run: Context, task: Task, n: int, *, part: int = SCORES, how: str = ZERO
     """Prompts of their own, ready to be asked with heads out at the last token."""
     drawn = task.draw(n, part=part, seed=run.seed)
     prompts = task.encode(run, drawn.questions)
-    ends = suffix(run.bridge, prompts, 0)
+    ends = prepare(run.bridge, prompts, 0)
     instead = replacements(run_end(ends), how, seed=run.seed)
     return Reader(ends, task.answers, drawn.right[:, -1], drawn.clusters[:, -1], instead), prompts
 
@@ -157,7 +157,7 @@ def probes(run: Context, task: Task, n: int = 600) -> list[parts.ProbeRow]:
     """:func:`talking_heads_utils.experiments.icl.parts.probes` on fresh prompts. Raises :class:`NotApplicable` for
     words."""
     prompts = task.encode(run, task.draw(n, part=7, seed=run.seed).questions)
-    return parts.probes(run_end(suffix(run.bridge, prompts, 0)).resid[:, 0], prompts, seed=run.seed)
+    return parts.probes(run_end(prepare(run.bridge, prompts, 0)).resid[:, 0], prompts, seed=run.seed)
 
 
 def looks_back(run: Context, task: Task, n: int = 48) -> list[parts.LooksBackRow]:

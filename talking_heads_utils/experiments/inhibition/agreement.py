@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.effects import REMOVE, Effects, component_effects
+from talking_heads_utils.effects import Effects, component_effects
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.mover import mover_runs
 from talking_heads_utils.experiments.rows import Row, column
@@ -114,7 +114,7 @@ def rotated_agreement(
 ) -> float:
     """The correlation when each head's span is cut along random orthonormal directions instead of its SVD's."""
     other = replace(recording, directions=rotated(recording.directions, generator))
-    scores, effects = composition_into(other, mover), component_effects(other, mover, REMOVE)
+    scores, effects = composition_into(other, mover), component_effects(other, mover)
     defined = ~scores.isnan()
     return cross_validated(*_without_rounding(scores[defined], effects.inhibition[:, defined]), halves)
 

@@ -15,9 +15,9 @@ from talking_heads_utils import batches, roles
 from talking_heads_utils.effects import wanted_direction
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.forward.engine import Forward, Z, prepare
 from talking_heads_utils.forward.layers import attention_layer
 from talking_heads_utils.forward.recording import Recording
-from talking_heads_utils.forward.suffix import Suffix, suffix
 from talking_heads_utils.labels import Head
 from talking_heads_utils.roles import Roles
 from talking_heads_utils.roles.ioi import Pair, direct_effects, logit_difference, pairs_of_prompts
@@ -151,8 +151,8 @@ def exchanged(
     prompts, and the last token runs through all layers above."""
     prompts, n_heads = pair.clean.prompts, pair.clean.weights.n_heads
     start = min((head.layer for some in variants for head in some), default=bridge.cfg.n_layers - 1)
-    ends = suffix(bridge, prompts, start)
-    marks = torch.zeros(len(variants), bridge.cfg.n_layers, n_heads, dtype=torch.bool, device=ends.resid.device)
+    ends = prepare(bridge, prompts, start)
+    marks = torch.zeros(len(variants), bridge.cfg.n_layers, n_heads, dtype=torch.bool, device=ends.end.device)
     for i, some in enumerate(variants):
         for head in some:
             marks[i, head.layer, head.head] = True
@@ -173,15 +173,18 @@ def _z_at_end(bridge: TransformerBridge, recording: Recording, layer: int) -> Fl
 
 
 def _logit_differences(
-    ends: Suffix,
+    ends: Forward,
     rows: slice,
     marks: Bool[Tensor, "k n_layers n_heads"],
     other: Mapping[int, Tensor],
     candidates: Tensor,
 ) -> Float[Tensor, "n k"]:
-    x = ends.resid[rows, None].expand(-1, len(marks), -1)
-    for layer, part in enumerate(ends.layers, ends.start):
-        z = torch.where(marks[:, layer, :, None], other[layer][rows, None], ends.z(part, x, rows))
-        x = ends.after_attention(part, x, x + ends.write(part, z))
+    def change(site: str, layer: int, value: Tensor) -> Tensor:
+        if site != Z:
+            return value
+        return torch.where(marks[:, layer, None, :, None], other[layer][rows, None, None], value)
+
+    x = ends.resid[rows, None, None].expand(-1, len(marks), -1, -1)
+    x = ends.run(x, ends.at_end(), change=change, rows=rows)[:, :, 0]
     logits = ends.logits(x, candidates[rows].to(x.device))
     return logits[..., 0] - logits[..., 1:].mean(-1)

@@ -25,12 +25,23 @@ from talking_heads_utils.edits.algebra import direction
 from talking_heads_utils.edits.apply import weights_to_edit
 from talking_heads_utils.edits.edits import OV, QK
 from talking_heads_utils.errors import EditError, OptionError
-from talking_heads_utils.forward.layers import AttentionLayer, attention_of, project
-from talking_heads_utils.forward.suffix import Suffix, stream
+from talking_heads_utils.forward import engine
+from talking_heads_utils.forward.engine import (
+    ATTN_OUT,
+    NORMED,
+    RESID_PRE,
+    Change,
+    Forward,
+    Q,
+    Z,
+    chained,
+    reading,
+    some_queries,
+)
+from talking_heads_utils.forward.layers import AttentionLayer
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.weights.heads import Processing
-from talking_heads_utils.weights.rotary import turn
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -73,7 +84,7 @@ class Upper:
         after attention, and how much of each scaled component is in it.
     """
 
-    suffix: Suffix
+    suffix: Forward
     components: tuple[Component, ...]
     matrix: str
     edited: dict[int, _Edited]
@@ -87,76 +98,39 @@ class Upper:
     ) -> tuple[Float[Tensor, "n k d_model"], Float[Tensor, "n k n_pos"] | None]:
         """Residual stream at ``end`` after the last layer under every row of ``factors``, and, if a mover is named, its
         attention from ``end``. Raises :class:`OptionError` for a mover whose attention the edit cannot reach."""
-        upper, found = self.suffix, None
-        last = upper.start + len(upper.layers) - 1
-        if mover is not None and not upper.start + (self.matrix == OV) <= mover.layer <= last:
+        upper, found = self.suffix, dict[Head, Tensor]()
+        if mover is not None and not upper.start + (self.matrix == OV) <= mover.layer < upper.n_layers:
             raise OptionError(f"{mover} does not lie above the edit: its attention cannot change.")
-        factors = factors.to(upper.everywhere)
-        x, end = upper.everywhere[rows, None], upper.end[rows]
-        for layer, part in enumerate(upper.layers, upper.start):
-            if layer == upper.start and self.middle is not None and self.amounts is not None:
-                middle = self.middle[rows, None]
-                middle = middle + self.edited[layer].write_of(self.amounts[rows, None], factors)
-            else:
-                read = self._read_at_end if layer == last else self._read
-                z, before, pattern = read(layer, part.attention, x, factors, end, mover)
-                found, x = (found if pattern is None else pattern), before
-                middle = x + self._written(layer, part.attention, z, factors)
-            x = upper.after_attention(part, x, middle)
-        k = len(factors)
-        return x[:, :, 0].expand(-1, k, -1), None if found is None else found.expand(-1, k, -1)
+        factors, at, start = factors.to(upper.unembed), upper.everywhere(), upper.start
+        x = upper.plain(RESID_PRE, start, at, rows)[:, None]
+        if self.middle is not None and self.amounts is not None:
+            middle = self.middle[rows, None] + self.edited[start].write_of(self.amounts[rows, None], factors)
+            x, start = middle + upper.mlp(start, x, middle), start + 1
+        change = self._change(factors, upper.end[rows])
+        change = change if mover is None else chained(change, reading([mover], found))
+        x = upper.run(x, at, start=start, change=change, rows=rows, only_end=True)[:, :, 0].expand(-1, len(factors), -1)
+        if mover is None:
+            return x, None
+        pattern = found[mover] if found[mover].shape[2] == 1 else some_queries(found[mover], upper.end[rows, None])
+        return x, pattern[:, :, 0].expand(-1, len(factors), -1)
 
-    def _written(self, layer: int, at: AttentionLayer, z: Float[Tensor, "n m q d_in"], factors: Tensor) -> Tensor:
-        """What attention writes, the edit of this layer included."""
-        out = z @ at.W_O.flatten(0, 1) + at.b_O
-        return out + self.edited[layer].change(z, factors) if self.matrix == OV and layer in self.edited else out
+    def _change(self, factors: Float[Tensor, "k n_components"], end: Int[Tensor, "n"]) -> Change:
+        """What scaling does to what attention writes, or to its queries. Variants part at the first edited layer."""
+        read: dict[str, Tensor] = {}
 
-    def _query(self, layer: int, at: AttentionLayer, source: Tensor, factors: Tensor) -> Tensor:
-        query = project(source, at.W_Q, at.b_Q)
-        if self.matrix == QK and layer in self.edited:
-            query = query + self.edited[layer].change(source, factors).unflatten(-1, query.shape[-2:])
-        return query
+        def change(site: str, layer: int, value: Tensor) -> Tensor:
+            if layer not in self.edited:
+                return value
+            read[site] = value
+            if self.matrix == OV and site == ATTN_OUT:
+                return value + self.edited[layer].change(read[Z].flatten(-2), factors)
+            if self.matrix == QK and site == Q:
+                source = read[NORMED]
+                source = source if source.shape[2] == value.shape[2] else some_queries(source, end[:, None])
+                return value + self.edited[layer].change(source, factors).unflatten(-1, value.shape[-2:])
+            return value
 
-    def _read(
-        self, layer: int, at: AttentionLayer, x: Tensor, factors: Tensor, end: Tensor, mover: Head | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``z`` ``[n, m, n_pos, n_heads * d_head]`` everywhere, ``x`` itself, and the mover's pattern from ``end``."""
-        n, places = len(x), torch.arange(x.shape[2], device=x.device)[:, None]
-        normed, rotary = at.norm(x), self.suffix.rotary
-        query = turn(self._query(layer, at, normed, factors), rotary, places)
-        key, value = turn(project(normed, at.W_K, at.b_K), rotary, places), project(normed, at.W_V, at.b_V)
-        m = query.shape[1]
-        q, k, v = (t.expand(-1, m, -1, -1, -1).flatten(0, 1).transpose(1, 2) for t in (query, key, value))
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=len(at.W_K) < len(at.W_Q))
-        pattern = None
-        if mover is not None and mover.layer == layer:
-            own = query[torch.arange(n, device=x.device), :, end, mover.head]
-            scores = torch.einsum(
-                "nmd,nmpd->nmp", own, key[:, :, :, int(at.kv_index[mover.head])].expand(-1, m, -1, -1)
-            )
-            pattern = attention_of(scores, q.shape[-1], places[:, 0] <= end[:, None, None])
-        return z.transpose(1, 2).flatten(2).unflatten(0, (n, m)), x, pattern
-
-    def _read_at_end(
-        self, layer: int, at: AttentionLayer, x: Tensor, factors: Tensor, end: Tensor, mover: Head | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The same for one query, that of ``end``. Without rotary positions no key is formed: the query meets the
-        normalised stream through ``W_K``; and ``W_V`` acts on what the pattern has averaged."""
-        normed, places = at.norm(x), torch.arange(x.shape[2], device=x.device)
-        index = end[:, None, None, None].expand(-1, x.shape[1], 1, x.shape[-1])
-        query = self._query(layer, at, normed.gather(2, index), factors)
-        query = turn(query, self.suffix.rotary, end[:, None, None, None])[:, :, 0]
-        kv = at.kv_index
-        if self.suffix.rotary is None:
-            scores = torch.einsum("nmhd,hcd->nmhc", query, at.W_K[kv]) @ normed.mT
-            scores = scores + (query * at.b_K[kv]).sum(-1, keepdim=True)
-        else:
-            key = turn(project(normed, at.W_K, at.b_K), self.suffix.rotary, places[:, None])[:, :, :, kv]
-            scores = torch.einsum("nmhd,nmphd->nmhp", query, key.expand(-1, query.shape[1], -1, -1, -1))
-        pattern = attention_of(scores, query.shape[-1], places <= end[:, None, None, None])
-        z = torch.einsum("nmhc,hcd->nmhd", pattern @ normed, at.W_V[kv]) + at.b_V[kv]
-        read = pattern[:, :, mover.head] if mover is not None and mover.layer == layer else None
-        return z.flatten(2)[:, :, None], x.gather(2, index), read
+        return change
 
     def logits(
         self, factors: Float[Tensor, "k n_components"], rows: slice = slice(None)
@@ -166,10 +140,9 @@ class Upper:
 
     def blocks(self, n_variants: int) -> Iterator[slice]:
         """Prompts in blocks that fit into memory with so many variants."""
-        n, n_pos, _ = self.suffix.everywhere.shape
-        at = self.suffix.layers[0].attention
-        width = max(4 * at.W_O.shape[-1], at.W_Q[..., 0, :].numel())
-        return batches.blocks(n, _ELEMENTS // (n_variants * n_pos * width))
+        upper = self.suffix
+        width = max(upper.width, upper.layers[0].attention.W_Q[..., 0, :].numel())
+        return batches.blocks(len(upper.end), _ELEMENTS // (n_variants * upper.n_pos * width))
 
 
 def prepare(bridge: TransformerBridge, prompts: PromptSet, components: Sequence[Component], matrix: str = OV) -> Upper:
@@ -184,7 +157,7 @@ def prepare(bridge: TransformerBridge, prompts: PromptSet, components: Sequence[
     if weights.processing != Processing.default(weights.norm):
         raise EditError("Scales are searched for in processed weights. Load the model without a processing of its own.")
     found = [direction(weights, weights.component(c), matrix) for c in components]
-    upper = stream(bridge, prompts, min(c.layer for c in components))
+    upper = engine.prepare(bridge, prompts, min(c.layer for c in components))
     edited = {}
     for layer in sorted({c.layer for c in components}):
         columns = [i for i, c in enumerate(components) if c.layer == layer]
@@ -199,14 +172,13 @@ def prepare(bridge: TransformerBridge, prompts: PromptSet, components: Sequence[
 @torch.no_grad()
 def _with_first_layer(made: Upper) -> Upper:
     """Keep what attention of the first edited layer does: an OV edit changes no pattern there."""
-    upper, x = made.suffix, made.suffix.everywhere
-    at, edited = upper.layers[0].attention, made.edited[upper.start]
-    none = x.new_ones(1, len(made.components))
+    upper, edited, at = made.suffix, made.edited[made.suffix.start], made.suffix.everywhere()
     middle, amounts = [], []
     for rows in made.blocks(1):
-        z = made._read(upper.start, at, x[rows, None], none, upper.end[rows], None)[0][:, 0]
-        middle.append(x[rows] + z @ at.W_O.flatten(0, 1) + at.b_O)
-        amounts.append(z @ edited.read - edited.constant)
+        x = upper.plain(RESID_PRE, upper.start, at, rows)[:, None]
+        z = upper.attend(upper.start, x, at[rows], rows)
+        middle.append((x + upper.write(upper.start, z))[:, 0])
+        amounts.append((z.flatten(-2) @ edited.read - edited.constant)[:, 0])
     return replace(made, middle=torch.cat(middle), amounts=torch.cat(amounts))
 
 
