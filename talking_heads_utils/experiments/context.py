@@ -18,6 +18,7 @@ import torch
 from talking_heads_utils.device import check_device
 from talking_heads_utils.errors import NotApplicable, OptionError, TaskError, UnsupportedModelError
 from talking_heads_utils.experiments import corpus, gate
+from talking_heads_utils.experiments.gate import Cell
 from talking_heads_utils.experiments.rows import Row, frame, rows
 from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.labels import Head
@@ -162,12 +163,12 @@ class Context:
     # --- what the model can do, and which heads do it ---
 
     @cached_property
-    def gate(self) -> list[gate.Cell]:
+    def gate(self) -> list[Cell]:
         """Accuracy by kind of prompt, which decides what a model that is not the book's own is asked."""
         found = self.finished(GATE)
-        return self.run_gate() if found is None else rows(found, gate.Cell)
+        return self.run_gate() if found is None else rows(found, Cell)
 
-    def run_gate(self) -> list[gate.Cell]:
+    def run_gate(self) -> list[Cell]:
         lengths, n = QUICK_GATE if self.quick else gate.LENGTHS, self.n(gate.N_PROMPTS, gate.QUICK)
         return gate.run_gate(self.bridge, self.tokenizer, lengths, n, self.seed)
 
@@ -262,7 +263,7 @@ class Experiment:
     def table(self, context: Context) -> pd.DataFrame:
         """Run it: its rows as a table."""
         found = self.run(context)
-        return frame(found, self.row) if isinstance(found, list | tuple) else found.reset_index(drop=True)
+        return frame(found, self.row) if isinstance(found, Sequence) else found.reset_index(drop=True)
 
 
 def is_own(model: str) -> bool:

@@ -12,6 +12,7 @@ import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import talking_heads_utils
 from talking_heads_utils.files import data_dir
@@ -86,10 +87,11 @@ def code_of(text: str) -> str:
             lines[row - 1] = lines[row - 1][:column]
     for node in ast.walk(ast.parse(text)):
         if _is_docstring(node) or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+            stop = node.end_lineno or node.lineno  # one that was parsed has an end
+            lines[node.lineno - 1 : stop] = [""] * (stop - node.lineno + 1)
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-def _is_docstring(node: ast.AST) -> bool:
+def _is_docstring(node: ast.AST) -> TypeGuard[ast.Expr]:
     """A string that stands alone does nothing."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -81,7 +81,8 @@ def edit_gains(
     for prompts, n_items in sets:
         before, *after = score(at.on(run, prompts, n_items)[1], with_untouched(chosen)).right.T
         for c, right in zip(chosen, after):
-            gain, beyond = share_change(right, before), (None, None, None)
+            gain = share_change(right, before)
+            beyond: tuple[float | None, float | None, float | None] = (None, None, None)
             if c.draw is None:
                 random = [r for o, r in zip(chosen, after) if o.search == c.search and o.draw is not None]
                 beyond = points(share_change(right, torch.stack(random).double().mean(0)))

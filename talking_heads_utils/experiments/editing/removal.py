@@ -83,7 +83,8 @@ def removal(run: Context, at: Components) -> list[RemovalRow]:
         change = share_change(right[:, k], right[:, 0]) if part else Interval(0.0, 0.0, 0.0, len(right))
         rows.append(RemovalRow(
             run.model, name, kind, None if own is None else str(own), size, at.n_items, inhibition[:, k].mean().item(),
-            *moved[:3], right[:, k].double().mean().item(), *(100 * end for end in change[:3]), change.n,
+            *moved[:3], right[:, k].double().mean().item(), 100 * change.mean, 100 * change.low, 100 * change.high,
+            change.n,
         ))  # fmt: skip
     return rows
 

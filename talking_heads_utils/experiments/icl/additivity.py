@@ -79,6 +79,9 @@ def additivity(run: Context, task: Task, drawn: Drawn, counts: Sequence[int] = C
         together, summed = final([replace(q, pairs=q.pairs[:n]) for q in some]) - nothing, alone[:n].sum(0)
         cosine = torch.nn.functional.cosine_similarity(together, summed).mean().item()
         along, sums = ((whole * directions).sum(1).cpu() for whole in (together, summed))
-        ratio = (part.item() for part in ends((weights @ sums) / (weights @ along)))
-        rows.append(AdditivityRow(task.name, n, along.mean().item(), sums.mean().item(), *ratio, cosine, len(some)))
+        ratio = ends((weights @ sums) / (weights @ along))
+        rows.append(AdditivityRow(
+            task.name, n, along.mean().item(), sums.mean().item(), ratio.value.item(), ratio.low.item(),
+            ratio.high.item(), cosine, len(some),
+        ))  # fmt: skip
     return rows

@@ -121,11 +121,14 @@ def fit_laws(belief: Belief, n_seen: int, *, task: str = "", seed: int = 0) -> l
     curves = _curves(belief, weights, y, n_seen)
     errors = {law: (curve[:, n_seen:] - y[:, n_seen:]).square().mean(1).sqrt() for law, curve in curves.items()}
     n, n_clusters = len(belief.model), len(belief.clusters.unique())
-    return [
-        LawRow(task, law, LAWS[law], n_seen, *(part.item() for part in ends(error)),
-               *(part.item() for part in ends(error - errors[LINE])), n, n_clusters)
-        for law, error in errors.items()
-    ]  # fmt: skip
+    rows = []
+    for law, error in errors.items():
+        found, over = ends(error), ends(error - errors[LINE])
+        rows.append(LawRow(
+            task, law, LAWS[law], n_seen, found.value.item(), found.low.item(), found.high.item(), over.value.item(),
+            over.low.item(), over.high.item(), n, n_clusters,
+        ))  # fmt: skip
+    return rows
 
 
 def curve_rows(belief: Belief, n_seen: int, *, seed: int = 0) -> list[CurveRow]:

@@ -61,15 +61,20 @@ def layers_out(reader: Reader, prompts: PromptSet, *, task: str = "") -> list[Pa
     scores = score_answers(reader.answers.read(reader.run(chosen)), prompts)
     rows = []
     for i, name in enumerate(chosen.names):
-        exact, near, parity = (
-            (None,) * 3 if hits is None else share_in_clusters(hits[:, i], reader.clusters)[:3]
-            for hits in (scores.exact, scores.near, scores.parity)
-        )
+        exact = share_in_clusters(scores.exact[:, i], reader.clusters)
+        near, parity = (_shares(hits, i, reader.clusters) for hits in (scores.near, scores.parity))
         part, _, layer = name.partition(" ")
         distance = None if scores.distance is None else scores.distance[:, i].double().mean().item()
-        rows.append(PartRow(task, part, int(layer) if name != NOTHING else None, *exact, *near, *parity,
+        rows.append(PartRow(task, part, int(layer) if name != NOTHING else None, *exact[:3], *near, *parity,
                             parity_of_copies(prompts), distance, len(prompts)))  # fmt: skip
     return rows
+
+
+def _shares(
+    hits: Bool[Tensor, "n n_sets"] | None, i: int, clusters: Int[Tensor, "n"]
+) -> tuple[float | None, float | None, float | None]:
+    """Share of one set's hits and its interval, each None where there are no hits to tell."""
+    return (None, None, None) if hits is None else share_in_clusters(hits[:, i], clusters)[:3]
 
 
 def parity_of_copies(prompts: PromptSet) -> float | None:
@@ -192,8 +197,8 @@ def attention_to_answers(
           for kind in "yx"}  # fmt: skip
     found, to_x = mean_in_clusters(to["y"], clusters), to["x"].mean(0)
     return [
-        LooksBackRow(task, str(Head(*at)), *(part[at].item() for part in found), to_x[at].item(), even,
-                     found.value[at].item() / even, len(prompts))
+        LooksBackRow(task, str(Head(*at)), found.value[at].item(), found.low[at].item(), found.high[at].item(),
+                     to_x[at].item(), even, found.value[at].item() / even, len(prompts))
         for at in ((layer, head) for layer in range(n_layers) for head in range(n_heads))
     ]  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.icl.pairing import POST_PAIRS, RANDOM_PAIRS, post_questions
-from talking_heads_utils.experiments.icl.scores import Scores, score_answers
+from talking_heads_utils.experiments.icl.scores import score_answers
 from talking_heads_utils.experiments.icl.task import Task
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.at_end import PatchGrid, patch_grid, replacements, run_end
@@ -80,11 +80,17 @@ def patches(
     said, plain, patched = (task.answers.read(logits) for logits in (grid.own, grid.plain, grid.patched))
     rows = []
     for i, name in enumerate(names):
+        cells: dict[tuple[str, int | None], tuple[Tensor, PromptSet]]
         cells = {(A, None): (said[:, i], prompts), (B, None): (plain, asked)}
         cells |= {(PATCHED, layer): (patched[:, layer, i], asked) for layer in range(patched.shape[1])}
         for (kind, layer), (answered, scored) in cells.items():
             found = score_answers(answered, scored, said[:, i])
-            rows.append(PatchRow(task.name, b, name, kind, layer, *_shares(found, _clusters(scored)), n))
+            assert found.copied is not None  # since A's answers are given
+            exact = share_in_clusters(found.exact, _clusters(scored))
+            rows.append(PatchRow(
+                task.name, b, name, kind, layer, *exact[:3], _mean(found.about), _mean(found.parity),
+                found.copied.double().mean().item(), _mean(found.distance), n,
+            ))  # fmt: skip
     return rows
 
 
@@ -106,10 +112,8 @@ def _clusters(prompts: PromptSet) -> Int[Tensor, "n"]:
     return torch.tensor([1000 * a + b for a, b in zip(prompts.info["a"], prompts.info["b"])])
 
 
-def _shares(found: Scores, clusters: Int[Tensor, "n"]) -> Iterator[float | None]:
-    yield from share_in_clusters(found.exact, clusters)[:3]
-    for of in (found.about, found.parity, found.copied, found.distance):
-        yield None if of is None else of.double().mean().item()
+def _mean(values: Tensor | None) -> float | None:
+    return None if values is None else values.double().mean().item()
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,8 @@ def removal(reader: Reader, orders: Sequence[tuple[str, int, Sequence[Head]]], t
         for out, head in enumerate((None, *heads)):
             cell = at + out - 1 if out else 0
             found = share_in_clusters(exact[:, cell], reader.clusters)
-            rows.append(RemovalRow(task, order, draw, out, head and str(head), *found[:3], log_prob[cell], found.n))
+            named = None if head is None else str(head)
+            rows.append(RemovalRow(task, order, draw, out, named, *found[:3], log_prob[cell], found.n))
         at += len(heads)
     return rows
 

@@ -56,7 +56,7 @@ def accuracy(run: Context, task: Task, n: int = 200) -> list[AccuracyRow]:
         bayes = _bayes(task, drawn, group)
         for k in range(N_EXAMPLES + 1):
             found = share_in_clusters(answered[:, k] == drawn.right[:, k], drawn.clusters[:, k])
-            rows.append(AccuracyRow(task.name, group, k, *found[:3], bayes and bayes[k], found.n))
+            rows.append(AccuracyRow(task.name, group, k, *found[:3], None if bayes is None else bayes[k], found.n))
     return rows
 
 

@@ -102,6 +102,7 @@ def exchange_rows(
     """What the logit difference is when the heads of a role write at ``end`` what they write on the third-name prompts,
     everything above them taking part; beside up to :data:`N_DRAWS` sets of heads without a role, as many of each layer.
     """
+    named: dict[str, tuple[str, ...]]
     named = {role: (role,) for role in (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION)}
     named |= {ALL_THREE: (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION)}
     sets = {name: heads for name, of in named.items() if (heads := found.heads(*of))}

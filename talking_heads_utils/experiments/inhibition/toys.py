@@ -45,7 +45,8 @@ def found(c: Context) -> FoundRow:
         return FoundRow(*row, "", None, None, None, None)
     runs = c.kept(mover_runs)
     heads = ", ".join(map(str, runs.heads)) or "none"
-    return FoundRow(*row, heads, *bootstrap_mean(inhibition_score(runs.held_out, runs.mover).cpu()))
+    score = bootstrap_mean(inhibition_score(runs.held_out, runs.mover).cpu())
+    return FoundRow(*row, heads, score.mean, score.low, score.high, score.n)
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,8 @@ def cloud(run: Context, n_items: int, n_prompts: int = 120) -> list[PointRow]:
     at, prompts = run.kept(channel), run.lists(n_items, n_prompts)
     values = points(run.record(prompts, [at.mover.layer]), at.mover, at.directions).tolist()
     words = [run.tokenizer.decode([token]).strip() for token in prompts.answers.tolist()]
-    return [PointRow(n_items, *xyz, index, word) for xyz, index, word in zip(values, prompts.info["index"], words)]
+    return [PointRow(n_items, x, y, z, index, word)
+            for (x, y, z), index, word in zip(values, prompts.info["index"], words)]  # fmt: skip
 
 
 def crowding(run: Context, lengths: Sequence[int], n_prompts: int = 120) -> list[CrowdingRow]:
@@ -200,9 +201,12 @@ def crowding(run: Context, lengths: Sequence[int], n_prompts: int = 120) -> list
         right, index = share(correct(recording.logits, prompts)), index_of_answer(prompts)
         folds = random_folds(len(prompts), seed=run.seed)
         values, *others = points(recording, at.mover, torch.stack([at.directions.cpu(), *random]))
-        decoded = [decode(values, prompts, feature, folds).double().mean().item() for feature in Feature]
-        apart = separability(values, index), max(separability(other, index) for other in others)
-        rows.append(CrowdingRow(run.model, n_items, right.mean, right.low, right.high, *decoded, *apart, right.n))
+        decoded = {feature: decode(values, prompts, feature, folds).double().mean().item() for feature in Feature}
+        rows.append(CrowdingRow(
+            run.model, n_items, right.mean, right.low, right.high, decoded[Feature.LIST_INDEX],
+            decoded[Feature.POSITION], decoded[Feature.IDENTITY], separability(values, index),
+            max(separability(other, index) for other in others), right.n,
+        ))  # fmt: skip
     return rows
 
 

@@ -41,7 +41,7 @@ def gains(
     selection: Bool[Tensor, "n"],
     index: Int[Tensor, "n"],
     settings: Float[Tensor, "n_settings k"],
-) -> dict[Strategy, Gain]:
+) -> dict[str, Gain]:
     """Accuracy by strategy. right: whether each prompt is answered under each setting; the zero setting must be there.
     index: list index of each answer, which :attr:`Strategy.TOLD_INDEX` is told on the held-out half too.
 
@@ -64,7 +64,8 @@ def gains(
         Strategy.TOLD_INDEX: (right[torch.arange(len(right)), used], sorted(set(told.values()))),
         Strategy.ORACLE: (right.any(1), []),
     }
-    plain, found = right[:, zero], {}
+    plain = right[:, zero]
+    found: dict[str, Gain] = {}
     for name, (hit, which) in strategies.items():
         gain = share_change(hit[~selection], plain[~selection])
         if name == Strategy.NONE:

@@ -15,7 +15,7 @@ from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.positional.coordinates import index_of_answer
 from talking_heads_utils.experiments.positional.decoding import channel, points
-from talking_heads_utils.experiments.positional.gains import Gain, Strategy, gains, zero_setting
+from talking_heads_utils.experiments.positional.gains import Gain, gains, zero_setting
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.steer import ATTENTION, LOGITS, Steering, grid, prepare, random_directions, steer
 from talking_heads_utils.prompts.halves import halves, in_selection
@@ -113,11 +113,11 @@ def steering_gains(
     return rows
 
 
-def gain_rows(model: str, n_items: int, draw: int | None, found: Mapping[Strategy, Gain]) -> list[GainRow]:
-    """A row for each strategy."""
+def gain_rows(model: str, n_items: int, draw: int | None, found: Mapping[str, Gain]) -> list[GainRow]:
+    """A row for each strategy, or whatever else gains are called by."""
     return [
-        GainRow(model, n_items, draw, strategy, *g.accuracy[:3], *(100 * end for end in g.gain[:3]),
-                100 * g.where_chosen, g.gain.n)
+        GainRow(model, n_items, draw, strategy, *g.accuracy[:3], 100 * g.gain.mean, 100 * g.gain.low,
+                100 * g.gain.high, 100 * g.where_chosen, g.gain.n)
         for strategy, g in found.items()
     ]  # fmt: skip
 

@@ -165,7 +165,7 @@ def _arrays(found: dict[str, torch.Tensor], prompts: PromptSet, plan: Plan, rows
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an npz file, the same bytes for the same arrays."""
     with file.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
 
 
 def read_plan(folder: Path) -> Plan:

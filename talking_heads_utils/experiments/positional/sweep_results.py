@@ -68,8 +68,10 @@ class Result:
 
     def gain_rows(self, n_items: int, draw: int | None = None) -> list[GainRow]:
         """What steering buys, by strategy."""
-        of = self.right(n_items), ~self._of(n_items, "held_out"), self._of(n_items, "list_index").astype(int)
-        return gain_rows(self.plan.model, n_items, draw, gains(*map(torch.from_numpy, of), self.plan.settings))
+        selection = torch.from_numpy(~self._of(n_items, "held_out"))
+        index = torch.from_numpy(self._of(n_items, "list_index").astype(int))
+        found = gains(torch.from_numpy(self.right(n_items)), selection, index, self.plan.settings)
+        return gain_rows(self.plan.model, n_items, draw, found)
 
     def _of(self, n_items: int, name: str) -> np.ndarray:
         if (key := f"{n_items}/{name}") not in self.arrays:
