@@ -1,4 +1,4 @@
-"""Figures. Each function takes finished results and returns a plotly figure; only ``panel`` computes what it shows.
+"""Figures. Each function takes finished results and returns a plotly figure.
 
 ``style``        the palette, and what figures have in common: menus, sliders, error bars
 ``page``         shows a figure with its caption, in a kernel or on the static page
@@ -8,7 +8,6 @@
 ``explorer``     chapter 1: what any head reads
 ``inhibition``   chapter 1: what components do to a mover
 ``roles``        chapter 1: who does what on IOI, and what runs through these heads
-``panel``        chapter 1: one prompt, one component out of a mover's query
 ``positional``   chapter 2
 ``editing``      chapter 3
 ``icl``          chapter 4

@@ -35,17 +35,15 @@ def from_texts(
     """Prompts of your own as a prompt set.
 
     answers, wrong: of each prompt one string or several; ``wrong`` None where any other token is wrong. They are
-    tokenized together with their text. What stands in front of them, such as a space, is yours to write; but with
-    ``add_space`` one is put between a text and an answer that would run into each other: where the text ends in a
-    letter, a digit or one of ``,.;:?!)`` and the answer begins with a letter or digit, unless both are digits, or the
-    answer is Chinese, Japanese or Korean.
-    Tokens that all answers of a prompt, right and wrong, begin with are appended to the prompt, so that ``end`` is the
-    last token before they part; each then counts by its first token after that.
-    positions: name -> where it is in each text: a string that occurs there once; ``(string, k)``, its k-th occurrence,
-    counted from 0 (-1 is the last); ``(first, stop)``, characters; or None, nowhere. Or a callable that tells this of a
-    text. The position is the last token that holds a character of it. ``end`` is always there.
-    prefix: the tokens in front of every prompt, as text; None for what the tokenizer adds by itself. info: name -> one
-    value per prompt.
+    tokenized together with their text. add_space: put a space between a text that ends in a letter, a digit or one of
+    ``,.;:?!)`` and an answer that begins with a letter or digit, unless both are digits, or the answer is Chinese,
+    Japanese or Korean.
+    Tokens that all answers of a prompt, right and wrong, begin with are appended to it, so that ``end`` is the last
+    token before they part; each then counts by its first token after that.
+    positions: name -> where it is in each text: a string that occurs there once; ``(string, k)``, its k-th occurrence
+    from 0 (-1: the last); ``(first, stop)``, characters; None, nowhere; or a callable that tells this of a text. The
+    position is the last token that holds a character of it. ``end`` is always there.
+    prefix: the text in front of every prompt; None: what the tokenizer adds itself. info: name -> one value per prompt.
 
     Raises :class:`TaskError`, naming the first prompt that is wrong, for lists of different length, an empty text or
     answer, a position that no token covers or that shares a token with another, an answer that is also wrong or begins
