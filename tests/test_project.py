@@ -81,9 +81,9 @@ def test_notebooks_are_stripped_short_and_tidy(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_every_figure_of_a_notebook_has_a_name_a_caption_and_an_alternative_text(path):
     source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
-    n_figures = source.count("page.show(")
-    for part in ("name=", "caption=", "alt="):
-        assert source.count(f"    {part}") == n_figures, part
+    calls = [node for node in ast.walk(ast.parse(source.replace("%pip", "pass  # pip"))) if isinstance(node, ast.Call)]
+    figures = [call for call in calls if ast.unparse(call.func) == "page.show"]
+    assert figures and all({"name", "caption", "alt"} <= {part.arg for part in call.keywords} for call in figures)
 
 
 def test_benchmark_files_have_the_agreed_rows():
