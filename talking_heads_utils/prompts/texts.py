@@ -37,7 +37,7 @@ def from_texts(
     answers, wrong: of each prompt one string or several; ``wrong`` None where any other token is wrong. They are
     tokenized together with their text. add_space: put a space between a text that ends in a letter, a digit or one of
     ``,.;:?!)`` and an answer that begins with a letter or digit, unless both are digits, or the answer is Chinese,
-    Japanese or Korean.
+    Japanese or Korean; any other space is yours to write.
     Tokens that all answers of a prompt, right and wrong, begin with are appended to it, so that ``end`` is the last
     token before they part; each then counts by its first token after that.
     positions: name -> where it is in each text: a string that occurs there once; ``(string, k)``, its k-th occurrence
