@@ -12,8 +12,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from talking_heads_utils.errors import LabelError
+from talking_heads_utils.labels import Component
 from talking_heads_utils.weights.families import check_bilinear
 from talking_heads_utils.weights.heads import HeadWeights
+
+OV, QK = "OV", "QK"  # a head's two matrices
 
 
 class SVD(NamedTuple):
@@ -79,3 +83,26 @@ def relative_gap(S: Float[Tensor, "*batch rank"]) -> Float[Tensor, "*batch rank"
     steps = S[..., :-1] - S[..., 1:]
     far = S.new_full((*S.shape[:-1], 1), torch.inf)
     return torch.minimum(torch.cat([far, steps], -1), torch.cat([steps, far], -1)) / S
+
+
+def direction_of(
+    weights: HeadWeights, component: Component, matrix: str = OV
+) -> tuple[Float[Tensor, "d_model"], Float[Tensor, ""]]:
+    """Where one OV component writes, or what a QK component's query reads: a unit vector in float64, its largest entry
+    positive, and the singular value.
+
+    Raises :class:`LabelError` for a component that is not there or is zero, which has no direction, and
+    :class:`UnsupportedModelError` for a QK component of a model that normalises queries and keys.
+    """
+    layer, head, index = (at := weights.component(component)).layer, at.head, at.component
+    kv = int(weights.kv_index[head])
+    if matrix == OV:
+        left, right = weights.W_V[layer, kv], weights.W_O[layer, head]
+    else:
+        check_bilinear(weights.source)
+        left, right = weights.W_Q[layer, head], weights.W_K[layer, kv].mT
+    svd = factored_svd(left.double(), right.double())
+    if is_empty(svd.S.to(weights.W_O.dtype))[index]:
+        raise LabelError(f"{matrix} of {component} is zero: it writes nothing. Choose an earlier component.")
+    found = (svd.V if matrix == OV else svd.U)[:, index]
+    return found * found[found.abs().argmax()].sign(), svd.S[index]

@@ -8,8 +8,7 @@ import torch
 from conftest import BILINEAR, random_prompts
 from safetensors.torch import load_file
 
-from talking_heads_utils.components import qk_svd, write_directions
-from talking_heads_utils.edits.algebra import direction
+from talking_heads_utils.components import direction_of, qk_svd, write_directions
 from talking_heads_utils.errors import LabelError, OptionError, UnsupportedModelError
 from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.forward.engine import prepare
@@ -131,7 +130,7 @@ def test_a_model_that_normalises_queries_and_keys_has_value_composition_alone(ch
         "streamed": lambda: list(iter_streamed(checkpoint, [1], "VK", n_random=5, seed=0)),
         "maps": lambda: reading_maps(weights, 1, "Q"),
         "components": lambda: qk_svd(weights, 0),
-        "edit": lambda: direction(weights, Component(1, 0, 0), "QK"),
+        "edit": lambda: direction_of(weights, Component(1, 0, 0), "QK"),
         "record": lambda: record(bridge, prompts, [1]),
         "prepare": lambda: prepare(bridge, prompts, 1),
     }
@@ -141,7 +140,7 @@ def test_a_model_that_normalises_queries_and_keys_has_value_composition_alone(ch
             pytest.fail(f"{name} was not refused")
     streamed = next(iter(iter_streamed(checkpoint, [2], "V", n_random=5, seed=0)))[0][0]
     torch.testing.assert_close(streamed.score, compute_scores(weights, "V").blocks["V", 2].score)
-    assert accuracy(bridge, prompts).n == 6 and direction(weights, Component(1, 0, 0))[0].norm() == pytest.approx(1)
+    assert accuracy(bridge, prompts).n == 6 and direction_of(weights, Component(1, 0, 0))[0].norm() == pytest.approx(1)
 
 
 def test_scale_and_joint_rotation_change_nothing(small):

@@ -10,9 +10,9 @@ import torch
 from conftest import KINDS_OF_MODEL, random_prompts
 from safetensors.torch import load_file, save_file
 
-from talking_heads_utils.components import ov_svd, qk_svd
+from talking_heads_utils.components import direction_of, ov_svd, qk_svd
 from talking_heads_utils.edits import edits
-from talking_heads_utils.edits.algebra import change_of_W_Q, direction, moves_of, rotated, target
+from talking_heads_utils.edits.algebra import change_of_W_Q, moves_of, rotated, target
 from talking_heads_utils.edits.apply import apply, weights_to_edit
 from talking_heads_utils.edits.bake import EDIT_FILE, bake
 from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit, scales
@@ -153,7 +153,7 @@ def test_scale_one_and_a_full_turn_change_nothing_at_all(model):
         assert all(torch.equal(before[name], tensor) for name, tensor in state(bridge).items())
     with apply(bridge, new_edit(weights, [Change(C, OV, ROTATE, 360.0, (C, A))])):
         torch.testing.assert_close(logits_of(bridge, prompts), untouched, atol=1e-9, rtol=1e-9)
-    with apply(bridge, new_edit(weights, [Change(A, OV, SET, float(direction(weights, A)[1]))])):
+    with apply(bridge, new_edit(weights, [Change(A, OV, SET, float(direction_of(weights, A)[1]))])):
         torch.testing.assert_close(logits_of(bridge, prompts), untouched, atol=1e-9, rtol=1e-9)
 
 
@@ -379,13 +379,13 @@ def test_in_gpt2_small_a_value_bias_lies_along_a_component_and_baking_keeps_it(g
     raw = checkpoint.family.unpack(checkpoint.read_layer(7, torch.float64), checkpoint.shape)
     constant = (raw.b_V[3] + raw.ln_bias @ raw.W_V[3]) @ raw.W_O[3]
     components = [Component(7, 3, i) for i in range(64)]
-    along = torch.stack([constant @ direction(gpt2, c)[0] for c in components]).abs()
+    along = torch.stack([constant @ direction_of(gpt2, c)[0] for c in components]).abs()
     strongest = components[int(along.argmax())]
     assert along.max() > 0.5, "an edit that moved biases would move this much"
     edit = new_edit(gpt2, [Change(strongest, OV, SCALE, 3.0), Change(Component(9, 9, 0), QK, REMOVE)])
     after = load_head_weights(bake(gpt2_source, edit, tmp_path / "edited"))
     torch.testing.assert_close(after.b_O, gpt2.b_O, atol=2e-3, rtol=0)  # the released copy is in float16
-    d = direction(gpt2, strongest)[0].float()
+    d = direction_of(gpt2, strongest)[0].float()
     torch.testing.assert_close(after.W_O[7, 3] @ d, 3 * gpt2.W_O[7, 3] @ d, atol=2e-3, rtol=2e-3)
-    u = direction(gpt2, Component(9, 9, 0), QK)[0].float()
+    u = direction_of(gpt2, Component(9, 9, 0), QK)[0].float()
     assert (u @ after.W_Q[9, 9]).norm() < 0.01 * (u @ gpt2.W_Q[9, 9]).norm()

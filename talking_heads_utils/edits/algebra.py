@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.components import factored_svd, is_empty
-from talking_heads_utils.edits.edits import OV, SET, Change, Edit
+from talking_heads_utils.components import direction_of
+from talking_heads_utils.edits.edits import SET, Change, Edit
 from talking_heads_utils.errors import EditError
-from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.weights.families import check_bilinear
+from talking_heads_utils.labels import Head
 from talking_heads_utils.weights.heads import HeadWeights
 
 
@@ -34,35 +33,12 @@ class Move:
     shifts: Float[Tensor, "k d_model"]
 
 
-def direction(
-    weights: HeadWeights, component: Component, matrix: str = OV
-) -> tuple[Float[Tensor, "d_model"], Float[Tensor, ""]]:
-    """Where an OV component writes, or what a QK component's query reads: a unit vector in float64, its largest entry
-    positive, and the singular value.
-
-    Raises :class:`EditError` for a component that is zero: it has no direction, and :class:`UnsupportedModelError` for
-    a QK component of a model that normalises queries and keys.
-    """
-    layer, head = component.layer, component.head
-    kv = int(weights.kv_index[head])
-    if matrix == OV:
-        left, right = weights.W_V[layer, kv], weights.W_O[layer, head]
-    else:
-        check_bilinear(weights.source)
-        left, right = weights.W_Q[layer, head], weights.W_K[layer, kv].mT
-    svd = factored_svd(left.double(), right.double())
-    if is_empty(svd.S.to(weights.W_O.dtype))[component.component]:
-        raise EditError(f"{matrix} of {component} is zero: there is nothing to edit. Choose an earlier component.")
-    found = (svd.V if matrix == OV else svd.U)[:, component.component]
-    return found * found[found.abs().argmax()].sign(), svd.S[component.component]
-
-
 def target(weights: HeadWeights, change: Change) -> tuple[Float[Tensor, "d_model"], Float[Tensor, "d_model"]]:
     """``(d, t)``: a component's direction and what becomes of it, in float64."""
-    d, s = direction(weights, change.component, change.matrix)
+    d, s = direction_of(weights, change.component, change.matrix)
     value = 0.0 if change.value is None else change.value  # to remove is to scale by 0
     if change.span is not None:
-        a, b = (direction(weights, component, change.matrix)[0] for component in change.span)
+        a, b = (direction_of(weights, component, change.matrix)[0] for component in change.span)
         return d, rotated(d, a, b, value)
     return d, (value / s if change.operation == SET else value) * d
 

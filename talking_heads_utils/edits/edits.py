@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
+from talking_heads_utils.components import OV, QK
 from talking_heads_utils.errors import EditError, LabelError, ProcessingError
 from talking_heads_utils.files import written_whole
 from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.weights.heads import HeadWeights, Processing
 
-OV, QK = "OV", "QK"
 SCALE, REMOVE, SET, ROTATE = "scale", "remove", "set", "rotate"
 OPERATIONS = (SCALE, REMOVE, SET, ROTATE)
 TOLERANCE = 1e-4  # relative, between the fingerprints of one model read twice

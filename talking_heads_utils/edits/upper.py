@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.edits.algebra import direction
+from talking_heads_utils.components import direction_of
 from talking_heads_utils.edits.apply import weights_to_edit
 from talking_heads_utils.edits.edits import OV, QK
 from talking_heads_utils.errors import EditError, OptionError
@@ -156,7 +156,7 @@ def prepare(bridge: TransformerBridge, prompts: PromptSet, components: Sequence[
     weights = weights_to_edit(bridge)
     if weights.processing != Processing.default(weights.norm):
         raise EditError("Scales are searched for in processed weights. Load the model without a processing of its own.")
-    found = [direction(weights, weights.component(c), matrix) for c in components]
+    found = [direction_of(weights, c, matrix) for c in components]
     upper = engine.prepare(bridge, prompts, min(c.layer for c in components))
     edited = {}
     for layer in sorted({c.layer for c in components}):

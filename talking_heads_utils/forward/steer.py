@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.components import ov_svd
+from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward import engine
 from talking_heads_utils.labels import Component, Head
@@ -58,14 +58,7 @@ def write_vectors(bridge: TransformerBridge, writers: Sequence[Component]) -> Fl
     Raises :class:`LabelError` for a component that is not there or writes nothing.
     """
     weights = head_weights_from_bridge(bridge)
-    found = []
-    for writer in map(weights.component, writers):
-        svd = ov_svd(weights, writer.layer)
-        if not svd.S[writer.head, writer.component] > 1e-6 * svd.S[writer.head, 0]:
-            raise LabelError(f"{writer} writes nothing: its singular value is zero. Choose an earlier component.")
-        v = svd.V[writer.head, :, writer.component]
-        found.append(v * v[v.abs().argmax()].sign())
-    return torch.stack(found)
+    return torch.stack([direction_of(weights, writer)[0].to(weights.W_O.dtype) for writer in writers])
 
 
 def random_directions(n: int, k: int, d_model: int, seed: int = SEED) -> Float[Tensor, "n k d_model"]:

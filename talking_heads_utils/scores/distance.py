@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils.components import ov_svd
+from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.weights.families import check_bilinear
@@ -32,7 +32,7 @@ def composition_at_distances(
     check_bilinear(weights.source)
     if not weights.component(writer).layer < weights.head(reader).layer:
         raise LabelError(f"{reader} is not in a later layer than {writer}, so it cannot read it.")
-    v = ov_svd(weights, writer.layer).V[writer.head, :, writer.component].double()
+    v = direction_of(weights, writer)[0]
     W_Q = weights.W_Q[reader.layer, reader.head].double()
     W_K = weights.W_K[reader.layer, weights.kv_index[reader.head]].double()
     T = rotation(weights.rotary, distances, weights.d_head).to(v)
