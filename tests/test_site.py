@@ -62,7 +62,7 @@ def assert_it_fits_asks_no_other_host_and_makes_no_error(driver, size):
     assert asked and not [url for url in asked if not re.match(r"(file|data|blob|about|chrome):", url)]
 
 
-@pytest.mark.parametrize(("page", "n"), [(CHAPTER, 15), ("notebooks/02_positional_subspace.html", 7)])
+@pytest.mark.parametrize(("page", "n"), [(CHAPTER, 13), ("notebooks/02_positional_subspace.html", 7)])
 def test_every_figure_is_drawn_numbered_captioned_and_described(driver, page, n):
     open_page(driver, page)
     plots = driver.find_elements("css selector", ".plotly-graph-div")
