@@ -35,7 +35,7 @@ What runs underneath:
 ``effects``      what every component does to a mover, in closed form
 ``edits``        edits as data, and their algebra on the weights
 ``planted``      models whose answer is known by construction
-``stats``        intervals, exact tests, rank correlation, ridge regression
+``stats``        intervals, exact tests, rank correlation
 ``batches``      how much is run at once, and halving it where memory runs out
 ``device``       the device that something is to run on
 ``progress``     bars for what takes long, where somebody asked for them
