@@ -46,7 +46,7 @@ class Measured:
     units: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """Turns what was measured into one of three verdicts, where there are units enough for its power.
 
