@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from talking_heads_utils.device import check_device, free_memory, free_on_all
-from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
+from talking_heads_utils.errors import CheckpointError, ModelError, OptionError, UnsupportedModelError
 from talking_heads_utils.known import (
     PLANTED,
     KnownModel,
@@ -40,7 +40,6 @@ __all__ = [
     "revision_of", "shipped_models", "shown_as",
 ]  # fmt: skip
 SPREAD = "auto"  # in place of a device: over all GPUs there are
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 _BRIDGE = "_talking_heads_bridge"  # on a Hugging Face model that has been wrapped, since it can be only once
 
 
@@ -122,7 +121,7 @@ def find_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> 
     Raises as :func:`load_model` does.
     """
     source, revision = model_source(name_or_folder, revision)
-    return open_checkpoint(source, revision, also=(*TOKENIZER_FILES, "generation_config.json"))
+    return open_checkpoint(source, revision)
 
 
 def revision_of(name_or_folder: str | Path) -> str | None:
@@ -283,9 +282,11 @@ def _boot(
     bridge = _wrapped(model, tokenizer, str(checkpoint.folder), device, dtype)
     bridge.cfg.model_name = checkpoint.name  # what errors, tables and edits call it, not a path on this machine
     if processing.fold_ln:
-        if checkpoint.gguf is not None:
-            checkpoint.gguf.file.let_go()
-        unembedding = _square_unembedding(bridge, processing.center)
+        if bridge.cfg.d_vocab == bridge.cfg.d_model:  # TransformerLens (4.3) tells the sides apart by their length
+            raise UnsupportedModelError(
+                f"{checkpoint.name} has as many tokens as dimensions, and the last norm would be folded into the wrong "
+                "side of its unembedding. Load it with processing=Processing(fold_ln=False, center=False)."
+            )
         bridge.enable_compatibility_mode(
             disable_warnings=True,
             fold_ln=True,
@@ -294,24 +295,4 @@ def _boot(
             # TransformerLens copies the whole model for it, also where no norm and no layer has a bias
             fold_value_biases=any(name.endswith(".bias") for name, _ in model.named_parameters()),
         )
-        if unembedding is not None:
-            with torch.no_grad():
-                for tensor, right in zip((bridge.unembed.original_component.weight, bridge.unembed.b_U), unembedding):
-                    tensor.copy_(right)
     return bridge
-
-
-def _square_unembedding(bridge: TransformerBridge, center: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The unembedding with the last norm folded in, ``[d_vocab, d_model]``, and its bias, where the two are as long.
-
-    TransformerLens (4.3) tells the matrix's sides apart by their length and folds a square one along the wrong side.
-    None for any other.
-    """
-    if bridge.cfg.d_vocab != bridge.cfg.d_model:
-        return None
-    norm, W = bridge.ln_final, bridge.unembed.original_component.weight.detach().clone()
-    bias = getattr(norm, "bias", None)
-    b = bridge.unembed.b_U.detach().clone()
-    b = b if bias is None else b + W @ bias.detach()
-    W = W * norm.weight.detach()
-    return (W - W.mean(-1, keepdim=True) if center else W), b

@@ -14,7 +14,6 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from talking_heads_utils.cli import main
 from talking_heads_utils.components import ov_svd, qk_svd, write_directions
 from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of, rotated
 from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, from_json, new_edit, to_json
@@ -345,29 +344,3 @@ def test_scores_survive_their_file(weights, seed, tmp_path):
     save_scores(loaded, again)
     for key, block in load_scores(again).blocks.items():
         assert torch.equal(block.score, loaded.blocks[key].score)
-
-
-def flips(whole: bytes):
-    """The same bytes with one bit turned over."""
-    return st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 7)).map(
-        lambda at: whole[: at[0]] + bytes([whole[at[0]] ^ (1 << at[1])]) + whole[at[0] + 1 :]
-    )
-
-
-@pytest.fixture(scope="module")
-def streamed(checkpoints, tmp_path_factory):
-    """A streaming command, and the whole file that it writes."""
-    command = ["composition", "--stream", "--weights", str(checkpoints["gpt2"]), "--n-random", "3", "--out"]
-    path = tmp_path_factory.mktemp("streamed") / "out"
-    assert main([*command, str(path)]) == 0
-    return command, path.read_bytes()
-
-
-@settings(LAWS, max_examples=60)
-@given(data=st.data())
-def test_a_damaged_part_of_streamed_scores_is_refused_or_made_anew(streamed, tmp_path, data):
-    (command, whole), out = streamed, tmp_path / "out"
-    (tmp_path / "out.part").write_bytes(data.draw(flips(whole)))
-    code = main([*command, str(out)])
-    assert (code == 2 and not out.exists()) or (code == 0 and out.read_bytes() == whole)
-    out.unlink(missing_ok=True)

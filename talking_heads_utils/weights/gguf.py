@@ -7,7 +7,6 @@ tables drop without a word is read here (scaled rotary positions, biases, a wind
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -74,11 +73,6 @@ class GgufFile:
                 f"{name} in {self.path} is stored as {tensor.tensor_type.name}, which the gguf library cannot "
                 "dequantise. Take a file of another quantisation."
             ) from error
-
-    def let_go(self) -> None:
-        """The file's pages leave memory; what is read again comes from the disk again."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._reader.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     @cached_property
     def config(self) -> dict[str, Any]:
