@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from talking_heads_utils.device import check_device, free_memory, free_on_all
-from talking_heads_utils.errors import CheckpointError, ModelError, OptionError, UnsupportedModelError
+from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.known import (
     PLANTED,
     KnownModel,
@@ -282,11 +282,7 @@ def _boot(
     bridge = _wrapped(model, tokenizer, str(checkpoint.folder), device, dtype)
     bridge.cfg.model_name = checkpoint.name  # what errors, tables and edits call it, not a path on this machine
     if processing.fold_ln:
-        if bridge.cfg.d_vocab == bridge.cfg.d_model:  # TransformerLens (4.3) tells the sides apart by their length
-            raise UnsupportedModelError(
-                f"{checkpoint.name} has as many tokens as dimensions, and the last norm would be folded into the wrong "
-                "side of its unembedding. Load it with processing=Processing(fold_ln=False, center=False)."
-            )
+        unembedding = _square_unembedding(bridge, processing.center)
         bridge.enable_compatibility_mode(
             disable_warnings=True,
             fold_ln=True,
@@ -295,4 +291,24 @@ def _boot(
             # TransformerLens copies the whole model for it, also where no norm and no layer has a bias
             fold_value_biases=any(name.endswith(".bias") for name, _ in model.named_parameters()),
         )
+        if unembedding is not None:
+            with torch.no_grad():
+                for tensor, right in zip((bridge.unembed.original_component.weight, bridge.unembed.b_U), unembedding):
+                    tensor.copy_(right)
     return bridge
+
+
+def _square_unembedding(bridge: TransformerBridge, center: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The unembedding with the last norm folded in, ``[d_vocab, d_model]``, and its bias, where the two are as long.
+
+    TransformerLens (4.3) tells the matrix's sides apart by their length and folds a square one along the wrong side.
+    None for any other.
+    """
+    if bridge.cfg.d_vocab != bridge.cfg.d_model:
+        return None
+    norm, W = bridge.ln_final, bridge.unembed.original_component.weight.detach().clone()
+    bias = getattr(norm, "bias", None)
+    b = bridge.unembed.b_U.detach().clone()
+    b = b if bias is None else b + W @ bias.detach()
+    W = W * norm.weight.detach()
+    return (W - W.mean(-1, keepdim=True) if center else W), b

@@ -304,24 +304,6 @@ def test_a_config_with_a_value_that_cannot_be(name, family, key, values, may_do,
     assert not files(place)
 
 
-EDITS = [
-    {"component": 3}, {"component": ["L1H2.0"]}, {"component": "L9H9.9"}, {"component": "L" + "9" * 5000 + "H0.0"},
-    {"component": "L1H2"}, {"matrix": "O"}, {"operation": []}, {"operation": "scales"}, {"value": None}, {"value": "1"},
-    {"value": True}, {"value": math.nan}, {"value": 10**400}, {"value": 1e300}, {"span": 5}, {"span": ["L1H2.0"]},
-    {"span": ["L1H2.0", "L1H2.0"], "operation": "rotate"}, {"more": 1}, {"operation": "set", "value": -1},
-]  # fmt: skip
-PARTS = [{name: value} for name in ("processing", "fingerprint", "changes") for value in (None, "x", {}, [[]])]
-
-
-@pytest.mark.parametrize("values", [*EDITS, *PARTS], ids=lambda values: str(values)[:40])
-def test_an_edit_that_cannot_be_made_is_one_clear_line(values, shelf, place, tmp_path):
-    about = json.loads((shelf / "edit.json").read_text())
-    changed = values if values in PARTS else {"changes": [about["changes"][0] | values]}
-    (tmp_path / "edit.json").write_text(json.dumps(about | changed))
-    refused(*command("edit", shelf, place / "out", edit=tmp_path / "edit.json"))
-    assert not files(place)
-
-
 def replace(name: str, change):
     return lambda tensors: tensors.update({name: change(tensors[name])})
 

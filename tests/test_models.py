@@ -25,7 +25,7 @@ from talking_heads_utils.forward.recording import record
 from talking_heads_utils.models import as_bridge, known_models, load_model, load_tokenizer
 from talking_heads_utils.prompts.prefix import begin_ids, prefix_of
 from talking_heads_utils.weights.bridge import head_weights_from_bridge, is_processed
-from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
+from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.heads import Processing
 
 RAW = Processing(fold_ln=False, center=False)
@@ -43,16 +43,15 @@ def test_logits_are_those_of_plain_transformers(checkpoints, family, processing)
     assert pattern.shape == (2, 4, 6, 6) and torch.allclose(pattern.sum(-1), torch.ones(2, 4, 6))
 
 
-def test_a_vocabulary_as_long_as_the_stream_is_wide_is_left_raw(tmp_path):
-    """TransformerLens folds a square unembedding along the wrong side."""
-    model = build_model("gpt2", vocab_size=24)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_vocabulary_as_long_as_the_stream_is_wide_changes_nothing(family, tmp_path):
+    """TransformerLens folds a square unembedding along the wrong side; the model must still say the same."""
+    model = build_model(family, vocab_size=24)
     model.save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
-    with pytest.raises(UnsupportedModelError, match="as many tokens as dimensions"):
-        load_model(tmp_path)
+    tokens = torch.randint(24, (2, 7), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        bridge = load_model(tmp_path, processing=RAW)
-        torch.testing.assert_close(bridge(TOKENS % 24), model(TOKENS % 24).logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(load_model(tmp_path)(tokens), model(tokens).logits, atol=2e-3, rtol=1e-3)
 
 
 def test_sharded_and_bfloat16(tmp_path):
@@ -65,31 +64,12 @@ def test_sharded_and_bfloat16(tmp_path):
     assert bridge(TOKENS).dtype == torch.bfloat16
 
 
-PARTIAL = {
-    "gpt2": "transformer.h.1.mlp.c_fc.weight",
-    "gpt_neox": "gpt_neox.layers.0.mlp.dense_h_to_4h.bias",
-    "llama": "lm_head.weight",
-}
-
-
-@pytest.mark.parametrize("family", PARTIAL)
-def test_a_partial_checkpoint_is_refused_and_the_way_out_named(checkpoints, family, tmp_path):
-    folder = edit(checkpoints[family], tmp_path / "partial", lambda tensors: tensors.pop(PARTIAL[family]))
-    with pytest.raises(CheckpointError, match=f"1 tensors are missing: {PARTIAL[family]}.*load_head_weights"):
+def test_a_partial_checkpoint_is_refused_and_the_way_out_named(checkpoints, tmp_path):
+    name = "transformer.h.1.mlp.c_fc.weight"
+    folder = edit(checkpoints["gpt2"], tmp_path / "partial", lambda tensors: tensors.pop(name))
+    with pytest.raises(CheckpointError, match=f"1 tensors are missing: {name}.*load_head_weights"):
         load_model(folder)
     assert load_head_weights(folder).n_layers == 3
-
-
-def test_gpt2_loads_whole_or_is_refused_by_the_names_it_lacks(gpt2_source):
-    """The real tokenizer and attention weights; in CI without the MLPs, elsewhere the whole model."""
-    held = open_checkpoint(gpt2_source).files
-    if any(name.endswith("wte.weight") for name in held):
-        assert load_model(gpt2_source)(torch.tensor([[464, 3797]])).shape == (1, 2, 50257)
-        return
-    with pytest.raises(
-        CheckpointError, match=r"partial: 26 tensors are missing: .*transformer\.h\.0\.mlp\.c_fc\.weight"
-    ):
-        load_model(gpt2_source)
 
 
 def test_names_without_the_prefix_are_the_hubs_own_format(checkpoints, tmp_path):
@@ -177,9 +157,7 @@ def test_planted_is_loaded_by_the_same_call():
         load_model("planted", processing=Processing(fold_ln=True, center=True))
 
 
-def test_a_name_is_a_small_model_that_ships_else_a_folder_and_a_path_a_folder(
-    checkpoints, tmp_path, monkeypatch
-):
+def test_a_name_is_a_small_model_that_ships_else_a_folder_and_a_path_a_folder(checkpoints, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="'mini-nothing' ships with the book; there are .*mini-token"):
         load_model("mini-nothing")
     for name in ("mini-mine", "mini-token/final"):

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from talking_heads_utils.errors import CheckpointError, LabelError, ProcessingError
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.checkpoints import assembled, load_head_weights, open_checkpoint
-from talking_heads_utils.weights.heads import LAYER_NORM, RMS_NORM, Processing
+from talking_heads_utils.weights.heads import LAYER_NORM, Processing
 
 TENSORS = ("W_Q", "W_K", "W_V", "W_O", "b_O")
 
@@ -85,15 +85,11 @@ def test_shapes_and_defaults(checkpoints):
     assert "norm scale folded in" in gpt2.describe() and "d_model' = 23" in gpt2.describe()
 
 
-def test_processing_that_changes_the_model_is_refused(checkpoints):
+def test_what_the_model_has_not_is_one_clear_error(checkpoints):
     with pytest.raises(ProcessingError, match="only LayerNorm subtracts the mean"):
         load_head_weights(checkpoints["llama"], processing=Processing(fold_ln=True, center=True))
     with pytest.raises(ProcessingError, match="folded in first"):
         Processing(fold_ln=False, center=True).check(LAYER_NORM)
-    assert Processing.default(RMS_NORM).check(RMS_NORM).fold_ln
-
-
-def test_a_head_the_model_lacks_is_one_clear_error(checkpoints):
     with pytest.raises(LabelError, match=r"layers 0\.\.2 with heads 0\.\.3"):
         load_head_weights(checkpoints["gpt2"]).head("L3H0")
 

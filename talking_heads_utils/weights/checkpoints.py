@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,8 +184,7 @@ def _checked(
         problem = f"it has {shape.n_layers} layers, and the checkpoint only {len(stored)} tensors"
     if problem is not None:
         raise CheckpointError(f"The config of {name} describes no {family.name} model: {problem}.")
-    prefix = _complete_prefix(family, shape.n_layers, stored.files, name)
-    dtype = _check_header(family, shape, stored, prefix, name)
+    prefix, dtype = _check_header(family, shape, stored, name)
     return Checkpoint(name, revision, place, config, family, shape, stored, prefix, dtype)
 
 
@@ -292,16 +291,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _complete_prefix(family: Family, n_layers: int, files: dict[str, Path], name: str) -> str:
-    """The prefix under which the tensors stand. Raises :class:`CheckpointError` naming those that are missing."""
+def _check_header(family: Family, shape: Shape, stored: SafeTensors | GgufTensors, name: str) -> tuple[str, str]:
+    """The prefix under which the tensors stand, and how they are stored, what holds most of them first.
+
+    Raises :class:`CheckpointError` naming attention tensors that are missing, and the first that does not fit the
+    config.
+    """
+    parts = [part for layer in range(shape.n_layers) for part in family.tensor_names(layer).items()]
 
     def missing(prefix: str) -> list[str]:
-        return [
-            prefix + tensor
-            for layer in range(n_layers)
-            for part, tensor in family.tensor_names(layer).items()
-            if part not in family.optional and prefix + tensor not in files
-        ]
+        wanted = [prefix + tensor for part, tensor in parts if part not in family.optional]
+        return [tensor for tensor in wanted if tensor not in stored.files]
 
     prefix = min(family.prefixes, key=lambda p: len(missing(p)))
     if lacking := missing(prefix):
@@ -310,34 +310,20 @@ def _complete_prefix(family: Family, n_layers: int, files: dict[str, Path], name
             f"The checkpoint {name} is partial: {len(lacking)} attention tensors are missing: "
             f"{', '.join(lacking[:8])}{more}. Download it again, or take a folder that holds them."
         )
-    return prefix
-
-
-def _check_header(family: Family, shape: Shape, stored: SafeTensors | GgufTensors, prefix: str, name: str) -> str:
-    """How the weights are stored, what holds most of them first, after every attention tensor's shape was checked
-    against the config.
-
-    Raises :class:`CheckpointError` naming the first tensor that does not fit.
-    """
-    beyond = [t for tensor in family.tensor_names(shape.n_layers).values() if (t := prefix + tensor) in stored.files]
-    if beyond:
+    if beyond := [t for end in family.tensor_names(shape.n_layers).values() if (t := prefix + end) in stored.files]:
         raise CheckpointError(
             f"The config of {name} says {shape.n_layers} layers, but the file also holds {beyond[0]}."
         )
-    sizes = family.sizes(shape)
-    held: dict[str, int] = defaultdict(int)
-    for layer in range(shape.n_layers):
-        for part, tensor in family.tensor_names(layer).items():
-            if prefix + tensor not in stored.files:
-                continue
-            found, dtype = stored.header(prefix + tensor)
-            if found != sizes[part]:
-                raise CheckpointError(
-                    f"{prefix + tensor} of {name} is {list(found)}, but its config makes it {list(sizes[part])}. "
-                    "The two do not belong together: take both from one place."
-                )
-            held[dtype] += math.prod(found)
-    return ", ".join(sorted(held, key=lambda dtype: -held[dtype]))
+    sizes, held = family.sizes(shape), Counter[str]()
+    for part, tensor in ((part, prefix + tensor) for part, tensor in parts if prefix + tensor in stored.files):
+        found, dtype = stored.header(tensor)
+        if found != sizes[part]:
+            raise CheckpointError(
+                f"{tensor} of {name} is {list(found)}, but its config makes it {list(sizes[part])}. "
+                "The two do not belong together: take both from one place."
+            )
+        held[dtype] += math.prod(found)
+    return prefix, ", ".join(dtype for dtype, _ in held.most_common())
 
 
 def _finite(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
