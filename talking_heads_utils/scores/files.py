@@ -116,6 +116,8 @@ def read_file(path: Path) -> tuple[FileBlocks, Float[Tensor, "n_layers n_heads d
             about = json.loads((file.metadata() or {})[META])
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
             sums = file.get_tensor(SUMS).tolist()
+        if lacking := {"model", "processing"} - set(about):
+            raise ValueError(f"its metadata lack {min(lacking)}")
         if about["n_layers"] > len(found) or not about["d_model_effective"] > 0:
             raise ValueError(f"{about['n_layers']} layers, d_model' = {about['d_model_effective']}")
         shapes = shapes_of(about, keys_of(found))
