@@ -34,6 +34,8 @@ def driver():
 
 
 def open_page(driver, page, size=DESKTOP):
+    """A page, freshly loaded: to another #fragment of the page that is shown, a browser would go without a request."""
+    driver.get("about:blank")
     resize(driver, size)
     for log in ("browser", "performance"):
         driver.get_log(log)
@@ -105,8 +107,7 @@ def explorer(driver):
 @pytest.mark.parametrize(("layer", "head", "kind"), [(5, 5, "K"), (11, 8, "V"), (1, 0, "Q")])
 def test_the_explorer_shows_the_reader_that_was_chosen(driver, layer, head, kind):
     """From file://, the data of a layer fetched on demand, against the shipped scores."""
-    if not driver.current_url.endswith(CHAPTER):
-        open_page(driver, CHAPTER)
+    open_page(driver, CHAPTER)
     plot, menus = explorer(driver)
     for menu, value in zip(menus, (layer, head, kind), strict=True):
         driver.execute_script(
@@ -131,7 +132,6 @@ def test_the_explorer_shows_the_reader_that_was_chosen(driver, layer, head, kind
 
 def open_explorer(driver, view="", size=DESKTOP):
     """The explorer page, freshly loaded at a view such as #L8H10.1."""
-    driver.get("about:blank")
     open_page(driver, f"{EXPLORER}{view}", size)
     wait_for(lambda: driver.find_elements("css selector", "#atlas[data-ready]"))
 
