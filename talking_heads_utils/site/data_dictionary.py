@@ -32,7 +32,7 @@ _SEEDS = {
     "movers": "heads that copy the answer, the strongest first, by the selection half",
     "share": "of the logit difference that they write",
     "inhibition_score": "I(m) of the strongest, held-out half, with its 95% interval and n",
-    "inhibition_heads": "the heads whose patching lowers it, and what taking each out does to I(m) on the held-out half",
+    "inhibition_heads": "the heads whose patching lowers it, and what taking each out does to I(m), held-out half",
     "dimension": "the fewest directions that carry 90% of what these heads together do",
     "channel": "change of I(m), held-out half, by how many directions are taken out, and which",
     "n_items": "of the lists it was measured on",
