@@ -1,5 +1,7 @@
 """What a component says at ``end``: known answers on the planted model, and on made-up coefficients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ def planted():
 
 @pytest.fixture(scope="module")
 def drawn(planted):
-    return says.versions(ioi.draw_ioi(planted.tokenizer, 200, 1))
+    return says.versions(ioi.draw_ioi(planted.tokenizer, 120, 1))
 
 
 def test_coefficients_are_those_of_a_recording(case):
@@ -53,9 +55,8 @@ def test_the_planted_component_says_a_place(planted):
 
 def test_a_model_without_inhibition_heads_says_so(planted):
     other = Context(PLANTED, quick=True)
-    other.inhibition  # noqa: B018
+    vars(other)["found"] = replace(planted.found, inhibition=[])
     with pytest.raises(NotApplicable, match="no component can be followed"):
-        other.__dict__["found"] = type(planted.found)(**{**planted.found.__dict__, "inhibition": []})
         says.run(other)
 
 
@@ -74,7 +75,8 @@ def test_what_made_up_coefficients_go_by_is_found(drawn, feature):
     values = design @ torch.randn(design.shape[1], generator=generator).double()
     values = ((values - values.mean()) / values.std()).view(6, -1)
     values = values + torch.randn(values.shape, generator=generator)
-    rows = [dict(zip(says.SaysRow.__dataclass_fields__, ("", "", "", *row))) for row in says.rows_of_ioi(values, drawn)]
+    names = list(says.SaysRow.__dataclass_fields__)[3:]
+    rows = [dict(zip(names, row)) for row in says.rows_of_ioi(values, drawn, 0, 3)]
     shares = {(r["feature"], r["split"]): r for r in rows if r["statistic"] == says.VARIANCE}
     own = shares.pop((feature, says.WITHIN))
     assert 0.2 < own["low"] < own["value"] < own["high"] < 0.65
@@ -103,11 +105,10 @@ def test_regressions_by_hand():
     assert share(noise, design) < 0.1
 
 
-def test_version_shares_by_hand():
-    only_names = torch.tensor([[1.0], [1.0], [3.0], [3.0]])
-    assert [v.item() for v in says.version_shares(only_names).values()] == [0, 1, 0]
-    only_order = torch.tensor([[1.0], [3.0], [1.0], [3.0]])
-    assert [v.item() for v in says.version_shares(only_order).values()] == [1, 0, 0]
+def test_version_effects_by_hand():
+    only_names, only_order = [[1.0], [1.0], [3.0], [3.0]], [[1.0], [3.0], [1.0], [3.0]]
+    assert [v.item() for v in says.version_effects(torch.tensor(only_names)).values()] == [0, 4, 0]
+    assert [v.item() for v in says.version_effects(torch.tensor(only_order)).values()] == [4, 0, 0]
 
 
 def test_the_six_versions(drawn):

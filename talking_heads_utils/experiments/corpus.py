@@ -40,7 +40,7 @@ FUNCTION_WORDS = frozenset(
     "your".split()
 )
 _WORD = re.compile(r"[^\W\d_]{3,}")
-_ITEM = r"[^\s,;:()\[\]{}]+(?: [^\s,;:()\[\]{}]+){0,2}"
+_ITEM = r"[^\s.?!,;:()\[\]{}]+(?: [^\s.?!,;:()\[\]{}]+){0,2}"
 _LIST = re.compile(rf"{_ITEM}(?: ?, {_ITEM})+ ?,? (?:and|or) {_ITEM}|{_ITEM}(?: ?, {_ITEM}){{2,}}")
 _MARKUP_LINE = re.compile(r"\s*([*=~^\"-])\1{2,}\s*|\s*[+|].*[+|]\s*")  # an underline, a row of a table
 _STARS = re.compile(r"\*\*?(\w(?:[^*\n]*[\w:.])?)\*\*?")
@@ -106,8 +106,8 @@ def content_words(text: str) -> Iterator[Span]:
 
 
 def lists_in(text: str) -> Iterator[Span]:
-    """Where lists stand: three items or more with commas between them, or two that end in ``and`` or ``or`` and a third;
-    an item is of three words at most, without brackets."""
+    """Where lists stand: three items or more, commas between them or, before the last, ``and`` or ``or``; an item is of
+    three words at most, without brackets."""
     return (m.span() for m in _LIST.finditer(text))
 
 

@@ -20,12 +20,14 @@ from talking_heads_utils.forward.layers import wide
 from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.prompts.sets import ABSENT
 from talking_heads_utils.roles import S_INHIBITION
+from talking_heads_utils.settings import SEED
 from talking_heads_utils.stats import bootstrap_ratio
 
 N_WINDOWS, N_POS = 800, 128  # 100,000 tokens
 TOP_SHARE = 0.01  # of the positions, where a component is largest
 FIRST_QUERY = 8  # tokens of a window before the first position that is asked about
 N_CONTROLS, LAYERS_AWAY = 100, 2  # components matched to each; how far their layers may be
+N_DRAWS = 999  # of as many heads, against which the mean over S-inhibition heads stands
 EVERY = 5  # one window in so many tells the components' write energy
 SEEN, NAMED_TWICE, SAME_LIST, FIRST_TOKEN, IN_LIST = "seen", "named_twice", "same_list", "first_token", "in_list"
 EARLIER = "earlier"  # every earlier token but the first
@@ -54,8 +56,10 @@ class AttendsRow(Row):
     control: float | None = column("share", "mean excess of the matched components")
     control_low: float | None = column("share", "2.5th percentile of theirs")
     control_high: float | None = column("share", "97.5th percentile")
-    p: float | None = column("", "(1 + matched components with as large an excess) / (1 + all of them)")
-    n_controls: int | None = column("components", "matched to it")
+    p: float | None = column(
+        "", "(1 + matched components with as large an excess) / (1 + all of them); of the mean, by draws of heads"
+    )
+    n_controls: int | None = column("components", "matched to it; of the mean, draws of as many other heads")
     n: int = column("positions", "where the coefficient is largest")
     n_sections: int = column("sections", "of the text that they stand in")
     texts: str = column("", "what the text is")
@@ -205,7 +209,7 @@ def matched_controls(
 
 @dataclass(frozen=True)
 class Found:
-    """One component and target. excess: per section, what :func:`bootstrap_ratio` divides by ``below``."""
+    """One component and target. above, below: of every section, what the excess is the ratio of."""
 
     share: float
     even: float | None
@@ -253,33 +257,56 @@ def run(c: Context) -> list[AttendsRow]:
 
 def _rows(c: Context, at: TextRun, target: str) -> list[AttendsRow]:
     own = {component: measured(at, component, target) for component in at.own}
-    others = {component: [measured(at, o, target) for o in at.controls[component]] for component in at.own}
-    rows, generator = [], torch.Generator().manual_seed(c.seed)
+    others = {o: measured(at, o, target) for o in dict.fromkeys(o for found in at.controls.values() for o in found)}
+    rows = []
     for component, found in own.items():
-        rows.append(_row(c, at, S_INHIBITION, [component], target, [found], [[o.excess for o in others[component]]]))
+        controls = [others[o] for o in at.controls[component]]
+        drawn = torch.tensor([o.excess for o in controls], dtype=torch.float64)
+        p = (1 + int((drawn >= found.excess).sum())) / (1 + len(drawn))
+        rows.append(_row(c, at, S_INHIBITION, [component], target, [found], drawn, p))
         rows += [
             AttendsRow(c.model, CONTROL, str(name), str(component), target, o.share, o.even, o.excess, *[None] * 7,
                        n=len(largest(at, name)), n_sections=int((o.below > 0).sum()), texts=at.name)
-            for name, o in zip(at.controls[component], others[component])
+            for name, o in zip(at.controls[component], controls)
         ]  # fmt: skip
-    n = min(len(found) for found in others.values())
-    drawn = [[others[o][i].excess for i in torch.randperm(n, generator=generator).tolist()] for o in at.own]
-    return [*rows, _row(c, at, MEAN, at.own, target, list(own.values()), drawn)]
+    by_head: dict[Head, list[float]] = {}
+    for component, o in others.items():
+        by_head.setdefault(component.of_head, []).append(o.excess)
+    p, drawn = among_heads([o.excess for o in own.values()], list(by_head.values()), c.seed)
+    return [*rows, _row(c, at, MEAN, at.own, target, list(own.values()), drawn, p)]
+
+
+def among_heads(
+    own: Sequence[float], others: Sequence[Sequence[float]], seed: int = SEED, n_draws: int = N_DRAWS
+) -> tuple[float, Float[Tensor, "n_draws"]]:
+    """``(p, draws)``: how seldom as many heads at random have as large a mean, where some are ``own`` and of each other
+    head one of its components stands for it. Components of one head look to the same places, so heads are what is
+    drawn: ``n_draws`` times from all of them for p, and without the own ones for the draws."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda n: int(torch.randint(n, (1,), generator=generator))  # noqa: E731
+    means, without = [], []
+    for _ in range(n_draws):
+        values = torch.tensor([*own, *(found[draw(len(found))] for found in others)], dtype=torch.float64)
+        means.append(values[torch.randperm(len(values), generator=generator)[: len(own)]].mean())
+        among = torch.randperm(len(others), generator=generator)[: len(own)] + len(own)
+        without.append(values[among].mean())
+    least = sum(own) / len(own) - 1e-12
+    return (1 + int((torch.stack(means) >= least).sum())) / (1 + n_draws), torch.stack(without)
 
 
 def _row(
     c: Context, at: TextRun, role: str, components: Sequence[Component], target: str, found: Sequence[Found],
-    drawn: Sequence[Sequence[float]],
+    controls: Float[Tensor, "n"], p: float,
 ) -> AttendsRow:  # fmt: skip
-    """One component, or several: the mean over them, against the mean of one control of each at a time."""
+    """One component, or the mean over several."""
     above, below = (torch.stack([getattr(f, name) for f in found], 1) for name in ("above", "below"))
-    excess, controls = bootstrap_ratio(above, below, seed=c.seed), torch.tensor(drawn, dtype=torch.float64).mean(0)
+    excess = bootstrap_ratio(above, below, seed=c.seed)
     low, high = torch.quantile(controls, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    even = None if found[0].even is None else sum(f.even or 0.0 for f in found) / len(found)
+    name = MEAN if role == MEAN else str(components[0])
+    share, even = (sum(getattr(f, part) or 0.0 for f in found) / len(found) for part in ("share", "even"))
     return AttendsRow(
-        c.model, role, MEAN if role == MEAN else str(components[0]), "", target, sum(f.share for f in found) / len(found),
-        even, excess.mean, excess.low, excess.high, controls.mean().item(), low, high,
-        (1 + int((controls >= excess.mean).sum())) / (1 + len(controls)), len(controls),
+        c.model, role, name, "", target, share, None if found[0].even is None else even, excess.mean, excess.low,
+        excess.high, controls.mean().item(), low, high, p, len(controls),
         sum(len(largest(at, component)) for component in components), int((below.sum(1) > 0).sum()), at.name,
     )  # fmt: skip
 

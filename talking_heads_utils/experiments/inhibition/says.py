@@ -92,15 +92,18 @@ def on_ioi(c: Context, components: Sequence[Component], n: int) -> list[SaysRow]
     return [
         SaysRow(c.model, ioi.TASK, str(component), *row)
         for i, component in enumerate(components)
-        for row in rows_of_ioi(values[:, :, i].double(), drawn, c.seed)
+        for row in rows_of_ioi(values[:, :, i].double(), drawn, c.seed, c.n(N_SHUFFLED, 4))
     ]
 
 
-def rows_of_ioi(values: Float[Tensor, "6 n"], drawn: Sequence[Sequence[IOIPrompt]], seed: int = SEED) -> list[tuple]:
+def rows_of_ioi(
+    values: Float[Tensor, "6 n"], drawn: Sequence[Sequence[IOIPrompt]], seed: int = SEED, n_shuffled: int = N_SHUFFLED
+) -> list[tuple]:
     """Rows of one component, from its coefficients on the six versions of prompts: fields from ``statistic`` on."""
+    squares = version_effects(values[:4])
     rows = [
-        (VERSION, feature, "", "", "", *bootstrap_mean(share[~share.isnan()]))
-        for feature, share in version_shares(values[:4]).items()
+        (VERSION, feature, "", "", "", *bootstrap_ratio(square, sum(squares.values()), seed=seed))
+        for feature, square in squares.items()
     ]
     rows += _group_means(values, drawn)
     unit, four = torch.arange(values.shape[1]), [p for part in drawn[:4] for p in part]
@@ -112,27 +115,25 @@ def rows_of_ioi(values: Float[Tensor, "6 n"], drawn: Sequence[Sequence[IOIPrompt
         TEMPLATE: template,
     }.items():
         used = folds if feature != TEMPLATE else {WITHIN: folds[WITHIN]}
-        rows += _variance_shares(feature, values[:4].flatten(), design, used, unit.repeat(4), seed)
+        rows += _variance_shares(feature, values[:4].flatten(), design, used, unit.repeat(4), seed, n_shuffled)
     none = one_hot([i >= 4 for i, part in enumerate(drawn) for _ in part])[:, 1:]
     template = one_hot([p.template for part in drawn for p in part])
     folds = {WITHIN: folds[WITHIN][: len(unit)].repeat(6), ACROSS: template.argmax(1)}
-    return rows + _variance_shares(NO_DUPLICATE, values.flatten(), none, folds, unit.repeat(6), seed)
+    return rows + _variance_shares(NO_DUPLICATE, values.flatten(), none, folds, unit.repeat(6), seed, n_shuffled)
 
 
-def version_shares(values: Float[Tensor, "4 n"]) -> dict[str, Float[Tensor, "n"]]:
-    """Of the variation of a number over a prompt's four versions, what order, name and their interaction make up.
+def version_effects(values: Float[Tensor, "4 n"]) -> dict[str, Float[Tensor, "n"]]:
+    """What order, name and their interaction make of a number over a prompt's four versions, in squares: they add up to
+    its variation, and by chance are alike.
 
-    values: in the order of :func:`versions`, whose first step changes the order, the second the names. The three add up
-    to the whole within each prompt; by chance each is a third. A prompt without variation is NaN.
+    values: in the order of :func:`versions`, whose first step changes the order, the second the names.
     """
     plain, order, names, both = values.double()
-    effects = {
-        NAME_ORDER: (order + both - plain - names) / 2,
-        WHICH_NAME: (names + both - plain - order) / 2,
-        ORDER_BY_NAME: (plain + both - order - names) / 2,
+    return {
+        NAME_ORDER: (order + both - plain - names).square() / 4,
+        WHICH_NAME: (names + both - plain - order).square() / 4,
+        ORDER_BY_NAME: (plain + both - order - names).square() / 4,
     }
-    total = sum(effect.square() for effect in effects.values())
-    return {name: effect.square() / total for name, effect in effects.items()}
 
 
 def _group_means(values: Float[Tensor, "6 n"], drawn: Sequence[Sequence[IOIPrompt]]) -> list[tuple]:
@@ -170,7 +171,7 @@ def on_lists(c: Context, components: Sequence[Component], prompts: PromptSet) ->
             mean = bootstrap_mean(((own - own.mean()) / own.std())[index == k])
             found.append((GROUP_MEAN, LIST_INDEX, "", str(k), "", *mean))
         for feature, design in {LIST_INDEX: one_hot(index.tolist()), ITEMS: twice}.items():
-            found += _variance_shares(feature, own, design, folds, unit, c.seed)
+            found += _variance_shares(feature, own, design, folds, unit, c.seed, c.n(N_SHUFFLED, 4))
         rows += [SaysRow(c.model, lists.TASK, str(component), *row) for row in found]
     return rows
 
@@ -186,7 +187,7 @@ def one_hot(labels: Sequence) -> Float[Tensor, "n n_labels"]:
 
 def _variance_shares(
     feature: str, values: Float[Tensor, "n"], design: Float[Tensor, "n n_features"],
-    folds: Mapping[str, Int[Tensor, "n"]], unit: Int[Tensor, "n"], seed: int,
+    folds: Mapping[str, Int[Tensor, "n"]], unit: Int[Tensor, "n"], seed: int, n_shuffled: int,
 ) -> list[tuple]:  # fmt: skip
     """Rows of one feature: by each kind of folds, and with the design's rows in other orders."""
     rows = []
@@ -198,12 +199,12 @@ def _variance_shares(
         lost = bootstrap_ratio(error, base, seed=seed)
         rows.append((VARIANCE, feature, split, "", "", 1 - lost.mean, 1 - lost.high, 1 - lost.low, lost.n))
     generator, shares = torch.Generator().manual_seed(seed), []
-    for _ in range(N_SHUFFLED):
+    for _ in range(n_shuffled):
         order = torch.randperm(len(values), generator=generator)
         error, base = out_of_fold(values, design[order], folds[WITHIN])
         shares.append(1 - (error.sum() / base.sum()).item())
     ends = np.quantile(shares, [0.025, 0.975]).tolist()
-    return [*rows, (VARIANCE, feature, SHUFFLED, "", "", float(np.mean(shares)), *ends, N_SHUFFLED)]
+    return [*rows, (VARIANCE, feature, SHUFFLED, "", "", float(np.mean(shares)), *ends, n_shuffled)]
 
 
 def out_of_fold(
