@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from talking_heads_utils.experiments.rows import Row, column
+import torch
+from jaxtyping import Float
+from scipy.stats import rankdata
+from torch import Tensor
 
+from talking_heads_utils.errors import NotApplicable
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.inhibition.links import N_DRAWS, percentiles
+from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.roles import BACKUP_MOVER, NAME_MOVER, S_INHIBITION, Roles
+from talking_heads_utils.scores.scores import CompositionScores
+from talking_heads_utils.stats import DrawnTest, Interval, drawn_test, mean_over_draws, names_within_layers
+
+N_BOOT = 2000
 EVERY = "all"  # in place of a head: the row of the test over all of them
 
 
@@ -33,3 +47,102 @@ class ListenerRow(Row):
     n_listeners: int | None = column("heads", "listeners among the later heads")
     n: int | None = column("heads", "later heads")
     n_draws: int | None = column("", "choices of heads that p is made of")
+
+
+def listening(scores: CompositionScores, writers: Sequence[Head]) -> Float[Tensor, "n_later n_heads"]:
+    """How strongly the query of every head in a later layer than all writers reads their components, as a percentile
+    among all components that it could read, mean over writers.
+
+    Of each writer one component is taken: that with the highest mean percentile over all *other* later heads. So it is
+    chosen without the reader that is asked about, and without knowing any reader's role.
+    """
+    rank = [_percentile_by_component(scores, layer, writers) for layer in _later(scores, writers)]
+    read = torch.stack(rank)  # [n_later, n_writers, d_head, n_heads]
+    n_readers = read.shape[0] * read.shape[-1]
+    others = (read.sum((0, 3))[None, :, :, None] - read) / (n_readers - 1)
+    best = others.argmax(2, keepdim=True)
+    return read.gather(2, best)[:, :, 0].mean(1)
+
+
+def _later(scores: CompositionScores, writers: Sequence[Head]) -> range:
+    return range(max(writer.layer for writer in writers) + 1, scores.n_layers)
+
+
+def _percentile_by_component(
+    scores: CompositionScores, layer: int, writers: Sequence[Head]
+) -> Float[Tensor, "n_writers d_head n_heads"]:
+    score = scores.blocks["Q", layer].score
+    ranks = torch.from_numpy(rankdata(score.flatten(0, 2).nan_to_num(nan=-1.0).double().numpy(), axis=0))
+    share = (100 * (ranks - 1) / (len(ranks) - 1)).view_as(score)
+    return torch.stack([share[writer.layer, writer.head] for writer in writers])
+
+
+def listener_rows(
+    scores: CompositionScores, roles: Roles, *, n_draws: int = N_DRAWS, seed: int = 0
+) -> list[ListenerRow]:
+    """A row per later head, the strongest first, and the row of the test.
+
+    Raises :class:`NotApplicable` where there are no S-inhibition heads, no later name movers, or no other later heads.
+    """
+    writers = roles.heads(S_INHIBITION)
+    later = list(_later(scores, writers)) if writers else []
+    listeners = [head for head in roles.heads(NAME_MOVER, BACKUP_MOVER) if head.layer in later]
+    heads = heads_in(later, scores.n_heads)
+    if not listeners or len(listeners) == len(heads):
+        raise NotApplicable("No name mover and other head come after all S-inhibition heads, so none can be compared.")
+    value = listening(scores, writers)
+    whole = percentiles(scores.best_component("Q"))
+    own = torch.stack([whole[writer.layer, writer.head, later[0] :] for writer in writers]).mean(0)
+    rank = rankdata(-value.flatten().numpy(), method="min")
+    rows = [
+        ListenerRow(
+            head=str(head), layer=head.layer, role=roles.role_of(head), listener=head in listeners,
+            value=value.flatten()[i].item(), own_best=own.flatten()[i].item(), rank=int(rank[i]), auc=None, low=None,
+            high=None, null_mean=None, null_high=None, p=None, n_listeners=None, n=None, n_draws=None,
+        )
+        for i, head in enumerate(heads)
+    ]  # fmt: skip
+    rows.sort(key=lambda row: row.rank)
+    return [*rows, _test_row(value, [Head(head.layer - later[0], head.head) for head in listeners], n_draws, seed)]
+
+
+def listener_auc(
+    value: Float[Tensor, "n_later n_heads"], listeners: Sequence[Head], n_draws: int, seed: int
+) -> tuple[DrawnTest, Interval]:
+    """Area under the curve of the listeners against all other heads, with its null: as many heads of the same layers.
+
+    listeners: by their row of ``value``, as layer. The interval is a bootstrap over heads, within each of the groups.
+    """
+    ranks = torch.from_numpy(rankdata(value.flatten().numpy())).view_as(value)
+    n, rest = len(listeners), value.numel() - len(listeners)
+    names = names_within_layers(n_draws, *value.shape, seed)
+
+    def auc(mean_rank: Tensor) -> Tensor:
+        return (mean_rank - (n + 1) / 2) / rest
+
+    observed = auc(torch.stack([ranks[head.layer, head.head] for head in listeners]).mean()).item()
+    test = drawn_test(observed, auc(mean_over_draws(ranks, listeners, names)))
+    chosen = torch.zeros_like(value, dtype=torch.bool)
+    for head in listeners:
+        chosen[head.layer, head.head] = True
+    above = ranks[chosen][:, None] - ranks[~chosen][None]
+    wins = (above > 0).double() + 0.5 * (above == 0)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(n, (N_BOOT, n, 1), generator=generator)
+    columns = torch.randint(rest, (N_BOOT, 1, rest), generator=generator)
+    low, high = wins[rows, columns].mean((1, 2)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return test, Interval(observed, low, high, value.numel())
+
+
+def _test_row(value: Tensor, listeners: Sequence[Head], n_draws: int, seed: int) -> ListenerRow:
+    test, interval = listener_auc(value, listeners, n_draws, seed)
+    return ListenerRow(
+        head=EVERY, layer=None, role="", listener=None, value=None, own_best=None, rank=None, auc=test.observed,
+        low=interval.low, high=interval.high, null_mean=test.null_mean, null_high=test.null_high, p=test.p,
+        n_listeners=len(listeners), n=interval.n, n_draws=test.n,
+    )  # fmt: skip
+
+
+def run(c: Context) -> list[ListenerRow]:
+    """Raises :class:`NotApplicable` as :func:`listener_rows` does, and for a model without roles."""
+    return listener_rows(c.scores, c.roles, seed=c.seed)

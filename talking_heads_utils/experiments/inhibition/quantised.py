@@ -14,7 +14,7 @@ from torch import Tensor
 
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import CheckpointError
-from talking_heads_utils.experiments.inhibition.links import Link, Roles, link_table
+from talking_heads_utils.experiments.inhibition.published import Link, Roles, link_table
 from talking_heads_utils.files import data_dir, written_whole
 from talking_heads_utils.scores.scores import ONE_COMPONENT, CompositionScores, compute_scores
 from talking_heads_utils.settings import KINDS, SEED
