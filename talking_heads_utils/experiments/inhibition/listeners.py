@@ -25,36 +25,45 @@ EVERY = "all"  # in place of a head: the row of the test over all of them
 
 @dataclass(frozen=True)
 class ListenerRow(Row):
-    """One later head as a reader of the S-inhibition heads' components; a last row with the test over all."""
+    """One later head as a reader of the S-inhibition heads' components; then a row of the test by either measure."""
 
-    head: str = column("", "the reader; 'all' in the row of the test")
+    head: str = column("", "the reader; 'all' in the rows of the test")
     layer: int | None = column("", "its layer")
-    role: str = column("", "its role; empty for none, and in the row of the test")
+    role: str = column("", "its role; empty for none, and in the rows of the test")
     listener: bool | None = column("", "whether it is a name mover or a backup of one: the claim is of them")
-    value: float | None = column("percentile", "of the S-inhibition heads' components among all earlier components for "
-                                 "its query, mean over those heads; the component of each is the one that "
-                                 "all other later heads read most on average")  # fmt: skip
-    own_best: float | None = column("percentile", "the same of whole heads, each by the component that this reader "
-                                    "reads most, among all earlier heads")  # fmt: skip
+    value: float | None = column("percentile", "of the S-inhibition heads among all earlier heads, by the component of "
+                                 "each that this reader's query reads most, mean over S-inhibition heads: the links' "
+                                 "statistic, of one reader")  # fmt: skip
     rank: int | None = column("", "of value among all later heads, 1 for the strongest")
-    auc: float | None = column("share", "in the row of the test: of pairs of a listener and another later head in "
-                               "which the listener's value is larger")  # fmt: skip
-    low: float | None = column("share", "lower end of the 95% interval of auc, bootstrap over heads")
+    shared: float | None = column("percentile", "of the S-inhibition heads' components among all earlier components, "
+                                  "mean over those heads; of each the component that all other later heads read most "
+                                  "on average")  # fmt: skip
+    by: str = column("", "in the rows of the test, by which of the two columns: 'value' or 'shared'")
+    auc: float | None = column("share", "of pairs of a listener and another later head in which the listener's is "
+                               "larger")  # fmt: skip
+    low: float | None = column("share", "lower end of its 95% interval, bootstrap over heads")
     high: float | None = column("share", "upper end")
-    null_mean: float | None = column("share", "auc's mean over as many heads drawn from the same layers")
+    null_mean: float | None = column("share", "its mean over as many heads drawn from the same layers")
     null_high: float | None = column("share", "and their 95th percentile")
-    p: float | None = column("", "share of those draws that reach auc")
+    p: float | None = column("", "share of those draws, and the listeners, that reach it")
     n_listeners: int | None = column("heads", "listeners among the later heads")
     n: int | None = column("heads", "later heads")
-    n_draws: int | None = column("", "choices of heads that p is made of")
+    n_draws: int | None = column("", "draws that p is made of")
 
 
-def listening(scores: CompositionScores, writers: Sequence[Head]) -> Float[Tensor, "n_later n_heads"]:
-    """How strongly the query of every head in a later layer than all writers reads their components, as a percentile
-    among all components that it could read, mean over writers.
+def own_components(scores: CompositionScores, writers: Sequence[Head]) -> Float[Tensor, "n_later n_heads"]:
+    """How strongly the query of every head in a later layer than all writers reads them: mean over writers of their
+    percentile among all earlier heads, each head by the component that this reader reads most. Every reader is treated
+    alike, so nothing is chosen by a role."""
+    table = percentiles(scores.best_component("Q"))
+    first = _later(scores, writers)[0]
+    return torch.stack([table[writer.layer, writer.head, first:] for writer in writers]).mean(0)
 
-    Of each writer one component is taken: that with the highest mean percentile over all *other* later heads. So it is
-    chosen without the reader that is asked about, and without knowing any reader's role.
+
+def shared_components(scores: CompositionScores, writers: Sequence[Head]) -> Float[Tensor, "n_later n_heads"]:
+    """As :func:`own_components`, but of one component a writer for all readers, as a percentile among all earlier
+    components. That with the highest mean percentile over all *other* later heads is taken, so it is chosen without the
+    reader that is asked about, and without knowing any reader's role.
     """
     rank = [_percentile_by_component(scores, layer, writers) for layer in _later(scores, writers)]
     read = torch.stack(rank)  # [n_later, n_writers, d_head, n_heads]
@@ -80,7 +89,7 @@ def _percentile_by_component(
 def listener_rows(
     scores: CompositionScores, roles: Roles, *, n_draws: int = N_DRAWS, seed: int = 0
 ) -> list[ListenerRow]:
-    """A row per later head, the strongest first, and the row of the test.
+    """A row per later head, the strongest first, and a row of the test by either measure.
 
     Raises :class:`NotApplicable` where there are no S-inhibition heads, no later name movers, or no other later heads.
     """
@@ -90,20 +99,20 @@ def listener_rows(
     heads = heads_in(later, scores.n_heads)
     if not listeners or len(listeners) == len(heads):
         raise NotApplicable("No name mover and other head come after all S-inhibition heads, so none can be compared.")
-    value = listening(scores, writers)
-    whole = percentiles(scores.best_component("Q"))
-    own = torch.stack([whole[writer.layer, writer.head, later[0] :] for writer in writers]).mean(0)
-    rank = rankdata(-value.flatten().numpy(), method="min")
+    values = {"value": own_components(scores, writers), "shared": shared_components(scores, writers)}
+    own, shared = (each.flatten() for each in values.values())
+    rank = rankdata(-own.numpy(), method="min")
+    empty = dict.fromkeys(("auc", "low", "high", "null_mean", "null_high", "p", "n_listeners", "n", "n_draws"))
     rows = [
         ListenerRow(
-            head=str(head), layer=head.layer, role=roles.role_of(head), listener=head in listeners,
-            value=value.flatten()[i].item(), own_best=own.flatten()[i].item(), rank=int(rank[i]), auc=None, low=None,
-            high=None, null_mean=None, null_high=None, p=None, n_listeners=None, n=None, n_draws=None,
+            str(head), head.layer, roles.role_of(head), head in listeners, own[i].item(), int(rank[i]),
+            shared[i].item(), by="", **empty,
         )
         for i, head in enumerate(heads)
     ]  # fmt: skip
-    rows.sort(key=lambda row: row.rank)
-    return [*rows, _test_row(value, [Head(head.layer - later[0], head.head) for head in listeners], n_draws, seed)]
+    rows.sort(key=lambda row: -row.value)
+    at = [Head(head.layer - later[0], head.head) for head in listeners]
+    return [*rows, *(_test_row(by, each, at, n_draws, seed) for by, each in values.items())]
 
 
 def listener_auc(
@@ -134,12 +143,11 @@ def listener_auc(
     return test, Interval(observed, low, high, value.numel())
 
 
-def _test_row(value: Tensor, listeners: Sequence[Head], n_draws: int, seed: int) -> ListenerRow:
+def _test_row(by: str, value: Tensor, listeners: Sequence[Head], n_draws: int, seed: int) -> ListenerRow:
     test, interval = listener_auc(value, listeners, n_draws, seed)
     return ListenerRow(
-        head=EVERY, layer=None, role="", listener=None, value=None, own_best=None, rank=None, auc=test.observed,
-        low=interval.low, high=interval.high, null_mean=test.null_mean, null_high=test.null_high, p=test.p,
-        n_listeners=len(listeners), n=interval.n, n_draws=test.n,
+        EVERY, None, "", None, None, None, None, by, test.observed, interval.low, interval.high, test.null_mean,
+        test.null_high, test.p, len(listeners), interval.n, test.n,
     )  # fmt: skip
 
 
