@@ -12,6 +12,7 @@ from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import PLANTED, load_model
 from talking_heads_utils.planted.model import DUPLICATE, plant
+from talking_heads_utils.roles import S_INHIBITION
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,8 @@ def test_controls_are_the_nearest_in_write_energy(planted):
     run = planted.kept(attends.text_run)
     text = run.text[:: attends.EVERY]
     for component, controls in run.controls.items():
-        assert len(set(controls)) == attends.N_CONTROLS and not {o.of_head for o in controls} & set(planted.inhibition)
+        assert len(set(controls)) == attends.N_CONTROLS
+        assert not {o.of_head for o in controls} & set(planted.roles.heads(S_INHIBITION))
         read = Coefficients.of(planted.bridge, planted.weights, [component, *controls])
         _, cache = planted.bridge.run_with_cache(text.tokens)
         square = read(cache)[:, attends.FIRST_QUERY :].square().mean((0, 1))

@@ -14,7 +14,7 @@ from talking_heads_utils.components import is_empty, write_directions
 from talking_heads_utils.experiments import corpus
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.corpus import Corpus
-from talking_heads_utils.experiments.inhibition.coefficients import Coefficients, inhibition_components
+from talking_heads_utils.experiments.inhibition.coefficients import Coefficients, predicted_components
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.layers import wide
 from talking_heads_utils.labels import Component, Head, heads_in
@@ -122,7 +122,7 @@ def targets_in(text: Corpus) -> dict[str, Bool[Tensor, "n_windows n_pos n_pos"]]
 
 def text_run(c: Context) -> TextRun:
     """100,000 tokens of running text. Raises :class:`NotApplicable` for a model without S-inhibition heads."""
-    own, n_windows = c.kept(inhibition_components), c.n(N_WINDOWS)
+    own, n_windows = c.kept(predicted_components), c.n(N_WINDOWS)
     if c.text_source is None:
         texts, name = corpus.generated_texts(c.tokenizer, 4 * n_windows, c.seed), corpus.OWN_TEXTS
     else:
@@ -183,7 +183,7 @@ def matched_controls(
         if 0 <= layer < c.bridge.cfg.n_layers
     })  # fmt: skip
     there = ~is_empty(write_directions(c.weights)[1])
-    inhibit = set(c.inhibition)
+    inhibit = set(c.roles.heads(S_INHIBITION))
     pool = [
         Component(head.layer, head.head, i)
         for head in heads_in(layers, c.weights.n_heads) if head not in inhibit

@@ -12,30 +12,21 @@ from torch import Tensor
 
 from talking_heads_utils import batches
 from talking_heads_utils.components import write_directions
-from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.inhibition import prediction
 from talking_heads_utils.forward.layers import attention_layer, wide
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.roles import NAME_MOVER
 from talking_heads_utils.weights.heads import HeadWeights
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
-def inhibition_components(c: Context) -> list[Component]:
-    """Of every S-inhibition head the component with the highest mean score into the movers' queries. Raises
-    :class:`NotApplicable` for a model without such heads."""
-    if not c.inhibition:
-        raise NotApplicable(f"No head of {c.model} was found to inhibit the mover: no component can be followed.")
-    movers = c.found.movers if c.is_own else c.roles.heads(NAME_MOVER)
-    return [best_component(c, head, [mover for mover in movers if mover.layer > head.layer]) for head in c.inhibition]
-
-
-def best_component(c: Context, head: Head, readers: Sequence[Head]) -> Component:
-    scores = torch.stack([c.scores.pair(head, reader, "Q") for reader in readers]).mean(0)
-    return Component(head.layer, head.head, int(scores.nan_to_num(nan=-1.0).argmax()))
+def predicted_components(c: Context) -> list[Component]:
+    """Of every S-inhibition head the component that weights predict. Raises :class:`NotApplicable` for a model without
+    such heads."""
+    return [Component.parse(f"{r.head}.{r.component}") for r in prediction.run(c) if r.rank == 1]
 
 
 @dataclass(frozen=True)

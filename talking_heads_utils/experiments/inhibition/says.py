@@ -12,7 +12,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.inhibition.coefficients import coefficients_at_end, inhibition_components
+from talking_heads_utils.experiments.inhibition.coefficients import coefficients_at_end, predicted_components
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Component
 from talking_heads_utils.prompts import ioi, lists
@@ -63,7 +63,7 @@ class SaysRow(Row):
 def run(c: Context) -> list[SaysRow]:
     """On IOI prompts of another draw than the roles', and on lists where the model can be asked about them. Raises
     :class:`NotApplicable` for a model without S-inhibition heads."""
-    components = c.kept(inhibition_components)
+    components = c.kept(predicted_components)
     rows = on_ioi(c, components, c.n(200, 40))
     try:
         prompts = halves(c.lists(c.n_items(N_ITEMS), c.n(400, 80)))[1]
