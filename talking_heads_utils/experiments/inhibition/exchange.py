@@ -200,7 +200,7 @@ def top(study: Study, predictor: str, target: Sequence[Head], k: int) -> tuple[C
 
 def sizes(study: Study) -> list[int]:
     """Numbers of components that a set has of each head."""
-    return [k for k in SIZES if k < min(len(study.orders[PREDICTED][head]) for head in study.heads)]
+    return [k for k in SIZES if k <= min(len(study.orders[PREDICTED][head]) for head in study.heads)]
 
 
 def chosen_sets(study: Study, target: Sequence[Head]) -> Iterator[Tried]:
@@ -240,7 +240,7 @@ def drawn_sets(study: Study, target: Sequence[Head], n_draws: int) -> Iterator[T
     for k in sizes(study):
         own = top(study, PREDICTED, target, k)
         energy = scored.energy(scored.of_components(own))
-        near = [study.nearest(c, n_draws, own) for c in own]
+        near = [study.nearest(c, N_DRAWS, own) for c in own]
         for draw in range(n_draws):
             matched = scored.of_components(_one_of_each(near, draw, generator))
             yield Tried(MATCHED_SETS, k, scored.scaled_to(matched, energy), draw=draw)
@@ -249,12 +249,12 @@ def drawn_sets(study: Study, target: Sequence[Head], n_draws: int) -> Iterator[T
 
 
 def _one_of_each(near: Sequence[list[Component]], draw: int, generator: torch.Generator) -> list[Component]:
-    """One component of each list, none twice: at random, of a single list the next one."""
+    """One component of each list that has one left, none twice: at random, of a single list the next one."""
     some: list[Component] = []
     for candidates in near:
         n = len(candidates)
         order = torch.randperm(n, generator=generator) if len(near) > 1 else torch.arange(draw, draw + n) % n
-        some.append(next(candidates[i] for i in order.tolist() if candidates[i] not in some))
+        some += [candidates[i] for i in order.tolist() if candidates[i] not in some][:1]
     return some
 
 

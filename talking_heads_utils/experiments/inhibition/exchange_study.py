@@ -15,6 +15,7 @@ from torch import Tensor
 from talking_heads_utils.effects import component_effects
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.inhibition import prediction
 from talking_heads_utils.experiments.inhibition.shifts import (
     QUERY,
     Answers,
@@ -24,6 +25,7 @@ from talking_heads_utils.experiments.inhibition.shifts import (
     answers_by_other_input,
     exchanged_answers,
 )
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.engine import Forward, prepare
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.labels import Component, Head
@@ -101,7 +103,15 @@ def study_of(c: Context) -> Study:
     """The study of a context's model. Raises :class:`NotApplicable` as :func:`movers_and_heads` does."""
     movers, heads = movers_and_heads(c)
     choice, scored = fresh_prompts(c.tokenizer, (c.n(N_CHOICE), c.n(N_SCORED)), c.seed)
-    return make_study(c.bridge, c.tokenizer, movers, heads, choice, scored, seed=c.seed)
+    return make_study(c.bridge, c.tokenizer, movers, heads, choice, scored, seed=c.seed, predicted=predicted(c))
+
+
+def predicted(c: Context) -> dict[Head, Float[Tensor, "d_head"]]:
+    """Each S-inhibition head's scores by component, as they were predicted."""
+    found = c.finished("prediction")
+    table = found if found is not None else frame(prediction.run(c))
+    ordered = table.sort_values("component").groupby("head")["score"]
+    return {Head.parse(str(head)): torch.tensor(scores.to_numpy(float)) for head, scores in ordered}
 
 
 def make_study(
