@@ -17,6 +17,7 @@ from talking_heads_utils.errors import CheckpointError, ResultError, TalkingHead
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import concentration
 from talking_heads_utils.experiments.inhibition.agreement import agreement
+from talking_heads_utils.experiments.inhibition.list_roles import LEAST_CHANGE, roles_on_lists
 from talking_heads_utils.experiments.inhibition.mover import MoverRuns
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.files import data_dir
@@ -25,7 +26,6 @@ from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.prompts.halves import halves
 from talking_heads_utils.prompts.sets import check_seed
 from talking_heads_utils.resume import Store
-from talking_heads_utils.roles.lists import LEAST_CHANGE, roles_on_lists
 from talking_heads_utils.settings import FINAL, N_ITEMS, SEED
 from talking_heads_utils.stats import bootstrap_mean
 from talking_heads_utils.training.card import write_card

@@ -8,6 +8,7 @@
 ``circuit``        how much of IOI runs through the heads that were found
 ``links``          published links, looked up in the weights
 ``roles_on_ioi``   who does what on IOI, as rows
+``list_roles``     movers and inhibition heads of the book's own small models, found on lists
 ``signal``         whether a component carries a list index or a token
 ``where_active``   where in running text a component is active
 ``quantised``      how far quantising the weights moves composition scores
