@@ -247,11 +247,9 @@ def _values(
     reader: tuple[Head, str] | None,
 ) -> Float[Tensor, "n k"]:  # fmt: skip
     """The metric after each ablation. Those that begin in one layer run together, from there on."""
-    at, mask = places(made, prompts, positions)
+    whole = reader is not None and reader[1] == KEY  # a changed key is met by queries everywhere
+    at, mask = places(made, prompts, positions, whole=whole)
     if reader is not None:
-        if reader[1] == KEY:  # a changed key is met by queries everywhere
-            chosen, at = at, made.everywhere()
-            mask = torch.zeros_like(at, dtype=torch.bool).scatter_(1, chosen, mask)
         work = _Work(made, targets, new, at, mask)
         change = lambda rows, part: work.read_by(*reader, rows, part)  # noqa: E731
         return measure(made, prompts, metric, at, change, len(targets), start=reader[0].layer)

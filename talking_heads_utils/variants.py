@@ -34,13 +34,16 @@ def another(n: int, seed: int) -> Int[Tensor, "n"]:
     return order.roll(1)[order.argsort()]
 
 
-def places(made: Forward, prompts: PromptSet, positions: str) -> tuple[Int[Tensor, "n q"], Bool[Tensor, "n q"]]:
-    """What must be run where something is done at ``positions`` (``all`` or a name), and at which of it that is."""
+def places(
+    made: Forward, prompts: PromptSet, positions: str, *, whole: bool = False
+) -> tuple[Int[Tensor, "n q"], Bool[Tensor, "n q"]]:
+    """What must be run where something is done at ``positions`` (``all`` or a name), and at which of it that is.
+    whole: run every position."""
     everywhere = made.everywhere()
     if positions == ALL:
         return everywhere, torch.ones_like(everywhere, dtype=torch.bool)
     point = position_of(prompts, positions).to(everywhere.device)[:, None]
-    at = point if positions == END else everywhere[:, int(point.min()) :]
+    at = everywhere if whole else point if positions == END else everywhere[:, int(point.min()) :]
     return at, at == point
 
 
