@@ -153,15 +153,7 @@ def test_files_that_are_none_are_one_clear_error(pair, tmp_path, capsys):
 
 SMOLLM_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LINES = "\n".join(pydoc_data.topics.topics.values()).splitlines()[:1000]
-ODD = [
-    "a  1 22 333",
-    " x",
-    "  y",
-    "\t z\n\n",
-    "it's 2026, we'll pay $1,000.50",
-    "naïve café 北京 १२३ ½",
-    "<|endoftext|>",
-]
+ODD = ["a  1 22 333", " x", "  y", "\t z\n\n", "it's 2026, we'll pay $1,000.50", "naïve café 北京 १२३ ½"]
 
 
 def second_route(tokens: list[str], merges: list[str]) -> Tokenizer:
