@@ -104,13 +104,13 @@ def test_llama_3s_rotary_positions_come_through(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(load_model(file)(TOKENS), model(TOKENS).logits, atol=1e-4, rtol=1e-4)
     odd = {"rope_freqs.weight": np.linspace(1, 9, 16, dtype=np.float32)}
-    with pytest.raises(CheckpointError, match="factors that are not those of Llama 3"):
+    with pytest.raises(CheckpointError, match="scales its rotary positions"):
         open_checkpoint(gguf_files.write(model, tmp_path / "odd.gguf", tensors=odd))
 
 
 STRAY = {"blk.0.attn_q_norm.weight": np.ones(16, np.float32)}
 REFUSED = [
-    (dict(extra={"llama.rope.scaling.type": "linear"}), "scaled rotary positions of the kind 'linear'"),
+    (dict(extra={"llama.rope.scaling.type": "linear"}), "scales its rotary positions .linear"),
     (dict(extra={"llama.logit_scale": 2.0}), "llama.logit_scale = 2.0, and what that changes"),
     (dict(extra={"llama.rope.dimension_count": 8}), "of which 8 turn by position"),
     (dict(extra={"split.count": 2}), "is one of 2 parts"),
