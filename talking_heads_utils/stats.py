@@ -42,6 +42,22 @@ def bootstrap_mean(values: Float[Tensor, "n"], *, n_boot: int = 10_000, seed: in
     return Interval(found.mean.item(), found.low.item(), found.high.item(), found.n)
 
 
+def bootstrap_ratio(
+    above: Float[Tensor, "n *k"], below: Float[Tensor, "n *k"], *, n_boot: int = 2000, seed: int = 0
+) -> Interval:
+    """Sum over n units over sum over units, with its 95% percentile bootstrap interval: all that a unit has is drawn
+    together. Of k ratios the mean. Raises :class:`OptionError` for fewer than two units."""
+    _check_enough(above)
+    n, both = len(above), torch.cat([part.double().cpu().view(len(above), -1) for part in (above, below)], 1)
+    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(n_boot + 1, n, dtype=torch.float64)
+    times[0], times[1:] = 1, times[1:].scatter_add_(1, draws, torch.ones_like(draws).double())
+    sums = (times @ both).view(n_boot + 1, 2, -1)
+    ratios = (sums[:, 0] / sums[:, 1]).mean(1)
+    ends = torch.quantile(ratios[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(ratios[0].item(), *ends, n)
+
+
 class Summary(NamedTuple):
     """Means over n prompts of k measures, with the ends of their 95% intervals; NaN there for a single prompt."""
 

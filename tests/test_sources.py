@@ -30,9 +30,11 @@ def test_a_name_leads_to_its_lines(name, path, begins, ends):
 
 
 def test_a_module_is_named_whole():
-    place = locate("talking_heads_utils.forward.at_end")
-    assert place == ("talking_heads_utils/forward/at_end.py", None)
-    assert place.url("https://host/of", "main") == "https://host/of/blob/main/talking_heads_utils/forward/at_end.py"
+    place = locate("talking_heads_utils.experiments.icl.ablations")
+    assert place == ("talking_heads_utils/experiments/icl/ablations.py", None)
+    assert place.url("https://host/of", "main").endswith(
+        "of/blob/main/talking_heads_utils/experiments/icl/ablations.py"
+    )
 
 
 @pytest.mark.parametrize("name", ["resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope"])

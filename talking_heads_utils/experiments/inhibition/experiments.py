@@ -6,6 +6,7 @@ from talking_heads_utils.experiments.context import GATE, ROLES, Context, Experi
 from talking_heads_utils.experiments.gate import Cell
 from talking_heads_utils.experiments.inhibition import (
     agreement,
+    attends,
     basis,
     circuit,
     concentration,
@@ -14,8 +15,7 @@ from talking_heads_utils.experiments.inhibition import (
     prediction,
     rivals,
     roles_on_ioi,
-    signal,
-    where_active,
+    says,
 )
 from talking_heads_utils.experiments.prefixes import PrefixRow, prefix_candidates, prefix_rows
 
@@ -38,7 +38,9 @@ EXPERIMENTS = (
     Experiment("agreement", 1, 4, agreement.AgreementRow, agreement.run, "weights against effects"),
     Experiment("concentration", 1, 1, concentration.ConcentrationRow, concentration.run,
                "components for 90% of an effect"),
-    Experiment("carries", 1, 1, signal.CarriesRow, signal.run, "place or identity, order or name"),
-    Experiment("activity", 1, 2, where_active.ActivityRow, where_active.run,
-               "where in running text components are active", reads_texts=True),
+    Experiment("says", 1, 2, says.SaysRow, says.run, "what the predicted components say: place or token"),
+    Experiment("attends", 1, 8, attends.AttendsRow, attends.run, "where S-inhibition heads attend in running text",
+               reads_texts=True),
+    Experiment("contexts", 1, 1, attends.ContextRow, attends.contexts,
+               "where in running text the predicted components are largest", reads_texts=True),
 )  # fmt: skip
