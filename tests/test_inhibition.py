@@ -20,6 +20,11 @@ from talking_heads_utils.experiments.inhibition.agreement import (
     cross_validated,
     rotated,
 )
+from talking_heads_utils.experiments.inhibition.list_roles import (
+    LEAST_SCORE,
+    heads_with_a_role,
+    roles_on_lists,
+)
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.labels import Head
@@ -28,11 +33,6 @@ from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.prompts.halves import check_both_orders, check_enough, half_rows, halves
-from talking_heads_utils.roles.lists import (
-    LEAST_SCORE,
-    heads_with_a_role,
-    roles_on_lists,
-)
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.stats import spearman
 
