@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from talking_heads_utils import batches
 from talking_heads_utils.components import is_empty, write_directions
@@ -177,7 +180,8 @@ def matched_controls(
     c: Context, text: Corpus, own: Sequence[Component], n: int = N_CONTROLS
 ) -> dict[Component, list[Component]]:
     """For each component those of other heads, at most :data:`LAYERS_AWAY` layers away, whose mean squared coefficient
-    in the text is nearest to its own, as a ratio. No S-inhibition head is among them."""
+    in the text is nearest to its own, as a ratio. No S-inhibition head is among them, and no head has more of them than
+    it takes: components of one head look to the same places."""
     layers = sorted({
         layer for o in own for layer in range(o.layer - LAYERS_AWAY, o.layer + LAYERS_AWAY + 1)
         if 0 <= layer < c.bridge.cfg.n_layers
@@ -189,18 +193,20 @@ def matched_controls(
         for head in heads_in(layers, c.weights.n_heads) if head not in inhibit
         for i in there[head.layer, head.head].nonzero().flatten().tolist()
     ]  # fmt: skip
-    every = [*own, *pool]
+    every, others = [*own, *pool], set(pool)
     read, square = Coefficients.of(c.bridge, c.weights, every), torch.zeros(len(every), dtype=torch.float64)
     for _, cache in _caches(c, text, read):
         square += read(cache)[:, FIRST_QUERY:].double().square().sum((0, 1))
     found = {}
     for i, component in enumerate(own):
-        apart = (square.log() - square[i].log()).abs()
-        for j, other in enumerate(every):
-            if other in own or abs(other.layer - component.layer) > LAYERS_AWAY:
-                apart[j] = torch.inf
-        order = apart.argsort(stable=True)[: min(n, int(apart.isfinite().sum()))].tolist()
-        found[component] = [every[j] for j in order]
+        near = {j for j, o in enumerate(every) if o in others and abs(o.layer - component.layer) <= LAYERS_AWAY}
+        a_head = math.ceil(n / max(1, len({every[j].of_head for j in near})))
+        taken, chosen = Counter[Head](), list[Component]()
+        for j in (square.log() - square[i].log()).abs().argsort(stable=True).tolist():
+            if j in near and len(chosen) < n and taken[every[j].of_head] < a_head:
+                taken[every[j].of_head] += 1
+                chosen.append(every[j])
+        found[component] = chosen
     return found
 
 
@@ -282,16 +288,18 @@ def among_heads(
     """``(p, draws)``: how seldom as many heads at random have as large a mean, where some are ``own`` and of each other
     head one of its components stands for it. Components of one head look to the same places, so heads are what is
     drawn: ``n_draws`` times from all of them for p, and without the own ones for the draws."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda n: int(torch.randint(n, (1,), generator=generator))  # noqa: E731
-    means, without = [], []
-    for _ in range(n_draws):
-        values = torch.tensor([*own, *(found[draw(len(found))] for found in others)], dtype=torch.float64)
-        means.append(values[torch.randperm(len(values), generator=generator)[: len(own)]].mean())
-        among = torch.randperm(len(others), generator=generator)[: len(own)] + len(own)
-        without.append(values[among].mean())
-    least = sum(own) / len(own) - 1e-12
-    return (1 + int((torch.stack(means) >= least).sum())) / (1 + n_draws), torch.stack(without)
+    generator, n = torch.Generator().manual_seed(seed), len(own)
+    values = pad_sequence([torch.tensor(found, dtype=torch.float64) for found in others], batch_first=True)
+    sizes = torch.tensor([len(found) for found in others])
+    which = (torch.rand(n_draws, len(others), generator=generator) * sizes).long()
+    stands = values[torch.arange(len(others)), which]
+    with_own = torch.cat([torch.tensor(own, dtype=torch.float64).expand(n_draws, -1), stands], 1)
+    means, without = (
+        drawn.gather(1, torch.rand(drawn.shape, generator=generator).argsort(1)[:, :n]).mean(1)
+        for drawn in (with_own, stands)
+    )
+    reached = int((means >= sum(own) / n - 1e-9).sum())
+    return (1 + reached) / (1 + n_draws), without
 
 
 def _row(
