@@ -32,7 +32,7 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.prompts.halves import check_both_orders, check_enough, half_rows, halves
+from talking_heads_utils.prompts.halves import check_enough, half_rows, halves
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.stats import spearman
 
@@ -186,9 +186,6 @@ def test_bad_requests_are_one_clear_error_each(planted, lists, recording, tmp_pa
         check_enough(few)
     with pytest.raises(TaskError, match="20 prompts at least"):
         roles_on_lists(planted.bridge, few)
-    one_order = ioi.build_ioi(planted.tokenizer, 8).where(order=ioi.IO_FIRST)
-    with pytest.raises(TaskError, match="both orders are needed; these have only 'IO first'"):
-        check_both_orders(one_order)
     with pytest.raises(TaskError, match="no token of this model"):
         corpus.corpus_of(["zzz qqq"], planted.tokenizer)
     with pytest.raises(TaskError, match="Take more text"):
