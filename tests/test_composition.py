@@ -18,25 +18,15 @@ from talking_heads_utils.metrics import accuracy
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.pair import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
 from talking_heads_utils.scores import composition
-from talking_heads_utils.scores.composition import (
-    iter_composition,
-    null_rms,
-    random_directions,
-    reading_maps,
-)
+from talking_heads_utils.scores.composition import iter_composition, null_rms, random_directions, reading_maps
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.scores.streaming import iter_streamed
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 
 
 def dense_matrix(weights, layer, head, kind):
-    kv = weights.kv_index[head]
-    W_Q, W_K, W_V, W_O = (
-        weights.W_Q[layer, head],
-        weights.W_K[layer, kv],
-        weights.W_V[layer, kv],
-        weights.W_O[layer, head],
-    )
+    kv, (W_Q, W_K, W_V, W_O) = weights.kv_index[head], (getattr(weights, f"W_{x}")[layer] for x in "QKVO")
+    W_Q, W_K, W_V, W_O = W_Q[head], W_K[kv], W_V[kv], W_O[head]
     return {"Q": W_Q @ W_K.T, "K": W_K @ W_Q.T, "V": W_V @ W_O}[kind]
 
 

@@ -11,13 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from talking_heads_utils import models
 from talking_heads_utils.device import free_memory
-from talking_heads_utils.errors import (
-    CheckpointError,
-    ModelError,
-    OptionError,
-    ProcessingError,
-    UnsupportedModelError,
-)
+from talking_heads_utils.errors import CheckpointError, ModelError, OptionError, ProcessingError, UnsupportedModelError
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.models import as_bridge, known_models, load_model, load_tokenizer
