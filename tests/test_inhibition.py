@@ -28,7 +28,7 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.prompts.halves import check_both_orders, check_enough, half_rows, halves
+from talking_heads_utils.prompts.halves import check_enough, half_rows, halves
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.stats import spearman
 
@@ -182,6 +182,3 @@ def test_bad_requests_are_one_clear_error_each(planted, lists):
         check_enough(few)
     with pytest.raises(TaskError, match="20 prompts at least"):
         roles_on_lists(planted.bridge, few)
-    one_order = ioi.build_ioi(planted.tokenizer, 8).where(order=ioi.IO_FIRST)
-    with pytest.raises(TaskError, match="both orders are needed; these have only 'IO first'"):
-        check_both_orders(one_order)
