@@ -19,6 +19,7 @@ from talking_heads_utils.device import check_device
 from talking_heads_utils.errors import NotApplicable, OptionError, TaskError, UnsupportedModelError
 from talking_heads_utils.experiments import corpus, gate
 from talking_heads_utils.experiments.gate import Cell
+from talking_heads_utils.experiments.inhibition.list_roles import FoundRoles, roles_on_lists
 from talking_heads_utils.experiments.rows import Row, frame, rows
 from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.known import GPT2_WEIGHTS
@@ -37,7 +38,6 @@ from talking_heads_utils.prompts import ioi, lists
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.roles import S_INHIBITION, Roles, gpt2_small_roles
 from talking_heads_utils.roles.ioi import find_roles
-from talking_heads_utils.roles.lists import FoundRoles, roles_on_lists
 from talking_heads_utils.scores.scores import CompositionScores, compute_scores
 from talking_heads_utils.settings import N_ITEMS, SEED
 from talking_heads_utils.weights.bridge import head_weights_from_bridge

@@ -1,7 +1,6 @@
 """Roles of heads: those that others published, which are claims of their source, and those that are found here.
 
-``ioi``    found on IOI: movers, who inhibits them, and whom the inhibitors read
-``lists``  found on lists, in the book's own small models
+``ioi``  found on IOI: movers, who inhibits them, and whom the inhibitors read
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.labels import Head
@@ -173,21 +172,13 @@ class Roles:
         """The confirmed heads as a page shows them, one row a head and role: role, head, reads into, effect with its
         interval (of several readers, that on which it is largest), attention from ``end`` to IO, S1 and S2 (not of
         heads that act through values: they work at S2), n."""
-        import pandas as pd
-
-        rows: dict[tuple[str, Head], dict[str, Any]] = {}
-        for r in sorted(self.entries, key=lambda r: -abs(r.effect.mean)):
-            if not r.confirmed:
-                continue
-            row = rows.setdefault((r.role, r.head), {
-                "role": r.role, "head": str(r.head), "acts_on": [], "effect": r.effect.mean,
-                "low": r.effect.low, "high": r.effect.high, "unit": UNITS[r.path],
-                **dict(zip(("to_io", "to_s1", "to_s2"), r.attention if r.path != VALUE else (math.nan,) * 3)),
-                "n": r.effect.n,
-            })  # fmt: skip
-            row["acts_on"].append("the logits" if r.reader is None else f"{r.reader}'s {r.path}")
-        table = pd.DataFrame(list(rows.values()))
-        return table.assign(**{"acts_on": table["acts_on"].map(", ".join)}) if len(table) else table
+        found = self.frame().query("confirmed").sort_values("effect", key=abs, ascending=False, kind="stable")
+        found.loc[found["path"] == VALUE, ["to_io", "to_s1", "to_s2"]] = math.nan
+        found["acts_on"] = [f"{reader}'s {path}" if reader else f"the {path}"
+                            for reader, path in zip(found["reader"], found["path"])]  # fmt: skip
+        rest = ("effect", "low", "high", "unit", "to_io", "to_s1", "to_s2", "n")
+        heads = found.groupby(["role", "head"], sort=False)
+        return heads.agg({"acts_on": ", ".join} | dict.fromkeys(rest, "first")).reset_index()
 
     def frame(self) -> pd.DataFrame:
         """One row per entry: role, head, path, reader, effect, low, high, unit, n, the selection half's effect and p,
@@ -195,12 +186,8 @@ class Roles:
         import pandas as pd
 
         rows = [
-            {
-                "role": r.role, "head": str(r.head), "path": r.path, "reader": str(r.reader or ""),
-                "effect": r.effect.mean, "low": r.effect.low, "high": r.effect.high, "unit": UNITS[r.path],
-                "n": r.effect.n, "chosen_by": r.chosen_by, "p": r.p, "to_io": r.attention[0],
-                "to_s1": r.attention[1], "to_s2": r.attention[2], "confirmed": r.confirmed,
-            }
+            (r.role, str(r.head), r.path, str(r.reader or ""), *r.effect[:3], UNITS[r.path], r.effect.n, r.chosen_by,
+             r.p, *r.attention, r.confirmed)
             for r in self.entries
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=COLUMNS)

@@ -8,6 +8,7 @@
 ``circuit``        how much of IOI runs through the heads that were found
 ``links``          published links, looked up in the weights
 ``roles_on_ioi``   who does what on IOI, as rows
+``list_roles``     movers and inhibition heads of the book's own small models, found on lists
 ``coefficients``   what reads components' coefficients off a run
 ``says``           whether a component says a place or a token
 ``attends``        where in running text its head attends when it is large
