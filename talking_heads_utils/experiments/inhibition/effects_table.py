@@ -35,8 +35,8 @@ class ComponentRow(Row):
 
 
 def run(c: Context) -> list[ComponentRow]:
-    """Every component of every S-inhibition head that writes anything, into every mover above it. Raises :class:`NotApplicable` for a model
-    without such heads."""
+    """Every component of every S-inhibition head that writes anything, into every mover above it. Raises
+    :class:`NotApplicable` for a model without such heads."""
     return component_rows(c.kept(study_of), c.model)
 
 

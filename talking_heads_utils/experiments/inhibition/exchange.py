@@ -101,18 +101,18 @@ def run(c: Context) -> list[ExchangeRow]:
     """Every set of every S-inhibition head and of all together. Raises :class:`NotApplicable` for a model without
     movers or S-inhibition heads, or one that cannot do IOI."""
     study = c.kept(study_of)
-    targets: list[tuple[Head, ...]] = [(head,) for head in study.heads]
-    targets += [study.heads] if len(study.heads) > 1 else []
-    return [row for target in targets for row in exchange_rows(study, target, c.model)]
+    targets = {str(head): (head,) for head in study.heads} | {ALL: study.heads}
+    return [row for name, heads in targets.items() for row in exchange_rows(study, name, heads, c.model)]
 
 
-def exchange_rows(study: Study, target: Sequence[Head], model: str = "", n_draws: int = N_DRAWS) -> list[ExchangeRow]:
-    """The rows of one head, or of several together."""
+def exchange_rows(
+    study: Study, name: str, target: Sequence[Head], model: str = "", n_draws: int = N_DRAWS
+) -> list[ExchangeRow]:
+    """The rows of one head, or of several together, under a name."""
     tried = [*chosen_sets(study, target), *drawn_sets(study, target, n_draws), *other_inputs(study, target)]
     measured = measure(study, tried)
     whole = next(i for i, t in enumerate(tried) if t.set == WHOLE_HEAD and t.into == QUERY)
     size = study.scored.energy(tried[whole].exchange)
-    name = str(target[0]) if len(target) == 1 else ALL
     rows = []
     for what, values in measured.items():
         boot = Boot.of(values, whole)
