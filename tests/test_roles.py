@@ -143,7 +143,7 @@ def test_an_exchange_in_the_query_equals_a_hooked_run(trained):
     mover, head = Head(3, 0), Head(1, 3)
     shift = (pair.third.write(1) - pair.clean.write(1))[:, head.head]
     change = _odds(bridge, pair, mover, [_query_with(bridge, pair, mover, shift)]) - _odds(bridge, pair, mover, [])
-    effects = query_effects(pair, mover)
+    effects = query_effects(pair, mover).by_head
     torch.testing.assert_close(effects[:, 1, 3], change, atol=2e-3, rtol=1e-3)
     assert change.abs().mean() > 0.1, "it does something"
     assert effects[:, 3].isnan().all(), "a mover reads no head of its own layer"
@@ -158,7 +158,8 @@ def test_an_exchange_in_the_values_equals_a_hooked_run(trained):
     old, new = (at.norm(pair.clean.reader(1).resid + s) @ at.W_V[3] for s in (torch.zeros_like(shift), shift))
     written = (pair.clean.reader(1).pattern[:, 3, None] @ (new - old))[:, 0] @ at.W_O[inhibition.head]
     change = _odds(bridge, pair, mover, [_query_with(bridge, pair, mover, written)]) - _odds(bridge, pair, mover, [])
-    torch.testing.assert_close(value_effects(pair, inhibition, [mover])[:, 0, 1], change, atol=2e-3, rtol=1e-3)
+    effects = value_effects(pair, inhibition, [mover]).by_head
+    torch.testing.assert_close(effects[:, 0, 1], change, atol=2e-3, rtol=1e-3)
 
 
 def test_exchanges_at_the_end_equal_hooked_runs(trained):
