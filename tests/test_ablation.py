@@ -14,6 +14,7 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts.ioi import build_ioi
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.heads import Processing
 
 READER = Head(2, 1)
 LOOK = attention(READER, "IO", "S1")
@@ -97,10 +98,16 @@ def hooked(bridge, prompts, part, how, other, side, mask):
         hooks.append((f"{at}.attn.hook_pattern", lambda value, hook: seen.update(pattern=value.clone())))
         logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-    last, pattern = logits[rows, end], seen["pattern"][rows, READER.head, end]
+    pattern = seen["pattern"][rows, READER.head, end]
     IO, S1 = (prompts.positions[name] for name in ("IO", "S1"))
-    difference = last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]
-    return difference.mean(), (pattern[rows, IO] - pattern[rows, S1]).mean()
+    return of_answers(logits, prompts), (pattern[rows, IO] - pattern[rows, S1]).mean()
+
+
+def of_answers(logits, prompts):
+    """Mean logit difference at ``end``, by hand."""
+    rows = torch.arange(len(prompts))
+    last = logits[rows, prompts.positions["end"]]
+    return (last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]).mean()
 
 
 @pytest.mark.parametrize("side", [None, "query", "key", "value"])
@@ -136,11 +143,9 @@ def test_a_set_is_taken_out_together_and_components_sum_to_their_head(own):
     no_bias = attention_layer(bridge, 1).b_V.abs().max() < 1e-6  # folded into b_O by the model's loading
     assert no_bias and found["head"] == pytest.approx(found["components"], abs=1e-4)
     hooks = [(f"blocks.{layer}.attn.hook_z", _without(head)) for layer, head in ((0, 1), (1, 2))]
-    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
     with torch.no_grad():
-        last = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
-    difference = last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]
-    assert found["both"] == pytest.approx(float(difference.mean()), abs=1e-4)
+        expected = of_answers(bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks), prompts)
+    assert found["both"] == pytest.approx(float(expected), abs=1e-4)
 
 
 def _without(head):
@@ -153,8 +158,6 @@ def _without(head):
 
 
 def test_the_value_bias_is_the_head_s_and_no_component_s(checkpoints):
-    from talking_heads_utils.weights.heads import Processing
-
     bridge, prompts = load_model(checkpoints["gpt2"], processing=Processing(False, False)), random_prompts()
     layer = attention_layer(bridge, 1)
     with torch.no_grad():
@@ -163,12 +166,10 @@ def test_the_value_bias_is_the_head_s_and_no_component_s(checkpoints):
             ("blocks.1.attn.hook_z", _without(2)),
             ("blocks.1.hook_attn_out", lambda value, hook: value + constant),
         ]
-        rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-        last = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
-    difference = (last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]).mean()
+        expected = of_answers(bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks), prompts)
     components = {"components": [f"L1H2.{i}" for i in range(bridge.cfg.d_head)]}
     found = ablate(bridge, components, prompts, how="zero")["value"].item()
-    assert found == pytest.approx(float(difference), abs=1e-4)
+    assert found == pytest.approx(float(expected), abs=1e-4)
     assert abs(found - ablate(bridge, "L1H2", prompts, how="zero")["value"].item()) > 1e-3
 
 
