@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from talking_heads_utils.experiments import rules
 from talking_heads_utils.experiments.editing import measures as editing
 from talking_heads_utils.experiments.icl import measures as icl
 from talking_heads_utils.experiments.inhibition import measures as inhibition
 from talking_heads_utils.experiments.positional import measures as positional
-from talking_heads_utils.experiments.verdicts import Measured, Verdict
+from talking_heads_utils.experiments.verdicts import Measured, Rule, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ALPHA = 0.05
-WEIGHTS = "weights"  # in place of an experiment: the scores that ship with the book
 
 
 class Source(StrEnum):
@@ -33,6 +31,8 @@ class ClaimId(StrEnum):
     """Names of claims, for code, files and addresses."""
 
     STAND_OUT = "stand-out"
+    LISTENERS = "listeners"
+    PRIVILEGED = "privileged"
     PREDICTED = "predicted"
     CONCENTRATED = "concentrated"
     LOWERS = "lowers"
@@ -69,24 +69,20 @@ class Claim:
     experiment: str
     measure: Callable[[pd.DataFrame], Measured]
     unsound: str = ""
-    rule: Callable[[Measured], Verdict] | None = None
+    rule: Rule | None = None
 
     def verdict(self, found: Measured) -> Verdict:
         return Verdict.NOT_JUDGED if self.rule is None else self.rule(found)
 
 
-def by_p(found: Measured) -> Verdict:
-    """Supported if chance alone would seldom give as much."""
-    return Verdict.SUPPORTED if found.p < ALPHA else Verdict.NOT_SUPPORTED
-
-
 PAPER, POST = Source
 CLAIMS = (
-    Claim(ClaimId.STAND_OUT, PAPER, 1, "fig-ranks", WEIGHTS, inhibition.stand_out, rule=by_p),
-    Claim(ClaimId.PREDICTED, PAPER, 1, "fig-effects", "agreement", inhibition.predicted,
-          "the planted model, where the claim holds by construction, does not pass the rule"),
-    Claim(ClaimId.CONCENTRATED, PAPER, 1, "fig-concentration", "concentration", inhibition.concentrated,
-          "the rule has no null: small heads have few effective components anyway"),
+    Claim(ClaimId.STAND_OUT, PAPER, 1, "fig-links", "links", inhibition.stand_out, rule=rules.STAND_OUT),
+    Claim(ClaimId.LISTENERS, PAPER, 1, "fig-listeners", "listeners", inhibition.listeners, rule=rules.LISTENERS),
+    Claim(ClaimId.PRIVILEGED, PAPER, 1, "fig-basis", "basis", inhibition.privileged, rule=rules.PRIVILEGED),
+    Claim(ClaimId.PREDICTED, PAPER, 1, "fig-exchange", "hits", inhibition.predicted, rule=rules.PREDICTED),
+    Claim(ClaimId.CONCENTRATED, PAPER, 1, "fig-exchange", "exchange", inhibition.concentrated,
+          rule=rules.CONCENTRATED),
     Claim(ClaimId.LOWERS, PAPER, 3, "fig-removal", "removal", editing.lowers,
           "the component is the best of those tried on the prompts that score it"),
     Claim(ClaimId.INDEXES, PAPER, 2, "fig-decoding", "decoding", positional.indexes,
@@ -101,8 +97,7 @@ CLAIMS = (
           "one shift for all prompts can help only where the model prefers some places"),
     Claim(ClaimId.EDIT_GAINS, PAPER, 3, "fig-edit-gains", "edit-gains", editing.edit_gains,
           "the search misses a gain that was planted, so the rule fails its positive control"),
-    Claim(ClaimId.IN_LISTS, PAPER, 1, "fig-active", "activity", inhibition.in_lists,
-          "where the head attends is not measured, and function words count as repeated"),
+    Claim(ClaimId.IN_LISTS, PAPER, 1, "fig-attends", "attends", inhibition.in_lists, rule=rules.IN_LISTS),
     Claim(ClaimId.REDUNDANT, POST, 4, "fig-pairs", "pairs", icl.redundant,
           "heads are ranked by what their own loss costs, which a perfect backup makes zero"),
     Claim(ClaimId.SURVIVES, POST, 4, "fig-heads-out", "heads-out", icl.survives,

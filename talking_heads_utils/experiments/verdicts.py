@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import nan
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """What a rule says of a claim; a claim without a rule is not judged."""
+    """What a rule says of a claim; without a rule, or with too few units for its power, a claim is not judged."""
 
     SUPPORTED = "supported"
     NOT_SUPPORTED = "not supported"
@@ -26,7 +26,8 @@ class Measured:
     """The number that a claim is about, and its control. Without an interval, ``low`` and ``high`` are NaN.
 
     what, control_label: what the two numbers are, in snake_case. n: prompts, or what ``n_of`` names. p: of the two
-    being alike, where a test says so.
+    being alike, where a test says so. also: further numbers that a rule reads, by name. units: how many heads, readers
+    or the like there are, on which a rule's power depends.
     """
 
     what: str
@@ -41,6 +42,27 @@ class Measured:
     control_low: float = nan
     control_high: float = nan
     p: float = nan
+    also: Mapping[str, float] = field(default_factory=dict)
+    units: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """Turns what was measured into one of three verdicts, where there are units enough for its power.
+
+    decide: gives the verdict. least: unit -> how many it takes for 80% power at the effect that the claim speaks of.
+    """
+
+    decide: Callable[[Measured], Verdict]
+    least: Mapping[str, int] = field(default_factory=dict)
+
+    def __call__(self, found: Measured) -> Verdict:
+        return Verdict.NOT_JUDGED if self.lacking(found) else self.decide(found)
+
+    def lacking(self, found: Measured) -> dict[str, tuple[int, int]]:
+        """Unit -> how many there are and how many it takes, of those that are too few."""
+        counts = {unit: (found.units.get(unit, 0), n) for unit, n in self.least.items()}
+        return {unit: (has, n) for unit, (has, n) in counts.items() if has < n}
 
 
 def share_of(flags: pd.Series) -> float:

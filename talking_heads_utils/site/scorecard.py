@@ -11,16 +11,13 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from talking_heads_utils import roles
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
-from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, WEIGHTS, Claim, ClaimId
+from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, Claim, ClaimId
 from talking_heads_utils.experiments.icl import post
-from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.experiments.store import Finished, finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict
 from talking_heads_utils.models import PLANTED, known_models, shipped_models
-from talking_heads_utils.scores.scores import load_shipped_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +31,7 @@ class NoVerdict(StrEnum):
     STALE = "to be run again"  # the code has changed since
 
 
-REAL_WEIGHTS = "gpt2, weights alone"
+REAL_WEIGHTS = "gpt2-weights"  # GPT-2 small's attention weights, no forward pass
 TOYS = (PLANTED, "mini-token/early", "mini-token", "mini-place/early", "mini-place", "mini-icl", "mini-icl-plain",
         "mini-icl-noisy")  # fmt: skip
 MARKS = {Verdict.SUPPORTED: "✓", Verdict.NOT_SUPPORTED: "✗", Verdict.UNDECIDED: "?", Verdict.NOT_JUDGED: "○",
@@ -45,10 +42,11 @@ UNREAD, OVER_20 = "claimed; its number could not be read", "over 20%; of what co
 # --- words ---
 
 SENTENCES = {
-    ClaimId.STAND_OUT: "The published inhibition heads' best components stand out in the movers' queries, by weights "
-    "alone",
-    ClaimId.PREDICTED: "Channels between heads are predicted from weights alone",
-    ClaimId.CONCENTRATED: "A head's inhibition sits in one or two of its components",
+    ClaimId.STAND_OUT: "Heads that are known to talk to each other stand out by their weights alone",
+    ClaimId.LISTENERS: "The heads that listen are told from the others by what their queries read",
+    ClaimId.PRIVILEGED: "The channel lies along a singular vector, more than a random basis would have it",
+    ClaimId.PREDICTED: "Weights alone name the component that carries a head's inhibition",
+    ClaimId.CONCENTRATED: "Two components a head, named by the weights, carry half of the inhibition",
     ClaimId.LOWERS: "Removing one such component lowers the mover's inhibition",
     ClaimId.INDEXES: "A 3D subspace indexes list items by place",
     ClaimId.TRAVERSED: "That subspace can be traversed by hand",
@@ -56,7 +54,7 @@ SENTENCES = {
     ClaimId.ORDER: "Accuracy depends on the answer's place in the list",
     ClaimId.STEERING_GAINS: "Steering improves accuracy, often by over 20%",
     ClaimId.EDIT_GAINS: "Weight edits improve accuracy, often by over 20%",
-    ClaimId.IN_LISTS: "In running text the heads are active in lists and at repetitions",
+    ClaimId.IN_LISTS: "In running text the heads look back in lists and at repetitions",
     ClaimId.REDUNDANT: "Many heads are redundant",
     ClaimId.SURVIVES: "No single head is needed",
     ClaimId.MOVES_UP: "The first layer whose patch works moves up as heads go",
@@ -115,7 +113,8 @@ def _number(value: float, low: float, high: float, unit: str) -> str:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim about one model: verdict, or why there is none; what was measured, or why nothing could be."""
+    """A claim about one model: verdict, or why there is none; what was measured. reason: why nothing could be, or why
+    it is not judged."""
 
     verdict: Verdict | NoVerdict
     found: Measured | None = None
@@ -123,7 +122,7 @@ class Judged:
 
     @property
     def measured(self) -> str:
-        return in_words(self.found) if self.found else self.reason
+        return "; ".join(part for part in (in_words(self.found) if self.found else "", self.reason) if part)
 
     @property
     def control(self) -> str:
@@ -141,7 +140,13 @@ def judge(claim: Claim, result: Finished) -> Judged:
     if result.stale:
         return Judged(NoVerdict.STALE)
     found = claim.measure(result.table)
-    return Judged(claim.verdict(found), found)
+    return Judged(claim.verdict(found), found, _too_few(claim, found))
+
+
+def _too_few(claim: Claim, found: Measured) -> str:
+    """Why a rule may not judge what was measured; empty where it may, or where there is no rule."""
+    lacking = claim.rule.lacking(found) if claim.rule else {}
+    return " and ".join(f"{has} {unit}, where 80% power takes {least}" for unit, (has, least) in lacking.items())
 
 
 def judged(results: Mapping[str, Mapping[str, Finished]], claim: Claim) -> dict[str, Judged]:
@@ -150,7 +155,7 @@ def judged(results: Mapping[str, Mapping[str, Finished]], claim: Claim) -> dict[
     for model, done in results.items():
         if claim.experiment in done:
             found[model] = judge(claim, done[claim.experiment])
-        elif model in known_models() and claim.chapter in chapters_of(model) and claim.experiment != WEIGHTS:
+        elif model in known_models() and claim.chapter in chapters_of(model):
             found[model] = Judged(NoVerdict.NOT_RUN)
     return found
 
@@ -162,21 +167,12 @@ def judged_of(model: str, claim: ClaimId) -> Judged:
 
 def models() -> list[str]:
     """Every model of the scorecard: the known real ones, then the book's own as far as they ship."""
-    return [*known_models(), *(name for name in TOYS if name == PLANTED or name in shipped_models())]
+    return [REAL_WEIGHTS, *known_models(), *(name for name in TOYS if name == PLANTED or name in shipped_models())]
 
 
 def all_results(root: Path | None = None) -> dict[str, dict[str, Finished]]:
     """Model -> its finished experiments, for every model of the scorecard. Raises as :func:`store.finished` does."""
-    return {REAL_WEIGHTS: {WEIGHTS: weights_alone()}} | {model: finished(model, root) for model in models()}
-
-
-def weights_alone() -> Finished:
-    """What GPT-2 small's real weights say of its published heads, from the scores that ship with the book."""
-    import pandas as pd
-
-    scores, heads = load_shipped_scores(), roles.gpt2_small_roles()
-    test = links.best_z_test(scores, heads[roles.S_INHIBITION], heads[roles.NAME_MOVER], "Q")
-    return Finished(dict(scores.about) | {"not_possible": None}, pd.DataFrame([test._asdict()]))
+    return {model: finished(model, root) for model in models()}
 
 
 # --- as a page shows it ---
@@ -195,9 +191,10 @@ TABLE = Template(
 )
 ROW = Template(
     "<tr id='claim-$id'><th scope='row'>$number. $claim<br><small>the $source; "
-    "<a href='../notebooks/$page.html#$where'>chapter $chapter</a>$why</small></th>"
+    "<a href='../notebooks/$page.html#$where'>chapter $chapter</a>$rule$why</small></th>"
     "<td>$theirs</td><td>$lines</td></tr>"
 )
+RULE = Template("; <a href='rules.html#rule-$id'>judged by a frozen rule</a>")
 LINE = Template(
     "<p class='$kind'><span class='verdict'>$mark</span> <b>$model</b> <em>$verdict</em>$measured$control</p>"
 )
@@ -232,8 +229,9 @@ def as_html(results: Mapping[str, Mapping[str, Finished]]) -> str:
     rows = []
     for number, claim in enumerate(CLAIMS, 1):
         lines = "".join(_line(model, known) for model, known in judged(results, claim).items())
+        html = {"lines": lines, "rule": RULE.substitute(id=claim.id) if claim.rule else ""}
         rows.append(_filled(
-            ROW, {"lines": lines}, number=number, id=claim.id, claim=SENTENCES[claim.id], source=claim.source,
+            ROW, html, number=number, id=claim.id, claim=SENTENCES[claim.id], source=claim.source,
             page=PAGES[claim.chapter], where=claim.where, chapter=claim.chapter, theirs=theirs(claim),
             why=f"; not judged: {claim.unsound}" if claim.unsound else "",
         ))  # fmt: skip

@@ -8,6 +8,7 @@ percentile of the published writers in that ranking, against other heads of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.errors import LabelError
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.scores.scores import MEASURES, ONE_COMPONENT, WHOLE_HEAD, CompositionScores
 from talking_heads_utils.stats import ExactTest, bootstrap_mean, exact_head_test, percentile_among
@@ -24,8 +26,38 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["MEASURES", "ONE_COMPONENT", "WHOLE_HEAD"]  # beside the functions here
+JOINT = "all links"  # in place of a link: the test of all of them together
+OTHER_READERS, OTHER_INPUT, OTHER_WRITERS = "other readers", "other input", "other writers"  # controls
 Roles = dict[str, list[Head]]
 Link = tuple[str, str, str]  # role of the writers, role of the readers, kind
+
+
+@dataclass(frozen=True)
+class LinkRow(Row):
+    """One link of the circuit, one control of it, or all links together."""
+
+    link: str = column("", "the link; 'all links' in the row of the joint test")
+    writers_role: str = column("", "role of the writers")
+    readers_role: str = column("", "role of the readers")
+    kind: str = column("", "the input that is read: Q, K or V")
+    control: str = column("", "empty for the link itself; 'other readers' for the other heads of the readers' layers, "
+                          "'other input' for the readers' other inputs, 'other writers' for the other heads of the "
+                          "writers' layers")  # fmt: skip
+    statistic: str = column("", "percentile: of the writer among all earlier heads of the reader, by the component "
+                            "of each that the reader reads most")  # fmt: skip
+    value: float = column("percentile", "mean over pairs of writer and reader, of all links over links")
+    low: float | None = column("percentile", "lower end of its 95% interval, bootstrap over writers")
+    high: float | None = column("percentile", "upper end")
+    null_mean: float | None = column("percentile", "mean over draws of as many heads from the same layers")
+    null_high: float | None = column("percentile", "their 95th percentile")
+    p: float | None = column("", "share of draws, and what is tested, that reach it. Drawn are the writers; where "
+                             "control is 'other readers', the readers, against the link's own value; of all links "
+                             "together the heads' names within each layer, once for all roles")  # fmt: skip
+    p_holm: float | None = column("", "p after Holm's correction over the links")
+    n_writers: int = column("heads", "writers")
+    n_readers: int = column("heads", "readers")
+    n_pairs: int = column("pairs", "of a writer and a later reader")
+    n_draws: int | None = column("", "draws that p is made of")
 
 
 def reader_percentiles(
