@@ -214,19 +214,9 @@ def test_matched_sets_keep_layers_and_leave_out_the_heads_with_a_role():
 
 
 def test_roles_survive_a_table():
-    entry = Role(
-        roles.S_INHIBITION,
-        Head(2, 1),
-        roles.QUERY,
-        Head(4, 0),
-        -0.5,
-        0.01,
-        Interval(-0.4, -0.6, -0.2, 40),
-        (0.1, 0.2, 0.3),
-    )
-    doubtful = Role(
-        roles.NAME_MOVER, Head(4, 0), roles.DIRECT, None, 0.5, 0.01, Interval(0.1, -0.1, 0.3, 40), (0.5, 0, 0)
-    )
+    whole, part = Interval(-0.4, -0.6, -0.2, 40), Interval(0.1, -0.1, 0.3, 40)
+    entry = Role(roles.S_INHIBITION, Head(2, 1), roles.QUERY, Head(4, 0), -0.5, 0.01, whole, (0.1, 0.2, 0.3))
+    doubtful = Role(roles.NAME_MOVER, Head(4, 0), roles.DIRECT, None, 0.5, 0.01, part, (0.5, 0, 0))
     both = Roles((entry, doubtful))
     assert Roles.of_frame(both.frame()) == both
     assert both.heads(roles.NAME_MOVER) == [] and both.heads(roles.S_INHIBITION) == [Head(2, 1)]
