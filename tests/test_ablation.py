@@ -4,12 +4,12 @@ import pytest
 import torch
 from conftest import random_prompts
 
-from talking_heads_utils.ablation import HOWS, ablate
+from talking_heads_utils.ablation import HOWS, ablate, as_part
 from talking_heads_utils.components import ov_svd
 from talking_heads_utils.errors import LabelError, ModelError, OptionError, TaskError
 from talking_heads_utils.forward.layers import attention_layer
-from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.metrics import attention
+from talking_heads_utils.labels import Head
+from talking_heads_utils.metrics import attention, logit_difference
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts.ioi import build_ioi
@@ -72,12 +72,8 @@ def hooked(bridge, prompts, part, how, other, side, mask):
 
     def read(value, hook):  # the reader's own query, key or value alone
         x = layer.norm(seen["resid"] + delta)
-        W, b, h = {
-            "query": (layer.W_Q, layer.b_Q, READER.head),
-            "key": (layer.W_K, layer.b_K, kv),
-            "value": (layer.W_V, layer.b_V, kv),
-        }[side]
-        value = value.clone()
+        W, b = (getattr(layer, f"{kind}_{side[0].upper()}") for kind in "Wb")
+        h, value = READER.head if side == "query" else kv, value.clone()
         value[:, :, h] = x @ W[h] + b[h]
         return value
 
@@ -104,10 +100,7 @@ def hooked(bridge, prompts, part, how, other, side, mask):
 
 
 def of_answers(logits, prompts):
-    """Mean logit difference at ``end``, by hand."""
-    rows = torch.arange(len(prompts))
-    last = logits[rows, prompts.positions["end"]]
-    return (last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]).mean()
+    return logit_difference(logits[torch.arange(len(prompts)), prompts.positions["end"]], prompts).mean()
 
 
 @pytest.mark.parametrize("side", [None, "query", "key", "value"])
@@ -116,15 +109,13 @@ def test_every_ablation_is_that_of_a_hooked_run(own, side, positions):
     bridge, prompts = own
     prompts = even(prompts) if positions == "all" else prompts
     other = type(prompts)(**vars(prompts) | {"tokens": prompts.tokens.roll(1, 0)})
-    n_pos = prompts.tokens.shape[1]
-    where = torch.arange(n_pos).expand(len(prompts), -1)
-    mask = torch.ones(where.shape) if positions == "all" else (where == prompts.positions[positions][:, None]).float()
+    where = torch.arange(prompts.tokens.shape[1]).expand(len(prompts), -1)
+    mask = torch.ones_like(where) if positions == "all" else where == prompts.positions[positions][:, None]
     for how in HOWS:
         if positions == "end" and how in ("mean", "resample"):  # the hooked run knows equal positions only
             continue
         for label in ("L0H1", "L1H2.1", "L1.mlp") if positions == "all" else ("L1H2.1",):
-            part = Component.parse(label) if "." in label and "H" in label else None
-            part = part or (Head.parse(label) if "H" in label else type("M", (), {"layer": 1})())
+            part = as_part(label)
             given = dict(how=how, positions=positions, other=other if how == "exchange" else None)
             given["at"] = side and f"{READER}.{side}"
             found = [ablate(bridge, label, prompts, metric, **given) for metric in ("logit_diff", LOOK)]
