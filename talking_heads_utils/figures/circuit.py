@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.experiments.inhibition.links import (
+from talking_heads_utils.experiments.inhibition.published import (
     MEASURES,
     ONE_COMPONENT,
     Link,

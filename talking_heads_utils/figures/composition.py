@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from talking_heads_utils.experiments.inhibition.links import constant_best
+from talking_heads_utils.experiments.inhibition.published import constant_best
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,

@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from talking_heads_utils.experiments.inhibition.concentration import RANDOM, TOP, WHOLE
-from talking_heads_utils.experiments.inhibition.signal import IDENTITY, PLACE
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -24,6 +23,7 @@ from talking_heads_utils.figures.style import (
 if TYPE_CHECKING:
     import pandas as pd
 
+PLACE, IDENTITY = "place of the answer", "items named twice"
 SET_COLOURS = {WHOLE: EXPECTED, RANDOM: CONTROL, TOP: ACCENT}
 CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], IDENTITY: KIND_COLOURS["Q"]}
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star", "triangle-down", "hexagram")
@@ -85,7 +85,7 @@ def _line(part: pd.DataFrame, name: str, colour: str) -> go.Scatter:
 
 def carries_figure(table: pd.DataFrame) -> go.Figure:
     """Share of the variance that place and identity predict on lists, per model; a menu chooses the split. Bars end at
-    zero: a share below it stands as a number. table: of :class:`~experiments.inhibition.signal.CarriesRow`."""
+    zero: a share below it stands as a number. """
     figure = new_figure(360, barmode="group", hovermode="x")
     figure.update_yaxes(title_text="variance predicted out of fold", range=[0, 1.05])
     on_lists = table[table["carries"].isin(CARRY_COLOURS)]
@@ -107,7 +107,7 @@ def _carries_bars(part: pd.DataFrame, kind: str) -> go.Bar:
 
 def rates_figure(table: pd.DataFrame) -> go.Figure:
     """How many times more often than in the text each category is among a component's most active positions; grey:
-    components of random heads. table: of :class:`~experiments.inhibition.where_active.ActivityRow`."""
+    components of random heads. """
     figure = new_figure(360)
     own = table["inhibition"].astype(bool)
     control = table[~own]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,10 @@ ALL = (
     S_COPY, NO_NAME, VALUE_SOURCE,
 )  # fmt: skip
 
-DIRECT, QUERY, VALUE = "logits", "query", "value"  # where an effect goes in: the logits, or a reader's input
-UNITS = {DIRECT: "logits", QUERY: "nats", VALUE: "nats"}  # logit difference; log-odds of a mover's attention, IO to S1
+DIRECT, QUERY, KEY, VALUE = "logits", "query", "key", "value"  # where an effect goes in: the logits, a reader's input
+PATHS = {"Q": QUERY, "K": KEY, "V": VALUE}
+UNITS = {DIRECT: "logits", QUERY: "nats", KEY: "nats", VALUE: "nats"}
+"""The logit difference; log-odds of a mover's attention, IO to S1."""
 
 GPT2_SMALL_SOURCE = "Wang et al. 2022, Interpretability in the wild (the IOI circuit of GPT-2 small)"
 
@@ -67,6 +70,32 @@ def role_of(head: Head, roles: dict[str, list[Head]]) -> str | None:
     return next((role for role, heads in roles.items() if head in heads), None)
 
 
+READ_BY = {kind: readers for _, readers, kind in IOI_LINKS}  # who reads through which input
+
+
+@dataclass(frozen=True)
+class Link:
+    """What goes from heads of one role to heads of another: the input that is read, Q, K or V, and each writer with
+    each reader that it acts on."""
+
+    writers_role: str
+    readers_role: str
+    kind: str
+    pairs: tuple[tuple[Head, Head], ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.writers_role} → {self.readers_role} ({self.kind})"
+
+    @property
+    def writers(self) -> list[Head]:
+        return sorted({writer for writer, _ in self.pairs})
+
+    @property
+    def readers(self) -> list[Head]:
+        return sorted({reader for _, reader in self.pairs})
+
+
 COLUMNS = [
     "role", "head", "path", "reader", "effect", "low", "high", "unit", "n", "chosen_by", "p", "to_io", "to_s1", "to_s2",
     "confirmed",
@@ -79,6 +108,7 @@ class Role:
 
     path: :data:`DIRECT`, on the logit difference; :data:`QUERY`, in one mover's query; :data:`VALUE`, in one inhibition
         head's values. reader: that mover or inhibition head, None for the logits.
+    A role that was published or planted, not found, has no effect: p is NaN then.
     chosen_by: mean effect on the selection half, p: there, after Holm's correction over all heads and readers.
     effect: on the held-out half, in :data:`UNITS`. attention: there, mean from ``end`` to IO, S1 and S2.
     """
@@ -94,7 +124,10 @@ class Role:
 
     @property
     def confirmed(self) -> bool:
-        """Whether the held-out half's interval lies on the same side of zero."""
+        """Whether the held-out half's interval lies on the same side of zero; of a role that was not found but given,
+        True."""
+        if math.isnan(self.p):
+            return True
         return self.effect.low > 0 if self.chosen_by > 0 else self.effect.high < 0
 
 
@@ -112,6 +145,21 @@ class Roles:
             if role.role in names and role.confirmed:
                 total[role.head] = total.get(role.head, 0.0) + abs(role.chosen_by)
         return sorted(total, key=lambda head: -total[head])
+
+    def links(self) -> tuple[Link, ...]:
+        """The confirmed links from head to head, in the order of :data:`IOI_LINKS`, then of other writers."""
+        pairs: dict[tuple[str, str], list[tuple[Head, Head]]] = {}
+        for role in self.entries:
+            if role.confirmed and role.reader is not None:
+                kind = next(kind for kind, path in PATHS.items() if path == role.path)
+                pairs.setdefault((role.role, kind), []).append((role.head, role.reader))
+        known = [(writers, kind) for writers, _, kind in IOI_LINKS]
+        order = sorted(pairs, key=lambda key: known.index(key) if key in known else len(known))
+        return tuple(Link(role, READ_BY[kind], kind, tuple(pairs[role, kind])) for role, kind in order)
+
+    def role_of(self, head: Head) -> str:
+        """The first role of a head that is confirmed; empty for none."""
+        return next((role.role for role in self.entries if role.head == head and role.confirmed), "")
 
     @property
     def mover(self) -> Head:
@@ -143,6 +191,19 @@ class Roles:
             for r in self.entries
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=COLUMNS)
+
+    @classmethod
+    def given(cls, heads: Mapping[str, Sequence[Head]]) -> Roles:
+        """Roles that were published or planted: role -> heads. Where :data:`IOI_LINKS` names no reader of a role, what
+        it acts on is the logits."""
+        entries = []
+        for role, writers in heads.items():
+            read_by = [(r, PATHS[kind]) for of, into, kind in IOI_LINKS if of == role for r in heads.get(into, ())]
+            for writer in writers:
+                for reader, path in read_by or [(None, DIRECT)]:
+                    if reader is None or writer.layer < reader.layer:
+                        entries.append(Role(role, writer, path, reader, chosen_by=0.0, p=math.nan))
+        return cls(tuple(entries))
 
     @classmethod
     def of_frame(cls, frame: pd.DataFrame) -> Roles:

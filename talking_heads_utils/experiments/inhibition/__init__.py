@@ -9,8 +9,9 @@
 ``links``          published links, looked up in the weights
 ``roles_on_ioi``   who does what on IOI, as rows
 ``list_roles``     movers and inhibition heads of the book's own small models, found on lists
-``signal``         whether a component carries a list index or a token
-``where_active``   where in running text a component is active
+``coefficients``   what reads components' coefficients off a run
+``says``           whether a component says a place or a token
+``attends``        where in running text its head attends when it is large
 ``quantised``      how far quantising the weights moves composition scores
 ``toys``           what the page shows of its toys alone
 """
