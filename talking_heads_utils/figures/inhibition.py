@@ -85,7 +85,7 @@ def _line(part: pd.DataFrame, name: str, colour: str) -> go.Scatter:
 
 def carries_figure(table: pd.DataFrame) -> go.Figure:
     """Share of the variance that place and identity predict on lists, per model; a menu chooses the split. Bars end at
-    zero: a share below it stands as a number. """
+    zero: a share below it stands as a number."""
     figure = new_figure(360, barmode="group", hovermode="x")
     figure.update_yaxes(title_text="variance predicted out of fold", range=[0, 1.05])
     on_lists = table[table["carries"].isin(CARRY_COLOURS)]
@@ -107,7 +107,7 @@ def _carries_bars(part: pd.DataFrame, kind: str) -> go.Bar:
 
 def rates_figure(table: pd.DataFrame) -> go.Figure:
     """How many times more often than in the text each category is among a component's most active positions; grey:
-    components of random heads. """
+    components of random heads."""
     figure = new_figure(360)
     own = table["inhibition"].astype(bool)
     control = table[~own]
