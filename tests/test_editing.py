@@ -313,7 +313,7 @@ def test_what_cannot_be_baked_is_refused_and_leaves_nothing(checkpoints, tmp_pat
     of_another = new_edit(load_head_weights(checkpoints["gpt_neox"]), EVERY)
     for error, message, source, changes, out in (
         (OptionError, "not empty", checkpoints["gpt_neox"], EVERY, "full"),
-        (OptionError, "", checkpoints["gpt_neox"], EVERY, "full/config.json/below"),
+        (OptionError, None, checkpoints["gpt_neox"], EVERY, "full/config.json/below"),
         (EditError, "whose weights differ|processing", checkpoints["gpt2"], of_another, "other"),
         (EditError, "would move a constant, and the model has no bias", checkpoints["qwen2"], EVERY[-1], "other"),
         (EditError, "no bias there to hold it", tmp_path / "lacking", EVERY, "other"),

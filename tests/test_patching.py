@@ -145,10 +145,11 @@ def test_a_metric_of_ones_own_and_one_of_attention(case, metric):
 
 def test_small_blocks_change_nothing(case):
     bridge, clean, corrupted = case[0], *pairs(case)
-    whole = patch(bridge, clean, corrupted, sites=["resid_pre", "z"])
+    given = dict(sites=["resid_pre", "z"], positions=list(clean.positions)[:2])
+    whole = patch(bridge, clean, corrupted, **given)
     with batches.divided_by(10**7):
-        small = patch(bridge, clean, corrupted, sites=["resid_pre", "z"])
-    some = patch(bridge, clean, corrupted, sites=["z", "resid_pre"], layers=[1])
+        small = patch(bridge, clean, corrupted, **given)
+    some = patch(bridge, clean, corrupted, **given, layers=[1])
     assert small.value.to_numpy() == pytest.approx(whole.value.to_numpy(), abs=1e-4, rel=1e-4)
     assert some.value.to_numpy() == pytest.approx(whole[whole.layer == 1].value.to_numpy(), abs=1e-4, rel=1e-4)
 
