@@ -32,7 +32,7 @@ from talking_heads_utils.models import shipped_models
 from talking_heads_utils.weights.checkpoints import load_head_weights
 
 FEW = settings(
-    max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 LONG = "a" * 300  # longer than any file system's names
 DEEP = "[" * 100_000  # deeper than the parser's stack

@@ -205,7 +205,7 @@ def _from_hub(repo: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     def fetch(*files: str) -> Path:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=offline))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files), local_files_only=offline))
 
     offline = not hub_answers()
     try:

@@ -61,7 +61,7 @@ class Family:
 
     def shape(self, config: Config) -> Shape:
         """Raises :class:`CheckpointError` for a config that makes no model."""
-        sizes = {name: config.get(name) for name in self.config}
+        sizes: dict[str, Any] = {name: config.get(name) for name in self.config}
         n_layers, n_heads, d_model = sizes.values()
         if all(type(size) is int and size > 0 for size in (n_heads, d_model)):
             split = d_model // n_heads if d_model % n_heads == 0 else None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from talking_heads_utils import batches
 from talking_heads_utils.components import is_empty, write_directions
@@ -157,13 +161,14 @@ def run_over(
         text, own, controls, {component: i for i, component in enumerate(components)}, torch.cat(parts),
         {target: torch.cat(found) for target, found in even.items()},
         {head: {target: torch.cat(found) for target, found in of.items()} for head, of in attention.items()},
-        {head: tuple(map(torch.cat, zip(*found))) for head, found in strongest.items()}, name,
+        {h: (torch.cat([w for w, _ in found]), torch.cat([k for _, k in found])) for h, found in strongest.items()},
+        name,
     )  # fmt: skip
 
 
 @torch.no_grad()
 def _caches(
-    c: Context, text: Corpus, read: Coefficients, also: set[str] = frozenset(), *, batch: int = 32
+    c: Context, text: Corpus, read: Coefficients, also: AbstractSet[str] = frozenset(), *, batch: int = 32
 ) -> Iterator[tuple[slice, Mapping[str, Tensor]]]:
     names = read.hooks | also
     for rows in batches.blocks(len(text), batch, "blocks of text"):
@@ -177,7 +182,8 @@ def matched_controls(
     c: Context, text: Corpus, own: Sequence[Component], n: int = N_CONTROLS
 ) -> dict[Component, list[Component]]:
     """For each component those of other heads, at most :data:`LAYERS_AWAY` layers away, whose mean squared coefficient
-    in the text is nearest to its own, as a ratio. No S-inhibition head is among them."""
+    in the text is nearest to its own, as a ratio. No S-inhibition head is among them, and no head has more of them than
+    it takes: components of one head look to the same places."""
     layers = sorted({
         layer for o in own for layer in range(o.layer - LAYERS_AWAY, o.layer + LAYERS_AWAY + 1)
         if 0 <= layer < c.bridge.cfg.n_layers
@@ -189,18 +195,20 @@ def matched_controls(
         for head in heads_in(layers, c.weights.n_heads) if head not in inhibit
         for i in there[head.layer, head.head].nonzero().flatten().tolist()
     ]  # fmt: skip
-    every = [*own, *pool]
+    every, others = [*own, *pool], set(pool)
     read, square = Coefficients.of(c.bridge, c.weights, every), torch.zeros(len(every), dtype=torch.float64)
     for _, cache in _caches(c, text, read):
         square += read(cache)[:, FIRST_QUERY:].double().square().sum((0, 1))
     found = {}
     for i, component in enumerate(own):
-        apart = (square.log() - square[i].log()).abs()
-        for j, other in enumerate(every):
-            if other in own or abs(other.layer - component.layer) > LAYERS_AWAY:
-                apart[j] = torch.inf
-        order = apart.argsort(stable=True)[: min(n, int(apart.isfinite().sum()))].tolist()
-        found[component] = [every[j] for j in order]
+        near = {j for j, o in enumerate(every) if o in others and abs(o.layer - component.layer) <= LAYERS_AWAY}
+        a_head = math.ceil(n / max(1, len({every[j].of_head for j in near})))
+        taken, chosen = Counter[Head](), list[Component]()
+        for j in (square.log() - square[i].log()).abs().argsort(stable=True).tolist():
+            if j in near and len(chosen) < n and taken[every[j].of_head] < a_head:
+                taken[every[j].of_head] += 1
+                chosen.append(every[j])
+        found[component] = chosen
     return found
 
 
@@ -265,8 +273,8 @@ def _rows(c: Context, at: TextRun, target: str) -> list[AttendsRow]:
         p = (1 + int((drawn >= found.excess).sum())) / (1 + len(drawn))
         rows.append(_row(c, at, S_INHIBITION, [component], target, [found], drawn, p))
         rows += [
-            AttendsRow(c.model, CONTROL, str(name), str(component), target, o.share, o.even, o.excess, *[None] * 7,
-                       n=len(largest(at, name)), n_sections=int((o.below > 0).sum()), texts=at.name)
+            AttendsRow(c.model, CONTROL, str(name), str(component), target, o.share, o.even, o.excess, None, None, None,
+                       None, None, None, None, len(largest(at, name)), int((o.below > 0).sum()), at.name)
             for name, o in zip(at.controls[component], controls)
         ]  # fmt: skip
     by_head: dict[Head, list[float]] = {}
@@ -282,16 +290,18 @@ def among_heads(
     """``(p, draws)``: how seldom as many heads at random have as large a mean, where some are ``own`` and of each other
     head one of its components stands for it. Components of one head look to the same places, so heads are what is
     drawn: ``n_draws`` times from all of them for p, and without the own ones for the draws."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda n: int(torch.randint(n, (1,), generator=generator))  # noqa: E731
-    means, without = [], []
-    for _ in range(n_draws):
-        values = torch.tensor([*own, *(found[draw(len(found))] for found in others)], dtype=torch.float64)
-        means.append(values[torch.randperm(len(values), generator=generator)[: len(own)]].mean())
-        among = torch.randperm(len(others), generator=generator)[: len(own)] + len(own)
-        without.append(values[among].mean())
-    least = sum(own) / len(own) - 1e-12
-    return (1 + int((torch.stack(means) >= least).sum())) / (1 + n_draws), torch.stack(without)
+    generator, n = torch.Generator().manual_seed(seed), len(own)
+    values = pad_sequence([torch.tensor(found, dtype=torch.float64) for found in others], batch_first=True)
+    sizes = torch.tensor([len(found) for found in others])
+    which = (torch.rand(n_draws, len(others), generator=generator) * sizes).long()
+    stands = values[torch.arange(len(others)), which]
+    with_own = torch.cat([torch.tensor(own, dtype=torch.float64).expand(n_draws, -1), stands], 1)
+    means, without = (
+        drawn.gather(1, torch.rand(drawn.shape, generator=generator).argsort(1)[:, :n]).mean(1)
+        for drawn in (with_own, stands)
+    )
+    reached = int((means >= sum(own) / n - 1e-9).sum())
+    return (1 + reached) / (1 + n_draws), without
 
 
 def _row(
@@ -331,12 +341,12 @@ def contexts(c: Context, n: int = 8, width: int = 24) -> list[ContextRow]:
 def _context(
     c: Context, at: TextRun, component: Component, window: int, position: int, size: Tensor, width: int
 ) -> ContextRow:
-    attention, key = (part[window, position] for part in at.strongest[component.of_head])
-    tokens, key = at.text.tokens[window].tolist(), int(key)
+    attention, keys = at.strongest[component.of_head]
+    tokens, key = at.text.tokens[window].tolist(), int(keys[window, position])
     targets = targets_in(at.text[window : window + 1])
     target = next((name for name in (SAME_LIST, NAMED_TWICE) if targets[name][0, position, key]), "other")
     begin = max(1, min(key - width // 2, position - width))
     pieces = (tokens[begin:key], tokens[key : key + 1], tokens[key + 1 : position], tokens[position : position + 1])
     before, attended, between, token = (c.tokenizer.decode(piece) for piece in pieces)
-    share = attention / at.attention[component.of_head][EARLIER][window, position]
+    share = attention[window, position] / at.attention[component.of_head][EARLIER][window, position]
     return ContextRow(c.model, str(component), before, attended, between, token, target, share.item(), size.item())
