@@ -35,7 +35,7 @@ N_OTHER = 3  # sizes of the sets of other components of the same head
 N_DRAWS = 99
 CLAIMED = 2  # components a head that the claim speaks of: drawn sets of this size are run to the answer as well
 NAMED = 8  # components that a row names
-LEAST = 1e-4  # nats; a head that does less to the movers has no strongest component
+LEAST = 1e-3  # of a whole head's effect, in any unit: shares of less mean nothing
 ROUNDING = 1e-5  # of the smallest effect that single precision holds
 
 
@@ -152,7 +152,7 @@ class Boot:
     def share(self) -> Float[Tensor, "k"]:
         """NaN where the whole does nothing."""
         whole = self.mean[self.whole]
-        return self.mean / whole if whole.abs() > ROUNDING else torch.full_like(self.mean, torch.nan)
+        return self.mean / whole if whole.abs() > LEAST else torch.full_like(self.mean, torch.nan)
 
     def interval(self, i: int) -> dict[str, float]:
         """Of one set, over prompts."""
