@@ -36,7 +36,6 @@ N_DRAWS = 99
 CLAIMED = 2  # components a head that the claim speaks of: drawn sets of this size are run to the answer as well
 NAMED = 8  # components that a row names
 LEAST = 1e-3  # of a whole head's effect, in any unit: shares of less mean nothing
-ROUNDING = 1e-5  # of the smallest effect that single precision holds
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,8 @@ class Boot:
         """One set beside drawn ones: how many do as much."""
         if not drawn:
             return {"matched_share": None, "p": None}
-        means = torch.where(self.mean.abs() < ROUNDING, 0.0, self.mean) * self.mean[self.whole].sign()
+        whole = self.mean[self.whole]
+        means = self.mean * whole.sign() if whole.abs() > LEAST else torch.zeros_like(self.mean)
         as_much = int((means[drawn] >= means[i]).sum())
         return {"matched_share": self.share[drawn].quantile(0.95).item(), "p": (1 + as_much) / (1 + len(drawn))}
 
