@@ -322,7 +322,7 @@ def hit_rows(study: Study, head: Head, model: str = "") -> list[HitRow]:
         rows.append(HitRow(
             model=model, head=str(head), predictor=WEIGHTS if predictor == PREDICTED else predictor,
             strongest=str(components[strongest]) if there else "", first=str(components[first]), rank=rank,
-            hit_at_1=rank == 1, hit_at_3=rank <= 3, p=rank / n,
+            hit_at_1=there and rank == 1, hit_at_3=there and rank <= 3, p=rank / n,
             first_share=(mean[first] / mean[strongest]).item() if there else 0.0,
             certain=certain if there else 0.0, n_components=n, n=len(effects),
         ))  # fmt: skip
