@@ -33,7 +33,10 @@ WEIGHTS = "weights"  # how hits call the prediction
 SIZES = (1, 2, 3, 5, 8, 16)  # components of each head
 N_OTHER = 3  # sizes of the sets of other components of the same head
 N_DRAWS = 99
-CLAIMED = 2  # components a head that the claim speaks of: drawn sets of this size are run to the answer as well
+CLAIMED = 2  # components a head that the claim speaks of
+DRAWN = (MATCHED_SETS, RANDOM_DIRECTIONS)
+RUN = (PREDICTED, WHOLE_HEAD, OTHER_COMPONENT)  # to the answer at every size; other sets at the claimed one at most
+BLOCK = 32  # exchanges that are run at once
 NAMED = 8  # components that a row names
 LEAST = 1e-3  # of a whole head's effect, in any unit: shares of less mean nothing
 
@@ -271,7 +274,7 @@ def other_inputs(study: Study, target: Sequence[Head]) -> Iterator[Tried]:
 
 
 def measure(study: Study, tried: Sequence[Tried]) -> dict[str, Float[Tensor, "n k"]]:
-    """By measure, the change that each set makes; NaN where it was not measured."""
+    """By measure, the change that each set makes; NaN where it was not measured: most drawn sets' answers."""
     scored, n = study.scored, len(study.scored.own.prompts)
     found = {name: torch.full((n, len(tried)), torch.nan) for name in (LOG_ODDS, LOGIT_DIFFERENCE, PROBABILITY)}
     plain = study.plain
@@ -282,10 +285,13 @@ def measure(study: Study, tried: Sequence[Tried]) -> dict[str, Float[Tensor, "n 
 
     queries = [i for i, t in enumerate(tried) if t.into == QUERY]
     found[LOG_ODDS][:, queries] = scored.odds([tried[i].exchange for i in queries]).cpu()
-    run = [i for i in queries if tried[i].draw is None or tried[i].k == CLAIMED]
-    for start in range(0, len(run), 32):
-        some = run[start : start + 32]
-        put(some, study.answers([tried[i].exchange for i in some]))
+    for names_only, run in enumerate((
+        [i for i in queries if tried[i].set in RUN or (tried[i].set not in DRAWN and tried[i].k <= CLAIMED)],
+        [i for i in queries if tried[i].set == MATCHED_SETS and tried[i].k == CLAIMED],
+    )):  # fmt: skip
+        for start in range(0, len(run), BLOCK):
+            some = run[start : start + BLOCK]
+            put(some, study.answers([tried[i].exchange for i in some], names_only=bool(names_only)))
     for i, t in enumerate(tried):
         if t.into != QUERY:
             found[LOG_ODDS][:, i] = scored.odds_by_other_input(t.exchange, t.into).cpu()
