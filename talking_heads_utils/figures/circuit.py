@@ -1,20 +1,13 @@
-"""A circuit as a graph: who writes to whom, read from weights alone."""
+"""A circuit as a graph: a sketch of the roles that were found, and who writes to whom by weights alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.experiments.inhibition.links import (
-    MEASURES,
-    ONE_COMPONENT,
-    Link,
-    Roles,
-    edges_above,
-    expected_published,
-    published_edges,
-)
+from talking_heads_utils.experiments.inhibition.links import Link, Roles, edges_above, expected_published
 from talking_heads_utils.figures.style import (
     CONTROL,
     KIND_COLOURS,
@@ -23,46 +16,96 @@ from talking_heads_utils.figures.style import (
     new_figure,
     role_colour,
     slider,
-    stacked,
 )
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.roles import role_of
+from talking_heads_utils.roles import (
+    DUPLICATE_TOKEN,
+    INDUCTION,
+    NAME_MOVER,
+    NEGATIVE_MOVER,
+    S_INHIBITION,
+    S_SUPPRESSION,
+    role_of,
+)
 from talking_heads_utils.scores.scores import CompositionScores
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Edge = tuple[Head, Head, str]  # writer, reader, hover text
-Panel = tuple[dict[str, list[Edge]], tuple[int, int]]  # edges by kind; how many are published, how many there are
+Point = tuple[float, float]
 
 
-def circuit_figure(scores: CompositionScores, roles: Roles, links: Sequence[Link], *, largest_k: int = 8) -> go.Figure:
-    """The k strongest writers of every reader in ``links``, by one component (above) and by the whole head (below).
+# Where the sketch puts a role: over which token of the prompt, in which row, at which input of its reader it writes.
+PLACES = {
+    DUPLICATE_TOKEN: (2.0, 1.1),
+    INDUCTION: (2.0, 2.1),
+    S_INHIBITION: (3.5, 3.0),
+    S_SUPPRESSION: (1.9, 4.2),
+    NAME_MOVER: (3.5, 4.2),
+    NEGATIVE_MOVER: (0.45, 4.2),
+}
+ANSWER = (2.6, 5.5)
+LISTED = 6  # heads that a box names
 
-    Any head of the model may be a writer. A slider sets k; the titles count how many of the edges come from a head
-    which the literature links to that reader.
-    """
-    figure = stacked(2, [" "] * 2, 980, 0.09)
-    kinds = list(dict.fromkeys(kind for *_, kind in links))
-    by_k = {k: [_edges(scores, roles, links, measure, k) for measure in MEASURES] for k in range(1, largest_k + 1)}
-    start = 3
-    for row, (lines, _) in enumerate(by_k[start], 1):
-        for kind in kinds:
-            figure.add_trace(_line_trace(lines[kind], kind, showlegend=row == 1), row=row, col=1)
-            figure.add_trace(_hover_trace(lines[kind], kind), row=row, col=1)
-        for trace in _node_traces(scores, roles, showlegend=row == 1):
-            figure.add_trace(trace, row=row, col=1)
-    per_panel = 2 * len(kinds) + len(_node_traces(scores, roles, False))
-    moving = [panel * per_panel + i for panel in range(2) for i in range(2 * len(kinds))]
-    figure.frames = [_frame(k, panels, kinds, moving) for k, panels in by_k.items()]
-    for row in (1, 2):
-        figure.update_yaxes(title_text="layer", tickvals=list(range(scores.n_layers)), row=row, col=1)
-        figure.update_xaxes(tickvals=list(range(scores.n_heads)), range=[-0.6, scores.n_heads - 0.4], row=row, col=1)
-    figure.update_xaxes(title_text="head", row=2, col=1)
-    for annotation, text in zip(figure.layout.annotations, _titles(by_k[start])):
-        annotation.text = text
-    names = [str(k) for k in by_k]
-    figure.update_layout(
-        sliders=[slider(names, "strongest writers shown per reader: ", pad=44, active=start - 1)], legend_y=-0.2
-    )
-    return figure
+
+def sketch(table: pd.DataFrame, words: Mapping[str, str], answer: str) -> go.Figure:
+    """The circuit as its roles were found: boxes of heads over the token at which they work, and what they change.
+    table: of :meth:`talking_heads_utils.roles.Roles.frame`. words: position name -> token; answer: the right one."""
+    figure = new_figure(470, margin_t=8, dragmode=False, modebar_remove=NO_BUTTONS)
+    found = table[table["confirmed"].astype(bool)]
+    boxes = {role: part for role, part in found.groupby("role", sort=False) if role in PLACES}
+    tokens = {name: (float(i) if name != "end" else 3.5, 0.0) for i, name in enumerate(("IO", "S1", "S2", "end"))}
+    figure.add_scatter(
+        x=[x for x, _ in tokens.values()], y=[0.0] * len(tokens), mode="markers+text", hoverinfo="skip",
+        text=[f"<b>{words[name]}</b><br>{name}" for name in tokens], textposition="bottom center",
+        marker=dict(color=CONTROL, size=7), showlegend=False, cliponaxis=False,
+    )  # fmt: skip
+    for role, part in boxes.items():
+        for start, end, text in _arrows(role, part, boxes.keys(), tokens):
+            _arrow(figure, start, end, text, role_colour(role))
+    for role, part in boxes.items():
+        heads = list(dict.fromkeys(part.sort_values("effect", key=abs, ascending=False)["head"]))
+        named = "<br>".join(" ".join(heads[:LISTED][i : i + 2]) for i in range(0, len(heads[:LISTED]), 2))
+        text = f"<b>{role}</b><br>{named}" + (f"<br>+ {len(heads) - LISTED}" if len(heads) > LISTED else "")
+        _box(figure, PLACES[role], text, role_colour(role))
+    _box(figure, ANSWER, f"next token: <b>{answer}</b>", CONTROL)
+    figure.update_xaxes(visible=False, range=[-0.4, 4.2])
+    return figure.update_yaxes(visible=False, range=[-0.8, 5.9])
+
+
+def _arrows(role: str, part: pd.DataFrame, there: Iterable[str], tokens: Mapping[str, Point]) -> list[tuple]:
+    """From where to where the arrows of a role go, and what they say: the range of its effects."""
+    low, high = part["effect"].min(), part["effect"].max()
+    said = f"{low:+.2f}" if len(part) == 1 else f"{low:+.2f} to {high:+.2f}"
+    at = PLACES[role]
+    if role in (DUPLICATE_TOKEN, INDUCTION):
+        sees = [(tokens["S1"], at, "")] if role == DUPLICATE_TOKEN else []
+        return [*sees, (at, PLACES[S_INHIBITION], f"values<br>{said} nats")] if S_INHIBITION in there else sees
+    if role == S_INHIBITION:
+        to = [(at, PLACES[NAME_MOVER], f"queries<br>{said} nats")] if NAME_MOVER in there else []
+        return [(tokens["end"], at, ""), *to]
+    sees = (tokens["IO"], at, f"attention {part['to_io'].mean():.0%}") if role == NAME_MOVER else (at, at, "")
+    return [*([sees] if role == NAME_MOVER else []), (at, ANSWER, f"{said} logits")]
+
+
+def _arrow(figure: go.Figure, start: Point, end: Point, text: str, colour: str) -> None:
+    figure.add_annotation(
+        x=end[0], y=end[1], ax=start[0], ay=start[1], axref="x", ayref="y", xref="x", yref="y", text="", arrowcolor=colour,
+        arrowwidth=2, arrowhead=2, standoff=34, startstandoff=8, opacity=0.8,
+    )  # fmt: skip
+    if text:
+        figure.add_annotation(
+            x=0.5 * (start[0] + end[0]), y=0.5 * (start[1] + end[1]), text=text, showarrow=False, font_size=11,
+            bgcolor="rgba(128,128,128,0.12)",
+        )  # fmt: skip
+
+
+def _box(figure: go.Figure, at: Point, text: str, colour: str) -> None:
+    figure.add_annotation(
+        x=at[0], y=at[1], text=text, showarrow=False, bordercolor=colour, borderwidth=2, borderpad=4, font_size=12,
+        bgcolor="rgba(128,128,128,0.18)",
+    )  # fmt: skip
 
 
 def link_figure(
@@ -117,27 +160,6 @@ def _counted(scores: CompositionScores, roles: Roles, link: Link, edges: Sequenc
         f"published ones; evenly within layers it would be {expected_published(roles, link, edges, scores.n_heads):.1f}"
     )
     return dict(text=text, font=dict(size=13), x=0.01, xanchor="left", y=0.97, yanchor="top")
-
-
-def _edges(scores: CompositionScores, roles: Roles, links: Sequence[Link], measure: str, k: int) -> Panel:
-    """The edges of one measure."""
-    edges = published_edges(scores, roles, links, k, measure)
-    lines: dict[str, list[Edge]] = {kind: [] for *_, kind in links}
-    for head, component, reader, kind, value, _ in edges:
-        source = component if measure == ONE_COMPONENT else head
-        lines[kind].append((head, reader, f"{source} → {reader}, {KIND_READS[kind]}<br>C = {value:.3f}"))
-    return lines, (sum(known for *_, known in edges), len(edges))
-
-
-def _titles(panels: Sequence[Panel]) -> list[str]:
-    return [f"{measure}: {known} of {total} edges published" for measure, (_, (known, total)) in zip(MEASURES, panels)]
-
-
-def _frame(k: int, panels: Sequence[Panel], kinds: list[str], moving: list[int]) -> go.Frame:
-    data = [trace for lines, _ in panels for kind in kinds for trace in (_line_xy(lines[kind]), _hover_xy(lines[kind]))]
-    return go.Frame(
-        name=str(k), data=data, traces=moving, layout=dict(annotations=[dict(text=text) for text in _titles(panels)])
-    )
 
 
 def _line_xy(edges: Sequence[Edge]) -> dict:
