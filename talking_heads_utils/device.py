@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import torch
 
@@ -24,13 +24,11 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be had on a device; None where that cannot be told."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        try:
-            with open("/proc/meminfo", encoding="utf-8") as lines:
-                return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        except (OSError, StopIteration):
-            return None
-    return None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines() if device.type == "cpu" else []
+    except OSError:  # no Linux
+        lines = []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def free_on_all() -> int | None:

@@ -1,10 +1,11 @@
-"""Every component of every earlier head, removed from a mover's query: closed forms for all of them at once.
+"""Every component of every earlier head, changed in movers' queries: closed forms for all of them at once.
 
 Source: Merullo et al. (2024), Figure 2 (inhibition score). How it is computed is this project's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.errors import LabelError
-from talking_heads_utils.forward.closed_form import (
-    direct_logit_effect,
-    mover_of,
-    pattern_after_query,
-    pattern_after_shift,
-)
+from talking_heads_utils.errors import LabelError, OptionError
+from talking_heads_utils.forward.closed_form import Mover, mover_of, pattern_after_shift, scale_along, scores_along
 from talking_heads_utils.forward.recording import Recording
 from talking_heads_utils.labels import Component, Head, as_head
 from talking_heads_utils.metrics import contrast
@@ -27,39 +23,36 @@ from talking_heads_utils.metrics import contrast
 if TYPE_CHECKING:
     import pandas as pd
 
-_ELEMENTS = 24_000_000  # numbers that one block of prompts may take
+_ELEMENTS = 1 << 22  # numbers that one block of prompts may take
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What the removal of one component from one mover's query changes, by prompt, writer layer, head and component.
+    """What a change of one component in one mover's query does: by prompt, mover, writer layer, head and component.
 
-    inhibition: change of I(m), in shares of attention.
-    pattern: total variation distance between the mover's attention before and after, 0 to 1.
-    direct: change of the logit difference that goes from the mover straight to the logits, past all later layers.
-    before: I(m) untouched.
+    odds: change of the log-odds of the mover's attention, in nats: the score of the answer's first mention less the
+        mean score of the others' (IOI: IO less S1).
+    inhibition: change of I(m), in shares of attention; None where it was not asked for.
+    NaN at a mover's own layer and above.
     """
 
-    mover: Head
-    inhibition: Float[Tensor, "n layers n_heads d_head"]
-    pattern: Float[Tensor, "n layers n_heads d_head"]
-    direct: Float[Tensor, "n layers n_heads d_head"]
-    before: Float[Tensor, "n"]
-
-    def of(self, component: Component) -> Float[Tensor, "n"]:
-        """Change of I(m), prompt by prompt, for one component."""
-        return self.inhibition[:, component.layer, component.head, component.component]
+    movers: tuple[Head, ...]
+    odds: Float[Tensor, "n movers layers n_heads d_head"]
+    inhibition: Float[Tensor, "n movers layers n_heads d_head"] | None
 
     def table(self) -> pd.DataFrame:
-        """Means over prompts, one row per component: writer, layer, head, component, inhibition, pattern, direct."""
+        """Means over prompts, a row per mover and component below it: mover, writer, layer, head, component, odds and
+        inhibition."""
         import pandas as pd
 
-        layers, n_heads, d_head = self.inhibition.shape[1:]
-        index = torch.cartesian_prod(*(torch.arange(size) for size in (layers, n_heads, d_head)))
-        frame = pd.DataFrame(index.numpy(), columns=["layer", "head", "component"])
-        frame.insert(0, "writer", [str(Component(*row)) for row in index.tolist()])
-        for name in ("inhibition", "pattern", "direct"):
-            frame[name] = getattr(self, name).mean(0).flatten().cpu().numpy()
+        index = torch.cartesian_prod(*map(torch.arange, self.odds.shape[1:]))
+        index = index[index[:, 1] < torch.tensor([mover.layer for mover in self.movers])[index[:, 0]]]
+        frame = pd.DataFrame(index.numpy(), columns=["mover", "layer", "head", "component"])
+        frame["mover"] = [str(self.movers[i]) for i in frame["mover"]]
+        frame.insert(1, "writer", [str(Component(*row)) for row in index[:, 1:].tolist()])
+        for name in ("odds", "inhibition"):
+            if (values := getattr(self, name)) is not None:
+                frame[name] = values.mean(0).cpu()[tuple(index.T)].numpy()
         return frame
 
 
@@ -89,27 +82,66 @@ def check_mover(recording: Recording, mover: Head | str) -> Head:
 
 
 @torch.no_grad()
-def component_effects(recording: Recording, mover: Head | str) -> Effects:
-    """All components of all writers below a mover, each removed by itself from what the mover's query reads.
+def component_effects(
+    recording: Recording, movers: Head | str | Sequence[Head | str], *, donor: Recording | None = None,
+    inhibition: bool = True,
+) -> Effects:  # fmt: skip
+    """Every component of every head below a mover, changed by itself in what that mover's query reads at ``end``.
 
-    Raises :class:`LabelError` for a mover without earlier writers.
+    It is removed, or given the activation that it has in the ``donor``, a recording of as many prompts. Without
+    ``inhibition``, which takes most of the time, only log-odds are computed. Raises :class:`LabelError` for a mover
+    without earlier writers, :class:`OptionError` for no mover or a donor with another number of prompts.
     """
-    head = check_mover(recording, mover)
-    prompts = recording.prompts
-    weights, wanted = contrast(prompts).to(recording.final), wanted_direction(recording)
-    directions = recording.directions[: head.layer].nan_to_num().flatten(0, 1)
-    n_pos, n_components = prompts.tokens.shape[1], directions[..., 0].numel()
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for rows in batches.blocks(len(prompts), _ELEMENTS // (n_pos * n_components)):
-        at = mover_of(recording, head, rows)
-        activations = recording.activations(range(head.layer), rows=rows).flatten(-3, -2)
-        change = pattern_after_query(at, directions, -activations).sub_(at.pattern[:, None, None])
-        direct = direct_logit_effect(at, change, recording.final[rows], wanted[rows], recording.norm)
-        inhibition = (change @ weights[rows, None, :, None])[..., 0]
-        parts.append((inhibition, change.abs_().sum(-1) / 2, direct))
-    shape = (head.layer, recording.weights.n_heads, recording.weights.d_head)
-    inhibition, pattern, direct = (torch.cat(values).unflatten(1, shape[:2]) for values in zip(*parts))
-    return Effects(head, inhibition, pattern, direct, inhibition_score(recording, head))
+    heads = [check_mover(recording, m) for m in ([movers] if isinstance(movers, Head | str) else movers)]
+    if not heads:
+        raise OptionError("Name one mover at least.")
+    if donor is not None and len(donor.prompts) != len(recording.prompts):
+        raise OptionError(f"The donor has {len(donor.prompts)} prompts, not {len(recording.prompts)}.")
+    layers = range(max(head.layer for head in heads))
+    amounts = -recording.activations(layers)
+    amounts = amounts if donor is None else amounts + donor.activations(layers)
+    shape, norm = amounts.shape[1:], recording.reader(heads[0].layer).weights.norm
+    directions = norm.center(recording.directions[: len(layers)].nan_to_num().flatten(0, 2))
+    found = amounts.new_full((1 + inhibition, len(amounts), len(heads), len(directions)), torch.nan)
+    for layer in sorted({head.layer for head in heads}):
+        below = slice(layer * shape[1] * shape[2])
+        asked = [i for i, head in enumerate(heads) if head.layer == layer]
+        _changes_in(recording, heads, asked, directions[below], amounts.flatten(1)[:, below], found[..., below])
+    found = found.unflatten(-1, shape)
+    return Effects(tuple(heads), found[0], found[1] if inhibition else None)
+
+
+def _changes_in(
+    recording: Recording, heads: Sequence[Head], asked: Sequence[int], v: Float[Tensor, "c d_model"],
+    amounts: Float[Tensor, "n c"], found: Float[Tensor, "k n movers c"],
+) -> None:  # fmt: skip
+    """Fills in the changes of the ``asked`` movers, which are of one layer and share what their norm divides by."""
+    weights = contrast(recording.prompts).to(amounts)
+    W_Q = recording.reader(heads[asked[0]].layer).weights.W_Q
+    reads = [v @ W_Q[heads[i].head] for i in asked]
+    for rows in batches.blocks(len(amounts), _ELEMENTS // (weights.shape[1] * max(len(v), 1))):
+        movers = [mover_of(recording, heads[i], rows) for i in asked]
+        scale = scale_along(movers[0].norm, movers[0].norm.center(movers[0].x), v, amounts[rows])
+        for i, mover, read in zip(asked, movers, reads):
+            found[0, rows, i] = _odds_change(mover, read, amounts[rows], scale, weights[rows])
+            if len(found) > 1:
+                found[1, rows, i] = _inhibition_change(mover, read, amounts[rows], scale, weights[rows])
+
+
+def _odds_change(
+    mover: Mover, read: Tensor, amounts: Tensor, scale: Tensor, weights: Float[Tensor, "n n_pos"]
+) -> Float[Tensor, "n c"]:
+    toward = weights[:, None] @ mover.keys
+    before = ((mover.norm(mover.x) @ mover.W_Q + mover.b_Q)[:, None] * toward).sum(-1) / toward.shape[-1] ** 0.5
+    return scores_along(mover, read, amounts, scale, toward)[:, 0] - before
+
+
+def _inhibition_change(
+    mover: Mover, read: Tensor, amounts: Tensor, scale: Tensor, weights: Float[Tensor, "n n_pos"]
+) -> Float[Tensor, "n c"]:
+    scores = scores_along(mover, read, amounts, scale, mover.keys)
+    pattern = scores.masked_fill_(~mover.visible[..., None], -torch.inf).softmax(1)
+    return (weights[:, None] @ pattern)[:, 0] - (mover.pattern * weights).sum(-1, keepdim=True)
 
 
 def wanted_direction(recording: Recording) -> Float[Tensor, "n d_model"]:

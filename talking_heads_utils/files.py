@@ -67,22 +67,19 @@ def check_folder(path: Path, *, of_file: bool = False) -> Path:
 
 
 @contextmanager
-def written_whole(path: Path, *, resume: bool = False) -> Iterator[Path]:
+def written_whole(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its name only if the block ends well.
 
-    resume: what an earlier block left unfinished is given again, as ``NAME.part``, and is kept if this one fails too.
     Raises :class:`OptionError` where nothing can be written there, or if the disk fills up on the way.
     """
     path = check_file(path)
-    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-            os.close(handle)
-            part = Path(name)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
     except OSError as error:
         raise OptionError(f"Cannot write {path}: {error.strerror}. Choose another place.") from error
+    part = Path(name)
     try:
         yield part
         mask = os.umask(0)
@@ -92,8 +89,7 @@ def written_whole(path: Path, *, resume: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise OptionError(f"Writing {path} failed: {error}. Is the disk full?") from error
     finally:
-        if not resume:
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

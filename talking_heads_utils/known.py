@@ -28,10 +28,10 @@ class KnownModel:
 
     name: str
     revision: str
-    gated: bool
     n_params: int
     chapters: tuple[int, ...]
     prefix: str
+    gated: bool = False
     roles: Mapping[str, list[Head]] = field(default_factory=dict)
     roles_source: str | None = None
     package: Package | None = None  # where its file comes from instead of the Hub
@@ -48,43 +48,22 @@ class KnownModel:
 
 def known_models() -> dict[str, KnownModel]:
     """The models of the book, by name."""
-    models = (
+    models = (  # in front of a prompt TransformerLens' convention, where the tokenizer adds nothing
         KnownModel(
-            name="gpt2",
-            revision="607a30d783dfa663caf39e06633721c8d4cfcd7e",
-            gated=False,
-            n_params=124_439_808,
+            "gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e", n_params=124_439_808,
             chapters=(1, 2, 3, 4),  # its tokenizer keeps 0 to 361 whole, which chapter 4 needs
-            prefix="<|endoftext|>",  # TransformerLens' convention; the tokenizer adds nothing
-            roles=roles.gpt2_small_roles(),
-            roles_source=roles.GPT2_SMALL_SOURCE,
+            prefix="<|endoftext|>", roles=roles.gpt2_small_roles(), roles_source=roles.GPT2_SMALL_SOURCE,
         ),
         KnownModel(
-            name="EleutherAI/pythia-160m",
-            revision="50f5173d932e8e61f858120bcb800b97af589f46",
-            gated=False,
-            n_params=162_322_944,
-            chapters=(1, 2, 3),
-            prefix="<|endoftext|>",  # as GPT-2's
+            "EleutherAI/pythia-160m", "50f5173d932e8e61f858120bcb800b97af589f46", n_params=162_322_944,
+            chapters=(1, 2, 3), prefix="<|endoftext|>",
         ),
         KnownModel(
-            name="meta-llama/Meta-Llama-3-8B",
-            revision="8cde5ca8380496c9a6cc7ef3a8b46a0372a1d920",
-            gated=True,
-            n_params=8_030_261_248,
-            chapters=(4,),
-            prefix="<|begin_of_text|>",
+            "meta-llama/Meta-Llama-3-8B", "8cde5ca8380496c9a6cc7ef3a8b46a0372a1d920", n_params=8_030_261_248,
+            chapters=(4,), prefix="<|begin_of_text|>", gated=True,
         ),
-        KnownModel(
-            name=SMOLLM2.name,
-            revision=SMOLLM2.revision,
-            gated=False,
-            n_params=134_515_008,
-            chapters=(1, 2, 3, 4),
-            prefix="",
-            package=SMOLLM2,
-        ),
-    )
+        KnownModel(SMOLLM2.name, SMOLLM2.revision, 134_515_008, (1, 2, 3, 4), prefix="", package=SMOLLM2),
+    )  # fmt: skip
     return {model.name: model for model in models}
 
 
@@ -138,10 +117,9 @@ def shown_as(name: str) -> str:
         return "Planted model, the answer is known"
     if name.split("/")[0] in {shipped.split("/")[0] for shipped in shipped_models()}:
         return f"{name}, trained here, a toy"
-    if Path(name).is_dir():
-        return f"{Path(name).name}, weights of a folder, not known to be a real model"
-    if Path(name).suffix == GGUF:
-        return f"{Path(name).name}, weights of a file, not known to be a real model"
+    if Path(name).is_dir() or Path(name).suffix == GGUF:
+        what = "folder" if Path(name).is_dir() else "file"
+        return f"{Path(name).name}, weights of a {what}, not known to be a real model"
     return known.shown if (known := known_models().get(name)) else f"{name}, real model"
 
 

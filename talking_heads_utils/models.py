@@ -40,7 +40,6 @@ __all__ = [
     "revision_of", "shipped_models", "shown_as",
 ]  # fmt: skip
 SPREAD = "auto"  # in place of a device: over all GPUs there are
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 _BRIDGE = "_talking_heads_bridge"  # on a Hugging Face model that has been wrapped, since it can be only once
 
 
@@ -122,7 +121,7 @@ def find_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> 
     Raises as :func:`load_model` does.
     """
     source, revision = model_source(name_or_folder, revision)
-    return open_checkpoint(source, revision, also=(*TOKENIZER_FILES, "generation_config.json"))
+    return open_checkpoint(source, revision)
 
 
 def revision_of(name_or_folder: str | Path) -> str | None:
@@ -283,8 +282,6 @@ def _boot(
     bridge = _wrapped(model, tokenizer, str(checkpoint.folder), device, dtype)
     bridge.cfg.model_name = checkpoint.name  # what errors, tables and edits call it, not a path on this machine
     if processing.fold_ln:
-        if checkpoint.gguf is not None:
-            checkpoint.gguf.file.let_go()
         unembedding = _square_unembedding(bridge, processing.center)
         bridge.enable_compatibility_mode(
             disable_warnings=True,

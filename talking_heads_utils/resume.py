@@ -231,9 +231,8 @@ def merge(folders: Sequence[Path], into: Path, parts: Sequence[str] | None = Non
 
 
 def _copy(source: Store, target: Store, name: str) -> None:
-    """A part as it is: the plan first, unless it is there, and the part's note last."""
-    plans = [] if (target.folder / PLAN).exists() else [(source.folder / PLAN, target.folder / PLAN)]
-    file, copy = source.path(name), target.path(name)
-    for original, there in dict([*plans, (file, copy), (file.with_suffix(NOTE), copy.with_suffix(NOTE))]).items():
-        with written_whole(there) as part:
+    """A part as it is: the plan first, the part's note last."""
+    file = source.path(name)
+    for original in dict.fromkeys((source.folder / PLAN, file, file.with_suffix(NOTE))):
+        with written_whole(target.folder / original.name) as part:
             shutil.copyfile(original, part)

@@ -15,15 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device("cuda", 0)
-INDEXING = {
-    "aten::index.Tensor",
-    "aten::index_put_",
-    "aten::index_put",
-    "aten::_index_put_impl_",
-    "aten::_unsafe_index.Tensor",
-}
-
-
+INDEXING = {"aten::index.Tensor", "aten::_unsafe_index.Tensor", "aten::index_put"}
+INDEXING |= {"aten::index_put_", "aten::_index_put_impl_"}
 PRODUCTS = (torch.Tensor.__matmul__, torch.Tensor.matmul, torch.matmul)
 
 

@@ -4,35 +4,11 @@ import dataclasses
 
 import torch
 
-from talking_heads_utils.components import ov_svd, qk_svd, relative_gap, write_directions
-
-
-def test_factored_svd_equals_the_dense_one(small):
-    for layer in range(small.n_layers):
-        dense = small.W_V[layer] @ small.W_O[layer]
-        U, S, V = ov_svd(small, layer)
-        Ud, Sd, Vhd = torch.linalg.svd(dense)
-        torch.testing.assert_close(S, Sd[:, : small.d_head])
-        for i in range(small.d_head):  # vectors have no sign: compare outer products
-            ours = torch.einsum("hm,hn->hmn", U[..., i], V[..., i])
-            theirs = torch.einsum("hm,hn->hmn", Ud[..., i], Vhd[:, i])
-            torch.testing.assert_close(ours, theirs, atol=1e-8, rtol=1e-6)
-
-
-def test_components_sum_to_the_matrix(small):
-    for svd, matrix in (
-        (ov_svd(small, 1), small.W_V[1] @ small.W_O[1]),
-        (qk_svd(small, 1), small.W_Q[1] @ small.W_K[1].mT),
-    ):
-        torch.testing.assert_close((svd.U * svd.S[:, None]) @ svd.V.mT, matrix)
-        eye = torch.eye(small.d_head, dtype=torch.float64).expand(small.n_heads, -1, -1)
-        torch.testing.assert_close(svd.U.mT @ svd.U, eye)
-        torch.testing.assert_close(svd.V.mT @ svd.V, eye)
+from talking_heads_utils.components import ov_svd, relative_gap, write_directions
+from talking_heads_utils.weights.checkpoints import load_head_weights
 
 
 def test_write_directions_are_those_of_the_svd_for_grouped_heads_too(checkpoints):
-    from talking_heads_utils.weights.checkpoints import load_head_weights
-
     weights = load_head_weights(checkpoints["llama"], dtype=torch.float64)
     directions, S = write_directions(weights)
     for layer in range(weights.n_layers):

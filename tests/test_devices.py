@@ -21,11 +21,27 @@ from talking_heads_utils.experiments.inhibition import toys
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.metrics import METRICS, Outcome, answer_logits
 
-SUBJECTS, PLAIN = (
-    {model: Context(model, quick=True, device=device) for model in ("mini-token", "mini-icl")}
-    for device in ("cuda", "cpu")
-)  # what a chapter's experiments share is made once on either
-CASES = [(model, e) for model in SUBJECTS for e in EXPERIMENTS if e.chapter in chapters_of(model)]
+RUNS = {
+    (model, device): Context(model, quick=True, device=device)
+    for model in ("mini-token", "mini-icl") for device in ("cuda", "cpu")
+}  # what a chapter's experiments share is made once on either  # fmt: skip
+
+
+@cache
+def asked_on(device):
+    run = Context("mini-icl", device=device)
+    return run, task_of(run)
+
+
+CASES = {
+    f"{model} {e.name}": lambda device, model=model, e=e: e.table(RUNS[model, device]).reset_index(drop=True)
+    for model in ("mini-token", "mini-icl") for e in EXPERIMENTS if e.chapter in chapters_of(model)
+}  # fmt: skip
+CASES |= {  # what chapters alone ask
+    "probes": lambda device: frame(icl.probes(*asked_on(device), n=60)),
+    "whole answers": lambda device: frame(whole.functions(asked_on(device)[0], some=((1, 3),), counts=(2,), n=4)),
+    "curves": lambda device: frame(toys.curves(RUNS["mini-token", device], n_heads=1)),
+}
 
 
 def test_accuracy_is_asked_on_the_models_device(checkpoints, monkeypatch):
@@ -52,35 +68,9 @@ def test_mixed_devices_fail_as_on_a_gpu():
         assert (there + torch.tensor(1.0)).sum().item() == 6, "a single number may come from anywhere"
 
 
-@pytest.mark.parametrize("model, experiment", CASES, ids=lambda x: getattr(x, "name", x))
-def test_an_experiment_on_a_gpu_gives_the_same_table(model, experiment, monkeypatch):
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES)
+def test_a_table_made_on_a_gpu_is_the_same(make, monkeypatch):
     monkeypatch.setattr(models, "check_complete", lambda *args: None)  # asks for the memory of a real GPU
-    with PretendedGPU():
-        found = experiment.table(SUBJECTS[model])
-    expected = experiment.table(PLAIN[model])
-    pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True), atol=1e-3, rtol=1e-3)
-
-
-@cache
-def toy_on(device):
-    return Context("mini-token", quick=True, device=device)
-
-
-def asked_on(device):
-    run = Context("mini-icl", device=device)
-    return run, task_of(run)
-
-
-CHAPTERS_ALONE = {
-    "probes": lambda device: frame(icl.probes(*asked_on(device), n=60)),
-    "whole answers": lambda device: frame(whole.functions(asked_on(device)[0], some=((1, 3),), counts=(2,), n=4)),
-    "curves": lambda device: frame(toys.curves(toy_on(device), n_heads=1)),
-}
-
-
-@pytest.mark.parametrize("make", CHAPTERS_ALONE.values(), ids=CHAPTERS_ALONE)
-def test_what_chapters_alone_ask_gives_the_same_on_a_gpu(make, monkeypatch):
-    monkeypatch.setattr(models, "check_complete", lambda *args: None)
     with PretendedGPU():
         found = make("cuda")
     pd.testing.assert_frame_equal(found, make("cpu"), atol=1e-3, rtol=1e-3)

@@ -1,10 +1,12 @@
 """Closed forms against plain hooked runs, on every family of model, with padding between prompts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import random_prompts
 
-from talking_heads_utils.effects import component_effects, inhibition_score, wanted_direction
+from talking_heads_utils.effects import component_effects, inhibition_score
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.forward.closed_form import mover_of, pattern_after_shift
 from talking_heads_utils.forward.layers import HALF_TOLERANCES
@@ -44,32 +46,56 @@ def plain_run(bridge, prompts, reader, change):
     return seen["pattern"][rows, reader.head, end], logits[rows, end]
 
 
-def removed(recording, component):
-    """What is taken away at ``end`` when the component is, ``[n, n_pos, d_model]``."""
-    write = recording.write(component.layer, at_end=False)[:, :, component.head]
+def change_of(recording, component, donor=None):
+    """What is added at ``end`` when the component is removed, or has its activation in the donor."""
     v = recording.directions[component.layer, component.head, component.component].nan_to_num()
-    at_end = torch.arange(write.shape[1]) == recording.end[:, None]
-    return -((write @ v)[..., None] * v) * at_end[..., None]
+    own, given = (0 if r is None else r.write(component.layer)[:, component.head] @ v for r in (recording, donor))
+    at_end = torch.arange(recording.prompts.tokens.shape[1]) == recording.end[:, None]
+    return (given - own)[:, None, None] * v * at_end[..., None]
+
+
+def other_prompts(prompts):
+    """Other tokens, of the same length."""
+    order = torch.arange(len(prompts)).roll(1)
+    return replace(
+        prompts, tokens=prompts.tokens[order], positions={**prompts.positions, "end": prompts.positions["end"][order]}
+    )
+
+
+def odds(pattern, prompts):
+    """Log-odds of the answer's place against the others' geometric mean."""
+    weights = contrast(prompts)
+    return torch.where(weights == 0, 0.0, weights * pattern.log()).sum(-1)
 
 
 def test_closed_form_equals_a_hooked_run(case):
     bridge, prompts = case
-    recording = record(bridge, prompts, [READER.layer])
-    effects, at = component_effects(recording, READER), mover_of(recording, READER)
-    before, _ = plain_run(bridge, prompts, READER, 0.0)
-    torch.testing.assert_close(effects.before, (before * contrast(prompts)).sum(-1), atol=1e-4, rtol=0)
-    wanted, norm, seen = wanted_direction(recording), recording.norm, 0.0
-    for component in (Component(0, 0, 0), Component(0, 2, 1), Component(1, 1, 0), Component(1, 3, 2)):
-        after, _ = plain_run(bridge, prompts, READER, removed(recording, component))
-        expected = ((after - before) * contrast(prompts)).sum(-1)
-        torch.testing.assert_close(effects.of(component), expected, atol=1e-4, rtol=0)
-        index = (slice(None), component.layer, component.head, component.component)
-        torch.testing.assert_close(effects.pattern[index], (after - before).abs().sum(-1) / 2, atol=1e-4, rtol=0)
-        added = ((after - at.pattern)[:, None] @ at.moved)[:, 0]
-        direct = (norm(recording.final + added) * wanted).sum(-1) - (norm(recording.final) * wanted).sum(-1)
-        torch.testing.assert_close(effects.direct[index], direct, atol=2e-4, rtol=1e-4)
-        seen = max(seen, expected.abs().max().item())
-    assert seen > 1e-3, "a removal without effect would prove nothing"
+    recording = record(bridge, prompts, [1, READER.layer])
+    donor = record(bridge, other_prompts(prompts), [READER.layer])
+    movers = [READER, Head(1, 2), Head(READER.layer, 0)]
+    seen = 0.0
+    cases = (0, Component(0, 0, 0)), (0, Component(1, 3, 2)), (1, Component(0, 2, 1)), (2, Component(1, 1, 0))
+    for given in (None, donor):
+        effects = component_effects(recording, movers, donor=given)
+        for mover, component in cases:
+            before, _ = plain_run(bridge, prompts, movers[mover], 0.0)
+            after, _ = plain_run(bridge, prompts, movers[mover], change_of(recording, component, given))
+            expected = ((after - before) * contrast(prompts)).sum(-1)
+            at = (slice(None), mover, component.layer, component.head, component.component)
+            torch.testing.assert_close(effects.inhibition[at], expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                effects.odds[at], odds(after, prompts) - odds(before, prompts), atol=5e-4, rtol=1e-3
+            )
+            seen = max(seen, expected.abs().max().item())
+        assert effects.inhibition[:, 1, 1].isnan().all() and effects.odds[:, 1, 1].isnan().all()
+        alone = component_effects(recording, movers[1], donor=given, inhibition=False)
+        torch.testing.assert_close(alone.odds[:, 0], effects.odds[:, 1, :1])
+        assert alone.inhibition is None and "inhibition" not in alone.table()
+    assert seen > 1e-3, "a change without effect would prove nothing"
+    with pytest.raises(OptionError, match="one mover"):
+        component_effects(recording, [])
+    with pytest.raises(OptionError, match="The donor has"):
+        component_effects(recording, READER, donor=record(bridge, prompts.select([0, 1]), [READER.layer]))
 
 
 def test_removing_whole_heads_equals_a_hooked_run(case):
@@ -136,10 +162,11 @@ def test_a_model_in_half_precision_is_measured_as_its_hooked_runs_are(checkpoint
     effects = component_effects(recording, reader)
     strongest = effects.table()["inhibition"].abs().idxmax()
     component = Component.parse(effects.table()["writer"][strongest])
+    of = effects.inhibition[:, 0, component.layer, component.head, component.component]
     before, _ = plain_run(bridge, prompts, reader, 0.0)
-    after, _ = plain_run(bridge, prompts, reader, removed(recording, component))
+    after, _ = plain_run(bridge, prompts, reader, change_of(recording, component))
     expected = ((after - before).float() * contrast(prompts)).sum(-1)
-    torch.testing.assert_close(effects.of(component), expected, atol=HALF_TOLERANCES[torch.bfloat16], rtol=0.05)
+    torch.testing.assert_close(of, expected, atol=HALF_TOLERANCES[torch.bfloat16], rtol=0.05)
     assert expected.abs().max() > 3 * HALF_TOLERANCES[torch.bfloat16], "a smaller effect would prove nothing"
 
 

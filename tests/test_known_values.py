@@ -25,12 +25,11 @@ class Asked:
         self.task = task_of(self.run)
         self.bridge, self.tokenizer, self.family = self.run.bridge, self.run.tokenizer, self.task.functions
         self.shape = self.bridge.cfg.n_layers, self.bridge.cfg.n_heads
+        numbers = (self.tokenizer(f"\n(1, {n}", add_special_tokens=False) for n in range(self.family.n_numbers))
+        self.ids = [encoded["input_ids"][-1] for encoded in numbers]
 
     def encode(self, some):
         return self.task.encode(self.run, some)
-
-    def questions(self, n, part):
-        return self.task.draw(n, part=part).questions
 
     def table(self, make, *args, **options):
         return frame(make(self.run, self.task, *args, **options))
@@ -52,20 +51,12 @@ def last_token(change):
     return hook
 
 
-def number_ids(s):
-    return [s.tokenizer(f"\n(1, {n}", add_special_tokens=False)["input_ids"][-1] for n in range(s.family.n_numbers)]
-
-
 def out_at_the_end(s, heads):
     def without(layer):
         mine = [head.head for head in heads if head.layer == layer]
         return last_token(lambda z: z.index_fill(1, torch.tensor(mine, dtype=torch.long), 0.0))
 
     return [(f"blocks.{layer}.attn.hook_z", without(layer)) for layer in range(s.shape[0])]
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# what examples add
 
 
 @torch.no_grad()
@@ -78,10 +69,10 @@ def last_residual(s, pairs, x):
 def test_additivity_is_the_sum_of_single_runs_along_the_answers_direction(s):
     counts, n = (1, 2, 5), 5
     table = s.table(study.additivity, n=n, counts=counts).set_index("n_examples")
-    asked = s.questions(n, part=5)
+    asked = s.task.draw(n, part=5).questions
     tensors = load_file(model_source("mini-icl")[0] / "model.safetensors")
     unembed = (tensors["lm_head.weight"] * tensors["transformer.ln_f.weight"]).double()
-    unembed = (unembed - unembed.mean(1, keepdim=True))[number_ids(s)]
+    unembed = (unembed - unembed.mean(1, keepdim=True))[s.ids]
     for count in counts:
         together, summed, cosines = [], [], []
         for q in asked:
@@ -101,28 +92,15 @@ def test_additivity_is_the_sum_of_single_runs_along_the_answers_direction(s):
         assert row["low"] - 1e-9 <= row["ratio"] <= row["high"] + 1e-9 and row["n"] == n
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# patching
-
-
 SCORES = ["exact", "about", "parity", "copied", "distance"]
 
 
-class ByHand:
-    """Numbers answered by whole runs of single prompts."""
-
-    def __init__(self, s):
-        self.s, self.ids = s, number_ids(s)
-
-    @torch.no_grad()
-    def run(self, question, hooks):
-        with self.s.bridge.hooks(fwd_hooks=hooks):
-            logits, cache = self.s.bridge.run_with_cache(self.s.encode([question]).tokens)
-        given = [cache[f"blocks.{layer}.hook_resid_pre"][:, -1] for layer in range(self.s.shape[0])]
-        return int(logits[0, -1, self.ids].argmax()), given
-
-    def patched(self, question, layer, given):
-        return self.run(question, [(f"blocks.{layer}.hook_resid_pre", last_token(lambda _: given))])[0]
+@torch.no_grad()
+def answered(s, question, hooks=()):
+    """The number that a whole run of one prompt ends with, and what enters each layer at the last token."""
+    with s.bridge.hooks(fwd_hooks=list(hooks)):
+        logits, cache = s.bridge.run_with_cache(s.encode([question]).tokens)
+    return int(logits[0, -1, s.ids].argmax()), [cache[f"blocks.{n}.hook_resid_pre"][:, -1] for n in range(s.shape[0])]
 
 
 def scored(answers, said, pairing):
@@ -144,13 +122,14 @@ def test_the_patch_table_equals_whole_runs_scored_on_as_function(s, b):
     n, sets = 8, {"layer 2": heads_in([2], s.shape[1]), "layers 1 and 3": heads_in([1, 3], s.shape[1])}
     table = s.table(patching.patches, sets, n=n, b=b).set_index(["out", "run"])
     pairing = draw_pairing(s.family, n, N_EXAMPLES, b=b, seed=0, among=~s.family.held_out)
-    by_hand = ByHand(s)
-    plain = [by_hand.run(question, [])[0] for question in pairing.b]
+    plain = [answered(s, question)[0] for question in pairing.b]
     for name, heads in {"nothing": [], **sets}.items():
-        runs = [by_hand.run(question, out_at_the_end(s, heads)) for question in pairing.a]
+        runs = [answered(s, question, out_at_the_end(s, heads)) for question in pairing.a]
         said = [answer for answer, _ in runs]
         for layer in range(s.shape[0]):
-            answers = [by_hand.patched(q, layer, given[layer]) for q, (_, given) in zip(pairing.b, runs)]
+            hooks = [last_token(lambda _, own=given[layer]: own) for _, given in runs]
+            site = f"blocks.{layer}.hook_resid_pre"
+            answers = [answered(s, question, [(site, hook)])[0] for question, hook in zip(pairing.b, hooks)]
             (row,) = table.loc[(name, patching.PATCHED)].query("layer == @layer")[SCORES].to_dict("records")
             assert row == pytest.approx(scored(answers, said, pairing))
         assert table.loc[(name, patching.B), SCORES].to_dict() == pytest.approx(scored(plain, said, pairing))
@@ -166,16 +145,12 @@ def test_the_patched_layers_and_sets_that_are_compared_differ(s):
     assert of_a["layer 2"] < 1 == of_a["nothing"]
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# attention to earlier answers
-
-
 @torch.no_grad()
 def test_attention_to_answers_by_counting_tokens(s):
     """After the first token come triples x comma y: x_i is token 3i + 1, its comma 3i + 2, y_i 3i + 3."""
     n, n_asked = 5, N_EXAMPLES
     table = s.table(study.looks_back, n=n).set_index("head")
-    prompts = s.encode(s.questions(n, part=8))
+    prompts = s.encode(s.task.draw(n, part=8).questions)
     words = [s.tokenizer.decode([token]) for token in prompts.tokens[0].tolist()]
     assert set(words[2::3]) == {","} and all(word.isdigit() for word in words[1::3] + words[3::3])
     to_y, to_x = torch.zeros(s.shape), torch.zeros(s.shape)
@@ -195,10 +170,6 @@ def test_attention_to_answers_by_counting_tokens(s):
             assert row["to_x"] == pytest.approx(to_x[layer, head].item(), abs=1e-5)
             assert row["even"] == pytest.approx(even, abs=1e-6)
             assert row["ratio"] == pytest.approx(to_y[layer, head].item() / even, abs=1e-4)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# accuracy by place
 
 
 def test_accuracy_by_place_is_counted_prompt_by_prompt():

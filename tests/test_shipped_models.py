@@ -10,7 +10,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study
 from talking_heads_utils.experiments.icl.task import task_of
 from talking_heads_utils.metrics import accuracy, answer_logits
-from talking_heads_utils.models import find_checkpoint, learners, load_model, minis, shipped_models
+from talking_heads_utils.models import learners, load_model, minis, shipped_models
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.settings import EARLY
@@ -18,7 +18,6 @@ from talking_heads_utils.training.card import card_text
 from talking_heads_utils.training.lists import LAST, SETTLED
 from talking_heads_utils.training.loop import Run
 from talking_heads_utils.training.model import constrain
-from talking_heads_utils.training.seeds import all_runs
 from talking_heads_utils.training.spec import FREE, N_LAST, SPECS, FunctionsSpec, MiniSpec
 
 FOLDERS = shipped_models()
@@ -67,9 +66,7 @@ def test_the_card_says_what_the_checkpoint_does(name, tmp_path):
     run.model.load_state_dict(load_file(FOLDERS[name] / "model.safetensors"))
     for key, value in run.accuracy().items():
         assert value == pytest.approx(card["accuracy"][key], abs=0.011), key
-    text = (FOLDERS[name] / "README.md").read_text()
     longest = f"n={card['longest']}"
-    assert f"| {card['accuracy'][longest]:.1%} |" in text and "toy" in text
     last = card["last"]["accuracy"]
     again, _ = run.job.answers(run.model, 1000, "cpu", LAST, [longest])[longest]
     assert card["last"]["n"] == N_LAST and last == pytest.approx(card["accuracy"], abs=0.06)
@@ -81,13 +78,8 @@ def test_the_card_says_what_the_checkpoint_does(name, tmp_path):
 
 
 @pytest.mark.parametrize("model", FOLDERS)
-def test_its_card_is_made_of_its_log_and_its_measures(model):
-    text = (FOLDERS[model] / "README.md").read_text(encoding="utf-8")
-    measures = {run["checkpoint"]: run for run in all_runs()}
-    of_it = measures.get(find_checkpoint(FOLDERS[model]).sha256())
-    assert text == card_text(FOLDERS[model], of_it), "write the card again: `seeds` does"
-    final_of_lists = model not in LEARNERS and not model.endswith("early")
-    assert (of_it is not None) == final_of_lists == ("## Its channel" in text)
+def test_its_card_is_made_of_its_log(model):
+    assert (FOLDERS[model] / "README.md").read_text(encoding="utf-8") == card_text(card_of(model))
 
 
 def test_it_loads_by_the_same_call_and_solves_the_tasks():
@@ -113,8 +105,6 @@ def test_a_learner_is_small_and_its_card_says_what_it_does(learner, tmp_path):
     run.model.load_state_dict(load_file(FOLDERS[learner] / "model.safetensors"))
     for key, value in run.accuracy().items():
         assert value == pytest.approx(card["accuracy"][key], abs=0.011), key
-    text = (FOLDERS[learner] / "README.md").read_text()
-    assert f"| {card['accuracy']['k=12']:.1%} |" in text and "toy" in text
     if not spec.noise:
         assert card["accuracy"]["k=12"] >= 0.9 > card["accuracy"]["k=1"]
 

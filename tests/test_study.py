@@ -71,7 +71,7 @@ def test_every_menu_entry_shows_its_own_traces(planted, runs):
         assert sorted(i for part in shown for i in part) == list(range(len(figure.data))), name
         assert [bool(t.visible) for t in figure.data] == [i < per_view for i in range(len(figure.data))], name
     bars = drawn["effects"][0].data[0]
-    effects = runs.effects.inhibition.mean(0)[1, runs.heads[0].head]
+    effects = runs.effects.inhibition.mean(0)[0, 1, runs.heads[0].head]
     assert list(bars.y)[:3] == pytest.approx(effects[:3].tolist(), abs=1e-4)
     top = [t for t in drawn["concentration"][0].data if t.name == "top k"][0]
     assert top.y[2] == pytest.approx(concentration.run(planted)[0].whole, abs=1e-3)

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from talking_heads_utils.errors import CheckpointError, LabelError, ProcessingError
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
-from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
-from talking_heads_utils.weights.heads import LAYER_NORM, RMS_NORM, Processing
+from talking_heads_utils.weights.checkpoints import assembled, load_head_weights, open_checkpoint
+from talking_heads_utils.weights.heads import LAYER_NORM, Processing
 
 TENSORS = ("W_Q", "W_K", "W_V", "W_O", "b_O")
 
@@ -85,15 +85,11 @@ def test_shapes_and_defaults(checkpoints):
     assert "norm scale folded in" in gpt2.describe() and "d_model' = 23" in gpt2.describe()
 
 
-def test_processing_that_changes_the_model_is_refused(checkpoints):
+def test_what_the_model_has_not_is_one_clear_error(checkpoints):
     with pytest.raises(ProcessingError, match="only LayerNorm subtracts the mean"):
         load_head_weights(checkpoints["llama"], processing=Processing(fold_ln=True, center=True))
     with pytest.raises(ProcessingError, match="folded in first"):
         Processing(fold_ln=False, center=True).check(LAYER_NORM)
-    assert Processing.default(RMS_NORM).check(RMS_NORM).fold_ln
-
-
-def test_a_head_the_model_lacks_is_one_clear_error(checkpoints):
     with pytest.raises(LabelError, match=r"layers 0\.\.2 with heads 0\.\.3"):
         load_head_weights(checkpoints["gpt2"]).head("L3H0")
 
@@ -114,7 +110,9 @@ def test_shards_and_bfloat16(checkpoints, family, tmp_path):
     other = next(path for name, path in held.files.items() if "embed" in name or "wte" in name)
     save_file({name: 2 * tensor for name, tensor in load_file(other).items()}, other)
     again = open_checkpoint(tmp_path / "shards")
-    assert again.source() == held.source() and again.sha256() != shards.source.sha256, "the sum of what is read alone"
+    assert assembled(again).source == assembled(held).source and again.sha256() != shards.source.sha256, (
+        "the sum of what is read alone"
+    )
 
 
 def test_only_attention_tensors_are_read(checkpoints, family, tmp_path):
@@ -150,13 +148,13 @@ def test_damaged_tensors_are_refused_by_name(checkpoints, tmp_path, change, mess
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DAMAGED_FILES = [
-    ({CONFIG: "{"}, "is not JSON"),
-    ({CONFIG: "[1, 2]"}, "no table of names and values"),
+    ({CONFIG: "{"}, "is damaged"),
     ({CONFIG: "null"}, "no table of names and values"),
     ({CONFIG: None}, "holds no config.json"),
     ({SINGLE: "x" * 100}, "not a whole safetensors file"),
     ({SINGLE: None, "pytorch_model.bin": "pickle"}, "Only safetensors are read, never a pickle"),
-    *(({SINGLE: None, INDEX: text}, "lists no shards") for text in ("{}", '{"weight_map": []}', '{"weight_map": {}}')),
+    ({SINGLE: None, INDEX: '{"weight_map": {}}'}, "lists no shards"),
+    ({SINGLE: None, INDEX: '{"weight_map": {"a": "lost.safetensors"}}'}, "holds no lost.safetensors"),
 ]
 
 
@@ -169,14 +167,6 @@ def test_damaged_files_are_one_clear_error(checkpoints, tmp_path, files, message
             (folder / name).write_text(content)
     with pytest.raises(CheckpointError, match=message):
         load_head_weights(folder)
-
-
-def test_a_shard_that_is_missing_is_named(tmp_path):
-    build_model("gpt2").save_pretrained(tmp_path / "shards", max_shard_size="10KB")
-    lost = sorted((tmp_path / "shards").glob("*.safetensors"))[0]
-    lost.unlink()
-    with pytest.raises(CheckpointError, match=lost.name):
-        load_head_weights(tmp_path / "shards")
 
 
 @pytest.mark.parametrize(("normalization", "norm"), [(None, "none"), ("LN", "LayerNorm"), ("RMS", "RMSNorm")])
@@ -200,22 +190,14 @@ def test_a_natively_built_bridge_is_read_too(normalization, norm):
 WRONG_CONFIGS = [
     ("gpt2", {"n_embd": 48}, r"is \[24, 72\], but its config makes it \[48, 144\]"),
     ("gpt2", {"n_head": 5}, "d_head = None is no positive integer"),
-    ("gpt2", {"n_head": 0}, "n_heads = 0 is no positive integer"),
     ("gpt2", {"n_head": "4"}, "n_heads = '4' is no positive integer"),
-    ("gpt2", {"n_head": None}, "n_heads = None is no positive integer"),
     ("gpt2", {"n_layer": 2}, "says 2 layers, but the file also holds transformer.h.2"),
     ("gpt2", {"n_layer": 4}, "partial: 6 attention tensors are missing"),
-    ("gpt2", {"n_layer": -1}, "n_layers = -1 is no positive integer"),
-    ("gpt2", {"model_type": ["gpt2"]}, "which is not known here"),
     ("gpt2", {"model_type": "mamba"}, "'mamba', which is not known here. Known: gpt2, gpt_neox, llama"),
     ("gpt2", {"n_head": ...}, "lacks 'n_head'"),
-    ("gpt_neox", {"hidden_size": 12}, "but its config makes it"),
     ("gpt_neox", {"rope_parameters": "fast"}, "no table of names and values"),
-    ("gpt_neox", {"rope_parameters": {"rope_theta": "abc"}}, "rotary settings make no sense"),
-    ("llama", {"num_attention_heads": 8}, "but its config makes it"),
     ("llama", {"head_dim": 3}, "but its config makes it"),
     ("llama", {"num_key_value_heads": 3}, "4 heads cannot share 3 key/value heads evenly"),
-    ("llama", {"num_key_value_heads": 4}, "but its config makes it"),
 ]
 
 

@@ -7,10 +7,11 @@ example:
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from talking_heads_utils.cli.composition import add_weights_arguments
-from talking_heads_utils.files import check_file, gpt2_source
+from talking_heads_utils.files import check_file, gpt2_source, written_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,20 +24,17 @@ def run(args: argparse.Namespace) -> None:
 
     import torch
 
-    from talking_heads_utils import roles
-    from talking_heads_utils.experiments.inhibition.quantised import quantised_frame, save_quantised
+    from talking_heads_utils.experiments.inhibition.quantised import quantised_frame
     from talking_heads_utils.provenance import versions
     from talking_heads_utils.scores.streaming import describe_checkpoint
     from talking_heads_utils.weights.checkpoints import open_checkpoint
 
     check_file(args.out)
     checkpoint = open_checkpoint(args.weights or gpt2_source(), args.revision)
-    shape = checkpoint.shape
-    known = (checkpoint.family.name, shape.n_layers, shape.n_heads) == ("gpt2", 12, 12)
     with torch.inference_mode():
-        frame = quantised_frame(
-            checkpoint, roles=roles.gpt2_small_roles() if known else None, links=roles.IOI_LINKS if known else ()
-        )
+        frame = quantised_frame(checkpoint)
         about = describe_checkpoint(checkpoint) | {"versions": versions() | {"gguf": version("gguf")}}
-    save_quantised(frame, about, args.out)
+    content = {"about": about, "rows": json.loads(frame.round(6).to_json(orient="records"))}
+    with written_whole(args.out) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(frame.to_string(index=False))

@@ -1,7 +1,6 @@
-"""Measure finished runs of `train` on IOI and lists as chapter 1 measures a model, one JSON file each.
+"""Measure the channel into the mover of finished runs of `train`, one JSON file each.
 
-The book's page on the models makes its table of seeds of them, and the run's own card tells them. What is there is not
-measured again.
+The book's page on the models makes its table of seeds of them. What is there is not measured again.
 
 example:
   python -m talking_heads_utils seeds runs/mini-token-0 runs/mini-token-1 --out data/seeds

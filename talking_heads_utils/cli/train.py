@@ -14,7 +14,7 @@ The data depend on the seed and the step alone, so on one machine the result is 
 
 examples:
   python -m talking_heads_utils train mini-token --out runs/mini-token
-  python -m talking_heads_utils train mini-token --out runs/mini-token --resume --minutes 30
+  python -m talking_heads_utils train mini-token --out runs/mini-token --resume
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="one of the models above")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the run lives")
     add_seed(parser, "of the weights and the prompts")
-    parser.add_argument("--minutes", type=float, help="stop after so many; the run can be resumed")
     parser.add_argument("--resume", action="store_true", help="go on where the run in that folder stopped")
     add_device(parser)
 
@@ -40,6 +39,5 @@ def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.training.spec import spec_of
 
     training = Run(spec_of(args.name), check_seed(args.seed), args.out, args.device)
-    done = train(training, resume=args.resume, minutes=args.minutes, say=lambda line: print(line, flush=True))
-    end = training.round.end
-    print(f"{args.out}: step {done.step} of {end}, {'finished' if done.step == end else 'stopped; --resume goes on'}")
+    train(training, resume=args.resume, say=lambda line: print(line, flush=True))
+    print(f"{args.out}: step {training.progress.step}, finished")

@@ -20,12 +20,11 @@ from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q
 from talking_heads_utils.edits.edits import OV, Edit, save_edit
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
-from talking_heads_utils.models import PLANTED, TOKENIZER_FILES, model_source
-from talking_heads_utils.weights.checkpoints import INDEX, Checkpoint, load_head_weights, open_checkpoint
+from talking_heads_utils.models import PLANTED, model_source
+from talking_heads_utils.weights.checkpoints import INDEX, OTHER_FILES, Checkpoint, load_head_weights, open_checkpoint
 from talking_heads_utils.weights.heads import RawLayer, grouped_index
 
 EDIT_FILE = "edit.json"
-_OTHER_FILES = (*TOKENIZER_FILES, "generation_config.json")
 
 
 def bake(model: str | Path, edit: Edit, folder: Path) -> Path:
@@ -42,7 +41,7 @@ def bake(model: str | Path, edit: Edit, folder: Path) -> Path:
         raise OptionError(f"{folder} is there already and not empty. Name a new folder.")
     check_bakeable(model)
     source, revision = model_source(model)
-    checkpoint = open_checkpoint(source, revision, also=_OTHER_FILES)
+    checkpoint = open_checkpoint(source, revision)
     if checkpoint.gguf is not None:
         raise EditError(f"{checkpoint.name} is a GGUF file, which no edit is written into. Apply the edit instead.")
     weights = load_head_weights(source, revision=revision, processing=edit.processing)
@@ -114,7 +113,7 @@ def _write(checkpoint: Checkpoint, changed: dict[str, Tensor], edit: Edit, folde
         tensors |= {name: tensor.contiguous() for name, tensor in changed.items() if name in tensors}
         with written_whole(folder / path.name) as part:
             save_file(tensors, part, metadata={"format": "pt"})
-    for name in ("config.json", INDEX, *_OTHER_FILES):
+    for name in ("config.json", INDEX, *OTHER_FILES):
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
     save_edit(edit, folder / EDIT_FILE)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle, islice, zip_longest
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.gate import ANYWHERE
-from talking_heads_utils.experiments.inhibition.concentration import RANDOM, TOP, shares
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -22,6 +21,7 @@ from talking_heads_utils.figures.style import (
     with_views,
 )
 from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.training.seeds import RANDOM, TOP, carried
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,17 +63,21 @@ def training_figure(log: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> g
 
 def seeds_figure(runs: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Runs of one recipe side by side, a menu for the recipe. Above, accuracy by list length; below, the share of what
-    the inhibition heads together do to I(m) that k directions of their write carry, random directions in grey."""
-    titles = ("accuracy over the vocabulary", "share of the effect on I(m)")
-    figure = stacked(2, titles, 560, 0.2)
-    by_model: dict[str, list[Mapping[str, Any]]] = {}
-    for run in runs:
-        by_model.setdefault(run["model"], []).append(run)
-    most = max(map(len, by_model.values()))
-    views = {model: [
-        *(t for own, colour in zip_longest(of_model, islice(cycle(LINES), most)) for t in _seed_traces(own, colour)),
-        go.Scatter(**_random_directions(of_model)),
-    ] for model, of_model in by_model.items()}  # fmt: skip
+    the inhibition heads together do to I(m) that k directions of their write carry, random directions in grey.
+
+    runs: of :func:`talking_heads_utils.training.seeds.all_runs`.
+    """
+    figure = stacked(2, ("accuracy over the vocabulary", "share of the effect on I(m)"), 560, 0.2)
+    models = list(dict.fromkeys(run["model"] for run in runs))
+    most = max(sum(run["model"] == model for run in runs) for model in models)
+    views = {}
+    for model in models:
+        of_model = [run for run in runs if run["model"] == model]
+        padded = [*of_model, *[None] * (most - len(of_model))]  # every view has as many traces
+        views[model] = [trace for run, colour in zip(padded, cycle(LINES)) for trace in _seed_traces(run, colour)]
+        random = [carried(run["channel"], RANDOM) for run in of_model if "channel" in run]
+        mean = {k: sum(shares[k] for shares in random) / len(random) for k in (random[0] if random else ())}
+        views[model].append(_curve(mean, "random directions", line=dict(color=CONTROL, dash="dash"), mode="lines"))
     with_views(figure, views, panels=[*(1, 2) * most, 2])
     figure.update_yaxes(range=[0, 1.06])
     figure.update_xaxes(title_text="items in the list", dtick=1, row=1, col=1)
@@ -83,35 +87,17 @@ def seeds_figure(runs: Sequence[Mapping[str, Any]]) -> go.Figure:
 
 def _seed_traces(run: Mapping[str, Any] | None, colour: str) -> list[go.Scatter]:
     """Accuracy by length, and the channel's curve; empty where there is no run, or no channel."""
-    name = f"seed {run['seed']}" if run else ""
-    style = dict(mode="lines+markers", line_color=colour, name=name, legendgroup=name)
-    lengths = {int(k[2:]): v for k, v in run["accuracy"].items() if k != "ioi"} if run else {}
-    curve = _shares(run, TOP) if run else {}
-    say = f"{name}, %{{x}}: %{{y:.3f}}<extra></extra>"
-    return [
-        go.Scatter(
-            x=list(values), y=list(values.values()), showlegend=bool(values) and first, hovertemplate=say, **style
-        )
-        for values, first in ((lengths, True), (curve, False))
-    ]
+    run = run or dict(seed="", accuracy={})
+    lengths = {int(kind[2:]): value for kind, value in run["accuracy"].items() if kind != "ioi"}
+    name, look = f"seed {run['seed']}", dict(line_color=colour, mode="lines+markers")
+    above, below = _curve(lengths, name, **look), _curve(carried(run.get("channel", []), TOP), name, **look)
+    return [above, below.update(showlegend=False)]
 
 
-def _shares(run: Mapping[str, Any], what: str) -> dict[int, float]:
-    """What so many directions carry, for a figure; empty for a run without a channel."""
-    import pandas as pd
-
-    found = shares(list(pd.DataFrame(run["channel"]).itertuples()), what) if "channel" in run else {}
-    return {k: round(share, 4) for k, share in found.items()}
-
-
-def _random_directions(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """As many random directions, mean over the runs."""
-    found = [share for run in runs if (share := _shares(run, RANDOM))]
-    ks = list(found[0]) if found else []
-    mean = [round(sum(share[k] for share in found) / len(found), 4) for k in ks]
-    return dict(
-        x=ks, y=mean, mode="lines", line=dict(color=CONTROL, dash="dash"), name="random directions",
-        showlegend=bool(ks), hovertemplate="%{x} random: %{y:.3f}<extra></extra>",
+def _curve(values: Mapping[int, float], name: str, **look: Any) -> go.Scatter:
+    return go.Scatter(
+        x=list(values), y=[round(value, 4) for value in values.values()], name=name, legendgroup=name,
+        showlegend=bool(values), hovertemplate=f"{name}, %{{x}}: %{{y:.3f}}<extra></extra>", **look,
     )  # fmt: skip
 
 

@@ -25,13 +25,11 @@ class Mover:
 
     x: what enters the head's layer at ``end``.
     keys: of every position, as the unrotated query at ``end`` meets them.
-    moved: what the head would write at ``end`` if it attended to one position alone.
     pattern: its attention from ``end``. visible: the positions that ``end`` can attend to.
     """
 
     x: Float[Tensor, "n d_model"]
     keys: Float[Tensor, "n n_pos d_head"]
-    moved: Float[Tensor, "n n_pos d_model"]
     pattern: Float[Tensor, "n n_pos"]
     visible: Bool[Tensor, "n n_pos"]
     W_Q: Float[Tensor, "d_model d_head"]
@@ -51,7 +49,6 @@ def mover_of(recording: Recording, head: Head, rows: slice = slice(None)) -> Mov
     return Mover(
         x=resid[torch.arange(len(resid), device=end.device), end],
         keys=keys,
-        moved=reader.values[rows, :, kv] @ at.W_O[h],
         pattern=reader.pattern[rows, h],
         visible=recording.visible[rows],
         W_Q=at.W_Q[h],
@@ -60,23 +57,30 @@ def mover_of(recording: Recording, head: Head, rows: slice = slice(None)) -> Mov
     )
 
 
-def pattern_after_query(
-    mover: Mover, directions: Float[Tensor, "g c d_model"], amounts: Float[Tensor, "n g c"]
-) -> Float[Tensor, "n g c n_pos"]:
-    """Attention from ``end`` if what the query reads were moved along one direction, for every direction by itself.
+def scale_along(
+    norm: Norm, x: Float[Tensor, "n d_model"], v: Float[Tensor, "c d_model"], amounts: Float[Tensor, "n c"]
+) -> Float[Tensor, "n c"]:
+    """The norm's divisor if ``x`` were moved by an amount along each direction by itself. x, v: centred."""
+    square = x.square().sum(-1)[:, None] + 2 * amounts * (x @ v.T) + amounts.square() * v.square().sum(-1)
+    return norm.scale(square, x.shape[-1])
 
-    directions: c of them in each of g groups (a head's components). amounts: how far each moves, per prompt.
+
+def scores_along(
+    mover: Mover,
+    read: Float[Tensor, "c d_head"],
+    amounts: Float[Tensor, "n c"],
+    scale: Float[Tensor, "n c"],
+    keys: Float[Tensor, "n k d_head"],
+) -> Float[Tensor, "n k c"]:
+    """Attention scores from ``end`` to some keys if the query's input were moved along each direction by itself.
+
+    read: what the query makes of the directions, centred. scale: of :func:`scale_along`. keys: as the mover has them,
+    or weighted sums of them.
     """
-    x = mover.norm.center(mover.x[:, None])
-    v = mover.norm.center(directions)
-    x_keys = torch.einsum("ngq,npq->ngp", x @ mover.W_Q, mover.keys)[:, :, None]
-    v_keys = torch.einsum("gcq,npq->ngcp", v @ mover.W_Q, mover.keys)
-    cross = torch.einsum("ngm,gcm->ngc", x.expand(-1, len(v), -1), v)
-    square = x.square().sum(-1)[..., None] + 2 * amounts * cross + amounts.square() * v.square().sum(-1)
-    scale = mover.norm.scale(square, x.shape[-1])[..., None]
-    scores = v_keys.mul_(amounts[..., None]).add_(x_keys).div_(scale).add_((mover.keys @ mover.b_Q)[:, None, None])
-    scores = scores / mover.W_Q.shape[-1] ** 0.5
-    return scores.masked_fill_(~mover.visible[:, None, None], -torch.inf).softmax(-1)
+    plain = keys @ (mover.norm.center(mover.x) @ mover.W_Q)[..., None]
+    scores = (keys.flatten(0, 1) @ read.T).unflatten(0, keys.shape[:2])
+    scores = scores.mul_(amounts[:, None]).add_(plain).div_(scale[:, None]).add_((keys @ mover.b_Q)[..., None])
+    return scores.div_(mover.W_Q.shape[-1] ** 0.5)
 
 
 def pattern_after_shift(mover: Mover, shift: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k n_pos"]:
@@ -89,26 +93,3 @@ def scores_after_shift(mover: Mover, shift: Float[Tensor, "n k d_model"]) -> Flo
     query = mover.norm(mover.x[:, None] + shift) @ mover.W_Q + mover.b_Q
     scores = (query @ mover.keys.mT) / mover.W_Q.shape[-1] ** 0.5
     return scores.masked_fill_(~mover.visible[:, None], -torch.inf)
-
-
-def direct_logit_effect(
-    mover: Mover,
-    change: Float[Tensor, "n *k n_pos"],
-    final: Float[Tensor, "n d_model"],
-    wanted: Float[Tensor, "n d_model"],
-    norm: Norm,
-) -> Float[Tensor, "n *k"]:
-    """What a change of the mover's attention does to the logits straight, no later layer taking part.
-
-    final: residual stream before the last norm. wanted: direction of the unembedding, answer less mean distractor. The
-    last norm's divisor is recomputed exactly.
-    """
-    x, moved = norm.center(final), norm.center(mover.moved)
-    flat = change.flatten(1, -2)
-    gram = moved @ moved.mT
-    square = x.square().sum(-1)[:, None] + 2 * (flat @ (moved @ x[..., None]))[..., 0] + ((flat @ gram) * flat).sum(-1)
-    before = (x * wanted).sum(-1)[:, None]
-    after = before + (flat @ (moved @ wanted[..., None]))[..., 0]
-    d_model = x.shape[-1]
-    plain = before / norm.scale(x.square().sum(-1), d_model)[:, None]
-    return (after / norm.scale(square, d_model) - plain).unflatten(1, change.shape[1:-1])

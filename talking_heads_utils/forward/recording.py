@@ -98,23 +98,23 @@ class Recording:
             raise OptionError(f"Layer {layer} was not recorded as a reader; there are {sorted(self.readers)}.")
         return self.readers[layer]
 
-    def write(
-        self, layer: int, *, at_end: bool = True, rows: slice = slice(None)
-    ) -> Float[Tensor, "n *n_pos n_heads d_model"]:
-        """What every head of a layer writes on the prompts in ``rows``, biases left out: at ``end``, or everywhere."""
-        z = self.writes[layer][rows]
-        z = z[torch.arange(len(z), device=z.device), self.end[rows]] if at_end else z
-        W_O = self.weights.W_O[layer].to(z)
-        return torch.einsum("...hd,hdm->...hm", z, W_O)
+    def z(self, layer: int, *, at_end: bool = True) -> Float[Tensor, "n *n_pos n_heads d_head"]:
+        """What every head of a layer gathers, value biases left out: at ``end``, or everywhere."""
+        z = self.writes[layer]
+        return z[self.rows, self.end] if at_end else z
 
-    def activations(
-        self, layers: range, *, at_end: bool = True, rows: slice = slice(None)
-    ) -> Float[Tensor, "n *n_pos layers n_heads d_head"]:
-        """How far each component of those layers goes along its write direction, on the prompts in ``rows``."""
+    def write(self, layer: int, *, at_end: bool = True) -> Float[Tensor, "n *n_pos n_heads d_model"]:
+        """What every head of a layer writes, biases left out: at ``end``, or everywhere."""
+        z = self.z(layer, at_end=at_end)
+        return torch.einsum("...hd,hdm->...hm", z, self.weights.W_O[layer].to(z))
+
+    def activations(self, layers: range, *, at_end: bool = True) -> Float[Tensor, "n *n_pos layers n_heads d_head"]:
+        """How far each component of those layers goes along its write direction."""
         found = []
         for layer in layers:
-            write = self.write(layer, at_end=at_end, rows=rows)
-            found.append(torch.einsum("...hm,hcm->...hc", write, self.directions[layer].nan_to_num()))
+            z = self.z(layer, at_end=at_end)
+            along = self.weights.W_O[layer].to(z) @ self.directions[layer].nan_to_num().mT
+            found.append(torch.einsum("...hd,hdc->...hc", z, along))
         return torch.stack(found, -3)
 
 

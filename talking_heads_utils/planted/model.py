@@ -38,7 +38,14 @@ DUPLICATE, INHIBITION, LIST, NOISE, MOVER, DECOY = "duplicate-token", "inhibitio
 SHARP, CANDIDATE, COPY = 60.0, 30.0, 20.0  # how peaked attention is; bonus of a candidate; what a mover writes
 GOLDEN = math.pi * (3 - math.sqrt(5))
 END_OF = {"names": "to", "objects": "the"}  # the last word of a prompt tells which words are candidates
+N_HEADS = 6  # per layer; those without a role do nothing of use
 GAINS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.25, 0.2)  # of the channel's dimensions, so that its components have an order
+
+
+ROLES = {
+    DUPLICATE: (Head(0, 0),), INHIBITION: (Head(1, 0), Head(1, 1)), LIST: (Head(1, 2),), NOISE: (Head(1, 3),),
+    MOVER: (Head(2, 0), Head(2, 1)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Planted:
     components: role -> the components that write into the channel; empty without one.
     places: the code of each position. word_codes: what the noise head writes for each word.
     objects: token ids of the words that lists are made of.
-    noise, strength, has_channel: as given to :func:`plant`.
+    has_channel: as given to :func:`plant`.
     """
 
     bridge: TransformerBridge
@@ -60,8 +67,6 @@ class Planted:
     places: Float[Tensor, "n_pos rank"]
     word_codes: Float[Tensor, "d_vocab rank"]
     objects: Int[Tensor, "n_objects"]
-    noise: float
-    strength: float
     has_channel: bool
 
 
@@ -71,7 +76,7 @@ def place_codes(rank: int, n_pos: int) -> Float[Tensor, "n_pos rank"]:
     rank 2: a circle in steps of the golden angle. rank 3: a spiral over a sphere. Even ranks from 4 on: a torus of such
     circles at different speeds. Raises :class:`OptionError` for any other.
     """
-    if not isinstance(rank, int) or rank not in (2, 3, 4, 6, 8):
+    if rank not in (2, 3, 4, 6, 8):
         raise OptionError(f"Place codes have rank 2, 3, 4, 6 or 8, not {rank!r}.")
     k = torch.arange(n_pos, dtype=torch.float64).div(2, rounding_mode="floor")
     if rank == 3:
@@ -129,37 +134,26 @@ class _HeadPlan:
 
 
 def plant(
-    *,
-    rank: int = 3,
-    strength: float = 400.0,
-    noise: float = 0.15,
-    n_decoys: int = 2,
-    channel: bool = True,
-    seed: int = 0,
-) -> Planted:
+    *, rank: int = 3, strength: float = 400.0, noise: float = 0.15, channel: bool = True, seed: int = 0
+) -> Planted:  # fmt: skip
     """Build the model. The same arguments give the same model, bit for bit.
 
     strength: of the movers' queries, in attention score per unit of inhibition. noise: standard deviation of the noise
-    head's random codes, per dimension of the channel; with 0, lists of any length are answered. n_decoys: heads per
-    layer that do nothing of use. channel=False: the same heads, but what layer 1 writes lands where no mover reads.
-    Raises :class:`OptionError` for a rank without place codes or a parameter that is no number from 0 on.
+    head's random codes, per dimension of the channel; with 0, lists of any length are answered. channel=False: the same
+    heads, but what layer 1 writes lands where no mover reads. Raises :class:`OptionError` for a rank without place
+    codes.
     """
-    for name, value in (("strength", strength), ("noise", noise), ("n_decoys", n_decoys)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise OptionError(f"{name} must be a finite number and not negative, not {value!r}.")
-    if not isinstance(n_decoys, int):
-        raise OptionError(f"n_decoys is a number of heads, not {n_decoys!r}.")
-    check_seed(seed)
-    tokenizer, generator = word_tokenizer(), torch.Generator().manual_seed(seed)
+    tokenizer, generator = word_tokenizer(), torch.Generator().manual_seed(check_seed(seed))
     words = {kind: tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1))) for kind in END_OF}
     rows = [token for ids in words.values() for token in ids]
     places = place_codes(rank, N_POSITIONS)
     circuit = _Circuit(len(words["names"]), len(rows), places, strength, noise, channel, generator)
-    plans, d_model = circuit.layers(n_decoys), circuit.at.d_model
+    plans, d_model = circuit.layers(), circuit.at.d_model
     turn = torch.linalg.qr(torch.randn(d_model, d_model, generator=generator, dtype=torch.float64))[0]
     word_codes = torch.zeros(len(tokenizer), rank)
     word_codes[rows] = circuit.word_codes.float()
-    roles = _roles(n_decoys)
+    roles = {role: list(heads) for role, heads in ROLES.items()}
+    roles[DECOY] = [h for h in heads_in(range(3), N_HEADS) if not any(h in heads for heads in ROLES.values())]
     writing = (INHIBITION, LIST, *([NOISE] if noise else [])) if channel else ()
     return Planted(
         bridge=_build(circuit.at, plans, rows, turn, tokenizer),
@@ -170,19 +164,8 @@ def plant(
         places=places.float(),
         word_codes=word_codes,
         objects=torch.tensor(words["objects"]),
-        noise=noise,
-        strength=strength,
         has_channel=channel,
     )
-
-
-def _roles(n_decoys: int) -> dict[str, list[Head]]:
-    roles = {
-        DUPLICATE: [Head(0, 0)], INHIBITION: [Head(1, 0), Head(1, 1)], LIST: [Head(1, 2)], NOISE: [Head(1, 3)],
-        MOVER: [Head(2, 0), Head(2, 1)],
-    }  # fmt: skip
-    used = {head for heads in roles.values() for head in heads}
-    return roles | {DECOY: [head for head in heads_in(range(3), 4 + n_decoys) if head not in used]}
 
 
 class _Circuit:
@@ -207,13 +190,13 @@ class _Circuit:
             "objects": self.eye[:, n_names:n_words].sum(1, keepdim=True),
         }
 
-    def layers(self, n_decoys: int) -> list[list[_HeadPlan]]:
+    def layers(self) -> list[list[_HeadPlan]]:
         named = (
             [self.duplicate()],
             [self.inhibition(), self.inhibition(), self.whole_list(), self.noisy()],
             [self.mover(), self.mover()],
         )
-        return [plans + [self.decoy() for _ in range(4 + n_decoys - len(plans))] for plans in named]
+        return [plans + [self.decoy() for _ in range(N_HEADS - len(plans))] for plans in named]
 
     def _plan(self, sink: float = SHARP / 2) -> _HeadPlan:
         plan = _HeadPlan(self.at.d_model, self.d_head)

@@ -35,12 +35,10 @@ class IOIPrompt:
 
     def text(self) -> PromptText:
         """The prompt as text, with the positions ``IO``, ``S1``, ``S2``."""
-        templates = load_templates(TASK)["templates"]
-        if self.template not in templates:
-            raise TaskError(f"No IOI template {self.template!r}; there are {', '.join(templates)}.")
+        template = load_templates(TASK)["templates"][self.template]
         first, second = [("IO", self.io), ("S1", self.s)][:: 1 if self.io_first else -1]
         fields = {"A": [first], "B": [second], "S": [("S2", self.repeated)], "PLACE": [("place", self.place)]}
-        text, spans = render(templates[self.template], fields | {"OBJECT": [("object", self.thing)]})
+        text, spans = render(template, fields | {"OBJECT": [("object", self.thing)]})
         info = {"template": self.template, "order": IO_FIRST if self.io_first else S_FIRST}
         return PromptText(text, spans, self.io, (self.s,), info)
 
@@ -101,15 +99,13 @@ def build_ioi(
     """IOI prompts for a tokenizer; with ``counterfactual`` each one changed by that named operation, pair by pair.
 
     prompts: your own instead of drawn ones. prefix: what stands in front, in place of what the tokenizer adds by itself
-    (:mod:`~talking_heads_utils.prompts.prefix`). Raises :class:`TaskError` for an unknown operation or template, no
-    prompts, something else than a prompt, equal names, or a word that is not one token.
+    (:mod:`~talking_heads_utils.prompts.prefix`). Raises :class:`TaskError` for an unknown operation, no prompts,
+    equal names, or a word that is not one token.
     """
     drawn = prompts is None
     prompts = draw_ioi(tokenizer, n_prompts, seed) if prompts is None else list(prompts)
     if not prompts:
         raise TaskError("No prompts were given. Leave prompts out to have them drawn.")
-    if strange := [p for p in prompts if not isinstance(p, IOIPrompt)]:
-        raise TaskError(f"Prompts of your own are IOIPrompt's, not {strange[0]!r}.")
     if bad := [p for p in prompts if len({p.io, p.s, p.third}) < 3]:
         raise TaskError(f"IO, S and the third must be three names, not {bad[0].io!r}, {bad[0].s!r}, {bad[0].third!r}.")
     if counterfactual is not None:

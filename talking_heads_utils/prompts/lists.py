@@ -39,14 +39,9 @@ def laundry_prompt(
     """One prompt as text. Positions: ``item_k first`` and ``item_k second``, k being the list index.
 
     index: that of the answer. rest: the other items in the order of their second mention. templates: wording -> text,
-    those of the data if none are given. Raises :class:`TaskError` for an unknown wording or items named twice.
+    those of the data if none are given.
     """
     templates = templates or load_templates(TASK)["wordings"]
-    if wording not in templates:
-        raise TaskError(f"No wording {wording!r}; there are {', '.join(templates)}.")
-    if len(set(items)) < len(items):
-        twice = next(item for item in items if items.count(item) > 1)
-        raise TaskError(f"The list names {twice!r} twice; its items must differ.")
     fields = {
         "ITEMS": [(f"item_{k} first", item) for k, item in enumerate(items)],
         "REST": [(f"item_{items.index(item)} second", item) for item in rest],

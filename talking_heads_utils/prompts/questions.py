@@ -12,7 +12,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.prompts.encoding import prompt_set, spelled, tokenized
-from talking_heads_utils.prompts.sets import PromptSet, Recipe, check_count
+from talking_heads_utils.prompts.sets import PromptSet, Recipe
 from talking_heads_utils.prompts.words import tokenizer_hash
 
 if TYPE_CHECKING:
@@ -65,10 +65,8 @@ class Numbers:
         """Row of each number in :attr:`values`. Raises :class:`TaskError` for one that is not there."""
         at = torch.searchsorted(self.values, number.contiguous()).clamp(max=len(self.values) - 1)
         if not torch.equal(self.values[at], number):
-            missing = sorted(set(number[self.values[at] != number].tolist()))
-            raise TaskError(
-                f"{missing[0]} is no single token of this tokenizer, or beyond the numbers that were asked for."
-            )
+            missing = number[self.values[at] != number].min()
+            raise TaskError(f"{missing} is no single token of this tokenizer, or beyond the numbers asked for.")
         return at
 
 
@@ -77,7 +75,6 @@ def numbers_of(tokenizer: PreTrainedTokenizerBase, largest: int) -> Numbers:
 
     A tokenizer that splits numbers into digits has only the first ten.
     """
-    check_count("largest", largest, 1)
     texts, found = [f"\n(1, {n}" for n in range(largest + 1)], {}
     for n, tokens in enumerate(tokenized(texts, tokenizer)):
         at = tokens.covering((len("\n(1, "), len(texts[n])))
@@ -104,8 +101,6 @@ def encode_questions(
     first. Raises :class:`TaskError` for an answer of several tokens otherwise, an unknown number, or a prompt longer
     than ``n_ctx``.
     """
-    if not questions:
-        raise TaskError("No question was given.")
     texts, spans = zip(*(spelled(q.parts()) for q in questions))
     rows, places, answers = [], [], []
     for question, named, tokens in zip(questions, spans, tokenized(texts, tokenizer)):

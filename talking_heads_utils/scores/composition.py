@@ -129,22 +129,7 @@ def _grouped_maps(weights: HeadWeights, layer: int, kind: str) -> ReaderMaps:
 
 def score_readers(directions: Float[Tensor, "n d_model"], maps: Sequence[ReaderMaps]) -> Float[Tensor, "n n_maps"]:
     """``||v A||`` for every direction and map, the maps of one after those of the other."""
-    return torch.cat([_score_maps(directions, *part) for part in maps], 1)
-
-
-def _score_maps(directions: Tensor, shared: Tensor, core: Tensor | None) -> Tensor:
-    if core is None:
-        return score_directions(directions, shared)
-    n_shared, group, d_head, _ = core.shape
-    flat = shared.permute(1, 0, 2).reshape(shared.shape[1], -1)
-    cores = core.transpose(1, 2).reshape(n_shared, d_head, group * d_head)
-    scores = directions.new_empty(len(directions), n_shared * group)
-    rows = max(64, _BLOCK_ELEMENTS // (n_shared * group * d_head))
-    for start in range(0, len(directions), rows):
-        product = (directions[start : start + rows] @ flat).unflatten(1, (n_shared, d_head))
-        read = torch.bmm(product.transpose(0, 1), cores).unflatten(2, (group, d_head))
-        scores[start : start + rows] = torch.linalg.vector_norm(read, dim=-1).transpose(0, 1).flatten(1)
-    return scores
+    return torch.cat([score_directions(directions, *part) for part in maps], 1)
 
 
 def _triangle(W: Float[Tensor, "n d_model d_head"]) -> Float[Tensor, "n d_head d_head"]:
@@ -152,20 +137,23 @@ def _triangle(W: Float[Tensor, "n d_model d_head"]) -> Float[Tensor, "n d_head d
 
 
 def score_directions(
-    directions: Float[Tensor, "n d_model"], maps: Float[Tensor, "n_maps d_model d_head"]
+    directions: Float[Tensor, "n d_model"],
+    shared: Float[Tensor, "n_shared d_model d_head"],
+    core: Float[Tensor, "n_shared group d_head d_head"] | None = None,
 ) -> Float[Tensor, "n n_maps"]:
-    """``||v A||`` for every direction and map, in blocks of bounded memory."""
-    n_maps, d_model, d_head = maps.shape
-    flat = maps.permute(1, 0, 2).reshape(d_model, -1)
-    scores = directions.new_empty(len(directions), n_maps)
-    rows = max(64, _BLOCK_ELEMENTS // flat.shape[1])
+    """``||v A||`` for every direction and map, as :class:`ReaderMaps` has them, in blocks of bounded memory."""
+    (n_shared, d_model, d_head), group = shared.shape, 1 if core is None else core.shape[1]
+    flat = shared.permute(1, 0, 2).reshape(d_model, -1)
+    cores = None if core is None else core.transpose(1, 2).reshape(n_shared, d_head, group * d_head)
+    scores = directions.new_empty(len(directions), n_shared * group)
+    rows = max(64, _BLOCK_ELEMENTS // (n_shared * group * d_head))
     product = directions.new_empty(min(rows, len(directions)), flat.shape[1])
     for start in range(0, len(directions), rows):
         block = directions[start : start + rows]
-        torch.mm(block, flat, out=product[: len(block)])
-        torch.linalg.vector_norm(
-            product[: len(block)].unflatten(1, (n_maps, d_head)), dim=-1, out=scores[start : start + rows]
-        )
+        read = torch.mm(block, flat, out=product[: len(block)]).unflatten(1, (n_shared, d_head))
+        if cores is not None:
+            read = torch.bmm(read.transpose(0, 1), cores).unflatten(2, (group, d_head)).transpose(0, 1).flatten(1, 2)
+        torch.linalg.vector_norm(read, dim=-1, out=scores[start : start + rows])
     return scores
 
 

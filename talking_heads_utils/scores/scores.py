@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import write_directions
-from talking_heads_utils.errors import CheckpointError, LabelError, OptionError
-from talking_heads_utils.files import data_dir, written_whole
+from talking_heads_utils.errors import LabelError, OptionError
+from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Component, Head, as_head
 from talking_heads_utils.provenance import describe_weights, versions
 from talking_heads_utils.scores.composition import ReaderScores, check_kinds, head_level, iter_composition, null_rms
-from talking_heads_utils.scores.files import ScoresWriter, read_file
+from talking_heads_utils.scores.files import read_file, tensors_of, write_file
 from talking_heads_utils.scores.tables import component_rows
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 from talking_heads_utils.weights.heads import HeadWeights, describe
@@ -164,11 +164,7 @@ def compute_scores(
 
 def save_scores(scores: CompositionScores, path: Path) -> None:
     """Write scores in the format of :mod:`talking_heads_utils.scores.files`: float16, checksums, ``about``."""
-    with written_whole(path) as part, ScoresWriter(part, scores.about, list(scores.blocks)) as file:
-        for layer, values in enumerate(scores.singular_values):
-            file.write(f"singular_values.{layer}", values)
-        for block in scores.blocks.values():
-            file.write_block(block)
+    write_file(path, scores.about, tensors_of(scores.blocks.values(), scores.singular_values))
 
 
 def load_scores(path: Path) -> CompositionScores:
@@ -177,13 +173,7 @@ def load_scores(path: Path) -> CompositionScores:
     Raises :class:`CheckpointError` for any other file, and for damage where it is read.
     """
     blocks, S, about = read_file(path)
-    small = path.stat().st_size <= WHOLE_BYTES
-    scores = CompositionScores(dict(blocks) if small else blocks, S, about)
-    try:
-        scores.describe()
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} holds no composition scores ({error!r}). Make it again.") from error
-    return scores
+    return CompositionScores(dict(blocks) if path.stat().st_size <= WHOLE_BYTES else blocks, S, about)
 
 
 def load_shipped_scores(model: str = "gpt2-small") -> CompositionScores:

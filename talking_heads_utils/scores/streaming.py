@@ -1,23 +1,27 @@
 """Composition scores of a checkpoint that does not fit in memory: layer by layer, resumable.
 
 A few reader layers are held at a time, as many as :data:`READER_BYTES` allow; every earlier layer is read from its
-shard, taken apart into its components and let go again. Finished reader layers stand in ``FILE.part`` until all do.
+shard, taken apart into its components and let go again. Finished reader layers stand in the folder ``FILE.part`` until
+all do; only the scores themselves, in float16, must fit into memory at the end.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from talking_heads_utils.components import write_directions
-from talking_heads_utils.files import written_whole
+from talking_heads_utils.files import check_file
 from talking_heads_utils.progress import follow
 from talking_heads_utils.provenance import describe_weights, versions
+from talking_heads_utils.resume import Store
 from talking_heads_utils.scores.composition import (
     ReaderScores,
     by_kind,
@@ -27,29 +31,18 @@ from talking_heads_utils.scores.composition import (
     reader_maps,
     score_readers,
 )
-from talking_heads_utils.scores.files import ScoresWriter
+from talking_heads_utils.scores.files import tensors_of, write_file
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
-from talking_heads_utils.weights.checkpoints import Checkpoint
+from talking_heads_utils.weights.checkpoints import Checkpoint, assembled
 from talking_heads_utils.weights.families import check_bilinear
-from talking_heads_utils.weights.heads import HeadWeights, Source, assemble
+from talking_heads_utils.weights.heads import Source
 
 READER_BYTES = 1_000_000_000  # what the maps of the reader layers held at a time may take
 
 
-def one_layer(checkpoint: Checkpoint, layer: int, source: Source | None = None) -> HeadWeights:
-    """A single layer in float32, processed as by :func:`~talking_heads_utils.weights.checkpoints.load_head_weights`."""
-    return assemble(
-        [checkpoint.raw_layer(layer, torch.float32)],
-        1,
-        norm=checkpoint.family.norm,
-        source=source or Source(checkpoint.name, checkpoint.family.name),
-        rotary=checkpoint.family.rotary(checkpoint.config, checkpoint.shape),
-    )
-
-
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """What :func:`~talking_heads_utils.provenance.describe_weights` says of the loaded weights. One layer is read."""
-    return describe_weights(one_layer(checkpoint, 0, checkpoint.source())) | {"n_layers": checkpoint.shape.n_layers}
+    return describe_weights(assembled(checkpoint, [0])) | {"n_layers": checkpoint.shape.n_layers}
 
 
 def iter_streamed(
@@ -80,13 +73,13 @@ def _score_readers(
     n_heads, d_head = checkpoint.shape.n_heads, checkpoint.shape.d_head
     maps, nulls = {}, {}
     for reader in readers:
-        weights = one_layer(checkpoint, reader)
+        weights = assembled(checkpoint, [reader])
         maps[reader] = reader_maps(weights, 0, kinds)
         nulls[reader] = score_readers(random_directions(weights, n_random, seed), maps[reader])
     scores = {r: torch.empty(r, n_heads * d_head, len(kinds) * n_heads) for r in readers}
     S = torch.empty(max(readers), n_heads, d_head)
     for layer in follow(range(max(readers)), f"writing layers for readers {min(readers)} to {max(readers)}"):
-        directions, values = write_directions(one_layer(checkpoint, layer))
+        directions, values = write_directions(assembled(checkpoint, [layer]))
         S[layer] = values[0]
         for reader in maps:
             scores[reader][layer] = score_readers(directions[0].flatten(0, 1), maps[reader])
@@ -107,22 +100,20 @@ def stream_scores(
 ) -> None:
     """Write the file of what :func:`~talking_heads_utils.scores.scores.compute_scores` gives, a few layers at a time.
 
-    Reader layers that an earlier, interrupted call finished are kept. Raises :class:`ResultError` where that call's
-    file is damaged or of other scores, and as ``compute_scores`` does.
+    Reader layers that an earlier, interrupted call finished are kept. Raises :class:`OptionError` where that call's are
+    of other scores, :class:`ResultError` where they are damaged, and as ``compute_scores`` does.
     """
-    kinds, n_layers = check_kinds(kinds), checkpoint.shape.n_layers
+    kinds, n_layers, path = check_kinds(kinds), checkpoint.shape.n_layers, check_file(path)
     check_bilinear(Source(checkpoint.name, checkpoint.family.name), kinds)
     readers = check_readers(range(1, n_layers) if layers is None else layers, n_layers, checkpoint.name)
     about = describe_checkpoint(checkpoint) | {"n_random": n_random, "seed": seed, "versions": versions()}
-    keys = [(kind, reader) for reader in readers for kind in kinds]
-    with written_whole(path, resume=True) as part, ScoresWriter(part, about, keys) as file:
-        left = {r for k, r in keys if file.missing & {f"{k}.{r}.null", f"{k}.{r}.score"}}
-        for blocks, S in iter_streamed(checkpoint, sorted(left), kinds, n_random=n_random, seed=seed):
-            for layer, values in enumerate(S):
-                if f"singular_values.{layer}" in file.missing:
-                    file.write(f"singular_values.{layer}", values)
-            for block in blocks:
-                file.write_block(block)
-        for layer in range(n_layers):
-            if (name := f"singular_values.{layer}") in file.missing:
-                file.write(name, write_directions(one_layer(checkpoint, layer))[1])
+    store = Store(path.with_name(f"{path.name}.part"), about | {"kinds": kinds}, ".safetensors")
+    left = sorted(map(int, store.left(map(str, readers))))
+    for blocks, S in iter_streamed(checkpoint, left, kinds, n_random=n_random, seed=seed):
+        with store.part(str(blocks[0].layer)) as part:
+            save_file(tensors_of(blocks, S), part.file)
+    tensors = {name: t for layer in readers for name, t in load_file(store.path(str(layer))).items()}
+    for layer in range(max(readers), n_layers):
+        tensors[f"singular_values.{layer}"] = write_directions(assembled(checkpoint, [layer]))[1][0].half()
+    write_file(path, about, tensors)
+    shutil.rmtree(store.folder)

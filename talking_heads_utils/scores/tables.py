@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,19 +81,14 @@ def write_table(scores: CompositionScores, path: Path, *, top: int | None = None
     check_top(top)
     about = dict(scores.about) | {"top": top, "level": "head" if by_head else "component"}
     rows, writer = 0, None
-    with written_whole(path) as part:
-        try:
-            for block in scores.blocks.values():
-                table = _arrow(scores, block, top, by_head, about)
-                if writer is None:  # a dictionary of what hardly repeats is waste
-                    repeated = [name for name in table.schema.names if name not in ("score", "z", "rank")]
-                    writer = pq.ParquetWriter(part, table.schema, compression="zstd", use_dictionary=repeated,
-                                              write_page_checksum=True)  # fmt: skip
-                writer.write_table(table, row_group_size=max(1, len(table)))
-                rows += len(table)
-        finally:
-            if writer is not None:
-                writer.close()
+    with written_whole(path) as part, ExitStack() as stack:
+        for block in scores.blocks.values():
+            table = _arrow(scores, block, top, by_head, about)
+            if writer is None:
+                writer = pq.ParquetWriter(part, table.schema, compression="zstd", write_page_checksum=True)
+                stack.enter_context(writer)
+            writer.write_table(table, row_group_size=max(1, len(table)))
+            rows += len(table)
         if rows == 0:
             raise OptionError("There is nothing to score: every writer or every reader in these weights is zero.")
     return rows

@@ -32,12 +32,9 @@ _SEEDS = {
     "movers": "heads that copy the answer, the strongest first, by the selection half",
     "share": "of the logit difference that they write",
     "inhibition_score": "I(m) of the strongest, held-out half, with its 95% interval and n",
-    "inhibition_heads": "the heads whose patching lowers it, each with its scores into the mover's query, what taking "
-    "it out does to I(m) on the held-out half and how many of its components do 90% of that; `null` is the score of a "
-    "random direction",
+    "inhibition_heads": "the heads whose patching lowers it, and what taking each out does to I(m), held-out half",
     "dimension": "the fewest directions that carry 90% of what these heads together do",
     "channel": "change of I(m), held-out half, by how many directions are taken out, and which",
-    "agreement": "Spearman's correlation of scores and cross-validated effects, its interval, and in random bases",
     "n_items": "of the lists it was measured on",
     "prompts_seed": "of those lists, draws and controls",
     "processing": "of the weights before anything was measured",
@@ -211,7 +208,7 @@ DATA_FILES = (
     ),
     DataFiles(
         "seeds/mini-*.json",
-        "Runs of the small models from several seeds, measured as chapter 1 measures a model; only seed 0 ships.",
+        "Runs of the small models from several seeds: the channel into the mover; only seed 0 ships.",
         "`python -m talking_heads_utils train NAME --seed SEED --out RUN`, then `... seeds RUN --out data/seeds`",
         _SEEDS,
     ),

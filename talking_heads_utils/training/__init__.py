@@ -2,10 +2,9 @@
 
 ``spec``       what each model may do, and how long it is trained
 ``model``      a GPT-2 with constrained paths
-``job``        what a run needs to know of a kind of model
-``lists``      the job of models of IOI and Laundry Lists
-``functions``  the job of models of functions learned in context
-``loop``       steps, curriculum, checkpoints, resuming
+``lists``      prompts, loss and curriculum of models of IOI and Laundry Lists
+``functions``  the same for models of functions learned in context
+``loop``       steps, rounds, checkpoints, resuming
 ``card``       the card that a model ships with
 ``seeds``      what varies between runs of one recipe
 """

@@ -12,21 +12,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.icl.functions import Examples, Family, bayes_accuracy, trained_prior
 from talking_heads_utils.prompts.toy import number_tokenizer
-from talking_heads_utils.training.job import Job, Progress
 from talking_heads_utils.training.model import fresh_gpt2
 from talking_heads_utils.training.spec import FunctionsSpec
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+    from talking_heads_utils.training.loop import Progress
+
 PER_PAIR = 3  # tokens: x , y
 
 
 @dataclass(frozen=True)
-class FunctionsJob(Job):
+class FunctionsJob:
     """One model of functions: attention dropout, label noise that grows, one schedule."""
 
     spec: FunctionsSpec
@@ -34,10 +34,7 @@ class FunctionsJob(Job):
 
     @classmethod
     def of(cls, spec: FunctionsSpec) -> FunctionsJob:
-        """Raises :class:`TaskError` if a prompt does not fit the model's positions."""
-        width = 1 + PER_PAIR * (spec.n_pairs + 1)
-        if width > spec.n_positions:
-            raise TaskError(f"{spec.n_pairs} pairs take {width} tokens; {spec.name} has {spec.n_positions} positions.")
+        """With the numbers that the model of this recipe knows."""
         return cls(spec, number_tokenizer(spec.family().n_numbers, spec.n_positions))
 
     def build(self, seed: int) -> GPT2LMHeadModel:
@@ -57,6 +54,17 @@ class FunctionsJob(Job):
             logits = self.answer_logits(model, examples, device)
         loss = F.cross_entropy(logits.float().flatten(0, 1), examples.clean.flatten().to(device))
         yield loss, loss.item()
+
+    def after_step(self, model: GPT2LMHeadModel, progress: Progress) -> None:
+        """There is no constraint to put back, and no curriculum."""
+
+    def is_early(self, progress: Progress) -> bool:
+        """No early checkpoint is taken."""
+        return False
+
+    def goes_on(self, model: GPT2LMHeadModel, progress: Progress, device: str) -> bool:
+        """There are no further rounds."""
+        return False
 
     def _draw(self, rng: np.random.Generator, family: Family, n: int, among: Tensor) -> Examples:
         return family.draw(n, self.spec.n_pairs + 1, torch.Generator().manual_seed(int(rng.integers(2**62))), among)

@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from talking_heads_utils.errors import TaskError
 from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.prompts.words import WORD_LISTS, load_templates, load_words
-from talking_heads_utils.training.job import Job, Progress
 from talking_heads_utils.training.model import build_model, constrain, logits_and_spread
 from talking_heads_utils.training.spec import CHECKED, FREE, N_CHECK, N_LAST, MiniSpec
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from talking_heads_utils.training.loop import Progress
 
 SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
 SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
@@ -115,7 +115,7 @@ def draw_length(rng: np.random.Generator, longest: int, power: float) -> int:
 
 
 @dataclass(frozen=True)
-class ListsJob(Job):
+class ListsJob:
     """One model of IOI and lists: lists of two first, then of every length; rounds while they help."""
 
     spec: MiniSpec
@@ -124,19 +124,9 @@ class ListsJob(Job):
 
     @classmethod
     def of(cls, spec: MiniSpec) -> ListsJob:
-        """Raises :class:`TaskError` if the longest list does not fit the model's positions or words."""
+        """With the words that the model of this recipe knows."""
         tokenizer = word_tokenizer(spec.n_names, spec.n_places, spec.n_objects, spec.n_positions)
-        prompts = Prompts(tokenizer)
-        known = len(prompts.ids["objects"])
-        if spec.n_items > known:
-            raise TaskError(f"{spec.n_items} items need as many objects; {spec.name} knows {known}.")
-        rng = np.random.default_rng(0)
-        width = max(len(prompts.draw_laundry(rng, spec.n_items)[0]) for _ in range(50))
-        if width > spec.n_positions:
-            raise TaskError(
-                f"Lists of {spec.n_items} take {width} tokens; {spec.name} has {spec.n_positions} positions."
-            )
-        return cls(spec, tokenizer, prompts)
+        return cls(spec, tokenizer, Prompts(tokenizer))
 
     def build(self, seed: int) -> GPT2LMHeadModel:
         """A fresh model, its constraint in force."""
@@ -189,10 +179,6 @@ class ListsJob(Job):
         """For the card: accuracy on more prompts, by which nothing is decided."""
         return dict(last=dict(n=N_LAST, accuracy=self.accuracy(model, N_LAST, device, LAST)))
 
-    def where(self, progress: Progress) -> str:
-        """The longest list in training."""
-        return f" lists to {progress.longest}"
-
     def is_early(self, progress: Progress) -> bool:
         """Is this the first evaluation at which every length is settled and :data:`SHORT` solved?"""
         if self.spec.keys == FREE or progress.early_at is not None or progress.complete_at is None:
@@ -212,9 +198,3 @@ class ListsJob(Job):
         helped = not progress.checks or loss < progress.checks[-1]["loss"]
         progress.checks.append(dict(step=progress.step, loss=loss, accuracy=accuracy))
         return min(accuracy.values()) < CHECKED and helped and progress.rounds < self.spec.rounds
-
-    def at_the_end(self, progress: Progress) -> str | None:
-        """That no early checkpoint was taken, where one should have been."""
-        if self.spec.keys == FREE or progress.early_at is not None:
-            return None
-        return f"No early checkpoint: {', '.join(SHORT)} were never all at {SOLVED:.0%} with every length in training."

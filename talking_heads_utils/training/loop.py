@@ -9,22 +9,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.device import check_device
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.resume import NOTE, Store
 from talking_heads_utils.settings import EARLY, FINAL
-from talking_heads_utils.training.card import write_card
+from talking_heads_utils.training.card import card_text
 from talking_heads_utils.training.functions import FunctionsJob
-from talking_heads_utils.training.job import Progress
 from talking_heads_utils.training.lists import ListsJob
 from talking_heads_utils.training.spec import MiniSpec, Round, Spec
 
@@ -35,12 +33,32 @@ N_EVAL = 200  # prompts of each kind at an evaluation
 EVERY = 200  # steps between evaluations
 
 
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    longest: items of the longest list in training. complete_at: the step from which every length was. early_at: the
+    step of the early checkpoint. rounds: begun beyond the first. checks: loss and accuracy at the end of each, by which
+    it goes on. minutes: of training so far, on whatever machine. log: one entry per evaluation.
+    """
+
+    step: int = 0
+    longest: int = 2
+    running_loss: float = 3.0
+    complete_at: int | None = None
+    early_at: int | None = None
+    rounds: int = 0
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    minutes: float = field(default=0.0, compare=False)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
 class Run:
     """One training run: model, optimiser and progress, in a folder whose states are parts of a :class:`Store`."""
 
     def __init__(self, spec: Spec, seed: int, folder: Path, device: str = "cpu"):
         self.spec, self.seed, self.folder, self.device = spec, seed, check_folder(folder), check_device(device)
-        self.store = Store(self.folder, {**asdict(spec), "seed": seed}, ".safetensors")
+        self.store = Store(self.folder, {**asdict(spec), "seed": seed}, ".pt")
         self.job: ListsJob | FunctionsJob = ListsJob.of(spec) if isinstance(spec, MiniSpec) else FunctionsJob.of(spec)
         self.tokenizer = self.job.tokenizer
         self.model: GPT2LMHeadModel = self.job.build(seed).to(device)
@@ -62,12 +80,6 @@ class Run:
         step = self.progress.step - now.start
         return now.learning_rate * min(1.0, (step + 1) / self.spec.warmup) * (1 - step / now.n_steps) + 1e-5
 
-    def end_round(self) -> None:
-        """After a round's last step: begin another, with a fresh optimiser, if the job asks for one."""
-        if self.job.goes_on(self.model, self.progress, self.device):
-            self.progress.rounds += 1
-            self.optimiser = self._fresh_optimiser()
-
     def step(self) -> float:
         """One step on fresh prompts; its loss in nats."""
         at = self.progress
@@ -85,6 +97,21 @@ class Run:
         self.job.after_step(self.model, at)
         return total
 
+    def evaluate(self, minutes: float, say: Callable[[str], None]) -> None:
+        """Log the accuracy, take the early checkpoint where the job calls for it, begin another round where it asks for
+        one, with a fresh optimiser, and save the state."""
+        at, end = self.progress, self.round.end
+        at.log.append(dict(step=at.step, longest=at.longest, loss=round(at.running_loss, 4), accuracy=self.accuracy()))
+        if self.job.is_early(at):
+            at.early_at = at.step
+            self.save_model(EARLY)
+        accuracy = " ".join(f"{name} {value:.0%}" for name, value in at.log[-1]["accuracy"].items())
+        say(f"step {at.step}/{end} ({minutes:.1f} min), loss {at.running_loss:.3f}: {accuracy}")
+        if at.step == end and self.job.goes_on(self.model, at, self.device):
+            at.rounds += 1
+            self.optimiser = self._fresh_optimiser()
+        self.save_state()
+
     def accuracy(self, n: int = N_EVAL) -> dict[str, float]:
         """Accuracy by kind of prompt, on fixed prompts."""
         return self.job.accuracy(self.model, n, self.device)
@@ -99,7 +126,7 @@ class Run:
             **self.job.about(self.model, N_EVAL, self.device), **asdict(self.progress),
         )  # fmt: skip
         (part / "training.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        write_card(part)
+        (part / "README.md").write_text(card_text(card), encoding="utf-8")
         target.mkdir(parents=True, exist_ok=True)
         for file in part.iterdir():
             file.replace(target / file.name)
@@ -108,14 +135,9 @@ class Run:
 
     def save_state(self) -> None:
         """All that is needed to go on; earlier states go once it is there."""
-        before, name = self.store.names(), f"step-{self.progress.step:07d}"
-        if name in before:
-            return
-        tensors = {f"model.{name}": p for name, p in self.model.state_dict().items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{key}": value for key, value in state.items()}
-        with self.store.part(name, self.device) as part:
-            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part.file)
+        before = self.store.names()
+        with self.store.part(f"step-{self.progress.step:07d}", self.device) as part:
+            torch.save(dict(model=self.model.state_dict(), optimiser=self.optimiser.state_dict()), part.file)
             part.note["progress"] = asdict(self.progress)
         for old in before:
             for suffix in (NOTE, self.store.suffix):
@@ -127,35 +149,20 @@ class Run:
         self.store.check()
         name = self.store.names()[-1]
         self.progress = Progress(**self.store.note(name)["progress"])
-        weights: dict[str, torch.Tensor] = {}
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, tensor in load_file(self.store.path(name)).items():
-            kind, rest = key.split(".", 1)
-            if kind == "model":
-                weights[rest] = tensor
-            else:
-                i, key = rest.split(".")
-                state.setdefault(int(i), {})[key] = tensor
-        self.model.load_state_dict(weights)
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
+        state = torch.load(self.store.path(name), map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
 
 
 def train(
-    run: Run,
-    *,
-    resume: bool = False,
-    minutes: float | None = None,
-    every: int = EVERY,
-    say: Callable[[str], None] = print,
-) -> Progress:
-    """Train until the last step, or for so many minutes; then the state is saved and a later call goes on.
+    run: Run, *, resume: bool = False, every: int = EVERY, say: Callable[[str], None] = print
+) -> Progress:  # fmt: skip
+    """Train until the last step; the state is saved every so many steps, and a later call goes on from there.
 
     The early checkpoint is taken at the first evaluation at which the run's job calls for it, the final one at the end.
-    Raises :class:`OptionError` for a folder that already holds a run, unless it is to be resumed, for one that holds
-    none or another if it is, and for minutes that are no time.
+    Raises :class:`OptionError` for a folder that already holds a run, unless it is to be resumed, and for one that
+    holds none or another if it is.
     """
-    if minutes is not None and not minutes >= 0:
-        raise OptionError(f"--minutes is a time from 0 on, not {minutes}.")
     if bool(run.store.names()) != resume:
         raise OptionError(
             f"{run.folder} holds no run that could go on. Leave --resume out to start one."
@@ -164,45 +171,17 @@ def train(
         )
     if resume:
         run.load_state()
+    start, at = time.monotonic(), run.progress
+    before = at.minutes
     torch.set_flush_denormal(True)  # below 1e-38: where attention is settled they make a step three times as long
     try:
-        if _steps(run, minutes, every, say).step < run.round.end:
-            return run.progress
+        while at.step < run.round.end:
+            run.step()
+            spent = (time.monotonic() - start) / 60
+            at.minutes = round(before + spent, 1)
+            if at.step % every == 0 or at.step == run.round.end:
+                run.evaluate(spent, say)
         run.save_model(FINAL)
     finally:
         torch.set_flush_denormal(False)
-    if remark := run.job.at_the_end(run.progress):
-        say(remark)
-    return run.progress
-
-
-def _steps(run: Run, minutes: float | None, every: int, say: Callable[[str], None]) -> Progress:
-    """The steps of :func:`train`, up to the last or as far as the minutes go; the state is saved."""
-    start, at = time.monotonic(), run.progress
-    before = at.minutes
-    while at.step < run.round.end:
-        run.step()
-        spent = (time.monotonic() - start) / 60
-        at.minutes = round(before + spent, 1)
-        is_last, is_over = at.step == run.round.end, minutes is not None and spent > minutes
-        if at.step % every == 0 or is_last:
-            loss = round(at.running_loss, 4)
-            at.log.append(dict(step=at.step, longest=at.longest, loss=loss, accuracy=run.accuracy()))
-            if run.job.is_early(at):
-                at.early_at = at.step
-                run.save_model(EARLY)
-            say(_line(run, spent))
-            if is_last:
-                run.end_round()
-            run.save_state()
-        if is_over and at.step < run.round.end:
-            run.save_state()
-            break
     return at
-
-
-def _line(run: Run, minutes: float) -> str:
-    at = run.progress
-    accuracy = " ".join(f"{name} {value:.0%}" for name, value in at.log[-1]["accuracy"].items())
-    where = f"step {at.step}/{run.round.end} ({minutes:.1f} min)"
-    return f"{where}{run.job.where(at)}, loss {at.running_loss:.3f}: {accuracy}"

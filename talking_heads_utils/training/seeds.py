@@ -1,77 +1,69 @@
 """The small models trained from several seeds: what varies between runs of one recipe, and what does not.
 
-Each run is measured as chapter 1 measures a model and kept as one part of a :class:`~talking_heads_utils.resume.Store`;
-only seed 0 ships as a model.
+Each run's mover, inhibition heads and channel are measured, and kept as one part of a
+:class:`~talking_heads_utils.resume.Store`; only seed 0 ships as a model.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from talking_heads_utils.effects import inhibition_score
-from talking_heads_utils.errors import CheckpointError, ResultError, TalkingHeadsError
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.effects import check_mover, inhibition_change, inhibition_score
+from talking_heads_utils.errors import CheckpointError, ResultError
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.inhibition import concentration
-from talking_heads_utils.experiments.inhibition.agreement import agreement
-from talking_heads_utils.experiments.inhibition.mover import MoverRuns
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.files import data_dir
+from talking_heads_utils.forward.closed_form import mover_of
+from talking_heads_utils.forward.recording import Recording
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.prompts.halves import halves
-from talking_heads_utils.prompts.sets import check_seed
 from talking_heads_utils.resume import Store
 from talking_heads_utils.roles.lists import LEAST_CHANGE, roles_on_lists
 from talking_heads_utils.settings import FINAL, N_ITEMS, SEED
 from talking_heads_utils.stats import bootstrap_mean
-from talking_heads_utils.training.card import write_card
-from talking_heads_utils.training.spec import SPECS, MiniSpec, spec_of
+from talking_heads_utils.training.spec import SPECS, MiniSpec
 
 N_PROMPTS = 400
-CURVE = ("k", "what", "mean", "low", "high", "n")  # what is kept of a curve
-N_SCORES = 5  # components shown of a head
-CARD = ("step", "minutes", "longest", "complete_at", "early_at", "accuracy")
-
-
-def seeds_dir() -> Path:
-    """Where the book keeps its runs' measures."""
-    return data_dir() / "seeds"
+TOP, RANDOM, TOGETHER = "top k", "k random", "all of it"
+SHARE = 0.9  # of the effect of all, which the channel's dimensions must carry
+CARD = ("seed", "step", "minutes", "longest", "complete_at", "early_at", "accuracy")
 
 
 def measure_all(
     runs: Sequence[Path], out: Path, say: Callable[[str], None] = print, n_prompts: int = N_PROMPTS
 ) -> None:
-    """Measure every run that ``out`` does not have yet; each is written whole, and told on the run's card.
+    """Measure every run that ``out`` does not have yet.
 
     Raises :class:`CheckpointError` for a folder that holds no finished run, before anything is measured, and
     :class:`ResultError` where another run's measures are in the way.
     """
-    cards = [(_card(Path(run)), Path(run).resolve()) for run in runs]
+    cards = [(_card(run), Path(run).resolve() / FINAL) for run in runs]
     store = Store(out, dict(n_prompts=n_prompts, n_items=N_ITEMS, prompts_seed=SEED), ".json")
     store.check()
-    for card, run in cards:
-        name = f"{card['spec']['name']}-{card['seed']}"
-        checkpoint = find_checkpoint(run / FINAL).sha256()
+    for card, folder in cards:
+        name, checkpoint = f"{card['model']}-{card['seed']}", find_checkpoint(folder).sha256()
         stale = store.stale(name, {"checkpoint": checkpoint})
         if stale:
             raise ResultError(f"{store.path(name)} is of another run of that seed. Remove it, or choose another --out.")
         if stale is not None:
             with store.part(name) as part:
-                part.note |= dict(model=card["spec"]["name"], seed=card["seed"], checkpoint=checkpoint)
-                part.note |= {field: card[field] for field in CARD} | measure(run / FINAL, n_prompts)
-        found = store.note(name)
-        write_card(run / FINAL, found)
-        heads = ", ".join(head["head"] for head in found["inhibition_heads"]) or "none"
+                part.note |= card | dict(checkpoint=checkpoint) | measure(folder, n_prompts)
+        heads = ", ".join(head["head"] for head in store.note(name)["inhibition_heads"]) or "none"
         say(f"{store.path(name)}: heads that inhibit: {heads}{'' if stale is not None else ' (there already)'}")
 
 
 def measure(folder: Path, n_prompts: int = N_PROMPTS) -> dict[str, Any]:
-    """A checkpoint by chapter 1's measures, on lists of :data:`N_ITEMS`; what is chosen is chosen on the selection
-    half and measured on the other. Heads without which the mover looks as before on the other half are none."""
+    """A checkpoint on lists of :data:`N_ITEMS`; what is chosen is chosen on the selection half and measured on the
+    other. Heads without which the mover looks as before on the other half are none."""
     c = Context(str(folder.resolve()), own=True)
     prompts = c.lists(N_ITEMS, n_prompts)
     of = roles_on_lists(c.bridge, prompts, seed=c.seed)
@@ -84,53 +76,88 @@ def measure(folder: Path, n_prompts: int = N_PROMPTS) -> dict[str, Any]:
     mover = of.movers[0]
     selection, held_out = (c.record(half, [mover.layer]) for half in halves(prompts))
     found["inhibition_score"] = bootstrap_mean(inhibition_score(held_out, mover).cpu())._asdict()
-    if inhibition := [head for head in of.inhibition if head.layer < mover.layer]:
-        at = MoverRuns(c.model, mover, tuple(inhibition), selection, held_out)
-        curve = concentration.channel_curve(selection, held_out, mover, inhibition)
-        if not -concentration.whole_effect(curve) > LEAST_CHANGE:
-            return found  # chosen on one half, but the other does not bear them out
-        found["inhibition_heads"] = [_head(c, at, head) for head in inhibition]
-        channel = [{name: value for name, value in asdict(row).items() if name in CURVE} for row in curve]
-        found |= dict(dimension=concentration.dimension(curve), channel=channel)
-        a = agreement(held_out, at.effects)
-        found["agreement"] = dict(spearman=a.spearman, low=a.low, high=a.high, rotated=a.rotated_mean)
-    return found
-
-
-def _head(c: Context, at: MoverRuns, head: Head) -> dict[str, Any]:
-    """One inhibition head: its components into the mover's query, and how many of them carry its effect."""
-    needed, whole = concentration.needed_for(at.selection, at.held_out, at.mover, head)
-    scores = c.scores.table(at.mover, "Q")
-    own = scores[scores["writer"].str.startswith(f"{head}.") & scores["score"].notna()]
-    return dict(
-        head=str(head), change=whole, components=needed, null=c.scores.null_rms,
-        scores={row.writer: round(row.score, 4) for row in own.head(N_SCORES).itertuples()},
-    )  # fmt: skip
+    heads = [head for head in of.inhibition if head.layer < mover.layer]
+    channel = channel_curve(selection, held_out, mover, heads) if heads else []
+    if not heads or not -channel[-1]["mean"] > LEAST_CHANGE:
+        return found  # chosen on one half, but the other does not bear them out
+    out = -torch.stack([held_out.write(head.layer)[:, head.head] for head in heads], 1)
+    changes = inhibition_change(held_out, mover, out).mean(0).tolist()
+    found["inhibition_heads"] = [dict(head=str(head), change=value) for head, value in zip(heads, changes)]
+    return found | dict(dimension=dimension(channel), channel=channel)
 
 
 def _card(run: Path) -> dict[str, Any]:
-    """A run's training.json. Raises :class:`CheckpointError` where there is none of a model of lists."""
+    """What is kept of a run's training.json. Raises :class:`CheckpointError` where there is none of a model of
+    lists."""
     try:
-        card = json.loads((run / FINAL / "training.json").read_text(encoding="utf-8"))
-        if lacking := {*CARD, "spec", "seed"} - set(card):
-            raise ValueError(f"its card lacks {', '.join(sorted(lacking))}")
-        if not isinstance(spec_of(card["spec"]["name"]), MiniSpec):
-            raise ValueError(f"{card['spec']['name']} learned no lists")
-        check_seed(card["seed"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, TalkingHeadsError) as error:
+        card = json.loads((Path(run) / FINAL / "training.json").read_text(encoding="utf-8"))
+        kept = {"model": card["spec"]["name"]} | {field: card[field] for field in CARD}
+        if not isinstance(SPECS[kept["model"]], MiniSpec):
+            raise ValueError(f"{kept['model']} learned no lists")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"{str(run)[:80]!r} holds no finished run of a small model of lists ({str(error)[:120]}). Train it first: "
             "python -m talking_heads_utils train NAME --out FOLDER."
         ) from error
-    return card
+    return kept
+
+
+def channel_curve(
+    selection: Recording, held_out: Recording, mover: Head, writers: Sequence[Head], *, k_max: int = 8,
+    n_random: int = 20,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Change of I(m) on the held-out half when k directions of what some heads together write into a mover's query are
+    taken out of it: the first k principal ones of the selection half (not centred), k random ones, and all of it.
+
+    A dictionary each of ``k, what, mean, low, high, n``: 95% intervals over prompts, of random directions over draws.
+    """
+    n_queries = selection.weights.d_head
+    k_max = min(k_max, n_queries)
+    basis = torch.linalg.svd(_into_query(selection, mover, writers)[0], full_matrices=True)[2]
+    noise = torch.randn(n_random, n_queries, n_queries, generator=torch.Generator().manual_seed(SEED)).to(basis)
+    turned, ks = torch.linalg.qr(noise)[0], range(1, k_max + 1)
+    projections = [basis[:k].T @ basis[:k] for k in ks] + [torch.eye(n_queries).to(basis)]
+    projections += [draw[:, :k] @ draw[:, :k].T for k in ks for draw in turned]
+    written, back = _into_query(held_out, mover, writers)
+    shifts = -torch.einsum("nq,kqr,rm->nkm", written, torch.stack(projections), back)
+    found = inhibition_change(held_out, mover, shifts).cpu()
+    random = found[:, k_max + 1 :].mean(0).view(k_max, -1)
+    return [
+        dict(k=k, what=what) | bootstrap_mean(values)._asdict()
+        for k in ks
+        for what, values in ((TOP, found[:, k - 1]), (RANDOM, random[k - 1]), (TOGETHER, found[:, k_max]))
+    ]
+
+
+def _into_query(
+    recording: Recording, mover: Head, writers: Sequence[Head]
+) -> tuple[Float[Tensor, "n d_head"], Float[Tensor, "d_head d_model"]]:
+    """What heads together write into a mover's query up to the norm's divisor, and the way back: for each change of
+    the query the smallest change of its input that makes it."""
+    at = mover_of(recording, check_mover(recording, mover))
+    reads = at.norm.center(at.W_Q.T).T
+    write = torch.stack([recording.write(head.layer)[:, head.head] for head in writers]).sum(0)
+    return at.norm.center(write) @ reads, torch.linalg.pinv(reads)
+
+
+def carried(channel: Sequence[dict[str, Any]], what: str) -> dict[int, float]:
+    """k -> share of the effect of all that so many directions of a kind carry, out of :func:`channel_curve`."""
+    return {row["k"]: row["mean"] / channel[-1]["mean"] for row in channel if row["what"] == what}
+
+
+def dimension(channel: Sequence[dict[str, Any]]) -> int | None:
+    """The smallest k of :func:`channel_curve` that carries :data:`SHARE` of all; None where none does, or all lowers
+    nothing."""
+    reach = [k for k, share in carried(channel, TOP).items() if share >= SHARE]
+    return min(reach) if reach and channel[-1]["mean"] < 0 else None
 
 
 def all_runs(folder: Path | None = None) -> list[dict[str, Any]]:
-    """Every run that was measured, by recipe in their own order and by seed.
+    """Every run that was measured, by recipe in their own order and by seed; without a folder those of the book.
 
     Raises :class:`ResultError` for a damaged measure or one of a recipe that is not there.
     """
-    store = Store.of(folder or seeds_dir(), ".json")
+    store = Store.of(folder or data_dir() / "seeds", ".json")
     found = [store.note(name) for name in store.names()]
     if unknown := [run.get("model") for run in found if run.get("model") not in SPECS]:
         raise ResultError(f"{store.folder} holds measures of {unknown[0]!r}, which is no recipe. Remove them.")
@@ -147,36 +174,24 @@ class SeedRow(Row):
     early_step: int | None = column("steps", "at which the early checkpoint was taken")
     ioi: float = column("share", "of IOI prompts answered rightly, over the vocabulary")
     longest_lists: float = column("share", "of the longest lists in training answered rightly, over the vocabulary")
-    kinds: int = column("", "kinds of prompt in training: IOI and each list length")
-    solved: int = column("", "kinds of prompt that are answered to 99%")
+    solved: int = column("", "kinds of prompt (IOI and each list length) that are answered to 99%")
     inhibition_score: float | None = column("share", "I(m) of the strongest mover")
-    heads: str = column("", "inhibition heads, each with how many of its components do 90% of what it does")
+    heads: str = column("", "inhibition heads, the strongest first")
     dimension: int | None = column("directions", "fewest that carry 90% of what these heads together do; 8 at most")
     random_share: float | None = column("share", "of that effect that as many random directions carry")
-    spearman: float | None = column("", "rank correlation of scores and cross-validated effects of components")
-    rotated: float | None = column("", "the same in random bases of each head, mean")
 
 
 def seed_rows(runs: Sequence[dict[str, Any]]) -> list[SeedRow]:
     """One row per run of :func:`all_runs`; what was not found is None."""
     rows = []
     for run in runs:
-        accuracy, heads, order = run["accuracy"], run["inhibition_heads"], run.get("agreement", {})
+        accuracy, random = run["accuracy"], carried(run.get("channel", []), RANDOM)
         rows.append(SeedRow(
             model=run["model"], seed=run["seed"], steps=run["step"], early_step=run["early_at"],
-            ioi=accuracy["ioi"], longest_lists=accuracy[f"n={run['longest']}"], kinds=len(accuracy),
+            ioi=accuracy["ioi"], longest_lists=accuracy[f"n={run['longest']}"],
             solved=sum(value >= 0.99 for value in accuracy.values()),
             inhibition_score=run["inhibition_score"]["mean"] if "inhibition_score" in run else None,
-            heads=", ".join(f"{h['head']} ({h['components'] or 'more than 8'})" for h in heads),
-            dimension=run.get("dimension"), random_share=_at_random(run) if heads else None,
-            spearman=order.get("spearman"), rotated=order.get("rotated"),
+            heads=", ".join(head["head"] for head in run["inhibition_heads"]),
+            dimension=run.get("dimension"), random_share=random[run["dimension"] or max(random)] if random else None,
         ))  # fmt: skip
     return rows
-
-
-def _at_random(run: dict[str, Any]) -> float:
-    """Share of the whole effect that as many random directions as the channel has carry."""
-    import pandas as pd
-
-    found = concentration.shares(list(pd.DataFrame(run["channel"]).itertuples()), concentration.RANDOM)
-    return found[run["dimension"] or max(found)]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,11 @@ GGUF = ".gguf"
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+OTHER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "generation_config.json",
+)  # fmt: skip
+FILES = (CONFIG, INDEX, "model*.safetensors", *OTHER_FILES)  # of a model on the Hub
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,6 @@ class Checkpoint:
         """One layer; nothing else is read. Raises :class:`CheckpointError` naming a tensor that is not finite."""
         return self.family.unpack(self.read_layer(layer, dtype, device), self.shape)
 
-    def source(self) -> Source:
-        """Where the weights come from, as :class:`HeadWeights` keeps it, with the sum of the files that are read."""
-        return Source(self.name, self.family.name, self.sha256(attention=True), self.revision, self.dtype)
-
     def read_layer(
         self, layer: int, dtype: torch.dtype | None, device: str | torch.device = "cpu"
     ) -> dict[str, torch.Tensor]:
@@ -115,49 +117,48 @@ def load_head_weights(
 
 def assembled(
     checkpoint: Checkpoint,
+    layers: Sequence[int] | None = None,
     *,
     processing: Processing | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> HeadWeights:
-    """The attention weights of a checkpoint that is open; the rest as :func:`load_head_weights`."""
+    """The attention weights of a checkpoint that is open, or of some layers of it; the rest as
+    :func:`load_head_weights`."""
+    layers = range(checkpoint.shape.n_layers) if layers is None else layers
     return assemble(
-        (checkpoint.raw_layer(layer, dtype, device) for layer in range(checkpoint.shape.n_layers)),
-        checkpoint.shape.n_layers,
+        (checkpoint.raw_layer(layer, dtype, device) for layer in layers),
+        len(layers),
         norm=checkpoint.family.norm,
-        source=checkpoint.source(),
+        source=Source(
+            checkpoint.name, checkpoint.family.name, checkpoint.sha256(attention=True), checkpoint.revision,
+            checkpoint.dtype,
+        ),
         processing=processing,
         rotary=checkpoint.family.rotary(checkpoint.config, checkpoint.shape),
-    )
+    )  # fmt: skip
 
 
-def open_checkpoint(name_or_folder: str | Path, revision: str | None = None, *, also: Sequence[str] = ()) -> Checkpoint:
-    """Find the checkpoint and check its header against its config. No weight is read yet.
-
-    also: other files that are fetched from the Hub into the same folder, where it has them.
-    """
+def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
+    """Find the checkpoint and check its header against its config. No weight is read yet."""
     if (package := PACKAGES.get(str(name_or_folder))) is not None and not isinstance(name_or_folder, Path):
         return _open_gguf(package.find(), package.name, package.revision)
-    folder = as_folder(name_or_folder)
+    folder, name = as_folder(name_or_folder), str(name_or_folder)
     if folder.suffix == GGUF and not folder.is_dir():
         return _open_gguf(folder)
-    files: _FolderFiles | _HubFiles
     if folder.is_dir():
-        files, name = _FolderFiles(folder), _name_of(folder.resolve())
-    elif folder.is_absolute() or str(name_or_folder).startswith((".", "~")) or str(name_or_folder).count("/") > 1:
+        name, revision = _name_of(folder.resolve()), None
+    elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise CheckpointError(
             f"No such folder: {name_or_folder}. Give a folder with {CONFIG} and {SINGLE}, a {GGUF} file, "
             "or a Hub id such as gpt2 or EleutherAI/pythia-160m."
         )
     else:
-        files, name = _HubFiles(str(name_or_folder), revision), str(name_or_folder)
-    path = files.path(CONFIG)
-    config = _read_json(path)
+        folder = _from_hub(name, revision)
+        revision = folder.name
+    config = _read_json(_held(folder, CONFIG))
     family_of(config, f"The checkpoint {name}")
-    stored = SafeTensors(files.tensors())
-    for file in also:
-        files.fetch(file)
-    return _checked(name, files.revision, path, path.parent, config, stored)
+    return _checked(name, revision, folder, config, SafeTensors(_tensors_in(folder)))
 
 
 def _open_gguf(path: Path, name: str | None = None, revision: str | None = None) -> Checkpoint:
@@ -166,18 +167,24 @@ def _open_gguf(path: Path, name: str | None = None, revision: str | None = None)
     if not path.is_file():
         raise CheckpointError(f"No such file: {path}. Give a {GGUF} file, a checkpoint folder or a Hub id.")
     config = (file := GgufFile(path)).config
-    return _checked(name or path.name, revision, path, path, config, GgufTensors(file))
+    return _checked(name or path.name, revision, path, config, GgufTensors(file))
 
 
 def _checked(
-    name: str, revision: str | None, config_file: Path, place: Path, config: dict[str, Any],
-    stored: SafeTensors | GgufTensors,
-) -> Checkpoint:  # fmt: skip
+    name: str, revision: str | None, place: Path, config: dict[str, Any], stored: SafeTensors | GgufTensors
+) -> Checkpoint:
     """The checkpoint, once its header was found to fit its config."""
     family = family_of(config, f"The checkpoint {name}")
-    shape = _shape(family, config, config_file, len(stored))
-    prefix = _complete_prefix(family, shape.n_layers, stored.files, name)
-    dtype = _check_header(family, shape, stored, prefix, name)
+    try:
+        shape = family.shape(config)
+    except KeyError as error:
+        raise CheckpointError(f"The config of {name} lacks {error.args[0]!r}, which {family.name} has.") from error
+    problem = shape.problem()
+    if problem is None and shape.n_layers > len(stored):
+        problem = f"it has {shape.n_layers} layers, and the checkpoint only {len(stored)} tensors"
+    if problem is not None:
+        raise CheckpointError(f"The config of {name} describes no {family.name} model: {problem}.")
+    prefix, dtype = _check_header(family, shape, stored, name)
     return Checkpoint(name, revision, place, config, family, shape, stored, prefix, dtype)
 
 
@@ -199,80 +206,36 @@ def as_folder(name_or_folder: str | Path) -> Path:
     return folder
 
 
-class _FolderFiles:
-    """The files of a checkpoint folder."""
+def _from_hub(repo: str, revision: str | None) -> Path:
+    """The folder in the Hub's cache, called by its commit, that holds a model's files; they are fetched first."""
+    from huggingface_hub import errors, snapshot_download
 
-    revision = None
+    def fetch(*files: str) -> Path:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=offline))
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def path(self, file: str) -> Path:
-        if (found := self.fetch(file)) is None:
-            raise CheckpointError(f"{self.folder} holds no {file}: it is not a Hugging Face checkpoint folder.")
-        return found
-
-    def fetch(self, file: str) -> Path | None:
-        """The file's path, or None where the folder has no such file."""
-        try:
-            return self.folder / file if (self.folder / file).is_file() else None
-        except OSError as error:  # such as a name that is too long
-            raise CheckpointError(f"{self.folder} can hold no file {file[:80]!r} ({error.strerror}).") from error
-
-    def tensors(self) -> dict[str, Path]:
-        if (self.folder / SINGLE).is_file():
-            return header_of(self.folder / SINGLE)
-        if (self.folder / INDEX).is_file():
-            return _index(self.folder / INDEX, self.path)
-        raise CheckpointError(_no_safetensors(str(self.folder)))
-
-
-class _HubFiles:
-    """The files of a model on the Hub, downloaded or out of its cache."""
-
-    def __init__(self, repo: str, revision: str | None):
-        self.repo, self.wanted = repo, revision
-        self.offline = not hub_answers()
-        self.revision = self.path(CONFIG).parent.name  # snapshots/<commit>/config.json
-
-    def path(self, file: str) -> Path:
-        if (found := self.fetch(file)) is not None:
-            return found
-        raise self._lacking(file, f"{self.repo} on the Hub holds no {file}.")
-
-    def tensors(self) -> dict[str, Path]:
-        if (single := self.fetch(SINGLE)) is not None:
-            return header_of(single)
-        if (index := self.fetch(INDEX)) is not None:
-            return _index(index, self.path)
-        raise self._lacking(f"{SINGLE} or {INDEX}", _no_safetensors(f"{self.repo} on the Hub"))
-
-    def _lacking(self, file: str, message: str) -> CheckpointError:
-        """Offline a file may just not be in the cache; online it is not there."""
-        return DownloadError(_unreachable(self.repo, file)) if self.offline else CheckpointError(message)
-
-    def fetch(self, file: str) -> Path | None:
-        """A local path, or None where the repository, or offline the cache, has no such file."""
-        from huggingface_hub import errors, hf_hub_download
-
-        try:
-            return Path(hf_hub_download(self.repo, file, revision=self.wanted, local_files_only=self.offline))
-        except errors.EntryNotFoundError as error:
-            if isinstance(error, errors.LocalEntryNotFoundError) and not self.offline:
-                raise DownloadError(_unreachable(self.repo, file)) from error
-            return None
-        except errors.GatedRepoError as error:
-            raise DownloadError(
-                f"{self.repo} is gated: accept its terms on its page at the Hub, then `hf auth login` "
-                "or set HF_TOKEN, and run this again."
-            ) from error
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-            raise DownloadError(
-                f"No folder {self.repo} here, and the Hub knows no model {self.repo!r}"
-                f"{f' at revision {self.wanted}' if self.wanted else ''}. Check the name."
-            ) from error
-        except Exception as error:  # a connection that broke; the Hub's client has changed its HTTP library twice
-            raise DownloadError(f"{_unreachable(self.repo, file)} ({type(error).__name__}: {error})") from error
+    offline = not hub_answers()
+    try:
+        folder = fetch(CONFIG)
+        if (folder / CONFIG).is_file():  # of a family that is not known nothing else is fetched
+            family_of(_read_json(folder / CONFIG), f"The checkpoint {repo}")
+            folder = fetch(*FILES)
+    except CheckpointError:
+        raise
+    except errors.GatedRepoError as error:
+        raise DownloadError(
+            f"{repo} is gated: accept its terms on its page at the Hub, then `hf auth login` or set HF_TOKEN, and run "
+            "this again."
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise DownloadError(
+            f"No folder {repo} here, and the Hub knows no model {repo!r}"
+            f"{f' at revision {revision}' if revision else ''}. Check the name."
+        ) from error
+    except Exception as error:  # a connection that broke; the Hub's client has changed its HTTP library twice
+        raise DownloadError(f"{_unreachable(repo)} ({type(error).__name__}: {error})") from error
+    if offline and not any((folder / file).is_file() for file in (SINGLE, INDEX)):
+        raise DownloadError(_unreachable(repo))
+    return folder
 
 
 def hub_answers() -> bool:
@@ -282,69 +245,63 @@ def hub_answers() -> bool:
 
     try:
         get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception:  # see fetch; any failure means the same here
+    except Exception:  # as above; any failure means the same here
         return False
     return True
 
 
-def _unreachable(repo: str, file: str) -> str:
+def _unreachable(repo: str) -> str:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return (
-        f"No folder {repo} here, and the Hub could not be reached for {file} of {repo!r} (nor is it in the cache "
+        f"No folder {repo} here, and the Hub could not be reached for {repo!r} (nor is it whole in the cache "
         f"{HF_HUB_CACHE}). Without a network, give a folder that holds {CONFIG} and {SINGLE}."
     )
 
 
-def _no_safetensors(where: str) -> str:
-    return (
-        f"{where} holds neither {SINGLE} nor {INDEX}. Only safetensors are read, never a pickle (*.bin, *.pt): "
-        "load the model with transformers and save it again with save_pretrained()."
-    )
+def _held(folder: Path, file: str) -> Path:
+    if not os.path.isfile(folder / file):  # no error for a name that cannot be one
+        raise CheckpointError(f"{folder} holds no {file[:80]}: it is not a whole Hugging Face checkpoint.")
+    return folder / file
+
+
+def _tensors_in(folder: Path) -> dict[str, Path]:
+    """Tensor name -> file; of a checkpoint in shards every shard's own header is what counts."""
+    if (folder / SINGLE).is_file():
+        return header_of(folder / SINGLE)
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(
+            f"{folder} holds neither {SINGLE} nor {INDEX}. Only safetensors are read, never a pickle (*.bin, *.pt): "
+            "load the model with transformers and save it again with save_pretrained()."
+        )
+    weight_map = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{folder / INDEX} lists no shards under 'weight_map'. Download it again.")
+    shards = sorted(set(map(str, weight_map.values())))
+    return {name: shard for file in shards for name, shard in header_of(_held(folder, file)).items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}. Download it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no table of names and values. Download it again.")
+        if not isinstance(content, dict):
+            raise TypeError("it holds no table of names and values")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Download it again.") from error
     return content
 
 
-def _index(path: Path, locate: Callable[[str], Path]) -> dict[str, Path]:
-    """Tensor name -> file, for a sharded checkpoint; every shard's own header is what counts."""
-    weight_map = _read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path} lists no shards under 'weight_map'. Download it again.")
-    shards = sorted(set(map(str, weight_map.values())))
-    return {name: shard for file in shards for name, shard in header_of(locate(file)).items()}
+def _check_header(family: Family, shape: Shape, stored: SafeTensors | GgufTensors, name: str) -> tuple[str, str]:
+    """The prefix under which the tensors stand, and how they are stored, what holds most of them first.
 
-
-def _shape(family: Family, config: dict[str, Any], path: Path, n_tensors: int) -> Shape:
-    try:
-        shape = family.shape(config)
-    except KeyError as error:
-        raise CheckpointError(f"{path} lacks {error.args[0]!r}, which a {family.name} config must have.") from error
-    problem = shape.problem()
-    if problem is None and shape.n_layers > n_tensors:
-        problem = f"it has {shape.n_layers} layers, and the checkpoint only {n_tensors} tensors"
-    if problem is not None:
-        raise CheckpointError(f"{path} describes no {family.name} model: {problem}.")
-    return shape
-
-
-def _complete_prefix(family: Family, n_layers: int, files: dict[str, Path], name: str) -> str:
-    """The prefix under which the tensors stand. Raises :class:`CheckpointError` naming those that are missing."""
+    Raises :class:`CheckpointError` naming attention tensors that are missing, and the first that does not fit the
+    config.
+    """
+    parts = [part for layer in range(shape.n_layers) for part in family.tensor_names(layer).items()]
 
     def missing(prefix: str) -> list[str]:
-        return [
-            prefix + tensor
-            for layer in range(n_layers)
-            for part, tensor in family.tensor_names(layer).items()
-            if part not in family.optional and prefix + tensor not in files
-        ]
+        wanted = [prefix + tensor for part, tensor in parts if part not in family.optional]
+        return [tensor for tensor in wanted if tensor not in stored.files]
 
     prefix = min(family.prefixes, key=lambda p: len(missing(p)))
     if lacking := missing(prefix):
@@ -353,34 +310,20 @@ def _complete_prefix(family: Family, n_layers: int, files: dict[str, Path], name
             f"The checkpoint {name} is partial: {len(lacking)} attention tensors are missing: "
             f"{', '.join(lacking[:8])}{more}. Download it again, or take a folder that holds them."
         )
-    return prefix
-
-
-def _check_header(family: Family, shape: Shape, stored: SafeTensors | GgufTensors, prefix: str, name: str) -> str:
-    """How the weights are stored, what holds most of them first, after every attention tensor's shape was checked
-    against the config.
-
-    Raises :class:`CheckpointError` naming the first tensor that does not fit.
-    """
-    beyond = [t for tensor in family.tensor_names(shape.n_layers).values() if (t := prefix + tensor) in stored.files]
-    if beyond:
+    if beyond := [t for end in family.tensor_names(shape.n_layers).values() if (t := prefix + end) in stored.files]:
         raise CheckpointError(
             f"The config of {name} says {shape.n_layers} layers, but the file also holds {beyond[0]}."
         )
-    sizes = family.sizes(shape)
-    held: dict[str, int] = defaultdict(int)
-    for layer in range(shape.n_layers):
-        for part, tensor in family.tensor_names(layer).items():
-            if prefix + tensor not in stored.files:
-                continue
-            found, dtype = stored.header(prefix + tensor)
-            if found != sizes[part]:
-                raise CheckpointError(
-                    f"{prefix + tensor} of {name} is {list(found)}, but its config makes it {list(sizes[part])}. "
-                    "The two do not belong together: take both from one place."
-                )
-            held[dtype] += math.prod(found)
-    return ", ".join(sorted(held, key=lambda dtype: -held[dtype]))
+    sizes, held = family.sizes(shape), Counter[str]()
+    for part, tensor in ((part, prefix + tensor) for part, tensor in parts if prefix + tensor in stored.files):
+        found, dtype = stored.header(tensor)
+        if found != sizes[part]:
+            raise CheckpointError(
+                f"{tensor} of {name} is {list(found)}, but its config makes it {list(sizes[part])}. "
+                "The two do not belong together: take both from one place."
+            )
+        held[dtype] += math.prod(found)
+    return prefix, ", ".join(dtype for dtype, _ in held.most_common())
 
 
 def _finite(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:

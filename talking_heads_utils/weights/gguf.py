@@ -2,12 +2,11 @@
 
 The file is read and dequantised by the ``gguf`` library. Which tensor is which, how its rows lie and what the
 metadata are called in a Hugging Face config is taken from that library's and transformers' own tables. What those
-tables drop without a word is read here (scaled rotary positions, biases, a window, an odd d_head) or refused.
+tables drop without a word is read here (Llama 3's rotary positions, a window, an odd d_head) or refused.
 """
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -75,11 +74,6 @@ class GgufFile:
                 "dequantise. Take a file of another quantisation."
             ) from error
 
-    def let_go(self) -> None:
-        """The file's pages leave memory; what is read again comes from the disk again."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._reader.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
-
     @cached_property
     def config(self) -> dict[str, Any]:
         """The Hugging Face config that the metadata stand for, whole. Raises :class:`CheckpointError`."""
@@ -137,7 +131,7 @@ def plain_config(file: GgufFile) -> dict[str, Any]:
 
 
 def _llama_like(file: GgufFile, kind: str, said: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What transformers' table lacks of a family like Llama: d_head, biases, rotary positions and a window."""
+    """What transformers' table lacks of a family like Llama: d_head, rotary positions and a window."""
     d_model, n_heads = said.get("embedding_length"), said.get("attention.head_count")
     d_head = said.get("attention.key_length")
     if d_head is None and isinstance(d_model, int) and isinstance(n_heads, int) and n_heads > 0:
@@ -149,11 +143,6 @@ def _llama_like(file: GgufFile, kind: str, said: Mapping[str, Any], where: str) 
             "only heads where the three are one are known here."
         )
     found = {"head_dim": d_head, "rope_parameters": _rope(file, said, d_head, where)}
-    if kind == "llama":
-        found |= {
-            "attention_bias": "blk.0.attn_q.bias" in file.tensors,
-            "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
-        }
     window, length = said.get("attention.sliding_window"), said.get("context_length", 0)
     if kind == "mistral" or (window and window < length):
         if kind not in ("llama", "mistral"):
@@ -168,10 +157,6 @@ def _rope(file: GgufFile, said: Mapping[str, Any], d_head: int, where: str) -> d
     kind = said.get("rope.scaling.type", "none")
     if strange := [name for name in file.tensors if name.startswith("rope_") and name != ROPE_FACTORS]:
         raise CheckpointError(f"{where} scales its rotary positions by {strange[0]}, which is not known here.")
-    if kind == "linear" and ROPE_FACTORS not in file.tensors:
-        if "rope.scaling.factor" not in said:
-            raise CheckpointError(f"{where} scales its rotary positions by no factor. Convert the model again.")
-        return found | {"rope_type": "linear", "factor": float(said["rope.scaling.factor"])}
     if kind != "none":
         raise CheckpointError(f"{where} has scaled rotary positions of the kind {kind!r}, which is not known here.")
     return found if ROPE_FACTORS not in file.tensors else _llama3(file, found, said, d_head, where)

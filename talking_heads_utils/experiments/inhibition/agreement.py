@@ -77,9 +77,9 @@ def agreement(
     """
     check_enough(recording.prompts)
     generator = torch.Generator().manual_seed(seed)
-    every = composition_into(recording, effects.mover)
+    every = composition_into(recording, effects.movers[0])
     keep = ~every.isnan()
-    scores, found = _without_rounding(every[keep], effects.inhibition[:, keep])
+    scores, found = _without_rounding(every[keep], effects.inhibition[:, 0, keep])
     halves = _random_halves(len(found), generator)
     value = cross_validated(scores, found, halves)
     error = _jackknife_error(scores, found, halves, generator)
@@ -94,7 +94,7 @@ def agreement(
         high=min(1.0, value + T_GROUPS * error),
         noise_max=max(cross_validated(scores, sign * centred, halves) for sign in signs),
         permuted_max=max(cross_validated(scores, found[:, order], halves) for order in orders),
-        rotated_mean=fmean(rotated_agreement(recording, effects.mover, halves, generator) for _ in rotations),
+        rotated_mean=fmean(rotated_agreement(recording, effects.movers[0], halves, generator) for _ in rotations),
         n_components=len(scores),
         n_prompts=len(found),
     )
@@ -116,7 +116,7 @@ def rotated_agreement(
     other = replace(recording, directions=rotated(recording.directions, generator))
     scores, effects = composition_into(other, mover), component_effects(other, mover)
     defined = ~scores.isnan()
-    return cross_validated(*_without_rounding(scores[defined], effects.inhibition[:, defined]), halves)
+    return cross_validated(*_without_rounding(scores[defined], effects.inhibition[:, 0, defined]), halves)
 
 
 def rotated(

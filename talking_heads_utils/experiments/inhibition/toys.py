@@ -68,7 +68,7 @@ def component_rows(c: Context, n_heads: int = 3, n_components: int = 32) -> list
     """The first components of the first inhibition heads."""
     at, rows = c.kept(mover_runs), []
     for head in at.heads[:n_heads]:
-        values = at.effects.inhibition[:, head.layer].cpu()
+        values = at.effects.inhibition[:, 0, head.layer].cpu()
         others = [h for h in range(values.shape[1]) if Head(head.layer, h) not in at.heads]
         lowest = values[:, others].mean(0).min(0).values if others else None
         score = c.scores.block(at.mover, "Q")[0].score[head.layer, head.head, :, at.mover.head]
