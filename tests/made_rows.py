@@ -12,6 +12,7 @@ from talking_heads_utils.experiments.inhibition import (
     exchange,
     links,
     listeners,
+    prediction,
     rivals,
     says,
     slider,
@@ -141,4 +142,22 @@ def attends_rows() -> pd.DataFrame:
         rows.append(made(attends.AttendsRow, role=role, component=component, target=target, share=excess + 0.2, even=0.2,
                          excess=excess, **around(excess), control=0.05 + i / 100, control_low=0.01, control_high=0.09,
                          p=0.02, n_controls=100, n=500, n_sections=60))  # fmt: skip
+    return frame(rows)
+
+
+def hit_rows() -> pd.DataFrame:
+    rows = [
+        made(exchange.HitRow, head=head, predictor=predictor, strongest=f"{head}.0", first=f"{head}.{i % 2}",
+             rank=1 + i, hit_at_1=i == 0, hit_at_3=i < 3, p=(1 + i) / 64, n_components=64, n=500)
+        for head in HEADS for i, predictor in enumerate(exchange.PREDICTORS)
+    ]  # fmt: skip
+    return frame(rows)
+
+
+def prediction_rows(n: int = 4) -> pd.DataFrame:
+    rows = [
+        made(prediction.PredictionRow, head=head, component=i, score=0.4 - i / 10, score_at_0=0.3, singular_value=2.0 - i / 10,
+             rank=1 + i, rank_at_0=1 + i, n_movers=2, n_distances=9)
+        for head in HEADS for i in range(n)
+    ]  # fmt: skip
     return frame(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -22,7 +22,6 @@ from talking_heads_utils.roles import (
     DUPLICATE_TOKEN,
     INDUCTION,
     NAME_MOVER,
-    NEGATIVE_MOVER,
     S_INHIBITION,
     S_SUPPRESSION,
     role_of,
@@ -36,76 +35,77 @@ Edge = tuple[Head, Head, str]  # writer, reader, hover text
 Point = tuple[float, float]
 
 
-# Where the sketch puts a role: over which token of the prompt, in which row, at which input of its reader it writes.
+# Where the sketch puts the box of a role: heads that work at S2 on the left, at the last token on the right.
 PLACES = {
-    DUPLICATE_TOKEN: (2.0, 1.1),
-    INDUCTION: (2.0, 2.1),
-    S_INHIBITION: (3.5, 3.0),
-    S_SUPPRESSION: (1.9, 4.2),
-    NAME_MOVER: (3.5, 4.2),
-    NEGATIVE_MOVER: (0.45, 4.2),
+    DUPLICATE_TOKEN: (0.8, 1.3),
+    INDUCTION: (0.8, 3.0),
+    S_INHIBITION: (3.2, 3.3),
+    S_SUPPRESSION: (1.1, 5.4),
+    NAME_MOVER: (3.2, 5.4),
 }
-ANSWER = (2.6, 5.5)
+ANSWER, HALF = (2.1, 7.0), (0.75, 0.55)  # the answer's box; half of a box, across and up
+SEES = {S_INHIBITION: ("to_s2", "S2"), S_SUPPRESSION: ("to_s2", "S2"), NAME_MOVER: ("to_io", "IO")}
 LISTED = 6  # heads that a box names
 
 
 def sketch(table: pd.DataFrame, words: Mapping[str, str], answer: str) -> go.Figure:
-    """The circuit as its roles were found: boxes of heads over the token at which they work, and what they change.
-    table: of :meth:`talking_heads_utils.roles.Roles.frame`. words: position name -> token; answer: the right one."""
-    figure = new_figure(470, margin_t=8, dragmode=False, modebar_remove=NO_BUTTONS)
+    """The circuit as its roles were found: boxes of heads, and arrows with their effects on what reads them. table: of
+    :meth:`talking_heads_utils.roles.Roles.frame`. words: position name -> token; answer: the right one."""
+    figure = new_figure(470, margin=dict(l=0, r=0, t=4, b=4), dragmode=False, modebar_remove=NO_BUTTONS)
     found = table[table["confirmed"].astype(bool)]
-    boxes = {role: part for role, part in found.groupby("role", sort=False) if role in PLACES}
-    tokens = {name: (float(i) if name != "end" else 3.5, 0.0) for i, name in enumerate(("IO", "S1", "S2", "end"))}
+    boxes = {role: found[found["role"] == role] for role in PLACES if (found["role"] == role).any()}
     figure.add_scatter(
-        x=[x for x, _ in tokens.values()], y=[0.0] * len(tokens), mode="markers+text", hoverinfo="skip",
-        text=[f"<b>{words[name]}</b><br>{name}" for name in tokens], textposition="bottom center",
+        x=[PLACES[INDUCTION][0], PLACES[S_INHIBITION][0]], y=[0, 0], mode="markers+text", hoverinfo="skip",
+        text=[f"at <b>{words[name]}</b> ({name})" for name in ("S2", "end")], textposition="bottom center",
         marker=dict(color=CONTROL, size=7), showlegend=False, cliponaxis=False,
     )  # fmt: skip
     for role, part in boxes.items():
-        for start, end, text in _arrows(role, part, boxes.keys(), tokens):
-            _arrow(figure, start, end, text, role_colour(role))
-    for role, part in boxes.items():
-        heads = list(dict.fromkeys(part.sort_values("effect", key=abs, ascending=False)["head"]))
-        named = "<br>".join(" ".join(heads[:LISTED][i : i + 2]) for i in range(0, len(heads[:LISTED]), 2))
-        text = f"<b>{role}</b><br>{named}" + (f"<br>+ {len(heads) - LISTED}" if len(heads) > LISTED else "")
-        _box(figure, PLACES[role], text, role_colour(role))
+        for end, unit in _goes_to(role, boxes):
+            _arrow(figure, PLACES[role], end, _effects(part["effect"], unit), role_colour(role))
+        _box(figure, PLACES[role], _listed(role, part), role_colour(role))
     _box(figure, ANSWER, f"next token: <b>{answer}</b>", CONTROL)
-    figure.update_xaxes(visible=False, range=[-0.4, 4.2])
-    return figure.update_yaxes(visible=False, range=[-0.8, 5.9])
+    figure.update_xaxes(visible=False, range=[-0.1, 4.1])
+    return figure.update_yaxes(visible=False, range=[-0.6, 7.4])
 
 
-def _arrows(role: str, part: pd.DataFrame, there: Iterable[str], tokens: Mapping[str, Point]) -> list[tuple]:
-    """From where to where the arrows of a role go, and what they say: the range of its effects."""
-    low, high = part["effect"].min(), part["effect"].max()
-    said = f"{low:+.2f}" if len(part) == 1 else f"{low:+.2f} to {high:+.2f}"
-    at = PLACES[role]
-    if role in (DUPLICATE_TOKEN, INDUCTION):
-        sees = [(tokens["S1"], at, "")] if role == DUPLICATE_TOKEN else []
-        return [*sees, (at, PLACES[S_INHIBITION], f"values<br>{said} nats")] if S_INHIBITION in there else sees
-    if role == S_INHIBITION:
-        to = [(at, PLACES[NAME_MOVER], f"queries<br>{said} nats")] if NAME_MOVER in there else []
-        return [(tokens["end"], at, ""), *to]
-    sees = (tokens["IO"], at, f"attention {part['to_io'].mean():.0%}") if role == NAME_MOVER else (at, at, "")
-    return [*([sees] if role == NAME_MOVER else []), (at, ANSWER, f"{said} logits")]
+def _goes_to(role: str, there: Collection[str]) -> list[tuple[Point, str]]:
+    """What the heads of a role write to, and the unit of their effect on it."""
+    if role in (NAME_MOVER, S_SUPPRESSION):
+        return [(ANSWER, "logits")]
+    reader, unit = (NAME_MOVER, "nats, in queries") if role == S_INHIBITION else (S_INHIBITION, "nats, in values")
+    return [(PLACES[reader], unit)] if reader in there else []
+
+
+def _effects(effects: pd.Series, unit: str) -> str:
+    low, high = effects.min(), effects.max()
+    return f"{low:+.2f}{'' if len(effects) == 1 else f' to {high:+.2f}'}<br>{unit}"
+
+
+def _listed(role: str, part: pd.DataFrame) -> str:
+    """The role, its heads, the strongest first, and where they look on average."""
+    heads = list(dict.fromkeys(part.sort_values("effect", key=abs, ascending=False)["head"]))
+    lines = [f"<b>{role}</b>", *(" ".join(heads[:LISTED][i : i + 2]) for i in range(0, len(heads[:LISTED]), 2))]
+    lines += [f"+ {len(heads) - LISTED}"] if len(heads) > LISTED else []
+    if role in SEES:
+        column, name = SEES[role]
+        lines.append(f"{part.drop_duplicates('head')[column].mean():.0%} of attention to {name}")
+    return "<br>".join(lines)
 
 
 def _arrow(figure: go.Figure, start: Point, end: Point, text: str, colour: str) -> None:
-    figure.add_annotation(
-        x=end[0], y=end[1], ax=start[0], ay=start[1], axref="x", ayref="y", xref="x", yref="y", text="", arrowcolor=colour,
-        arrowwidth=2, arrowhead=2, standoff=34, startstandoff=8, opacity=0.8,
-    )  # fmt: skip
-    if text:
-        figure.add_annotation(
-            x=0.5 * (start[0] + end[0]), y=0.5 * (start[1] + end[1]), text=text, showarrow=False, font_size=11,
-            bgcolor="rgba(128,128,128,0.12)",
-        )  # fmt: skip
+    """From the edge of one box to that of another: sideways where they are about as high, else upwards."""
+    across = abs(end[1] - start[1]) < abs(end[0] - start[0])
+    dx, dy = (HALF[0], 0) if across else (0, HALF[1])
+    x0, y0, x1, y1 = start[0] + dx, start[1] + dy, end[0] - dx, end[1] - dy
+    on_axes = dict(axref="x", ayref="y", xref="x", yref="y")
+    look = dict(arrowcolor=colour, arrowwidth=2.5, arrowhead=2, text="")
+    figure.add_annotation(x=x1, y=y1, ax=x0, ay=y0, **on_axes, **look)
+    figure.add_annotation(x=0.5 * (x0 + x1), y=0.5 * (y0 + y1), text=text, showarrow=False, font_size=11)
 
 
 def _box(figure: go.Figure, at: Point, text: str, colour: str) -> None:
-    figure.add_annotation(
-        x=at[0], y=at[1], text=text, showarrow=False, bordercolor=colour, borderwidth=2, borderpad=4, font_size=12,
-        bgcolor="rgba(128,128,128,0.18)",
-    )  # fmt: skip
+    figure.add_annotation(x=at[0], y=at[1], text=text, showarrow=False, bordercolor=colour, borderwidth=2, borderpad=4,
+                          font_size=11, bgcolor="rgba(128,128,128,0.1)")  # fmt: skip
 
 
 def link_figure(

@@ -148,7 +148,7 @@ def links_figure(table: pd.DataFrame) -> go.Figure:
     """Percentile of the known writers of each link, with its interval, over the controls; dashes: the 95th percentile
     of as many heads drawn from the same layers. table: of
     :class:`~talking_heads_utils.experiments.inhibition.links.LinkRow`."""
-    figure, found = new_figure(360, margin_t=12), table[table["link"] != JOINT]
+    figure, found = new_figure(310, margin_t=12), table[table["link"] != JOINT]
     own = found[found["control"] == ""]
     names = own["link"].tolist()
     for i, (control, part) in enumerate(found[found["control"] != ""].groupby("control", sort=False)):
@@ -180,7 +180,7 @@ def _broken(links: Sequence[str]) -> list[str]:
 def listeners_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Every later head by how strongly its query reads the inhibition heads' components, a panel per model. tables:
     model -> of :class:`~talking_heads_utils.experiments.inhibition.listeners.ListenerRow`."""
-    figure = stacked(len(tables), list(tables), 60 + 230 * len(tables), 0.16)
+    figure = stacked(len(tables), list(tables), 50 + 190 * len(tables), 0.18)
     for row, table in enumerate(tables.values(), 1):
         heads = table[table["head"] != EVERY].sort_values("rank")
         listens = heads["listener"].astype(bool)
@@ -189,8 +189,8 @@ def listeners_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
             (LISTENER, heads[listens], dict(color=role_colour(NAME_MOVER), size=11)),
         ):
             figure.add_trace(go.Scatter(
-                x=part["rank"].astype(int).tolist(), y=part["value"].astype(float).round(1).tolist(), name=name, mode="markers",
-                marker=look, legendgroup=name, showlegend=row == 1,
+                x=part["rank"].astype(int).tolist(), y=part["value"].astype(float).round(1).tolist(), name=name,
+                mode="markers", marker=look, legendgroup=name, showlegend=row == 1,
                 text=[f"{head}, {role or 'no role'}" for head, role in zip(part["head"], part["role"])],
                 hovertemplate="%{text}<br>rank %{x}, percentile %{y}<extra></extra>",
             ), row=row, col=1)  # fmt: skip
@@ -203,7 +203,7 @@ def basis_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """How far the best singular component of a head beats the best direction of random bases, mean over movers; a
     point per head, a bar over the group. tables: model -> of
     :class:`~talking_heads_utils.experiments.inhibition.basis.BasisRow`."""
-    figure = new_figure(380, margin_t=12)
+    figure = new_figure(330, margin_t=12)
     for model, table in tables.items():
         rows = table[(table["reader"] == EVERY) & (table["group"] != DIFFERENCE)]
         for group, part in rows.groupby("group", sort=False):
@@ -232,7 +232,7 @@ def rivals_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         "auc": "known writers before other heads (AUC)",
         "r_precision": "known writers in the first R (R-precision)",
     }
-    figure = stacked(2, list(panels.values()), 540, 0.14)
+    figure = stacked(2, list(panels.values()), 470, 0.16)
     for i, (model, table) in enumerate(tables.items()):
         rows, colour = table[table["link"] == EVERY], MODEL_COLOURS[i % len(MODEL_COLOURS)]
         means, readers = rows[rows["reader"] == EVERY], rows[rows["reader"] != EVERY]
@@ -241,10 +241,11 @@ def rivals_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
             for part, look in ((readers, dict(size=5, opacity=0.4)), (means, dict(size=11))):
                 whole = part is means
                 figure.add_trace(go.Scatter(
-                    x=[MEASURES.index(m) + shift for m in part["measure"]], y=part[value].round(3).tolist(), mode="markers",
-                    marker=dict(color=colour, **look), name=model, legendgroup=model, showlegend=whole and row == 1,
-                    error_y=error_bars(part, value, ends=f"{value}_") if whole else None, text=part["reader"].tolist(),
-                    hovertemplate=f"{model}: %{{y:.2f}}<extra></extra>" if whole else "%{text}: %{y:.2f}<extra></extra>",
+                    x=[MEASURES.index(m) + shift for m in part["measure"]], y=part[value].round(3).tolist(),
+                    mode="markers", marker=dict(color=colour, **look), name=model, legendgroup=model,
+                    showlegend=whole and row == 1, text=part["reader"].tolist(),
+                    error_y=error_bars(part, value, ends=f"{value}_") if whole else None,
+                    hovertemplate=f"{model}, %{{text}}: %{{y:.2f}}<extra></extra>",
                 ), row=row, col=1)  # fmt: skip
     names = [measure.replace("_", "<br>") for measure in MEASURES]
     figure.update_xaxes(tickvals=list(range(len(MEASURES))), ticktext=names, range=[-0.5, len(MEASURES) - 0.5])

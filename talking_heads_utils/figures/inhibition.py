@@ -17,12 +17,14 @@ from talking_heads_utils.figures.style import (
     FAINT,
     FIRST_NAME,
     KIND_COLOURS,
+    NO_BUTTONS,
     NULL_LINE,
     SCORE_TITLE,
     SECOND_NAME,
     error_bars,
     new_figure,
     restyle_slider,
+    stacked,
     with_views,
 )
 
@@ -38,7 +40,7 @@ MEAN = "mean"  # in place of a prompt's index
 def attention_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Attention by token, mean over heads, in several states of a model. tables: state -> column ``token`` and one per
     head."""
-    figure = new_figure(320, margin_t=12, barmode="group")
+    figure = new_figure(290, margin_t=12, barmode="group")
     for (name, table), colour in zip(tables.items(), (FIRST_NAME, SECOND_NAME, CONTROL)):
         mean = table.drop(columns="token").mean(axis=1)
         figure.add_bar(
@@ -58,11 +60,7 @@ def slider_figure(table: pd.DataFrame, *, start: float = -1.0) -> go.Figure:
     direction moved as far. The slider sets the coefficient, the menu chooses a prompt or the mean. table: of
     :class:`~talking_heads_utils.experiments.inhibition.slider.SliderRow`."""
     titles = ("the name movers' attention to each name", "probability that the model says it")
-    figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.1, subplot_titles=titles,
-        figure=new_figure(600, margin_t=84, dragmode=False),
-    )  # fmt: skip
-    figure.update_annotations(x=0, xanchor="left", font_size=13)
+    figure = stacked(2, titles, 600, 0.1)
     keyed = table.assign(key=table["prompt"].astype(object).where(table["prompt"].notna(), MEAN))
     settings = sorted(table["setting"].unique())
     at = min(range(len(settings)), key=lambda i: abs(settings[i] - start))
@@ -72,14 +70,13 @@ def slider_figure(table: pd.DataFrame, *, start: float = -1.0) -> go.Figure:
         views[label] = [trace for what in ("attention", "probability") for trace in _moved(part, what, at)]
     with_views(figure, views, panels=(1,) * 4 + (2,) * 4)
     steps = {f"{value:+.1f}": {"selectedpoints": [[i]]} for i, value in enumerate(settings)}
-    ticks = dict(
-        tickvals=[-1, 0, 1],
-        ticktext=["as where the first<br>name is the answer", "between", "as where the<br>second is"],
-    )
-    figure.update_xaxes(range=[settings[0] - 0.5, settings[-1] + 0.5], **ticks)
+    figure.update_xaxes(range=[settings[0] - 0.5, settings[-1] + 0.5], tickvals=[-1, 0, 1], tickangle=0)
+    figure.update_xaxes(ticktext=["first name<br>is meant", "between", "second name<br>is meant"], row=2, col=1)
     figure.update_xaxes(title_text=f"coefficient of {table['component'].iloc[0]}, set by hand", row=2, col=1)
+    figure.update_xaxes(showticklabels=False, row=1, col=1)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    return figure.update_layout(sliders=[restyle_slider(steps, "coefficient: ", pad=76, active=at)], legend_y=-0.34)
+    figure.update_layout(dragmode=False, modebar_remove=NO_BUTTONS, legend_y=-0.34)
+    return figure.update_layout(sliders=[restyle_slider(steps, "coefficient: ", pad=76, active=at)])
 
 
 def _moved(part: pd.DataFrame, what: str, at: int) -> list[go.Scatter]:
@@ -92,12 +89,13 @@ def _moved(part: pd.DataFrame, what: str, at: int) -> list[go.Scatter]:
         for name, colour in NAMES.items():
             word, other = words[name] or f"{name} name", next(n for n in NAMES if n != name)
             places = ["top center" if own > than else "bottom center" for own, than in zip(both[name], both[other])]
-            look = dict(color=colour if own else CONTROL, dash="solid" if own or name == slider.FIRST else "dot")
+            look = dict(color=colour if own else CONTROL, width=3 if own else 1.5)
+            look["dash"] = "solid" if own or name == slider.FIRST else "dot"
             traces.append(go.Scatter(
-                x=list(both.index), y=both[name].round(3).tolist(), name=word if own else f"{word}, random direction",
-                mode="lines+markers+text" if own else "lines+markers", text=[f"{word} {y:.0%}" for y in both[name]] if own else None,
-                textposition=places, line=dict(width=3 if own else 1.5, **look), selectedpoints=[at], cliponaxis=False,
-                marker=dict(size=13 if own else 9, color=look["color"]),
+                x=list(both.index), y=both[name].round(3).tolist(), textposition=places,
+                name=word if own else f"{word}, random direction", mode="lines+markers" + "+text" * own,
+                text=[f"{word} {y:.0%}" for y in both[name]] if own else None, line=look, cliponaxis=False,
+                selectedpoints=[at], marker=dict(size=13 if own else 9, color=look["color"]),
                 unselected=dict(marker_opacity=0, textfont_color="rgba(0,0,0,0)"), showlegend=what == "attention",
                 error_y=_ends(part, direction, name, what) if own else None, hoverinfo="skip",
             ))  # fmt: skip
@@ -120,7 +118,7 @@ def effects_figure(table: pd.DataFrame) -> go.Figure:
     the mover's query reads it, below. Both panels answer to one hover. table: of
     :class:`~talking_heads_utils.experiments.inhibition.effects_table.ComponentRow`."""
     figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, figure=new_figure(460, hovermode="x")
+        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, figure=new_figure(420, hovermode="x")
     )
     views = {
         f"{head} into {mover}": _effect_traces(part, head)
@@ -159,7 +157,7 @@ def exchange_figure(table: pd.DataFrame, measure: str = exchange.LOG_ODDS) -> go
     """Share of a head's effect that the first k components carry, with controls or beside other ways to choose them; a
     menu chooses the head and what stands beside. table: of
     :class:`~talking_heads_utils.experiments.inhibition.exchange.ExchangeRow`."""
-    figure, rows = new_figure(420), table[table["measure"] == measure]
+    figure, rows = new_figure(390), table[table["measure"] == measure]
     query = rows[rows["into"] == exchange.QUERY]
     views: dict[str, Sequence[Any]] = {}
     for head, part in query.groupby("head", sort=False):
@@ -183,8 +181,9 @@ def _curve(part: pd.DataFrame, name: str, colour: str, dash: str = "solid") -> g
     part = part.sort_values("k")
     return go.Scatter(
         x=part["k"].astype(int).tolist(), y=_short(part["share"]), name=name, mode="lines+markers",
-        line=dict(color=colour, width=2, dash=dash), error_y=error_bars(part, "share", ends="share_") | dict(color=colour),
-        customdata=part["components"].tolist(), hovertemplate=f"{name}, k = %{{x}}: %{{y:.0%}}<br>%{{customdata}}<extra></extra>",
+        line=dict(color=colour, width=2, dash=dash), customdata=part["components"].tolist(),
+        error_y=error_bars(part, "share", ends="share_") | dict(color=colour),
+        hovertemplate=f"{name}, k = %{{x}}: %{{y:.0%}}<br>%{{customdata}}<extra></extra>",
     )  # fmt: skip
 
 
@@ -209,7 +208,7 @@ GROUPS = {
 def says_figure(table: pd.DataFrame) -> go.Figure:
     """Mean coefficient of each component by kind of prompt, with its interval; small: template by template. table: of
     :class:`~talking_heads_utils.experiments.inhibition.says.SaysRow`."""
-    figure, means = new_figure(360, margin_t=12), table[table["statistic"] == "group_mean"]
+    figure, means = new_figure(310, margin_t=12), table[table["statistic"] == "group_mean"]
     places, components = list(GROUPS), list(dict.fromkeys(means["component"]))
     for i, component in enumerate(components):
         part, shift = means[means["component"] == component], 0.16 * (i - (len(components) - 1) / 2)
@@ -218,8 +217,9 @@ def says_figure(table: pd.DataFrame) -> go.Figure:
             look = dict(size=11) if own else dict(size=5, opacity=0.5)
             figure.add_scatter(
                 x=[places.index(group) + shift for group in rows["group"]], y=_short(rows["value"]), name=component,
-                mode="markers", marker=dict(color=SHADES[i % len(SHADES)], **look), legendgroup=component, showlegend=own,
-                error_y=error_bars(rows, "value") if own else None, text=(rows["template"].replace("", "all templates")).tolist(),
+                mode="markers", marker=dict(color=SHADES[i % len(SHADES)], **look), legendgroup=component,
+                showlegend=own, error_y=error_bars(rows, "value") if own else None,
+                text=rows["template"].replace("", "all templates").tolist(),
                 hovertemplate=f"{component}, %{{text}}: %{{y:.2f}}<extra></extra>",
             )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
@@ -233,23 +233,22 @@ def attends_figure(table: pd.DataFrame) -> go.Figure:
     """Where in running text the heads look when their component is large, beyond what even attention would give; grey:
     95% range of matched components. table: of
     :class:`~talking_heads_utils.experiments.inhibition.attends.AttendsRow`."""
-    figure, rows = (
-        new_figure(360, margin_t=12),
-        table[(table["role"] != "control") & (table["target"] != "first_token")],
-    )
+    figure = new_figure(310, margin_t=12)
+    rows = table[(table["role"] != "control") & (table["target"] != "first_token")]
     targets, components = list(dict.fromkeys(rows["target"])), list(dict.fromkeys(rows["component"]))
     for i, component in enumerate(components):
         part, shift = rows[rows["component"] == component], 0.2 * (i - (len(components) - 1) / 2)
         x = [targets.index(target) + shift for target in part["target"]]
         half = (part["control_high"] - part["control_low"]) / 2
         figure.add_scatter(
-            x=x, y=_short(part["control_low"] + half), mode="markers", marker=dict(color=CONTROL, size=1), hoverinfo="skip",
-            error_y=dict(array=_short(half), thickness=8, width=0, color=CONTROL), name="95% of matched components",
-            showlegend=i == 0,
+            x=x, y=_short(part["control_low"] + half), mode="markers", name="95% of matched components",
+            marker=dict(color=CONTROL, size=1), error_y=dict(array=_short(half), thickness=8, width=0, color=CONTROL),
+            showlegend=i == 0, hoverinfo="skip",
         )  # fmt: skip
         figure.add_scatter(
-            x=x, y=_short(part["excess"]), name=component, mode="markers", marker=dict(color=SHADES[i % len(SHADES)], size=10),
-            error_y=error_bars(part, "excess"), hovertemplate=f"{component}: %{{y:.3f}}<extra></extra>",
+            x=x, y=_short(part["excess"]), name=component, mode="markers",
+            marker=dict(color=SHADES[i % len(SHADES)], size=10), error_y=error_bars(part, "excess"),
+            hovertemplate=f"{component}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(tickvals=list(range(len(targets))), ticktext=[_words(t).replace(" ", "<br>") for t in targets])

@@ -23,7 +23,7 @@ def roles_figure(table: pd.DataFrame, n_layers: int, n_heads: int) -> go.Figure:
     """The heads that were found among all heads, above: the larger the mark, the larger the effect; below, where those
     look that work at the last token. table: of :meth:`talking_heads_utils.roles.Roles.shown`."""
     titles = ("heads with a role, by layer and head", "attention from the last token")
-    figure = stacked(2, titles, 780, 0.12)
+    figure = stacked(2, titles, 620, 0.14)
     every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     dots = dict(mode="markers", marker=dict(color=CONTROL, size=3, opacity=0.5), hoverinfo="skip", showlegend=False)
     figure.add_trace(go.Scatter(x=[head for _, head in every], y=[layer for layer, _ in every], **dots), row=1, col=1)
@@ -37,11 +37,11 @@ def roles_figure(table: pd.DataFrame, n_layers: int, n_heads: int) -> go.Figure:
             hovertext=[f"{r.head}, {role}<br>on {r.acts_on}<br>{r.effect:.2f} [{r.low:.2f}, {r.high:.2f}] {r.unit}, "
                        f"n = {r.n}" for r in part.itertuples()],
         ), row=1, col=1)  # fmt: skip
-    looks = table[table["to_io"].notna()].iloc[::-1]
+    looks = table[table["to_io"].notna() & (table["role"] != roles.NO_NAME)].iloc[::-1]
     for column, (name, colour) in ATTENDED.items():
         figure.add_trace(go.Bar(
-            y=(looks["head"] + ", " + looks["role"]).tolist(), x=looks[column].round(3).tolist(), name=name, orientation="h",
-            marker_color=colour, hovertemplate=f"%{{y}} {name}: %{{x:.2f}}<extra></extra>",
+            y=(looks["head"] + ", " + looks["role"]).tolist(), x=looks[column].round(3).tolist(), name=name,
+            orientation="h", marker_color=colour, hovertemplate=f"%{{y}} {name}: %{{x:.2f}}<extra></extra>",
         ), row=2, col=1)  # fmt: skip
     figure.update_xaxes(title_text="head", dtick=1, row=1, col=1)
     figure.update_yaxes(title_text="layer", row=1, col=1)

@@ -73,7 +73,8 @@ def finding(exchange: pd.DataFrame, shown: str) -> str:
     one = f"one component of each inhibition head ({listed(heads)})" if row["k"] == 1 else (
         f"{row['k']} components of each inhibition head ({listed(heads)})")  # fmt: skip
     return (
-        f"In {shown}, {one}, predicted from weights alone, carry **{_share(row, ends='share_')}** of what the whole heads tell "
+        f"In {shown}, {one}, predicted from weights alone, carry **{_share(row, ends='share_')}** of what the whole "
+        f"heads tell "
         f"the name movers, where 95% of sets matched on layer and energy carry less than {row['matched_share']:.0%}."
     )
 
@@ -95,7 +96,8 @@ def listeners(tables: Mapping[str, pd.DataFrame]) -> str:
         row = table[table["head"] == EVERY].iloc[0]
         tells = "tell" if row["p"] < ALPHA else "do not clearly tell"
         parts.append(
-            f"In {model} these queries {tells} the {row['n_listeners']} movers and backups from {row['n'] - row['n_listeners']} "
+            f"In {model} these queries {tells} the {row['n_listeners']} movers and backups from "
+            f"{row['n'] - row['n_listeners']} "
             f"other later heads: AUC {_number(row, 'auc')}, {_p(row['p'])}; heads drawn from the same layers reach "
             f"{row['null_mean']:.2f} on average."
         )
@@ -111,7 +113,8 @@ def basis(tables: Mapping[str, pd.DataFrame]) -> str:
         less = table[table["group"] == DIFFERENCE]
         more = f"; the two differ, {_p(less['p'].iloc[0])}" if len(less) and less["p"].iloc[0] < ALPHA else (
             f"; no clear difference, {_p(less['p'].iloc[0])}" if len(less) else "")  # fmt: skip
-        parts.append(f"{model}: {_number(own, 'ratio')} times in S-inhibition heads, {_number(other, 'ratio')} in the other "
+        parts.append(f"{model}: {_number(own, 'ratio')} times in S-inhibition heads, {_number(other, 'ratio')} in "
+                     f"the other "
                      f"heads of their layers{more}.")  # fmt: skip
     return "Best singular component over the best direction of a random basis. " + " ".join(parts)
 
@@ -152,8 +155,10 @@ def exchange(table: pd.DataFrame) -> str:
     drawn += [f"into the {into} {found['share']:.0%}" for into in (exchanges.KEY, exchanges.VALUE)
               if (found := _few(table, into=into)) is not None]  # fmt: skip
     return (
-        f"The predicted components carry {enough} of the heads' effect: {_share(row, ends='share_')}, n = {row['n']} prompts. "
-        f"That is {beyond} than 95% of {row['n_draws'] or 99} matched sets, which carry {row['matched_share']:.0%} at most "
+        f"The predicted components carry {enough} of the heads' effect: {_share(row, ends='share_')}, n = "
+        f"{row['n']} prompts. "
+        f"That is {beyond} than 95% of {row['n_draws'] or 99} matched sets, which carry {row['matched_share']:.0%} "
+        f"at most "
         f"({_p(row['p'])}). Other controls: {', '.join(drawn)}.\n\n" + "\n".join(lines)
     )
 
@@ -162,7 +167,8 @@ def exchange(table: pd.DataFrame) -> str:
 def outcomes(table: pd.DataFrame) -> str:
     """What the same exchange does to the model's answer."""
     found = {m: _few(table, measure=m) for m in (exchanges.LOGIT_DIFFERENCE, exchanges.PROBABILITY)}
-    said = [f"{'the logit difference' if m == exchanges.LOGIT_DIFFERENCE else 'the probability of the answer'} changes by "
+    said = [f"{'the logit difference' if m == exchanges.LOGIT_DIFFERENCE else 'the probability of the answer'} "
+            f"changes by "
             f"{_number(row, 'effect')}" for m, row in found.items() if row is not None]  # fmt: skip
     return f"The same exchange in the model's answer: {' and '.join(said)}." if said else ""
 
@@ -182,7 +188,8 @@ def effects(table: pd.DataFrame) -> str:
         rows = rows.droplevel("head")
         first, second = rows["effect"].nsmallest(2).index
         by_score = int(rows["score"].rank(ascending=False)[first])
-        parts.append(f"- {head}: taking out {head}.{first} changes I(m) by {rows['effect'][first]:+.3f}, {head}.{second} by "
+        parts.append(f"- {head}: taking out {head}.{first} changes I(m) by {rows['effect'][first]:+.3f}, "
+                     f"{head}.{second} by "
                      f"{rows['effect'][second]:+.3f}; {head}.{first} ranks {by_score} of {len(rows)} by score")  # fmt: skip
     return "Mean over movers:\n\n" + "\n".join(parts)
 
@@ -213,8 +220,10 @@ def moved(table: pd.DataFrame) -> str:
     return (
         f"Mean over {n} prompts, as {component} goes from where the first name is the answer to where the second is: "
         f"attention to the first name goes from {path(COMPONENT, FIRST, 'attention')}, to the second from "
-        f"{path(COMPONENT, SECOND, 'attention')}; the probability of the first from {path(COMPONENT, FIRST, 'probability')}, of "
-        f"the second from {path(COMPONENT, SECOND, 'probability')}. Along a random direction, moved as far, attention to the "
+        f"{path(COMPONENT, SECOND, 'attention')}; the probability of the first from "
+        f"{path(COMPONENT, FIRST, 'probability')}, of "
+        f"the second from {path(COMPONENT, SECOND, 'probability')}. Along a random direction, moved as far, "
+        f"attention to the "
         f"first name goes from {path(RANDOM, FIRST, 'attention')}."
     )
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MODEL_VARIABLE = "TALKING_HEADS_MODEL"  # a model for every chapter, such as a folder that stands in for a real one
 ON_COLAB = "gpt2"
 TOKEN = "HF_TOKEN"
+NAMES = {"smollm2": "SmolLM2", "gpt2": "GPT-2 small", "gpt2-weights": "GPT-2 small"}  # of models, in sentences
 
 
 def on_colab() -> bool:
@@ -125,6 +126,11 @@ class Tables:
         return finished(self.model)
 
     @property
+    def name(self) -> str:
+        """What a sentence calls the model."""
+        return NAMES.get(self.model, self.model)
+
+    @property
     def shown(self) -> str:
         """What a figure of this model must be called."""
         return next(iter(self.done.values())).about["shows"] if self.done else self.context.shows
@@ -150,7 +156,7 @@ class Tables:
                 return found
             if self.live and not self.done:
                 return experiment.table(self.context)
-            why = f"`python -m talking_heads_utils reproduce --model {self.model}` makes this table, which is not there yet."
+            why = f"Not there yet: `python -m talking_heads_utils reproduce --model {self.model}` makes this table."
         except NotApplicable as error:
             why = f"{self.model}: {error}"
         empty = pd.DataFrame() if experiment.row is None else frame([], experiment.row)
@@ -159,15 +165,18 @@ class Tables:
 
 
 def by_model(experiment: str, *models: Tables) -> dict[str, pd.DataFrame]:
-    """One table of several models, by what each is called; of those that have it."""
-    return {tables.shown: tables[experiment] for tables in models if len(tables[experiment])}
+    """One table of several models, by name; of those that have it."""
+    return {tables.name: tables[experiment] for tables in models if len(tables[experiment])}
 
 
-def named_tokens(prompts: PromptSet, bridge: TransformerBridge) -> str:
+def named_tokens(prompts: PromptSet, bridge: TransformerBridge) -> Any:
     """The tokens of the first prompt in their order, as Markdown, those with a named position bold and named."""
+    from IPython.display import Markdown
+
     names = {int(at[0]): name for name, at in prompts.positions.items()}
     words = [bridge.tokenizer.decode([int(token)]).strip() for token in prompts.tokens[0]]
-    return " · ".join(f"**{word}** ({names[i]})" if i in names else word for i, word in enumerate(words))
+    said = [f"**{word}** ({names[i]})" if i in names else word for i, word in enumerate(words)]
+    return Markdown(" · ".join(said))
 
 
 def next_tokens(bridge: TransformerBridge, prompts: PromptSet, k: int = 5) -> pd.DataFrame:
