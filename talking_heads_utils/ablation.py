@@ -11,22 +11,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.components import SVD, is_empty, ov_svd
+from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, PATTERN, RESID_PRE, Change, Forward, Q, Z, prepare
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.metrics import Metric, Outcome, named
+from talking_heads_utils.metrics import Metric, Outcome, named, position_of
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.variants import ALL, measure, places, position_of, tidy, untouched
+from talking_heads_utils.variants import ALL, INDEX, another, measure, places, tidy, untouched
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
-from talking_heads_utils.weights.rotary import turn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,10 +50,10 @@ class Mlp(NamedTuple):
 
 Part = Head | Component | Mlp
 Label = Part | str
+New = Callable[[str, int, slice], Tensor | None]  # site, layer and prompts -> what stands in place of what is written
 
 
-@dataclass(frozen=True)
-class _Target:
+class _Target(NamedTuple):
     """One part as a map: of a head's z, ``((z - rest) @ read) @ write`` is the part. None three times for an MLP."""
 
     part: Part
@@ -65,7 +65,9 @@ class _Target:
         """What is added where ``old`` (z, or an MLP's write) is replaced by ``new``; None: by nothing."""
         if self.read is None or self.write is None or self.rest is None:
             return -old if new is None else new - old
-        return (((self.rest if new is None else new) - old) @ self.read) @ self.write
+        head = getattr(self.part, "head", 0)
+        new = self.rest if new is None else new[:, :, head]
+        return ((new - old[:, :, head]) @ self.read) @ self.write
 
 
 def ablate(
@@ -118,19 +120,14 @@ def ablate(
     start = min([part.layer for part in parts] + [head.layer for head in metric.heads])
     made = prepare(bridge, prompts, start, keep=[RESID_PRE, *sites])
     source = made if other is None else prepare(bridge, other, start, keep=sites, check=False)
-    new = _New(source, other or prompts, how, positions, seed)
-    targets = _targets(bridge, made, sets)
-    values = _values(made, prompts, metric, targets, new, positions, reader)
-    before = untouched(made, prompts, metric)
-    rows = [dict(what=name) | _indices(parts) for name, parts in sets.items()]
+    new = _instead(source, other or prompts, how, positions, seed)
+    values = _values(made, prompts, metric, _targets(bridge, made, sets), new, positions, reader)
+    rows = [
+        dict(what=name) | {at: getattr(parts[0], at, None) if len(parts) == 1 else None for at in INDEX}
+        for name, parts in sets.items()
+    ]
     about = dict(at=at or "everywhere", how=how, position=positions, metric=metric.name, unit=metric.unit)
-    return tidy(rows, about, values, before, metric).assign(seed=seed)
-
-
-def _indices(parts: Sequence[Part]) -> dict[str, int | None]:
-    """Layer, head and component of a single part; None for a set."""
-    only = parts[0] if len(parts) == 1 else None
-    return {name: getattr(only, name, None) for name in ("layer", "head", "component")}
+    return tidy(rows, about, values, untouched(made, prompts, metric), metric).assign(seed=seed)
 
 
 def as_part(label: Label) -> Part:
@@ -191,60 +188,45 @@ def _check_how(prompts: PromptSet, how: str, other: PromptSet | None, positions:
         raise OptionError(f"There is no {how!r} ablation: how is {', '.join(HOWS)}.")
     if (how == EXCHANGE) != (other is not None):
         raise OptionError(f"Other prompts are given with how={EXCHANGE!r}, and only with it.")
-    lengths = prompts.mask.sum(1)
-    wanted = lengths[:1].expand_as(lengths)
-    if other is not None:
-        if len(other) != len(prompts):
-            raise OptionError(f"There are {len(prompts)} prompts and {len(other)} others: give one for each.")
-        wanted = other.mask.sum(1)
-    elif how == RESAMPLE and len(prompts) < 2:
-        raise OptionError("To resample needs two prompts at least.")
-    elif how == ZERO or positions != ALL:
+    if other is not None and len(other) != len(prompts):
+        raise OptionError(f"There are {len(prompts)} prompts and {len(other)} others: give one for each.")
+    if how == ZERO or (other is None and positions != ALL):
         return
+    lengths = prompts.mask.sum(1)
+    wanted, against = (lengths[:1].expand_as(lengths), "the first") if other is None else (
+        other.mask.sum(1), "the other one"
+    )  # fmt: skip
     if (off := (lengths != wanted).nonzero().flatten()).numel():
         row = int(off[0])
-        against = "the other one" if other is not None else "the first"
         raise OptionError(
             f"Prompt {row} has {int(lengths[row])} tokens and {against} {int(wanted[row])}: "
             "what is written there cannot be put in position by position. Name a position, or take equal lengths."
         )
 
 
-@dataclass
-class _New:
-    """What stands in place of what is written: by site and layer, ``[n or 1, q or 1, ...]``; None is nothing."""
+def _instead(source: Forward, prompts: PromptSet, how: str, positions: str, seed: int) -> New:
+    """What stands in place of what is written, ``[n or 1, q or 1, ...]``; None is nothing."""
+    at = source.everywhere() if positions == ALL else position_of(prompts, positions)[:, None].to(source.end.device)
+    partner = another(len(prompts), seed).to(at.device) if how == RESAMPLE else slice(None)
 
-    source: Forward
-    prompts: PromptSet
-    how: str
-    positions: str
-    seed: int
+    @cache
+    def of_all(site: str, layer: int) -> Tensor:
+        values = source.plain(site, layer, at)
+        return values.mean(0, keepdim=True) if how == MEAN else values[partner]
 
-    def __post_init__(self) -> None:
-        self._found: dict[tuple[str, int], Tensor] = {}
-        every = self.positions == ALL
-        self._at = self.source.everywhere() if every else position_of(self.prompts, self.positions)[:, None]
-        n, generator = len(self.prompts), torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(n, generator=generator)
-        self._partner = torch.empty_like(order).scatter_(0, order, order.roll(1))  # never a prompt itself
-
-    def __call__(self, site: str, layer: int, rows: slice) -> Tensor | None:
-        if self.how == ZERO:
+    def new(site: str, layer: int, rows: slice) -> Tensor | None:
+        if how == ZERO:
             return None
-        if (site, layer) not in self._found:
-            values = self.source.plain(site, layer, self._at.to(self.source.end.device))
-            if self.how == MEAN:
-                values = values.mean(0, keepdim=True)
-            self._found[site, layer] = values[self._partner.to(values.device)] if self.how == RESAMPLE else values
-        values = self._found[site, layer]
+        values = of_all(site, layer)
         return values if len(values) == 1 else values[rows]
+
+    return new
 
 
 def _targets(bridge: TransformerBridge, made: Forward, sets: Mapping[str, list[Part]]) -> list[list[_Target]]:
     """Every part as a map. Raises :class:`LabelError` for a component that is not there or writes nothing."""
     components = any(isinstance(part, Component) for parts in sets.values() for part in parts)
     weights = head_weights_from_bridge(bridge) if components else None
-    svds: dict[int, SVD] = {}
 
     def target(part: Part) -> _Target:
         if isinstance(part, Mlp):
@@ -253,13 +235,7 @@ def _targets(bridge: TransformerBridge, made: Forward, sets: Mapping[str, list[P
         W_O = at.W_O[part.head]
         if isinstance(part, Head) or weights is None:
             return _Target(part, torch.eye(len(W_O)).to(W_O), W_O, W_O.new_zeros(len(W_O)))
-        k = weights.component(part).component
-        if part.layer not in svds:
-            svds[part.layer] = ov_svd(weights, part.layer)
-        svd = svds[part.layer]
-        if is_empty(svd.S[part.head])[k]:
-            raise LabelError(f"{part} writes nothing: its singular value is zero. Choose an earlier component.")
-        direction = svd.V[part.head, :, k].to(W_O)
+        direction = direction_of(weights, part)[0].to(W_O)
         return _Target(part, (W_O @ direction)[:, None], direction[None], at.b_V[at.kv_index[part.head]])
 
     return [[target(part) for part in parts] for parts in sets.values()]
@@ -267,15 +243,13 @@ def _targets(bridge: TransformerBridge, made: Forward, sets: Mapping[str, list[P
 
 @torch.no_grad()
 def _values(
-    made: Forward, prompts: PromptSet, metric: Metric, targets: list[list[_Target]], new: _New, positions: str,
+    made: Forward, prompts: PromptSet, metric: Metric, targets: list[list[_Target]], new: New, positions: str,
     reader: tuple[Head, str] | None,
 ) -> Float[Tensor, "n k"]:  # fmt: skip
     """The metric after each ablation. Those that begin in one layer run together, from there on."""
-    at, mask = places(made, prompts, positions)
+    whole = reader is not None and reader[1] == KEY  # a changed key is met by queries everywhere
+    at, mask = places(made, prompts, positions, whole=whole)
     if reader is not None:
-        if reader[1] == KEY:  # a changed key is met by queries everywhere
-            chosen, at = at, made.everywhere()
-            mask = torch.zeros_like(at, dtype=torch.bool).scatter_(1, chosen, mask)
         work = _Work(made, targets, new, at, mask)
         change = lambda rows, part: work.read_by(*reader, rows, part)  # noqa: E731
         return measure(made, prompts, metric, at, change, len(targets), start=reader[0].layer)
@@ -294,7 +268,7 @@ class _Work:
 
     made: Forward
     targets: list[list[_Target]]
-    new: _New
+    new: New
     at: Int[Tensor, "n q"]
     mask: Bool[Tensor, "n q"]
 
@@ -310,14 +284,9 @@ class _Work:
         self, site: str, layer: int, old: Tensor, some: list[tuple[int, _Target]], rows: slice, k: int
     ) -> Float[Tensor, "n k q d_model"]:
         """What is added to the stream, where ``old`` was written in every variant or in all alike."""
-        new, n, q = self.new(site, layer, rows), len(old), old.shape[2]
-        out = old.new_zeros(n, k, q, self.made.final.shape[-1])
+        new, out = self.new(site, layer, rows), old.new_zeros(len(old), k, old.shape[2], self.made.final.shape[-1])
         for i, target in some:
-            mine, theirs = old[:, i if old.shape[1] > 1 else 0], new
-            if isinstance(target.part, Head | Component):
-                head = target.part.head
-                mine, theirs = mine[:, :, head], None if new is None else new[:, :, head]
-            out[:, i] += target.delta(mine, theirs)
+            out[:, i] += target.delta(old[:, i if old.shape[1] > 1 else 0], new)
         return out.mul_(self.mask[rows][:, None, :, None])
 
     def everywhere(self, rows: slice, part: slice) -> Change:
@@ -352,7 +321,7 @@ class _Work:
             if layer != head.layer:
                 return value
             if site == RESID_PRE:
-                seen["plain"], seen["moved"] = W.norm(value), W.norm(value + shift)
+                seen["x"], seen["plain"], seen["moved"] = value, W.norm(value), W.norm(value + shift)
                 return value.expand(-1, k, -1, -1)
             if (site, side) == (Q, QUERY):
                 value = value.clone()
@@ -360,9 +329,9 @@ class _Work:
             elif (site, side) == (Q, KEY):
                 seen["query"] = value[..., h, :]
             elif (site, side) == (PATTERN, KEY):
+                query = lambda site, layer, own: seen["query"][..., None, :]  # noqa: E731
                 value = value.clone()
-                keys = seen["moved"] @ W.W_K[kv] + W.b_K[kv]
-                value[:, :, h] = _pattern(*(turn(x, made.rotary, at[:, None]) for x in (seen["query"], keys)))
+                value[:, :, h] = made.patterns(layer, seen["x"] + shift, at, rows, [h], query)[:, :, 0]
             elif (site, side) == (PATTERN, VALUE):
                 seen["own"] = value[:, :, h, :, -at.shape[1] :]
             elif (site, side) == (Z, VALUE):
@@ -371,10 +340,3 @@ class _Work:
             return value
 
         return change
-
-
-def _pattern(query: Float[Tensor, "n k q d_head"], key: Float[Tensor, "n k q d_head"]) -> Float[Tensor, "n k q q"]:
-    """One head's attention over the positions that are run, which are all."""
-    later = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).triu(1)
-    scores = (query @ key.mT) / query.shape[-1] ** 0.5
-    return scores.masked_fill(later, -torch.inf).softmax(-1)

@@ -5,24 +5,38 @@ What each change does to a matrix stands in :mod:`talking_heads_utils.edits.alge
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from talking_heads_utils.edits import bake as baking
-from talking_heads_utils.edits.apply import apply, weights_to_edit
-from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, Edit, new_edit, read_edit
+import torch
+from torch import Tensor
+
+from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
+from talking_heads_utils.edits.bake import bake
+from talking_heads_utils.edits.edits import (
+    OV,
+    QK,
+    REMOVE,
+    ROTATE,
+    SCALE,
+    SET,
+    Change,
+    Changes,
+    Edit,
+    new_edit,
+    read_edit,
+)
 from talking_heads_utils.errors import EditError
-from talking_heads_utils.labels import Component, as_component
-from talking_heads_utils.models import as_bridge, model_source
-from talking_heads_utils.weights.checkpoints import load_head_weights
+from talking_heads_utils.models import as_bridge
+from talking_heads_utils.weights.bridge import head_weights_from_bridge, is_processed, norm_of
+from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, grouped_index
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 __all__ = ["OV", "QK", "REMOVE", "ROTATE", "SCALE", "SET", "Change", "Edit", "bake", "edit", "read_edit"]
-Changes = Mapping[str | Component, float] | Sequence[Change] | Change | Edit
+_KEPT = "_weights_before_edits"  # on the bridge while an edit is in force: what components are stated in
 
 
 @contextmanager
@@ -47,36 +61,76 @@ def edit(model: Any, changes: Changes, matrix: str = OV, *, tokenizer: Any = Non
     (1.2, True)
     """
     bridge = as_bridge(model, tokenizer)
-    made = changes if isinstance(changes, Edit) else new_edit(weights_to_edit(bridge), changes_of(changes, matrix))
-    with apply(bridge, made):
+    weights = weights_to_edit(bridge)
+    changed = _changed_tensors(bridge, moves_of(weights, new_edit(weights, changes, matrix)))
+    before = [(tensor, tensor.clone()) for tensor, _ in changed]
+    outermost = _KEPT not in vars(bridge)
+    vars(bridge)[_KEPT] = weights
+    try:
+        for tensor, new in changed:
+            tensor.copy_(new)
         yield bridge
+    finally:
+        for tensor, old in before:
+            tensor.copy_(old)
+        if outermost:
+            del vars(bridge)[_KEPT]
 
 
-def bake(model: str | Path, changes: Changes, folder: str | Path, matrix: str = OV) -> Path:
-    """Write the edited checkpoint of a model, named as for ``load_model``, into a folder of its own; returns it.
+def weights_to_edit(bridge: TransformerBridge) -> HeadWeights:
+    """The weights whose components an edit of this bridge is stated in: as the bridge was loaded, processed or raw;
+    within :func:`edit`, those from before any edit.
 
-    Any tool loads it. changes and matrix as in :func:`edit`; components are those of the processed weights. Raises as
-    :func:`talking_heads_utils.edits.bake.bake` does; then nothing is written.
-
-    >>> import tempfile
-    >>> from talking_heads_utils.models import shipped_models
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     baked = bake(shipped_models()["mini-token"], {"L1H0.0": 0.5}, Path(folder) / "edited")
-    ...     (baked / "edit.json").is_file(), (baked / "model.safetensors").is_file()
-    (True, True)
+    Raises :class:`EditError` for weights that cannot be read as plain matrices: quantised, packed, not loaded.
     """
-    if not isinstance(changes, Edit):
-        baking.check_bakeable(model)
-        source, revision = model_source(model)
-        changes = new_edit(load_head_weights(source, revision=revision), changes_of(changes, matrix))
-    return baking.bake(model, changes, Path(folder))
+    kept = vars(bridge).get(_KEPT)
+    if kept is not None:
+        return kept
+    norm = norm_of(bridge)
+    try:
+        processed = is_processed(bridge) or norm == NO_NORM
+        processing = Processing.default(norm) if processed else Processing(False, False)
+        return head_weights_from_bridge(bridge, processing=processing)
+    except NotImplementedError as error:  # TransformerLens' word for a packed weight
+        raise EditError(f"{bridge.cfg.model_name} cannot be edited: {error}") from error
 
 
-def changes_of(changes: Mapping[str | Component, float] | Sequence[Change] | Change, matrix: str) -> tuple[Change, ...]:
-    """Changes in any of the forms that :func:`edit` takes."""
-    if isinstance(changes, Mapping):
-        return tuple(Change(as_component(component), matrix, SCALE, factor) for component, factor in changes.items())
-    found = (changes,) if isinstance(changes, Change) else tuple(changes)
-    if odd := [change for change in found if not isinstance(change, Change)]:
-        raise EditError(f"{odd[0]!r} is no change. Write {{'L8H10.1': 0.5}}, or Change('L8H10.1', 'OV', 'set', 2.0).")
+@torch.no_grad()
+def _changed_tensors(bridge: TransformerBridge, moves: list[Move]) -> list[tuple[Tensor, Tensor]]:
+    """``(part of the model, what it becomes)``: one head's ``W_O`` or ``W_Q``, or a layer's ``b_O``."""
+    found: list[tuple[Tensor, Tensor]] = []
+    constants: dict[int, Tensor] = {}
+    for move in moves:
+        layer, head = move.head.layer, move.head.head
+        attn = bridge.blocks[layer].attn
+        W = _writable(bridge, layer, f"W_{'O' if move.matrix == OV else 'Q'}")[head]
+        if move.matrix != OV:
+            found.append((W, W + change_of_W_Q(W, move)))
+            continue
+        change = change_of_W_O(W, move)
+        found.append((W, W + change))
+        if attn.b_V is not None and attn.b_V.any():  # the constant that this head writes stays what it was
+            kv = int(grouped_index(len(attn.W_O), len(attn.b_V))[head])
+            constants[layer] = constants.get(layer, 0) + attn.b_V[kv] @ change
+    for layer, constant in constants.items():
+        b_O = _writable(bridge, layer, "b_O")
+        found.append((b_O, b_O - constant))
     return found
+
+
+def _writable(bridge: TransformerBridge, layer: int, name: str) -> Tensor:
+    """A weight that may be written in place.
+
+    Raises :class:`EditError` where it is made anew at each reading, or shared with another layer.
+    """
+    where = f"{name} of layer {layer} of {bridge.cfg.model_name}"
+    tensor = getattr(bridge.blocks[layer].attn, name)
+    if tensor is None:
+        raise EditError(f"{where} is missing, and the edit would move a constant that only it could hold.")
+    memory = tensor.untyped_storage().data_ptr()
+    if all(p.untyped_storage().data_ptr() != memory for p in bridge.parameters()):
+        raise EditError(f"{where} is made anew whenever it is read: it cannot be edited in place. Load it unquantised.")
+    parts = [getattr(block.attn, part) for block in bridge.blocks for part in ("W_Q", "W_O", "b_O")]
+    if sum(part is not None and part.data_ptr() == tensor.data_ptr() for part in parts) > 1:
+        raise EditError(f"{where} is tied to that of another layer: an edit would change both. Load the model untied.")
+    return tensor.detach()

@@ -12,13 +12,15 @@ import torch
 
 from talking_heads_utils import roles
 from talking_heads_utils.errors import ModelError
-from talking_heads_utils.files import data_dir
+from talking_heads_utils.files import data_dir, gpt2_source
 from talking_heads_utils.labels import Head
 from talking_heads_utils.settings import FINAL
 from talking_heads_utils.weights.checkpoints import GGUF, as_folder
 from talking_heads_utils.weights.packages import SMOLLM2, Package
 
 PLANTED = "planted"
+GPT2_WEIGHTS = "gpt2-weights"  # the attention weights of GPT-2 small alone: see :func:`files.gpt2_source`
+NAMED = (PLANTED, GPT2_WEIGHTS)  # beside the known and the shipped models
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def model_source(name_or_folder: str | Path, revision: str | None = None) -> tup
     """
     if isinstance(name_or_folder, Path):
         return name_or_folder, revision
-    shipped, asked = shipped_models(), name_or_folder
+    asked = gpt2_source() if name_or_folder == GPT2_WEIGHTS else name_or_folder
+    shipped, name_or_folder = shipped_models(), asked
     if asked.startswith("mini-"):
         asked = asked.removesuffix("/final")
     if asked.startswith("mini-") and asked not in shipped and not as_folder(asked).is_dir():
@@ -115,6 +118,8 @@ def shown_as(name: str) -> str:
     """What every figure of a model must say it shows."""
     if name == PLANTED:
         return "Planted model, the answer is known"
+    if name == GPT2_WEIGHTS:
+        return "GPT-2 small, real weights of its attention alone"
     if name.split("/")[0] in {shipped.split("/")[0] for shipped in shipped_models()}:
         return f"{name}, trained here, a toy"
     if Path(name).is_dir() or Path(name).suffix == GGUF:

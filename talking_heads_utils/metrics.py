@@ -96,13 +96,15 @@ def attention(head: Head | str, to: str, less: str | None = None) -> Metric:
         if of not in outcome.patterns:
             raise LabelError(f"The pattern of {of} was not kept; there is {', '.join(map(str, outcome.patterns))}.")
         pattern = outcome.patterns[of]
-        found = _at(pattern, _position(outcome.prompts, to)[:, None])[..., 0]
-        return found if less is None else found - _at(pattern, _position(outcome.prompts, less)[:, None])[..., 0]
+        found = _at(pattern, position_of(outcome.prompts, to)[:, None])[..., 0]
+        return found if less is None else found - _at(pattern, position_of(outcome.prompts, less)[:, None])[..., 0]
 
     return Metric(f"attention of {of} to {to}" + (f" less {less}" if less else ""), "attention", measured, (of,))
 
 
-def _position(prompts: PromptSet, name: str) -> Int[Tensor, "n_prompts"]:
+def position_of(prompts: PromptSet, name: str) -> Int[Tensor, "n_prompts"]:
+    """A named position of every prompt. Raises :class:`TaskError` for a name that is not there, or a prompt without
+    it."""
     if name not in prompts.positions:
         raise TaskError(f"No position {name!r} in these prompts; they have {', '.join(prompts.positions)}.")
     at = prompts.positions[name]

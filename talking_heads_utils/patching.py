@@ -23,10 +23,10 @@ from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, RESID_PRE, Forward, Z
 from talking_heads_utils.labels import Component, Head, heads_in
-from talking_heads_utils.metrics import METRICS, Metric, Outcome, named
+from talking_heads_utils.metrics import Metric, Outcome, named, position_of
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.variants import position_of, tidy
+from talking_heads_utils.variants import INDEX, from_end, needs_all, plain_patterns, score, tidy
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 if TYPE_CHECKING:
@@ -232,9 +232,9 @@ class _Pairs:
 
     def values(self, spots: list[_Spot], rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """The metric of both plain runs, ``[n]``, and of the patched ones, ``[n, n_spots, n_cells]``."""
-        seen = [_patterns(run, self.metric.heads) for run in (self.into, self.out_of)]
+        seen = [plain_patterns(run, self.metric.heads) for run in (self.into, self.out_of)]
         plain, other = (
-            self._measured(run, run.final[:, None], patterns, scored)[:, 0].cpu()
+            score(run, self.metric, run.final[:, None], scored, patterns)[:, 0].cpu()
             for run, patterns, scored in zip((self.into, self.out_of), seen, self.scored)
         )
         patched = plain[:, None, None].repeat(1, len(spots), len(self.cells))
@@ -252,7 +252,8 @@ class _Pairs:
         if not len(which) or not len(cells):
             return
         q = int((self.into.end - spot.into).max()) + 1
-        size = max(1, _NUMBERS // max(q * self.into.width, self.into.unembed.shape[1] * self._whole))
+        d_vocab = self.into.unembed.shape[1] * needs_all(self.metric, self.scored[0])
+        size = max(1, _NUMBERS // max(q * self.into.width, d_vocab))
         for some in batches.blocks(len(cells), min(len(cells), size)):
             chosen = [self.cells[i] for i in cells[some].tolist()]
             for part in batches.blocks(len(which), max(1, size // len(chosen))):
@@ -274,12 +275,12 @@ class _Pairs:
             if layer < run.n_layers and x is not None:
                 x = run.layer(layer, x, at, chosen, look, only_end=layer == run.n_layers - 1)
         assert x is not None
-        n_pos = run.n_pos
-        seen = {
-            head: _with_plain(_at_end(patterns.get(head), end, at[chosen], n_pos), plain[head][chosen], x.shape[1])
-            for head in self.metric.heads
-        }
-        return self._measured(run, x[:, :, 0], seen, self.scored[0].select(rows))
+        seen = {}
+        for head in self.metric.heads:  # those that joined above the head have the plain run's pattern
+            read = [from_end(run, patterns[head], at[chosen], end)] if head in patterns else []
+            n_read = sum(pattern.shape[1] for pattern in read)
+            seen[head] = torch.cat([*read, plain[head][chosen].expand(-1, x.shape[1] - n_read, -1)], 1)
+        return score(run, self.metric, x[:, :, 0], self.scored[0].select(rows), seen)
 
     def _joining(self, layer: int, cells: list[_Cell], spot: _Spot, at: Tensor, rows: Tensor) -> Tensor | None:
         """The streams that enter a layer and hold a patch, ``[rows, k, q, d_model]``; of the last, at ``end`` alone."""
@@ -323,63 +324,21 @@ class _Pairs:
         along = cell.direction.to(written)
         return (written @ along)[..., None] * along
 
-    @property
-    def _whole(self) -> bool:
-        """Whether the metric needs the logits of all tokens."""
-        return not (self.metric is METRICS["logit_diff"] and self.scored[0].distractors.shape[1])
-
-    def _measured(
-        self, run: Forward, final: Tensor, patterns: dict[Head, Tensor], prompts: PromptSet
-    ) -> Float[Tensor, "rows k"]:
-        """The metric, of no more logits than it needs."""
-        if self._whole:
-            return self.metric(Outcome(run.logits(final), prompts, patterns))
-        tokens, weights = (values.to(final.device) for values in prompts.logit_weights)
-        return (run.logits(final, tokens) * weights[:, None].to(final)).sum(-1)
-
 
 def _answered(prompts: PromptSet, clean: PromptSet) -> PromptSet:
     return replace(prompts, answers=clean.answers, distractors=clean.distractors, alternatives=clean.alternatives)
-
-
-def _patterns(run: Forward, heads: Sequence[Head]) -> dict[Head, Float[Tensor, "n 1 n_pos"]]:
-    """Attention from ``end`` in the plain run."""
-    found: dict[Head, Tensor] = {}
-    if heads:
-        at = run.at_end()
-        run.run(run.plain(RESID_PRE, 0, at)[:, None], at, change=engine.reading(heads, found))
-    n_pos = run.n_pos
-    return {h: engine.to_positions(p[:, :, None], run.at_end(), n_pos)[:, :, 0, 0] for h, p in found.items()}
-
-
-def _at_end(
-    pattern: Float[Tensor, "n k a keys"] | None, end: Int[Tensor, "n"], at: Int[Tensor, "n q"], n_pos: int
-) -> Float[Tensor, "n k n_pos"] | None:
-    """A pattern as it was read, from ``end`` alone and by position."""
-    if pattern is None:
-        return None
-    index = end if pattern.shape[2] > 1 else torch.zeros_like(end)
-    from_end = pattern[torch.arange(len(end), device=end.device), :, index]
-    return engine.to_positions(from_end[:, :, None, None], at, n_pos)[:, :, 0, 0]
-
-
-def _with_plain(pattern: Tensor | None, plain: Float[Tensor, "n 1 n_pos"], k: int) -> Float[Tensor, "n k n_pos"]:
-    """Those that joined above the head have the plain run's pattern."""
-    n_read = 0 if pattern is None else pattern.shape[1]
-    rest = plain.expand(-1, k - n_read, -1)
-    return rest if pattern is None else torch.cat([pattern, rest], 1)
 
 
 def _frame(
     cells: list[_Cell], spots: list[_Spot], metric: Metric, plain: Tensor, other: Tensor, patched: Tensor, seed: int
 ) -> pd.DataFrame:
     rows = [
-        dict(site=cell.site, layer=cell.layer, head=cell.head, component=cell.component, position=spot.name)
+        dict(site=cell.site, position=spot.name) | {name: getattr(cell, name) for name in INDEX}
         for spot in spots
         for cell in cells
     ]
     about = dict(metric=metric.name, unit=metric.unit, share=float("nan"), seed=seed)
     frame = tidy(rows, about, patched.flatten(1), plain[:, None], metric)
     frame["share"] = frame["change"] / (other.double().mean() - plain.double().mean()).item()
-    first = ["site", "layer", "head", "component", "position", "metric", "unit", "value", "change", "share"]
-    return frame[[*first, "low", "high", "n", "seed"]]
+    about = ("position", "metric", "unit", "value", "change", "share", "low", "high", "n", "seed")
+    return frame[["site", *INDEX, *about]]

@@ -42,6 +42,22 @@ def bootstrap_mean(values: Float[Tensor, "n"], *, n_boot: int = 10_000, seed: in
     return Interval(found.mean.item(), found.low.item(), found.high.item(), found.n)
 
 
+def bootstrap_ratio(
+    above: Float[Tensor, "n *k"], below: Float[Tensor, "n *k"], *, n_boot: int = 2000, seed: int = 0
+) -> Interval:
+    """Sum over n units over sum over units, with its 95% percentile bootstrap interval: all that a unit has is drawn
+    together. Of k ratios the mean. Raises :class:`OptionError` for fewer than two units."""
+    _check_enough(above)
+    n, both = len(above), torch.cat([part.double().cpu().view(len(above), -1) for part in (above, below)], 1)
+    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(n_boot + 1, n, dtype=torch.float64)
+    times[0], times[1:] = 1, times[1:].scatter_add_(1, draws, torch.ones_like(draws).double())
+    sums = (times @ both).view(n_boot + 1, 2, -1)
+    ratios = (sums[:, 0] / sums[:, 1]).mean(1)
+    ends = torch.quantile(ratios[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(ratios[0].item(), *ends, n)
+
+
 class Summary(NamedTuple):
     """Means over n prompts of k measures, with the ends of their 95% intervals; NaN there for a single prompt."""
 
@@ -192,6 +208,42 @@ def exact_head_test(values: Float[Tensor, "n_layers n_heads"], heads: Sequence[H
     observed = sum(values[head.layer, head.head].double().item() for head in heads) / len(heads)
     sums = sums / len(heads)
     return ExactTest(observed, sums.mean().item(), (sums >= observed - 1e-9).double().mean().item(), len(sums))
+
+
+def names_within_layers(
+    n_draws: int, n_layers: int, n_heads: int, seed: int = 0
+) -> Int[Tensor, "n_draws layers heads"]:
+    """Draws of which head bears which name, dealt anew within every layer: ``[draw, layer, head]`` is the head that is
+    called ``head`` then."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n_draws, n_layers, n_heads, generator=generator).argsort(-1)
+
+
+class DrawnTest(NamedTuple):
+    """A statistic, the mean and the 95th percentile of what draws gave, the share of draws, and it, that reach it, and
+    how many draws there are."""
+
+    observed: float
+    null_mean: float
+    null_high: float
+    p: float
+    n: int
+
+
+def drawn_test(observed: float, drawn: Float[Tensor, "n_draws"]) -> DrawnTest:
+    """One-sided p of a statistic by draws of it under the null. Raises :class:`OptionError` for fewer than 99 draws."""
+    if len(drawn) < 99:
+        raise OptionError(f"A null needs 99 draws at least, not {len(drawn)}.")
+    reached = int((drawn >= observed - 1e-9).sum())
+    high = drawn.double().quantile(0.95).item()
+    return DrawnTest(observed, drawn.double().mean().item(), high, (1 + reached) / (1 + len(drawn)), len(drawn))
+
+
+def mean_over_draws(
+    values: Float[Tensor, "n_layers n_heads"], heads: Sequence[Head], names: Int[Tensor, "n_draws layers heads"]
+) -> Float[Tensor, "n_draws"]:
+    """Mean of ``values`` over the heads that are called ``heads``, in each draw of :func:`names_within_layers`."""
+    return torch.stack([values[head.layer].double()[names[:, head.layer, head.head]] for head in heads]).mean(0)
 
 
 def percentile_among(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:

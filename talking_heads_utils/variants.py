@@ -1,8 +1,8 @@
-"""Many variants of one run, measured by one metric: what ablation and steering share."""
+"""Many variants of one run, measured by one metric: what ablation, patching and steering share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.errors import TaskError
-from talking_heads_utils.forward.engine import RESID_PRE, Change, Forward, chained, reading, to_positions
+from talking_heads_utils.errors import OptionError
+from talking_heads_utils.forward.engine import RESID_PRE, Change, Forward, Rows, chained, reading, to_positions
 from talking_heads_utils.labels import Head
-from talking_heads_utils.metrics import SHARE, Metric, Outcome
+from talking_heads_utils.metrics import METRICS, SHARE, Metric, Outcome, position_of
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.stats import summary
 
@@ -21,28 +21,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALL, END = "all", "end"
+INDEX = ("layer", "head", "component")
 _NUMBERS = 100_000_000  # what the largest tensor of one block may hold
 Made = Callable[[slice, slice], Change]  # prompts and variants of a block -> what is done to them
 
 
-def position_of(prompts: PromptSet, name: str) -> Int[Tensor, "n"]:
-    """A named position of every prompt. Raises :class:`TaskError` for a name that is not there, or a prompt without
-    it."""
-    if name not in prompts.positions:
-        raise TaskError(f"No position {name!r} in these prompts: name {ALL}, {', '.join(prompts.positions)}.")
-    found = prompts.positions[name]
-    if (found < 0).any():
-        raise TaskError(f"Prompt {int((found < 0).nonzero()[0])} has no position {name!r}. Leave it out.")
-    return found
+def another(n: int, seed: int) -> Int[Tensor, "n"]:
+    """For each of n prompts another one, drawn by ``seed``. Raises :class:`OptionError` for a single prompt."""
+    if n < 2:
+        raise OptionError("To resample from another prompt there must be two at least.")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return order.roll(1)[order.argsort()]
 
 
-def places(made: Forward, prompts: PromptSet, positions: str) -> tuple[Int[Tensor, "n q"], Bool[Tensor, "n q"]]:
-    """What must be run where something is done at ``positions`` (``all`` or a name), and at which of it that is."""
+def places(
+    made: Forward, prompts: PromptSet, positions: str, *, whole: bool = False
+) -> tuple[Int[Tensor, "n q"], Bool[Tensor, "n q"]]:
+    """What must be run where something is done at ``positions`` (``all`` or a name), and at which of it that is.
+    whole: run every position."""
     everywhere = made.everywhere()
     if positions == ALL:
         return everywhere, torch.ones_like(everywhere, dtype=torch.bool)
     point = position_of(prompts, positions).to(everywhere.device)[:, None]
-    at = point if positions == END else everywhere[:, int(point.min()) :]
+    at = everywhere if whole else point if positions == END else everywhere[:, int(point.min()) :]
     return at, at == point
 
 
@@ -62,7 +63,7 @@ def measure(
 
     Raises :class:`OptionError` as a metric does.
     """
-    wide = max(4 * made.final.shape[-1], made.n_heads * made.everywhere().shape[1])
+    wide = max(4 * made.final.shape[-1], made.n_heads * made.n_pos)
     size = batches.size(_NUMBERS // (wide * at.shape[1] + made.unembed.shape[1]))
     per_prompt = min(n_variants, size)
     found = []
@@ -77,32 +78,50 @@ def _block(
     made: Forward, prompts: PromptSet, metric: Metric, at: Tensor, change: Change, rows: slice, part: slice,
     start: int | None,
 ) -> Float[Tensor, "n k"]:  # fmt: skip
-    start = made.start if start is None else start
-    k, seen = part.stop - part.start, _patterns_below(made, metric, rows, start)
-    x = made.plain(RESID_PRE, start, at, rows)[:, None]
-    into: dict[Head, Tensor] = {}
+    start, k = made.start if start is None else start, part.stop - part.start
+    x, into = made.plain(RESID_PRE, start, at, rows)[:, None], dict[Head, Tensor]()
     x = made.run(x, at, start=start, change=chained(change, reading(metric.heads, into)), rows=rows)
     row, last = torch.arange(len(x), device=x.device), made.end[rows] - at[rows, 0]
-    seen |= {head: _at_end(made, pattern[row, :, last], at[rows]) for head, pattern in into.items()}
+    seen = plain_patterns(made, [head for head in metric.heads if head.layer < start], rows)
+    seen |= {head: from_end(made, pattern, at[rows], last) for head, pattern in into.items()}
     patterns = {head: pattern.expand(-1, k, -1) for head, pattern in seen.items()}
-    logits = made.logits(x[row, :, last].expand(-1, k, -1))
-    return metric(Outcome(logits, prompts.select(rows), patterns))
+    return score(made, metric, x[row, :, last].expand(-1, k, -1), prompts.select(rows), patterns)
 
 
-def _patterns_below(made: Forward, metric: Metric, rows: slice, start: int) -> dict[Head, Float[Tensor, "n 1 n_pos"]]:
-    """Untouched patterns of the metric's heads in layers before ``start``."""
-    below = [head for head in metric.heads if head.layer < start]
-    if not below:
-        return {}
-    into: dict[Head, Tensor] = {}
-    at, stop = made.at_end(), 1 + max(head.layer for head in below)
-    x = made.plain(RESID_PRE, made.start, at, rows)[:, None]
-    made.run(x, at, stop=stop, change=reading(below, into), rows=rows)
-    return {head: _at_end(made, pattern[:, :, 0], at[rows]) for head, pattern in into.items()}
+def needs_all(metric: Metric, prompts: PromptSet) -> bool:
+    """Whether a metric looks at logits of more tokens than the answers."""
+    return metric is not METRICS["logit_diff"] or not prompts.distractors.shape[1]
 
 
-def _at_end(made: Forward, pattern: Float[Tensor, "n k seen"], at: Int[Tensor, "n q"]) -> Float[Tensor, "n k n_pos"]:
-    return to_positions(pattern[:, :, None, None], at, made.everywhere().shape[1])[:, :, 0, 0]
+def score(
+    made: Forward, metric: Metric, final: Float[Tensor, "n k d_model"], prompts: PromptSet,
+    patterns: Mapping[Head, Float[Tensor, "n k n_pos"]],
+) -> Float[Tensor, "n k"]:  # fmt: skip
+    """The metric of final streams, of no more logits than it needs."""
+    if needs_all(metric, prompts):
+        return metric(Outcome(made.logits(final), prompts, patterns))
+    tokens, weights = (values.to(final.device) for values in prompts.logit_weights)
+    return (made.logits(final, tokens) * weights[:, None].to(final)).sum(-1)
+
+
+def plain_patterns(
+    made: Forward, heads: Sequence[Head], rows: Rows = slice(None)
+) -> dict[Head, Float[Tensor, "rows 1 n_pos"]]:
+    """Attention of some heads from ``end`` in the plain run."""
+    found, at = dict[Head, Tensor](), made.at_end()
+    if heads:
+        x = made.plain(RESID_PRE, made.start, at, rows)[:, None]
+        made.run(x, at, stop=1 + max(head.layer for head in heads), change=reading(heads, found), rows=rows)
+    return {head: from_end(made, pattern, at[rows], at[rows, 0] * 0) for head, pattern in found.items()}
+
+
+def from_end(
+    made: Forward, pattern: Float[Tensor, "n k a keys"], at: Int[Tensor, "n q"], last: Int[Tensor, "n"]
+) -> Float[Tensor, "n k n_pos"]:
+    """A pattern as it was read, from ``end`` alone and by position. last: where ``end`` stands among the q positions;
+    a pattern with a single query has it there."""
+    row, last = torch.arange(len(at), device=at.device), last if pattern.shape[2] > 1 else last * 0
+    return to_positions(pattern[row, :, last][:, :, None, None], at, made.n_pos)[:, :, 0, 0]
 
 
 def untouched(made: Forward, prompts: PromptSet, metric: Metric) -> Float[Tensor, "n 1"]:
@@ -120,5 +139,5 @@ def tidy(
     after, change = (summary(values, b, hits=metric.unit == SHARE) for b in (None, before))
     found = dict(value=after.mean, change=change.mean, low=change.low, high=change.high)
     frame = pd.DataFrame(rows)
-    frame = frame.astype({name: "Int64" for name in ("layer", "head", "component") if name in frame})
+    frame = frame.astype({name: "Int64" for name in INDEX if name in frame})
     return frame.assign(**about, **{name: value.numpy() for name, value in found.items()}, n=change.n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -70,6 +71,14 @@ def edit(folder: Path, target: Path, change) -> Path:
     change(tensors)
     save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
     return copied
+
+
+def edit_config(folder: Path, target: Path, **changes) -> Path:
+    """A copy of a checkpoint whose config says something else, or nothing where a value is ``...``."""
+    path = shutil.copytree(folder, target) / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in config.items() if value is not ...}))
+    return target
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -15,23 +15,6 @@ import torch
 TOKENIZER = ("tokenizer_config.json", "vocab.json", "merges.txt")
 
 
-def gpt2(folder: Path, source: Path, n_layers: int = 12) -> Path:
-    """GPT-2 small's shape, tokenizer and real attention weights, or its first layers; random MLPs and embeddings."""
-    from safetensors import safe_open
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config.from_pretrained(source, n_layer=n_layers))
-    state, taken = model.state_dict(), 0
-    with safe_open(Path(source) / "model.safetensors", "pt") as file:
-        for name in file.keys():
-            if f"transformer.{name}" in state:
-                state[f"transformer.{name}"].copy_(file.get_tensor(name))
-                taken += ".attn.c_" in name
-    assert taken == 4 * model.config.n_layer, "query, key, value and output, weights and biases, of every layer"
-    return _save(model, folder, source)
-
-
 def tiny(family: str, folder: Path, source: Path) -> Path:
     """A random model of a family, with GPT-2's tokenizer: bfloat16, in shards; llama with grouped heads."""
     import transformers as tf
@@ -42,7 +25,6 @@ def tiny(family: str, folder: Path, source: Path) -> Path:
     rope = {"rope_type": "default", "rope_theta": 10000.0}
     config = {
         "gpt2": lambda: tf.GPT2Config(vocab_size=vocab, n_embd=64, n_layer=4, n_head=4, **bos),
-        "gpt_neox": lambda: tf.GPTNeoXConfig(**sizes, max_position_embeddings=512, rope_parameters=rope, **bos),
         "llama": lambda: tf.LlamaConfig(
             **sizes, num_key_value_heads=2, max_position_embeddings=512, rope_parameters=rope, **bos
         ),

@@ -1,7 +1,6 @@
-"""The built site in headless Chromium: what the tests share, and two things a person asks for.
+"""The built site in headless Chromium: what the tests share, and the landing page's figure for the README:
 
-    python tests/site_tools.py table _build/html                             what every page weighs
-    python tests/site_tools.py picture _build/html book/_static/landing.png  the landing page's figure, for the README
+    python tests/site_tools.py _build/html book/_static/landing.png
 
 Needs what the test extra installs, a Chromium and its chromedriver. No host is asked.
 """
@@ -9,10 +8,8 @@ Needs what the test extra installs, a Chromium and its chromedriver. No host is 
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -20,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-REPEATS = 3
 PHONE, DESKTOP = (390, 844), (1280, 900)
 SCENE = '"type":"scatter3d"'
 SHARED = re.compile(r"_static/(?!frames/|atlas-)")  # theme, plotly and scripts, which load once per site
@@ -89,44 +85,6 @@ def scenes(site: Path, page: str) -> int:
     )
 
 
-def first_figure(driver, address: str) -> float | None:
-    """Seconds from opening an address, with a cold cache, to its first figure drawn; None where it has none."""
-    watch = """
-        const look = () => document.querySelector('.plotly-graph-div .plot-container .main-svg, #atlas svg')
-            ? window.firstFigure = performance.now() / 1000 : requestAnimationFrame(look);
-        requestAnimationFrame(look);
-    """
-    added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": watch})
-    driver.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})
-    try:
-        driver.get(address)
-        if not driver.find_elements("css selector", ".plotly-graph-div, #atlas"):
-            return None
-        driver.execute_script("(document.querySelector('.plotly-graph-div') ?? document.body).scrollIntoView()")
-        return wait_for(lambda: driver.execute_script("return window.firstFigure"))
-    finally:
-        driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
-
-
-def opened_fresh(site: Path, page: str) -> float | None:
-    """The median of :func:`first_figure` over new browsers."""
-    times = []
-    for _ in range(REPEATS):
-        with browser() as driver:
-            resize(driver, DESKTOP)
-            times.append(first_figure(driver, (site / page).as_uri()))
-    return None if None in times else statistics.median(times)
-
-
-def table(site: Path) -> None:
-    print("| page | kB gzipped beyond theme and plotly | 3D scenes | first figure, s |\n|---|---|---|---|")
-    for page in pages(site):
-        seconds = opened_fresh(site, page)
-        shown = "none" if seconds is None else f"{seconds:.1f}"
-        print(f"| {page} | {weight(site, page) / 1000:,.0f} | {scenes(site, page)} | {shown} |", flush=True)
-    print(f"\nMedian of {REPEATS} new browsers each; load of the machine at the end: {os.getloadavg()[0]:.1f}")
-
-
 def picture(site: Path, out: Path) -> None:
     with browser() as driver:
         resize(driver, (900, 1000), scale=1.5)
@@ -139,10 +97,6 @@ def picture(site: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["table", site]:
-            table(Path(site).resolve())
-        case ["picture", site, out]:
-            picture(Path(site).resolve(), Path(out))
-        case _:
-            sys.exit(__doc__)
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    picture(Path(sys.argv[1]).resolve(), Path(sys.argv[2]))

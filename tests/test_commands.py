@@ -1,19 +1,16 @@
 """The command line: its table, its metadata, its errors, and what an interruption leaves behind."""
 
-import re
 import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from talking_heads_utils.cli import COMMANDS, build_parser, main
+from talking_heads_utils.cli import main
 from talking_heads_utils.scores import tables
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.weights.checkpoints import load_head_weights
-from talking_heads_utils.weights.families import FAMILIES, families_table
 
 
 @pytest.fixture
@@ -58,18 +55,9 @@ def test_the_metadata_says_what_it_was_made_from(run, checkpoints):
 @pytest.mark.parametrize("more", [(), ("--stream",)])
 def test_of_normalised_queries_and_keys_values_alone_are_scored(run, checkpoints, capsys, more):
     code, path = run(*more, weights=checkpoints["qwen3"])
-    assert code == 2 and "(--kinds V)" in capsys.readouterr().err and not path.exists()
+    assert code == 2 and "--kinds V" in capsys.readouterr().err and not path.exists()
     code, path = run(*more, "--kinds", "V", weights=checkpoints["qwen3"])
     assert code == 0 and len(pd.read_parquet(path)) == 3 * 16 * 6
-
-
-def test_the_families_are_named_where_a_reader_looks(capsys):
-    root = Path(__file__).parent.parent
-    with pytest.raises(SystemExit):
-        main(["composition", "--help"])
-    for text in (capsys.readouterr().out, (root / "README.md").read_text()):
-        assert all(re.search(rf"\b{name}\b", text) for name in FAMILIES)
-    assert families_table() in (root / "book" / "method.md").read_text()
 
 
 def test_top_keeps_the_best_of_each_reader_and_kind(run):
@@ -90,35 +78,23 @@ def test_head_level(run, checkpoints):
     assert tables.read_table_about(path)["level"] == "head"
 
 
-@pytest.mark.parametrize("weights", ["/nowhere/at/all", "./nowhere", "nobody/nothing"])
-def test_weights_that_cannot_be_had_are_named(run, capsys, weights):
-    code, path = run(weights=weights)
-    assert code == 2 and weights in capsys.readouterr().err and not path.exists()
-
-
-def test_a_disk_that_fills_up_is_one_clear_error(run, capsys, monkeypatch):
+def test_a_disk_that_fills_up_leaves_nothing(run, monkeypatch):
     def full(self, *args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
     code, path = run()
-    assert code == 2 and "Is the disk full?" in capsys.readouterr().err and not list(path.parent.iterdir())
+    assert code == 2 and not list(path.parent.iterdir())
 
 
-def test_weights_with_nothing_to_score_are_one_clear_error(run, capsys, checkpoints, tmp_path):
+def test_weights_with_nothing_to_score_are_an_error(run, checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "zero")
     tensors = load_file(folder / "model.safetensors")
     save_file(
         {n: t * (0 if "attn.c_attn.weight" in n else 1) for n, t in tensors.items()}, folder / "model.safetensors"
     )
     code, path = run(weights=folder)
-    assert code == 2 and "nothing to score" in capsys.readouterr().err and not path.exists()
-
-
-def test_a_variable_that_names_no_folder_is_named_in_the_error(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("TALKING_HEADS_GPT2", "/nowhere")
-    assert main(["composition", "--out", str(tmp_path / "x.parquet")]) == 2
-    assert "$TALKING_HEADS_GPT2 names /nowhere, which is no folder" in capsys.readouterr().err
+    assert code == 2 and not path.exists()
 
 
 def test_an_interruption_leaves_the_finished_file_and_nothing_half_written(run, monkeypatch):
@@ -134,20 +110,6 @@ def test_an_interruption_leaves_the_finished_file_and_nothing_half_written(run, 
     monkeypatch.setattr(tables, "component_rows", interrupted)
     code, _ = run("--seed", "9")
     assert code == 130 and path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_a_shard_without_a_chunk_says_so(tmp_path, capsys):
-    sweep = ["sweep", "--model", "planted", "--writers", "L1H0.0", "--movers", "L2H0", "--values=-20:20:20"]
-    rest = ["--prompts", "12", "--n-items", "3", "--shard", "5/8", "--out", str(tmp_path / "out")]
-    assert main([*sweep, *rest]) == 0 and "none of the 2 chunks" in capsys.readouterr().out
-
-
-def test_help_teaches(capsys):
-    for command in COMMANDS:
-        with pytest.raises(SystemExit):
-            build_parser().parse_args([command, "--help"])
-        text = capsys.readouterr().out
-        assert "example" in text and f"python -m talking_heads_utils {command}" in text
 
 
 def test_an_edit_is_baked_from_the_command_line(checkpoints, tmp_path, capsys):

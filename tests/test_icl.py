@@ -7,6 +7,7 @@ import torch
 
 from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.experiments.icl import curves, parts, post
+from talking_heads_utils.experiments.icl.ablations import replacements, run_end
 from talking_heads_utils.experiments.icl.clusters import mean_in_clusters
 from talking_heads_utils.experiments.icl.functions import Family, bayes_accuracy, posterior, predictive, trained_prior
 from talking_heads_utils.experiments.icl.known import (
@@ -39,7 +40,6 @@ from talking_heads_utils.experiments.icl.redundancy import (
 )
 from talking_heads_utils.experiments.icl.scores import right_log_odds, right_log_prob, score_answers
 from talking_heads_utils.experiments.rows import frame
-from talking_heads_utils.forward.at_end import replacements, run_end
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of

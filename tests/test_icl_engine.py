@@ -4,9 +4,17 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.forward.at_end import patch_grid, replacements, run_end
+from talking_heads_utils.experiments.icl.ablations import (
+    MEAN,
+    RESAMPLE,
+    ZERO,
+    ablations,
+    patch_grid,
+    random_heads,
+    replacements,
+    run_end,
+)
 from talking_heads_utils.forward.engine import prepare
-from talking_heads_utils.forward.head_sets import MEAN, RESAMPLE, ZERO, ablations, check_how, random_heads
 from talking_heads_utils.labels import Head, heads_in
 
 TOKENS = torch.tensor([3, 7, 11, 12])
@@ -55,6 +63,8 @@ def test_ablation_at_the_end_equals_a_hooked_run(case, how):
         with torch.no_grad():
             logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
         torch.testing.assert_close(ends.logits(run.resid[:, row, -1:])[:, 0], logits, atol=2e-4, rtol=1e-4, msg=name)
+    with pytest.raises(OptionError, match="by zero, mean or resample"):
+        replacements(run, "none")
     torch.testing.assert_close(run.resid[:, :, 0].diff(dim=1).abs().max(), torch.tensor(0.0))
     assert (run.resid[:, 1:, -1] - run.resid[:, :1, -1]).abs().amax((0, 2)).min() > 1e-4, (
         "every set must change something"
@@ -95,8 +105,6 @@ def test_bad_sets_are_refused():
         with pytest.raises(OptionError, match=message):
             ablations(shape, heads, mlps)
     assert ablations(shape).names == ("nothing",)
-    with pytest.raises(OptionError, match="by zero, mean or resample"):
-        check_how("none")
 
 
 def test_random_heads_avoid_those_they_stand_beside():

@@ -8,9 +8,9 @@ import torch
 from conftest import random_prompts
 
 from talking_heads_utils.effects import component_effects
-from talking_heads_utils.errors import DownloadError, OptionError, TaskError
+from talking_heads_utils.errors import DownloadError, TaskError
 from talking_heads_utils.experiments import corpus
-from talking_heads_utils.experiments.inhibition import concentration, signal
+from talking_heads_utils.experiments.inhibition import concentration
 from talking_heads_utils.experiments.inhibition.agreement import (
     _jackknife_error,
     _random_halves,
@@ -20,19 +20,19 @@ from talking_heads_utils.experiments.inhibition.agreement import (
     cross_validated,
     rotated,
 )
-from talking_heads_utils.experiments.rows import frame
-from talking_heads_utils.forward.recording import record
-from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.models import load_model
-from talking_heads_utils.planted.model import DUPLICATE, INHIBITION, MOVER, plant
-from talking_heads_utils.prompts import ioi
-from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.prompts.halves import check_both_orders, check_enough, half_rows, halves
-from talking_heads_utils.roles.lists import (
+from talking_heads_utils.experiments.inhibition.list_roles import (
     LEAST_SCORE,
     heads_with_a_role,
     roles_on_lists,
 )
+from talking_heads_utils.experiments.rows import frame
+from talking_heads_utils.forward.recording import record
+from talking_heads_utils.labels import Head
+from talking_heads_utils.models import load_model
+from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
+from talking_heads_utils.prompts import ioi
+from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.halves import check_both_orders, check_enough, half_rows, halves
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.stats import spearman
 
@@ -170,72 +170,6 @@ def test_concentration_is_the_rank_that_was_planted(planted, lists):
     assert concentration.stable_rank(torch.tensor([2.0, 2.0, 0.0])) == 2
 
 
-def test_the_planted_channel_carries_a_place(planted, recording):
-    components = planted.components[INHIBITION][:3]
-    table = frame(signal.place_or_identity(recording, components)).set_index(["carries", "split"])["share"]
-    assert table[signal.PLACE, "within wordings"] > 0.9 and table[signal.PLACE, "across wordings"] > 0.9
-    assert table[signal.IDENTITY, "across wordings"] < 0.5 and table[signal.PLACE, "shuffled"] < 0.1
-    drawn = ioi.draw_ioi(planted.tokenizer, 40)
-    runs = [record(planted.bridge, prompts, [2]) for prompts in signal.factorial_prompts(planted.tokenizer, drawn)]
-    shares = frame(signal.place_or_name(runs, components)).set_index(["components", "carries"])["share"]
-    assert all(shares[str(c), signal.ORDER] > 0.99 for c in components)
-
-
-def test_regressions_by_hand():
-    generator = torch.Generator().manual_seed(0)
-    groups = torch.arange(60) % 3
-    design = torch.nn.functional.one_hot(groups).double()
-    values = design @ torch.randn(3, 2, generator=generator, dtype=torch.float64)
-    folds = torch.arange(60) // 12
-    assert signal.cross_validated_r2(values, design, folds) == pytest.approx(1, abs=1e-4)
-    noise = torch.randn(60, 2, generator=generator, dtype=torch.float64)
-    assert signal.cross_validated_r2(noise, design, folds) < 0.1
-    assert signal.cross_validated_r2(noise, design[torch.randperm(60, generator=generator)], folds) < 0.05
-    plain = torch.tensor([[1.0], [1.0], [3.0], [3.0]])  # only the names matter
-    assert [v.item() for v in signal.factorial_shares(plain).values()] == [0, 1, 0]
-    plain = torch.tensor([[1.0], [3.0], [1.0], [3.0]])  # only the order matters
-    assert [v.item() for v in signal.factorial_shares(plain).values()] == [1, 0, 0]
-
-
-@pytest.mark.parametrize("signal_to_noise", [0.3, 0.5])
-def test_place_and_identity_are_found_where_noise_is_larger(planted, signal_to_noise):
-    """Six columns or 64 of which several are set: neither is lost by a penalty that suits the other."""
-    prompts = laundry.build_laundry(planted.tokenizer, 6, 200)
-    for design in signal.designs(prompts).values():
-        found = []
-        for seed in range(4):
-            generator = torch.Generator().manual_seed(seed)
-            values = (design - design.mean(0)) @ torch.randn(design.shape[1], 3, generator=generator).double()
-            values = values / values.std(0) * signal_to_noise**0.5 + torch.randn(200, 3, generator=generator)
-            folds = torch.randperm(200, generator=generator) % 5
-            found.append(signal.cross_validated_r2(values, design, folds))
-        assert 0.06 < sum(found) / 4 <= signal_to_noise / (1 + signal_to_noise)
-
-
-def test_where_a_component_is_active(planted):
-    texts = [p.text for p in laundry.draw_laundry(planted.tokenizer, 6, 60)]
-    texts += [p.text().text for p in ioi.draw_ioi(planted.tokenizer, 60)]
-    text = corpus.corpus_of(texts, planted.tokenizer, n_pos=40)
-    assert text.tokens.shape[1] == 40 and (text.tokens[:, 0] == planted.tokenizer.bos_token_id).all()
-    recording = record(planted.bridge, laundry.build_laundry(planted.tokenizer, 3, 20), [2])
-    components = [Component(0, 0, 0), Component(1, 0, 0)]
-    active = corpus.activity(planted.bridge, recording.directions, text, components)
-    assert active.shape == (2, *text.tokens.shape) and active[:, :, 0].isnan().all()
-    table = corpus.rates(active, text, components).set_index(["component", "category"])
-    assert table.loc[("L0H0.0", corpus.REPEATED), "ratio"] > 1.5, "the duplicate-token head writes at repeated words"
-    assert planted.roles[DUPLICATE] == [Head(0, 0)]
-    shown = corpus.contexts(active[0], text, planted.tokenizer, n=3)
-    assert len(shown) == 3 and set(shown["category"]) <= set(corpus.CATEGORIES)
-
-
-def test_categories_by_hand(planted):
-    ids = planted.tokenizer("I need hat , coat , sock . hat").input_ids
-    found = corpus.categories(torch.tensor([ids]), planted.tokenizer)[0]
-    names = [corpus.CATEGORIES[i] for i in found.tolist()]
-    assert names[4] == names[6] == corpus.COMMA and names[-1] == corpus.REPEATED
-    assert set(names[:4]) == {corpus.OTHER}
-
-
 def test_halves_share_nothing_and_are_balanced(planted, lists):
     selection, held_out = halves(lists)
     assert set(selection.info["half"]) == {laundry.SELECTION} and set(held_out.info["half"]) == {laundry.HELD_OUT}
@@ -255,13 +189,6 @@ def test_bad_requests_are_one_clear_error_each(planted, lists, recording, tmp_pa
     one_order = ioi.build_ioi(planted.tokenizer, 8).where(order=ioi.IO_FIRST)
     with pytest.raises(TaskError, match="both orders are needed; these have only 'IO first'"):
         check_both_orders(one_order)
-    drawn = [p for p in ioi.draw_ioi(planted.tokenizer, 8) if p.io_first]
-    with pytest.raises(TaskError, match="both orders are needed"):
-        signal.factorial_prompts(planted.tokenizer, drawn)
-    with pytest.raises(OptionError, match="four versions"):
-        signal.place_or_name([recording], [])
-    with pytest.raises(TaskError, match="told apart on Laundry List"):
-        signal.designs(one_order)
     with pytest.raises(TaskError, match="no token of this model"):
         corpus.corpus_of(["zzz qqq"], planted.tokenizer)
     with pytest.raises(TaskError, match="Take more text"):

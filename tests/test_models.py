@@ -1,20 +1,18 @@
 """Loading whole models: the logits of plain transformers, the weights of the checkpoint, clear refusals."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_model, edit, random_prompts, save_tokenizer
+from conftest import build_model, edit, edit_config, random_prompts, save_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from talking_heads_utils import models
 from talking_heads_utils.device import free_memory
 from talking_heads_utils.errors import (
     CheckpointError,
-    DownloadError,
     ModelError,
     OptionError,
     ProcessingError,
@@ -134,18 +132,6 @@ def test_the_books_own_models_begin_as_they_were_trained():
     assert load_model("mini-token").to_tokens("Mary")[0].tolist() == load_tokenizer("mini-token")("Mary").input_ids
 
 
-def test_a_known_model_without_a_network_is_one_clear_error(monkeypatch, tmp_path):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("talking_heads_utils.weights.checkpoints.hub_answers", lambda: False)
-    for name in (name for name, known in known_models().items() if known.package is None):
-        with pytest.raises(DownloadError, match="give a folder"):
-            load_model(name)
-    with pytest.raises(CheckpointError, match="No such folder"):
-        load_model("./nothing-here")
-
-
 def test_planted_is_loaded_by_the_same_call():
     from talking_heads_utils.planted.model import plant
 
@@ -190,9 +176,7 @@ def test_a_spread_model_is_refused_where_single_layers_run(case, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_layers_that_do_something_else_are_refused(checkpoints, tmp_path, dtype):
     """A checkpoint whose config asks for another attention than the one that is known here."""
-    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "scaled")
-    config = json.loads((folder / "config.json").read_text()) | {"scale_attn_by_inverse_layer_idx": True}
-    (folder / "config.json").write_text(json.dumps(config))
+    folder = edit_config(checkpoints["gpt2"], tmp_path / "scaled", scale_attn_by_inverse_layer_idx=True)
     odd, plain = (load_model(folder, dtype=dtype) for folder in (folder, checkpoints["gpt2"]))
     prompts = random_prompts()
     for ask in (lambda bridge: prepare(bridge, prompts, 0), lambda bridge: record(bridge, prompts, [2])):
@@ -201,18 +185,13 @@ def test_layers_that_do_something_else_are_refused(checkpoints, tmp_path, dtype)
         ask(plain)
 
 
-WINDOWS = {
-    "mistral": {"sliding_window": 4},
-    "qwen2": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1, "layer_types": None},
-    "qwen3": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1, "layer_types": None},
-}
+SOME = {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1, "layer_types": None}
+WINDOWS = {"mistral": {"sliding_window": 4}, "qwen2": SOME, "qwen3": SOME}
 
 
 @pytest.mark.parametrize("name", WINDOWS)
 def test_a_window_runs_as_it_is_and_is_refused_where_attention_runs_by_itself(checkpoints, tmp_path, name):
-    folder = shutil.copytree(checkpoints[name], tmp_path / name)
-    config = json.loads((folder / "config.json").read_text()) | WINDOWS[name]
-    (folder / "config.json").write_text(json.dumps(config))
+    folder = edit_config(checkpoints[name], tmp_path / "4", **WINDOWS[name])
     bridge, tokens = load_model(folder), random_prompts().tokens
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -223,9 +202,7 @@ def test_a_window_runs_as_it_is_and_is_refused_where_attention_runs_by_itself(ch
     for ask in (lambda prompts: prepare(bridge, prompts, 1), lambda prompts: record(bridge, prompts, [2])):
         with pytest.raises(UnsupportedModelError, match="a window of 4 tokens, and these prompts have 9"):
             ask(random_prompts())
-    config["sliding_window"] = 9
-    (folder / "config.json").write_text(json.dumps(config))
-    record(load_model(folder), random_prompts(), [2])
+    record(load_model(edit_config(folder, tmp_path / "9", sliding_window=9)), random_prompts(), [2])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "qwen2", "qwen3"])

@@ -138,6 +138,12 @@ def test_decoding_tells_list_index_from_identity(planted, feature):
         co.hypotheses(planted.ioi(40), feature)
 
 
+def test_hypotheses_that_tie_up_to_rounding_share_the_credit():
+    distance = torch.tensor([[1.0, 1 + 1e-9, 3.0], [2.0, 1.0, 1 + 1e-3], [1e9, 1e9 + 1, 1e9]], dtype=torch.float64)
+    for index, expected in enumerate([[1 / 2, 0, 1 / 3], [1 / 2, 1, 1 / 3], [0, 0, 1 / 3]]):
+        assert co.credit(distance, torch.full((3,), index)).tolist() == pytest.approx(expected)
+
+
 def by_hand(X, y, penalty, test):
     """Squared error on some rows of a ridge regression that was fitted to the others."""
     centre, mean = X[~test].mean(0), y[~test].mean(0)

@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import talking_heads_utils
+from talking_heads_utils.weights.families import families_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "talking_heads_utils"
@@ -59,11 +60,13 @@ def test_the_repository_is_named_alike_everywhere():
         assert url in path.read_text(), path
 
 
-def test_the_readme_leads_to_files_that_are_there_and_its_picture_is_small():
+def test_the_readme_leads_to_files_that_are_there():
     targets = re.findall(r"\]\(((?!http)[^)]+)\)", (ROOT / "README.md").read_text())
-    pictures = [target for target in targets if target.endswith(".png")]
-    assert len(targets) >= 3 and pictures and all((ROOT / target).exists() for target in targets)
-    assert all((ROOT / picture).stat().st_size < 200_000 for picture in pictures)
+    assert len(targets) >= 3 and all((ROOT / target).exists() for target in targets)
+
+
+def test_the_method_page_names_every_family_of_checkpoints():
+    assert families_table() in (ROOT / "book" / "method.md").read_text()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -3,21 +3,22 @@
 import json
 import shutil
 import sys
+from itertools import product
 
 import pytest
 import torch
 from conftest import LLAMA3, build_model
 
 from talking_heads_utils.errors import CheckpointError, LabelError, OptionError, UnsupportedModelError
-from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.scores.distance import composition_at_distances
+from talking_heads_utils.labels import Head
+from talking_heads_utils.scores.distance import scores_at_distances
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.heads import Rotary
 from talking_heads_utils.weights.rotary import rotation
 
 ROTARY = ["gpt_neox", "llama", "llama3", "qwen2"]
-PAIR = Component(0, 3, 1), Head(2, 1)
+WRITERS, READERS = [Head(0, 3), Head(1, 0)], [Head(2, 1), Head(2, 2)]
 
 
 @pytest.mark.parametrize("family_name", ROTARY)
@@ -41,33 +42,40 @@ def test_the_rotation_is_that_of_the_model(checkpoints, family_name):
 @pytest.mark.parametrize("kind", "QK")
 def test_distance_0_is_the_table_and_other_distances_equal_the_dense_route(checkpoints, family_name, kind):
     weights = load_head_weights(checkpoints[family_name], dtype=torch.float64)
-    writer, reader = PAIR
-    distances = torch.arange(65)
-    scores = composition_at_distances(weights, writer, reader, kind, distances)
-    table = compute_scores(weights).pair(writer.of_head, reader, kind)[writer.component]
-    torch.testing.assert_close(scores[0], table, atol=1e-9, rtol=1e-8)
+    scores = scores_at_distances(weights, WRITERS, READERS, kind, torch.arange(65))
+    assert scores.shape == (65, 2, weights.d_head, 2)
+    table = compute_scores(weights, kind)
+    at_0 = [[table.pair(writer, reader, kind) for reader in READERS] for writer in WRITERS]
+    torch.testing.assert_close(scores[0], torch.stack([torch.stack(each, -1) for each in at_0]), atol=1e-9, rtol=1e-8)
     kv = weights.kv_index
-    v = torch.linalg.svd(weights.W_V[0, kv[3]] @ weights.W_O[0, 3])[2][1]
-    for distance in (1, 17, 64):
-        T = rotation(weights.rotary, torch.tensor([distance]), weights.d_head)[0]
-        M = weights.W_Q[2, 1] @ T @ weights.W_K[2, kv[1]].T
-        M = M if kind == "Q" else M.T
-        torch.testing.assert_close(scores[distance], (v @ M).norm() / M.norm(), atol=1e-9, rtol=1e-8)
-    assert scores.std() > 1e-4, "the distance must matter"
+    for w, writer in enumerate(WRITERS):
+        OV = weights.W_V[writer.layer, kv[writer.head]] @ weights.W_O[writer.layer, writer.head]
+        V = torch.linalg.svd(OV)[2][: weights.d_head]
+        for (r, reader), distance in product(enumerate(READERS), (1, 17, 64)):
+            T = rotation(weights.rotary, torch.tensor([distance]), weights.d_head)[0]
+            M = weights.W_Q[2, reader.head] @ T @ weights.W_K[2, kv[reader.head]].T
+            M = M if kind == "Q" else M.T
+            expected = (V @ M).norm(dim=1) / M.norm()
+            torch.testing.assert_close(scores[distance, w, :, r], expected, atol=1e-9, rtol=1e-8)
+    assert (scores.std(0) > 1e-4).all(), "the distance must matter"
 
 
-def test_bad_requests_are_clear_errors(checkpoints, small):
+def test_without_rotary_positions_all_distances_are_the_table(small):
+    found = scores_at_distances(small, WRITERS, READERS, "K", torch.tensor([0, 9]))
+    expected = compute_scores(small, "K").pair(WRITERS[1], READERS[0], "K")
+    torch.testing.assert_close(found[:, 1, :, 0], expected.expand(2, -1), atol=1e-9, rtol=1e-8)
+
+
+def test_bad_requests_are_clear_errors(checkpoints):
     weights = load_head_weights(checkpoints["llama"])
     with pytest.raises(OptionError, match="Distance plays no part"):
-        composition_at_distances(weights, *PAIR, "V", torch.arange(2))
-    with pytest.raises(OptionError, match="Distance plays no part"):
-        composition_at_distances(small, *PAIR, "Q", torch.arange(2))
+        scores_at_distances(weights, WRITERS, READERS, "V", torch.arange(2))
     with pytest.raises(LabelError, match="not in a later layer"):
-        composition_at_distances(weights, Component(2, 0, 0), Head(1, 0), "Q", torch.arange(2))
-    with pytest.raises(LabelError, match="components are 0..5"):
-        composition_at_distances(weights, Component(0, 0, 6), Head(1, 0), "Q", torch.arange(2))
+        scores_at_distances(weights, [Head(0, 0), Head(2, 0)], [Head(1, 0)], "Q", torch.arange(2))
+    with pytest.raises(LabelError, match="L0H9 is not in"):
+        scores_at_distances(weights, [Head(0, 9)], READERS, "Q", torch.arange(2))
     with pytest.raises(UnsupportedModelError, match="'V'|kind \"V\""):
-        composition_at_distances(load_head_weights(checkpoints["qwen3"]), *PAIR, "Q", torch.arange(2))
+        scores_at_distances(load_head_weights(checkpoints["qwen3"]), WRITERS, READERS, "Q", torch.arange(2))
 
 
 def rotary_of(folder, target, **changes):

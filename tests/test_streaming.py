@@ -1,12 +1,9 @@
 """Scores streamed from shards equal those made in memory, also after a kill; a part of others is refused."""
 
-import json
-import shutil
-
 import pandas as pd
 import pytest
 import torch
-from conftest import build_model
+from conftest import build_model, edit_config
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.cli import main
@@ -153,11 +150,9 @@ def test_a_part_that_is_damaged_or_of_other_scores_is_refused(sharded, stopped, 
 
 @pytest.mark.parametrize("stream", [(), ("--stream",)])
 def test_a_model_of_one_layer_has_no_readers(sharded, tmp_path, capsys, stream):
-    folder = shutil.copytree(sharded["gpt2"], tmp_path / "one")
+    folder = edit_config(sharded["gpt2"], tmp_path / "one", n_layer=1)
     for path in folder.glob("*.safetensors"):
         save_file({name: t for name, t in load_file(path).items() if ".h.1." not in name and ".h.2." not in name}, path)
-    config = json.loads((folder / "config.json").read_text()) | {"n_layer": 1}
-    (folder / "config.json").write_text(json.dumps(config))
     assert composition(folder, tmp_path / "x", *stream) == 2 and not (tmp_path / "x").exists()
     assert "has one layer" in capsys.readouterr().err
 

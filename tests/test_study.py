@@ -4,7 +4,7 @@ import pytest
 
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import CONTROL, Context
-from talking_heads_utils.experiments.inhibition import agreement, concentration, signal, toys, where_active
+from talking_heads_utils.experiments.inhibition import agreement, concentration, toys
 from talking_heads_utils.experiments.inhibition.mover import mover_runs
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import inhibition as figures
@@ -46,23 +46,10 @@ def test_weights_and_effects_agree_and_few_components_carry_them(planted):
     assert all(r.n_for_90 <= 3 and r.whole < -0.2 for r in concentration.run(planted))
 
 
-def test_places_travel(planted):
-    shares = {(r.carries, r.split): r.share for r in signal.run(planted)}
-    assert shares[signal.PLACE, signal.ACROSS] > 0.9 > shares[signal.IDENTITY, signal.ACROSS]
-    assert shares[signal.ORDER, signal.VERSIONS] > 0.99
-
-
-def test_activity_names_controls(planted):
-    rows = where_active.run(planted)
-    assert len({r.component for r in rows if r.inhibition}) == 2
-    assert len({r.component for r in rows if not r.inhibition}) == where_active.N_CONTROL
-
-
 def test_every_menu_entry_shows_its_own_traces(planted, runs):
     drawn = {
         "effects": (figures.effects_figure(frame(toys.component_rows(planted))), 4),
         "concentration": (figures.concentration_figure(frame(toys.curves(planted))), 3),
-        "carries": (figures.carries_figure(frame(signal.run(planted))), 2),
     }
     for name, (figure, per_view) in drawn.items():
         buttons = figure.layout.updatemenus[0].buttons

@@ -1,11 +1,10 @@
 """Weights: both ways of reading agree, and processing leaves the model as it was."""
 
-import json
 import shutil
 
 import pytest
 import torch
-from conftest import build_model, edit, save_tokenizer
+from conftest import build_model, edit, edit_config, save_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -189,24 +188,21 @@ def test_a_natively_built_bridge_is_read_too(normalization, norm):
 
 WRONG_CONFIGS = [
     ("gpt2", {"n_embd": 48}, r"is \[24, 72\], but its config makes it \[48, 144\]"),
-    ("gpt2", {"n_head": 5}, "d_head = None is no positive integer"),
-    ("gpt2", {"n_head": "4"}, "n_heads = '4' is no positive integer"),
+    ("gpt2", {"n_head": 5}, "No gpt2 model can be of .* head_dim = None"),
+    ("gpt2", {"n_head": "4"}, "No gpt2 model can be of .*n_head = '4'"),
     ("gpt2", {"n_layer": 2}, "says 2 layers, but the file also holds transformer.h.2"),
     ("gpt2", {"n_layer": 4}, "partial: 6 attention tensors are missing"),
     ("gpt2", {"model_type": "mamba"}, "'mamba', which is not known here. Known: gpt2, gpt_neox, llama"),
-    ("gpt2", {"n_head": ...}, "lacks 'n_head'"),
+    ("gpt2", {"n_head": ...}, "n_head = None"),
     ("gpt_neox", {"rope_parameters": "fast"}, "no table of names and values"),
     ("llama", {"head_dim": 3}, "but its config makes it"),
-    ("llama", {"num_key_value_heads": 3}, "4 heads cannot share 3 key/value heads evenly"),
+    ("llama", {"num_key_value_heads": 3}, "num_key_value_heads = 3"),
 ]
 
 
 @pytest.mark.parametrize(("family_name", "change", "message"), WRONG_CONFIGS)
 def test_a_config_that_does_not_fit_the_tensors_is_refused(checkpoints, tmp_path, family_name, change, message):
-    folder = shutil.copytree(checkpoints[family_name], tmp_path / "odd")
-    config = json.loads((folder / "config.json").read_text())
-    changed = {name: value for name, value in (config | change).items() if value is not ...}
-    (folder / "config.json").write_text(json.dumps(changed))
+    folder = edit_config(checkpoints[family_name], tmp_path / "odd", **change)
     with pytest.raises(CheckpointError, match=message):
         load_head_weights(folder)
 

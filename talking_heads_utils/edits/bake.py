@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
-from talking_heads_utils.edits.edits import OV, Edit, save_edit
+from talking_heads_utils.edits.edits import OV, Changes, Edit, new_edit, save_edit
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
 from talking_heads_utils.models import PLANTED, model_source
@@ -27,32 +27,37 @@ from talking_heads_utils.weights.heads import RawLayer, grouped_index
 EDIT_FILE = "edit.json"
 
 
-def bake(model: str | Path, edit: Edit, folder: Path) -> Path:
+def bake(model: str | Path, changes: Changes, folder: str | Path, matrix: str = OV) -> Path:
     """Write the edited checkpoint of a model, named as for ``load_model``, into a folder of its own; returns it.
 
-    Beside config, tokenizer and safetensors it holds the edit itself. The weights keep the dtype they are stored in: in
-    float32 the outputs equal those of :func:`~talking_heads_utils.edits.apply.apply` to 1e-4, in a half type to its
-    rounding.
+    Any tool loads it. changes and matrix: as :func:`~talking_heads_utils.editing.edit` takes them; components are those
+    of the processed weights, or of an edit's own. Beside config, tokenizer and safetensors the folder holds the edit.
+    The weights keep the dtype they are stored in: in float32 the outputs equal those of an edited model to 1e-4, in a
+    half type to its rounding.
 
-    Raises :class:`OptionError` for a folder that holds something, and as ``apply`` does; then nothing is written.
+    Raises :class:`OptionError` for a folder that holds something, :class:`EditError` for a model without a checkpoint
+    that can be written, and as ``edit`` does; then nothing is written.
+
+    >>> from talking_heads_utils.models import shipped_models
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     baked = bake(shipped_models()["mini-token"], {"L1H0.0": 0.5}, Path(folder) / "edited")
+    ...     (baked / "edit.json").is_file(), (baked / "model.safetensors").is_file()
+    (True, True)
     """
-    folder = check_folder(folder)
+    folder = check_folder(Path(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OptionError(f"{folder} is there already and not empty. Name a new folder.")
-    check_bakeable(model)
+    if model == PLANTED:
+        raise EditError("The planted model has no checkpoint that could be baked. Apply the edit instead.")
     source, revision = model_source(model)
     checkpoint = open_checkpoint(source, revision)
     if checkpoint.gguf is not None:
         raise EditError(f"{checkpoint.name} is a GGUF file, which no edit is written into. Apply the edit instead.")
-    weights = load_head_weights(source, revision=revision, processing=edit.processing)
+    processing = changes.processing if isinstance(changes, Edit) else None
+    weights = load_head_weights(source, revision=revision, processing=processing)
+    edit = new_edit(weights, changes, matrix)
     changed = edited_tensors(checkpoint, moves_of(weights, edit), edit.processing.fold_ln)
     return _written(folder, lambda part: _write(checkpoint, changed, edit, part))
-
-
-def check_bakeable(model: str | Path) -> None:
-    """Raises :class:`EditError` for a model that has no checkpoint."""
-    if model == PLANTED:
-        raise EditError("The planted model has no checkpoint that could be baked. Apply the edit instead.")
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,15 +118,22 @@ class Edit:
         return self
 
 
-def new_edit(weights: HeadWeights, changes: Iterable[Change], *, model: str | None = None) -> Edit:
-    """An edit of these weights. Raises as :meth:`Edit.check` does."""
-    edit = Edit(model or weights.source.name, weights.processing, fingerprint(weights), tuple(changes))
-    return edit.check(weights)
+Changes = Mapping[str | Component, float] | Iterable[Change] | Change | Edit
 
 
-def scales(factors: dict[Component, float], matrix: str = OV) -> tuple[Change, ...]:
-    """Scale changes of several components."""
-    return tuple(Change(component, matrix, SCALE, float(factor)) for component, factor in factors.items())
+def new_edit(weights: HeadWeights, changes: Changes, matrix: str = OV, *, model: str | None = None) -> Edit:
+    """An edit of these weights: of component -> what its singular value in ``matrix`` is multiplied by, or of one or
+    several :class:`Change`; an edit is returned as it is. Raises as :meth:`Edit.check` does, and :class:`EditError`
+    for anything else."""
+    if isinstance(changes, Edit):
+        return changes
+    if isinstance(changes, Mapping):
+        found = tuple(Change(as_component(component), matrix, SCALE, factor) for component, factor in changes.items())
+    else:
+        found = (changes,) if isinstance(changes, Change) else tuple(changes)
+    if odd := [change for change in found if not isinstance(change, Change)]:
+        raise EditError(f"{odd[0]!r} is no change. Write {{'L8H10.1': 0.5}}, or Change('L8H10.1', 'OV', 'set', 2.0).")
+    return Edit(model or weights.source.name, weights.processing, fingerprint(weights), found).check(weights)
 
 
 def fingerprint(weights: HeadWeights) -> tuple[float, ...]:

@@ -7,16 +7,19 @@ from talking_heads_utils.experiments.editing.experiments import EXPERIMENTS as E
 from talking_heads_utils.experiments.icl.experiments import EXPERIMENTS as ICL
 from talking_heads_utils.experiments.inhibition.experiments import EXPERIMENTS as INHIBITION
 from talking_heads_utils.experiments.positional.experiments import EXPERIMENTS as POSITIONAL
-from talking_heads_utils.models import known_models, learners
+from talking_heads_utils.known import GPT2_WEIGHTS, known_models, learners
 
 EXPERIMENTS = (*INHIBITION, *POSITIONAL, *EDITING, *ICL)
 
 
 def chapters_of(model: str) -> tuple[int, ...]:
-    """The chapters whose experiments suit a model: known ones by their table, the book's own by their task."""
+    """The chapters whose experiments suit a model: known ones by their table, the book's own by their task,
+    weights alone the one that reads weights."""
     known = known_models().get(model)
     if known is not None:
         return known.chapters
+    if model == GPT2_WEIGHTS:
+        return (1,)
     if is_own(model):
         return (4,) if model in learners() else (1, 2, 3)
     return (1, 2, 3, 4)

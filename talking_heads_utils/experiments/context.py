@@ -19,18 +19,29 @@ from talking_heads_utils.device import check_device
 from talking_heads_utils.errors import NotApplicable, OptionError, TaskError, UnsupportedModelError
 from talking_heads_utils.experiments import corpus, gate
 from talking_heads_utils.experiments.gate import Cell
+from talking_heads_utils.experiments.inhibition.list_roles import FoundRoles, roles_on_lists
 from talking_heads_utils.experiments.rows import Row, frame, rows
 from talking_heads_utils.forward.recording import Recording, record
+from talking_heads_utils.known import GPT2_WEIGHTS
 from talking_heads_utils.labels import Head
-from talking_heads_utils.models import PLANTED, load_with_tokenizer, longest_trained, moved, shipped_models, shown_as
+from talking_heads_utils.models import (
+    PLANTED,
+    find_checkpoint,
+    load_with_tokenizer,
+    longest_trained,
+    moved,
+    shipped_models,
+    shown_as,
+)
+from talking_heads_utils.planted.model import planted_roles
 from talking_heads_utils.prompts import ioi, lists
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.roles import S_INHIBITION, Roles
+from talking_heads_utils.roles import S_INHIBITION, Roles, gpt2_small_roles
 from talking_heads_utils.roles.ioi import find_roles
-from talking_heads_utils.roles.lists import FoundRoles, roles_on_lists
 from talking_heads_utils.scores.scores import CompositionScores, compute_scores
 from talking_heads_utils.settings import N_ITEMS, SEED
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.checkpoints import assembled
 from talking_heads_utils.weights.heads import HeadWeights
 
 if TYPE_CHECKING:
@@ -49,8 +60,9 @@ GATE, ROLES = "gate", "roles"  # experiments that others read
 class Context:
     """A model by name, and how its experiments are run.
 
-    model: as :func:`~talking_heads_utils.models.load_model` takes it, or :data:`CONTROL`. quick: one prompt in ten,
-    three list lengths, small grids. texts: running text, a file or a name that
+    model: as :func:`~talking_heads_utils.models.load_model` takes it, or :data:`CONTROL`, or
+    :data:`~talking_heads_utils.known.GPT2_WEIGHTS`, which has weights, scores and published roles alone. quick: one
+    prompt in ten, three list lengths, small grids. texts: running text, a file or a name that
     :func:`~talking_heads_utils.experiments.corpus.running_text` knows; see :attr:`text_source`. finished: gives the
     table of an experiment that is done, else None. loaded: the model and its tokenizer, where they are there already.
     own: whether it is asked as a model of the book is; None goes by the name.
@@ -71,6 +83,7 @@ class Context:
 
     @property
     def bridge(self) -> TransformerBridge:
+        """Raises :class:`NotApplicable` where only attention weights are there."""
         return self._model[0]
 
     @property
@@ -81,6 +94,8 @@ class Context:
     def _model(self) -> tuple[TransformerBridge, PreTrainedTokenizerBase]:
         if self.loaded is not None:
             return self.loaded
+        if self.model == GPT2_WEIGHTS:
+            raise NotApplicable("Only attention weights of GPT-2 small are here, so nothing can be run.")
         if self.model == CONTROL:
             from talking_heads_utils.planted.model import plant
 
@@ -90,12 +105,18 @@ class Context:
 
     @cached_property
     def weights(self) -> HeadWeights:
+        if self.model == GPT2_WEIGHTS:
+            return assembled(find_checkpoint(self.model))
         return head_weights_from_bridge(self.bridge)
 
     @cached_property
     def scores(self) -> CompositionScores:
-        """Composition scores into queries."""
-        return compute_scores(self.weights, "Q", seed=self.seed)
+        """Composition scores into queries, keys and values. Raises :class:`NotApplicable` for a model that normalises
+        queries and keys."""
+        try:
+            return compute_scores(self.weights, seed=self.seed)
+        except UnsupportedModelError as error:
+            raise NotApplicable(str(error)) from error
 
     @property
     def is_own(self) -> bool:
@@ -187,7 +208,13 @@ class Context:
 
     @cached_property
     def roles(self) -> Roles:
-        """Who does what on IOI. Raises :class:`NotApplicable` for a model that cannot do IOI."""
+        """Who does what on IOI: as published of GPT-2's weights, as planted where it is planted, else as found.
+
+        Raises :class:`NotApplicable` for a model that cannot do IOI."""
+        if self.model == GPT2_WEIGHTS:
+            return Roles.given(gpt2_small_roles())
+        if self.model in (PLANTED, CONTROL):
+            return Roles.given(planted_roles())
         found = self.finished(ROLES)
         return self.run_roles() if found is None else Roles.of_frame(found)
 

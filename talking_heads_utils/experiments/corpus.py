@@ -1,43 +1,47 @@
-"""Where in running text a component is active, by category of the token it is active on."""
+"""Running text, cut into windows; of every token which text, which content word and which list it stands in."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from talking_heads_utils import batches
 from talking_heads_utils.errors import DownloadError, TaskError
 from talking_heads_utils.files import file_sha256
-from talking_heads_utils.forward.layers import attention_layer, wide
-from talking_heads_utils.labels import Component
-from talking_heads_utils.prompts.encoding import unknown_id
+from talking_heads_utils.prompts.encoding import Span, tokenized, unknown_id
 from talking_heads_utils.prompts.ioi import draw_ioi
 from talking_heads_utils.prompts.lists import draw_laundry
 from talking_heads_utils.prompts.prefix import begin_ids
+from talking_heads_utils.prompts.sets import ABSENT
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.weights.checkpoints import hub_answers
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase
 
-COMMA, REPEATED, OTHER = "comma in a list", "repeated word", "other"
-CATEGORIES = (COMMA, REPEATED, OTHER)
 OPEN_WEB_TEXT = "Skylion007/openwebtext"
 OPEN_WEB_TEXT_REVISION = "b4325f019c648b1641a1784748667e8b74e5e064"  # in parquet: a script is no longer run
 OPEN_WEB_TEXT_NAME, PYDOC = "openwebtext", "pydoc"  # in place of a file
 PYDOC_TOPICS = "pydoc_data.topics"
-TOP_SHARE = 0.01  # the most active positions, of which rates by category are taken
-LIST_WINDOW = 6  # tokens on either side within which a second comma makes a list
+FUNCTION_WORDS = frozenset(
+    "about above after all also although among and another any are because been before being below between both but "
+    "can could did does done each either else even ever every few for from had has have having her hers him his how "
+    "however into its itself just least less like may might more most much must neither never nor not off once one "
+    "only onto other others our ours out over own same shall she should since some such than that the their them then "
+    "there therefore these they this those though through thus too two under unless until upon use used uses using "
+    "very via was were what when where whether which while who whom whose why will with within without would yet you "
+    "your".split()
+)
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_ITEM = r"[^\s.?!,;:()\[\]{}]+(?: [^\s.?!,;:()\[\]{}]+){0,2}"
+_LIST = re.compile(rf"{_ITEM}(?: ?, {_ITEM})+ ?,? (?:and|or) {_ITEM}|{_ITEM}(?: ?, {_ITEM}){{2,}}")
 _MARKUP_LINE = re.compile(r"\s*([*=~^\"-])\1{2,}\s*|\s*[+|].*[+|]\s*")  # an underline, a row of a table
 _STARS = re.compile(r"\*\*?(\w(?:[^*\n]*[\w:.])?)\*\*?")
 _FOOTNOTE = re.compile(r" \[\d+\]")
@@ -45,10 +49,23 @@ _FOOTNOTE = re.compile(r" \[\d+\]")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Windows of text: tokens ``[n_windows, n_pos]``, and the category of each."""
+    """Windows of text. All are ``[n_windows, n_pos]``, and -1 where a token is of none.
+
+    section: the text that a token is of. word: the content word, the same for every mention, whatever its case.
+    mention: one number for all tokens of one mention of a word. in_list: the list that a token stands in.
+    """
 
     tokens: Int[Tensor, "n_windows n_pos"]
-    category: Int[Tensor, "n_windows n_pos"]
+    section: Int[Tensor, "n_windows n_pos"]
+    word: Int[Tensor, "n_windows n_pos"]
+    mention: Int[Tensor, "n_windows n_pos"]
+    in_list: Int[Tensor, "n_windows n_pos"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice) -> Corpus:
+        return Corpus(*(part[rows] for part in vars(self).values()))
 
 
 def corpus_of(
@@ -58,21 +75,40 @@ def corpus_of(
 
     Raises :class:`TaskError` for texts without a token that the tokenizer knows, or shorter than one window.
     """
-    unknown = unknown_id(tokenizer)
-    begin, stream = begin_ids(tokenizer), list[int]()
-    n_body = n_pos - len(begin)
-    for text in texts:
-        stream += tokenizer(text, add_special_tokens=False)["input_ids"]
+    unknown, begin = unknown_id(tokenizer), begin_ids(tokenizer)
+    n_body, stream, words = n_pos - len(begin), list[tuple[int, ...]](), dict[str, int]()
+    n_mentions = n_lists = 0
+    for section, (text, tokens) in enumerate(zip(texts, tokenized(texts, tokenizer))):
+        marks = [[token, section, ABSENT, ABSENT, ABSENT] for token in tokens.ids]
+        for span in content_words(text):
+            for i in tokens.covering(span):
+                marks[i][2:4] = words.setdefault(text[slice(*span)].lower(), len(words)), n_mentions
+            n_mentions += 1
+        for span in lists_in(text):
+            for i in tokens.covering(span):
+                marks[i][4] = n_lists
+            n_lists += 1
+        stream += map(tuple, marks)
         if n_windows is not None and len(stream) >= n_windows * n_body:
             break
-    if all(token == unknown for token in stream):
+    if all(token == unknown for token, *_ in stream):
         raise TaskError("The corpus holds no token of this model. Take text in the model's language.")
-    n = len(stream) // n_body
-    if n == 0:
+    if (n := len(stream) // n_body) == 0:
         raise TaskError(f"The corpus has {len(stream)} tokens; one window takes {n_body}. Take more text.")
-    body = torch.tensor(stream[: n * n_body]).view(n, -1)[:n_windows]
-    tokens = torch.cat([torch.tensor(begin, dtype=torch.long).expand(len(body), -1), body], 1)
-    return Corpus(tokens, categories(tokens, tokenizer))
+    body = torch.tensor(stream[: n * n_body]).view(n, n_body, -1)[:n_windows]
+    front = torch.tensor([[token, *[ABSENT] * 4] for token in begin], dtype=torch.long).view(1, -1, 5)
+    return Corpus(*torch.cat([front.expand(len(body), -1, -1), body], 1).unbind(-1))
+
+
+def content_words(text: str) -> Iterator[Span]:
+    """Where words of three letters or more stand that are not among :data:`FUNCTION_WORDS`."""
+    return (m.span() for m in _WORD.finditer(text) if m.group().lower() not in FUNCTION_WORDS)
+
+
+def lists_in(text: str) -> Iterator[Span]:
+    """Where lists stand: three items or more, commas between them or, before the last, ``and`` or ``or``; an item is of
+    three words at most, without brackets."""
+    return (m.span() for m in _LIST.finditer(text))
 
 
 def read_texts(path: Path) -> list[str]:
@@ -84,96 +120,6 @@ def read_texts(path: Path) -> list[str]:
     if not texts:
         raise TaskError(f"{path} is empty.")
     return texts
-
-
-def categories(tokens: Int[Tensor, "n n_pos"], tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "n n_pos"]:
-    """Index into :data:`CATEGORIES`: a comma with another comma near, a word that its window held before, other."""
-    pieces = [piece.strip() for piece in tokenizer.batch_decode([[t] for t in tokens.unique().tolist()])]
-    words, index = tokens.unique(return_inverse=True)
-    is_comma = torch.tensor([piece == "," for piece in pieces])[index]
-    is_word = torch.tensor([len(piece) > 2 and piece.isalpha() for piece in pieces])[index]
-    near = _others(is_comma)
-    same = tokens[:, :, None] == tokens[:, None]
-    before = torch.ones(tokens.shape[1], tokens.shape[1]).tril(-1).bool()
-    repeated = (same & before).any(-1) & is_word
-    found = torch.full(tokens.shape, CATEGORIES.index(OTHER))
-    found[repeated] = CATEGORIES.index(REPEATED)
-    found[is_comma & near] = CATEGORIES.index(COMMA)
-    return found
-
-
-def _others(marked: Bool[Tensor, "n n_pos"]) -> Bool[Tensor, "n n_pos"]:
-    """Whether another position within :data:`LIST_WINDOW` is marked."""
-    width = 2 * LIST_WINDOW + 1
-    kernel = torch.ones(1, 1, width)
-    kernel[0, 0, LIST_WINDOW] = 0
-    counts = torch.nn.functional.conv1d(marked.float()[:, None], kernel, padding=LIST_WINDOW)[:, 0]
-    return counts > 0
-
-
-@torch.no_grad()
-def activity(
-    bridge: TransformerBridge,
-    directions: Float[Tensor, "n_layers n_heads d_head d_model"],
-    corpus: Corpus,
-    components: Sequence[Component],
-    *,
-    batch: int = 32,
-) -> Float[Tensor, "k n_windows n_pos"]:
-    """Size of what each component writes at every position of the corpus, value biases left out; the first position of
-    a window is NaN."""
-    layers = sorted({c.layer for c in components})
-    at = {layer: attention_layer(bridge, layer) for layer in layers}
-    names = {f"blocks.{layer}.attn.hook_z" for layer in layers}
-    parts = []
-    for rows in batches.blocks(len(corpus.tokens), batch, "blocks of text"):
-        tokens = corpus.tokens[rows].to(bridge.cfg.device)
-        _, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name in names, stop_at_layer=layers[-1] + 1)
-        found = []
-        for c in components:
-            attention = at[c.layer]
-            z = wide(cache[f"blocks.{c.layer}.attn.hook_z"][:, :, c.head]) - attention.b_V[attention.kv_index[c.head]]
-            found.append((z @ attention.W_O[c.head] @ directions[c.layer, c.head, c.component]).abs())
-        parts.append(torch.stack(found))
-    active = torch.cat(parts, 1)
-    active[:, :, 0] = torch.nan
-    return active
-
-
-def rates(active: Float[Tensor, "k n_windows n_pos"], corpus: Corpus, components: Sequence[Component]) -> pd.DataFrame:
-    """Of each component's most active positions, the share in each category, and how many times the corpus' own share
-    that is. Columns: component, category, share, base, ratio, n."""
-    import pandas as pd
-
-    rows = []
-    category = corpus.category[:, 1:].flatten()
-    for c, values in zip(components, active):
-        values = values[:, 1:].flatten().cpu()
-        n = max(1, int(len(values) * TOP_SHARE))
-        top = category[values.topk(n).indices]
-        for i, name in enumerate(CATEGORIES):
-            share, base = (top == i).double().mean().item(), (category == i).double().mean().item()
-            ratio = share / base if base else float("nan")
-            rows.append(dict(component=str(c), category=name, share=share, base=base, ratio=ratio, n=n))
-    return pd.DataFrame(rows)
-
-
-def contexts(
-    active: Float[Tensor, "n_windows n_pos"], corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, n: int = 8,
-    width: int = 12,
-) -> pd.DataFrame:  # fmt: skip
-    """The most active positions of one component, at most one per window: text before, the token, size."""
-    import pandas as pd
-
-    best, place = active.nan_to_num(nan=-1.0).max(1)
-    rows = []
-    for window in best.topk(min(n, len(best))).indices.tolist():
-        at = int(place[window])
-        before = tokenizer.decode(corpus.tokens[window, max(1, at - width) : at].tolist())
-        token = tokenizer.decode([int(corpus.tokens[window, at])])
-        kind = CATEGORIES[int(corpus.category[window, at])]
-        rows.append({"context": "…" + before, "token": token, "category": kind, "activation": best[window].item()})
-    return pd.DataFrame(rows)
 
 
 OWN_TEXTS = "this book's own lists and sentences"  # what generated_texts are

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from talking_heads_utils.models import PLANTED, is_real, known_models, shipped_models, shown_as
+from talking_heads_utils.known import NAMED, is_real, known_models, shipped_models, shown_as
 
 
 def shown(model: str, revision: str | None) -> str:
     """What a figure of a result must say it shows; a real model is one whose revision is the known one."""
     if is_real(model, revision):
         return known_models()[model].shown
-    if model == PLANTED or model in shipped_models():
+    if model in NAMED or model in shipped_models():
         return shown_as(model)
     return f"rehearsal on {Path(model).name}, no known real model"
 
@@ -21,6 +21,6 @@ def results_folder(root: Path, model: str, revision: str | None) -> Path:
     name = model.replace("/", "-")
     if is_real(model, revision):
         name = model.rsplit("/", 1)[-1]
-    elif model != PLANTED and model not in shipped_models():
+    elif model not in NAMED and model not in shipped_models():
         name = f"rehearsal-{Path(model).name}"
     return Path(root) / name

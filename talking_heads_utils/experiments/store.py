@@ -20,6 +20,7 @@ from talking_heads_utils.experiments.result_files import results_folder, shown
 from talking_heads_utils.experiments.rows import R, rows
 from talking_heads_utils.experiments.source_sum import source_sum
 from talking_heads_utils.files import data_dir
+from talking_heads_utils.known import GPT2_WEIGHTS
 from talking_heads_utils.models import PLANTED, find_checkpoint, is_real, known_models, load_tokenizer, shipped_models
 from talking_heads_utils.prompts.prefix import prefix_of
 from talking_heads_utils.resume import Store
@@ -71,6 +72,7 @@ def plan_of(c: Context) -> dict[str, Any]:
     else:
         found = find_checkpoint(c.model)
         revision, norm = found.revision, found.family.norm
+        revision = None if c.model == GPT2_WEIGHTS else revision  # a folder or the Hub's: known by its sum
         checkpoint = found.sha256() if revision is None else None
     return {
         "run": RUN,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.experiments.inhibition.links import Link, Roles, edges_above, expected_published
+from talking_heads_utils.experiments.inhibition.published import Link, Roles, edges_above, expected_published
 from talking_heads_utils.figures.style import (
     CONTROL,
     KIND_COLOURS,

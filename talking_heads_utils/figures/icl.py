@@ -25,6 +25,7 @@ from talking_heads_utils.figures.style import (
     new_figure,
     slider,
     stacked,
+    with_views,
 )
 
 if TYPE_CHECKING:
@@ -46,12 +47,8 @@ def _menu(
     tables: Tables, height: int, traces: Callable[[pd.DataFrame], list[BaseTraceType]], **layout: object
 ) -> go.Figure:
     """One view a model, chosen by a menu."""
-    figure = new_figure(height)
-    for i, table in enumerate(tables.values()):
-        figure.add_traces([trace.update(visible=i == 0) for trace in traces(table)])
-    per_view = len(figure.data) // len(tables)
-    figure.update_layout(updatemenus=[menu_of_views(list(tables), per_view)], **{"margin_t": 70, **layout})
-    return figure
+    views = {name: traces(table) for name, table in tables.items()}
+    return with_views(new_figure(height), views).update_layout(**layout)
 
 
 def _values(table: pd.DataFrame, column: str, digits: int = 3) -> list:

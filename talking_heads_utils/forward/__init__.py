@@ -4,9 +4,6 @@
 ``layers``       one layer's weights, ready for algebra
 ``recording``    one forward pass, kept as far as the closed forms need it
 ``closed_form``  what a mover does after its query or its keys were changed, in closed form
-``at_end``       the last token under many ablations, and patched into another prompt
 ``steer``        a grid of settings of directions added at the last token
-``head_sets``    sets of heads and MLPs that are taken out, and what stands in their place
 ``ends``         logits at a few positions of each prompt
-``answers``      answers of several tokens, scored whole
 """

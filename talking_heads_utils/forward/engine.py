@@ -198,13 +198,15 @@ class Forward:
         return z.permute(0, 2, 4, 1, 3, 5).flatten(3, 4)
 
     def patterns(
-        self, layer: int, x: Float[Tensor, "n k q d_model"], at: Int[Tensor, "n q"], rows: Rows, heads: Sequence[int]
-    ) -> Float[Tensor, "n k n_some q n_before_q"]:
-        """Attention of some heads alone, as :data:`PATTERN` has it. at: of the prompts in ``rows``."""
+        self, layer: int, x: Float[Tensor, "n k q d_model"], at: Int[Tensor, "n q"], rows: Rows, heads: Sequence[int],
+        change: Change | None = None,
+    ) -> Float[Tensor, "n k n_some q n_before_q"]:  # fmt: skip
+        """Attention of some heads alone, as :data:`PATTERN` has it. at: of the prompts in ``rows``. change: of
+        :data:`Q`."""
         W = self.layers[layer - self.start].attention
         kv = W.kv_index[list(heads)]
         some = replace(W, W_Q=W.W_Q[list(heads)], b_Q=W.b_Q[list(heads)], W_K=W.W_K[kv], b_K=W.b_K[kv])
-        return self._pattern(layer, some, W.norm(x), at, rows, kv=kv).permute(0, 2, 1, 3, 4, 5).flatten(2, 3)
+        return self._pattern(layer, some, W.norm(x), at, rows, None, change, kv).permute(0, 2, 1, 3, 4, 5).flatten(2, 3)
 
     def _pattern(
         self, layer: int, W: AttentionLayer, normed: Tensor, at: Tensor, rows: Rows, asked: Tensor | None = None,
@@ -357,9 +359,7 @@ def _check_like_model(made: Forward, logits: Float[Tensor, "2 d_vocab"], name: s
     """Raises :class:`UnsupportedModelError` where our layers end elsewhere than the model's own run."""
     some, own = slice(0, len(logits)), made.final[: len(logits)]
     rows = torch.arange(len(logits), device=own.device)
-    usual = (
-        made.norm(own).norm() * made.unembed.norm() / own.shape[-1] ** 0.5
-    )  # where nothing is written out, all are 0
+    usual = made.norm(own).norm() * made.unembed.norm() / own.shape[-1] ** 0.5  # without any write all are 0
     spread = torch.maximum((logits - logits.mean(-1, keepdim=True)).norm(), usual)
     for at in (made.at_end(), made.everywhere()):
         x = made.plain(RESID_PRE, made.start, at, some)[:, None]

@@ -29,6 +29,7 @@ from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.prompts.sets import check_seed
 from talking_heads_utils.prompts.toy import N_POSITIONS, word_tokenizer
 from talking_heads_utils.prompts.words import load_words
+from talking_heads_utils.roles import DUPLICATE_TOKEN, NAME_MOVER, S_INHIBITION
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -166,6 +167,12 @@ def plant(
         objects=torch.tensor(words["objects"]),
         has_channel=channel,
     )
+
+
+def planted_roles() -> dict[str, list[Head]]:
+    """Role on IOI -> heads, in the words of :mod:`talking_heads_utils.roles`."""
+    names = {DUPLICATE_TOKEN: DUPLICATE, S_INHIBITION: INHIBITION, NAME_MOVER: MOVER}
+    return {name: list(ROLES[planted]) for name, planted in names.items()}
 
 
 class _Circuit:

@@ -1,14 +1,14 @@
 """Roles of heads: those that others published, which are claims of their source, and those that are found here.
 
-``ioi``    found on IOI: movers, who inhibits them, and whom the inhibitors read
-``lists``  found on lists, in the book's own small models
+``ioi``  found on IOI: movers, who inhibits them, and whom the inhibitors read
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.labels import Head
@@ -34,8 +34,10 @@ ALL = (
     S_COPY, NO_NAME, VALUE_SOURCE,
 )  # fmt: skip
 
-DIRECT, QUERY, VALUE = "logits", "query", "value"  # where an effect goes in: the logits, or a reader's input
-UNITS = {DIRECT: "logits", QUERY: "nats", VALUE: "nats"}  # logit difference; log-odds of a mover's attention, IO to S1
+DIRECT, QUERY, KEY, VALUE = "logits", "query", "key", "value"  # where an effect goes in: the logits, a reader's input
+PATHS = {"Q": QUERY, "K": KEY, "V": VALUE}
+UNITS = {DIRECT: "logits", QUERY: "nats", KEY: "nats", VALUE: "nats"}
+"""The logit difference; log-odds of a mover's attention, IO to S1."""
 
 GPT2_SMALL_SOURCE = "Wang et al. 2022, Interpretability in the wild (the IOI circuit of GPT-2 small)"
 
@@ -68,6 +70,32 @@ def role_of(head: Head, roles: dict[str, list[Head]]) -> str | None:
     return next((role for role, heads in roles.items() if head in heads), None)
 
 
+READ_BY = {kind: readers for _, readers, kind in IOI_LINKS}  # who reads through which input
+
+
+@dataclass(frozen=True)
+class Link:
+    """What goes from heads of one role to heads of another: the input that is read, Q, K or V, and each writer with
+    each reader that it acts on."""
+
+    writers_role: str
+    readers_role: str
+    kind: str
+    pairs: tuple[tuple[Head, Head], ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.writers_role} → {self.readers_role} ({self.kind})"
+
+    @property
+    def writers(self) -> list[Head]:
+        return sorted({writer for writer, _ in self.pairs})
+
+    @property
+    def readers(self) -> list[Head]:
+        return sorted({reader for _, reader in self.pairs})
+
+
 COLUMNS = [
     "role", "head", "path", "reader", "effect", "low", "high", "unit", "n", "chosen_by", "p", "to_io", "to_s1", "to_s2",
     "confirmed",
@@ -80,6 +108,7 @@ class Role:
 
     path: :data:`DIRECT`, on the logit difference; :data:`QUERY`, in one mover's query; :data:`VALUE`, in one inhibition
         head's values. reader: that mover or inhibition head, None for the logits.
+    A role that was published or planted, not found, has no effect: p is NaN then.
     chosen_by: mean effect on the selection half, p: there, after Holm's correction over all heads and readers.
     effect: on the held-out half, in :data:`UNITS`. attention: there, mean from ``end`` to IO, S1 and S2.
     """
@@ -95,7 +124,10 @@ class Role:
 
     @property
     def confirmed(self) -> bool:
-        """Whether the held-out half's interval lies on the same side of zero."""
+        """Whether the held-out half's interval lies on the same side of zero; of a role that was not found but given,
+        True."""
+        if math.isnan(self.p):
+            return True
         return self.effect.low > 0 if self.chosen_by > 0 else self.effect.high < 0
 
 
@@ -114,6 +146,21 @@ class Roles:
                 total[role.head] = total.get(role.head, 0.0) + abs(role.chosen_by)
         return sorted(total, key=lambda head: -total[head])
 
+    def links(self) -> tuple[Link, ...]:
+        """The confirmed links from head to head, in the order of :data:`IOI_LINKS`, then of other writers."""
+        pairs: dict[tuple[str, str], list[tuple[Head, Head]]] = {}
+        for role in self.entries:
+            if role.confirmed and role.reader is not None:
+                kind = next(kind for kind, path in PATHS.items() if path == role.path)
+                pairs.setdefault((role.role, kind), []).append((role.head, role.reader))
+        known = [(writers, kind) for writers, _, kind in IOI_LINKS]
+        order = sorted(pairs, key=lambda key: known.index(key) if key in known else len(known))
+        return tuple(Link(role, READ_BY[kind], kind, tuple(pairs[role, kind])) for role, kind in order)
+
+    def role_of(self, head: Head) -> str:
+        """The first role of a head that is confirmed; empty for none."""
+        return next((role.role for role in self.entries if role.head == head and role.confirmed), "")
+
     @property
     def mover(self) -> Head:
         """The strongest name mover. Raises :class:`TaskError` where there is none."""
@@ -125,21 +172,13 @@ class Roles:
         """The confirmed heads as a page shows them, one row a head and role: role, head, reads into, effect with its
         interval (of several readers, that on which it is largest), attention from ``end`` to IO, S1 and S2 (not of
         heads that act through values: they work at S2), n."""
-        import pandas as pd
-
-        rows: dict[tuple[str, Head], dict[str, Any]] = {}
-        for r in sorted(self.entries, key=lambda r: -abs(r.effect.mean)):
-            if not r.confirmed:
-                continue
-            row = rows.setdefault((r.role, r.head), {
-                "role": r.role, "head": str(r.head), "acts_on": [], "effect": r.effect.mean,
-                "low": r.effect.low, "high": r.effect.high, "unit": UNITS[r.path],
-                **dict(zip(("to_io", "to_s1", "to_s2"), r.attention if r.path != VALUE else (math.nan,) * 3)),
-                "n": r.effect.n,
-            })  # fmt: skip
-            row["acts_on"].append("the logits" if r.reader is None else f"{r.reader}'s {r.path}")
-        table = pd.DataFrame(list(rows.values()))
-        return table.assign(**{"acts_on": table["acts_on"].map(", ".join)}) if len(table) else table
+        found = self.frame().query("confirmed").sort_values("effect", key=abs, ascending=False, kind="stable")
+        found.loc[found["path"] == VALUE, ["to_io", "to_s1", "to_s2"]] = math.nan
+        found["acts_on"] = [f"{reader}'s {path}" if reader else f"the {path}"
+                            for reader, path in zip(found["reader"], found["path"])]  # fmt: skip
+        rest = ("effect", "low", "high", "unit", "to_io", "to_s1", "to_s2", "n")
+        heads = found.groupby(["role", "head"], sort=False)
+        return heads.agg({"acts_on": ", ".join} | dict.fromkeys(rest, "first")).reset_index()
 
     def frame(self) -> pd.DataFrame:
         """One row per entry: role, head, path, reader, effect, low, high, unit, n, the selection half's effect and p,
@@ -147,15 +186,24 @@ class Roles:
         import pandas as pd
 
         rows = [
-            {
-                "role": r.role, "head": str(r.head), "path": r.path, "reader": str(r.reader or ""),
-                "effect": r.effect.mean, "low": r.effect.low, "high": r.effect.high, "unit": UNITS[r.path],
-                "n": r.effect.n, "chosen_by": r.chosen_by, "p": r.p, "to_io": r.attention[0],
-                "to_s1": r.attention[1], "to_s2": r.attention[2], "confirmed": r.confirmed,
-            }
+            (r.role, str(r.head), r.path, str(r.reader or ""), *r.effect[:3], UNITS[r.path], r.effect.n, r.chosen_by,
+             r.p, *r.attention, r.confirmed)
             for r in self.entries
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=COLUMNS)
+
+    @classmethod
+    def given(cls, heads: Mapping[str, Sequence[Head]]) -> Roles:
+        """Roles that were published or planted: role -> heads. Where :data:`IOI_LINKS` names no reader of a role, what
+        it acts on is the logits."""
+        entries = []
+        for role, writers in heads.items():
+            read_by = [(r, PATHS[kind]) for of, into, kind in IOI_LINKS if of == role for r in heads.get(into, ())]
+            for writer in writers:
+                for reader, path in read_by or [(None, DIRECT)]:
+                    if reader is None or writer.layer < reader.layer:
+                        entries.append(Role(role, writer, path, reader, chosen_by=0.0, p=math.nan))
+        return cls(tuple(entries))
 
     @classmethod
     def of_frame(cls, frame: pd.DataFrame) -> Roles:

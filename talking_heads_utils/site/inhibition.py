@@ -189,8 +189,8 @@ def effects(table: pd.DataFrame) -> str:
         first, second = rows["effect"].nsmallest(2).index
         by_score = int(rows["score"].rank(ascending=False)[first])
         parts.append(f"- {head}: taking out {head}.{first} changes I(m) by {rows['effect'][first]:+.3f}, "
-                     f"{head}.{second} by "
-                     f"{rows['effect'][second]:+.3f}; {head}.{first} ranks {by_score} of {len(rows)} by score")  # fmt: skip
+                     f"{head}.{second} by {rows['effect'][second]:+.3f}; {head}.{first} ranks {by_score} of "
+                     f"{len(rows)} by score")  # fmt: skip
     return "Mean over movers:\n\n" + "\n".join(parts)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from talking_heads_utils.effects import check_mover, inhibition_change, inhibition_score
 from talking_heads_utils.errors import CheckpointError, ResultError
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.inhibition.list_roles import LEAST_CHANGE, roles_on_lists
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.forward.closed_form import mover_of
@@ -27,7 +28,6 @@ from talking_heads_utils.labels import Head
 from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.prompts.halves import halves
 from talking_heads_utils.resume import Store
-from talking_heads_utils.roles.lists import LEAST_CHANGE, roles_on_lists
 from talking_heads_utils.settings import FINAL, N_ITEMS, SEED
 from talking_heads_utils.stats import bootstrap_mean
 from talking_heads_utils.training.spec import SPECS, MiniSpec

@@ -33,15 +33,6 @@ class Shape:
     d_model: int
     d_head: int
 
-    def problem(self) -> str | None:
-        """What cannot be about this shape, or None."""
-        for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                return f"{name} = {value!r} is no positive integer"
-        if self.n_heads % self.n_kv_heads:
-            return f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads evenly"
-        return None
-
 
 @dataclass(frozen=True)
 class Family:
@@ -69,11 +60,17 @@ class Family:
         return {part: template.format(layer=layer) for part, template in self.tensors.items()}
 
     def shape(self, config: Config) -> Shape:
-        """Raises ``KeyError`` for what the config lacks."""
-        n_layers, n_heads, d_model = (config[name] for name in self.config)
-        whole = all(isinstance(n, int) for n in (d_model, n_heads)) and n_heads > 0 and d_model % n_heads == 0
-        d_head: Any = config.get("head_dim") or (d_model // n_heads if whole else None)  # None is refused later
-        return Shape(n_layers, n_heads, config.get("num_key_value_heads") or n_heads, d_model, d_head)
+        """Raises :class:`CheckpointError` for a config that makes no model."""
+        sizes = {name: config.get(name) for name in self.config}
+        n_layers, n_heads, d_model = sizes.values()
+        if all(type(size) is int and size > 0 for size in (n_heads, d_model)):
+            split = d_model // n_heads if d_model % n_heads == 0 else None
+            sizes["num_key_value_heads"] = n_kv = config.get("num_key_value_heads") or n_heads
+            sizes["head_dim"] = d_head = config.get("head_dim") or split
+            if all(type(size) is int and size > 0 for size in sizes.values()) and n_heads % n_kv == 0:
+                return Shape(n_layers, n_heads, n_kv, d_model, d_head)
+        said = ", ".join(f"{name} = {size!r}" for name, size in sizes.items())
+        raise CheckpointError(f"No {self.name} model can be of {said}. Take config and weights from one place.")
 
     def rotary(self, config: Config, shape: Shape) -> Rotary | None:
         """The rotary positions that a config describes. Raises :class:`CheckpointError` for settings that make none."""

@@ -152,31 +152,31 @@ def _llama_like(file: GgufFile, kind: str, said: Mapping[str, Any], where: str) 
 
 
 def _rope(file: GgufFile, said: Mapping[str, Any], d_head: int, where: str) -> dict[str, Any]:
-    """The rotary positions as a config has them, scaled ones included."""
-    found = {"rope_type": "default", "rope_theta": float(said.get("rope.freq_base", 10000.0))}
-    kind = said.get("rope.scaling.type", "none")
-    if strange := [name for name in file.tensors if name.startswith("rope_") and name != ROPE_FACTORS]:
-        raise CheckpointError(f"{where} scales its rotary positions by {strange[0]}, which is not known here.")
-    if kind != "none":
-        raise CheckpointError(f"{where} has scaled rotary positions of the kind {kind!r}, which is not known here.")
-    return found if ROPE_FACTORS not in file.tensors else _llama3(file, found, said, d_head, where)
+    """The rotary positions as a config has them.
 
-
-def _llama3(file: GgufFile, found: dict[str, Any], said: Mapping[str, Any], d_head: int, where: str) -> dict[str, Any]:
-    """llama.cpp keeps the factors that scale each frequency, not what they were made from: that is found, and tried."""
+    llama.cpp keeps the factors that scale each of Llama 3's frequencies, not what they were made from: that is found,
+    and tried. Raises :class:`CheckpointError` for any other scaling.
+    """
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    factors = file.dequantised(ROPE_FACTORS).astype(np.float64)
-    scaled = found | _LLAMA3 | {"rope_type": "llama3", "factor": float(factors.max())}
-    config = LlamaConfig(
-        head_dim=d_head, rope_parameters=scaled, max_position_embeddings=said.get("context_length", 2048)
+    found = {"rope_type": "default", "rope_theta": float(said.get("rope.freq_base", 10000.0))}
+    kind, scales = said.get("rope.scaling.type", "none"), [name for name in file.tensors if name.startswith("rope_")]
+    if kind == "none" and not scales:
+        return found
+    if kind == "none" and scales == [ROPE_FACTORS]:
+        factors = file.dequantised(ROPE_FACTORS).astype(np.float64)
+        found |= _LLAMA3 | {"rope_type": "llama3", "factor": float(factors.max())}
+        longest = said.get("context_length", 2048)
+        config = LlamaConfig(head_dim=d_head, rope_parameters=found, max_position_embeddings=longest)
+        made, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+        plain = found["rope_theta"] ** -(np.arange(0, d_head, 2) / d_head)
+        if factors.shape == plain.shape and np.allclose(plain / factors, made.double().numpy(), rtol=1e-4, atol=0):
+            return found
+    raise CheckpointError(
+        f"{where} scales its rotary positions ({kind}, {', '.join(scales) or 'no factors'}) in a way that is not known "
+        "here: no model's own, nor that of Llama 3."
     )
-    made, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
-    plain = found["rope_theta"] ** -(np.arange(0, d_head, 2) / d_head)
-    if factors.shape != plain.shape or not np.allclose(plain / factors, made.double().numpy(), rtol=1e-4, atol=0):
-        raise CheckpointError(f"{where} scales its rotary positions by factors that are not those of Llama 3.")
-    return scaled
 
 
 class GgufTensors:

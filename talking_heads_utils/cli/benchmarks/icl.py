@@ -17,11 +17,18 @@ from torch import Tensor
 
 from talking_heads_utils.cli.benchmarks import Row, compare, random_model
 from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.experiments.icl.ablations import (
+    ZERO,
+    Ablations,
+    ablations,
+    patch_grid,
+    random_heads,
+    replacements,
+    run_end,
+)
 from talking_heads_utils.experiments.icl.functions import Family
 from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, RANDOM_PAIRS, draw_pairing
-from talking_heads_utils.forward.at_end import patch_grid, replacements, run_end
 from talking_heads_utils.forward.engine import prepare
-from talking_heads_utils.forward.head_sets import ZERO, Ablations, ablations, random_heads
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.questions import Numbers, encode_questions, numbers_of
 from talking_heads_utils.prompts.sets import PromptSet
@@ -102,7 +109,7 @@ def _difference(ours: Tensor, plain: Tensor) -> float:
 def ours_grid(
     bridge: TransformerBridge, a: PromptSet, b: PromptSet, chosen: Ablations, numbers: Numbers
 ) -> Float[Tensor, "n n_layers n_sets n_numbers"]:
-    """By :func:`talking_heads_utils.forward.at_end.patch_grid`, its preparation included."""
+    """By :func:`talking_heads_utils.experiments.icl.ablations.patch_grid`, its preparation included."""
     ends_a, ends_b = prepare(bridge, a, 0), prepare(bridge, b, 0)
     instead = replacements(run_end(ends_a), ZERO)
     tokens = numbers.ids.to(bridge.cfg.device)

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import is_empty
-from talking_heads_utils.edits.edits import Edit, new_edit, scales
-from talking_heads_utils.edits.upper import Upper, prepare
+from talking_heads_utils.edits.edits import Edit, new_edit
 from talking_heads_utils.effects import component_effects
 from talking_heads_utils.errors import NotApplicable, OptionError
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.editing.upper import Upper, prepare
 from talking_heads_utils.labels import Component
 from talking_heads_utils.prompts.halves import halves
 from talking_heads_utils.prompts.lists import HELD_OUT, wordings
@@ -80,7 +80,7 @@ class Components:
     def edit(self, run: Context, factors: Float[Tensor, "n_components"]) -> Edit:
         """The edit that scales by these factors, as data."""
         changed = {c: g for c, g in zip(self.every, factors.tolist()) if g != 1}
-        return new_edit(run.weights, scales(changed), model=run.model)
+        return new_edit(run.weights, changed, model=run.model)
 
 
 def prompts_of(run: Context, prompts: Prompts, n_items: int, n_prompts: int) -> PromptSet:

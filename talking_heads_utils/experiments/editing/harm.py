@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.edits.apply import apply
+from talking_heads_utils.editing import edit as edited
 from talking_heads_utils.edits.edits import Edit
-from talking_heads_utils.edits.upper import Upper
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.corpus import corpus_of
 from talking_heads_utils.experiments.editing.components import Components, Prompts
 from talking_heads_utils.experiments.editing.search import Candidate
+from talking_heads_utils.experiments.editing.upper import Upper
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.layers import wide
 from talking_heads_utils.labels import Head
@@ -96,14 +96,14 @@ def text_harm(
     batch: int = 16,
 ) -> list[Harm]:
     """Every edit on the same text. mask: True where a token is no padding, which stands at the right; None where there
-    is none. Raises as :func:`~talking_heads_utils.edits.apply.apply` does."""
+    is none. Raises as :func:`~talking_heads_utils.editing.edit` does."""
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
     parts: list[list[Harm]] = [[] for _ in edits]
     for rows in batches.blocks(len(tokens), batch, "blocks of text"):
         part, real = tokens[rows].to(bridge.cfg.device), mask[rows].to(bridge.cfg.device)
         plain, patterns = _run(bridge, part)
         for of_edit, edit in zip(parts, edits):
-            with apply(bridge, edit):
+            with edited(bridge, edit):
                 found, after = _run(bridge, part)
             kl = _mean((plain.exp() * (plain - found)).sum(-1), real)
             moved = _mean((after - patterns).abs().sum(-1) / 2, real[:, None, None])

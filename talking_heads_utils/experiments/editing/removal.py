@@ -9,10 +9,10 @@ from enum import StrEnum
 import torch
 
 from talking_heads_utils.components import is_empty, write_directions
-from talking_heads_utils.edits.upper import prepare
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.editing.components import Components, Prompts, prompts_of
 from talking_heads_utils.experiments.editing.search import score
+from talking_heads_utils.experiments.editing.upper import prepare
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.steer import grid
 from talking_heads_utils.labels import Component

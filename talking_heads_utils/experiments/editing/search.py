@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from talking_heads_utils.edits.upper import Upper
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.editing.components import Components, Prompts
+from talking_heads_utils.experiments.editing.upper import Upper
 from talking_heads_utils.labels import Head
 
 N_STEPS = 4  # of the gradient search, for each size

@@ -10,6 +10,8 @@
 ``whole``        functions whose answers are several tokens, scored whole
 ``scores``       scores of an answer: exact, near, of the right parity
 ``curves``       log-odds of the right answer by number of examples, and the law they follow
+``answers``      answers of several tokens against other candidates
+``ablations``    the last token under many ablations, and patched into another prompt
 ``patching``     the post's patching, layer by layer
 ``parts``        whether the task is done in parts
 ``redundancy``   removal in the order of effect, pairs, and who steps in

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments.icl.ablations import ZERO, replacements, run_end
 from talking_heads_utils.experiments.icl.redundancy import Reader
-from talking_heads_utils.forward.at_end import replacements, run_end
 from talking_heads_utils.forward.engine import prepare
-from talking_heads_utils.forward.head_sets import ZERO
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.questions import Numbers
 from talking_heads_utils.prompts.sets import PromptSet, Recipe

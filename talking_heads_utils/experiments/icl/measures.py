@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import nan
 from typing import TYPE_CHECKING
 
+from talking_heads_utils.experiments.icl.ablations import NOTHING
 from talking_heads_utils.experiments.icl.curves import LINE, SATURATING
 from talking_heads_utils.experiments.icl.pairing import OTHER_FUNCTION
 from talking_heads_utils.experiments.icl.parts import ATTENTION, MLP
@@ -12,7 +13,6 @@ from talking_heads_utils.experiments.icl.patching import PATCHED
 from talking_heads_utils.experiments.icl.redundancy import BY_EFFECT
 from talking_heads_utils.experiments.icl.study import OTHERS, STRONGEST
 from talking_heads_utils.experiments.verdicts import Measured, share_of
-from talking_heads_utils.forward.head_sets import NOTHING
 from talking_heads_utils.stats import fisher_exact
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable, OptionError
+from talking_heads_utils.experiments.icl.ablations import NOTHING, ablations
 from talking_heads_utils.experiments.icl.clusters import mean_in_clusters
 from talking_heads_utils.experiments.icl.redundancy import Reader
 from talking_heads_utils.experiments.icl.scores import score_answers
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.head_sets import NOTHING, ablations
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.questions import asked_at
 from talking_heads_utils.prompts.sets import PromptSet

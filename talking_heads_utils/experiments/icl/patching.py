@@ -11,13 +11,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable, TaskError
+from talking_heads_utils.experiments.icl.ablations import ZERO, PatchGrid, ablations, patch_grid, replacements, run_end
 from talking_heads_utils.experiments.icl.pairing import POST_PAIRS, RANDOM_PAIRS, post_questions
 from talking_heads_utils.experiments.icl.scores import score_answers
 from talking_heads_utils.experiments.icl.task import Task
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.at_end import PatchGrid, patch_grid, replacements, run_end
 from talking_heads_utils.forward.engine import prepare
-from talking_heads_utils.forward.head_sets import ZERO, ablations
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.questions import Numbers, numbers_of
 from talking_heads_utils.prompts.sets import PromptSet

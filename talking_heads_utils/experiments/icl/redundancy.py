@@ -11,12 +11,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments.icl.ablations import (
+    Ablations,
+    EndRun,
+    Replacements,
+    ablated_logits,
+    ablations,
+    run_end,
+)
 from talking_heads_utils.experiments.icl.clusters import Ends, mean_in_clusters
 from talking_heads_utils.experiments.icl.scores import right_log_odds, right_log_prob
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.at_end import EndRun, Replacements, ablated_logits, run_end
 from talking_heads_utils.forward.engine import Forward
-from talking_heads_utils.forward.head_sets import Ablations, ablations
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.questions import Numbers

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.icl import additivity as sums
 from talking_heads_utils.experiments.icl import parts, redundancy
+from talking_heads_utils.experiments.icl.ablations import ZERO, random_heads, replacements, run_end
 from talking_heads_utils.experiments.icl.curves import Belief, asked_logits, model_log_odds, trusting_predictors
 from talking_heads_utils.experiments.icl.functions import bayes_accuracy, trained_prior
 from talking_heads_utils.experiments.icl.redundancy import BY_EFFECT, RANDOM, Reader
 from talking_heads_utils.experiments.icl.task import CHOOSES, N_EXAMPLES, TRAINED, Drawn, Task
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.at_end import replacements, run_end
 from talking_heads_utils.forward.engine import prepare
-from talking_heads_utils.forward.head_sets import ZERO, random_heads
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.stats import share_in_clusters

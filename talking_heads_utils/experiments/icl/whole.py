@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from talking_heads_utils.errors import TaskError
+from talking_heads_utils.experiments.icl.answers import Candidates, answer_log_probs
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.answers import Candidates, answer_log_probs
 from talking_heads_utils.prompts.encoding import tokenized
 from talking_heads_utils.prompts.questions import Question, encode_questions
 from talking_heads_utils.prompts.relations import ITS_OWN, SHUFFLED

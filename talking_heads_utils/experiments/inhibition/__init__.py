@@ -8,8 +8,10 @@
 ``circuit``        how much of IOI runs through the heads that were found
 ``links``          published links, looked up in the weights
 ``roles_on_ioi``   who does what on IOI, as rows
-``signal``         whether a component carries a list index or a token
-``where_active``   where in running text a component is active
+``list_roles``     movers and inhibition heads of the book's own small models, found on lists
+``coefficients``   what reads components' coefficients off a run
+``says``           whether a component says a place or a token
+``attends``        where in running text its head attends when it is large
 ``quantised``      how far quantising the weights moves composition scores
 ``toys``           what the page shows of its toys alone
 """

@@ -6,11 +6,16 @@ from talking_heads_utils.experiments.context import GATE, ROLES, Context, Experi
 from talking_heads_utils.experiments.gate import Cell
 from talking_heads_utils.experiments.inhibition import (
     agreement,
+    attends,
+    basis,
     circuit,
     concentration,
+    links,
+    listeners,
+    prediction,
+    rivals,
     roles_on_ioi,
-    signal,
-    where_active,
+    says,
 )
 from talking_heads_utils.experiments.prefixes import PrefixRow, prefix_candidates, prefix_rows
 
@@ -23,12 +28,19 @@ EXPERIMENTS = (
     Experiment("prefix", 1, 3, PrefixRow, _prefix, "what stands in front of a prompt", of_own=False),
     Experiment(GATE, 1, 6, Cell, Context.run_gate, "which tasks the model can do", of_own=False),
     Experiment(ROLES, 1, 4, roles_on_ioi.RoleRow, roles_on_ioi.run, "who does what on IOI", of_own=False),
+    Experiment("links", 1, 1, links.LinkRow, links.run, "do known writers stand out in the weights"),
+    Experiment("listeners", 1, 1, listeners.ListenerRow, listeners.run, "whose queries read the S-inhibition heads"),
+    Experiment("basis", 1, 1, basis.BasisRow, basis.run, "singular vectors against random bases of the same head"),
+    Experiment("rivals", 1, 1, rivals.RivalRow, rivals.run, "four measures on the known links"),
+    Experiment("prediction", 1, 1, prediction.PredictionRow, prediction.run, "which components carry the signal"),
     Experiment("circuit", 1, 3, circuit.CircuitRow, circuit.run, "how much of IOI runs through these heads",
                of_own=False),
     Experiment("agreement", 1, 4, agreement.AgreementRow, agreement.run, "weights against effects"),
     Experiment("concentration", 1, 1, concentration.ConcentrationRow, concentration.run,
                "components for 90% of an effect"),
-    Experiment("carries", 1, 1, signal.CarriesRow, signal.run, "place or identity, order or name"),
-    Experiment("activity", 1, 2, where_active.ActivityRow, where_active.run,
-               "where in running text components are active", reads_texts=True),
+    Experiment("says", 1, 2, says.SaysRow, says.run, "what the predicted components say: place or token"),
+    Experiment("attends", 1, 8, attends.AttendsRow, attends.run, "where S-inhibition heads attend in running text",
+               reads_texts=True),
+    Experiment("contexts", 1, 1, attends.ContextRow, attends.contexts,
+               "where in running text the predicted components are largest", reads_texts=True),
 )  # fmt: skip

@@ -1,35 +1,56 @@
-"""Known links of a circuit, looked up in the weights: do published writers stand out among other heads?
+"""Links of a circuit, looked up in the weights: do the writers that others found stand out for those who read them?
 
-Each reader ranks every earlier head of the model by one of two measures: the largest score of any single
-component (``one component``) or the head-level score of Elhage et al. (``whole head``). What is compared is the
-percentile of the published writers in that ranking, against other heads of the same layers.
+One statistic for all links: the percentile of a writer among all earlier heads of its reader, by the component of each
+that the reader reads most. A percentile means the same for every reader and input, whatever the size and the spread of
+its scores, and no single large score decides a mean of them; a z would let readers with a narrow null weigh most.
+Scores rise with the layer, so every null keeps the layers and deals the heads' names anew within them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.stats import rankdata
 from torch import Tensor
 
-from talking_heads_utils.errors import LabelError
+from talking_heads_utils.errors import NotApplicable
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.inhibition.published import (
+    MEASURES,
+    ONE_COMPONENT,
+    WHOLE_HEAD,
+    best_components,
+    best_z_test,
+    constant_best,
+    edges_by_chance,
+    led_by_one,
+    link_name,
+    link_summary,
+    link_table,
+    published_counts,
+    share_table,
+    strongest_writers,
+)
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.labels import Component, Head, heads_in
-from talking_heads_utils.scores.scores import MEASURES, ONE_COMPONENT, WHOLE_HEAD, CompositionScores
-from talking_heads_utils.stats import ExactTest, bootstrap_mean, exact_head_test, percentile_among
+from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.roles import Link
+from talking_heads_utils.scores.scores import CompositionScores
+from talking_heads_utils.stats import DrawnTest, Interval, bootstrap_mean, drawn_test, holm, names_within_layers
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["MEASURES", "ONE_COMPONENT", "WHOLE_HEAD"]  # beside the functions here
+__all__ = [
+    "MEASURES", "ONE_COMPONENT", "WHOLE_HEAD", "best_components", "best_z_test", "constant_best", "edges_by_chance",
+    "led_by_one", "link_name", "link_summary", "link_table", "published_counts", "share_table", "strongest_writers",
+]  # fmt: skip
+N_DRAWS = 99_999
 JOINT = "all links"  # in place of a link: the test of all of them together
 OTHER_READERS, OTHER_INPUT, OTHER_WRITERS = "other readers", "other input", "other writers"  # controls
-Roles = dict[str, list[Head]]
-Link = tuple[str, str, str]  # role of the writers, role of the readers, kind
+STATISTIC = "percentile"
+Pairs = Sequence[tuple[Head, Head]]
+Percentiles = Float[Tensor, "n_layers n_heads n_layers n_heads"]
+Names = Int[Tensor, "n_draws layers heads"]
 
 
 @dataclass(frozen=True)
@@ -60,224 +81,114 @@ class LinkRow(Row):
     n_draws: int | None = column("", "draws that p is made of")
 
 
-def reader_percentiles(
-    values: Float[Tensor, "n_layers n_heads n_layers n_heads"], reader: Head
-) -> Float[Tensor, "n_layers n_heads"]:
-    """Percentile of every earlier head among all earlier heads of one reader (100 is the strongest), else NaN."""
-    out = torch.full(values.shape[:2], torch.nan, dtype=torch.float64)
-    earlier = values[: reader.layer, :, reader.layer, reader.head]
-    out[: reader.layer] = percentile_among(earlier.flatten()).view_as(earlier)
+def percentiles(values: Percentiles) -> Percentiles:
+    """Percentile of every earlier head among all earlier heads of each reader (100 is the strongest), else NaN."""
+    out = torch.full(values.shape, torch.nan, dtype=torch.float64)
+    for layer in range(1, len(values)):
+        earlier = values[:layer, :, layer].flatten(0, 1)
+        ranks = torch.from_numpy(rankdata(earlier.double().numpy(), axis=0, nan_policy="omit"))
+        out[:layer, :, layer] = (100 * (ranks - 1) / ((~earlier.isnan()).sum(0) - 1)).unflatten(0, (layer, -1))
     return out
 
 
-def link_table(scores: CompositionScores, roles: Roles, links: Sequence[Link]) -> pd.DataFrame:
-    """One row per link, measure and pair of heads: published pairs, and as controls the same readers with every
-    other head of the writers' layers. Columns: link, measure, writer, reader, published, percentile."""
-    import pandas as pd
-
-    rows = []
-    for writers_role, readers_role, kind in links:
-        writers = roles[writers_role]
-        layers = sorted({head.layer for head in writers})
-        for measure in MEASURES:
-            values = scores.pairs(kind, measure)
-            for reader in roles[readers_role]:
-                percentiles = reader_percentiles(values, reader)
-                for head in heads_in((layer for layer in layers if layer < reader.layer), scores.n_heads):
-                    rows.append({
-                        "link": link_name(writers_role, readers_role, kind), "measure": measure, "writer": str(head),
-                        "reader": str(reader), "published": head in writers,
-                        "percentile": percentiles[head.layer, head.head].item(),
-                    })  # fmt: skip
-    return pd.DataFrame(rows)
+def over_pairs(
+    table: Percentiles, pairs: Pairs, writers: Names | None = None, readers: Names | None = None
+) -> Float[Tensor, "n_draws"]:
+    """Mean over pairs, in each draw of who bears the writers' names, the readers', or both; a single one without draws.
+    Pairs without a value count for nothing."""
+    values = []
+    for w, r in pairs:
+        writer = torch.tensor([w.head]) if writers is None else writers[:, w.layer, w.head]
+        reader = torch.tensor([r.head]) if readers is None else readers[:, r.layer, r.head]
+        values.append(table[w.layer, writer, r.layer, reader])
+    return torch.stack(values).nanmean(0)
 
 
-def link_summary(scores: CompositionScores, roles: Roles, links: Sequence[Link]) -> pd.DataFrame:
-    """Per link and measure, over the published pairs of :func:`link_table` and all choices of as many heads from the
-    same layers. Columns: link, measure; percentile, mean of the ``pairs`` published pairs, with its 95% bootstrap
-    interval ``low`` to ``high``; others, mean over the ``choices``; p, the exact share of them that do as well."""
-    import pandas as pd
+def link_tests(
+    tables: Mapping[str, Percentiles], links: Sequence[Link], names: Names
+) -> tuple[list[DrawnTest], DrawnTest]:
+    """Each link against other writers of the same layers, and all together: there the heads' names are dealt once for
+    all roles, so that a head that reads in one link and writes in another is the same head in every draw.
 
-    table = link_table(scores, roles, links)
-    rows = []
-    for link in links:
-        for measure in MEASURES:
-            name = link_name(*link)
-            pairs = table[(table["link"] == name) & (table["measure"] == measure) & table["published"]]
-            mean = bootstrap_mean(torch.tensor(pairs["percentile"].to_numpy()))
-            values = scores.pairs(link[2], measure)
-            per_writer = torch.stack([reader_percentiles(values, reader) for reader in roles[link[1]]]).nanmean(0)
-            test = exact_head_test(per_writer, roles[link[0]])
-            rows.append({
-                "link": name, "measure": measure, "percentile": mean.mean, "low": mean.low, "high": mean.high,
-                "pairs": mean.n, "others": test.null_mean, "p": test.p, "choices": test.n,
-            })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def link_name(writers_role: str, readers_role: str, kind: str) -> str:
-    return f"{writers_role} → {readers_role} ({kind})"
-
-
-def strongest_writers(
-    scores: CompositionScores, reader: Head, kind: str, k: int, measure: str
-) -> list[tuple[Head, Component, float]]:
-    """The k earlier heads that a reader reads most by one measure, each with its strongest component and value.
-
-    Heads whose score is undefined are never among them, so there can be fewer than k.
+    tables: kind -> :func:`percentiles`. Raises :class:`OptionError` for fewer than 99 draws.
     """
-    values = scores.pairs(kind, measure)[: reader.layer, :, reader.layer, reader.head].flatten()
-    k = min(k, int((~values.isnan()).sum()))
-    found = []
-    for index in values.nan_to_num(nan=-torch.inf).topk(k).indices.tolist():
-        head = Head(index // scores.n_heads, index % scores.n_heads)
-        best = int(scores.pair(head, reader, kind).nan_to_num(nan=-1.0).argmax())
-        found.append((head, Component(head.layer, head.head, best), values[index].item()))
-    return found
+    tests = [_by_writers(tables[link.kind], link.pairs, names) for link in links]
+    drawn = torch.stack([over_pairs(tables[link.kind], link.pairs, names, names) for link in links])
+    return tests, drawn_test(sum(test.observed for test in tests) / len(tests), drawn.mean(0))
 
 
-def published_edges(
-    scores: CompositionScores, roles: Roles, links: Sequence[Link], k: int, measure: str
-) -> list[tuple[Head, Component, Head, str, float, bool]]:
-    """The k strongest writers of every reader in ``links``: writer, its component, reader, kind, value, and whether
-    the literature links the two."""
-    edges = []
-    for (reader, kind), known in _linked_writers(roles, links).items():
-        for head, component, value in strongest_writers(scores, reader, kind, k, measure):
-            edges.append((head, component, reader, kind, value, head in known))
-    return edges
+def _by_writers(table: Percentiles, pairs: Pairs, names: Names) -> DrawnTest:
+    return drawn_test(over_pairs(table, pairs).item(), over_pairs(table, pairs, writers=names))
 
 
-def published_counts(scores: CompositionScores, roles: Roles, links: Sequence[Link], ks: Sequence[int]) -> pd.DataFrame:
-    """How many of the k strongest writers of every reader are published ones: a row per measure, a column per k."""
-    import pandas as pd
+def link_rows(
+    scores: CompositionScores, links: Sequence[Link], *, n_draws: int = N_DRAWS, seed: int = 0
+) -> list[LinkRow]:
+    """A row per link, corrected by Holm for their number, with its controls, and one for all links together.
 
-    counts = {
-        measure: [sum(known for *_, known in published_edges(scores, roles, links, k, measure)) for k in ks]
-        for measure in MEASURES
-    }
-    return pd.DataFrame(counts, index=list(ks)).T.rename_axis(columns="published edges by k")
-
-
-def edges_by_chance(scores: CompositionScores, roles: Roles, links: Sequence[Link], k: int) -> float:
-    """How many of the edges would be published, on average, if the k writers of every reader in ``links`` were drawn
-    evenly from all earlier heads, none twice."""
-    expected = 0.0
-    for (reader, _), known in _linked_writers(roles, links).items():
-        earlier = reader.layer * scores.n_heads
-        expected += min(k, earlier) * sum(head.layer < reader.layer for head in known) / max(earlier, 1)
-    return expected
-
-
-def _linked_writers(roles: Roles, links: Sequence[Link]) -> dict[tuple[Head, str], set[Head]]:
-    """Every reader in ``links`` with the input it reads, in order -> the heads that the literature links to it."""
-    found: dict[tuple[Head, str], set[Head]] = {}
-    for writers, role, kind in links:
-        for reader in roles[role]:
-            found.setdefault((reader, kind), set()).update(roles[writers])
-    return dict(sorted(found.items()))
-
-
-def edges_above(
-    scores: CompositionScores, roles: Roles, link: Link, least_z: float
-) -> list[tuple[Head, Head, str, bool]]:
-    """Every earlier head of which a reader of the link reads some component with at least this z: writer, reader, what
-    the two and the strongest component are called, and whether the literature links the two."""
-    writers, readers, kind = link
-    z = scores.best_z(kind)
-    edges = []
-    for reader in roles[readers]:
-        block, _ = scores.block(reader, kind)
-        for layer, head in (z[:, :, reader.layer, reader.head] >= least_z).nonzero().tolist():
-            best = Component(layer, head, int(block.z[layer, head, :, reader.head].nan_to_num(nan=-torch.inf).argmax()))
-            text = f"{best} → {reader}<br>z = {z[layer, head, reader.layer, reader.head]:.1f}"
-            edges.append((Head(layer, head), reader, text, Head(layer, head) in roles[writers]))
-    return edges
-
-
-def expected_published(roles: Roles, link: Link, edges: Sequence[tuple], n_heads: int) -> float:
-    """How many of :func:`edges_above` would come from published writers if those out of each layer fell evenly on its
-    heads. Within layers, for scores rise with the layer."""
-    layers = [head.layer for head in roles[link[0]]]
-    return sum(layers.count(writer.layer) for writer, *_ in edges) / n_heads
-
-
-def share_of_head(scores: CompositionScores, writer: Head, reader: Head, kind: str) -> tuple[Component, float]:
-    """The component that carries most of a head-level score, and the share of its square that it carries.
-
-    C_head^2 = sum_i s_i^2 C_i^2 / sum_i s_i^2, so the terms add and the share is exact.
+    Raises :class:`OptionError` for fewer than 99 draws.
     """
-    terms = (scores.singular_values[writer.layer, writer.head] * scores.pair(writer, reader, kind)).square()
-    best = int(terms.nan_to_num().argmax())
-    return Component(writer.layer, writer.head, best), (terms[best] / terms.nansum()).item()
-
-
-def share_table(scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str) -> pd.DataFrame:
-    """:func:`share_of_head` for each writer and reader. Columns: writer, reader, head_level, component, share."""
-    import pandas as pd
-
-    whole = scores.pairs(kind, WHOLE_HEAD)
+    tables = {kind: percentiles(scores.best_component(kind)) for kind in scores.kinds}
+    names = names_within_layers(n_draws, scores.n_layers, scores.n_heads, seed)
+    tests, joint = link_tests(tables, links, names)
+    corrected = holm(torch.tensor([test.p for test in tests], dtype=torch.float64)).tolist()
     rows = []
-    for w, r in product(writers, readers):
-        component, share = share_of_head(scores, w, r, kind)
-        rows.append((str(w), str(r), whole[w.layer, w.head, r.layer, r.head].item(), str(component), share))
-    return pd.DataFrame(rows, columns=["writer", "reader", "head_level", "component", "share"])
+    for link, test, p_holm in zip(links, tests, corrected, strict=True):
+        rows.append(_row(link, link.name, tables, test=test, p_holm=p_holm))
+        rows += _control_rows(link, tables, names)
+    whole = Link("", "", "", tuple(pair for link in links for pair in link.pairs))
+    return [*rows, _filled(whole, JOINT, joint.observed, test=joint)]
 
 
-def best_components(
-    scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str
-) -> pd.DataFrame:
-    """The best component of each writer into each reader: reader, component, score, z, rank, of (components), singular
-    value, gap; as a control, others_median_rank and others_best_rank, of the best components of the other heads of the
-    writer's layer (NaN where there are none).
-
-    Raises :class:`LabelError` for a writer that is not in an earlier layer than every reader.
-    """
-    import pandas as pd
-
-    rows = []
-    for reader in readers:
-        table = scores.table(reader, kind)
-        first = table.drop_duplicates(subset=["writer_layer", "writer_head"])
-        for writer in writers:
-            if writer.layer >= reader.layer:
-                raise LabelError(f"{writer} is not in an earlier layer than {reader}, so {reader} cannot read it.")
-            layer = first[first["writer_layer"] == writer.layer]
-            best = layer[layer["writer_head"] == writer.head].iloc[0]
-            others = layer[~layer["writer_head"].isin([w.head for w in writers if w.layer == writer.layer])]["rank"]
-            rows.append({
-                "reader": str(reader), "component": best["writer"], "score": best["score"], "z": best["z"],
-                "rank": best["rank"], "of": len(table), "singular_value": best["singular_value"], "gap": best["gap"],
-                "others_median_rank": others.median(), "others_best_rank": others.min(),
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+def _control_rows(link: Link, tables: Mapping[str, Percentiles], names: Names) -> list[LinkRow]:
+    table, n_heads = tables[link.kind], tables[link.kind].shape[1]
+    readers = replace(link, pairs=tuple(
+        (w, other) for w, r in link.pairs for other in heads_in([r.layer], n_heads) if other not in link.readers
+    ))  # fmt: skip
+    writers = replace(link, pairs=tuple(
+        (other, r) for w, r in link.pairs for other in heads_in([w.layer], n_heads) if other not in link.writers
+    ))  # fmt: skip
+    by_readers = drawn_test(over_pairs(table, link.pairs).item(), over_pairs(table, link.pairs, readers=names))
+    found = [_row(readers, link.name, tables, OTHER_READERS, by_readers)] if readers.pairs else []
+    for kind in tables:
+        if kind != link.kind:
+            test = _by_writers(tables[kind], link.pairs, names)
+            found.append(_row(replace(link, kind=kind), link.name, tables, OTHER_INPUT, test))
+    return found + ([_row(writers, link.name, tables, OTHER_WRITERS)] if writers.pairs else [])
 
 
-def led_by_one(
-    scores: CompositionScores, heads: Sequence[Head], readers: Sequence[Head], kind: str
-) -> tuple[dict[Head, Component | None], list[Head], list[Head]]:
-    """``(best, others, control)``: of every head the one component that all readers read most, or None; the other heads
-    of the same layers; and those of them that have such a component too."""
-    layers = sorted({head.layer for head in heads})
-    rest = [head for head in heads_in(layers, scores.n_heads) if head not in heads]
-    best = {head: constant_best(scores, head, readers, kind) for head in heads}
-    return best, rest, [head for head in rest if constant_best(scores, head, readers, kind)]
+def _row(
+    link: Link, name: str, tables: Mapping[str, Percentiles], control: str = "", test: DrawnTest | None = None,
+    p_holm: float | None = None,
+) -> LinkRow:  # fmt: skip
+    """With the interval over writers."""
+    table = tables[link.kind]
+    means = [over_pairs(table, [pair for pair in link.pairs if pair[0] == writer]) for writer in link.writers]
+    interval = bootstrap_mean(torch.cat(means)) if len(means) > 1 else None
+    return _filled(link, name, over_pairs(table, link.pairs).item(), interval, control, test, p_holm)
 
 
-def constant_best(scores: CompositionScores, writer: Head, readers: Sequence[Head], kind: str) -> Component | None:
-    """The component of a writer that every one of the readers reads most, if it is the same for all; else None, also
-    where a reader cannot read the writer at all."""
-    found = torch.stack([scores.pair(writer, reader, kind) for reader in readers])
-    if found.isnan().all(1).any():
-        return None
-    best = set(found.nan_to_num(nan=-1.0).argmax(1).tolist())
-    return Component(writer.layer, writer.head, best.pop()) if len(best) == 1 else None
+def _filled(
+    link: Link, name: str, value: float, interval: Interval | None = None, control: str = "",
+    test: DrawnTest | None = None, p_holm: float | None = None,
+) -> LinkRow:  # fmt: skip
+    return LinkRow(
+        link=name, writers_role=link.writers_role, readers_role=link.readers_role, kind=link.kind, control=control,
+        statistic=STATISTIC, value=value, low=interval.low if interval else None,
+        high=interval.high if interval else None, null_mean=test.null_mean if test else None,
+        null_high=test.null_high if test else None, p=test.p if test else None, p_holm=p_holm,
+        n_writers=len(link.writers), n_readers=len(link.readers), n_pairs=len(set(link.pairs)),
+        n_draws=test.n if test else None,
+    )  # fmt: skip
 
 
-def best_z_test(scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str) -> ExactTest:
-    """Exact test of the z of the best component, meaned over readers: do these writers stand out of their layers?
+def run(c: Context) -> list[LinkRow]:
+    """Raises :class:`NotApplicable` for a model in which no head is known to read another."""
+    return link_rows(c.scores, known_links(c), seed=c.seed)
 
-    Raises :class:`OptionError` for a writer that a reader cannot read.
-    """
-    z = torch.stack([scores.best_z(kind)[:, :, reader.layer, reader.head] for reader in readers])
-    return exact_head_test(z.mean(0), writers)
+
+def known_links(c: Context) -> tuple[Link, ...]:
+    """The links of a model's roles. Raises :class:`NotApplicable` where there are none."""
+    if not (links := c.roles.links()):
+        raise NotApplicable(f"In {c.model} no head is known to read another.")
+    return links

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Int
+from scipy.stats import rankdata
+from torch import Tensor
+
+from talking_heads_utils.components import write_directions
+from talking_heads_utils.errors import NotApplicable, UnsupportedModelError
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.labels import Head
+from talking_heads_utils.prompts.sets import PromptSet, item_positions
+from talking_heads_utils.roles import NAME_MOVER, S_INHIBITION
+from talking_heads_utils.scores.distance import scores_at_distances
+from talking_heads_utils.weights.heads import HeadWeights
 
 
 @dataclass(frozen=True)
@@ -21,3 +35,54 @@ class PredictionRow(Row):
     rank_at_0: int = column("", "of score_at_0")
     n_movers: int = column("heads", "movers")
     n_distances: int = column("tokens", "different distances; 0 without rotary positions")
+
+
+def task_distances(prompts: PromptSet) -> Int[Tensor, "n"]:
+    """Tokens from the last token back to IO and to S1, both of every prompt."""
+    return (prompts.positions["end"][:, None] - item_positions(prompts)[0]).flatten()
+
+
+def prediction_rows(
+    weights: HeadWeights, writers: Sequence[Head], movers: Sequence[Head], distances: Int[Tensor, "n"] | None = None
+) -> list[PredictionRow]:
+    """Every component of every writer, read by the movers' queries. distances: as often as the task has them; None
+    where positions play no part in the product of query and key.
+
+    Raises :class:`UnsupportedModelError` for a model whose distances change with a prompt's length, or that normalises
+    queries and keys.
+    """
+    S = write_directions(weights)[1]
+    at_0 = scores_at_distances(weights, writers, movers, "Q", torch.zeros(1, dtype=torch.long)).mean((0, 3))
+    n_distances, score = 0, at_0
+    if distances is not None:
+        different, times = distances.unique(return_counts=True)
+        each = scores_at_distances(weights, writers, movers, "Q", different).mean(3)
+        n_distances, score = len(different), torch.einsum("d,dwc->wc", (times / times.sum()).to(each), each)
+    rows = []
+    for w, writer in enumerate(writers):
+        rank, rank_at_0 = (
+            rankdata(-values[w].nan_to_num(nan=-1.0).numpy(), method="ordinal") for values in (score, at_0)
+        )
+        rows += [
+            PredictionRow(
+                head=str(writer), component=i, score=score[w, i].item(), score_at_0=at_0[w, i].item(),
+                singular_value=S[writer.layer, writer.head, i].item(), rank=int(rank[i]), rank_at_0=int(rank_at_0[i]),
+                n_movers=len(movers), n_distances=n_distances,
+            )
+            for i in range(weights.d_head)
+        ]  # fmt: skip
+    return rows
+
+
+def run(c: Context) -> list[PredictionRow]:
+    """Distances are those of the prompts that roles are found on. Raises :class:`NotApplicable` for a model without a
+    name mover after its S-inhibition heads."""
+    writers = c.roles.heads(S_INHIBITION)
+    movers = [mover for mover in c.roles.heads(NAME_MOVER) if writers and mover.layer > max(w.layer for w in writers)]
+    if not movers:
+        raise NotApplicable(f"In {c.model} no name mover comes after all S-inhibition heads.")
+    try:
+        distances = task_distances(c.ioi(c.n(400, 80))) if c.weights.rotary is not None else None
+        return prediction_rows(c.weights, writers, movers, distances)
+    except UnsupportedModelError as error:
+        raise NotApplicable(str(error)) from error

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from talking_heads_utils.effects import (
     inhibition_score,
 )
-from talking_heads_utils.experiments import corpus
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.concentration import (
     CurveRow,
@@ -18,9 +16,6 @@ from talking_heads_utils.experiments.inhibition.mover import mover_runs
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Head
 from talking_heads_utils.stats import bootstrap_mean
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -89,11 +84,3 @@ def curves(c: Context, n_heads: int = 3) -> list[CurveRow]:
         for head in at.heads[:n_heads]
         for row in concentration(at.selection, at.held_out, at.mover, head, model=c.model, seed=c.seed)
     ]
-
-
-def contexts(c: Context, texts: list[str]) -> pd.DataFrame:
-    """The contexts in which the strongest component of the inhibition heads is most active, as a table."""
-    at = c.kept(mover_runs)
-    text = corpus.corpus_of(texts, c.tokenizer)
-    active = corpus.activity(c.bridge, at.held_out.directions, text, at.strongest(1))
-    return corpus.contexts(active[0], text, c.tokenizer)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable, TaskError
@@ -22,6 +22,7 @@ from talking_heads_utils.scores.scores import CompositionScores
 
 NEW = 0.5  # share of a direction that must lie outside the span of those chosen before
 PENALTIES = torch.logspace(-2, 3, 11, dtype=torch.float64)  # of the ridge, to choose from
+TIE = 1e-6  # squared distances that differ by less, or by less than this share, are equal: it is rounding
 N_INNER = 5  # folds that choose where those to fit on are of one group
 
 
@@ -79,9 +80,10 @@ def decode(
     feature: Feature,
     folds: Int[Tensor, "n"],
     index: Int[Tensor, "n"] | None = None,
-) -> Bool[Tensor, "n"]:
-    """Whether each prompt's answer is decoded from its point, by a ridge regression fitted on the other folds, its
-    penalty chosen within them. index: list indices to decode in place of the answers', such as shuffled ones.
+) -> Float[Tensor, "n"]:
+    """Whether each prompt's answer is decoded from its point, 0 or 1, by a ridge regression fitted on the other folds,
+    its penalty chosen within them; 1 / m where m hypotheses, the answer's among them, are equally near up to rounding.
+    index: list indices to decode in place of the answers', such as shuffled ones.
 
     Raises :class:`TaskError` for prompts that are no lists, or that all lie in one fold.
     """
@@ -90,7 +92,7 @@ def decode(
     values, rows = values.double().cpu(), hypotheses(prompts, feature)
     index = index_of_answer(prompts) if index is None else index
     own = rows[torch.arange(len(values)), index]
-    right = torch.zeros(len(values), dtype=torch.bool)
+    right = torch.zeros(len(values))
     for fold in folds.unique():
         test = folds == fold
         X, y = own[~test], values[~test]
@@ -101,8 +103,15 @@ def decode(
         whiten = torch.linalg.cholesky(torch.linalg.inv(spread))
         predicted = (rows[test] - centre) @ weights + mean
         distance = ((values[test, None] - predicted) @ whiten).square().sum(-1)
-        right[test] = distance.argmin(1) == index[test]
+        right[test] = credit(distance, index[test])
     return right
+
+
+def credit(distance: Float[Tensor, "n n_items"], index: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """1 where the item at ``index`` is the nearest, 1 / m where it is one of m that tie within :data:`TIE`, else 0."""
+    nearest = distance.amin(1, keepdim=True)
+    tied = distance <= nearest + TIE * nearest.clamp(min=1)
+    return tied.gather(1, index[:, None])[:, 0] / tied.sum(1)
 
 
 def choose_penalty(

@@ -155,7 +155,8 @@ def decoding(run: Context, n_items: int, n_prompts: int = 400) -> list[DecodingR
                 right = torch.stack([decode(v, held_out, feature, folds) for v in values])
                 null = torch.stack([decode(values[i % len(values)], held_out, feature, folds, order)
                                     for i, order in enumerate(shuffled)])  # fmt: skip
-                found = share(right[0]) if len(right) == 1 else bootstrap_mean(right.double().mean(0))
+                mean = right.double().mean(0)  # by prompt: 0 or 1, unless over triples or where hypotheses tie
+                found = share(mean == 1) if ((mean == 0) | (mean == 1)).all() else bootstrap_mean(mean)
                 worst, best = right.double().mean(1).aminmax()
                 rows.append(DecodingRow(
                     run.model, n_items, subspace, feature, split, found.mean, found.low, found.high, worst.item(),

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from talking_heads_utils import batches
 from talking_heads_utils.components import direction_of
-from talking_heads_utils.edits.apply import weights_to_edit
+from talking_heads_utils.editing import weights_to_edit
 from talking_heads_utils.edits.edits import OV, QK
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.forward import engine

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import LabelError, OptionError
-from talking_heads_utils.experiments.inhibition import links
+from talking_heads_utils.experiments.inhibition import published as links
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.planted.pair import PLANTED_READER, PLANTED_WRITER, planted_pair
 from talking_heads_utils.scores.scores import compute_scores
