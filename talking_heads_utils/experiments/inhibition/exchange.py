@@ -35,8 +35,7 @@ N_OTHER = 3  # sizes of the sets of other components of the same head
 N_DRAWS = 99
 CLAIMED = 2  # components a head that the claim speaks of: drawn sets of this size are run to the answer as well
 NAMED = 8  # components that a row names
-LEAST = 1e-4  # nats; a head that does less to the movers has no strongest component
-ROUNDING = 1e-5  # of the smallest effect that single precision holds
+LEAST = 1e-3  # of a whole head's effect, in any unit: shares of less mean nothing
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class Boot:
     def share(self) -> Float[Tensor, "k"]:
         """NaN where the whole does nothing."""
         whole = self.mean[self.whole]
-        return self.mean / whole if whole.abs() > ROUNDING else torch.full_like(self.mean, torch.nan)
+        return self.mean / whole if whole.abs() > LEAST else torch.full_like(self.mean, torch.nan)
 
     def interval(self, i: int) -> dict[str, float]:
         """Of one set, over prompts."""
@@ -169,7 +168,8 @@ class Boot:
         """One set beside drawn ones: how many do as much."""
         if not drawn:
             return {"matched_share": None, "p": None}
-        means = torch.where(self.mean.abs() < ROUNDING, 0.0, self.mean) * self.mean[self.whole].sign()
+        whole = self.mean[self.whole]
+        means = self.mean * whole.sign() if whole.abs() > LEAST else torch.zeros_like(self.mean)
         as_much = int((means[drawn] >= means[i]).sum())
         return {"matched_share": self.share[drawn].quantile(0.95).item(), "p": (1 + as_much) / (1 + len(drawn))}
 
@@ -322,7 +322,7 @@ def hit_rows(study: Study, head: Head, model: str = "") -> list[HitRow]:
         rows.append(HitRow(
             model=model, head=str(head), predictor=WEIGHTS if predictor == PREDICTED else predictor,
             strongest=str(components[strongest]) if there else "", first=str(components[first]), rank=rank,
-            hit_at_1=rank == 1, hit_at_3=rank <= 3, p=rank / n,
+            hit_at_1=there and rank == 1, hit_at_3=there and rank <= 3, p=rank / n,
             first_share=(mean[first] / mean[strongest]).item() if there else 0.0,
             certain=certain if there else 0.0, n_components=n, n=len(effects),
         ))  # fmt: skip
