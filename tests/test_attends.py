@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from talking_heads_utils.experiments import corpus
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.corpus import Corpus
 from talking_heads_utils.experiments.inhibition import attends
@@ -38,19 +37,6 @@ def test_targets_by_hand():
     assert found[attends.NAMED_TWICE][7] == [1, 2], "not the earlier token of the same mention"
     assert found[attends.SAME_LIST] == {q: [4] if q > 4 else [] for q in range(8)}
     assert found[attends.SEEN][7] == [1, 2, 4]
-
-
-def test_words_and_lists_of_a_text(planted):
-    text = "The hat, the tall coat and socks or a hat. Foo(one, two) was there, then."
-    words = [text[slice(*span)] for span in corpus.content_words(text)]
-    assert words == ["hat", "tall", "coat", "socks", "hat", "Foo"]
-    text = "Here, take a hat, the tall coat, and socks today. Then x, y or z"
-    assert [text[slice(*span)] for span in corpus.lists_in(text)] == [text[:48], text[50:]]
-    assert not list(corpus.lists_in("If so, then no. A, (b), c."))
-    found = corpus.corpus_of(["hat , coat , sock . Hat", "hat is clean"], planted.tokenizer, n_pos=10)
-    assert found.tokens[0, 0] == planted.tokenizer.bos_token_id and found.section[0].tolist() == [-1, *[0] * 7, 1, 1]
-    assert found.word[0, 1] == found.word[0, 7] == found.word[0, 8] >= 0 and found.word[0, 2] == -1
-    assert found.mention[0, 1] != found.mention[0, 7] and found.in_list[0].tolist() == [-1, *[0] * 5, *[-1] * 4]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2"])

@@ -418,8 +418,7 @@ def test_every_seed_has_its_own_accuracies_and_its_channel_s_shares():
         traces = {(t.yaxis, t.name): t for t in after(figure, model) if t.x}
         assert {at: pytest.approx(xy(trace)) for at, trace in traces.items()} == curves
         for (_, name), trace in traces.items():
-            called = "{x} random" if name == "random directions" else name + ", {x}"
-            assert hover(trace, 0) == f"{called.format(x=trace.x[0])}: {trace.y[0]:.3f}"
+            assert hover(trace, 0) == f"{name}, {trace.x[0]}: {trace.y[0]:.3f}"
 
 
 def test_no_run_of_a_recipe_is_left_out():

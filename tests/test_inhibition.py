@@ -1,15 +1,11 @@
 """Chapter 1's measures where the answer is known: planted models, and small cases worked out by hand."""
 
-import re
-
-import datasets
 import pytest
 import torch
 from conftest import random_prompts
 
 from talking_heads_utils.effects import component_effects
-from talking_heads_utils.errors import DownloadError, TaskError
-from talking_heads_utils.experiments import corpus
+from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.inhibition import concentration
 from talking_heads_utils.experiments.inhibition.agreement import (
     _jackknife_error,
@@ -32,7 +28,7 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.prompts.halves import check_both_orders, check_enough, half_rows, halves
+from talking_heads_utils.prompts.halves import check_enough, half_rows, halves
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.stats import spearman
 
@@ -180,58 +176,9 @@ def test_halves_share_nothing_and_are_balanced(planted, lists):
         assert half.info["order"].count(ioi.IO_FIRST) == 20
 
 
-def test_bad_requests_are_one_clear_error_each(planted, lists, recording, tmp_path):
+def test_bad_requests_are_one_clear_error_each(planted, lists):
     few = lists.select(list(range(10)))
     with pytest.raises(TaskError, match="20 prompts at least, not 10"):
         check_enough(few)
     with pytest.raises(TaskError, match="20 prompts at least"):
         roles_on_lists(planted.bridge, few)
-    one_order = ioi.build_ioi(planted.tokenizer, 8).where(order=ioi.IO_FIRST)
-    with pytest.raises(TaskError, match="both orders are needed; these have only 'IO first'"):
-        check_both_orders(one_order)
-    with pytest.raises(TaskError, match="no token of this model"):
-        corpus.corpus_of(["zzz qqq"], planted.tokenizer)
-    with pytest.raises(TaskError, match="Take more text"):
-        corpus.corpus_of(["I need hat"], planted.tokenizer)
-    (tmp_path / "empty.txt").write_text(" ")
-    with pytest.raises(TaskError, match="is empty"):
-        corpus.read_texts(tmp_path / "empty.txt")
-    with pytest.raises(TaskError, match="cannot be read as text"):
-        corpus.read_texts(tmp_path / "none.txt")
-    (tmp_path / "some.txt").write_text("one\n\ntwo")
-    assert corpus.running_text(tmp_path / "some.txt") == ["one", "two"]
-    assert corpus.running_text(tmp_path / "some.txt", 1) == ["one"]
-
-
-def test_the_language_reference_is_running_text_of_any_python():
-    texts = corpus.running_text(corpus.PYDOC)
-    assert texts == corpus.pydoc_texts() and len(texts) > 60 and min(map(len, texts)) > 20
-    whole = "\n".join(texts)
-    rules = re.findall(r"^[*=~^-]{3,}$|^ *\+[-=+]+\+$|^ *\|.*\|$", whole, re.M)
-    assert len(whole) > 300_000 and not rules, "no line under a title, no row of a table"
-    assert "a dictionary" in whole and corpus.texts_sum(corpus.PYDOC).startswith("pydoc_data.topics, sha256 ")
-
-
-def test_markup_is_dropped_and_code_stays():
-    text = (
-        "A Title\n*******\n\nOne *s* and **two words:**\nwith f(*args, **kwargs) [3].\n\n   if x:\n       y = a * b\n"
-    )
-    table = "\n+---+---+\n| a | b |\n+===+===+\n"
-    plain = "A Title\nOne s and two words: with f(*args, **kwargs).\n   if x:\n       y = a * b"
-    assert corpus._plain(text + table).rstrip() == plain
-
-
-def test_open_web_text_is_streamed_at_its_revision_and_a_missing_network_told_at_once(monkeypatch):
-    with pytest.raises(DownloadError, match="the Hub does not answer.*--texts pydoc, or --texts FILE"):
-        corpus.running_text(corpus.OPEN_WEB_TEXT_NAME)
-    asked = {}
-
-    def load_dataset(name, **how):
-        asked.update(how, name=name)
-        return datasets.Dataset.from_dict({"text": ["a", "b", "c"]}).to_iterable_dataset()
-
-    monkeypatch.setattr(corpus, "hub_answers", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert corpus.running_text(corpus.OPEN_WEB_TEXT_NAME, 2) == ["a", "b"]
-    assert asked["streaming"] and asked["revision"] in corpus.texts_sum(corpus.OPEN_WEB_TEXT_NAME)
-    assert asked["name"] == corpus.OPEN_WEB_TEXT and asked["download_config"].max_retries == 0

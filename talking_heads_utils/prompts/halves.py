@@ -55,10 +55,3 @@ def check_enough(prompts: PromptSet | Sequence[int]) -> None:
     """Raises :class:`TaskError` for fewer prompts than an interval needs."""
     if len(prompts) < FEWEST:
         raise TaskError(f"An interval needs {FEWEST} prompts at least, not {len(prompts)}. Ask for more prompts.")
-
-
-def check_both_orders(prompts: PromptSet) -> None:
-    """Raises :class:`TaskError` for IOI prompts that all name the same role first."""
-    orders = set(prompts.info.get("order", ()))
-    if len(orders) < 2:
-        raise TaskError(f"Prompts of both orders are needed; these have only {', '.join(map(repr, orders)) or 'none'}.")
