@@ -61,13 +61,20 @@ def effect_rows(n: int = 6) -> pd.DataFrame:
 
 def exchange_rows() -> pd.DataFrame:
     unlike, rows = count(1), []
-    ways = [(s, exchange.QUERY) for s in (*exchange.PREDICTORS, exchange.BEST_MEASURED, *exchange.DRAWN)]
+    ways = [
+        (s, exchange.QUERY)
+        for s in (*exchange.PREDICTORS, exchange.BEST_MEASURED, *(exchange.MATCHED_SETS, exchange.RANDOM_DIRECTIONS))
+    ]
     ways += [(exchange.PREDICTED, exchange.KEY), (exchange.PREDICTED, exchange.VALUE)]
     for head, (chosen, into), measure in product(
         (*HEADS, exchange.ALL), ways, (exchange.LOG_ODDS, exchange.PROBABILITY)
     ):
         for k in (1, 2, 4, 8):
-            share = (k / 8) ** 0.3 * (0.9 if into == exchange.QUERY and chosen not in exchange.DRAWN else 0.1)
+            share = (k / 8) ** 0.3 * (
+                0.9
+                if into == exchange.QUERY and chosen not in (exchange.MATCHED_SETS, exchange.RANDOM_DIRECTIONS)
+                else 0.1
+            )
             share += next(unlike) / 1e4
             rows.append(made(exchange.ExchangeRow, head=head, into=into, set=chosen, k=k, measure=measure, share=share,
                              components=f"{head}.0", effect=-share, **around(-share), **around(share, "share_"), p=0.01,
@@ -140,7 +147,8 @@ def attends_rows() -> pd.DataFrame:
         excess = 0.1 + i / 50
         role = "mean" if component == "mean" else "S-inhibition"
         rows.append(made(attends.AttendsRow, role=role, component=component, target=target, share=excess + 0.2,
-                         even=0.2, excess=excess, **around(excess), control=0.05 + i / 100, control_low=0.01, control_high=0.09,
+                         even=0.2, excess=excess, **around(excess), control=0.05 + i / 100, control_low=0.01,
+                         control_high=0.09,
                          p=0.02, n_controls=100, n=500, n_sections=60))  # fmt: skip
     return frame(rows)
 

@@ -307,9 +307,9 @@ def test_the_landing_figure_s_lines_join_the_heads_of_their_edges():
         at = {figure.data[i].line.color or figure.data[i].marker.color: [] for i in frame.traces}
         for trace, i in zip(frame.data, frame.traces, strict=True):
             at[figure.data[i].line.color or figure.data[i].marker.color].append(trace)
-        for published, colour in colours.items():
+        for known, colour in colours.items():
             joined, points = at[colour]
-            edges = [edge[:3] for edge in found if edge[3] == published]
+            edges = [edge[:3] for edge in found if edge[3] == known]
             assert lines(joined) == [edge[:2] for edge in edges] and edges
             assert_on_lines(points, edges)
 
