@@ -10,6 +10,7 @@ from talking_heads_utils.experiments.inhibition import (
     basis,
     effects_table,
     exchange,
+    exchange_study,
     links,
     listeners,
     prediction,
@@ -63,7 +64,11 @@ def exchange_rows() -> pd.DataFrame:
     unlike, rows = count(1), []
     ways = [
         (s, exchange.QUERY)
-        for s in (*exchange.PREDICTORS, exchange.BEST_MEASURED, *(exchange.MATCHED_SETS, exchange.RANDOM_DIRECTIONS))
+        for s in (
+            *exchange_study.PREDICTORS,
+            exchange_study.BEST_MEASURED,
+            *(exchange.MATCHED_SETS, exchange.RANDOM_DIRECTIONS),
+        )
     ]
     ways += [(exchange.PREDICTED, exchange.KEY), (exchange.PREDICTED, exchange.VALUE)]
     for head, (chosen, into), measure in product(
@@ -157,7 +162,7 @@ def hit_rows() -> pd.DataFrame:
     rows = [
         made(exchange.HitRow, head=head, predictor=predictor, strongest=f"{head}.0", first=f"{head}.{i % 2}",
              rank=1 + i, hit_at_1=i == 0, hit_at_3=i < 3, p=(1 + i) / 64, n_components=64, n=500)
-        for head in HEADS for i, predictor in enumerate(exchange.PREDICTORS)
+        for head in HEADS for i, predictor in enumerate(exchange_study.PREDICTORS)
     ]  # fmt: skip
     return frame(rows)
 
