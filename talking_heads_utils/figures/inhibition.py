@@ -149,7 +149,8 @@ def _effect_traces(part: pd.DataFrame, head: str) -> list:
 CONTROLS = {exchange.PREDICTED: ACCENT, exchange.MATCHED_SETS: CONTROL, exchange.RANDOM_DIRECTIONS: FAINT,
             exchange.OTHER_COMPONENT: EXPECTED}  # fmt: skip
 RIVALS = {exchange.PREDICTED: ACCENT, exchange_study.BEST_MEASURED: EXPECTED,
-          exchange_study.LARGEST_SINGULAR_VALUE: "#0072B2", exchange_study.LARGEST_VARIANCE: "#009E73", exchange_study.PREDICTED_BY_USE: "#B8860B"}  # fmt: skip
+          exchange_study.LARGEST_SINGULAR_VALUE: "#0072B2", exchange_study.LARGEST_VARIANCE: "#009E73",
+          exchange_study.PREDICTED_BY_USE: "#B8860B"}  # fmt: skip
 INPUTS = {exchange.KEY: KIND_COLOURS["K"], exchange.VALUE: KIND_COLOURS["V"]}
 
 
