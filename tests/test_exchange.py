@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import random_prompts
 
-from talking_heads_utils.experiments.inhibition import exchange
+from talking_heads_utils.experiments.inhibition import effects_table, exchange, slider
 from talking_heads_utils.experiments.inhibition.exchange_study import (
     BEST_MEASURED,
     LARGEST_SINGULAR_VALUE,
@@ -19,13 +19,14 @@ from talking_heads_utils.experiments.inhibition.exchange_study import (
 from talking_heads_utils.experiments.inhibition.shifts import KEY, QUERY, VALUE, Exchange, Twins, exchanged_answers
 from talking_heads_utils.experiments.inhibition.shifts import answers_by_other_input as by_other_input
 from talking_heads_utils.experiments.rows import frame
-from talking_heads_utils.forward.engine import prepare
+from talking_heads_utils.forward.engine import Z, prepare
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import contrast, logit_difference
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.prompts.ioi import draw_ioi, swap_order
+from talking_heads_utils.scores.scores import compute_scores
 
 
 def planted_study(**options):
@@ -186,3 +187,65 @@ def test_energies_and_orders(study: Study):
         study.orders[LARGEST_SINGULAR_VALUE][head].tolist()[:3] == [0, 1, 2] and len(study.orders[PREDICTED][head]) == 3
     )
     assert all(swap_order(swap_order(p)) == p for p in draw_ioi(plant().tokenizer, 4))
+
+
+def test_effects_by_component_are_of_those_that_write(study):
+    table = frame(effects_table.component_rows(study, "planted"))
+    assert len(table) == 2 * 2 * 3 and set(table["component"]) == {0, 1, 2} and (table["odds"] < -0.1).all()
+    assert (table["low"] <= table["effect"]).all() and (table["odds_low"] <= table["odds_high"]).all()
+    head, mover = study.heads[0], study.movers[1]
+    own = table[(table["head"] == str(head)) & (table["mover"] == str(mover))]["score"]
+    scores = (
+        compute_scores(study.scored.own.weights, "Q").block(mover, "Q")[0].score[head.layer, head.head, :3, mover.head]
+    )
+    assert list(own) == pytest.approx(scores.tolist(), abs=1e-5)
+
+
+def test_the_slider_moves_what_it_says(study):
+    truth = plant(strength=20.0)
+    prompts = fresh_prompts(truth.tokenizer, (20, 40, 24), 0)[2]
+    table = frame(slider.slider_rows(truth.bridge, truth.tokenizer, study, prompts, settings=(-1.0, 0.0, 1.0)))
+    shown, mean = table[table["prompt"].notna()], table[table["prompt"].isna()]
+    assert len(shown) == 20 * 2 * 3 * 2 and len(mean) == 2 * 3 * 2 and set(shown["order"].value_counts()) == {120}
+    assert mean["n"].unique() == [24] and (mean["attention_low"] <= mean["attention_high"]).all()
+    first = shown[(shown["prompt"] == 3) & (shown["name"] == slider.FIRST)].iloc[0]
+    assert first["text"].index(first["word"].strip()) < len(first["text"]) / 2
+    by = mean.pivot(index=["direction", "name"], columns="setting", values="logit")
+    assert (by.max(1) - by.min(1)).min() >= 0 and shown["plain"].between(-3, 3).all()
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "qwen2"])
+def test_a_coefficient_that_is_set_equals_a_hooked_run(checkpoints, family):
+    bridge, prompts, head, movers = (
+        load_model(checkpoints[family]),
+        random_prompts(),
+        Head(1, 2),
+        (Head(2, 1), Head(2, 3)),
+    )
+    ends, twins = prepare(bridge, prompts, 1, keep=(Z,)), twins_of(bridge, movers)
+    v = twins.directions(head)[1]
+    own = slider.coefficients(ends, head, v)
+    torch.testing.assert_close(own, twins.own.activations(range(1, 2))[:, 0, 2, 1], atol=1e-4, rtol=1e-4)
+    amounts = torch.tensor([0.0, 4.0]) - own[:, None]
+    attention, logit, probability = slider.moved(ends, prompts, head, movers, v, amounts)
+    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
+    places, tokens = slider.names(prompts)
+    for k in range(2):
+        seen = []
+
+        def put(tensor, hook, k=k):
+            tensor = tensor.clone()
+            tensor[rows, end] += amounts[:, k, None] * v
+            return tensor
+
+        hooks = [
+            ("blocks.1.hook_attn_out", put),
+            ("blocks.2.attn.hook_pattern", lambda tensor, hook, seen=seen: seen.append(tensor)),
+        ]
+        with torch.no_grad():
+            logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
+        pattern = seen[0][rows, :, end][:, [1, 3]].mean(1)
+        torch.testing.assert_close(attention[:, k], pattern.gather(1, places), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(logit[:, k], logits.gather(1, tokens), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(probability[:, k], logits.softmax(-1).gather(1, tokens), atol=1e-4, rtol=1e-3)
+    assert (logit[:, 0] - logit[:, 1]).abs().max() > 1e-2, "a setting without effect would prove nothing"

@@ -18,5 +18,4 @@
 ``says``           whether a component says a place or a token
 ``attends``        where in running text its head attends when it is large
 ``quantised``      how far quantising the weights moves composition scores
-``toys``           what the page shows of its toys alone
 """

@@ -33,10 +33,12 @@ WEIGHTS = "weights"  # how hits call the prediction
 SIZES = (1, 2, 3, 5, 8, 16)  # components of each head
 N_OTHER = 3  # sizes of the sets of other components of the same head
 N_DRAWS = 99
-CLAIMED = 2  # components a head that the claim speaks of: drawn sets of this size are run to the answer as well
+CLAIMED = 2  # components a head that the claim speaks of
+DRAWN = (MATCHED_SETS, RANDOM_DIRECTIONS)
+RUN = (PREDICTED, WHOLE_HEAD, OTHER_COMPONENT)  # to the answer at every size; other sets at the claimed one at most
+BLOCK = 32  # exchanges that are run at once
 NAMED = 8  # components that a row names
-LEAST = 1e-4  # nats; a head that does less to the movers has no strongest component
-ROUNDING = 1e-5  # of the smallest effect that single precision holds
+LEAST = 1e-3  # of a whole head's effect, in any unit: shares of less mean nothing
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Boot:
     def share(self) -> Float[Tensor, "k"]:
         """NaN where the whole does nothing."""
         whole = self.mean[self.whole]
-        return self.mean / whole if whole.abs() > ROUNDING else torch.full_like(self.mean, torch.nan)
+        return self.mean / whole if whole.abs() > LEAST else torch.full_like(self.mean, torch.nan)
 
     def interval(self, i: int) -> dict[str, float]:
         """Of one set, over prompts."""
@@ -169,7 +171,8 @@ class Boot:
         """One set beside drawn ones: how many do as much."""
         if not drawn:
             return {"matched_share": None, "p": None}
-        means = torch.where(self.mean.abs() < ROUNDING, 0.0, self.mean) * self.mean[self.whole].sign()
+        whole = self.mean[self.whole]
+        means = self.mean * whole.sign() if whole.abs() > LEAST else torch.zeros_like(self.mean)
         as_much = int((means[drawn] >= means[i]).sum())
         return {"matched_share": self.share[drawn].quantile(0.95).item(), "p": (1 + as_much) / (1 + len(drawn))}
 
@@ -271,7 +274,7 @@ def other_inputs(study: Study, target: Sequence[Head]) -> Iterator[Tried]:
 
 
 def measure(study: Study, tried: Sequence[Tried]) -> dict[str, Float[Tensor, "n k"]]:
-    """By measure, the change that each set makes; NaN where it was not measured."""
+    """By measure, the change that each set makes; NaN where it was not measured: most drawn sets' answers."""
     scored, n = study.scored, len(study.scored.own.prompts)
     found = {name: torch.full((n, len(tried)), torch.nan) for name in (LOG_ODDS, LOGIT_DIFFERENCE, PROBABILITY)}
     plain = study.plain
@@ -282,10 +285,13 @@ def measure(study: Study, tried: Sequence[Tried]) -> dict[str, Float[Tensor, "n 
 
     queries = [i for i, t in enumerate(tried) if t.into == QUERY]
     found[LOG_ODDS][:, queries] = scored.odds([tried[i].exchange for i in queries]).cpu()
-    run = [i for i in queries if tried[i].draw is None or tried[i].k == CLAIMED]
-    for start in range(0, len(run), 32):
-        some = run[start : start + 32]
-        put(some, study.answers([tried[i].exchange for i in some]))
+    for names_only, run in enumerate((
+        [i for i in queries if tried[i].set in RUN or (tried[i].set not in DRAWN and tried[i].k <= CLAIMED)],
+        [i for i in queries if tried[i].set == MATCHED_SETS and tried[i].k == CLAIMED],
+    )):  # fmt: skip
+        for start in range(0, len(run), BLOCK):
+            some = run[start : start + BLOCK]
+            put(some, study.answers([tried[i].exchange for i in some], names_only=bool(names_only)))
     for i, t in enumerate(tried):
         if t.into != QUERY:
             found[LOG_ODDS][:, i] = scored.odds_by_other_input(t.exchange, t.into).cpu()
@@ -322,7 +328,7 @@ def hit_rows(study: Study, head: Head, model: str = "") -> list[HitRow]:
         rows.append(HitRow(
             model=model, head=str(head), predictor=WEIGHTS if predictor == PREDICTED else predictor,
             strongest=str(components[strongest]) if there else "", first=str(components[first]), rank=rank,
-            hit_at_1=rank == 1, hit_at_3=rank <= 3, p=rank / n,
+            hit_at_1=there and rank == 1, hit_at_3=there and rank <= 3, p=rank / n,
             first_share=(mean[first] / mean[strongest]).item() if there else 0.0,
             certain=certain if there else 0.0, n_components=n, n=len(effects),
         ))  # fmt: skip

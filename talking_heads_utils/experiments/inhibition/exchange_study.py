@@ -73,10 +73,10 @@ class Study:
         """The answers with nothing exchanged."""
         return answers(self.ends, self.scored.own.prompts, self.ends.final[:, None])
 
-    def answers(self, exchanges: Sequence[Exchange], into: str = QUERY) -> Answers:
+    def answers(self, exchanges: Sequence[Exchange], into: str = QUERY, *, names_only: bool = False) -> Answers:
         """The answers with each exchange; of keys and values, one exchange."""
         if into == QUERY:
-            return exchanged_answers(self.scored, self.ends, exchanges)
+            return exchanged_answers(self.scored, self.ends, exchanges, names_only=names_only)
         return answers_by_other_input(self.scored, self.ends, exchanges[0], into)
 
     def nearest(self, c: Component, n: int, without: Sequence[Component]) -> list[Component]:

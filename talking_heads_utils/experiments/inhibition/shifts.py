@@ -202,18 +202,22 @@ class Answers(NamedTuple):
 
 
 def answers(
-    ends: Forward, prompts: PromptSet, final: Float[Tensor, "n k d_model"], rows: slice = slice(None)
-) -> Answers:
-    """Out of final streams at ``end``."""
-    logits = ends.logits(final)
-    names = torch.cat([prompts.answers[:, None], prompts.distractors], 1)[rows].to(logits.device)
-    io, s = logits.gather(2, names[:, None].expand(-1, final.shape[1], -1)).unbind(2)
-    return Answers(io - s, (io - logits.logsumexp(-1)).exp())
+    ends: Forward, prompts: PromptSet, final: Float[Tensor, "n k d_model"], rows: slice = slice(None), *,
+    names_only: bool = False,
+) -> Answers:  # fmt: skip
+    """Out of final streams at ``end``. names_only: without the probability, which takes the logits of all words."""
+    names = torch.cat([prompts.answers[:, None], prompts.distractors], 1)[rows].to(final.device)
+    io, s = ends.logits(final, names).unbind(2)
+    every = io.new_full((), torch.nan) if names_only else ends.logits(final).logsumexp(-1)
+    return Answers(io - s, (io - every).exp())
 
 
 @torch.no_grad()
-def exchanged_answers(twins: Twins, ends: Forward, exchanges: Sequence[Exchange], *, block: int = 256) -> Answers:
-    """The answers with each exchange in all movers' queries; ``ends`` starts at the lowest mover's layer."""
+def exchanged_answers(
+    twins: Twins, ends: Forward, exchanges: Sequence[Exchange], *, names_only: bool = False, block: int = 256
+) -> Answers:
+    """The answers with each exchange in all movers' queries; ``ends`` starts at the lowest mover's layer. names_only:
+    as :func:`answers` takes it."""
     found, k = [], len(exchanges)
     layers = {head.layer for head in twins.movers}
     shifts = {layer: torch.stack([twins.shift(e, layer) for e in exchanges], 1) for layer in layers}
@@ -221,7 +225,7 @@ def exchanged_answers(twins: Twins, ends: Forward, exchanges: Sequence[Exchange]
         change = in_queries(twins.movers, ends, {layer: shift[rows] for layer, shift in shifts.items()})
         x = ends.resid[rows, None, None].expand(-1, k, -1, -1)
         final = ends.run(x, ends.at_end(), change=change, rows=rows)[:, :, 0]
-        found.append(answers(ends, twins.own.prompts, final, rows))
+        found.append(answers(ends, twins.own.prompts, final, rows, names_only=names_only))
     return Answers(*map(torch.cat, zip(*found)))
 
 
