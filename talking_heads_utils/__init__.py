@@ -31,7 +31,7 @@ What is read from weights:
 What runs underneath:
 
 ``forward``      the engine: layers run one by one, recorded, for many variants at once
-``variants``     many variants of one run, measured by one metric: what ablation and steering share
+``variants``     many variants of one run, measured by one metric: what ablation, patching and steering share
 ``effects``      what every component does to a mover, in closed form
 ``edits``        edits as data, and their algebra on the weights
 ``planted``      models whose answer is known by construction

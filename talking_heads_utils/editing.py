@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
+from talking_heads_utils.edits.algebra import Move, make, moves_of
 from talking_heads_utils.edits.bake import bake
 from talking_heads_utils.edits.edits import (
     OV,
@@ -30,7 +30,7 @@ from talking_heads_utils.edits.edits import (
 from talking_heads_utils.errors import EditError
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.weights.bridge import head_weights_from_bridge, is_processed, norm_of
-from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, grouped_index
+from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, RawLayer
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -62,16 +62,19 @@ def edit(model: Any, changes: Changes, matrix: str = OV, *, tokenizer: Any = Non
     """
     bridge = as_bridge(model, tokenizer)
     weights = weights_to_edit(bridge)
-    changed = _changed_tensors(bridge, moves_of(weights, new_edit(weights, changes, matrix)))
-    before = [(tensor, tensor.clone()) for tensor, _ in changed]
+    moves = moves_of(weights, new_edit(weights, changes, matrix))
+    layers = [_layer(bridge, move) for move in moves]
+    touched = [layer.W_O if move.matrix == OV else layer.W_Q for move, layer in zip(moves, layers)]
+    touched += [layer.b_O for layer in layers if layer.b_O is not None]
+    before = [tensor.clone() for tensor in touched]
     outermost = _KEPT not in vars(bridge)
     vars(bridge)[_KEPT] = weights
     try:
-        for tensor, new in changed:
-            tensor.copy_(new)
+        for move, layer in zip(moves, layers):
+            make(layer, move, unfold=False)
         yield bridge
     finally:
-        for tensor, old in before:
+        for tensor, old in zip(touched, before):
             tensor.copy_(old)
         if outermost:
             del vars(bridge)[_KEPT]
@@ -96,26 +99,17 @@ def weights_to_edit(bridge: TransformerBridge) -> HeadWeights:
 
 
 @torch.no_grad()
-def _changed_tensors(bridge: TransformerBridge, moves: list[Move]) -> list[tuple[Tensor, Tensor]]:
-    """``(part of the model, what it becomes)``: one head's ``W_O`` or ``W_Q``, or a layer's ``b_O``."""
-    found: list[tuple[Tensor, Tensor]] = []
-    constants: dict[int, Tensor] = {}
-    for move in moves:
-        layer, head = move.head.layer, move.head.head
-        attn = bridge.blocks[layer].attn
-        W = _writable(bridge, layer, f"W_{'O' if move.matrix == OV else 'Q'}")[head]
-        if move.matrix != OV:
-            found.append((W, W + change_of_W_Q(W, move)))
-            continue
-        change = change_of_W_O(W, move)
-        found.append((W, W + change))
-        if attn.b_V is not None and attn.b_V.any():  # the constant that this head writes stays what it was
-            kv = int(grouped_index(len(attn.W_O), len(attn.b_V))[head])
-            constants[layer] = constants.get(layer, 0) + attn.b_V[kv] @ change
-    for layer, constant in constants.items():
-        b_O = _writable(bridge, layer, "b_O")
-        found.append((b_O, b_O - constant))
-    return found
+def _layer(bridge: TransformerBridge, move: Move) -> RawLayer:
+    """The weights of the loaded model that a move changes, and those that it looks at.
+
+    Raises :class:`EditError` for one that would change and cannot be written in place.
+    """
+    layer, attn = move.head.layer, bridge.blocks[move.head.layer].attn
+    of_O = move.matrix == OV
+    W_O = _writable(bridge, layer, "W_O") if of_O else attn.W_O
+    W_Q = attn.W_Q if of_O else _writable(bridge, layer, "W_Q")
+    held = of_O and attn.b_V is not None and attn.b_O is not None and attn.b_V.any()
+    return RawLayer(W_Q, attn.W_K, attn.W_V, W_O, attn.b_V, _writable(bridge, layer, "b_O") if held else None)
 
 
 def _writable(bridge: TransformerBridge, layer: int, name: str) -> Tensor:
@@ -125,8 +119,6 @@ def _writable(bridge: TransformerBridge, layer: int, name: str) -> Tensor:
     """
     where = f"{name} of layer {layer} of {bridge.cfg.model_name}"
     tensor = getattr(bridge.blocks[layer].attn, name)
-    if tensor is None:
-        raise EditError(f"{where} is missing, and the edit would move a constant that only it could hold.")
     memory = tensor.untyped_storage().data_ptr()
     if all(p.untyped_storage().data_ptr() != memory for p in bridge.parameters()):
         raise EditError(f"{where} is made anew whenever it is read: it cannot be edited in place. Load it unquantised.")

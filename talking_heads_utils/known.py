@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from talking_heads_utils import roles
 from talking_heads_utils.errors import ModelError
 from talking_heads_utils.files import data_dir, gpt2_source
-from talking_heads_utils.labels import Head
 from talking_heads_utils.settings import FINAL
 from talking_heads_utils.weights.checkpoints import GGUF, as_folder
 from talking_heads_utils.weights.packages import SMOLLM2, Package
 
 PLANTED = "planted"
+CONTROL = "planted, no channel"
 GPT2_WEIGHTS = "gpt2-weights"  # the attention weights of GPT-2 small alone: see :func:`files.gpt2_source`
-NAMED = (PLANTED, GPT2_WEIGHTS)  # beside the known and the shipped models
+NAMED = (PLANTED, CONTROL, GPT2_WEIGHTS)  # beside the known and the shipped models
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that the book's chapters know. ``revision`` pins what the Hub or a package gives; ``roles`` are published
-    claims. ``prefix``: the tokens that stand in front of every prompt, as text, ``""`` for none."""
+    """A model that the book's chapters know.
+
+    revision: what the Hub or a package gives is pinned to. prefix: the tokens that stand in front of every prompt, as
+    text, ``""`` for none.
+    """
 
     name: str
     revision: str
@@ -34,8 +35,6 @@ class KnownModel:
     chapters: tuple[int, ...]
     prefix: str
     gated: bool = False
-    roles: Mapping[str, list[Head]] = field(default_factory=dict)
-    roles_source: str | None = None
     package: Package | None = None  # where its file comes from instead of the Hub
 
     @property
@@ -54,7 +53,7 @@ def known_models() -> dict[str, KnownModel]:
         KnownModel(
             "gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e", n_params=124_439_808,
             chapters=(1, 2, 3, 4),  # its tokenizer keeps 0 to 361 whole, which chapter 4 needs
-            prefix="<|endoftext|>", roles=roles.gpt2_small_roles(), roles_source=roles.GPT2_SMALL_SOURCE,
+            prefix="<|endoftext|>",
         ),
         KnownModel(
             "EleutherAI/pythia-160m", "50f5173d932e8e61f858120bcb800b97af589f46", n_params=162_322_944,
@@ -118,6 +117,8 @@ def shown_as(name: str) -> str:
     """What every figure of a model must say it shows."""
     if name == PLANTED:
         return "Planted model, the answer is known"
+    if name == CONTROL:
+        return "Planted model without its channel, the answer is known"
     if name == GPT2_WEIGHTS:
         return "GPT-2 small, real weights of its attention alone"
     if name.split("/")[0] in {shipped.split("/")[0] for shipped in shipped_models()}:

@@ -71,8 +71,8 @@ class _Spot:
     differs: Bool[Tensor, "n"]
 
     def of(self, rows: slice, device: torch.device) -> _Spot:
-        into, out_of, differs = (values[rows].to(device) for values in (self.into, self.out_of, self.differs))
-        return _Spot(self.name, into, out_of, self.width, differs)
+        some = {name: getattr(self, name)[rows].to(device) for name in ("into", "out_of", "differs")}
+        return replace(self, **some)
 
 
 @torch.no_grad()
@@ -91,16 +91,13 @@ def patch(
 ) -> pd.DataFrame:
     """Patch activations of one run into another, one site and position at a time, and measure what comes out.
 
-    model: what :func:`~talking_heads_utils.models.load_model` gives, a TransformerLens bridge or a Hugging Face model.
-    clean, corrupted: pairs of prompts, as many of each. The answers that are scored are the clean prompts', whichever
-    run is scored.
+    clean, corrupted: pairs of prompts. The answers that are scored are the clean prompts', whichever run is scored.
     sites: one or several of ``resid_pre``, ``attn_out``, ``mlp_out`` and ``z`` (each head by itself), or labels:
     ``L8H10.1`` is one singular component of a head's writing, ``L8H10`` all of that head's, each by itself.
     positions: ``all``, each by itself, for prompts of one length; ``together``, all at once; or names of the prompts'
     positions, such as ``["S2", "end"]``, each by itself and each in its own prompt's place.
-    metric: see :mod:`~talking_heads_utils.metrics`; of the last token.
     direction: ``denoise`` puts clean activations into the corrupted run, ``noise`` corrupted ones into the clean run.
-    layers: those to patch in, all by default; labels name their own.
+    layers: those to patch in, all by default; labels name their own. metric: of the last token.
 
     Returns one row per site and position: ``site, layer, head, component, position, metric, unit, value, change, share,
     low, high, n, seed``. value: mean over prompts of the patched run. change: from the run that is not patched, with
@@ -129,7 +126,13 @@ def patch(
         found.append(_Pairs.of(bridge, a, b, c, cells, measure, check=not found).values(spots, rows))
     plain, other, patched = (torch.cat(values) for values in zip(*found))
     ends = (other, plain) if direction == DENOISE else (plain, other)
-    frame = _frame(cells, spots, measure, plain, other, patched, seed)
+    rows_of = [dict(site=c.site, position=s.name) | {at: getattr(c, at) for at in INDEX} for s in spots for c in cells]
+    about = dict(metric=measure.name, unit=measure.unit, seed=seed)
+    frame = tidy(rows_of, about, patched.flatten(1), plain[:, None], measure)
+    frame["share"] = frame["change"] / (other.double().mean() - plain.double().mean()).item()
+    frame = frame[
+        ["site", *INDEX, "position", "metric", "unit", "value", "change", "share", "low", "high", "n", "seed"]
+    ]
     clean_mean, corrupted_mean = (end.double().mean().item() for end in ends)
     frame.attrs |= dict(model=bridge.cfg.model_name, direction=direction, clean=clean_mean, corrupted=corrupted_mean)
     return frame
@@ -227,8 +230,8 @@ class _Pairs:
         sites = {Z if cell.site in (COMPONENT, ATTN_OUT) else cell.site for cell in cells}
         run_into = engine.prepare(bridge, into, keep=(RESID_PRE, Z), check=check)
         run_out_of = engine.prepare(bridge, out_of, keep=tuple(sites), check=False)
-        scored = (_answered(prompts, clean) for prompts in (into, out_of))
-        return cls(run_into, run_out_of, tuple(scored), cells, metric)  # type: ignore[arg-type]
+        answers = {name: getattr(clean, name) for name in ("answers", "distractors", "alternatives")}
+        return cls(run_into, run_out_of, (replace(into, **answers), replace(out_of, **answers)), cells, metric)
 
     def values(self, spots: list[_Spot], rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """The metric of both plain runs, ``[n]``, and of the patched ones, ``[n, n_spots, n_cells]``."""
@@ -323,22 +326,3 @@ class _Pairs:
             return written
         along = cell.direction.to(written)
         return (written @ along)[..., None] * along
-
-
-def _answered(prompts: PromptSet, clean: PromptSet) -> PromptSet:
-    return replace(prompts, answers=clean.answers, distractors=clean.distractors, alternatives=clean.alternatives)
-
-
-def _frame(
-    cells: list[_Cell], spots: list[_Spot], metric: Metric, plain: Tensor, other: Tensor, patched: Tensor, seed: int
-) -> pd.DataFrame:
-    rows = [
-        dict(site=cell.site, position=spot.name) | {name: getattr(cell, name) for name in INDEX}
-        for spot in spots
-        for cell in cells
-    ]
-    about = dict(metric=metric.name, unit=metric.unit, share=float("nan"), seed=seed)
-    frame = tidy(rows, about, patched.flatten(1), plain[:, None], metric)
-    frame["share"] = frame["change"] / (other.double().mean() - plain.double().mean()).item()
-    about = ("position", "metric", "unit", "value", "change", "share", "low", "high", "n", "seed")
-    return frame[["site", *INDEX, *about]]

@@ -54,8 +54,8 @@ def bootstrap_ratio(
     times[0], times[1:] = 1, times[1:].scatter_add_(1, draws, torch.ones_like(draws).double())
     sums = (times @ both).view(n_boot + 1, 2, -1)
     ratios = (sums[:, 0] / sums[:, 1]).mean(1)
-    ends = torch.quantile(ratios[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(ratios[0].item(), *ends, n)
+    low, high = torch.quantile(ratios[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(ratios[0].item(), low, high, n)
 
 
 class Summary(NamedTuple):

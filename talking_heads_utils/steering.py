@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -32,8 +31,7 @@ Label = Component | str
 Amounts = float | Sequence[float] | Mapping[str, float | Sequence[float]]
 
 
-@dataclass(frozen=True)
-class _Direction:
+class _Direction(NamedTuple):
     """What is added, and to what: the stream that enters a layer, or what its attention writes."""
 
     name: str
@@ -77,10 +75,9 @@ def steer(
     """
     bridge, metric = as_bridge(model, tokenizer), named(metric)
     found = _directions(bridge, directions)
-    settings = _settings([direction.name for direction in found], amounts)
-    start = min([direction.layer for direction in found] + [head.layer for head in metric.heads])
-    made = prepare(bridge, prompts, start, keep=[RESID_PRE])
-    first = min(direction.layer for direction in found)
+    names, first = [direction.name for direction in found], min(direction.layer for direction in found)
+    settings = _settings(names, amounts)
+    made = prepare(bridge, prompts, min([first, *(head.layer for head in metric.heads)]), keep=[RESID_PRE])
     where, mask = places(made, prompts, at)
     values = torch.tensor(settings).to(made.final)
 
@@ -98,7 +95,7 @@ def steer(
         return add
 
     after = measure(made, prompts, metric, where, change, len(settings), start=first)
-    rows = [dict(zip((direction.name for direction in found), setting)) for setting in settings]
+    rows = [dict(zip(names, setting)) for setting in settings]
     about = dict(position=at, metric=metric.name, unit=metric.unit)
     return tidy(rows, about, after, untouched(made, prompts, metric), metric)
 
@@ -110,11 +107,12 @@ def _directions(
         found = [_Direction(name, RESID_PRE, *given) for name, given in directions.items()]
     else:
         labels = [directions] if isinstance(directions, Label) else list(directions)
-        writers = list(map(as_component, labels))
-        found = [_Direction(str(w), ATTN_OUT, w.layer, write_vectors(bridge, [w])[0]) for w in writers]
+        found = [
+            _Direction(str(w), ATTN_OUT, w.layer, write_vectors(bridge, [w])[0]) for w in map(as_component, labels)
+        ]
     if not found or len({direction.name for direction in found}) < len(found):
         raise OptionError("Name one direction at least, such as L8H10.1, and each once.")
-    for name, layer, vector in ((direction.name, direction.layer, direction.vector) for direction in found):
+    for name, _, layer, vector in found:
         if not 0 <= layer < bridge.cfg.n_layers:
             raise OptionError(f"{name}: there is no layer {layer}; there are 0..{bridge.cfg.n_layers - 1}.")
         if tuple(vector.shape) != (bridge.cfg.d_model,) or not torch.isfinite(vector).all():
@@ -125,10 +123,9 @@ def _directions(
 def _settings(names: list[str], amounts: Amounts) -> list[tuple[float, ...]]:
     """Amounts of every direction, setting by setting."""
     if isinstance(amounts, Mapping):
-        keys = [str(name) for name in amounts]
-        if odd := sorted({*keys} ^ {*names}):
+        by_name = {str(name): given for name, given in amounts.items()}
+        if odd := sorted({*by_name} ^ {*names}):
             raise LabelError(f"Amounts and directions are not of the same names: see {odd[0]}.")
-        by_name = dict(zip(keys, amounts.values()))
         settings = list(product(*(_listed(by_name[name]) for name in names)))
     else:
         settings = [(amount,) * len(names) for amount in _listed(amounts)]

@@ -63,7 +63,7 @@ def measure(
 
     Raises :class:`OptionError` as a metric does.
     """
-    wide = max(4 * made.final.shape[-1], made.n_heads * made.n_pos)
+    wide = max(made.width, made.n_heads * made.n_pos)
     size = batches.size(_NUMBERS // (wide * at.shape[1] + made.unembed.shape[1]))
     per_prompt = min(n_variants, size)
     found = []

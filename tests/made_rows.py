@@ -1,4 +1,4 @@
-"""Small tables of chapter 1's rows, made up: no two values of a table agree, and every one is where its interval says."""
+"""Small tables of chapter 1's rows, made up: no two values of a table agree."""
 
 from itertools import count, product
 from math import tanh
@@ -10,6 +10,7 @@ from talking_heads_utils.experiments.inhibition import (
     basis,
     effects_table,
     exchange,
+    exchange_study,
     links,
     listeners,
     prediction,
@@ -61,13 +62,24 @@ def effect_rows(n: int = 6) -> pd.DataFrame:
 
 def exchange_rows() -> pd.DataFrame:
     unlike, rows = count(1), []
-    ways = [(s, exchange.QUERY) for s in (*exchange.PREDICTORS, exchange.BEST_MEASURED, *exchange.DRAWN)]
+    ways = [
+        (s, exchange.QUERY)
+        for s in (
+            *exchange_study.PREDICTORS,
+            exchange_study.BEST_MEASURED,
+            *(exchange.MATCHED_SETS, exchange.RANDOM_DIRECTIONS),
+        )
+    ]
     ways += [(exchange.PREDICTED, exchange.KEY), (exchange.PREDICTED, exchange.VALUE)]
     for head, (chosen, into), measure in product(
         (*HEADS, exchange.ALL), ways, (exchange.LOG_ODDS, exchange.PROBABILITY)
     ):
         for k in (1, 2, 4, 8):
-            share = (k / 8) ** 0.3 * (0.9 if into == exchange.QUERY and chosen not in exchange.DRAWN else 0.1)
+            share = (k / 8) ** 0.3 * (
+                0.9
+                if into == exchange.QUERY and chosen not in (exchange.MATCHED_SETS, exchange.RANDOM_DIRECTIONS)
+                else 0.1
+            )
             share += next(unlike) / 1e4
             rows.append(made(exchange.ExchangeRow, head=head, into=into, set=chosen, k=k, measure=measure, share=share,
                              components=f"{head}.0", effect=-share, **around(-share), **around(share, "share_"), p=0.01,
@@ -81,8 +93,8 @@ def link_rows() -> pd.DataFrame:
     unlike, rows = count(1), []
     for link in ("a → b (K)", "b → c (V)", "c → d (Q)"):
         value = 90 - 7.0 * next(unlike)
-        rows.append(made(links.LinkRow, link=link, value=value, low=value - 4, high=value + 5, null_high=70.0 + value / 50,
-                         p=0.01, p_holm=0.03))  # fmt: skip
+        rows.append(made(links.LinkRow, link=link, value=value, low=value - 4, high=value + 5, p=0.01, p_holm=0.03,
+                         null_high=70.0 + value / 50))  # fmt: skip
         for control in (links.OTHER_READERS, links.OTHER_INPUT, links.OTHER_WRITERS):
             rows.append(made(links.LinkRow, link=link, control=control, value=50 + next(unlike) / 10))
     return frame([*rows, made(links.LinkRow, link=links.JOINT, value=80.0, low=70.0, high=90.0, p=0.001)])
@@ -139,8 +151,9 @@ def attends_rows() -> pd.DataFrame:
     for i, (component, target) in enumerate(product(("L1H0.1", "L1H2.0", "mean"), ("seen", "same_list", "in_list"))):
         excess = 0.1 + i / 50
         role = "mean" if component == "mean" else "S-inhibition"
-        rows.append(made(attends.AttendsRow, role=role, component=component, target=target, share=excess + 0.2, even=0.2,
-                         excess=excess, **around(excess), control=0.05 + i / 100, control_low=0.01, control_high=0.09,
+        rows.append(made(attends.AttendsRow, role=role, component=component, target=target, share=excess + 0.2,
+                         even=0.2, excess=excess, **around(excess), control=0.05 + i / 100, control_low=0.01,
+                         control_high=0.09,
                          p=0.02, n_controls=100, n=500, n_sections=60))  # fmt: skip
     return frame(rows)
 
@@ -149,15 +162,15 @@ def hit_rows() -> pd.DataFrame:
     rows = [
         made(exchange.HitRow, head=head, predictor=predictor, strongest=f"{head}.0", first=f"{head}.{i % 2}",
              rank=1 + i, hit_at_1=i == 0, hit_at_3=i < 3, p=(1 + i) / 64, n_components=64, n=500)
-        for head in HEADS for i, predictor in enumerate(exchange.PREDICTORS)
+        for head in HEADS for i, predictor in enumerate(exchange_study.PREDICTORS)
     ]  # fmt: skip
     return frame(rows)
 
 
 def prediction_rows(n: int = 4) -> pd.DataFrame:
     rows = [
-        made(prediction.PredictionRow, head=head, component=i, score=0.4 - i / 10, score_at_0=0.3, singular_value=2.0 - i / 10,
-             rank=1 + i, rank_at_0=1 + i, n_movers=2, n_distances=9)
+        made(prediction.PredictionRow, head=head, component=i, score=0.4 - i / 10, score_at_0=0.3,
+             singular_value=2.0 - i / 10, rank=1 + i, rank_at_0=1 + i, n_movers=2, n_distances=9)
         for head in HEADS for i in range(n)
     ]  # fmt: skip
     return frame(rows)

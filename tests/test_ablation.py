@@ -4,16 +4,17 @@ import pytest
 import torch
 from conftest import random_prompts
 
-from talking_heads_utils.ablation import HOWS, ablate
+from talking_heads_utils.ablation import HOWS, ablate, as_part
 from talking_heads_utils.components import ov_svd
 from talking_heads_utils.errors import LabelError, ModelError, OptionError, TaskError
 from talking_heads_utils.forward.layers import attention_layer
-from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.metrics import attention
+from talking_heads_utils.labels import Head
+from talking_heads_utils.metrics import attention, logit_difference
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts.ioi import build_ioi
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.heads import Processing
 
 READER = Head(2, 1)
 LOOK = attention(READER, "IO", "S1")
@@ -71,12 +72,8 @@ def hooked(bridge, prompts, part, how, other, side, mask):
 
     def read(value, hook):  # the reader's own query, key or value alone
         x = layer.norm(seen["resid"] + delta)
-        W, b, h = {
-            "query": (layer.W_Q, layer.b_Q, READER.head),
-            "key": (layer.W_K, layer.b_K, kv),
-            "value": (layer.W_V, layer.b_V, kv),
-        }[side]
-        value = value.clone()
+        W, b = (getattr(layer, f"{kind}_{side[0].upper()}") for kind in "Wb")
+        h, value = READER.head if side == "query" else kv, value.clone()
         value[:, :, h] = x @ W[h] + b[h]
         return value
 
@@ -97,10 +94,13 @@ def hooked(bridge, prompts, part, how, other, side, mask):
         hooks.append((f"{at}.attn.hook_pattern", lambda value, hook: seen.update(pattern=value.clone())))
         logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-    last, pattern = logits[rows, end], seen["pattern"][rows, READER.head, end]
+    pattern = seen["pattern"][rows, READER.head, end]
     IO, S1 = (prompts.positions[name] for name in ("IO", "S1"))
-    difference = last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]
-    return difference.mean(), (pattern[rows, IO] - pattern[rows, S1]).mean()
+    return of_answers(logits, prompts), (pattern[rows, IO] - pattern[rows, S1]).mean()
+
+
+def of_answers(logits, prompts):
+    return logit_difference(logits[torch.arange(len(prompts)), prompts.positions["end"]], prompts).mean()
 
 
 @pytest.mark.parametrize("side", [None, "query", "key", "value"])
@@ -109,15 +109,13 @@ def test_every_ablation_is_that_of_a_hooked_run(own, side, positions):
     bridge, prompts = own
     prompts = even(prompts) if positions == "all" else prompts
     other = type(prompts)(**vars(prompts) | {"tokens": prompts.tokens.roll(1, 0)})
-    n_pos = prompts.tokens.shape[1]
-    where = torch.arange(n_pos).expand(len(prompts), -1)
-    mask = torch.ones(where.shape) if positions == "all" else (where == prompts.positions[positions][:, None]).float()
+    where = torch.arange(prompts.tokens.shape[1]).expand(len(prompts), -1)
+    mask = torch.ones_like(where) if positions == "all" else where == prompts.positions[positions][:, None]
     for how in HOWS:
         if positions == "end" and how in ("mean", "resample"):  # the hooked run knows equal positions only
             continue
         for label in ("L0H1", "L1H2.1", "L1.mlp") if positions == "all" else ("L1H2.1",):
-            part = Component.parse(label) if "." in label and "H" in label else None
-            part = part or (Head.parse(label) if "H" in label else type("M", (), {"layer": 1})())
+            part = as_part(label)
             given = dict(how=how, positions=positions, other=other if how == "exchange" else None)
             given["at"] = side and f"{READER}.{side}"
             found = [ablate(bridge, label, prompts, metric, **given) for metric in ("logit_diff", LOOK)]
@@ -136,11 +134,9 @@ def test_a_set_is_taken_out_together_and_components_sum_to_their_head(own):
     no_bias = attention_layer(bridge, 1).b_V.abs().max() < 1e-6  # folded into b_O by the model's loading
     assert no_bias and found["head"] == pytest.approx(found["components"], abs=1e-4)
     hooks = [(f"blocks.{layer}.attn.hook_z", _without(head)) for layer, head in ((0, 1), (1, 2))]
-    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
     with torch.no_grad():
-        last = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
-    difference = last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]
-    assert found["both"] == pytest.approx(float(difference.mean()), abs=1e-4)
+        expected = of_answers(bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks), prompts)
+    assert found["both"] == pytest.approx(float(expected), abs=1e-4)
 
 
 def _without(head):
@@ -153,8 +149,6 @@ def _without(head):
 
 
 def test_the_value_bias_is_the_head_s_and_no_component_s(checkpoints):
-    from talking_heads_utils.weights.heads import Processing
-
     bridge, prompts = load_model(checkpoints["gpt2"], processing=Processing(False, False)), random_prompts()
     layer = attention_layer(bridge, 1)
     with torch.no_grad():
@@ -163,25 +157,20 @@ def test_the_value_bias_is_the_head_s_and_no_component_s(checkpoints):
             ("blocks.1.attn.hook_z", _without(2)),
             ("blocks.1.hook_attn_out", lambda value, hook: value + constant),
         ]
-        rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-        last = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
-    difference = (last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]).mean()
+        expected = of_answers(bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks), prompts)
     components = {"components": [f"L1H2.{i}" for i in range(bridge.cfg.d_head)]}
     found = ablate(bridge, components, prompts, how="zero")["value"].item()
-    assert found == pytest.approx(float(difference), abs=1e-4)
+    assert found == pytest.approx(float(expected), abs=1e-4)
     assert abs(found - ablate(bridge, "L1H2", prompts, how="zero")["value"].item()) > 1e-3
 
 
-def test_in_the_planted_model_the_inhibiting_components_matter_and_the_control_does_not():
+def test_in_the_planted_model_each_inhibiting_component_has_its_row():
     planted = plant()
-    prompts = build_ioi(planted.tokenizer, 40)
-    mover = planted.roles["mover"][0]
-    inhibition = [str(component) for component in planted.components["inhibition"]]
+    mover, inhibition = planted.roles["mover"][0], [str(c) for c in planted.components["inhibition"]]
     given = dict(metric=attention(mover, "IO", "S1"), at=f"{mover}.query", how="zero")
-    sets = {"inhibition": inhibition, "control": ["L1H4", "L1H5"]}
-    found = ablate(planted.bridge, sets, prompts, **given).set_index("what")
-    assert found.loc["inhibition", "high"] < -0.9 and abs(found.loc["control", "change"]) < 1e-6
-    single = ablate(planted.bridge, inhibition, prompts, **given)
+    found = ablate(planted.bridge, {"all": inhibition}, build_ioi(planted.tokenizer, 40), **given)
+    assert found["high"].item() < -0.9
+    single = ablate(planted.bridge, inhibition, build_ioi(planted.tokenizer, 40), **given)
     assert len(single) == len(inhibition) and single["n"].eq(40).all()
     assert single[["layer", "head", "component"]].notna().all(axis=None)
 

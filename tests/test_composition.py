@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from talking_heads_utils.components import direction_of, qk_svd, write_directions
 from talking_heads_utils.errors import LabelError, OptionError, UnsupportedModelError
-from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.labels import Component, Head
@@ -18,25 +17,15 @@ from talking_heads_utils.metrics import accuracy
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.pair import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
 from talking_heads_utils.scores import composition
-from talking_heads_utils.scores.composition import (
-    iter_composition,
-    null_rms,
-    random_directions,
-    reading_maps,
-)
+from talking_heads_utils.scores.composition import iter_composition, null_rms, random_directions, reading_maps
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.scores.streaming import iter_streamed
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
 
 
 def dense_matrix(weights, layer, head, kind):
-    kv = weights.kv_index[head]
-    W_Q, W_K, W_V, W_O = (
-        weights.W_Q[layer, head],
-        weights.W_K[layer, kv],
-        weights.W_V[layer, kv],
-        weights.W_O[layer, head],
-    )
+    kv, (W_Q, W_K, W_V, W_O) = weights.kv_index[head], (getattr(weights, f"W_{x}")[layer] for x in "QKVO")
+    W_Q, W_K, W_V, W_O = W_Q[head], W_K[kv], W_V[kv], W_O[head]
     return {"Q": W_Q @ W_K.T, "K": W_K @ W_Q.T, "V": W_V @ W_O}[kind]
 
 
@@ -211,22 +200,13 @@ def test_a_small_but_genuine_component_keeps_its_direction():
     torch.testing.assert_close(overlap, torch.ones_like(overlap), atol=1e-4, rtol=0)
 
 
-@pytest.fixture
-def with_a_dead_head(small):
+def test_a_dead_head_is_undefined_everywhere_and_never_ranked(small):
     """L0H1 writes nothing and L2H3 reads nothing."""
     W_O, W_Q = small.W_O.clone(), small.W_Q.clone()
     W_O[0, 1], W_Q[2, 3] = 0, 0
-    return compute_scores(dataclasses.replace(small, W_O=W_O, W_Q=W_Q))
-
-
-def test_a_dead_head_is_undefined_everywhere_and_never_ranked(with_a_dead_head):
-    scores = with_a_dead_head
+    scores = compute_scores(dataclasses.replace(small, W_O=W_O, W_Q=W_Q))
     for table in (scores.head_level("Q"), scores.best_component("Q"), scores.best_z("Q")):
         assert table[0, 1, 2].isnan().all() and table[:2, :, 2, 3].isnan().all()
         assert not table[0, 0, 2, :3].isnan().any()
-    for measure in links.MEASURES:
-        found = links.strongest_writers(scores, Head(2, 0), "Q", 100, measure)
-        assert len(found) == 7 and Head(0, 1) not in [head for head, *_ in found]
-        assert links.strongest_writers(scores, Head(2, 3), "Q", 3, measure) == []
-        percentiles = links.reader_percentiles(scores.pairs("Q", measure), Head(2, 0))
-        assert percentiles[0, 1].isnan() and percentiles[:2].nan_to_num(50).aminmax() == (0, 100)
+    rank = scores.blocks["Q", 2].rank
+    assert (rank[0, 1] == 0).all() and (rank[..., 3] == 0).all() and rank[..., 0].max() == 7 * 6

@@ -11,11 +11,10 @@ from conftest import KINDS_OF_MODEL, random_prompts
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.components import direction_of, ov_svd, qk_svd
-from talking_heads_utils.editing import edit as apply
-from talking_heads_utils.editing import weights_to_edit
+from talking_heads_utils.editing import bake, edit, weights_to_edit
 from talking_heads_utils.edits import edits
 from talking_heads_utils.edits.algebra import change_of_W_Q, moves_of, rotated, target
-from talking_heads_utils.edits.bake import EDIT_FILE, bake
+from talking_heads_utils.edits.bake import EDIT_FILE
 from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit
 from talking_heads_utils.errors import EditError, LabelError, OptionError
 from talking_heads_utils.labels import Component
@@ -57,10 +56,6 @@ def raw_too(request, model, checkpoints):
     return load_model(checkpoints[name], dtype=torch.float64, processing=Processing(False, False)), prompts
 
 
-def every_edit(bridge):
-    return new_edit(weights_to_edit(bridge), EVERY)
-
-
 def state(bridge):
     return {name: tensor.clone() for name, tensor in bridge.state_dict().items()}
 
@@ -70,10 +65,15 @@ def logits_of(bridge, prompts):
         return bridge(prompts.tokens)
 
 
-def by_activations(bridge, prompts, edit):
+def unchanged(bridge, before):
+    after = state(bridge)
+    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def by_activations(bridge, prompts, changes):
     """The same edit made by projecting activations: what heads write, and what queries read."""
     weights, hooks, seen = weights_to_edit(bridge), [], {}
-    for change in edit.changes:
+    for change in changes:
         layer, head = change.component.layer, change.component.head
         attn, ln = bridge.blocks[layer].attn, getattr(bridge.blocks[layer], "ln1", None)
         d, t = (v.to(attn.W_O) for v in target(weights, change))
@@ -106,9 +106,8 @@ def by_activations(bridge, prompts, edit):
 @pytest.mark.parametrize("change", EVERY, ids=str)
 def test_editing_the_weight_is_projecting_the_activation(raw_too, change):
     bridge, prompts = raw_too
-    edit = new_edit(weights_to_edit(bridge), [change])
-    untouched, expected = logits_of(bridge, prompts), by_activations(bridge, prompts, edit)
-    with apply(bridge, edit):
+    untouched, expected = logits_of(bridge, prompts), by_activations(bridge, prompts, [change])
+    with edit(bridge, change):
         torch.testing.assert_close(logits_of(bridge, prompts), expected, atol=1e-5, rtol=1e-5)
     if bridge.cfg.model_name != "planted":  # whose strong components are others
         assert (expected - untouched).abs().max() > 1e-3, "an edit without effect would prove nothing"
@@ -117,7 +116,7 @@ def test_editing_the_weight_is_projecting_the_activation(raw_too, change):
 def test_every_operation_does_to_the_components_what_it_says(model):
     bridge, _ = model
     weights = weights_to_edit(bridge)
-    with apply(bridge, every_edit(bridge)):
+    with edit(bridge, EVERY):
         after = head_weights_from_bridge(bridge)
     S = ov_svd(weights, 0).S[1].clone()
     S[0], S[2] = 2.5 * S[0], 0
@@ -133,45 +132,32 @@ def test_every_operation_does_to_the_components_what_it_says(model):
 
 def test_the_model_is_put_back_bit_for_bit(model):
     bridge, prompts = model
-    before, edit = state(bridge), every_edit(bridge)
-    untouched = logits_of(bridge, prompts)
-    with pytest.raises(ZeroDivisionError), apply(bridge, edit):
+    before, untouched = state(bridge), logits_of(bridge, prompts)
+    with pytest.raises(ZeroDivisionError), edit(bridge, EVERY):
         assert not torch.equal(logits_of(bridge, prompts), untouched)
-        with apply(bridge, new_edit(weights_to_edit(bridge), [Change(A, OV, SCALE, 3.0)])):
+        with edit(bridge, {A: 3.0}):
             raise ZeroDivisionError
-    after = state(bridge)
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    torch.testing.assert_close(logits_of(bridge, prompts), untouched, atol=1e-9, rtol=1e-9)
+    assert unchanged(bridge, before)
 
 
 def test_scale_one_and_a_full_turn_change_nothing_at_all(model):
     bridge, prompts = model
     untouched, before = logits_of(bridge, prompts), state(bridge)
-    weights = weights_to_edit(bridge)
-    with apply(
-        bridge, new_edit(weights, [Change(A, OV, SCALE, 1.0), Change(Q, QK, SCALE, 1), Change(C, QK, SCALE, 1)])
-    ):
-        assert all(torch.equal(before[name], tensor) for name, tensor in state(bridge).items())
-    with apply(bridge, new_edit(weights, [Change(C, OV, ROTATE, 360.0, (C, A))])):
-        torch.testing.assert_close(logits_of(bridge, prompts), untouched, atol=1e-9, rtol=1e-9)
-    with apply(bridge, new_edit(weights, [Change(A, OV, SET, float(direction_of(weights, A)[1]))])):
-        torch.testing.assert_close(logits_of(bridge, prompts), untouched, atol=1e-9, rtol=1e-9)
+    with edit(bridge, [Change(A, OV, SCALE, 1.0), Change(Q, QK, SCALE, 1), Change(C, QK, SCALE, 1)]):
+        assert unchanged(bridge, before)
+    own = float(direction_of(weights_to_edit(bridge), A)[1])
+    for change in (Change(C, OV, ROTATE, 360.0, (C, A)), Change(A, OV, SET, own)):
+        with edit(bridge, change):
+            torch.testing.assert_close(logits_of(bridge, prompts), untouched, atol=1e-9, rtol=1e-9)
 
 
 def test_nested_edits_multiply(model):
     bridge, prompts = model
-    weights = weights_to_edit(bridge)
-    single = new_edit(weights, [Change(A, OV, SCALE, 6.0), Change(Q, QK, REMOVE), Change(B, OV, REMOVE)])
-    with apply(bridge, single):
+    with edit(bridge, [Change(A, OV, SCALE, 6.0), Change(Q, QK, REMOVE), Change(B, OV, REMOVE)]):
         expected = logits_of(bridge, prompts)
-    parts = [
-        [Change(A, OV, SCALE, 2.0)],
-        [Change(A, OV, SCALE, 3.0), Change(Q, QK, REMOVE)],
-        [Change(B, OV, REMOVE)],
-    ]
     with ExitStack() as stack:
-        for changes in parts:
-            stack.enter_context(apply(bridge, new_edit(weights_to_edit(bridge), changes)))
+        for changes in ({A: 2.0}, [Change(A, OV, SCALE, 3.0), Change(Q, QK, REMOVE)], Change(B, OV, REMOVE)):
+            stack.enter_context(edit(bridge, changes))
         torch.testing.assert_close(logits_of(bridge, prompts), expected, atol=1e-8, rtol=1e-8)
 
 
@@ -184,23 +170,20 @@ def test_a_baked_checkpoint_loads_in_plain_transformers_and_does_the_same(family
 
     bridge = load_model(checkpoints[family], processing=None if processed else Processing(False, False))
     changes = tuple(change for change in EVERY if change.matrix == ONE_MATRIX.get(family, change.matrix))
-    edit, prompts = new_edit(weights_to_edit(bridge), changes), random_prompts()
-    folder = bake(checkpoints[family], edit, tmp_path / "new" / "edited")
+    made, prompts = new_edit(weights_to_edit(bridge), changes), random_prompts()
+    folder = bake(checkpoints[family], made, tmp_path / "new" / "edited")
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
         found = plain(prompts.tokens).logits
         untouched = AutoModelForCausalLM.from_pretrained(checkpoints[family]).eval()(prompts.tokens).logits
-    with apply(bridge, edit):
+    with edit(bridge, made):
         expected = logits_of(bridge, prompts)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     assert (found - untouched).abs().max() > 0.01
-    assert edits.read_edit(folder / EDIT_FILE) == edit
+    assert edits.read_edit(folder / EDIT_FILE) == made
     again = load_model(folder)
     torch.testing.assert_close(logits_of(again, prompts), found, atol=1e-4, rtol=1e-5)
-    with (
-        pytest.raises(EditError, match="whose weights differ"),
-        apply(again, new_edit(weights_to_edit(load_model(checkpoints[family])), changes)),
-    ):
+    with pytest.raises(EditError, match="whose weights differ|processing"), edit(again, made):
         pass
     names, before = load_file(folder / "model.safetensors"), load_file(checkpoints[family] / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], names[name])}
@@ -214,85 +197,80 @@ def test_a_sharded_half_precision_checkpoint_is_baked_shard_by_shard(checkpoints
     half.save_pretrained(tmp_path / "half", max_shard_size="10KB")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(checkpoints["llama"] / name, tmp_path / "half" / name)
-    edit = new_edit(load_head_weights(tmp_path / "half"), [Change(A, OV, SCALE, 3.0), Change(Q, QK, REMOVE)])
-    folder = bake(tmp_path / "half", edit, tmp_path / "edited")
+    changes = [Change(A, OV, SCALE, 3.0), Change(Q, QK, REMOVE)]
+    folder = bake(tmp_path / "half", changes, tmp_path / "edited")
     assert len(list(folder.glob("*.safetensors"))) == len(list((tmp_path / "half").glob("*.safetensors"))) > 1
     bridge, again = load_model(tmp_path / "half"), load_model(folder)
-    with apply(bridge, edit):
+    with edit(bridge, changes):
         expected = logits_of(bridge, random_prompts())
     assert (logits_of(again, random_prompts()) - expected).abs().max() < 0.02 * expected.abs().max()
     assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16
 
 
 def test_labels_are_enough_to_edit_and_to_bake(checkpoints, tmp_path):
-    from talking_heads_utils import editing
-
     bridge, prompts = load_model(checkpoints["gpt2"]), random_prompts()
     before, factors = state(bridge), {"L0H1.0": 2.5, B: 0.0}
-    with apply(bridge, {A: 2.5, B: 0.0}):
+    with edit(bridge, [Change(A, OV, SCALE, 2.5), Change(B, OV, REMOVE)]):
         expected = logits_of(bridge, prompts)
-    with editing.edit(bridge, factors) as edited:
+    with edit(bridge, factors) as edited:
         assert torch.equal(logits_of(edited, prompts), expected)
-        with editing.edit(bridge, {"L0H0.1": -1}, "QK"), pytest.raises(LabelError), editing.edit(bridge, {"8.10": 1}):
+        with edit(bridge, {"L0H0.1": -1}, "QK"), pytest.raises(LabelError), edit(bridge, {"8.10": 1}):
             pass
-    assert all(torch.equal(before[name], tensor) for name, tensor in state(bridge).items())
-    folder = editing.bake(checkpoints["gpt2"], factors, tmp_path / "baked")
+    assert unchanged(bridge, before)
+    folder = bake(checkpoints["gpt2"], factors, tmp_path / "baked")
     torch.testing.assert_close(logits_of(load_model(folder), prompts), expected, atol=1e-4, rtol=1e-5)
-    with pytest.raises(EditError, match="is no change"), editing.edit(bridge, ["L0H1.0"]):
+    with pytest.raises(EditError, match="is no change"), edit(bridge, ["L0H1.0"]):
         pass
     with pytest.raises(EditError, match="has no checkpoint"):
-        editing.bake("planted", factors, tmp_path / "none")
+        bake("planted", factors, tmp_path / "none")
     assert Change("L0H1.0", span=("L1H2.0", "L0H1.0"), operation=ROTATE, value=4).span == (C, A)
 
 
 def test_an_edit_survives_json_and_another_model_is_refused(checkpoints, tmp_path):
     weights = {name: load_head_weights(checkpoints[name]) for name in ("gpt2", "gpt_neox", "llama")}
     for name, own in weights.items():
-        edit = new_edit(own, EVERY, model=name)
-        edits.save_edit(edit, tmp_path / "edit.json")
-        assert edits.read_edit(tmp_path / "edit.json") == edit
-        for other, theirs in weights.items():
-            if other != name:
-                with pytest.raises(EditError):
-                    edit.check(theirs)
+        made = new_edit(own, EVERY, model=name)
+        edits.save_edit(made, tmp_path / "edit.json")
+        assert edits.read_edit(tmp_path / "edit.json") == made
+        for other in weights.keys() - {name}:
+            with pytest.raises(EditError):
+                made.check(weights[other])
     raw = load_head_weights(checkpoints["gpt2"], processing=Processing(False, False))
     with pytest.raises(EditError, match="processing"):
         new_edit(weights["gpt2"], EVERY).check(raw)
-    shown = json.loads(edits.to_json(edit))["changes"]
+    shown = json.loads(edits.to_json(made))["changes"]
     assert shown[1] == {"component": "L0H1.2", "matrix": "OV", "operation": "remove"}
     assert shown[2]["span"] == ["L1H2.0", "L0H1.0"] and shown[2]["value"] == 40
 
 
-def test_bad_edits_are_one_clear_error_each_and_touch_nothing(model, tmp_path):
+BAD = {
+    "is not in": (LabelError, Change(Component(0, 40, 0), OV, SCALE, 2.0)),
+    "components are 0": (LabelError, [EVERY[0], Change(Component(0, 1, 999), OV, SCALE, 2.0)]),
+    "changed twice": (EditError, [EVERY[0], EVERY[0]]),
+    "span no plane": (EditError, Change(C, OV, ROTATE, 9.0, (C, C))),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_edits_are_one_clear_error_each_and_touch_nothing(model, message):
     bridge, _ = model
-    before, weights = state(bridge), weights_to_edit(bridge)
-    good = every_edit(bridge)
-    bad = {
-        "is not in": Change(Component(0, 40, 0)  , OV, SCALE, 2.0),
-        "components are 0": Change(Component(0, 1, 999), OV, SCALE, 2.0),
-    }  # fmt: skip
-    for message, change in bad.items():
-        with pytest.raises(LabelError, match=message):
-            new_edit(weights, [change])
-        with pytest.raises(LabelError, match=message), apply(bridge, replace(good, changes=(EVERY[0], change))):
-            pass
-    for value in (float("nan"), float("inf"), None, "2", True):
-        with pytest.raises(EditError, match="takes a finite number"):
-            Change(A, OV, SCALE, value)
-    for wrong in (dict(matrix="KV"), dict(operation="double"), dict(operation=REMOVE), dict(operation=ROTATE),
-                  dict(operation=SET, value=-1.0), dict(span=(A, B))):  # fmt: skip
-        with pytest.raises(EditError):
-            Change(**{"component": A, "matrix": OV, "operation": SCALE, "value": 2.0} | wrong)
-    with pytest.raises(EditError, match="changed twice"):
-        new_edit(weights, [EVERY[0], EVERY[0]])
-    with (
-        pytest.raises(EditError, match="span no plane"),
-        apply(bridge, new_edit(weights, [Change(C, OV, ROTATE, 9.0, (C, C))])),
-    ):
+    before = state(bridge)
+    with pytest.raises(BAD[message][0], match=message), edit(bridge, BAD[message][1]):
         pass
-    with pytest.raises(EditError, match="whose weights differ"), apply(bridge, replace(good, fingerprint=(1.0,))):
+    wrong = replace(new_edit(weights_to_edit(bridge), EVERY), fingerprint=(1.0,))
+    with pytest.raises(EditError, match="whose weights differ"), edit(bridge, wrong):
         pass
-    assert all(torch.equal(before[name], tensor) for name, tensor in state(bridge).items())
+    assert unchanged(bridge, before)
+
+
+@pytest.mark.parametrize("wrong", [
+    *(dict(value=value) for value in (float("nan"), float("inf"), None, "2", True)), dict(matrix="KV"),
+    dict(operation="double"), dict(operation=REMOVE), dict(operation=ROTATE), dict(operation=SET, value=-1.0),
+    dict(span=(A, B)),
+])  # fmt: skip
+def test_a_change_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(EditError, match="finite number" if wrong.keys() == {"value"} else None):
+        Change(**dict(component=A, matrix=OV, operation=SCALE, value=2.0) | wrong)
 
 
 def test_files_that_are_no_edits(tmp_path, checkpoints):
@@ -314,52 +292,40 @@ def test_files_that_are_no_edits(tmp_path, checkpoints):
         edits.read_edit(path)
 
 
-def test_tensors_that_cannot_be_edited_in_place_are_refused(checkpoints):
-    tied = load_model(checkpoints["gpt2"])
-    module = tied.blocks[0].attn.o._modules["_original_component"]
-    module.weight = tied.blocks[1].attn.o._modules["_original_component"].weight
-    own = new_edit(weights_to_edit(tied), [EVERY[0]])
-    before = state(tied)
-    with pytest.raises(EditError, match="tied to that of another"), apply(tied, own):
+@pytest.mark.parametrize("message", ["tied to that of another", "packed integer storage"])
+def test_tensors_that_cannot_be_edited_in_place_are_refused(checkpoints, message):
+    bridge = load_model(checkpoints["gpt2"])
+    module, other = (bridge.blocks[layer].attn.o._modules["_original_component"] for layer in (0, 1))
+    packed = torch.nn.Parameter(module.weight.detach().to(torch.int8), requires_grad=False)
+    module.weight = other.weight if message.startswith("tied") else packed
+    before = state(bridge)
+    with pytest.raises(EditError, match=message), edit(bridge, EVERY[0]):
         pass
-    quantised = load_model(checkpoints["gpt2"])
-    module = quantised.blocks[0].attn.o._modules["_original_component"]
-    module.weight = torch.nn.Parameter(module.weight.detach().to(torch.int8), requires_grad=False)
-    packed = state(quantised)
-    with pytest.raises(EditError, match="packed integer storage"), apply(quantised, own):
-        pass
-    for model, kept in ((tied, before), (quantised, packed)):
-        assert all(torch.equal(kept[name], tensor) for name, tensor in state(model).items())
+    assert unchanged(bridge, before)
 
 
 def test_what_cannot_be_baked_is_refused_and_leaves_nothing(checkpoints, tmp_path):
-    weights = load_head_weights(checkpoints["gpt_neox"])
-    edit = new_edit(weights, EVERY)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").touch()
-    with pytest.raises(OptionError, match="not empty"):
-        bake(checkpoints["gpt_neox"], edit, tmp_path / "full")
-    with pytest.raises(EditError, match="whose weights differ|processing"):
-        bake(checkpoints["gpt2"], edit, tmp_path / "other")
-    biased = new_edit(load_head_weights(checkpoints["qwen2"]), EVERY[-1:])
-    with pytest.raises(EditError, match="would move a constant, and this checkpoint has no bias there"):
-        bake(checkpoints["qwen2"], biased, tmp_path / "biased")
-    (tmp_path / "file").touch()
-    with pytest.raises(OptionError):
-        bake(checkpoints["gpt_neox"], edit, tmp_path / "file" / "below")
-    lacking = shutil.copytree(checkpoints["gpt_neox"], tmp_path / "lacking")
-    tensors = load_file(lacking / "model.safetensors")
-    save_file(
-        {n: t for n, t in tensors.items() if not n.endswith("attention.dense.bias")}, lacking / "model.safetensors"
-    )
-    with pytest.raises(EditError, match="no bias there to hold it"):
-        bake(lacking, new_edit(load_head_weights(lacking), EVERY), tmp_path / "other")
+    for name in ("full", "lacking"):
+        shutil.copytree(checkpoints["gpt_neox"], tmp_path / name)
+    weights = tmp_path / "lacking" / "model.safetensors"
+    kept = {name: t for name, t in load_file(weights).items() if not name.endswith("attention.dense.bias")}
+    save_file(kept, weights)
+    of_another = new_edit(load_head_weights(checkpoints["gpt_neox"]), EVERY)
+    for error, message, source, changes, out in (
+        (OptionError, "not empty", checkpoints["gpt_neox"], EVERY, "full"),
+        (OptionError, None, checkpoints["gpt_neox"], EVERY, "full/config.json/below"),
+        (EditError, "whose weights differ|processing", checkpoints["gpt2"], of_another, "other"),
+        (EditError, "would move a constant, and the model has no bias", checkpoints["qwen2"], EVERY[-1], "other"),
+        (EditError, "no bias there to hold it", tmp_path / "lacking", EVERY, "other"),
+    ):
+        with pytest.raises(error, match=message):
+            bake(source, changes, tmp_path / out)
     assert not (tmp_path / "other").exists() and not list(tmp_path.glob(".*"))
 
 
 def test_a_scale_of_zero_in_the_norm_is_an_error(checkpoints):
     weights = load_head_weights(checkpoints["gpt2"])
-    (move,) = moves_of(weights, new_edit(weights, [Change(Q, QK, SCALE, 2.0)]))
+    (move,) = moves_of(weights, new_edit(weights, {Q: 2.0}, QK))
     scale = torch.ones(24)
     scale[3] = 0
     with pytest.raises(EditError, match="scale of zero"):
@@ -383,8 +349,8 @@ def test_in_gpt2_small_a_value_bias_lies_along_a_component_and_baking_keeps_it(g
     along = torch.stack([constant @ direction_of(gpt2, c)[0] for c in components]).abs()
     strongest = components[int(along.argmax())]
     assert along.max() > 0.5, "an edit that moved biases would move this much"
-    edit = new_edit(gpt2, [Change(strongest, OV, SCALE, 3.0), Change(Component(9, 9, 0), QK, REMOVE)])
-    after = load_head_weights(bake(gpt2_source, edit, tmp_path / "edited"))
+    changes = [Change(strongest, OV, SCALE, 3.0), Change(Component(9, 9, 0), QK, REMOVE)]
+    after = load_head_weights(bake(gpt2_source, changes, tmp_path / "edited"))
     torch.testing.assert_close(after.b_O, gpt2.b_O, atol=2e-3, rtol=0)  # the released copy is in float16
     d = direction_of(gpt2, strongest)[0].float()
     torch.testing.assert_close(after.W_O[7, 3] @ d, 3 * gpt2.W_O[7, 3] @ d, atol=2e-3, rtol=2e-3)

@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from conftest import random_prompts
 
+from talking_heads_utils.errors import UnsupportedModelError
 from talking_heads_utils.forward import engine
-from talking_heads_utils.forward.engine import MLP_OUT, PATTERN, RESID_PRE, Z, prepare, to_positions
+from talking_heads_utils.forward.ends import logits_at
+from talking_heads_utils.forward.engine import MLP_OUT, RESID_PRE, Z, prepare, to_positions
 from talking_heads_utils.labels import Head
+from talking_heads_utils.models import load_model
 
 HOOKS = {RESID_PRE: "hook_resid_pre", Z: "attn.hook_z", MLP_OUT: "hook_mlp_out"}
 
@@ -67,39 +71,25 @@ def test_a_change_from_a_position_on_is_that_of_a_hooked_run(case, site, at):
         torch.testing.assert_close(by_position[mask], own[mask], atol=1e-5, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_positions_may_differ_from_prompt_to_prompt(case):
-    bridge, prompts = case
-    made = prepare(bridge, prompts, 1)
-    at = made.at_end()
-    x = made.plain(RESID_PRE, 1, at)[:, None].expand(-1, 3, -1, -1)
-    final = made.run(x, at)[:, :, 0]
-    torch.testing.assert_close(final, made.final[:, None].expand(-1, 3, -1), atol=1e-4, rtol=1e-4)
-
-
 def test_a_model_that_does_something_else_is_refused(checkpoints):
-    from conftest import random_prompts
-
-    from talking_heads_utils.errors import UnsupportedModelError
-    from talking_heads_utils.models import load_model
-
     bridge = load_model(checkpoints["gpt2"])
     bridge.blocks[1].mlp.hook_out.add_hook(lambda value, hook: 2 * value)
     with pytest.raises(UnsupportedModelError, match="run one by one"):
         prepare(bridge, random_prompts())
 
 
-def test_patterns_are_seen_as_probabilities(case):
+def test_logits_at_some_places_are_those_of_the_whole_run(case):
     bridge, prompts = case
-    made, seen = prepare(bridge, prompts, 0), []
-
-    def look(site, layer, value):
-        if site == PATTERN:
-            seen.append(value.sum(-1))
-        return value
-
+    end = prompts.positions["end"]
+    places = torch.stack([end, end - 1, torch.zeros_like(end)], 1)
     with torch.no_grad():
-        at = made.everywhere()
-        made.run(made.plain(RESID_PRE, 0, at)[:, None], at, change=look)
-    assert len(seen) == bridge.cfg.n_layers
-    torch.testing.assert_close(torch.stack(seen), torch.ones_like(torch.stack(seen)))
+        whole = bridge(prompts.tokens)
+        with logits_at(bridge, places):
+            found, cache = bridge.run_with_cache(prompts.tokens)
+        after, plain = bridge.run_with_cache(prompts.tokens)
+    expected = whole[torch.arange(len(prompts))[:, None], places]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (found[:, 0] - found[:, 1]).abs().max() > 1e-3, "places that agree would prove nothing"
+    assert after.shape == whole.shape, "and the model is left as it was"
+    last = f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post"
+    torch.testing.assert_close(cache[last], plain[last], atol=1e-4, rtol=1e-4)

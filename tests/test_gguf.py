@@ -35,9 +35,8 @@ from talking_heads_utils.weights.packages import SMOLLM2
 READ = [name for name in ("gpt2", *gguf_files.CLASSES) if name in FAMILIES]
 TOKENS = torch.tensor([[0, 5, 7, 9, 11, 3, 200], [0, 2, 4, 8, 16, 32, 64]])
 RAW = Processing(fold_ln=False, center=False)
-CASES = [(family, "F32") for family in READ] + [
-    *(("llama", kind) for kind in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")), ("gpt2", "Q4_1"),
-]  # fmt: skip
+CASES = [(family, "F32") for family in READ] + [("gpt2", "Q4_1")]
+CASES += [("llama", kind) for kind in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_1")]
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +261,7 @@ def test_smollm2_is_a_known_real_model(smollm2, tmp_path):
     phrase = "smollm2, real model, quantised to Q4_1"
     assert shown_as("smollm2") == result_files.shown("smollm2", revision) == known.shown == phrase
     assert result_files.results_folder(tmp_path, "smollm2", revision) == tmp_path / "smollm2"
-    assert known.chapters == (1, 2, 3, 4) and known.package.licence == "Apache-2.0"
+    assert known.chapters == (1, 2, 3, 4)
     by_path = find_checkpoint(smollm2)
     assert by_path.revision is None and by_path.sha256() == SMOLLM2.sha256
     assert "not known to be a real model" in shown_as(str(smollm2))

@@ -102,4 +102,4 @@ def test_nothing_is_fetched_of_an_unknown_family_and_no_pickle_at_all(monkeypatc
     )
     with pytest.raises(CheckpointError, match="never a pickle" if model_type == "gpt2" else "'mamba', which is not"):
         load_head_weights("a/b")
-    assert len(asked) == (2 if model_type == "gpt2" else 1) and not any("bin" in name for name in sum(asked, ()))
+    assert len(asked) == (2 if model_type == "gpt2" else 1) and not any("bin" in name for name in sum(asked, []))

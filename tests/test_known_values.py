@@ -136,13 +136,9 @@ def test_the_patch_table_equals_whole_runs_scored_on_as_function(s, b):
         own = [answer == q.function[0] * q.x + q.function[1] for answer, q in zip(said, pairing.a)]
         of_a = table.loc[(name, patching.A)]
         assert of_a["exact"] == sum(own) / n and of_a["copied"] == 1
-
-
-def test_the_patched_layers_and_sets_that_are_compared_differ(s):
-    table = s.table(patching.patches, {"layer 2": heads_in([2], s.shape[1])}, n=8, b=OTHER_FUNCTION)
-    assert table.query("out == 'layer 2' and run == @patching.PATCHED")["distance"].nunique() == 4
-    of_a = table[table["run"] == patching.A].set_index("out")["exact"]
-    assert of_a["layer 2"] < 1 == of_a["nothing"]
+    if b == OTHER_FUNCTION:  # layers and sets differ, or this could not tell them apart
+        assert table.loc[("layer 2", patching.PATCHED), "distance"].nunique() == s.shape[0]
+        assert table.loc[("layer 2", patching.A), "exact"] < 1 == table.loc[("nothing", patching.A), "exact"]
 
 
 @torch.no_grad()

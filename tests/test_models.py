@@ -11,13 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from talking_heads_utils import models
 from talking_heads_utils.device import free_memory
-from talking_heads_utils.errors import (
-    CheckpointError,
-    ModelError,
-    OptionError,
-    ProcessingError,
-    UnsupportedModelError,
-)
+from talking_heads_utils.errors import CheckpointError, ModelError, OptionError, ProcessingError, UnsupportedModelError
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.models import as_bridge, known_models, load_model, load_tokenizer
@@ -62,14 +56,6 @@ def test_sharded_and_bfloat16(tmp_path):
     assert bridge(TOKENS).dtype == torch.bfloat16
 
 
-def test_a_partial_checkpoint_is_refused_and_the_way_out_named(checkpoints, tmp_path):
-    name = "transformer.h.1.mlp.c_fc.weight"
-    folder = edit(checkpoints["gpt2"], tmp_path / "partial", lambda tensors: tensors.pop(name))
-    with pytest.raises(CheckpointError, match=f"1 tensors are missing: {name}.*load_head_weights"):
-        load_model(folder)
-    assert load_head_weights(folder).n_layers == 3
-
-
 def test_names_without_the_prefix_are_the_hubs_own_format(checkpoints, tmp_path):
     """The Hub's gpt2 stores h.0.attn..., without ``transformer.``."""
 
@@ -83,26 +69,27 @@ def test_names_without_the_prefix_are_the_hubs_own_format(checkpoints, tmp_path)
         torch.testing.assert_close(bridge(TOKENS), whole(TOKENS))
 
 
-def test_nan_and_other_damage_are_refused(checkpoints, tmp_path):
-    name = "transformer.h.0.mlp.c_fc.weight"
-    nan = edit(checkpoints["gpt2"], tmp_path / "nan", lambda tensors: tensors[name][0].fill_(torch.nan))
-    with pytest.raises(CheckpointError, match=f"{name} of nan holds NaN"):
-        load_model(nan)
-
-    def cut(tensors):
-        tensors[name] = tensors[name][:, :-1].contiguous()
-
-    with pytest.raises(CheckpointError, match="does not fit its config"):
-        load_model(edit(checkpoints["gpt2"], tmp_path / "cut", cut))
+MLP = "transformer.h.1.mlp.c_fc.weight"
+DAMAGED = {
+    f"1 tensors are missing: {MLP}.*load_head_weights": lambda tensors: tensors.pop(MLP),
+    f"{MLP} of odd holds NaN": lambda tensors: tensors[MLP][0].fill_(torch.nan),
+    "does not fit its config": lambda tensors: tensors.update({MLP: tensors[MLP][:, :-1].contiguous()}),
+}
 
 
-def test_a_missing_tokenizer_too_little_memory_and_wrong_processing(checkpoints, tmp_path, monkeypatch):
+@pytest.mark.parametrize("message", DAMAGED)
+def test_damage_that_attention_does_not_see_is_refused_in_a_whole_model(checkpoints, tmp_path, message):
+    folder = edit(checkpoints["gpt2"], tmp_path / "odd", DAMAGED[message])
+    with pytest.raises(CheckpointError, match=message):
+        load_model(folder)
+    assert load_head_weights(folder).n_layers == 3
+
+
+def test_a_missing_tokenizer_and_too_little_memory(checkpoints, tmp_path, monkeypatch):
     folder = shutil.copytree(checkpoints["llama"], tmp_path / "bare")
     (folder / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="neither tokenizer.json nor vocab.json"):
         load_model(folder)
-    with pytest.raises(ProcessingError, match="only LayerNorm subtracts the mean"):
-        load_model(checkpoints["llama"], processing=Processing(fold_ln=True, center=True))
     assert free_memory(torch.device("cpu")) > 1e8
     monkeypatch.setattr(models, "free_memory", lambda device: 1000)
     with pytest.raises(ModelError, match=r"needs 0\.0 GB on cpu; 0\.0 GB are free.*bfloat16"):

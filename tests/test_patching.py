@@ -6,9 +6,11 @@ import pytest
 import torch
 from conftest import random_prompts
 
+from talking_heads_utils import batches
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.metrics import attention, logit_difference
+from talking_heads_utils.models import load_model
 from talking_heads_utils.patching import patch
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
@@ -105,11 +107,9 @@ def test_all_positions_are_those_of_transformer_lens(case):
         return logit_difference(logits[:, -1], clean).mean()
 
     helpers = {
-        "resid_pre": tl.get_act_patch_resid_pre,
-        "attn_out": tl.get_act_patch_attn_out,
-        "mlp_out": tl.get_act_patch_mlp_out,
-        "z": tl.get_act_patch_attn_head_out_by_pos,
-    }
+        "resid_pre": tl.get_act_patch_resid_pre, "attn_out": tl.get_act_patch_attn_out,
+        "mlp_out": tl.get_act_patch_mlp_out, "z": tl.get_act_patch_attn_head_out_by_pos,
+    }  # fmt: skip
     with torch.no_grad():
         _, cache = bridge.run_with_cache(clean.tokens)
         frame = patch(bridge, clean, corrupted, sites=sites_of(bridge))
@@ -144,43 +144,28 @@ def test_a_metric_of_ones_own_and_one_of_attention(case, metric):
 
 
 def test_small_blocks_change_nothing(case):
-    from talking_heads_utils import batches
-
     bridge, clean, corrupted = case[0], *pairs(case)
-    whole = patch(bridge, clean, corrupted, sites=["resid_pre", "z"])
+    given = dict(sites=["resid_pre", "z"], positions=list(clean.positions)[:2])
+    whole = patch(bridge, clean, corrupted, **given)
     with batches.divided_by(10**7):
-        torch.testing.assert_close(
-            torch.tensor(patch(bridge, clean, corrupted, sites=["resid_pre", "z"]).value), torch.tensor(whole.value),
-            atol=1e-4, rtol=1e-4,
-        )  # fmt: skip
-    some = patch(bridge, clean, corrupted, sites=["z", "resid_pre"], layers=[1])
-    kept = whole[whole.layer == 1].reset_index(drop=True)
-    torch.testing.assert_close(torch.tensor(some.value), torch.tensor(kept.value), atol=1e-4, rtol=1e-4)
+        small = patch(bridge, clean, corrupted, **given)
+    some = patch(bridge, clean, corrupted, **given, layers=[1])
+    assert small.value.to_numpy() == pytest.approx(whole.value.to_numpy(), abs=1e-4, rel=1e-4)
+    assert some.value.to_numpy() == pytest.approx(whole[whole.layer == 1].value.to_numpy(), abs=1e-4, rel=1e-4)
 
 
 def shorter(prompts):
     return replace(prompts, mask=torch.arange(prompts.tokens.shape[1]) < prompts.mask.sum(1)[:, None] - 1)
 
 
-@pytest.mark.parametrize(
-    "options, error",
-    [
-        (dict(sites="heads"), OptionError),
-        (dict(sites=()), OptionError),
-        (dict(sites="L9H0"), LabelError),
-        (dict(sites="L0H0.99"), LabelError),
-        (dict(layers=[7]), OptionError),
-        (dict(direction="both"), OptionError),
-        (dict(positions=["S9"]), TaskError),
-        (dict(positions=["all"]), TaskError),
-        (dict(metric="no such"), OptionError),
-        (dict(metric=lambda outcome: outcome.logits[..., 0].mean(0)), OptionError),
-        (dict(metric=lambda outcome: outcome.logits[..., 0] * torch.nan), OptionError),
-    ],
-)
+@pytest.mark.parametrize("options, error", [
+    (dict(sites="heads"), OptionError), (dict(sites=()), OptionError), (dict(sites="L9H0"), LabelError),
+    (dict(sites="L0H0.99"), LabelError), (dict(layers=[7]), OptionError), (dict(direction="both"), OptionError),
+    (dict(positions=["S9"]), TaskError), (dict(positions=["all"]), TaskError), (dict(metric="no such"), OptionError),
+    (dict(metric=lambda outcome: outcome.logits[..., 0].mean(0)), OptionError),
+    (dict(metric=lambda outcome: outcome.logits[..., 0] * torch.nan), OptionError),
+])  # fmt: skip
 def test_one_error_names_what_is_wrong(checkpoints, options, error):
-    from talking_heads_utils.models import load_model
-
     bridge = load_model(checkpoints["gpt2"])
     clean, corrupted = pairs((bridge, random_prompts()))
     with pytest.raises(error):
@@ -188,8 +173,6 @@ def test_one_error_names_what_is_wrong(checkpoints, options, error):
 
 
 def test_prompts_must_pair(checkpoints):
-    from talking_heads_utils.models import load_model
-
     bridge = load_model(checkpoints["gpt2"])
     clean, corrupted = pairs((bridge, random_prompts()))
     with pytest.raises(TaskError, match="pairs"):

@@ -143,7 +143,7 @@ def test_an_exchange_in_the_query_equals_a_hooked_run(trained):
     mover, head = Head(3, 0), Head(1, 3)
     shift = (pair.third.write(1) - pair.clean.write(1))[:, head.head]
     change = _odds(bridge, pair, mover, [_query_with(bridge, pair, mover, shift)]) - _odds(bridge, pair, mover, [])
-    effects = query_effects(pair, mover)
+    effects = query_effects(pair, mover).by_head
     torch.testing.assert_close(effects[:, 1, 3], change, atol=2e-3, rtol=1e-3)
     assert change.abs().mean() > 0.1, "it does something"
     assert effects[:, 3].isnan().all(), "a mover reads no head of its own layer"
@@ -158,7 +158,8 @@ def test_an_exchange_in_the_values_equals_a_hooked_run(trained):
     old, new = (at.norm(pair.clean.reader(1).resid + s) @ at.W_V[3] for s in (torch.zeros_like(shift), shift))
     written = (pair.clean.reader(1).pattern[:, 3, None] @ (new - old))[:, 0] @ at.W_O[inhibition.head]
     change = _odds(bridge, pair, mover, [_query_with(bridge, pair, mover, written)]) - _odds(bridge, pair, mover, [])
-    torch.testing.assert_close(value_effects(pair, inhibition, [mover])[:, 0, 1], change, atol=2e-3, rtol=1e-3)
+    effects = value_effects(pair, inhibition, [mover]).by_head
+    torch.testing.assert_close(effects[:, 0, 1], change, atol=2e-3, rtol=1e-3)
 
 
 def test_exchanges_at_the_end_equal_hooked_runs(trained):
@@ -213,19 +214,9 @@ def test_matched_sets_keep_layers_and_leave_out_the_heads_with_a_role():
 
 
 def test_roles_survive_a_table():
-    entry = Role(
-        roles.S_INHIBITION,
-        Head(2, 1),
-        roles.QUERY,
-        Head(4, 0),
-        -0.5,
-        0.01,
-        Interval(-0.4, -0.6, -0.2, 40),
-        (0.1, 0.2, 0.3),
-    )
-    doubtful = Role(
-        roles.NAME_MOVER, Head(4, 0), roles.DIRECT, None, 0.5, 0.01, Interval(0.1, -0.1, 0.3, 40), (0.5, 0, 0)
-    )
+    whole, part = Interval(-0.4, -0.6, -0.2, 40), Interval(0.1, -0.1, 0.3, 40)
+    entry = Role(roles.S_INHIBITION, Head(2, 1), roles.QUERY, Head(4, 0), -0.5, 0.01, whole, (0.1, 0.2, 0.3))
+    doubtful = Role(roles.NAME_MOVER, Head(4, 0), roles.DIRECT, None, 0.5, 0.01, part, (0.5, 0, 0))
     both = Roles((entry, doubtful))
     assert Roles.of_frame(both.frame()) == both
     assert both.heads(roles.NAME_MOVER) == [] and both.heads(roles.S_INHIBITION) == [Head(2, 1)]

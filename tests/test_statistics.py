@@ -7,6 +7,7 @@ from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Head
 from talking_heads_utils.stats import (
     bootstrap_mean,
+    bootstrap_ratio,
     exact_head_test,
     percentile_among,
     share,
@@ -161,3 +162,16 @@ def test_a_summary_has_each_columns_own_interval():
         assert change.high[k].item() == share_change(hits[:, k], before[:, k]).high
     torch.testing.assert_close(summary(values, values - 1).low, torch.ones(3).double())
     assert summary(values[:1]).low.isnan().all() and summary(values[:1]).n == 1
+
+
+def test_a_ratio_of_sums_by_hand_and_its_interval_covers():
+    one = bootstrap_ratio(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]))
+    assert (one.mean, one.n) == (1.0, 2) and one.low == 0.5 and one.high == 1.5
+    two = bootstrap_ratio(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[2.0, 1.0], [2.0, 5.0]]))
+    assert two.mean == 0.5, "the mean of two ratios"
+    generator, covered = torch.Generator().manual_seed(0), 0
+    for seed in range(200):
+        below = torch.rand(60, generator=generator) + 0.1
+        found = bootstrap_ratio(below * (0.3 + torch.randn(60, generator=generator)), below, n_boot=400, seed=seed)
+        covered += found.low <= 0.3 <= found.high
+    assert 0.88 < covered / 200 < 0.99

@@ -8,7 +8,10 @@ from talking_heads_utils import steering
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.forward.steer import ATTENTION, LOGITS, grid, prepare, steer, write_vectors
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.metrics import logit_difference
 from talking_heads_utils.models import load_model
+from talking_heads_utils.planted.model import plant
+from talking_heads_utils.prompts.lists import build_laundry
 from talking_heads_utils.prompts.sets import PromptSet, Recipe, item_positions
 
 WRITERS = (Component(0, 1, 0), Component(1, 2, 1), Component(1, 0, 0))
@@ -44,27 +47,28 @@ def plain(bridge, prompts, directions, setting, movers):
 @torch.no_grad()
 def test_steer_is_a_hooked_run(at, checkpoints):
     bridge, prompts = load_model(checkpoints["gpt2"]), random_prompts()
-    labels, rows, end = [str(w) for w in WRITERS], torch.arange(len(prompts)), prompts.positions["end"]
-    amounts = {labels[0]: [-3.0, 2.0], labels[1]: 4.0, labels[2]: [0, 1]}
-    found = steering.steer(bridge, prompts, labels, amounts, at=at)
-    vectors, where = write_vectors(bridge, WRITERS), torch.arange(prompts.tokens.shape[1])
+    labels, where = [str(w) for w in WRITERS], torch.arange(prompts.tokens.shape[1])
     mask = torch.ones(len(prompts), len(where)) if at == "all" else where == prompts.positions[at][:, None]
+
+    def hooked(**added):
+        """Mean logit difference with these vectors added at these hooks, where the mask says so."""
+        hooks = [(name, lambda t, hook, a=a: t + mask[..., None] * a) for name, a in added.items()]
+        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
+        last = logits[torch.arange(len(prompts)), prompts.positions["end"]]
+        return logit_difference(last, prompts).mean().item()
+
+    amounts = {labels[0]: [-3.0, 2.0], labels[1]: 4.0, labels[2]: [0, 1]}
+    found, vectors = steering.steer(bridge, prompts, labels, amounts, at=at), write_vectors(bridge, WRITERS)
     assert len(found) == 4 and found["n"].eq(len(prompts)).all()
     for row in found.to_dict("records"):
-        hooks = []
-        for layer in (0, 1):
-            some = [k for k, w in enumerate(WRITERS) if w.layer == layer]
-            added = sum(row[labels[k]] * vectors[k] for k in some)
-            hooks.append((f"blocks.{layer}.hook_attn_out", lambda t, hook, a=added: t + mask[..., None] * a))
-        last = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
-        expected = (last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]).mean()
-        assert row["value"] == pytest.approx(float(expected), abs=1e-4)
+        added = {f"blocks.{layer}.hook_attn_out": 0 for layer in (0, 1)}
+        for label, writer, vector in zip(labels, WRITERS, vectors):
+            added[f"blocks.{writer.layer}.hook_attn_out"] += row[label] * vector
+        assert row["value"] == pytest.approx(hooked(**added), abs=1e-4)
     vector = torch.randn(bridge.cfg.d_model, generator=torch.Generator().manual_seed(0))
     (row,) = steering.steer(bridge, prompts, {"mine": (1, vector)}, 2, at=at).to_dict("records")
-    add = lambda t, hook: t + 2 * mask[..., None] * vector  # noqa: E731
-    last = bridge.run_with_hooks(prompts.tokens, fwd_hooks=[("blocks.1.hook_resid_pre", add)])[rows, end]
-    expected = (last[rows, prompts.answers] - last[rows, prompts.distractors[:, 0]]).mean()
-    assert row["value"] == pytest.approx(float(expected), abs=1e-4) and row["mine"] == 2 and abs(row["change"]) > 1e-3
+    assert row["value"] == pytest.approx(hooked(**{"blocks.1.hook_resid_pre": 2 * vector}), abs=1e-4)
+    assert row["mine"] == 2 and abs(row["change"]) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -140,32 +144,25 @@ def test_the_grid_is_every_combination():
 
 def test_bad_requests_are_one_clear_error_each(case):
     bridge, prompts = case
-    with pytest.raises(OptionError, match="one writer at least"):
-        prepare(bridge, prompts, [])
-    with pytest.raises(LabelError, match="components are 0"):
-        prepare(bridge, prompts, [Component(0, 0, 999)])
-    with pytest.raises(LabelError, match="is not in"):
-        prepare(bridge, prompts, [Component(0, 40, 0)])
-    with pytest.raises(OptionError, match="one per writer"):
-        prepare(bridge, prompts, WRITERS, torch.zeros(2, 3))
-    steering = prepare(bridge, prompts, WRITERS)
-    with pytest.raises(OptionError, match="a reader lies above every writer"):
-        steer(steering, torch.zeros(1, 3), movers=[Head(1, 0)])
-    with pytest.raises(LabelError, match="No head L7H0"):
-        steer(steering, torch.zeros(1, 3), movers=[Head(7, 0)])
-    with pytest.raises(OptionError, match="Nothing to read"):
-        steer(steering, torch.zeros(1, 3))
-    for settings in (torch.zeros(3), torch.zeros(1, 2), torch.full((1, 3), float("nan"))):
-        with pytest.raises(OptionError, match="finite numbers, one column"):
-            steer(steering, settings, logits=True)
+    steering, zeros = prepare(bridge, prompts, WRITERS), torch.zeros(1, 3)
     stranger = PromptSet(**{**prompts.__dict__, "recipe": Recipe("other", 8, 0, ""), "positions": {"end": 0}})
-    with pytest.raises(TaskError, match="IOI or Laundry List"):
-        item_positions(stranger)
+    wrong = (torch.zeros(3), torch.zeros(1, 2), torch.full((1, 3), float("nan")))
+    for error, message, ask in (
+        (OptionError, "one writer at least", lambda: prepare(bridge, prompts, [])),
+        (LabelError, "components are 0", lambda: prepare(bridge, prompts, [Component(0, 0, 999)])),
+        (LabelError, "is not in", lambda: prepare(bridge, prompts, [Component(0, 40, 0)])),
+        (OptionError, "one per writer", lambda: prepare(bridge, prompts, WRITERS, torch.zeros(2, 3))),
+        (OptionError, "a reader lies above every writer", lambda: steer(steering, zeros, movers=[Head(1, 0)])),
+        (LabelError, "No head L7H0", lambda: steer(steering, zeros, movers=[Head(7, 0)])),
+        (OptionError, "Nothing to read", lambda: steer(steering, zeros)),
+        *((OptionError, "finite numbers, one column", lambda s=s: steer(steering, s, logits=True)) for s in wrong),
+        (TaskError, "IOI or Laundry List", lambda: item_positions(stranger)),
+    ):
+        with pytest.raises(error, match=message):
+            ask()
 
 
 def test_a_component_that_writes_nothing_is_refused():
-    from talking_heads_utils.planted.model import plant
-
     with pytest.raises(LabelError, match="writes nothing"):
         write_vectors(plant().bridge, [Component(1, 0, 9)])
 
@@ -173,8 +170,6 @@ def test_a_component_that_writes_nothing_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_settings_stay_with_their_own_however_many_run_together(dtype):
     """In half precision whole numbers end at 256: variants of earlier layers must be counted in integers."""
-    from talking_heads_utils.prompts.lists import build_laundry
-
     bridge = load_model("mini-token", dtype=dtype)
     writers = (Component(0, 3, 0), Component(1, 1, 0), Component(2, 0, 0))
     steering = prepare(bridge, build_laundry(bridge.tokenizer, 4, 20).select([0]), writers)

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import direction_of
-from talking_heads_utils.edits.edits import SET, Change, Edit
+from talking_heads_utils.edits.edits import OV, SET, Change, Edit
 from talking_heads_utils.errors import EditError
 from talking_heads_utils.labels import Head
-from talking_heads_utils.weights.heads import HeadWeights
+from talking_heads_utils.weights.heads import HeadWeights, RawLayer, grouped_index
 
 
 @dataclass(frozen=True)
@@ -94,3 +94,29 @@ def change_of_W_Q(
             f"The norm before {move.head} has a scale of zero: an edit of its queries cannot be undone there."
         )
     return torch.where(shift == 0, 0.0, back).T @ ((d * scale) @ W_Q)
+
+
+@torch.no_grad()
+def make(raw: RawLayer, move: Move, *, unfold: bool) -> None:
+    """Make a move in one layer's weights, in place. unfold: the move is stated in weights that the norm is folded into,
+    and it is not folded into these.
+
+    What is constant stays what it was: what would move along is taken off ``b_O`` or ``b_Q``. Raises :class:`EditError`
+    where there is no such bias.
+    """
+    head = move.head.head
+    normed = raw.ln_bias if unfold and raw.ln_bias is not None else raw.W_Q.new_zeros(raw.W_Q.shape[1])
+    if move.matrix == OV:
+        kv = int(grouped_index(len(raw.W_O), len(raw.W_V))[head])
+        change, bias = change_of_W_O(raw.W_O[head], move), raw.b_O
+        value = normed @ raw.W_V[kv] if raw.b_V is None else raw.b_V[kv] + normed @ raw.W_V[kv]
+        raw.W_O[head] += change
+        constant = value @ change
+    else:
+        change = change_of_W_Q(raw.W_Q[head], move, raw.ln_scale if unfold else None)
+        bias, constant = None if raw.b_Q is None else raw.b_Q[head], normed @ change
+        raw.W_Q[head] += change
+    if bias is not None:
+        bias -= constant
+    elif constant.any():
+        raise EditError(f"The edit of {move.head} would move a constant, and the model has no bias there to hold it.")

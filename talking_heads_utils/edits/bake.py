@@ -16,13 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
+from talking_heads_utils.edits.algebra import Move, make, moves_of
 from talking_heads_utils.edits.edits import OV, Changes, Edit, new_edit, save_edit
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
 from talking_heads_utils.models import PLANTED, model_source
 from talking_heads_utils.weights.checkpoints import INDEX, OTHER_FILES, Checkpoint, load_head_weights, open_checkpoint
-from talking_heads_utils.weights.heads import RawLayer, grouped_index
 
 EDIT_FILE = "edit.json"
 
@@ -75,41 +74,13 @@ def edited_tensors(checkpoint: Checkpoint, moves: list[Move], fold_ln: bool) -> 
         before = {part: tensor.clone() for part, tensor in tensors.items()}
         raw = checkpoint.family.unpack(tensors, checkpoint.shape)  # views: what is written to them lands in the tensors
         for move in (move for move in moves if move.head.layer == layer):
-            (_edit_OV if move.matrix == OV else _edit_QK)(raw, move, fold_ln)
+            make(raw, move, unfold=fold_ln)
         for part, tensor in tensors.items():
             if not torch.equal(tensor, before[part]):
                 found[names[part]] = stored = tensor.to(dtypes[part].dtype)
                 if not torch.isfinite(stored).all():
                     raise EditError(f"The edit makes {names[part]} infinite in {stored.dtype}. Take smaller values.")
     return found
-
-
-def _edit_OV(raw: RawLayer, move: Move, fold_ln: bool) -> None:
-    head = move.head.head
-    change = change_of_W_O(raw.W_O[head], move)
-    kv = int(grouped_index(len(raw.W_O), len(raw.W_V))[head])
-    constant = raw.W_V.new_zeros(raw.W_V.shape[-1]) if raw.b_V is None else raw.b_V[kv].clone()
-    if fold_ln and raw.ln_bias is not None:
-        constant += raw.ln_bias @ raw.W_V[kv]
-    raw.W_O[head] += change
-    _take_off(raw.b_O, constant @ change, move)
-
-
-def _edit_QK(raw: RawLayer, move: Move, fold_ln: bool) -> None:
-    head = move.head.head
-    change = change_of_W_Q(raw.W_Q[head], move, raw.ln_scale if fold_ln else None)
-    raw.W_Q[head] += change
-    if fold_ln and raw.ln_bias is not None:
-        _take_off(None if raw.b_Q is None else raw.b_Q[head], raw.ln_bias @ change, move)
-
-
-def _take_off(bias: Tensor | None, constant: Tensor, move: Move) -> None:
-    if bias is not None:
-        bias -= constant
-    elif constant.any():
-        raise EditError(
-            f"The edit of {move.head} would move a constant, and this checkpoint has no bias there to hold it."
-        )
 
 
 def _write(checkpoint: Checkpoint, changed: dict[str, Tensor], edit: Edit, folder: Path) -> None:

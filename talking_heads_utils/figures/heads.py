@@ -35,35 +35,37 @@ def heads(frame: pd.DataFrame) -> go.Figure:
         raise OptionError(f"This is no frame of an ablation, a patch or steering: it lacks {lacking or 'rows'}.")
     if frame["metric"].nunique() > 1:
         raise OptionError("The frame holds several metrics, whose units differ: draw one at a time.")
-    frame = frame.assign(kind=[_kind(row) for row in frame.to_dict("records")], label=_labels(frame))
-    menu = frame["kind"].astype(str)
+    frame = frame.assign(kind=_kinds(frame))
+    frame = frame.assign(label=_labels(frame), menu=frame["kind"])
+    frame["told"] = [_told(row) for row in frame.to_dict("records")]
     if "position" in frame and frame["position"].nunique() > 1:
         by_head = frame["kind"].isin(("heads", "components", "bars"))
-        menu = menu.where(~by_head, menu + ", " + frame["position"].astype(str))
-    frame = frame.assign(menu=menu)
-    views = {name: part for name, part in frame.groupby("menu", sort=False)}
+        frame["menu"] = frame["menu"].where(~by_head, frame["menu"] + ", " + frame["position"].astype(str))
     most = float(frame["change"].abs().max()) or 1.0
-    bars = all(len(part) <= BARS for part in views.values())
+    bars = frame["menu"].value_counts().max() <= BARS
     title = f"change of {frame['metric'].iloc[0]}" + (f" ({unit})" if (unit := frame["unit"].iloc[0]) else "")
+
+    def draw(part: pd.DataFrame) -> list:
+        return [_bars(part) if bars else _map(part, most, title)]
+
     figure = new_figure(height=420)
-    if len(views) == 1:
-        figure.add_trace(_bars(frame) if bars else _map(frame, most, title))
+    if frame["menu"].nunique() == 1:
+        figure.add_traces(draw(frame))
     else:
-        figure = by_menu(figure, frame, ["menu"], lambda part: [_bars(part) if bars else _map(part, most, title)])
+        figure = by_menu(figure, frame, ["menu"], draw)
     if bars:
         return figure.update_layout(yaxis_title=title, xaxis_type="category")
     return figure.update_layout(yaxis_type="category", xaxis_type="category", yaxis_autorange="reversed")
 
 
-def _kind(row: dict) -> str:
-    """What a row is about: ``components``, ``heads``, a site of a layer, or anything else."""
-    there = {name: name in row and row[name] == row[name] for name in ("layer", "head", "component")}
-    there = {name: found and str(row[name]) not in ("<NA>", "None") for name, found in there.items()}
-    if there["component"]:
-        return "components"
-    if there["head"]:
-        return "heads"
-    return str(row.get("site", "mlp_out")) if there["layer"] else "bars"
+def _kinds(frame: pd.DataFrame) -> list[str]:
+    """What each row is about: ``components``, ``heads``, a site of a layer, or anything else."""
+    found = ["bars"] * len(frame)
+    sites = frame["site"].astype(str).tolist() if "site" in frame else ["mlp_out"] * len(frame)
+    for name, kinds in (("layer", sites), ("head", ["heads"] * len(frame)), ("component", ["components"] * len(frame))):
+        there = frame[name].notna().tolist() if name in frame else [False] * len(frame)
+        found = [kind if has else before for has, kind, before in zip(there, kinds, found)]
+    return found
 
 
 def _labels(frame: pd.DataFrame) -> list[str]:
@@ -71,22 +73,18 @@ def _labels(frame: pd.DataFrame) -> list[str]:
     if "what" in frame:
         return frame["what"].astype(str).tolist()
     if "layer" not in frame:
-        names = [name for name in frame if name not in (*_COLUMNS, "position", "seed")]
+        names = [name for name in frame if name not in (*_COLUMNS, "position", "seed", "kind")]
         return [", ".join(f"{row[name]:+g} {name}" for name in names) for row in frame[names].to_dict("records")]
-    found = []
-    for row in frame.to_dict("records"):
-        kind = _kind(row)
-        label = f"L{row['layer']}" + (f"H{row['head']}" if kind in ("heads", "components") else f" {kind}")
-        label += f".{row['component']}" if kind == "components" else ""
-        found.append(label if kind in ("heads", "components") else f"{label} at {row['position']}")
-    return found
+    forms = {"components": "L{layer}H{head}.{component}", "heads": "L{layer}H{head}"}
+    records = frame.to_dict("records")
+    return [forms.get(row["kind"], "L{layer} {kind} at {position}").format(**row) for row in records]
 
 
 def _bars(part: pd.DataFrame) -> go.Bar:
-    text = [_told(row) for row in part.to_dict("records")]
     return go.Bar(
         x=part["label"].tolist(), y=part["change"].round(4).tolist(), error_y=error_bars(part, "change", 4),
-        customdata=text, hovertemplate="%{customdata}<extra></extra>", marker_color=ACCENT, showlegend=False,
+        customdata=part["told"].tolist(), hovertemplate="%{customdata}<extra></extra>", marker_color=ACCENT,
+        showlegend=False,
     )  # fmt: skip
 
 
@@ -97,17 +95,15 @@ def _map(part: pd.DataFrame, most: float, title: str) -> go.Heatmap:
         part = part.assign(owner=[f"L{a}H{b}" for a, b in zip(part["layer"], part["head"])])
     if rows not in part or columns not in part:
         raise OptionError(f"More than {BARS} sets have no map: draw fewer at a time.")
-    cells = part.assign(told=[_told(row) for row in part.to_dict("records")])
-    ys, xs = list(dict.fromkeys(cells[rows])), list(dict.fromkeys(cells[columns]))
-    ys = ys if rows == "owner" else sorted(ys)
-    xs = sorted(xs) if columns != "position" else xs
-    by_cell = {(row[rows], row[columns]): row for row in cells.to_dict("records")}
-    found = [[by_cell.get((y, x)) for x in xs] for y in ys]
+    ys, xs = part[rows].unique().tolist(), part[columns].unique().tolist()
+    ys, xs = ys if rows == "owner" else sorted(ys), xs if columns == "position" else sorted(xs)
+    wide = part.pivot(index=rows, columns=columns, values=["change", "told"]).reindex(ys)
+    change, told = (wide[name].reindex(columns=xs).astype(object) for name in ("change", "told"))
     names = {"layer": "L", "head": "H", "component": ".", "owner": "", "position": ""}
     return go.Heatmap(
-        z=[[None if cell is None else round(cell["change"], 5) for cell in line] for line in found],
+        z=[[None if value != value else round(value, 5) for value in line] for line in change.to_numpy().tolist()],
         x=[f"{names[columns]}{x}" for x in xs], y=[f"{names[rows]}{y}" for y in ys],
-        customdata=[["" if cell is None else cell["told"] for cell in line] for line in found],
+        customdata=told.fillna("").to_numpy().tolist(),
         hovertemplate="%{customdata}<extra></extra>", zmid=0, zmin=-most, zmax=most, colorscale="RdBu_r",
         colorbar=dict(title=dict(text=title, side="right"), thickness=12),
     )  # fmt: skip

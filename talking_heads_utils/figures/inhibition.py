@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from talking_heads_utils.experiments.inhibition import exchange, slider
+from talking_heads_utils.experiments.inhibition import exchange, exchange_study, slider
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -148,8 +148,9 @@ def _effect_traces(part: pd.DataFrame, head: str) -> list:
 
 CONTROLS = {exchange.PREDICTED: ACCENT, exchange.MATCHED_SETS: CONTROL, exchange.RANDOM_DIRECTIONS: FAINT,
             exchange.OTHER_COMPONENT: EXPECTED}  # fmt: skip
-RIVALS = {exchange.PREDICTED: ACCENT, exchange.BEST_MEASURED: EXPECTED, exchange.LARGEST_SINGULAR_VALUE: "#0072B2",
-          exchange.LARGEST_VARIANCE: "#009E73", exchange.PREDICTED_BY_USE: "#B8860B"}  # fmt: skip
+RIVALS = {exchange.PREDICTED: ACCENT, exchange_study.BEST_MEASURED: EXPECTED,
+          exchange_study.LARGEST_SINGULAR_VALUE: "#0072B2", exchange_study.LARGEST_VARIANCE: "#009E73",
+          exchange_study.PREDICTED_BY_USE: "#B8860B"}  # fmt: skip
 INPUTS = {exchange.KEY: KIND_COLOURS["K"], exchange.VALUE: KIND_COLOURS["V"]}
 
 

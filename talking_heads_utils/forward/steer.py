@@ -40,7 +40,6 @@ class Steering:
     directions: unit vectors, one per writer, signed so that the largest entry is positive.
     middle: residual stream at ``end`` after attention of the first writer's layer, which no setting changes.
     items, candidates: where each candidate is first named, and its token.
-    width: numbers that one setting of one prompt takes in the widest layer, by which batches are cut.
     """
 
     suffix: engine.Forward
@@ -49,7 +48,6 @@ class Steering:
     middle: Float[Tensor, "n d_model"]
     items: Int[Tensor, "n n_items"]
     candidates: Int[Tensor, "n n_items"]
-    width: int
 
 
 def write_vectors(bridge: TransformerBridge, writers: Sequence[Component]) -> Float[Tensor, "k d_model"]:
@@ -87,10 +85,9 @@ def prepare(
     with torch.no_grad():
         middle = upper.resid + _written(upper, upper.start, upper.resid[:, None], slice(None))[:, 0]
     items, candidates = item_positions(prompts)
-    width = max(4 * bridge.cfg.d_model, int(getattr(bridge.cfg, "d_mlp", 0) or 0))
     own = (own if directions is None else directions).to(middle)
     device = upper.end.device
-    return Steering(upper, tuple(writers), own, middle, items.to(device), candidates.to(device), width)
+    return Steering(upper, tuple(writers), own, middle, items.to(device), candidates.to(device))
 
 
 @torch.no_grad()
@@ -114,7 +111,7 @@ def steer(
     _check(steering, settings, movers, logits or vocabulary)
     n = len(steering.items[rows])
     first = rows.indices(len(steering.items))[0]
-    size = batches.size(batch_size or _BATCH_BYTES // (steering.width * steering.middle.element_size()))
+    size = batches.size(batch_size or _BATCH_BYTES // (steering.suffix.width * steering.middle.element_size()))
     per_prompt = min(len(settings), size)
     prompts_at_once = max(1, size // per_prompt)
     settings = settings.to(steering.middle)

@@ -172,7 +172,8 @@ class Roles:
         """The confirmed heads as a page shows them, one row a head and role: role, head, reads into, effect with its
         interval (of several readers, that on which it is largest), attention from ``end`` to IO, S1 and S2 (not of
         heads that act through values: they work at S2), n."""
-        found = self.frame().query("confirmed").sort_values("effect", key=abs, ascending=False, kind="stable")
+        found = self.frame().astype({"confirmed": bool, "effect": float})
+        found = found[found["confirmed"]].sort_values("effect", key=abs, ascending=False, kind="stable")
         found.loc[found["path"] == VALUE, ["to_io", "to_s1", "to_s2"]] = math.nan
         found["acts_on"] = [f"{reader}'s {path}" if reader else f"the {path}"
                             for reader, path in zip(found["reader"], found["path"])]  # fmt: skip
@@ -198,7 +199,9 @@ class Roles:
         it acts on is the logits."""
         entries = []
         for role, writers in heads.items():
-            read_by = [(r, PATHS[kind]) for of, into, kind in IOI_LINKS if of == role for r in heads.get(into, ())]
+            read_by: list[tuple[Head | None, str]] = [
+                (reader, PATHS[kind]) for of, into, kind in IOI_LINKS if of == role for reader in heads.get(into, ())
+            ]
             for writer in writers:
                 for reader, path in read_by or [(None, DIRECT)]:
                     if reader is None or writer.layer < reader.layer:

@@ -17,9 +17,9 @@ then measures the chosen heads once more, with intervals.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -130,75 +130,57 @@ def name_odds(scores: Float[Tensor, "n k n_pos"], prompts: PromptSet) -> Float[T
     return io - s1
 
 
+class Asked(NamedTuple):
+    """What heads do to one reader, in nats of the movers' :func:`name_odds`: one head at a time, prompt by prompt, NaN
+    at the reader's layer and above; and all earlier heads at once, mean over prompts."""
+
+    by_head: Float[Tensor, "n n_layers n_heads"]
+    together: float
+
+
 @torch.no_grad()
-def query_effects(pair: Pair, mover: Head) -> Float[Tensor, "n n_layers n_heads"]:
-    """Change of a mover's :func:`name_odds` when one head's write in its query alone is that of the third-name prompt.
-    NaN at the mover's layer and above."""
+def query_effects(pair: Pair, mover: Head) -> Asked:
+    """Change of a mover's :func:`name_odds` when one head's write in its query alone is that of the third-name
+    prompt."""
     at = mover_of(pair.clean, mover)
-    return _by_head(pair, mover.layer, lambda layer: _odds_change(at, _exchange(pair, layer), pair.clean.prompts))
+    shifts = (pair.third.write(layer) - pair.clean.write(layer) for layer in range(mover.layer))
+    return _asked(pair, shifts, 1, lambda shift: _odds_change(at, shift, pair.clean.prompts))
 
 
 @torch.no_grad()
-def whole_query_effect(pair: Pair, mover: Head) -> float:
-    """The same, mean over prompts, with the writes of all earlier heads exchanged at once."""
-    shift = torch.stack([_exchange(pair, layer).sum(1, keepdim=True) for layer in range(mover.layer)]).sum(0)
-    return _odds_change(mover_of(pair.clean, mover), shift, pair.clean.prompts).mean().item()
-
-
-@torch.no_grad()
-def value_effects(pair: Pair, inhibition: Head, movers: Sequence[Head]) -> Float[Tensor, "n n_layers n_heads"]:
+def value_effects(pair: Pair, inhibition: Head, movers: Sequence[Head]) -> Asked:
     """Change of the movers' :func:`name_odds`, mean over those above, when one earlier head's write in an inhibition
     head's *values* is that of the third-name prompt and what that head then writes reaches the movers' queries."""
-    return _by_head(
-        pair, inhibition.layer, lambda layer: _through_values(pair, inhibition, movers, _late_exchange(pair, layer))
-    )
+    above = [mover_of(pair.clean, mover) for mover in movers if mover.layer > inhibition.layer]
+    first = int(pair.clean.prompts.positions["S2"].min())  # before it no position of the two runs differs
+
+    def effect(shift: Tensor) -> Tensor:
+        written = through_values(pair.clean, inhibition, shift, first)
+        return torch.stack([_odds_change(at, written, pair.clean.prompts) for at in above]).mean(0)
+
+    def shift(layer: int) -> Tensor:
+        z = pair.third.writes[layer][:, first:] - pair.clean.writes[layer][:, first:]
+        return torch.einsum("nphd,hdm->nphm", z, pair.clean.weights.W_O[layer].to(z))
+
+    return _asked(pair, map(shift, range(inhibition.layer)), 2, effect)
 
 
-@torch.no_grad()
-def whole_value_effect(pair: Pair, inhibition: Head, movers: Sequence[Head]) -> float:
-    """The same, mean over prompts, with the writes of all earlier heads exchanged at once."""
-    every = [_late_exchange(pair, layer).sum(2, keepdim=True) for layer in range(inhibition.layer)]
-    return _through_values(pair, inhibition, movers, torch.stack(every).sum(0)).mean().item()
-
-
-def _by_head(pair: Pair, n_layers: int, effect: Callable[[int], Tensor]) -> Float[Tensor, "n n_layers n_heads"]:
+def _asked(pair: Pair, shifts: Iterable[Tensor], dim: int, effect: Callable[[Tensor], Tensor]) -> Asked:
+    """shifts: layer by layer what all its heads write on the third-name prompts, less that on the clean ones; heads are
+    dimension ``dim``."""
     weights = pair.clean.weights
     found = torch.full((len(pair.clean.prompts), weights.n_layers, weights.n_heads), torch.nan)
-    for layer in range(n_layers):
-        found[:, layer] = effect(layer).cpu()
-    return found
-
-
-def _exchange(pair: Pair, layer: int) -> Float[Tensor, "n n_heads d_model"]:
-    """What a layer's heads write at ``end`` on the third-name prompts, less what they write on the clean ones."""
-    return pair.third.write(layer) - pair.clean.write(layer)
-
-
-def _first_changed(pair: Pair) -> int:
-    """Before the first S2 no position of the two runs differs."""
-    return int(pair.clean.prompts.positions["S2"].min())
-
-
-def _late_exchange(pair: Pair, layer: int) -> Float[Tensor, "n late n_heads d_model"]:
-    """As :func:`_exchange`, at every position that can differ."""
-    first = _first_changed(pair)
-    z = pair.third.writes[layer][:, first:] - pair.clean.writes[layer][:, first:]
-    return torch.einsum("nphd,hdm->nphm", z, pair.clean.weights.W_O[layer].to(z))
+    every = torch.zeros(())
+    for layer, shift in enumerate(shifts):
+        found[:, layer] = effect(shift).cpu()
+        every = every + shift.sum(dim, keepdim=True)
+    return Asked(found, effect(every).mean().item())
 
 
 def _odds_change(at: Mover, shift: Float[Tensor, "n k d_model"], prompts: PromptSet) -> Float[Tensor, "n k"]:
     shifts = torch.cat([torch.zeros_like(shift[:, :1]), shift], 1)
     odds = name_odds(scores_after_shift(at, shifts), prompts)
     return odds[:, 1:] - odds[:, :1]
-
-
-def _through_values(
-    pair: Pair, inhibition: Head, movers: Sequence[Head], shift: Float[Tensor, "n late k d_model"]
-) -> Float[Tensor, "n k"]:
-    written = through_values(pair.clean, inhibition, shift, _first_changed(pair))
-    above = [mover for mover in movers if mover.layer > inhibition.layer]
-    changes = [_odds_change(mover_of(pair.clean, mover), written, pair.clean.prompts) for mover in above]
-    return torch.stack(changes).mean(0)
 
 
 def through_values(
@@ -257,8 +239,7 @@ def _direct_role(source: int, helps: bool) -> str:
 
 def _inhibition_roles(pair: Pair, movers: Sequence[Head]) -> Iterator[Role]:
     """Mover by mover, the heads that turn its attention from S to IO."""
-    wholes = {mover: whole_query_effect(pair, mover) for mover in movers}
-    for head, mover, effect, p in _lowering({m: query_effects(pair, m) for m in movers}, wholes):
+    for head, mover, effect, p in _lowering({m: query_effects(pair, m) for m in movers}):
         yield _role(roles.S_INHIBITION, head, QUERY, mover, effect, p)
 
 
@@ -267,21 +248,18 @@ def _value_roles(
 ) -> Iterator[Role]:
     """Inhibition head by inhibition head, the earlier heads whose writes its values read."""
     readers = [head for head in dict.fromkeys(role.head for role in inhibition) if head.layer > 0]
-    wholes = {reader: whole_value_effect(pair, reader, movers) for reader in readers}
-    for head, reader, effect, p in _lowering({r: value_effects(pair, r, movers) for r in readers}, wholes):
+    for head, reader, effect, p in _lowering({r: value_effects(pair, r, movers) for r in readers}):
         yield _role(named.get(head, roles.VALUE_SOURCE), head, VALUE, reader, effect, p)
 
 
-def _lowering(
-    asked: Mapping[Head, Float[Tensor, "n n_layers n_heads"]], wholes: Mapping[Head, float]
-) -> Iterator[tuple[Head, Head, Tensor, Tensor]]:
+def _lowering(asked: Mapping[Head, Asked]) -> Iterator[tuple[Head, Head, Tensor, Tensor]]:
     """``(head, reader, mean effect, p)`` of heads without which a reader looks less at IO: sure after Holm's correction
     over all heads and readers, and at least :data:`LEAST_SHARE` of what all earlier heads do together."""
     if not asked:
         return
-    every = torch.stack(list(asked.values()), 1)
+    every = torch.stack([found.by_head for found in asked.values()], 1)
     mean = every.mean(0)
-    least = torch.tensor([max(ROUNDING, LEAST_SHARE * abs(wholes[reader])) for reader in asked])
+    least = torch.tensor([max(ROUNDING, LEAST_SHARE * abs(found.together)) for found in asked.values()])
     p = _corrected(every, mean <= -least[:, None, None], n_asked=int((~mean.isnan()).sum()))
     for i, layer, head in (p < ALPHA).nonzero().tolist():
         yield Head(layer, head), list(asked)[i], mean[i, layer, head], p[i, layer, head]
@@ -331,12 +309,12 @@ def confirm(pair: Pair, chosen: Sequence[Role]) -> Roles:
     """The effects of the heads that were chosen, on prompts that did not choose them, with intervals."""
     movers = _movers(chosen)
     measured: dict[tuple[str, Head | None], Tensor] = {}
-    for key in dict.fromkeys((role.path, role.reader) for role in chosen):
-        path, reader = key
+    for path, reader in dict.fromkeys((role.path, role.reader) for role in chosen):
         if reader is None:
-            measured[key] = direct_effects(pair.clean).sum(-1)
+            effects = direct_effects(pair.clean).sum(-1)
         else:
-            measured[key] = query_effects(pair, reader) if path == QUERY else value_effects(pair, reader, movers)
+            effects = (query_effects(pair, reader) if path == QUERY else value_effects(pair, reader, movers)).by_head
+        measured[path, reader] = effects
     found = []
     for role in chosen:
         at = (slice(None), role.head.layer, role.head.head)

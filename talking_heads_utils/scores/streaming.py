@@ -46,12 +46,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def iter_streamed(
-    checkpoint: Checkpoint,
-    readers: Sequence[int],
-    kinds: str,
-    *,
-    n_random: int,
-    seed: int,
+    checkpoint: Checkpoint, readers: Sequence[int], kinds: str, *, n_random: int, seed: int
 ) -> Iterator[tuple[list[ReaderScores], Float[Tensor, "layer n_heads d_head"]]]:
     """Per reader layer, as soon as it is done, its scores, a block per kind, and singular values of what it reads.
 

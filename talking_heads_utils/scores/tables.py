@@ -56,16 +56,12 @@ def _rows(
     import pandas as pd
 
     *writers, n_readers = by_reader["score"].shape
-    columns = {
-        name: np.tile(index.ravel(), n_readers)
-        for name, index in zip(names, np.indices(writers, np.int16), strict=True)
-    }
-    n_writers = int(np.prod(writers))
-    columns["reader_layer"] = np.full(n_readers * n_writers, block.layer, np.int16)
-    columns["reader_head"] = np.repeat(np.arange(n_readers, dtype=np.int16), n_writers)
-    columns |= {name: tensor.flatten(0, -2).T.cpu().numpy().ravel() for name, tensor in by_reader.items()}
+    index = np.indices((n_readers, *writers), np.int16).reshape(1 + len(writers), -1)
+    columns = dict(zip(names, index[1:], strict=True))
+    columns |= {"reader_layer": np.full_like(index[0], block.layer), "reader_head": index[0]}
+    columns |= {name: tensor.movedim(-1, 0).cpu().numpy().ravel() for name, tensor in by_reader.items()}
     columns |= {name: np.tile(tensor.numpy().ravel(), n_readers) for name, tensor in by_writer.items()}
-    kind = pd.Categorical.from_codes(np.full(n_readers * n_writers, KINDS.index(block.kind), np.int8), list(KINDS))
+    kind = pd.Categorical.from_codes(np.full_like(index[0], KINDS.index(block.kind), np.int8), list(KINDS))
     return pd.DataFrame({"kind": kind} | columns, copy=False)
 
 

@@ -160,7 +160,7 @@ def _rope(file: GgufFile, said: Mapping[str, Any], d_head: int, where: str) -> d
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    found = {"rope_type": "default", "rope_theta": float(said.get("rope.freq_base", 10000.0))}
+    found: dict[str, Any] = {"rope_type": "default", "rope_theta": float(said.get("rope.freq_base", 10000.0))}
     kind, scales = said.get("rope.scaling.type", "none"), [name for name in file.tensors if name.startswith("rope_")]
     if kind == "none" and not scales:
         return found

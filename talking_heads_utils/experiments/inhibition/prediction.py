@@ -45,8 +45,8 @@ def task_distances(prompts: PromptSet) -> Int[Tensor, "n"]:
 def prediction_rows(
     weights: HeadWeights, writers: Sequence[Head], movers: Sequence[Head], distances: Int[Tensor, "n"] | None = None
 ) -> list[PredictionRow]:
-    """Every component of every writer, read by the movers' queries. distances: as often as the task has them; None
-    where positions play no part in the product of query and key.
+    """Every component of every writer that writes at all, read by the movers' queries. distances: as often as the
+    task has them; None where positions play no part in the product of query and key.
 
     Raises :class:`UnsupportedModelError` for a model whose distances change with a prompt's length, or that normalises
     queries and keys.
@@ -70,6 +70,7 @@ def prediction_rows(
                 n_movers=len(movers), n_distances=n_distances,
             )
             for i in range(weights.d_head)
+            if not score[w, i].isnan()
         ]  # fmt: skip
     return rows
 

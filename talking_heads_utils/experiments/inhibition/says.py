@@ -101,8 +101,9 @@ def rows_of_ioi(
 ) -> list[tuple]:
     """Rows of one component, from its coefficients on the six versions of prompts: fields from ``statistic`` on."""
     squares = version_effects(values[:4])
+    total = torch.stack(list(squares.values())).sum(0)
     rows = [
-        (VERSION, feature, "", "", "", *bootstrap_ratio(square, sum(squares.values()), seed=seed))
+        (VERSION, feature, "", "", "", *bootstrap_ratio(square, total, seed=seed))
         for feature, square in squares.items()
     ]
     rows += _group_means(values, drawn)
