@@ -11,7 +11,7 @@ from counted import MODELS, table
 
 from talking_heads_utils.experiments.editing.search import Search
 from talking_heads_utils.experiments.gate import ANYWHERE
-from talking_heads_utils.experiments.inhibition import concentration, published
+from talking_heads_utils.experiments.inhibition import published
 from talking_heads_utils.experiments.positional.coordinates import Feature
 from talking_heads_utils.experiments.positional.decoding import Split, Subspace
 from talking_heads_utils.figures import circuit, composition, editing, icl, models, positional
@@ -22,6 +22,7 @@ from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.roles import INDUCTION, NAME_MOVER, S_INHIBITION
 from talking_heads_utils.scores.composition import ReaderScores
 from talking_heads_utils.scores.scores import CompositionScores
+from talking_heads_utils.training import seeds
 
 ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)], INDUCTION: [Head(1, 1)]}
 LINKS = [(S_INHIBITION, NAME_MOVER, "Q"), (S_INHIBITION, INDUCTION, "V")]
@@ -358,9 +359,9 @@ def seed_run(model, seed, accuracy, whole, top, random) -> dict:
         dict(k=k, what=what, mean=mean)
         for k in (1, 2)
         for what, mean in (
-            (concentration.TOP, whole * top[k - 1]),
-            (concentration.RANDOM, whole * random[k - 1]),
-            (concentration.TOGETHER, whole),
+            (seeds.TOP, whole * top[k - 1]),
+            (seeds.RANDOM, whole * random[k - 1]),
+            (seeds.TOGETHER, whole),
         )
     ]
     return dict(model=model, seed=seed, accuracy=dict(ioi=0.99) | accuracy, channel=curve)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from talking_heads_utils.experiments.context import GATE, ROLES, Context, Experiment
 from talking_heads_utils.experiments.gate import Cell
 from talking_heads_utils.experiments.inhibition import (
-    agreement,
     attends,
     basis,
     circuit,
-    concentration,
     effects_table,
     exchange,
     links,
@@ -42,9 +40,6 @@ EXPERIMENTS = (
     Experiment("hits", 1, 1, exchange.HitRow, exchange.run_hits, "do the weights name the component that carries"),
     Experiment("effects", 1, 2, effects_table.ComponentRow, effects_table.run, "scores and effects by component"),
     Experiment("slider", 1, 3, slider.SliderRow, slider.run, "one coefficient moved by hand"),
-    Experiment("agreement", 1, 4, agreement.AgreementRow, agreement.run, "weights against effects"),
-    Experiment("concentration", 1, 1, concentration.ConcentrationRow, concentration.run,
-               "components for 90% of an effect"),
     Experiment("says", 1, 2, says.SaysRow, says.run, "what the predicted components say: place or token"),
     Experiment("attends", 1, 8, attends.AttendsRow, attends.run, "where S-inhibition heads attend in running text",
                reads_texts=True),
