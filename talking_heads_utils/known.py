@@ -16,8 +16,9 @@ from talking_heads_utils.weights.checkpoints import GGUF, as_folder
 from talking_heads_utils.weights.packages import SMOLLM2, Package
 
 PLANTED = "planted"
+CONTROL = "planted, no channel"
 GPT2_WEIGHTS = "gpt2-weights"  # the attention weights of GPT-2 small alone: see :func:`files.gpt2_source`
-NAMED = (PLANTED, GPT2_WEIGHTS)  # beside the known and the shipped models
+NAMED = (PLANTED, CONTROL, GPT2_WEIGHTS)  # beside the known and the shipped models
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def shown_as(name: str) -> str:
     """What every figure of a model must say it shows."""
     if name == PLANTED:
         return "Planted model, the answer is known"
+    if name == CONTROL:
+        return "Planted model without its channel, the answer is known"
     if name == GPT2_WEIGHTS:
         return "GPT-2 small, real weights of its attention alone"
     if name.split("/")[0] in {shipped.split("/")[0] for shipped in shipped_models()}:

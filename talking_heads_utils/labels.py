@@ -25,8 +25,7 @@ class Head:
     @classmethod
     def parse(cls, text: str) -> Head:
         """``"L8H10"`` -> ``Head(8, 10)``. Raises :class:`LabelError` for anything else (``8.10`` is a number)."""
-        match = _HEAD.fullmatch(text.strip())
-        if match is None:
+        if (match := _HEAD.fullmatch(text.strip())) is None:
             raise LabelError(f"{text!r} is not a head. Write layer and head as in 'L8H10'.")
         return cls(*map(int, match.groups()))
 
@@ -49,8 +48,7 @@ class Component:
     @classmethod
     def parse(cls, text: str) -> Component:
         """``"L8H10.1"`` -> ``Component(8, 10, 1)``. Raises :class:`LabelError` for anything else."""
-        match = _COMPONENT.fullmatch(text.strip())
-        if match is None:
+        if (match := _COMPONENT.fullmatch(text.strip())) is None:
             raise LabelError(f"{text!r} is not a component. Write it as in 'L8H10.1'.")
         return cls(*map(int, match.groups()))
 

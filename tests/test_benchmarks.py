@@ -9,6 +9,7 @@ from transformers import LlamaConfig
 
 from talking_heads_utils.cli import main
 from talking_heads_utils.cli.benchmarks import Row, child, compare, go, random_model, report, table
+from talking_heads_utils.cli.benchmarks import channels as channels_bench
 from talking_heads_utils.cli.benchmarks import composition as bench
 from talking_heads_utils.cli.benchmarks import icl as icl_bench
 from talking_heads_utils.cli.benchmarks import patch as patch_bench
@@ -16,6 +17,8 @@ from talking_heads_utils.cli.benchmarks import steering as steering_bench
 from talking_heads_utils.cli.benchmarks import streaming as streaming_bench
 from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, RANDOM_PAIRS
+from talking_heads_utils.labels import Head
+from talking_heads_utils.prompts.ioi import build_ioi
 from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.weights.checkpoints import load_head_weights
@@ -107,21 +110,35 @@ def test_scores_that_differ_do_not_pass_for_equal(checkpoints, tmp_path):
     assert streaming_bench.largest_difference(a, b) == float("inf")
 
 
-@pytest.mark.parametrize("site", ["z", "resid_pre"])
-def test_patches_of_the_benchmark_agree_with_transformer_lens(site):
+@pytest.fixture(scope="module")
+def bridge():
     """A small model whose tokens are words in place of the large one."""
     config = LlamaConfig(
         hidden_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
         vocab_size=len(word_tokenizer()), initializer_range=0.2,
     )  # fmt: skip
-    bridge = random_model(config, word_tokenizer(), "cpu")
+    return random_model(config, word_tokenizer(), "cpu")
+
+
+def test_channels_of_the_benchmark_agree_with_hooked_runs_and_transformer_lens(bridge):
+    prompts, movers = build_ioi(bridge.tokenizer, 6), ("L2H1", "L2H3")
+    components = channels_bench.component_row(bridge, prompts, movers, n_sample=5)
+    heads = channels_bench.head_row(bridge, prompts, movers)
+    assert components.max_abs_diff < 1e-4 > heads.max_abs_diff and components.case.startswith("48 components into 2")
+    assert heads.case.startswith("8 heads into 2 queries, 6 prompts")
+    change = channels_bench.direct_path(bridge, prompts, [Head(2, 1), Head(2, 3)])
+    assert change.abs().max() > 1e-3, "heads without effect would prove nothing"
+
+
+@pytest.mark.parametrize("site", ["z", "resid_pre"])
+def test_patches_of_the_benchmark_agree_with_transformer_lens(bridge, site):
     found = patch_bench.row(bridge, site, patch_bench.SWAPPED, 1, n_prompts=4, n_sample=10)
     assert found.max_abs_diff < 1e-4 and found.ratio == found.plain_s / found.ours_s
     clean, corrupted = patch_bench.pairs(bridge, patch_bench.SWAPPED, 4, patch_bench.N_POS)
     assert (clean.tokens != corrupted.tokens).any() and clean.mask.all() and len(clean) == 4
 
 
-@pytest.mark.parametrize("name", ["composition", "steering", "icl", "patch", "streaming"])
+@pytest.mark.parametrize("name", ["composition", "steering", "icl", "patch", "channels", "streaming"])
 def test_the_command_passes_on_what_was_asked_and_writes_what_was_measured(name, checkpoints, tmp_path, monkeypatch):
     asked = []
 

@@ -5,7 +5,7 @@ import pytest
 from counted import MODELS, table
 
 from talking_heads_utils.experiments.positional.gains import Strategy
-from talking_heads_utils.figures import editing, icl, inhibition, models, page, positional
+from talking_heads_utils.figures import editing, icl, models, page, positional
 
 
 def views(figure) -> dict[str, list]:
@@ -65,34 +65,6 @@ def test_a_finding_claims_nothing_that_is_told_the_answer():
     one = gains[gains["strategy"] == Strategy.ONE]
     for trace, part in zip(drawn, (one[one["draw"].isna()], one[one["draw"].notna()])):
         assert list(trace.y) == pytest.approx(part["gain"].round(2).tolist()) and len(trace.y) == len(MODELS)
-
-
-def test_rates_set_the_components_beside_those_of_other_heads():
-    rows = pd.DataFrame(
-        [dict(component=name, inhibition=name != "L0H0.0", category=category, ratio=i + 0.5, share=0.1, base=0.2)
-         for i, name in enumerate(("L0H0.0", "L8H10.1", "L7H3.0")) for category in ("name", "comma")]
-    )  # fmt: skip
-    control, *chosen = inhibition.rates_figure(rows).data
-    assert list(control.y) == [0.5, 0.5] and {t.name: list(t.y) for t in chosen} == {
-        "L8H10.1": [1.5] * 2,
-        "L7H3.0": [2.5] * 2,
-    }
-
-
-def test_a_share_below_zero_has_no_bar_but_its_number():
-    row = dict(model="m", split="across wordings", components="L1H0.1", n=9)
-    rows = pd.DataFrame(
-        [row | dict(carries=inhibition.PLACE, share=0.9), row | dict(carries=inhibition.IDENTITY, share=-0.48)]
-    )
-    place, identity = inhibition.carries_figure(rows).data
-    assert (place.y, place.text, identity.y, identity.text) == ((0.9,), ("",), (0.0,), ("-0.48",))
-
-
-def test_every_head_has_a_symbol_of_its_own():
-    rows = [
-        dict(component=f"L1H{i}.0", inhibition=True, category="comma", ratio=1, share=0.1, base=0.1) for i in range(5)
-    ]
-    assert len({trace.marker.symbol for trace in inhibition.rates_figure(pd.DataFrame(rows)).data[1:]}) == 5
 
 
 def test_models_are_introduced_by_what_was_measured_and_what_was_predicted():

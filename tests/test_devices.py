@@ -17,7 +17,6 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study as icl
 from talking_heads_utils.experiments.icl import whole
 from talking_heads_utils.experiments.icl.task import task_of
-from talking_heads_utils.experiments.inhibition import toys
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.metrics import METRICS, Outcome, answer_logits
 
@@ -40,7 +39,6 @@ CASES = {
 CASES |= {  # what chapters alone ask
     "probes": lambda device: frame(icl.probes(*asked_on(device), n=60)),
     "whole answers": lambda device: frame(whole.functions(asked_on(device)[0], some=((1, 3),), counts=(2,), n=4)),
-    "curves": lambda device: frame(toys.curves(RUNS["mini-token", device], n_heads=1)),
 }
 
 

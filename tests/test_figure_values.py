@@ -12,18 +12,17 @@ from counted import MODELS, table
 
 from talking_heads_utils.experiments.editing.search import Search
 from talking_heads_utils.experiments.gate import ANYWHERE
-from talking_heads_utils.experiments.inhibition import concentration, links
+from talking_heads_utils.experiments.inhibition import concentration, published
 from talking_heads_utils.experiments.positional.coordinates import Feature
 from talking_heads_utils.experiments.positional.decoding import Split, Subspace
 from talking_heads_utils.figures import circuit, composition, editing, explorer, icl, models, positional
 from talking_heads_utils.figures import roles as role_figures
-from talking_heads_utils.figures.style import CONTROL, KIND_READS, role_colour
+from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.roles import DIRECT, INDUCTION, NAME_MOVER, NEGATIVE_MOVER, QUERY, S_INHIBITION, Role, Roles
+from talking_heads_utils.roles import INDUCTION, NAME_MOVER, S_INHIBITION
 from talking_heads_utils.scores.composition import ReaderScores
 from talking_heads_utils.scores.scores import CompositionScores
-from talking_heads_utils.stats import Interval
 
 ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)], INDUCTION: [Head(1, 1)]}
 LINKS = [(S_INHIBITION, NAME_MOVER, "Q"), (S_INHIBITION, INDUCTION, "V")]
@@ -243,24 +242,6 @@ def test_each_edit_is_at_its_divergence_and_its_gain_under_the_search_that_found
                 )
 
 
-def test_links_stand_at_their_percentile_in_the_row_of_their_measure():
-    keys = product(("a → b (Q)", "b → c (V)"), links.MEASURES, ("L0H0", "L0H1", "L0H2"), ("L2H0", "L2H3"))
-    rows = pd.DataFrame(keys, columns=["link", "measure", "writer", "reader"])
-    rows = rows.assign(published=rows["writer"] == "L0H1", percentile=[3.0 * i for i in range(len(rows))])
-    figure = composition.links_figure(rows)
-    axis = figure.layout.yaxis
-    measure_at = {at: text.replace("<br>", " ") for at, text in zip(axis.tickvals, axis.ticktext)}
-    for link in rows["link"].unique():
-        traces = by_name(after(figure, link))
-        assert set(traces) == {"published pairs", "other heads of the same layers"}
-        for name, trace in traces.items():
-            own = where(rows, link=link, published=name == "published pairs")
-            found = {(text, measure_at[round(y)]): x for text, y, x in zip(trace.text, trace.y, trace.x, strict=True)}
-            pairs = zip(own["writer"] + " → " + own["reader"], own["measure"])
-            assert found == dict(zip(pairs, own["percentile"])) and len(trace.x) == len(own)
-            assert hover(trace, 0) == f"{trace.text[0]}<br>percentile {trace.x[0]:.0f}"
-
-
 @pytest.mark.parametrize("reader", [Head(2, 0), Head(2, 3)], ids=str)
 def test_components_stand_beside_the_others_of_their_layer_and_say_their_z_and_rank(reader):
     scores, writers = made_scores(), [Head(0, 1), Head(1, 2)]
@@ -317,54 +298,18 @@ def assert_on_lines(points, edges) -> None:
     assert list(zip(points.x, points.y, points.text, strict=True)) == at
 
 
-def test_the_circuit_s_lines_join_the_heads_of_their_edges():
-    scores = made_scores()
-    figure = circuit.circuit_figure(scores, ROLES, LINKS, largest_k=4)
-    for frame in figure.frames:
-        part = {}
-        for trace, i in zip(frame.data, frame.traces, strict=True):
-            drawn_as = figure.data[i]
-            part[drawn_as.yaxis, drawn_as.legendgroup, drawn_as.mode] = trace
-            if frame.name == "3":
-                assert (trace.x, trace.y, trace.text) == (drawn_as.x, drawn_as.y, drawn_as.text)
-        for (axis, measure), kind in product(zip(("y", "y2"), links.MEASURES), "QV"):
-            found = links.published_edges(scores, ROLES, LINKS, int(frame.name), measure)
-            edges = [
-                (
-                    head,
-                    reader,
-                    f"{component if axis == 'y' else head} → {reader}, {KIND_READS[kind]}<br>C = {value:.3f}",
-                )
-                for head, component, reader, of, value, _ in found
-                if of == kind
-            ]
-            assert lines(part[axis, kind, "lines"]) == [edge[:2] for edge in edges] and edges
-            assert_on_lines(part[axis, kind, "markers"], edges)
-    assert {t.name for t in figure.data if t.legendgroup == "Q" and t.mode == "lines"} == {"into the query"}
-    assert figure.layout.annotations[0].text.startswith(links.ONE_COMPONENT)
-
-
-def test_the_heads_of_a_circuit_are_where_its_lines_end():
-    figure = circuit.circuit_figure(made_scores(), ROLES, LINKS, largest_k=4)
-    for role, heads in ROLES.items():
-        nodes = [trace for trace in figure.data if trace.name == role]
-        assert len(nodes) == 2
-        for trace in nodes:
-            assert [Head(y, x) for x, y in zip(trace.x, trace.y)] == heads and list(trace.text) == list(map(str, heads))
-
-
 def test_the_landing_figure_s_lines_join_the_heads_of_their_edges():
     scores = made_scores()
     figure = circuit.link_figure(scores, ROLES, LINKS[0], thresholds=[0, 1, 2], start=1)
     colours = {False: CONTROL, True: role_colour(S_INHIBITION)}
     for frame in figure.frames:
-        found = links.edges_above(scores, ROLES, LINKS[0], float(frame.name))
+        found = published.edges_above(scores, ROLES, LINKS[0], float(frame.name))
         at = {figure.data[i].line.color or figure.data[i].marker.color: [] for i in frame.traces}
         for trace, i in zip(frame.data, frame.traces, strict=True):
             at[figure.data[i].line.color or figure.data[i].marker.color].append(trace)
-        for published, colour in colours.items():
+        for known, colour in colours.items():
             joined, points = at[colour]
-            edges = [edge[:3] for edge in found if edge[3] == published]
+            edges = [edge[:3] for edge in found if edge[3] == known]
             assert lines(joined) == [edge[:2] for edge in edges] and edges
             assert_on_lines(points, edges)
 
@@ -374,44 +319,6 @@ def ends(trace) -> dict:
     bars = trace.error_y
     below = bars.array if bars.arrayminus is None else bars.arrayminus
     return {x: pytest.approx((y - low, y + high)) for x, y, low, high in zip(trace.x, trace.y, below, bars.array)}
-
-
-def made_roles() -> pd.DataFrame:
-    """Six inhibition heads into two movers each, more than there are colours; what is not confirmed is not drawn."""
-
-    def entry(name, head, path, reader, mean, width=0.1, attention=(0.1, 0.2, 0.3)):
-        effect = Interval(mean, mean - width, mean + width, 40)
-        return Role(name, head, path, reader, mean, 0.01, effect, attention)
-
-    movers = [entry(NAME_MOVER, Head(2, i), DIRECT, None, 1 + i, attention=(0.6 + i / 10, 0.2, 0.1)) for i in (0, 1)]
-    inhibition = [
-        entry(S_INHIBITION, Head(1, i), QUERY, Head(2, j), -(i + 1 + j / 10)) for i in range(6) for j in (0, 1)
-    ]
-    doubtful = [
-        entry(NAME_MOVER, Head(2, 3), DIRECT, None, 0.1, 0.2),
-        entry(S_INHIBITION, Head(0, 1), QUERY, Head(2, 0), -0.1, 0.2),
-    ]
-    return Roles((*movers, entry(NEGATIVE_MOVER, Head(2, 2), DIRECT, None, -1.5), *inhibition, *doubtful)).frame()
-
-
-def test_every_confirmed_role_stands_under_its_name_with_its_interval():
-    figure = role_figures.roles_figure(made_roles())
-    above, below = ([t for t in figure.data if t.xaxis == axis] for axis in ("x", "x2"))
-    assert {name: xy(t) for name, t in by_name(above).items()} == {
-        NAME_MOVER: {"L2H0": 1, "L2H1": 2},
-        NEGATIVE_MOVER: {"L2H2": -1.5},
-    }
-    assert {t.name: t.marker.color for t in above} == {n: role_colour(n) for n in (NAME_MOVER, NEGATIVE_MOVER)}
-    assert ends(above[0]) == {"L2H0": (0.9, 1.1), "L2H1": (1.9, 2.1)}
-    text = dict(zip(above[0].x, above[0].hovertext))
-    assert text["L2H1"] == (
-        "L2H1, name mover: 2.00 [1.90, 2.10] logits, n = 40<br>attention from end: IO 0.70, S1 0.20, S2 0.10"
-    )
-    assert {name: xy(t) for name, t in by_name(below).items()} == {
-        f"S-inhibition: L1H{i}": {"L2H0": -(i + 1), "L2H1": pytest.approx(-(i + 1.1))} for i in range(6)
-    }
-    assert below[0].hovertext[1] == "L1H0 into L2H1: -1.10 [-1.20, -1.00] nats"
-    assert ends(below[5]) == {"L2H0": (-6.1, -5.9), "L2H1": (-6.2, -6.0)}
 
 
 def test_an_exchange_stands_beside_the_range_of_its_own_control():
@@ -511,8 +418,7 @@ def test_every_seed_has_its_own_accuracies_and_its_channel_s_shares():
         traces = {(t.yaxis, t.name): t for t in after(figure, model) if t.x}
         assert {at: pytest.approx(xy(trace)) for at, trace in traces.items()} == curves
         for (_, name), trace in traces.items():
-            called = "{x} random" if name == "random directions" else name + ", {x}"
-            assert hover(trace, 0) == f"{called.format(x=trace.x[0])}: {trace.y[0]:.3f}"
+            assert hover(trace, 0) == f"{name}, {trace.x[0]}: {trace.y[0]:.3f}"
 
 
 def test_no_run_of_a_recipe_is_left_out():

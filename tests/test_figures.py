@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from talking_heads_utils import roles
-from talking_heads_utils.experiments.inhibition import links
+from talking_heads_utils.experiments.inhibition import published
 from talking_heads_utils.figures import circuit, composition, explorer, page
 from talking_heads_utils.labels import Head
 from talking_heads_utils.planted.pair import planted_pair
-from talking_heads_utils.scores.scores import compute_scores, load_shipped_scores
+from talking_heads_utils.scores.scores import compute_scores
 
 ROLES = {"a": [Head(0, 1), Head(0, 2)], "b": [Head(2, 0), Head(2, 3)]}
 LINKS = [("a", "b", "Q")]
@@ -80,64 +80,13 @@ def test_menus_replace_every_trace_with_that_of_the_reader(scores):
     assert array(update["y"][3]) == pytest.approx(scores.pair("L1H2", "L2H3", "Q").numpy())
     alone = composition.components_figure(scores, [Head(0, 1)], readers[:1], "Q")
     assert not alone.layout.updatemenus, "a menu of one entry would do nothing"
-    ranks = composition.rank_figure(scores, [Head(0, 1)], readers, "Q")
-    of_writer = scores.table("L2H0", "Q").query("writer_head == 1 and writer_layer == 0")
-    assert array(ranks.data[2].x).tolist() == [of_writer["rank"].min()]
-    assert array(ranks.data[0].x).tolist() == list(range(1, 49)), "a short list is shown whole"
     assert figure.data[0].meta == "L2H0" and update["meta"][0] == "L2H3"
-
-
-def test_a_line_leads_from_each_mark_to_its_name_and_no_two_cross():
-    shipped, heads = load_shipped_scores(), roles.gpt2_small_roles()
-    for reader in heads[roles.NAME_MOVER]:
-        _, *marks, lines, names = composition.rank_figure(shipped, heads[roles.S_INHIBITION], [reader], "Q").data
-        at = {name: point for trace in marks for name, *point in zip(trace.text, trace.x, trace.y)}
-        named = dict(zip(names.text, map(list, zip(names.x, names.y)), strict=True))
-        starts, ends = (list(map(list, zip(lines.x[i::3], lines.y[i::3]))) for i in (0, 1))
-        assert set(named) == set(at) and len(starts) > 3
-        led = list(named)[: len(starts)]
-        assert [at[name] for name in led] == starts and [named[name] for name in led] == ends
-        for name in named.keys() - led:
-            assert named[name] == [pytest.approx(at[name][0], rel=0.15), at[name][1]], (
-                "the others stand by their points"
-            )
-        for (above, below), (high, low) in zip(zip(starts, starts[1:]), zip(ends, ends[1:])):
-            x = [np.log10(point[0]) for point in (above, high)]
-            assert high[0] == low[0] and high[1] > low[1]
-            assert np.interp(np.log10(below[0]), x, [above[1], high[1]]) > below[1]
-
-
-def test_the_finding_of_chapter_one_holds_every_earlier_head_once(scores):
-    writers, readers = [Head(0, 1), Head(1, 2)], ROLES["b"]
-    others, chosen = composition.finding_figure(scores, writers, readers, "Q", role="a").data
-    assert len(others.x) == 8 - len(writers) and chosen.name == "a" and len(chosen.x) == len(writers)
-    tables = [scores.table(reader, "Q").set_index(["writer_layer", "writer_head"]) for reader in readers]
-    for head, z, text in zip(writers, chosen.y, chosen.text, strict=True):
-        best = [table.loc[(head.layer, head.head), "z"].max() for table in tables]
-        assert z == pytest.approx(np.mean(best), abs=0.006)
-        assert text == str(links.constant_best(scores, head, readers, "Q") or head)
-
-
-def test_the_links_figure_shows_the_published_pairs_apart(scores):
-    table = links.link_table(scores, ROLES, LINKS)
-    figure = composition.links_figure(table)
-    assert len(figure.data[1].x) == table["published"].sum() and len(figure.data[0].x) == (~table["published"]).sum()
-
-
-def test_the_circuit_counts_its_edges(scores):
-    figure = circuit.circuit_figure(scores, ROLES, LINKS, largest_k=4)
-    frame = {f.name: f for f in figure.frames}["2"]
-    edges = links.published_edges(scores, ROLES, LINKS, 2, links.ONE_COMPONENT)
-    known = sum(published for *_, published in edges)
-    assert len(edges) == 4 and known == sum(head in ROLES["a"] for head, *_ in edges)
-    assert frame.layout.annotations[0].text == f"one component: {known} of 4 edges published"
-    assert len(frame.data[1].x) == 4
 
 
 def test_the_landing_figure_counts_what_its_slider_leaves(scores):
     figure = circuit.link_figure(scores, ROLES, LINKS[0], thresholds=[0, 1, 2], start=1)
     for frame, step in zip(figure.frames, figure.layout.sliders[0].steps, strict=True):
-        edges = links.edges_above(scores, ROLES, LINKS[0], float(frame.name))
+        edges = published.edges_above(scores, ROLES, LINKS[0], float(frame.name))
         known = sum(edge[3] for edge in edges)
         assert step.args[0] == (frame.name,)
         assert (len(frame.data[3].x), len(frame.data[1].x)) == (known, len(edges) - known)

@@ -169,9 +169,10 @@ def test_what_is_missing_or_unknown_is_named(arguments):
 
 BAD = {
     "composition": [
-        ["--kinds", ""], ["--kinds", "QX"], ["--top", "-1"], ["--n-random", "nan"], ["--n-random", str(10**30)],
-        ["--seed", "1.5"], ["--seed", str(2**63)], ["--readers", "0:2"], ["--readers", "5:9"],
-        ["--readers", "9" * 5000 + ":1"], ["--weights", ""], ["--weights", "\udcff"], ["--weights", LONG],
+        ["--kinds", ""], ["--kinds", "QX"], ["--top", "-1"], ["--top", "3"], ["--head-level"], ["--n-random", "nan"],
+        ["--n-random", str(10**30)], ["--seed", "1.5"], ["--seed", str(2**63)], ["--readers", "0:2"],
+        ["--readers", "5:9"], ["--readers", "9" * 5000 + ":1"], ["--weights", ""], ["--weights", "\udcff"],
+        ["--weights", LONG],
     ],
     "streamed": [["--readers", "5:9"], ["--kinds", "?"]],
     "train": [["--seed", "-1"], ["--device", "meta"], ["--device", "cuda:99"], ["--resume"]],

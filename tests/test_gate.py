@@ -121,8 +121,3 @@ def test_the_prefix_is_chosen_on_the_selection_half_alone(planted, monkeypatch):
         right = row.prefix == "<bos>"
         assert row.accuracy == row.over_vocabulary == right and (row.logit_diff > 0.9) == right
         assert row.accuracy_low <= row.accuracy <= row.accuracy_high and row.logit_diff_low <= row.logit_diff
-
-
-def test_a_real_forward_pass_stands_behind_the_rows(planted):
-    found = prefixes.prefix_rows(planted.bridge, planted.tokenizer, ("", "<bos>"), n=20)
-    assert all(row.accuracy == 1 for row in found if (row.task, row.prefix) == ("laundry", "<bos>"))

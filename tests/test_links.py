@@ -1,14 +1,20 @@
 """What is read from weights alone: links, listeners, bases, rivals, predictions. Known answers, and a second route."""
 
 from itertools import combinations, product
+from pathlib import Path
 
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from talking_heads_utils.errors import NotApplicable, OptionError
+from talking_heads_utils.errors import LabelError, NotApplicable, OptionError
+from talking_heads_utils.experiments import store
+from talking_heads_utils.experiments.catalogue import chapters_of
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import basis, links, listeners, prediction, rivals
+from talking_heads_utils.experiments.run import chosen, reproduce
+from talking_heads_utils.files import GPT2_VARIABLE
+from talking_heads_utils.known import GPT2_WEIGHTS
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.circuit import CircuitWorld
@@ -261,3 +267,28 @@ def test_what_cannot_be_asked_of_a_model_is_said(world):
             listeners.listener_rows(scores, Roles.given(given))
         with pytest.raises(NotApplicable, match="comes after all S-inhibition"):
             basis.basis_rows(weights, Roles.given(given))
+
+
+def test_gpt2s_attention_weights_alone_go_through_the_store_and_what_must_run_is_not_possible(
+    gpt2_source, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(GPT2_VARIABLE, gpt2_source if Path(gpt2_source).is_dir() else "")
+    c = Context(GPT2_WEIGHTS)
+    names = ("gate", "roles", "links", "basis", "listeners")
+    folder, failed = reproduce(
+        c, [e for e in chosen(chapters_of(c.model)) if e.name in names], tmp_path, lambda _: None
+    )
+    done = store.finished(GPT2_WEIGHTS, tmp_path)
+    assert not failed and folder.name == GPT2_WEIGHTS and set(done) == set(names)
+    assert all("nothing can be run" in done[name].reason for name in ("gate", "roles"))
+    assert done["links"].about["checkpoint"] and "rehearsal" not in done["links"].about["shows"]
+    found = done["links"].rows(links.LinkRow)
+    assert found[-1].link == links.JOINT and found[-1].p < 1e-3
+    assert [row.p_holm < 0.05 for row in found if not row.control][:4] == [False, False, False, True]
+    assert done["basis"].rows(basis.BasisRow)[-1].p < 0.05
+
+
+def test_weights_that_are_called_gpt2s_must_have_its_heads(checkpoints, monkeypatch):
+    monkeypatch.setenv(GPT2_VARIABLE, str(checkpoints["gpt2"]))
+    with pytest.raises(LabelError, match="L4H11 is not in"):
+        links.run(Context(GPT2_WEIGHTS))

@@ -12,7 +12,6 @@ from pathlib import Path
 import nbformat
 import pytest
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import talking_heads_utils
@@ -42,24 +41,6 @@ def test_every_dependency_has_both_bounds_and_a_pin_within_them():
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
 
 
-def test_a_version_is_stated_once():
-    """environment.yml names an interpreter that the project supports, and no package."""
-    text = (ROOT / "environment.yml").read_text()
-    (python,) = re.findall(r"^ +- python=(.+)$", text, re.M)
-    assert SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.0")
-    assert not [pin for pin in re.findall(r"\d+\.\d+[.\d]*", text) if pin != python]
-    supported = {
-        c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if c.startswith("Programming Language :: Python :: 3.")
-    }
-    assert supported == {"3.11", "3.12", "3.13"}
-
-
-def test_the_repository_is_named_alike_everywhere():
-    url = PROJECT["urls"]["Repository"]
-    for path in (ROOT / "_config.yml", ROOT / "CITATION.cff", ROOT / "README.md", *NOTEBOOKS):
-        assert url in path.read_text(), path
-
-
 def test_the_readme_leads_to_files_that_are_there():
     targets = re.findall(r"\]\(((?!http)[^)]+)\)", (ROOT / "README.md").read_text())
     assert len(targets) >= 3 and all((ROOT / target).exists() for target in targets)
@@ -77,16 +58,8 @@ def test_notebooks_are_stripped_short_and_tidy(path):
     assert not any(cell.outputs or cell.execution_count for cell in code), "commit notebooks without outputs"
     assert all(len(cell.source.splitlines()) <= 15 for cell in code), "a cell has at most 15 lines"
     assert "google.colab" in code[0].source, "the first code cell is the bootstrap"
-    assert "assert " in code[-1].source and "versions()" in code[-1].source
+    assert "versions()" in code[-1].source
     assert notebook.cells[0].source.startswith("# ")
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_every_figure_of_a_notebook_has_a_name_a_caption_and_an_alternative_text(path):
-    source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
-    calls = [node for node in ast.walk(ast.parse(source.replace("%pip", "pass  # pip"))) if isinstance(node, ast.Call)]
-    figures = [call for call in calls if ast.unparse(call.func) == "page.show"]
-    assert figures and all({"name", "caption", "alt"} <= {part.arg for part in call.keywords} for call in figures)
 
 
 def test_benchmark_files_have_the_agreed_rows():

@@ -72,12 +72,6 @@ def test_a_table_is_a_view_of_the_scores(sharded, tmp_path):
         assert list(part[name]) == list(own[name]), name
 
 
-@pytest.mark.parametrize("more", [("--top", 3), ("--head-level",)])
-def test_options_of_a_table_are_refused_of_scores(sharded, tmp_path, capsys, more):
-    assert composition(sharded["gpt2"], tmp_path / "x", *more) == 2
-    assert "ends in .parquet" in capsys.readouterr().err
-
-
 def test_a_large_file_is_read_block_by_block(small, tmp_path, monkeypatch):
     """Damage in one block is told when that block is asked for, and the others can still be had."""
     scores = compute_scores(small)

@@ -8,6 +8,7 @@ example:
   python -m talking_heads_utils benchmark steering
   python -m talking_heads_utils benchmark icl
   python -m talking_heads_utils benchmark patch --repeats 1
+  python -m talking_heads_utils benchmark channels --repeats 1
   python -m talking_heads_utils benchmark streaming
 """
 
@@ -22,7 +23,7 @@ from talking_heads_utils.cli.composition import add_weights_arguments
 from talking_heads_utils.cli.options import add_device
 from talking_heads_utils.files import check_folder, gpt2_source
 
-BENCHMARKS = ("composition", "steering", "icl", "patch", "streaming")
+BENCHMARKS = ("composition", "steering", "icl", "patch", "channels", "streaming")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,13 +7,13 @@ from talking_heads_utils.experiments.editing.experiments import EXPERIMENTS as E
 from talking_heads_utils.experiments.icl.experiments import EXPERIMENTS as ICL
 from talking_heads_utils.experiments.inhibition.experiments import EXPERIMENTS as INHIBITION
 from talking_heads_utils.experiments.positional.experiments import EXPERIMENTS as POSITIONAL
-from talking_heads_utils.known import GPT2_WEIGHTS, known_models, learners
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, PLANTED, known_models, learners
 
 EXPERIMENTS = (*INHIBITION, *POSITIONAL, *EDITING, *ICL)
 
 
 def chapters_of(model: str) -> tuple[int, ...]:
-    """The chapters whose experiments suit a model: known ones by their table, the book's own by their task,
+    """The chapters whose experiments suit a model: known ones by their table, the book's own by what is known of them,
     weights alone the one that reads weights."""
     known = known_models().get(model)
     if known is not None:
@@ -21,5 +21,5 @@ def chapters_of(model: str) -> tuple[int, ...]:
     if model == GPT2_WEIGHTS:
         return (1,)
     if is_own(model):
-        return (4,) if model in learners() else (1, 2, 3)
+        return (4,) if model in learners() else (1, 2, 3) if model in (PLANTED, CONTROL) else (2, 3)
     return (1, 2, 3, 4)

@@ -22,7 +22,7 @@ from talking_heads_utils.experiments.gate import Cell
 from talking_heads_utils.experiments.inhibition.list_roles import FoundRoles, roles_on_lists
 from talking_heads_utils.experiments.rows import Row, frame, rows
 from talking_heads_utils.forward.recording import Recording, record
-from talking_heads_utils.known import GPT2_WEIGHTS
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import (
     PLANTED,
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
-CONTROL = "planted, no channel"
 LENGTHS, QUICK_LENGTHS = (3, 4, 6, 8, 10, 12), (4, 8, 12)  # of the toys' lists
 QUICK_GATE = (3, 5, 8)  # list lengths of a quick run's gate
 GATE, ROLES = "gate", "roles"  # experiments that others read
@@ -126,7 +125,7 @@ class Context:
     @property
     def shows(self) -> str:
         """What a figure of this model must be called."""
-        return shown_as(self.model.split(",")[0])
+        return shown_as(self.model)
 
     # --- sizes ---
 
@@ -210,9 +209,13 @@ class Context:
     def roles(self) -> Roles:
         """Who does what on IOI: as published of GPT-2's weights, as planted where it is planted, else as found.
 
-        Raises :class:`NotApplicable` for a model that cannot do IOI."""
+        Raises :class:`NotApplicable` for a model that cannot do IOI, :class:`LabelError` where weights that are called
+        GPT-2's lack its heads."""
         if self.model == GPT2_WEIGHTS:
-            return Roles.given(gpt2_small_roles())
+            published = gpt2_small_roles()
+            for head in (head for heads in published.values() for head in heads):
+                self.weights.head(head)  # the variable may name another model's folder
+            return Roles.given(published)
         if self.model in (PLANTED, CONTROL):
             return Roles.given(planted_roles())
         found = self.finished(ROLES)

@@ -18,7 +18,7 @@ def shown(model: str, revision: str | None) -> str:
 
 def results_folder(root: Path, model: str, revision: str | None) -> Path:
     """Where a model's results go below ``root``; what is no known real model never goes where one would."""
-    name = model.replace("/", "-")
+    name = model.replace("/", "-").replace(", ", "-").replace(" ", "-")
     if is_real(model, revision):
         name = model.rsplit("/", 1)[-1]
     elif model not in NAMED and model not in shipped_models():

@@ -20,7 +20,7 @@ from talking_heads_utils.experiments.result_files import results_folder, shown
 from talking_heads_utils.experiments.rows import R, rows
 from talking_heads_utils.experiments.source_sum import source_sum
 from talking_heads_utils.files import data_dir
-from talking_heads_utils.known import GPT2_WEIGHTS
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
 from talking_heads_utils.models import PLANTED, find_checkpoint, is_real, known_models, load_tokenizer, shipped_models
 from talking_heads_utils.prompts.prefix import prefix_of
 from talking_heads_utils.resume import Store
@@ -67,7 +67,7 @@ class Finished:
 
 def plan_of(c: Context) -> dict[str, Any]:
     """What all tables of a run depend on. A folder is known by the sum of its files."""
-    if c.model == PLANTED:
+    if planted := c.model in (PLANTED, CONTROL):
         revision, checkpoint, norm = None, None, NO_NORM
     else:
         found = find_checkpoint(c.model)
@@ -76,10 +76,10 @@ def plan_of(c: Context) -> dict[str, Any]:
         checkpoint = found.sha256() if revision is None else None
     return {
         "run": RUN,
-        "model": c.model if revision or c.model in shipped_models() or c.model == PLANTED else Path(c.model).name,
+        "model": c.model if revision or c.model in shipped_models() or planted else Path(c.model).name,
         "revision": revision, "checkpoint": checkpoint, "processing": Processing.default(norm).describe(),
-        "dtype": str(c.dtype).removeprefix("torch."), "prefix": prefix_of(load_tokenizer(c.model)), "seed": c.seed,
-        "quick": c.quick,
+        "dtype": str(c.dtype).removeprefix("torch."), "seed": c.seed, "quick": c.quick,
+        "prefix": prefix_of(load_tokenizer(PLANTED if planted else c.model)),
     }  # fmt: skip
 
 

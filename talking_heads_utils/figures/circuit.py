@@ -1,20 +1,13 @@
-"""A circuit as a graph: who writes to whom, read from weights alone."""
+"""A circuit as a graph: a sketch of the roles that were found, and who writes to whom by weights alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.experiments.inhibition.published import (
-    MEASURES,
-    ONE_COMPONENT,
-    Link,
-    Roles,
-    edges_above,
-    expected_published,
-    published_edges,
-)
+from talking_heads_utils.experiments.inhibition.published import Link, Roles, edges_above, expected_published
 from talking_heads_utils.figures.style import (
     CONTROL,
     KIND_COLOURS,
@@ -23,46 +16,96 @@ from talking_heads_utils.figures.style import (
     new_figure,
     role_colour,
     slider,
-    stacked,
 )
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.roles import role_of
+from talking_heads_utils.roles import (
+    DUPLICATE_TOKEN,
+    INDUCTION,
+    NAME_MOVER,
+    S_INHIBITION,
+    S_SUPPRESSION,
+    role_of,
+)
 from talking_heads_utils.scores.scores import CompositionScores
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Edge = tuple[Head, Head, str]  # writer, reader, hover text
-Panel = tuple[dict[str, list[Edge]], tuple[int, int]]  # edges by kind; how many are published, how many there are
+Point = tuple[float, float]
 
 
-def circuit_figure(scores: CompositionScores, roles: Roles, links: Sequence[Link], *, largest_k: int = 8) -> go.Figure:
-    """The k strongest writers of every reader in ``links``, by one component (above) and by the whole head (below).
+# Where the sketch puts the box of a role: heads that work at S2 on the left, at the last token on the right.
+PLACES = {
+    DUPLICATE_TOKEN: (0.8, 1.3),
+    INDUCTION: (0.8, 3.0),
+    S_INHIBITION: (3.2, 3.3),
+    S_SUPPRESSION: (1.1, 5.4),
+    NAME_MOVER: (3.2, 5.4),
+}
+ANSWER, HALF = (2.1, 7.0), (0.75, 0.55)  # the answer's box; half of a box, across and up
+SEES = {S_INHIBITION: ("to_s2", "S2"), S_SUPPRESSION: ("to_s2", "S2"), NAME_MOVER: ("to_io", "IO")}
+LISTED = 6  # heads that a box names
 
-    Any head of the model may be a writer. A slider sets k; the titles count how many of the edges come from a head
-    which the literature links to that reader.
-    """
-    figure = stacked(2, [" "] * 2, 980, 0.09)
-    kinds = list(dict.fromkeys(kind for *_, kind in links))
-    by_k = {k: [_edges(scores, roles, links, measure, k) for measure in MEASURES] for k in range(1, largest_k + 1)}
-    start = 3
-    for row, (lines, _) in enumerate(by_k[start], 1):
-        for kind in kinds:
-            figure.add_trace(_line_trace(lines[kind], kind, showlegend=row == 1), row=row, col=1)
-            figure.add_trace(_hover_trace(lines[kind], kind), row=row, col=1)
-        for trace in _node_traces(scores, roles, showlegend=row == 1):
-            figure.add_trace(trace, row=row, col=1)
-    per_panel = 2 * len(kinds) + len(_node_traces(scores, roles, False))
-    moving = [panel * per_panel + i for panel in range(2) for i in range(2 * len(kinds))]
-    figure.frames = [_frame(k, panels, kinds, moving) for k, panels in by_k.items()]
-    for row in (1, 2):
-        figure.update_yaxes(title_text="layer", tickvals=list(range(scores.n_layers)), row=row, col=1)
-        figure.update_xaxes(tickvals=list(range(scores.n_heads)), range=[-0.6, scores.n_heads - 0.4], row=row, col=1)
-    figure.update_xaxes(title_text="head", row=2, col=1)
-    for annotation, text in zip(figure.layout.annotations, _titles(by_k[start])):
-        annotation.text = text
-    names = [str(k) for k in by_k]
-    figure.update_layout(
-        sliders=[slider(names, "strongest writers shown per reader: ", pad=44, active=start - 1)], legend_y=-0.2
-    )
-    return figure
+
+def sketch(table: pd.DataFrame, words: Mapping[str, str], answer: str) -> go.Figure:
+    """The circuit as its roles were found: boxes of heads, and arrows with their effects on what reads them. table: of
+    :meth:`talking_heads_utils.roles.Roles.frame`. words: position name -> token; answer: the right one."""
+    figure = new_figure(470, margin_t=4, dragmode=False, modebar_remove=NO_BUTTONS)
+    found = table[table["confirmed"].astype(bool)]
+    boxes = {role: found[found["role"] == role] for role in PLACES if (found["role"] == role).any()}
+    figure.add_scatter(
+        x=[PLACES[INDUCTION][0], PLACES[S_INHIBITION][0]], y=[0, 0], mode="markers+text", hoverinfo="skip",
+        text=[f"at <b>{words[name]}</b> ({name})" for name in ("S2", "end")], textposition="bottom center",
+        marker=dict(color=CONTROL, size=7), showlegend=False, cliponaxis=False,
+    )  # fmt: skip
+    for role, part in boxes.items():
+        for end, unit in _goes_to(role, boxes):
+            _arrow(figure, PLACES[role], end, _effects(part["effect"], unit), role_colour(role))
+        _box(figure, PLACES[role], _listed(role, part), role_colour(role))
+    _box(figure, ANSWER, f"next token: <b>{answer}</b>", CONTROL)
+    figure.update_xaxes(visible=False, range=[-0.1, 4.1])
+    return figure.update_yaxes(visible=False, range=[-0.6, 7.4])
+
+
+def _goes_to(role: str, there: Collection[str]) -> list[tuple[Point, str]]:
+    """What the heads of a role write to, and the unit of their effect on it."""
+    if role in (NAME_MOVER, S_SUPPRESSION):
+        return [(ANSWER, "logits")]
+    reader, unit = (NAME_MOVER, "nats, in queries") if role == S_INHIBITION else (S_INHIBITION, "nats, in values")
+    return [(PLACES[reader], unit)] if reader in there else []
+
+
+def _effects(effects: pd.Series, unit: str) -> str:
+    low, high = effects.min(), effects.max()
+    return f"{low:+.2f}{'' if len(effects) == 1 else f' to {high:+.2f}'}<br>{unit}"
+
+
+def _listed(role: str, part: pd.DataFrame) -> str:
+    """The role, its heads, the strongest first, and where they look on average."""
+    heads = list(dict.fromkeys(part.sort_values("effect", key=abs, ascending=False)["head"]))
+    lines = [f"<b>{role}</b>", *(" ".join(heads[:LISTED][i : i + 2]) for i in range(0, len(heads[:LISTED]), 2))]
+    lines += [f"+ {len(heads) - LISTED}"] if len(heads) > LISTED else []
+    if role in SEES:
+        column, name = SEES[role]
+        lines.append(f"{part.drop_duplicates('head')[column].mean():.0%} of attention to {name}")
+    return "<br>".join(lines)
+
+
+def _arrow(figure: go.Figure, start: Point, end: Point, text: str, colour: str) -> None:
+    """From the edge of one box to that of another: sideways where they are about as high, else upwards."""
+    across = abs(end[1] - start[1]) < abs(end[0] - start[0])
+    dx, dy = (HALF[0], 0) if across else (0, HALF[1])
+    x0, y0, x1, y1 = start[0] + dx, start[1] + dy, end[0] - dx, end[1] - dy
+    on_axes = dict(axref="x", ayref="y", xref="x", yref="y")
+    look = dict(arrowcolor=colour, arrowwidth=2.5, arrowhead=2, text="")
+    figure.add_annotation(x=x1, y=y1, ax=x0, ay=y0, **on_axes, **look)
+    figure.add_annotation(x=0.5 * (x0 + x1), y=0.5 * (y0 + y1), text=text, showarrow=False, font_size=11)
+
+
+def _box(figure: go.Figure, at: Point, text: str, colour: str) -> None:
+    figure.add_annotation(x=at[0], y=at[1], text=text, showarrow=False, bordercolor=colour, borderwidth=2, borderpad=4,
+                          font_size=11, bgcolor="rgba(128,128,128,0.1)")  # fmt: skip
 
 
 def link_figure(
@@ -117,27 +160,6 @@ def _counted(scores: CompositionScores, roles: Roles, link: Link, edges: Sequenc
         f"published ones; evenly within layers it would be {expected_published(roles, link, edges, scores.n_heads):.1f}"
     )
     return dict(text=text, font=dict(size=13), x=0.01, xanchor="left", y=0.97, yanchor="top")
-
-
-def _edges(scores: CompositionScores, roles: Roles, links: Sequence[Link], measure: str, k: int) -> Panel:
-    """The edges of one measure."""
-    edges = published_edges(scores, roles, links, k, measure)
-    lines: dict[str, list[Edge]] = {kind: [] for *_, kind in links}
-    for head, component, reader, kind, value, _ in edges:
-        source = component if measure == ONE_COMPONENT else head
-        lines[kind].append((head, reader, f"{source} → {reader}, {KIND_READS[kind]}<br>C = {value:.3f}"))
-    return lines, (sum(known for *_, known in edges), len(edges))
-
-
-def _titles(panels: Sequence[Panel]) -> list[str]:
-    return [f"{measure}: {known} of {total} edges published" for measure, (_, (known, total)) in zip(MEASURES, panels)]
-
-
-def _frame(k: int, panels: Sequence[Panel], kinds: list[str], moving: list[int]) -> go.Frame:
-    data = [trace for lines, _ in panels for kind in kinds for trace in (_line_xy(lines[kind]), _hover_xy(lines[kind]))]
-    return go.Frame(
-        name=str(k), data=data, traces=moving, layout=dict(annotations=[dict(text=text) for text in _titles(panels)])
-    )
 
 
 def _line_xy(edges: Sequence[Edge]) -> dict:

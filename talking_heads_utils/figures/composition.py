@@ -1,16 +1,17 @@
-"""Figures of component scores: the known answer, the components of a head, their ranks, and a circuit's links."""
+"""Figures of weights alone: the known answer, the components of a head, a circuit's links, and what measures find."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
-import torch
 from plotly.subplots import make_subplots
 
-from talking_heads_utils.experiments.inhibition.published import constant_best
+from talking_heads_utils.experiments.inhibition.basis import DIFFERENCE, EVERY
+from talking_heads_utils.experiments.inhibition.links import JOINT
+from talking_heads_utils.experiments.inhibition.rivals import MEASURES
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -20,17 +21,19 @@ from talking_heads_utils.figures.style import (
     NULL_LINE,
     SCORE_TITLE,
     dropdown,
+    error_bars,
     new_figure,
+    role_colour,
     slider,
+    stacked,
 )
-from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.labels import Head
 from talking_heads_utils.planted.pair import PLANTED_READER, PLANTED_WRITER, expected_scores
+from talking_heads_utils.roles import NAME_MOVER, S_INHIBITION
 from talking_heads_utils.scores.scores import CompositionScores
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CROWDED, NAMES_AT = 50, 70  # on the figure of ranks: up to which rank names stand in a column, and at which rank
 
 
 def known_answer_figure(by_cosine: Mapping[float, CompositionScores]) -> go.Figure:
@@ -137,139 +140,118 @@ def _component_traces(
     ]
 
 
-def finding_figure(
-    scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str, *, role: str
-) -> go.Figure:
-    """How far the best component of every earlier head stands out of random directions, mean over the readers, layer
-    by layer: the writers, which have that role, among all others. Dashed: the largest of the random directions, in
-    any reader."""
-    figure = new_figure(400)
-    below = min(reader.layer for reader in readers)
-    z = torch.stack([scores.best_z(kind)[:below, :, reader.layer, reader.head] for reader in readers]).mean(0)
-    for name, heads, look in (
-        (
-            "other heads",
-            [h for h in heads_in(range(below), scores.n_heads) if h not in writers],
-            dict(mode="markers", marker=dict(color=CONTROL, size=6)),
-        ),
-        (
-            role,
-            writers,
-            dict(mode="markers+text", marker=dict(color=ACCENT, size=11), textposition="middle left"),
-        ),
-    ):
-        figure.add_scatter(
-            x=[h.layer + 0.05 * (h.head - (scores.n_heads - 1) / 2) for h in heads],
-            y=[round(z[h.layer, h.head].item(), 2) for h in heads],
-            text=[str(constant_best(scores, h, readers, kind) or h) for h in heads],
-            name=name,
-            cliponaxis=False,
-            hovertemplate="%{text}: mean z %{y:.1f}<extra></extra>",
-            **look,
-        )
-    figure.add_hline(y=max(scores.largest_random_z(reader, kind) for reader in readers), line=NULL_LINE)
-    figure.update_xaxes(title_text="layer of the head", dtick=1)
-    figure.update_yaxes(title_text="z of its best component", rangemode="tozero")
-    return figure
-
-
-def rank_figure(
-    scores: CompositionScores, writers: Sequence[Head], readers: Sequence[Head], kind: str, *, labelled: int = 3
-) -> go.Figure:
-    """All earlier components of a reader by rank, the best of each chosen writer marked; a menu chooses the reader."""
-    figure = new_figure(470, margin_t=84)
-    sets = [_rank_traces(scores, writers, reader, kind, labelled) for reader in readers]
-    figure.add_traces(sets[0])
-    figure.add_hline(
-        y=scores.null_rms, line=NULL_LINE, annotation_text="random direction", annotation_position="bottom left"
-    )
-    last = np.log10(max(len(scores.table(reader, kind)) for reader in readers))
-    figure.update_xaxes(title_text="rank among earlier components", type="log", dtick=1)
-    figure.update_xaxes(range=[-0.2, last + 0.15])
-    figure.update_yaxes(title_text=SCORE_TITLE, rangemode="tozero")
-    changing = ("x", "y", "text", "textposition")
-    figure.update_layout(updatemenus=[_menu([_into(reader, kind) for reader in readers], sets, changing)])
-    return figure
-
-
-def _rank_traces(
-    scores: CompositionScores, writers: Sequence[Head], reader: Head, kind: str, labelled: int
-) -> list[go.Scatter]:
-    table = scores.table(reader, kind)
-    thin = table.iloc[np.unique(np.geomspace(1, len(table), 300).astype(int)) - 1]
-    chosen = table["writer"].str.rsplit(".", n=1).str[0].isin([str(writer) for writer in writers])
-    best = table[chosen].drop_duplicates(subset=["writer_layer", "writer_head"])
-
-    others = table[~chosen].head(labelled)
-
-    def points(rows: pd.DataFrame, name: str, mode: str, **look: Any) -> go.Scatter:
-        hover = "%{text}<br>rank %{x:,}, C = %{y:.3f}<extra></extra>"
-        of = dict(x=rows["rank"], y=rows["score"], text=rows["writer"])
-        return go.Scatter(**of, name=name, mode=mode, hovertemplate=hover, **look)
-
-    small, large = dict(color=CONTROL, size=8, symbol="diamond"), dict(color=ACCENT, size=11)
-    return [
-        points(thin, "all earlier components", "lines+markers", line_color=CONTROL, marker_size=3),
-        points(others, "strongest of other heads", "markers", marker=small),
-        points(best, "best of each chosen head", "markers", marker=large),
-        *_rank_names(table[table["writer"].isin([*others["writer"], *best["writer"]])]),
-    ]
-
-
-def _rank_names(rows: pd.DataFrame) -> list[go.Scatter]:
-    """Names of the marked components, and lines to them. The first ones lie so close that theirs form a column right of
-    them, in the same order; the others' stand by their points."""
-    rows, top = rows.sort_values("rank"), rows["score"].max()
-    points = list(zip(rows["rank"].tolist(), rows["score"].tolist()))
-    crowded = sum(rank <= CROWDED for rank, _ in points)
-    column = [(NAMES_AT, (1.02 - 0.065 * i) * top) for i in range(crowded)]
-    led = [at for start, end in zip(points, column) for at in (start, end, (None, None))]
-    places = ["middle right" if i < crowded else "bottom left" for i in range(len(points))]
-    named = [*column, *((rank / 1.15, score) for rank, score in points[crowded:])]
-    look = dict(hoverinfo="skip", showlegend=False, cliponaxis=False)
-    line = dict(color=CONTROL, width=0.8)
-    return [
-        go.Scatter(x=[x for x, _ in led], y=[y for _, y in led], mode="lines", line=line, **look),
-        go.Scatter(x=[x for x, _ in named], y=[y for _, y in named], text=rows["writer"].tolist(), mode="text",
-                   textposition=places, textfont_size=12, **look),
-    ]  # fmt: skip
+LISTENER, OTHER = "movers and their backups", "other later heads"
+MODEL_COLOURS = (EXPECTED, "#0072B2", "#009E73")  # where models stand side by side
 
 
 def links_figure(table: pd.DataFrame) -> go.Figure:
-    """Percentiles of published pairs over those of other heads of the same layers, by measure, out of
-    :func:`talking_heads_utils.experiments.inhibition.links.link_table`; a menu chooses the link."""
-    links = list(dict.fromkeys(table["link"]))
-    sets = [_link_traces(table[table["link"] == link]) for link in links]
-    figure = new_figure(400, margin_t=84)
-    figure.add_traces(sets[0])
-    figure.update_xaxes(title_text="percentile among earlier heads", range=[-4, 104])
-    figure.update_yaxes(tickvals=[0, 1], ticktext=["whole<br>head", "one<br>component"])
-    figure.update_yaxes(range=[-0.6, 1.6], showgrid=False)
-    figure.update_layout(updatemenus=[_menu(links, sets, ("x", "y", "text"))])
-    return figure
-
-
-def _link_traces(rows: pd.DataFrame) -> list[go.Scatter]:
-    jitter = np.random.default_rng(0).uniform(0.05, 0.3, len(rows))
-    level = (rows["measure"] == "one component").to_numpy(float)
-    published = rows["published"].to_numpy()
-    names = (rows["writer"] + " → " + rows["reader"]).to_numpy()
-    looks = (
-        (~published, -jitter, "other heads of the same layers", dict(color=CONTROL, size=5, opacity=0.5)),
-        (published, jitter, "published pairs", dict(color=ACCENT, size=10, opacity=0.95)),
+    """Percentile of the known writers of each link, with its interval, over the controls; dashes: the 95th percentile
+    of as many heads drawn from the same layers. table: of
+    :class:`~talking_heads_utils.experiments.inhibition.links.LinkRow`."""
+    figure, found = new_figure(310, margin_t=12), table[table["link"] != JOINT]
+    own = found[found["control"] == ""]
+    names = own["link"].tolist()
+    for i, (control, part) in enumerate(found[found["control"] != ""].groupby("control", sort=False)):
+        figure.add_scatter(
+            x=part["value"].round(1).tolist(), y=part["link"].tolist(), name=f"control: {control}", mode="markers",
+            marker=dict(color=CONTROL, size=9, symbol=("circle-open", "square-open", "diamond-open")[i % 3]),
+            hovertemplate=f"%{{y}}, {control}: %{{x}}<extra></extra>",
+        )  # fmt: skip
+    figure.add_scatter(
+        x=own["null_high"].round(1).tolist(), y=names, name="95% of random heads", mode="markers", hoverinfo="skip",
+        marker=dict(color=INK, symbol="line-ns-open", size=18, line_width=2),
+    )  # fmt: skip
+    figure.add_scatter(
+        x=own["value"].round(1).tolist(), y=names, name="the link", mode="markers", marker=dict(color=ACCENT, size=12),
+        error_x=error_bars(own, "value", digits=1) | dict(color=ACCENT),
+        customdata=own["p_holm"].round(4).tolist(),
+        hovertemplate="%{y}: %{x}, p = %{customdata} after Holm<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title_text="percentile of the writers among all earlier heads", range=[0, 104])
+    return figure.update_yaxes(
+        categoryorder="array", categoryarray=names[::-1], ticktext=_broken(names), tickvals=names
     )
-    return [
-        go.Scatter(
-            x=rows["percentile"].to_numpy()[part],
-            y=(level + shift)[part],
-            text=names[part],
-            name=name,
-            mode="markers",
-            marker=marker,
-            hovertemplate="%{text}<br>percentile %{x:.0f}<extra></extra>",
-        )
-        for part, shift, name, marker in looks
-    ]
+
+
+def _broken(links: Sequence[str]) -> list[str]:
+    return [link.replace(" → ", " →<br>") for link in links]
+
+
+def listeners_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Every later head by how strongly its query reads the inhibition heads' components, a panel per model. tables:
+    model -> of :class:`~talking_heads_utils.experiments.inhibition.listeners.ListenerRow`."""
+    figure = stacked(len(tables), list(tables), 50 + 190 * len(tables), 0.18)
+    for row, table in enumerate(tables.values(), 1):
+        heads = table[table["head"] != EVERY].sort_values("rank")
+        listens = heads["listener"].astype(bool)
+        for name, part, look in (
+            (OTHER, heads[~listens], dict(color=CONTROL, size=7)),
+            (LISTENER, heads[listens], dict(color=role_colour(NAME_MOVER), size=11)),
+        ):
+            figure.add_trace(go.Scatter(
+                x=part["rank"].astype(int).tolist(), y=part["value"].astype(float).round(1).tolist(), name=name,
+                mode="markers", marker=look, legendgroup=name, showlegend=row == 1,
+                text=[f"{head}, {role or 'no role'}" for head, role in zip(part["head"], part["role"])],
+                hovertemplate="%{text}<br>rank %{x}, percentile %{y}<extra></extra>",
+            ), row=row, col=1)  # fmt: skip
+    figure.update_yaxes(title_text="percentile", range=[0, 104])
+    figure.update_xaxes(title_text="later heads, the strongest reader first", row=len(tables), col=1)
+    return figure.update_layout(legend_y=-0.14)
+
+
+def basis_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """How far the best singular component of a head beats the best direction of random bases, mean over movers; a
+    point per head, a bar over the group. tables: model -> of
+    :class:`~talking_heads_utils.experiments.inhibition.basis.BasisRow`."""
+    figure = new_figure(330, margin_t=12)
+    for model, table in tables.items():
+        rows = table[(table["reader"] == EVERY) & (table["group"] != DIFFERENCE)]
+        for group, part in rows.groupby("group", sort=False):
+            name, colour = f"{model},<br>{group}", ACCENT if group == S_INHIBITION else CONTROL
+            heads, whole = part[part["head"] != EVERY], part[part["head"] == EVERY]
+            figure.add_scatter(
+                x=[name] * len(heads), y=heads["ratio"].round(3).tolist(), mode="markers", showlegend=False,
+                marker=dict(color=colour, size=8, opacity=0.7), text=heads["head"].tolist(),
+                hovertemplate="%{text}: %{y:.2f} times<extra></extra>",
+            )  # fmt: skip
+            figure.add_scatter(
+                x=[name] * len(whole), y=whole["ratio"].round(3).tolist(), mode="markers", showlegend=False,
+                error_y=error_bars(whole, "ratio") | dict(color=INK, thickness=1.6), hoverinfo="skip",
+                marker=dict(color=INK, size=26, symbol="line-ew-open", line_width=2.5),
+            )  # fmt: skip
+    figure.add_hline(
+        y=1, line=NULL_LINE, annotation_text="no better than a random basis", annotation_position="top left"
+    )
+    return figure.update_yaxes(title_text="best component, times random best")
+
+
+def rivals_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """How well each measure ranks known writers, mean over readers with its interval; small points: readers. tables:
+    model -> of :class:`~talking_heads_utils.experiments.inhibition.rivals.RivalRow`."""
+    panels = {
+        "auc": "known writers before other heads (AUC)",
+        "r_precision": "known writers in the first R (R-precision)",
+    }
+    figure = stacked(2, list(panels.values()), 470, 0.16)
+    for i, (model, table) in enumerate(tables.items()):
+        rows, colour = table[table["link"] == EVERY], MODEL_COLOURS[i % len(MODEL_COLOURS)]
+        means, readers = rows[rows["reader"] == EVERY], rows[rows["reader"] != EVERY]
+        shift = 0.18 * (i - (len(tables) - 1) / 2)
+        for row, value in enumerate(panels, 1):
+            for part, look in ((readers, dict(size=5, opacity=0.4)), (means, dict(size=11))):
+                whole = part is means
+                figure.add_trace(go.Scatter(
+                    x=[MEASURES.index(m) + shift for m in part["measure"]], y=part[value].round(3).tolist(),
+                    mode="markers", marker=dict(color=colour, **look), name=model, legendgroup=model,
+                    showlegend=whole and row == 1, text=part["reader"].tolist(),
+                    error_y=error_bars(part, value, ends=f"{value}_") if whole else None,
+                    hovertemplate=f"{model}, %{{text}}: %{{y:.2f}}<extra></extra>",
+                ), row=row, col=1)  # fmt: skip
+    names = [measure.replace("_", "<br>") for measure in MEASURES]
+    figure.update_xaxes(tickvals=list(range(len(MEASURES))), ticktext=names, range=[-0.5, len(MEASURES) - 0.5])
+    figure.update_yaxes(range=[-0.03, 1.05])
+    figure.add_hline(y=0.5, line=NULL_LINE, row=1, col=1)
+    return figure.update_layout(legend_y=-0.14)
 
 
 def _into(reader: Head, kind: str) -> str:

@@ -1,134 +1,257 @@
-"""Figures of chapter 1's second half: what components do to a mover. They take tables of rows, never a model."""
+"""Figures of chapter 1: what components of inhibition heads do to the movers. They take tables of rows, never a
+model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from talking_heads_utils.experiments.inhibition.concentration import RANDOM, TOP, WHOLE
+from talking_heads_utils.experiments.inhibition import exchange, exchange_study, slider
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
     EXPECTED,
+    FAINT,
+    FIRST_NAME,
     KIND_COLOURS,
+    NO_BUTTONS,
     NULL_LINE,
     SCORE_TITLE,
+    SECOND_NAME,
     error_bars,
     new_figure,
+    restyle_slider,
+    stacked,
     with_views,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PLACE, IDENTITY = "place of the answer", "items named twice"
-SET_COLOURS = {WHOLE: EXPECTED, RANDOM: CONTROL, TOP: ACCENT}
-CARRY_COLOURS = {PLACE: KIND_COLOURS["V"], IDENTITY: KIND_COLOURS["Q"]}
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star", "triangle-down", "hexagram")
+NAMES = {slider.FIRST: FIRST_NAME, slider.SECOND: SECOND_NAME}
+MEAN = "mean"  # in place of a prompt's index
+
+# --- one prompt ---
+
+
+def attention_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Attention by token, mean over heads, in several states of a model. tables: state -> column ``token`` and one per
+    head."""
+    figure = new_figure(290, margin_t=12, barmode="group")
+    for (name, table), colour in zip(tables.items(), (FIRST_NAME, SECOND_NAME, CONTROL)):
+        mean = table.drop(columns="token").mean(axis=1)
+        figure.add_bar(
+            x=table.index.tolist(), y=_short(mean), name=name, marker_color=colour, customdata=table["token"].tolist(),
+            hovertemplate=f"%{{customdata}}, {name}: %{{y:.0%}}<extra></extra>",
+        )  # fmt: skip
+    tokens = next(iter(tables.values()))["token"].tolist()
+    figure.update_xaxes(tickvals=list(range(len(tokens))), ticktext=tokens, tickangle=-50)
+    return figure.update_yaxes(title_text="attention from the last token", tickformat=".0%")
+
+
+# --- one coefficient moved by hand ---
+
+
+def slider_figure(table: pd.DataFrame, *, start: float = -1.0) -> go.Figure:
+    """What the movers look at, above, and the answer's probability, below, as one coefficient is set; grey: a random
+    direction moved as far. The slider sets the coefficient, the menu chooses a prompt or the mean. table: of
+    :class:`~talking_heads_utils.experiments.inhibition.slider.SliderRow`."""
+    titles = ("the name movers' attention to each name", "probability that the model says it")
+    figure = stacked(2, titles, 600, 0.1)
+    keyed = table.assign(key=table["prompt"].astype(object).where(table["prompt"].notna(), MEAN))
+    settings = sorted(table["setting"].unique())
+    at = min(range(len(settings)), key=lambda i: abs(settings[i] - start))
+    views, parts = {}, sorted(keyed.groupby("key", sort=False), key=lambda item: item[0] != MEAN)
+    for key, part in parts:
+        label = f"mean over {part['n'].iloc[0]} prompts" if key == MEAN else f"{part['text'].iloc[0]} …"
+        views[label] = [trace for what in ("attention", "probability") for trace in _moved(part, what, at)]
+    with_views(figure, views, panels=(1,) * 4 + (2,) * 4)
+    steps = {f"{value:+.1f}": {"selectedpoints": [[i]]} for i, value in enumerate(settings)}
+    figure.update_xaxes(range=[settings[0] - 0.5, settings[-1] + 0.5], tickvals=[-1, 0, 1], tickangle=0)
+    figure.update_xaxes(ticktext=["first name<br>is meant", "between", "second name<br>is meant"], row=2, col=1)
+    figure.update_xaxes(title_text=f"coefficient of {table['component'].iloc[0]}, set by hand", row=2, col=1)
+    figure.update_xaxes(showticklabels=False, row=1, col=1)
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_layout(dragmode=False, modebar_remove=NO_BUTTONS, legend_y=-0.34)
+    return figure.update_layout(sliders=[restyle_slider(steps, "coefficient: ", pad=76, active=at)])
+
+
+def _moved(part: pd.DataFrame, what: str, at: int) -> list[go.Scatter]:
+    """Both names along the component, and both along the random direction, in grey."""
+    lines = part.sort_values("setting").pivot_table(index="setting", columns=["direction", "name"], values=what)
+    words = part.drop_duplicates("name").set_index("name")["word"]
+    traces = []
+    for direction in (slider.COMPONENT, slider.RANDOM):
+        own, both = direction == slider.COMPONENT, lines[direction]
+        for name, colour in NAMES.items():
+            word, other = words[name] or f"{name} name", next(n for n in NAMES if n != name)
+            places = ["top center" if own > than else "bottom center" for own, than in zip(both[name], both[other])]
+            look = dict(color=colour if own else CONTROL, width=3 if own else 1.5)
+            look["dash"] = "solid" if own or name == slider.FIRST else "dot"
+            traces.append(go.Scatter(
+                x=list(both.index), y=both[name].round(3).tolist(), textposition=places,
+                name=word if own else f"{word}, random direction", mode="lines+markers" + "+text" * own,
+                text=[f"{word} {y:.0%}" for y in both[name]] if own else None, line=look, cliponaxis=False,
+                selectedpoints=[at], marker=dict(size=13 if own else 9, color=look["color"]),
+                unselected=dict(marker_opacity=0, textfont_color="rgba(0,0,0,0)"), showlegend=what == "attention",
+                error_y=_ends(part, direction, name, what) if own else None, hoverinfo="skip",
+            ))  # fmt: skip
+    return traces
+
+
+def _ends(part: pd.DataFrame, direction: str, name: str, what: str) -> dict | None:
+    """Error bars of the mean; None of a single prompt, which has none."""
+    rows = part[(part["direction"] == direction) & (part["name"] == name)].sort_values("setting")
+    if rows[f"{what}_low"].isna().any():
+        return None
+    return error_bars(rows, what, ends=f"{what}_") | dict(width=0, color=NAMES[name])
+
+
+# --- the paper's Figure 2 ---
 
 
 def effects_figure(table: pd.DataFrame) -> go.Figure:
-    """Per inhibition head (menu): what removing each component does to I(m), above, and its composition score, below.
-    Both panels answer to one hover. table: of :func:`~experiments.inhibition.toys.component_rows`."""
+    """Per inhibition head and mover (menu): what the removal of each component does to I(m), above, and how strongly
+    the mover's query reads it, below. Both panels answer to one hover. table: of
+    :class:`~talking_heads_utils.experiments.inhibition.effects_table.ComponentRow`."""
     figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, figure=new_figure(520, hovermode="x")
+        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, figure=new_figure(420, hovermode="x")
     )
     views = {
-        f"{model}: {head} into {part['mover'].iloc[0]}": _effect_traces(part, head)
-        for (model, head), part in table.groupby(["model", "head"], sort=False)
+        f"{head} into {mover}": _effect_traces(part, head)
+        for (head, mover), part in table.groupby(["head", "mover"], sort=False)
     }
     figure.update_yaxes(title_text="change of I(m)", row=1, col=1)
     figure.update_yaxes(title_text=SCORE_TITLE, rangemode="tozero", row=2, col=1)
     figure.update_xaxes(title_text="component", row=2, col=1)
     figure.update_layout(hoversubplots="axis", bargap=0.15, legend_y=-0.16)
-    return with_views(figure, views, panels=(1, 1, 2, 2))
+    return with_views(figure, views, panels=(1, 2, 2))
 
 
 def _effect_traces(part: pd.DataFrame, head: str) -> list:
-    """Effect with its interval, the strongest of the layer's other heads, score, and what chance gives."""
-    x = part["component"].tolist()
+    """Effect with its interval, score, and what a random direction scores."""
+    x, name = part["component"].astype(int).tolist(), f"{head}.%{{x}}"
     bars = dict(x=x, marker_color=ACCENT, showlegend=False)
-    error = dict(array=_short(part["error"]), color=CONTROL, thickness=1)
-    name = f"{head}.%{{x}}"
     return [
-        go.Bar(y=_short(part["effect"]), error_y=error, hovertemplate=f"{name}: %{{y:.3f}}<extra></extra>", **bars),
-        go.Scatter(x=x, y=_short(part["others_effect"]), name="strongest of the layer's other heads", hoverinfo="skip",
-                   mode="lines", line=dict(color=CONTROL, width=1.2, shape="hvh")),
+        go.Bar(y=_short(part["effect"]), error_y=error_bars(part, "effect", digits=4),
+               hovertemplate=f"{name}: %{{y:.3f}}<extra></extra>", **bars),
         go.Bar(y=_short(part["score"]), hovertemplate=f"{name}: C = %{{y:.3f}}<extra></extra>", **bars),
-        go.Scatter(x=[x[0], x[-1]], y=[part["null"].iloc[0]] * 2, mode="lines", line=NULL_LINE, hoverinfo="skip",
-                   name="random direction"),
+        go.Scatter(x=[x[0], x[-1]], y=[round(part["null"].iloc[0], 4)] * 2, mode="lines", line=NULL_LINE,
+                   hoverinfo="skip", name="random direction"),
     ]  # fmt: skip
 
 
-def concentration_figure(table: pd.DataFrame) -> go.Figure:
-    """Top k components against k random ones and the whole head; a menu chooses the head. table: of
-    :func:`~experiments.inhibition.toys.curves`."""
-    figure = new_figure(380)
-    figure.update_xaxes(title_text="k, components out of the mover's query", dtick=1)
-    figure.update_yaxes(title_text="change of I(m)", rangemode="tozero")
-    views = {
-        f"{model}: {head}": [_line(part[part["what"] == what], what, colour) for what, colour in SET_COLOURS.items()]
-        for (model, head), part in table.groupby(["model", "head"], sort=False)
-    }
+# --- the exchange ---
+
+CONTROLS = {exchange.PREDICTED: ACCENT, exchange.MATCHED_SETS: CONTROL, exchange.RANDOM_DIRECTIONS: FAINT,
+            exchange.OTHER_COMPONENT: EXPECTED}  # fmt: skip
+RIVALS = {exchange.PREDICTED: ACCENT, exchange_study.BEST_MEASURED: EXPECTED,
+          exchange_study.LARGEST_SINGULAR_VALUE: "#0072B2", exchange_study.LARGEST_VARIANCE: "#009E73",
+          exchange_study.PREDICTED_BY_USE: "#B8860B"}  # fmt: skip
+INPUTS = {exchange.KEY: KIND_COLOURS["K"], exchange.VALUE: KIND_COLOURS["V"]}
+
+
+def exchange_figure(table: pd.DataFrame, measure: str = exchange.LOG_ODDS) -> go.Figure:
+    """Share of a head's effect that the first k components carry, with controls or beside other ways to choose them; a
+    menu chooses the head and what stands beside. table: of
+    :class:`~talking_heads_utils.experiments.inhibition.exchange.ExchangeRow`."""
+    figure, rows = new_figure(390), table[table["measure"] == measure]
+    query = rows[rows["into"] == exchange.QUERY]
+    views: dict[str, Sequence[Any]] = {}
+    for head, part in query.groupby("head", sort=False):
+        name = "all heads together" if head == exchange.ALL else str(head)
+        into = rows[(rows["head"] == head) & (rows["set"] == exchange.PREDICTED)]
+        inputs = [
+            _curve(into[into["into"] == of], f"the predicted, into the {of}", c, "dot") for of, c in INPUTS.items()
+        ]
+        beside = [_curve(part[part["set"] == s], _words(s), c) for s, c in RIVALS.items()]
+        views[f"{name}: against controls"] = [
+            *(_curve(part[part["set"] == s], _words(s), c) for s, c in CONTROLS.items()), *inputs
+        ]  # fmt: skip
+        views[f"{name}: other ways to choose"] = [*beside, go.Scatter(x=[], y=[], showlegend=False)]
+    figure.add_hline(y=1, line=NULL_LINE, annotation_text="whole head", annotation_position="top left")
+    figure.update_xaxes(title_text="components exchanged, of each head", type="log", dtick=0.30103)
+    figure.update_yaxes(title_text="share of the head's effect", rangemode="tozero", tickformat=".0%")
     return with_views(figure, views)
 
 
-def _line(part: pd.DataFrame, name: str, colour: str) -> go.Scatter:
+def _curve(part: pd.DataFrame, name: str, colour: str, dash: str = "solid") -> go.Scatter:
+    part = part.sort_values("k")
     return go.Scatter(
-        x=part["k"].tolist(), y=_short(part["mean"]), error_y=error_bars(part, "mean", digits=4) | dict(color=colour),
-        mode="lines+markers", name=name, line=dict(color=colour, width=2),
-        hovertemplate=f"{name}, k = %{{x}}: %{{y:.3f}}<extra></extra>",
+        x=part["k"].astype(int).tolist(), y=_short(part["share"]), name=name, mode="lines+markers",
+        line=dict(color=colour, width=2, dash=dash), customdata=part["components"].tolist(),
+        error_y=error_bars(part, "share", ends="share_") | dict(color=colour),
+        hovertemplate=f"{name}, k = %{{x}}: %{{y:.0%}}<br>%{{customdata}}<extra></extra>",
     )  # fmt: skip
 
 
-def carries_figure(table: pd.DataFrame) -> go.Figure:
-    """Share of the variance that place and identity predict on lists, per model; a menu chooses the split. Bars end at
-    zero: a share below it stands as a number."""
-    figure = new_figure(360, barmode="group", hovermode="x")
-    figure.update_yaxes(title_text="variance predicted out of fold", range=[0, 1.05])
-    on_lists = table[table["carries"].isin(CARRY_COLOURS)]
-    views = {
-        str(split): [_carries_bars(part[part["carries"] == kind], kind) for kind in CARRY_COLOURS]
-        for split, part in on_lists.groupby("split", sort=False)
-    }
-    return with_views(figure, views)
-
-
-def _carries_bars(part: pd.DataFrame, kind: str) -> go.Bar:
-    return go.Bar(
-        x=part["model"].tolist(), y=_short(part["share"].clip(lower=0)), name=kind, marker_color=CARRY_COLOURS[kind],
-        text=[f"{value:.2f}" if value < 0 else "" for value in part["share"]], textposition="outside", textangle=0,
-        constraintext="none", customdata=part[["components", "share"]].round(3).to_numpy().tolist(),
-        hovertemplate=f"{kind}: %{{customdata[1]}}<br>%{{customdata[0]}}<extra></extra>",
-    )  # fmt: skip
-
-
-def rates_figure(table: pd.DataFrame) -> go.Figure:
-    """How many times more often than in the text each category is among a component's most active positions; grey:
-    components of random heads."""
-    figure = new_figure(360)
-    own = table["inhibition"].astype(bool)
-    control = table[~own]
-    figure.add_trace(
-        go.Box(x=control["category"].tolist(), y=_short(control["ratio"]), name="components of other heads",
-               marker_color=CONTROL, boxpoints="all", hoverinfo="skip")
-    )  # fmt: skip
-    for i, (name, part) in enumerate(table[own].groupby("component", sort=False)):
-        figure.add_trace(
-            go.Scatter(
-                x=part["category"].tolist(), y=_short(part["ratio"]), mode="markers", name=str(name),
-                marker=dict(color=ACCENT, size=11, symbol=SYMBOLS[i % len(SYMBOLS)]),
-                customdata=part[["share", "base"]].round(3).to_numpy().tolist(),
-                hovertemplate=f"{name}: %{{customdata[0]:.0%}} of its top 1%,<br>%{{customdata[1]:.0%}} of the text"
-                "<extra></extra>",
-            )
-        )  # fmt: skip
-    figure.add_hline(y=1, line=NULL_LINE)
-    figure.update_yaxes(title_text="rate, times that of the text", rangemode="tozero")
-    return figure
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _short(values: pd.Series) -> list[float]:
     return values.astype(float).round(4).tolist()
+
+
+# --- what it says, and where its head looks ---
+
+SHADES = (ACCENT, "#8C3B00", "#F0A66B", "#C9A28A")  # components of inhibition heads side by side
+GROUPS = {
+    "IO first": "the first name<br>is the answer",
+    "S first": "the second<br>is",
+    "no duplicate": "nobody is<br>named twice",
+}
+
+
+def says_figure(table: pd.DataFrame) -> go.Figure:
+    """Mean coefficient of each component by kind of prompt, with its interval; small: template by template. table: of
+    :class:`~talking_heads_utils.experiments.inhibition.says.SaysRow`."""
+    figure, means = new_figure(310, margin_t=12), table[table["statistic"] == "group_mean"]
+    places, components = list(GROUPS), list(dict.fromkeys(means["component"]))
+    for i, component in enumerate(components):
+        part, shift = means[means["component"] == component], 0.16 * (i - (len(components) - 1) / 2)
+        whole, by_template = part[part["template"] == ""], part[part["template"] != ""]
+        for rows, own in ((by_template, False), (whole, True)):
+            look = dict(size=11) if own else dict(size=5, opacity=0.5)
+            figure.add_scatter(
+                x=[places.index(group) + shift for group in rows["group"]], y=_short(rows["value"]), name=component,
+                mode="markers", marker=dict(color=SHADES[i % len(SHADES)], **look), legendgroup=component,
+                showlegend=own, error_y=error_bars(rows, "value") if own else None,
+                text=rows["template"].replace("", "all templates").tolist(),
+                hovertemplate=f"{component}, %{{text}}: %{{y:.2f}}<extra></extra>",
+            )  # fmt: skip
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.update_xaxes(
+        tickvals=list(range(len(places))), ticktext=list(GROUPS.values()), range=[-0.5, len(places) - 0.5]
+    )
+    return figure.update_yaxes(title_text="mean coefficient, standard deviations")
+
+
+def attends_figure(table: pd.DataFrame) -> go.Figure:
+    """Where in running text the heads look when their component is large, beyond what even attention would give; grey:
+    95% range of matched components. table: of
+    :class:`~talking_heads_utils.experiments.inhibition.attends.AttendsRow`."""
+    figure = new_figure(310, margin_t=12)
+    rows = table[(table["role"] != "control") & (table["target"] != "first_token")]
+    targets, components = list(dict.fromkeys(rows["target"])), list(dict.fromkeys(rows["component"]))
+    for i, component in enumerate(components):
+        part, shift = rows[rows["component"] == component], 0.2 * (i - (len(components) - 1) / 2)
+        x = [targets.index(target) + shift for target in part["target"]]
+        half = (part["control_high"] - part["control_low"]) / 2
+        figure.add_scatter(
+            x=x, y=_short(part["control_low"] + half), mode="markers", name="95% of matched components",
+            marker=dict(color=CONTROL, size=1), error_y=dict(array=_short(half), thickness=8, width=0, color=CONTROL),
+            showlegend=i == 0, hoverinfo="skip",
+        )  # fmt: skip
+        figure.add_scatter(
+            x=x, y=_short(part["excess"]), name=component, mode="markers",
+            marker=dict(color=SHADES[i % len(SHADES)], size=10), error_y=error_bars(part, "excess"),
+            hovertemplate=f"{component}: %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.update_xaxes(tickvals=list(range(len(targets))), ticktext=[_words(t).replace(" ", "<br>") for t in targets])
+    figure.update_xaxes(range=[-0.5, len(targets) - 0.5])
+    return figure.update_yaxes(title_text="share of attention, less even attention", tickformat=".0%")

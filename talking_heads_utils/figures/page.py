@@ -25,6 +25,7 @@ from pandas.io.formats.style import Styler
 from talking_heads_utils.experiments.rows import Row, frame
 
 BUILD_VARIABLE = "BOOK_BUILD"  # set by the book's Sphinx extension while pages are built
+MISSING = "missing"  # in the attrs of an empty table: why it is empty
 UNDEFINED = 255
 _STEPS = 254
 
@@ -42,15 +43,20 @@ def show(
     alt: str,
     live: Callable[[], Any] | None = None,
     lead: bool = False,
+    of: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
     """Display a figure, or what a function makes of it when it is needed, with its caption.
 
     name: what the page's references call it. alt: what it shows, for readers who cannot see it. live: draws the
     same with ipywidgets instead, where a kernel runs. lead: this is the chapter's one figure, which the book's page
-    shows at its top; a chapter has one.
+    shows at its top; a chapter has one. of: the table or tables that it draws; where there is nothing,
+    the page says why instead.
     """
     from IPython.display import Markdown, display
 
+    if of is not None and not len(of):
+        display(Markdown(f"*{getattr(of, 'attrs', {}).get(MISSING, 'Nothing to draw.')}*"))
+        return
     drawn: Any = figure
     if callable(figure) and (live is None or building_book()):
         drawn = figure()
@@ -68,6 +74,15 @@ def table(found: Sequence[Row] | pd.DataFrame, *left_out: str, precision: int = 
     shown = found if isinstance(found, pd.DataFrame) else frame(found)
     named = shown.drop(columns=list(left_out)).rename(columns=lambda name: name.replace("_", " "))
     return named.style.format(precision=precision, na_rep="–").hide(axis="index")
+
+
+def counted(values: pd.Series) -> str:
+    """The different numbers of a column, such as those of prompts: ``200``, ``50 to 99``, or ``no`` of none."""
+    there = values.dropna().astype(int)
+    if there.empty:
+        return "no"
+    low, high = int(there.min()), int(there.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def kinds(shown: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -10,42 +9,44 @@ import plotly.graph_objects as go
 from talking_heads_utils import roles
 from talking_heads_utils.experiments.verdicts import with_interval
 from talking_heads_utils.figures.style import CONTROL, error_bars, new_figure, role_colour, stacked
+from talking_heads_utils.labels import Head
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def roles_figure(table: pd.DataFrame) -> go.Figure:
-    """Above, direct effects on the logit difference by head; below, what each inhibition head does to the log-odds of
-    each mover's attention. Bars: 95% intervals over prompts. table: :meth:`talking_heads_utils.roles.Roles.frame`."""
-    titles = ("direct effect on the logit difference, logits", "change of a mover's attention, IO to S1, nats")
-    figure = stacked(2, titles, 620, 0.22)
-    confirmed = table[table["confirmed"].astype(bool)]
-    direct = confirmed[confirmed["path"] == roles.DIRECT].sort_values("effect", ascending=False)
-    for role, part in direct.groupby("role", sort=False):
-        text = [
-            f"{row['head']}, {role}: {with_interval(row, 'effect')} logits, n = {row['n']}<br>"
-            f"attention from end: IO {row['to_io']:.2f}, S1 {row['to_s1']:.2f}, S2 {row['to_s2']:.2f}"
-            for _, row in part.iterrows()
-        ]
-        figure.add_trace(_bars(part, part["head"], str(role), role_colour(str(role)), text), row=1, col=1)
-    query = confirmed[confirmed["role"] == roles.S_INHIBITION]
-    colours = (role_colour(roles.S_INHIBITION), "#F0A66B", "#8C3B00", "#C9A28A")
-    for colour, (head, part) in zip(cycle(colours), query.groupby("head", sort=False)):
-        text = [f"{head} into {r.reader}: {r.effect:.2f} [{r.low:.2f}, {r.high:.2f}] nats" for r in part.itertuples()]
-        figure.add_trace(_bars(part, part["reader"], f"S-inhibition: {head}", colour, text), row=2, col=1)
-    figure.update_xaxes(title_text="head", row=1, col=1)
-    figure.update_xaxes(title_text="name mover whose query is patched", row=2, col=1)
-    figure.update_xaxes(categoryorder="array", categoryarray=direct["head"].tolist(), row=1, col=1)
-    return figure
+ATTENDED = {"to_io": ("to IO", "#0072B2"), "to_s1": ("to S1", "#D55E00"), "to_s2": ("to S2", "#B8860B")}
+SIZES = (9.0, 26.0)  # of the markers of the smallest and the largest effect
 
 
-def _bars(part: pd.DataFrame, x: pd.Series, name: str, colour: str, text: list[str]) -> go.Bar:
-    bars = error_bars(part, "effect")
-    return go.Bar(
-        x=x.tolist(), y=part["effect"].round(4).tolist(), error_y=bars, name=name, marker_color=colour, hovertext=text,
-        hoverinfo="text",
-    )  # fmt: skip
+def roles_figure(table: pd.DataFrame, n_layers: int, n_heads: int) -> go.Figure:
+    """The heads that were found among all heads, above: the larger the mark, the larger the effect; below, where those
+    look that work at the last token. table: of :meth:`talking_heads_utils.roles.Roles.shown`."""
+    titles = ("heads with a role, by layer and head", "attention from the last token")
+    figure = stacked(2, titles, 620, 0.14)
+    every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    dots = dict(mode="markers", marker=dict(color=CONTROL, size=3, opacity=0.5), hoverinfo="skip", showlegend=False)
+    figure.add_trace(go.Scatter(x=[head for _, head in every], y=[layer for layer, _ in every], **dots), row=1, col=1)
+    largest = table.groupby("unit")["effect"].transform(lambda values: values.abs().max())
+    size = (SIZES[0] + (SIZES[1] - SIZES[0]) * (table["effect"].abs() / largest) ** 0.5).round(1)
+    for role, part in table.groupby("role", sort=False):
+        heads = [Head.parse(name) for name in part["head"]]
+        figure.add_trace(go.Scatter(
+            x=[head.head for head in heads], y=[head.layer for head in heads], mode="markers", name=str(role),
+            marker=dict(color=role_colour(str(role)), size=size[part.index].tolist(), opacity=0.9), hoverinfo="text",
+            hovertext=[f"{r.head}, {role}<br>on {r.acts_on}<br>{r.effect:.2f} [{r.low:.2f}, {r.high:.2f}] {r.unit}, "
+                       f"n = {r.n}" for r in part.itertuples()],
+        ), row=1, col=1)  # fmt: skip
+    looks = table[table["to_io"].notna() & (table["role"] != roles.NO_NAME)].iloc[::-1]
+    for column, (name, colour) in ATTENDED.items():
+        figure.add_trace(go.Bar(
+            y=(looks["head"] + ", " + looks["role"]).tolist(), x=looks[column].round(3).tolist(), name=name,
+            orientation="h", marker_color=colour, hovertemplate=f"%{{y}} {name}: %{{x:.2f}}<extra></extra>",
+        ), row=2, col=1)  # fmt: skip
+    figure.update_xaxes(title_text="head", dtick=1, row=1, col=1)
+    figure.update_yaxes(title_text="layer", row=1, col=1)
+    figure.update_xaxes(range=[0, 1], tickformat=".0%", row=2, col=1)
+    return figure.update_layout(barmode="stack", legend_y=-0.08)
 
 
 def exchange_figure(table: pd.DataFrame) -> go.Figure:

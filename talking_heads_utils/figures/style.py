@@ -28,6 +28,8 @@ ROLE_COLOURS = {
 }
 CONTROL = "#8A8F98"  # random heads, random directions, everything that is no claim
 EXPECTED = "#7B61A8"  # the exact answer, where it is known
+FAINT = "#C4A484"  # a second control
+FIRST_NAME, SECOND_NAME = "#0072B2", "#D55E00"  # of the two names, as a prompt has them
 ACCENT = ROLE_COLOURS[roles.S_INHIBITION]
 KIND_COLOURS = {"Q": "#CC79A7", "K": "#009E73", "V": "#0072B2"}
 KIND_READS = {"Q": "query", "K": "key", "V": "value"}

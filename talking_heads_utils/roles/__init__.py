@@ -199,7 +199,9 @@ class Roles:
         it acts on is the logits."""
         entries = []
         for role, writers in heads.items():
-            read_by = [(r, PATHS[kind]) for of, into, kind in IOI_LINKS if of == role for r in heads.get(into, ())]
+            read_by: list[tuple[Head | None, str]] = [
+                (reader, PATHS[kind]) for of, into, kind in IOI_LINKS if of == role for reader in heads.get(into, ())
+            ]
             for writer in writers:
                 for reader, path in read_by or [(None, DIRECT)]:
                     if reader is None or writer.layer < reader.layer:

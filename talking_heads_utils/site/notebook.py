@@ -1,21 +1,39 @@
-"""What a chapter asks of the place where it runs: which model to add, on which device, and whether it fits there."""
+"""What a chapter asks of the place where it runs: which model, on which device, whether it fits there, and its tables:
+stored ones, or made here and now."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from talking_heads_utils import progress
 from talking_heads_utils.batches import is_out_of_memory
 from talking_heads_utils.device import free_memory
-from talking_heads_utils.figures.page import building_book
+from talking_heads_utils.errors import NotApplicable
+from talking_heads_utils.experiments.catalogue import EXPERIMENTS
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.rows import frame
+from talking_heads_utils.experiments.store import Finished, finished
+from talking_heads_utils.figures.page import MISSING, building_book
+from talking_heads_utils.forward.recording import record
+from talking_heads_utils.labels import Head
+from talking_heads_utils.metrics import answer_logits
 from talking_heads_utils.models import find_checkpoint, known_models
+from talking_heads_utils.prompts.sets import PromptSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
 
 MODEL_VARIABLE = "TALKING_HEADS_MODEL"  # a model for every chapter, such as a folder that stands in for a real one
 ON_COLAB = "gpt2"
 TOKEN = "HF_TOKEN"
+NAMES = {"smollm2": "SmolLM2", "gpt2": "GPT-2 small", "gpt2-weights": "GPT-2 small"}  # of models, in sentences
 
 
 def on_colab() -> bool:
@@ -88,3 +106,93 @@ def dtype_for(model: str | None) -> torch.dtype:
     """``bfloat16`` for a known model of more than 20 GB in float32, else ``float32``."""
     known = known_models().get(model or "")
     return torch.bfloat16 if known is not None and known.gigabytes() > 20 else torch.float32
+
+
+class Tables:
+    """A model's tables by the name of their experiment: ``tables["links"]``.
+
+    Those that are stored are read. A model of which none is stored goes through the experiment here, unless ``live`` is
+    False. A table that cannot be had is empty, and its ``attrs`` say why, which the page shows in its place.
+    """
+
+    def __init__(self, model: str, seed: int = 0, *, live: bool = True) -> None:
+        self.model, self.live = model, live
+        self.context = Context(model, seed=seed, device=device(), dtype=dtype_for(model), finished=self._stored)
+        self._made: dict[str, pd.DataFrame] = {}
+
+    @cached_property
+    def done(self) -> Mapping[str, Finished]:
+        """What is stored."""
+        return finished(self.model)
+
+    @property
+    def name(self) -> str:
+        """What a sentence calls the model."""
+        return NAMES.get(self.model, self.model)
+
+    @property
+    def shown(self) -> str:
+        """What a figure of this model must be called."""
+        return next(iter(self.done.values())).about["shows"] if self.done else self.context.shows
+
+    def _stored(self, name: str) -> pd.DataFrame | None:
+        result = self.done.get(name)
+        if result is not None and result.reason:
+            raise NotApplicable(result.reason)
+        return None if result is None else result.table
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        """One table. Raises KeyError for an experiment that is not in the catalogue."""
+        if name not in self._made:
+            self._made[name] = self._table(name)
+        return self._made[name]
+
+    def _table(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        experiment = {e.name: e for e in EXPERIMENTS}[name]
+        try:
+            if (found := self._stored(name)) is not None:
+                return found
+            if self.live and not self.done:
+                return experiment.table(self.context)
+            why = f"Not there yet: `python -m talking_heads_utils reproduce --model {self.model}` makes this table."
+        except NotApplicable as error:
+            why = f"{self.model}: {error}"
+        empty = pd.DataFrame() if experiment.row is None else frame([], experiment.row)
+        empty.attrs[MISSING] = why
+        return empty
+
+
+def by_model(experiment: str, *models: Tables) -> dict[str, pd.DataFrame]:
+    """One table of several models, by name; of those that have it."""
+    return {tables.name: tables[experiment] for tables in models if len(tables[experiment])}
+
+
+def named_tokens(prompts: PromptSet, bridge: TransformerBridge) -> Any:
+    """The tokens of the first prompt in their order, as Markdown, those with a named position bold and named."""
+    from IPython.display import Markdown
+
+    names = {int(at[0]): name for name, at in prompts.positions.items()}
+    words = [bridge.tokenizer.decode([int(token)]).strip() for token in prompts.tokens[0]]
+    said = [f"**{word}** ({names[i]})" if i in names else word for i, word in enumerate(words)]
+    return Markdown(" · ".join(said))
+
+
+def next_tokens(bridge: TransformerBridge, prompts: PromptSet, k: int = 5) -> pd.DataFrame:
+    """The k likeliest tokens after the first prompt: columns ``token, probability``."""
+    import pandas as pd
+
+    likeliest = answer_logits(bridge, prompts)[0].float().softmax(-1).topk(k)
+    words = [bridge.tokenizer.decode([int(token)]) for token in likeliest.indices]
+    return pd.DataFrame({"token": words, "probability": likeliest.values.tolist()})
+
+
+def attention_by_token(bridge: TransformerBridge, prompts: PromptSet, heads: Sequence[Head]) -> pd.DataFrame:
+    """Where heads look from the last token of the first prompt: a row per token, a column per head."""
+    import pandas as pd
+
+    run = record(bridge, prompts, sorted({head.layer for head in heads}))
+    tokens = [f"{i} {bridge.tokenizer.decode([int(token)]).strip()}" for i, token in enumerate(prompts.tokens[0])]
+    by_head = {str(head): run.readers[head.layer].pattern[0, head.head].tolist() for head in heads}
+    return pd.DataFrame({"token": tokens} | by_head)

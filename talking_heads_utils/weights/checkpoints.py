@@ -89,11 +89,15 @@ class Checkpoint:
     ) -> dict[str, torch.Tensor]:
         """One layer's attention tensors by part, as they lie in the file; dtype None keeps the one that is stored."""
         names = {part: self.prefix + name for part, name in self.family.tensor_names(layer).items()}
-        found = self.stored.read({part: name for part, name in names.items() if name in self.files})
-        return {
-            part: _finite(tensor.to(device=device, dtype=dtype), names[part], self.files[names[part]])
-            for part, tensor in found
-        }
+        found = {}
+        for part, tensor in self.stored.read({part: name for part, name in names.items() if name in self.files}):
+            found[part] = tensor.to(device=device, dtype=dtype)
+            if not torch.isfinite(found[part]).all():
+                raise CheckpointError(
+                    f"{names[part]} in {self.files[names[part]]} holds NaN or infinite values "
+                    f"(as {found[part].dtype}): it is damaged or training diverged. Take another checkpoint."
+                )
+        return found
 
 
 def load_head_weights(
@@ -318,12 +322,3 @@ def _check_header(family: Family, shape: Shape, stored: SafeTensors | GgufTensor
             )
         held[dtype] += math.prod(found)
     return prefix, ", ".join(dtype for dtype, _ in held.most_common())
-
-
-def _finite(tensor: torch.Tensor, name: str, path: Path) -> torch.Tensor:
-    if not torch.isfinite(tensor).all():
-        raise CheckpointError(
-            f"{name} in {path} holds NaN or infinite values (as {tensor.dtype}), so nothing computed from it means "
-            "anything. The file is damaged or the training diverged: take another checkpoint."
-        )
-    return tensor

@@ -64,7 +64,7 @@ class Family:
         sizes: dict[str, Any] = {name: config.get(name) for name in self.config}
         n_layers, n_heads, d_model = sizes.values()
         if all(type(size) is int and size > 0 for size in (n_heads, d_model)):
-            split = d_model // n_heads if d_model % n_heads == 0 else None
+            split: Any = d_model // n_heads if d_model % n_heads == 0 else None  # refused below
             sizes["num_key_value_heads"] = n_kv = config.get("num_key_value_heads") or n_heads
             sizes["head_dim"] = d_head = config.get("head_dim") or split
             if all(type(size) is int and size > 0 for size in sizes.values()) and n_heads % n_kv == 0:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +37,9 @@ class SafeTensors:
 
     def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Part -> tensor of that name, as it is stored."""
-        wanted: dict[Path, dict[str, str]] = defaultdict(dict)
         for part, name in names.items():
-            wanted[self.files[name]][part] = name
-        with ExitStack() as stack:
-            for path, parts in wanted.items():
-                file = stack.enter_context(safe_open(path, "pt"))
-                for part, name in parts.items():
-                    yield part, file.get_tensor(name)
+            with safe_open(self.files[name], "pt") as file:
+                yield part, file.get_tensor(name)
 
 
 def header_of(path: Path) -> dict[str, Path]:

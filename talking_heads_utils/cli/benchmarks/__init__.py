@@ -8,6 +8,7 @@ writes ``data/benchmarks/<name>-<machine>.json``, which a page of the book shows
 ``steering``     a grid of settings on kept keys and values, beside hooked runs
 ``icl``          a grid of patches on kept keys and values, beside hooked runs
 ``patch``        activation patching by layer and position, beside TransformerLens' own
+``channels``     every component in the movers' queries, beside hooked runs and TransformerLens' direct path
 """
 
 from __future__ import annotations

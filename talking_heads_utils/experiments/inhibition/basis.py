@@ -129,7 +129,7 @@ def _difference_row(
     gain: Float[Tensor, "n_layers n_heads"], chosen: Sequence[Head], layers: Sequence[int], n_draws: int, seed: int
 ) -> BasisRow:
     heads = [Head(layers.index(head.layer), head.head) for head in chosen]
-    names = names_within_layers(n_draws, *gain.shape, seed)
+    names = names_within_layers(n_draws, gain.shape[0], gain.shape[1], seed)
     mean = torch.stack([gain[head.layer, head.head] for head in heads]).mean()
 
     def difference(of_chosen: Tensor) -> Tensor:

@@ -10,12 +10,15 @@ from talking_heads_utils.experiments.inhibition import (
     basis,
     circuit,
     concentration,
+    effects_table,
+    exchange,
     links,
     listeners,
     prediction,
     rivals,
     roles_on_ioi,
     says,
+    slider,
 )
 from talking_heads_utils.experiments.prefixes import PrefixRow, prefix_candidates, prefix_rows
 
@@ -35,6 +38,10 @@ EXPERIMENTS = (
     Experiment("prediction", 1, 1, prediction.PredictionRow, prediction.run, "which components carry the signal"),
     Experiment("circuit", 1, 3, circuit.CircuitRow, circuit.run, "how much of IOI runs through these heads",
                of_own=False),
+    Experiment("exchange", 1, 30, exchange.ExchangeRow, exchange.run, "components exchanged between name orders"),
+    Experiment("hits", 1, 1, exchange.HitRow, exchange.run_hits, "do the weights name the component that carries"),
+    Experiment("effects", 1, 2, effects_table.ComponentRow, effects_table.run, "scores and effects by component"),
+    Experiment("slider", 1, 3, slider.SliderRow, slider.run, "one coefficient moved by hand"),
     Experiment("agreement", 1, 4, agreement.AgreementRow, agreement.run, "weights against effects"),
     Experiment("concentration", 1, 1, concentration.ConcentrationRow, concentration.run,
                "components for 90% of an effect"),

@@ -108,9 +108,8 @@ def listener_rows(
             str(head), head.layer, roles.role_of(head), head in listeners, own[i].item(), int(rank[i]),
             shared[i].item(), by="", **empty,
         )
-        for i, head in enumerate(heads)
+        for i, head in sorted(enumerate(heads), key=lambda at: -own[at[0]].item())
     ]  # fmt: skip
-    rows.sort(key=lambda row: -row.value)
     at = [Head(head.layer - later[0], head.head) for head in listeners]
     return [*rows, *(_test_row(by, each, at, n_draws, seed) for by, each in values.items())]
 
@@ -124,7 +123,7 @@ def listener_auc(
     """
     ranks = torch.from_numpy(rankdata(value.flatten().numpy())).view_as(value)
     n, rest = len(listeners), value.numel() - len(listeners)
-    names = names_within_layers(n_draws, *value.shape, seed)
+    names = names_within_layers(n_draws, value.shape[0], value.shape[1], seed)
 
     def auc(mean_rank: Tensor) -> Tensor:
         return (mean_rank - (n + 1) / 2) / rest

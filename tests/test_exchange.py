@@ -1,0 +1,251 @@
+"""The exchange of components with a prompt's twin: what was planted carries all, and hooked runs say the same."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import random_prompts
+
+from talking_heads_utils.experiments.inhibition import effects_table, exchange, slider
+from talking_heads_utils.experiments.inhibition.exchange_study import (
+    BEST_MEASURED,
+    LARGEST_SINGULAR_VALUE,
+    LARGEST_VARIANCE,
+    PREDICTED,
+    Study,
+    fresh_prompts,
+    make_study,
+)
+from talking_heads_utils.experiments.inhibition.shifts import KEY, QUERY, VALUE, Exchange, Twins, exchanged_answers
+from talking_heads_utils.experiments.inhibition.shifts import answers_by_other_input as by_other_input
+from talking_heads_utils.experiments.rows import frame
+from talking_heads_utils.forward.engine import Z, prepare
+from talking_heads_utils.forward.recording import record
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.metrics import contrast, logit_difference
+from talking_heads_utils.models import load_model
+from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
+from talking_heads_utils.prompts.ioi import draw_ioi, swap_order
+from talking_heads_utils.scores.scores import compute_scores
+
+
+def planted_study(**options):
+    truth = plant(**options)
+    prompts = fresh_prompts(truth.tokenizer, (20, 40), 0)
+    return make_study(truth.bridge, truth.tokenizer, truth.roles[MOVER], truth.roles[INHIBITION], *prompts)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return planted_study(strength=20.0)
+
+
+def test_fresh_prompts_are_about_nobody_that_roles_were_found_on():
+    tokenizer = plant().tokenizer
+    choice, scored = fresh_prompts(tokenizer, (30, 60), 3)
+    about = [{(p.template, *sorted((p.io, p.s)), p.place, p.thing) for p in some}
+             for some in (choice, scored, draw_ioi(tokenizer, 400, 3))]  # fmt: skip
+    assert len(choice) == 30 and len(scored) == 60 and not (about[0] & about[1] or (about[0] | about[1]) & about[2])
+    assert {p.io_first for p in choice} == {True, False}
+
+
+def test_the_planted_components_carry_the_exchange(study):
+    for target in ([study.heads[0]], study.heads):
+        table = frame(exchange.exchange_rows(study, exchange.ALL, target, n_draws=19))
+        odds = table[table["measure"] == exchange.LOG_ODDS].set_index(["set", "into", "k"])
+        assert odds.loc[(PREDICTED, QUERY, 3), "share"] == pytest.approx(1, abs=1e-3), "the rank of the channel"
+        assert odds.loc[(LARGEST_VARIANCE, QUERY, 1), "share"] > 0.5
+        assert odds.loc[(PREDICTED, QUERY, 3), "p"] == 1 / 20
+        assert odds.loc[(BEST_MEASURED, QUERY, 1), "share"] >= odds.loc[(PREDICTED, QUERY, 1), "share"] - 1e-3
+        assert odds.loc[(PREDICTED, VALUE, 2), "effect"] == pytest.approx(0, abs=1e-4), "values move no attention"
+        whole = odds.loc[(exchange.WHOLE_HEAD, QUERY, study.d_head)]
+        assert whole["effect"] < -0.5 and whole["share"] == 1 == whole["share_low"] == whole["energy"]
+        random = odds.loc[(exchange.RANDOM_DIRECTIONS, QUERY, 1)]
+        assert random["share_high"] < 0.9 and random["n_draws"] == 19
+        answer = table[table["measure"] == exchange.LOGIT_DIFFERENCE].set_index(["set", "into", "k"])
+        assert answer.loc[(PREDICTED, QUERY, 3), "share"] == pytest.approx(1, abs=1e-3)
+        assert answer.loc[(exchange.WHOLE_HEAD, QUERY, study.d_head), "effect"] < -1
+        assert (exchange.MATCHED_SETS, QUERY, 2) in answer.index and (
+            exchange.MATCHED_SETS,
+            QUERY,
+            3,
+        ) not in answer.index
+    rows = exchange.hit_rows(study, study.heads[0])
+    assert {r.predictor for r in rows} > {exchange.WEIGHTS, LARGEST_SINGULAR_VALUE}
+    assert all(r.rank <= 3 and r.p == r.rank / r.n_components and r.certain > 0.5 for r in rows)
+
+
+def test_without_a_channel_nothing_is_exchanged():
+    control = planted_study(channel=False)
+    table = frame(exchange.exchange_rows(control, exchange.ALL, control.heads, n_draws=9))
+    assert table["effect"].abs().max() < 1e-3 and table["share"].isna().all()
+    assert (table["p"].dropna() == 1).all()
+    assert all(r.rank == r.n_components and not r.hit_at_3 and not r.strongest
+               for r in exchange.hit_rows(control, control.heads[0]))  # fmt: skip
+
+
+def hooked(bridge, twins, movers, shift_of, into):
+    """Attention of the movers and logits at ``end``, their inputs moved in one run with hooks."""
+    seen, hooks = {}, []
+    rows, end = torch.arange(len(twins.own.prompts)), twins.own.end
+
+    def keep(layer):
+        return lambda tensor, hook: seen.update({layer: tensor})
+
+    def put(head):
+        def hook(tensor, hook):
+            attn, ln = bridge.blocks[head.layer].attn, bridge.blocks[head.layer].ln1
+            W, b = ((getattr(attn, f"{kind}_{into[0].upper()}")) for kind in "Wb")
+            of = head.head if into == QUERY else head.head * tensor.shape[2] // bridge.cfg.n_heads
+            tensor = tensor.clone()
+            tensor[:, :, of] = ln(seen[head.layer] + shift_of(head.layer)) @ W[of] + (0 if b is None else b[of])
+            return tensor
+
+        return hook
+
+    for head in movers:
+        hooks.append((f"blocks.{head.layer}.hook_resid_pre", keep(head.layer)))
+        hooks.append((f"blocks.{head.layer}.attn.hook_{into[0]}", put(head)))
+        name = f"blocks.{head.layer}.attn.hook_pattern"
+        hooks.append((name, lambda tensor, hook, h=head: seen.update({h: tensor[rows, h.head, end]})))
+    with torch.no_grad():
+        logits = bridge.run_with_hooks(twins.own.prompts.tokens, fwd_hooks=hooks)
+    return seen, logits[rows, end]
+
+
+def twins_of(bridge, movers):
+    prompts = random_prompts()
+    generator = torch.Generator().manual_seed(1)
+    other = replace(prompts, tokens=torch.randint(1, 49, prompts.tokens.shape, generator=generator))
+    return Twins(*(record(bridge, p, [1, 2]) for p in (prompts, other)), tuple(movers))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "qwen2"])
+def test_queries_exchanged_equal_a_hooked_run(checkpoints, family):
+    bridge, movers = load_model(checkpoints[family]), (Head(1, 1), Head(2, 1), Head(2, 2))
+    twins = twins_of(bridge, movers)
+    ends = prepare(bridge, twins.own.prompts, 1)
+    some = twins.of_components([Component(0, 1, 0), Component(0, 2, 1), Component(1, 3, 0)])
+    tried = [some, Exchange(some.parts, 2.5), twins.of_heads([Head(0, 0), Head(1, 2)])]
+    after, prompts = exchanged_answers(twins, ends, tried), twins.own.prompts
+    at_end = (torch.arange(prompts.tokens.shape[1]) == twins.own.end[:, None])[..., None]
+    for i, e in enumerate(tried):
+        seen, logits = hooked(bridge, twins, movers, lambda layer, e=e: at_end * twins.shift(e, layer)[:, None], QUERY)
+        torch.testing.assert_close(
+            after.logit_difference[:, i], logit_difference(logits, prompts), atol=1e-3, rtol=1e-3
+        )
+        expected = logits.softmax(-1)[torch.arange(len(prompts)), prompts.answers]
+        torch.testing.assert_close(after.probability[:, i], expected, atol=1e-4, rtol=1e-3)
+    assert (after.logit_difference.std(1) > 1e-3).all(), "exchanges without effect would prove nothing"
+    changes = []
+    for mover in movers:  # each by itself: the closed form's streams are the plain run's
+        odds = []
+        for k in (1, 0):
+            seen, _ = hooked(bridge, twins, [mover], lambda at, k=k: k * at_end * twins.shift(some, at)[:, None], QUERY)
+            odds.append((contrast(prompts) * seen[mover].log()).nan_to_num(0).sum(-1))
+        changes.append(odds[0] - odds[1])
+    torch.testing.assert_close(twins.odds([some])[:, 0], torch.stack(changes).mean(0), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("into", [KEY, VALUE])
+def test_keys_and_values_exchanged_equal_a_hooked_run(checkpoints, family, into):
+    """A mover of the last layer: nothing above sees what its other queries then do."""
+    bridge, mover = load_model(checkpoints[family]), Head(2, 1)
+    twins = twins_of(bridge, [mover])
+    some = twins.of_components([Component(0, 1, 0), Component(1, 3, 1)])
+
+    def everywhere(layer):
+        total = 0
+        for c in (Component(0, 1, 0), Component(1, 3, 1)):
+            v = twins.own.directions[c.layer, c.head, c.component]
+            write = (r.write(c.layer, at_end=False)[:, :, c.head] @ v for r in (twins.twin, twins.own))
+            total = total + (next(write) - next(write))[..., None] * v
+        return total
+
+    seen, logits = hooked(bridge, twins, [mover], everywhere, into)
+    plain, _ = hooked(bridge, twins, [mover], lambda layer: 0, into)
+    prompts = twins.own.prompts
+    found = by_other_input(twins, prepare(bridge, prompts, 2), some, into)
+    torch.testing.assert_close(found.logit_difference[:, 0], logit_difference(logits, prompts), atol=1e-3, rtol=1e-3)
+    change = contrast(prompts) * (seen[mover].log() - plain[mover].log()).nan_to_num(0)
+    torch.testing.assert_close(twins.odds_by_other_input(some, into), change.sum(-1), atol=1e-3, rtol=1e-3)
+    assert (change.abs().max() > 1e-3) == (into == KEY)
+
+
+def test_energies_and_orders(study: Study):
+    twins, head = study.scored, study.heads[0]
+    own = [Component(head.layer, head.head, i) for i in range(2)]
+    both, energy = twins.of_components(own), study.energies[head.layer, head.head, :2]
+    assert twins.energy(both) == pytest.approx(energy.sum().item(), rel=1e-3)
+    assert twins.energy(twins.scaled_to(twins.of_components(own[:1]), 2 * energy[0].item())) == pytest.approx(
+        2 * energy[0].item(), rel=1e-3
+    )
+    near = study.nearest(own[0], 5, own)
+    assert len(near) == 5 and not set(near) & set(own) and {c.layer for c in near} == {head.layer}
+    assert (
+        study.orders[LARGEST_SINGULAR_VALUE][head].tolist()[:3] == [0, 1, 2] and len(study.orders[PREDICTED][head]) == 3
+    )
+    assert all(swap_order(swap_order(p)) == p for p in draw_ioi(plant().tokenizer, 4))
+
+
+def test_effects_by_component_are_of_those_that_write(study):
+    table = frame(effects_table.component_rows(study, "planted"))
+    assert len(table) == 2 * 2 * 3 and set(table["component"]) == {0, 1, 2} and (table["odds"] < -0.1).all()
+    assert (table["low"] <= table["effect"]).all() and (table["odds_low"] <= table["odds_high"]).all()
+    head, mover = study.heads[0], study.movers[1]
+    own = table[(table["head"] == str(head)) & (table["mover"] == str(mover))]["score"]
+    scores = (
+        compute_scores(study.scored.own.weights, "Q").block(mover, "Q")[0].score[head.layer, head.head, :3, mover.head]
+    )
+    assert list(own) == pytest.approx(scores.tolist(), abs=1e-5)
+
+
+def test_the_slider_moves_what_it_says(study):
+    truth = plant(strength=20.0)
+    prompts = fresh_prompts(truth.tokenizer, (20, 40, 24), 0)[2]
+    table = frame(slider.slider_rows(truth.bridge, truth.tokenizer, study, prompts, settings=(-1.0, 0.0, 1.0)))
+    shown, mean = table[table["prompt"].notna()], table[table["prompt"].isna()]
+    assert len(shown) == 20 * 2 * 3 * 2 and len(mean) == 2 * 3 * 2 and set(shown["order"].value_counts()) == {120}
+    assert mean["n"].unique() == [24] and (mean["attention_low"] <= mean["attention_high"]).all()
+    first = shown[(shown["prompt"] == 3) & (shown["name"] == slider.FIRST)].iloc[0]
+    assert first["text"].index(first["word"].strip()) < len(first["text"]) / 2
+    by = mean.pivot(index=["direction", "name"], columns="setting", values="logit")
+    assert (by.max(1) - by.min(1)).min() >= 0 and shown["plain"].between(-3, 3).all()
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "qwen2"])
+def test_a_coefficient_that_is_set_equals_a_hooked_run(checkpoints, family):
+    bridge, prompts, head, movers = (
+        load_model(checkpoints[family]),
+        random_prompts(),
+        Head(1, 2),
+        (Head(2, 1), Head(2, 3)),
+    )
+    ends, twins = prepare(bridge, prompts, 1, keep=(Z,)), twins_of(bridge, movers)
+    v = twins.directions(head)[1]
+    own = slider.coefficients(ends, head, v)
+    torch.testing.assert_close(own, twins.own.activations(range(1, 2))[:, 0, 2, 1], atol=1e-4, rtol=1e-4)
+    amounts = torch.tensor([0.0, 4.0]) - own[:, None]
+    attention, logit, probability = slider.moved(ends, prompts, head, movers, v, amounts)
+    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
+    places, tokens = slider.names(prompts)
+    for k in range(2):
+        seen = []
+
+        def put(tensor, hook, k=k):
+            tensor = tensor.clone()
+            tensor[rows, end] += amounts[:, k, None] * v
+            return tensor
+
+        hooks = [
+            ("blocks.1.hook_attn_out", put),
+            ("blocks.2.attn.hook_pattern", lambda tensor, hook, seen=seen: seen.append(tensor)),
+        ]
+        with torch.no_grad():
+            logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
+        pattern = seen[0][rows, :, end][:, [1, 3]].mean(1)
+        torch.testing.assert_close(attention[:, k], pattern.gather(1, places), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(logit[:, k], logits.gather(1, tokens), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(probability[:, k], logits.softmax(-1).gather(1, tokens), atol=1e-4, rtol=1e-3)
+    assert (logit[:, 0] - logit[:, 1]).abs().max() > 1e-2, "a setting without effect would prove nothing"
