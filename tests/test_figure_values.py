@@ -1,6 +1,5 @@
 """Every value a figure draws stands under the name of its own series, and in the hover text under its own word."""
 
-import json
 import re
 from itertools import product
 
@@ -15,7 +14,7 @@ from talking_heads_utils.experiments.gate import ANYWHERE
 from talking_heads_utils.experiments.inhibition import concentration, published
 from talking_heads_utils.experiments.positional.coordinates import Feature
 from talking_heads_utils.experiments.positional.decoding import Split, Subspace
-from talking_heads_utils.figures import circuit, composition, editing, explorer, icl, models, positional
+from talking_heads_utils.figures import circuit, composition, editing, icl, models, positional
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Component, Head
@@ -262,26 +261,6 @@ def test_components_stand_beside_the_others_of_their_layer_and_say_their_z_and_r
                 f"{component} → {reader}<br>C = {own[c]:.3f}, z = {z:.1f}<br>rank {rank} of all earlier components<br>"
                 f"singular value {scores.singular_values[writer.layer, writer.head, c]:.2f}"
             )
-
-
-def test_the_explorer_s_hover_says_score_z_and_rank_of_its_bar():
-    scores, reader, kind = made_scores(), Head(2, 1), "Q"
-    figure = explorer.explorer_figure(scores, reader, kind)
-    bars, cells = figure.data
-    into = scores.blocks[kind, 2].score[..., 1]
-    places = []
-    for i, name in enumerate(bars.x):
-        component = Component.parse(name)
-        score = into[component.layer, component.head, component.component].item()
-        z, rank = z_and_rank(scores, component, reader, kind)
-        places.append(rank)
-        assert bars.y[i] == pytest.approx(score)
-        assert hover(bars, i) == f"{name}<br>C = {score:.3f}, z = {z:.1f}, rank {rank}"
-        row = list(cells.y).index(str(component.of_head))
-        assert cells.z[row][component.component] == pytest.approx(score)
-    assert places == list(range(1, 13))
-    on_page = json.loads(explorer.static_explorer(scores, reader).layout.meta["frames"]["2"])["1|Q"]["data"][0]
-    assert on_page["x"] == list(bars.x) and on_page["customdata"] == list(bars.customdata)
 
 
 def lines(trace) -> list[tuple[Head, Head]]:
