@@ -275,7 +275,8 @@ def test_every_control_of_a_figure_answers_to_keys(driver, page):
     assert len(controls) >= 5
     script = """
         const div = arguments[0].closest('.figure-controls').nextElementSibling, title = div._fullLayout.title?.text;
-        return title + JSON.stringify(div._fullData.map(t => [t.visible, t.x, t.y, t.z, t.marker?.color]));
+        const drawn = t => [t.visible, t.x, t.y, t.z, t.marker?.color, t.selectedpoints];
+        return title + JSON.stringify(div._fullData.map(drawn));
     """
     for control in controls:
         assert control.accessible_name
