@@ -19,7 +19,7 @@ from pathlib import Path
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
 SCENE = '"type":"scatter3d"'
-SHARED = re.compile(r"_static/(?!frames/|atlas-)")  # theme, plotly and scripts, which load once per site
+SHARED = re.compile(r"_static/(?!atlas-)")  # theme, plotly and scripts, which load once per site
 
 
 @contextmanager

@@ -91,23 +91,14 @@ def test_both_ways_of_steering_agree(read):
     assert row.max_abs_diff < 1e-4 and "27 settings" in row.case and row.ratio > 0
 
 
-def test_the_streaming_benchmark_compares_scores_and_counts_products(monkeypatch):
+def test_the_streaming_benchmark_counts_products(monkeypatch):
     monkeypatch.setattr(streaming_bench, "product_rate", partial(streaming_bench.product_rate, size=256))
     shape = Shape(n_layers=3, n_heads=4, n_kv_heads=2, d_model=32, d_head=8)
-    share, routes = streaming_bench.rows(shape=shape, n_layers=(3,))
+    (share,) = streaming_bench.rows(shape=shape, n_layers=(3,))
     assert share.ratio == share.plain_s / share.ours_s > 0 and share.ours_peak_mb > 50
-    assert routes.max_abs_diff < 1e-3 and "2 K/V heads" in routes.case and routes.plain_peak_mb > 50
     pair = 32 * 32 * (32 + 16 + 16) + 2 * 4 * 32 * 8 * 8  # Q, K, V of all components; cores of K and V
     assert streaming_bench.n_products(shape) == 2 * 3 * pair
     assert streaming_bench.n_products(Shape(2, 4, 4, 32, 8)) == 2 * 32 * 32 * 96, "nothing shared, no cores"
-
-
-def test_scores_that_differ_do_not_pass_for_equal(checkpoints, tmp_path):
-    a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    streaming_bench.score(str(checkpoints["llama"]), str(a))
-    streaming_bench.score(str(checkpoints["llama"]), str(b), "--kinds", "QK")
-    assert streaming_bench.largest_difference(a, a) == 0
-    assert streaming_bench.largest_difference(a, b) == float("inf")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from counted import MODELS, table
 
 from talking_heads_utils.experiments.positional.gains import Strategy
-from talking_heads_utils.figures import editing, icl, models, page, positional
+from talking_heads_utils.figures import editing, icl, models, positional
 
 
 def views(figure) -> dict[str, list]:
@@ -87,9 +87,3 @@ def test_edits_of_one_model_share_the_range_of_their_colours():
         part = own[own["draw"].notna() if "random" in entry else own["draw"].isna()]
         assert [v for row in trace.z for v in row] == pytest.approx(part["moved"].tolist())
         assert (trace.zmin, trace.zmax) == (0, own["moved"].max())
-
-
-@pytest.mark.parametrize("name", ["EleutherAI/pythia-160m-L8H10", "/models/my model-L0H0", "mini-token-L1H3", "../x"])
-def test_a_name_of_a_file_of_frames_leads_nowhere_else(name):
-    key = page.file_key(name)
-    assert "/" not in key and " " not in key and (name != "mini-token-L1H3" or key == name)

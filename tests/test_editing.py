@@ -70,43 +70,34 @@ def unchanged(bridge, before):
     return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
-def by_activations(bridge, prompts, changes):
-    """The same edit made by projecting activations: what heads write, and what queries read."""
-    weights, hooks, seen = weights_to_edit(bridge), [], {}
-    for change in changes:
-        layer, head = change.component.layer, change.component.head
-        attn, ln = bridge.blocks[layer].attn, getattr(bridge.blocks[layer], "ln1", None)
-        d, t = (v.to(attn.W_O) for v in target(weights, change))
+@torch.no_grad()
+def by_activations(bridge, prompts, change):
+    """The same edit made by projecting activations: what a head writes, or what its queries read."""
+    layer, head = change.component.layer, change.component.head
+    attn, ln, seen = bridge.blocks[layer].attn, getattr(bridge.blocks[layer], "ln1", None), []
+    d, t = (v.to(attn.W_O) for v in target(weights_to_edit(bridge), change))
 
-        def keep(tensor, hook, name=(layer, change.matrix, "kept")):
-            seen[name] = tensor
+    def written(tensor, hook):
+        b_V = 0 if attn.b_V is None else attn.b_V[head // (len(attn.W_O) // len(attn.b_V))]
+        write = (seen[0][:, :, head] - b_V) @ attn.W_O[head]
+        return tensor + (write @ d)[..., None] * (t - d)
 
-        if change.matrix == OV:
+    def asked(tensor, hook):
+        x, tensor = seen[0] if bridge.cfg.normalization_type is None else ln(seen[0]), tensor.clone()
+        tensor[:, :, head] += (x @ (t - d))[..., None] * (d @ attn.W_Q[head])
+        return tensor
 
-            def add(tensor, hook, layer=layer, head=head, attn=attn, d=d, t=t):
-                b_V = 0 if attn.b_V is None else attn.b_V[head // (len(attn.W_O) // len(attn.b_V))]
-                write = (seen[layer, OV, "kept"][:, :, head] - b_V) @ attn.W_O[head]
-                return tensor + (write @ d)[..., None] * (t - d)
-
-            hooks += [(f"blocks.{layer}.attn.hook_z", keep), (f"blocks.{layer}.hook_attn_out", add)]
-        else:
-
-            def turn(tensor, hook, layer=layer, head=head, attn=attn, ln=ln, d=d, t=t):
-                x = seen[layer, QK, "kept"]
-                x = x if bridge.cfg.normalization_type is None else ln(x)
-                tensor = tensor.clone()
-                tensor[:, :, head] += (x @ (t - d))[..., None] * (d @ attn.W_Q[head])
-                return tensor
-
-            hooks += [(f"blocks.{layer}.hook_resid_pre", keep), (f"blocks.{layer}.attn.hook_q", turn)]
-    with torch.no_grad():
-        return bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
+    names = ("attn.hook_z", "hook_attn_out") if change.matrix == OV else ("hook_resid_pre", "attn.hook_q")
+    keep = lambda tensor, hook: seen.append(tensor)  # noqa: E731
+    changed = written if change.matrix == OV else asked
+    hooks = [(f"blocks.{layer}.{name}", f) for name, f in zip(names, (keep, changed))]
+    return bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
 
 
 @pytest.mark.parametrize("change", EVERY, ids=str)
 def test_editing_the_weight_is_projecting_the_activation(raw_too, change):
     bridge, prompts = raw_too
-    untouched, expected = logits_of(bridge, prompts), by_activations(bridge, prompts, [change])
+    untouched, expected = logits_of(bridge, prompts), by_activations(bridge, prompts, change)
     with edit(bridge, change):
         torch.testing.assert_close(logits_of(bridge, prompts), expected, atol=1e-5, rtol=1e-5)
     if bridge.cfg.model_name != "planted":  # whose strong components are others

@@ -1,6 +1,5 @@
 """Every value a figure draws stands under the name of its own series, and in the hover text under its own word."""
 
-import json
 import re
 from itertools import product
 
@@ -12,10 +11,10 @@ from counted import MODELS, table
 
 from talking_heads_utils.experiments.editing.search import Search
 from talking_heads_utils.experiments.gate import ANYWHERE
-from talking_heads_utils.experiments.inhibition import concentration, links
+from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.experiments.positional.coordinates import Feature
 from talking_heads_utils.experiments.positional.decoding import Split, Subspace
-from talking_heads_utils.figures import circuit, composition, editing, explorer, icl, models, positional
+from talking_heads_utils.figures import circuit, composition, editing, icl, models, positional
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Component, Head
@@ -23,6 +22,7 @@ from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.roles import NAME_MOVER, S_INHIBITION, Link
 from talking_heads_utils.scores.composition import ReaderScores
 from talking_heads_utils.scores.scores import CompositionScores
+from talking_heads_utils.training import seeds
 
 ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)]}
 LINK = Link(S_INHIBITION, NAME_MOVER, "Q", tuple(product(ROLES[S_INHIBITION], ROLES[NAME_MOVER])))
@@ -264,26 +264,6 @@ def test_components_stand_beside_the_others_of_their_layer_and_say_their_z_and_r
             )
 
 
-def test_the_explorer_s_hover_says_score_z_and_rank_of_its_bar():
-    scores, reader, kind = made_scores(), Head(2, 1), "Q"
-    figure = explorer.explorer_figure(scores, reader, kind)
-    bars, cells = figure.data
-    into = scores.blocks[kind, 2].score[..., 1]
-    places = []
-    for i, name in enumerate(bars.x):
-        component = Component.parse(name)
-        score = into[component.layer, component.head, component.component].item()
-        z, rank = z_and_rank(scores, component, reader, kind)
-        places.append(rank)
-        assert bars.y[i] == pytest.approx(score)
-        assert hover(bars, i) == f"{name}<br>C = {score:.3f}, z = {z:.1f}, rank {rank}"
-        row = list(cells.y).index(str(component.of_head))
-        assert cells.z[row][component.component] == pytest.approx(score)
-    assert places == list(range(1, 13))
-    on_page = json.loads(explorer.static_explorer(scores, reader).layout.meta["frames"]["2"])["1|Q"]["data"][0]
-    assert on_page["x"] == list(bars.x) and on_page["customdata"] == list(bars.customdata)
-
-
 def lines(trace) -> list[tuple[Head, Head]]:
     """The heads at the two ends of every line."""
     points = list(zip(trace.x, trace.y, strict=True))
@@ -379,9 +359,9 @@ def seed_run(model, seed, accuracy, whole, top, random) -> dict:
         dict(k=k, what=what, mean=mean)
         for k in (1, 2)
         for what, mean in (
-            (concentration.TOP, whole * top[k - 1]),
-            (concentration.RANDOM, whole * random[k - 1]),
-            (concentration.TOGETHER, whole),
+            (seeds.TOP, whole * top[k - 1]),
+            (seeds.RANDOM, whole * random[k - 1]),
+            (seeds.TOGETHER, whole),
         )
     ]
     return dict(model=model, seed=seed, accuracy=dict(ioi=0.99) | accuracy, channel=curve)

@@ -1,14 +1,14 @@
 """Figures hold the data they were given, and what travels to the page survives the journey."""
 
-import json
 from itertools import product
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from talking_heads_utils import roles
 from talking_heads_utils.experiments.inhibition import links
-from talking_heads_utils.figures import circuit, composition, explorer, page
+from talking_heads_utils.figures import circuit, composition, page
 from talking_heads_utils.labels import Head
 from talking_heads_utils.planted.pair import planted_pair
 from talking_heads_utils.roles import Link
@@ -25,43 +25,6 @@ def scores(small):
 
 def array(values):
     return np.asarray(values, dtype=float)
-
-
-def test_quantised_values_come_back_within_their_error():
-    values = np.random.default_rng(0).gamma(1, 0.03, (7, 5))
-    values[2, 3] = np.nan
-    back = page.dequantise(json.loads(json.dumps(page.quantise(values, rows=9))))
-    assert back.shape == (9, 5) and np.isnan(back[7:]).all() and np.isnan(back[2, 3])
-    assert np.nanmax(np.abs(back[:7] - values)) <= np.nanmax(values) / 254
-    assert (page.dequantise(page.quantise(np.zeros((2, 2)), rows=2)) == 0).all()
-
-
-def test_the_explorer_holds_every_reader_and_kind(scores):
-    figure = explorer.static_explorer(scores, Head(2, 1))
-    meta = figure.layout.meta
-    assert [c["name"] for c in meta["controls"]] == ["Reader layer", "Reader head", "Input"]
-    assert set(meta["frames"]) == {"1", "2"} and [c["start"] for c in meta["controls"]] == [2, 1, "Q"]
-    frames = json.loads(meta["frames"]["2"])
-    assert set(frames) == {f"{head}|{kind}" for head in range(4) for kind in "QKV"}
-    bars, cells = frames["3|K"]["data"]
-    table = scores.table("L2H3", "K")
-    assert bars["x"] == list(table["writer"][:12]) and bars["y"] == pytest.approx(table["score"][:12], abs=1e-4)
-    expected = scores.blocks["K", 2].score[..., 3].flatten(0, 1).numpy()
-    assert page.dequantise(cells["z"]) == pytest.approx(expected, abs=expected.max() / 254)
-    assert array(figure.data[1].z).shape == (8, 6)
-
-
-def test_the_widget_draws_what_its_menus_say(scores, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("plotly.graph_objects.Figure.show", lambda self: drawn.append(self))
-    widget = explorer.live_explorer(scores, Head(1, 2))
-    menus = {child.description: child for child in widget.children[:3]}
-    menus["Reader layer"].value = 2
-    menus["Input"].value = "V"
-    widget.update()
-    assert list(drawn[-1].data[0].x) == list(scores.table("L2H2", "V")["writer"][:12])
-    static = json.loads(explorer.static_explorer(scores, Head(1, 2)).layout.meta["frames"]["2"])["2|V"]
-    assert static["data"][0]["x"] == list(drawn[-1].data[0].x)
 
 
 def test_the_known_answer_figure_moves_with_its_slider():
@@ -100,16 +63,15 @@ def test_the_landing_figure_counts_what_its_slider_leaves(scores):
     assert list(figure.data[3].text) == list(figure.frames[1].data[3].text)
 
 
-def test_a_figure_for_the_page_carries_caption_and_alternative_text(scores, monkeypatch):
+def test_a_figure_for_the_page_carries_caption_and_alternative_text(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     monkeypatch.setenv(page.BUILD_VARIABLE, "1")
-    page.show(explorer.static_explorer(scores, Head(2, 0)), name="fig-x", caption="what", alt="seen")
+    page.show(go.Figure(), name="fig-x", caption="what", alt="seen")
     assert shown[0].layout.meta["book"] == dict(name="fig-x", caption="what", alt="seen", lead=False)
-    assert "frames" in shown[0].layout.meta
     monkeypatch.delenv(page.BUILD_VARIABLE)
-    page.show(lambda: pytest.fail("not needed"), name="fig-x", caption="what", alt="seen", live=lambda: "widget")
-    assert shown[1] == "widget" and "what" in shown[2].data
+    page.show(go.Figure, name="fig-x", caption="what", alt="seen")
+    assert isinstance(shown[1], go.Figure) and "what" in shown[2].data
 
 
 def test_every_role_has_its_own_colour():

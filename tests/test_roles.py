@@ -49,9 +49,7 @@ def trained():
 
 def test_exactly_what_was_planted_is_found(planted, found):
     assert set(found.heads(roles.NAME_MOVER)) == set(planted.roles[MOVER])
-    assert set(found.heads(roles.S_INHIBITION)) == set(planted.roles[INHIBITION]), (
-        "not the list head, nor the noise head"
-    )
+    assert set(found.heads(roles.S_INHIBITION)) == set(planted.roles[INHIBITION]), "no list head, no noise head"
     assert found.heads(roles.DUPLICATE_TOKEN) == planted.roles[DUPLICATE]
     assert {role.role for role in found.entries} == {roles.NAME_MOVER, roles.S_INHIBITION, roles.DUPLICATE_TOKEN}
     readers = {role.reader for role in found.entries if role.role == roles.S_INHIBITION}

@@ -89,39 +89,6 @@ def test_every_figure_of_a_chapter_is_drawn_numbered_captioned_and_described(dri
     assert float(seconds) == pytest.approx(float(recorded), abs=0.6) and int(cores) >= 1
 
 
-def explorer(driver):
-    plot = driver.find_elements("css selector", ".plotly-graph-div")[6]
-    return plot, plot.find_element("xpath", "./preceding-sibling::div[@class='figure-controls']").find_elements(
-        "tag name", "select"
-    )
-
-
-@pytest.mark.parametrize(("layer", "head", "kind"), [(5, 5, "K"), (11, 8, "V"), (1, 0, "Q")])
-def test_the_explorer_shows_the_reader_that_was_chosen(driver, layer, head, kind):
-    """From file://, the data of a layer fetched on demand, against the shipped scores."""
-    open_page(driver, CHAPTER)
-    plot, menus = explorer(driver)
-    for menu, value in zip(menus, (layer, head, kind), strict=True):
-        driver.execute_script(
-            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))", menu, str(value)
-        )
-    title = f"What L{layer}H{head} reads into its {dict(Q='query', K='key', V='value')[kind]}"
-    wait_for(lambda: driver.execute_script("return arguments[0]._fullLayout.title.text", plot).startswith(title))
-    table = load_shipped_scores().table(f"L{layer}H{head}", kind)
-    wait_for(
-        lambda: (
-            driver.execute_script("return Array.from(arguments[0]._fullData[0].x)", plot) == list(table["writer"][:12])
-        )
-    )
-    cells = driver.execute_script("return arguments[0].data[1].z.map(row => Array.from(row))", plot)
-    assert len(cells) == 11 * 12 and all(value is None for row in cells[layer * 12 :] for value in row)
-    top = table.iloc[0]
-    shown = cells[top["writer_layer"] * 12 + top["writer_head"]][top["component"]]
-    assert shown == pytest.approx(top["score"], rel=0.01)
-    chosen = table[(table["writer_layer"] == 0) & (table["writer_head"] == 3)].set_index("component")["score"]
-    assert cells[3] == pytest.approx(list(chosen.sort_index()), abs=float(table["score"].max()) / 200)
-
-
 def open_explorer(driver, view="", size=DESKTOP):
     """The explorer page, freshly loaded at a view such as #L8H10.1."""
     open_page(driver, f"{EXPLORER}{view}", size)
@@ -308,7 +275,8 @@ def test_every_control_of_a_figure_answers_to_keys(driver, page):
     assert len(controls) >= 5
     script = """
         const div = arguments[0].closest('.figure-controls').nextElementSibling, title = div._fullLayout.title?.text;
-        return title + JSON.stringify(div._fullData.map(t => [t.visible, t.x, t.y, t.z, t.marker?.color]));
+        const drawn = t => [t.visible, t.x, t.y, t.z, t.marker?.color, t.selectedpoints];
+        return title + JSON.stringify(div._fullData.map(drawn));
     """
     for control in controls:
         assert control.accessible_name

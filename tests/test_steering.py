@@ -18,28 +18,20 @@ WRITERS = (Component(0, 1, 0), Component(1, 2, 1), Component(1, 0, 0))
 MOVERS = (Head(2, 0), Head(2, 3))
 
 
+@torch.no_grad()
 def plain(bridge, prompts, directions, setting, movers):
     """One setting by a whole run: added to what attention writes at ``end``, in each writer's own layer."""
-    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-    seen = {}
+    rows, end, seen = torch.arange(len(prompts)), prompts.positions["end"], {}
 
-    def add(layer):
-        chosen = [k for k, w in enumerate(WRITERS) if w.layer == layer]
+    def add(tensor, hook):
+        chosen = [k for k, w in enumerate(WRITERS) if hook.name == f"blocks.{w.layer}.hook_attn_out"]
+        tensor = tensor.clone()
+        tensor[rows, end] += setting[chosen] @ directions[chosen]
+        return tensor
 
-        def hook(tensor, hook):
-            tensor = tensor.clone()
-            tensor[rows, end] += setting[chosen] @ directions[chosen]
-            return tensor
-
-        return hook
-
-    hooks = [(f"blocks.{layer}.hook_attn_out", add(layer)) for layer in (0, 1)]
-    hooks += [
-        (f"blocks.{layer}.attn.hook_pattern", lambda t, hook, layer=layer: seen.update({layer: t}))
-        for layer in {m.layer for m in movers}
-    ]
-    with torch.no_grad():
-        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
+    hooks = [(f"blocks.{layer}.hook_attn_out", add) for layer in (0, 1)]
+    hooks += [(f"blocks.{m.layer}.attn.hook_pattern", lambda t, hook: seen.update({hook.layer(): t})) for m in movers]
+    logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
     return torch.stack([seen[m.layer][rows, m.head, end] for m in movers], 1), logits
 
 
@@ -71,20 +63,11 @@ def test_steer_is_a_hooked_run(at, checkpoints):
     assert row["mine"] == 2 and abs(row["change"]) > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("error", "directions", "amounts"),
-    [
-        (OptionError, [], 1),
-        (LabelError, "L0H1", 1),
-        (LabelError, "L0H40.0", 1),
-        (LabelError, "L0H1.0", {"L0H2.0": 1}),
-        (OptionError, "L0H1.0", float("nan")),
-        (OptionError, "L0H1.0", []),
-        (OptionError, "L0H1.0", ["much"]),
-        (OptionError, {"mine": (7, torch.zeros(24))}, 1),
-        (OptionError, {"mine": (1, torch.zeros(5))}, 1),
-    ],
-)
+@pytest.mark.parametrize(("error", "directions", "amounts"), [
+    (OptionError, [], 1), (LabelError, "L0H1", 1), (LabelError, "L0H40.0", 1), (LabelError, "L0H1.0", {"L0H2.0": 1}),
+    (OptionError, "L0H1.0", float("nan")), (OptionError, "L0H1.0", []), (OptionError, "L0H1.0", ["much"]),
+    (OptionError, {"mine": (7, torch.zeros(24))}, 1), (OptionError, {"mine": (1, torch.zeros(5))}, 1),
+])  # fmt: skip
 def test_bad_steering_is_one_clear_error(checkpoints, error, directions, amounts):
     with pytest.raises(error):
         steering.steer(load_model(checkpoints["gpt2"]), random_prompts(), directions, amounts)
@@ -126,13 +109,11 @@ def test_attention_alone_needs_no_layer_above_and_batches_change_nothing(case):
     torch.testing.assert_close(untouched, logits, atol=2e-4, rtol=1e-4)
 
 
-def test_write_vectors_are_unit_and_signed(case):
-    bridge, prompts = case
-    vectors = write_vectors(bridge, WRITERS)
+def test_write_vectors_are_unit_and_signed_and_others_are_taken_as_they_are(case):
+    vectors = write_vectors(case[0], WRITERS)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3), atol=1e-4, rtol=0)
     assert (vectors.max(1).values >= vectors.abs().max(1).values - 1e-6).all()
-    other = torch.nn.functional.normalize(torch.randn(3, vectors.shape[1]), dim=1)
-    assert torch.equal(prepare(bridge, prompts, WRITERS, other).directions, other)
+    assert torch.equal(prepare(*case, WRITERS, vectors.flip(1)).directions, vectors.flip(1))
 
 
 def test_the_grid_is_every_combination():

@@ -1,10 +1,8 @@
-"""Sphinx extension: plotly figures drawn from the site's own copy of plotly.js, with captions, numbers and menus.
+"""Sphinx extension: plotly figures drawn from the site's own copy of plotly.js, with captions and numbers.
 
 * A notebook output of type ``application/vnd.plotly.v1+json`` becomes a numbered figure that holds the plot as
-  JSON. What ``talking_heads_utils.figures.page`` put into ``layout.meta`` gives its name, caption, alternative
-  text and menus.
-* What the menus draw is stored in ``_static/frames``, in files that are fetched when they are first asked for.
-  They are scripts rather than JSON, since a page opened from ``file://`` may load a script but not fetch a file.
+  JSON. What ``talking_heads_utils.figures.page`` put into ``layout.meta`` gives its name, caption and alternative
+  text.
 * The data of the explorer page (``atlas.js``) is written from the scores in ``data/``.
 * ``book-plotly.js`` draws a figure when it nears the window. plotly.min.js is copied out of the installed wheel,
   so that the two always match.
@@ -13,7 +11,6 @@
 import hashlib
 import json
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,33 +39,9 @@ class PlotlyMime:
         spec = data.content if isinstance(data.content, dict) else json.loads(data.content)
         meta = spec.get("layout", {}).get("meta") or {}
         about = meta.pop("book", None)
-        store_frames(meta, about, outdir(renderer))
         renderer.add_js_file("book_plotly", "book-plotly.js", {"defer": "defer", "data-bundle": BUNDLE})
         raw = nodes.raw(text=figure_html(spec, about, f"{data.cell_index}-{data.output_index}"), format="html")
         return [numbered(renderer, data, raw, about)] if about else [raw]
-
-
-def outdir(renderer):
-    return Path(renderer.renderer.sphinx_env.app.outdir)
-
-
-def store_frames(meta, about, out):
-    """Move the menus' frames out of the page into ``_static/frames/<name>-<sum>/<first value>.js``."""
-    frames = meta.pop("frames", None)
-    if not frames:
-        return
-    total = hashlib.sha256(json.dumps(frames, sort_keys=True).encode()).hexdigest()[:10]
-    folder = f"{about['name']}-{total}"
-    (out / "_static" / "frames" / folder).mkdir(parents=True, exist_ok=True)
-    for first, content in frames.items():
-        if not re.fullmatch(r"[\w.-]+", first):
-            raise ValueError(
-                f"{about['name']}: {first!r} cannot name a file; see talking_heads_utils.figures.page.file_key"
-            )
-        key = json.dumps(f"{folder}/{first}")
-        script = f"(window.bookFrames = window.bookFrames || {{}})[{key}] = {content};\n"
-        (out / "_static" / "frames" / folder / f"{first}.js").write_text(script, encoding="utf-8")
-    meta["frames"] = folder
 
 
 def figure_html(spec, about, place):

@@ -23,8 +23,7 @@
     await Plotly.newPlot(div, figure.data || [], { ...layout, ...themed(layout) }, config);
     div.querySelectorAll(".main-svg").forEach((svg) => svg.setAttribute("aria-hidden", "true")); // the label says it
     if (figure.frames && figure.frames.length) await Plotly.addFrames(div, figure.frames);
-    if (layout.meta?.controls) addControls(div, layout.meta);
-    if (own.length) controlBar(div, "plotly-controls").append(...own.map((control) => control(div)));
+    if (own.length) controlBar(div).append(...own.map((control) => control(div)));
   };
 
   /* What of a layout the page's theme decides: text, also in 3D, and what plotly else draws in its own dark grey. */
@@ -71,51 +70,11 @@
     label.append((currentvalue?.prefix ?? "").replace(/:?\s*$/, " "), input, " ", value);
     return label;
   };
-  const controlBar = (div, ...kind) => {
+  const controlBar = (div) => {
     const bar = document.createElement("div");
-    bar.classList.add("figure-controls", ...kind);
+    bar.className = "figure-controls";
     div.before(bar);
     return bar;
-  };
-
-  /* One byte a value, as talking_heads_utils.figures.page.quantise packs it. */
-  const unpack = ({ q8, max, shape: [held, columns], rows }) => {
-    const bytes = Uint8Array.from(atob(q8), (c) => c.charCodeAt(0)), none = new Array(columns).fill(null);
-    return Array.from({ length: rows }, (_, r) => r >= held ? none : Array.from(
-      bytes.subarray(r * columns, (r + 1) * columns), (b) => b === 255 ? null : max * (b / 254) ** 2));
-  };
-  const unpackTrace = (trace) => Object.fromEntries(
-    Object.entries(trace).map(([key, value]) => [key, value && value.q8 ? unpack(value) : value]));
-
-  /* layout.meta.controls: a menu each; layout.meta.frames: the folder with what every setting draws, a file for
-     each value of the first menu. */
-  const addControls = (div, { controls, frames }) => {
-    const bar = controlBar(div), status = document.createElement("span");
-    status.setAttribute("role", "status");
-    const menus = controls.map(({ name, values, labels, start }) => {
-      const label = document.createElement("label"), menu = document.createElement("select");
-      values.forEach((value, i) => menu.add(new Option((labels || values)[i], value, value === start, value === start)));
-      label.append(name, " ", menu);
-      bar.append(label);
-      return menu;
-    });
-    const update = async () => {
-      const [first, ...rest] = menus.map((menu) => menu.value), key = `${frames}/${first}`;
-      try {
-        status.textContent = window.bookFrames?.[key] ? "" : "loading …";
-        await load(`frames/${key}.js`);
-        if (first !== menus[0].value || rest.some((value, i) => value !== menus[i + 1].value)) return;
-        const frame = window.bookFrames[key][rest.join("|")];
-        await Plotly.animate(div, [{ ...frame, data: frame.data.map(unpackTrace), traces: frame.data.map((_, i) => i) }],
-          { mode: "immediate", transition: { duration: 0 }, frame: { duration: 0, redraw: true } });
-        await Plotly.relayout(div, { "xaxis.autorange": true, "yaxis.autorange": true });
-        status.textContent = "";
-      } catch (error) {
-        status.textContent = `${error.message}: is the site whole?`;
-      }
-    };
-    menus.forEach((menu) => menu.addEventListener("change", update));
-    bar.append(status);
   };
 
   const near = new IntersectionObserver((entries) => entries.forEach((entry) => {

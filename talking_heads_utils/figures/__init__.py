@@ -5,7 +5,6 @@
 ``heads``        any frame of an ablation, a patch or steering, by one call
 ``composition``  chapter 1: scores of components, their ranks, the links of a circuit
 ``circuit``      chapter 1 and the landing page: who writes to whom
-``explorer``     chapter 1: what any head reads
 ``inhibition``   chapter 1: what components do to a mover
 ``roles``        chapter 1: who does what on IOI, and what runs through these heads
 ``positional``   chapter 2

@@ -41,10 +41,10 @@ PLACES = {
     DUPLICATE_TOKEN: (0.8, 1.3),
     INDUCTION: (0.8, 3.0),
     S_INHIBITION: (3.2, 3.3),
-    S_SUPPRESSION: (1.1, 5.4),
+    S_SUPPRESSION: (0.8, 5.4),
     NAME_MOVER: (3.2, 5.4),
 }
-ANSWER, HALF = (2.1, 7.0), (0.75, 0.55)  # the answer's box; half of a box, across and up
+ANSWER = (3.2, 7.1)
 SEES = {S_INHIBITION: ("to_s2", "S2"), S_SUPPRESSION: ("to_s2", "S2"), NAME_MOVER: ("to_io", "IO")}
 LISTED = 6  # heads that a box names
 
@@ -65,8 +65,8 @@ def sketch(table: pd.DataFrame, words: Mapping[str, str], answer: str) -> go.Fig
             _arrow(figure, PLACES[role], end, _effects(part["effect"], unit), role_colour(role))
         _box(figure, PLACES[role], _listed(role, part), role_colour(role))
     _box(figure, ANSWER, f"next token: <b>{answer}</b>", CONTROL)
-    figure.update_xaxes(visible=False, range=[-0.1, 4.1])
-    return figure.update_yaxes(visible=False, range=[-0.6, 7.4])
+    figure.update_xaxes(visible=False, range=[-0.1, 4.2])
+    return figure.update_yaxes(visible=False, range=[-0.6, 7.5])
 
 
 def _goes_to(role: str, there: Collection[str]) -> list[tuple[Point, str]]:
@@ -94,14 +94,16 @@ def _listed(role: str, part: pd.DataFrame) -> str:
 
 
 def _arrow(figure: go.Figure, start: Point, end: Point, text: str, colour: str) -> None:
-    """From the edge of one box to that of another: sideways where they are about as high, else upwards."""
-    across = abs(end[1] - start[1]) < abs(end[0] - start[0])
-    dx, dy = (HALF[0], 0) if across else (0, HALF[1])
-    x0, y0, x1, y1 = start[0] + dx, start[1] + dy, end[0] - dx, end[1] - dy
-    on_axes = dict(axref="x", ayref="y", xref="x", yref="y")
-    look = dict(arrowcolor=colour, arrowwidth=2.5, arrowhead=2, text="")
-    figure.add_annotation(x=x1, y=y1, ax=x0, ay=y0, **on_axes, **look)
-    figure.add_annotation(x=0.5 * (x0 + x1), y=0.5 * (y0 + y1), text=text, showarrow=False, font_size=11)
+    """From box to box, upwards or sideways, as long as the boxes leave room."""
+    up = start[0] == end[0]
+    room = dict(startstandoff=36, standoff=36) if up else dict(startstandoff=56, standoff=72)
+    look = dict(arrowcolor=colour, arrowwidth=2.5, arrowhead=2, text="", **room)
+    figure.add_annotation(
+        x=end[0], y=end[1], ax=start[0], ay=start[1], axref="x", ayref="y", xref="x", yref="y", **look
+    )
+    beside = dict(xshift=8, xanchor="left") if up else dict(yshift=-20 if start[1] < 2 else 20, xshift=-8)
+    x, y = 0.5 * (start[0] + end[0]), 0.5 * (start[1] + end[1])
+    figure.add_annotation(x=x, y=y, text=text, showarrow=False, font_size=11, align="left", **beside)
 
 
 def _box(figure: go.Figure, at: Point, text: str, colour: str) -> None:

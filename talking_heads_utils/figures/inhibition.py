@@ -71,7 +71,7 @@ def slider_figure(table: pd.DataFrame, *, start: float = -1.0) -> go.Figure:
     with_views(figure, views, panels=(1,) * 4 + (2,) * 4)
     steps = {f"{value:+.1f}": {"selectedpoints": [[i]]} for i, value in enumerate(settings)}
     figure.update_xaxes(range=[settings[0] - 0.5, settings[-1] + 0.5], tickvals=[-1, 0, 1], tickangle=0)
-    figure.update_xaxes(ticktext=["first name<br>is meant", "between", "second name<br>is meant"], row=2, col=1)
+    figure.update_xaxes(ticktext=["first name<br>is meant", "", "second name<br>is meant"], row=2, col=1)
     figure.update_xaxes(title_text=f"coefficient of {table['component'].iloc[0]}, set by hand", row=2, col=1)
     figure.update_xaxes(showticklabels=False, row=1, col=1)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
@@ -173,7 +173,8 @@ def exchange_figure(table: pd.DataFrame, measure: str = exchange.LOG_ODDS) -> go
         ]  # fmt: skip
         views[f"{name}: other ways to choose"] = [*beside, go.Scatter(x=[], y=[], showlegend=False)]
     figure.add_hline(y=1, line=NULL_LINE, annotation_text="whole head", annotation_position="top left")
-    figure.update_xaxes(title_text="components exchanged, of each head", type="log", dtick=0.30103)
+    figure.update_xaxes(title_text="components exchanged, of each head", type="log")
+    figure.update_xaxes(tickvals=sorted(rows.loc[rows["set"] == exchange.PREDICTED, "k"].unique().tolist()))
     figure.update_yaxes(title_text="share of the head's effect", rangemode="tozero", tickformat=".0%")
     return with_views(figure, views)
 

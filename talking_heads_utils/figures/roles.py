@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from talking_heads_utils import roles
 from talking_heads_utils.experiments.verdicts import with_interval
-from talking_heads_utils.figures.style import CONTROL, error_bars, new_figure, role_colour, stacked
+from talking_heads_utils.figures.style import CONTROL, NO_BUTTONS, error_bars, new_figure, role_colour, stacked
 from talking_heads_utils.labels import Head
 
 if TYPE_CHECKING:
@@ -22,31 +22,41 @@ SIZES = (9.0, 26.0)  # of the markers of the smallest and the largest effect
 def roles_figure(table: pd.DataFrame, n_layers: int, n_heads: int) -> go.Figure:
     """The heads that were found among all heads, above: the larger the mark, the larger the effect; below, where those
     look that work at the last token. table: of :meth:`talking_heads_utils.roles.Roles.shown`."""
-    titles = ("heads with a role, by layer and head", "attention from the last token")
-    figure = stacked(2, titles, 620, 0.14)
+    seen = " ".join(f"<span style='color:{colour}'><b>{name}</b></span>" for name, colour in ATTENDED.values())
+    figure = stacked(2, ("heads with a role", f"attention from the last token {seen}"), 660, 0.14)
     every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     dots = dict(mode="markers", marker=dict(color=CONTROL, size=3, opacity=0.5), hoverinfo="skip", showlegend=False)
     figure.add_trace(go.Scatter(x=[head for _, head in every], y=[layer for layer, _ in every], **dots), row=1, col=1)
-    largest = table.groupby("unit")["effect"].transform(lambda values: values.abs().max())
-    size = (SIZES[0] + (SIZES[1] - SIZES[0]) * (table["effect"].abs() / largest) ** 0.5).round(1)
-    for role, part in table.groupby("role", sort=False):
-        heads = [Head.parse(name) for name in part["head"]]
-        figure.add_trace(go.Scatter(
-            x=[head.head for head in heads], y=[head.layer for head in heads], mode="markers", name=str(role),
-            marker=dict(color=role_colour(str(role)), size=size[part.index].tolist(), opacity=0.9), hoverinfo="text",
-            hovertext=[f"{r.head}, {role}<br>on {r.acts_on}<br>{r.effect:.2f} [{r.low:.2f}, {r.high:.2f}] {r.unit}, "
-                       f"n = {r.n}" for r in part.itertuples()],
-        ), row=1, col=1)  # fmt: skip
+    for trace in _marks(table):
+        figure.add_trace(trace, row=1, col=1)
     looks = table[table["to_io"].notna() & (table["role"] != roles.NO_NAME)].iloc[::-1]
     for column, (name, colour) in ATTENDED.items():
         figure.add_trace(go.Bar(
             y=(looks["head"] + ", " + looks["role"]).tolist(), x=looks[column].round(3).tolist(), name=name,
-            orientation="h", marker_color=colour, hovertemplate=f"%{{y}} {name}: %{{x:.2f}}<extra></extra>",
+            orientation="h", marker_color=colour, showlegend=False,
+            hovertemplate=f"%{{y}} {name}: %{{x:.2f}}<extra></extra>",
         ), row=2, col=1)  # fmt: skip
-    figure.update_xaxes(title_text="head", dtick=1, row=1, col=1)
+    figure.update_xaxes(title_text="head", dtick=1, range=[-0.6, n_heads - 0.4], title_standoff=0, row=1, col=1)
     figure.update_yaxes(title_text="layer", row=1, col=1)
+    figure.update_yaxes(dtick=1, tickfont_size=11, row=2, col=1)
     figure.update_xaxes(range=[0, 1], tickformat=".0%", row=2, col=1)
-    return figure.update_layout(barmode="stack", legend_y=-0.08)
+    return figure.update_layout(barmode="stack", legend_y=-0.08, modebar_remove=NO_BUTTONS)
+
+
+def _marks(table: pd.DataFrame) -> list[go.Scatter]:
+    """A mark per head, coloured by role; the area goes by the effect in its unit."""
+    largest = table.groupby("unit")["effect"].transform(lambda values: values.abs().max())
+    size = (SIZES[0] + (SIZES[1] - SIZES[0]) * (table["effect"].abs() / largest) ** 0.5).round(1)
+    traces = []
+    for role, part in table.groupby("role", sort=False):
+        heads, colour = [Head.parse(name) for name in part["head"]], role_colour(str(role))
+        traces.append(go.Scatter(
+            x=[head.head for head in heads], y=[head.layer for head in heads], mode="markers", name=str(role),
+            marker=dict(color=colour, size=size[part.index].tolist(), opacity=0.9), hoverinfo="text",
+            hovertext=[f"{r.head}, {role}<br>on {r.acts_on}<br>{r.effect:.2f} [{r.low:.2f}, {r.high:.2f}] {r.unit}, "
+                       f"n = {r.n}" for r in part.itertuples()],
+        ))  # fmt: skip
+    return traces
 
 
 def exchange_figure(table: pd.DataFrame) -> go.Figure:

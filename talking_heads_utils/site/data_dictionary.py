@@ -66,8 +66,7 @@ DATA_FILES = (
         "models/*/*/training.json",
         "How each of them was trained (`talking_heads_utils.training.loop.Progress`), by which recipe "
         "(`talking_heads_utils.training.spec.MiniSpec`), and its accuracy by kind of prompt; `last` is that on more "
-        "prompts, by which nothing was decided. Of models of functions also that of the exact Bayesian reader, and "
-        "function by function.",
+        "prompts, by which nothing was decided. Of models of functions also that of the exact Bayesian reader.",
         "the same",
     ),
     DataFiles("models/*/*/*config.json", "Settings of model, generation and tokenizer, by `transformers`.", "the same"),

@@ -3,7 +3,7 @@ nothing is said."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALPHA = 0.05
-FEW = 2  # components of a head that the paper's claim allows
+FEW = exchanges.CLAIMED  # components of a head that the paper's claim allows
 
 
 def _said(say: Callable[..., str]) -> Callable[..., Any]:
-    """As Markdown; nothing where the first table is empty."""
+    """As Markdown; nothing where the first argument is empty."""
 
     @wraps(say)
-    def shown(table: Any, *more: Any) -> Any:
+    def shown(first: Any, *more: Any) -> Any:
         from IPython.display import Markdown
 
-        return Markdown("" if not len(table) else say(table, *more))
+        return Markdown(say(first, *more) if len(first) else "")
 
     return shown
 
@@ -46,37 +46,19 @@ def _p(value: float) -> str:
     return f"p = {value:.4f}" if value >= 0.0001 else "p < 0.0001"
 
 
-def _few(table: pd.DataFrame, **keys: str) -> Any:
-    """The row of the first :data:`FEW` components of each head by some choice, into all movers' queries at once."""
-    keys = {"head": exchanges.ALL, "into": exchanges.QUERY, "set": exchanges.PREDICTED,
-            "measure": exchanges.LOG_ODDS} | keys  # fmt: skip
-    for name, value in keys.items():
-        table = table[table[name] == value]
-    rows = table[table["k"] <= FEW].sort_values("k")
-    return None if rows.empty else rows.iloc[-1]
+def _plain(name: object) -> str:
+    return str(name).replace("_", " ")
 
 
 def strongest(effects: pd.DataFrame) -> list[str]:
     """The component whose removal lowers I(m) most, mean over movers; none of an empty table."""
     if effects.empty:
         return []
-    mean = effects.groupby(["head", "component"])["effect"].mean()
-    head, component = mean.idxmin()
+    head, component = effects.groupby(["head", "component"])["effect"].mean().idxmin()
     return [f"{head}.{component}"]
 
 
-@_said
-def finding(exchange: pd.DataFrame, shown: str) -> str:
-    """The chapter's finding, in one sentence."""
-    row = _few(exchange)
-    heads = [head for head in exchange["head"].unique() if head != exchanges.ALL]
-    one = f"one component of each inhibition head ({listed(heads)})" if row["k"] == 1 else (
-        f"{row['k']} components of each inhibition head ({listed(heads)})")  # fmt: skip
-    return (
-        f"In {shown}, {one}, predicted from weights alone, carry **{_share(row, ends='share_')}** of what the whole "
-        f"heads tell "
-        f"the name movers, where 95% of sets matched on layer and energy carry less than {row['matched_share']:.0%}."
-    )
+# --- weights alone ---
 
 
 @_said
@@ -84,9 +66,11 @@ def links(table: pd.DataFrame) -> str:
     own = table[(table["link"] != JOINT) & (table["control"] == "")]
     joint = table[table["link"] == JOINT].iloc[0]
     out = own[own["p_holm"] < ALPHA]["link"].tolist()
-    each = f"{len(out)} of {len(own)} by themselves" + (f" ({'; '.join(out)})" if out else "")
-    stands = "stand out" if joint["p"] < ALPHA else "do not stand out"
-    return f"Together the known links {stands} ({_p(joint['p'])}); after Holm's correction {each}."
+    stand = "stand out" if joint["p"] < ALPHA else "do not stand out"
+    return (
+        f"Taken together, the known links {stand} ({_p(joint['p'])}). After Holm's correction {len(out)} of {len(own)} "
+        f"do so by themselves{f': {listed(out)}' if out else ''}."
+    )
 
 
 @_said
@@ -94,29 +78,25 @@ def listeners(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for model, table in tables.items():
         row = table[table["head"] == EVERY].iloc[0]
-        tells = "tell" if row["p"] < ALPHA else "do not clearly tell"
+        tell = "do" if row["p"] < ALPHA else "do not clearly do so"
         parts.append(
-            f"In {model} these queries {tells} the {row['n_listeners']} movers and backups from "
-            f"{row['n'] - row['n_listeners']} "
-            f"other later heads: AUC {_number(row, 'auc')}, {_p(row['p'])}; heads drawn from the same layers reach "
-            f"{row['null_mean']:.2f} on average."
+            f"- {model}: the {row['n_listeners']} movers and backups {tell}. AUC against the "
+            f"{row['n'] - row['n_listeners']} other later heads {_number(row, 'auc')}, {_p(row['p'])}; as many heads "
+            f"drawn from the same layers {row['null_mean']:.2f} on average"
         )
-    return "\n\n".join(parts)
+    return "\n".join(parts)
 
 
 @_said
 def basis(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for model, table in tables.items():
-        rows = table[(table["reader"] == EVERY) & (table["head"] == EVERY)].set_index("group")
-        own, other = rows.iloc[0], rows.iloc[1]
-        less = table[table["group"] == DIFFERENCE]
-        more = f"; the two differ, {_p(less['p'].iloc[0])}" if len(less) and less["p"].iloc[0] < ALPHA else (
-            f"; no clear difference, {_p(less['p'].iloc[0])}" if len(less) else "")  # fmt: skip
-        parts.append(f"{model}: {_number(own, 'ratio')} times in S-inhibition heads, {_number(other, 'ratio')} in "
-                     f"the other "
-                     f"heads of their layers{more}.")  # fmt: skip
-    return "Best singular component over the best direction of a random basis. " + " ".join(parts)
+        rows = table[(table["reader"] == EVERY) & (table["head"] == EVERY) & (table["group"] != DIFFERENCE)]
+        each = ", ".join(f"{_number(row, 'ratio')} in {row['group']} heads" for _, row in rows.iterrows())
+        less = table[table["group"] == DIFFERENCE]["p"].dropna()
+        differ = [f"; {'they differ' if p < ALPHA else 'no clear difference'}, {_p(p)}" for p in less]
+        parts.append(f"- {model}: {each}{''.join(differ)}")
+    return "Score of the best component, times the best of a random basis:\n\n" + "\n".join(parts)
 
 
 @_said
@@ -125,11 +105,14 @@ def rivals(tables: Mapping[str, pd.DataFrame]) -> str:
     for model, table in tables.items():
         rows = table[(table["link"] == EVERY) & (table["reader"] == EVERY)].set_index("measure")
         own = rows.loc[BEST_COMPONENT]
-        beside = [f"{_plain(measure)} {row['auc']:.2f} ({_ahead(row)})"
-                  for measure, row in rows.iterrows() if measure != BEST_COMPONENT]  # fmt: skip
-        parts.append(f"- {model}, AUC over {own['n_readers']} readers: best component {_number(own, 'auc', 'auc_')}; "
-                     f"{'; '.join(beside)}")  # fmt: skip
-    return "\n".join(parts)
+        beside = "; ".join(f"{_plain(measure)} {row['auc']:.2f} ({_ahead(row)})"
+                           for measure, row in rows.iterrows() if measure != BEST_COMPONENT)  # fmt: skip
+        parts.append(f"- {model}: best component {_number(own, 'auc', 'auc_')}; {beside}")
+    return f"AUC, mean over {', '.join(str(_readers(t)) for t in tables.values())} readers:\n\n" + "\n".join(parts)
+
+
+def _readers(table: pd.DataFrame) -> int:
+    return int(table[(table["link"] == EVERY) & (table["reader"] == EVERY)]["n_readers"].iloc[0])
 
 
 def _ahead(row: Any) -> str:
@@ -139,72 +122,98 @@ def _ahead(row: Any) -> str:
     return "better than the component" if row["ahead_high"] < 0 else "no clear difference"
 
 
+# --- what the model does ---
+
+
+def _few(table: pd.DataFrame, **keys: str) -> Any:
+    """The row of the first :data:`FEW` components of each head by some choice, or as many as there are up to that."""
+    for name, value in ({"head": exchanges.ALL, "into": exchanges.QUERY, "set": exchanges.PREDICTED,
+                         "measure": exchanges.LOG_ODDS} | keys).items():  # fmt: skip
+        table = table[table[name] == value]
+    rows = table[table["k"] <= FEW].sort_values("k")
+    return None if rows.empty else rows.iloc[-1]
+
+
+def _heads(table: pd.DataFrame) -> list[str]:
+    return [head for head in table["head"].unique() if head != exchanges.ALL]
+
+
+@_said
+def finding(exchange: pd.DataFrame, model: str) -> str:
+    """The chapter's finding, in one sentence."""
+    row = _few(exchange)
+    few = "one component" if row["k"] == 1 else f"{row['k']} components"
+    return (
+        f"In {model}, {few} of each inhibition head ({listed(_heads(exchange))}), predicted from weights alone, carry "
+        f"**{_share(row, ends='share_')}** of what the whole heads tell the name movers; 95% of sets matched on layer "
+        f"and energy carry less than {row['matched_share']:.0%}."
+    )
+
+
 @_said
 def exchange(table: pd.DataFrame) -> str:
     row, lines = _few(table), []
-    for head in [h for h in table["head"].unique() if h != exchanges.ALL]:
-        one, two = (_few(table[table["k"] <= k], head=head) for k in (1, FEW))
+    for head in _heads(table):
+        one, two = _few(table[table["k"] <= 1], head=head), _few(table, head=head)
         lines.append(f"- {head}: {one['components']} alone {_share(one, ends='share_')}, the first {two['k']} "
                      f"{_share(two, ends='share_')}")  # fmt: skip
-    enough = (
-        "at least half" if row["share_low"] >= 0.5 else "less than half" if row["share_high"] < 0.5 else "about half"
-    )
-    beyond = "more" if row["share"] > row["matched_share"] else "no more"
-    drawn = [f"{_plain(name)} {found['share']:.0%}" for name in (exchanges.RANDOM_DIRECTIONS, exchanges.OTHER_COMPONENT)
-             if (found := _few(table, set=name)) is not None]  # fmt: skip
-    drawn += [f"into the {into} {found['share']:.0%}" for into in (exchanges.KEY, exchanges.VALUE)
-              if (found := _few(table, into=into)) is not None]  # fmt: skip
+    much = "at least half" if row["share_low"] >= 0.5 else "less than half" if row["share_high"] < 0.5 else "about half"
+    more = "more" if row["share"] > row["matched_share"] else "no more"
+    sets = (exchanges.RANDOM_DIRECTIONS, exchanges.OTHER_COMPONENT)
+    controls = {_plain(name): _few(table, set=name) for name in sets}
+    controls |= {f"into the {into}": _few(table, into=into) for into in (exchanges.KEY, exchanges.VALUE)}
+    told = ", ".join(f"{name} {found['share']:.0%}" for name, found in controls.items() if found is not None)
     return (
-        f"The predicted components carry {enough} of the heads' effect: {_share(row, ends='share_')}, n = "
-        f"{row['n']} prompts. "
-        f"That is {beyond} than 95% of {row['n_draws'] or 99} matched sets, which carry {row['matched_share']:.0%} "
-        f"at most "
-        f"({_p(row['p'])}). Other controls: {', '.join(drawn)}.\n\n" + "\n".join(lines)
+        f"The predicted components carry {much} of the heads' effect: {_share(row, ends='share_')}, {row['n']} pairs. "
+        f"That is {more} than 95% of the matched sets, which carry less than {row['matched_share']:.0%} "
+        f"({_p(row['p'])}). Other controls: {told}.\n\n" + "\n".join(lines)
     )
 
 
 @_said
 def outcomes(table: pd.DataFrame) -> str:
-    """What the same exchange does to the model's answer."""
-    found = {m: _few(table, measure=m) for m in (exchanges.LOGIT_DIFFERENCE, exchanges.PROBABILITY)}
-    said = [f"{'the logit difference' if m == exchanges.LOGIT_DIFFERENCE else 'the probability of the answer'} "
-            f"changes by "
-            f"{_number(row, 'effect')}" for m, row in found.items() if row is not None]  # fmt: skip
-    return f"The same exchange in the model's answer: {' and '.join(said)}." if said else ""
+    """What the same exchange does to the model's answer, beside what the whole heads' does."""
+    parts = []
+    for measure, name in (
+        (exchanges.LOGIT_DIFFERENCE, "logit difference, IO less S"),
+        (exchanges.PROBABILITY, "probability of IO"),
+    ):
+        row = _few(table, measure=measure)
+        whole = table[(table["set"] == exchanges.WHOLE_HEAD) & (table["measure"] == measure)]
+        whole = whole[(whole["head"] == exchanges.ALL) & (whole["into"] == exchanges.QUERY)]
+        beside = f", the whole heads {_number(whole.iloc[0], 'effect')}" if len(whole) else ""
+        if row is not None:
+            parts.append(f"{name} {_number(row, 'effect')}{beside}")
+    return f"The same exchange changes the answer: {'; '.join(parts)}." if parts else ""
 
 
 @_said
 def hits(table: pd.DataFrame) -> str:
-    counts = [f"{_plain(str(name))} {int(part['hit_at_1'].sum())} at first, {int(part['hit_at_3'].sum())} in three"
+    counts = [f"{_plain(name)} {int(part['hit_at_1'].sum())}, among its first three {int(part['hit_at_3'].sum())}"
               for name, part in table.groupby("predictor", sort=False)]  # fmt: skip
-    return f"Of {table['head'].nunique()} heads, the component that does most is found by: {'; '.join(counts)}."
+    return f"Heads, of {table['head'].nunique()}, whose strongest component comes first: {'; '.join(counts)}."
 
 
 @_said
 def effects(table: pd.DataFrame) -> str:
-    mean = table.groupby(["head", "component"])[["effect", "score"]].mean()
-    parts = []
+    mean, parts = table.groupby(["head", "component"])[["effect", "score"]].mean(), []
     for head, rows in mean.groupby(level="head", sort=False):
         rows = rows.droplevel("head")
         first, second = rows["effect"].nsmallest(2).index
         by_score = int(rows["score"].rank(ascending=False)[first])
-        parts.append(f"- {head}: taking out {head}.{first} changes I(m) by {rows['effect'][first]:+.3f}, "
-                     f"{head}.{second} by {rows['effect'][second]:+.3f}; {head}.{first} ranks {by_score} of "
-                     f"{len(rows)} by score")  # fmt: skip
+        parts.append(f"- {head}: without {head}.{first} I(m) changes by {rows['effect'][first]:+.3f}, without "
+                     f"{head}.{second}, the next, by {rows['effect'][second]:+.3f}. By score {head}.{first} ranks "
+                     f"{by_score} of {len(rows)}")  # fmt: skip
     return "Mean over movers:\n\n" + "\n".join(parts)
 
 
 @_said
 def says(table: pd.DataFrame) -> str:
-    shares = table[(table["statistic"] == "version_share") & (table["task"] == "ioi")]
-    means = table[(table["statistic"] == "group_mean") & (table["template"] == "")]
-    parts = []
+    shares, parts = table[(table["statistic"] == "version_share") & (table["task"] == "ioi")], []
     for component, rows in shares.groupby("component", sort=False):
         told = ", ".join(f"{_plain(row['feature'])} {_share(row, 'value')}" for _, row in rows.iterrows())
-        of = means[means["component"] == component].set_index("group")["value"]
-        where = ", ".join(f"{group} {value:+.2f}" for group, value in of.items())
-        parts.append(f"- {component}: {told}. Mean, in standard deviations: {where}")
-    return "What makes up its variation over a prompt's four versions (by chance a third each):\n\n" + "\n".join(parts)
+        parts.append(f"- {component}: {told}")
+    return "What makes up its variation over the four versions, by chance a third each:\n\n" + "\n".join(parts)
 
 
 @_said
@@ -216,32 +225,32 @@ def moved(table: pd.DataFrame) -> str:
         rows = mean[(mean["direction"] == direction) & (mean["name"] == name)].set_index("setting")[what]
         return f"{rows[-1.0]:.0%} to {rows[1.0]:.0%}"
 
-    n, component = mean["n"].iloc[0], mean["component"].iloc[0]
+    attention, answer = (
+        f"the first name from {path(COMPONENT, FIRST, what)}, the second from {path(COMPONENT, SECOND, what)}"
+        for what in ("attention", "probability")
+    )
     return (
-        f"Mean over {n} prompts, as {component} goes from where the first name is the answer to where the second is: "
-        f"attention to the first name goes from {path(COMPONENT, FIRST, 'attention')}, to the second from "
-        f"{path(COMPONENT, SECOND, 'attention')}; the probability of the first from "
-        f"{path(COMPONENT, FIRST, 'probability')}, of "
-        f"the second from {path(COMPONENT, SECOND, 'probability')}. Along a random direction, moved as far, "
-        f"attention to the "
-        f"first name goes from {path(RANDOM, FIRST, 'attention')}."
+        f"Mean over {mean['n'].iloc[0]} prompts, from -1 to 1: attention to {attention}; probability of {answer}. "
+        f"Along the random direction, attention to the first name from {path(RANDOM, FIRST, 'attention')}."
     )
 
 
 @_said
 def attends(table: pd.DataFrame) -> str:
-    mean = table[table["role"] == "mean"].set_index("target")
-    parts = [
-        f"{_plain(str(target))} {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}], matched components "
-        f"{row['control']:+.1%}, {_p(row['p'])}"
-        for target, row in mean.iterrows() if target != "first_token"
-    ]  # fmt: skip
+    mean = table[(table["role"] == "mean") & (table["target"] != "first_token")]
+    parts = [f"- {_plain(row['target'])}: {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}], matched "
+             f"components {row['control']:+.1%}, {_p(row['p'])}" for _, row in mean.iterrows()]  # fmt: skip
+    return "Attention beyond even attention, mean over heads:\n\n" + "\n".join(parts)
+
+
+@_said
+def free(runs: Sequence[Mapping[str, Any]]) -> str:
+    """What the rule that looks for movers and inhibition heads finds in the model that trained freely, seed by seed."""
+    found = [run for run in runs if run["model"] == "mini-free"]
+    movers = [len(run["movers"]) for run in found]
+    inhibit = sum(bool(run["inhibition_heads"]) for run in found)
     return (
-        f"Attention beyond even attention, mean over heads, {mean['n'].iloc[0]} positions each: "
-        + "; ".join(parts)
-        + "."
+        f"A small model trained on prompts of the same kinds without that constraint solves the task, and in {inhibit} "
+        f"of {len(found)} seeds an inhibition head is found. That null has its doubts: the rule that looks for movers "
+        f"takes {min(movers)} to {max(movers)} of its heads for movers."
     )
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from talking_heads_utils.batches import is_out_of_memory
 from talking_heads_utils.device import free_memory
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS
-from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.store import Finished, finished
 from talking_heads_utils.figures.page import MISSING, building_book
@@ -135,6 +136,15 @@ class Tables:
         """What a figure of this model must be called."""
         return next(iter(self.done.values())).about["shows"] if self.done else self.context.shows
 
+    def again(self, name: str) -> pd.DataFrame:
+        """An experiment run here on one prompt in ten, whatever is stored; what was found before is read."""
+        loaded = (self.context.bridge, self.context.tokenizer)
+        c = replace(self.context, quick=True, loaded=loaded, _kept={})
+        try:
+            return _experiment(name).table(c)
+        except NotApplicable as error:
+            return _empty(name, f"{self.model}: {error}")
+
     def _stored(self, name: str) -> pd.DataFrame | None:
         result = self.done.get(name)
         if result is not None and result.reason:
@@ -148,20 +158,28 @@ class Tables:
         return self._made[name]
 
     def _table(self, name: str) -> pd.DataFrame:
-        import pandas as pd
-
-        experiment = {e.name: e for e in EXPERIMENTS}[name]
         try:
             if (found := self._stored(name)) is not None:
                 return found
             if self.live and not self.done:
-                return experiment.table(self.context)
+                return _experiment(name).table(self.context)
             why = f"Not there yet: `python -m talking_heads_utils reproduce --model {self.model}` makes this table."
         except NotApplicable as error:
             why = f"{self.model}: {error}"
-        empty = pd.DataFrame() if experiment.row is None else frame([], experiment.row)
-        empty.attrs[MISSING] = why
-        return empty
+        return _empty(name, why)
+
+
+def _experiment(name: str) -> Experiment:
+    return {e.name: e for e in EXPERIMENTS}[name]
+
+
+def _empty(name: str, why: str) -> pd.DataFrame:
+    row = _experiment(name).row
+    if row is None:
+        raise KeyError(f"{name} has no declared columns.")
+    empty = frame([], row)
+    empty.attrs[MISSING] = why
+    return empty
 
 
 def by_model(experiment: str, *models: Tables) -> dict[str, pd.DataFrame]:
@@ -192,7 +210,7 @@ def attention_by_token(bridge: TransformerBridge, prompts: PromptSet, heads: Seq
     """Where heads look from the last token of the first prompt: a row per token, a column per head."""
     import pandas as pd
 
-    run = record(bridge, prompts, sorted({head.layer for head in heads}))
+    run = record(bridge, prompts, sorted({head.layer for head in heads}) or [0])
     tokens = [f"{i} {bridge.tokenizer.decode([int(token)]).strip()}" for i, token in enumerate(prompts.tokens[0])]
     by_head = {str(head): run.readers[head.layer].pattern[0, head.head].tolist() for head in heads}
     return pd.DataFrame({"token": tokens} | by_head)

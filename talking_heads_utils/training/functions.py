@@ -102,8 +102,7 @@ class FunctionsJob:
         return {f"{name}k={k}": value for name, right in found.items() for k, value in enumerate(right.tolist())}
 
     def about(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, Any]:
-        """For the card: the exact reader's accuracy on the prompts of :meth:`accuracy`, and the model's after all
-        examples function by function, on 20 prompts each."""
+        """For the card: the exact reader's accuracy on the prompts of :meth:`accuracy`."""
         family = self.spec.family()
         uniform = torch.full((len(family.functions),), 1 / len(family.functions))
         reader = {
@@ -111,9 +110,4 @@ class FunctionsJob:
             for name, prior in (("", trained_prior(family)), ("held-out ", uniform))
             for k, value in enumerate(bayes_accuracy(family, self._fixed(family, name, n), prior).mean(0).tolist())
         }
-        rows = []
-        for i, (a, b) in enumerate(family.functions.tolist()):
-            examples = self._draw(np.random.default_rng([10, i]), family, 20, torch.arange(len(family.functions)) == i)
-            accuracy = round(self._right(model, examples, device)[-1].item(), 2)
-            rows.append(dict(a=a, b=b, held_out=bool(family.held_out[i]), accuracy=accuracy))
-        return dict(exact_reader=reader, by_function=rows)
+        return dict(exact_reader=reader)

@@ -18,13 +18,11 @@ import torch
 from torch import Tensor
 
 from talking_heads_utils.cli.benchmarks import Row, child, command, median
-from talking_heads_utils.scores.scores import load_scores
 from talking_heads_utils.weights.checkpoints import CONFIG, INDEX
 from talking_heads_utils.weights.families import Shape
 
 ABOUT = "random values in Llama-3-8B's shape, bfloat16, attention tensors only"
 LLAMA_3_8B = Shape(n_layers=32, n_heads=32, n_kv_heads=8, d_model=4096, d_head=128)
-N_COMPARED = 4  # layers that both routes score
 
 
 def write_checkpoint(folder: Path, shape: Shape) -> Path:
@@ -77,18 +75,12 @@ def product_rate(size: int = 4096, repeats: int = 3) -> float:
     return 2.0 * size**3 / median(times)
 
 
-def score(weights: str, out: str, *options: str) -> None:
-    """The route of the command; its scores go to ``out``."""
-    command("composition", "--weights", weights, "--out", out, *options)
-
-
-ROUTES = {"streamed": lambda weights, out: score(weights, out, "--stream"), "in_memory": score}
+ROUTES = {"streamed": lambda weights, out: command("composition", "--weights", weights, "--out", out, "--stream")}
 
 
 def rows(repeats: int = 1, shape: Shape = LLAMA_3_8B, n_layers: Sequence[int] = (8,)) -> list[Row]:
-    """The share of the machine's rate for the first so many layers, and both routes on few layers, compared."""
-    found = [share_of_rate(replace(shape, n_layers=n), repeats) for n in n_layers]
-    return [*found, both_routes(replace(shape, n_layers=N_COMPARED), repeats)]
+    """The share of the machine's rate for the first so many layers."""
+    return [share_of_rate(replace(shape, n_layers=n), repeats) for n in n_layers]
 
 
 def share_of_rate(shape: Shape, repeats: int) -> Row:
@@ -100,36 +92,8 @@ def share_of_rate(shape: Shape, repeats: int) -> Row:
             runs.append(child("streaming", "streamed", folder, f"{folder}/streamed.safetensors"))
             rates.append(product_rate())
     ours_s, plain_s = median([seconds for seconds, _ in runs]), n_products(shape) / median(rates)
-    case = f"streamed from shards, {describe(shape)} / its bare matrix products at the machine's rate"
+    case = (
+        f"streamed from shards, {shape.n_layers} layers of {shape.n_heads} heads and {shape.n_kv_heads} K/V heads, "
+        f"d_head={shape.d_head}, d_model={shape.d_model} / its bare matrix products at the machine's rate"
+    )
     return Row(case, ours_s, plain_s, plain_s / ours_s, None, max(peak for _, peak in runs), None)
-
-
-def both_routes(shape: Shape, repeats: int) -> Row:
-    """Streamed and in memory, in turn, and the largest difference between the two files' scores, which are float16."""
-    times: dict[str, list[tuple[float, float]]] = {"streamed": [], "in_memory": []}
-    with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(Path(folder), shape)
-        for _ in range(repeats):
-            for route, runs in times.items():
-                runs.append(child("streaming", route, folder, f"{folder}/{route}.safetensors"))
-        difference = largest_difference(*(Path(folder) / f"{route}.safetensors" for route in times))
-    (ours_s, ours_mb), (plain_s, plain_mb) = (
-        (median([seconds for seconds, _ in runs]), max(peak for _, peak in runs)) for runs in times.values()
-    )
-    case = f"streamed / in memory, {describe(shape)}"
-    return Row(case, ours_s, plain_s, plain_s / ours_s, difference, ours_mb, plain_mb)
-
-
-def describe(shape: Shape) -> str:
-    return (
-        f"{shape.n_layers} layers of {shape.n_heads} heads and {shape.n_kv_heads} K/V heads, d_head={shape.d_head}, "
-        f"d_model={shape.d_model}"
-    )
-
-
-def largest_difference(ours: Path, plain: Path) -> float:
-    """Between the scores in two files; infinite where one holds a score that the other does not."""
-    first, second = (load_scores(path).blocks for path in (ours, plain))
-    if first.keys() != second.keys():
-        return float("inf")
-    return max((first[key].score - second[key].score).abs().nan_to_num(nan=float("inf")).max().item() for key in first)

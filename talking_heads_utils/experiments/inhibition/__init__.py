@@ -2,9 +2,6 @@
 
 ``experiments``    the chapter's experiments, as the catalogue has them
 ``measures``       what its tables measure of the claims
-``mover``          one mover, the heads that inhibit it, and both halves of the prompts
-``agreement``      what weights predict against what activations show
-``concentration``  how few components and directions carry an effect
 ``circuit``        how much of IOI runs through the heads that were found
 ``links``          published links, looked up in the weights
 ``roles_on_ioi``   who does what on IOI, as rows

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
+from talking_heads_utils.components import write_directions
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import (
     N_CHOICE,
@@ -23,11 +24,14 @@ from talking_heads_utils.experiments.inhibition.exchange_study import (
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.engine import ATTN_OUT, Change, Forward, Z, chained, prepare, reading
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.prompts.ioi import IO_FIRST, IOIPrompt, build_ioi
+from talking_heads_utils.prompts.ioi import IO_FIRST, S_FIRST, IOIPrompt, build_ioi
 from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.prompts.texts import from_texts
+from talking_heads_utils.roles import NAME_MOVER
 from talking_heads_utils.stats import summary
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase
 
@@ -93,9 +97,32 @@ def slider_rows(
     rows = []
     for direction, v in ((COMPONENT, span[component.component]), (RANDOM, random / random.norm())):
         measured = moved(ends, prompts, head, study.movers, v, (at - own[:, None]).to(v))
-        about = {"model": model, "component": str(component), "direction": direction}
+        about: dict[str, Any] = {"model": model, "component": str(component), "direction": direction}
         rows += _rows_of_prompts(measured, prompts, words, shown, settings, scale, about)
         rows += _rows_of_mean(measured, settings, scale, about)
+    return rows
+
+
+def text_rows(c: Context, table: pd.DataFrame, text: str, answer: str, other: str) -> list[SliderRow]:
+    """A prompt of one's own, which ends before the answer, under the settings of a table of these rows. answer, other:
+    the two names. Raises :class:`TaskError` for a text without them."""
+    component = Component.parse(table["component"].iloc[0])
+    head, at = component.of_head, {"IO": [(answer, 0)], "S1": [(other, 0)]}
+    order = {"order": [IO_FIRST if text.find(answer) < text.find(other) else S_FIRST]}
+    prompts = from_texts([text], [answer], [other], c.tokenizer, positions=at, info=order)
+    ends = prepare(c.bridge, prompts, head.layer, keep=(Z,))
+    span = write_directions(c.weights)[0][head.layer, head.head].nan_to_num().to(ends.final)
+    random = span.T @ torch.randn(len(span), generator=torch.Generator().manual_seed(c.seed)).to(span)
+    own = coefficients(ends, head, span[component.component]).cpu()
+    by_setting = table.groupby("setting")["coefficient"].first()
+    low, high, settings = by_setting[-1.0], by_setting[1.0], by_setting.index.tolist()
+    scale = {"coefficients": by_setting.tolist(), "plain": (2 * (own - low) / (high - low) - 1).tolist()}
+    words, rows = [[c.tokenizer.decode([int(t)]) for t in names(prompts)[1][0]]], []
+    shift = (torch.tensor(by_setting.tolist()) - own[:, None]).to(span)
+    for direction, v in ((COMPONENT, span[component.component]), (RANDOM, random / random.norm())):
+        measured = moved(ends, prompts, head, c.roles.heads(NAME_MOVER), v, shift)
+        about = {"model": c.model, "component": str(component), "direction": direction}
+        rows += _rows_of_prompts(measured, prompts, words, [0], settings, scale, about)
     return rows
 
 
@@ -146,9 +173,11 @@ def moved(
 
 def _rows_of_prompts(
     measured: Float[Tensor, "3 n k 2"], prompts: PromptSet, words: Sequence[Sequence[str]], shown: Sequence[int],
-    settings: Sequence[float], scale: dict[str, list[float]], about: dict[str, str],
+    settings: Sequence[float], scale: dict[str, list[float]], about: dict[str, Any],
 ) -> list[SliderRow]:  # fmt: skip
-    none = {f"{name}_{end}": None for name in ("attention", "logit", "probability") for end in ("low", "high")}
+    none: dict[str, Any] = {
+        f"{name}_{end}": None for name in ("attention", "logit", "probability") for end in ("low", "high")
+    }
     return [
         SliderRow(
             **about, prompt=index, text=prompts.texts[i], order=prompts.info["order"][i], setting=setting,
@@ -161,14 +190,14 @@ def _rows_of_prompts(
 
 
 def _rows_of_mean(
-    measured: Float[Tensor, "3 n k 2"], settings: Sequence[float], scale: dict[str, list[float]], about: dict[str, str]
+    measured: Float[Tensor, "3 n k 2"], settings: Sequence[float], scale: dict[str, list[float]], about: dict[str, Any]
 ) -> list[SliderRow]:
     n = measured.shape[1]
     found = [summary(part.flatten(1)) for part in measured]
     rows, plain = [], sum(scale["plain"]) / n
     for s, setting in enumerate(settings):
         for w, name in enumerate((FIRST, SECOND)):
-            i, cells = 2 * s + w, {}
+            i, cells = 2 * s + w, dict[str, float]()
             for what, of in zip(("attention", "logit", "probability"), found):
                 cells |= {what: of.mean[i].item(), f"{what}_low": of.low[i].item(), f"{what}_high": of.high[i].item()}
             rows.append(SliderRow(
