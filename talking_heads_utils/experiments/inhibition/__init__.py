@@ -15,4 +15,9 @@
 ``says``           whether a component says a place or a token
 ``attends``        where in running text its head attends when it is large
 ``quantised``      how far quantising the weights moves composition scores
+``basis``          singular vectors against random bases of the same head
+``listeners``      which later heads read what the S-inhibition heads write
+``prediction``     which components carry the signal, from weights alone
+``published``      known links of a circuit, looked up in the weights
+``rivals``         four measures, held against the known links
 """
