@@ -8,11 +8,15 @@ import plotly.graph_objects as go
 import pytest
 
 from talking_heads_utils import roles
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import exchange, rivals, slider
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import circuit, composition, inhibition
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Head
+from talking_heads_utils.models import PLANTED
+from talking_heads_utils.prompts.ioi import IO_FIRST
 from talking_heads_utils.roles import DIRECT, NAME_MOVER, NEGATIVE_MOVER, QUERY, S_INHIBITION, Role, Roles
 from talking_heads_utils.site import inhibition as said
 from talking_heads_utils.site import notebook
@@ -205,3 +209,15 @@ def test_a_table_that_is_not_there_is_empty_and_says_why(monkeypatch):
     assert table.empty and "link" in table and "reproduce --model planted" in table.attrs["missing"]
     assert roles.Roles.of_frame(notebook.Tables("planted", live=False)["roles"]).heads(NAME_MOVER) == []
     assert notebook.by_model("links", notebook.Tables("planted", live=False)) == {}
+
+
+def test_a_prompt_of_one_s_own_moves_as_it_does_among_others():
+    c = Context(PLANTED, quick=True)
+    table = frame(slider.run(c))
+    mine = table[table["prompt"] == 0]
+    first, second = mine["word"].drop_duplicates()
+    answer, other = (first, second) if mine["order"].iloc[0] == IO_FIRST else (second, first)
+    again = frame(slider.text_rows(c, table, mine["text"].iloc[0], answer.strip(), other.strip()))
+    assert again["word"].tolist() == mine["word"].tolist() and again["setting"].tolist() == mine["setting"].tolist()
+    for what in ("attention", "probability", "coefficient", "plain"):
+        assert again[what].tolist() == pytest.approx(mine[what].tolist(), abs=1e-5), what

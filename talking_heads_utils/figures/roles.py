@@ -23,7 +23,7 @@ def roles_figure(table: pd.DataFrame, n_layers: int, n_heads: int) -> go.Figure:
     """The heads that were found among all heads, above: the larger the mark, the larger the effect; below, where those
     look that work at the last token. table: of :meth:`talking_heads_utils.roles.Roles.shown`."""
     seen = " ".join(f"<span style='color:{colour}'><b>{name}</b></span>" for name, colour in ATTENDED.values())
-    figure = stacked(2, ("heads with a role", f"attention from the last token {seen}"), 660, 0.14)
+    figure = stacked(2, ("heads with a role", f"attention from end: {seen}"), 660, 0.14)
     every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     dots = dict(mode="markers", marker=dict(color=CONTROL, size=3, opacity=0.5), hoverinfo="skip", showlegend=False)
     figure.add_trace(go.Scatter(x=[head for _, head in every], y=[layer for layer, _ in every], **dots), row=1, col=1)
