@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.errors import LabelError, OptionError
+from talking_heads_utils.errors import OptionError
 from talking_heads_utils.labels import Head
 
 Z = 1.959963984540054  # of a standard normal variable, 95% lie within it to both sides
@@ -22,15 +21,6 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
-    n: int
-
-
-class ExactTest(NamedTuple):
-    """A statistic, its mean over all alternatives, the share of them that reach it, and how many there are."""
-
-    observed: float
-    null_mean: float
-    p: float
     n: int
 
 
@@ -183,31 +173,6 @@ def fisher_exact(marked: int, n: int, marked_others: int, n_others: int) -> floa
     from scipy.stats import hypergeom
 
     return float(hypergeom.sf(marked - 1, n + n_others, marked + marked_others, n))
-
-
-def exact_head_test(values: Float[Tensor, "n_layers n_heads"], heads: Sequence[Head]) -> ExactTest:
-    """Is the mean over ``heads`` larger than over other heads of the same layers? Every alternative is counted.
-
-    The alternatives are all choices of as many heads from each layer as ``heads`` has there, itself included; a head
-    without a value (NaN) is in none. Raises :class:`OptionError` for no heads, one named twice, or one without a value,
-    and :class:`LabelError` for one that is not there.
-    """
-    if not heads or len(set(heads)) < len(heads):
-        raise OptionError(f"Name one head at least, and each once, not {', '.join(map(str, heads)) or 'none'}.")
-    n_layers, n_heads = values.shape
-    if absent := [str(head) for head in heads if not (0 <= head.layer < n_layers and 0 <= head.head < n_heads)]:
-        raise LabelError(f"There is no {', '.join(absent)}: the table has {n_layers} layers of {n_heads} heads.")
-    if lacking := [str(head) for head in heads if values[head.layer, head.head].isnan()]:
-        raise OptionError(f"There is no value for {', '.join(lacking)}: a head must be earlier than what reads it.")
-    sums = torch.zeros(1, dtype=torch.float64)
-    for layer in sorted({head.layer for head in heads}):
-        size = sum(head.layer == layer for head in heads)
-        choices = torch.tensor(list(combinations((~values[layer].isnan()).nonzero().flatten().tolist(), size)))
-        layer_sums = values[layer].double()[choices].sum(1)
-        sums = (sums[:, None] + layer_sums).flatten()
-    observed = sum(values[head.layer, head.head].double().item() for head in heads) / len(heads)
-    sums = sums / len(heads)
-    return ExactTest(observed, sums.mean().item(), (sums >= observed - 1e-9).double().mean().item(), len(sums))
 
 
 def names_within_layers(

@@ -126,17 +126,17 @@ def test_queries_exchanged_equal_a_hooked_run(checkpoints, family):
     twins = twins_of(bridge, movers)
     ends = prepare(bridge, twins.own.prompts, 1)
     some = twins.of_components([Component(0, 1, 0), Component(0, 2, 1), Component(1, 3, 0)])
-    tried = [some, Exchange(some.parts, 2.5), twins.of_heads([Head(0, 0), Head(1, 2)])]
+    tried = [some, Exchange(some.parts, 40.0), twins.of_heads([Head(0, 0), Head(1, 2)])]
     after, prompts = exchanged_answers(twins, ends, tried), twins.own.prompts
     at_end = (torch.arange(prompts.tokens.shape[1]) == twins.own.end[:, None])[..., None]
     for i, e in enumerate(tried):
         seen, logits = hooked(bridge, twins, movers, lambda layer, e=e: at_end * twins.shift(e, layer)[:, None], QUERY)
         torch.testing.assert_close(
-            after.logit_difference[:, i], logit_difference(logits, prompts), atol=1e-3, rtol=1e-3
+            after.logit_difference[:, i], logit_difference(logits, prompts), atol=2e-4, rtol=1e-3
         )
         expected = logits.softmax(-1)[torch.arange(len(prompts)), prompts.answers]
         torch.testing.assert_close(after.probability[:, i], expected, atol=1e-4, rtol=1e-3)
-    assert (after.logit_difference.std(1) > 1e-3).all(), "exchanges without effect would prove nothing"
+    assert after.logit_difference.std(1).max() > 5e-3, "exchanges without effect would prove nothing"
     changes = []
     for mover in movers:  # each by itself: the closed form's streams are the plain run's
         odds = []
@@ -144,7 +144,7 @@ def test_queries_exchanged_equal_a_hooked_run(checkpoints, family):
             seen, _ = hooked(bridge, twins, [mover], lambda at, k=k: k * at_end * twins.shift(some, at)[:, None], QUERY)
             odds.append((contrast(prompts) * seen[mover].log()).nan_to_num(0).sum(-1))
         changes.append(odds[0] - odds[1])
-    torch.testing.assert_close(twins.odds([some])[:, 0], torch.stack(changes).mean(0), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(twins.odds([some])[:, 0], torch.stack(changes).mean(0), atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
@@ -167,9 +167,9 @@ def test_keys_and_values_exchanged_equal_a_hooked_run(checkpoints, family, into)
     plain, _ = hooked(bridge, twins, [mover], lambda layer: 0, into)
     prompts = twins.own.prompts
     found = by_other_input(twins, prepare(bridge, prompts, 2), some, into)
-    torch.testing.assert_close(found.logit_difference[:, 0], logit_difference(logits, prompts), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.logit_difference[:, 0], logit_difference(logits, prompts), atol=2e-4, rtol=1e-3)
     change = contrast(prompts) * (seen[mover].log() - plain[mover].log()).nan_to_num(0)
-    torch.testing.assert_close(twins.odds_by_other_input(some, into), change.sum(-1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(twins.odds_by_other_input(some, into), change.sum(-1), atol=2e-4, rtol=1e-3)
     assert (change.abs().max() > 1e-3) == (into == KEY)
 
 
@@ -246,6 +246,6 @@ def test_a_coefficient_that_is_set_equals_a_hooked_run(checkpoints, family):
             logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
         pattern = seen[0][rows, :, end][:, [1, 3]].mean(1)
         torch.testing.assert_close(attention[:, k], pattern.gather(1, places), atol=1e-4, rtol=1e-3)
-        torch.testing.assert_close(logit[:, k], logits.gather(1, tokens), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(logit[:, k], logits.gather(1, tokens), atol=2e-4, rtol=1e-3)
         torch.testing.assert_close(probability[:, k], logits.softmax(-1).gather(1, tokens), atol=1e-4, rtol=1e-3)
     assert (logit[:, 0] - logit[:, 1]).abs().max() > 1e-2, "a setting without effect would prove nothing"

@@ -11,7 +11,7 @@ from counted import MODELS, table
 
 from talking_heads_utils.experiments.editing.search import Search
 from talking_heads_utils.experiments.gate import ANYWHERE
-from talking_heads_utils.experiments.inhibition import concentration, published
+from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.experiments.positional.coordinates import Feature
 from talking_heads_utils.experiments.positional.decoding import Split, Subspace
 from talking_heads_utils.figures import circuit, composition, editing, icl, models, positional
@@ -19,12 +19,13 @@ from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.roles import INDUCTION, NAME_MOVER, S_INHIBITION
+from talking_heads_utils.roles import NAME_MOVER, S_INHIBITION, Link
 from talking_heads_utils.scores.composition import ReaderScores
 from talking_heads_utils.scores.scores import CompositionScores
+from talking_heads_utils.training import seeds
 
-ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)], INDUCTION: [Head(1, 1)]}
-LINKS = [(S_INHIBITION, NAME_MOVER, "Q"), (S_INHIBITION, INDUCTION, "V")]
+ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)]}
+LINK = Link(S_INHIBITION, NAME_MOVER, "Q", tuple(product(ROLES[S_INHIBITION], ROLES[NAME_MOVER])))
 
 
 def where(rows, **keys) -> pd.DataFrame:
@@ -279,10 +280,10 @@ def assert_on_lines(points, edges) -> None:
 
 def test_the_landing_figure_s_lines_join_the_heads_of_their_edges():
     scores = made_scores()
-    figure = circuit.link_figure(scores, ROLES, LINKS[0], thresholds=[0, 1, 2], start=1)
+    figure = circuit.link_figure(scores, LINK, thresholds=[0, 1, 2], start=1)
     colours = {False: CONTROL, True: role_colour(S_INHIBITION)}
     for frame in figure.frames:
-        found = published.edges_above(scores, ROLES, LINKS[0], float(frame.name))
+        found = links.edges_above(scores, LINK, float(frame.name))
         at = {figure.data[i].line.color or figure.data[i].marker.color: [] for i in frame.traces}
         for trace, i in zip(frame.data, frame.traces, strict=True):
             at[figure.data[i].line.color or figure.data[i].marker.color].append(trace)
@@ -358,9 +359,9 @@ def seed_run(model, seed, accuracy, whole, top, random) -> dict:
         dict(k=k, what=what, mean=mean)
         for k in (1, 2)
         for what, mean in (
-            (concentration.TOP, whole * top[k - 1]),
-            (concentration.RANDOM, whole * random[k - 1]),
-            (concentration.TOGETHER, whole),
+            (seeds.TOP, whole * top[k - 1]),
+            (seeds.RANDOM, whole * random[k - 1]),
+            (seeds.TOGETHER, whole),
         )
     ]
     return dict(model=model, seed=seed, accuracy=dict(ioi=0.99) | accuracy, channel=curve)

@@ -1,18 +1,21 @@
 """Figures hold the data they were given, and what travels to the page survives the journey."""
 
+from itertools import product
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
 from talking_heads_utils import roles
-from talking_heads_utils.experiments.inhibition import published
+from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.figures import circuit, composition, page
 from talking_heads_utils.labels import Head
 from talking_heads_utils.planted.pair import planted_pair
+from talking_heads_utils.roles import Link
 from talking_heads_utils.scores.scores import compute_scores
 
 ROLES = {"a": [Head(0, 1), Head(0, 2)], "b": [Head(2, 0), Head(2, 3)]}
-LINKS = [("a", "b", "Q")]
+LINK = Link("a", "b", "Q", tuple(product(ROLES["a"], ROLES["b"])))
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +49,14 @@ def test_menus_replace_every_trace_with_that_of_the_reader(scores):
 
 
 def test_the_landing_figure_counts_what_its_slider_leaves(scores):
-    figure = circuit.link_figure(scores, ROLES, LINKS[0], thresholds=[0, 1, 2], start=1)
+    figure = circuit.link_figure(scores, LINK, thresholds=[0, 1, 2], start=1)
     for frame, step in zip(figure.frames, figure.layout.sliders[0].steps, strict=True):
-        edges = published.edges_above(scores, ROLES, LINKS[0], float(frame.name))
+        edges = links.edges_above(scores, LINK, float(frame.name))
         known = sum(edge[3] for edge in edges)
         assert step.args[0] == (frame.name,)
         assert (len(frame.data[3].x), len(frame.data[1].x)) == (known, len(edges) - known)
         of_layer = [sum(writer.layer == layer for writer, *_ in edges) for layer in range(scores.n_layers)]
-        even = sum(of_layer[writer.layer] / scores.n_heads for writer in ROLES[LINKS[0][0]])
+        even = sum(of_layer[writer.layer] / scores.n_heads for writer in LINK.writers)
         title = f"{len(edges)} edges with z of {frame.name} or more: {known} of the 4<br>"
         assert frame.layout.title.text == f"{title}published ones; evenly within layers it would be {even:.1f}"
     assert figure.layout.title.text == figure.frames[1].layout.title.text

@@ -38,7 +38,7 @@ WORLDS = {
 @pytest.fixture(scope="module", params=WORLDS)
 def world(request):
     weights, roles = WORLDS[request.param].plant(seed=3)
-    return request.param, weights, roles, compute_scores(weights)
+    return request.param, weights, roles, compute_scores(weights, n_random=2)
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,9 @@ from talking_heads_utils.experiments.positional.gains import GAINS, Strategy, ga
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import positional as figures
 from talking_heads_utils.forward.steer import random_directions
-from talking_heads_utils.labels import Head
 from talking_heads_utils.planted.model import LIST, MOVER, plant
 from talking_heads_utils.prompts.halves import halves, random_folds, wording_folds
-from talking_heads_utils.stats import exact_head_test, share, share_change
+from talking_heads_utils.stats import share, share_change
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +214,6 @@ BAD_CALLS = {
     "rows of rows": (lambda run: run.lists(6, 40).select([[0, 1]]), "whole numbers in one row"),
     "one number": (lambda run: run.lists(6, 40).select(3), "whole numbers in one row"),
     "a slice of words": (lambda run: run.lists(6, 40).select(slice("a", None)), "a mask, rows or a slice"),
-    "no such head": (lambda run: exact_head_test(torch.zeros(2, 4), [Head(0, 0), Head(1, 4)]), "no L1H4"),
-    "no head": (lambda run: exact_head_test(torch.zeros(2, 4), []), "each once, not none"),
-    "a head twice": (lambda run: exact_head_test(torch.zeros(2, 4), [Head(0, 0)] * 2), "each once"),
 }
 
 

@@ -222,7 +222,7 @@ def test_the_sum_of_the_source_is_that_of_code_and_not_of_prose(tmp_path):
     assert source_sum.code_of(text) == source_sum.code_of(prose) != source_sum.code_of(text.replace("1", "2"))
     typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas\n"
     assert source_sum.code_of(typed) == "from typing import TYPE_CHECKING"
-    here = source_sum.depends_on(BY_NAME["agreement"].module)
+    here = source_sum.depends_on(BY_NAME["exchange"].module)
     assert "talking_heads_utils.forward.recording" in here and "talking_heads_utils.roles.ioi" in here
     assert not [m for m in here if m.split(".")[1] in ("figures", "site", "cli")]
     assert not any(m.startswith("talking_heads_utils.experiments.icl") for m in here), "of no other chapter"

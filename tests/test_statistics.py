@@ -8,7 +8,9 @@ from talking_heads_utils.labels import Head
 from talking_heads_utils.stats import (
     bootstrap_mean,
     bootstrap_ratio,
-    exact_head_test,
+    drawn_test,
+    mean_over_draws,
+    names_within_layers,
     percentile_among,
     share,
     share_change,
@@ -18,28 +20,23 @@ from talking_heads_utils.stats import (
 )
 
 
-def test_the_exact_test_counts_every_choice():
+def test_draws_deal_names_within_layers_and_p_is_the_share_that_reaches():
+    names = names_within_layers(2_000, 3, 5, seed=1)
+    assert names.shape == (2_000, 3, 5) and (names.sort(-1).values == torch.arange(5)).all()
     values = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
     heads = [Head(0, 1), Head(0, 4), Head(2, 3)]
+    drawn = mean_over_draws(values, heads, names)
+    first = [values[head.layer, names[0, head.layer, head.head]].item() for head in heads]
+    assert drawn[0].item() == pytest.approx(sum(first) / 3)
     means = [
         (values[0, a] + values[0, b] + values[2, c]).item() / 3 for a, b in combinations(range(5), 2) for c in range(5)
     ]
-    test = exact_head_test(values, heads)
-    assert test.n == len(means) == 50
-    assert test.p == pytest.approx(sum(m >= test.observed - 1e-6 for m in means) / 50)
-    assert test.null_mean == pytest.approx(sum(means) / 50)
-
-
-def test_the_largest_choice_has_the_smallest_p():
-    assert exact_head_test(torch.eye(4), [Head(2, 2)]).p == 1 / 4
-    assert exact_head_test(torch.zeros(2, 4), [Head(0, 0)]).p == 1
-
-
-def test_a_head_without_a_value_is_in_no_choice():
-    values = torch.tensor([[1.0, 2.0, torch.nan, 0.0]])
-    assert exact_head_test(values, [Head(0, 1)])._asdict() == dict(observed=2.0, null_mean=1.0, p=1 / 3, n=3)
-    with pytest.raises(OptionError, match="L0H2"):
-        exact_head_test(values, [Head(0, 2)])
+    test = drawn_test(means[7], drawn)
+    assert test.p == pytest.approx(sum(m >= means[7] - 1e-6 for m in means) / 50, abs=0.04) and test.n == 2_000
+    assert test.null_mean == pytest.approx(sum(means) / 50, abs=0.01)
+    assert drawn_test(1.0, torch.zeros(99)).p == 0.01 and drawn_test(0.0, torch.zeros(99)).p == 1
+    with pytest.raises(OptionError, match="99 draws"):
+        drawn_test(1.0, torch.zeros(98))
 
 
 def test_the_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():

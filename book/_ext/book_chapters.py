@@ -2,7 +2,7 @@
 
 * How long it ran when the page was built, and on what, under the title.
 * Its one figure, which the notebook shows where its data is there, at the top.
-* A name such as ``talking_heads_utils.stats.exact_head_test`` in code type leads to that function in the
+* A name such as ``talking_heads_utils.stats.bootstrap_mean`` in code type leads to that function in the
   repository. A name that the package does not hold is a warning, which fails the build.
 """
 

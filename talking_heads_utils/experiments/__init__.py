@@ -16,4 +16,6 @@
 ``gate``          which tasks a model does well enough to be asked how
 ``prefixes``      which prefix a model does its tasks best behind
 ``corpus``        running text
+``power``         how often each rule says what, in worlds where the truth is known
+``rules``         the verdict rules of chapter 1's claims
 """

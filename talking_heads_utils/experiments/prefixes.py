@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.metrics import answer_logits, correct, logit_difference
 from talking_heads_utils.prompts import ioi
@@ -46,6 +47,11 @@ class PrefixRow(Row):
     logit_diff: float = column("logits", "logit of the answer less the mean of the others")
     logit_diff_low: float = column("logits", "lower end of its interval (bootstrap over prompts)")
     logit_diff_high: float = column("logits", "upper end of its interval")
+
+
+def run(c: Context) -> list[PrefixRow]:
+    """Behind every mark that the tokenizer has, and behind none."""
+    return prefix_rows(c.bridge, c.tokenizer, prefix_candidates(c.tokenizer), c.n(100), c.seed)
 
 
 def prefix_rows(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.experiments.inhibition.published import Link, Roles, edges_above, expected_published
+from talking_heads_utils.experiments.inhibition.links import edges_above, expected_edges
 from talking_heads_utils.figures.style import (
     CONTROL,
     KIND_COLOURS,
@@ -24,6 +24,7 @@ from talking_heads_utils.roles import (
     NAME_MOVER,
     S_INHIBITION,
     S_SUPPRESSION,
+    Link,
     role_of,
 )
 from talking_heads_utils.scores.scores import CompositionScores
@@ -110,21 +111,19 @@ def _box(figure: go.Figure, at: Point, text: str, colour: str) -> None:
                           font_size=11, bgcolor="rgba(128,128,128,0.1)")  # fmt: skip
 
 
-def link_figure(
-    scores: CompositionScores, roles: Roles, link: Link, *, thresholds: Sequence[float], start: float
-) -> go.Figure:
+def link_figure(scores: CompositionScores, link: Link, *, thresholds: Sequence[float], start: float) -> go.Figure:
     """Every head whose best component a link's readers read with a z above a threshold (slider), small enough for one
     screen. The title counts the published edges among them, and how many there would be if those out of each layer fell
     evenly on its heads."""
-    writers, readers, kind = link
-    found = {z: edges_above(scores, roles, link, z) for z in thresholds}
-    colours = (CONTROL, role_colour(writers))
+    kind, roles = link.kind, {link.writers_role: link.writers, link.readers_role: link.readers}
+    found = {z: edges_above(scores, link, z) for z in thresholds}
+    colours = (CONTROL, role_colour(link.writers_role))
     figure = new_figure(400, margin_t=56, dragmode=False, modebar_remove=NO_BUTTONS)
     for part, colour in zip(_by_writer(found[start]), colours):
         edges = [edge[:3] for edge in part]
         figure.add_trace(_line_trace(edges, kind, False).update(line_color=colour))
         figure.add_trace(_hover_trace(edges, kind).update(marker_color=colour))
-    nodes = _node_traces(scores, {role: roles[role] for role in (writers, readers)}, True, rest="other heads")
+    nodes = _node_traces(scores, roles, True, rest="other heads")
     for trace, place in zip(nodes[1:], ("bottom center", "top center")):
         trace.update(mode="markers+text", textposition=place, textfont_size=11, cliponaxis=False)
     figure.add_traces(nodes)
@@ -133,12 +132,12 @@ def link_figure(
             name=f"{z:g}",
             data=[xy([e[:3] for e in part]) for part in _by_writer(edges) for xy in (_line_xy, _hover_xy)],
             traces=list(range(4)),
-            layout=dict(title=_counted(scores, roles, link, edges, z)),
+            layout=dict(title=_counted(scores, link, edges, z)),
         )
         for z, edges in found.items()
     ]
     active = list(found).index(start)
-    top = max(reader.layer for reader in roles[readers])
+    top = max(reader.layer for reader in link.readers)
     figure.update_yaxes(title_text="layer", tickvals=list(range(top + 1)), range=[-0.5, top + 0.5])
     figure.update_xaxes(title_text="head", tickvals=list(range(scores.n_heads)), range=[-0.9, scores.n_heads - 0.1])
     names = [frame.name for frame in figure.frames]
@@ -153,13 +152,11 @@ def _by_writer(edges: Sequence[tuple]) -> list[list[tuple]]:
     return [[edge for edge in edges if edge[3] == published] for published in (False, True)]
 
 
-def _counted(scores: CompositionScores, roles: Roles, link: Link, edges: Sequence[tuple], z: float) -> dict:
-    writers, readers = (roles[role] for role in link[:2])
-    published = sum(w.layer < r.layer for w in writers for r in readers)
+def _counted(scores: CompositionScores, link: Link, edges: Sequence[tuple], z: float) -> dict:
     known = sum(edge[3] for edge in edges)
     text = (
-        f"{len(edges)} edges with z of {z:g} or more: {known} of the {published}<br>"
-        f"published ones; evenly within layers it would be {expected_published(roles, link, edges, scores.n_heads):.1f}"
+        f"{len(edges)} edges with z of {z:g} or more: {known} of the {len(link.pairs)}<br>"
+        f"published ones; evenly within layers it would be {expected_edges(link, edges, scores.n_heads):.1f}"
     )
     return dict(text=text, font=dict(size=13), x=0.01, xanchor="left", y=0.97, yanchor="top")
 
@@ -204,7 +201,7 @@ def _hover_trace(edges: Sequence[Edge], kind: str) -> go.Scatter:
 
 
 def _node_traces(
-    scores: CompositionScores, roles: Roles, showlegend: bool, rest: str = "no published role"
+    scores: CompositionScores, roles: Mapping[str, list[Head]], showlegend: bool, rest: str = "no published role"
 ) -> list[go.Scatter]:
     heads = heads_in(range(scores.n_layers), scores.n_heads)
     traces = []

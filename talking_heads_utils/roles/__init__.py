@@ -65,7 +65,7 @@ def gpt2_small_roles() -> dict[str, list[Head]]:
     return {role: [Head.parse(name) for name in names.split()] for role, names in _GPT2_SMALL.items()}
 
 
-def role_of(head: Head, roles: dict[str, list[Head]]) -> str | None:
+def role_of(head: Head, roles: Mapping[str, list[Head]]) -> str | None:
     """The role of one head, or None where none was published."""
     return next((role for role, heads in roles.items() if head in heads), None)
 

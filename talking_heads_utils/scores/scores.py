@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import write_directions
-from talking_heads_utils.errors import LabelError, OptionError
+from talking_heads_utils.errors import LabelError
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Component, Head, as_head
 from talking_heads_utils.provenance import describe_weights, versions
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHIPPED = "composition.safetensors"
-ONE_COMPONENT, WHOLE_HEAD = "one component", "whole head"
-MEASURES = (ONE_COMPONENT, WHOLE_HEAD)  # of how strongly one head reads another
 WHOLE_BYTES = 50_000_000  # files up to this size are read at once
 
 
@@ -107,12 +105,6 @@ class CompositionScores:
         frame.insert(0, "writer", [str(Component(*row)) for row in rows])
         frame = frame.drop(columns=["kind", "reader_layer", "reader_head"])
         return frame.sort_values("score", ascending=False, ignore_index=True, kind="stable")
-
-    def pairs(self, kind: str, measure: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
-        """:meth:`best_component` or :meth:`head_level`, by one of :data:`MEASURES`."""
-        if measure not in MEASURES:
-            raise OptionError(f"No measure {measure!r}: use one of {MEASURES}.")
-        return self.best_component(kind) if measure == ONE_COMPONENT else self.head_level(kind)
 
     def head_level(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
         """Elhage et al.'s score ``[writer layer, writer head, reader layer, reader head]``; NaN where undefined."""

@@ -5,4 +5,5 @@
 ``data_dictionary``  what the files in ``data/`` hold, by field
 ``sources``          where a function of the package stands, so that a page can lead to it
 ``citation``         how to cite the book
+``inhibition``       what chapter 1 says of its tables
 """

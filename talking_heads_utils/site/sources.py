@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 def locate(name: str) -> Place:
-    """Module, function, class or method by its full name, such as ``talking_heads_utils.stats.exact_head_test``.
+    """Module, function, class or method by its full name, such as ``talking_heads_utils.stats.bootstrap_mean``.
 
     Raises :class:`LabelError` for a name that the package does not hold.
     """

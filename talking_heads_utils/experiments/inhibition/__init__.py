@@ -2,9 +2,6 @@
 
 ``experiments``    the chapter's experiments, as the catalogue has them
 ``measures``       what its tables measure of the claims
-``mover``          one mover, the heads that inhibit it, and both halves of the prompts
-``agreement``      what weights predict against what activations show
-``concentration``  how few components and directions carry an effect
 ``circuit``        how much of IOI runs through the heads that were found
 ``links``          published links, looked up in the weights
 ``roles_on_ioi``   who does what on IOI, as rows
@@ -18,4 +15,9 @@
 ``says``           whether a component says a place or a token
 ``attends``        where in running text its head attends when it is large
 ``quantised``      how far quantising the weights moves composition scores
+``basis``          singular vectors against random bases of the same head
+``listeners``      which later heads read what the S-inhibition heads write
+``prediction``     which components carry the signal, from weights alone
+``published``      known links of a circuit, looked up in the weights
+``rivals``         four measures, held against the known links
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isnan
 
+import torch
+
 from talking_heads_utils.effects import component_effects
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import Study, study_of
@@ -45,16 +47,16 @@ def component_rows(study: Study, model: str = "") -> list[ComponentRow]:
     recording = study.scored.own
     weights = recording.weights
     effects = component_effects(recording, study.movers)
+    assert effects.inhibition is not None
     distances, times = task_distances(recording.prompts).unique(return_counts=True)
     share = (times / times.sum()).to(weights.W_Q)
     null = null_rms(weights.d_model - weights.processing.center)
     rows = []
     for head in study.heads:
-        for m, mover in enumerate(study.movers):
-            if mover.layer <= head.layer:
-                continue
-            each = scores_at_distances(weights, [head], [mover], "Q", distances)[:, 0, :, 0]
-            score = (share[:, None] * each).sum(0).tolist()
+        above = [m for m, mover in enumerate(study.movers) if mover.layer > head.layer]
+        each = scores_at_distances(weights, [head], [study.movers[m] for m in above], "Q", distances)[:, 0]
+        for m, of_mover in zip(above, torch.einsum("d,dcm->mc", share, each)):
+            mover, score = study.movers[m], of_mover.tolist()
             at = (slice(None), m, head.layer, head.head)
             found, odds = summary(effects.inhibition[at]), summary(effects.odds[at])
             for i in (i for i in range(weights.d_head) if not isnan(score[i])):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -156,18 +157,18 @@ class Boot:
         whole = self.mean[self.whole]
         return self.mean / whole if whole.abs() > LEAST else torch.full_like(self.mean, torch.nan)
 
-    def interval(self, i: int) -> dict[str, float]:
+    def interval(self, i: int) -> dict[str, Any]:
         """Of one set, over prompts."""
         shares = self.samples[:, i] / self.samples[:, self.whole]
         ends = _ends(self.samples[:, i]), _ends(shares if self.share[i].isfinite() else shares * torch.nan)
         return _cells(self.mean[i].item(), ends[0], self.share[i].item(), ends[1])
 
-    def draws(self, some: Sequence[int]) -> dict[str, float]:
+    def draws(self, some: Sequence[int]) -> dict[str, Any]:
         """Of drawn sets, over draws."""
         means, shares = self.mean[some], self.share[some]
         return _cells(means.mean().item(), _ends(means), shares.mean().item(), _ends(shares))
 
-    def against(self, i: int, drawn: Sequence[int]) -> dict[str, float | None]:
+    def against(self, i: int, drawn: Sequence[int]) -> dict[str, Any]:
         """One set beside drawn ones: how many do as much."""
         if not drawn:
             return {"matched_share": None, "p": None}
@@ -188,7 +189,7 @@ def _ends(values: Float[Tensor, "n"]) -> tuple[float, float]:
     return low, high
 
 
-def _cells(effect: float, ends: tuple[float, float], share: float, of_share: tuple[float, float]) -> dict[str, float]:
+def _cells(effect: float, ends: tuple[float, float], share: float, of_share: tuple[float, float]) -> dict[str, Any]:
     return {"effect": effect, "low": ends[0], "high": ends[1],
             "share": share, "share_low": of_share[0], "share_high": of_share[1]}  # fmt: skip
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from talking_heads_utils.experiments import prefixes
 from talking_heads_utils.experiments.context import GATE, ROLES, Context, Experiment
 from talking_heads_utils.experiments.gate import Cell
 from talking_heads_utils.experiments.inhibition import (
-    agreement,
     attends,
     basis,
     circuit,
-    concentration,
     effects_table,
     exchange,
     links,
@@ -20,15 +19,9 @@ from talking_heads_utils.experiments.inhibition import (
     says,
     slider,
 )
-from talking_heads_utils.experiments.prefixes import PrefixRow, prefix_candidates, prefix_rows
-
-
-def _prefix(c: Context) -> list[PrefixRow]:
-    return prefix_rows(c.bridge, c.tokenizer, prefix_candidates(c.tokenizer), c.n(100), c.seed)
-
 
 EXPERIMENTS = (
-    Experiment("prefix", 1, 3, PrefixRow, _prefix, "what stands in front of a prompt", of_own=False),
+    Experiment("prefix", 1, 3, prefixes.PrefixRow, prefixes.run, "what stands in front of a prompt", of_own=False),
     Experiment(GATE, 1, 6, Cell, Context.run_gate, "which tasks the model can do", of_own=False),
     Experiment(ROLES, 1, 4, roles_on_ioi.RoleRow, roles_on_ioi.run, "who does what on IOI", of_own=False),
     Experiment("links", 1, 1, links.LinkRow, links.run, "do known writers stand out in the weights"),
@@ -42,9 +35,6 @@ EXPERIMENTS = (
     Experiment("hits", 1, 1, exchange.HitRow, exchange.run_hits, "do the weights name the component that carries"),
     Experiment("effects", 1, 2, effects_table.ComponentRow, effects_table.run, "scores and effects by component"),
     Experiment("slider", 1, 3, slider.SliderRow, slider.run, "one coefficient moved by hand"),
-    Experiment("agreement", 1, 4, agreement.AgreementRow, agreement.run, "weights against effects"),
-    Experiment("concentration", 1, 1, concentration.ConcentrationRow, concentration.run,
-               "components for 90% of an effect"),
     Experiment("says", 1, 2, says.SaysRow, says.run, "what the predicted components say: place or token"),
     Experiment("attends", 1, 8, attends.AttendsRow, attends.run, "where S-inhibition heads attend in running text",
                reads_texts=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -97,7 +97,7 @@ def slider_rows(
     rows = []
     for direction, v in ((COMPONENT, span[component.component]), (RANDOM, random / random.norm())):
         measured = moved(ends, prompts, head, study.movers, v, (at - own[:, None]).to(v))
-        about = {"model": model, "component": str(component), "direction": direction}
+        about: dict[str, Any] = {"model": model, "component": str(component), "direction": direction}
         rows += _rows_of_prompts(measured, prompts, words, shown, settings, scale, about)
         rows += _rows_of_mean(measured, settings, scale, about)
     return rows
@@ -173,9 +173,11 @@ def moved(
 
 def _rows_of_prompts(
     measured: Float[Tensor, "3 n k 2"], prompts: PromptSet, words: Sequence[Sequence[str]], shown: Sequence[int],
-    settings: Sequence[float], scale: dict[str, list[float]], about: dict[str, str],
+    settings: Sequence[float], scale: dict[str, list[float]], about: dict[str, Any],
 ) -> list[SliderRow]:  # fmt: skip
-    none = {f"{name}_{end}": None for name in ("attention", "logit", "probability") for end in ("low", "high")}
+    none: dict[str, Any] = {
+        f"{name}_{end}": None for name in ("attention", "logit", "probability") for end in ("low", "high")
+    }
     return [
         SliderRow(
             **about, prompt=index, text=prompts.texts[i], order=prompts.info["order"][i], setting=setting,
@@ -188,14 +190,14 @@ def _rows_of_prompts(
 
 
 def _rows_of_mean(
-    measured: Float[Tensor, "3 n k 2"], settings: Sequence[float], scale: dict[str, list[float]], about: dict[str, str]
+    measured: Float[Tensor, "3 n k 2"], settings: Sequence[float], scale: dict[str, list[float]], about: dict[str, Any]
 ) -> list[SliderRow]:
     n = measured.shape[1]
     found = [summary(part.flatten(1)) for part in measured]
     rows, plain = [], sum(scale["plain"]) / n
     for s, setting in enumerate(settings):
         for w, name in enumerate((FIRST, SECOND)):
-            i, cells = 2 * s + w, {}
+            i, cells = 2 * s + w, dict[str, float]()
             for what, of in zip(("attention", "logit", "probability"), found):
                 cells |= {what: of.mean[i].item(), f"{what}_low": of.low[i].item(), f"{what}_high": of.high[i].item()}
             rows.append(SliderRow(
