@@ -210,8 +210,9 @@ def test_the_slider_moves_what_it_says(study):
     assert mean["n"].unique() == [24] and (mean["attention_low"] <= mean["attention_high"]).all()
     first = shown[(shown["prompt"] == 3) & (shown["name"] == slider.FIRST)].iloc[0]
     assert first["text"].index(first["word"].strip()) < len(first["text"]) / 2
-    by = mean.pivot(index=["direction", "name"], columns="setting", values="logit")
-    assert (by.max(1) - by.min(1)).min() >= 0 and shown["plain"].between(-3, 3).all()
+    at = table.groupby("setting")["coefficient"].unique().str[0]
+    assert at[0.0] == pytest.approx((at[-1.0] + at[1.0]) / 2, abs=1e-6) and abs(at[1.0] - at[-1.0]) > 1e-3
+    assert shown["plain"].between(-3, 3).all()
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "qwen2"])

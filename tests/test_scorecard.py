@@ -13,7 +13,7 @@ from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, ClaimId
 from talking_heads_utils.experiments.positional.measures import crowds, order_matters
 from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict
-from talking_heads_utils.models import known_models
+from talking_heads_utils.known import GPT2_WEIGHTS, known_models
 from talking_heads_utils.site import notebook, scorecard
 from talking_heads_utils.site.scorecard import NoVerdict
 
@@ -89,7 +89,7 @@ def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it()
     results = scorecard.all_results()
     of = [scorecard.judged(results, claim) for claim in CLAIMS]
     toys = [model for claim, by in zip(CLAIMS, of) if claim.chapter == 1 for model in by if model.startswith("mini-")]
-    assert not toys and next(iter(results)) == scorecard.REAL_WEIGHTS
+    assert not toys and next(iter(results)) == GPT2_WEIGHTS
     for model, known in known_models().items():
         if not results[model]:
             asked = sum(c.chapter in known.chapters and c.experiment in EXPERIMENT_NAMES for c in CLAIMS)

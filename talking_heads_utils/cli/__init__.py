@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from talking_heads_utils import progress
 from talking_heads_utils.errors import TalkingHeadsError
 
-COMMANDS = ("composition", "quantised", "atlas", "benchmark", "train", "seeds", "sweep", "merge", "edit", "reproduce")
+COMMANDS = (
+    "composition", "quantised", "atlas", "benchmark", "train", "seeds", "sweep", "merge", "edit", "reproduce", "power"
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:

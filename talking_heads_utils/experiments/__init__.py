@@ -11,8 +11,11 @@
 ``store``         finished experiments, what they are keyed by, and when they may be shown
 ``result_files``  a finished result as a table and its description
 ``source_sum``    the sum of the source that an experiment depends on
-``claims``        the claims by id, and the rules that judge them
-``verdicts``      what may be said of a claim, by fixed rules
+``claims``        the claims by id, what is measured for them, and what judges it
+``rules``         chapter 1's verdict rules, frozen with their power
+``power``         how often each rule says what, where the truth is known
+``worlds``        planted worlds of effects and shares; ``weight_worlds`` of scores and weights
+``verdicts``      what may be said of a claim, and the shape of a rule
 ``gate``          which tasks a model does well enough to be asked how
 ``prefixes``      which prefix a model does its tasks best behind
 ``corpus``        running text

@@ -8,40 +8,37 @@ from __future__ import annotations
 
 from talking_heads_utils.experiments.verdicts import Measured, Rule, Verdict
 
-ALPHA = 0.05  # of a rule's false positives
+ALPHA = 0.05  # of a rule's false positives: a smaller p supports a claim
+DOUBT = 0.2  # a larger p speaks against a claim that a rule has the power to find
 POWER = 0.8  # that a rule must have at the effect its claim speaks of
 HALF = 0.5  # of the whole heads' effect, which few components must carry
-MARGIN = 4.0  # how many times as far down the better baseline must rank the component that carries
+COMPONENTS = 2  # of each head, at most, that may be called few
+MARGIN = 2.5  # how many times as far down the better baseline must rank the component that carries
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED, _ = Verdict
 
 
-def _stand_out(found: Measured) -> Verdict:
-    """p: of all links jointly. also: ``smallest_holm_p`` of the single links."""
-    if not found.p <= ALPHA:
-        return NOT_SUPPORTED
-    return SUPPORTED if found.also["smallest_holm_p"] <= ALPHA else UNDECIDED
-
-
-def _listeners(found: Measured) -> Verdict:
-    """p: of the AUC, by permutation of the readers within layers."""
-    return SUPPORTED if found.p <= ALPHA else NOT_SUPPORTED
+def _by_p(found: Measured) -> Verdict:
+    """p: of all links jointly; of the listeners' AUC, by permutation of heads within layers."""
+    if found.p <= ALPHA:
+        return SUPPORTED
+    return UNDECIDED if found.p <= DOUBT else NOT_SUPPORTED
 
 
 def _privileged(found: Measured) -> Verdict:
-    """p: of the ratio in these heads being that of others, by permutation of heads. also: ``p_against_random_bases``,
-    of these heads alone."""
+    """p: of so large a ratio in these heads, by permutation of heads within layers. also: ``p_against_random_bases``,
+    of these heads alone. Undecided where the basis is privileged, but not in these heads more than in others."""
     if not found.also["p_against_random_bases"] <= ALPHA:
         return NOT_SUPPORTED
     return SUPPORTED if found.p <= ALPHA else UNDECIDED
 
 
 def _predicted(found: Measured) -> Verdict:
-    """p: exact, of so many hits. value, control: geometric mean rank of the component that carries, by the weights and
-    by the better baseline. Undecided where a baseline finds it about as well."""
+    """p: exact, of so many heads whose first is right. also: ``typical_rank`` and ``baseline_rank`` of the component
+    that carries. Undecided where a baseline finds it about as well."""
     if not found.p <= ALPHA:
         return NOT_SUPPORTED
-    return SUPPORTED if found.control >= MARGIN * found.value else UNDECIDED
+    return SUPPORTED if found.also["baseline_rank"] >= MARGIN * found.also["typical_rank"] else UNDECIDED
 
 
 def _concentrated(found: Measured) -> Verdict:
@@ -58,9 +55,9 @@ def _in_lists(found: Measured) -> Verdict:
     return UNDECIDED if found.value > 0 else NOT_SUPPORTED
 
 
-STAND_OUT = Rule(_stand_out)
-LISTENERS = Rule(_listeners)
-PRIVILEGED = Rule(_privileged)
-PREDICTED = Rule(_predicted)
-CONCENTRATED = Rule(_concentrated)
-IN_LISTS = Rule(_in_lists)
+STAND_OUT = Rule(_by_p, {"writers": 8})
+LISTENERS = Rule(_by_p, {"listeners": 6, "choices_of_heads": 10_000})
+PRIVILEGED = Rule(_privileged, {"heads": 2, "choices_of_heads": 20})
+PREDICTED = Rule(_predicted, {"heads": 2})
+CONCENTRATED = Rule(_concentrated, {"prompts": 50})
+IN_LISTS = Rule(_in_lists, {"matched_components_a_head": 20})

@@ -11,6 +11,7 @@
 ``editing``      chapter 3
 ``icl``          chapter 4
 ``models``       the page of the models
+``power``        the page of the rules
 ``atlas``        the data that the explorer page draws by itself
 """
 

@@ -135,33 +135,40 @@ class _HeadPlan:
 
 
 def plant(
-    *, rank: int = 3, strength: float = 400.0, noise: float = 0.15, channel: bool = True, seed: int = 0
+    *, rank: int = 3, strength: float = 400.0, noise: float = 0.15, channel: bool = True, idle: int = 0,
+    flat: float = 1.0, seed: int = 0,
 ) -> Planted:  # fmt: skip
     """Build the model. The same arguments give the same model, bit for bit.
 
     strength: of the movers' queries, in attention score per unit of inhibition. noise: standard deviation of the noise
     head's random codes, per dimension of the channel; with 0, lists of any length are answered. channel=False: the same
-    heads, but what layer 1 writes lands where no mover reads. Raises :class:`OptionError` for a rank without place
-    codes.
+    heads, but what layer 1 writes lands where no mover reads. idle: components that each inhibition head has beside
+    those of the channel, of larger singular values, for codes of words that nobody reads. flat: how long place codes
+    are in all dimensions but the first, as a share of what they were. Raises :class:`OptionError` for a rank without
+    place codes.
     """
     tokenizer, generator = word_tokenizer(), torch.Generator().manual_seed(check_seed(seed))
     words = {kind: tokenizer.convert_tokens_to_ids(list(load_words(kind, tokenizer, 1))) for kind in END_OF}
     rows = [token for ids in words.values() for token in ids]
     places = place_codes(rank, N_POSITIONS)
-    circuit = _Circuit(len(words["names"]), len(rows), places, strength, noise, channel, generator)
+    places[:, 1:] *= flat
+    circuit = _Circuit(len(words["names"]), len(rows), places, strength, noise, channel, idle, generator)
     plans, d_model = circuit.layers(), circuit.at.d_model
     turn = torch.linalg.qr(torch.randn(d_model, d_model, generator=generator, dtype=torch.float64))[0]
     word_codes = torch.zeros(len(tokenizer), rank)
     word_codes[rows] = circuit.word_codes.float()
     roles = {role: list(heads) for role, heads in ROLES.items()}
     roles[DECOY] = [h for h in heads_in(range(3), N_HEADS) if not any(h in heads for heads in ROLES.values())]
+    first = {INHIBITION: idle}  # the channel's components come after the larger ones
     writing = (INHIBITION, LIST, *([NOISE] if noise else [])) if channel else ()
     return Planted(
         bridge=_build(circuit.at, plans, rows, turn, tokenizer),
         tokenizer=tokenizer,
         roles=roles,
         channel=turn[circuit.at.channel].float(),
-        components={r: [Component(h.layer, h.head, i) for h in roles[r] for i in range(rank)] for r in writing},
+        components={
+            r: [Component(h.layer, h.head, first.get(r, 0) + i) for h in roles[r] for i in range(rank)] for r in writing
+        },
         places=places.float(),
         word_codes=word_codes,
         objects=torch.tensor(words["objects"]),
@@ -180,11 +187,11 @@ class _Circuit:
 
     def __init__(
         self, n_names: int, n_words: int, places: Tensor, strength: float, noise: float, channel: bool,
-        generator: torch.Generator,
+        idle: int, generator: torch.Generator,
     ) -> None:  # fmt: skip
         rank = places.shape[1]
         self.at = at = _layout(n_words, rank)
-        self.strength, self.generator = strength, generator
+        self.strength, self.idle, self.generator = strength, idle, generator
         self.word_codes = noise * torch.randn(n_words, rank, generator=generator, dtype=torch.float64)
         self.out = at.channel if channel else at.unread
         self.d_head = max(n_words + N_POSITIONS + 1, rank + 6)
@@ -225,6 +232,9 @@ class _Circuit:
         plan = self._plan()
         plan.meet(None, self.at.duplicate, SHARP)
         plan.move(self.eye[:, self.at.first], 0.5 * self.gains[:, None] * self.eye[self.out])
+        if self.idle:
+            codes = torch.randn(self.eye[:, self.at.word].shape[1], self.idle, generator=self.generator)
+            plan.move(self.eye[:, self.at.word] @ codes.double(), self.eye[self.at.spare][: self.idle])
         return plan
 
     def whole_list(self) -> _HeadPlan:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS
+from talking_heads_utils.experiments.power import PowerRow
 from talking_heads_utils.experiments.rows import Row
 from talking_heads_utils.files import data_dir
 
@@ -105,6 +106,12 @@ DATA_FILES = (
     *(
         DataFiles(f"results/*/{e.name}.parquet", f"Tables: {e.about}.", "the same", columns_of(e.row))
         for e in EXPERIMENTS
+    ),
+    DataFiles(
+        "power.parquet",
+        "What the verdict rules of chapter 1 say in planted worlds, whose truth is known.",
+        f"{COMMAND} power --out data/power.parquet`",
+        columns_of(PowerRow),
     ),
     DataFiles(
         "seeds/*.json",

@@ -17,6 +17,7 @@ from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, Claim, ClaimId
 from talking_heads_utils.experiments.icl import post
 from talking_heads_utils.experiments.store import Finished, finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict
+from talking_heads_utils.known import GPT2_WEIGHTS
 from talking_heads_utils.models import PLANTED, known_models, shipped_models
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ class NoVerdict(StrEnum):
     STALE = "to be run again"  # the code has changed since
 
 
-REAL_WEIGHTS = "gpt2-weights"  # GPT-2 small's attention weights, no forward pass
 TOYS = (PLANTED, "mini-token/early", "mini-token", "mini-place/early", "mini-place", "mini-icl", "mini-icl-plain",
         "mini-icl-noisy")  # fmt: skip
 MARKS = {Verdict.SUPPORTED: "✓", Verdict.NOT_SUPPORTED: "✗", Verdict.UNDECIDED: "?", Verdict.NOT_JUDGED: "○",
@@ -65,6 +65,28 @@ SENTENCES = {
     ClaimId.LOOKS_BACK: "The token before y attends to earlier y",
     ClaimId.IN_PARTS: "MLPs hold subtasks",
 }
+RULES = {
+    ClaimId.STAND_OUT: "All links together: heads' names are dealt anew within every layer, once for all roles. "
+    "Supported if at most 5% of the deals give as high a mean percentile, not supported if more than 20% do. Takes 8 "
+    "writers. The single links' p, corrected for being several, stand beside it.",
+    ClaimId.LISTENERS: "AUC of movers and backup movers against all other later heads. Supported if at most 5% of "
+    "choices of as many heads from the same layers reach it, not supported if more than 20% do. Takes 6 listeners "
+    "and 10,000 choices.",
+    ClaimId.PRIVILEGED: "Best singular component over the best of random bases of the same head. Supported if at most "
+    "1 of 20 random bases does as well over these heads, and at most 5% of choices of as many heads of their layers "
+    "have as large a ratio; undecided if the first alone. Takes two heads, and 20 choices of heads.",
+    ClaimId.PREDICTED: "In each head, the component that the weights name against the one whose exchange does most. "
+    "Supported if so many right ones have a chance of at most 5%, and the largest singular value and the largest "
+    "variance each rank the right one at least 2.5 times as far down. Where such a baseline does about as well, the "
+    "weights have shown nothing beyond it: undecided, however many are right. Takes two heads.",
+    ClaimId.CONCENTRATED: "At most two components of each head, named by the weights, exchanged in all movers' queries "
+    "at once. Supported if the lower end of their share of the whole heads' effect is at least one half and at most "
+    "5% of 99 sets, matched on layer and energy, do as much; not supported if the upper end is below one half or more "
+    "sets do. Takes 50 prompts.",
+    ClaimId.IN_LISTS: "Each head's attention to what was seen before, where its component is large, against 100 "
+    "matched components, corrected for the number of heads. Supported if more than half of the heads have p of at most "
+    "5%, not supported if none has. Takes 20 matched components for every head that is judged.",
+}
 THEIRS = {
     ClaimId.CONCENTRATED: "claimed of GPT-2 small's inhibition heads",
     ClaimId.LOWERS: "claimed; no number could be read",
@@ -93,7 +115,9 @@ def control_in_words(found: Measured) -> str:
     if not found.control_label:
         return ""
     control = _number(found.control, found.control_low, found.control_high, found.unit)
-    return f"{_plain(found.control_label)} {control}" + ("" if isnan(found.p) else f", p = {found.p:.4f}")
+    also = [f"{_plain(name)} {value:.3g}" for name, value in found.also.items()]
+    p = [] if isnan(found.p) else [f"p = {found.p:.4f}"]
+    return ", ".join([f"{_plain(found.control_label)} {control}", *p, *also])
 
 
 def _plain(name: str) -> str:
@@ -167,7 +191,7 @@ def judged_of(model: str, claim: ClaimId) -> Judged:
 
 def models() -> list[str]:
     """Every model of the scorecard: the known real ones, then the book's own as far as they ship."""
-    return [REAL_WEIGHTS, *known_models(), *(name for name in TOYS if name == PLANTED or name in shipped_models())]
+    return [GPT2_WEIGHTS, *known_models(), *(name for name in TOYS if name == PLANTED or name in shipped_models())]
 
 
 def all_results(root: Path | None = None) -> dict[str, dict[str, Finished]]:

@@ -197,7 +197,7 @@ def _rows_of_mean(
     rows, plain = [], sum(scale["plain"]) / n
     for s, setting in enumerate(settings):
         for w, name in enumerate((FIRST, SECOND)):
-            i, cells = 2 * s + w, dict[str, float]()
+            i, cells = 2 * s + w, dict[str, Any]()
             for what, of in zip(("attention", "logit", "probability"), found):
                 cells |= {what: of.mean[i].item(), f"{what}_low": of.low[i].item(), f"{what}_high": of.high[i].item()}
             rows.append(SliderRow(

@@ -1,0 +1,152 @@
+"""Worlds whose truth is known: tables as chapter 1's experiments would give them, drawn with a claim true or false.
+
+Each function draws ``n`` worlds of one cell of the power table and gives what is measured in each, by the very measure
+of the claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from talking_heads_utils.experiments.inhibition import attends, exchange, measures
+from talking_heads_utils.experiments.rows import frame
+from talking_heads_utils.experiments.rules import COMPONENTS
+from talking_heads_utils.experiments.verdicts import Measured
+from talking_heads_utils.roles import S_INHIBITION
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+D_HEAD = 64  # components of a head
+DECAY = 12.0  # over so many components singular values fall by a factor of e
+SPREAD = 0.8  # standard deviation of the logarithm of what a component holds, beside its singular value
+N_SETS, N_MATCHED = 99, 100  # of matched sets of components, of matched components
+N_BOOT = 500
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of world. world: what is planted, by name. truth: whether the claim holds there. What effect_size and
+    noise count is said by the function that draws the worlds."""
+
+    world: str
+    truth: bool
+    effect_size: float
+    noise: float
+    n_heads: int
+    n_readers: int = 0
+    n_prompts: int = 0
+
+
+Random = np.random.Generator
+Ranks = Float[ndarray, "n n_heads"]
+
+
+def predicted(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
+    """``carrier``: one component of each head is read more, by ``effect_size`` standard deviations, and carries.
+    ``spread``: none is, but a component's effect is how much it is read times what it holds, so that the weights, which
+    see the former, still know something. ``random``: the weights know nothing. ``copy``: what a component holds is all
+    that matters, and the weights' score is a blurred copy of it. noise: standard deviation of what blurs the score."""
+    for ranks in zip(*_ranks(cell, n, rng)):
+        names = (measures.WEIGHTS, *measures.BASELINES)
+        rows = [
+            exchange.HitRow(
+                "", f"L0H{head}", name, "", "", int(rank), rank == 1, rank <= 3, rank / D_HEAD, 1.0, 1.0, D_HEAD, 0
+            )
+            for name, by_head in zip(names, ranks)
+            for head, rank in enumerate(by_head)
+        ]
+        yield measures.predicted(frame(rows))
+
+
+def _ranks(cell: Cell, n: int, rng: Random) -> tuple[Ranks, Ranks, Ranks]:
+    """Rank of the strongest component by weights, singular value and variance."""
+    shape = (n, cell.n_heads, D_HEAD)
+    singular = np.broadcast_to(np.exp(-np.arange(D_HEAD) / DECAY), shape)
+    reads = np.abs(rng.normal(size=shape))
+    holds = singular * np.exp(SPREAD * rng.normal(size=shape))  # of what the exchange changes
+    varies = singular * np.exp(SPREAD * rng.normal(size=shape))
+    if cell.world == "carrier":
+        at = rng.integers(0, D_HEAD // 2, size=(n, cell.n_heads, 1))
+        for array, least in ((holds, 0.5), (varies, 0.3)):  # what carries a signal is not small
+            np.put_along_axis(array, at, np.maximum(np.take_along_axis(array, at, 2), least), 2)
+        np.put_along_axis(reads, at, np.take_along_axis(reads, at, 2) + cell.effect_size, 2)
+    effect, score = reads * holds, reads + cell.noise * rng.normal(size=shape)
+    if cell.world == "random":
+        score = rng.normal(size=shape)
+    elif cell.world == "copy":
+        effect = varies * np.exp(0.3 * rng.normal(size=shape))
+        score = np.log(varies) + cell.noise * rng.normal(size=shape)
+    strongest = effect.argmax(2)[..., None]
+
+    def rank(by: ndarray) -> Ranks:
+        return 1 + (by > np.take_along_axis(by, strongest, 2)).sum(2)
+
+    return rank(score), rank(singular), rank(varies)
+
+
+def concentrated(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
+    """``effect_size``: share of a head's effect that two of its components have; the rest is spread. ``few``: the
+    weights name them by a blurred copy of the effects, and what other components of the same layers and like energy do
+    has either sign. ``alike``: these do as much. ``random``: the weights know nothing. noise: standard deviation of an
+    effect over prompts, in its mean, and of what blurs the score, in its logarithm, both."""
+    even = np.full(cell.n_prompts, 1 / cell.n_prompts)
+    weights = rng.multinomial(cell.n_prompts, even, size=N_BOOT) / 1.0  # the same resamples for all worlds
+    for _ in range(n):
+        yield _one_exchange(cell, weights, rng)
+
+
+def _one_exchange(cell: Cell, weights: ndarray, rng: Random) -> Measured:
+    rest = rng.exponential(size=(cell.n_heads, D_HEAD - 2)) * np.exp(-np.arange(D_HEAD - 2) / DECAY)
+    rest *= (1 - cell.effect_size) / rest.sum(1, keepdims=True)
+    top = np.tile([0.6 * cell.effect_size, 0.4 * cell.effect_size], (cell.n_heads, 1))
+    effects = np.concatenate([top, rest], 1)
+    score = (cell.world != "random") * np.log(effects) + cell.noise * rng.normal(size=effects.shape)
+    chosen = np.zeros_like(effects)
+    np.put_along_axis(chosen, (-score).argsort(1)[:, :COMPONENTS], 1.0, 1)
+    part, whole = (effects * chosen).sum(), effects.sum()
+    common = 1 + cell.noise * rng.normal(size=cell.n_prompts)
+    own, other = (cell.noise * rng.normal(size=cell.n_prompts) for _ in range(2))
+    left = effects * (1 - chosen)
+    at_part = part * common + own * np.sqrt((effects * chosen) ** 2).sum() / 2
+    at_whole = at_part + left.sum() * common + other * np.sqrt((left**2).sum())
+    centre = part * (1 + rng.normal() / 3) if cell.world == "alike" else 0  # as if the set itself were drawn so
+    draws = rng.normal(size=N_SETS) * part / 3 + centre
+    return measures.concentrated(_exchange_table(cell, at_part, at_whole, draws / whole, weights))
+
+
+def _exchange_table(cell: Cell, part: ndarray, whole: ndarray, draws: ndarray, weights: ndarray) -> pd.DataFrame:
+    low, high = np.quantile((weights @ part) / (weights @ whole), [0.025, 0.975])
+    share = part.mean() / whole.mean()
+    p = (1 + (draws >= share).sum()) / (1 + len(draws))
+    row = exchange.ExchangeRow(
+        "", exchange.ALL, exchange.QUERY, exchange.PREDICTED, COMPONENTS, "", exchange.LOG_ODDS, part.mean(), 0.0, 0.0,
+        share, low, high, None, float(np.quantile(draws, 0.95)), float(p), len(draws), cell.n_prompts,
+    )  # fmt: skip
+    return frame([row])
+
+
+def in_lists(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
+    """``effect_size``: how far a head's component lies above matched components, in their standard deviation. noise:
+    standard deviation, in the same unit, of what sections of text do to each. ``one head``: only the first does."""
+    own = cell.effect_size * np.ones((n, cell.n_heads))
+    if cell.world == "one head":
+        own[:, 1:] = 0
+    own += np.hypot(1.0, cell.noise) * rng.normal(size=own.shape)
+    others = np.hypot(1.0, cell.noise) * rng.normal(size=(n, cell.n_heads, N_MATCHED))
+    p = (1 + (others >= own[..., None]).sum(2)) / (1 + N_MATCHED)
+    for values, chances in zip(own, p):
+        rows = [
+            attends.AttendsRow(
+                "", S_INHIBITION, f"L0H{head}.0", "", measures.SEEN, value, None, value, None, None, 0.0, None, None,
+                chance, N_MATCHED, 0, 0, "",
+            )
+            for head, (value, chance) in enumerate(zip(values, chances))
+        ]  # fmt: skip
+        yield measures.in_lists(frame(rows))
