@@ -4,7 +4,6 @@ from itertools import product
 
 import made_rows as made
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 
 from talking_heads_utils import roles
@@ -157,15 +156,16 @@ def made_roles() -> Roles:
 
 def test_every_confirmed_role_stands_at_its_head_with_its_interval_and_attention():
     figure = role_figures.roles_figure(made_roles().shown(), 3, 4)
-    marks = {t.name: t for t in figure.data if t.xaxis == "x" and t.name}
+    marks = {t.name: t for t in figure.data if t.mode == "markers" and t.name}
     assert {name: [Head(y, x) for x, y in zip(t.x, t.y)] for name, t in marks.items()} == {
         NAME_MOVER: [Head(2, 1), Head(2, 0)], NEGATIVE_MOVER: [Head(2, 2)], S_INHIBITION: [Head(1, 1), Head(1, 0)],
     }  # fmt: skip
     assert all(t.marker.color == role_colour(name) for name, t in marks.items()) and len(figure.data[0].x) == 12
-    assert "2.00 [1.90, 2.10] logits, n = 40" in marks[NAME_MOVER].hovertext[0]
-    looks = {t.name: dict(zip(t.y, t.x)) for t in figure.data if isinstance(t, go.Bar)}
-    assert looks["to IO"]["L2H1, name mover"] == 0.7 and looks["to S2"]["L1H0, S-inhibition"] == 0.3
-    assert len(looks["to S1"]) == 5
+    assert "2.00 [1.90, 2.10] logits, n = 40<br>attention: IO 0.70, S1 0.20, S2 0.10" in marks[NAME_MOVER].hovertext[0]
+    lengths = {t.name: [(b - a) / 0.6 for a, b in zip(t.x[::3], t.x[1::3])] for t in figure.data if t.mode == "lines"}
+    shown = made_roles().shown()
+    for name, column in (("attention to IO", "to_io"), ("to S1", "to_s1"), ("to S2", "to_s2")):
+        assert lengths[name] == pytest.approx(shown[column].tolist())
 
 
 def test_the_sketch_names_the_heads_that_were_found_and_what_they_change():

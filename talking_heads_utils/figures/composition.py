@@ -44,7 +44,7 @@ def known_answer_figure(by_cosine: Mapping[float, CompositionScores]) -> go.Figu
         go.Frame(name=f"{cosine:.2f}", data=_known_answer_traces(scores, cosine, pairs), traces=list(range(5)))
         for cosine, scores in by_cosine.items()
     ]
-    figure = _grid([f"{w} → {r}" for w, r in pairs], height=540)
+    figure = _grid([f"{w} → {r}" for w, r in pairs], height=400)
     for i, trace in enumerate(frames[0].data):
         at = i % len(pairs)  # the expected answer, last, belongs to the first panel
         figure.add_trace(trace, row=at // 2 + 1, col=at % 2 + 1)
@@ -83,7 +83,7 @@ def components_figure(
 
     Lines: median and maximum over the other heads of the writer's layer, component by component.
     """
-    figure = _grid([str(writer) for writer in writers], height=540)
+    figure = _grid([str(writer) for writer in writers], height=460)
     sets = [
         [trace for i, w in enumerate(writers) for trace in _component_traces(scores, w, writers, reader, kind, i == 0)]
         for reader in readers
@@ -148,7 +148,7 @@ def links_figure(table: pd.DataFrame) -> go.Figure:
     """Percentile of the known writers of each link, with its interval, over the controls; dashes: the 95th percentile
     of as many heads drawn from the same layers. table: of
     :class:`~talking_heads_utils.experiments.inhibition.links.LinkRow`."""
-    figure, found = new_figure(310, margin_t=12), table[table["link"] != JOINT]
+    figure, found = new_figure(280, margin_t=12), table[table["link"] != JOINT]
     own = found[found["control"] == ""]
     names = own["link"].tolist()
     for i, (control, part) in enumerate(found[found["control"] != ""].groupby("control", sort=False)):
