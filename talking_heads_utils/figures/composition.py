@@ -18,6 +18,7 @@ from talking_heads_utils.figures.style import (
     EXPECTED,
     INK,
     KIND_READS,
+    NO_BUTTONS,
     NULL_LINE,
     SCORE_TITLE,
     dropdown,
@@ -148,7 +149,7 @@ def links_figure(table: pd.DataFrame) -> go.Figure:
     """Percentile of the known writers of each link, with its interval, over the controls; dashes: the 95th percentile
     of as many heads drawn from the same layers. table: of
     :class:`~talking_heads_utils.experiments.inhibition.links.LinkRow`."""
-    figure, found = new_figure(280, margin_t=12), table[table["link"] != JOINT]
+    figure, found = new_figure(330, margin_t=12, modebar_remove=NO_BUTTONS), table[table["link"] != JOINT]
     own = found[found["control"] == ""]
     names = own["link"].tolist()
     for i, (control, part) in enumerate(found[found["control"] != ""].groupby("control", sort=False)):
@@ -167,6 +168,7 @@ def links_figure(table: pd.DataFrame) -> go.Figure:
         customdata=own["p_holm"].round(4).tolist(),
         hovertemplate="%{y}: %{x}, p = %{customdata} after Holm<extra></extra>",
     )  # fmt: skip
+    figure.update_layout(legend=dict(yref="container", y=0, yanchor="bottom"))
     figure.update_xaxes(title_text="percentile of the writers among all earlier heads", range=[0, 104])
     return figure.update_yaxes(
         categoryorder="array", categoryarray=names[::-1], ticktext=_broken(names), tickvals=names
