@@ -45,7 +45,7 @@ def known_answer_figure(by_cosine: Mapping[float, CompositionScores]) -> go.Figu
         go.Frame(name=f"{cosine:.2f}", data=_known_answer_traces(scores, cosine, pairs), traces=list(range(5)))
         for cosine, scores in by_cosine.items()
     ]
-    figure = _grid([f"{w} → {r}" for w, r in pairs], height=400)
+    figure = _grid([f"{w} → {r}" for w, r in pairs], height=340)
     for i, trace in enumerate(frames[0].data):
         at = i % len(pairs)  # the expected answer, last, belongs to the first panel
         figure.add_trace(trace, row=at // 2 + 1, col=at % 2 + 1)
@@ -84,7 +84,7 @@ def components_figure(
 
     Lines: median and maximum over the other heads of the writer's layer, component by component.
     """
-    figure = _grid([str(writer) for writer in writers], height=460)
+    figure = _grid([str(writer) for writer in writers], height=430)
     sets = [
         [trace for i, w in enumerate(writers) for trace in _component_traces(scores, w, writers, reader, kind, i == 0)]
         for reader in readers
@@ -149,7 +149,7 @@ def links_figure(table: pd.DataFrame) -> go.Figure:
     """Percentile of the known writers of each link, with its interval, over the controls; dashes: the 95th percentile
     of as many heads drawn from the same layers. table: of
     :class:`~talking_heads_utils.experiments.inhibition.links.LinkRow`."""
-    figure, found = new_figure(330, margin_t=12, modebar_remove=NO_BUTTONS), table[table["link"] != JOINT]
+    figure, found = new_figure(300, margin_t=12, modebar_remove=NO_BUTTONS), table[table["link"] != JOINT]
     own = found[found["control"] == ""]
     names = own["link"].tolist()
     for i, (control, part) in enumerate(found[found["control"] != ""].groupby("control", sort=False)):
@@ -182,7 +182,7 @@ def _broken(links: Sequence[str]) -> list[str]:
 def listeners_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Every later head by how strongly its query reads the inhibition heads' components, a panel per model. tables:
     model -> of :class:`~talking_heads_utils.experiments.inhibition.listeners.ListenerRow`."""
-    figure = stacked(len(tables), list(tables), 50 + 190 * len(tables), 0.18)
+    figure = stacked(len(tables), list(tables), 50 + 160 * len(tables), 0.2)
     for row, table in enumerate(tables.values(), 1):
         heads = table[table["head"] != EVERY].sort_values("rank")
         listens = heads["listener"].astype(bool)
@@ -205,7 +205,7 @@ def basis_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """How far the best singular component of a head beats the best direction of random bases, mean over movers; a
     point per head, a bar over the group. tables: model -> of
     :class:`~talking_heads_utils.experiments.inhibition.basis.BasisRow`."""
-    figure = new_figure(330, margin_t=12)
+    figure = new_figure(300, margin_t=12)
     for model, table in tables.items():
         rows = table[(table["reader"] == EVERY) & (table["group"] != DIFFERENCE)]
         for group, part in rows.groupby("group", sort=False):
@@ -234,7 +234,7 @@ def rivals_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         "auc": "known writers before other heads (AUC)",
         "r_precision": "known writers in the first R (R-precision)",
     }
-    figure = stacked(2, list(panels.values()), 470, 0.16)
+    figure = stacked(2, list(panels.values()), 420, 0.18)
     for i, (model, table) in enumerate(tables.items()):
         rows, colour = table[table["link"] == EVERY], MODEL_COLOURS[i % len(MODEL_COLOURS)]
         means, readers = rows[rows["reader"] == EVERY], rows[rows["reader"] != EVERY]

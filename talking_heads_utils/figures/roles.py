@@ -22,7 +22,7 @@ SIZES = (8.0, 20.0)  # of the markers of the smallest and the largest effect
 def roles_figure(table: pd.DataFrame, n_layers: int, n_heads: int) -> go.Figure:
     """The heads that were found among all heads, by layer and head: the larger the mark, the larger the effect; the bar
     in it: where it looks from the last token. table: of :meth:`talking_heads_utils.roles.Roles.shown`."""
-    figure = new_figure(430, margin_t=12, modebar_remove=NO_BUTTONS)
+    figure = new_figure(400, margin_t=12, modebar_remove=NO_BUTTONS)
     every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     figure.add_scatter(
         x=[head for _, head in every], y=[layer for layer, _ in every], mode="markers", hoverinfo="skip",
