@@ -161,7 +161,7 @@ def exchange_figure(table: pd.DataFrame, measure: str = exchange.LOG_ODDS) -> go
     figure, rows = new_figure(360, margin_t=16), table[table["measure"] == measure]
     query = rows[rows["into"] == exchange.QUERY]
     views: dict[str, Sequence[Any]] = {}
-    for head, part in query.groupby("head", sort=False):
+    for head, part in sorted(query.groupby("head", sort=False), key=lambda item: item[0] != exchange.ALL):
         name = "all heads together" if head == exchange.ALL else str(head)
         into = rows[(rows["head"] == head) & (rows["set"] == exchange.PREDICTED)]
         inputs = [

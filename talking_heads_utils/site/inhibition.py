@@ -78,11 +78,11 @@ def listeners(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for model, table in tables.items():
         row = table[table["head"] == EVERY].iloc[0]
-        tell = "do" if row["p"] < ALPHA else "do not clearly do so"
+        stand = "stand out" if row["p"] < ALPHA else "do not clearly stand out"
         parts.append(
-            f"- {model}: the {row['n_listeners']} movers and backups {tell}. AUC against the "
-            f"{row['n'] - row['n_listeners']} other later heads {_number(row, 'auc')}, {_p(row['p'])}; as many heads "
-            f"drawn from the same layers {row['null_mean']:.2f} on average"
+            f"- {model}: the {row['n_listeners']} movers and backups {stand} among {row['n']} later heads, AUC "
+            f"{_number(row, 'auc')}, {_p(row['p'])}; as many heads drawn from the same layers reach "
+            f"{row['null_mean']:.2f} on average"
         )
     return "\n".join(parts)
 
@@ -167,6 +167,16 @@ def exchange(table: pd.DataFrame) -> str:
         f"The predicted components carry {much} of the heads' effect: {_share(row, ends='share_')}, {row['n']} pairs. "
         f"That is {more} than 95% of the matched sets, which carry less than {row['matched_share']:.0%} "
         f"({_p(row['p'])}). Other controls: {told}.\n\n" + "\n".join(lines)
+    )
+
+
+@_said
+def known(table: pd.DataFrame) -> str:
+    """The same exchange in the planted model."""
+    row = _few(table)
+    return (
+        f"*Known answer:* in the planted model, whose channel is known, the same few components carry "
+        f"{_share(row, ends='share_')}."
     )
 
 
