@@ -15,7 +15,9 @@ from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import PLANTED
+from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts.ioi import IO_FIRST
+from talking_heads_utils.prompts.texts import from_texts
 from talking_heads_utils.roles import DIRECT, NAME_MOVER, NEGATIVE_MOVER, QUERY, S_INHIBITION, Role, Roles
 from talking_heads_utils.site import inhibition as said
 from talking_heads_utils.site import notebook
@@ -200,7 +202,7 @@ def test_sentences_follow_the_numbers():
         said.rivals({"a": ahead.assign(ahead_low=-0.2, ahead_high=-0.1)}).data.count("better than the component") == 3
     )
     assert said.strongest(made.effect_rows()) == ["L1H0.0"] and said.strongest(made.effect_rows().iloc[:0]) == []
-    assert said.links(links.iloc[:0]).data == ""
+    assert said.links(links.iloc[:0]).data == "" and said.known(table).data.endswith(f"{row['share_high']:.0%}].")
 
 
 def test_a_table_that_is_not_there_is_empty_and_says_why(monkeypatch):
@@ -221,3 +223,19 @@ def test_a_prompt_of_one_s_own_moves_as_it_does_among_others():
     assert again["word"].tolist() == mine["word"].tolist() and again["setting"].tolist() == mine["setting"].tolist()
     for what in ("attention", "probability", "coefficient", "plain"):
         assert again[what].tolist() == pytest.approx(mine[what].tolist(), abs=1e-5), what
+
+
+def test_one_prompt_is_told_as_the_model_itself_answers_it():
+    planted = plant()
+    bridge, text = planted.bridge, "When Mary and John went to the school, John gave the hat to"
+    positions = {"IO": ["Mary"], "S1": [("John", 0)]}
+    prompt = from_texts([text], ["Mary"], ["John"], planted.tokenizer, positions=positions)
+    logits, cache = bridge.run_with_cache(prompt.tokens)
+    told = notebook.next_tokens(bridge, prompt, k=1)
+    best = logits[0, -1].softmax(-1).topk(1)
+    assert told["token"].tolist() == [planted.tokenizer.decode([int(t)]) for t in best.indices]
+    assert told["probability"].tolist() == pytest.approx(best.values.tolist(), abs=1e-5)
+    looks = notebook.attention_by_token(bridge, prompt, [Head(2, 0)])
+    assert looks["L2H0"].tolist() == pytest.approx(cache["blocks.2.attn.hook_pattern"][0, 0, -1].tolist(), abs=1e-5)
+    assert looks["token"].iloc[1] == f"1 {text.split()[0]}" or looks["token"].iloc[0] == f"0 {text.split()[0]}"
+    assert "**Mary** (IO)" in notebook.named_tokens(prompt, bridge).data
