@@ -142,6 +142,7 @@ def _component_traces(
 
 
 LISTENER, OTHER = "movers and their backups", "other later heads"
+AT_BOTTOM = dict(yref="container", y=0, yanchor="bottom")  # a legend below what it explains, on a phone too
 MODEL_COLOURS = (EXPECTED, "#0072B2", "#009E73")  # where models stand side by side
 
 
@@ -168,8 +169,8 @@ def links_figure(table: pd.DataFrame) -> go.Figure:
         customdata=own["p_holm"].round(4).tolist(),
         hovertemplate="%{y}: %{x}, p = %{customdata} after Holm<extra></extra>",
     )  # fmt: skip
-    figure.update_layout(legend=dict(yref="container", y=0, yanchor="bottom"))
-    figure.update_xaxes(title_text="percentile of the writers among all earlier heads", range=[0, 104])
+    figure.update_layout(legend=AT_BOTTOM)
+    figure.update_xaxes(title_text="percentile among all earlier heads", range=[0, 104])
     return figure.update_yaxes(
         categoryorder="array", categoryarray=names[::-1], ticktext=_broken(names), tickvals=names
     )
@@ -198,7 +199,7 @@ def listeners_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
             ), row=row, col=1)  # fmt: skip
     figure.update_yaxes(title_text="percentile", range=[0, 104])
     figure.update_xaxes(title_text="later heads, the strongest reader first", row=len(tables), col=1)
-    return figure.update_layout(legend_y=-0.14)
+    return figure.update_layout(legend=AT_BOTTOM, modebar_remove=NO_BUTTONS)
 
 
 def basis_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
@@ -251,9 +252,10 @@ def rivals_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
                 ), row=row, col=1)  # fmt: skip
     names = [measure.replace("_", "<br>") for measure in MEASURES]
     figure.update_xaxes(tickvals=list(range(len(MEASURES))), ticktext=names, range=[-0.5, len(MEASURES) - 0.5])
+    figure.update_xaxes(showticklabels=False, row=1, col=1)
     figure.update_yaxes(range=[-0.03, 1.05])
     figure.add_hline(y=0.5, line=NULL_LINE, row=1, col=1)
-    return figure.update_layout(legend_y=-0.14)
+    return figure.update_layout(legend=AT_BOTTOM, modebar_remove=NO_BUTTONS)
 
 
 def _into(reader: Head, kind: str) -> str:
