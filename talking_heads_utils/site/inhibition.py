@@ -7,15 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.inhibition import exchange as exchanges
 from talking_heads_utils.experiments.inhibition.basis import DIFFERENCE, EVERY
 from talking_heads_utils.experiments.inhibition.links import JOINT
 from talking_heads_utils.experiments.inhibition.rivals import BEST_COMPONENT
 from talking_heads_utils.experiments.inhibition.slider import COMPONENT, FIRST, RANDOM, SECOND
 from talking_heads_utils.experiments.verdicts import listed
+from talking_heads_utils.site import scorecard
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from talking_heads_utils.experiments.store import Finished
 
 ALPHA = 0.05
 FEW = exchanges.CLAIMED  # components of a head that the paper's claim allows
@@ -264,3 +268,18 @@ def free(runs: Sequence[Mapping[str, Any]]) -> str:
         f"of {len(found)} seeds an inhibition head is found. That null has its doubts: the rule that looks for movers "
         f"takes {min(movers)} to {max(movers)} of its heads for movers."
     )
+
+
+@_said
+def against(results: Mapping[str, Mapping[str, Finished]]) -> str:
+    """The claims that this chapter tests, what the paper shows of them, and what was found, model by model. results:
+    what a sentence calls a model -> its finished experiments."""
+    parts = []
+    for claim in (claim for claim in CLAIMS if claim.chapter == 1):
+        told = [f"- {model}: **{known.verdict}**{'; ' * bool(known.measured)}{known.measured}"
+                f"{f' ({known.control})' if known.control else ''}"
+                for model, known in scorecard.judged(results, claim).items()]  # fmt: skip
+        if told:
+            head = f"**{scorecard.SENTENCES[claim.id]}.** *The paper: {scorecard.theirs(claim)}.*\n"
+            parts.append("\n".join([head, *told]))
+    return "\n\n".join(parts)
