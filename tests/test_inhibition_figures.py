@@ -80,15 +80,7 @@ def test_the_exchange_is_drawn_by_what_was_chosen_and_where_it_goes():
             assert list(shown[label].y) == pytest.approx(part["share"].tolist(), abs=1e-4)
 
 
-def test_what_it_says_and_where_it_looks_stand_in_their_columns():
-    means = made.says_rows().query("statistic == 'group_mean'")
-    figure, groups = inhibition.says_figure(made.says_rows()), list(inhibition.GROUPS)
-    for trace in figure.data:
-        whole = trace.marker.size == 11
-        own = means[(means["component"] == trace.name) & ((means["template"] == "") == whole)]
-        assert [groups[round(x)] for x in trace.x] == own["group"].tolist() and list(trace.y) == pytest.approx(
-            own["value"].tolist()
-        )
+def test_where_heads_look_stands_beside_matched_components():
     table = made.attends_rows()
     figure, targets = inhibition.attends_figure(table), list(dict.fromkeys(table["target"]))
     grey, coloured = figure.data[::2], figure.data[1::2]
@@ -202,6 +194,8 @@ def test_sentences_follow_the_numbers():
         said.rivals({"a": ahead.assign(ahead_low=-0.2, ahead_high=-0.1)}).data.count("better than the component") == 3
     )
     assert said.strongest(made.effect_rows()) == ["L1H0.0"] and said.strongest(made.effect_rows().iloc[:0]) == []
+    told = said.lists(made.says_rows()).data
+    assert "L1H0.1: list index 40% [38%, 43%], items -10% [-12%, -7%], n = 200 lists" in told
     assert said.links(links.iloc[:0]).data == "" and said.known(table).data.endswith(f"{row['share_high']:.0%}].")
 
 

@@ -197,38 +197,9 @@ def _short(values: pd.Series) -> list[float]:
     return values.astype(float).round(4).tolist()
 
 
-# --- what it says, and where its head looks ---
+# --- where its head looks ---
 
 SHADES = (ACCENT, "#8C3B00", "#F0A66B", "#C9A28A")  # components of inhibition heads side by side
-GROUPS = {
-    "IO first": "the first name<br>is the answer",
-    "S first": "the second<br>is",
-    "no duplicate": "nobody is<br>named twice",
-}
-
-
-def says_figure(table: pd.DataFrame) -> go.Figure:
-    """Mean coefficient of each component by kind of prompt, with its interval; small: template by template. table: of
-    :class:`~talking_heads_utils.experiments.inhibition.says.SaysRow`."""
-    figure, means = new_figure(310, margin_t=12), table[table["statistic"] == "group_mean"]
-    places, components = list(GROUPS), list(dict.fromkeys(means["component"]))
-    for i, component in enumerate(components):
-        part, shift = means[means["component"] == component], 0.16 * (i - (len(components) - 1) / 2)
-        whole, by_template = part[part["template"] == ""], part[part["template"] != ""]
-        for rows, own in ((by_template, False), (whole, True)):
-            look = dict(size=11) if own else dict(size=5, opacity=0.5)
-            figure.add_scatter(
-                x=[places.index(group) + shift for group in rows["group"]], y=_short(rows["value"]), name=component,
-                mode="markers", marker=dict(color=SHADES[i % len(SHADES)], **look), legendgroup=component,
-                showlegend=own, error_y=error_bars(rows, "value") if own else None,
-                text=rows["template"].replace("", "all templates").tolist(),
-                hovertemplate=f"{component}, %{{text}}: %{{y:.2f}}<extra></extra>",
-            )  # fmt: skip
-    figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(
-        tickvals=list(range(len(places))), ticktext=list(GROUPS.values()), range=[-0.5, len(places) - 0.5]
-    )
-    return figure.update_yaxes(title_text="mean coefficient, standard deviations")
 
 
 def attends_figure(table: pd.DataFrame) -> go.Figure:

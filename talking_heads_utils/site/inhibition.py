@@ -231,6 +231,18 @@ def says(table: pd.DataFrame) -> str:
 
 
 @_said
+def lists(says: pd.DataFrame) -> str:
+    """What the same components say on lists."""
+    rows = says[(says["task"] == "laundry") & (says["statistic"] == "variance_share")]
+    rows, parts = rows[rows["split"] == "across_templates"], []
+    for component, own in rows.groupby("component", sort=False):
+        told = ", ".join(f"{_plain(row['feature'])} {_share(row, 'value')}" for _, row in own.iterrows())
+        parts.append(f"- {component}: {told}, n = {own['n'].iloc[0]} lists")
+    told = "On lists, what predicts its variance on wordings that were not fitted (below zero: worse than the mean):"
+    return f"{told}\n\n" + "\n".join(parts) if parts else ""
+
+
+@_said
 def moved(table: pd.DataFrame) -> str:
     """From the setting of one name order to that of the other, mean over prompts."""
     mean = table[table["prompt"].isna()]
