@@ -143,6 +143,9 @@ def says_rows() -> pd.DataFrame:
     for i, (component, feature) in enumerate(product(("L1H0.1", "L1H2.0"), ("name_order", "which_name"))):
         rows.append(made(says.SaysRow, task="ioi", component=component, statistic="variance_share", feature=feature,
                          split="across_templates", value=i / 10, **around(i / 10), n=100))  # fmt: skip
+    for feature, value in (("list_index", 0.4), ("items", -0.1)):
+        rows.append(made(says.SaysRow, task="laundry", component="L1H0.1", statistic="variance_share", feature=feature,
+                         split="across_templates", value=value, **around(value), n=200))  # fmt: skip
     return frame(rows)
 
 

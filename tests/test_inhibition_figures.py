@@ -4,15 +4,20 @@ from itertools import product
 
 import made_rows as made
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 
 from talking_heads_utils import roles
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import exchange, rivals, slider
+from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import circuit, composition, inhibition
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Head
+from talking_heads_utils.models import PLANTED
+from talking_heads_utils.planted.model import plant
+from talking_heads_utils.prompts.ioi import IO_FIRST
+from talking_heads_utils.prompts.texts import from_texts
 from talking_heads_utils.roles import DIRECT, NAME_MOVER, NEGATIVE_MOVER, QUERY, S_INHIBITION, Role, Roles
 from talking_heads_utils.site import inhibition as said
 from talking_heads_utils.site import notebook
@@ -75,15 +80,7 @@ def test_the_exchange_is_drawn_by_what_was_chosen_and_where_it_goes():
             assert list(shown[label].y) == pytest.approx(part["share"].tolist(), abs=1e-4)
 
 
-def test_what_it_says_and_where_it_looks_stand_in_their_columns():
-    means = made.says_rows().query("statistic == 'group_mean'")
-    figure, groups = inhibition.says_figure(made.says_rows()), list(inhibition.GROUPS)
-    for trace in figure.data:
-        whole = trace.marker.size == 11
-        own = means[(means["component"] == trace.name) & ((means["template"] == "") == whole)]
-        assert [groups[round(x)] for x in trace.x] == own["group"].tolist() and list(trace.y) == pytest.approx(
-            own["value"].tolist()
-        )
+def test_where_heads_look_stands_beside_matched_components():
     table = made.attends_rows()
     figure, targets = inhibition.attends_figure(table), list(dict.fromkeys(table["target"]))
     grey, coloured = figure.data[::2], figure.data[1::2]
@@ -153,15 +150,16 @@ def made_roles() -> Roles:
 
 def test_every_confirmed_role_stands_at_its_head_with_its_interval_and_attention():
     figure = role_figures.roles_figure(made_roles().shown(), 3, 4)
-    marks = {t.name: t for t in figure.data if t.xaxis == "x" and t.name}
+    marks = {t.name: t for t in figure.data if t.mode == "markers" and t.name}
     assert {name: [Head(y, x) for x, y in zip(t.x, t.y)] for name, t in marks.items()} == {
         NAME_MOVER: [Head(2, 1), Head(2, 0)], NEGATIVE_MOVER: [Head(2, 2)], S_INHIBITION: [Head(1, 1), Head(1, 0)],
     }  # fmt: skip
     assert all(t.marker.color == role_colour(name) for name, t in marks.items()) and len(figure.data[0].x) == 12
-    assert "2.00 [1.90, 2.10] logits, n = 40" in marks[NAME_MOVER].hovertext[0]
-    looks = {t.name: dict(zip(t.y, t.x)) for t in figure.data if isinstance(t, go.Bar)}
-    assert looks["to IO"]["L2H1, name mover"] == 0.7 and looks["to S2"]["L1H0, S-inhibition"] == 0.3
-    assert len(looks["to S1"]) == 5
+    assert "2.00 [1.90, 2.10] logits, n = 40<br>attention: IO 0.70, S1 0.20, S2 0.10" in marks[NAME_MOVER].hovertext[0]
+    lengths = {t.name: [(b - a) / 0.6 for a, b in zip(t.x[::3], t.x[1::3])] for t in figure.data if t.mode == "lines"}
+    shown = made_roles().shown()
+    for name, column in (("attention to IO", "to_io"), ("to S1", "to_s1"), ("to S2", "to_s2")):
+        assert lengths[name] == pytest.approx(shown[column].tolist())
 
 
 def test_the_sketch_names_the_heads_that_were_found_and_what_they_change():
@@ -196,7 +194,9 @@ def test_sentences_follow_the_numbers():
         said.rivals({"a": ahead.assign(ahead_low=-0.2, ahead_high=-0.1)}).data.count("better than the component") == 3
     )
     assert said.strongest(made.effect_rows()) == ["L1H0.0"] and said.strongest(made.effect_rows().iloc[:0]) == []
-    assert said.links(links.iloc[:0]).data == ""
+    told = said.lists(made.says_rows()).data
+    assert "L1H0.1: list index 40% [38%, 43%], items -10% [-12%, -7%], n = 200 lists" in told
+    assert said.links(links.iloc[:0]).data == "" and said.known(table).data.endswith(f"{row['share_high']:.0%}].")
 
 
 def test_a_table_that_is_not_there_is_empty_and_says_why(monkeypatch):
@@ -205,3 +205,31 @@ def test_a_table_that_is_not_there_is_empty_and_says_why(monkeypatch):
     assert table.empty and "link" in table and "reproduce --model planted" in table.attrs["missing"]
     assert roles.Roles.of_frame(notebook.Tables("planted", live=False)["roles"]).heads(NAME_MOVER) == []
     assert notebook.by_model("links", notebook.Tables("planted", live=False)) == {}
+
+
+def test_a_prompt_of_one_s_own_moves_as_it_does_among_others():
+    c = Context(PLANTED, quick=True)
+    table = frame(slider.run(c))
+    mine = table[table["prompt"] == 0]
+    first, second = mine["word"].drop_duplicates()
+    answer, other = (first, second) if mine["order"].iloc[0] == IO_FIRST else (second, first)
+    again = frame(slider.text_rows(c, table, mine["text"].iloc[0], answer.strip(), other.strip()))
+    assert again["word"].tolist() == mine["word"].tolist() and again["setting"].tolist() == mine["setting"].tolist()
+    for what in ("attention", "probability", "coefficient", "plain"):
+        assert again[what].tolist() == pytest.approx(mine[what].tolist(), abs=1e-5), what
+
+
+def test_one_prompt_is_told_as_the_model_itself_answers_it():
+    planted = plant()
+    bridge, text = planted.bridge, "When Mary and John went to the school, John gave the hat to"
+    positions = {"IO": ["Mary"], "S1": [("John", 0)]}
+    prompt = from_texts([text], ["Mary"], ["John"], planted.tokenizer, positions=positions)
+    logits, cache = bridge.run_with_cache(prompt.tokens)
+    told = notebook.next_tokens(bridge, prompt, k=1)
+    best = logits[0, -1].softmax(-1).topk(1)
+    assert told["token"].tolist() == [planted.tokenizer.decode([int(t)]) for t in best.indices]
+    assert told["probability"].tolist() == pytest.approx(best.values.tolist(), abs=1e-5)
+    looks = notebook.attention_by_token(bridge, prompt, [Head(2, 0)])
+    assert looks["L2H0"].tolist() == pytest.approx(cache["blocks.2.attn.hook_pattern"][0, 0, -1].tolist(), abs=1e-5)
+    assert looks["token"].iloc[1] == f"1 {text.split()[0]}" or looks["token"].iloc[0] == f"0 {text.split()[0]}"
+    assert "**Mary** (IO)" in notebook.named_tokens(prompt, bridge).data

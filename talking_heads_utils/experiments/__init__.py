@@ -14,11 +14,10 @@
 ``claims``        the claims by id, what is measured for them, and what judges it
 ``rules``         chapter 1's verdict rules, frozen with their power
 ``power``         how often each rule says what, where the truth is known
-``worlds``        planted worlds of effects and shares; ``weight_worlds`` of scores and weights
+``worlds``        planted worlds of effects and shares
+``weight_worlds`` planted worlds of scores and weights
 ``verdicts``      what may be said of a claim, and the shape of a rule
 ``gate``          which tasks a model does well enough to be asked how
 ``prefixes``      which prefix a model does its tasks best behind
 ``corpus``        running text
-``power``         how often each rule says what, in worlds where the truth is known
-``rules``         the verdict rules of chapter 1's claims
 """

@@ -52,7 +52,7 @@ LISTED = 6  # heads that a box names
 def sketch(table: pd.DataFrame, words: Mapping[str, str], answer: str) -> go.Figure:
     """The circuit as its roles were found: boxes of heads, and arrows with their effects on what reads them. table: of
     :meth:`talking_heads_utils.roles.Roles.frame`. words: position name -> token; answer: the right one."""
-    figure = new_figure(470, margin_t=4, dragmode=False, modebar_remove=NO_BUTTONS)
+    figure = new_figure(450, margin_t=4, dragmode=False, modebar_remove=NO_BUTTONS)
     found = table[table["confirmed"].astype(bool)]
     boxes = {role: found[found["role"] == role] for role in PLACES if (found["role"] == role).any()}
     figure.add_scatter(

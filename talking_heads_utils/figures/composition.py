@@ -18,6 +18,7 @@ from talking_heads_utils.figures.style import (
     EXPECTED,
     INK,
     KIND_READS,
+    NO_BUTTONS,
     NULL_LINE,
     SCORE_TITLE,
     dropdown,
@@ -44,7 +45,7 @@ def known_answer_figure(by_cosine: Mapping[float, CompositionScores]) -> go.Figu
         go.Frame(name=f"{cosine:.2f}", data=_known_answer_traces(scores, cosine, pairs), traces=list(range(5)))
         for cosine, scores in by_cosine.items()
     ]
-    figure = _grid([f"{w} → {r}" for w, r in pairs], height=540)
+    figure = _grid([f"{w} → {r}" for w, r in pairs], height=340)
     for i, trace in enumerate(frames[0].data):
         at = i % len(pairs)  # the expected answer, last, belongs to the first panel
         figure.add_trace(trace, row=at // 2 + 1, col=at % 2 + 1)
@@ -83,7 +84,7 @@ def components_figure(
 
     Lines: median and maximum over the other heads of the writer's layer, component by component.
     """
-    figure = _grid([str(writer) for writer in writers], height=540)
+    figure = _grid([str(writer) for writer in writers], height=430)
     sets = [
         [trace for i, w in enumerate(writers) for trace in _component_traces(scores, w, writers, reader, kind, i == 0)]
         for reader in readers
@@ -141,6 +142,7 @@ def _component_traces(
 
 
 LISTENER, OTHER = "movers and their backups", "other later heads"
+AT_BOTTOM = dict(yref="container", y=0, yanchor="bottom")  # a legend below what it explains, on a phone too
 MODEL_COLOURS = (EXPECTED, "#0072B2", "#009E73")  # where models stand side by side
 
 
@@ -148,7 +150,7 @@ def links_figure(table: pd.DataFrame) -> go.Figure:
     """Percentile of the known writers of each link, with its interval, over the controls; dashes: the 95th percentile
     of as many heads drawn from the same layers. table: of
     :class:`~talking_heads_utils.experiments.inhibition.links.LinkRow`."""
-    figure, found = new_figure(310, margin_t=12), table[table["link"] != JOINT]
+    figure, found = new_figure(300, margin_t=12, modebar_remove=NO_BUTTONS), table[table["link"] != JOINT]
     own = found[found["control"] == ""]
     names = own["link"].tolist()
     for i, (control, part) in enumerate(found[found["control"] != ""].groupby("control", sort=False)):
@@ -167,7 +169,8 @@ def links_figure(table: pd.DataFrame) -> go.Figure:
         customdata=own["p_holm"].round(4).tolist(),
         hovertemplate="%{y}: %{x}, p = %{customdata} after Holm<extra></extra>",
     )  # fmt: skip
-    figure.update_xaxes(title_text="percentile of the writers among all earlier heads", range=[0, 104])
+    figure.update_layout(legend=AT_BOTTOM)
+    figure.update_xaxes(title_text="percentile among all earlier heads", range=[0, 104])
     return figure.update_yaxes(
         categoryorder="array", categoryarray=names[::-1], ticktext=_broken(names), tickvals=names
     )
@@ -180,7 +183,7 @@ def _broken(links: Sequence[str]) -> list[str]:
 def listeners_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Every later head by how strongly its query reads the inhibition heads' components, a panel per model. tables:
     model -> of :class:`~talking_heads_utils.experiments.inhibition.listeners.ListenerRow`."""
-    figure = stacked(len(tables), list(tables), 50 + 190 * len(tables), 0.18)
+    figure = stacked(len(tables), list(tables), 50 + 160 * len(tables), 0.2)
     for row, table in enumerate(tables.values(), 1):
         heads = table[table["head"] != EVERY].sort_values("rank")
         listens = heads["listener"].astype(bool)
@@ -196,14 +199,14 @@ def listeners_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
             ), row=row, col=1)  # fmt: skip
     figure.update_yaxes(title_text="percentile", range=[0, 104])
     figure.update_xaxes(title_text="later heads, the strongest reader first", row=len(tables), col=1)
-    return figure.update_layout(legend_y=-0.14)
+    return figure.update_layout(legend=AT_BOTTOM, modebar_remove=NO_BUTTONS)
 
 
 def basis_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """How far the best singular component of a head beats the best direction of random bases, mean over movers; a
     point per head, a bar over the group. tables: model -> of
     :class:`~talking_heads_utils.experiments.inhibition.basis.BasisRow`."""
-    figure = new_figure(330, margin_t=12)
+    figure = new_figure(300, margin_t=12)
     for model, table in tables.items():
         rows = table[(table["reader"] == EVERY) & (table["group"] != DIFFERENCE)]
         for group, part in rows.groupby("group", sort=False):
@@ -232,7 +235,7 @@ def rivals_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         "auc": "known writers before other heads (AUC)",
         "r_precision": "known writers in the first R (R-precision)",
     }
-    figure = stacked(2, list(panels.values()), 470, 0.16)
+    figure = stacked(2, list(panels.values()), 420, 0.18)
     for i, (model, table) in enumerate(tables.items()):
         rows, colour = table[table["link"] == EVERY], MODEL_COLOURS[i % len(MODEL_COLOURS)]
         means, readers = rows[rows["reader"] == EVERY], rows[rows["reader"] != EVERY]
@@ -249,9 +252,10 @@ def rivals_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
                 ), row=row, col=1)  # fmt: skip
     names = [measure.replace("_", "<br>") for measure in MEASURES]
     figure.update_xaxes(tickvals=list(range(len(MEASURES))), ticktext=names, range=[-0.5, len(MEASURES) - 0.5])
+    figure.update_xaxes(showticklabels=False, row=1, col=1)
     figure.update_yaxes(range=[-0.03, 1.05])
     figure.add_hline(y=0.5, line=NULL_LINE, row=1, col=1)
-    return figure.update_layout(legend_y=-0.14)
+    return figure.update_layout(legend=AT_BOTTOM, modebar_remove=NO_BUTTONS)
 
 
 def _into(reader: Head, kind: str) -> str:

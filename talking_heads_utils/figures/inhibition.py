@@ -40,7 +40,7 @@ MEAN = "mean"  # in place of a prompt's index
 def attention_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Attention by token, mean over heads, in several states of a model. tables: state -> column ``token`` and one per
     head."""
-    figure = new_figure(290, margin_t=12, barmode="group")
+    figure = new_figure(260, margin_t=12, barmode="group")
     for (name, table), colour in zip(tables.items(), (FIRST_NAME, SECOND_NAME, CONTROL)):
         mean = table.drop(columns="token").mean(axis=1)
         figure.add_bar(
@@ -60,7 +60,7 @@ def slider_figure(table: pd.DataFrame, *, start: float = -1.0) -> go.Figure:
     direction moved as far. The slider sets the coefficient, the menu chooses a prompt or the mean. table: of
     :class:`~talking_heads_utils.experiments.inhibition.slider.SliderRow`."""
     titles = ("the name movers' attention to each name", "probability that the model says it")
-    figure = stacked(2, titles, 600, 0.1)
+    figure = stacked(2, titles, 560, 0.1)
     keyed = table.assign(key=table["prompt"].astype(object).where(table["prompt"].notna(), MEAN))
     settings = sorted(table["setting"].unique())
     at = min(range(len(settings)), key=lambda i: abs(settings[i] - start))
@@ -118,7 +118,7 @@ def effects_figure(table: pd.DataFrame) -> go.Figure:
     the mover's query reads it, below. Both panels answer to one hover. table: of
     :class:`~talking_heads_utils.experiments.inhibition.effects_table.ComponentRow`."""
     figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, figure=new_figure(420, hovermode="x")
+        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, figure=new_figure(370, hovermode="x")
     )
     views = {
         f"{head} into {mover}": _effect_traces(part, head)
@@ -158,10 +158,10 @@ def exchange_figure(table: pd.DataFrame, measure: str = exchange.LOG_ODDS) -> go
     """Share of a head's effect that the first k components carry, with controls or beside other ways to choose them; a
     menu chooses the head and what stands beside. table: of
     :class:`~talking_heads_utils.experiments.inhibition.exchange.ExchangeRow`."""
-    figure, rows = new_figure(390), table[table["measure"] == measure]
+    figure, rows = new_figure(360, margin_t=16), table[table["measure"] == measure]
     query = rows[rows["into"] == exchange.QUERY]
     views: dict[str, Sequence[Any]] = {}
-    for head, part in query.groupby("head", sort=False):
+    for head, part in sorted(query.groupby("head", sort=False), key=lambda item: item[0] != exchange.ALL):
         name = "all heads together" if head == exchange.ALL else str(head)
         into = rows[(rows["head"] == head) & (rows["set"] == exchange.PREDICTED)]
         inputs = [
@@ -197,38 +197,9 @@ def _short(values: pd.Series) -> list[float]:
     return values.astype(float).round(4).tolist()
 
 
-# --- what it says, and where its head looks ---
+# --- where its head looks ---
 
 SHADES = (ACCENT, "#8C3B00", "#F0A66B", "#C9A28A")  # components of inhibition heads side by side
-GROUPS = {
-    "IO first": "the first name<br>is the answer",
-    "S first": "the second<br>is",
-    "no duplicate": "nobody is<br>named twice",
-}
-
-
-def says_figure(table: pd.DataFrame) -> go.Figure:
-    """Mean coefficient of each component by kind of prompt, with its interval; small: template by template. table: of
-    :class:`~talking_heads_utils.experiments.inhibition.says.SaysRow`."""
-    figure, means = new_figure(310, margin_t=12), table[table["statistic"] == "group_mean"]
-    places, components = list(GROUPS), list(dict.fromkeys(means["component"]))
-    for i, component in enumerate(components):
-        part, shift = means[means["component"] == component], 0.16 * (i - (len(components) - 1) / 2)
-        whole, by_template = part[part["template"] == ""], part[part["template"] != ""]
-        for rows, own in ((by_template, False), (whole, True)):
-            look = dict(size=11) if own else dict(size=5, opacity=0.5)
-            figure.add_scatter(
-                x=[places.index(group) + shift for group in rows["group"]], y=_short(rows["value"]), name=component,
-                mode="markers", marker=dict(color=SHADES[i % len(SHADES)], **look), legendgroup=component,
-                showlegend=own, error_y=error_bars(rows, "value") if own else None,
-                text=rows["template"].replace("", "all templates").tolist(),
-                hovertemplate=f"{component}, %{{text}}: %{{y:.2f}}<extra></extra>",
-            )  # fmt: skip
-    figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(
-        tickvals=list(range(len(places))), ticktext=list(GROUPS.values()), range=[-0.5, len(places) - 0.5]
-    )
-    return figure.update_yaxes(title_text="mean coefficient, standard deviations")
 
 
 def attends_figure(table: pd.DataFrame) -> go.Figure:

@@ -8,39 +8,41 @@ import plotly.graph_objects as go
 
 from talking_heads_utils import roles
 from talking_heads_utils.experiments.verdicts import with_interval
-from talking_heads_utils.figures.style import CONTROL, NO_BUTTONS, error_bars, new_figure, role_colour, stacked
+from talking_heads_utils.figures.style import CONTROL, NO_BUTTONS, error_bars, new_figure, role_colour
 from talking_heads_utils.labels import Head
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-ATTENDED = {"to_io": ("to IO", "#0072B2"), "to_s1": ("to S1", "#D55E00"), "to_s2": ("to S2", "#B8860B")}
-SIZES = (9.0, 26.0)  # of the markers of the smallest and the largest effect
+ATTENDED = {"to_io": ("attention to IO", "#0072B2"), "to_s1": ("to S1", "#D55E00"), "to_s2": ("to S2", "#B8860B")}
+SIZES = (8.0, 20.0)  # of the markers of the smallest and the largest effect
 
 
 def roles_figure(table: pd.DataFrame, n_layers: int, n_heads: int) -> go.Figure:
-    """The heads that were found among all heads, above: the larger the mark, the larger the effect; below, where those
-    look that work at the last token. table: of :meth:`talking_heads_utils.roles.Roles.shown`."""
-    seen = " ".join(f"<span style='color:{colour}'><b>{name}</b></span>" for name, colour in ATTENDED.values())
-    figure = stacked(2, ("heads with a role", f"attention from the last token {seen}"), 660, 0.14)
+    """The heads that were found among all heads, by layer and head: the larger the mark, the larger the effect; the bar
+    in it: where it looks from the last token. table: of :meth:`talking_heads_utils.roles.Roles.shown`."""
+    figure = new_figure(400, margin_t=12, modebar_remove=NO_BUTTONS)
     every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    dots = dict(mode="markers", marker=dict(color=CONTROL, size=3, opacity=0.5), hoverinfo="skip", showlegend=False)
-    figure.add_trace(go.Scatter(x=[head for _, head in every], y=[layer for layer, _ in every], **dots), row=1, col=1)
-    for trace in _marks(table):
-        figure.add_trace(trace, row=1, col=1)
-    looks = table[table["to_io"].notna() & (table["role"] != roles.NO_NAME)].iloc[::-1]
+    figure.add_scatter(
+        x=[head for _, head in every], y=[layer for layer, _ in every], mode="markers", hoverinfo="skip",
+        marker=dict(color=CONTROL, size=3, opacity=0.5), showlegend=False,
+    )  # fmt: skip
+    figure.add_traces(_marks(table))
     for column, (name, colour) in ATTENDED.items():
-        figure.add_trace(go.Bar(
-            y=(looks["head"] + ", " + looks["role"]).tolist(), x=looks[column].round(3).tolist(), name=name,
-            orientation="h", marker_color=colour, showlegend=False,
-            hovertemplate=f"%{{y}} {name}: %{{x:.2f}}<extra></extra>",
-        ), row=2, col=1)  # fmt: skip
-    figure.update_xaxes(title_text="head", dtick=1, range=[-0.6, n_heads - 0.4], title_standoff=0, row=1, col=1)
-    figure.update_yaxes(title_text="layer", row=1, col=1)
-    figure.update_yaxes(dtick=1, tickfont_size=11, row=2, col=1)
-    figure.update_xaxes(range=[0, 1], tickformat=".0%", row=2, col=1)
-    return figure.update_layout(barmode="stack", legend_y=-0.08, modebar_remove=NO_BUTTONS)
+        figure.add_trace(_looks(table[table["to_io"].notna()], column, name, colour))
+    figure.update_xaxes(title_text="head", dtick=1, range=[-0.5, n_heads - 0.1])
+    return figure.update_yaxes(title_text="layer")
+
+
+def _looks(table: pd.DataFrame, column: str, name: str, colour: str) -> go.Scatter:
+    """A line right of each mark, as long as the share of attention, one above the other."""
+    x, y, level = [], [], list(ATTENDED).index(column) - 1
+    for label, share in zip(table["head"], table[column]):
+        head = Head.parse(label)
+        x += [head.head + 0.22, head.head + 0.22 + 0.6 * share, None]
+        y += [head.layer + 0.5 * level] * 2 + [None]
+    return go.Scatter(x=x, y=y, mode="lines", line=dict(color=colour, width=4), name=name, hoverinfo="skip")
 
 
 def _marks(table: pd.DataFrame) -> list[go.Scatter]:
@@ -54,7 +56,8 @@ def _marks(table: pd.DataFrame) -> list[go.Scatter]:
             x=[head.head for head in heads], y=[head.layer for head in heads], mode="markers", name=str(role),
             marker=dict(color=colour, size=size[part.index].tolist(), opacity=0.9), hoverinfo="text",
             hovertext=[f"{r.head}, {role}<br>on {r.acts_on}<br>{r.effect:.2f} [{r.low:.2f}, {r.high:.2f}] {r.unit}, "
-                       f"n = {r.n}" for r in part.itertuples()],
+                       f"n = {r.n}<br>attention: IO {r.to_io:.2f}, S1 {r.to_s1:.2f}, S2 {r.to_s2:.2f}"
+                       for r in part.itertuples()],
         ))  # fmt: skip
     return traces
 

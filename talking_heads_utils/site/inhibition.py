@@ -7,15 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.inhibition import exchange as exchanges
 from talking_heads_utils.experiments.inhibition.basis import DIFFERENCE, EVERY
 from talking_heads_utils.experiments.inhibition.links import JOINT
 from talking_heads_utils.experiments.inhibition.rivals import BEST_COMPONENT
 from talking_heads_utils.experiments.inhibition.slider import COMPONENT, FIRST, RANDOM, SECOND
 from talking_heads_utils.experiments.verdicts import listed
+from talking_heads_utils.site import scorecard
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from talking_heads_utils.experiments.store import Finished
 
 ALPHA = 0.05
 FEW = exchanges.CLAIMED  # components of a head that the paper's claim allows
@@ -78,11 +82,11 @@ def listeners(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for model, table in tables.items():
         row = table[table["head"] == EVERY].iloc[0]
-        tell = "do" if row["p"] < ALPHA else "do not clearly do so"
+        stand = "stand out" if row["p"] < ALPHA else "do not clearly stand out"
         parts.append(
-            f"- {model}: the {row['n_listeners']} movers and backups {tell}. AUC against the "
-            f"{row['n'] - row['n_listeners']} other later heads {_number(row, 'auc')}, {_p(row['p'])}; as many heads "
-            f"drawn from the same layers {row['null_mean']:.2f} on average"
+            f"- {model}: the {row['n_listeners']} movers and backups {stand} among {row['n']} later heads, AUC "
+            f"{_number(row, 'auc')}, {_p(row['p'])}; as many heads drawn from the same layers reach "
+            f"{row['null_mean']:.2f} on average"
         )
     return "\n".join(parts)
 
@@ -171,6 +175,16 @@ def exchange(table: pd.DataFrame) -> str:
 
 
 @_said
+def known(table: pd.DataFrame) -> str:
+    """The same exchange in the planted model."""
+    row = _few(table)
+    return (
+        f"*Known answer:* in the planted model, whose channel is known, the same few components carry "
+        f"{_share(row, ends='share_')}."
+    )
+
+
+@_said
 def outcomes(table: pd.DataFrame) -> str:
     """What the same exchange does to the model's answer, beside what the whole heads' does."""
     parts = []
@@ -217,6 +231,18 @@ def says(table: pd.DataFrame) -> str:
 
 
 @_said
+def lists(says: pd.DataFrame) -> str:
+    """What the same components say on lists."""
+    rows = says[(says["task"] == "laundry") & (says["statistic"] == "variance_share")]
+    rows, parts = rows[rows["split"] == "across_templates"], []
+    for component, own in rows.groupby("component", sort=False):
+        told = ", ".join(f"{_plain(row['feature'])} {_share(row, 'value')}" for _, row in own.iterrows())
+        parts.append(f"- {component}: {told}, n = {own['n'].iloc[0]} lists")
+    told = "On lists, what predicts its variance on wordings that were not fitted (below zero: worse than the mean):"
+    return f"{told}\n\n" + "\n".join(parts) if parts else ""
+
+
+@_said
 def moved(table: pd.DataFrame) -> str:
     """From the setting of one name order to that of the other, mean over prompts."""
     mean = table[table["prompt"].isna()]
@@ -254,3 +280,18 @@ def free(runs: Sequence[Mapping[str, Any]]) -> str:
         f"of {len(found)} seeds an inhibition head is found. That null has its doubts: the rule that looks for movers "
         f"takes {min(movers)} to {max(movers)} of its heads for movers."
     )
+
+
+@_said
+def against(results: Mapping[str, Mapping[str, Finished]]) -> str:
+    """The claims that this chapter tests, what the paper shows of them, and what was found, model by model. results:
+    what a sentence calls a model -> its finished experiments."""
+    parts = []
+    for claim in (claim for claim in CLAIMS if claim.chapter == 1):
+        told = [f"- {model}: **{known.verdict}**{'; ' * bool(known.measured)}{known.measured}"
+                f"{f' ({known.control})' if known.control else ''}"
+                for model, known in scorecard.judged(results, claim).items()]  # fmt: skip
+        if told:
+            head = f"**{scorecard.SENTENCES[claim.id]}.** *The paper: {scorecard.theirs(claim)}.*\n"
+            parts.append("\n".join([head, *told]))
+    return "\n\n".join(parts)

@@ -210,7 +210,7 @@ def attention_by_token(bridge: TransformerBridge, prompts: PromptSet, heads: Seq
     """Where heads look from the last token of the first prompt: a row per token, a column per head."""
     import pandas as pd
 
-    run = record(bridge, prompts, sorted({head.layer for head in heads}) or [0])
+    run = record(bridge, prompts, sorted({head.layer for head in heads}) or [bridge.cfg.n_layers - 1])
     tokens = [f"{i} {bridge.tokenizer.decode([int(token)]).strip()}" for i, token in enumerate(prompts.tokens[0])]
     by_head = {str(head): run.readers[head.layer].pattern[0, head.head].tolist() for head in heads}
     return pd.DataFrame({"token": tokens} | by_head)

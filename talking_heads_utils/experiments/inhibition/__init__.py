@@ -18,6 +18,5 @@
 ``basis``          singular vectors against random bases of the same head
 ``listeners``      which later heads read what the S-inhibition heads write
 ``prediction``     which components carry the signal, from weights alone
-``published``      known links of a circuit, looked up in the weights
 ``rivals``         four measures, held against the known links
 """

@@ -110,8 +110,12 @@ def predicted(c: Context) -> dict[Head, Float[Tensor, "d_head"]]:
     """Each S-inhibition head's scores by component, as they were predicted."""
     found = c.finished("prediction")
     table = found if found is not None else frame(prediction.run(c))
-    ordered = table.sort_values("component").groupby("head")["score"]
-    return {Head.parse(str(head)): torch.tensor(scores.to_numpy(float)) for head, scores in ordered}
+    scores = {}
+    for head, rows in table.groupby("head", sort=False):
+        of_head = torch.full((c.weights.d_head,), torch.nan, dtype=torch.float64)  # what writes nothing has no score
+        of_head[torch.tensor(rows["component"].tolist())] = torch.tensor(rows["score"].tolist(), dtype=torch.float64)
+        scores[Head.parse(str(head))] = of_head
+    return scores
 
 
 def make_study(
