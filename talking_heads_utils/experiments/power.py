@@ -97,10 +97,19 @@ IN_LISTS = Planted("in-lists", rules.IN_LISTS, worlds.in_lists, [
     *(Cell("none", False, 0, 0.5, heads) for heads in (1, 2, 4)),
     *(Cell("one head", False, 5, 0.5, heads) for heads in (2, 4)),
 ])  # fmt: skip
+TRANSFORMERS = [
+    Cell("transformer, one carrier", True, 1, 0.15, 2, 2, 50),
+    Cell("transformer, no channel", False, 0, 0.15, 2, 2, 50),
+]
 PLANTED = (
     STAND_OUT, Planted("stand-out", rules.STAND_OUT, weight_worlds.stand_out_in_weights, IN_WEIGHTS, 0.1),
     LISTENERS, Planted("listeners", rules.LISTENERS, weight_worlds.listening_in_weights, IN_WEIGHTS, 0.1),
-    PRIVILEGED, PREDICTED, CONCENTRATED, IN_LISTS,
+    PRIVILEGED,
+    PREDICTED, Planted("predicted", rules.PREDICTED, worlds.predicted_in_transformers, TRANSFORMERS, 0.01),
+    CONCENTRATED, Planted("concentrated", rules.CONCENTRATED, worlds.concentrated_in_transformers, [
+        *TRANSFORMERS, Cell("transformer, eight alike", False, 1, 0.15, 2, 2, 50),
+    ], 0.01),
+    IN_LISTS,
 )  # fmt: skip
 
 

@@ -15,9 +15,11 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from talking_heads_utils.experiments.inhibition import attends, exchange, measures
+from talking_heads_utils.experiments.inhibition.exchange_study import Study, fresh_prompts, make_study
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.rules import COMPONENTS
 from talking_heads_utils.experiments.verdicts import Measured
+from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.roles import S_INHIBITION
 
 if TYPE_CHECKING:
@@ -152,3 +154,31 @@ def in_lists(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
             for head, (value, chance) in enumerate(zip(values, chances))
         ]  # fmt: skip
         yield measures.in_lists(frame(rows))
+
+
+TRANSFORMERS = {
+    "transformer, one carrier": dict(rank=2, idle=12, flat=0.2),
+    "transformer, eight alike": dict(rank=8),
+    "transformer, no channel": dict(rank=2, idle=12, flat=0.2, channel=False),
+}
+
+
+def predicted_in_transformers(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
+    """Whole planted models, through the chapter's own experiments. ``one carrier``: each inhibition head has one
+    component that carries, behind twelve larger ones that nobody reads. ``no channel``: what it writes is read by
+    nobody. effect_size: whether anybody reads. noise: of :func:`~talking_heads_utils.planted.model.plant`."""
+    for study in _studies(cell, n, rng):
+        yield measures.predicted(frame([row for head in study.heads for row in exchange.hit_rows(study, head)]))
+
+
+def concentrated_in_transformers(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
+    """As :func:`predicted_in_transformers`. ``eight alike``: a channel of eight components."""
+    for study in _studies(cell, n, rng):
+        yield measures.concentrated(frame(exchange.exchange_rows(study, exchange.ALL, study.heads)))
+
+
+def _studies(cell: Cell, n: int, rng: Random) -> Iterator[Study]:
+    for seed in rng.integers(2**31, size=n).tolist():
+        truth = plant(strength=20.0, noise=cell.noise, seed=seed, **TRANSFORMERS[cell.world])
+        prompts = fresh_prompts(truth.tokenizer, (20, cell.n_prompts), seed)
+        yield make_study(truth.bridge, truth.tokenizer, truth.roles[MOVER], truth.roles[INHIBITION], *prompts)
