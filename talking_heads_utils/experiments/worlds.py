@@ -133,13 +133,15 @@ def _exchange_table(cell: Cell, part: ndarray, whole: ndarray, draws: ndarray, w
 
 
 def in_lists(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
-    """``effect_size``: how far a head's component lies above matched components, in their standard deviation. noise:
-    standard deviation, in the same unit, of what sections of text do to each. ``one head``: only the first does."""
+    """``effect_size``: how far a head lies above others, in the standard deviation between heads. noise: standard
+    deviation, in the same unit, among components of one head. The matched components are of 43 heads, three of each,
+    and the same for all heads that are judged. ``one head``: only the first lies above."""
     own = cell.effect_size * np.ones((n, cell.n_heads))
     if cell.world == "one head":
         own[:, 1:] = 0
     own += np.hypot(1.0, cell.noise) * rng.normal(size=own.shape)
-    others = np.hypot(1.0, cell.noise) * rng.normal(size=(n, cell.n_heads, N_MATCHED))
+    others = rng.normal(size=(n, 1, 43)).repeat(3, 2)[..., :N_MATCHED]
+    others = others + cell.noise * rng.normal(size=others.shape)
     p = (1 + (others >= own[..., None]).sum(2)) / (1 + N_MATCHED)
     for values, chances in zip(own, p):
         rows = [

@@ -68,7 +68,7 @@ def best_by_basis(
         read = directions[writer.layer, writer.head] @ A  # [n_readers, d_head, d_head]
         bases = _random_bases(n_bases, weights.d_head, generator).to(read)
         best.append(torch.linalg.vector_norm(torch.einsum("bij,rjk->brik", bases, read), dim=-1).amax(-1))
-    return torch.stack(best, 1)
+    return torch.stack(best, 1).cpu()
 
 
 def _random_bases(n: int, size: int, generator: torch.Generator) -> Float[Tensor, "1+n size size"]:

@@ -104,4 +104,5 @@ def in_lists(table: pd.DataFrame) -> Measured:
     return Measured("share_of_heads_above_matched_components", float((corrected <= ALPHA).double().mean()), n=len(ours),
                     n_of="heads", control_label="attention_there_beyond_matched_components",
                     control=float((ours["excess"] - ours["control"]).mean()),
-                    units={"matched_components_a_head": int(ours["n_controls"].min()) // len(ours)})  # fmt: skip
+                    units={"matched_components_a_head": int(ours["n_controls"].min()) // len(ours),
+                           "heads": len(ours)})  # fmt: skip

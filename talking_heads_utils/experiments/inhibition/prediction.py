@@ -61,7 +61,7 @@ def prediction_rows(
     rows = []
     for w, writer in enumerate(writers):
         rank, rank_at_0 = (
-            rankdata(-values[w].nan_to_num(nan=-1.0).numpy(), method="ordinal") for values in (score, at_0)
+            rankdata(-values[w].nan_to_num(nan=-1.0).cpu().numpy(), method="ordinal") for values in (score, at_0)
         )
         rows += [
             PredictionRow(

@@ -82,7 +82,7 @@ def measured(weights: HeadWeights, scores: CompositionScores, kind: str) -> dict
     """Each of :data:`MEASURES`, ``[writer layer, writer head, reader layer, reader head]``."""
     found = (
         scores.best_component(kind), top_components(scores, kind), scores.head_level(kind),
-        projection_kernels(weights, kind),
+        projection_kernels(weights, kind).cpu(),
     )  # fmt: skip
     return dict(zip(MEASURES, found, strict=True))
 
