@@ -40,11 +40,11 @@ Point = tuple[float, float]
 PLACES = {
     DUPLICATE_TOKEN: (0.8, 1.3),
     INDUCTION: (0.8, 3.0),
-    S_INHIBITION: (3.2, 3.3),
-    S_SUPPRESSION: (0.8, 5.4),
-    NAME_MOVER: (3.2, 5.4),
+    S_INHIBITION: (3.2, 3.1),
+    S_SUPPRESSION: (0.8, 5.25),
+    NAME_MOVER: (3.2, 5.25),
 }
-ANSWER = (3.2, 7.1)
+ANSWER = (3.2, 7.2)
 SEES = {S_INHIBITION: ("to_s2", "S2"), S_SUPPRESSION: ("to_s2", "S2"), NAME_MOVER: ("to_io", "IO")}
 LISTED = 6  # heads that a box names
 

@@ -112,7 +112,7 @@ def rivals(tables: Mapping[str, pd.DataFrame]) -> str:
         beside = "; ".join(f"{_plain(measure)} {row['auc']:.2f} ({_ahead(row)})"
                            for measure, row in rows.iterrows() if measure != BEST_COMPONENT)  # fmt: skip
         parts.append(f"- {model}: best component {_number(own, 'auc', 'auc_')}; {beside}")
-    return f"AUC, mean over {', '.join(str(_readers(t)) for t in tables.values())} readers:\n\n" + "\n".join(parts)
+    return f"AUC, mean over {listed(_readers(t) for t in tables.values())} readers:\n\n" + "\n".join(parts)
 
 
 def _readers(table: pd.DataFrame) -> int:
