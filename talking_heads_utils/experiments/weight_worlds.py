@@ -80,11 +80,11 @@ def _link_table(tables: dict[str, Tensor], known: tuple[Link, ...]) -> pd.DataFr
     tests, joint = links.link_tests(tables, known, _names(N_LAYERS, N_HEADS))
     corrected = holm(torch.tensor([test.p for test in tests], dtype=torch.float64)).tolist()
     rows = [
-        links._filled(link, link.name, test.observed, test=test, p_holm=p)
+        links.filled_row(link, link.name, test.observed, test=test, p_holm=p)
         for link, test, p in zip(known, tests, corrected)
     ]
     whole = Link("", "", "", tuple(pair for link in known for pair in link.pairs))
-    return frame([*rows, links._filled(whole, links.JOINT, joint.observed, test=joint)])
+    return frame([*rows, links.filled_row(whole, links.JOINT, joint.observed, test=joint)])
 
 
 def listening(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
@@ -103,7 +103,7 @@ def listening(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
         value = torch.from_numpy(rng.normal(size=(3, n_heads)) + cell.noise * rng.normal(size=(3, 1)))
         for head in chosen:
             value[head.layer, head.head] += cell.effect_size
-        yield measures.listeners(frame([*heads, listeners._test_row("value", value, chosen, N_DRAWS, 0)]))
+        yield measures.listeners(frame([*heads, listeners.auc_row("value", value, chosen, N_DRAWS, 0)]))
 
 
 def privileged(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:

@@ -13,6 +13,7 @@ from talking_heads_utils.experiments.inhibition.basis import DIFFERENCE, EVERY
 from talking_heads_utils.experiments.inhibition.links import JOINT
 from talking_heads_utils.experiments.inhibition.rivals import BEST_COMPONENT
 from talking_heads_utils.experiments.inhibition.slider import COMPONENT, FIRST, RANDOM, SECOND
+from talking_heads_utils.experiments.rules import ALPHA, COMPONENTS
 from talking_heads_utils.experiments.verdicts import listed
 from talking_heads_utils.site import scorecard
 
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
     from talking_heads_utils.experiments.store import Finished
 
-ALPHA = 0.05
-FEW = exchanges.CLAIMED  # components of a head that the paper's claim allows
+FEW = COMPONENTS  # components of a head that the paper's claim allows
 
 
 def _said(say: Callable[..., str]) -> Callable[..., Any]:

@@ -117,7 +117,7 @@ def link_rows(
         rows.append(_row(link, link.name, tables, test=test, p_holm=p_holm))
         rows += _control_rows(link, tables, names)
     whole = Link("", "", "", tuple(pair for link in links for pair in link.pairs))
-    return [*rows, _filled(whole, JOINT, joint.observed, test=joint)]
+    return [*rows, filled_row(whole, JOINT, joint.observed, test=joint)]
 
 
 def _control_rows(link: Link, tables: Mapping[str, Percentiles], names: Names) -> list[LinkRow]:
@@ -145,10 +145,10 @@ def _row(
     table = tables[link.kind]
     means = [over_pairs(table, [pair for pair in link.pairs if pair[0] == writer]) for writer in link.writers]
     interval = bootstrap_mean(torch.cat(means)) if len(means) > 1 else None
-    return _filled(link, name, over_pairs(table, link.pairs).item(), interval, control, test, p_holm)
+    return filled_row(link, name, over_pairs(table, link.pairs).item(), interval, control, test, p_holm)
 
 
-def _filled(
+def filled_row(
     link: Link, name: str, value: float, interval: Interval | None = None, control: str = "",
     test: DrawnTest | None = None, p_holm: float | None = None,
 ) -> LinkRow:  # fmt: skip

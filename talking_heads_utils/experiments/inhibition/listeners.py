@@ -111,7 +111,7 @@ def listener_rows(
         for i, head in sorted(enumerate(heads), key=lambda at: -own[at[0]].item())
     ]  # fmt: skip
     at = [Head(head.layer - later[0], head.head) for head in listeners]
-    return [*rows, *(_test_row(by, each, at, n_draws, seed) for by, each in values.items())]
+    return [*rows, *(auc_row(by, each, at, n_draws, seed) for by, each in values.items())]
 
 
 def listener_auc(
@@ -142,7 +142,7 @@ def listener_auc(
     return test, Interval(observed, low, high, value.numel())
 
 
-def _test_row(by: str, value: Tensor, listeners: Sequence[Head], n_draws: int, seed: int) -> ListenerRow:
+def auc_row(by: str, value: Tensor, listeners: Sequence[Head], n_draws: int, seed: int) -> ListenerRow:
     test, interval = listener_auc(value, listeners, n_draws, seed)
     return ListenerRow(
         EVERY, None, "", None, None, None, None, by, test.observed, interval.low, interval.high, test.null_mean,
