@@ -94,7 +94,7 @@ def listening(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     one = cell.world.startswith(ONE_LAYER)
     n_heads, chosen = (9, [Head(1, i) for i in range(cell.n_readers)]) if one else (
         N_HEADS, [Head(i % 3, i // 3) for i in range(cell.n_readers)])  # fmt: skip
-    empty = dict.fromkeys(field.name for field in fields(listeners.ListenerRow))
+    empty: dict[str, Any] = dict.fromkeys(field.name for field in fields(listeners.ListenerRow))
     heads = [
         listeners.ListenerRow(**empty | {"head": str(head), "layer": head.layer, "listener": head in chosen})
         for head in heads_in(range(3), n_heads)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -156,7 +156,7 @@ def in_lists(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
         yield measures.in_lists(frame(rows))
 
 
-TRANSFORMERS = {
+TRANSFORMERS: dict[str, dict[str, Any]] = {
     "transformer, one carrier": dict(rank=2, idle=12, flat=0.2),
     "transformer, eight alike": dict(rank=8),
     "transformer, no channel": dict(rank=2, idle=12, flat=0.2, channel=False),

@@ -80,7 +80,7 @@ class Components:
     def edit(self, run: Context, factors: Float[Tensor, "n_components"]) -> Edit:
         """The edit that scales by these factors, as data."""
         changed = {c: g for c, g in zip(self.every, factors.tolist()) if g != 1}
-        return new_edit(run.weights, changed, model=run.model)
+        return new_edit(run.weights, changed, model=run.model)  # type: ignore[arg-type]  # a Mapping's keys are invariant
 
 
 def prompts_of(run: Context, prompts: Prompts, n_items: int, n_prompts: int) -> PromptSet:
