@@ -177,12 +177,11 @@ def exchange(table: pd.DataFrame) -> str:
 
 @_said
 def known(table: pd.DataFrame) -> str:
-    """The same exchange in the planted model."""
-    row = _few(table)
-    return (
-        f"*Known answer:* in the planted model, whose channel is known, the same few components carry "
-        f"{_share(row, ends='share_')}."
-    )
+    """The same exchange in the planted model, of as many components as its channel has dimensions and of fewer."""
+    rows = table.query("head == @exchanges.ALL and into == @exchanges.QUERY and set == @exchanges.PREDICTED")
+    rows = rows[rows["measure"] == exchanges.LOG_ODDS].sort_values("k")
+    told = ", ".join(f"the first {row['k']} {row['share']:.0%}" for _, row in rows.iterrows())
+    return f"*Known answer:* in the planted model, whose channel has three dimensions, of each head carry {told}."
 
 
 @_said
