@@ -181,7 +181,7 @@ def known(table: pd.DataFrame) -> str:
     rows = table.query("head == @exchanges.ALL and into == @exchanges.QUERY and set == @exchanges.PREDICTED")
     rows = rows[rows["measure"] == exchanges.LOG_ODDS].sort_values("k")
     told = ", ".join(f"the first {row['k']} {row['share']:.0%}" for _, row in rows.iterrows())
-    return f"*Known answer:* in the planted model the channel has three dimensions; of each head's components carry {told}."
+    return f"*Known answer:* in the planted model the channel has three dimensions. Of each head there carry {told}."
 
 
 @_said
