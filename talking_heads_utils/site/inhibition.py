@@ -294,7 +294,8 @@ def against(results: Mapping[str, Mapping[str, Finished]]) -> str:
     for claim in (claim for claim in CLAIMS if claim.chapter == 1):
         told = [f"- {model}: **{known.verdict}**{'; ' * bool(known.measured)}{known.measured}"
                 f"{f' ({known.control})' if known.control else ''}"
-                for model, known in scorecard.judged(results, claim).items()]  # fmt: skip
+                for model, known in scorecard.judged(results, claim).items()
+                if known.verdict != scorecard.NoVerdict.NOT_POSSIBLE]  # fmt: skip
         if told:
             head = f"**{scorecard.SENTENCES[claim.id]}.** *The paper: {scorecard.theirs(claim)}.*\n"
             parts.append("\n".join([head, *told]))
