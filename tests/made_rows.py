@@ -162,10 +162,11 @@ def attends_rows() -> pd.DataFrame:
 
 
 def hit_rows() -> pd.DataFrame:
+    names = (exchange.WEIGHTS, *exchange_study.PREDICTORS[1:])
     rows = [
-        made(exchange.HitRow, head=head, predictor=predictor, strongest=f"{head}.0", first=f"{head}.{i % 2}",
+        made(exchange.HitRow, head=head, predictor=names[i], strongest=f"{head}.0", first=f"{head}.{i % 2}",
              rank=1 + i, hit_at_1=i == 0, hit_at_3=i < 3, p=(1 + i) / 64, n_components=64, n=500)
-        for head in HEADS for i, predictor in enumerate(exchange_study.PREDICTORS)
+        for head in HEADS for i in range(len(names))
     ]  # fmt: skip
     return frame(rows)
 

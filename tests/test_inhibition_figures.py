@@ -194,9 +194,13 @@ def test_sentences_follow_the_numbers():
         said.rivals({"a": ahead.assign(ahead_low=-0.2, ahead_high=-0.1)}).data.count("better than the component") == 3
     )
     assert said.strongest(made.effect_rows()) == ["L1H0.0"] and said.strongest(made.effect_rows().iloc[:0]) == []
+    assert said.hits(made.hit_rows()).data.endswith("Neither plain rule finds more.")
+    swapped = made.hit_rows().assign(hit_at_1=lambda rows: rows["predictor"] == "largest_variance")
+    assert said.hits(swapped).data.endswith("By largest variance more are found.")
+    assert f"the first 2 {row['share']:.0%}, the first 4" in said.known(table).data
     told = said.lists(made.says_rows()).data
     assert "L1H0.1: list index 40% [38%, 43%], items -10% [-12%, -7%], n = 200 lists" in told
-    assert said.links(links.iloc[:0]).data == "" and said.known(table).data.endswith(f"{row['share_high']:.0%}].")
+    assert said.links(links.iloc[:0]).data == ""
 
 
 def test_a_table_that_is_not_there_is_empty_and_says_why(monkeypatch):

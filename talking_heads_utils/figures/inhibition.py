@@ -74,7 +74,7 @@ def slider_figure(table: pd.DataFrame, *, start: float = -1.0) -> go.Figure:
     figure.update_xaxes(ticktext=["first name<br>is meant", "", "second name<br>is meant"], row=2, col=1)
     figure.update_xaxes(title_text=f"coefficient of {table['component'].iloc[0]}, set by hand", row=2, col=1)
     figure.update_xaxes(showticklabels=False, row=1, col=1)
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_yaxes(tickformat=".0%", autorangeoptions_include=-0.06)  # room for names
     figure.update_layout(dragmode=False, modebar_remove=NO_BUTTONS, legend_y=-0.34)
     return figure.update_layout(sliders=[restyle_slider(steps, "coefficient: ", pad=76, active=at)])
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.inhibition import exchange as exchanges
 from talking_heads_utils.experiments.inhibition.basis import DIFFERENCE, EVERY
+from talking_heads_utils.experiments.inhibition.exchange_study import LARGEST_SINGULAR_VALUE, LARGEST_VARIANCE
 from talking_heads_utils.experiments.inhibition.links import JOINT
 from talking_heads_utils.experiments.inhibition.rivals import BEST_COMPONENT
 from talking_heads_utils.experiments.inhibition.slider import COMPONENT, FIRST, RANDOM, SECOND
@@ -166,7 +167,7 @@ def exchange(table: pd.DataFrame) -> str:
     sets = (exchanges.RANDOM_DIRECTIONS, exchanges.OTHER_COMPONENT)
     controls = {_plain(name): _few(table, set=name) for name in sets}
     controls |= {f"into the {into}": _few(table, into=into) for into in (exchanges.KEY, exchanges.VALUE)}
-    told = ", ".join(f"{name} {found['share']:.0%}" for name, found in controls.items() if found is not None)
+    told = ", ".join(f"{name} {abs(found['share']):.0%}" for name, found in controls.items() if found is not None)
     return (
         f"The predicted components carry {much} of the heads' effect: {_share(row, ends='share_')}, {row['n']} pairs. "
         f"That is {more} than 95% of the matched sets, which carry less than {row['matched_share']:.0%} "
@@ -176,12 +177,11 @@ def exchange(table: pd.DataFrame) -> str:
 
 @_said
 def known(table: pd.DataFrame) -> str:
-    """The same exchange in the planted model."""
-    row = _few(table)
-    return (
-        f"*Known answer:* in the planted model, whose channel is known, the same few components carry "
-        f"{_share(row, ends='share_')}."
-    )
+    """The same exchange in the planted model, of as many components as its channel has dimensions and of fewer."""
+    rows = table.query("head == @exchanges.ALL and into == @exchanges.QUERY and set == @exchanges.PREDICTED")
+    rows = rows[rows["measure"] == exchanges.LOG_ODDS].sort_values("k")
+    told = ", ".join(f"the first {row['k']} {row['share']:.0%}" for _, row in rows.iterrows())
+    return f"*Known answer:* in the planted model the channel has three dimensions. Of each head there carry {told}."
 
 
 @_said
@@ -205,12 +205,16 @@ def outcomes(table: pd.DataFrame) -> str:
 def hits(table: pd.DataFrame) -> str:
     counts = [f"{_plain(name)} {int(part['hit_at_1'].sum())}, among its first three {int(part['hit_at_3'].sum())}"
               for name, part in table.groupby("predictor", sort=False)]  # fmt: skip
-    return f"Heads, of {table['head'].nunique()}, whose strongest component comes first: {'; '.join(counts)}."
+    found = table.groupby("predictor")["hit_at_1"].sum()
+    plain = found.loc[[LARGEST_SINGULAR_VALUE, LARGEST_VARIANCE]]
+    better = plain[plain > found[exchanges.WEIGHTS]].index
+    verdict = f"By {listed(map(_plain, better))} more are found." if len(better) else "Neither plain rule finds more."
+    return f"Heads, of {table['head'].nunique()}, whose strongest component comes first: {'; '.join(counts)}. {verdict}"
 
 
 @_said
 def effects(table: pd.DataFrame) -> str:
-    mean, parts = table.groupby(["head", "component"])[["effect", "score"]].mean(), []
+    mean, parts = table.groupby(["head", "component"], sort=False)[["effect", "score"]].mean(), []
     for head, rows in mean.groupby(level="head", sort=False):
         rows = rows.droplevel("head")
         first, second = rows["effect"].nsmallest(2).index
@@ -290,7 +294,8 @@ def against(results: Mapping[str, Mapping[str, Finished]]) -> str:
     for claim in (claim for claim in CLAIMS if claim.chapter == 1):
         told = [f"- {model}: **{known.verdict}**{'; ' * bool(known.measured)}{known.measured}"
                 f"{f' ({known.control})' if known.control else ''}"
-                for model, known in scorecard.judged(results, claim).items()]  # fmt: skip
+                for model, known in scorecard.judged(results, claim).items()
+                if known.verdict != scorecard.NoVerdict.NOT_POSSIBLE]  # fmt: skip
         if told:
             head = f"**{scorecard.SENTENCES[claim.id]}.** *The paper: {scorecard.theirs(claim)}.*\n"
             parts.append("\n".join([head, *told]))
