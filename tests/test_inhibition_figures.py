@@ -173,9 +173,9 @@ def test_the_sketch_names_the_heads_that_were_found_and_what_they_change():
 
 def test_sentences_follow_the_numbers():
     links = made.link_rows()
-    assert "links stand out (p = 0.0010). After Holm's correction 3 of 3" in said.links(links).data
+    assert "links stand out (p = 0.001). After Holm's correction 3 of 3" in said.links(links).data
     weak = links.assign(p=0.4, p_holm=0.9)
-    assert "do not stand out (p = 0.4000). After Holm's correction 0 of 3" in said.links(weak).data
+    assert "do not stand out (p = 0.4). After Holm's correction 0 of 3" in said.links(weak).data
     table = made.exchange_rows()
     row = table.query(
         "head == 'all' and set == 'predicted' and into == 'query' and measure == 'log_odds' and k == 2"

@@ -14,12 +14,12 @@ EXPERIMENTS = (*INHIBITION, *POSITIONAL, *EDITING, *ICL)
 
 def chapters_of(model: str) -> tuple[int, ...]:
     """The chapters whose experiments suit a model: known ones by their table, the book's own by what is known of them,
-    weights alone the one that reads weights."""
+    weights alone and the control without a channel the first."""
     known = known_models().get(model)
     if known is not None:
         return known.chapters
-    if model == GPT2_WEIGHTS:
+    if model in (GPT2_WEIGHTS, CONTROL):
         return (1,)
     if is_own(model):
-        return (4,) if model in learners() else (1, 2, 3) if model in (PLANTED, CONTROL) else (2, 3)
+        return (4,) if model in learners() else (1, 2, 3) if model == PLANTED else (2, 3)
     return (1, 2, 3, 4)

@@ -17,6 +17,7 @@ from talking_heads_utils.experiments.inhibition.slider import COMPONENT, FIRST, 
 from talking_heads_utils.experiments.rules import ALPHA, COMPONENTS
 from talking_heads_utils.experiments.verdicts import listed
 from talking_heads_utils.site import scorecard
+from talking_heads_utils.site.scorecard import p_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,10 +48,6 @@ def _number(row: Any, value: str, ends: str = "") -> str:
     return f"{row[value]:.2f} [{row[f'{ends}low']:.2f}, {row[f'{ends}high']:.2f}]"
 
 
-def _p(value: float) -> str:
-    return f"p = {value:.4f}" if value >= 0.0001 else "p < 0.0001"
-
-
 def _plain(name: object) -> str:
     return str(name).replace("_", " ")
 
@@ -73,8 +70,8 @@ def links(table: pd.DataFrame) -> str:
     out = own[own["p_holm"] < ALPHA]["link"].tolist()
     stand = "stand out" if joint["p"] < ALPHA else "do not stand out"
     return (
-        f"Taken together, the known links {stand} ({_p(joint['p'])}). After Holm's correction {len(out)} of {len(own)} "
-        f"do so by themselves{f': {listed(out)}' if out else ''}."
+        f"Taken together, the known links {stand} ({p_in_words(joint['p'])}). "
+        f"After Holm's correction {len(out)} of {len(own)} do so by themselves{f': {listed(out)}' if out else ''}."
     )
 
 
@@ -86,7 +83,7 @@ def listeners(tables: Mapping[str, pd.DataFrame]) -> str:
         stand = "stand out" if row["p"] < ALPHA else "do not clearly stand out"
         parts.append(
             f"- {model}: the {row['n_listeners']} movers and backups {stand} among {row['n']} later heads, AUC "
-            f"{_number(row, 'auc')}, {_p(row['p'])}; as many heads drawn from the same layers reach "
+            f"{_number(row, 'auc')}, {p_in_words(row['p'])}; as many heads drawn from the same layers reach "
             f"{row['null_mean']:.2f} on average"
         )
     return "\n".join(parts)
@@ -99,7 +96,7 @@ def basis(tables: Mapping[str, pd.DataFrame]) -> str:
         rows = table[(table["reader"] == EVERY) & (table["head"] == EVERY) & (table["group"] != DIFFERENCE)]
         each = ", ".join(f"{_number(row, 'ratio')} in {row['group']} heads" for _, row in rows.iterrows())
         less = table[table["group"] == DIFFERENCE]["p"].dropna()
-        differ = [f"; {'they differ' if p < ALPHA else 'no clear difference'}, {_p(p)}" for p in less]
+        differ = [f"; {'they differ' if p < ALPHA else 'no clear difference'}, {p_in_words(p)}" for p in less]
         parts.append(f"- {model}: {each}{''.join(differ)}")
     return "Score of the best component, times the best of a random basis:\n\n" + "\n".join(parts)
 
@@ -171,7 +168,7 @@ def exchange(table: pd.DataFrame) -> str:
     return (
         f"The predicted components carry {much} of the heads' effect: {_share(row, ends='share_')}, {row['n']} pairs. "
         f"That is {more} than 95% of the matched sets, which carry less than {row['matched_share']:.0%} "
-        f"({_p(row['p'])}). Other controls: {told}.\n\n" + "\n".join(lines)
+        f"({p_in_words(row['p'])}). Other controls: {told}.\n\n" + "\n".join(lines)
     )
 
 
@@ -269,7 +266,7 @@ def moved(table: pd.DataFrame) -> str:
 def attends(table: pd.DataFrame) -> str:
     mean = table[(table["role"] == "mean") & (table["target"] != "first_token")]
     parts = [f"- {_plain(row['target'])}: {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}], matched "
-             f"components {row['control']:+.1%}, {_p(row['p'])}" for _, row in mean.iterrows()]  # fmt: skip
+             f"components {row['control']:+.1%}, {p_in_words(row['p'])}" for _, row in mean.iterrows()]  # fmt: skip
     return "Attention beyond even attention, mean over heads:\n\n" + "\n".join(parts)
 
 

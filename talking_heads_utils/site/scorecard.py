@@ -17,7 +17,7 @@ from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, Claim, ClaimId
 from talking_heads_utils.experiments.icl import post
 from talking_heads_utils.experiments.store import Finished, finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict
-from talking_heads_utils.known import GPT2_WEIGHTS
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
 from talking_heads_utils.models import PLANTED, known_models, shipped_models
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class NoVerdict(StrEnum):
     STALE = "to be run again"  # the code has changed since
 
 
-TOYS = (PLANTED, "mini-token/early", "mini-token", "mini-place/early", "mini-place", "mini-icl", "mini-icl-plain",
-        "mini-icl-noisy")  # fmt: skip
+TOYS = (PLANTED, CONTROL, "mini-token/early", "mini-token", "mini-place/early", "mini-place", "mini-icl",
+        "mini-icl-plain", "mini-icl-noisy")  # fmt: skip
 MARKS = {Verdict.SUPPORTED: "✓", Verdict.NOT_SUPPORTED: "✗", Verdict.UNDECIDED: "?", Verdict.NOT_JUDGED: "○",
          NoVerdict.NOT_RUN: "·", NoVerdict.NOT_POSSIBLE: "–", NoVerdict.STALE: "↻"}  # fmt: skip
 PAGES = {1: "01_inhibition_heads", 2: "02_positional_subspace", 3: "03_weight_editing", 4: "04_icl_redundancy"}
@@ -116,8 +116,13 @@ def control_in_words(found: Measured) -> str:
         return ""
     control = _number(found.control, found.control_low, found.control_high, found.unit)
     also = [f"{_plain(name)} {value:.3g}" for name, value in found.also.items()]
-    p = [] if isnan(found.p) else [f"p = {found.p:.4f}"]
+    p = [] if isnan(found.p) else [p_in_words(found.p)]
     return ", ".join([f"{_plain(found.control_label)} {control}", *p, *also])
+
+
+def p_in_words(p: float) -> str:
+    """``p = 0.021``; below what the draws can tell, ``p < 0.0001``."""
+    return f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
 
 
 def _plain(name: str) -> str:
@@ -170,7 +175,9 @@ def judge(claim: Claim, result: Finished) -> Judged:
 def _too_few(claim: Claim, found: Measured) -> str:
     """Why a rule may not judge what was measured; empty where it may, or where there is no rule."""
     lacking = claim.rule.lacking(found) if claim.rule else {}
-    return " and ".join(f"{has} {unit}, where 80% power takes {least}" for unit, (has, least) in lacking.items())
+    return " and ".join(
+        f"{has} {_plain(unit)}, where 80% power takes {least}" for unit, (has, least) in lacking.items()
+    )
 
 
 def judged(results: Mapping[str, Mapping[str, Finished]], claim: Claim) -> dict[str, Judged]:
@@ -191,7 +198,11 @@ def judged_of(model: str, claim: ClaimId) -> Judged:
 
 def models() -> list[str]:
     """Every model of the scorecard: the known real ones, then the book's own as far as they ship."""
-    return [GPT2_WEIGHTS, *known_models(), *(name for name in TOYS if name == PLANTED or name in shipped_models())]
+    return [
+        GPT2_WEIGHTS,
+        *known_models(),
+        *(name for name in TOYS if name in (PLANTED, CONTROL) or name in shipped_models()),
+    ]
 
 
 def all_results(root: Path | None = None) -> dict[str, dict[str, Finished]]:
