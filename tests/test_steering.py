@@ -18,20 +18,28 @@ WRITERS = (Component(0, 1, 0), Component(1, 2, 1), Component(1, 0, 0))
 MOVERS = (Head(2, 0), Head(2, 3))
 
 
-@torch.no_grad()
 def plain(bridge, prompts, directions, setting, movers):
     """One setting by a whole run: added to what attention writes at ``end``, in each writer's own layer."""
-    rows, end, seen = torch.arange(len(prompts)), prompts.positions["end"], {}
+    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
+    seen = {}
 
-    def add(tensor, hook):
-        chosen = [k for k, w in enumerate(WRITERS) if hook.name == f"blocks.{w.layer}.hook_attn_out"]
-        tensor = tensor.clone()
-        tensor[rows, end] += setting[chosen] @ directions[chosen]
-        return tensor
+    def add(layer):
+        chosen = [k for k, w in enumerate(WRITERS) if w.layer == layer]
 
-    hooks = [(f"blocks.{layer}.hook_attn_out", add) for layer in (0, 1)]
-    hooks += [(f"blocks.{m.layer}.attn.hook_pattern", lambda t, hook: seen.update({hook.layer(): t})) for m in movers]
-    logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
+        def hook(tensor, hook):
+            tensor = tensor.clone()
+            tensor[rows, end] += setting[chosen] @ directions[chosen]
+            return tensor
+
+        return hook
+
+    hooks = [(f"blocks.{layer}.hook_attn_out", add(layer)) for layer in (0, 1)]
+    hooks += [
+        (f"blocks.{layer}.attn.hook_pattern", lambda t, hook, layer=layer: seen.update({layer: t}))
+        for layer in {m.layer for m in movers}
+    ]
+    with torch.no_grad():
+        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
     return torch.stack([seen[m.layer][rows, m.head, end] for m in movers], 1), logits
 
 
