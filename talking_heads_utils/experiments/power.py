@@ -115,7 +115,7 @@ PLANTED = (
 
 def power_rows(planted: Planted, n_worlds: int = N_WORLDS, seed: int = SEED) -> list[PowerRow]:
     """A row for every kind of worlds: what the rule says of them, however few heads there are."""
-    return [_row(planted, cell, int(n_worlds * planted.share), seed) for cell in planted.cells]
+    return [_row(planted, cell, max(1, int(n_worlds * planted.share)), seed) for cell in planted.cells]
 
 
 def _row(planted: Planted, cell: Cell, n_worlds: int, seed: int) -> PowerRow:
