@@ -15,9 +15,9 @@ from talking_heads_utils.experiments.inhibition.links import JOINT
 from talking_heads_utils.experiments.inhibition.rivals import BEST_COMPONENT
 from talking_heads_utils.experiments.inhibition.slider import COMPONENT, FIRST, RANDOM, SECOND
 from talking_heads_utils.experiments.rules import ALPHA, COMPONENTS
-from talking_heads_utils.experiments.verdicts import listed
+from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.site import scorecard
-from talking_heads_utils.site.scorecard import p_in_words
+from talking_heads_utils.site.scorecard import p_in_words, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,14 +42,6 @@ def _said(say: Callable[..., str]) -> Callable[..., Any]:
 def _share(row: Any, value: str = "share", ends: str = "") -> str:
     """``61% [58%, 64%]``."""
     return f"{row[value]:.0%} [{row[f'{ends}low']:.0%}, {row[f'{ends}high']:.0%}]"
-
-
-def _number(row: Any, value: str, ends: str = "") -> str:
-    return f"{row[value]:.2f} [{row[f'{ends}low']:.2f}, {row[f'{ends}high']:.2f}]"
-
-
-def _plain(name: object) -> str:
-    return str(name).replace("_", " ")
 
 
 def strongest(effects: pd.DataFrame) -> list[str]:
@@ -83,7 +75,7 @@ def listeners(tables: Mapping[str, pd.DataFrame]) -> str:
         stand = "stand out" if row["p"] < ALPHA else "do not clearly stand out"
         parts.append(
             f"- {model}: the {row['n_listeners']} movers and backups {stand} among {row['n']} later heads, AUC "
-            f"{_number(row, 'auc')}, {p_in_words(row['p'])}; as many heads drawn from the same layers reach "
+            f"{with_interval(row, 'auc')}, {p_in_words(row['p'])}; as many heads drawn from the same layers reach "
             f"{row['null_mean']:.2f} on average"
         )
     return "\n".join(parts)
@@ -94,7 +86,7 @@ def basis(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for model, table in tables.items():
         rows = table[(table["reader"] == EVERY) & (table["head"] == EVERY) & (table["group"] != DIFFERENCE)]
-        each = ", ".join(f"{_number(row, 'ratio')} in {row['group']} heads" for _, row in rows.iterrows())
+        each = ", ".join(f"{with_interval(row, 'ratio')} in {row['group']} heads" for _, row in rows.iterrows())
         less = table[table["group"] == DIFFERENCE]["p"].dropna()
         differ = [f"; {'they differ' if p < ALPHA else 'no clear difference'}, {p_in_words(p)}" for p in less]
         parts.append(f"- {model}: {each}{''.join(differ)}")
@@ -107,9 +99,9 @@ def rivals(tables: Mapping[str, pd.DataFrame]) -> str:
     for model, table in tables.items():
         rows = table[(table["link"] == EVERY) & (table["reader"] == EVERY)].set_index("measure")
         own = rows.loc[BEST_COMPONENT]
-        beside = "; ".join(f"{_plain(measure)} {row['auc']:.2f} ({_ahead(row)})"
+        beside = "; ".join(f"{plain(measure)} {row['auc']:.2f} ({_ahead(row)})"
                            for measure, row in rows.iterrows() if measure != BEST_COMPONENT)  # fmt: skip
-        parts.append(f"- {model}: best component {_number(own, 'auc', 'auc_')}; {beside}")
+        parts.append(f"- {model}: best component {with_interval(own, 'auc', 'auc_')}; {beside}")
     return f"AUC, mean over {listed(_readers(t) for t in tables.values())} readers:\n\n" + "\n".join(parts)
 
 
@@ -162,7 +154,7 @@ def exchange(table: pd.DataFrame) -> str:
     much = "at least half" if row["share_low"] >= 0.5 else "less than half" if row["share_high"] < 0.5 else "about half"
     more = "more" if row["share"] > row["matched_share"] else "no more"
     sets = (exchanges.RANDOM_DIRECTIONS, exchanges.OTHER_COMPONENT)
-    controls = {_plain(name): _few(table, set=name) for name in sets}
+    controls = {plain(name): _few(table, set=name) for name in sets}
     controls |= {f"into the {into}": _few(table, into=into) for into in (exchanges.KEY, exchanges.VALUE)}
     told = ", ".join(f"{name} {abs(found['share']):.0%}" for name, found in controls.items() if found is not None)
     return (
@@ -192,20 +184,20 @@ def outcomes(table: pd.DataFrame) -> str:
         row = _few(table, measure=measure)
         whole = table[(table["set"] == exchanges.WHOLE_HEAD) & (table["measure"] == measure)]
         whole = whole[(whole["head"] == exchanges.ALL) & (whole["into"] == exchanges.QUERY)]
-        beside = f", the whole heads {_number(whole.iloc[0], 'effect')}" if len(whole) else ""
+        beside = f", the whole heads {with_interval(whole.iloc[0], 'effect')}" if len(whole) else ""
         if row is not None:
-            parts.append(f"{name} {_number(row, 'effect')}{beside}")
+            parts.append(f"{name} {with_interval(row, 'effect')}{beside}")
     return f"The same exchange changes the answer: {'; '.join(parts)}." if parts else ""
 
 
 @_said
 def hits(table: pd.DataFrame) -> str:
-    counts = [f"{_plain(name)} {int(part['hit_at_1'].sum())}, among its first three {int(part['hit_at_3'].sum())}"
+    counts = [f"{plain(name)} {int(part['hit_at_1'].sum())}, among its first three {int(part['hit_at_3'].sum())}"
               for name, part in table.groupby("predictor", sort=False)]  # fmt: skip
     found = table.groupby("predictor")["hit_at_1"].sum()
-    plain = found.loc[[LARGEST_SINGULAR_VALUE, LARGEST_VARIANCE]]
-    better = plain[plain > found[exchanges.WEIGHTS]].index
-    verdict = f"By {listed(map(_plain, better))} more are found." if len(better) else "Neither plain rule finds more."
+    baselines = found.loc[[LARGEST_SINGULAR_VALUE, LARGEST_VARIANCE]]
+    better = baselines[baselines > found[exchanges.WEIGHTS]].index
+    verdict = f"By {listed(map(plain, better))} more are found." if len(better) else "Neither plain rule finds more."
     return f"Heads, of {table['head'].nunique()}, whose strongest component comes first: {'; '.join(counts)}. {verdict}"
 
 
@@ -226,7 +218,7 @@ def effects(table: pd.DataFrame) -> str:
 def says(table: pd.DataFrame) -> str:
     shares, parts = table[(table["statistic"] == "version_share") & (table["task"] == "ioi")], []
     for component, rows in shares.groupby("component", sort=False):
-        told = ", ".join(f"{_plain(row['feature'])} {_share(row, 'value')}" for _, row in rows.iterrows())
+        told = ", ".join(f"{plain(row['feature'])} {_share(row, 'value')}" for _, row in rows.iterrows())
         parts.append(f"- {component}: {told}")
     return "What makes up its variation over the four versions, by chance a third each:\n\n" + "\n".join(parts)
 
@@ -237,7 +229,7 @@ def lists(says: pd.DataFrame) -> str:
     rows = says[(says["task"] == "laundry") & (says["statistic"] == "variance_share")]
     rows, parts = rows[rows["split"] == "across_templates"], []
     for component, own in rows.groupby("component", sort=False):
-        told = ", ".join(f"{_plain(row['feature'])} {_share(row, 'value')}" for _, row in own.iterrows())
+        told = ", ".join(f"{plain(row['feature'])} {_share(row, 'value')}" for _, row in own.iterrows())
         parts.append(f"- {component}: {told}, n = {own['n'].iloc[0]} lists")
     told = "On lists, what predicts its variance on wordings that were not fitted (below zero: worse than the mean):"
     return f"{told}\n\n" + "\n".join(parts) if parts else ""
@@ -265,7 +257,7 @@ def moved(table: pd.DataFrame) -> str:
 @_said
 def attends(table: pd.DataFrame) -> str:
     mean = table[(table["role"] == "mean") & (table["target"] != "first_token")]
-    parts = [f"- {_plain(row['target'])}: {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}], matched "
+    parts = [f"- {plain(row['target'])}: {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}], matched "
              f"components {row['control']:+.1%}, {p_in_words(row['p'])}" for _, row in mean.iterrows()]  # fmt: skip
     return "Attention beyond even attention, mean over heads:\n\n" + "\n".join(parts)
 

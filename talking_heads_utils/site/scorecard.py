@@ -106,7 +106,7 @@ def theirs(claim: Claim) -> str:
 
 def in_words(found: Measured) -> str:
     """What was measured, with interval and n: ``gain of one setting 3.1 points [1.0, 5.2], n = 200``."""
-    value = f"{_plain(found.what)} {_number(found.value, found.low, found.high, found.unit)}"
+    value = f"{plain(found.what)} {_number(found.value, found.low, found.high, found.unit)}"
     return f"{value}, n = {found.n:,}{'' if found.n_of == 'prompts' else f' {found.n_of}'}" if found.n else value
 
 
@@ -115,9 +115,9 @@ def control_in_words(found: Measured) -> str:
     if not found.control_label:
         return ""
     control = _number(found.control, found.control_low, found.control_high, found.unit)
-    also = [f"{_plain(name)} {value:.3g}" for name, value in found.also.items()]
+    also = [f"{plain(name)} {value:.3g}" for name, value in found.also.items()]
     p = [] if isnan(found.p) else [p_in_words(found.p)]
-    return ", ".join([f"{_plain(found.control_label)} {control}", *p, *also])
+    return ", ".join([f"{plain(found.control_label)} {control}", *p, *also])
 
 
 def p_in_words(p: float) -> str:
@@ -125,8 +125,9 @@ def p_in_words(p: float) -> str:
     return f"p = {p:.2g}" if p >= 0.0001 else "p < 0.0001"
 
 
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
+def plain(name: object) -> str:
+    """A name in code as words."""
+    return str(name).replace("_", " ")
 
 
 def _number(value: float, low: float, high: float, unit: str) -> str:
@@ -175,9 +176,7 @@ def judge(claim: Claim, result: Finished) -> Judged:
 def _too_few(claim: Claim, found: Measured) -> str:
     """Why a rule may not judge what was measured; empty where it may, or where there is no rule."""
     lacking = claim.rule.lacking(found) if claim.rule else {}
-    return " and ".join(
-        f"{has} {_plain(unit)}, where 80% power takes {least}" for unit, (has, least) in lacking.items()
-    )
+    return " and ".join(f"{has} {plain(unit)}, where 80% power takes {least}" for unit, (has, least) in lacking.items())
 
 
 def judged(results: Mapping[str, Mapping[str, Finished]], claim: Claim) -> dict[str, Judged]:
