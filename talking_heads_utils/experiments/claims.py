@@ -12,10 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from talking_heads_utils.experiments import rules
-from talking_heads_utils.experiments.editing import measures as editing
 from talking_heads_utils.experiments.icl import measures as icl
 from talking_heads_utils.experiments.inhibition import measures as inhibition
-from talking_heads_utils.experiments.positional import measures as positional
 from talking_heads_utils.experiments.verdicts import Measured, Rule, Verdict
 
 if TYPE_CHECKING:
@@ -83,20 +81,6 @@ CLAIMS = (
     Claim(ClaimId.PREDICTED, PAPER, 1, "fig-exchange", "hits", inhibition.predicted, rule=rules.PREDICTED),
     Claim(ClaimId.CONCENTRATED, PAPER, 1, "fig-exchange", "exchange", inhibition.concentrated,
           rule=rules.CONCENTRATED),
-    Claim(ClaimId.LOWERS, PAPER, 3, "fig-removal", "removal", editing.lowers,
-          "the component is the best of those tried on the prompts that score it"),
-    Claim(ClaimId.INDEXES, PAPER, 2, "fig-decoding", "decoding", positional.indexes,
-          "the three components need not be those of inhibition heads"),
-    Claim(ClaimId.TRAVERSED, PAPER, 2, "fig-traversal", "reach", positional.traversed,
-          "a few random draws are no null"),
-    Claim(ClaimId.CROWDS, PAPER, 2, "fig-crowding", "crowding", positional.crowds,
-          "accuracy falls and distances shrink with the number of items whatever the cause"),
-    Claim(ClaimId.ORDER, PAPER, 2, "fig-crowding", "places", positional.order_matters,
-          "lists in kept and in shuffled order are pooled, so recency and induction look alike"),
-    Claim(ClaimId.STEERING_GAINS, PAPER, 2, "fig-gains", "steering-gains", positional.steering_gains,
-          "one shift for all prompts can help only where the model prefers some places"),
-    Claim(ClaimId.EDIT_GAINS, PAPER, 3, "fig-edit-gains", "edit-gains", editing.edit_gains,
-          "the search misses a gain that was planted, so the rule fails its positive control"),
     Claim(ClaimId.IN_LISTS, PAPER, 1, "fig-attends", "attends", inhibition.in_lists, rule=rules.IN_LISTS),
     Claim(ClaimId.REDUNDANT, POST, 4, "fig-pairs", "pairs", icl.redundant,
           "heads are ranked by what their own loss costs, which a perfect backup makes zero"),

@@ -1,11 +1,16 @@
-"""Chapter 2: where prompts sit in a subspace, what can be decoded there, and what moving them buys.
+"""Chapter 2: a subspace that keeps which item of a list is left.
 
-``experiments``    the chapter's experiments, as the catalogue has them
-``measures``       what its tables measure of the claims
-``coordinates``    points of prompts in a small subspace at ``end``
-``decoding``       what coordinates tell of the answer, by list length
-``steering``       moving the point by hand
-``gains``          what steering buys, chosen on one half and scored on the other
-``sweep``          a whole grid of settings, resumable and in shards
-``sweep_results``  a finished sweep in two small files
+``experiments``  the chapter's experiments, as the catalogue has them
+``measures``     what its tables measure of the claims
+``subspace``     which components, and what they are compared with
+``points``       where lists sit in their coordinates
+``coordinates``  decoding, one rule for index and item
+``decoding``     index or item, and in how many dimensions
+``interchange``  a donor's coordinates put into a recipient
+``traversal``    the point moved by hand
+``crowding``     distances beside errors; the cloud made wider or narrower
+``order``        accuracy by index, beside plain strategies
+``steering``     gains of steering that is told nothing, beside a correction of the logits
+``sweep``        the paper's whole grid, in chunks that resume
+``sweep_results``  what a finished sweep gives
 """

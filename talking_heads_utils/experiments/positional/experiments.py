@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from talking_heads_utils.experiments.context import Context, Experiment
-from talking_heads_utils.experiments.positional.decoding import (
-    CrowdingRow,
-    DecodingRow,
-    IndexRow,
-    by_list_index,
+from talking_heads_utils.experiments.context import Experiment
+from talking_heads_utils.experiments.positional import (
     crowding,
     decoding,
+    interchange,
+    order,
+    points,
+    steering,
+    subspace,
+    traversal,
 )
-from talking_heads_utils.experiments.positional.steering import GainRow, ReachRow, axis, reach, steering_gains
-from talking_heads_utils.settings import N_ITEMS
-
-LONG = 12  # items of the long lists that are steered
-
-
-def _reach(run: Context) -> list[ReachRow]:
-    n_items, (n_values, n_random) = run.n_items(N_ITEMS), (5, 1) if run.quick else (9, 3)
-    return reach(run, n_items, axis(run, n_items, n_values), run.n(100), n_random)
-
-
-def _steering_gains(run: Context) -> list[GainRow]:
-    n_values, n_random = (3, 1) if run.quick else (5, 2)
-    lengths = dict.fromkeys((run.n_items(N_ITEMS), run.n_items(LONG)))
-    return [row for n in lengths for row in steering_gains(run, n, axis(run, n, n_values), run.n(800), n_random)]
-
 
 EXPERIMENTS = (
-    Experiment("decoding", 2, 4, DecodingRow, lambda run: decoding(run, run.n_items(N_ITEMS), run.n(400)),
-               "from subspaces"),
-    Experiment("crowding", 2, 4, CrowdingRow, lambda run: crowding(run, run.lengths, run.n(120)), "by length"),
-    Experiment("places", 2, 1, IndexRow, lambda run: by_list_index(run, run.lengths, run.n(120)), "by list index"),
-    Experiment("reach", 2, 5, ReachRow, _reach, "where a setting brings the mover"),
-    Experiment("steering-gains", 2, 45, GainRow, _steering_gains, "accuracy by steering"),
-)  # fmt: skip
+    Experiment("components", 2, 1, subspace.ComponentRow, subspace.run, "which components span the subspace"),
+    Experiment("points", 2, 3, points.PointRow, points.run, "where lists sit in it"),
+    Experiment("decoding", 2, 4, decoding.DecodingRow, decoding.run, "index or item, and in how many dimensions"),
+    Experiment("interchange", 2, 10, interchange.InterchangeRow, interchange.run, "a donor's coordinates put in"),
+    Experiment("line", 2, 1, traversal.LineRow, traversal.run_line, "one component moved by hand"),
+    Experiment("map", 2, 2, traversal.MapRow, traversal.run_map, "three components moved by hand"),
+    Experiment("reach", 2, 4, traversal.ReachRow, traversal.run_reach, "whether every item can be reached"),
+    Experiment("margins", 2, 3, crowding.CrowdingRow, crowding.run_margins, "errors beside distances"),
+    Experiment("scales", 2, 5, crowding.ScaleRow, crowding.run_scales, "the cloud made wider or narrower"),
+    Experiment("order", 2, 3, order.OrderRow, order.run, "accuracy by index in kept and shuffled order"),
+    Experiment("steering-gains", 2, 5, steering.GainRow, steering.run, "steering beside a correction of the logits"),
+)

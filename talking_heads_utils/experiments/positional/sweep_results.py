@@ -10,19 +10,16 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from talking_heads_utils import resume
 from talking_heads_utils.errors import OptionError, ResultError
-from talking_heads_utils.experiments.positional.gains import gains
-from talking_heads_utils.experiments.positional.steering import GainRow, Traversal, gain_rows
 from talking_heads_utils.experiments.positional.sweep import SUFFIX, Plan, read_plan, save_arrays
 from talking_heads_utils.experiments.result_files import results_folder, shown
 from talking_heads_utils.files import data_dir
@@ -32,6 +29,13 @@ from talking_heads_utils.models import is_real, known_models
 FORMAT = 2
 STEERING = "steering"
 STEPS = 10_000  # attention is kept in steps of 1 / 10,000
+
+
+class Traversal(NamedTuple):
+    """Mean attention of a mover to each item over a grid of three alphas, and the values of each axis."""
+
+    attention: np.ndarray  # [v, v, v, n_items]
+    values: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,6 @@ class Result:
     def right(self, n_items: int) -> np.ndarray:
         """Whether each prompt is answered under each setting, ``[n, n_settings]``."""
         return np.unpackbits(self._of(n_items, "right"), axis=1, count=self.plan.n_settings).astype(bool)
-
-    def gain_rows(self, n_items: int, draw: int | None = None) -> list[GainRow]:
-        """What steering buys, by strategy."""
-        selection = torch.from_numpy(~self._of(n_items, "held_out"))
-        index = torch.from_numpy(self._of(n_items, "list_index").astype(int))
-        found = gains(torch.from_numpy(self.right(n_items)), selection, index, self.plan.settings)
-        return gain_rows(self.plan.model, n_items, draw, found)
 
     def _of(self, n_items: int, name: str) -> np.ndarray:
         if (key := f"{n_items}/{name}") not in self.arrays:
@@ -164,13 +161,6 @@ class Finished:
 
     own: Result
     controls: tuple[Result, ...]
-
-    def gain_rows(self) -> list[GainRow]:
-        """What steering buys, beside its controls; none where no logits were read or no control was run."""
-        if not self.controls or not all(result.plan.logits for result in (self.own, *self.controls)):
-            return []
-        draws = ((None, self.own), *enumerate(self.controls))
-        return [row for n in self.own.plan.n_items for draw, result in draws for row in result.gain_rows(n, draw)]
 
 
 def load_real(model: str, root: Path | None = None) -> Finished | None:
