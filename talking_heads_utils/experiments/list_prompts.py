@@ -26,8 +26,8 @@ NEW_EVERY = 3  # one object in so many is kept for scoring alone
 
 
 class Part(StrEnum):
-    """Which lists: those that choices are made on; others in the same wordings, of the same objects; in a wording, or of
-    objects, that no choice saw."""
+    """Which lists: those that choices are made on; others in the same wordings, of the same objects; in a wording, or
+    of objects, that no choice saw."""
 
     SELECTION = "selection"
     HELD_OUT = "held_out"

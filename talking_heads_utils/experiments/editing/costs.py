@@ -10,8 +10,8 @@ from talking_heads_utils.experiments.rows import Row, column
 
 
 class What(StrEnum):
-    """What is compared before and after: accuracy on IOI and on words in context, loss on running text and divergence of
-    what is predicted there, and how far other heads' attention moves."""
+    """What is compared: accuracy on IOI and on words in context, loss on running text and divergence of what is
+    predicted there, and how far other heads' attention moves."""
 
     IOI = "ioi"
     WORDS = "words"

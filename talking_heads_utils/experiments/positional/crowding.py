@@ -17,7 +17,9 @@ class CrowdingRow(Row):
     n_items: int = column("items", "length of the lists")
     statistic: str = column(
         "",
-        "accuracy: of a quarter of the lists; slope: of the log-odds of being right on the margin, within index, wording and order, per standard deviation; neighbours: share of errors that go to an index next to the answer's, less that of errors dealt anew within index",
+        "accuracy: of a quarter of the lists; slope: of the log-odds of being right on the margin, within "
+        "index, wording and order, per standard deviation; neighbours: share of errors that go to an index"
+        " next to the answer's, less that of errors dealt anew within index",
     )
     quarter: int | None = column("", "of lists by margin within index, 1 the most crowded; empty for other statistics")
     value: float = column("", "of the statistic")
@@ -25,7 +27,8 @@ class CrowdingRow(Row):
     high: float = column("", "upper end")
     p: float | None = column(
         "",
-        "slope: share of matched triples, this one included, with as steep a one; neighbours: by permutation within index",
+        "slope: share of matched triples, this one included, with as steep a one; neighbours: by "
+        "permutation within index",
     )
     n_draws: int | None = column("", "triples or permutations behind p")
     n: int = column("prompts", "lists, or errors")

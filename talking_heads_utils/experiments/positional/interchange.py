@@ -10,8 +10,8 @@ from talking_heads_utils.experiments.rows import Row, column
 
 
 class Donor(StrEnum):
-    """Whose coordinates: a list of other items whose answer stands at another index; one whose answer stands at the same
-    index; the recipient's own items with the answer at the other index."""
+    """Whose coordinates: a list of other items whose answer stands at another index; one whose answer stands at the
+    same index; the recipient's own items with the answer at the other index."""
 
     OTHER_ITEMS = "other_items"
     SAME_INDEX = "same_index"
@@ -34,7 +34,8 @@ class InterchangeRow(Row):
     donor: str = column("", "other_items, same_index, same_items")
     measure: str = column(
         "",
-        "logit_difference: item at j less item at i, logits; log_odds: of the movers' attention, j to i, nats; moved: share of lists answered with the item at j less the same without interchange",
+        "logit_difference: item at j less item at i, logits; log_odds: of the movers' attention, j to i, "
+        "nats; moved: share of lists answered with the item at j less the same without interchange",
     )
     effect: float = column("", "change of the measure, mean over pairs")
     low: float = column("", "95% interval over pairs, of drawn subspaces over draws, lower end")

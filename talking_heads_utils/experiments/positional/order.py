@@ -30,7 +30,8 @@ class OrderRow(Row):
     matched_removed: float = column("share", "the same along matched triples, mean over draws")
     range_p: float = column(
         "",
-        "of so large a range of accuracy over indices in this order; right answers dealt anew over indices; alike in all rows of an order and length",
+        "of so large a range of accuracy over indices in this order; right answers dealt anew over "
+        "indices; alike in all rows of an order and length",
     )
     n: int = column("prompts", "lists")
 

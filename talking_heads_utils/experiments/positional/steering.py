@@ -10,8 +10,9 @@ from talking_heads_utils.experiments.rows import Row, column
 
 
 class Method(StrEnum):
-    """What is changed, by choices on the selection half alone: nothing; one setting for all lists; the cloud scaled about
-    its mean; a constant added to each index's logit; both of the latter. The last two are told the answers: bounds."""
+    """What is changed, by choices on the selection half alone: nothing; one setting for all lists; the cloud scaled
+    about its mean; a constant added to each index's logit; setting and constants. The last two are told the answers:
+    bounds."""
 
     NONE = "none"
     ONE_SETTING = "one_setting"
