@@ -7,30 +7,39 @@ means and spread are those of the selection lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.batches import blocks
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part
+from talking_heads_utils.experiments.positional.conditional import (
+    conditional_slope,
+    dealt_over_errors,
+    dealt_within_index,
+)
 from talking_heads_utils.experiments.positional.correction import right as alone
-from talking_heads_utils.experiments.positional.ends import Ends, check_index, ends
-from talking_heads_utils.experiments.positional.subspace import K, Subspace, basis, chosen, shown_lengths
+from talking_heads_utils.experiments.positional.ends import Ends
+from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, basis, chosen, shown_lengths
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.stats import Z, drawn_test, share, share_change
+from talking_heads_utils.forward.steer import Steering, prepare
+from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.stats import Interval, Z, drawn_test, share, share_change
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 LENGTHS = (4, 6, 8)  # of lists, where the model was trained on them or is shown with them
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-N_LISTS, N_MATCHED_LISTS, N_FIT = 1000, 300, 400  # to score, to score matched triples on, to fit means on
-N_PERMUTATIONS = 999
+N_LISTS, N_MATCHED_LISTS, N_FIT = 1000, 300, 800  # to score, to score matched triples on, to fit means on
+BLOCK = 5000  # lists times variants that run together
+MIDDLE = torch.tensor([0.025, 0.975], dtype=torch.float64)
+ACCURACY, SLOPE, NEIGHBOURS, NEAREST = "accuracy", "slope", "neighbours", "nearest"
 MOST = 10.0  # times that a matched triple's shift is made longer, at most, to be as long as the chosen one's
-PRIOR = 0.005  # penalty on a squared slope: without one it runs away where a margin tells all
-N_STEPS = 30  # of Newton's method
 
 
 @dataclass(frozen=True)
@@ -67,17 +76,14 @@ class ScaleRow(Row):
     accuracy: float = column("share", "lists answered")
     low: float = column("share", "95% interval, lower end")
     high: float = column("share", "upper end")
-    change: float = column("share", "of accuracy, against no scaling, paired")
-    change_low: float = column("share", "95% interval, lower end")
-    change_high: float = column("share", "upper end")
+    change: float = column("points", "of accuracy, against no scaling, paired")
+    change_low: float = column("points", "95% interval, lower end")
+    change_high: float = column("points", "upper end")
     spread: float = column("share", "largest less smallest accuracy over the answer's indices")
     p: float | None = column("", "share of matched triples, this one included, with as large a rise, for a scale below "
                              "1 as large a fall, on the lists that these were run on; of chosen alone")  # fmt: skip
     n_draws: int | None = column("triples", "matched ones")
     n: int = column("prompts", "lists")
-
-
-# --- statistics ---
 
 
 class Cloud(NamedTuple):
@@ -108,93 +114,241 @@ def margins(distances: Float[Tensor, "*sets n n_items"], index: Int[Tensor, "n"]
     return distances.masked_fill(own, torch.inf).amin(-1) - (distances * own).sum(-1)
 
 
-class Slope(NamedTuple):
-    """Of the log-odds, with its standard error."""
-
-    value: Float[Tensor, "*sets"]
-    error: Float[Tensor, "*sets"]
+# --- lists, run ---
 
 
-def conditional_slope(x: Float[Tensor, "*sets n"], right: Bool[Tensor, "n"], strata: Int[Tensor, "n"]) -> Slope:
-    """Slope of the log-odds of being right on x, given how many are right in each stratum: conditional logistic
-    regression (Breslow and Day 1980), so that strata may be small. Newton's method."""
-    n_strata, longest = int(strata.max()) + 1, int(strata.bincount().max())
-    order = strata.argsort(stable=True)
-    place = torch.arange(len(strata)) - (strata.bincount().cumsum(0) - strata.bincount())[strata[order]]
-    centred = x.double() - _stratum_means(x.double(), strata)
-    padded = x.new_zeros(*x.shape[:-1], n_strata, longest, dtype=torch.float64)
-    padded[..., strata[order], place] = centred[..., order]
-    there = torch.zeros(n_strata, longest, dtype=torch.float64)
-    there[strata[order], place] = 1
-    n_right = torch.zeros(n_strata, dtype=torch.long).index_add_(0, strata, right.long())
-    total, beta = (centred * right).sum(-1), x.new_zeros(x.shape[:-1], dtype=torch.float64)
-    for _ in range(N_STEPS):
-        mean, variance = _of_sums(beta, padded, there, n_right)
-        information = variance + 2 * PRIOR
-        beta = beta + ((total - mean - 2 * PRIOR * beta) / information).clamp(-1, 1)
-    return Slope(beta, information.rsqrt())
+@dataclass(frozen=True)
+class Listed:
+    """Lists run once from the lowest writer's layer on: to be steered where components write, and with any stream where
+    the movers read."""
+
+    steering: Steering
+    ends: Ends
 
 
-def _stratum_means(x: Float[Tensor, "*sets n"], strata: Int[Tensor, "n"]) -> Float[Tensor, "*sets n"]:
-    own = torch.nn.functional.one_hot(strata).to(x)
-    return (x @ own / own.sum(0)) @ own.T
+@dataclass(frozen=True)
+class _OfLists:
+    lists: Lists
+
+    def __call__(self, c: Context) -> Listed:
+        return make_listed(c.bridge, c.kept(self.lists), c.kept(chosen))
 
 
-def _of_sums(
-    beta: Float[Tensor, "*sets"], x: Float[Tensor, "*sets strata m"], there: Float[Tensor, "strata m"],
-    n_right: Int[Tensor, "strata"],
-) -> tuple[Float[Tensor, "*sets"], Float[Tensor, "*sets"]]:  # fmt: skip
-    """Mean and variance of the sum of x over ``n_right`` members of each stratum, all strata together, where a choice
-    of members has odds exp(beta times its sum): from the elementary symmetric polynomials of exp(beta x) and their two
-    derivatives by beta, one member after the other."""
-    most = int(n_right.max())
-    e = x.new_zeros(3, *x.shape[:-1], most + 1)
-    e[0, ..., 0] = 1
-    for j in range(x.shape[-1]):
-        w, v = (beta[..., None] * x[..., j]).exp() * there[:, j], x[..., j, None]
-        zeroth, first, second = e[..., :-1]
-        added = torch.stack([zeroth, first + v * zeroth, second + 2 * v * first + v.square() * zeroth])
-        e[..., 1:] += w[..., None] * added
-        e = e / e[0].amax(-1, keepdim=True)
-    zeroth, first, second = e.gather(-1, n_right.expand(e.shape[:-1])[..., None])[..., 0]
-    mean = first / zeroth
-    return mean.sum(-1), (second / zeroth - mean.square()).sum(-1)
+def listed(c: Context, part: Part, n_items: int, usual: int) -> Listed:
+    """Lists of a context's model, run once per context."""
+    return c.kept(_OfLists(Lists(part, n_items, c.n(usual))))
 
 
-def dealt_over_errors(
-    answers: Int[Tensor, "n"], given: Int[Tensor, "n"], n_draws: int = N_PERMUTATIONS, seed: int = 0
-) -> Int[Tensor, "n_draws n"]:
-    """Wrong answers dealt anew over the errors, none to a list whose right answer it is: all such dealings are equally
-    likely after many exchanges of two."""
-    generator, dealt = torch.Generator().manual_seed(seed), given.repeat(n_draws, 1)
-    rows = torch.arange(n_draws)
-    for pair in torch.randint(len(given), (10 * len(given), 2, n_draws), generator=generator):
-        (i, j), (a, b) = pair, (dealt[rows, pair[0]], dealt[rows, pair[1]])
-        allowed = (a != answers[j]) & (b != answers[i])
-        dealt[rows, i], dealt[rows, j] = torch.where(allowed, b, a), torch.where(allowed, a, b)
-    return dealt
+@torch.no_grad()
+def make_listed(bridge: TransformerBridge, prompts: PromptSet, of: Chosen) -> Listed:
+    """The same of any model, lists and components."""
+    steering = prepare(bridge, prompts, of.writers[:K])
+    lower = steering.suffix
+    stream = lower.run(lower.resid[:, None, None], lower.at_end(), stop=of.layer)[:, 0, 0]
+    some = slice(of.layer - lower.start, None)
+    upper = replace(
+        lower, start=of.layer, layers=lower.layers[some], keys=lower.keys[some], values=lower.values[some], kept={}
+    )
+    index = torch.as_tensor(prompts.info["index"], device=stream.device)
+    return Listed(steering, Ends(prompts, upper, stream, steering.candidates, steering.items, index, of.movers))
 
 
-def dealt_within_index(
-    answers: Int[Tensor, "n"], given: Int[Tensor, "n"], n_draws: int = N_PERMUTATIONS, seed: int = 0
-) -> Int[Tensor, "n_draws n"]:
-    """Wrong answers dealt anew among the errors of the same right answer."""
-    generator, order = torch.Generator().manual_seed(seed), answers.argsort(stable=True)
-    dealt = torch.empty(n_draws, len(given), dtype=given.dtype)
-    shuffled = (torch.rand(n_draws, len(given), generator=generator, dtype=torch.float64) + answers).argsort(1)
-    dealt[:, order] = given[shuffled]
-    return dealt
+def lengths(c: Context) -> list[int]:
+    """Those of :data:`LENGTHS` that are shown of a model."""
+    return [n for n in LENGTHS if n in shown_lengths(c)]
+
+
+def plain_logits(at: Ends) -> Float[Tensor, "n n_items"]:
+    """The candidates' logits, nothing changed."""
+    return at.logits(at.stream[:, None])[:, 0]
+
+
+def triples(of: Chosen) -> Float[Tensor, "1+n_draws 3 d_model"]:
+    """The chosen three directions, then the matched ones."""
+    return torch.cat([of.directions[None, :K], of.matched])
 
 
 # --- errors beside distances ---
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Lists of one length, scored, with those that means and spreads are fitted on. answers: the index whose item has
-    the largest logit."""
+def run_margins(c: Context) -> list[CrowdingRow]:
+    """Raises :class:`NotApplicable` as :func:`~talking_heads_utils.experiments.positional.subspace.chosen` does. Where
+    fewer than two lists are answered wrongly, nothing is said of errors."""
+    bases, rows = basis(triples(c.kept(chosen))), list[CrowdingRow]()
+    for n_items in lengths(c):
+        fitted, at = (listed(c, *which).ends for which in ((Part.SELECTION, n_items, N_FIT),
+                                                           (Part.HELD_OUT, n_items, N_LISTS)))  # fmt: skip
+        points, own = ((ends.stream @ bases.mT).cpu() for ends in (fitted, at))
+        distances = Cloud.of(points, fitted.index.cpu()).distances(own)
+        rows += margin_rows(c.model, distances, plain_logits(at).cpu(), at.prompts, c.seed)
+    return rows
 
-    fitted: Ends
-    at: Ends
-    right: Bool[Tensor, "n"]
-    answers: Int[Tensor, "n"]
+
+def margin_rows(
+    model: str, distances: Float[Tensor, "1+n_draws n n_items"], logits: Float[Tensor, "n n_items"], prompts: PromptSet,
+    seed: int = 0,
+) -> list[CrowdingRow]:  # fmt: skip
+    """distances: from every index's mean, of the chosen triple, then of the matched ones."""
+    index = torch.as_tensor(prompts.info["index"])
+    right, margin = alone(logits, index), margins(distances, index)
+    n_items = logits.shape[1]
+
+    def row(statistic: str, found: Interval, p: float | None = None, n_draws: int | None = None, quarter=None):
+        return CrowdingRow(model, n_items, statistic, quarter, found.mean, found.low, found.high, p, n_draws, found.n)
+
+    quarters = quarters_within(margin[0], index)
+    rows = [row(ACCURACY, share(right[quarters == q]), quarter=q + 1) for q in range(4)]
+    kinds = list(zip(prompts.info["index"], prompts.info["wording"], prompts.info["order"]))
+    strata = torch.tensor([sorted(set(kinds)).index(kind) for kind in kinds])
+    slope = conditional_slope(margin / margin.std(-1, keepdim=True), right, strata)
+    value, reach = slope.value[0].item(), Z * slope.error[0].item()
+    test = drawn_test(value, slope.value[1:])
+    rows.append(row(SLOPE, Interval(value, value - reach, value + reach, len(right)), test.p, test.n))
+    given = logits.argmax(1)
+    if (wrong := given != index).sum() < 2:
+        return rows
+    given, answers = given[wrong], index[wrong]
+    own = torch.nn.functional.one_hot(answers, n_items).bool()
+    nearest = distances[0, wrong].masked_fill(own, torch.inf).argmin(1)
+    for name, dealt, hits in (
+        (NEIGHBOURS, dealt_over_errors(answers, given, seed=seed), lambda to: (to - answers).abs() == 1),
+        (NEAREST, dealt_within_index(answers, given, seed=seed), lambda to: to == nearest),
+    ):
+        found, null = share(hits(given)), hits(dealt).double().mean(1)
+        beyond = Interval(*(end - null.mean().item() for end in found[:3]), found.n)
+        rows.append(row(name, beyond, drawn_test(found.mean, null).p, len(null)))
+    return rows
+
+
+def quarters_within(margin: Float[Tensor, "n"], index: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
+    """Which quarter of the lists of its answer's index each is in, 0 with the smallest margins."""
+    quarter = torch.empty_like(index)
+    for i in index.unique():
+        rows = (index == i).nonzero().flatten()
+        quarter[rows[margin[rows].argsort()]] = 4 * torch.arange(len(rows)) // len(rows)
+    return quarter
+
+
+# --- the cloud made wider or narrower ---
+
+
+class Spans(NamedTuple):
+    """Subspaces, the point about which deviations are scaled in each, and how many times a deviation is made longer:
+    all have the first one's mean squared length then, but for :data:`MOST`."""
+
+    bases: Float[Tensor, "t k d_model"]
+    centres: Float[Tensor, "t k"]
+    longer: Float[Tensor, "t"]
+
+    @classmethod
+    def of(cls, directions: Float[Tensor, "t k d_model"], stream: Float[Tensor, "n d_model"]) -> Spans:
+        """stream: of the lists that choose, whatever their answers."""
+        bases = basis(directions)
+        points = stream @ bases.mT
+        centres = points.mean(1)
+        energy = (points - centres[:, None]).square().sum(-1).mean(1)
+        longer = (energy[0] / energy.clamp(min=1e-30)).sqrt().clamp(max=MOST)
+        return cls(bases, centres, longer)
+
+    def deviations(self, stream: Float[Tensor, "n d_model"]) -> Float[Tensor, "n t d_model"]:
+        """What each list's point is off the centre, in the stream."""
+        points = torch.einsum("nd,tkd->ntk", stream, self.bases) - self.centres
+        return torch.einsum("ntk,tkd->ntd", points * self.longer[:, None], self.bases)
+
+    def logits(self, at: Ends, scales: Sequence[float], rows: slice = slice(None)) -> Float[Tensor, "n t s n_items"]:
+        """The candidates' logits with the deviations scaled."""
+        added, found = torch.tensor(scales).to(at.stream) - 1, list[Tensor]()
+        which = torch.arange(len(at), device=at.stream.device)[rows]
+        for some in which.split(max(1, BLOCK // (len(self.bases) * len(scales)))):
+            shifts = added[:, None] * self.deviations(at.stream[some])[:, :, None]
+            found.append(at.logits((at.stream[some, None, None] + shifts).flatten(1, 2), some))
+        return torch.cat(found).unflatten(1, (len(self.bases), len(scales)))
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Which lists are answered under :data:`SCALES`: the chosen triple's on all, the matched ones' on some of these.
+    logits: of the chosen triple's."""
+
+    prompts: PromptSet
+    index: Int[Tensor, "n"]
+    logits: Float[Tensor, "n scales n_items"]
+    matched: Bool[Tensor, "some n_draws scales"]
+
+    @property
+    def right(self) -> Bool[Tensor, "n scales"]:
+        return alone(self.logits.transpose(0, 1), self.index).T
+
+
+@dataclass(frozen=True)
+class _OfLength:
+    n_items: int
+
+    def __call__(self, c: Context) -> Scaled:
+        fitted = listed(c, Part.SELECTION, self.n_items, N_FIT).ends
+        at = listed(c, Part.HELD_OUT, self.n_items, N_LISTS).ends
+        return make_scaled(fitted, at, triples(c.kept(chosen)), c.n(N_MATCHED_LISTS))
+
+
+def scaled(c: Context, n_items: int) -> Scaled:
+    """Made once per context."""
+    return c.kept(_OfLength(n_items))
+
+
+def make_scaled(fitted: Ends, at: Ends, directions: Float[Tensor, "1+n_draws 3 d_model"], n_matched: int) -> Scaled:
+    """directions: the chosen triple's first."""
+    spans, some = Spans.of(directions, fitted.stream), slice(0, n_matched)
+    own, others = (Spans(*(part[which] for part in spans)) for which in (slice(0, 1), slice(1, None)))
+    logits, plain = own.logits(at, SCALES)[:, 0], SCALES.index(1)
+    matched = torch.empty(len(range(len(at))[some]), len(others.bases), len(SCALES), dtype=torch.bool)
+    changed = [s for s in range(len(SCALES)) if s != plain]
+    found = others.logits(at, [SCALES[s] for s in changed], some)
+    matched[..., changed] = at.right(found.flatten(1, 2), some).view(found.shape[:3]).cpu()
+    index = at.index.cpu()
+    matched[..., plain] = alone(logits[some, plain].cpu(), index[some])[:, None]
+    return Scaled(at.prompts, index, logits.cpu(), matched)
+
+
+def run_scales(c: Context) -> list[ScaleRow]:
+    """Raises :class:`NotApplicable` as :func:`~talking_heads_utils.experiments.positional.subspace.chosen` does."""
+    return [row for n_items in lengths(c) for row in scale_rows(c.model, scaled(c, n_items))]
+
+
+def scale_rows(model: str, of: Scaled) -> list[ScaleRow]:
+    """The chosen triple's, then the matched ones' mean."""
+    right, n_items, some = of.right, of.logits.shape[2], len(of.matched)
+    plain, rows = right[:, SCALES.index(1)], list[ScaleRow]()
+    for s, scale in enumerate(SCALES):
+        change = (of.matched[..., s].double() - plain[:some, None].double()).mean(0)
+        own = (right[:some, s].double() - plain[:some].double()).mean().item()
+        sign = 1 if scale > 1 else -1
+        p = None if scale == 1 else drawn_test(sign * own, sign * change).p
+        accuracy, gain = share(right[:, s]), share_change(right[:, s], plain)
+        gain = Interval(0.0, 0.0, 0.0, gain.n) if scale == 1 else gain
+        spread = spread_over(right[:, s], of.index).item()
+        rows.append(
+            ScaleRow(
+                model, n_items, Subspace.CHOSEN, scale, *accuracy[:3], *points(gain), spread, p, len(change), len(right)
+            )
+        )
+        means = (of.matched[..., s].double().mean(0), 100 * change)
+        spread = spread_over(of.matched[..., s], of.index[:some]).mean().item()
+        ends = (end for values in means for end in (values.mean().item(), *values.quantile(MIDDLE).tolist()))
+        rows.append(ScaleRow(model, n_items, Subspace.MATCHED, scale, *ends, spread, None, len(change), some))
+    return rows
+
+
+def points(found: Interval) -> tuple[float, float, float]:
+    """A difference of shares and the ends of its interval, in points."""
+    return 100 * found.mean, 100 * found.low, 100 * found.high
+
+
+def by_index(right: Bool[Tensor, "n *sets"], index: Int[Tensor, "n"]) -> Float[Tensor, "n_items *sets"]:
+    """Accuracy over the lists of each answer's index."""
+    return torch.stack([right[index == i].double().mean(0) for i in index.unique()])
+
+
+def spread_over(right: Bool[Tensor, "n *sets"], index: Int[Tensor, "n"]) -> Float[Tensor, "*sets"]:
+    """Largest less smallest accuracy over the answer's indices."""
+    found = by_index(right, index)
+    return found.amax(0) - found.amin(0)
