@@ -4,9 +4,8 @@ Each setting adds a multiple of three components' write directions to the residu
 component in its own layer. Stopped at any point, also by kill -9, the same command goes on; changed options are
 refused. --shard splits the work over processes, GPUs or machines; `merge` joins folders.
 
-Without --writers it takes those of chapter 2: the mover is found by what it does on short lists, and the three
-components that its query reads most are taken from weights alone. --random SEED steers along random directions of
-equal norm instead, in the same layers: the control.
+Without --writers it takes those of chapter 2: the triple chosen from the inhibition heads, and the name movers that
+read them. --random SEED steers along random directions of equal norm instead, in the same layers: the control.
 
 When the last chunk is there the sweep is reduced to steering.npz and steering.json (mean attention by list length,
 setting and list index, who is right, how it was made): below --out, or with --results in a folder of its own for each
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = f"planted, a small model of the book, a Hub id, a folder, a .gguf file, or {PACKAGED}"
     parser.add_argument("--model", required=True, help=names)
     parser.add_argument("--writers", type=_names, default=[], metavar="L8H10.1,...",
-                        help="components to steer (default: those of chapter 2, and its mover)")  # fmt: skip
+                        help="components to steer (default: those of chapter 2, and its movers)")  # fmt: skip
     parser.add_argument("--movers", type=_names, default=[], metavar="L9H9,...", help="heads whose attention is read")
     parser.add_argument("--random", type=int, metavar="SEED", help="steer along random directions: the control")
     parser.add_argument("--n-items", type=integers, default=[5], metavar="5,10", help="list lengths (default: 5)")
@@ -89,9 +88,7 @@ def _prepare(args: argparse.Namespace) -> tuple:
     import torch
 
     import talking_heads_utils
-    from talking_heads_utils.experiments.context import Context
-    from talking_heads_utils.experiments.positional.decoding import channel
-    from talking_heads_utils.experiments.positional.sweep import Plan
+    from talking_heads_utils.experiments.positional.sweep import Plan, usual
     from talking_heads_utils.models import load_with_tokenizer, revision_of
 
     def plan(writers: list[str], movers: list[str], revision: str | None = None) -> Plan:
@@ -107,10 +104,9 @@ def _prepare(args: argparse.Namespace) -> tuple:
         bridge, tokenizer = load_with_tokenizer(args.model, args.device, dtype)
         return bridge, tokenizer, plan(args.writers, args.movers, revision_of(args.model))
     plan(["L0H0.0"] * 3, args.movers or ["L1H0"])
-    context = Context(args.model, device=args.device)  # in float32 and with the book's seed: the same writers each time
-    at = channel(context)
-    movers = args.movers or ([str(at.mover)] if args.random is None else [])
-    found = plan([str(w) for w in at.writers], movers, revision_of(args.model))
+    context, writers, found_movers = usual(args.model, args.device)
+    movers = args.movers or ([str(m) for m in found_movers] if args.random is None else [])
+    found = plan([str(w) for w in writers], movers, revision_of(args.model))
     return context.bridge.to(dtype), context.tokenizer, found
 
 

@@ -3,11 +3,9 @@ nothing is said."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.inhibition import exchange as exchanges
 from talking_heads_utils.experiments.inhibition.basis import DIFFERENCE, EVERY
 from talking_heads_utils.experiments.inhibition.exchange_study import LARGEST_SINGULAR_VALUE, LARGEST_VARIANCE
@@ -16,32 +14,13 @@ from talking_heads_utils.experiments.inhibition.rivals import BEST_COMPONENT
 from talking_heads_utils.experiments.inhibition.slider import COMPONENT, FIRST, RANDOM, SECOND
 from talking_heads_utils.experiments.rules import ALPHA, COMPONENTS
 from talking_heads_utils.experiments.verdicts import listed, with_interval
-from talking_heads_utils.site import scorecard
 from talking_heads_utils.site.scorecard import p_in_words, plain
+from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from talking_heads_utils.experiments.store import Finished
-
 FEW = COMPONENTS  # components of a head that the paper's claim allows
-
-
-def _said(say: Callable[..., str]) -> Callable[..., Any]:
-    """As Markdown; nothing where the first argument is empty."""
-
-    @wraps(say)
-    def shown(first: Any, *more: Any) -> Any:
-        from IPython.display import Markdown
-
-        return Markdown(say(first, *more) if len(first) else "")
-
-    return shown
-
-
-def _share(row: Any, value: str = "share", ends: str = "") -> str:
-    """``61% [58%, 64%]``."""
-    return f"{row[value]:.0%} [{row[f'{ends}low']:.0%}, {row[f'{ends}high']:.0%}]"
 
 
 def strongest(effects: pd.DataFrame) -> list[str]:
@@ -55,7 +34,7 @@ def strongest(effects: pd.DataFrame) -> list[str]:
 # --- weights alone ---
 
 
-@_said
+@said
 def links(table: pd.DataFrame) -> str:
     own = table[(table["link"] != JOINT) & (table["control"] == "")]
     joint = table[table["link"] == JOINT].iloc[0]
@@ -67,7 +46,7 @@ def links(table: pd.DataFrame) -> str:
     )
 
 
-@_said
+@said
 def listeners(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for model, table in tables.items():
@@ -81,7 +60,7 @@ def listeners(tables: Mapping[str, pd.DataFrame]) -> str:
     return "\n".join(parts)
 
 
-@_said
+@said
 def basis(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for model, table in tables.items():
@@ -93,7 +72,7 @@ def basis(tables: Mapping[str, pd.DataFrame]) -> str:
     return "Score of the best component, times the best of a random basis:\n\n" + "\n".join(parts)
 
 
-@_said
+@said
 def rivals(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for model, table in tables.items():
@@ -132,25 +111,25 @@ def _heads(table: pd.DataFrame) -> list[str]:
     return [head for head in table["head"].unique() if head != exchanges.ALL]
 
 
-@_said
+@said
 def finding(exchange: pd.DataFrame, model: str) -> str:
     """The chapter's finding, in one sentence."""
     row = _few(exchange)
     few = "one component" if row["k"] == 1 else f"{row['k']} components"
     return (
         f"In {model}, {few} of each inhibition head ({listed(_heads(exchange))}), predicted from weights alone, carry "
-        f"**{_share(row, ends='share_')}** of what the whole heads tell the name movers; 95% of sets matched on layer "
+        f"**{share(row, ends='share_')}** of what the whole heads tell the name movers; 95% of sets matched on layer "
         f"and energy carry less than {row['matched_share']:.0%}."
     )
 
 
-@_said
+@said
 def exchange(table: pd.DataFrame) -> str:
     row, lines = _few(table), []
     for head in _heads(table):
         one, two = _few(table[table["k"] <= 1], head=head), _few(table, head=head)
-        lines.append(f"- {head}: {one['components']} alone {_share(one, ends='share_')}, the first {two['k']} "
-                     f"{_share(two, ends='share_')}")  # fmt: skip
+        lines.append(f"- {head}: {one['components']} alone {share(one, ends='share_')}, the first {two['k']} "
+                     f"{share(two, ends='share_')}")  # fmt: skip
     much = "at least half" if row["share_low"] >= 0.5 else "less than half" if row["share_high"] < 0.5 else "about half"
     more = "more" if row["share"] > row["matched_share"] else "no more"
     sets = (exchanges.RANDOM_DIRECTIONS, exchanges.OTHER_COMPONENT)
@@ -158,13 +137,13 @@ def exchange(table: pd.DataFrame) -> str:
     controls |= {f"into the {into}": _few(table, into=into) for into in (exchanges.KEY, exchanges.VALUE)}
     told = ", ".join(f"{name} {abs(found['share']):.0%}" for name, found in controls.items() if found is not None)
     return (
-        f"The predicted components carry {much} of the heads' effect: {_share(row, ends='share_')}, {row['n']} pairs. "
+        f"The predicted components carry {much} of the heads' effect: {share(row, ends='share_')}, {row['n']} pairs. "
         f"That is {more} than 95% of the matched sets, which carry less than {row['matched_share']:.0%} "
         f"({p_in_words(row['p'])}). Other controls: {told}.\n\n" + "\n".join(lines)
     )
 
 
-@_said
+@said
 def known(table: pd.DataFrame) -> str:
     """The same exchange in the planted model, of as many components as its channel has dimensions and of fewer."""
     rows = table.query("head == @exchanges.ALL and into == @exchanges.QUERY and set == @exchanges.PREDICTED")
@@ -173,7 +152,7 @@ def known(table: pd.DataFrame) -> str:
     return f"*Known answer:* in the planted model the channel has three dimensions. Of each head there carry {told}."
 
 
-@_said
+@said
 def outcomes(table: pd.DataFrame) -> str:
     """What the same exchange does to the model's answer, beside what the whole heads' does."""
     parts = []
@@ -190,7 +169,7 @@ def outcomes(table: pd.DataFrame) -> str:
     return f"The same exchange changes the answer: {'; '.join(parts)}." if parts else ""
 
 
-@_said
+@said
 def hits(table: pd.DataFrame) -> str:
     counts = [f"{plain(name)} {int(part['hit_at_1'].sum())}, among its first three {int(part['hit_at_3'].sum())}"
               for name, part in table.groupby("predictor", sort=False)]  # fmt: skip
@@ -201,7 +180,7 @@ def hits(table: pd.DataFrame) -> str:
     return f"Heads, of {table['head'].nunique()}, whose strongest component comes first: {'; '.join(counts)}. {verdict}"
 
 
-@_said
+@said
 def effects(table: pd.DataFrame) -> str:
     mean, parts = table.groupby(["head", "component"], sort=False)[["effect", "score"]].mean(), []
     for head, rows in mean.groupby(level="head", sort=False):
@@ -214,28 +193,28 @@ def effects(table: pd.DataFrame) -> str:
     return "Mean over movers:\n\n" + "\n".join(parts)
 
 
-@_said
+@said
 def says(table: pd.DataFrame) -> str:
     shares, parts = table[(table["statistic"] == "version_share") & (table["task"] == "ioi")], []
     for component, rows in shares.groupby("component", sort=False):
-        told = ", ".join(f"{plain(row['feature'])} {_share(row, 'value')}" for _, row in rows.iterrows())
+        told = ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in rows.iterrows())
         parts.append(f"- {component}: {told}")
     return "What makes up its variation over the four versions, by chance a third each:\n\n" + "\n".join(parts)
 
 
-@_said
+@said
 def lists(says: pd.DataFrame) -> str:
     """What the same components say on lists."""
     rows = says[(says["task"] == "laundry") & (says["statistic"] == "variance_share")]
     rows, parts = rows[rows["split"] == "across_templates"], []
     for component, own in rows.groupby("component", sort=False):
-        told = ", ".join(f"{plain(row['feature'])} {_share(row, 'value')}" for _, row in own.iterrows())
+        told = ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in own.iterrows())
         parts.append(f"- {component}: {told}, n = {own['n'].iloc[0]} lists")
     told = "On lists, what predicts its variance on wordings that were not fitted (below zero: worse than the mean):"
     return f"{told}\n\n" + "\n".join(parts) if parts else ""
 
 
-@_said
+@said
 def moved(table: pd.DataFrame) -> str:
     """From the setting of one name order to that of the other, mean over prompts."""
     mean = table[table["prompt"].isna()]
@@ -254,7 +233,7 @@ def moved(table: pd.DataFrame) -> str:
     )
 
 
-@_said
+@said
 def attends(table: pd.DataFrame) -> str:
     mean = table[(table["role"] == "mean") & (table["target"] != "first_token")]
     parts = [f"- {plain(row['target'])}: {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}], matched "
@@ -262,7 +241,7 @@ def attends(table: pd.DataFrame) -> str:
     return "Attention beyond even attention, mean over heads:\n\n" + "\n".join(parts)
 
 
-@_said
+@said
 def free(runs: Sequence[Mapping[str, Any]]) -> str:
     """What the rule that looks for movers and inhibition heads finds in the model that trained freely, seed by seed."""
     found = [run for run in runs if run["model"] == "mini-free"]
@@ -273,19 +252,3 @@ def free(runs: Sequence[Mapping[str, Any]]) -> str:
         f"of {len(found)} seeds an inhibition head is found. That null has its doubts: the rule that looks for movers "
         f"takes {min(movers)} to {max(movers)} of its heads for movers."
     )
-
-
-@_said
-def against(results: Mapping[str, Mapping[str, Finished]]) -> str:
-    """The claims that this chapter tests, what the paper shows of them, and what was found, model by model. results:
-    what a sentence calls a model -> its finished experiments."""
-    parts = []
-    for claim in (claim for claim in CLAIMS if claim.chapter == 1):
-        told = [f"- {model}: **{known.verdict}**{'; ' * bool(known.measured)}{known.measured}"
-                f"{f' ({known.control})' if known.control else ''}"
-                for model, known in scorecard.judged(results, claim).items()
-                if known.verdict != scorecard.NoVerdict.NOT_POSSIBLE]  # fmt: skip
-        if told:
-            head = f"**{scorecard.SENTENCES[claim.id]}.** *The paper: {scorecard.theirs(claim)}.*\n"
-            parts.append("\n".join([head, *told]))
-    return "\n\n".join(parts)

@@ -23,6 +23,7 @@ from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts.lists import build_laundry
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.prompts.toy import word_tokenizer
+from talking_heads_utils.weights.packages import SMOLLM2
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
     from talking_heads_utils.weights.bridge import Hook
 
-ABOUT = "mini-token, and GPT-2 small's shape with random values"
-LENGTHS = (5, 10, 20)
+ABOUT = "SmolLM2, and GPT-2 small's shape with random values"
+N_ITEMS = 5
 VALUES = tuple(float(v) for v in range(-100, 101, 10))  # the paper's axis: 21 values, 9,261 settings
 MOVED = 1e-3  # standard deviation over settings that what is read must reach
 PLAIN_BATCH, N_PLAIN = 32, 64  # of the plain way: settings per run, and settings of the sample
@@ -53,20 +54,17 @@ class Case:
 
 
 def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
-    """Both models, three list lengths, attention of the movers and logits of the candidates."""
-    mini, shape = mini_token(device), gpt2_shape(device)
-    cases = [(mini, n) for n in LENGTHS[:2]] + [(shape, n) for n in LENGTHS]  # mini-token knows lists of up to 12
-    return [row(case, n, read, repeats) for case, n in cases for read in (ATTENTION, LOGITS)]
+    """Both models, attention of the movers and logits of the candidates."""
+    real, shape = smollm2(device), gpt2_shape(device)
+    return [row(case, N_ITEMS, read, repeats) for case in (real, shape) for read in (ATTENTION, LOGITS)]
 
 
-def mini_token(device: str = "cpu") -> Case:
-    """The trained model, its mover and the components that the mover reads most."""
-    from talking_heads_utils.experiments.context import Context
-    from talking_heads_utils.experiments.positional.decoding import channel
+def smollm2(device: str = "cpu") -> Case:
+    """SmolLM2, chapter 2's triple of writers and the movers above them."""
+    from talking_heads_utils.experiments.positional.sweep import usual
 
-    context = Context("mini-token", device=device)
-    at = channel(context)
-    return Case("mini-token", context.bridge, at.writers, [at.mover])
+    context, writers, movers = usual(SMOLLM2.name, device)
+    return Case("SmolLM2", context.bridge, writers, movers)
 
 
 def gpt2_shape(device: str) -> Case:

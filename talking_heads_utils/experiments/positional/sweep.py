@@ -18,6 +18,7 @@ import torch
 
 from talking_heads_utils import resume
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.forward.steer import LOGITS, Steering, grid, prepare, random_directions, steer
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.progress import follow
@@ -99,6 +100,18 @@ class Plan:
     def store(self, folder: Path) -> resume.Store:
         """Its chunks in a folder."""
         return resume.Store(Path(folder), asdict(self), SUFFIX)
+
+
+def usual(model: str, device: str = "cpu") -> tuple[Context, tuple[Component, ...], tuple[Head, ...]]:
+    """A model, chapter 2's triple of writers and the movers above them, from what is stored where it is: in single
+    precision and with the book's seed, so that they are the same each time."""
+    from talking_heads_utils.experiments import store
+    from talking_heads_utils.experiments.positional import subspace
+
+    done = store.finished(model)
+    context = Context(model, device=device, finished=lambda name: done[name].table if name in done else None)
+    at = context.kept(subspace.chosen)
+    return context, at.writers[: subspace.K], at.movers
 
 
 def run_sweep(
