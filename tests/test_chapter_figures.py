@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 from counted import MODELS, table
 
-from talking_heads_utils.experiments.positional.gains import Strategy
-from talking_heads_utils.figures import editing, icl, models, positional
+from talking_heads_utils.figures import editing, icl, models
 
 
 def views(figure) -> dict[str, list]:
@@ -42,29 +41,6 @@ def test_additivity_draws_ratio_and_cosine_of_every_model():
     for own, *traces in zip(by_model(rows).values(), figure.data[::2], figure.data[1::2]):
         assert [list(t.y) for t in traces] == [own[what].round(3).tolist() for what in ("ratio", "cosine")]
     assert figure.layout.shapes[0].y0 == 1, "the line at which contributions add"
-
-
-def test_steering_gains_show_the_mean_of_the_random_directions():
-    rows = table(["accuracy"], n_items=[6, 12], draw=[None, 0, 1], strategy=list(Strategy))
-    rows = rows.assign(accuracy_low=0.0, accuracy_high=1.0)
-    found = views(positional.gains_figure(rows))
-    assert list(found) == [f"{model}, {n} items" for model in MODELS for n in (6, 12)]
-    for entry, (own, random) in found.items():
-        model, n = entry.removesuffix(" items").split(", ")
-        part = rows[(rows["model"] == model) & (rows["n_items"] == int(n))]
-        assert list(own.y) == part.loc[part["draw"].isna(), "accuracy"].round(3).tolist()
-        means = part[part["draw"].notna()].groupby("strategy", sort=False)["accuracy"].mean()
-        assert list(random.y) == means.round(3).tolist() and random.name == "random directions, mean of 2"
-
-
-def test_a_finding_claims_nothing_that_is_told_the_answer():
-    keys = dict(subspace=list(positional.SUBSPACES), feature=list(positional.FEATURES))
-    decoded = table(["right"], **keys).assign(chance=0.25)
-    gains = table(["gain"], n_items=[6], draw=[None, 0], strategy=list(Strategy)).assign(low=0.0, high=1.0)
-    drawn = positional.finding_figure(decoded, gains).data[-2:]
-    one = gains[gains["strategy"] == Strategy.ONE]
-    for trace, part in zip(drawn, (one[one["draw"].isna()], one[one["draw"].notna()])):
-        assert list(trace.y) == pytest.approx(part["gain"].round(2).tolist()) and len(trace.y) == len(MODELS)
 
 
 def test_models_are_introduced_by_what_was_measured_and_what_was_predicted():

@@ -8,13 +8,11 @@ import plotly.graph_objects as go
 import pytest
 import torch
 from counted import MODELS, table
-
 from talking_heads_utils.experiments.editing.search import Search
+
 from talking_heads_utils.experiments.gate import ANYWHERE
 from talking_heads_utils.experiments.inhibition import links
-from talking_heads_utils.experiments.positional.coordinates import Feature
-from talking_heads_utils.experiments.positional.decoding import Split, Subspace
-from talking_heads_utils.figures import circuit, composition, editing, icl, models, positional
+from talking_heads_utils.figures import circuit, composition, editing, icl, models
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Component, Head
@@ -185,29 +183,6 @@ def test_removal_by_effect_and_at_random_are_apart():
     *curves, mark = figure.data
     assert {name: pytest.approx(xy(trace)) for name, trace in by_name(curves).items()} == expected
     assert list(mark.x) == [0, 0] and list(mark.y) == pytest.approx([expected[f"{m}, by effect"][0] for m in MODELS])
-
-
-def test_what_is_decoded_stands_under_its_feature_and_its_split():
-    rows = table(["right"], split=list(Split), subspace=list(Subspace), feature=list(Feature))
-    rows = rows.assign(chance=0.2, shuffled=0.1, drawn=rows["subspace"].map(positional.SUBSPACES))
-    figure = positional.decoding_figure(rows)
-    for model, split in product(MODELS, Split):
-        own, entry = where(rows, model=model, split=split), f"{model}, {positional.SPLITS[split]}"
-        expected = {name: column(where(own, feature=f), "drawn", "right") for f, name in positional.FEATURES.items()}
-        assert series(figure, entry) == expected
-        for name, trace in by_name(after(figure, entry)).items():
-            assert hover(trace, 0) == f"{name}: {expected[name][trace.x[0]]:.2f}; shuffled 0.10"
-
-
-def test_the_dimension_of_each_series_is_that_of_its_name():
-    rows = table(["right"], subspace=["components", "random"], feature=list(Feature), k=[1, 2, 4])
-    figure = positional.dimension_figure(rows)
-    for model in MODELS:
-        assert series(figure, model) == {
-            name + suffix: column(where(rows, model=model, feature=f, subspace=subspace), "k", "right")
-            for f, name in positional.FEATURES.items()
-            for subspace, suffix in (("components", ""), ("random", ", random directions"))
-        }  # fmt: skip
 
 
 def test_gains_stand_under_the_search_that_found_them_beside_the_mean_of_the_draws():

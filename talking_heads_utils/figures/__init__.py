@@ -7,7 +7,8 @@
 ``circuit``      chapter 1 and the landing page: who writes to whom
 ``inhibition``   chapter 1: what components do to a mover
 ``roles``        chapter 1: who does what on IOI, and what runs through these heads
-``positional``   chapter 2
+``positional``   chapter 2: where lists sit, what is decoded there, what is interchanged, crowding and order
+``traversal``    chapter 2: the point moved by hand, and what that gains
 ``editing``      chapter 3
 ``icl``          chapter 4
 ``models``       the page of the models

@@ -1,1 +1,210 @@
-"""Chapter 3's figures."""
+"""Figures of chapter 3: what removing a component, and what edits of the weights do. They take tables of rows, never a
+model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from talking_heads_utils.experiments.editing.moves import Extent, Family
+from talking_heads_utils.experiments.list_prompts import Part
+from talking_heads_utils.figures.style import (
+    ACCENT,
+    CONTROL,
+    EXPECTED,
+    FAINT,
+    KIND_COLOURS,
+    NULL_LINE,
+    error_bars,
+    new_figure,
+    with_views,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FAMILIES = {Family.INTO_QUERIES: ACCENT, Family.MOVERS: KIND_COLOURS["Q"], Family.DIRECT: KIND_COLOURS["V"],
+            Family.RANDOM: CONTROL}  # fmt: skip
+EXTENTS = {Extent.SINGLE: "circle", Extent.LEADING: "diamond", Extent.HEAD: "square", "combined": "star"}
+CHOICES = {"selection": ("strongest on other prompts", ACCENT), "weights": ("named by the weights", EXPECTED),
+           "whole_head": ("the whole head", FAINT)}  # fmt: skip
+A_QUARTER = 0.25  # of I(m), which a removal must take before it counts
+
+
+# --- one component removed ---
+
+
+def removal_figure(table: pd.DataFrame) -> go.Figure:
+    """Share of I(m) that is gone without one component, or without the whole head, beside components matched on layer
+    and energy; a menu chooses the prompts. table: of
+    :class:`~talking_heads_utils.experiments.editing.removal.RemovalRow`."""
+    figure, heads = new_figure(330), list(dict.fromkeys(table["head"]))
+    views = {}
+    for task, part in table.groupby("task", sort=False):
+        traces: list[go.Scatter] = []
+        for i, (choice, (name, colour)) in enumerate(CHOICES.items()):
+            rows = part[part["chosen_by"] == choice]
+            x = [heads.index(head) + 0.2 * (i - 1) for head in rows["head"]]
+            traces.append(go.Scatter(
+                x=x, y=_short(rows["share"]), error_y=error_bars(rows, "share", ends="share_"), name=name,
+                mode="markers", marker=dict(color=colour, size=11), customdata=rows["component"].tolist(),
+                hovertemplate="%{customdata}: %{y:.0%}<extra></extra>",
+            ))  # fmt: skip
+        traces.append(_matched(part, heads))
+        views[f"{task}, {part['n'].iloc[0]} prompts"] = traces
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.add_hline(y=A_QUARTER, line=NULL_LINE, annotation_text="a quarter", annotation_position="top right")
+    figure.update_xaxes(tickvals=list(range(len(heads))), ticktext=heads, range=[-0.5, len(heads) - 0.5])
+    figure.update_yaxes(title_text="share of I(m) that is gone", tickformat=".0%")
+    return with_views(figure, views)
+
+
+def _matched(part: pd.DataFrame, heads: list[str]) -> go.Scatter:
+    """What 95% of the matched components stay below, as a share of I(m)."""
+    rows = part[part["matched"].notna() & (part["chosen_by"] == "selection")]
+    shares = -rows["matched"].astype(float) / rows["inhibition"]
+    return go.Scatter(
+        x=[heads.index(head) - 0.2 for head in rows["head"]], y=_short(shares), mode="markers",
+        name="95% of matched components lie below", marker=dict(color=CONTROL, size=16, symbol="line-ew-open"),
+        hovertemplate="95% of matched components: below %{y:.0%}<extra></extra>",
+    )  # fmt: skip
+
+
+# --- what edits gain ---
+
+
+def gains_figure(table: pd.DataFrame) -> go.Figure:
+    """Gain of the best edit by the length of the lists, beside the best of every random draw; a menu chooses points or
+    percent of the accuracy before. table: of :class:`~talking_heads_utils.experiments.editing.gains.EditRow`."""
+    figure, held = new_figure(360), table[table["part"] == Part.HELD_OUT]
+    own, draws = held[held["best"] & held["draw"].isna()], held[held["draw"].notna()]
+    own = own.sort_values("n_items")
+    views = {
+        "gain in points": [_draws(draws, "gain"), _best(own, "gain", "", "best edit")],
+        "gain in percent of the accuracy before": [
+            _draws(draws, "relative"), _best(own, "relative", "relative_", "best edit"),
+        ],
+    }  # fmt: skip
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.add_hline(y=20, line=NULL_LINE, annotation_text="20", annotation_position="top right")
+    figure.update_xaxes(title_text="items in the list", tickvals=sorted(own["n_items"].unique().tolist()))
+    figure.update_yaxes(title_text="gain of accuracy on held-out lists")
+    return with_views(figure, views)
+
+
+def _best(rows: pd.DataFrame, value: str, ends: str, name: str) -> go.Scatter:
+    return go.Scatter(
+        x=rows["n_items"].tolist(), y=_short(rows[value], 2), error_y=error_bars(rows, value, 2, ends), name=name,
+        mode="lines+markers", line=dict(color=ACCENT, width=3), marker_size=9, customdata=_before_after(rows),
+        hovertemplate="%{x} items: %{customdata[0]:.0%} to %{customdata[1]:.0%}<extra></extra>",
+    )  # fmt: skip
+
+
+def _draws(rows: pd.DataFrame, value: str) -> go.Scatter:
+    """The best edit of every random draw of heads, side by side at each length."""
+    n = max(1, rows["draw"].nunique())
+    return go.Scatter(
+        x=[x + 0.3 * (draw / n - 0.5) for x, draw in zip(rows["n_items"], rows["draw"].astype(float))],
+        y=_short(rows[value], 2), mode="markers", name="best edits of random heads",
+        marker=dict(color=CONTROL, size=6, opacity=0.7), customdata=rows["edit"].tolist(),
+        hovertemplate="%{customdata}: %{y:+.1f}<extra></extra>",
+    )  # fmt: skip
+
+
+def families_figure(table: pd.DataFrame) -> go.Figure:
+    """The best edit of each family of heads, by how much of a head it may change, beside the best of random heads; a
+    menu chooses the lists. table: of :class:`~talking_heads_utils.experiments.editing.gains.EditRow`."""
+    figure = new_figure(360)
+    own = table[table["draw"].isna() & (table["part"] == Part.HELD_OUT)]
+    lengths = sorted(own.loc[~own["best"], "n_items"].unique().tolist(), reverse=True)
+    extents = [e for e in EXTENTS if (own["extent"] == e).any()]
+    views = {}
+    for n in lengths:
+        draws = table[table["draw"].notna() & (table["part"] == Part.HELD_OUT) & (table["n_items"] == n)]
+        traces = [_band(draws["gain"], len(extents))]
+        for i, (family, colour) in enumerate(list(FAMILIES.items())[:-1]):
+            rows = own[(own["n_items"] == n) & (own["family"] == family)].drop_duplicates("extent")
+            x = [extents.index(e) + 0.22 * (i - 1) for e in rows["extent"]]
+            traces.append(go.Scatter(
+                x=x, y=_short(rows["gain"], 2), error_y=error_bars(rows, "gain", 2), mode="markers",
+                name=_words(family), marker=dict(color=colour, size=10), customdata=rows["edit"].tolist(),
+                hovertemplate="%{customdata}: %{y:+.1f} points<extra></extra>",
+            ))  # fmt: skip
+        views[f"lists of {n}"] = traces
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.update_xaxes(tickvals=list(range(len(extents))), ticktext=[_words(e).replace(" ", "<br>") for e in extents])
+    figure.update_xaxes(range=[-0.5, len(extents) - 0.5])
+    figure.update_yaxes(title_text="gain of accuracy, points")
+    return with_views(figure, views)
+
+
+def _band(gains: pd.Series, n: int) -> go.Scatter:
+    """From the least to the largest gain of the random draws, across the figure."""
+    low, high = (round(float(v), 2) for v in (gains.min(), gains.max())) if len(gains) else (0.0, 0.0)
+    return go.Scatter(
+        x=[-0.5, n - 0.5, n - 0.5, -0.5], y=[low, low, high, high], fill="toself", mode="lines", line_width=0,
+        fillcolor="rgba(138,144,153,0.25)", name=f"{len(gains)} draws of random heads", hoverinfo="skip",
+    )  # fmt: skip
+
+
+# --- what they cost ---
+
+
+def tried_figure(table: pd.DataFrame) -> go.Figure:
+    """Gain on held-out lists against the loss of running text, a mark for every edit that was measured whole; those
+    that no other beats in both are joined. table: of
+    :class:`~talking_heads_utils.experiments.editing.costs.TriedRow`."""
+    figure = new_figure(400, margin_t=12)
+    for family, colour in sorted(FAMILIES.items(), key=lambda item: item[0] != Family.RANDOM):
+        rows = table[table["family"] == family]
+        figure.add_scatter(
+            x=_short(rows["text_loss"]), y=_short(rows["gain"], 2), mode="markers", name=_words(family),
+            marker=dict(color=colour, size=9, opacity=0.8, symbol=[EXTENTS.get(e, "x") for e in rows["extent"]]),
+            customdata=rows[["edit", "low", "high"]].to_numpy().tolist(),
+            hovertemplate="%{customdata[0]}<br>gain %{y:+.1f} points (%{customdata[1]:+.1f} to %{customdata[2]:+.1f})"
+            "<br>text %{x:+.4f} nats a token<extra></extra>",
+        )  # fmt: skip
+    front = pareto(table)
+    figure.add_scatter(
+        x=_short(front["text_loss"]), y=_short(front["gain"], 2), mode="lines", name="beaten by none in both",
+        line=dict(color=EXPECTED, width=1.5, dash="dot"), hoverinfo="skip",
+    )  # fmt: skip
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.add_vline(x=0, line=NULL_LINE)
+    figure.update_xaxes(title_text="change of the loss on running text, nats a token")
+    return figure.update_yaxes(title_text="gain of accuracy on lists, points")
+
+
+def pareto(table: pd.DataFrame) -> pd.DataFrame:
+    """The edits that no other beats in both gain and loss, the cheapest first."""
+    ordered = table.sort_values(["text_loss", "gain"], ascending=[True, False])
+    return ordered[ordered["gain"] > ordered["gain"].cummax().shift(fill_value=float("-inf"))]
+
+
+def costs_figure(table: pd.DataFrame, what: str, unit: str) -> go.Figure:
+    """What the edits change elsewhere, a row per task or head. table: of
+    :class:`~talking_heads_utils.experiments.editing.costs.CostRow`."""
+    rows = table[table["what"] == what]
+    names = list(dict.fromkeys(rows["of"]))
+    figure = new_figure(140 + 26 * len(names) * rows["edit"].nunique(), margin_t=12)
+    for family, part in rows.groupby("family", sort=False):
+        figure.add_scatter(
+            x=_short(part["change"]), y=part["of"].tolist(), mode="markers", name=_words(str(family)),
+            error_x=error_bars(part, "change"), marker=dict(color=FAMILIES.get(str(family), CONTROL), size=9),
+            hovertemplate="%{y}: %{x:+.2f}<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(x=0, line=NULL_LINE)
+    return figure.update_xaxes(title_text=unit).update_layout(scattermode="group").update_yaxes(type="category")
+
+
+def _before_after(rows: pd.DataFrame) -> list[list[float]]:
+    return rows[["before", "after"]].round(4).to_numpy().tolist()
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _short(values: Any, digits: int = 4) -> list[float]:
+    return values.astype(float).round(digits).tolist()

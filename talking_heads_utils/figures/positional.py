@@ -1,1 +1,319 @@
-"""Chapter 2's figures."""
+"""Figures of chapter 2: where lists sit, what is decoded there, how many dimensions behaviour needs, crowding and
+order. They take tables of rows, never a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from talking_heads_utils.experiments.positional import interchange
+from talking_heads_utils.experiments.positional.coordinates import Feature
+from talking_heads_utils.experiments.positional.decoding import Split
+from talking_heads_utils.experiments.positional.subspace import K, Subspace
+from talking_heads_utils.figures.style import (
+    ACCENT,
+    CONTROL,
+    EXPECTED,
+    FAINT,
+    FIRST_NAME,
+    INDEX_COLOURS,
+    INK,
+    KIND_COLOURS,
+    NULL_LINE,
+    error_bars,
+    new_figure,
+    slider,
+    stacked,
+    with_views,
+)
+from talking_heads_utils.stats import Z
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONSTANT = dict(itemsizing="constant")  # keys of a legend, also where a mark is but an error bar
+BAND = "rgba(138,143,152,0.28)"  # the range of matched draws
+FEATURES = {Feature.LIST_INDEX: "list index", Feature.IDENTITY: "item"}
+COLOURS = {Feature.LIST_INDEX: KIND_COLOURS["V"], Feature.IDENTITY: KIND_COLOURS["Q"]}
+SPLITS = {Split.LISTS: "other lists", Split.WORDINGS: "other wordings", Split.OBJECTS: "other objects"}
+MEASURES = {
+    interchange.LOGIT_DIFFERENCE: "logit difference",
+    interchange.LOG_ODDS: "movers' attention",
+    interchange.MOVED: "answers moved",
+}
+UNITS = {
+    interchange.LOGIT_DIFFERENCE: "logits, donor's item less own",
+    interchange.LOG_ODDS: "log-odds of attention, nats",
+    interchange.MOVED: "lists moved to the donor's item",
+}
+CURVES = {
+    Subspace.CHOSEN: ("components of inhibition heads", ACCENT, "solid"),
+    Subspace.ANYWHERE: ("components of any head", FIRST_NAME, "solid"),
+    Subspace.LEARNED: ("learned", EXPECTED, "solid"),
+    Subspace.LEARNED_ARBITRARY: ("learned, arbitrary labels", EXPECTED, "dot"),
+    Subspace.LEARNED_UNTRAINED: ("learned, untrained model", FAINT, "dot"),
+}
+WHOLE = {Subspace.WHOLE_HEADS: ("inhibition heads, whole", "dot"), Subspace.WHOLE_STREAM: ("the whole stream", "dash")}
+
+
+def index_colours(indices: Sequence[int]) -> list[str]:
+    """The colour of each list index, alike in all figures."""
+    return [INDEX_COLOURS[i % len(INDEX_COLOURS)] for i in indices]
+
+
+def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], name: str, **more: Any) -> go.Scatter:
+    """The range of a control over x, as an area."""
+    return go.Scatter(
+        x=[*x, *reversed(x)], y=[*high, *reversed(low)], fill="toself", fillcolor=BAND, line_width=0, name=name,
+        mode="lines", hoverinfo="skip", **more,
+    )  # fmt: skip
+
+
+def short(values: pd.Series, digits: int = 4) -> list[float]:
+    """Values as a page holds them."""
+    return values.astype(float).round(digits).tolist()
+
+
+def lengths_of(table: pd.DataFrame) -> list[int]:
+    """The lengths of lists in a table, the longest first, which a menu opens on."""
+    return sorted(table["n_items"].unique().tolist(), reverse=True)
+
+
+# --- where lists sit ---
+
+
+def points_figure(table: pd.DataFrame, axes: Sequence[str], start: int | None = None) -> go.Figure:
+    """Lists in three coordinates, above, and the mean of each coordinate by the answer's list index with its 95%
+    interval, below; the slider sets the length of the lists. Crosses: lists that are answered wrongly. axes: names
+    of the components. start: the length at first. table: of
+    :class:`~talking_heads_utils.experiments.positional.points.PointRow`."""
+    figure, clouds = new_figure(640, margin_t=30, showlegend=False), dict(tuple(table.groupby("n_items")))
+    names = [str(n) for n in clouds]
+    frames = [go.Frame(name=str(n), data=_cloud(part), traces=[0, 1, 2, 3]) for n, part in clouds.items()]
+    active = names.index(str(start)) if str(start) in names else 0
+    figure.add_traces(frames[active].data)
+    figure.frames = frames
+    ends = [mean.y[i] + sign * mean.error_y.array[i] for f in frames for mean in f.data[1:] for i in range(len(mean.y))
+            for sign in (-1, 1)]  # fmt: skip
+    reach, widest = 1.1 * max(map(abs, ends)), int(table["list_index"].max())
+    for i, name in enumerate(axes):
+        at, left = str(i + 1).replace("1", ""), i * 0.36
+        figure.update_layout({
+            f"xaxis{at}": dict(domain=[left, left + 0.28], anchor=f"y{at}", range=[-0.5, widest + 0.5], dtick=1,
+                               title="list index" if i == 1 else None, tickangle=0),
+            f"yaxis{at}": dict(domain=[0, 0.2], anchor=f"x{at}", range=[-reach, reach], nticks=4,
+                               title="mean, s.d." if i == 0 else None),
+        })  # fmt: skip
+        figure.add_annotation(text=f"mean {name}", x=left, xref="paper", y=0.21, yref="paper", xanchor="left",
+                              yanchor="bottom", showarrow=False, font_size=12)  # fmt: skip
+    titles = [{"title": {"text": name, "font": {"size": 12}}, "tickfont": {"size": 10}, "nticks": 6} for name in axes]
+    return figure.update_layout(
+        scene=dict(zip(("xaxis", "yaxis", "zaxis"), titles), aspectmode="cube", domain_y=[0.3, 1],
+                   camera_eye=dict(x=1.5, y=1.5, z=1.1)),
+        sliders=[slider(names, "items in the list: ", pad=44, active=active)],
+    )  # fmt: skip
+
+
+def _cloud(part: pd.DataFrame) -> list:
+    """The points of one length, then the means of the three coordinates by list index."""
+    words = [f"{w}, list index {i}, answered {'rightly' if right else 'wrongly'}"
+             for w, i, right in zip(part["word"], part["list_index"], part["right"])]  # fmt: skip
+    marker = dict(size=4.5, color=index_colours(part["list_index"].tolist()),
+                  symbol=["circle" if right else "x" for right in part["right"]])  # fmt: skip
+    cloud = go.Scatter3d(**{axis: short(part[axis], 2) for axis in "xyz"}, mode="markers", marker=marker, text=words,
+                         hovertemplate="%{text}<extra></extra>")  # fmt: skip
+    return [cloud, *(_means(part, axis, i) for i, axis in enumerate("xyz"))]
+
+
+def _means(part: pd.DataFrame, axis: str, i: int) -> go.Scatter:
+    of = part.groupby("list_index")[axis].agg(["mean", "sem"]).fillna(0)
+    at = str(i + 1).replace("1", "")
+    return go.Scatter(
+        x=of.index.tolist(), y=short(of["mean"], 3), mode="markers", xaxis=f"x{at}", yaxis=f"y{at}",
+        marker=dict(size=9, color=index_colours(of.index.tolist())), hovertemplate="%{y:.2f}<extra></extra>",
+        error_y=dict(array=short(Z * of["sem"], 3), color=CONTROL, thickness=1.2),
+    )  # fmt: skip
+
+
+# --- what is decoded there ---
+
+
+def decoding_figure(table: pd.DataFrame) -> go.Figure:
+    """Lists whose answer's index, or whose answer, is decoded from the first k coordinates; the menu chooses the length
+    and what was left out of the fit. table: of
+    :class:`~talking_heads_utils.experiments.positional.decoding.DecodingRow`."""
+    figure, views = new_figure(400, margin_t=16), {}
+    for n in lengths_of(table):
+        for split, words in SPLITS.items():
+            part = table[(table["n_items"] == n) & (table["split"] == split)]
+            if len(part):
+                views[f"lists of {n}: {words}"] = _decoded(part)
+    figure.update_xaxes(title_text="components whose coordinates are read, k", dtick=1)
+    figure.update_yaxes(title_text="answers decoded", range=[0, 1.04], tickformat=".0%")
+    return with_views(figure, views).update_layout(legend=CONSTANT | dict(y=-0.24))
+
+
+def _decoded(part: pd.DataFrame) -> list:
+    chosen = part[part["subspace"] == Subspace.CHOSEN]
+    traces: list[Any] = []
+    for feature, name in FEATURES.items():
+        colour, shift = COLOURS[feature], 0.06 if feature == Feature.IDENTITY else -0.06
+        for subspace, suffix, dash in ((Subspace.CHOSEN, "", "solid"), (Subspace.ANYWHERE, ", any head", "dot")):
+            rows = part[(part["subspace"] == subspace) & (part["feature"] == feature)].sort_values("k")
+            traces.append(_by_k(rows, "right", name + suffix, colour, dash, shift, bars=dash == "solid", form=".0%"))
+        rows = chosen[chosen["feature"] == feature].sort_values("k")
+        matched = part[(part["subspace"] == Subspace.MATCHED) & (part["feature"] == feature)]
+        first = feature == Feature.LIST_INDEX
+        traces.append(go.Scatter(
+            x=rows["k"].tolist(), y=short(rows["shuffled"]), name="answers shuffled before the fit", mode="markers",
+            marker=dict(symbol="x-thin-open", color=colour, size=7), showlegend=first,
+            hovertemplate=f"{name}, shuffled: %{{y:.0%}}<extra></extra>",
+        ))  # fmt: skip
+        traces.append(_drawn(matched, "right", f"95% of matched triples, {name}", shift).update(showlegend=first))
+    ks, chance = sorted(part["k"].unique().tolist()), float(part["chance"].iloc[0])
+    return [*traces, go.Scatter(x=[ks[0], ks[-1]], y=[chance] * 2, mode="lines", line=NULL_LINE, name="chance",
+                                hoverinfo="skip")]  # fmt: skip
+
+
+def _by_k(
+    rows: pd.DataFrame, value: str, name: str, colour: str, dash: str, shift: float, *, bars: bool, form: str
+) -> go.Scatter:
+    """A curve over k, moved aside by a little, so that intervals do not hide one another."""
+    return go.Scatter(
+        x=[k + shift for k in rows["k"].tolist()], y=short(rows[value]), name=name, mode="lines+markers",
+        line=dict(color=colour, dash=dash, width=2), marker_size=6, customdata=rows["k"].tolist(),
+        error_y=error_bars(rows, value) | dict(color=colour, width=0) if bars else None,
+        hovertemplate=f"{name}, k = %{{customdata}}: %{{y:{form}}}<extra></extra>",
+    )  # fmt: skip
+
+
+def _drawn(rows: pd.DataFrame, value: str, name: str, shift: float) -> go.Scatter:
+    """The range of draws at one k: a broad grey bar."""
+    half = (rows["high"] - rows["low"]) / 2
+    return go.Scatter(
+        x=[k + shift for k in rows["k"].tolist()], y=short(rows["low"] + half), mode="markers", name=name,
+        marker=dict(color=CONTROL, size=1, symbol="square"),
+        error_y=dict(array=short(half), thickness=8, width=0, color=CONTROL),
+        customdata=short(rows[value]), hovertemplate=f"{name}: mean %{{customdata:.3f}}<extra></extra>",
+    )  # fmt: skip
+
+
+# --- how many dimensions behaviour needs ---
+
+
+def dimensions_figure(table: pd.DataFrame, first: str = interchange.LOGIT_DIFFERENCE) -> go.Figure:
+    """What a donor's first k coordinates do to the recipient, of components and of learned subspaces; grey: 95% of
+    matched triples; lines: whole heads and the whole stream. The menu chooses measure and length. first: the measure it
+    opens on. table: of :class:`~talking_heads_utils.experiments.positional.interchange.InterchangeRow`."""
+    figure, views, layouts = new_figure(430, margin_t=16), {}, []
+    donors = table[table["donor"] == interchange.Donor.OTHER_ITEMS]
+    for measure in sorted(MEASURES, key=lambda name: name != first):
+        for n in lengths_of(donors):
+            part = donors[(donors["n_items"] == n) & (donors["measure"] == measure)]
+            if len(part):
+                views[f"{MEASURES[measure]}, lists of {n}"] = _interchanged(part)
+                layouts.append({"yaxis.title.text": UNITS[measure]})
+    figure.add_hline(y=0, line=dict(color=CONTROL, width=1))
+    figure.update_xaxes(title_text="dimensions interchanged, k", dtick=1)
+    figure.update_yaxes(title_text=layouts[0]["yaxis.title.text"] if layouts else "")
+    return with_views(figure, views, layouts=layouts).update_layout(legend=CONSTANT | dict(y=-0.22))
+
+
+def _interchanged(part: pd.DataFrame) -> list:
+    ks = part.loc[part["k"] > 0, "k"].astype(int)
+    ends = [int(ks.min()), int(ks.max())] if len(ks) else [1, K]
+    traces: list[Any] = [
+        _by_k(part[part["subspace"] == subspace].sort_values("k"), "effect", name, colour, dash, 0.08 * (i - 2),
+              bars=True, form=".2f")
+        for i, (subspace, (name, colour, dash)) in enumerate(CURVES.items())
+    ]  # fmt: skip
+    traces.append(_drawn(part[part["subspace"] == Subspace.MATCHED], "effect", "95% of matched triples", 0))
+    for subspace, (name, dash) in WHOLE.items():
+        rows = part[part["subspace"] == subspace]
+        traces.append(go.Scatter(
+            x=ends if len(rows) else [], y=short(rows["effect"]) * 2, name=name, mode="lines",
+            line=dict(color=INK, dash=dash, width=1.4), hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>",
+        ))  # fmt: skip
+    return traces
+
+
+# --- crowding and order ---
+
+
+def crowding_figure(table: pd.DataFrame) -> go.Figure:
+    """Accuracy of the quarters of lists by margin, of each length. table: of
+    :class:`~talking_heads_utils.experiments.positional.crowding.CrowdingRow`."""
+    figure = new_figure(340, margin_t=16, barmode="group")
+    rows = table[table["statistic"] == "accuracy"]
+    for n, colour in zip(sorted(rows["n_items"].unique().tolist()), (FIRST_NAME, ACCENT, EXPECTED, CONTROL)):
+        own = rows[rows["n_items"] == n].sort_values("quarter")
+        figure.add_bar(
+            x=own["quarter"].astype(int).tolist(), y=short(own["value"]), name=f"lists of {n}", marker_color=colour,
+            error_y=error_bars(own, "value"), hovertemplate=f"lists of {n}: %{{y:.0%}}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(tickvals=[1, 2, 3, 4], ticktext=["nearest to<br>another index", "2nd", "3rd", "farthest"])
+    figure.update_xaxes(title_text="quarter of the lists")
+    return figure.update_yaxes(title_text="lists answered", tickformat=".0%", rangemode="tozero")
+
+
+def scales_figure(table: pd.DataFrame) -> go.Figure:
+    """Accuracy over the scale of all lists' deviations from their mean: the chosen three, and 95% of matched triples as
+    an area; the menu chooses the length. table: of
+    :class:`~talking_heads_utils.experiments.positional.crowding.ScaleRow`."""
+    figure, views = new_figure(360, margin_t=16), {}
+    for n in lengths_of(table):
+        part = table[table["n_items"] == n].sort_values("scale")
+        own, drawn = (part[part["subspace"] == s] for s in (Subspace.CHOSEN, Subspace.MATCHED))
+        views[f"lists of {n}"] = [
+            band(drawn["scale"].tolist(), short(drawn["low"]), short(drawn["high"]), "95% of matched triples"),
+            _over_scale(drawn, "matched triples, mean", CONTROL, None),
+            _over_scale(own, "the chosen three", ACCENT, error_bars(own, "accuracy") | dict(color=ACCENT)),
+        ]  # fmt: skip
+    figure.add_vline(x=1, line=NULL_LINE, annotation_text="unchanged", annotation_position="bottom right")
+    figure.update_xaxes(title_text="scale of the deviations from the mean")
+    figure.update_yaxes(title_text="lists answered", tickformat=".0%")
+    return with_views(figure, views).update_layout(legend_y=-0.24)
+
+
+def _over_scale(rows: pd.DataFrame, name: str, colour: str, bars: dict | None) -> go.Scatter:
+    return go.Scatter(
+        x=rows["scale"].tolist(), y=short(rows["accuracy"]), name=name, mode="lines+markers", error_y=bars,
+        line=dict(color=colour, width=2), hovertemplate=f"{name}, scale %{{x}}: %{{y:.1%}}<extra></extra>",
+    )  # fmt: skip
+
+
+ORDERS = {"kept": "the others named again in the same order", "shuffled": "the others named again in shuffled order"}
+STRATEGIES = {"accuracy": ("the model", ACCENT, "solid", 3),
+              "removed": ("all coordinates at one point", EXPECTED, "solid", 2),
+              "matched_removed": ("the same, matched triples", CONTROL, "solid", 2),
+              "last_named": ("always the last item", FIRST_NAME, "dot", 1.6),
+              "next_in_order": ("item after the one named last", "#009E73", "dot", 1.6),
+              "least_recent": ("item longest not mentioned", "#B8860B", "dot", 1.6)}  # fmt: skip
+
+
+def order_figure(table: pd.DataFrame) -> go.Figure:
+    """Accuracy by the answer's list index in each order, beside plain strategies and with the subspace removed; the
+    menu chooses the length. table: of :class:`~talking_heads_utils.experiments.positional.order.OrderRow`."""
+    figure, views = stacked(len(ORDERS), list(ORDERS.values()), 560, 0.14), {}
+    for n in lengths_of(table):
+        views[f"lists of {n}"] = [
+            _by_index(table[(table["n_items"] == n) & (table["order"] == order)].sort_values("list_index"), column,
+                      shown=order == next(iter(ORDERS)))
+            for order in ORDERS for column in STRATEGIES
+        ]  # fmt: skip
+    with_views(figure, views, panels=[row for row in (1, 2) for _ in STRATEGIES])
+    figure.update_xaxes(dtick=1)
+    figure.update_xaxes(title_text="list index of the answer", row=2, col=1)
+    return figure.update_yaxes(title_text="lists answered", tickformat=".0%", range=[-0.03, 1.05])
+
+
+def _by_index(rows: pd.DataFrame, column: str, shown: bool) -> go.Scatter:
+    name, colour, dash, width = STRATEGIES[column]
+    bars = error_bars(rows, "accuracy") | dict(color=colour) if column == "accuracy" else None
+    return go.Scatter(
+        x=rows["list_index"].astype(int).tolist(), y=short(rows[column]), name=name, mode="lines+markers",
+        line=dict(color=colour, dash=dash, width=width), error_y=bars, showlegend=shown, legendgroup=column,
+        hovertemplate=f"{name}, index %{{x}}: %{{y:.0%}}<extra></extra>",
+    )  # fmt: skip

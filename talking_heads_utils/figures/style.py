@@ -31,6 +31,7 @@ EXPECTED = "#7B61A8"  # the exact answer, where it is known
 FAINT = "#C4A484"  # a second control
 FIRST_NAME, SECOND_NAME = "#0072B2", "#D55E00"  # of the two names, as a prompt has them
 ACCENT = ROLE_COLOURS[roles.S_INHIBITION]
+INDEX_COLOURS = ("#5B6FE0", "#2E9BE6", "#12A594", "#5BA83A", "#C29A0B", "#EE7F1B", "#DB3B4B", "#A2499F")  # of a list
 KIND_COLOURS = {"Q": "#CC79A7", "K": "#009E73", "V": "#0072B2"}
 KIND_READS = {"Q": "query", "K": "key", "V": "value"}
 NO_BUTTONS = ["toImage", "zoom", "pan", "resetScale"]  # of plotly's bar, where a title needs its place on a phone

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.editing.search import Winners, search
 from talking_heads_utils.experiments.rows import Row, column
 
 
@@ -36,8 +37,14 @@ class EditRow(Row):
     beyond_high: float | None = column("points", "upper end")
     size: float = column("Frobenius norm", "of the change of the weights")
     where_chosen: float = column("points", "gain on the lists that chose")
+    objective: float = column("nats", "log-probability of the answer among the candidates there, mean")
     n_tried: int = column("edits", "among which it is the best")
     n: int = column("prompts", "lists")
+
+
+def found(c: Context) -> Winners:
+    """What the search chose; of a table of gains that is finished, if there is one. For :meth:`Context.kept`."""
+    return search(c)
 
 
 def run(c: Context) -> list[EditRow]:

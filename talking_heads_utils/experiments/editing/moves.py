@@ -2,22 +2,261 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.components import factored_svd, is_empty
+from talking_heads_utils.edits.edits import Edit, new_edit
+from talking_heads_utils.effects import inhibition_change, wanted_direction
+from talking_heads_utils.errors import EditError, LabelError
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.inhibition.exchange_study import movers_and_heads
+from talking_heads_utils.experiments.list_prompts import Lists, Part
+from talking_heads_utils.forward.recording import Recording
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.roles.ioi import ROUNDING, effects_along
+from talking_heads_utils.weights.heads import HeadWeights
+
+FACTORS = (0.0, 0.5, 1.5, 2.0, 3.0, -1.0)
+N_SINGLE = 6  # components of a head that are scaled one by one
+LEADING = (2, 4, 8)  # that are scaled together
+N_HEADS = 4  # of a family, at most
+N_DRAWS = 20
+N_CHOOSE = 100  # lists of each length that choose heads and the order of their components
+_MOVE = re.compile(r"(L\d+H\d+)(?:\.(\d+(?:\+\d+)*))? x (-?[\d.]+)")
 
 
 class Family(StrEnum):
     """Heads whose components are edited: those that write into the movers' queries, the name movers, those with the
-    largest direct effect on the answer whatever their role; and random heads of the same layers."""
+    largest direct effect on the answer whatever their role; these three together; and random heads of the same
+    layers."""
 
     INTO_QUERIES = "into_queries"
     MOVERS = "movers"
     DIRECT = "direct"
+    ANY = "any"
     RANDOM = "random"
 
 
 class Extent(StrEnum):
-    """How much of a head: one component, its leading ones together, all of it."""
+    """How much is scaled: one component of a head, its leading ones together, all of it; several such moves of
+    different heads."""
 
     SINGLE = "single"
     LEADING = "leading"
     HEAD = "whole_head"
+    COMBINED = "combined"
+
+
+@dataclass(frozen=True)
+class Move:
+    """Some components of a head scaled by one factor; all that write anything where none are named.
+
+    >>> Move.parse("L20H0.0+3 x 1.5")
+    Move(head=Head(layer=20, head=0), components=(0, 3), factor=1.5)
+    >>> str(Move(Head(23, 1), None, 0.0))
+    'L23H1 x 0'
+    """
+
+    head: Head
+    components: tuple[int, ...] | None
+    factor: float
+
+    @property
+    def extent(self) -> Extent:
+        if self.components is None:
+            return Extent.HEAD
+        return Extent.SINGLE if len(self.components) == 1 else Extent.LEADING
+
+    def __str__(self) -> str:
+        part = "" if self.components is None else "." + "+".join(map(str, self.components))
+        return f"{self.head}{part} x {self.factor:g}"
+
+    @classmethod
+    def parse(cls, text: str) -> Move:
+        """What ``str`` wrote. Raises :class:`LabelError` for anything else."""
+        if (found := _MOVE.fullmatch(text.strip())) is None:
+            raise LabelError(f"{text!r} is no move of a head. Write it as in 'L20H0.0 x 2' or 'L23H1 x 0'.")
+        components = None if found[2] is None else tuple(map(int, found[2].split("+")))
+        return cls(Head.parse(found[1]), components, float(found[3]))
+
+
+Moves = tuple[Move, ...]  # of different heads, made together: an edit
+
+
+def label(moves: Moves) -> str:
+    """An edit's name in tables."""
+    return ", ".join(map(str, moves))
+
+
+def parse(text: str) -> Moves:
+    """The edit of a name in tables. Raises :class:`LabelError` for anything else."""
+    return tuple(map(Move.parse, text.split(",")))
+
+
+class HeadParts(NamedTuple):
+    """Components of one head that write anything: write directions and singular values, the largest first."""
+
+    directions: Float[Tensor, "k d_model"]
+    singular_values: Float[Tensor, "k"]
+
+
+def parts_of(weights: HeadWeights, head: Head) -> HeadParts:
+    """All at once what :func:`~talking_heads_utils.components.direction_of` gives one by one, in float64, signs left as
+    they come. Raises :class:`LabelError` for a head that is not there or writes nothing."""
+    at = weights.head(head)
+    kv = int(weights.kv_index[at.head])
+    found = factored_svd(weights.W_V[at.layer, kv].double(), weights.W_O[at.layer, at.head].double())
+    n = int((~is_empty(found.S.to(weights.W_O.dtype))).sum())
+    if not n or not found.S[0] > 0:
+        raise LabelError(f"{head} writes nothing, so nothing of it can be scaled. Choose another head.")
+    return HeadParts(found.V.T[:n], found.S[:n])
+
+
+def factors(weights: HeadWeights, moves: Moves) -> dict[Component, float]:
+    """Component -> what its singular value is multiplied by. Raises :class:`EditError` for no move or a head that is
+    moved twice."""
+    heads = [move.head for move in moves]
+    if not moves or len(set(heads)) < len(heads):
+        raise EditError("An edit is one move of each of one or more heads.")
+    found = {}
+    for move in moves:
+        every = range(len(parts_of(weights, move.head).singular_values))
+        found |= {Component(move.head.layer, move.head.head, i): move.factor for i in move.components or every}
+    return found
+
+
+def edit_of(c: Context, moves: Moves) -> Edit:
+    """An edit as data: what applies it, saves it or bakes it takes. Raises as :func:`factors` and
+    :func:`~talking_heads_utils.edits.edits.new_edit` do."""
+    return new_edit(c.weights, {**factors(c.weights, moves)}, model=c.model)
+
+
+def moves_of(head: Head, order: Sequence[int]) -> list[Move]:
+    """All moves of one head. order: its components that write anything, the first first."""
+    parts: list[tuple[int, ...] | None] = [(i,) for i in order[:N_SINGLE]]
+    parts += [tuple(sorted(order[:k])) for k in LEADING if k < len(order)]
+    return [Move(head, part, factor) for part in [*parts, None] for factor in FACTORS]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Which heads are edited, by lists that choose.
+
+    families: the first three. draws: random heads, as many in each layer as the three families have there, or as many
+    as are left. orders: head -> its components, the largest singular value times spread at ``end`` first.
+    """
+
+    families: dict[Family, tuple[Head, ...]]
+    draws: tuple[tuple[Head, ...], ...]
+    orders: dict[Head, tuple[int, ...]]
+
+    @property
+    def named(self) -> tuple[Head, ...]:
+        """Those of any family, each once."""
+        return tuple(dict.fromkeys(head for heads in self.families.values() for head in heads))
+
+    @property
+    def every(self) -> tuple[Head, ...]:
+        return tuple(dict.fromkeys([*self.named, *(head for draw in self.draws for head in draw)]))
+
+
+def heads_of(c: Context, lengths: Sequence[int]) -> Heads:
+    """The heads of a context's model, by lists of these lengths. Raises :class:`NotApplicable` for a model without a
+    mover or without an inhibition head below one."""
+    movers, inhibition = movers_and_heads(c)
+    lists = [c.kept(Lists(Part.SELECTION, n, c.n(N_CHOOSE))) for n in lengths]
+    recordings = [_record(c, prompts) for prompts in lists]
+    families = {
+        Family.INTO_QUERIES: into_queries(recordings, movers, inhibition),
+        Family.MOVERS: movers[:N_HEADS],
+        Family.DIRECT: direct(recordings),
+    }
+    draws = random_heads(families, c.weights, c.seed)
+    heads = Heads(families, draws, {})
+    return Heads(families, draws, {head: order(recordings, head) for head in heads.every})
+
+
+def _record(c: Context, prompts: PromptSet) -> Recording:
+    """Every layer but the first as reader; not kept, for it is large."""
+    from talking_heads_utils.forward.recording import record
+
+    return record(c.bridge, prompts, range(1, c.bridge.cfg.n_layers))
+
+
+@torch.no_grad()
+def into_queries(
+    recordings: Sequence[Recording], movers: Sequence[Head], inhibition: Sequence[Head]
+) -> tuple[Head, ...]:
+    """Inhibition heads, then those below the lowest mover whose write at ``end``, put at its mean in the movers'
+    queries, changes I(m) most, either way."""
+    below, n_heads = min(mover.layer for mover in movers), recordings[0].weights.n_heads
+    change = torch.zeros(below, n_heads)
+    for recording in recordings:
+        for layer in range(below):
+            write = recording.write(layer)
+            shift = write.mean(0) - write
+            found = torch.stack([inhibition_change(recording, mover, shift).mean(0) for mover in movers])
+            change[layer] += found.mean(0).cpu() / len(recordings)
+    ranked = change.abs().flatten().argsort(descending=True, stable=True).tolist()
+    others = [Head(*divmod(i, n_heads)) for i in ranked if change.abs().flatten()[i] > ROUNDING]
+    return tuple(dict.fromkeys([*inhibition, *others]))[:N_HEADS]
+
+
+def direct(recordings: Sequence[Recording]) -> tuple[Head, ...]:
+    """Those with the largest direct effect on the answer's logit difference, either way; the first layer aside."""
+    effects = []
+    for recording in recordings:
+        sources = torch.ones(len(recording.prompts), 1, recording.prompts.tokens.shape[1])
+        effects.append(effects_along(recording, wanted_direction(recording), sources)[..., 0].mean(0))
+    mean = torch.stack(effects).mean(0)
+    ranked = mean.abs().flatten().argsort(descending=True, stable=True).tolist()
+    heads = [Head(*divmod(i, mean.shape[1])) for i in ranked if mean.abs().flatten()[i] > ROUNDING]
+    return tuple(heads[:N_HEADS])
+
+
+def random_heads(
+    families: dict[Family, tuple[Head, ...]], weights: HeadWeights, seed: int
+) -> tuple[tuple[Head, ...], ...]:
+    """Draws of heads that no family has, of the same layers."""
+    named = {head for heads in families.values() for head in heads}
+    draws = []
+    for draw in range(N_DRAWS):
+        rng, found = np.random.default_rng([seed, draw]), []
+        for layer in sorted({head.layer for head in named}):
+            free = [head for head in range(weights.n_heads) if Head(layer, head) not in named]
+            n = min(len(free), weights.n_heads - len(free))
+            found += [Head(layer, int(head)) for head in sorted(rng.choice(free, n, replace=False))]
+        draws.append(tuple(found))
+    return tuple(draws)
+
+
+def order(recordings: Sequence[Recording], head: Head) -> tuple[int, ...]:
+    """A head's components by singular value times standard deviation of the coefficient at ``end``."""
+    parts = parts_of(recordings[0].weights, head)
+    coefficients = []
+    for recording in recordings:
+        z = z_at_end(recording, head)
+        read = recording.weights.W_O[head.layer, head.head].to(z) @ parts.directions.to(z).T
+        coefficients.append(z @ read)
+    value = parts.singular_values * torch.cat(coefficients).std(0).double().cpu()
+    return tuple(value.argsort(descending=True, stable=True).tolist())
+
+
+def z_at_end(recording: Recording, head: Head) -> Float[Tensor, "n d_head"]:
+    """What a head gathers at ``end``, value bias left out; also of the last layer."""
+    if head.layer in recording.writes:
+        return recording.z(head.layer)[:, head.head]
+    reader = recording.reader(head.layer)
+    kv = int(reader.weights.kv_index[head.head])
+    values = reader.values[:, :, kv] - reader.weights.b_V[kv]
+    return (reader.pattern[:, head.head, :, None] * values).sum(1)

@@ -1,0 +1,178 @@
+"""Figures of chapter 2 in which the point is moved by hand, and what that gains. They take tables of rows, never a
+model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
+
+from talking_heads_utils.experiments.list_prompts import Part
+from talking_heads_utils.experiments.positional.steering import Method
+from talking_heads_utils.experiments.positional.subspace import Subspace
+from talking_heads_utils.figures.positional import CONSTANT, index_colours, lengths_of, short
+from talking_heads_utils.figures.style import (
+    ACCENT,
+    CONTROL,
+    EXPECTED,
+    error_bars,
+    menu_of_views,
+    new_figure,
+    restyle_slider,
+    stacked,
+    with_views,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RANDOM = "random"  # in place of a component
+WHAT = {"attention": "the movers' attention, of that to all items", "answered": "lists answered with the item"}
+KINDS = {"attended": ("attended most", "attention"), "answer": ("answered most", "answered")}
+PARTS = {Part.HELD_OUT: "held out", Part.NEW_WORDING: "a new wording", Part.NEW_OBJECTS: "new objects"}
+METHODS = {
+    Method.ONE_SETTING: "one setting for all",
+    Method.SCALING: "the cloud scaled",
+    Method.CORRECTION: "correction of the logits",
+    Method.BOTH: "setting and correction",
+    Method.TOLD_INDEX: "told the index (a bound)",
+    Method.ORACLE: "told the answer (a bound)",
+}
+
+
+# --- one component ---
+
+
+def line_figure(table: pd.DataFrame) -> go.Figure:
+    """Attention to each item, above, and lists answered with it, below, as one component is moved; dotted: a random
+    direction, as far. The menu chooses component and length. table: of
+    :class:`~talking_heads_utils.experiments.positional.traversal.LineRow`."""
+    figure, views = stacked(2, list(WHAT.values()), 600, 0.11), {}
+    items, components = int(table["n_items"].max()), [c for c in table["component"].unique() if c != RANDOM]
+    for component in components:
+        for n in lengths_of(table):
+            part = table[(table["n_items"] == n) & table["component"].isin((component, RANDOM))]
+            views[f"{component}, lists of {n}"] = [
+                _moved(part[(part["component"] == of) & (part["list_index"] == i)], what, i, of == RANDOM)
+                for what in WHAT for of in (component, RANDOM) for i in range(items)
+            ]  # fmt: skip
+    with_views(figure, views, panels=[row for row in (1, 2) for _ in range(2 * items)])
+    figure.update_xaxes(title_text="moved along the component, standard deviations", row=2, col=1)
+    figure.update_xaxes(showticklabels=False, row=1, col=1)
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    return figure.update_layout(legend_y=-0.14)
+
+
+def _moved(rows: pd.DataFrame, what: str, index: int, random: bool) -> go.Scatter:
+    rows, (colour,) = rows.sort_values("amount"), index_colours([index])
+    bars = None if random else error_bars(rows, what, ends=f"{what}_") | dict(width=0, color=colour)
+    name = f"item {index}{', random direction' * random}"
+    return go.Scatter(
+        x=short(rows["amount"], 2), y=short(rows[what], 3), name=name, mode="lines" if random else "lines+markers",
+        line=dict(color=colour, dash="dot" if random else "solid", width=1.4 if random else 2.4), marker_size=5,
+        opacity=0.7 if random else 1, error_y=bars, legendgroup=str(index),
+        showlegend=what == "attention" and not random and len(rows) > 0,
+        hovertemplate=f"{name}, %{{x:+.1f}}: %{{y:.0%}}<extra></extra>",
+    )  # fmt: skip
+
+
+# --- three components ---
+
+
+def traversal_figure(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
+    """The item that is attended, or answered, most as two components are moved; the slider moves the third, the menu
+    chooses length and read-out, and neither resets the other. The paler a cell, the smaller that item's share. axes:
+    names of the components. table: of :class:`~talking_heads_utils.experiments.positional.traversal.MapRow`.
+
+    Raises :class:`ValueError` for lengths with different settings of the third component."""
+    thirds = {n: sorted(part["third"].unique().tolist()) for n, part in table.groupby("n_items")}
+    steps = next(iter(thirds.values()))
+    if any(values != steps for values in thirds.values()):
+        raise ValueError("All lengths must have the same settings of the third component: one slider moves them all.")
+    middle = min(range(len(steps)), key=lambda i: abs(steps[i]))
+    figure = new_figure(520, margin_t=70)
+    planes, labels = [], []
+    for n in lengths_of(table):
+        part = table[table["n_items"] == n]
+        for kind, (words, share) in KINDS.items():
+            cut = [_plane(part[part["third"] == third], n, kind, share) for third in steps]
+            planes.append(cut)
+            labels.append(f"lists of {n}: {words}")
+            at = part[part["third"] == steps[middle]].pivot(index="second", columns="first", values=share)
+            figure.add_trace(_map(cut[middle], at, n, kind, visible=len(planes) == 1))
+    along = {f"{third:+.2g}" if third else "0": {name: [cut[i][name] for cut in planes] for name in ("z", "customdata")}
+             for i, third in enumerate(steps)}  # fmt: skip
+    figure.update_xaxes(title_text=f"moved along {axes[0]}, standard deviations", showgrid=False)
+    figure.update_yaxes(title_text=f"moved along {axes[1]}, s.d.", showgrid=False)
+    return figure.update_layout(
+        updatemenus=[menu_of_views(labels, 1)],
+        sliders=[restyle_slider(along, f"moved along {axes[2]}, s.d.: ", pad=60, active=middle)],
+    )
+
+
+def _plane(part: pd.DataFrame, n: int, kind: str, share: str) -> dict:
+    """Cells of one plane: index plus strength, from 0 where the item has no more than an even share to 1."""
+    wide = part.assign(
+        strength=((part[share] - 1 / n) / (1 - 1 / n)).clip(0, 0.999) + part[kind].astype(float),
+        said=[f"item {int(i)}: {s:.0%}" for i, s in zip(part[kind], part[share])],
+    )  # fmt: skip
+    z, said = (wide.pivot(index="second", columns="first", values=name) for name in ("strength", "said"))
+    return dict(z=[[round(v, 2) for v in row] for row in z.to_numpy(float).tolist()],
+                customdata=said.to_numpy().tolist())  # fmt: skip
+
+
+def _map(cells: dict, at: pd.DataFrame, n: int, kind: str, visible: bool) -> go.Heatmap:
+    scale = []
+    for i, colour in enumerate(index_colours(range(n))):
+        red, green, blue = hex_to_rgb(colour)
+        scale += [[i / n, f"rgba({red},{green},{blue},0.2)"], [(i + 1) / n, f"rgba({red},{green},{blue},1)"]]
+    bar = dict(title="item", thickness=12, tickvals=[i + 0.5 for i in range(n)], ticktext=[str(i) for i in range(n)])
+    return go.Heatmap(
+        **cells, x=[round(v, 2) for v in at.columns], y=[round(v, 2) for v in at.index], zmin=0, zmax=n,
+        colorscale=scale, colorbar=bar, visible=visible,
+        hovertemplate=f"{KINDS[kind][0]}, %{{customdata}}<extra></extra>",
+    )  # fmt: skip
+
+
+# --- what it gains ---
+
+
+def gains_figure(table: pd.DataFrame) -> go.Figure:
+    """Gain in accuracy by what is changed, along the chosen three and along matched triples; the menu chooses length
+    and kind of lists. table: of :class:`~talking_heads_utils.experiments.positional.steering.GainRow`."""
+    figure, views = new_figure(400, margin_t=16), {}
+    for n in lengths_of(table):
+        for kind, words in PARTS.items():
+            part = table[(table["n_items"] == n) & (table["part"] == kind) & table["method"].isin(list(METHODS))]
+            if len(part):
+                views[f"lists of {n}: {words}"] = _gains(part)
+    names = list(METHODS.values())
+    figure.add_vline(x=0, line=dict(color=CONTROL, width=1))
+    figure.update_xaxes(title_text="gain in accuracy, points")
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[name.replace(" (", "<br>(") for name in names])
+    figure.update_yaxes(range=[len(names) - 0.5, -0.5])
+    return with_views(figure, views).update_layout(legend=CONSTANT | dict(y=-0.2))
+
+
+def _gains(part: pd.DataFrame) -> list:
+    order = list(METHODS)
+    own, drawn = (part[part["subspace"] == s] for s in (Subspace.CHOSEN, Subspace.MATCHED))
+    half = (drawn["gain_high"] - drawn["gain_low"]) / 2
+    colours = [EXPECTED if m == Method.CORRECTION else ACCENT for m in own["method"]]
+    return [
+        go.Scatter(
+            x=short(drawn["gain_low"] + half, 2), y=[order.index(m) + 0.2 for m in drawn["method"]], mode="markers",
+            name="95% of matched triples", marker=dict(color=CONTROL, size=1, symbol="square"),
+            customdata=short(drawn["gain"], 1),
+            error_x=dict(array=short(half, 2), thickness=8, width=0, color=CONTROL),
+            hovertemplate="matched triples: mean %{customdata:+.1f} points<extra></extra>",
+        ),
+        go.Scatter(
+            x=short(own["gain"], 2), y=[order.index(m) - 0.1 for m in own["method"]], mode="markers",
+            name="the chosen three", marker=dict(color=colours, size=10),
+            error_x=error_bars(own, "gain", ends="gain_") | dict(color=ACCENT),
+            hovertemplate="%{x:+.1f} points<extra></extra>",
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,206 @@
+"""What chapter 3 says of its tables: sentences whose numbers, and whose verbs, come from the rows. Of an empty table
+nothing is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from talking_heads_utils.experiments.editing.costs import What
+from talking_heads_utils.experiments.editing.moves import Extent
+from talking_heads_utils.experiments.list_prompts import Part
+from talking_heads_utils.experiments.positional.steering import Method
+from talking_heads_utils.experiments.positional.subspace import Subspace
+from talking_heads_utils.experiments.verdicts import listed
+from talking_heads_utils.figures.editing import A_QUARTER, pareto
+from talking_heads_utils.site.scorecard import p_in_words, plain
+from talking_heads_utils.site.sentences import said, share
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OVER = 20  # points or percent, which the paper speaks of
+
+
+def best(table: pd.DataFrame, part: str = Part.HELD_OUT, n_items: int | None = None) -> Any:
+    """The row of the best edit on some lists: by default the longest of those that all edits were measured on."""
+    rows = table[table["best"] & table["draw"].isna() & (table["part"] == part)]
+    if n_items is None:
+        all_edits = table[~table["best"] & (table["part"] == part)]["n_items"]
+        n_items = int((all_edits if len(all_edits) else rows["n_items"]).max())
+    rows = rows[rows["n_items"] == n_items]
+    return None if rows.empty else rows.iloc[0]
+
+
+def points(row: Any, value: str = "gain", ends: str = "") -> str:
+    """``+3.1 [1.0, 5.2]``."""
+    return f"{row[value]:+.1f} [{row[f'{ends}low']:+.1f}, {row[f'{ends}high']:+.1f}]"
+
+
+@said
+def finding(table: pd.DataFrame, model: str) -> str:
+    """The chapter's finding, in one sentence."""
+    row, draws = best(table), _draws(table)
+    gains = "raises" if row["low"] > 0 else "lowers" if row["high"] < 0 else "does not clearly change"
+    beside = f"the best of {len(draws)} random edits with the same search gain at most {draws['gain'].max():+.1f}"
+    return (
+        f"In {model}, the best of {row['n_tried']:,} edits {gains} accuracy on held-out lists of {row['n_items']}, by "
+        f"**{points(row)} points**; {beside}."
+    )
+
+
+def _draws(table: pd.DataFrame, n_items: int | None = None) -> pd.DataFrame:
+    n_items = best(table)["n_items"] if n_items is None else n_items
+    return table[table["draw"].notna() & (table["part"] == Part.HELD_OUT) & (table["n_items"] == n_items)]
+
+
+# --- one component removed ---
+
+
+@said
+def removal(table: pd.DataFrame) -> str:
+    parts = []
+    for (task, _), rows in table.groupby(["task", "head"], sort=False):
+        by = rows.set_index("chosen_by")
+        own, whole = by.loc["selection"], by.loc["whole_head"]
+        enough = "at least a quarter" if own["share_low"] >= A_QUARTER else "less than a quarter" if (
+            own["share_high"] < A_QUARTER) else "about a quarter"  # fmt: skip
+        parts.append(
+            f"- {task}, {own['component']}: {share(own, ends='share_')} of I(m) is gone, {enough}; matched components "
+            f"{p_in_words(own['p_holm'])} after Holm; without the whole head {share(whole, ends='share_')}"
+        )
+    return "\n".join(parts)
+
+
+# --- gains ---
+
+
+@said
+def gains(table: pd.DataFrame) -> str:
+    row = best(table)
+    draws = _draws(table)
+    more = "more" if row["low"] > draws["gain"].max() else "not clearly more"
+    beyond = "beyond" if row["beyond_low"] > 0 else "not clearly beyond" if row["beyond_high"] > 0 else "less than"
+    passed = [unit for unit, value in (("points", "gain"), ("percent of the accuracy before", "relative"))
+              if row[value] >= OVER]  # fmt: skip
+    over = f"20 is reached in {listed(passed)}" if passed else "20 is reached neither in points nor in percent"
+    return (
+        f"The best edit is {row['edit']}. On held-out lists of {row['n_items']} accuracy goes from {row['before']:.0%} "
+        f"to {row['after']:.0%}, by {points(row)} points or {points(row, 'relative', 'relative_')} percent, n = "
+        f"{row['n']}. That is {more} than the best of {len(draws)} random draws of heads gains with the same search "
+        f"({draws['gain'].max():+.1f}; mean {draws['gain'].mean():+.1f}), and {beyond} a constant for each list index, "
+        f'added to the logits, gains: {points(row, "beyond", "beyond_")} points more. Of the paper\'s "over 20%": '
+        f"{over}."
+    )
+
+
+@said
+def families(table: pd.DataFrame) -> str:
+    """Which family and extent gain, and whether a gain needs the whole head."""
+    n_items = best(table)["n_items"]
+    rows = table[(table["n_items"] == n_items) & table["draw"].isna() & (table["part"] == Part.HELD_OUT)]
+    rows = rows[rows["extent"].isin([Extent.SINGLE, Extent.LEADING, Extent.HEAD])]
+    parts, needs = [], []
+    for family, own in rows.groupby("family", sort=False):
+        by = own.drop_duplicates("extent").set_index("extent")
+        told = ", ".join(f"{plain(extent)} {points(row)}" for extent, row in by.iterrows())
+        parts.append(f"- {plain(family)}: {told}")
+        some = [by.loc[e, "high"] for e in (Extent.SINGLE, Extent.LEADING) if e in by.index]
+        if (
+            Extent.HEAD in by.index
+            and some
+            and by.loc[Extent.HEAD, "low"] > 0
+            and by.loc[Extent.HEAD, "gain"] > max(some)
+        ):
+            needs.append(plain(family))
+    low_rank = (f"In {listed(needs)} a gain needs the whole head: there the channel is not low-rank." if needs
+                else "In no family does a gain clearly need the whole head.")  # fmt: skip
+    return (
+        f"Points gained on lists of {n_items}, by how much of a head is edited:\n\n"
+        + "\n".join(parts)
+        + f"\n\n{low_rank}"
+    )
+
+
+@said
+def elsewhere(table: pd.DataFrame) -> str:
+    """The same edit on lists of another kind."""
+    n_items = best(table)["n_items"]
+    told = [f"{name} {points(row)} points (n = {row['n']})"
+            for name, part in (("a wording that no choice saw", Part.NEW_WORDING), ("new objects", Part.NEW_OBJECTS))
+            for row in [best(table, part, n_items)] if row is not None]  # fmt: skip
+    return f"The same edit on lists of {n_items} of another kind: {'; '.join(told)}." if told else ""
+
+
+# --- costs ---
+
+
+@said
+def costs(table: pd.DataFrame) -> str:
+    parts = []
+    for edit, rows in table.groupby("edit", sort=False):
+        told = []
+        for what, unit in ((What.IOI, "points on IOI"), (What.WORDS, "points on words in context, mean over tasks"),
+                           (What.TEXT_LOSS, "nats a token of loss on running text"),
+                           (What.TEXT_KL, "nats of divergence there")):  # fmt: skip
+            part = rows[rows["what"] == what]
+            if len(part) == 1:
+                digits = 1 if what == What.IOI else 4
+                told.append(f"{part['change'].iloc[0]:+.{digits}f} [{part['low'].iloc[0]:+.{digits}f}, "
+                            f"{part['high'].iloc[0]:+.{digits}f}] {unit}")  # fmt: skip
+            elif len(part):
+                worst = part.loc[part["change"].idxmin()]
+                told.append(
+                    f"{part['change'].mean():+.1f} {unit} (worst {plain(worst['of'])} {points(worst, 'change')})"
+                )
+        parts.append(f"- {edit}: {'; '.join(told)}")
+    return "\n".join(parts)
+
+
+@said
+def tried(table: pd.DataFrame) -> str:
+    front = pareto(table)
+    free = front[front["text_loss"] <= 0]
+    told = "; ".join(f"{row['edit']}, {points(row)} points at {row['text_loss']:+.4f} nats"
+                     for _, row in front.tail(3).iterrows())  # fmt: skip
+    costless = f"{len(free)} of them cost no loss on text" if len(free) else "each of them costs some loss on text"
+    return f"Of {len(table)} edits {len(front)} are beaten by none in both, and {costless}. The largest gains: {told}."
+
+
+@said
+def baked(table: pd.DataFrame) -> str:
+    parts = []
+    for n_items, rows in table.groupby("n_items"):
+        by = rows.set_index("by")
+        told = "; ".join(f"{name} {row['before']:.0%} to {row['after']:.0%}" for name, row in by.iterrows())
+        parts.append(f"- lists of {n_items}: {told}; logits differ by {rows['apart'].max():.1e} at most")
+    return "\n".join(parts)
+
+
+@said
+def beside_steering(table: pd.DataFrame, steering: pd.DataFrame) -> str:
+    """The best edit beside steering and the correction by index, on lists of the same kind and length."""
+    row, n_items = best(table), best(table)["n_items"]
+    rows = steering[(steering["part"] == Part.HELD_OUT) & (steering["n_items"] == n_items)]
+    rows = rows[rows["subspace"] == Subspace.CHOSEN].set_index("method")
+    named = {Method.ONE_SETTING: "one setting for all lists", Method.CORRECTION: "a constant for each index",
+             Method.BOTH: "both"}  # fmt: skip
+    told = [f"- {name}: {points(rows.loc[m], 'gain', 'gain_')} points" for m, name in named.items() if m in rows.index]
+    return "\n".join([f"- the best edit: {points(row)} points", *told]) if told else ""
+
+
+@said
+def known(table: pd.DataFrame) -> str:
+    """The same search in the planted model, whose noise head can be removed."""
+    row = best(table)
+    return (
+        f"*Known answer:* in the planted model one head writes noise into the channel, and without it lists are "
+        f"answered better. The same search finds {row['edit']}: "
+        f"{row['before']:.0%} to {row['after']:.0%} on held-out lists of {row['n_items']}."
+    )
+
+
+def edit_of(tables: Mapping[str, pd.DataFrame]) -> str:
+    """The name of the best edit; empty where there is none."""
+    table = tables["edit-gains"]
+    return "" if not len(table) else str(best(table)["edit"])
