@@ -123,14 +123,14 @@ def quick(monkeypatch, n_draws: int = 1, damage=None, **how) -> Context:
     return Context("planted", quick=True, loaded=(planted.bridge, planted.tokenizer))
 
 
-LISTS = Lists(Part.HELD_OUT, 8, 200)
+LISTS = Lists(Part.HELD_OUT, 8, 120)
 FLIPPED = {Component(1, 1, i): -1.0 for i in range(3)}
 REMOVED = {Component(1, 1, i): 0.0 for i in range(3)}
 NOISE_OUT = {Component(1, 3, i): 0.0 for i in range(3)}
 
 
 @pytest.mark.parametrize(("damage", "noise"), [
-    ({}, 0.15), ({Component(1, 0, 0): -1.0}, 0.0), (FLIPPED, 0.0), (REMOVED, 0.0),
+    ({}, 0.15), ({Component(1, 0, 0): -1.0}, 0.0), (FLIPPED, 0.0), (REMOVED, 0.15),
 ], ids=["a noise head", "a component flipped", "a head flipped", "a head removed"])  # fmt: skip
 def test_a_known_gain_is_recovered(monkeypatch, damage, noise):
     c = quick(monkeypatch, damage=damage, noise=noise)
@@ -170,7 +170,9 @@ def test_the_table_of_gains_says_what_was_searched(monkeypatch):
     assert {row.part for row in table} == {Part.HELD_OUT, Part.NEW_WORDING, Part.NEW_OBJECTS}
     row = best[-1]
     assert row.relative == pytest.approx(row.gain / row.before) and row.n_tried > 20
-    assert gains.winners_of(rows(frame(table), gains.EditRow)) == winners, "what a finished table gives back"
+    again = gains.winners_of(rows(frame(table), gains.EditRow))
+    assert again.best == winners.best and again.draws == winners.draws, "what a finished table gives back"
+    assert set(again.of_families) == set(winners.of_families)
 
 
 def test_heads_are_chosen_by_what_they_do(monkeypatch):
@@ -187,7 +189,7 @@ def test_bad_input_is_one_clear_error(monkeypatch):
     c = quick(monkeypatch)
     winner = search.Winner(Family.MOVERS, Extent.HEAD, None, (Move(Head(2, 0), None, 2.0),), 0.0, 0.0, 1)
     few = Lists(Part.HELD_OUT, 8, 20)
-    with pytest.raises(TaskError, match="answer at index 4"):
+    with pytest.raises(TaskError, match="answer at index 0"):
         gains.edit_rows(c, search.Winners((winner,), ()), few, [winner])
     other = plant(seed=1)
     with pytest.raises(EditError, match="whose weights differ"), edit(other.bridge, winner.edit(c)):
