@@ -51,6 +51,11 @@ def _points(row: Any, value: str = "gain", ends: str = "gain_") -> str:
 # --- which components, and where lists sit ---
 
 
+def three(table: pd.DataFrame) -> list[str]:
+    """Names of the chosen three, in their order; none of an empty table."""
+    return _where(table, subspace=Subspace.CHOSEN).sort_values("rank")["component"].head(K).tolist()
+
+
 @said
 def components(table: pd.DataFrame) -> str:
     first = {kind: rows.sort_values("rank")["component"].head(K).tolist() for kind, rows in table.groupby("subspace")}
