@@ -5,6 +5,7 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 
+import gguf_files
 import pytest
 import torch
 from conftest import KINDS_OF_MODEL, random_prompts
@@ -23,6 +24,8 @@ from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
+from talking_heads_utils.weights.gguf import GgufFile, GgufTensors
+from talking_heads_utils.weights.gguf_model import tokenizer_of
 from talking_heads_utils.weights.heads import Processing
 
 A, B, C, Q = Component(0, 1, 0), Component(0, 1, 2), Component(1, 2, 0), Component(0, 0, 1)
@@ -171,7 +174,10 @@ def test_a_baked_checkpoint_loads_in_plain_transformers_and_does_the_same(family
         expected = logits_of(bridge, prompts)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     assert (found - untouched).abs().max() > 0.01
-    assert edits.read_edit(folder / EDIT_FILE) == made
+    kept = edits.read_edit(folder / EDIT_FILE)
+    assert (
+        replace(kept, sha256=None, stored=None) == made and kept.sha256 == open_checkpoint(checkpoints[family]).sha256()
+    )
     again = load_model(folder)
     torch.testing.assert_close(logits_of(again, prompts), found, atol=1e-4, rtol=1e-5)
     with pytest.raises(EditError, match="whose weights differ|processing"), edit(again, made):
@@ -305,7 +311,7 @@ def test_what_cannot_be_baked_is_refused_and_leaves_nothing(checkpoints, tmp_pat
     for error, message, source, changes, out in (
         (OptionError, "not empty", checkpoints["gpt_neox"], EVERY, "full"),
         (OptionError, None, checkpoints["gpt_neox"], EVERY, "full/config.json/below"),
-        (EditError, "whose weights differ|processing", checkpoints["gpt2"], of_another, "other"),
+        (EditError, "sha256 .* make it anew for this file", checkpoints["gpt2"], of_another, "other"),
         (EditError, "would move a constant, and the model has no bias", checkpoints["qwen2"], EVERY[-1], "other"),
         (EditError, "no bias there to hold it", tmp_path / "lacking", EVERY, "other"),
     ):
@@ -347,3 +353,55 @@ def test_in_gpt2_small_a_value_bias_lies_along_a_component_and_baking_keeps_it(g
     torch.testing.assert_close(after.W_O[7, 3] @ d, 3 * gpt2.W_O[7, 3] @ d, atol=2e-3, rtol=2e-3)
     u = direction_of(gpt2, Component(9, 9, 0), QK)[0].float()
     assert (u @ after.W_Q[9, 9]).norm() < 0.01 * (u @ gpt2.W_Q[9, 9]).norm()
+
+
+GGUF_CASES = [("llama", "Q4_1"), ("llama", "F16"), ("gpt2", "Q4_1"), ("mistral", "F32"), ("qwen2", "Q8_0")]
+
+
+def of_gguf(family: str):
+    """Changes that a model of the family has room for."""
+    parts = (Change(Component(0, 1, 0), OV, SCALE, 3.0), Change(Component(1, 2, 1), OV, REMOVE))
+    more = (Change(Component(0, 0, 1), QK, SCALE, -1.5), Change(Component(1, 3, 0), QK, REMOVE))
+    return more if family == "qwen2" else (*parts, *more)  # where no bias could hold what an OV edit moves
+
+
+@pytest.mark.parametrize(("name", "kind"), GGUF_CASES)
+def test_an_edit_of_a_gguf_file_is_baked_into_a_checkpoint_that_plain_transformers_loads(name, kind, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    file = gguf_files.write(gguf_files.build(name), tmp_path / "model.gguf", kind)
+    bridge, tokens = load_model(file), torch.randint(gguf_files.N_TOKENS, (3, 12))
+    made = new_edit(weights_to_edit(bridge), of_gguf(name))
+    folder = bake(file, made, tmp_path / "baked")
+    plain, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(loading[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert plain.dtype == torch.float32 and not hasattr(plain.config, "quantization_config")
+    with torch.no_grad(), edit(bridge, made):
+        expected = bridge(tokens)
+        torch.testing.assert_close(plain.eval()(tokens).logits, expected, atol=1e-4, rtol=1e-4)
+    assert (bridge(tokens) - expected).abs().max() > 0.01
+    again, text = AutoTokenizer.from_pretrained(folder), "hello and the 12\nhello"
+    assert again(text).input_ids == tokenizer_of(GgufFile(file))(text).input_ids
+    kept = edits.read_edit(folder / EDIT_FILE)
+    assert kept == replace(made, sha256=open_checkpoint(file).sha256(), stored=load_head_weights(file).source.dtype)
+    torch.testing.assert_close(load_model(folder)(tokens), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_edit_of_another_file_or_quantisation_is_refused_and_nothing_is_left(tmp_path, monkeypatch):
+    files = {kind: gguf_files.write(gguf_files.build("llama"), tmp_path / f"{kind}.gguf", kind)
+             for kind in ("F32", "Q8_0")}  # fmt: skip
+    made = new_edit(load_head_weights(files["F32"]), of_gguf("llama"))
+    assert edits.from_json(edits.to_json(made)) == made and made.stored == "F32"
+    with pytest.raises(EditError, match="F32, sha256 .* is Q8_0, F32, sha256 .*: make it anew"):
+        bake(files["Q8_0"], made, tmp_path / "out" / "baked")
+    whole = GgufTensors.tensor
+
+    def on_a_full_disk(self, own):
+        if own.startswith("token_embd"):
+            raise OSError("no space left")
+        return whole(self, own)
+
+    monkeypatch.setattr(GgufTensors, "tensor", on_a_full_disk)
+    with pytest.raises(OptionError, match="no space left"):
+        bake(files["F32"], {"L0H0.0": 1.0}, tmp_path / "out" / "baked")
+    assert not list((tmp_path / "out").iterdir())

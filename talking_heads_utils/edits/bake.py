@@ -7,10 +7,15 @@ head: the change of ``W_O`` is the same (a write direction has no mean, so centr
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
+import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,7 +26,10 @@ from talking_heads_utils.edits.edits import OV, Changes, Edit, new_edit, save_ed
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
 from talking_heads_utils.models import PLANTED, model_source
-from talking_heads_utils.weights.checkpoints import INDEX, OTHER_FILES, Checkpoint, load_head_weights, open_checkpoint
+from talking_heads_utils.weights.checkpoints import INDEX, OTHER_FILES, SINGLE, Checkpoint, assembled, open_checkpoint
+
+if TYPE_CHECKING:
+    from talking_heads_utils.weights.gguf import GgufTensors
 
 EDIT_FILE = "edit.json"
 
@@ -31,11 +39,11 @@ def bake(model: str | Path, changes: Changes, folder: str | Path, matrix: str = 
 
     Any tool loads it. changes and matrix: as :func:`~talking_heads_utils.editing.edit` takes them; components are those
     of the processed weights, or of an edit's own. Beside config, tokenizer and safetensors the folder holds the edit.
-    The weights keep the dtype they are stored in: in float32 the outputs equal those of an edited model to 1e-4, in a
-    half type to its rounding.
+    The weights keep the dtype they are stored in, those of a GGUF file become float32: there the outputs equal those of
+    an edited model to 1e-4, in a half type to its rounding.
 
     Raises :class:`OptionError` for a folder that holds something, :class:`EditError` for a model without a checkpoint
-    that can be written, and as ``edit`` does; then nothing is written.
+    and for an edit of another file, and as ``edit`` does; then nothing is written.
 
     >>> from talking_heads_utils.models import shipped_models
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -50,12 +58,10 @@ def bake(model: str | Path, changes: Changes, folder: str | Path, matrix: str = 
         raise EditError("The planted model has no checkpoint that could be baked. Apply the edit instead.")
     source, revision = model_source(model)
     checkpoint = open_checkpoint(source, revision)
-    if checkpoint.gguf is not None:
-        raise EditError(f"{checkpoint.name} is a GGUF file, which no edit is written into. Apply the edit instead.")
-    processing = changes.processing if isinstance(changes, Edit) else None
-    weights = load_head_weights(source, revision=revision, processing=processing)
+    weights = assembled(checkpoint, processing=changes.processing if isinstance(changes, Edit) else None)
     edit = new_edit(weights, changes, matrix)
     changed = edited_tensors(checkpoint, moves_of(weights, edit), edit.processing.fold_ln)
+    edit = replace(edit, sha256=weights.source.sha256, stored=weights.source.dtype)
     return _written(folder, lambda part: _write(checkpoint, changed, edit, part))
 
 
@@ -83,7 +89,10 @@ def edited_tensors(checkpoint: Checkpoint, moves: list[Move], fold_ln: bool) -> 
     return found
 
 
-def _write(checkpoint: Checkpoint, changed: dict[str, Tensor], edit: Edit, folder: Path) -> None:
+def _write(checkpoint: Checkpoint, changed: Mapping[str, Tensor], edit: Edit, folder: Path) -> None:
+    save_edit(edit, folder / EDIT_FILE)
+    if checkpoint.gguf is not None:
+        return _write_gguf(checkpoint.gguf, checkpoint.config, changed, folder)
     for path in sorted(set(checkpoint.files.values())):
         tensors = load_file(path)
         tensors |= {name: tensor.contiguous() for name, tensor in changed.items() if name in tensors}
@@ -92,7 +101,42 @@ def _write(checkpoint: Checkpoint, changed: dict[str, Tensor], edit: Edit, folde
     for name in ("config.json", INDEX, *OTHER_FILES):
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, folder / name)
-    save_edit(edit, folder / EDIT_FILE)
+
+
+def _write_gguf(tensors: GgufTensors, config: Mapping[str, Any], changed: Mapping[str, Tensor], folder: Path) -> None:
+    """Config and tokenizer that the file's metadata describe, and its tensors dequantised, one after the other."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from talking_heads_utils.weights.gguf_model import tokenizer_of
+
+    described = AutoConfig.for_model(**config)
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(described)
+    described.architectures, described.dtype = [type(shell).__name__], torch.float32
+    described.save_pretrained(folder)
+    tokenizer_of(tensors.file).save_pretrained(folder)
+    own = {name: tensors.names[name] for name in shell.state_dict() if name in tensors.names}
+    edited = {tensors.names[name]: tensor for name, tensor in changed.items()}
+    shapes = {name: tuple(tensors.empty(stored).shape) for name, stored in own.items()}
+    found = (edited[at] if at in edited else tensors.tensor(at) for at in own.values())
+    save_streamed(folder / SINGLE, shapes, found)
+
+
+def save_streamed(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[Tensor]) -> None:
+    """Write tensors in float32 as a safetensors file, one in memory at a time. shapes: name -> shape, in the order of
+    ``tensors``. Raises :class:`OptionError` where nothing can be written."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, shape in shapes.items():
+        end = start + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with written_whole(path) as part, part.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors:
+            file.write(tensor.to(torch.float32).contiguous().numpy().astype("<f4", copy=False).data)
 
 
 def _written(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -79,13 +79,16 @@ class Edit:
 
     model: its name, for the reader. processing: what was done to the weights whose components are meant. fingerprint:
     Frobenius norms of ``W_Q, W_K, W_V, W_O`` of every layer after that processing; they, not the name, tell models
-    apart. Raises :class:`EditError` if a component is changed twice.
+    apart. sha256, stored: the checkpoint's sum and how it stores the weights, quantisation included, where that is
+    known; an edit that has them fits no other file. Raises :class:`EditError` if a component is changed twice.
     """
 
     model: str
     processing: Processing
     fingerprint: tuple[float, ...]
     changes: tuple[Change, ...]
+    sha256: str | None = None
+    stored: str | None = None
 
     def __post_init__(self) -> None:
         keys = [(change.component, change.matrix) for change in self.changes]
@@ -103,6 +106,12 @@ class Edit:
             raise EditError(
                 f"The edit is stated in components of {self.model} ({self.processing.describe()}), but these weights "
                 f"are {weights.processing.describe()}. Load the model with the edit's processing."
+            )
+        source = weights.source
+        if self.sha256 and source.sha256 and (self.sha256, self.stored) != (source.sha256, source.dtype):
+            raise EditError(
+                f"The edit was made for {self.model}, {self.stored}, sha256 {self.sha256[:12]}, but {source.name} is "
+                f"{source.dtype}, sha256 {source.sha256[:12]}: make it anew for this file."
             )
         found = fingerprint(weights)
         if len(found) != len(self.fingerprint) or not all(
@@ -133,7 +142,12 @@ def new_edit(weights: HeadWeights, changes: Changes, matrix: str = OV, *, model:
         found = (changes,) if isinstance(changes, Change) else tuple(changes)
     if odd := [change for change in found if not isinstance(change, Change)]:
         raise EditError(f"{odd[0]!r} is no change. Write {{'L8H10.1': 0.5}}, or Change('L8H10.1', 'OV', 'set', 2.0).")
-    return Edit(model or weights.source.name, weights.processing, fingerprint(weights), found).check(weights)
+    source = weights.source
+    made = Edit(
+        model or source.name, weights.processing, fingerprint(weights), found, source.sha256,
+        source.dtype if source.sha256 else None,
+    )  # fmt: skip
+    return made.check(weights)
 
 
 def fingerprint(weights: HeadWeights) -> tuple[float, ...]:
@@ -149,7 +163,9 @@ def to_json(edit: Edit) -> str:
         row: dict[str, Any] = dict(component=str(change.component), matrix=change.matrix, operation=change.operation)
         row |= {} if change.value is None else dict(value=change.value)
         rows.append(row | ({} if change.span is None else dict(span=list(map(str, change.span)))))
-    about = dict(model=edit.model, processing=asdict(edit.processing), fingerprint=list(edit.fingerprint))
+    about: dict[str, Any] = dict(model=edit.model)
+    about |= dict(sha256=edit.sha256, stored=edit.stored) if edit.sha256 else {}
+    about |= dict(processing=asdict(edit.processing), fingerprint=list(edit.fingerprint))
     return json.dumps(about | dict(changes=rows), indent=1) + "\n"
 
 
@@ -162,7 +178,8 @@ def from_json(text: str) -> Edit:
             raise TypeError("its changes are no list")
         changes = tuple(map(_change, about["changes"]))
         fingerprint = tuple(map(float, about["fingerprint"]))
-        return Edit(str(about["model"]), Processing(**about["processing"]), fingerprint, changes)
+        sums = [None if about.get(name) is None else str(about[name]) for name in ("sha256", "stored")]
+        return Edit(str(about["model"]), Processing(**about["processing"]), fingerprint, changes, *sums)
     except (EditError, LabelError, ProcessingError):
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

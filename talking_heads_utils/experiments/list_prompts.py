@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,7 @@ from talking_heads_utils.prompts.words import load_words, tokenizer_hash
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+EACH_INDEX, QUICK_EACH_INDEX = 50, 5  # lists of each index of the answer that a score needs; of a quick run
 NEW_EVERY = 3  # one object in so many is kept for scoring alone
 
 
@@ -71,6 +73,17 @@ def build(tokenizer: PreTrainedTokenizerBase, lists: Lists, seed: int = 0) -> Pr
         prompts.append(_prompt(items, i, names, lists.n_items, rng))
     recipe = Recipe(TASK, lists.n_prompts, seed, tokenizer_hash(tokenizer), lists.n_items, drawn=False)
     return encode(prompts, tokenizer, recipe)
+
+
+def check_each_index(prompts: PromptSet, least: int) -> None:
+    """Raises :class:`TaskError` where an index of the answer has fewer than ``least`` lists."""
+    of_index = Counter(prompts.info["index"])
+    for index in range(prompts.recipe.n_items or 0):
+        if of_index[index] < least:
+            raise TaskError(
+                f"{of_index[index]} of {len(prompts)} lists have their answer at index {index}; it takes {least} of "
+                "each index. Ask for more lists."
+            )
 
 
 def pool(objects: Iterable[str], part: Part) -> list[str]:

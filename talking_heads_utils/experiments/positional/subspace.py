@@ -7,7 +7,7 @@ over the distances that IOI has) times the standard deviation of its coefficient
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from talking_heads_utils.scores.distance import scores_at_distances
 N_COMPONENTS = 10  # that are chosen, the first three being the triple
 K = 3  # dimensions that the claim speaks of
 N_MATCHED = 99  # triples of other components
-N_NEAREST = 30  # components of a layer, by energy, that a matched one is drawn from
+N_NEAREST = 20  # components of a layer, by energy, that a matched one is drawn from
 NEW = 0.5  # share of a direction's squared length that must lie outside the span of those taken before
 DEPENDENT = 1e-4  # smallest singular value, of the largest, of directions that still span a subspace
 SILENT = 1e-6  # spread, of the largest, of what is rounding alone
@@ -60,6 +60,9 @@ class ComponentRow(Row):
     value: float = column("stream units", "score times spread, by which it is ranked")
     outside: float = column("share", "of its direction's squared length outside the span of those taken before")
     head_energy: float = column("share", "of its head's mean squared write that lies along it, about the mean")
+    matched_energy: float | None = column(
+        "", "variance of matched components over its own, median; of the triple alone"
+    )
     n: int = column("prompts", "IOI prompts")
 
 
@@ -268,16 +271,19 @@ def _independent(directions: Float[Tensor, "k d_model"]) -> bool:
 
 def run(c: Context) -> list[ComponentRow]:
     """Raises :class:`NotApplicable` as :func:`chosen` does."""
-    c.kept(chosen)
-    at = c.kept(measured)
+    triples, at = c.kept(chosen).matched_components, c.kept(measured)
     energy = at.spread.square()
     share = energy / energy.nansum(-1, keepdim=True)
     rows = []
     for subspace, found in ((Subspace.CHOSEN, _writers(at)), (Subspace.ANYWHERE, _anywhere(at))):
-        for rank, (component, outside) in enumerate(found, 1):
-            where = (component.layer, component.head, component.component)
+        for i, (component, outside) in enumerate(found):
+            where = astuple(component)
+            ratio = None
+            if subspace == Subspace.CHOSEN and i < K:
+                matched = torch.stack([energy[astuple(triple[i])] for triple in triples])
+                ratio = (matched.median() / energy[where]).item()
             score, spread, value, part = (t[where].item() for t in (at.score, at.spread, at.value, share))
-            rows.append(
-                ComponentRow(c.model, subspace, rank, str(component), score, spread, value, outside, part, at.n)
-            )
+            rows.append(ComponentRow(
+                c.model, subspace, i + 1, str(component), score, spread, value, outside, part, ratio, at.n
+            ))  # fmt: skip
     return rows

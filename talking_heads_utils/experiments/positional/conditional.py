@@ -1,0 +1,91 @@
+"""Statistics of errors given what they must not be confounded with: slopes within strata, wrong answers dealt anew."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+PRIOR = 0.005  # penalty on a squared slope: without one it runs away where x tells all
+N_STEPS = 30  # of Newton's method
+N_PERMUTATIONS = 999
+
+
+class Slope(NamedTuple):
+    """Of the log-odds, with its standard error."""
+
+    value: Float[Tensor, "*sets"]
+    error: Float[Tensor, "*sets"]
+
+
+def conditional_slope(x: Float[Tensor, "*sets n"], right: Bool[Tensor, "n"], strata: Int[Tensor, "n"]) -> Slope:
+    """Slope of the log-odds of being right on x, given how many are right in each stratum: conditional logistic
+    regression (Breslow and Day 1980), so that strata may be small. Newton's method."""
+    n_strata, longest = int(strata.max()) + 1, int(strata.bincount().max())
+    order = strata.argsort(stable=True)
+    place = torch.arange(len(strata)) - (strata.bincount().cumsum(0) - strata.bincount())[strata[order]]
+    centred = x.double() - _stratum_means(x.double(), strata)
+    padded = x.new_zeros(*x.shape[:-1], n_strata, longest, dtype=torch.float64)
+    padded[..., strata[order], place] = centred[..., order]
+    there = torch.zeros(n_strata, longest, dtype=torch.float64)
+    there[strata[order], place] = 1
+    n_right = torch.zeros(n_strata, dtype=torch.long).index_add_(0, strata, right.long())
+    total, beta = (centred * right).sum(-1), x.new_zeros(x.shape[:-1], dtype=torch.float64)
+    for _ in range(N_STEPS):
+        mean, variance = _of_sums(beta, padded, there, n_right)
+        information = variance + 2 * PRIOR
+        beta = beta + ((total - mean - 2 * PRIOR * beta) / information).clamp(-1, 1)
+    return Slope(beta, information.rsqrt())
+
+
+def _stratum_means(x: Float[Tensor, "*sets n"], strata: Int[Tensor, "n"]) -> Float[Tensor, "*sets n"]:
+    own = torch.nn.functional.one_hot(strata).to(x)
+    return (x @ own / own.sum(0)) @ own.T
+
+
+def _of_sums(
+    beta: Float[Tensor, "*sets"], x: Float[Tensor, "*sets strata m"], there: Float[Tensor, "strata m"],
+    n_right: Int[Tensor, "strata"],
+) -> tuple[Float[Tensor, "*sets"], Float[Tensor, "*sets"]]:  # fmt: skip
+    """Mean and variance of the sum of x over ``n_right`` members of each stratum, all strata together, where a choice
+    of members has odds exp(beta times its sum): from the elementary symmetric polynomials of exp(beta x) and their two
+    derivatives by beta, one member after the other."""
+    most = int(n_right.max())
+    e = x.new_zeros(3, *x.shape[:-1], most + 1)
+    e[0, ..., 0] = 1
+    for j in range(x.shape[-1]):
+        w, v = (beta[..., None] * x[..., j]).exp() * there[:, j], x[..., j, None]
+        zeroth, first, second = e[..., :-1]
+        added = torch.stack([zeroth, first + v * zeroth, second + 2 * v * first + v.square() * zeroth])
+        e[..., 1:] += w[..., None] * added
+        e = e / e[0].amax(-1, keepdim=True)
+    zeroth, first, second = e.gather(-1, n_right.expand(e.shape[:-1])[..., None])[..., 0]
+    mean = first / zeroth
+    return mean.sum(-1), (second / zeroth - mean.square()).sum(-1)
+
+
+def dealt_over_errors(
+    answers: Int[Tensor, "n"], given: Int[Tensor, "n"], n_draws: int = N_PERMUTATIONS, seed: int = 0
+) -> Int[Tensor, "n_draws n"]:
+    """Wrong answers dealt anew over the errors, none to a list whose right answer it is: all such dealings are equally
+    likely after many exchanges of two."""
+    generator, dealt = torch.Generator().manual_seed(seed), given.repeat(n_draws, 1)
+    rows = torch.arange(n_draws)
+    for pair in torch.randint(len(given), (10 * len(given), 2, n_draws), generator=generator):
+        (i, j), (a, b) = pair, (dealt[rows, pair[0]], dealt[rows, pair[1]])
+        allowed = (a != answers[j]) & (b != answers[i])
+        dealt[rows, i], dealt[rows, j] = torch.where(allowed, b, a), torch.where(allowed, a, b)
+    return dealt
+
+
+def dealt_within_index(
+    answers: Int[Tensor, "n"], given: Int[Tensor, "n"], n_draws: int = N_PERMUTATIONS, seed: int = 0
+) -> Int[Tensor, "n_draws n"]:
+    """Wrong answers dealt anew among the errors of the same right answer."""
+    generator, order = torch.Generator().manual_seed(seed), answers.argsort(stable=True)
+    dealt = torch.empty(n_draws, len(given), dtype=given.dtype)
+    shuffled = (torch.rand(n_draws, len(given), generator=generator, dtype=torch.float64) + answers).argsort(1)
+    dealt[:, order] = given[shuffled]
+    return dealt
