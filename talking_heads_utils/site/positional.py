@@ -10,7 +10,7 @@ from talking_heads_utils.experiments.positional import interchange as interchang
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import K, Subspace
 from talking_heads_utils.experiments.rules import ALPHA
-from talking_heads_utils.experiments.verdicts import listed, with_interval
+from talking_heads_utils.experiments.verdicts import listed
 from talking_heads_utils.figures.positional import FEATURES, SPLITS, lengths_of
 from talking_heads_utils.site.scorecard import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HALF = 0.5  # of what the whole stream does
+NARROW, WIDE = 0.5, 2.0  # scales of the cloud that are spoken of
 WHOLE = {Subspace.WHOLE_HEADS: "the inhibition heads, whole", Subspace.LEARNED: "the best that can be learned",
          Subspace.ANYWHERE: "components of any head", Subspace.LEARNED_ARBITRARY: "learned for arbitrary labels",
          Subspace.LEARNED_UNTRAINED: "learned on an untrained model"}  # fmt: skip
@@ -206,30 +207,37 @@ def _aimed(rows: pd.DataFrame) -> str:
 
 @said
 def margins(table: pd.DataFrame) -> str:
-    parts = {}
+    parts, costs = {}, []
     for n in lengths_of(table):
         own = _where(table, n_items=n)
         quarters = _where(own, statistic="accuracy").sort_values("quarter")["value"]
-        told = [f"accuracy {quarters.iloc[0]:.0%} in the most crowded quarter, {quarters.iloc[-1]:.0%} in the least"]
-        if (slope := _one(own, statistic="slope")) is not None:
-            told.append(f"log-odds {with_interval(slope, 'value')} a standard deviation, {p_in_words(slope['p'])}")
-        if (near := _one(own, statistic="neighbours")) is not None:
-            told.append(f"errors at a neighbour beyond chance {share(near, 'value')}, {p_in_words(near['p'])}")
-        parts[f"lists of {n}"] = "; ".join(told)
-    return _lines(parts)
+        ends = (f"{value:.0%}" for value in (quarters.iloc[0], quarters.iloc[-1]))
+        parts[f"lists of {n}"] = " in the most crowded quarter, ".join(ends) + " in the least"
+        slope = _one(own, statistic="slope")
+        costs += [n] if slope is not None and slope["low"] > 0 and slope["p"] <= ALPHA else []
+    verdict = f"in lists of {listed(sorted(costs))}" if costs else "at no length"
+    return (
+        f"Crowded lists are answered less often than others of their index, wording and order {verdict}, beyond what "
+        f"matched triples show. Accuracy:\n\n{_lines(parts)}"
+    )
 
 
 @said
 def scales(table: pd.DataFrame) -> str:
-    """Change of accuracy at the narrowest cloud, at half and at the widest."""
-    parts, own = {}, _where(table, subspace=Subspace.CHOSEN)
-    for n in lengths_of(own):
-        rows = _where(own, n_items=n)
-        shown = rows[rows["scale"].isin((rows["scale"].min(), 0.5, 2.0, rows["scale"].max()))].sort_values("scale")
-        told = ", ".join(f"x {row['scale']:g} {_points(row, 'change', 'change_')} ({p_in_words(row['p'])})"
-                         for _, row in shown.iterrows())  # fmt: skip
-        parts[f"lists of {n}"] = told
-    return f"Change of accuracy in points, by scale; p against matched triples:\n\n{_lines(parts)}"
+    """At which lengths a narrower cloud is answered worse, and a wider one better, than matched triples make it."""
+    own = _where(table, subspace=Subspace.CHOSEN)
+    own = own[own["p"] <= ALPHA]
+    worse = _where(own, scale=NARROW)
+    worse, better = worse[worse["change_high"] < 0], _where(own, scale=WIDE)
+    better = better[better["change_low"] > 0]
+
+    def at(rows: pd.DataFrame) -> str:
+        return f"in lists of {listed(sorted(rows['n_items']))}" if len(rows) else "at no length"
+
+    return (
+        f"Beyond matched triples, a cloud at {NARROW:g} of its width is answered worse {at(worse)}, one at {WIDE:g} "
+        f"times its width better {at(better)}."
+    )
 
 
 @said
@@ -238,11 +246,10 @@ def order(table: pd.DataFrame) -> str:
     for (n, kind), rows in table.groupby(["n_items", "order"]):
         low, high = rows.loc[rows["accuracy"].idxmin()], rows.loc[rows["accuracy"].idxmax()]
         parts[f"lists of {n}, {kind}"] = (
-            f"{low['accuracy']:.0%} at index {low['list_index']} to {high['accuracy']:.0%} at {high['list_index']} "
-            f"({p_in_words(low['range_p'])}); with the coordinates at one point {rows['removed'].min():.0%} to "
-            f"{rows['removed'].max():.0%}"
+            f"{low['accuracy']:.0%} at index {low['list_index']} to {high['accuracy']:.0%} at index "
+            f"{high['list_index']}, {p_in_words(low['range_p'])}"
         )
-    return f"Accuracy by the answer's list index, lowest to highest:\n\n{_lines(parts)}"
+    return f"Lowest and highest accuracy over the answer's list index:\n\n{_lines(parts)}"
 
 
 # --- what it gains ---
