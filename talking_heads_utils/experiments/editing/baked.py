@@ -18,8 +18,9 @@ from talking_heads_utils.editing import edit as edited
 from talking_heads_utils.edits.bake import bake
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.editing import gains
-from talking_heads_utils.experiments.editing.search import lengths_to_choose
+from talking_heads_utils.experiments.editing.search import LENGTHS
 from talking_heads_utils.experiments.list_prompts import Lists, Part
+from talking_heads_utils.experiments.positional.subspace import nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.metrics import answer_logits
 from talking_heads_utils.models import find_checkpoint
@@ -58,7 +59,7 @@ class BakedRow(Row):
 def run(c: Context) -> list[BakedRow]:
     """Raises :class:`NotApplicable` where nothing was searched."""
     best = c.kept(gains.found).best
-    sets = [c.kept(Lists(Part.HELD_OUT, n, c.n(N_LISTS))) for n in lengths_to_choose(c)]
+    sets = [c.kept(Lists(Part.HELD_OUT, n, c.n(N_LISTS))) for n in nearest_lengths(c, *LENGTHS)]
     before = [by_package(c.bridge, prompts) for prompts in sets]
     edit = best.edit(c)
     with edited(c.bridge, edit):

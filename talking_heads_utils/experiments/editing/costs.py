@@ -18,10 +18,12 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.editing import gains
 from talking_heads_utils.experiments.editing.above import Above, prepare
 from talking_heads_utils.experiments.editing.moves import edit_of, parse
+from talking_heads_utils.experiments.editing.search import LENGTHS
 from talking_heads_utils.experiments.gate import AT_LEAST
 from talking_heads_utils.experiments.icl.words import WordsRow, answers_of
 from talking_heads_utils.experiments.inhibition.exchange_study import fresh_prompts
 from talking_heads_utils.experiments.list_prompts import Lists, Part
+from talking_heads_utils.experiments.positional.subspace import nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column, frame
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.progress import follow
@@ -40,7 +42,6 @@ N_POS = 256  # tokens of a block of text
 N_TOKENS, N_TOKENS_OTHERS, N_TOKENS_TRIED = 100_000, 20_000, 4_000  # of the best edit, of the others, of every one
 N_TOKENS_OWN = 5_000  # of a model of the book
 N_MOVED = 10  # heads that are shown
-LENGTHS = (4, 6)  # of lists whose gains stand beside the loss of text
 
 
 class What(StrEnum):
@@ -193,7 +194,7 @@ def moved(before: dict[int, Tensor], after: dict[int, Tensor]) -> Float[Tensor, 
 
 
 def _on_lists(c: Context, above: Above, tried: Sequence[Tried]) -> list[CostRow]:
-    prompts = c.kept(Lists(Part.HELD_OUT, c.n_items(max(LENGTHS)), c.n(N_LISTS)))
+    prompts = c.kept(Lists(Part.HELD_OUT, nearest_lengths(c, *LENGTHS)[-1], c.n(N_LISTS)))
     parts: list[list[Tensor]] = [[] for _ in tried]
     for rows in batches.blocks(len(prompts), 25):
         plain, *runs = above.runs(prompts.tokens[rows], prompts.positions["end"][rows], patterns=True)
@@ -278,9 +279,9 @@ def _on_text(c: Context, above: Above, tried: Sequence[Tried]) -> list[CostRow]:
 
 def run_tried(c: Context) -> list[TriedRow]:
     """Every edit of the table of gains. Raises :class:`NotApplicable` where there is none."""
-    table = c.finished("edit-gains")
+    table = c.finished(gains.GAINS)
     table = frame(gains.run(c)) if table is None else table
-    table = table[(table["part"] == Part.HELD_OUT) & table["n_items"].isin(LENGTHS)]
+    table = table[(table["part"] == Part.HELD_OUT) & table["n_items"].isin(nearest_lengths(c, *LENGTHS))]
     every = dict(list(table.groupby("edit", sort=False)))
     edits = [edit_of(c, parse(name)) for name in every]
     tokens = blocks_of_text(c, c.n(N_TOKENS_TRIED))
