@@ -1,15 +1,18 @@
 """What edits cost: layers above an edit against whole runs of the edited model, losses and accuracies by hand."""
 
+import gguf_files
 import pandas as pd
 import pytest
 import torch
+from conftest import random_prompts
 
 from talking_heads_utils.editing import edit, weights_to_edit
 from talking_heads_utils.edits.edits import OV, QK, REMOVE, SCALE, Change, new_edit
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.editing import costs, gains
+from talking_heads_utils.experiments.editing import baked, costs, gains
 from talking_heads_utils.experiments.editing.above import prepare
+from talking_heads_utils.experiments.editing.baked import By
 from talking_heads_utils.experiments.editing.costs import What
 from talking_heads_utils.experiments.editing.gains import EditRow
 from talking_heads_utils.experiments.editing.moves import Extent, Family, edit_of, parse
@@ -19,6 +22,7 @@ from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Component
 from talking_heads_utils.metrics import answer_logits, correct
+from talking_heads_utils.models import load_model
 
 EDITS = (
     [Change(Component(1, 2, 0), OV, SCALE, 3.0), Change(Component(2, 0, 1), QK, SCALE, -2.0)],
@@ -147,3 +151,21 @@ def test_only_tasks_of_words_that_the_model_can_do_are_asked():
     asked = costs.tasks_of_words(Context("smollm2", finished={"words": table}.get))
     assert "capitals" in asked and "french" not in asked
     assert costs.tasks_of_words(Context("planted")) == [] == costs.tasks_of_words(Context("smollm2"))
+
+
+def test_the_baked_edit_does_the_same_in_plain_transformers(monkeypatch):
+    monkeypatch.setattr(gains, "found", lambda c: Winners((winner("L1H0 x 0", Family.MOVERS, 1.0),), ()))
+    table = frame(baked.run(Context("mini-token", quick=True)))
+    assert set(table["by"]) == set(By) and table["n_items"].nunique() == 1
+    ours, theirs = (table[table["by"] == by].iloc[0] for by in By)
+    assert ours["apart"] == 0 and 0 < theirs["apart"] < 1e-3
+    for name in ("before", "after", "gain", "low", "high", "n"):
+        assert ours[name] == theirs[name]
+    assert ours["gain"] == pytest.approx(100 * (ours["after"] - ours["before"])) and ours["high"] < 0
+
+
+def test_transformers_reads_the_gguf_file_that_came(tmp_path):
+    file = gguf_files.write(gguf_files.build("llama"), tmp_path / "model.gguf", "Q4_1")
+    prompts = random_prompts()
+    (found,) = baked.by_transformers(baked._source(Context(str(file))), [prompts])
+    torch.testing.assert_close(found, baked.by_package(load_model(file), prompts), atol=1e-4, rtol=1e-4)
