@@ -71,8 +71,8 @@ def removal(table: pd.DataFrame) -> str:
         enough = "at least a quarter" if own["share_low"] >= A_QUARTER else "less than a quarter" if (
             own["share_high"] < A_QUARTER) else "about a quarter"  # fmt: skip
         parts.append(
-            f"- {prompts}, {own['component']}: {share(own, ends='share_')} of I(m) is gone, {enough}; matched components "
-            f"{p_in_words(own['p_holm'])} after Holm; without the whole head {share(whole, ends='share_')}"
+            f"- {prompts}, {own['component']}: {share(own, ends='share_')} of I(m) is gone, {enough}; matched "
+            f"components {p_in_words(own['p_holm'])} after Holm; without the whole head {share(whole, ends='share_')}"
         )
     return "\n".join(parts)
 
