@@ -140,7 +140,7 @@ def test_the_slider_moves_the_third_component_of_every_map_and_the_menu_chooses_
     labels = [f"lists of {n}: {words}" for n in (6, 4) for words, _ in traversal.KINDS.values()]
     assert list(views(figure)) == labels and figure.layout.sliders[0].active == 2
     steps = figure.layout.sliders[0].steps
-    assert [s.label for s in steps] == ["-2", "-1", "0", "+1", "+2"]
+    assert [s.label for s in steps] == ["-100%", "-50%", "0%", "+50%", "+100%"]
     for (i, step), (j, (n, (kind, (_, share)))) in product(
         enumerate(steps), enumerate(product((6, 4), traversal.KINDS.items()))
     ):
@@ -158,7 +158,7 @@ def test_the_slider_moves_the_third_component_of_every_map_and_the_menu_chooses_
     assert [unlabel_rgb(c.replace("rgba", "rgb").rsplit(",", 1)[0] + ")") for c in full] == [
         tuple(int(c[k : k + 2], 16) for k in (1, 3, 5)) for c in INDEX_COLOURS[:6]
     ]
-    with pytest.raises(ValueError, match="same settings"):
+    with pytest.raises(ValueError, match="as many settings"):
         traversal.traversal_figure(table[(table["n_items"] == 4) | (table["third"] > -2)], made.COMPONENTS)
 
 

@@ -3,6 +3,7 @@ nothing is said."""
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.experiments.list_prompts import Part
@@ -122,7 +123,12 @@ def finding(table: pd.DataFrame, model: str) -> str:
 
 def _of_all(row: Any) -> str:
     """The share of what the whole stream does."""
-    return share(row, "of_stream", "of_stream_")
+    return _of(row, "of_stream")
+
+
+def _of(row: Any, name: str) -> str:
+    """A share, which is nothing where what it is a share of is nothing."""
+    return "an unknown share" if isnan(row[name]) else share(row, name, f"{name}_")
 
 
 @said
@@ -140,7 +146,7 @@ def interchange(table: pd.DataFrame, measure: str = interchanges.LOGIT_DIFFERENC
     return (
         f"The chosen three carry {much} of what the whole stream does to the answer, in lists of {n}: {_of_all(row)}, "
         f"{row['n']} pairs. That is {more} than matched triples, 95% of which carry less than {max(matched, 0):.0%} "
-        f"({p_in_words(row['p'])}), and {share(row, 'of_ten', 'of_ten_')} of what ten such components carry. Three "
+        f"({p_in_words(row['p'])}), and {_of(row, 'of_ten')} of what ten such components carry. Three "
         f"dimensions of other kinds, and the heads:\n\n{_lines(told)}\n\n"
         f"Half of the stream's effect takes, of {' and of '.join(half)}."
     )
@@ -161,15 +167,13 @@ def _half(rows: pd.DataFrame, kind: str) -> str:
 def line(table: pd.DataFrame) -> str:
     """For each component the item whose share of attention it changes most, from end to end."""
     n, parts = lengths_of(table)[0], {}
-    ends = table[(table["n_items"] == n) & table["amount"].isin((table["amount"].min(), table["amount"].max()))]
     for component in table["component"].unique():
-        own = ends[ends["component"] == component].sort_values("amount")
+        own = _where(table, n_items=n, component=component).sort_values("amount")
         first, last = (own.groupby("list_index")[what].agg(["first", "last"]) for what in ("attention", "answered"))
         item = (first["last"] - first["first"]).abs().idxmax()
         name = "a random direction" if component == "random" else component
         parts[name] = f"item {item}, attention {_path(first, item)}, answers {_path(last, item)}"
-    reach = table["amount"].max()
-    return f"The item that gains or loses most from {-reach:+.1f} to {reach:+.1f}, lists of {n}:\n\n{_lines(parts)}"
+    return f"The item that gains or loses most from end to end, lists of {n}:\n\n{_lines(parts)}"
 
 
 def _path(ends: pd.DataFrame, item: int) -> str:
@@ -247,7 +251,9 @@ def order(table: pd.DataFrame) -> str:
         low, high = rows.loc[rows["accuracy"].idxmin()], rows.loc[rows["accuracy"].idxmax()]
         parts[f"lists of {n}, {kind}"] = (
             f"{low['accuracy']:.0%} at index {low['list_index']} to {high['accuracy']:.0%} at index "
-            f"{high['list_index']}, {p_in_words(low['range_p'])}"
+            f"{high['list_index']}, {p_in_words(low['range_p'])}; with the coordinates at one point the range narrows "
+            f"{'more' if low['through_p'] <= ALPHA else 'no clearly more'} than with matched triples at one point, "
+            f"{p_in_words(low['through_p'])}"
         )
     return f"Lowest and highest accuracy over the answer's list index:\n\n{_lines(parts)}"
 
