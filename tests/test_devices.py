@@ -12,17 +12,19 @@ from conftest import random_prompts
 from pretended_gpu import PretendedGPU
 
 from talking_heads_utils import models
-from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
+from talking_heads_utils.experiments.catalogue import chapters_of
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study as icl
 from talking_heads_utils.experiments.icl import whole
 from talking_heads_utils.experiments.icl.task import task_of
 from talking_heads_utils.experiments.rows import frame
+from talking_heads_utils.experiments.run import chosen
+from talking_heads_utils.known import PLANTED
 from talking_heads_utils.metrics import METRICS, Outcome, answer_logits
 
 RUNS = {
     (model, device): Context(model, quick=True, device=device)
-    for model in ("mini-token", "mini-icl") for device in ("cuda", "cpu")
+    for model in (PLANTED, "mini-icl") for device in ("cuda", "cpu")
 }  # what a chapter's experiments share is made once on either  # fmt: skip
 
 
@@ -34,7 +36,7 @@ def asked_on(device):
 
 CASES = {
     f"{model} {e.name}": lambda device, model=model, e=e: e.table(RUNS[model, device]).reset_index(drop=True)
-    for model in ("mini-token", "mini-icl") for e in EXPERIMENTS if e.chapter in chapters_of(model)
+    for model in (PLANTED, "mini-icl") for e in chosen(chapters_of(model), of_own=True)
 }  # fmt: skip
 CASES |= {  # what chapters alone ask
     "probes": lambda device: frame(icl.probes(*asked_on(device), n=60)),

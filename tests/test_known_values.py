@@ -8,12 +8,9 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import patching, study
 from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS, draw_pairing
 from talking_heads_utils.experiments.icl.task import N_EXAMPLES, task_of
-from talking_heads_utils.experiments.positional.decoding import by_list_index
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.labels import heads_in
-from talking_heads_utils.metrics import answer_logits
 from talking_heads_utils.models import model_source
-from talking_heads_utils.prompts.lists import build_laundry
 from talking_heads_utils.prompts.questions import Question
 
 
@@ -166,23 +163,3 @@ def test_attention_to_answers_by_counting_tokens(s):
             assert row["to_x"] == pytest.approx(to_x[layer, head].item(), abs=1e-5)
             assert row["even"] == pytest.approx(even, abs=1e-6)
             assert row["ratio"] == pytest.approx(to_y[layer, head].item() / even, abs=1e-4)
-
-
-def test_accuracy_by_place_is_counted_prompt_by_prompt():
-    at, n = Context("planted"), 60
-    table = frame(by_list_index(at, [12, 5], n)).set_index(["n_items", "list_index"])
-    assert len(table) == 17
-    for n_items in (12, 5):
-        prompts = build_laundry(at.tokenizer, n_items, n, at.seed)
-        logits = answer_logits(at.bridge, prompts)
-        right = {place: [] for place in range(n_items)}
-        for i, answer in enumerate(prompts.answers.tolist()):
-            first = [int(prompts.positions[f"item_{k} first"][i]) for k in range(n_items)]
-            words = prompts.tokens[i, first].tolist()
-            others = [logits[i, word] for word in words if word != answer]
-            right[words.index(answer)].append(bool(logits[i, answer] > max(others)))
-        for place, found in right.items():
-            assert table.loc[(n_items, place), "accuracy"] == pytest.approx(sum(found) / len(found))
-            assert table.loc[(n_items, place), "n"] == len(found)
-    long = table.loc[12, "accuracy"].tolist()
-    assert long != long[::-1] and len(set(long)) > 3, "places differ, or this test could not tell them apart"

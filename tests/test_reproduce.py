@@ -22,7 +22,7 @@ from talking_heads_utils.experiments.inhibition import circuit
 from talking_heads_utils.experiments.rows import frame, rows
 from talking_heads_utils.experiments.run import chosen, reproduce
 from talking_heads_utils.experiments.verdicts import Verdict
-from talking_heads_utils.known import GPT2_WEIGHTS
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import PLANTED, known_models, load_model, model_source
 from talking_heads_utils.resume import PLAN, Store, merge
@@ -258,7 +258,7 @@ def test_every_experiment_of_a_chapter_falls_to_one_shard():
     own = {e.name for e in chosen((1,), of_own=True)}
     assert {"says", "attends"} <= own and not own & {"prefix", "gate", "roles"}
     assert chapters_of(PLANTED) == (1, 2, 3) and chapters_of("mini-icl") == (4,)
-    assert chapters_of("mini-token") == (2, 3) and chapters_of(GPT2_WEIGHTS) == (1,)
+    assert chapters_of(CONTROL) == (1, 2, 3) and chapters_of("mini-token") == () and chapters_of(GPT2_WEIGHTS) == (1,)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """The frozen rules: what each says of what was measured, how often in planted worlds, and that too few units are not
 judged."""
 
+from math import nan
+
 import pytest
 
 from talking_heads_utils.experiments import power, rules
@@ -12,6 +14,20 @@ from talking_heads_utils.experiments.verdicts import Measured, Rule, Verdict
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 
 YES, NO, OPEN, NONE = Verdict
+
+
+def also(found, **values):
+    """What a rule reads beside the number itself, some of it changed."""
+    return {"also": found["also"] | values}
+
+
+INDEXES = dict(low=0.3, high=0.4, p=0.01, also=dict(chance=0.17, beyond_identity_low=0.1, beyond_identity_high=0.2))
+THREE = dict(low=0.85, high=0.9, p=0.01, also=dict(of_stream_low=0.6, of_stream_high=0.7, of_same_items_low=0.6,
+                                                   of_same_items_high=0.7, effect_low=0.5, stream_low=1.0))  # fmt: skip
+NEAR = dict(low=0.1, high=0.2, p=0.01, also=dict(slope_low=0.2, slope_high=0.4, p_of_neighbours=0.01))
+CROWDS = dict(low=3.0, high=9.0, p=0.01, also=dict(accuracy=0.4, more_low=1.0, more_high=5.0))
+EDIT = dict(low=21.0, high=25.0, control_high=5.0,
+            also=dict(relative_low=50.0, relative_high=70.0, beyond_low=3.0, beyond_high=9.0))  # fmt: skip
 
 
 @pytest.mark.parametrize("rule, found, verdict", [
@@ -28,6 +44,41 @@ YES, NO, OPEN, NONE = Verdict
     (rules.CONCENTRATED, dict(value=0.3, low=0.2, high=0.4, p=0.01), NO),
     (rules.CONCENTRATED, dict(value=0.9, low=0.8, high=1.0, p=0.2), NO),
     (rules.IN_LISTS, dict(value=1.0), YES), (rules.IN_LISTS, dict(value=0.5), OPEN), (rules.IN_LISTS, dict(), NO),
+    *((rules.INDEXES, INDEXES | made, verdict) for made, verdict in (
+        ({}, YES), (dict(p=0.1), OPEN), (dict(p=0.3), NO), (dict(low=0.15), OPEN),
+        (also(INDEXES, beyond_identity_low=-1), OPEN),
+        (also(INDEXES, beyond_identity_low=-1, beyond_identity_high=-0.1), NO),
+    )),
+    *((rules.THREE_DIMENSIONS, THREE | made, verdict) for made, verdict in (
+        ({}, YES), (dict(low=0.7), OPEN), (dict(low=0.2, high=0.4), NO), (dict(p=0.3), NO),
+        (also(THREE, of_stream_high=0.4, of_stream_low=0.3), NO),
+        (also(THREE, of_same_items_low=0.1, of_same_items_high=0.2), NO),
+        (also(THREE, effect_low=-0.1), NO), (also(THREE, stream_low=nan), NO),
+    )),
+    *((rules.TRAVERSED, made, verdict) for made, verdict in (
+        (dict(value=0.6, p=0.05), YES), (dict(value=0.5, p=0.05), OPEN), (dict(value=0.0, p=0.01), NO),
+        (dict(value=1.0, p=0.3), NO),
+    )),
+    *((rules.ERRORS_NEAR, NEAR | made, verdict) for made, verdict in (
+        ({}, YES), (dict(low=-0.1), OPEN), (also(NEAR, p_of_neighbours=0.3), NO),
+        (also(NEAR, slope_low=-2, slope_high=-1), NO),
+    )),
+    *((rules.CROWDS, CROWDS | made, verdict) for made, verdict in (
+        ({}, YES), (dict(low=1.0, high=4.0), NO), (dict(low=-1.0), OPEN), (also(CROWDS, more_low=-1), OPEN),
+        (also(CROWDS, accuracy=0.97), OPEN), (dict(p=0.3), NO),
+    )),
+    (rules.ORDER, dict(p=0.01, also={"p_through": 0.01}), YES),
+    (rules.ORDER, dict(p=0.01, also={"p_through": 0.1}), OPEN),
+    (rules.ORDER, dict(p=0.3, also={"p_through": 0.01}), NO),
+    (rules.STEERING_GAINS, dict(low=1.0, high=3.0, p=0.01), YES),
+    (rules.STEERING_GAINS, dict(low=-1.0, high=3.0, p=0.01), OPEN),
+    (rules.STEERING_GAINS, dict(low=1.0, high=3.0, p=0.3), NO),
+    (rules.LOWERS, dict(value=0.5), YES), (rules.LOWERS, dict(value=0.25), OPEN), (rules.LOWERS, dict(value=0.0), NO),
+    *((rules.EDIT_GAINS, EDIT | made, verdict) for made, verdict in (
+        ({}, YES), (dict(low=10.0, high=15.0), OPEN),
+        (also(EDIT, relative_low=9.0, relative_high=19.0) | dict(low=10.0, high=15.0), NO),
+        (dict(control_high=40.0), NO), (also(EDIT, beyond_low=-1), OPEN),
+    )),
 ])  # fmt: skip
 def test_a_rule_gives_one_of_three_verdicts(rule, found, verdict):
     assert rule.decide(Measured("x", **({"value": 0.0} | found))) == verdict

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments import store
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS
 from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, ClaimId
-from talking_heads_utils.experiments.positional.measures import crowds, order_matters
 from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict
 from talking_heads_utils.known import GPT2_WEIGHTS, known_models
@@ -19,7 +19,7 @@ from talking_heads_utils.site.scorecard import NoVerdict
 
 EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-CROWDING = BY_ID[ClaimId.CROWDS]
+LINE = BY_ID[ClaimId.LINE_IN_N]
 
 
 def finished(table=None, reason=None, stale=()):
@@ -27,9 +27,9 @@ def finished(table=None, reason=None, stale=()):
     return Finished({"not_possible": reason, "chapter": 2, "shows": "x"}, table, stale)
 
 
-def crowding():
-    rows = [dict(n_items=n, accuracy=a, low=a - 0.05, high=a + 0.05, n=120) for n, a in ((3, 0.9), (12, 0.4))]
-    return pd.DataFrame(rows)
+def lines():
+    """A table of chapter 4's, whose claims have no rule yet."""
+    return store.finished("mini-icl")["log-odds"].table
 
 
 def test_every_claim_has_an_experiment_a_figure_and_words():
@@ -40,22 +40,6 @@ def test_every_claim_has_an_experiment_a_figure_and_words():
         page = (NOTEBOOKS / f"{scorecard.PAGES[claim.chapter]}.ipynb").read_text(encoding="utf-8")
         assert f'name=\\"{claim.where}\\"' in page, claim.id
         assert scorecard.theirs(claim)
-
-
-def test_a_measure_takes_its_numbers_from_the_table():
-    found = crowds(crowding())
-    assert (found.value, found.low, found.high, found.n) == (0.4, pytest.approx(0.35), 0.45, 120)
-    assert (found.control, found.control_high) == (0.9, pytest.approx(0.95))
-
-
-def test_order_by_chance_is_seldom_called_order():
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.binomial(torch.full((100, 8), 20.0), torch.full((100, 8), 0.6), generator=generator) / 20
-    tables = [pd.DataFrame([dict(n_items=8, place=i, accuracy=a, n=20) for i, a in enumerate(row)])
-              for row in drawn.tolist()]  # fmt: skip
-    assert sum(order_matters(table, 500).p < 0.05 for table in tables) <= 12
-    empty = pd.DataFrame([dict(n_items=8, place=8, accuracy=float("nan"), n=0)])
-    assert order_matters(pd.concat([tables[0], empty])) == order_matters(tables[0])
 
 
 def test_words_hold_every_number_that_was_measured():
@@ -69,20 +53,20 @@ def test_words_hold_every_number_that_was_measured():
 
 
 @pytest.mark.parametrize("result, verdict", [
-    (finished(crowding()), Verdict.NOT_JUDGED),
+    (finished(lines()), Verdict.NOT_JUDGED),
     (finished(reason="the tokenizer splits 23"), NoVerdict.NOT_POSSIBLE),
-    (finished(crowding(), stale=("source",)), NoVerdict.STALE),
+    (finished(lines(), stale=("source",)), NoVerdict.STALE),
 ])  # fmt: skip
 def test_what_is_known_of_a_claim_is_shown(result, verdict, monkeypatch):
-    known = scorecard.judge(CROWDING, result)
+    known = scorecard.judge(LINE, result)
     assert known.verdict == verdict and (known.found is None) == (verdict != Verdict.NOT_JUDGED)
-    html = scorecard.as_html({"gpt2": {"crowding": result}})
+    html = scorecard.as_html({"gpt2": {"log-odds": result}})
     assert html.count(f"<em>{verdict}</em>") == 1 and known.measured in html and known.control in html
     mark = f"<td title='gpt2: {verdict}'><span aria-hidden='true'>{scorecard.MARKS[verdict]}</span>"
-    assert mark in scorecard.as_matrix({"gpt2": {"crowding": result}})
-    monkeypatch.setattr(scorecard, "finished", lambda model: {"crowding": result})
+    assert mark in scorecard.as_matrix({"gpt2": {"log-odds": result}})
+    monkeypatch.setattr(scorecard, "finished", lambda model: {"log-odds": result})
     monkeypatch.setattr(Finished, "describe", lambda self: "somehow")
-    assert str(known) in scorecard.real_models(2) and scorecard.judged_of("gpt2", ClaimId.CROWDS) == known
+    assert str(known) in scorecard.real_models(4) and scorecard.judged_of("gpt2", ClaimId.LINE_IN_N) == known
 
 
 def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it():
@@ -100,7 +84,7 @@ def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it()
 
 
 def test_models_that_were_not_run_stand_last_in_the_matrix():
-    html = scorecard.as_matrix({"gpt2": {}, "planted": {"crowding": finished(crowding())}})
+    html = scorecard.as_matrix({"gpt2": {}, "planted": {"log-odds": finished(lines())}})
     assert re.findall(r"<th scope='col'><span>(.*?)</span>", html) == ["planted", "gpt2"]
 
 

@@ -92,7 +92,8 @@ def test_steering_equals_a_hooked_run(case):
     items, tokens = item_positions(prompts)
     for s, setting in enumerate(settings):
         pattern, logits = plain(bridge, prompts, steering.directions, setting, MOVERS)
-        expected = pattern.gather(2, items[:, None].expand(-1, 2, -1))
+        seen = pattern.gather(2, items[:, None].expand(-1, 2, -1))
+        expected = seen / seen.sum(2, keepdim=True)
         torch.testing.assert_close(found[ATTENTION][:, s], expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(everything[:, s], logits, atol=2e-4, rtol=1e-4)
         torch.testing.assert_close(found[LOGITS][:, s], logits.gather(1, tokens), atol=2e-4, rtol=1e-4)

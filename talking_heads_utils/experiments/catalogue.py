@@ -13,13 +13,13 @@ EXPERIMENTS = (*INHIBITION, *POSITIONAL, *EDITING, *ICL)
 
 
 def chapters_of(model: str) -> tuple[int, ...]:
-    """The chapters whose experiments suit a model: known ones by their table, the book's own by what is known of them,
-    weights alone and the control without a channel the first."""
+    """The chapters whose experiments suit a model: known ones by their table, weights alone the first; of the
+    book's own the planted ones those on the channel, learners the fourth, and none what else was trained here."""
     known = known_models().get(model)
     if known is not None:
         return known.chapters
-    if model in (GPT2_WEIGHTS, CONTROL):
+    if model == GPT2_WEIGHTS:
         return (1,)
     if is_own(model):
-        return (4,) if model in learners() else (1, 2, 3) if model == PLANTED else (2, 3)
+        return (1, 2, 3) if model in (PLANTED, CONTROL) else (4,) if model in learners() else ()
     return (1, 2, 3, 4)

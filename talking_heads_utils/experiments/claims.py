@@ -12,8 +12,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from talking_heads_utils.experiments import rules
+from talking_heads_utils.experiments.editing import measures as editing
 from talking_heads_utils.experiments.icl import measures as icl
 from talking_heads_utils.experiments.inhibition import measures as inhibition
+from talking_heads_utils.experiments.positional import measures as positional
 from talking_heads_utils.experiments.verdicts import Measured, Rule, Verdict
 
 if TYPE_CHECKING:
@@ -33,14 +35,16 @@ class ClaimId(StrEnum):
     PRIVILEGED = "privileged"
     PREDICTED = "predicted"
     CONCENTRATED = "concentrated"
-    LOWERS = "lowers"
+    IN_LISTS = "in-lists"
     INDEXES = "indexes"
+    THREE_DIMENSIONS = "three-dimensions"
     TRAVERSED = "traversed"
+    ERRORS_NEAR = "errors-near"
     CROWDS = "crowds"
     ORDER = "order"
     STEERING_GAINS = "steering-gains"
+    LOWERS = "lowers"
     EDIT_GAINS = "edit-gains"
-    IN_LISTS = "in-lists"
     REDUNDANT = "redundant"
     SURVIVES = "survives"
     MOVES_UP = "moves-up"
@@ -82,6 +86,17 @@ CLAIMS = (
     Claim(ClaimId.CONCENTRATED, PAPER, 1, "fig-exchange", "exchange", inhibition.concentrated,
           rule=rules.CONCENTRATED),
     Claim(ClaimId.IN_LISTS, PAPER, 1, "fig-attends", "attends", inhibition.in_lists, rule=rules.IN_LISTS),
+    Claim(ClaimId.INDEXES, PAPER, 2, "fig-decoding", "decoding", positional.indexes, rule=rules.INDEXES),
+    Claim(ClaimId.THREE_DIMENSIONS, PAPER, 2, "fig-dimensions", "interchange", positional.three_dimensions,
+          rule=rules.THREE_DIMENSIONS),
+    Claim(ClaimId.TRAVERSED, PAPER, 2, "fig-traversal", "reach", positional.traversed, rule=rules.TRAVERSED),
+    Claim(ClaimId.ERRORS_NEAR, PAPER, 2, "fig-crowding", "margins", positional.errors_near, rule=rules.ERRORS_NEAR),
+    Claim(ClaimId.CROWDS, PAPER, 2, "fig-scales", "scales", positional.crowds, rule=rules.CROWDS),
+    Claim(ClaimId.ORDER, PAPER, 2, "fig-order", "order", positional.order_matters, rule=rules.ORDER),
+    Claim(ClaimId.STEERING_GAINS, PAPER, 2, "fig-gains", "steering-gains", positional.steering_gains,
+          rule=rules.STEERING_GAINS),
+    Claim(ClaimId.LOWERS, PAPER, 3, "fig-removal", "removal", editing.lowers, rule=rules.LOWERS),
+    Claim(ClaimId.EDIT_GAINS, PAPER, 3, "fig-edit-gains", "edit-gains", editing.edit_gains, rule=rules.EDIT_GAINS),
     Claim(ClaimId.REDUNDANT, POST, 4, "fig-pairs", "pairs", icl.redundant,
           "heads are ranked by what their own loss costs, which a perfect backup makes zero"),
     Claim(ClaimId.SURVIVES, POST, 4, "fig-heads-out", "heads-out", icl.survives,

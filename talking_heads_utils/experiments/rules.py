@@ -1,4 +1,4 @@
-"""The verdict rules of chapter 1's claims, frozen with their power: :mod:`talking_heads_utils.experiments.power`.
+"""The verdict rules of the paper's claims, frozen with their power: :mod:`talking_heads_utils.experiments.power`.
 
 Every threshold is here. A rule sees what was measured (:class:`~talking_heads_utils.experiments.verdicts.Measured`) and
 no model's name. Later changes are logged on the book's page of rules.
@@ -14,6 +14,12 @@ POWER = 0.8  # that a rule must have at the effect its claim speaks of
 HALF = 0.5  # of the whole heads' effect, which few components must carry
 COMPONENTS = 2  # of each head, at most, that may be called few
 MARGIN = 2.5  # how many times as far down the better baseline must rank the component that carries
+PLATEAU = 0.8  # of what ten dimensions do, which three must
+QUARTER = 0.25  # of the movers' inhibition score, which a component's removal must take
+SCALE = 2.0  # by which the cloud is widened
+FLAT = 5.0  # points: a smaller change of accuracy is called flat
+CEILING = 0.95  # above such an accuracy a wider cloud has nothing to gain
+TWENTY = 20.0  # points, or percent of the accuracy before
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED, _ = Verdict
 
@@ -61,3 +67,104 @@ PRIVILEGED = Rule(_privileged, {"heads": 2, "choices_of_heads": 20})
 PREDICTED = Rule(_predicted, {"heads": 2})
 CONCENTRATED = Rule(_concentrated, {"prompts": 50})
 IN_LISTS = Rule(_in_lists, {"matched_components_a_head": 20, "heads": 2})
+
+
+# --- chapters 2 and 3: several conditions, each with three outcomes ---
+
+
+def _all_of(*parts: Verdict) -> Verdict:
+    """Supported where every condition is, not supported where one is not, else undecided."""
+    return NOT_SUPPORTED if NOT_SUPPORTED in parts else UNDECIDED if UNDECIDED in parts else SUPPORTED
+
+
+def _small(*ps: float) -> Verdict:
+    """The largest of p's."""
+    p = max(ps)
+    return SUPPORTED if p <= ALPHA else UNDECIDED if p <= DOUBT else NOT_SUPPORTED
+
+
+def _above(low: float, high: float, level: float = 0) -> Verdict:
+    """Whether a whole interval lies above a level; without one it does not."""
+    return SUPPORTED if low > level else UNDECIDED if high > level else NOT_SUPPORTED
+
+
+def _indexes(found: Measured) -> Verdict:
+    """value, low, high: share decoded. p: against matched triples. also: ``chance``, ``beyond_identity_low`` and
+    ``beyond_identity_high``, of the difference."""
+    also = found.also
+    return _all_of(_above(found.low, found.high, also["chance"]), _small(found.p),
+                   _above(also["beyond_identity_low"], also["beyond_identity_high"]))  # fmt: skip
+
+
+def _three_dimensions(found: Measured) -> Verdict:
+    """value, low, high: of what ten dimensions do. p: against matched triples. also: ``of_stream_low`` and
+    ``of_stream_high``, of what the whole stream does; ``effect_low`` and ``stream_low``, of either effect, in logits;
+    ``of_same_items_low`` and ``of_same_items_high``, of what donors of the same items do."""
+    also = found.also
+    if not (also["effect_low"] > 0 and also["stream_low"] > 0):
+        return NOT_SUPPORTED
+    return _all_of(
+        _above(found.low, found.high, PLATEAU), _above(also["of_stream_low"], also["of_stream_high"], HALF),
+        _above(also["of_same_items_low"], also["of_same_items_high"], HALF), _small(found.p),
+    )  # fmt: skip
+
+
+def _traversed(found: Measured) -> Verdict:
+    """value: share of indices whose answer follows. p: of so much attention, against matched triples."""
+    follows = SUPPORTED if found.value > HALF else UNDECIDED if found.value > 0 else NOT_SUPPORTED
+    return _all_of(follows, _small(found.p))
+
+
+def _errors_near(found: Measured) -> Verdict:
+    """value, low, high: share of errors that go to neighbours, less that of errors dealt anew. p: of the margin's
+    slope, against matched triples. also: ``slope_low``, ``slope_high`` and ``p_of_neighbours``."""
+    also = found.also
+    return _all_of(_above(found.low, found.high), _above(also["slope_low"], also["slope_high"]),
+                   _small(found.p, also["p_of_neighbours"]))  # fmt: skip
+
+
+def _crowds(found: Measured) -> Verdict:
+    """value, low, high: change of accuracy, in points. p: against matched triples. also: ``accuracy`` before, and
+    ``more_low`` and ``more_high``, of the change less that in shorter lists. Undecided where accuracy has no room."""
+    if not found.also["accuracy"] <= CEILING:
+        return UNDECIDED
+    rises = NOT_SUPPORTED if found.high < FLAT else _above(found.low, found.high)
+    return _all_of(rises, _above(found.also["more_low"], found.also["more_high"]), _small(found.p))
+
+
+def _order(found: Measured) -> Verdict:
+    """p: of so large a range over indices, the larger of those in kept and in shuffled order. also: ``p_through``, of
+    the larger range that is left by removing matched triples."""
+    return _all_of(_small(found.p), _small(found.also["p_through"]))
+
+
+def _steering_gains(found: Measured) -> Verdict:
+    """value, low, high: accuracy less that of the correction by index, in points. p: against matched triples."""
+    return _all_of(_above(found.low, found.high), _small(found.p))
+
+
+def _lowers(found: Measured) -> Verdict:
+    """value: share of the heads with a component whose removal takes :data:`QUARTER` at least, beyond matched ones."""
+    return SUPPORTED if found.value >= HALF else UNDECIDED if found.value > 0 else NOT_SUPPORTED
+
+
+def _edit_gains(found: Measured) -> Verdict:
+    """value, low, high: gain in points. control_high: best gain of random draws. also: ``relative_low`` and
+    ``relative_high``, in percent; ``beyond_low`` and ``beyond_high``, of what it adds to a correction by index.
+    Undecided where 20 is passed in percent of the accuracy before, but not in points."""
+    also = found.also
+    points, percent = _above(found.low, found.high, TWENTY), _above(also["relative_low"], also["relative_high"], TWENTY)
+    twenty = UNDECIDED if points == NOT_SUPPORTED and percent != NOT_SUPPORTED else points
+    return _all_of(twenty, _above(found.low, found.high, found.control_high),
+                   _above(also["beyond_low"], also["beyond_high"]))  # fmt: skip
+
+
+INDEXES = Rule(_indexes, {"prompts": 200, "matched_triples": 99})
+THREE_DIMENSIONS = Rule(_three_dimensions, {"pairs": 200, "matched_triples": 99})
+TRAVERSED = Rule(_traversed, {"prompts": 100, "matched_triples": 99})
+ERRORS_NEAR = Rule(_errors_near, {"prompts": 500, "matched_triples": 99})
+CROWDS = Rule(_crowds, {"prompts": 1000, "matched_triples": 99})
+ORDER = Rule(_order, {"prompts_an_order": 400})
+STEERING_GAINS = Rule(_steering_gains, {"prompts": 800, "matched_triples": 99})
+LOWERS = Rule(_lowers, {"heads": 2, "matched_components_a_head": 20})
+EDIT_GAINS = Rule(_edit_gains, {"prompts": 800, "random_draws": 20})

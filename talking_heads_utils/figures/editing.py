@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FAMILIES = {Family.INTO_QUERIES: ACCENT, Family.MOVERS: KIND_COLOURS["Q"], Family.DIRECT: KIND_COLOURS["V"],
-            Family.RANDOM: CONTROL}  # fmt: skip
-EXTENTS = {Extent.SINGLE: "circle", Extent.LEADING: "diamond", Extent.HEAD: "square", "combined": "star"}
+            Family.ANY: KIND_COLOURS["K"], Family.RANDOM: CONTROL}  # fmt: skip
+EXTENTS = {Extent.SINGLE: "circle", Extent.LEADING: "diamond", Extent.HEAD: "square", Extent.COMBINED: "star"}
 CHOICES = {"selection": ("strongest on other prompts", ACCENT), "weights": ("named by the weights", EXPECTED),
            "whole_head": ("the whole head", FAINT)}  # fmt: skip
 A_QUARTER = 0.25  # of I(m), which a removal must take before it counts

@@ -1,1 +1,46 @@
-"""What chapter 3's tables measure of the paper's claims: what the rules see."""
+"""What chapter 3's tables measure of the paper's claims: what the rules of
+:mod:`talking_heads_utils.experiments.rules` see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from talking_heads_utils.experiments.list_prompts import Part
+from talking_heads_utils.experiments.positional.measures import longest
+from talking_heads_utils.experiments.rules import ALPHA, QUARTER
+from talking_heads_utils.experiments.verdicts import Measured
+from talking_heads_utils.prompts import ioi
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SELECTION = "selection"  # by which prompts the component that is removed was chosen
+
+
+def lowers(table: pd.DataFrame) -> Measured:
+    """Share of the inhibition heads whose component, chosen on other prompts, takes a quarter of the movers' inhibition
+    score with it on IOI, and more than matched components do."""
+    part = table[(table["task"] == ioi.TASK) & (table["chosen_by"] == SELECTION)]
+    passes = (part["share_low"] >= QUARTER) & (part["p_holm"] <= ALPHA)
+    best = part.loc[part["share"].idxmax()]
+    return Measured("share_of_heads_whose_component_takes_a_quarter", float(passes.mean()), n=len(part), n_of="heads",
+                    control_label="largest_share_of_the_inhibition_score", control=best["share"],
+                    control_low=best["share_low"], control_high=best["share_high"], p=float(part["p_holm"].min()),
+                    units={"heads": len(part),
+                           "matched_components_a_head": int(part["n_draws"].min()) // len(part)})  # fmt: skip
+
+
+def edit_gains(table: pd.DataFrame) -> Measured:
+    """Gain of the edit that was best on other lists, in the longest that the model may be asked about, beside the best
+    edit of each random draw."""
+    held = table[(table["part"] == Part.HELD_OUT) & table["best"].astype(bool)]
+    own = held[held["draw"].isna()].set_index("n_items")
+    n_items = longest(own["before"].items())
+    best, draws = own.loc[n_items], held[held["draw"].notna() & (held["n_items"] == n_items)]["gain"]
+    return Measured("gain_of_the_best_edit", best["gain"], best["low"], best["high"], "points", int(best["n"]),
+                    control_label="random_edits_with_the_same_search", control=float(draws.mean()),
+                    control_low=float(draws.min()), control_high=float(draws.max()),
+                    also={"percent_of_the_accuracy_before": best["relative"], "relative_low": best["relative_low"],
+                          "relative_high": best["relative_high"], "beyond_low": best["beyond_low"],
+                          "beyond_high": best["beyond_high"]},
+                    units={"prompts": int(best["n"]), "random_draws": len(draws)})  # fmt: skip

@@ -3,6 +3,8 @@
 ``experiments``  the chapter's experiments, as the catalogue has them
 ``measures``     what its tables measure of the claims
 ``subspace``     which components, and what they are compared with
+``ends``         lists run once, and their last token from the movers' layer on
+``pairs``        recipients and donors
 ``points``       where lists sit in their coordinates
 ``coordinates``  decoding, one rule for index and item
 ``decoding``     index or item, and in how many dimensions

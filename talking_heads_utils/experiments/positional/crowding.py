@@ -150,7 +150,8 @@ def make_listed(bridge: TransformerBridge, prompts: PromptSet, of: Chosen) -> Li
         lower, start=of.layer, layers=lower.layers[some], keys=lower.keys[some], values=lower.values[some], kept={}
     )
     index = torch.as_tensor(prompts.info["index"], device=stream.device)
-    return Listed(steering, Ends(prompts, upper, stream, steering.candidates, steering.items, index, of.movers))
+    none = torch.zeros_like(stream)  # of what heads write nothing is asked
+    return Listed(steering, Ends(prompts, upper, stream, steering.candidates, steering.items, index, of.movers, none))
 
 
 def lengths(c: Context) -> list[int]:

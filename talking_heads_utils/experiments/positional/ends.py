@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +20,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import movers_and_heads
 from talking_heads_utils.experiments.list_prompts import Lists
 from talking_heads_utils.forward.engine import Forward, Rows, prepare
-from talking_heads_utils.forward.layers import project
+from talking_heads_utils.forward.layers import project, wide
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
 from talking_heads_utils.weights.rotary import turn
@@ -36,8 +36,9 @@ class Ends:
     """n lists of one length, run once.
 
     forward: their layers from the lowest mover's on. stream: what enters that layer at ``end``. candidates: the items'
-    tokens in list order. items: where each is first named. index: the answer's list index. In all that takes ``rows``
-    a stream is of those prompts, k variants each.
+    tokens in list order. items: where each is first named. index: the answer's list index. written: what some heads
+    below, the S-inhibition heads, write at ``end`` together. In all that takes ``rows`` a stream is of those prompts,
+    k variants each.
     """
 
     prompts: PromptSet
@@ -47,6 +48,7 @@ class Ends:
     items: Int[Tensor, "n n_items"]
     index: Int[Tensor, "n"]
     movers: tuple[Head, ...]
+    written: Float[Tensor, "n d_model"]
 
     def __len__(self) -> int:
         return len(self.stream)
@@ -149,7 +151,7 @@ class _OfLists:
     lists: Lists
 
     def __call__(self, c: Context) -> Ends:
-        return make_ends(c.bridge, c.kept(self.lists), movers_and_heads(c)[0])
+        return make_ends(c.bridge, c.kept(self.lists), *movers_and_heads(c))
 
 
 def ends(c: Context, lists: Lists) -> Ends:
@@ -158,11 +160,29 @@ def ends(c: Context, lists: Lists) -> Ends:
     return c.kept(_OfLists(lists))
 
 
-def make_ends(bridge: TransformerBridge, prompts: PromptSet, movers: Sequence[Head]) -> Ends:
-    """The same of any model, lists and movers. Raises :class:`OptionError` for no mover."""
+def make_ends(
+    bridge: TransformerBridge, prompts: PromptSet, movers: Sequence[Head], heads: Sequence[Head] = ()
+) -> Ends:
+    """The same of any model, lists, movers and heads, of which those below the movers count. Raises
+    :class:`OptionError` for no mover."""
     if not movers:
         raise OptionError("Lists are run up to the lowest mover's layer: name one mover at least, such as L9H9.")
-    upper = prepare(bridge, prompts, min(mover.layer for mover in movers))
+    layer = min(mover.layer for mover in movers)
+    gathered: dict[Head, list[Tensor]] = {head: [] for head in heads if head.layer < layer}
+
+    def gather(z: Tensor, hook: Any) -> None:
+        for head, parts in gathered.items():
+            if head.layer == hook.layer():
+                done = sum(map(len, parts))
+                end = prompts.positions["end"][done : done + len(z)].to(z.device)
+                parts.append(wide(z[torch.arange(len(z)), end, head.head]))
+
+    names = dict.fromkeys(f"blocks.{head.layer}.attn.hook_z" for head in gathered)
+    with bridge.hooks(fwd_hooks=[(name, gather) for name in names]):
+        upper = prepare(bridge, prompts, layer)
+    written = torch.zeros_like(upper.resid)
+    for head, parts in gathered.items():
+        written += torch.cat(parts) @ wide(bridge.blocks[head.layer].attn.W_O)[head.head]
     items, candidates = (part.to(upper.end.device) for part in item_positions(prompts))
     index = torch.as_tensor(prompts.info["index"], device=upper.end.device)
-    return Ends(prompts, upper, upper.resid, candidates, items, index, tuple(movers))
+    return Ends(prompts, upper, upper.resid, candidates, items, index, tuple(movers), written)
