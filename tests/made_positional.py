@@ -53,7 +53,8 @@ def decoding_rows() -> pd.DataFrame:
             own = kind == Subspace.CHOSEN and k == 3
             rows.append(made(decoding.DecodingRow, model="made", n_items=n, subspace=kind, k=k, feature=feature,
                              split=split, right=right, **around(right), shuffled=1 / n, chance=1 / n,
-                             n=400, p=0.01 if own else None, n_draws=99 if own or kind == Subspace.MATCHED else None))  # fmt: skip
+                             n=400, p=0.01 if own else None,
+                             n_draws=99 if own or kind == Subspace.MATCHED else None))  # fmt: skip
     return frame(rows)
 
 
