@@ -95,6 +95,11 @@ def test_quarters_are_cut_within_each_index():
     assert quarters.tolist() == [0, 0] * 2 + [1, 1] * 2 + [2, 2] * 2 + [3, 3] * 2
 
 
+@pytest.fixture(autouse=True)
+def two_lengths(monkeypatch):
+    monkeypatch.setattr(crowding, "LENGTHS", (4, 8))
+
+
 @pytest.fixture(scope="module")
 def planted():
     return Context(PLANTED, quick=True)
