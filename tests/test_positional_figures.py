@@ -85,7 +85,8 @@ def test_what_is_decoded_stands_under_its_feature_by_length_and_split():
         any_head = where(own, subspace=Subspace.ANYWHERE)
         assert list(traces[f"{name}, any head"].y) == pytest.approx(any_head["right"].tolist(), abs=1e-4)
         assert list(traces["chance"].y) == [1 / n] * 2
-        (drawn,) = (t for t in shown[f"lists of {n}: {words}"] if t.name == f"95% of matched triples, {name}")
+        label = "95% of matched triples" + ", item" * (name == "item")
+        (drawn,) = (t for t in shown[f"lists of {n}: {words}"] if t.name == label)
         assert pieces(drawn.y) == intervals(matched) and round(drawn.x[0]) == 3
 
 

@@ -61,7 +61,7 @@ def line_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="moved along the component, standard deviations", row=2, col=1)
     figure.update_xaxes(showticklabels=False, row=1, col=1)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    return figure.update_layout(legend_y=-0.14)
+    return figure.update_layout(legend_y=-0.14, legend_tracegroupgap=0)
 
 
 def _moved(part: pd.DataFrame, component: str, what: str, index: int) -> list[go.Scatter]:
