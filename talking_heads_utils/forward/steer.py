@@ -19,17 +19,18 @@ from talking_heads_utils import batches
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward import engine
+from talking_heads_utils.forward.layers import project
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
-from talking_heads_utils.settings import SEED
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.rotary import turn
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 ATTENTION, LOGITS = "attention", "logits"
-_BATCH_BYTES = 600_000_000  # what the largest tensor of one batch may take if no batch size is given
+_BATCH_BYTES = {"cpu": 32_000_000, "cuda": 600_000_000}  # of a batch's largest tensor, if no batch size is given
 
 
 @dataclass(frozen=True)
@@ -59,35 +60,19 @@ def write_vectors(bridge: TransformerBridge, writers: Sequence[Component]) -> Fl
     return torch.stack([direction_of(weights, writer)[0].to(weights.W_O.dtype) for writer in writers])
 
 
-def random_directions(n: int, k: int, d_model: int, seed: int = SEED) -> Float[Tensor, "n k d_model"]:
-    """Sets of k orthonormal directions of the residual stream: unit vectors, as write directions are. Raises
-    :class:`OptionError` for no set, or for more directions than the stream has."""
-    if n < 1 or not 1 <= k <= d_model:
-        raise OptionError(f"A control needs one set of random directions at least, of 1 to {d_model}; not {n} of {k}.")
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(n, d_model, k, generator=generator)
-    return torch.linalg.qr(noise)[0].mT
-
-
-def prepare(
-    bridge: TransformerBridge, prompts: PromptSet, writers: Sequence[Component], directions: Tensor | None = None
-) -> Steering:
-    """Run the prompts once. directions: others than the writers' own, such as random ones, ``[k, d_model]``.
+def prepare(bridge: TransformerBridge, prompts: PromptSet, writers: Sequence[Component]) -> Steering:
+    """Run the prompts once. Other directions in the same layers: ``dataclasses.replace(steering, directions=...)``.
 
     Raises :class:`LabelError` for a component that is not there, :class:`OptionError` for no writer.
     """
     if not writers:
         raise OptionError("Nothing to steer with: name one writer at least, such as L8H10.1.")
     own = write_vectors(bridge, writers)
-    if directions is not None and directions.shape != own.shape:
-        raise OptionError(f"Directions must be {tuple(own.shape)}, one per writer, not {tuple(directions.shape)}.")
     upper = engine.prepare(bridge, prompts, min(w.layer for w in writers))
     with torch.no_grad():
         middle = upper.resid + _written(upper, upper.start, upper.resid[:, None], slice(None))[:, 0]
-    items, candidates = item_positions(prompts)
-    own = (own if directions is None else directions).to(middle)
-    device = upper.end.device
-    return Steering(upper, tuple(writers), own, middle, items.to(device), candidates.to(device))
+    items, candidates = (part.to(upper.end.device) for part in item_positions(prompts))
+    return Steering(upper, tuple(writers), own.to(middle), middle, items, candidates)
 
 
 @torch.no_grad()
@@ -103,15 +88,17 @@ def steer(
 ) -> dict[str, Tensor]:
     """Every setting on the prompts in ``rows``.
 
-    Returns ``attention`` ``[n, n_settings, n_movers, n_items]`` of the movers over the items if there are movers, and
-    ``logits`` ``[n, n_settings, n_items]`` of the candidates if asked for, or of the whole vocabulary. batch_size:
+    Returns ``attention`` ``[n, n_settings, n_movers, n_items]`` if there are movers: each item's share of a mover's
+    attention to all items; and ``logits`` ``[n, n_settings, n_items]`` of the candidates if asked for, or of the whole
+    vocabulary. batch_size:
     settings times prompts that run together. Raises :class:`OptionError` where a mover lies below a writer, nothing is
     asked for or settings do not fit the writers.
     """
     _check(steering, settings, movers, logits or vocabulary)
     n = len(steering.items[rows])
     first = rows.indices(len(steering.items))[0]
-    size = batches.size(batch_size or _BATCH_BYTES // (steering.suffix.width * steering.middle.element_size()))
+    bytes_each = steering.suffix.width * steering.middle.element_size()
+    size = batches.size(batch_size or _BATCH_BYTES[steering.middle.device.type] // bytes_each)
     per_prompt = min(len(settings), size)
     prompts_at_once = max(1, size // per_prompt)
     settings = settings.to(steering.middle)
@@ -152,7 +139,8 @@ def _block(
     for layer in range(upper.start, upper.n_layers):
         here = [m for m in movers if m.layer == layer]
         if here:
-            attention |= zip(here, _item_attention(steering, layer, x, rows, here)[:, done].unbind(2))
+            seen = item_scores(upper, layer, [m.head for m in here], x, steering.items[rows], rows).softmax(-1)
+            attention |= zip(here, seen[:, done].unbind(2))
         if layer >= stop:
             break
         if layer > upper.start:
@@ -185,13 +173,21 @@ def _add(
     return x[:, parent], middle[:, parent] + added, done
 
 
-def _item_attention(
-    steering: Steering, layer: int, x: Tensor, rows: slice, movers: Sequence[Head]
-) -> Float[Tensor, "n variants n_movers n_items"]:
-    upper = steering.suffix
-    pattern = upper.patterns(layer, x[:, :, None], upper.at_end()[rows], rows, [m.head for m in movers])[:, :, :, 0]
-    items = steering.items[rows, None, None].expand(-1, *pattern.shape[1:3], -1)
-    return pattern.gather(-1, items)
+def item_scores(
+    upper: engine.Forward,
+    layer: int,
+    heads: Sequence[int],
+    x: Float[Tensor, "n k d_model"],
+    items: Int[Tensor, "n n_items"],
+    rows: engine.Rows = slice(None),
+) -> Float[Tensor, "n k n_some n_items"]:
+    """Scores of some heads of a layer from ``end`` to some positions before it: a softmax of them is attention as
+    shares of that to all these. x: what enters the layer at ``end``. items: of the prompts in ``rows``."""
+    W, some = upper.layers[layer - upper.start].attention, list(heads)
+    query = turn(project(W.norm(x), W.W_Q[some], W.b_Q[some]), upper.rotary, upper.end[rows][:, None, None])
+    of = torch.arange(len(upper.end), device=x.device)[rows]
+    keys = upper.keys[layer - upper.start][of[:, None], :, items][:, :, W.kv_index[some]]  # [n, n_items, heads, d_head]
+    return torch.einsum("nkhd,nihd->nkhi", query, keys) / query.shape[-1] ** 0.5
 
 
 def grid(values: Sequence[float], k: int = 3) -> Float[Tensor, "n_settings k"]:

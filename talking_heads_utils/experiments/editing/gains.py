@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from talking_heads_utils import batches
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.editing.search import Winners, search
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.editing.moves import Extent, Family, factors, parse, parts_of
+from talking_heads_utils.experiments.editing.search import LENGTHS, Winner, Winners, search
+from talking_heads_utils.experiments.editing.upper import prepare
+from talking_heads_utils.experiments.list_prompts import Lists, Part, check_each_index
+from talking_heads_utils.experiments.positional import correction
+from talking_heads_utils.experiments.positional.subspace import lengths, nearest_lengths, shown_lengths
+from talking_heads_utils.experiments.rows import Row, column, rows
+from talking_heads_utils.prompts.sets import PromptSet, item_positions
+from talking_heads_utils.stats import Interval, bootstrap_ratio, share, share_change
+
+N_BEST, N_OTHERS, N_NEW = 1000, 300, 400  # held-out lists for the best edit and for others; in new words
+LEAST = 50  # lists of each index of the answer
+N_BLOCK = 250  # lists that are kept at once
+GAINS = "edit-gains"
 
 
 @dataclass(frozen=True)
@@ -44,8 +63,97 @@ class EditRow(Row):
 
 def found(c: Context) -> Winners:
     """What the search chose; of a table of gains that is finished, if there is one. For :meth:`Context.kept`."""
-    return search(c)
+    table = c.finished(GAINS)
+    return search(c) if table is None else winners_of(rows(table, EditRow))
+
+
+def winners_of(table: Sequence[EditRow]) -> Winners:
+    """The winners that a table of gains is about."""
+    winners = dict.fromkeys(
+        Winner(
+            Family(row.family), Extent(row.extent), row.draw, parse(row.edit), row.objective, row.where_chosen,
+            row.n_tried,
+        )
+        for row in table
+    )  # fmt: skip
+    of_families, draws = (tuple(w for w in winners if (w.draw is None) == own) for own in (True, False))
+    return Winners(of_families, draws)
 
 
 def run(c: Context) -> list[EditRow]:
-    raise NotImplementedError
+    """Raises :class:`NotApplicable` as the search does, and :class:`TaskError` for too few lists of an index."""
+    winners = c.kept(found)
+    others = [winner for winner in (*winners.of_families, *winners.draws) if winner is not winners.best]
+    some = nearest_lengths(c, *LENGTHS)
+    table = []
+    for n in lengths(c) if c.quick else shown_lengths(c):
+        table += edit_rows(c, winners, Lists(Part.HELD_OUT, n, c.n(N_BEST)), [winners.best])
+    for n in some:
+        table += edit_rows(c, winners, Lists(Part.HELD_OUT, n, c.n(max(N_OTHERS, LEAST * n))), others)
+    for part, n in product((Part.NEW_WORDING, Part.NEW_OBJECTS), some):
+        table += edit_rows(c, winners, Lists(part, n, c.n(N_NEW)), winners.best_of_each_family)
+    return table
+
+
+def edit_rows(c: Context, winners: Winners, lists: Lists, some: Sequence[Winner]) -> list[EditRow]:
+    """Some of the winners on some lists. Raises :class:`TaskError` for too few lists of an index."""
+    prompts = c.kept(lists)
+    check_each_index(prompts, c.n(LEAST, 5))
+    index, logits = torch.as_tensor(prompts.info["index"]), logits_under(c, prompts, some).movedim(1, 0)
+    before, *after = correction.right(logits, index)
+    constants = c.kept(_Constants(lists.n_items))
+    corrected = correction.right(correction.corrected(logits[0].double(), constants), index)
+    return [_row(c, lists, winners, *each, before, corrected) for each in zip(some, after)]
+
+
+def logits_under(
+    c: Context, prompts: PromptSet, some: Sequence[Winner] = ()
+) -> Float[Tensor, "n one_and_edits n_items"]:
+    """Logits of the items, in list order: untouched, then under each edit."""
+    start = min((move.head.layer for winner in some for move in winner.moves), default=c.bridge.cfg.n_layers - 1)
+    edits = [{}, *(factors(c.weights, winner.moves) for winner in some)]
+    blocks = (prompts.select(rows) for rows in batches.blocks(len(prompts), N_BLOCK))
+    logits = torch.cat([prepare(c.bridge, block, start).logits(edits) for block in blocks])
+    items = item_positions(prompts)[1]
+    where = (items[:, :, None] == prompts.candidates[:, None]).int().argmax(-1)
+    return logits.gather(2, where[:, None].expand(-1, len(edits), -1))
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """The correction of logits by index, by lists that choose; made once per context and length."""
+
+    n_items: int
+
+    def __call__(self, c: Context) -> Float[Tensor, "n_items"]:
+        prompts = c.kept(Lists(Part.SELECTION, self.n_items, c.n(LEAST * self.n_items)))
+        return correction.fit(logits_under(c, prompts)[:, 0], torch.as_tensor(prompts.info["index"]))
+
+
+def _row(
+    c: Context, lists: Lists, winners: Winners, winner: Winner, after: Bool[Tensor, "n"], before: Bool[Tensor, "n"],
+    corrected: Bool[Tensor, "n"],
+) -> EditRow:  # fmt: skip
+    gain = share_change(after, before)
+    relative = bootstrap_ratio(after.double() - before.double(), before)
+    beyond = (None,) * 3 if winner.draw is not None else points(share_change(after, corrected))
+    return EditRow(
+        c.model, winner.name, winner.family, winner.extent, winner.draw, winner.draw is not None or
+        winner == winners.best, lists.part, lists.n_items, share(before).mean, share(after).mean, *points(gain),
+        *points(relative), *beyond, size_of(c, winner), winner.gain, winner.objective, winner.n_tried, gain.n,
+    )  # fmt: skip
+
+
+def points(interval: Interval) -> tuple[float, float, float]:
+    """An interval of shares in percentage points: mean, low, high."""
+    return 100 * interval.mean, 100 * interval.low, 100 * interval.high
+
+
+def size_of(c: Context, winner: Winner) -> float:
+    """Frobenius norm of the change of all OV matrices that an edit makes."""
+    squares = [
+        (move.factor - 1) ** 2 * S[list(range(len(S)) if move.components is None else move.components)].square().sum()
+        for move in winner.moves
+        for S in [parts_of(c.weights, move.head).singular_values]
+    ]
+    return float(torch.stack(squares).sum().sqrt())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +16,15 @@ from torch import Tensor
 
 from talking_heads_utils.components import factored_svd, is_empty
 from talking_heads_utils.edits.edits import Edit, new_edit
-from talking_heads_utils.effects import inhibition_change, wanted_direction
+from talking_heads_utils.effects import wanted_direction
 from talking_heads_utils.errors import EditError, LabelError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import movers_and_heads
 from talking_heads_utils.experiments.list_prompts import Lists, Part
-from talking_heads_utils.forward.recording import Recording
+from talking_heads_utils.forward.closed_form import mover_of, scores_after_shift
+from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.metrics import contrast
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.roles.ioi import ROUNDING, effects_along
 from talking_heads_utils.weights.heads import HeadWeights
@@ -188,8 +191,6 @@ def heads_of(c: Context, lengths: Sequence[int]) -> Heads:
 
 def _record(c: Context, prompts: PromptSet) -> Recording:
     """Every layer but the first as reader; not kept, for it is large."""
-    from talking_heads_utils.forward.recording import record
-
     return record(c.bridge, prompts, range(1, c.bridge.cfg.n_layers))
 
 
@@ -198,18 +199,26 @@ def into_queries(
     recordings: Sequence[Recording], movers: Sequence[Head], inhibition: Sequence[Head]
 ) -> tuple[Head, ...]:
     """Inhibition heads, then those below the lowest mover whose write at ``end``, put at its mean in the movers'
-    queries, changes I(m) most, either way."""
+    queries, changes the log-odds of their attention to the answer most: either way, list by list, mean over lists."""
     below, n_heads = min(mover.layer for mover in movers), recordings[0].weights.n_heads
     change = torch.zeros(below, n_heads)
     for recording in recordings:
-        for layer in range(below):
+        weights = contrast(recording.prompts).to(recording.final)
+        for layer, mover in product(range(below), movers):
             write = recording.write(layer)
-            shift = write.mean(0) - write
-            found = torch.stack([inhibition_change(recording, mover, shift).mean(0) for mover in movers])
-            change[layer] += found.mean(0).cpu() / len(recordings)
-    ranked = change.abs().flatten().argsort(descending=True, stable=True).tolist()
-    others = [Head(*divmod(i, n_heads)) for i in ranked if change.abs().flatten()[i] > ROUNDING]
-    return tuple(dict.fromkeys([*inhibition, *others]))[:N_HEADS]
+            shift = torch.cat([torch.zeros_like(write[:, :1]), write.mean(0) - write], 1)
+            scores = scores_after_shift(mover_of(recording, mover), shift).nan_to_num(neginf=0)
+            odds = (scores * weights[:, None]).sum(-1)
+            change[layer] += (odds[:, 1:] - odds[:, :1]).abs().mean(0).cpu()
+    change /= len(recordings) * len(movers)
+    return tuple(dict.fromkeys([*inhibition, *_largest(change)]))[:N_HEADS]
+
+
+def _largest(effects: Float[Tensor, "n_layers n_heads"]) -> list[Head]:
+    """Heads by size of effect, the largest first, those without one left out."""
+    ranked = effects.abs().flatten().argsort(descending=True, stable=True).tolist()
+    heads = [Head(*divmod(i, effects.shape[1])) for i in ranked]
+    return [head for head in heads if effects[head.layer, head.head].abs() > ROUNDING]
 
 
 def direct(recordings: Sequence[Recording]) -> tuple[Head, ...]:
@@ -218,10 +227,7 @@ def direct(recordings: Sequence[Recording]) -> tuple[Head, ...]:
     for recording in recordings:
         sources = torch.ones(len(recording.prompts), 1, recording.prompts.tokens.shape[1])
         effects.append(effects_along(recording, wanted_direction(recording), sources)[..., 0].mean(0))
-    mean = torch.stack(effects).mean(0)
-    ranked = mean.abs().flatten().argsort(descending=True, stable=True).tolist()
-    heads = [Head(*divmod(i, mean.shape[1])) for i in ranked if mean.abs().flatten()[i] > ROUNDING]
-    return tuple(heads[:N_HEADS])
+    return tuple(_largest(torch.stack(effects).mean(0))[:N_HEADS])
 
 
 def random_heads(

@@ -1,12 +1,44 @@
-"""Steering that is told nothing, against a correction of the logits by index."""
+"""Steering that is told nothing, against a correction of the logits by index.
+
+Every choice is made on selection lists and scored on others. Steering adds an amount of each of three components'
+directions where the component writes, at ``end``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.list_prompts import Lists, Part
+from talking_heads_utils.experiments.positional.correction import corrected, fit, right
+from talking_heads_utils.experiments.positional.crowding import (
+    MIDDLE,
+    N_LISTS,
+    SCALES,
+    Listed,
+    Spans,
+    listed,
+    make_listed,
+    points,
+    selection,
+)
+from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.forward.steer import LOGITS, Steering, grid, steer
+from talking_heads_utils.stats import Interval, share, share_change
+
+LENGTHS = (4, 6)
+AMOUNTS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations of a component's coefficient over lists
+N_SCORED, N_NEW = 800, 400  # lists to score: in known wordings; in a new one, of new objects
+N_DRAWS, N_DRAWS_CHOOSE, N_DRAWS_SCORE = 20, 60, 200  # matched triples; lists that choose for them, that score them
+N_ORACLE = 100  # lists on which every setting is tried to see whether any answers
 
 
 class Method(StrEnum):
@@ -29,9 +61,8 @@ class GainRow(Row):
     n_items: int = column("items", "length of the lists")
     part: str = column("", "of what lists: held_out, new_wording, new_objects")
     method: str = column("", "how a list's setting is chosen")
-    subspace: str = column(
-        "", "chosen; matched: mean over draws of the same search, and the draws' 2.5% and 97.5% points"
-    )
+    subspace: str = column("", "chosen; matched: as far along other triples by the same search, on fewer lists, mean "
+                           "over draws, and the draws' 2.5% and 97.5% points")  # fmt: skip
     accuracy: float = column("share", "lists answered")
     low: float = column("share", "95% interval, lower end")
     high: float = column("share", "upper end")
@@ -42,10 +73,204 @@ class GainRow(Row):
     beyond_low: float = column("points", "95% interval, lower end")
     beyond_high: float = column("points", "upper end")
     where_chosen: float = column("points", "gain on the lists that chose")
-    p: float | None = column("", "share of matched triples, this one included, with as large a gain; of chosen alone")
+    p: float | None = column("", "share of matched triples, this one included, with as large a gain, all by the search "
+                             "and on the lists of these; of chosen alone")  # fmt: skip
     n_draws: int | None = column("triples", "matched ones")
     n: int = column("prompts", "lists")
 
 
+# --- choices ---
+
+
+class Choice(NamedTuple):
+    """What selection lists choose from settings' logits. one, both: of the settings, alone and with constants. told: of
+    each index's own lists. constants, constants_of_both: by index, without a setting and with ``both``."""
+
+    one: int
+    both: int
+    told: Int[Tensor, "n_items"]
+    constants: Float[Tensor, "n_items"]
+    constants_of_both: Float[Tensor, "n_items"]
+
+    @property
+    def used(self) -> list[int]:
+        return sorted({self.one, self.both, *self.told.tolist()})
+
+
+def choose(
+    logits: Float[Tensor, "n n_settings n_items"], index: Int[Tensor, "n"], settings: Float[Tensor, "n_settings k"]
+) -> Choice:
+    """The best setting, alone and with constants fitted under it, of equals the smallest; the best for each index."""
+    by_setting = logits.transpose(0, 1)
+    hits, constants = right(by_setting, index), fit(by_setting, index)
+    both = best(right(corrected(by_setting, constants), index).double().mean(1), settings)
+    told = [best(hits[:, index == i].double().mean(1), settings) for i in range(logits.shape[2])]
+    return Choice(
+        best(hits.double().mean(1), settings), both, torch.tensor(told), constants[zero(settings)], constants[both]
+    )
+
+
+def best(means: Float[Tensor, "n_settings"], settings: Float[Tensor, "n_settings k"]) -> int:
+    """The best setting, of equals the smallest."""
+    return int(settings.norm(dim=1).masked_fill(means < means.max() - 1e-9, torch.inf).argmin())
+
+
+def zero(settings: Float[Tensor, "n_settings k"]) -> int:
+    """The setting that changes nothing."""
+    return int(settings.norm(dim=1).argmin())
+
+
+def outcomes(
+    choice: Choice, logits: Mapping[int, Float[Tensor, "n n_items"]], index: Int[Tensor, "n"], plain: int
+) -> dict[Method, Bool[Tensor, "n"]]:
+    """Which lists are answered. logits: of the settings that are used, and of ``plain``, that changes nothing."""
+    told = torch.stack([logits[s] for s in choice.told.tolist()])[index, torch.arange(len(index))]
+    return {
+        Method.NONE: right(logits[plain], index),
+        Method.ONE_SETTING: right(logits[choice.one], index),
+        Method.CORRECTION: right(corrected(logits[plain], choice.constants), index),
+        Method.BOTH: right(corrected(logits[choice.both], choice.constants_of_both), index),
+        Method.TOLD_INDEX: right(told, index),
+    }
+
+
+# --- a length's lists ---
+
+
+@dataclass(frozen=True)
+class Search:
+    """What selection lists chose. spread: each component's standard deviation over these lists, the unit of amounts."""
+
+    settings: Float[Tensor, "n_settings 3"]
+    logits: Float[Tensor, "n n_settings n_items"]
+    index: Int[Tensor, "n"]
+    spans: Spans
+    choice: Choice
+    scale: int
+    scaled: Bool[Tensor, "n scales"]
+
+
+def search(at: Listed, directions: Float[Tensor, "3 d_model"]) -> Search:
+    """The whole grid, and all scales, on the lists that choose."""
+    index, stream = at.ends.index.cpu(), at.ends.stream
+    settings = grid(AMOUNTS, K) * (stream @ directions.T).std(0).cpu()
+    logits = steer(at.steering, settings, logits=True)[LOGITS].cpu()
+    spans = Spans.of(directions[None], stream)
+    scaled = right(spans.logits(at.ends, SCALES)[:, 0].cpu().transpose(0, 1), index).T
+    changes = torch.tensor(SCALES)[:, None] - 1
+    scale = best(scaled.double().mean(0), changes)
+    return Search(settings, logits, index, spans, choose(logits, index, settings), scale, scaled)
+
+
+def found_there(of: Search) -> dict[Method, Bool[Tensor, "n"]]:
+    """Outcomes on the lists that chose."""
+    found = outcomes(of.choice, dict(enumerate(of.logits.unbind(1))), of.index, zero(of.settings))
+    every = right(of.logits.transpose(0, 1), of.index).any(0)
+    return found | {Method.SCALING: of.scaled[:, of.scale], Method.ORACLE: every}
+
+
+def scored(of: Search, at: Listed, rows: slice, oracle: int = 0) -> dict[Method, Bool[Tensor, "n"]]:
+    """Outcomes on other lists. oracle: of so many of them, whether any setting answers."""
+    index, plain = at.ends.index[rows].cpu(), zero(of.settings)
+    used = sorted({plain, *of.choice.used})
+    logits = steer(at.steering, of.settings[used], logits=True, rows=rows)[LOGITS].cpu()
+    found = outcomes(of.choice, dict(zip(used, logits.unbind(1))), index, plain)
+    found[Method.SCALING] = right(of.spans.logits(at.ends, [SCALES[of.scale]], rows)[:, 0, 0].cpu(), index)
+    if oracle:
+        every = steer(at.steering, of.settings, logits=True, rows=slice(0, oracle))[LOGITS].cpu()
+        found[Method.ORACLE] = right(every.transpose(0, 1), index[:oracle]).any(0)
+    return found
+
+
+# --- rows ---
+
+
 def run(c: Context) -> list[GainRow]:
-    raise NotImplementedError
+    """Raises :class:`NotApplicable` as :func:`~talking_heads_utils.experiments.positional.subspace.chosen` does."""
+    of, rows, asked = c.kept(chosen), list[GainRow](), nearest_lengths(c, *LENGTHS)
+    for n_items in asked:
+        chooses = selection(c, n_items)
+        found = search(chooses, of.directions[:K])
+        there = found_there(found)
+        for part in (Part.HELD_OUT, Part.NEW_WORDING, Part.NEW_OBJECTS):
+            first, matched = part == Part.HELD_OUT, None
+            if first:
+                at, some = listed(c, part, n_items, N_LISTS), slice(0, c.n(N_SCORED))
+                if n_items == asked[-1]:
+                    matched = matched_gains(c, of, found, chooses, at)
+            else:
+                at, some = make_listed(c.bridge, c.kept(Lists(part, n_items, c.n(N_NEW))), of), slice(None)
+            outcome = scored(found, at, some, c.n(N_ORACLE) if first else 0)
+            rows += gain_rows(c.model, n_items, part, outcome, there, matched)
+    return rows
+
+
+class MatchedGain(NamedTuple):
+    """One method along each matched triple, by the same search. own: the chosen triple's gain by it. All shares."""
+
+    own: float
+    accuracy: Float[Tensor, "n_draws"]
+    gain: Float[Tensor, "n_draws"]
+    beyond: Float[Tensor, "n_draws"]
+    where_chosen: Float[Tensor, "n_draws"]
+    n: int
+
+
+def matched_gains(c: Context, of: Chosen, own: Search, chooses: Listed, at: Listed) -> dict[Method, MatchedGain]:
+    """The chosen triple, then matched ones, searched on few lists and scored on few others."""
+    few, some = slice(0, c.n(N_DRAWS_CHOOSE)), slice(0, c.n(N_DRAWS_SCORE))
+    found: dict[Method, list[list[float]]] = {Method.ONE_SETTING: [], Method.BOTH: []}
+    for draw, pair in enumerate(_steerings(of, chooses.steering, at.steering)):
+        logits = own.logits[few] if draw == 0 else steer(pair[0], own.settings, logits=True, rows=few)[LOGITS].cpu()
+        choice, plain = choose(logits, own.index[few], own.settings), zero(own.settings)
+        used = sorted({plain, *choice.used})
+        after = steer(pair[1], own.settings[used], logits=True, rows=some)[LOGITS].cpu()
+        there = outcomes(choice, dict(enumerate(logits.unbind(1))), own.index[few], plain)
+        here = outcomes(choice, dict(zip(used, after.unbind(1))), at.ends.index[some].cpu(), plain)
+        chose, scores = ({m: hit.double().mean().item() for m, hit in hits.items()} for hits in (there, here))
+        for method, values in found.items():
+            gain, beyond = (scores[method] - scores[less] for less in (Method.NONE, Method.CORRECTION))
+            values.append([scores[method], gain, beyond, chose[method] - chose[Method.NONE]])
+    n = len(range(len(at.ends))[some])
+    return {
+        method: MatchedGain(values[0][1], *torch.tensor(values[1:], dtype=torch.float64).T, n)
+        for method, values in found.items()
+    }
+
+
+def _steerings(of: Chosen, *steerings: Steering) -> Iterator[tuple[Steering, ...]]:
+    """Along the chosen triple, then along matched ones."""
+    yield steerings
+    for writers, directions in list(zip(of.matched_components, of.matched))[:N_DRAWS]:
+        yield tuple(replace(s, writers=writers, directions=directions.to(s.middle)) for s in steerings)
+
+
+def gain_rows(
+    model: str, n_items: int, part: str, found: Mapping[Method, Tensor], there: Mapping[Method, Tensor],
+    matched: Mapping[Method, MatchedGain] | None = None,
+) -> list[GainRow]:  # fmt: skip
+    """found, there: outcomes on the lists that are scored and on those that chose."""
+    rows = []
+    for method in (m for m in Method if m in found):
+        hit = found[method]
+        gain, beyond = (_change(hit, found[less][: len(hit)]) for less in (Method.NONE, Method.CORRECTION))
+        where = 100 * (there[method].double() - there[Method.NONE].double()).mean().item()
+        drawn = (matched or {}).get(method)
+        p, n_draws = (None, None) if drawn is None else (_p(drawn), len(drawn.gain))
+        measured = (*share(hit)[:3], *points(gain), *points(beyond), where)
+        rows.append(GainRow(model, n_items, part, method, Subspace.CHOSEN, *measured, p, n_draws, len(hit)))
+        if drawn is not None:
+            spread = (drawn.accuracy, 100 * drawn.gain, 100 * drawn.beyond)
+            ends = (end for v in spread for end in (v.mean().item(), *v.quantile(MIDDLE).tolist()))
+            where = 100 * drawn.where_chosen.mean().item()
+            rows.append(GainRow(model, n_items, part, method, Subspace.MATCHED, *ends, where, None, n_draws, drawn.n))
+    return rows
+
+
+def _p(drawn: MatchedGain) -> float:
+    return (1 + int((drawn.gain >= drawn.own - 1e-9).sum())) / (1 + len(drawn.gain))
+
+
+def _change(after: Tensor, before: Tensor) -> Interval:
+    """Paired; of equal ones exactly 0."""
+    return Interval(0.0, 0.0, 0.0, len(after)) if torch.equal(after, before) else share_change(after, before)

@@ -1,11 +1,33 @@
-"""Moving the point by hand: which item the movers attend to, and whether the answer follows."""
+"""Moving the point by hand: which item the movers attend to, and whether the answer follows.
+
+A multiple of each component's write direction is added at ``end`` where the component writes. Each axis reaches twice
+as far as the farthest list's coordinate lies from the mean, on the lists that choose. Attention is that of the movers
+to the items, as shares of their attention to all items, mean over the movers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.list_prompts import Lists, Part
+from talking_heads_utils.experiments.positional.subspace import K, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.forward.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
+from talking_heads_utils.labels import Head
+from talking_heads_utils.progress import follow
+from talking_heads_utils.stats import drawn_test, summary
+
+LENGTHS = 4, 6
+N_CHOOSE, N_SCORE, N_MAP, N_LINE = 60, 100, 60, 200  # lists of a length
+ON_LINE, ON_MAP, ON_REACH = 21, 11, 5  # values on an axis
+FAR = 2  # reach of an axis, in its farthest list's distance from the mean
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -67,13 +89,137 @@ class ReachRow(Row):
     n: int = column("prompts", "held-out lists")
 
 
+class Moved(NamedTuple):
+    """What some settings do to n lists."""
+
+    attention: Float[Tensor, "n n_settings n_items"]
+    answered: Bool[Tensor, "n n_settings n_items"]  # with which item, if one alone has the largest logit
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Makes lists ready to be moved along the triple; equal ones are made once per context."""
+
+    lists: Lists
+
+    def __call__(self, c: Context) -> Steering:
+        return prepare(c.bridge, c.kept(self.lists), c.kept(chosen).writers[:K])
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Of each component's coordinate, on the lists that choose: standard deviation and reach, in stream units."""
+
+    spread: Float[Tensor, "3"]
+    reach: Float[Tensor, "3"]
+
+    def settings(self, n_values: int) -> Float[Tensor, "n_settings 3"]:
+        """A grid from one end of each axis to the other."""
+        return grid(_line(n_values), K) * self.reach
+
+
+def _line(n_values: int) -> list[float]:
+    """An odd number of values from -1 to 1, zero exactly in the middle."""
+    half = n_values // 2
+    return [(i - half) / half for i in range(n_values)]
+
+
+def prepared(c: Context, part: Part, n_items: int, n_lists: int) -> Steering:
+    """Lists of one part and length, run once."""
+    return c.kept(_Prepared(Lists(part, n_items, c.n(n_lists))))
+
+
+def axes(c: Context, n_items: int) -> Axes:
+    """Coordinates are those of the stream that enters the lowest mover's layer."""
+    to_choose, at = prepared(c, Part.SELECTION, n_items, N_CHOOSE), c.kept(chosen)
+    upper = to_choose.suffix
+    with torch.no_grad():
+        stream = upper.run(upper.resid[:, None, None], upper.at_end(), stop=at.layer)[:, 0, 0]
+    points = (stream @ to_choose.directions.T).cpu()
+    return Axes(points.std(0), FAR * (points - points.mean(0)).abs().amax(0))
+
+
+def attention(
+    steering: Steering, settings: Float[Tensor, "n_settings 3"], movers: tuple[Head, ...]
+) -> Float[Tensor, "n n_settings n_items"]:
+    """Share of each item among all items, mean over the movers."""
+    return steer(steering, settings, movers=movers)[ATTENTION].mean(2).cpu()
+
+
+def moved(
+    steering: Steering, settings: Float[Tensor, "n_settings 3"], movers: tuple[Head, ...], n_lists: int | None = None
+) -> Moved:
+    """The first ``n_lists`` under each setting."""
+    found = steer(steering, settings, movers=movers, logits=True, rows=slice(n_lists))
+    logits = found[LOGITS].cpu()
+    largest = logits >= logits.amax(-1, keepdim=True)
+    return Moved(found[ATTENTION].mean(2).cpu(), largest & (largest.sum(-1, keepdim=True) == 1))
+
+
+def brought(
+    choose: Steering, score: Steering, settings: Float[Tensor, "n_settings 3"], movers: tuple[Head, ...]
+) -> tuple[Float[Tensor, "n_items 3"], Float[Tensor, "n n_items"]]:
+    """For each item the setting that brings most attention there on the lists that choose, to two digits, of equal ones
+    the one that moves least; and what it brings on the lists that are scored."""
+    settings = settings[settings.norm(dim=1).argsort(stable=True)]
+    best = settings[attention(choose, settings, movers).mean(0).round(decimals=2).argmax(0)]
+    return best, attention(score, best, movers).diagonal(dim1=1, dim2=2)
+
+
 def run_line(c: Context) -> list[LineRow]:
-    raise NotImplementedError
+    """Raises :class:`NotApplicable` as :func:`~subspace.chosen` does."""
+    at, rows = c.kept(chosen), list[LineRow]()
+    random = torch.randn(1, at.directions.shape[1], generator=torch.Generator().manual_seed(c.seed))
+    random = torch.nn.functional.normalize(random, dim=1).to(at.directions)
+    for n_items in nearest_lengths(c, *LENGTHS):
+        steering, on = prepared(c, Part.HELD_OUT, n_items, N_LINE), axes(c, n_items)
+        elsewhere = replace(steering, directions=torch.cat([random, steering.directions[1:]]))
+        for name, of, k in [*((str(w), steering, k) for k, w in enumerate(at.writers[:K])), (RANDOM, elsewhere, 0)]:
+            settings = torch.tensor(_line(ON_LINE))[:, None] * on.reach * torch.eye(K)[k]
+            found = moved(of, settings, at.movers)
+            seen, said = (summary(v.flatten(1), hits=v.dtype == torch.bool) for v in found)
+            ends = torch.stack([*seen[:3], *said[:3]], 1).view(ON_LINE, n_items, -1).tolist()
+            rows += [
+                LineRow(c.model, n_items, name, amount, i, *ends[a][i], seen.n)
+                for a, amount in enumerate((settings[:, k] / on.spread[k]).tolist())
+                for i in range(n_items)
+            ]
+    return rows
 
 
 def run_map(c: Context) -> list[MapRow]:
-    raise NotImplementedError
+    """Raises :class:`NotApplicable` as :func:`~subspace.chosen` does."""
+    at, rows, n = c.kept(chosen), list[MapRow](), c.n(N_MAP)
+    for n_items in nearest_lengths(c, *LENGTHS):
+        lists, on = Lists(Part.HELD_OUT, n_items, c.n(N_LINE)), axes(c, n_items)
+        settings = on.settings(ON_MAP)
+        found = moved(c.kept(_Prepared(lists)), settings, at.movers, n)
+        index = torch.as_tensor(c.kept(lists).info["index"][:n])
+        (share, item), (answers, answer) = (values.double().mean(0).max(-1) for values in found)
+        right = found.answered[torch.arange(n), :, index].double().mean(0)
+        columns = (*(settings / on.spread).T, item, share, answer, answers, right)
+        rows += [MapRow(c.model, n_items, *row, n) for row in zip(*(values.tolist() for values in columns))]
+    return rows
 
 
 def run_reach(c: Context) -> list[ReachRow]:
-    raise NotImplementedError
+    """Raises :class:`NotApplicable` as :func:`~subspace.chosen` does."""
+    at, rows = c.kept(chosen), list[ReachRow]()
+    for n_items in nearest_lengths(c, *LENGTHS):
+        lists = prepared(c, Part.SELECTION, n_items, N_CHOOSE), prepared(c, Part.HELD_OUT, n_items, N_SCORE)
+        settings = axes(c, n_items).settings(ON_REACH)
+        best, there = brought(*lists, settings, at.movers)
+        drawn = torch.stack([
+            brought(*(replace(some, directions=along) for some in lists), settings, at.movers)[1].mean(0)
+            for along in follow(at.matched, "matched triples")
+        ])  # fmt: skip
+        before, after = (moved(lists[1], s, at.movers) for s in (torch.zeros(1, K), best))
+        steered, said = summary(there), summary(after.answered.diagonal(dim1=1, dim2=2), hits=True)
+        whole = drawn_test(there.mean().item(), drawn.mean(1))
+        for i in range(n_items):
+            test = drawn_test(there[:, i].mean().item(), drawn[:, i])
+            plain, plain_said = (values[:, 0, i].double().mean().item() for values in before)
+            ends, said_ends = ([end[i].item() for end in found[:3]] for found in (steered, said))
+            of_draws = test.null_high, test.p, whole.p, whole.n
+            rows.append(ReachRow(c.model, n_items, i, plain, *ends, plain_said, *said_ends, *of_draws, steered.n))
+    return rows
