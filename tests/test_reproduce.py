@@ -33,7 +33,7 @@ from talking_heads_utils.stats import Interval
 
 TEXTS = Path(__file__).parent.parent / "README.md"
 BY_NAME = {e.name: e for e in EXPERIMENTS}
-MINE = [BY_NAME[name] for name in ("decoding", "crowding", "places")]
+MINE = [BY_NAME[name] for name in ("log-odds", "accuracy", "looks-back")]
 CHEAP = 2.0  # seconds that a stored experiment took which is made again here
 
 
@@ -156,7 +156,7 @@ def test_lists_are_asked_about_as_far_as_the_gate_allows(tmp_path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """Three experiments on a small model in one go."""
-    folder, failed = reproduce(Context("mini-token", quick=True), MINE, tmp_path_factory.mktemp("whole"), silent)
+    folder, failed = reproduce(Context("mini-icl", quick=True), MINE, tmp_path_factory.mktemp("whole"), silent)
     assert not failed
     return folder
 
@@ -175,35 +175,35 @@ def raising(error):
 
 def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        reproduce(Context("mini-token", quick=True), with_run("places", raising(KeyboardInterrupt())), tmp_path, silent)
+        reproduce(Context("mini-icl", quick=True), with_run("looks-back", raising(KeyboardInterrupt())), tmp_path, silent)
     folder = tmp_path / whole.name
-    assert Store.of(folder).names() == ["crowding", "decoding"]
+    assert Store.of(folder).names() == ["accuracy", "log-odds"]
     said = []
-    reproduce(Context("mini-token", quick=True), MINE, tmp_path, said.append)
+    reproduce(Context("mini-icl", quick=True), MINE, tmp_path, said.append)
     assert len(said) == 2
     assert_same(whole, folder)
 
 
 def test_only_what_does_not_apply_is_kept_as_a_result(whole, tmp_path):
     """Any other error is the user's or ours: it is named, nothing is stored, and the other experiments go on."""
-    c, folder = Context("mini-token", quick=True), shutil.copytree(whole, tmp_path / whole.name)
-    for name in ("crowding", "places"):
+    c, folder = Context("mini-icl", quick=True), shutil.copytree(whole, tmp_path / whole.name)
+    for name in ("accuracy", "looks-back"):
         (folder / f"{name}.json").unlink()
     for error in (OptionError("a wrong option"), ValueError("a bug")):
-        found, failed = reproduce(c, with_run("crowding", raising(error)), tmp_path, silent)
-        assert failed == {"crowding": error} and Store.of(found).names() == ["decoding", "places"]
-    _, failed = reproduce(c, with_run("crowding", raising(NotApplicable("no list"))), tmp_path, silent)
-    assert not failed and results_in(folder)["crowding"].reason == "no list"
+        found, failed = reproduce(c, with_run("accuracy", raising(error)), tmp_path, silent)
+        assert failed == {"accuracy": error} and Store.of(found).names() == ["log-odds", "looks-back"]
+    _, failed = reproduce(c, with_run("accuracy", raising(NotApplicable("no list"))), tmp_path, silent)
+    assert not failed and results_in(folder)["accuracy"].reason == "no list"
     with pytest.raises(NotApplicable, match="no list"):
-        store.table_in(Store.of(folder), "crowding", c)
+        store.table_in(Store.of(folder), "accuracy", c)
 
 
 def test_what_other_code_made_is_named_and_made_again(whole, tmp_path, monkeypatch):
     folder, said = shutil.copytree(whole, tmp_path / whole.name), []
-    rewritten(folder, "places", source="another sum")
-    assert results_in(folder)["places"].stale == ("source",) and not results_in(folder)["crowding"].stale
-    reproduce(Context("mini-token", quick=True), MINE, tmp_path, said.append)
-    assert "places" in said[1] and len(said) == 3 and not results_in(folder)["places"].stale
+    rewritten(folder, "looks-back", source="another sum")
+    assert results_in(folder)["looks-back"].stale == ("source",) and not results_in(folder)["accuracy"].stale
+    reproduce(Context("mini-icl", quick=True), MINE, tmp_path, said.append)
+    assert "looks-back" in said[1] and len(said) == 3 and not results_in(folder)["looks-back"].stale
     assert_same(whole, folder)
 
 
@@ -229,7 +229,7 @@ def test_the_sum_of_the_source_is_that_of_code_and_not_of_prose(tmp_path):
 
 
 def test_a_table_depends_on_the_texts_that_it_reads(tmp_path):
-    texts, attends, places = tmp_path / "texts.txt", BY_NAME["attends"], BY_NAME["places"]
+    texts, attends, places = tmp_path / "texts.txt", BY_NAME["attends"], BY_NAME["looks-back"]
     texts.write_text("one text")
     c = Context(PLANTED, texts=texts)
     before = store.key_of(attends, c)
@@ -267,12 +267,12 @@ def test_every_experiment_of_a_chapter_falls_to_one_shard():
 def test_results_of_another_run_are_never_mixed_in(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / whole.name)
     (folder / PLAN).write_text(json.dumps(dict(Store.of(whole).plan) | {"seed": 7}))
-    before = (folder / "places.json").read_bytes()
+    before = (folder / "looks-back.json").read_bytes()
     with pytest.raises(OptionError, match="seed"):
-        reproduce(Context("mini-token", quick=True), MINE, tmp_path, silent)
+        reproduce(Context("mini-icl", quick=True), MINE, tmp_path, silent)
     with pytest.raises(OptionError, match="seed"):
         merge([whole, folder], tmp_path / "merged")
-    assert (folder / "places.json").read_bytes() == before and not (tmp_path / "merged").exists()
+    assert (folder / "looks-back.json").read_bytes() == before and not (tmp_path / "merged").exists()
     assert main(["merge", str(tmp_path / "nothing"), "--out", str(tmp_path / "merged")]) == 2
 
 
@@ -287,7 +287,7 @@ def test_a_page_shows_nothing_that_is_not_what_it_says(whole, tmp_path):
     (folder / PLAN).write_text(json.dumps(dict(Store.of(whole).plan) | good))
     shown = store.finished("gpt2", tmp_path)
     assert set(shown) == {e.name for e in MINE}
-    assert "earlier code" in replace(shown["places"], stale=("source",)).describe()
+    assert "earlier code" in replace(shown["looks-back"], stale=("source",)).describe()
     (folder / PLAN).unlink()
     with pytest.raises(ResultError):
         store.finished("gpt2", tmp_path)
@@ -295,8 +295,8 @@ def test_a_page_shows_nothing_that_is_not_what_it_says(whole, tmp_path):
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("pyarrow.parquet.write_table", raising(OSError(28, "No space left on device")))
-    _, failed = reproduce(Context("mini-token", quick=True), MINE[2:], tmp_path / "b", silent)
-    assert isinstance(failed["places"], OptionError) and not list((tmp_path / "b").rglob("*.*"))
+    _, failed = reproduce(Context("mini-icl", quick=True), MINE[2:], tmp_path / "b", silent)
+    assert isinstance(failed["looks-back"], OptionError) and not list((tmp_path / "b").rglob("*.*"))
 
 
 def test_out_of_memory_halves_the_batch_and_says_so():

@@ -134,7 +134,7 @@ def _crowds(found: Measured) -> Verdict:
 
 def _order(found: Measured) -> Verdict:
     """p: of so large a range over indices, the larger of those in kept and in shuffled order. also: ``p_through``, of
-    the larger range that is left by removing matched triples."""
+    the range's being narrowed as much by removing matched triples, the smaller of both orders', corrected for two."""
     return _all_of(_small(found.p), _small(found.also["p_through"]))
 
 
@@ -159,12 +159,12 @@ def _edit_gains(found: Measured) -> Verdict:
                    _above(also["beyond_low"], also["beyond_high"]))  # fmt: skip
 
 
-INDEXES = Rule(_indexes, {"prompts": 200, "matched_triples": 99})
+INDEXES = Rule(_indexes, {"prompts": 400, "matched_triples": 99})
 THREE_DIMENSIONS = Rule(_three_dimensions, {"pairs": 200, "matched_triples": 99})
 TRAVERSED = Rule(_traversed, {"prompts": 100, "matched_triples": 99})
 ERRORS_NEAR = Rule(_errors_near, {"prompts": 500, "matched_triples": 99})
-CROWDS = Rule(_crowds, {"prompts": 1000, "matched_triples": 99})
+CROWDS = Rule(_crowds, {"prompts": 500, "matched_triples": 99})
 ORDER = Rule(_order, {"prompts_an_order": 400})
-STEERING_GAINS = Rule(_steering_gains, {"prompts": 800, "matched_triples": 99})
+STEERING_GAINS = Rule(_steering_gains, {"prompts": 800, "matched_triples": 20})
 LOWERS = Rule(_lowers, {"heads": 2, "matched_components_a_head": 20})
-EDIT_GAINS = Rule(_edit_gains, {"prompts": 800, "random_draws": 20})
+EDIT_GAINS = Rule(_edit_gains, {"prompts": 1000, "random_draws": 20})

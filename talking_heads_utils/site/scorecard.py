@@ -105,9 +105,9 @@ RULES = {
     "rises, with its interval above zero, at most 5% of 99 matched triples of equal energy raise it as much, and the "
     "rise is larger than in lists of 4. Not supported if the upper end is below 5 points. Undecided where accuracy is "
     "above 95%.",
-    ClaimId.ORDER: "Supported if the range of accuracy over indices is larger than at most 5% of right answers dealt "
-    "anew, in kept and in shuffled order both, and it shrinks where the coordinates are removed, more than with 95% of "
-    "99 matched triples.",
+    ClaimId.ORDER: "Supported if the range of accuracy over indices is as large in at most 5% of deals of the right "
+    "answers, in kept and in shuffled order both, and removing the coordinates narrows it, in one order at least, more "
+    "than removing 99 matched triples does: p of at most 5%, corrected for two orders.",
     ClaimId.STEERING_GAINS: "One setting for all lists and a correction of the logits by index, chosen together on "
     "other lists, against that correction alone. Supported if the difference's interval is above zero and at most 5% "
     "of 99 matched triples, with the same search, gain as much.",

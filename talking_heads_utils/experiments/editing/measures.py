@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
+from talking_heads_utils.experiments.editing.removal import ChosenBy
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional.measures import longest
 from talking_heads_utils.experiments.rules import ALPHA, QUARTER
@@ -14,15 +16,13 @@ from talking_heads_utils.prompts import ioi
 if TYPE_CHECKING:
     import pandas as pd
 
-SELECTION = "selection"  # by which prompts the component that is removed was chosen
-
 
 def lowers(table: pd.DataFrame) -> Measured:
     """Share of the inhibition heads whose component, chosen on other prompts, takes a quarter of the movers' inhibition
     score with it on IOI, and more than matched components do."""
-    part = table[(table["task"] == ioi.TASK) & (table["chosen_by"] == SELECTION)]
+    part = table[(table["task"] == ioi.TASK) & (table["chosen_by"] == ChosenBy.SELECTION)]
     passes = (part["share_low"] >= QUARTER) & (part["p_holm"] <= ALPHA)
-    best = part.loc[part["share"].idxmax()]
+    best = part.loc[part["share"].fillna(-inf).idxmax()]
     return Measured("share_of_heads_whose_component_takes_a_quarter", float(passes.mean()), n=len(part), n_of="heads",
                     control_label="largest_share_of_the_inhibition_score", control=best["share"],
                     control_low=best["share_low"], control_high=best["share_high"], p=float(part["p_holm"].min()),

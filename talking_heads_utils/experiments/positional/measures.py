@@ -12,8 +12,10 @@ import torch
 from talking_heads_utils.experiments.gate import AT_LEAST, N_PROMPTS
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional.coordinates import Feature
+from talking_heads_utils.experiments.positional.crowding import ACCURACY, NEIGHBOURS, SLOPE
 from talking_heads_utils.experiments.positional.decoding import Split
-from talking_heads_utils.experiments.positional.interchange import LOGIT_DIFFERENCE, Donor
+from talking_heads_utils.experiments.positional.interchange import LOGIT_DIFFERENCE
+from talking_heads_utils.experiments.positional.pairs import Donor
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import N_COMPONENTS, K, Subspace
 from talking_heads_utils.experiments.rules import SCALE
@@ -107,10 +109,10 @@ def traversed(table: pd.DataFrame) -> Measured:
 def errors_near(table: pd.DataFrame) -> Measured:
     """Share of errors that go to an index next to the answer's, less that of errors dealt anew; and how steeply the
     log-odds of being right rise with the margin. In the longest lists that the model may be asked about."""
-    accuracy = table[table["statistic"] == "accuracy"].groupby("n_items")["value"].mean()
+    accuracy = table[table["statistic"] == ACCURACY].groupby("n_items")["value"].mean()
     part = table[table["n_items"] == longest(accuracy.items())]
-    near, slope = _only(part, statistic="neighbours"), _only(part, statistic="slope")
-    lists = int(part.loc[part["statistic"] == "accuracy", "n"].sum())
+    near, slope = _only(part, statistic=NEIGHBOURS), _only(part, statistic=SLOPE)
+    lists = int(part.loc[part["statistic"] == ACCURACY, "n"].sum())
     return Measured("share_of_errors_that_go_to_neighbours_beyond_chance", near["value"], near["low"], near["high"],
                     n=int(near["n"]), n_of="errors", control_label="slope_of_the_log_odds_on_the_margin",
                     control=slope["value"], control_low=slope["low"], control_high=slope["high"], p=slope["p"],
@@ -148,7 +150,7 @@ def order_matters(table: pd.DataFrame) -> Measured:
     return Measured("range_of_accuracy_over_indices", _range(of["accuracy"]), n=int(of["n"].sum()),
                     control_label="range_without_the_coordinates", control=_range(of["removed"]),
                     p=max(float(rows["range_p"].iloc[0]) for rows in by_order.values()),
-                    also={"p_through": float(part["through_p"].max())},
+                    also={"p_through": min(1.0, len(by_order) * float(part["through_p"].min()))},
                     units={"prompts_an_order": min(int(rows["n"].sum()) for rows in by_order.values())})  # fmt: skip
 
 
@@ -157,13 +159,9 @@ def _range(values: pd.Series) -> float:
 
 
 def steering_gains(table: pd.DataFrame) -> Measured:
-    """What steering adds to a correction of the logits by index, both chosen on other lists, in the longest that the
-    model may be asked about."""
-    held = table[table["part"] == Part.HELD_OUT]
-    plain = held[held["method"] == Method.NONE].drop_duplicates("n_items")
-    both = held[
-        (held["n_items"] == longest(zip(plain["n_items"], plain["accuracy"]))) & (held["method"] == Method.BOTH)
-    ]
+    """What steering adds to a correction of the logits by index, both chosen on other lists, in the longest."""
+    both = table[(table["part"] == Part.HELD_OUT) & (table["method"] == Method.BOTH)]
+    both = both[both["n_items"] == both["n_items"].max()]
     own, matched = _only(both, subspace=Subspace.CHOSEN), _only(both, subspace=Subspace.MATCHED)
     return Measured("accuracy_of_steering_and_correction_less_that_of_correction", own["beyond"], own["beyond_low"],
                     own["beyond_high"], "points", int(own["n"]), control_label="along_matched_triples",
