@@ -53,7 +53,8 @@ def decoding_rows() -> pd.DataFrame:
             own = kind == Subspace.CHOSEN and k == 3
             rows.append(made(decoding.DecodingRow, model="made", n_items=n, subspace=kind, k=k, feature=feature,
                              split=split, right=right, **around(right), shuffled=1 / n, chance=1 / n,
-                             n=400, p=0.01 if own else None, n_draws=99 if own or kind == Subspace.MATCHED else None))  # fmt: skip
+                             n=400, p=0.01 if own else None,
+                             n_draws=99 if own or kind == Subspace.MATCHED else None))  # fmt: skip
     return frame(rows)
 
 
@@ -149,7 +150,7 @@ def order_rows(lengths=(4, 6, 8)) -> pd.DataFrame:
                              **around(accuracy), last_named=float(i == n - 1),
                              next_in_order=float(i == n - 1) if kind == "kept" else 0.9 / n, least_recent=0.4 / n,
                              says_last_named=0.3, says_next_in_order=0.2, removed=1 / n,
-                             matched_removed=accuracy - 0.02, range_p=0.001, n=80))  # fmt: skip
+                             matched_removed=accuracy - 0.02, range_p=0.001, through_p=0.01, n=80))  # fmt: skip
     return frame(rows)
 
 

@@ -178,7 +178,7 @@ BAD = {
     "train": [["--seed", "-1"], ["--device", "meta"], ["--device", "cuda:99"], ["--resume"]],
     "seeds": [["/nowhere"], ["/"], [LONG], ["\udcff"], [""]],
     "sweep": [
-        ["--dtype", "int8"], ["--batch-size", "0"], ["--random", "-1"], ["--shard", "1/0"], ["--shard", "2/2"],
+        ["--dtype", "int8"], ["--batch-size", "0"], ["--part", "some"], ["--shard", "1/0"], ["--shard", "2/2"],
         ["--values="], ["--values=0:inf:1"], ["--values=nan:1:1"], ["--values=-1e308:1e308:1e-5"],
         ["--values=1e39:1e39:1"], ["--values=-100:100:0.02"], ["--n-items", ""], ["--n-items", "1000000"],
         ["--prompts", "1"], ["--prompts", str(10**12)], ["--writers", "8.10"], ["--writers", "L9H9.9"],

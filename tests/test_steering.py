@@ -118,11 +118,10 @@ def test_attention_alone_needs_no_layer_above_and_batches_change_nothing(case):
     torch.testing.assert_close(untouched, logits, atol=2e-4, rtol=1e-4)
 
 
-def test_write_vectors_are_unit_and_signed_and_others_are_taken_as_they_are(case):
+def test_write_vectors_are_unit_and_signed(case):
     vectors = write_vectors(case[0], WRITERS)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3), atol=1e-4, rtol=0)
     assert (vectors.max(1).values >= vectors.abs().max(1).values - 1e-6).all()
-    assert torch.equal(prepare(*case, WRITERS, vectors.flip(1)).directions, vectors.flip(1))
 
 
 def test_the_grid_is_every_combination():
@@ -141,7 +140,6 @@ def test_bad_requests_are_one_clear_error_each(case):
         (OptionError, "one writer at least", lambda: prepare(bridge, prompts, [])),
         (LabelError, "components are 0", lambda: prepare(bridge, prompts, [Component(0, 0, 999)])),
         (LabelError, "is not in", lambda: prepare(bridge, prompts, [Component(0, 40, 0)])),
-        (OptionError, "one per writer", lambda: prepare(bridge, prompts, WRITERS, torch.zeros(2, 3))),
         (OptionError, "a reader lies above every writer", lambda: steer(steering, zeros, movers=[Head(1, 0)])),
         (LabelError, "No head L7H0", lambda: steer(steering, zeros, movers=[Head(7, 0)])),
         (OptionError, "Nothing to read", lambda: steer(steering, zeros)),

@@ -141,7 +141,10 @@ def test_a_recipe_says_what_a_set_was_made_from(word_tokenizer):
     assert not ioi.build_ioi(word_tokenizer, prompts=ioi.draw_ioi(word_tokenizer, 2)).recipe.drawn
 
 
-@pytest.mark.parametrize("keep", [[True, False], [True] * 13, [12], [-1], []], ids=str)
+NO_CHOICE = [[True, False], [True] * 13, [12], [-1], [], [0.5], ["a"], [[0, 1]], 3, slice("a", None)]
+
+
+@pytest.mark.parametrize("keep", NO_CHOICE, ids=str)
 def test_a_choice_that_does_not_fit_is_one_clear_error(word_tokenizer, keep):
     with pytest.raises(TaskError):
         laundry.build_laundry(word_tokenizer, 4, 12).select(keep)

@@ -1,10 +1,10 @@
 """Join the folders of shards into one: of a sweep, which is then reduced to its aggregates, or of `reproduce`.
 
 The parts must be of one run; a sweep's must hold every chunk between them. Otherwise nothing is copied. The aggregates,
-steering.npz and steering.json, are those of `sweep`: by list length, setting and list index.
+steering.parquet and steering.json, are those of `sweep`: by list length and setting.
 
 example:
-  python -m talking_heads_utils merge runs/gpt2-0 runs/gpt2-1 --out runs/gpt2 --results data/results
+  python -m talking_heads_utils merge runs/smollm2-0 runs/smollm2-1 --out runs/smollm2 --results data/results
 """
 
 from __future__ import annotations

@@ -5,14 +5,14 @@ component in its own layer. Stopped at any point, also by kill -9, the same comm
 refused. --shard splits the work over processes, GPUs or machines; `merge` joins folders.
 
 Without --writers it takes those of chapter 2: the triple chosen from the inhibition heads, and the name movers that
-read them. --random SEED steers along random directions of equal norm instead, in the same layers: the control.
+read them.
 
-When the last chunk is there the sweep is reduced to steering.npz and steering.json (mean attention by list length,
-setting and list index, who is right, how it was made): below --out, or with --results in a folder of its own for each
-model. The book reads data/results.
+When the last chunk is there the sweep is reduced to steering.parquet and steering.json (for each list length and
+setting the item attended to, the item answered and the share of right answers; how it was made): below --out, or with
+--results in a folder of its own for each model. The book reads data/results.
 
 examples:
-  python -m talking_heads_utils sweep --model gpt2 --n-items 5,10,20 --logits --out runs/gpt2 --results data/results
+  python -m talking_heads_utils sweep --model smollm2 --n-items 4,6 --logits --out runs/smollm2 --results data/results
   python -m talking_heads_utils sweep --model gpt2 --writers L7H3.1,L8H6.2,L8H10.1 --movers L9H6,L9H9 --n-items 5,10,20
       --out runs/gpt2
   python -m talking_heads_utils sweep --model mini-token --writers L0H3.0,L0H3.1,L1H1.0 --movers L3H0 --n-items 8
@@ -43,9 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--writers", type=_names, default=[], metavar="L8H10.1,...",
                         help="components to steer (default: those of chapter 2, and its movers)")  # fmt: skip
     parser.add_argument("--movers", type=_names, default=[], metavar="L9H9,...", help="heads whose attention is read")
-    parser.add_argument("--random", type=int, metavar="SEED", help="steer along random directions: the control")
     parser.add_argument("--n-items", type=integers, default=[5], metavar="5,10", help="list lengths (default: 5)")
     parser.add_argument("--prompts", type=int, default=250, help="prompts per list length (default: 250)")
+    parser.add_argument("--part", choices=("selection", "held_out", "new_wording", "new_objects"), default="held_out",
+                        help="which lists: those to choose settings on, or others (default: held_out)")  # fmt: skip
     values = told(values_of, "range FROM:TO:STEP that ends at TO")
     parser.add_argument("--values", type=values, default="-100:100:10", metavar="FROM:TO:STEP",
                         help="of each alpha, both ends included (default: -100:100:10)")  # fmt: skip
@@ -95,7 +96,7 @@ def _prepare(args: argparse.Namespace) -> tuple:
         return Plan(
             model=args.model, writers=tuple(writers), movers=tuple(movers), n_items=args.n_items,
             n_prompts=args.prompts, seed=args.seed, values=args.values, logits=args.logits,
-            dtype=args.dtype, code=talking_heads_utils.__version__, revision=revision, random=args.random,
+            dtype=args.dtype, code=talking_heads_utils.__version__, part=args.part, revision=revision,
         )  # fmt: skip
 
     dtype = getattr(torch, args.dtype)
@@ -104,9 +105,8 @@ def _prepare(args: argparse.Namespace) -> tuple:
         bridge, tokenizer = load_with_tokenizer(args.model, args.device, dtype)
         return bridge, tokenizer, plan(args.writers, args.movers, revision_of(args.model))
     plan(["L0H0.0"] * 3, args.movers or ["L1H0"])
-    context, writers, found_movers = usual(args.model, args.device)
-    movers = args.movers or ([str(m) for m in found_movers] if args.random is None else [])
-    found = plan([str(w) for w in writers], movers, revision_of(args.model))
+    context, writers, movers = usual(args.model, args.device)
+    found = plan([*map(str, writers)], args.movers or [*map(str, movers)], revision_of(args.model))
     return context.bridge.to(dtype), context.tokenizer, found
 
 

@@ -20,6 +20,7 @@ from talking_heads_utils.figures.style import (
     new_figure,
     with_views,
 )
+from talking_heads_utils.prompts import ioi
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def removal_figure(table: pd.DataFrame) -> go.Figure:
     :class:`~talking_heads_utils.experiments.editing.removal.RemovalRow`."""
     figure, heads = new_figure(330), list(dict.fromkeys(table["head"]))
     views = {}
-    for task, part in table.groupby("task", sort=False):
+    for (task, n_items), part in table.groupby(["task", "n_items"], sort=False):
         traces: list[go.Scatter] = []
         for i, (choice, (name, colour)) in enumerate(CHOICES.items()):
             rows = part[part["chosen_by"] == choice]
@@ -52,7 +53,8 @@ def removal_figure(table: pd.DataFrame) -> go.Figure:
                 hovertemplate="%{customdata}: %{y:.0%}<extra></extra>",
             ))  # fmt: skip
         traces.append(_matched(part, heads))
-        views[f"{task}, {part['n'].iloc[0]} prompts"] = traces
+        prompts = task if task == ioi.TASK else f"{task} of {n_items}"
+        views[f"{prompts}, {part['n'].iloc[0]} prompts"] = traces
     figure.add_hline(y=0, line=NULL_LINE)
     figure.add_hline(y=A_QUARTER, line=NULL_LINE, annotation_text="a quarter", annotation_position="top right")
     figure.update_xaxes(tickvals=list(range(len(heads))), ticktext=heads, range=[-0.5, len(heads) - 0.5])

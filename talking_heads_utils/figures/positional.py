@@ -289,8 +289,7 @@ STRATEGIES = {"accuracy": ("the model", ACCENT, "solid", 3),
               "removed": ("all coordinates at one point", EXPECTED, "solid", 2),
               "matched_removed": ("the same, matched triples", CONTROL, "solid", 2),
               "last_named": ("always the last item", FIRST_NAME, "dot", 1.6),
-              "next_in_order": ("item after the one named last", "#009E73", "dot", 1.6),
-              "least_recent": ("item longest not mentioned", "#B8860B", "dot", 1.6)}  # fmt: skip
+              "next_in_order": ("item after the one named last", "#009E73", "dot", 1.6)}  # fmt: skip
 
 
 def order_figure(table: pd.DataFrame) -> go.Figure:

@@ -86,29 +86,30 @@ def traversal_figure(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
     chooses length and read-out, and neither resets the other. The paler a cell, the smaller that item's share. axes:
     names of the components. table: of :class:`~talking_heads_utils.experiments.positional.traversal.MapRow`.
 
-    Raises :class:`ValueError` for lengths with different settings of the third component."""
+    Raises :class:`ValueError` for lengths with different numbers of settings of the third component."""
     thirds = {n: sorted(part["third"].unique().tolist()) for n, part in table.groupby("n_items")}
-    steps = next(iter(thirds.values()))
-    if any(values != steps for values in thirds.values()):
-        raise ValueError("All lengths must have the same settings of the third component: one slider moves them all.")
-    middle = min(range(len(steps)), key=lambda i: abs(steps[i]))
+    n_steps = len(next(iter(thirds.values())))
+    if any(len(values) != n_steps for values in thirds.values()):
+        raise ValueError("All lengths must have as many settings of the third component: one slider moves them all.")
+    middle = n_steps // 2
     figure = new_figure(520, margin_t=70)
     planes, labels = [], []
     for n in lengths_of(table):
         part = table[table["n_items"] == n]
         for kind, (words, share) in KINDS.items():
-            cut = [_plane(part[part["third"] == third], n, kind, share) for third in steps]
+            cut = [_plane(part[part["third"] == third], n, kind, share) for third in thirds[n]]
             planes.append(cut)
             labels.append(f"lists of {n}: {words}")
-            at = part[part["third"] == steps[middle]].pivot(index="second", columns="first", values=share)
+            at = part[part["third"] == thirds[n][middle]].pivot(index="second", columns="first", values=share)
             figure.add_trace(_map(cut[middle], at, n, kind, visible=len(planes) == 1))
-    along = {f"{third:+.2g}" if third else "0": {name: [cut[i][name] for cut in planes] for name in ("z", "customdata")}
-             for i, third in enumerate(steps)}  # fmt: skip
+    along = {f"{(i - middle) / middle:+.0%}" if i != middle else "0%": {
+                 name: [cut[i][name] for cut in planes] for name in ("z", "customdata")
+             } for i in range(n_steps)}  # fmt: skip
     figure.update_xaxes(title_text=f"moved along {axes[0]}, standard deviations", showgrid=False)
     figure.update_yaxes(title_text=f"moved along {axes[1]}, s.d.", showgrid=False)
     return figure.update_layout(
         updatemenus=[menu_of_views(labels, 1)],
-        sliders=[restyle_slider(along, f"moved along {axes[2]}, s.d.: ", pad=60, active=middle)],
+        sliders=[restyle_slider(along, f"moved along {axes[2]}, of the way: ", pad=60, active=middle)],
     )
 
 

@@ -23,7 +23,6 @@ from talking_heads_utils.forward.layers import project
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
-from talking_heads_utils.settings import SEED
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.rotary import turn
 
@@ -61,35 +60,19 @@ def write_vectors(bridge: TransformerBridge, writers: Sequence[Component]) -> Fl
     return torch.stack([direction_of(weights, writer)[0].to(weights.W_O.dtype) for writer in writers])
 
 
-def random_directions(n: int, k: int, d_model: int, seed: int = SEED) -> Float[Tensor, "n k d_model"]:
-    """Sets of k orthonormal directions of the residual stream: unit vectors, as write directions are. Raises
-    :class:`OptionError` for no set, or for more directions than the stream has."""
-    if n < 1 or not 1 <= k <= d_model:
-        raise OptionError(f"A control needs one set of random directions at least, of 1 to {d_model}; not {n} of {k}.")
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(n, d_model, k, generator=generator)
-    return torch.linalg.qr(noise)[0].mT
-
-
-def prepare(
-    bridge: TransformerBridge, prompts: PromptSet, writers: Sequence[Component], directions: Tensor | None = None
-) -> Steering:
-    """Run the prompts once. directions: others than the writers' own, such as random ones, ``[k, d_model]``.
+def prepare(bridge: TransformerBridge, prompts: PromptSet, writers: Sequence[Component]) -> Steering:
+    """Run the prompts once. Other directions in the same layers: ``dataclasses.replace(steering, directions=...)``.
 
     Raises :class:`LabelError` for a component that is not there, :class:`OptionError` for no writer.
     """
     if not writers:
         raise OptionError("Nothing to steer with: name one writer at least, such as L8H10.1.")
     own = write_vectors(bridge, writers)
-    if directions is not None and directions.shape != own.shape:
-        raise OptionError(f"Directions must be {tuple(own.shape)}, one per writer, not {tuple(directions.shape)}.")
     upper = engine.prepare(bridge, prompts, min(w.layer for w in writers))
     with torch.no_grad():
         middle = upper.resid + _written(upper, upper.start, upper.resid[:, None], slice(None))[:, 0]
-    items, candidates = item_positions(prompts)
-    own = (own if directions is None else directions).to(middle)
-    device = upper.end.device
-    return Steering(upper, tuple(writers), own, middle, items.to(device), candidates.to(device))
+    items, candidates = (part.to(upper.end.device) for part in item_positions(prompts))
+    return Steering(upper, tuple(writers), own.to(middle), middle, items, candidates)
 
 
 @torch.no_grad()

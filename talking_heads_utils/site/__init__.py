@@ -5,5 +5,7 @@
 ``data_dictionary``  what the files in ``data/`` hold, by field
 ``sources``          where a function of the package stands, so that a page can lead to it
 ``citation``         how to cite the book
+``sentences``        what the sentences of all chapters share
 ``inhibition``       what chapter 1 says of its tables
+``positional``       what chapter 2 says of its tables
 """

@@ -13,6 +13,7 @@ from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import Subspace
 from talking_heads_utils.experiments.verdicts import listed
 from talking_heads_utils.figures.editing import A_QUARTER, pareto
+from talking_heads_utils.prompts import ioi
 from talking_heads_utils.site.scorecard import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
@@ -60,14 +61,18 @@ def _draws(table: pd.DataFrame, n_items: int | None = None) -> pd.DataFrame:
 @said
 def removal(table: pd.DataFrame) -> str:
     parts = []
-    for (task, _), rows in table.groupby(["task", "head"], sort=False):
+    for (task, n_items, head), rows in table.groupby(["task", "n_items", "head"], sort=False):
         by = rows.set_index("chosen_by")
         own, whole = by.loc["selection"], by.loc["whole_head"]
+        prompts = task if task == ioi.TASK else f"{task} of {n_items}"
+        if own.isna()["share"]:
+            parts.append(f"- {prompts}, {head}: I(m) is not clearly above zero, so there is no share of it to lose")
+            continue
         enough = "at least a quarter" if own["share_low"] >= A_QUARTER else "less than a quarter" if (
             own["share_high"] < A_QUARTER) else "about a quarter"  # fmt: skip
         parts.append(
-            f"- {task}, {own['component']}: {share(own, ends='share_')} of I(m) is gone, {enough}; matched components "
-            f"{p_in_words(own['p_holm'])} after Holm; without the whole head {share(whole, ends='share_')}"
+            f"- {prompts}, {own['component']}: {share(own, ends='share_')} of I(m) is gone, {enough}; matched "
+            f"components {p_in_words(own['p_holm'])} after Holm; without the whole head {share(whole, ends='share_')}"
         )
     return "\n".join(parts)
 

@@ -20,12 +20,18 @@ from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.ends import ends
-from talking_heads_utils.experiments.positional.subspace import chosen
+from talking_heads_utils.experiments.positional.subspace import SILENT, chosen
 
 PENALTIES = torch.logspace(-2, 3, 11, dtype=torch.float64)  # of the ridge, to choose from
 TIE = 1e-6  # squared distances that differ by less, or by less than this share, are equal: it is rounding
 N_INNER = 5  # folds that choose where those to fit on are of one group
 N_UNITS = 200  # lists that units are of
+
+
+def coordinates(stream: Float[Tensor, "n d_model"], directions: Float[Tensor, "k d_model"]) -> Float[Tensor, "n k"]:
+    """Coordinates along unit directions; 0 along one on which nothing but rounding differs from list to list."""
+    values = stream @ directions.T
+    return values.masked_fill(values.std(0) <= SILENT * stream.norm(dim=1).mean(), 0.0)
 
 
 class Feature(StrEnum):

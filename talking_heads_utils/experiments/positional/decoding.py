@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import EACH_INDEX, QUICK_EACH_INDEX, Lists, Part, check_each_index
-from talking_heads_utils.experiments.positional.coordinates import Feature, decode, hypotheses
+from talking_heads_utils.experiments.positional.coordinates import Feature, coordinates, decode, hypotheses
 from talking_heads_utils.experiments.positional.ends import Ends, ends
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
@@ -56,7 +55,8 @@ class DecodingRow(Row):
     n: int = column("prompts", "lists")
 
 
-class Pool(NamedTuple):
+@dataclass(frozen=True)
+class Pool:
     """Lists of which each fold is left out once, and decoded from a fit to the others."""
 
     stream: Float[Tensor, "n d_model"]
@@ -108,7 +108,7 @@ def decoding_rows(model: str, at: Chosen, pool: Pool, feature: Feature, split: S
     """One row for each number of dimensions of each subspace, one for all matched triples."""
     named = {Subspace.CHOSEN: at.directions, Subspace.ANYWHERE: at.anywhere_directions}
     own = [(name, directions[:k]) for name, directions in named.items() for k in range(1, len(directions) + 1)]
-    values = [pool.stream @ directions.cpu().T for directions in (*(found for _, found in own), *at.matched)]
+    values = [coordinates(pool.stream, directions.cpu()) for directions in (*(found for _, found in own), *at.matched)]
     regressors, n_items = hypotheses(pool.items, feature), pool.items.shape[1]
     right = decode(values, regressors, pool.index, pool.folds)
     null = torch.stack([

@@ -48,6 +48,6 @@ def _of_length(c: Context, n_items: int, directions: Float[Tensor, "3 d_model"])
     words = [c.tokenizer.decode([token]).strip() for token in at.prompts.answers.tolist()]
     info = (at.prompts.info[name] for name in ("order", "wording", "index"))
     return [
-        PointRow(c.model, n_items, order, wording, index, word, *point, answered)
-        for order, wording, index, word, point, answered in zip(*info, words, points, right)
+        PointRow(c.model, n_items, order, wording, index, word, x, y, z, answered)
+        for order, wording, index, word, (x, y, z), answered in zip(*info, words, points, right)
     ]

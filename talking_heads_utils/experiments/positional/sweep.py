@@ -1,12 +1,13 @@
 """A whole grid of settings, in chunks of prompts: stopped at any point it goes on, and shards of it can be joined.
 
-A chunk, an npz file, holds for its prompts the answers' list indices, which half they are of, and, by setting, every
-mover's attention to the items and the candidates' logits.
+A chunk, an npz file, holds for its prompts the answers' list indices and, by setting, each item's share of every
+mover's attention to all items, the candidates' logits and the list index that is answered.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,12 +18,12 @@ import numpy as np
 import torch
 
 from talking_heads_utils import resume
-from talking_heads_utils.errors import OptionError
+from talking_heads_utils.errors import OptionError, TaskError
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.forward.steer import LOGITS, Steering, grid, prepare, random_directions, steer
+from talking_heads_utils.experiments.list_prompts import Lists, Part, build
+from talking_heads_utils.forward.steer import LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.progress import follow
-from talking_heads_utils.prompts.lists import HELD_OUT, build_laundry
 from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
 
 if TYPE_CHECKING:
@@ -31,16 +32,16 @@ if TYPE_CHECKING:
 
 SUFFIX = ".npz"
 PROMPTS_PER_CHUNK = 10
-MAX_PROMPTS, MAX_SETTINGS = 100_000, 1_000_000
+MAX_PROMPTS, MAX_SETTINGS, MAX_WRITERS = 100_000, 1_000_000, 3
+ANSWER, NO_ANSWER = "answer", -1  # where several candidates have the largest logit
 
 
 @dataclass(frozen=True)
 class Plan:
     """All that a sweep's numbers depend on. Two runs of one plan give the same chunks on one machine.
 
-    movers: whose attention is read. logits: whether the candidates' are. revision: the Hub's commit, None for a model
-    that is not from the Hub. random: the seed of random directions of equal norm that stand in for the writers' own, in
-    the writers' layers; None for their own.
+    movers: whose attention is read. logits: whether the candidates' are. part: which lists. revision: the Hub's commit,
+    None for a model that is not from the Hub.
     """
 
     model: str
@@ -53,8 +54,8 @@ class Plan:
     logits: bool
     dtype: str
     code: str
+    part: str = Part.HELD_OUT
     revision: str | None = None
-    random: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("writers", "movers", "n_items", "values"):
@@ -64,15 +65,16 @@ class Plan:
             raise OptionError("A plan names its model, writers and movers.")
         for n in self.n_items:
             check_count("n_items", n, 2)
-        for seed in (self.seed, self.random or 0):
-            check_seed(seed)
+        check_seed(self.seed)
+        if self.part not in [*Part]:
+            raise OptionError(f"Lists are one of {', '.join(Part)}, not {self.part!r}.")
         if check_count("n_prompts", self.n_prompts, 2) > MAX_PROMPTS:
             raise OptionError(f"A sweep takes {MAX_PROMPTS:,} prompts per list length at most, not {self.n_prompts:,}.")
         for label, names in ((Component, self.writers), (Head, self.movers)):
             for name in names:
                 label.parse(name)
-        if not self.n_items:
-            raise OptionError("A sweep needs one list length at least.")
+        if not self.n_items or not 1 <= len(self.writers) <= MAX_WRITERS:
+            raise OptionError(f"A sweep needs one list length at least, and 1 to {MAX_WRITERS} writers.")
         if not all(isinstance(v, int | float) and math.isfinite(v) for v in self.values):
             raise OptionError("The values of a grid are finite numbers.")
         if not self.values or self.n_settings > MAX_SETTINGS:
@@ -88,6 +90,12 @@ class Plan:
         return len(self.values) ** len(self.writers)
 
     @property
+    def bytes_per_list(self) -> dict[int, int]:
+        """What one list takes on disk at most, by list length."""
+        each = 2 * (len(self.movers) + self.logits)
+        return {n: self.n_settings * (each * n + self.logits) + 1 for n in self.n_items}
+
+    @property
     def settings(self) -> torch.Tensor:
         return grid(self.values, len(self.writers))
 
@@ -96,6 +104,10 @@ class Plan:
         """Name of every chunk -> its list length and first prompt."""
         firsts = range(0, self.n_prompts, PROMPTS_PER_CHUNK)
         return {f"n{n:02d}-{first:04d}": (n, first) for n in self.n_items for first in firsts}
+
+    def rows(self, first: int) -> slice:
+        """The lists of the chunk that begins with this one."""
+        return slice(first, min(first + PROMPTS_PER_CHUNK, self.n_prompts))
 
     def store(self, folder: Path) -> resume.Store:
         """Its chunks in a folder."""
@@ -109,7 +121,8 @@ def usual(model: str, device: str = "cpu") -> tuple[Context, tuple[Component, ..
     from talking_heads_utils.experiments.positional import subspace
 
     done = store.finished(model)
-    context = Context(model, device=device, finished=lambda name: done[name].table if name in done else None)
+    tables = {name: result.table for name, result in done.items() if not result.reason}
+    context = Context(model, device=device, finished=tables.get)
     at = context.kept(subspace.chosen)
     return context, at.writers[: subspace.K], at.movers
 
@@ -125,52 +138,58 @@ def run_sweep(
 ) -> list[str]:
     """Compute this shard's chunks that are not there yet; returns the names of all that are its own.
 
-    Raises :class:`OptionError` for a shard that is none, a folder that holds another plan, or values so large that what
-    is read is no number.
+    Raises :class:`OptionError` for a shard that is none, a folder that holds another plan or has no room for the
+    chunks, or values so large that what is read is no number; :class:`TaskError` for lists too long for the model.
     """
     store = plan.store(folder)
+    left = store.left(list(plan.chunks), shard)
+    _check_room(plan, left, folder)
     prepared: dict[int, tuple[PromptSet, Steering]] = {}
-    for name in follow(store.left(list(plan.chunks), shard), "chunks of 10 prompts"):
+    for name in follow(left, "chunks of 10 prompts"):
         n_items, first = plan.chunks[name]
         if n_items not in prepared:
-            prompts = build_laundry(tokenizer, n_items, plan.n_prompts, plan.seed, n_ctx=bridge.cfg.n_ctx)
-            prepared = {n_items: (prompts, _prepare(bridge, prompts, plan))}
+            prompts = build(tokenizer, Lists(Part(plan.part), n_items, plan.n_prompts), plan.seed)
+            if (n_pos := prompts.tokens.shape[1]) > bridge.cfg.n_ctx:
+                raise TaskError(f"Lists of {n_items} have {n_pos} tokens; the model takes {bridge.cfg.n_ctx}.")
+            prepared = {n_items: (prompts, prepare(bridge, prompts, [Component.parse(w) for w in plan.writers]))}
         prompts, steering = prepared[n_items]
-        rows = slice(first, min(first + PROMPTS_PER_CHUNK, plan.n_prompts))
+        rows = plan.rows(first)
         started, movers = time.perf_counter(), [Head.parse(m) for m in plan.movers]
         found = steer(steering, plan.settings, rows=rows, batch_size=batch_size, movers=movers, logits=plan.logits)
-        arrays = _arrays(found, prompts, plan, rows)
+        arrays = _arrays(found, prompts.info["index"][rows], plan)
         with store.part(name, str(steering.middle.device)) as part:  # only now: what cannot run leaves no folder behind
             save_arrays(part.file, arrays)
             part.note["seconds"] = round(time.perf_counter() - started, 3)
     return resume.share(list(plan.chunks), shard)
 
 
-def _prepare(bridge: TransformerBridge, prompts: PromptSet, plan: Plan) -> Steering:
-    writers = [Component.parse(w) for w in plan.writers]
-    if plan.random is None:
-        return prepare(bridge, prompts, writers)
-    directions = random_directions(1, len(writers), bridge.cfg.d_model, plan.random)[0]
-    return prepare(bridge, prompts, writers, directions)
+def _check_room(plan: Plan, left: Sequence[str], folder: Path) -> None:
+    lists = [(n, plan.rows(first)) for n, first in (plan.chunks[name] for name in left)]
+    needed = sum(plan.bytes_per_list[n] * (rows.stop - rows.start) for n, rows in lists)
+    there = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
+    if needed > (free := shutil.disk_usage(there).free):
+        raise OptionError(
+            f"The grid's {len(left)} chunks take up to {needed / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB "
+            "left. Take fewer values or prompts, or another folder."
+        )
 
 
-def _arrays(found: dict[str, torch.Tensor], prompts: PromptSet, plan: Plan, rows: slice) -> dict[str, np.ndarray]:
+def _arrays(found: dict[str, torch.Tensor], index: Sequence[int], plan: Plan) -> dict[str, np.ndarray]:
     """One chunk: attention ``[n, n_settings, n_movers, n_items]`` and logits ``[n, n_settings, n_items]`` in half
-    precision.
+    precision, and the list index with the largest logit, ``[n, n_settings]``, before they are rounded.
 
     Logits count from the prompt's largest candidate: GPT-2's lie near -100, where half precision has steps of 0.06.
     """
-    arrays = {
-        "list_index": np.array(prompts.info["index"][rows], dtype=np.int8),
-        "held_out": np.array([half == HELD_OUT for half in prompts.info["half"][rows]]),
-    }
-    if LOGITS in found:
-        found = found | {LOGITS: found[LOGITS] - found[LOGITS].amax(-1, keepdim=True)}
+    arrays = {"list_index": np.array(index, dtype=np.int8)}
     for name, values in found.items():
         if not torch.isfinite(values).all():
             raise OptionError(
                 f"Steering so far makes {name} infinite or no number in {plan.dtype}: take smaller values."
             )
+        if name == LOGITS:
+            values = values - values.amax(-1, keepdim=True)
+            alone = (values == 0).sum(-1) == 1
+            arrays[ANSWER] = values.argmax(-1).where(alone, NO_ANSWER).to(torch.int8).cpu().numpy()
         arrays[name] = values.to(torch.float16).cpu().numpy()
     return arrays
 

@@ -1,198 +1,153 @@
-"""A finished sweep in two small files, which is what the book keeps and reads: the chunks are too large for it.
+"""A finished sweep as one small table, which is what the book keeps and reads: the chunks are too large for it.
 
-``steering.npz`` holds means over prompts and who is right; ``steering.json`` says how it was made and holds the sum of
-both, so that the two cannot be of different sweeps. A control along random directions is called
-``steering-random<seed>``.
+``steering.parquet`` has a row for each setting; ``steering.json`` says how it was made and holds the sum of both, so
+that the two cannot be of different sweeps.
 """
 
 from __future__ import annotations
 
-import json
-import zipfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from talking_heads_utils import resume
 from talking_heads_utils.errors import OptionError, ResultError
-from talking_heads_utils.experiments.positional.sweep import SUFFIX, Plan, read_plan, save_arrays
+from talking_heads_utils.experiments.positional.sweep import ANSWER, MAX_WRITERS, Plan, read_plan
 from talking_heads_utils.experiments.result_files import results_folder, shown
+from talking_heads_utils.experiments.rows import Row, column, frame, rows
 from talking_heads_utils.files import data_dir
-from talking_heads_utils.forward.steer import ATTENTION, LOGITS
+from talking_heads_utils.forward.steer import ATTENTION
 from talking_heads_utils.models import is_real, known_models
 
-FORMAT = 2
-STEERING = "steering"
-STEPS = 10_000  # attention is kept in steps of 1 / 10,000
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-class Traversal(NamedTuple):
-    """Mean attention of a mover to each item over a grid of three alphas, and the values of each axis."""
-
-    attention: np.ndarray  # [v, v, v, n_items]
-    values: Sequence[float]
+FILE = "steering.parquet"
 
 
 @dataclass(frozen=True)
-class Result:
-    """What is kept of a sweep.
+class SweepRow(Row):
+    """One setting of the grid; what was not read is empty."""
 
-    about: format, what it shows, plan, what it was made with. arrays: by list length n, ``n/list_index`` and
-    ``n/held_out`` of each prompt; with movers ``n/attention`` ``[n_settings, n_movers, n]``, mean over all prompts in
-    steps of 1 / 10,000; with logits ``n/right``, of each prompt a bit for each setting.
-    """
+    model: str = column("", "as the command took it")
+    n_items: int = column("items", "length of the lists")
+    first: float = column("stream units", "added along the first writer's direction")
+    second: float = column("stream units", "along the second's, 0 where there is none")
+    third: float = column("stream units", "along the third's, 0 where there is none")
+    attended: int | None = column("list index", "item with the most of the movers' attention, mean over lists")
+    attention: float | None = column("share", "of the movers' attention to all items, that this one has")
+    answer: int | None = column("list index", "item that is answered most often")
+    answered: float | None = column("share", "lists answered with it")
+    right: float | None = column("share", "lists answered rightly")
+    n: int = column("prompts", "lists")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is kept of a sweep. about: what it shows, its plan, what it was made with."""
 
     about: Mapping[str, Any]
-    arrays: Mapping[str, np.ndarray]
+    table: pd.DataFrame
 
     @cached_property
     def plan(self) -> Plan:
         return Plan(**self.about["plan"])
 
-    @property
-    def experiment(self) -> str:
-        return STEERING if self.plan.random is None else f"{STEERING}-random{self.plan.random}"
-
-    def traversal(self, mover: str, n_items: int) -> Traversal:
-        """Mean attention to each item over the grid."""
-        if mover not in self.plan.movers:
-            raise OptionError(f"This sweep of {self.plan.model} holds no attention of {mover}.")
-        flat = self._of(n_items, ATTENTION)[:, self.plan.movers.index(mover)] / STEPS
-        grid = [len(self.plan.values)] * len(self.plan.writers)
-        return Traversal(flat.reshape(*grid, n_items), self.plan.values)
-
-    def right(self, n_items: int) -> np.ndarray:
-        """Whether each prompt is answered under each setting, ``[n, n_settings]``."""
-        return np.unpackbits(self._of(n_items, "right"), axis=1, count=self.plan.n_settings).astype(bool)
-
-    def _of(self, n_items: int, name: str) -> np.ndarray:
-        if (key := f"{n_items}/{name}") not in self.arrays:
-            raise OptionError(f"This sweep of {self.plan.model} holds no {name} for lists of {n_items}.")
-        return self.arrays[key]
-
     def describe(self) -> str:
         """Where it comes from, as one line to stand under a figure."""
-        plan, made = self.plan, self.about["made"]
-        machines = ", ".join(dict.fromkeys(m["machine"]["gpu"] or m["machine"]["cpu"] for m in made))
-        versions = ", ".join(dict.fromkeys(m["versions"]["torch"] for m in made))
-        minutes = sum(m["seconds"] for m in made) / 60
-        along = f"random directions (seed {plan.random})" if plan.random is not None else ", ".join(plan.writers)
+        plan, about = self.plan, self.about
         return (
-            f"{self.about['shows']}, revision {plan.revision}, {plan.dtype}; along {along}; {plan.n_settings:,} "
-            f"settings on {plan.n_prompts} prompts per list length, seed {plan.seed}; {minutes:.1f} minutes on "
-            f"{machines}; talking-heads-utils {plan.code}, torch {versions}"
+            f"{about['shows']}, revision {plan.revision}, {plan.dtype}; along {', '.join(plan.writers)}; "
+            f"{plan.n_settings:,} settings on {plan.n_prompts} prompts per list length, seed {plan.seed}; "
+            f"{about['chunks_seconds'] / 60:.1f} minutes on {', '.join(about['machines'])}; talking-heads-utils "
+            f"{plan.code}, torch {', '.join(about['torch'])}"
         )
 
 
-def aggregate(folder: Path) -> Result:
-    """Reduce a finished sweep. Raises :class:`OptionError` for one that is not finished, :class:`ResultError` naming a
-    damaged chunk."""
+def aggregate(folder: Path) -> Sweep:
+    """The table of a finished sweep. Raises :class:`OptionError` where chunks are missing, :class:`ResultError` where
+    one is damaged."""
     plan = read_plan(folder)
     store = plan.store(folder)
     if left := store.left(list(plan.chunks)):
-        raise OptionError(f"{len(left)} chunks of {folder} are missing. Run the sweep again to finish it.")
-    about = dict(format=FORMAT, shows=shown(plan.model, plan.revision), plan=asdict(plan), made=_made(store, plan))
-    arrays = {f"{n}/{name}": values for n in plan.n_items for name, values in _reduced(store, plan, n).items()}
-    return Result(json.loads(json.dumps(about)), arrays)
+        raise OptionError(f"{folder} lacks {len(left)} of {len(plan.chunks)} chunks, {left[0]} first: go on with it.")
+    notes = [store.note(name) for name in plan.chunks]
+    about = dict(
+        shows=shown(plan.model, plan.revision),
+        plan=asdict(plan),
+        chunks_seconds=round(sum(note["seconds"] for note in notes), 3),
+        machines=sorted({note["machine"]["gpu"] or note["machine"]["cpu"] for note in notes}),
+        torch=sorted({note["versions"]["torch"] for note in notes}),
+    )
+    return Sweep(about, frame([row for n in plan.n_items for row in _rows(store, plan, n)], SweepRow))
 
 
-def _reduced(store: resume.Store, plan: Plan, n_items: int) -> dict[str, np.ndarray]:
-    total, parts = np.zeros((plan.n_settings, len(plan.movers), n_items)), []
+def _rows(store: resume.Store, plan: Plan, n_items: int) -> Iterator[SweepRow]:
+    """Of one list length, setting by setting."""
+    seen, said = np.zeros((2, plan.n_settings, n_items))
+    right = np.zeros(plan.n_settings)
     for name in (name for name, (n, _) in plan.chunks.items() if n == n_items):
         with np.load(store.path(name), allow_pickle=False) as chunk:
-            part = {key: chunk[key] for key in ("list_index", "held_out")}
             if plan.movers:
-                total += chunk[ATTENTION].astype(np.float32).sum(0)
+                seen += chunk[ATTENTION].astype(np.float32).mean(2).sum(0)
             if plan.logits:
-                part["right"] = np.packbits(_right(chunk[LOGITS], part["list_index"]), axis=1)
-            parts.append(part)
-    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return found | ({ATTENTION: np.rint(total / plan.n_prompts * STEPS).astype(np.uint16)} if plan.movers else {})
+                said += (chunk[ANSWER][..., None] == np.arange(n_items)).sum(0)
+                right += (chunk[ANSWER] == chunk["list_index"][:, None]).sum(0)
+    n, none = plan.n_prompts, [None] * plan.n_settings
+    attention = [seen.argmax(1).tolist(), (seen.max(1) / n).tolist()] if plan.movers else [none] * 2
+    answers = [said.argmax(1), said.max(1) / n, right / n] if plan.logits else None
+    columns = [*attention, *([values.tolist() for values in answers] if answers else [none] * 3)]
+    for alphas, *found in zip(plan.settings.tolist(), *columns):
+        yield SweepRow(plan.model, n_items, *(alphas + [0.0] * (MAX_WRITERS - len(alphas))), *found, n)
 
 
-def _right(logits: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Whether the answer alone has the largest logit, ``[n, n_settings]``: a tie is no answer."""
-    own = logits[np.arange(len(logits)), :, index]
-    return (own >= logits.max(2)) & ((logits >= own[..., None]).sum(2) == 1)
-
-
-def _made(store: resume.Store, plan: Plan) -> list[dict[str, Any]]:
-    """Machines and versions that made the chunks, each with its seconds and how many chunks it made."""
-    seconds: Counter[str] = Counter()
-    chunks: Counter[str] = Counter()
-    for note in map(store.note, plan.chunks):
-        key = json.dumps({name: note[name] for name in ("machine", "versions")})
-        seconds[key] += note["seconds"]
-        chunks[key] += 1
-    return [json.loads(key) | {"seconds": round(seconds[key], 3), "chunks": chunks[key]} for key in seconds]
-
-
-def save(result: Result, folder: Path) -> Path:
-    """Write both files. Returns the path of the arrays."""
-    path = Path(folder) / f"{result.experiment}{SUFFIX}"
+def save(sweep: Sweep, folder: Path) -> Path:
+    """Write both files. Returns the path of the table."""
+    path = Path(folder) / FILE
     with resume.written(path) as part:
-        save_arrays(part.file, result.arrays)
-        part.note.update(result.about)
+        sweep.table.to_parquet(part.file, compression="zstd", index=False)
+        part.note |= sweep.about
     return path
 
 
-def load(path: Path) -> Result:
-    """Read a result. Raises :class:`ResultError` for one that is missing, damaged or of another format."""
+def load(path: Path) -> Sweep:
+    """Read what :func:`save` wrote. Raises :class:`ResultError` for one that is missing, damaged or of another
+    format."""
+    import pandas as pd
+
     about = resume.read_note(path)
     try:
-        if about["format"] != FORMAT:
-            raise ValueError(f"its format is {about['format']}, not {FORMAT}")
-        with np.load(path, allow_pickle=False) as arrays:
-            result = Result(about, dict(arrays))
-        result.plan  # noqa: B018  whether it is one
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        sweep = Sweep(about, frame(rows(pd.read_parquet(path), SweepRow), SweepRow))
+        sweep.plan  # noqa: B018  whether it is one
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OptionError, ResultError) as error:
         raise ResultError(f"{path} is no result of a sweep ({error}). Make it again.") from error
-    return result
+    return sweep
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A known real model's sweep and its controls along random directions."""
-
-    own: Result
-    controls: tuple[Result, ...]
-
-
-def load_real(model: str, root: Path | None = None) -> Finished | None:
-    """The finished sweeps of a known real model; None where there are none.
+def load_real(model: str, root: Path | None = None) -> Sweep | None:
+    """The finished sweep of a known real model; None where there is none.
 
     root: the folder of all results, by default the book's. Raises :class:`ResultError` also for a result of another
-    model, such as a toy or a rehearsal, or of another revision, and for a control that is not one of this sweep.
+    model, such as a toy or a rehearsal, or of another revision.
     """
     known = known_models()[model]
-    folder = results_folder(root or data_dir() / "results", model, known.revision)
-    first = folder / f"{STEERING}{SUFFIX}"
-    if not first.exists() and not first.with_suffix(".json").exists():
+    path = results_folder(root or data_dir() / "results", model, known.revision) / FILE
+    if not path.exists() and not path.with_suffix(resume.NOTE).exists():
         return None
-    own, *controls = map(load, (first, *sorted(folder.glob(f"{STEERING}-random*{SUFFIX}"))))
-    for result in (own, *controls):
-        if not is_real(result.plan.model, result.plan.revision) or result.plan.model != model:
-            raise ResultError(
-                f"{folder} holds a result of {result.about['shows']} (revision {result.plan.revision}), which must not "
-                f"stand for {model} at {known.revision}. Remove it."
-            )
-    if len(own.plan.writers) != 3 or not own.plan.movers:
-        raise ResultError(f"{folder} holds a sweep without a mover or three writers: there is nothing to traverse.")
-    same = ("writers", "n_items", "n_prompts", "seed", "values")
-    for control in controls:
-        if control.plan.random is None or any(getattr(control.plan, f) != getattr(own.plan, f) for f in same):
-            raise ResultError(f"{folder} holds a control of another sweep: {control.experiment}. Make it again.")
-    return Finished(own, tuple(controls))
+    sweep = load(path)
+    if sweep.plan.model != model or not is_real(model, sweep.plan.revision):
+        raise ResultError(
+            f"{path.parent} holds a sweep of {sweep.about['shows']} (revision {sweep.plan.revision}), which must not "
+            f"stand for {model} at {known.revision}. Remove it."
+        )
+    return sweep
 
 
-def not_run(model: str, n_controls: int = 2) -> str:
-    """The commands that make a real model's sweep and its controls."""
-    folder = f"runs/{model.rsplit('/', 1)[-1]}"
-    start = f"python -m talking_heads_utils sweep --model {model} --n-items 5,10,20 --logits"
-    runs = [("", folder), *((f" --random {seed}", f"{folder}-random{seed}") for seed in range(1, n_controls + 1))]
-    return "\n".join(f"{start}{random} \\\n    --out {out} --results data/results" for random, out in runs)
+def not_run(model: str) -> str:
+    """The command that makes a real model's sweep."""
+    out = f"--out runs/{model.rsplit('/', 1)[-1]} --results data/results"
+    return f"python -m talking_heads_utils sweep --model {model} --n-items 4,6 --logits {out}"

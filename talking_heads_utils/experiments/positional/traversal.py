@@ -18,7 +18,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.subspace import K, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.steer import ATTENTION, LOGITS, Steering, grid, prepare, random_directions, steer
+from talking_heads_utils.forward.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.labels import Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.stats import drawn_test, summary
@@ -169,7 +169,8 @@ def brought(
 def run_line(c: Context) -> list[LineRow]:
     """Raises :class:`NotApplicable` as :func:`~subspace.chosen` does."""
     at, rows = c.kept(chosen), list[LineRow]()
-    random = random_directions(1, 1, at.directions.shape[1], c.seed)[0].to(at.directions)
+    random = torch.randn(1, at.directions.shape[1], generator=torch.Generator().manual_seed(c.seed))
+    random = torch.nn.functional.normalize(random, dim=1).to(at.directions)
     for n_items in nearest_lengths(c, *LENGTHS):
         steering, on = prepared(c, Part.HELD_OUT, n_items, N_LINE), axes(c, n_items)
         elsewhere = replace(steering, directions=torch.cat([random, steering.directions[1:]]))

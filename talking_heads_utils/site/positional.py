@@ -1,0 +1,300 @@
+"""What chapter 2 says of its tables: sentences whose numbers, and whose verbs, come from the rows. Of an empty table
+nothing is said."""
+
+from __future__ import annotations
+
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+from talking_heads_utils.experiments.list_prompts import Part
+from talking_heads_utils.experiments.positional import interchange as interchanges
+from talking_heads_utils.experiments.positional.steering import Method
+from talking_heads_utils.experiments.positional.subspace import K, Subspace
+from talking_heads_utils.experiments.rules import ALPHA
+from talking_heads_utils.experiments.verdicts import listed
+from talking_heads_utils.figures.positional import FEATURES, SPLITS, lengths_of
+from talking_heads_utils.site.scorecard import p_in_words, plain
+from talking_heads_utils.site.sentences import said, share
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+HALF = 0.5  # of what the whole stream does
+NARROW, WIDE = 0.5, 2.0  # scales of the cloud that are spoken of
+WHOLE = {Subspace.WHOLE_HEADS: "the inhibition heads, whole", Subspace.LEARNED: "the best that can be learned",
+         Subspace.ANYWHERE: "components of any head", Subspace.LEARNED_ARBITRARY: "learned for arbitrary labels",
+         Subspace.LEARNED_UNTRAINED: "learned on an untrained model"}  # fmt: skip
+
+
+def _where(table: pd.DataFrame, **keys: Any) -> pd.DataFrame:
+    for name, value in keys.items():
+        table = table[table[name] == value]
+    return table
+
+
+def _one(table: pd.DataFrame, **keys: Any) -> Any:
+    """The first row with these values, None where there is none."""
+    rows = _where(table, **keys)
+    return None if rows.empty else rows.iloc[0]
+
+
+def _lines(parts: Mapping[str, str] | list[str]) -> str:
+    told = [f"{name}: {words}" for name, words in parts.items()] if isinstance(parts, dict) else parts
+    return "\n".join(f"- {line}" for line in told)
+
+
+def _points(row: Any, value: str = "gain", ends: str = "gain_") -> str:
+    """``+3.0 [1.0, 5.5]``, in points."""
+    return f"{row[value]:+.1f} [{row[f'{ends}low']:.1f}, {row[f'{ends}high']:.1f}]"
+
+
+# --- which components, and where lists sit ---
+
+
+def three(table: pd.DataFrame) -> list[str]:
+    """Names of the chosen three, in their order; none of an empty table."""
+    return _where(table, subspace=Subspace.CHOSEN).sort_values("rank")["component"].head(K).tolist()
+
+
+@said
+def components(table: pd.DataFrame) -> str:
+    first = {kind: rows.sort_values("rank")["component"].head(K).tolist() for kind, rows in table.groupby("subspace")}
+    own, any_head = first.get(Subspace.CHOSEN, []), first.get(Subspace.ANYWHERE, [])
+    both = [c for c in any_head if c in own]
+    told = f"; {listed(both)} of these {'is' if len(both) == 1 else 'are'} among the chosen" if both else ""
+    return f"The chosen three are {listed(own)}. Over all heads below the movers: {listed(any_head)}{told}."
+
+
+@said
+def points(table: pd.DataFrame, names: list[str]) -> str:
+    """How far the means of list indices lie apart, in the longest lists and in the shortest."""
+    parts = {}
+    for n in dict.fromkeys((lengths_of(table)[-1], lengths_of(table)[0])):
+        means = _where(table, n_items=n).groupby("list_index")[["x", "y", "z"]].mean()
+        apart = (means.max() - means.min()).tolist()
+        parts[f"lists of {n}"] = ", ".join(f"{gap:.1f} along {name}" for gap, name in zip(apart, names))
+    return f"From the lowest mean of a list index to the highest, in standard deviations:\n\n{_lines(parts)}"
+
+
+@said
+def decoding(table: pd.DataFrame) -> str:
+    n, parts = lengths_of(table)[0], {}
+    rows = _where(table, n_items=n, subspace=Subspace.CHOSEN, k=K)
+    for feature, name in FEATURES.items():
+        of = [(words, _one(rows, feature=feature, split=split)) for split, words in SPLITS.items()]
+        parts[name] = ", ".join(f"on {words} {share(row, 'right')}" for words, row in of if row is not None)
+    row = _one(rows, feature="list_index", split="lists")
+    matched = _one(table, n_items=n, subspace=Subspace.MATCHED, feature="list_index", split="lists")
+    beside = "" if matched is None else f"; matched triples {matched['right']:.0%} on average"
+    more = "more" if row["p"] <= ALPHA else "no clearly more"
+    return (
+        f"From three coordinates, in lists of {n}, by chance {row['chance']:.0%}:\n\n{_lines(parts)}\n\n"
+        f"They tell {more} of the list index than matched triples do ({p_in_words(row['p'])}{beside})."
+    )
+
+
+# --- how many dimensions behaviour needs ---
+
+
+def _of_stream(table: pd.DataFrame, n: int, measure: str) -> pd.DataFrame:
+    return _where(table, n_items=n, donor=interchanges.Donor.OTHER_ITEMS, measure=measure)
+
+
+def _three(table: pd.DataFrame, n: int, measure: str) -> tuple[Any, float]:
+    """The row of the chosen three, and the share of the stream that 95% of matched triples stay below."""
+    rows = _of_stream(table, n, measure)
+    row, whole = _one(rows, subspace=Subspace.CHOSEN, k=K), _one(rows, subspace=Subspace.WHOLE_STREAM)
+    return row, row["matched"] / whole["effect"]
+
+
+@said
+def finding(table: pd.DataFrame, model: str) -> str:
+    """The chapter's finding, in one sentence."""
+    n = lengths_of(table)[0]
+    row, matched = _three(table, n, interchanges.LOGIT_DIFFERENCE)
+    return (
+        f"In {model}, three dimensions at the last token, chosen from weights, carry "
+        f"**{_of_all(row)}** of what the whole stream there tells of the item that is left, in lists of {n}; 95% of "
+        f"triples matched on layer and energy carry less than {max(matched, 0):.0%}."
+    )
+
+
+def _of_all(row: Any) -> str:
+    """The share of what the whole stream does."""
+    return _of(row, "of_stream")
+
+
+def _of(row: Any, name: str) -> str:
+    """A share, which is nothing where what it is a share of is nothing."""
+    return "an unknown share" if isnan(row[name]) else share(row, name, f"{name}_")
+
+
+@said
+def interchange(table: pd.DataFrame, measure: str = interchanges.LOGIT_DIFFERENCE) -> str:
+    n = lengths_of(table)[0]
+    (row, matched), rows = _three(table, n, measure), _of_stream(table, n, measure)
+    low, high = row["of_stream_low"], row["of_stream_high"]
+    much = "at least half" if low >= HALF else "less than half" if high < HALF else "about half"
+    more = "more" if row["p"] <= ALPHA else "no clearly more"
+    beside = {words: _one(rows, subspace=kind, k=0 if kind == Subspace.WHOLE_HEADS else K)
+              for kind, words in WHOLE.items()}  # fmt: skip
+    told = [f"{words} {_of_all(found)}" for words, found in beside.items() if found is not None]
+    kinds = {Subspace.CHOSEN: "the chosen", Subspace.LEARNED: "the learned"}
+    half = [f"{words} {_half(rows, kind)}" for kind, words in kinds.items() if len(_where(rows, subspace=kind))]
+    return (
+        f"The chosen three carry {much} of what the whole stream does to the answer, in lists of {n}: {_of_all(row)}, "
+        f"{row['n']} pairs. That is {more} than matched triples, 95% of which carry less than {max(matched, 0):.0%} "
+        f"({p_in_words(row['p'])}), and {_of(row, 'of_ten')} of what ten such components carry. Three "
+        f"dimensions of other kinds, and the heads:\n\n{_lines(told)}\n\n"
+        f"Half of the stream's effect takes, of {' and of '.join(half)}."
+    )
+
+
+def _half(rows: pd.DataFrame, kind: str) -> str:
+    """The least k that carries half of what the stream does."""
+    enough = rows[(rows["subspace"] == kind) & (rows["of_stream"] >= HALF)]["k"]
+    if enough.empty:
+        return "more than ten dimensions"
+    return "one dimension" if enough.min() == 1 else f"{enough.min()} dimensions"
+
+
+# --- the point moved by hand ---
+
+
+@said
+def line(table: pd.DataFrame) -> str:
+    """For each component the item whose share of attention it changes most, from end to end."""
+    n, parts = lengths_of(table)[0], {}
+    for component in table["component"].unique():
+        own = _where(table, n_items=n, component=component).sort_values("amount")
+        first, last = (own.groupby("list_index")[what].agg(["first", "last"]) for what in ("attention", "answered"))
+        item = (first["last"] - first["first"]).abs().idxmax()
+        name = "a random direction" if component == "random" else component
+        parts[name] = f"item {item}, attention {_path(first, item)}, answers {_path(last, item)}"
+    return f"The item that gains or loses most from end to end, lists of {n}:\n\n{_lines(parts)}"
+
+
+def _path(ends: pd.DataFrame, item: int) -> str:
+    return f"{ends['first'][item]:.0%} to {ends['last'][item]:.0%}"
+
+
+@said
+def traversal(table: pd.DataFrame, reach: pd.DataFrame) -> str:
+    """What the grid reaches, and what settings that were chosen on other lists bring."""
+    parts = {}
+    for n in lengths_of(table):
+        own, aimed = _where(table, n_items=n), _where(reach, n_items=n)
+        follows = (own["attended"] == own["answer"]).mean()
+        parts[f"lists of {n}"] = (
+            f"{own['attended'].nunique()} of {n} items are attended most somewhere, {own['answer'].nunique()} answered "
+            f"most; in {follows:.0%} of {len(own):,} settings both are the same item{_aimed(aimed)}"
+        )
+    return _lines(parts)
+
+
+def _aimed(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return ""
+    mean, beyond = rows[["plain", "steered", "plain_answered", "answered"]].mean(), (rows["p"] <= ALPHA).sum()
+    more = "more" if rows["mean_p"].iloc[0] <= ALPHA else "no clearly more"
+    return (
+        f". Aimed at each item in turn, attention there goes from {mean['plain']:.0%} to {mean['steered']:.0%}, "
+        f"answers from {mean['plain_answered']:.0%} to {mean['answered']:.0%}: {more} attention than along matched "
+        f"triples ({p_in_words(rows['mean_p'].iloc[0])}; single items {beyond} of {len(rows)})"
+    )
+
+
+# --- crowding and order ---
+
+
+@said
+def margins(table: pd.DataFrame) -> str:
+    parts, costs = {}, []
+    for n in lengths_of(table):
+        own = _where(table, n_items=n)
+        quarters = _where(own, statistic="accuracy").sort_values("quarter")["value"]
+        ends = (f"{value:.0%}" for value in (quarters.iloc[0], quarters.iloc[-1]))
+        parts[f"lists of {n}"] = " in the most crowded quarter, ".join(ends) + " in the least"
+        slope = _one(own, statistic="slope")
+        costs += [n] if slope is not None and slope["low"] > 0 and slope["p"] <= ALPHA else []
+    verdict = f"in lists of {listed(sorted(costs))}" if costs else "at no length"
+    return (
+        f"Crowded lists are answered less often than others of their index, wording and order {verdict}, beyond what "
+        f"matched triples show. Accuracy:\n\n{_lines(parts)}"
+    )
+
+
+@said
+def scales(table: pd.DataFrame) -> str:
+    """At which lengths a narrower cloud is answered worse, and a wider one better, than matched triples make it."""
+    own = _where(table, subspace=Subspace.CHOSEN)
+    own = own[own["p"] <= ALPHA]
+    worse = _where(own, scale=NARROW)
+    worse, better = worse[worse["change_high"] < 0], _where(own, scale=WIDE)
+    better = better[better["change_low"] > 0]
+
+    def at(rows: pd.DataFrame) -> str:
+        return f"in lists of {listed(sorted(rows['n_items']))}" if len(rows) else "at no length"
+
+    return (
+        f"Beyond matched triples, a cloud at {NARROW:g} of its width is answered worse {at(worse)}, one at {WIDE:g} "
+        f"times its width better {at(better)}."
+    )
+
+
+@said
+def order(table: pd.DataFrame) -> str:
+    parts = {}
+    for (n, kind), rows in table.groupby(["n_items", "order"]):
+        low, high = rows.loc[rows["accuracy"].idxmin()], rows.loc[rows["accuracy"].idxmax()]
+        parts[f"lists of {n}, {kind}"] = (
+            f"{low['accuracy']:.0%} at index {low['list_index']} to {high['accuracy']:.0%} at index "
+            f"{high['list_index']}, {p_in_words(low['range_p'])}; with the coordinates at one point the range narrows "
+            f"{'more' if low['through_p'] <= ALPHA else 'no clearly more'} than with matched triples at one point, "
+            f"{p_in_words(low['through_p'])}"
+        )
+    return f"Lowest and highest accuracy over the answer's list index:\n\n{_lines(parts)}"
+
+
+# --- what it gains ---
+
+TOLD_NOTHING = {Method.ONE_SETTING: "one setting", Method.SCALING: "scaling", Method.CORRECTION: "the correction",
+                Method.BOTH: "setting and correction"}  # fmt: skip
+
+
+@said
+def gains(table: pd.DataFrame) -> str:
+    parts, held_out = {}, _where(table, subspace=Subspace.CHOSEN, part=Part.HELD_OUT)
+    for n in lengths_of(held_out):
+        rows = [(words, _one(held_out, n_items=n, method=method)) for method, words in TOLD_NOTHING.items()]
+        parts[f"lists of {n}"] = ", ".join(f"{words} {_points(row)}" for words, row in rows if row is not None)
+    told = [row for method in (Method.ONE_SETTING, Method.SCALING)
+            for _, row in _where(held_out, method=method).iterrows()]  # fmt: skip
+    better = [f"{plain(row['method'])} in lists of {row['n_items']}" for row in told if row["beyond_low"] > 0]
+    verdict = f"More than the correction: {listed(better)}." if better else "Neither way to steer beats the correction."
+    return f"Gains in points on held-out lists:\n\n{_lines(parts)}\n\n{verdict}"
+
+
+# --- the known answer ---
+
+
+@said
+def known(tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
+    """Models whose answer is known. tables: what a sentence calls a model -> its interchange and its decoding."""
+    parts = {}
+    for model, (interchanged, decoded) in tables.items():
+        told = []
+        if len(interchanged):
+            row, matched = _three(interchanged, lengths_of(interchanged)[0], interchanges.LOGIT_DIFFERENCE)
+            told.append(f"three dimensions carry {_of_all(row)} of what the stream does, "
+                        f"matched triples less than {max(matched, 0):.0%}")  # fmt: skip
+        if len(decoded):
+            n = lengths_of(decoded)[0]
+            keys = dict(n_items=n, subspace=Subspace.CHOSEN, k=K, split="wordings")
+            index, item = (_one(decoded, feature=feature, **keys) for feature in FEATURES)
+            told.append(f"on other wordings they tell the list index of {index['right']:.0%} of lists of {n}, the item "
+                        f"of {item['right']:.0%}, by chance {index['chance']:.0%}")  # fmt: skip
+        parts[model] = "; ".join(told)
+    return _lines({model: words for model, words in parts.items() if words})
