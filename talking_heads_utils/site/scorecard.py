@@ -100,8 +100,8 @@ RULES = {
     "at more than half of the indices the answer follows: the lower end is above what it was without steering.",
     ClaimId.ERRORS_NEAR: "Margin: distance of a list's point from the nearest other index's mean less that from its "
     "own. Supported if errors go to the nearest index more than wrong answers dealt anew within the answer's index, "
-    "and the log-odds of being right rise with the margin, both intervals above zero and both p at most 5%, the slope's by "
-    "99 matched triples. Takes 100 errors.",
+    "and the log-odds of being right rise with the margin, both intervals above zero and both p at most 5%, the "
+    "slope's by 99 matched triples. Takes 100 errors.",
     ClaimId.CROWDS: "All deviations from the cloud's mean are doubled, blind to the answer. Supported if accuracy "
     "rises, with its interval above zero, at most 5% of 99 matched triples of equal energy raise it as much, and the "
     "rise is larger than in lists of 4. Not supported if the upper end is below 5 points. Undecided where accuracy is "
