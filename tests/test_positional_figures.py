@@ -41,6 +41,12 @@ def ends(bars, middle, abs=1e-3) -> list[tuple]:
             for m, low, up in zip(middle, below, bars.array, strict=True)]  # fmt: skip
 
 
+def pieces(values) -> list[tuple]:
+    """From where to where the pieces of a broken line run."""
+    assert set(values[2::3]) == {None}
+    return [(pytest.approx(a, abs=0.006), pytest.approx(b, abs=0.006)) for a, b in zip(values[::3], values[1::3])]
+
+
 def intervals(rows, name="") -> list[tuple]:
     return list(zip(rows[f"{name}low"], rows[f"{name}high"], strict=True))
 
@@ -79,8 +85,9 @@ def test_what_is_decoded_stands_under_its_feature_by_length_and_split():
         any_head = where(own, subspace=Subspace.ANYWHERE)
         assert list(traces[f"{name}, any head"].y) == pytest.approx(any_head["right"].tolist(), abs=1e-4)
         assert list(traces["chance"].y) == [1 / n] * 2
-        (drawn,) = (t for t in shown[f"lists of {n}: {words}"] if t.name == f"95% of matched triples, {name}")
-        assert ends(drawn.error_y, drawn.y) == intervals(matched) and round(drawn.x[0]) == 3
+        label = "95% of matched triples" + ", item" * (name == "item")
+        (drawn,) = (t for t in shown[f"lists of {n}: {words}"] if t.name == label)
+        assert pieces(drawn.y) == intervals(matched) and round(drawn.x[0]) == 3
 
 
 def test_every_subspace_has_its_own_curve_beside_what_is_whole():
@@ -99,7 +106,7 @@ def test_every_subspace_has_its_own_curve_beside_what_is_whole():
         for subspace, (name, _) in positional.WHOLE.items():
             assert list(traces[name].y) == pytest.approx(where(own, subspace=subspace)["effect"].tolist() * 2, abs=1e-4)
         drawn = traces["95% of matched triples"]
-        assert ends(drawn.error_y, drawn.y) == intervals(where(own, subspace=Subspace.MATCHED))
+        assert pieces(drawn.y) == intervals(where(own, subspace=Subspace.MATCHED))
     titles = [b.args[1]["yaxis.title.text"] for b in figure.layout.updatemenus[0].buttons]
     assert titles == [unit for unit in positional.UNITS.values() for _ in range(2)]
     first = positional.dimensions_figure(table, interchange.MOVED).layout.updatemenus[0].buttons[0]
@@ -122,16 +129,19 @@ def test_one_component_moves_attention_above_and_answers_below():
     assert list(shown)[:2] == ["L1H0.0, lists of 6", "L1H0.0, lists of 4"] and len(shown) == 6
     for component, n in product(made.COMPONENTS, (4, 6)):
         drawn = [t for t in shown[f"{component}, lists of {n}"] if t.x]
-        assert len(drawn) == 4 * n
+        assert len(drawn) == 6 * n
         for trace in drawn:
-            item, random = trace.name.removeprefix("item ").partition(",")[::2]
-            of = "random" if random else component
+            item, kind = trace.name.removeprefix("item ").partition(", ")[::2]
+            of = "random" if kind == "random direction" else component
             rows = where(table, n_items=n, component=of, list_index=int(item))
-            what = {"y": "attention", "y2": "answered"}[trace.yaxis]
-            assert list(trace.x) == rows["amount"].tolist() and trace.line.color == INDEX_COLOURS[int(item)]
-            assert list(trace.y) == pytest.approx(rows[what].tolist(), abs=6e-4)
-            if not random:
-                assert ends(trace.error_y, rows[what]) == intervals(rows, f"{what}_")
+            what, amounts = {"y": "attention", "y2": "answered"}[trace.yaxis], rows["amount"].tolist()
+            if kind == "interval":
+                assert list(trace.x) == amounts + amounts[::-1]
+                expected = [*rows[f"{what}_high"], *reversed(rows[f"{what}_low"].tolist())]
+                assert list(trace.y) == pytest.approx(expected, abs=6e-4)
+            else:
+                assert list(trace.x) == amounts and trace.line.color == INDEX_COLOURS[int(item)]
+                assert list(trace.y) == pytest.approx(rows[what].tolist(), abs=6e-4)
 
 
 def test_the_slider_moves_the_third_component_of_every_map_and_the_menu_chooses_one():
@@ -199,10 +209,13 @@ def test_gains_stand_in_the_row_of_their_method():
         for trace, kind in zip(shown[f"lists of {n}: {words}"], (Subspace.MATCHED, Subspace.CHOSEN), strict=True):
             rows = where(table, n_items=n, part=part, subspace=kind)
             rows = rows[rows["method"] != Method.NONE]
-            assert [methods[round(y)] for y in trace.y] == rows["method"].tolist()
-            assert ends(trace.error_x, trace.x, 0.01) == intervals(rows, "gain_")
-            if kind == Subspace.CHOSEN:
+            own = kind == Subspace.CHOSEN
+            assert [methods[round(y)] for y in (trace.y if own else trace.y[::3])] == rows["method"].tolist()
+            if own:
+                assert ends(trace.error_x, trace.x, 0.01) == intervals(rows, "gain_")
                 assert list(trace.x) == pytest.approx(rows["gain"].tolist(), abs=0.01)
+            else:
+                assert pieces(trace.x) == intervals(rows, "gain_")
 
 
 def test_sentences_follow_the_numbers():
@@ -218,22 +231,31 @@ def test_sentences_follow_the_numbers():
     assert "at least half" in told and "That is more than matched" in told and "of the chosen 2 dimensions" in told
     weak = table.assign(of_stream=0.2, of_stream_low=0.1, of_stream_high=0.3, p=0.4)
     told = said.interchange(weak).data
-    assert "less than half" in told and "no clearly more than matched" in told and "more than ten dimensions" in told
+    assert "less than half" in told and "no clearly more than matched" in told and "more than 10 dimensions" in told
+    nothing = table.assign(of_stream=float("nan"))
+    for told in (said.finding(nothing, "made"), said.interchange(nothing), said.known({"a": (nothing, nothing[:0])})):
+        assert "does nothing clear to the answer" in told.data and "nan" not in told.data
+    none = table.assign(matched=-0.1)
+    assert "matched on layer and energy carry none of it." in said.finding(none, "made").data
     assert "about half" in said.interchange(table.assign(of_stream_low=0.4, of_stream_high=0.7)).data
     decoded = made.decoding_rows()
     assert "tell more of the list index" in said.decoding(decoded).data
     assert "tell no clearly more" in said.decoding(decoded.assign(p=0.3)).data
     margins, scales = made.margin_rows(), made.scale_rows()
-    assert "in lists of 4, 6 and 8, beyond" in said.margins(margins).data
-    assert "at no length, beyond" in said.margins(margins.assign(p=0.2)).data
+    assert "wording and order in lists of 4, 6 and 8. " in said.margins(margins).data
+    assert "wording and order at no length. " in said.margins(margins.assign(p=0.2)).data
     assert "worse in lists of 4, 6 and 8, one at 2 times its width better in lists of 4, 6 and 8" in (
         said.scales(scales).data
     )
     assert said.scales(scales.assign(p=0.2)).data.count("at no length") == 2
     gains = made.gain_rows()
-    assert said.gains(gains).data.endswith("Neither way to steer beats the correction.")
-    assert said.gains(gains.assign(beyond_low=1.0)).data.endswith(
-        "one setting in lists of 4, one setting in lists of 6, scaling in lists of 4 and scaling in lists of 6."
+    told = said.gains(gains).data
+    assert "Neither way to steer beats the correction. " in told
+    assert told.endswith("To it, a setting adds +1.4 [-0.6, 3.4] in lists of 4 and +1.6 [-0.4, 3.6] in lists of 6.")
+    told = said.gains(gains.assign(beyond_low=1.0)).data
+    assert (
+        "More than the correction: one setting in lists of 4, one setting in lists of 6, scaling in lists of 4 and scaling"
+        in told
     )
     grid, reach = made.map_rows(), made.reach_rows()
     assert "4 of 4 items are attended most somewhere" in said.traversal(grid, reach).data

@@ -246,11 +246,13 @@ def test_dark_mode_reaches_the_figures(driver):
     open_page(driver, "notebooks/02_positional_subspace.html")
     script = """
         const ink = getComputedStyle(document.documentElement).getPropertyValue('--pst-color-text-base').trim();
-        const layouts = [...document.querySelectorAll('.plotly-graph-div')].map(div => div._fullLayout);
+        const drawn = [...document.querySelectorAll('.plotly-graph-div')];
+        const layouts = drawn.map(div => div._fullLayout);
+        const bar = drawn.flatMap(div => div._fullData).find(trace => trace.type === 'bar' && trace.error_y?.visible);
         const scene = layouts.find(layout => layout.scene).scene;
         return [ink, layouts.map(layout => layout.font.color), scene.xaxis.tickfont.color,
             getComputedStyle(document.querySelector('.plotly-graph-div .xtick text')).fill,
-            document.querySelector('.plotly-graph-div')._fullData[0].error_y.color]
+            bar.error_y.color]
     """
     fills = []
     for theme in ("light", "dark"):

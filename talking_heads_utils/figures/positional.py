@@ -33,7 +33,6 @@ from talking_heads_utils.stats import Z
 if TYPE_CHECKING:
     import pandas as pd
 
-CONSTANT = dict(itemsizing="constant")  # keys of a legend, also where a mark is but an error bar
 BAND = "rgba(138,143,152,0.28)"  # the range of matched draws
 FEATURES = {Feature.LIST_INDEX: "list index", Feature.IDENTITY: "item"}
 COLOURS = {Feature.LIST_INDEX: KIND_COLOURS["V"], Feature.IDENTITY: KIND_COLOURS["Q"]}
@@ -63,10 +62,12 @@ def index_colours(indices: Sequence[int]) -> list[str]:
     return [INDEX_COLOURS[i % len(INDEX_COLOURS)] for i in indices]
 
 
-def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], name: str, **more: Any) -> go.Scatter:
-    """The range of a control over x, as an area."""
+def band(
+    x: Sequence[float], low: Sequence[float], high: Sequence[float], name: str, colour: str = BAND, **more: Any
+) -> go.Scatter:
+    """A range over x, as an area."""
     return go.Scatter(
-        x=[*x, *reversed(x)], y=[*high, *reversed(low)], fill="toself", fillcolor=BAND, line_width=0, name=name,
+        x=[*x, *reversed(x)], y=[*high, *reversed(low)], fill="toself", fillcolor=colour, line_width=0, name=name,
         mode="lines", hoverinfo="skip", **more,
     )  # fmt: skip
 
@@ -86,7 +87,7 @@ def lengths_of(table: pd.DataFrame) -> list[int]:
 
 def points_figure(table: pd.DataFrame, axes: Sequence[str], start: int | None = None) -> go.Figure:
     """Lists in three coordinates, above, and the mean of each coordinate by the answer's list index with its 95%
-    interval, below; the slider sets the length of the lists. Crosses: lists that are answered wrongly. axes: names
+    interval, below; the slider sets the length of the lists. Open marks: lists that are answered wrongly. axes: names
     of the components. start: the length at first. table: of
     :class:`~talking_heads_utils.experiments.positional.points.PointRow`."""
     figure, clouds = new_figure(640, margin_t=30, showlegend=False), dict(tuple(table.groupby("n_items")))
@@ -120,8 +121,9 @@ def _cloud(part: pd.DataFrame) -> list:
     """The points of one length, then the means of the three coordinates by list index."""
     words = [f"{w}, list index {i}, answered {'rightly' if right else 'wrongly'}"
              for w, i, right in zip(part["word"], part["list_index"], part["right"])]  # fmt: skip
-    marker = dict(size=4.5, color=index_colours(part["list_index"].tolist()),
-                  symbol=["circle" if right else "x" for right in part["right"]])  # fmt: skip
+    colours = index_colours(part["list_index"].tolist())
+    marker = dict(size=4.5, color=colours, line=dict(color=colours, width=2),
+                  symbol=["circle" if right else "circle-open" for right in part["right"]])  # fmt: skip
     cloud = go.Scatter3d(**{axis: short(part[axis], 2) for axis in "xyz"}, mode="markers", marker=marker, text=words,
                          hovertemplate="%{text}<extra></extra>")  # fmt: skip
     return [cloud, *(_means(part, axis, i) for i, axis in enumerate("xyz"))]
@@ -152,7 +154,7 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
                 views[f"lists of {n}: {words}"] = _decoded(part)
     figure.update_xaxes(title_text="components whose coordinates are read, k", dtick=1)
     figure.update_yaxes(title_text="answers decoded", range=[0, 1.04], tickformat=".0%")
-    return with_views(figure, views).update_layout(legend=CONSTANT | dict(y=-0.24))
+    return with_views(figure, views).update_layout(legend_y=-0.24)
 
 
 def _decoded(part: pd.DataFrame) -> list:
@@ -171,7 +173,8 @@ def _decoded(part: pd.DataFrame) -> list:
             marker=dict(symbol="x-thin-open", color=colour, size=7), showlegend=first,
             hovertemplate=f"{name}, shuffled: %{{y:.0%}}<extra></extra>",
         ))  # fmt: skip
-        traces.append(_drawn(matched, "right", f"95% of matched triples, {name}", shift).update(showlegend=first))
+        drawn = "95% of matched triples" if first else f"95% of matched triples, {name}"
+        traces.append(_drawn(matched, "right", drawn, shift).update(showlegend=first))
     ks, chance = sorted(part["k"].unique().tolist()), float(part["chance"].iloc[0])
     return [*traces, go.Scatter(x=[ks[0], ks[-1]], y=[chance] * 2, mode="lines", line=NULL_LINE, name="chance",
                                 hoverinfo="skip")]  # fmt: skip
@@ -189,15 +192,21 @@ def _by_k(
     )  # fmt: skip
 
 
-def _drawn(rows: pd.DataFrame, value: str, name: str, shift: float) -> go.Scatter:
+def _drawn(rows: pd.DataFrame, value: str, name: str, shift: float = 0) -> go.Scatter:
     """The range of draws at one k: a broad grey bar."""
-    half = (rows["high"] - rows["low"]) / 2
+    across = [k + shift for k in rows["k"].tolist()]
+    x, y = spans(across, rows["low"], rows["high"])
+    means = [mean for mean in short(rows[value]) for _ in range(3)]
     return go.Scatter(
-        x=[k + shift for k in rows["k"].tolist()], y=short(rows["low"] + half), mode="markers", name=name,
-        marker=dict(color=CONTROL, size=1, symbol="square"),
-        error_y=dict(array=short(half), thickness=8, width=0, color=CONTROL),
-        customdata=short(rows[value]), hovertemplate=f"{name}: mean %{{customdata:.3f}}<extra></extra>",
+        x=x, y=y, mode="lines", name=name, line=dict(color=CONTROL, width=8), customdata=means,
+        hovertemplate=f"{name}: mean %{{customdata:.3f}}<extra></extra>",
     )  # fmt: skip
+
+
+def spans(at: Sequence[float], low: pd.Series, high: pd.Series) -> tuple[list[float | None], list[float | None]]:
+    """Where on one axis, and from where to where on the other, pieces of a line run."""
+    across = [x for place in at for x in (place, place, None)]
+    return across, [y for ends in zip(short(low), short(high)) for y in (*ends, None)]
 
 
 # --- how many dimensions behaviour needs ---
@@ -218,7 +227,7 @@ def dimensions_figure(table: pd.DataFrame, first: str = interchange.LOGIT_DIFFER
     figure.add_hline(y=0, line=dict(color=CONTROL, width=1))
     figure.update_xaxes(title_text="dimensions interchanged, k", dtick=1)
     figure.update_yaxes(title_text=layouts[0]["yaxis.title.text"] if layouts else "")
-    return with_views(figure, views, layouts=layouts).update_layout(legend=CONSTANT | dict(y=-0.22))
+    return with_views(figure, views, layouts=layouts).update_layout(legend_y=-0.22)
 
 
 def _interchanged(part: pd.DataFrame) -> list:
@@ -229,7 +238,7 @@ def _interchanged(part: pd.DataFrame) -> list:
               bars=True, form=".2f")
         for i, (subspace, (name, colour, dash)) in enumerate(CURVES.items())
     ]  # fmt: skip
-    traces.append(_drawn(part[part["subspace"] == Subspace.MATCHED], "effect", "95% of matched triples", 0))
+    traces.append(_drawn(part[part["subspace"] == Subspace.MATCHED], "effect", "95% of matched triples"))
     for subspace, (name, dash) in WHOLE.items():
         rows = part[part["subspace"] == subspace]
         traces.append(go.Scatter(
@@ -305,7 +314,8 @@ def order_figure(table: pd.DataFrame) -> go.Figure:
     with_views(figure, views, panels=[row for row in (1, 2) for _ in STRATEGIES])
     figure.update_xaxes(dtick=1)
     figure.update_xaxes(title_text="list index of the answer", row=2, col=1)
-    return figure.update_yaxes(title_text="lists answered", tickformat=".0%", range=[-0.03, 1.05])
+    figure.update_yaxes(title_text="lists answered", tickformat=".0%", range=[-0.03, 1.05])
+    return figure.update_layout(legend_tracegroupgap=0)
 
 
 def _by_index(rows: pd.DataFrame, column: str, shown: bool) -> go.Scatter:

@@ -4,7 +4,7 @@ model."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
@@ -12,7 +12,7 @@ from plotly.colors import hex_to_rgb
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import Subspace
-from talking_heads_utils.figures.positional import CONSTANT, index_colours, lengths_of, short
+from talking_heads_utils.figures.positional import band, index_colours, lengths_of, short, spans
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -55,27 +55,40 @@ def line_figure(table: pd.DataFrame) -> go.Figure:
         for n in lengths_of(table):
             part = table[(table["n_items"] == n) & table["component"].isin((component, RANDOM))]
             views[f"{component}, lists of {n}"] = [
-                _moved(part[(part["component"] == of) & (part["list_index"] == i)], what, i, of == RANDOM)
-                for what in WHAT for of in (component, RANDOM) for i in range(items)
+                trace for what in WHAT for i in range(items) for trace in _moved(part, component, what, i)
             ]  # fmt: skip
-    with_views(figure, views, panels=[row for row in (1, 2) for _ in range(2 * items)])
+    with_views(figure, views, panels=[row for row in (1, 2) for _ in range(3 * items)])
     figure.update_xaxes(title_text="moved along the component, standard deviations", row=2, col=1)
     figure.update_xaxes(showticklabels=False, row=1, col=1)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    return figure.update_layout(legend_y=-0.14)
+    return figure.update_layout(legend_y=-0.14, legend_tracegroupgap=0)
 
 
-def _moved(rows: pd.DataFrame, what: str, index: int, random: bool) -> go.Scatter:
-    rows, (colour,) = rows.sort_values("amount"), index_colours([index])
-    bars = None if random else error_bars(rows, what, ends=f"{what}_") | dict(width=0, color=colour)
-    name = f"item {index}{', random direction' * random}"
-    return go.Scatter(
-        x=short(rows["amount"], 2), y=short(rows[what], 3), name=name, mode="lines" if random else "lines+markers",
-        line=dict(color=colour, dash="dot" if random else "solid", width=1.4 if random else 2.4), marker_size=5,
-        opacity=0.7 if random else 1, error_y=bars, legendgroup=str(index),
-        showlegend=what == "attention" and not random and len(rows) > 0,
-        hovertemplate=f"{name}, %{{x:+.1f}}: %{{y:.0%}}<extra></extra>",
-    )  # fmt: skip
+def _moved(part: pd.DataFrame, component: str, what: str, index: int) -> list[go.Scatter]:
+    """One item's interval, its curve, and that of the random direction."""
+    rows = part[part["list_index"] == index].sort_values("amount")
+    own, other = rows[rows["component"] == component], rows[rows["component"] == RANDOM]
+    (colour,), hidden = index_colours([index]), dict[str, Any](legendgroup=str(index), showlegend=False)
+    low, high = (short(own[f"{what}_{end}"], 3) for end in ("low", "high"))
+    shown = what == "attention" and len(own) > 0
+    return [
+        band(short(own["amount"], 2), low, high, f"item {index}, interval", _faint(colour, 0.16), **hidden),
+        go.Scatter(
+            x=short(own["amount"], 2), y=short(own[what], 3), name=f"item {index}", mode="lines+markers", marker_size=5,
+            line=dict(color=colour, width=2.4), hovertemplate=f"item {index}, %{{x:+.1f}}: %{{y:.0%}}<extra></extra>",
+            **hidden | dict(showlegend=shown),
+        ),
+        go.Scatter(
+            x=short(other["amount"], 2), y=short(other[what], 3), name=f"item {index}, random direction", mode="lines",
+            line=dict(color=colour, width=1.4, dash="dot"), opacity=0.7, **hidden,
+            hovertemplate="random direction, %{x:+.1f}: %{y:.0%}<extra></extra>",
+        ),
+    ]  # fmt: skip
+
+
+def _faint(colour: str, opacity: float) -> str:
+    red, green, blue = hex_to_rgb(colour)
+    return f"rgba({red},{green},{blue},{opacity:g})"
 
 
 # --- three components ---
@@ -127,8 +140,7 @@ def _plane(part: pd.DataFrame, n: int, kind: str, share: str) -> dict:
 def _map(cells: dict, at: pd.DataFrame, n: int, kind: str, visible: bool) -> go.Heatmap:
     scale = []
     for i, colour in enumerate(index_colours(range(n))):
-        red, green, blue = hex_to_rgb(colour)
-        scale += [[i / n, f"rgba({red},{green},{blue},0.2)"], [(i + 1) / n, f"rgba({red},{green},{blue},1)"]]
+        scale += [[i / n, _faint(colour, 0.2)], [(i + 1) / n, _faint(colour, 1)]]
     bar = dict(title="item", thickness=12, tickvals=[i + 0.5 for i in range(n)], ticktext=[str(i) for i in range(n)])
     return go.Heatmap(
         **cells, x=[round(v, 2) for v in at.columns], y=[round(v, 2) for v in at.index], zmin=0, zmax=n,
@@ -154,20 +166,18 @@ def gains_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="gain in accuracy, points")
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[name.replace(" (", "<br>(") for name in names])
     figure.update_yaxes(range=[len(names) - 0.5, -0.5])
-    return with_views(figure, views).update_layout(legend=CONSTANT | dict(y=-0.2))
+    return with_views(figure, views).update_layout(legend_y=-0.2)
 
 
 def _gains(part: pd.DataFrame) -> list:
     order = list(METHODS)
     own, drawn = (part[part["subspace"] == s] for s in (Subspace.CHOSEN, Subspace.MATCHED))
-    half = (drawn["gain_high"] - drawn["gain_low"]) / 2
+    y, x = spans([order.index(m) + 0.25 for m in drawn["method"]], drawn["gain_low"], drawn["gain_high"])
     colours = [EXPECTED if m == Method.CORRECTION else ACCENT for m in own["method"]]
     return [
         go.Scatter(
-            x=short(drawn["gain_low"] + half, 2), y=[order.index(m) + 0.2 for m in drawn["method"]], mode="markers",
-            name="95% of matched triples", marker=dict(color=CONTROL, size=1, symbol="square"),
-            customdata=short(drawn["gain"], 1),
-            error_x=dict(array=short(half, 2), thickness=8, width=0, color=CONTROL),
+            x=x, y=y, mode="lines", name="95% of matched triples", line=dict(color=CONTROL, width=8),
+            customdata=[mean for mean in short(drawn["gain"], 1) for _ in range(3)],
             hovertemplate="matched triples: mean %{customdata:+.1f} points<extra></extra>",
         ),
         go.Scatter(

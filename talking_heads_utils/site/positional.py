@@ -17,7 +17,7 @@ from talking_heads_utils.site.scorecard import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
 
@@ -102,11 +102,20 @@ def _of_stream(table: pd.DataFrame, n: int, measure: str) -> pd.DataFrame:
     return _where(table, n_items=n, donor=interchanges.Donor.OTHER_ITEMS, measure=measure)
 
 
-def _three(table: pd.DataFrame, n: int, measure: str) -> tuple[Any, float]:
-    """The row of the chosen three, and the share of the stream that 95% of matched triples stay below."""
+def _three(table: pd.DataFrame, n: int, measure: str) -> tuple[Any, str]:
+    """The row of the chosen three, and what 95% of matched triples carry at most, of what the stream does."""
     rows = _of_stream(table, n, measure)
     row, whole = _one(rows, subspace=Subspace.CHOSEN, k=K), _one(rows, subspace=Subspace.WHOLE_STREAM)
-    return row, row["matched"] / whole["effect"]
+    matched = row["matched"] / whole["effect"]
+    return row, f"carry at most {matched:.0%}" if matched >= 0.005 else "carry none of it"
+
+
+def _of(row: Any, name: str = "of_stream") -> str:
+    """A share of what the whole stream does, or of what another does."""
+    return share(row, name, f"{name}_")
+
+
+NOTHING = "a donor's whole stream at the last token does nothing clear to the answer, so three dimensions have no share"
 
 
 @said
@@ -114,49 +123,43 @@ def finding(table: pd.DataFrame, model: str) -> str:
     """The chapter's finding, in one sentence."""
     n = lengths_of(table)[0]
     row, matched = _three(table, n, interchanges.LOGIT_DIFFERENCE)
+    if isnan(row["of_stream"]):
+        return f"In {model}, in lists of {n}, {NOTHING}."
     return (
-        f"In {model}, three dimensions at the last token, chosen from weights, carry "
-        f"**{_of_all(row)}** of what the whole stream there tells of the item that is left, in lists of {n}; 95% of "
-        f"triples matched on layer and energy carry less than {max(matched, 0):.0%}."
+        f"In {model}, three dimensions at the last token, chosen from weights, carry **{_of(row)}** of what the whole "
+        f"stream there tells of the item that is left, in lists of {n}; 95% of triples matched on layer and energy "
+        f"{matched}."
     )
-
-
-def _of_all(row: Any) -> str:
-    """The share of what the whole stream does."""
-    return _of(row, "of_stream")
-
-
-def _of(row: Any, name: str) -> str:
-    """A share, which is nothing where what it is a share of is nothing."""
-    return "an unknown share" if isnan(row[name]) else share(row, name, f"{name}_")
 
 
 @said
 def interchange(table: pd.DataFrame, measure: str = interchanges.LOGIT_DIFFERENCE) -> str:
     n = lengths_of(table)[0]
     (row, matched), rows = _three(table, n, measure), _of_stream(table, n, measure)
+    if isnan(row["of_stream"]):
+        return f"In lists of {n} {NOTHING}."
     low, high = row["of_stream_low"], row["of_stream_high"]
     much = "at least half" if low >= HALF else "less than half" if high < HALF else "about half"
     more = "more" if row["p"] <= ALPHA else "no clearly more"
     beside = {words: _one(rows, subspace=kind, k=0 if kind == Subspace.WHOLE_HEADS else K)
               for kind, words in WHOLE.items()}  # fmt: skip
-    told = [f"{words} {_of_all(found)}" for words, found in beside.items() if found is not None]
+    told = [f"{words} {_of(found)}" for words, found in beside.items() if found is not None]
     kinds = {Subspace.CHOSEN: "the chosen", Subspace.LEARNED: "the learned"}
     half = [f"{words} {_half(rows, kind)}" for kind, words in kinds.items() if len(_where(rows, subspace=kind))]
     return (
-        f"The chosen three carry {much} of what the whole stream does to the answer, in lists of {n}: {_of_all(row)}, "
-        f"{row['n']} pairs. That is {more} than matched triples, 95% of which carry less than {max(matched, 0):.0%} "
-        f"({p_in_words(row['p'])}), and {_of(row, 'of_ten')} of what ten such components carry. Three "
-        f"dimensions of other kinds, and the heads:\n\n{_lines(told)}\n\n"
-        f"Half of the stream's effect takes, of {' and of '.join(half)}."
+        f"The chosen three carry {much} of what the whole stream does to the answer, in lists of {n}: {_of(row)}, "
+        f"{row['n']} pairs. That is {more} than matched triples, 95% of which {matched} ({p_in_words(row['p'])}), and "
+        f"{_of(row, 'of_ten')} of what all chosen components carry. Three dimensions of other kinds, and the heads:\n\n"
+        f"{_lines(told)}\n\nHalf of the stream's effect takes, of {' and of '.join(half)}."
     )
 
 
 def _half(rows: pd.DataFrame, kind: str) -> str:
     """The least k that carries half of what the stream does."""
-    enough = rows[(rows["subspace"] == kind) & (rows["of_stream"] >= HALF)]["k"]
+    own = rows[rows["subspace"] == kind]
+    enough = own[own["of_stream"] >= HALF]["k"]
     if enough.empty:
-        return "more than ten dimensions"
+        return f"more than {own['k'].max()} dimensions"
     return "one dimension" if enough.min() == 1 else f"{enough.min()} dimensions"
 
 
@@ -219,10 +222,9 @@ def margins(table: pd.DataFrame) -> str:
         parts[f"lists of {n}"] = " in the most crowded quarter, ".join(ends) + " in the least"
         slope = _one(own, statistic="slope")
         costs += [n] if slope is not None and slope["low"] > 0 and slope["p"] <= ALPHA else []
-    verdict = f"in lists of {listed(sorted(costs))}" if costs else "at no length"
     return (
-        f"Crowded lists are answered less often than others of their index, wording and order {verdict}, beyond what "
-        f"matched triples show. Accuracy:\n\n{_lines(parts)}"
+        f"Beyond matched triples, crowded lists are answered less often than others of their index, wording and order "
+        f"{_at(costs)}. Accuracy:\n\n{_lines(parts)}"
     )
 
 
@@ -234,28 +236,32 @@ def scales(table: pd.DataFrame) -> str:
     worse = _where(own, scale=NARROW)
     worse, better = worse[worse["change_high"] < 0], _where(own, scale=WIDE)
     better = better[better["change_low"] > 0]
-
-    def at(rows: pd.DataFrame) -> str:
-        return f"in lists of {listed(sorted(rows['n_items']))}" if len(rows) else "at no length"
-
     return (
-        f"Beyond matched triples, a cloud at {NARROW:g} of its width is answered worse {at(worse)}, one at {WIDE:g} "
-        f"times its width better {at(better)}."
+        f"Beyond matched triples, a cloud at {NARROW:g} of its width is answered worse {_at(worse['n_items'])}, one at "
+        f"{WIDE:g} times its width better {_at(better['n_items'])}."
     )
+
+
+def _at(lengths: Iterable[int]) -> str:
+    """``in lists of 4 and 6``."""
+    names = sorted(set(lengths))
+    return f"in lists of {listed(names)}" if names else "at no length"
 
 
 @said
 def order(table: pd.DataFrame) -> str:
-    parts = {}
+    parts, through = {}, []
     for (n, kind), rows in table.groupby(["n_items", "order"]):
         low, high = rows.loc[rows["accuracy"].idxmin()], rows.loc[rows["accuracy"].idxmax()]
         parts[f"lists of {n}, {kind}"] = (
             f"{low['accuracy']:.0%} at index {low['list_index']} to {high['accuracy']:.0%} at index "
-            f"{high['list_index']}, {p_in_words(low['range_p'])}; with the coordinates at one point the range narrows "
-            f"{'more' if low['through_p'] <= ALPHA else 'no clearly more'} than with matched triples at one point, "
-            f"{p_in_words(low['through_p'])}"
+            f"{high['list_index']}, {p_in_words(low['range_p'])}"
         )
-    return f"Lowest and highest accuracy over the answer's list index:\n\n{_lines(parts)}"
+        through += [n] if low["through_p"] <= ALPHA else []
+    return (
+        f"Lowest and highest accuracy over the answer's list index:\n\n{_lines(parts)}\n\nWith all coordinates at one "
+        f"point the range narrows more than along matched triples, in one order at least, {_at(through)}."
+    )
 
 
 # --- what it gains ---
@@ -270,11 +276,15 @@ def gains(table: pd.DataFrame) -> str:
     for n in lengths_of(held_out):
         rows = [(words, _one(held_out, n_items=n, method=method)) for method, words in TOLD_NOTHING.items()]
         parts[f"lists of {n}"] = ", ".join(f"{words} {_points(row)}" for words, row in rows if row is not None)
-    told = [row for method in (Method.ONE_SETTING, Method.SCALING)
-            for _, row in _where(held_out, method=method).iterrows()]  # fmt: skip
-    better = [f"{plain(row['method'])} in lists of {row['n_items']}" for row in told if row["beyond_low"] > 0]
-    verdict = f"More than the correction: {listed(better)}." if better else "Neither way to steer beats the correction."
-    return f"Gains in points on held-out lists:\n\n{_lines(parts)}\n\n{verdict}"
+    alone = [row for method in (Method.ONE_SETTING, Method.SCALING)
+             for _, row in _where(held_out, method=method).iterrows()]  # fmt: skip
+    better = [f"{plain(row['method'])} in lists of {row['n_items']}" for row in alone if row["beyond_low"] > 0]
+    beats = (
+        f"More than the correction alone: {listed(better)}" if better else "Neither way to steer beats the correction"
+    )
+    both = _where(held_out, method=Method.BOTH)
+    adds = [f"{_points(row, 'beyond', 'beyond_')} in lists of {row['n_items']}" for _, row in both.iterrows()]
+    return f"Gains in points on held-out lists:\n\n{_lines(parts)}\n\n{beats}. To it, a setting adds {listed(adds)}."
 
 
 # --- the known answer ---
@@ -288,8 +298,11 @@ def known(tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
         told = []
         if len(interchanged):
             row, matched = _three(interchanged, lengths_of(interchanged)[0], interchanges.LOGIT_DIFFERENCE)
-            told.append(f"three dimensions carry {_of_all(row)} of what the stream does, "
-                        f"matched triples less than {max(matched, 0):.0%}")  # fmt: skip
+            told.append(
+                NOTHING
+                if isnan(row["of_stream"])
+                else f"three dimensions carry {_of(row)} of what the stream does, 95% of matched triples {matched}"
+            )
         if len(decoded):
             n = lengths_of(decoded)[0]
             keys = dict(n_items=n, subspace=Subspace.CHOSEN, k=K, split="wordings")

@@ -9,6 +9,7 @@
 ``coordinates``  decoding, one rule for index and item
 ``decoding``     index or item, and in how many dimensions
 ``interchange``  a donor's coordinates put into a recipient
+``learned``      the best subspaces that can be learned, with their controls
 ``traversal``    the point moved by hand
 ``crowding``     distances beside errors; the cloud made wider or narrower
 ``order``        accuracy by index, beside plain strategies

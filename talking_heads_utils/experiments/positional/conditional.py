@@ -69,14 +69,18 @@ def _of_sums(
 def dealt_over_errors(
     answers: Int[Tensor, "n"], given: Int[Tensor, "n"], n_draws: int = N_PERMUTATIONS, seed: int = 0
 ) -> Int[Tensor, "n_draws n"]:
-    """Wrong answers dealt anew over the errors, none to a list whose right answer it is: all such dealings are equally
-    likely after many exchanges of two."""
+    """Wrong answers dealt anew over the errors, none to a list whose right answer it is: all such dealings are about
+    equally likely after many exchanges among two errors and among three."""
     generator, dealt = torch.Generator().manual_seed(seed), given.repeat(n_draws, 1)
-    rows = torch.arange(n_draws)
-    for pair in torch.randint(len(given), (10 * len(given), 2, n_draws), generator=generator):
-        (i, j), (a, b) = pair, (dealt[rows, pair[0]], dealt[rows, pair[1]])
-        allowed = (a != answers[j]) & (b != answers[i])
-        dealt[rows, i], dealt[rows, j] = torch.where(allowed, b, a), torch.where(allowed, a, b)
+    rows = torch.arange(n_draws)[:, None]
+    for _ in range(5 * len(given)):
+        for among in (2, 3):
+            at = torch.randint(len(given), (n_draws, among), generator=generator)
+            before = dealt[rows, at]
+            after = before.roll(1, 1)
+            same = (at.sort(1).values.diff(dim=1) == 0).any(1)
+            refused = same | (after == answers[at]).any(1)
+            dealt[rows, at] = torch.where(refused[:, None], before, after)
     return dealt
 
 

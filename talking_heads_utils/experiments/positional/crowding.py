@@ -25,6 +25,7 @@ from talking_heads_utils.experiments.positional.conditional import (
 from talking_heads_utils.experiments.positional.correction import right as alone
 from talking_heads_utils.experiments.positional.ends import Ends
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, basis, chosen, shown_lengths
+from talking_heads_utils.experiments.positional.subspace import lengths as asked_lengths
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.steer import Steering, prepare
 from talking_heads_utils.prompts.sets import PromptSet
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 LENGTHS = (4, 6, 8)  # of lists, where the model was trained on them or is shown with them
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-N_LISTS, N_MATCHED_LISTS, N_FIT = 1000, 300, 800  # to score, to score matched triples on, to fit means on
+N_LISTS, N_MATCHED_LISTS = 1000, 200  # to score, to score matched triples on
+N_FIT, N_FIT_SHOWN = 800, 400  # that choose, and that do where a length is only shown
 BLOCK = 5000  # lists times variants that run together
 MIDDLE = torch.tensor([0.025, 0.975], dtype=torch.float64)
 ACCURACY, SLOPE, NEIGHBOURS, NEAREST = "accuracy", "slope", "neighbours", "nearest"
@@ -154,6 +156,11 @@ def make_listed(bridge: TransformerBridge, prompts: PromptSet, of: Chosen) -> Li
     return Listed(steering, Ends(prompts, upper, stream, steering.candidates, steering.items, index, of.movers, none))
 
 
+def selection(c: Context, n_items: int) -> Listed:
+    """The lists that choose, run once per context."""
+    return listed(c, Part.SELECTION, n_items, N_FIT if n_items in asked_lengths(c) else N_FIT_SHOWN)
+
+
 def lengths(c: Context) -> list[int]:
     """Those of :data:`LENGTHS` that are shown of a model."""
     return [n for n in LENGTHS if n in shown_lengths(c)]
@@ -177,10 +184,9 @@ def run_margins(c: Context) -> list[CrowdingRow]:
     fewer than two lists are answered wrongly, nothing is said of errors."""
     bases, rows = basis(triples(c.kept(chosen))), list[CrowdingRow]()
     for n_items in lengths(c):
-        fitted, at = (listed(c, *which).ends for which in ((Part.SELECTION, n_items, N_FIT),
-                                                           (Part.HELD_OUT, n_items, N_LISTS)))  # fmt: skip
-        points, own = ((ends.stream @ bases.mT).cpu() for ends in (fitted, at))
-        distances = Cloud.of(points, fitted.index.cpu()).distances(own)
+        fitted, at = selection(c, n_items).ends, listed(c, Part.HELD_OUT, n_items, N_LISTS).ends
+        fits, own = ((ends.stream @ bases.mT).cpu() for ends in (fitted, at))
+        distances = Cloud.of(fits, fitted.index.cpu()).distances(own)
         rows += margin_rows(c.model, distances, plain_logits(at).cpu(), at.prompts, c.seed)
     return rows
 
@@ -286,9 +292,8 @@ class _OfLength:
     n_items: int
 
     def __call__(self, c: Context) -> Scaled:
-        fitted = listed(c, Part.SELECTION, self.n_items, N_FIT).ends
-        at = listed(c, Part.HELD_OUT, self.n_items, N_LISTS).ends
-        return make_scaled(fitted, at, triples(c.kept(chosen)), c.n(N_MATCHED_LISTS))
+        fitted, at = selection(c, self.n_items), listed(c, Part.HELD_OUT, self.n_items, N_LISTS)
+        return make_scaled(fitted.ends, at.ends, triples(c.kept(chosen)), c.n(N_MATCHED_LISTS))
 
 
 def scaled(c: Context, n_items: int) -> Scaled:

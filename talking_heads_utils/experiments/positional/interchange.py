@@ -20,6 +20,7 @@ from talking_heads_utils.experiments.inhibition.exchange import LEAST, resamples
 from talking_heads_utils.experiments.inhibition.shifts import MOST
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.ends import answered, ends
+from talking_heads_utils.experiments.positional.learned import Learned, learned
 from talking_heads_utils.experiments.positional.pairs import Donor, Pairs, make_pairs, same_items
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, basis, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
@@ -28,12 +29,15 @@ N_PAIRS = 400  # of each list length
 LENGTHS = (4, 6)  # that are asked about, or the nearest
 LOGIT_DIFFERENCE, LOG_ODDS, MOVED = "logit_difference", "log_odds", "moved"  # what is measured
 MEASURES = (LOGIT_DIFFERENCE, LOG_ODDS, MOVED)
+LEARNED = (Subspace.LEARNED, Subspace.LEARNED_ARBITRARY, Subspace.LEARNED_UNTRAINED)
+TEN = dict.fromkeys(LEARNED, Subspace.LEARNED) | {Subspace.ANYWHERE: Subspace.ANYWHERE}  # whose ten others are held to
 
 
 @dataclass(frozen=True)
 class InterchangeRow(Row):
     """What a donor's coordinates at end, entering the lowest mover's layer, do to the recipient's own item at the
-    donor's index j, against its item at its own index i; of donors with the same index j is another one all the same.
+    donor's index j, against its item at its own index i; of donors with the same index j is another one all the same,
+    of a subspace learned for arbitrary labels it is the index that was drawn for i and j.
     Of drawn subspaces: mean over draws, and the draws' 2.5% and 97.5% points. Shares are of what donors with other
     items do, empty where that is nothing: where its interval holds zero."""
 
@@ -54,7 +58,9 @@ class InterchangeRow(Row):
     of_stream_low: float = column("share", "95% interval, lower end")
     of_stream_high: float = column("share", "upper end")
     of_ten: float = column(
-        "share", "of what ten chosen dimensions do, or as many as there are; of anywhere and learned ones: of their own"
+        "share",
+        "of what ten chosen dimensions do, or as many as there are; of anywhere: its own ten; of learned ones "
+        "and their controls: ten learned ones",
     )
     of_ten_low: float = column("share", "95% interval, lower end")
     of_ten_high: float = column("share", "upper end")
@@ -80,10 +86,13 @@ def run(c: Context) -> list[InterchangeRow]:
     return [row for n_items in nearest_lengths(c, *LENGTHS) for row in rows_of(c, n_items)]
 
 
-def rows_of(c: Context, n_items: int) -> list[InterchangeRow]:
-    """Of lists of one length."""
-    pairs = held_out_pairs(c, n_items)
-    return rows_from(measured(pairs, tried(pairs, c.kept(chosen))), c.model, n_items)
+def rows_of(c: Context, n_items: int, *, with_learned: bool = True) -> list[InterchangeRow]:
+    """Of lists of one length. with_learned: whether learned subspaces, which take longest, are among them."""
+    own, pairs = c.kept(chosen), held_out_pairs(c, n_items)
+    found = list(measured(pairs, tried(pairs, own)))
+    for one in learned(c, pairs) if with_learned else ():
+        found += measured(one.pairs, of_learned(one))
+    return [row for measure in MEASURES for row in _rows(found, measure, c.model, n_items)]
 
 
 def held_out_pairs(c: Context, n_items: int) -> Pairs:
@@ -119,6 +128,13 @@ def nested(kind: Subspace, directions: Float[Tensor, "k d_model"], difference: F
     B = basis(directions)
     shift = ((difference @ B.T)[..., None] * B).cumsum(1)
     return Tried(kind, tuple(range(1, len(B) + 1)), Donor.OTHER_ITEMS, shift)
+
+
+def of_learned(found: Learned) -> Iterator[Tried]:
+    """The spans of each learned basis."""
+    difference = found.pairs.donors[Donor.OTHER_ITEMS] - found.pairs.ends.stream
+    shift = torch.stack([(difference @ B.T) @ B for B in found.bases], 1)
+    yield Tried(found.subspace, tuple(map(len, found.bases)), Donor.OTHER_ITEMS, shift)
 
 
 def matched(own: Chosen, difference: Float[Tensor, "n d_model"]) -> Float[Tensor, "n n_draws d_model"]:
@@ -167,22 +183,16 @@ def _at(values: Float[Tensor, "n *k n_items"], index: Tensor) -> Float[Tensor, "
     return values[torch.arange(len(values), device=values.device), ..., index]
 
 
-def rows_from(found: Iterator[Measured], model: str, n_items: int) -> list[InterchangeRow]:
-    """Every measure of all that was tried, with shares of the whole stream's and of ten dimensions' effects."""
-    everything = list(found)
-    return [row for measure in MEASURES for row in _rows(everything, measure, model, n_items)]
-
-
 def _rows(found: Sequence[Measured], measure: str, model: str, n_items: int) -> Iterator[InterchangeRow]:
+    """One measure of all that was tried, with shares of the whole stream's and of ten dimensions' effects."""
     columns = [one.change[measure] for one in found]
-    weights = resamples(len(columns[0]))
-    sums = [Sums(values.mean(0), weights @ values) for values in columns]
+    weights = {n: resamples(n) for n in set(map(len, columns))}
+    sums = [Sums(values.mean(0), weights[len(values)] @ values) for values in columns]
     by_kind = {(one.subspace, one.k): s for one, s in zip(found, sums) if one.donor == Donor.OTHER_ITEMS}
     largest = {kind: max(k for of, k in by_kind if of == kind) for kind, _ in by_kind}
     draws = by_kind[Subspace.MATCHED, K].mean
-    for one, own in zip(found, sums):
-        has_own = one.subspace in (Subspace.ANYWHERE, Subspace.LEARNED)
-        ten = one.subspace if has_own else Subspace.CHOSEN
+    for one, own, values in zip(found, sums, columns):
+        ten = TEN.get(one.subspace, Subspace.CHOSEN)
         cells = own.cells(by_kind[Subspace.WHOLE_STREAM, 0], by_kind[ten, largest[ten]])
         judged = (one.subspace, one.k, one.donor) == (Subspace.CHOSEN, K, Donor.OTHER_ITEMS)
         against = {"matched": draws.quantile(0.95).item(), "n_draws": len(draws),
@@ -190,7 +200,7 @@ def _rows(found: Sequence[Measured], measure: str, model: str, n_items: int) -> 
         yield InterchangeRow(
             model=model, n_items=n_items, subspace=one.subspace, k=one.k, donor=one.donor, measure=measure, **cells,
             **(against if judged else {"matched": None, "p": None, "n_draws": len(draws) if one.drawn else None}),
-            n=len(columns[0]),
+            n=len(values),
         )  # fmt: skip
 
 

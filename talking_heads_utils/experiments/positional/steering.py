@@ -20,7 +20,6 @@ from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.correction import corrected, fit, right
 from talking_heads_utils.experiments.positional.crowding import (
     MIDDLE,
-    N_FIT,
     N_LISTS,
     SCALES,
     Listed,
@@ -28,6 +27,7 @@ from talking_heads_utils.experiments.positional.crowding import (
     listed,
     make_listed,
     points,
+    selection,
 )
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
@@ -37,7 +37,7 @@ from talking_heads_utils.stats import Interval, share, share_change
 LENGTHS = (4, 6)
 AMOUNTS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations of a component's coefficient over lists
 N_SCORED, N_NEW = 800, 400  # lists to score: in known wordings; in a new one, of new objects
-N_DRAWS, N_DRAWS_CHOOSE, N_DRAWS_SCORE = 20, 100, 200  # matched triples; lists that choose for them, that score them
+N_DRAWS, N_DRAWS_CHOOSE, N_DRAWS_SCORE = 20, 60, 200  # matched triples; lists that choose for them, that score them
 N_ORACLE = 100  # lists on which every setting is tried to see whether any answers
 
 
@@ -189,15 +189,15 @@ def run(c: Context) -> list[GainRow]:
     """Raises :class:`NotApplicable` as :func:`~talking_heads_utils.experiments.positional.subspace.chosen` does."""
     of, rows, asked = c.kept(chosen), list[GainRow](), nearest_lengths(c, *LENGTHS)
     for n_items in asked:
-        selection = listed(c, Part.SELECTION, n_items, N_FIT)
-        found = search(selection, of.directions[:K])
+        chooses = selection(c, n_items)
+        found = search(chooses, of.directions[:K])
         there = found_there(found)
         for part in (Part.HELD_OUT, Part.NEW_WORDING, Part.NEW_OBJECTS):
             first, matched = part == Part.HELD_OUT, None
             if first:
                 at, some = listed(c, part, n_items, N_LISTS), slice(0, c.n(N_SCORED))
                 if n_items == asked[-1]:
-                    matched = matched_gains(c, of, found, selection, at)
+                    matched = matched_gains(c, of, found, chooses, at)
             else:
                 at, some = make_listed(c.bridge, c.kept(Lists(part, n_items, c.n(N_NEW))), of), slice(None)
             outcome = scored(found, at, some, c.n(N_ORACLE) if first else 0)
@@ -216,11 +216,11 @@ class MatchedGain(NamedTuple):
     n: int
 
 
-def matched_gains(c: Context, of: Chosen, own: Search, selection: Listed, at: Listed) -> dict[Method, MatchedGain]:
+def matched_gains(c: Context, of: Chosen, own: Search, chooses: Listed, at: Listed) -> dict[Method, MatchedGain]:
     """The chosen triple, then matched ones, searched on few lists and scored on few others."""
     few, some = slice(0, c.n(N_DRAWS_CHOOSE)), slice(0, c.n(N_DRAWS_SCORE))
     found: dict[Method, list[list[float]]] = {Method.ONE_SETTING: [], Method.BOTH: []}
-    for draw, pair in enumerate(_steerings(of, selection.steering, at.steering)):
+    for draw, pair in enumerate(_steerings(of, chooses.steering, at.steering)):
         logits = own.logits[few] if draw == 0 else steer(pair[0], own.settings, logits=True, rows=few)[LOGITS].cpu()
         choice, plain = choose(logits, own.index[few], own.settings), zero(own.settings)
         used = sorted({plain, *choice.used})
