@@ -137,7 +137,9 @@ def _row(
 ) -> EditRow:  # fmt: skip
     gain = share_change(after, before)
     relative = bootstrap_ratio(after.double() - before.double(), before)
-    beyond = (None,) * 3 if winner.draw is not None else points(share_change(after, corrected))
+    beyond: tuple[float | None, float | None, float | None] = (None, None, None)
+    if winner.draw is None:
+        beyond = points(share_change(after, corrected))
     best, size = winner.draw is not None or winner == winners.best, c.kept(parts_of).size(winner.moves)
     return EditRow(
         c.model, winner.name, winner.family, winner.extent, winner.draw, best, lists.part, lists.n_items,
