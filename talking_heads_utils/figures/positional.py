@@ -173,7 +173,8 @@ def _decoded(part: pd.DataFrame) -> list:
             marker=dict(symbol="x-thin-open", color=colour, size=7), showlegend=first,
             hovertemplate=f"{name}, shuffled: %{{y:.0%}}<extra></extra>",
         ))  # fmt: skip
-        traces.append(_drawn(matched, "right", f"95% of matched triples, {name}", shift).update(showlegend=first))
+        drawn = "95% of matched triples" if first else f"95% of matched triples, {name}"
+        traces.append(_drawn(matched, "right", drawn, shift).update(showlegend=first))
     ks, chance = sorted(part["k"].unique().tolist()), float(part["chance"].iloc[0])
     return [*traces, go.Scatter(x=[ks[0], ks[-1]], y=[chance] * 2, mode="lines", line=NULL_LINE, name="chance",
                                 hoverinfo="skip")]  # fmt: skip
@@ -313,7 +314,8 @@ def order_figure(table: pd.DataFrame) -> go.Figure:
     with_views(figure, views, panels=[row for row in (1, 2) for _ in STRATEGIES])
     figure.update_xaxes(dtick=1)
     figure.update_xaxes(title_text="list index of the answer", row=2, col=1)
-    return figure.update_yaxes(title_text="lists answered", tickformat=".0%", range=[-0.03, 1.05])
+    figure.update_yaxes(title_text="lists answered", tickformat=".0%", range=[-0.03, 1.05])
+    return figure.update_layout(legend_tracegroupgap=0)
 
 
 def _by_index(rows: pd.DataFrame, column: str, shown: bool) -> go.Scatter:

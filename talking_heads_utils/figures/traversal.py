@@ -4,7 +4,7 @@ model."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
@@ -61,18 +61,18 @@ def line_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="moved along the component, standard deviations", row=2, col=1)
     figure.update_xaxes(showticklabels=False, row=1, col=1)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    return figure.update_layout(legend_y=-0.14)
+    return figure.update_layout(legend_y=-0.14, legend_tracegroupgap=0)
 
 
 def _moved(part: pd.DataFrame, component: str, what: str, index: int) -> list[go.Scatter]:
     """One item's interval, its curve, and that of the random direction."""
     rows = part[part["list_index"] == index].sort_values("amount")
     own, other = rows[rows["component"] == component], rows[rows["component"] == RANDOM]
-    (colour,), hidden = index_colours([index]), dict(legendgroup=str(index), showlegend=False)
-    ends = (short(own[f"{what}_{end}"], 3) for end in ("low", "high"))
+    (colour,), hidden = index_colours([index]), dict[str, Any](legendgroup=str(index), showlegend=False)
+    low, high = (short(own[f"{what}_{end}"], 3) for end in ("low", "high"))
     shown = what == "attention" and len(own) > 0
     return [
-        band(short(own["amount"], 2), *ends, f"item {index}, interval", _faint(colour, 0.16), **hidden),
+        band(short(own["amount"], 2), low, high, f"item {index}, interval", _faint(colour, 0.16), **hidden),
         go.Scatter(
             x=short(own["amount"], 2), y=short(own[what], 3), name=f"item {index}", mode="lines+markers", marker_size=5,
             line=dict(color=colour, width=2.4), hovertemplate=f"item {index}, %{{x:+.1f}}: %{{y:.0%}}<extra></extra>",

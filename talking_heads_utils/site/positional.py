@@ -276,11 +276,15 @@ def gains(table: pd.DataFrame) -> str:
     for n in lengths_of(held_out):
         rows = [(words, _one(held_out, n_items=n, method=method)) for method, words in TOLD_NOTHING.items()]
         parts[f"lists of {n}"] = ", ".join(f"{words} {_points(row)}" for words, row in rows if row is not None)
-    told = [row for method in (Method.ONE_SETTING, Method.SCALING)
-            for _, row in _where(held_out, method=method).iterrows()]  # fmt: skip
-    better = [f"{plain(row['method'])} in lists of {row['n_items']}" for row in told if row["beyond_low"] > 0]
-    verdict = f"More than the correction: {listed(better)}." if better else "Neither way to steer beats the correction."
-    return f"Gains in points on held-out lists:\n\n{_lines(parts)}\n\n{verdict}"
+    alone = [row for method in (Method.ONE_SETTING, Method.SCALING)
+             for _, row in _where(held_out, method=method).iterrows()]  # fmt: skip
+    better = [f"{plain(row['method'])} in lists of {row['n_items']}" for row in alone if row["beyond_low"] > 0]
+    beats = (
+        f"More than the correction alone: {listed(better)}" if better else "Neither way to steer beats the correction"
+    )
+    both = _where(held_out, method=Method.BOTH)
+    adds = [f"{_points(row, 'beyond', 'beyond_')} in lists of {row['n_items']}" for _, row in both.iterrows()]
+    return f"Gains in points on held-out lists:\n\n{_lines(parts)}\n\n{beats}. To it, a setting adds {listed(adds)}."
 
 
 # --- the known answer ---
