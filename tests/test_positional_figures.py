@@ -253,10 +253,7 @@ def test_sentences_follow_the_numbers():
     assert "Neither way to steer beats the correction. " in told
     assert told.endswith("To it, a setting adds +1.4 [-0.6, 3.4] in lists of 4 and +1.6 [-0.4, 3.6] in lists of 6.")
     told = said.gains(gains.assign(beyond_low=1.0)).data
-    assert (
-        "More than the correction: one setting in lists of 4, one setting in lists of 6, scaling in lists of 4 and scaling"
-        in told
-    )
+    assert "More than the correction: one setting in lists of 4, one setting in lists of 6, scaling in" in told
     grid, reach = made.map_rows(), made.reach_rows()
     assert "4 of 4 items are attended most somewhere" in said.traversal(grid, reach).data
     assert ": more attention than along matched triples (p = 0.01; single items 3 of 4)" in (
