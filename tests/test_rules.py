@@ -24,7 +24,7 @@ def also(found, **values):
 INDEXES = dict(low=0.3, high=0.4, p=0.01, also=dict(chance=0.17, beyond_identity_low=0.1, beyond_identity_high=0.2))
 THREE = dict(low=0.85, high=0.9, p=0.01, also=dict(of_stream_low=0.6, of_stream_high=0.7, of_same_items_low=0.6,
                                                    of_same_items_high=0.7, effect_low=0.5, stream_low=1.0))  # fmt: skip
-NEAR = dict(low=0.1, high=0.2, p=0.01, also=dict(slope_low=0.2, slope_high=0.4, p_of_neighbours=0.01))
+NEAR = dict(low=0.1, high=0.2, p=0.01, also=dict(slope_low=0.2, slope_high=0.4, p_of_nearest=0.01))
 CROWDS = dict(low=3.0, high=9.0, p=0.01, also=dict(accuracy=0.4, more_low=1.0, more_high=5.0))
 EDIT = dict(low=21.0, high=25.0, control_high=5.0,
             also=dict(relative_low=50.0, relative_high=70.0, beyond_low=3.0, beyond_high=9.0))  # fmt: skip
@@ -60,16 +60,14 @@ EDIT = dict(low=21.0, high=25.0, control_high=5.0,
         (dict(value=1.0, p=0.3), NO),
     )),
     *((rules.ERRORS_NEAR, NEAR | made, verdict) for made, verdict in (
-        ({}, YES), (dict(low=-0.1), OPEN), (also(NEAR, p_of_neighbours=0.3), NO),
+        ({}, YES), (dict(low=-0.1), OPEN), (also(NEAR, p_of_nearest=0.3), NO),
         (also(NEAR, slope_low=-2, slope_high=-1), NO),
     )),
     *((rules.CROWDS, CROWDS | made, verdict) for made, verdict in (
         ({}, YES), (dict(low=1.0, high=4.0), NO), (dict(low=-1.0), OPEN), (also(CROWDS, more_low=-1), OPEN),
         (also(CROWDS, accuracy=0.97), OPEN), (dict(p=0.3), NO),
     )),
-    (rules.ORDER, dict(p=0.01, also={"p_through": 0.01}), YES),
-    (rules.ORDER, dict(p=0.01, also={"p_through": 0.1}), OPEN),
-    (rules.ORDER, dict(p=0.3, also={"p_through": 0.01}), NO),
+    (rules.ORDER, dict(p=0.01), YES), (rules.ORDER, dict(p=0.1), OPEN), (rules.ORDER, dict(p=0.3), NO),
     (rules.STEERING_GAINS, dict(low=1.0, high=3.0, p=0.01), YES),
     (rules.STEERING_GAINS, dict(low=-1.0, high=3.0, p=0.01), OPEN),
     (rules.STEERING_GAINS, dict(low=1.0, high=3.0, p=0.3), NO),
