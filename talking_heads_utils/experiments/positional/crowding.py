@@ -200,7 +200,9 @@ def margin_rows(
     right, margin = alone(logits, index), margins(distances, index)
     n_items = logits.shape[1]
 
-    def row(statistic: str, found: Interval, p: float | None = None, n_draws: int | None = None, quarter=None):
+    def row(
+        statistic: str, found: Interval, p: float | None = None, n_draws: int | None = None, quarter: int | None = None
+    ) -> CrowdingRow:  # fmt: skip
         return CrowdingRow(model, n_items, statistic, quarter, found.mean, found.low, found.high, p, n_draws, found.n)
 
     quarters = quarters_within(margin[0], index)
@@ -221,9 +223,11 @@ def margin_rows(
         (NEIGHBOURS, dealt_over_errors(answers, given, seed=seed), lambda to: (to - answers).abs() == 1),
         (NEAREST, dealt_within_index(answers, given, seed=seed), lambda to: to == nearest),
     ):
-        found, null = share(hits(given)), hits(dealt).double().mean(1)
-        beyond = Interval(*(end - null.mean().item() for end in found[:3]), found.n)
-        rows.append(row(name, beyond, drawn_test(found.mean, null).p, len(null)))
+        found, test = share(hits(given)), drawn_test(hits(given).double().mean().item(), hits(dealt).double().mean(1))
+        less = test.null_mean
+        rows.append(
+            row(name, Interval(found.mean - less, found.low - less, found.high - less, found.n), test.p, test.n)
+        )
     return rows
 
 
@@ -325,23 +329,24 @@ def scale_rows(model: str, of: Scaled) -> list[ScaleRow]:
     right, n_items, some = of.right, of.logits.shape[2], len(of.matched)
     plain, rows = right[:, SCALES.index(1)], list[ScaleRow]()
     for s, scale in enumerate(SCALES):
-        change = (of.matched[..., s].double() - plain[:some, None].double()).mean(0)
-        own = (right[:some, s].double() - plain[:some].double()).mean().item()
+        own, matched = right[:, s], of.matched[..., s].double()
+        change = (matched - plain[:some, None].double()).mean(0)
         sign = 1 if scale > 1 else -1
-        p = None if scale == 1 else drawn_test(sign * own, sign * change).p
-        accuracy, gain = share(right[:, s]), share_change(right[:, s], plain)
-        gain = Interval(0.0, 0.0, 0.0, gain.n) if scale == 1 else gain
-        spread = spread_over(right[:, s], of.index).item()
-        rows.append(
-            ScaleRow(
-                model, n_items, Subspace.CHOSEN, scale, *accuracy[:3], *points(gain), spread, p, len(change), len(right)
-            )
-        )
-        means = (of.matched[..., s].double().mean(0), 100 * change)
-        spread = spread_over(of.matched[..., s], of.index[:some]).mean().item()
-        ends = (end for values in means for end in (values.mean().item(), *values.quantile(MIDDLE).tolist()))
-        rows.append(ScaleRow(model, n_items, Subspace.MATCHED, scale, *ends, spread, None, len(change), some))
+        test = drawn_test(sign * (own[:some].double() - plain[:some].double()).mean().item(), sign * change)
+        gain = share_change(own, plain) if scale != 1 else Interval(0.0, 0.0, 0.0, len(own))
+        rows += [
+            ScaleRow(model, n_items, Subspace.CHOSEN, scale, *share(own)[:3], *points(gain),
+                     spread_over(own, of.index).item(), None if scale == 1 else test.p, test.n, len(own)),
+            ScaleRow(model, n_items, Subspace.MATCHED, scale, *over_draws(matched.mean(0)), *over_draws(100 * change),
+                     spread_over(of.matched[..., s], of.index[:some]).mean().item(), None, test.n, some),
+        ]  # fmt: skip
     return rows
+
+
+def over_draws(values: Float[Tensor, "n_draws"]) -> tuple[float, float, float]:
+    """Mean, 2.5% and 97.5% points."""
+    low, high = values.double().quantile(MIDDLE).tolist()
+    return values.mean().item(), low, high
 
 
 def points(found: Interval) -> tuple[float, float, float]:
