@@ -142,7 +142,7 @@ def test_three_planted_dimensions_are_told_from_eight_and_from_none(world, verdi
 @pytest.mark.parametrize("planted", power.ON_LISTS, ids=lambda planted: planted.claim)
 def test_strong_effects_are_supported_and_their_absence_never_is(planted):
     """With the units that the rule asks for, in the easiest worlds of the table."""
-    true = max((cell for cell in planted.cells if cell.truth), key=lambda cell: (cell.effect_size, cell.n_prompts))
+    true = max((cell for cell in planted.cells if cell.truth), key=lambda cell: (cell.effect_size, cell.n_heads))
     found = list(planted.draw(true, 5, np.random.default_rng(0)))
     assert not planted.rule.lacking(found[0]) and all(planted.rule(each) == YES for each in found)
     false = planted.cells[-1]
