@@ -181,6 +181,11 @@ def parts_of(c: Context) -> Parts:
     return Parts.of_model(c.bridge)
 
 
+def factors(weights: HeadWeights, moves: Moves) -> dict[Component, float]:
+    """As :meth:`Parts.factors`, of any weights."""
+    return Parts(weights).factors(moves)
+
+
 def edit_of(c: Context, moves: Moves) -> Edit:
     """An edit as data: what applies it, saves it or bakes it takes. Raises as :meth:`Parts.factors` and
     :func:`~talking_heads_utils.edits.edits.new_edit` do."""
@@ -294,7 +299,10 @@ def random_heads(
 
 
 def order(recordings: Sequence[Recording], head: Head, parts: HeadParts) -> tuple[int, ...]:
-    """A head's components by singular value times standard deviation of the coefficient at ``end``."""
+    """A head's components by singular value times standard deviation of the coefficient at ``end``; none of a head
+    that writes nothing."""
+    if not len(parts.singular_values):
+        return ()
     coefficients = []
     for recording in recordings:
         z = z_at_end(recording, head)
