@@ -290,8 +290,8 @@ def gains(table: pd.DataFrame) -> str:
     alone = [row for method in (Method.ONE_SETTING, Method.SCALING)
              for _, row in _where(held_out, method=method).iterrows()]  # fmt: skip
     better = [f"{plain(row['method'])} in lists of {row['n_items']}" for row in alone if row["beyond_low"] > 0]
-    more = f"more than the correction is gained by {listed(better)}"
-    beats = more if better else "neither way to steer beats the correction"
+    more = "more than the correction is gained by "
+    beats = more + listed(better) if better else "neither way to steer beats the correction"
     both = _where(held_out, method=Method.BOTH)
     adds = [f"{_points(row, 'beyond', 'beyond_')} in lists of {row['n_items']}" for _, row in both.iterrows()]
     return f"On held-out lists: {beats}. To it, a setting adds {listed(adds)}, in points."
