@@ -115,20 +115,20 @@ def test_costs_of_the_planted_model_are_those_of_its_heads(monkeypatch):
     decoy = table.loc["L1H4 x 3"]
     assert decoy["change"].abs().max() < 1e-4, "a head that nobody reads costs nothing"
     noise = table.loc[("L1H3 x 0", What.PATTERNS)].set_index("of")
-    assert {"L2H0", "L2H1"} == set(noise["change"].nlargest(2).index) and noise.loc["L2H3", "change"] == 0
-    assert table.loc[("L1H3 x 0", What.TEXT_KL)].iloc[0]["low"] > 0.1
-    one_mover = table.loc[("L2H0 x 0", What.IOI)].iloc[0]
+    assert {"L2H0", "L2H1"} == set(noise["change"].nlargest(2).index) and noise.loc["L2H3", "change"] < 1e-6
+    assert table.loc[("L1H3 x 0", What.TEXT_KL), "low"] > 0.1
+    one_mover = table.loc[("L2H0 x 0", What.IOI)]
     assert one_mover["before"] == 1.0 and one_mover["n"] == 40
     assert ("L2H0 x 0", What.PATTERNS) not in table.index, "no head reads above the last layer"
 
 
 def test_every_edit_that_was_tried_has_its_gain_and_its_loss_of_text():
-    c = Context("planted", quick=True)
+    c = Context("planted")
     rows = [
         edit_row(name, family, draw, part, n_items, gain)
         for name, family, draw, own in (("L1H3 x 0", "direct", None, 8.0), ("L1H4 x 2", "random", 3, 0.0))
         for part in (Part.HELD_OUT, Part.NEW_OBJECTS)
-        for n_items, gain in ((3, 99.0), (4, own), (6, own + 2))
+        for n_items, gain in ((3, 99.0), (4, own), (8, own + 2))
     ]
     c.finished = {"edit-gains": frame(rows)}.get
     noise, decoy = costs.run_tried(c)
@@ -136,7 +136,7 @@ def test_every_edit_that_was_tried_has_its_gain_and_its_loss_of_text():
     assert noise.high - noise.gain == pytest.approx(4 / 2**0.5) == noise.gain - noise.low
     assert noise.text_loss < 0 and noise.text_high < 0 and abs(decoy.text_loss) < 1e-4
     (alone,) = costs.on_text(prepare(c.bridge, c.ioi(20), [edit_of(c, parse("L1H3 x 0"))]),
-                             costs.blocks_of_text(c, 400), [99])  # fmt: skip
+                             costs.blocks_of_text(c, costs.N_TOKENS_TRIED), [99])  # fmt: skip
     assert noise.text_loss == pytest.approx(float((alone.loss - alone.before).mean()), abs=1e-4)
 
 
@@ -156,12 +156,12 @@ def test_only_tasks_of_words_that_the_model_can_do_are_asked():
 def test_the_baked_edit_does_the_same_in_plain_transformers(monkeypatch):
     monkeypatch.setattr(gains, "found", lambda c: Winners((winner("L1H0 x 0", Family.MOVERS, 1.0),), ()))
     table = frame(baked.run(Context("mini-token", quick=True)))
-    assert set(table["by"]) == set(By) and table["n_items"].nunique() == 1
-    ours, theirs = (table[table["by"] == by].iloc[0] for by in By)
-    assert ours["apart"] == 0 and 0 < theirs["apart"] < 1e-3
-    for name in ("before", "after", "gain", "low", "high", "n"):
-        assert ours[name] == theirs[name]
-    assert ours["gain"] == pytest.approx(100 * (ours["after"] - ours["before"])) and ours["high"] < 0
+    for _, rows in table.groupby("n_items"):
+        ours, theirs = (rows[rows["by"] == by].iloc[0] for by in By)
+        assert ours["apart"] == 0 and 0 < theirs["apart"] < 1e-3
+        for name in ("before", "after", "gain", "low", "high", "n"):
+            assert ours[name] == theirs[name]
+        assert ours["gain"] == pytest.approx(100 * (ours["after"] - ours["before"])) and ours["n"] == 20
 
 
 def test_transformers_reads_the_gguf_file_that_came(tmp_path):

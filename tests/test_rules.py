@@ -3,14 +3,18 @@ judged."""
 
 from math import nan
 
+import numpy as np
 import pytest
 
-from talking_heads_utils.experiments import power, rules
+from talking_heads_utils.experiments import power, rules, whole_worlds
 from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.inhibition import exchange, measures
 from talking_heads_utils.experiments.inhibition.exchange_study import fresh_prompts, make_study
+from talking_heads_utils.experiments.positional import interchange
+from talking_heads_utils.experiments.positional import measures as positional
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.verdicts import Measured, Rule, Verdict
+from talking_heads_utils.experiments.worlds import Cell
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 
 YES, NO, OPEN, NONE = Verdict
@@ -24,7 +28,7 @@ def also(found, **values):
 INDEXES = dict(low=0.3, high=0.4, p=0.01, also=dict(chance=0.17, beyond_identity_low=0.1, beyond_identity_high=0.2))
 THREE = dict(low=0.85, high=0.9, p=0.01, also=dict(of_stream_low=0.6, of_stream_high=0.7, of_same_items_low=0.6,
                                                    of_same_items_high=0.7, effect_low=0.5, stream_low=1.0))  # fmt: skip
-NEAR = dict(low=0.1, high=0.2, p=0.01, also=dict(slope_low=0.2, slope_high=0.4, p_of_neighbours=0.01))
+NEAR = dict(low=0.1, high=0.2, p=0.01, also=dict(slope_low=0.2, slope_high=0.4, p_of_nearest=0.01))
 CROWDS = dict(low=3.0, high=9.0, p=0.01, also=dict(accuracy=0.4, more_low=1.0, more_high=5.0))
 EDIT = dict(low=21.0, high=25.0, control_high=5.0,
             also=dict(relative_low=50.0, relative_high=70.0, beyond_low=3.0, beyond_high=9.0))  # fmt: skip
@@ -60,16 +64,14 @@ EDIT = dict(low=21.0, high=25.0, control_high=5.0,
         (dict(value=1.0, p=0.3), NO),
     )),
     *((rules.ERRORS_NEAR, NEAR | made, verdict) for made, verdict in (
-        ({}, YES), (dict(low=-0.1), OPEN), (also(NEAR, p_of_neighbours=0.3), NO),
+        ({}, YES), (dict(low=-0.1), OPEN), (also(NEAR, p_of_nearest=0.3), NO),
         (also(NEAR, slope_low=-2, slope_high=-1), NO),
     )),
     *((rules.CROWDS, CROWDS | made, verdict) for made, verdict in (
         ({}, YES), (dict(low=1.0, high=4.0), NO), (dict(low=-1.0), OPEN), (also(CROWDS, more_low=-1), OPEN),
         (also(CROWDS, accuracy=0.97), OPEN), (dict(p=0.3), NO),
     )),
-    (rules.ORDER, dict(p=0.01, also={"p_through": 0.01}), YES),
-    (rules.ORDER, dict(p=0.01, also={"p_through": 0.1}), OPEN),
-    (rules.ORDER, dict(p=0.3, also={"p_through": 0.01}), NO),
+    (rules.ORDER, dict(p=0.01), YES), (rules.ORDER, dict(p=0.1), OPEN), (rules.ORDER, dict(p=0.3), NO),
     (rules.STEERING_GAINS, dict(low=1.0, high=3.0, p=0.01), YES),
     (rules.STEERING_GAINS, dict(low=-1.0, high=3.0, p=0.01), OPEN),
     (rules.STEERING_GAINS, dict(low=1.0, high=3.0, p=0.3), NO),
@@ -126,3 +128,29 @@ def test_planted_components_are_found_where_they_carry_and_nowhere_else(planted,
         assert rules.PREDICTED(measures.predicted(hits)) == predicted
     table = frame(exchange.exchange_rows(study, exchange.ALL, study.heads))
     assert rules.CONCENTRATED(measures.concentrated(table)) == concentrated
+
+
+@pytest.mark.parametrize("world, verdict", [
+    ("transformer", YES), ("transformer, eight dimensions", NO), ("transformer, no channel", NO),
+])  # fmt: skip
+def test_three_planted_dimensions_are_told_from_eight_and_from_none(world, verdict):
+    draw = whole_worlds.through(interchange.run, positional.three_dimensions)
+    (found,) = draw(Cell(world, verdict == YES, 0, 0.15, 2), 1, np.random.default_rng(0))
+    assert rules.THREE_DIMENSIONS.decide(found) == verdict
+
+
+@pytest.mark.parametrize("planted", power.ON_LISTS, ids=lambda planted: planted.claim)
+def test_strong_effects_are_supported_and_their_absence_never_is(planted):
+    """With the units that the rule asks for, in the easiest worlds of the table."""
+    true = max((cell for cell in planted.cells if cell.truth), key=lambda cell: (cell.effect_size, cell.n_heads))
+    found = list(planted.draw(true, 5, np.random.default_rng(0)))
+    assert not planted.rule.lacking(found[0]) and all(planted.rule(each) == YES for each in found)
+    false = planted.cells[-1]
+    assert not false.truth and all(
+        planted.rule(each) != YES for each in planted.draw(false, 5, np.random.default_rng(0))
+    )
+
+
+def test_lists_are_judged_where_the_gate_lets_a_model_be_asked():
+    assert positional.longest([(4, 0.52), (6, 0.33), (8, 0.21)]) == 6  # chance 0.125, half of it more: 0.1875
+    assert positional.longest([(8, 0.30), (4, 0.52)]) == 8 and positional.longest([(8, 0.1), (6, 0.1)]) == 6

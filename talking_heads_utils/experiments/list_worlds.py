@@ -17,10 +17,9 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from talking_heads_utils.experiments.list_prompts import Part
-from talking_heads_utils.experiments.positional import measures
+from talking_heads_utils.experiments.positional import crowding, measures
 from talking_heads_utils.experiments.positional.coordinates import Feature
-from talking_heads_utils.experiments.positional.crowding import ACCURACY as ACCURACY_OF
-from talking_heads_utils.experiments.positional.crowding import NEIGHBOURS, SLOPE, CrowdingRow, ScaleRow
+from talking_heads_utils.experiments.positional.crowding import CrowdingRow, ScaleRow
 from talking_heads_utils.experiments.positional.decoding import DecodingRow, Split
 from talking_heads_utils.experiments.positional.interchange import LOGIT_DIFFERENCE, InterchangeRow
 from talking_heads_utils.experiments.positional.order import OrderRow
@@ -39,6 +38,8 @@ N_ITEMS = 6
 ACCURACY = {4: 0.52, 6: 0.33}
 N_SCALED = 300  # lists on which matched triples are scaled and removed
 N_BOOT = 400
+N_DEALS = 199
+ENDS = {"value": "mean", "low": "low", "high": "high"}
 ANEW = 0.3  # share of the lists whose answer a shift deals anew
 
 
@@ -63,7 +64,7 @@ def gain(rng: Random, before: float, by: float, churn: float, n: int) -> Interva
     change = (flip < up).astype(float) - (flip > 1 - down)
     old = np.where(change > 0, 0.0, np.where(change < 0, 1.0, rng.random(n) < before))
     found = share_change(*(torch.from_numpy(part) for part in (old + change, old)))
-    return Interval(*(100 * part for part in found[:3]), n)
+    return Interval(100 * found.mean, 100 * found.low, 100 * found.high, n)
 
 
 def triples(rng: Random, own: float, alike: bool, spread: float) -> tuple[float, ndarray]:
@@ -173,28 +174,30 @@ def traversed(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
 
 def errors_near(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     """``effect_size``: slope of the log-odds of being right on the margin, and three tenths of it the share of errors
-    that go to neighbours beyond chance. noise: standard deviation of the slope between triples. ``crowded``: both.
-    ``far``: errors go anywhere. ``bias``: errors go to neighbours, whatever the margin. ``alike``: matched triples'
-    margins tell as much."""
-    by_chance = 1 / 3  # of the errors in lists of six
+    that go to the nearest index beyond chance. noise: standard deviation of the slope between triples. ``crowded``:
+    both. ``far``: errors go anywhere. ``flat``: errors go to the nearest, whatever the margin. ``alike``: matched
+    triples' margins tell as much."""
+    by_chance = 1 / 3  # of the errors of one index, where one other index is nearest most often
     for _ in range(n):
-        own, drawn = triples(rng, (cell.world != "bias") * cell.effect_size, cell.world == "alike", cell.noise)
+        own, drawn = triples(rng, (cell.world != "flat") * cell.effect_size, cell.world == "alike", cell.noise)
         margin = rng.normal(size=cell.n_prompts)
         right = rng.random(cell.n_prompts) < 1 / (1 + np.exp(0.7 - own * margin))
         error = 1 / (right.mean() * (1 - right.mean()) * cell.n_prompts) ** 0.5
         slope = (margin * (right - right.mean())).sum() * error**2
-        p_slope = p_of(slope, drawn + error * rng.normal(size=len(drawn)))
+        p = p_of(slope, drawn + error * rng.normal(size=len(drawn)))
         wrong = int((~right).sum())
-        near = hits(rng, by_chance + 0.3 * cell.effect_size * (cell.world != "far"), wrong)
+        found = hits(rng, by_chance + 0.3 * cell.effect_size * (cell.world != "far"), wrong)
         dealt = rng.binomial(wrong, by_chance, size=999) / wrong
-        rest = dict(n_items=N_ITEMS)
-        rows = [row(CrowdingRow, statistic=ACCURACY_OF, quarter=q, value=right.mean(), n=cell.n_prompts // 4, **rest)
-                for q in range(1, 5)]  # fmt: skip
-        rows.append(row(CrowdingRow, statistic=SLOPE, value=slope, low=slope - 1.96 * error, n=cell.n_prompts,
-                        high=slope + 1.96 * error, p=p_slope, n_draws=N_MATCHED, **rest))  # fmt: skip
-        rows.append(row(CrowdingRow, statistic=NEIGHBOURS, value=near.mean - by_chance, low=near.low - by_chance,
-                        high=near.high - by_chance, n=wrong, p=p_of(near.mean, dealt), n_draws=len(dealt),
-                        **rest))  # fmt: skip
+        near = {name: getattr(found, end) - by_chance for name, end in ENDS.items()}
+        rest = dict(n_items=N_ITEMS, n=cell.n_prompts)
+        rows = [
+            *(row(CrowdingRow, statistic=crowding.ACCURACY, quarter=q, value=right.mean(),
+                  n_items=N_ITEMS, n=cell.n_prompts // 4) for q in range(1, 5)),
+            row(CrowdingRow, statistic=crowding.SLOPE, value=slope, low=slope - 1.96 * error,
+                high=slope + 1.96 * error, p=p, n_draws=N_MATCHED, **rest),
+            row(CrowdingRow, statistic=crowding.NEAREST, p=p_of(found.mean, dealt), n_draws=len(dealt),
+                n_items=N_ITEMS, n=wrong, **near),
+        ]  # fmt: skip
         yield measures.errors_near(frame(rows))
 
 
@@ -246,29 +249,17 @@ def steering_gains(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
 
 
 def order_matters(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
-    """``effect_size``: range of accuracy over indices. noise: share of the lists that any removal deals anew.
-    ``index``: in both orders, and four fifths of it through the triple. ``kept``: in kept order alone, as induction
-    would have it. ``elsewhere``: in both, not through the triple. ``alike``: through matched triples as much."""
+    """``effect_size``: range of accuracy over indices. ``index``: in both orders. ``kept``: in kept order alone, as
+    induction would have it. ``none``: in neither."""
+    each = cell.n_prompts // 2 // N_ITEMS
     for _ in range(n):
-        rows = [each for order in (KEPT, SHUFFLED) for each in _in_order(cell, order, rng)]
+        rows: list[Row] = []
+        for order in (KEPT, SHUFFLED):
+            there = cell.world == "index" or (cell.world, order) == ("kept", KEPT)
+            steps = there * cell.effect_size * np.linspace(-0.5, 0.5, N_ITEMS)
+            right = rng.random((each, N_ITEMS)) < ACCURACY[N_ITEMS] + steps
+            deals = rng.permuted(np.tile(right.ravel(), (N_DEALS, 1)), axis=1).reshape(-1, each, N_ITEMS)
+            p = p_of(np.ptp(right.mean(0)), np.ptp(deals.mean(1), axis=1))
+            rows += [row(OrderRow, n_items=N_ITEMS, order=order, list_index=i, accuracy=accuracy, n=each, removed=0.0,
+                         range_p=p) for i, accuracy in enumerate(right.mean(0))]  # fmt: skip
         yield measures.order_matters(frame(rows))
-
-
-def _in_order(cell: Cell, order: str, rng: Random) -> list[Row]:
-    each, some = cell.n_prompts // 2 // N_ITEMS, N_SCALED // 2 // N_ITEMS  # lists of an index; those that p is by
-    there = (cell.world, order) != ("kept", SHUFFLED)
-    steps = cell.effect_size * there * np.linspace(-0.5, 0.5, N_ITEMS)
-    taken = 0.8 * np.array([cell.world != "elsewhere", *[cell.world == "alike"] * N_MATCHED])
-    luck = rng.random((each, N_ITEMS))
-    right = luck < ACCURACY[N_ITEMS] + steps
-    anew = rng.random((1 + N_MATCHED, each, N_ITEMS))
-    luck = np.where(rng.random(anew.shape) < cell.noise, anew, luck)
-    removed = luck < ACCURACY[N_ITEMS] + steps * (1 - taken)[:, None, None]
-    narrowed = np.ptp(right[:some].mean(0)) - np.ptp(removed[:, :some].mean(1), axis=1)
-    dealt = np.ptp(rng.permuted(np.tile(right.ravel(), (199, 1)), axis=1).reshape(-1, each, N_ITEMS).mean(1), axis=1)
-    return [
-        row(OrderRow, n_items=N_ITEMS, order=order, list_index=i, accuracy=right[:, i].mean(), n=each,
-            removed=removed[0, :, i].mean(), range_p=p_of(np.ptp(right.mean(0)), dealt),
-            through_p=p_of(narrowed[0], narrowed[1:]))
-        for i in range(N_ITEMS)
-    ]  # fmt: skip

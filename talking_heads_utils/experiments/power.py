@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from talking_heads_utils.experiments import rules, weight_worlds, worlds
+from talking_heads_utils.experiments import edit_worlds, list_worlds, rules, weight_worlds, worlds
+from talking_heads_utils.experiments.editing import gains, removal
+from talking_heads_utils.experiments.editing import measures as editing
+from talking_heads_utils.experiments.positional import crowding, decoding, interchange, order, steering, traversal
+from talking_heads_utils.experiments.positional import measures as positional
 from talking_heads_utils.experiments.rows import Row, column, frame
 from talking_heads_utils.experiments.verdicts import Measured, Rule, Verdict
+from talking_heads_utils.experiments.whole_worlds import through
 from talking_heads_utils.experiments.worlds import Cell
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.settings import SEED
@@ -21,7 +26,11 @@ if TYPE_CHECKING:
 
 N_WORLDS = 1000
 # the effect size that a claim speaks of, in worlds of scores, effects and shares, not of whole weights
-SPOKEN_OF = {"stand-out": 1.5, "listeners": 1.5, "privileged": 0.7, "predicted": 10, "concentrated": 0.7, "in-lists": 4}
+SPOKEN_OF = {
+    "stand-out": 1.5, "listeners": 1.5, "privileged": 0.7, "predicted": 10, "concentrated": 0.7, "in-lists": 4,
+    "indexes": 0.15, "three-dimensions": 0.9, "traversed": 0.2, "errors-near": 0.4, "crowds": 10, "order": 0.3,
+    "steering-gains": 10, "lowers": 0.4, "edit-gains": 25,
+}  # fmt: skip
 STORED = "power.parquet"
 
 
@@ -34,7 +43,7 @@ class PowerRow(Row):
     truth: bool = column("", "whether the claim is true there")
     effect_size: float = column("", "of what the claim speaks of; what it counts depends on the claim")
     noise: float = column("", "standard deviation of what blurs it; what it blurs depends on the claim")
-    n_heads: int = column("heads", "writers that are judged")
+    n_heads: int = column("heads", "writers that are judged; 0 where it is of no account")
     n_readers: int = column("heads", "readers that are judged; 0 where it is of no account")
     n_prompts: int = column("prompts", "that are run; 0 where it is of no account")
     n_worlds: int = column("worlds", "drawn")
@@ -101,7 +110,7 @@ TRANSFORMERS = [
     Cell("transformer, one carrier", True, 1, 0.15, 2, 2, 50),
     Cell("transformer, no channel", False, 0, 0.15, 2, 2, 50),
 ]
-PLANTED = (
+OF_WEIGHTS_AND_HEADS = (
     STAND_OUT, Planted("stand-out", rules.STAND_OUT, weight_worlds.stand_out_in_weights, IN_WEIGHTS, 0.1),
     LISTENERS, Planted("listeners", rules.LISTENERS, weight_worlds.listening_in_weights, IN_WEIGHTS, 0.1),
     PRIVILEGED,
@@ -110,6 +119,84 @@ PLANTED = (
         *TRANSFORMERS, Cell("transformer, eight alike", False, 1, 0.15, 2, 2, 50),
     ], 0.01),
     IN_LISTS,
+)  # fmt: skip
+
+
+def _lists(world: str, truth: bool, *sizes: float, noise: float = 0.1, heads: int = 0, n: int) -> list[Cell]:
+    """Cells of one kind, on n prompts."""
+    return [Cell(world, truth, size, noise, heads, 0, n) for size in sizes]
+
+
+def _whole(*models: tuple[str, bool], noise: float = 0.15) -> list[Cell]:
+    return [Cell(", ".join(("transformer", name)) if name else "transformer", truth, 0, noise, 2, 2)
+            for name, truth in models]  # fmt: skip
+
+
+ON_LISTS = (
+    Planted("indexes", rules.INDEXES, list_worlds.indexes, [
+        *_lists("index", True, 0.1, 0.15, 0.2, noise=0.05, n=500), *_lists("index", True, 0.15, noise=0.05, n=200),
+        *_lists("both", False, 0.15, 0.3, noise=0.05, n=500), *_lists("item", False, 0.15, noise=0.05, n=500),
+        *_lists("alike", False, 0, 0.15, noise=0.05, n=500),
+    ]),
+    Planted("three-dimensions", rules.THREE_DIMENSIONS, list_worlds.three_dimensions, [
+        *_lists("three", True, 0.85, 0.9, 1, noise=0.5, n=400), *_lists("three", True, 0.9, noise=1, n=400),
+        *_lists("even", False, 0.3, 0.6, 0.8, noise=0.5, n=400), *_lists("little", False, 0.9, noise=0.5, n=400),
+        *_lists("item", False, 0.9, noise=0.5, n=400), *_lists("alike", False, 0.9, noise=0.5, n=400),
+        *_lists("none", False, 0, noise=0.5, n=400),
+    ]),
+    Planted("traversed", rules.TRAVERSED, list_worlds.traversed, [
+        *_lists("answers", True, 0.1, 0.2, 0.3, noise=0.05, n=100), *_lists("attention", False, 0.3, noise=0.05, n=100),
+        *_lists("two", False, 0.3, noise=0.05, n=100), *_lists("alike", False, 0, 0.3, noise=0.05, n=100),
+    ]),
+    Planted("errors-near", rules.ERRORS_NEAR, list_worlds.errors_near, [
+        *_lists("crowded", True, 0.2, 0.3, 0.4, 0.5, n=1000), *_lists("crowded", True, 0.4, n=500),
+        *_lists("far", False, 0.4, n=1000), *_lists("flat", False, 0.4, n=1000),
+        *_lists("alike", False, 0, 0.4, n=1000),
+    ]),
+    Planted("crowds", rules.CROWDS, list_worlds.crowds, [
+        *_lists("crowded", True, 5, 10, 15, n=1000), *_lists("crowded", True, 10, n=500),
+        *_lists("crowded", True, 10, noise=0.3, n=1000), *_lists("sharper", False, 10, n=1000),
+        *_lists("alike", False, 10, n=1000), *_lists("flat", False, 0, n=1000),
+    ]),
+    Planted("order", rules.ORDER, list_worlds.order_matters, [
+        *_lists("index", True, 0.1, 0.2, 0.3, noise=0, n=1000), *_lists("kept", False, 0.3, noise=0, n=1000),
+        *_lists("none", False, 0, noise=0, n=1000),
+    ]),
+    Planted("steering-gains", rules.STEERING_GAINS, list_worlds.steering_gains, [
+        *_lists("beyond", True, 5, 10, 20, n=800), *_lists("beyond", True, 20, noise=0.3, n=800),
+        *_lists("bias", False, 10, 20, n=800), *_lists("alike", False, 10, n=800), *_lists("winner", False, 10, n=800),
+    ]),
+    Planted("lowers", rules.LOWERS, edit_worlds.lowers, [
+        *(cell for heads in (1, 2, 4) for cell in _lists("one each", True, 0.3, 0.4, noise=0.05, heads=heads, n=500)),
+        *_lists("one each", False, 0.2, noise=0.05, heads=2, n=500),
+        *(cell for heads in (2, 4) for cell in _lists("alike", False, 0.4, noise=0.05, heads=heads, n=500)),
+        *_lists("one head", False, 0.4, noise=0.05, heads=4, n=500),
+        *_lists("winner", False, 0.4, noise=0.05, heads=2, n=500),
+    ]),
+    Planted("edit-gains", rules.EDIT_GAINS, edit_worlds.edit_gains, [
+        *_lists("gains", True, 22, 25, 30, n=1000), *_lists("gains", False, 10, 15, 20, n=1000),
+        *_lists("bias", False, 25, n=1000), *_lists("random", False, 25, n=1000),
+        *_lists("winner", False, 25, n=1000),
+    ]),
+)  # fmt: skip
+CONTROL = ("no channel", False)
+THROUGH_MODELS = (
+    ("indexes", rules.INDEXES, decoding.run, positional.indexes, _whole(("", True))),
+    ("three-dimensions", rules.THREE_DIMENSIONS, interchange.run, positional.three_dimensions,
+     _whole(("", True), ("eight dimensions", False), CONTROL)),
+    ("traversed", rules.TRAVERSED, traversal.run_reach, positional.traversed, _whole(("", True), CONTROL)),
+    ("errors-near", rules.ERRORS_NEAR, crowding.run_margins, positional.errors_near,
+     _whole(("", True), CONTROL, noise=0.4)),
+    ("crowds", rules.CROWDS, crowding.run_scales, positional.crowds, _whole(CONTROL)),
+    ("order", rules.ORDER, order.run, positional.order_matters, _whole(("", True), CONTROL)),
+    ("steering-gains", rules.STEERING_GAINS, steering.run, positional.steering_gains, _whole(("", False), CONTROL)),
+    ("lowers", rules.LOWERS, removal.run, editing.lowers,
+     _whole(("one carrier", True), ("many carriers", False), CONTROL)),
+    ("edit-gains", rules.EDIT_GAINS, gains.run, editing.edit_gains, _whole(("", True), noise=0.4)),
+)  # fmt: skip
+PLANTED = (
+    *OF_WEIGHTS_AND_HEADS, *(each._replace(share=0.4) for each in ON_LISTS),
+    *(Planted(claim, rule, through(run, measure), cells, 0.005) for claim, rule, run, measure, cells in THROUGH_MODELS),
 )  # fmt: skip
 
 

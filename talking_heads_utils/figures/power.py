@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
@@ -32,8 +32,23 @@ _UNITS = {
     "privileged": "cosine between what is written and what is read",
     "predicted": "how much more the component is read, in standard deviations",
     "concentrated": "share of the effect that two components have",
+    "indexes": "share of lists whose index is decoded, above chance",
+    "three-dimensions": "what three dimensions do, of what ten do",
+    "traversed": "how much attention, and the answers, rise at the item aimed at",
+    "errors-near": "slope of the log-odds on the margin",
+    "crowds": "points that long lists gain from a wider cloud",
+    "order": "range of accuracy over indices",
+    "steering-gains": "points beyond a correction by index",
+    "lowers": "share of the inhibition score that goes",
+    "edit-gains": "points that the edit gains",
     "in-lists": "distance from matched components, in their standard deviations",
 }
+
+
+def _sizes(row: Any) -> str:
+    """How many heads, readers and prompts there are, where that is of account."""
+    counts = {"heads": row.n_heads, "readers": row.n_readers, "prompts": row.n_prompts}
+    return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
 
 
 def _marks(part: pd.DataFrame) -> list[go.Scatter]:
@@ -41,7 +56,7 @@ def _marks(part: pd.DataFrame) -> list[go.Scatter]:
     for truth, colour in ((True, ACCENT), (False, CONTROL)):
         some = part[part["truth"] == truth]
         told = [
-            f"{r.world}, noise {r.noise:g}, {r.n_heads} heads, {r.n_readers} readers, {r.n_prompts} prompts: supported "
+            f"{r.world}, noise {r.noise:g}, {_sizes(r)}: supported "
             f"{r.supported:.1%}, not supported {r.not_supported:.1%}, undecided {r.undecided:.1%}"
             for r in some.itertuples()
         ]

@@ -4,7 +4,7 @@ model."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
@@ -49,7 +49,7 @@ def line_figure(table: pd.DataFrame) -> go.Figure:
     """Attention to each item, above, and lists answered with it, below, as one component is moved; dotted: a random
     direction, as far. The menu chooses component and length. table: of
     :class:`~talking_heads_utils.experiments.positional.traversal.LineRow`."""
-    figure, views = stacked(2, list(WHAT.values()), 600, 0.11), {}
+    figure, views = stacked(2, list(WHAT.values()), 500, 0.12), {}
     items, components = int(table["n_items"].max()), [c for c in table["component"].unique() if c != RANDOM]
     for component in components:
         for n in lengths_of(table):
@@ -61,18 +61,18 @@ def line_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="moved along the component, standard deviations", row=2, col=1)
     figure.update_xaxes(showticklabels=False, row=1, col=1)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    return figure.update_layout(legend_y=-0.14)
+    return figure.update_layout(legend_y=-0.14, legend_tracegroupgap=0)
 
 
 def _moved(part: pd.DataFrame, component: str, what: str, index: int) -> list[go.Scatter]:
     """One item's interval, its curve, and that of the random direction."""
     rows = part[part["list_index"] == index].sort_values("amount")
     own, other = rows[rows["component"] == component], rows[rows["component"] == RANDOM]
-    (colour,), hidden = index_colours([index]), dict(legendgroup=str(index), showlegend=False)
-    ends = (short(own[f"{what}_{end}"], 3) for end in ("low", "high"))
+    (colour,), hidden = index_colours([index]), dict[str, Any](legendgroup=str(index), showlegend=False)
+    low, high = (short(own[f"{what}_{end}"], 3) for end in ("low", "high"))
     shown = what == "attention" and len(own) > 0
     return [
-        band(short(own["amount"], 2), *ends, f"item {index}, interval", _faint(colour, 0.16), **hidden),
+        band(short(own["amount"], 2), low, high, f"item {index}, interval", _faint(colour, 0.16), **hidden),
         go.Scatter(
             x=short(own["amount"], 2), y=short(own[what], 3), name=f"item {index}", mode="lines+markers", marker_size=5,
             line=dict(color=colour, width=2.4), hovertemplate=f"item {index}, %{{x:+.1f}}: %{{y:.0%}}<extra></extra>",
@@ -105,7 +105,7 @@ def traversal_figure(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
     if any(len(values) != n_steps for values in thirds.values()):
         raise ValueError("All lengths must have as many settings of the third component: one slider moves them all.")
     middle = n_steps // 2
-    figure = new_figure(520, margin_t=70)
+    figure = new_figure(450, margin_t=70)
     planes, labels = [], []
     for n in lengths_of(table):
         part = table[table["n_items"] == n]
@@ -155,7 +155,7 @@ def _map(cells: dict, at: pd.DataFrame, n: int, kind: str, visible: bool) -> go.
 def gains_figure(table: pd.DataFrame) -> go.Figure:
     """Gain in accuracy by what is changed, along the chosen three and along matched triples; the menu chooses length
     and kind of lists. table: of :class:`~talking_heads_utils.experiments.positional.steering.GainRow`."""
-    figure, views = new_figure(400, margin_t=16), {}
+    figure, views = new_figure(360, margin_t=16), {}
     for n in lengths_of(table):
         for kind, words in PARTS.items():
             part = table[(table["n_items"] == n) & (table["part"] == kind) & table["method"].isin(list(METHODS))]

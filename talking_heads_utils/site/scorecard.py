@@ -52,7 +52,7 @@ SENTENCES = {
     ClaimId.TRAVERSED: "That subspace can be traversed by hand",
     ClaimId.ERRORS_NEAR: "Errors go to neighbours in it, where points are crowded",
     ClaimId.CROWDS: "Crowding costs accuracy: a wider cloud answers more long lists",
-    ClaimId.ORDER: "Accuracy depends on the answer's place in the list, through that subspace",
+    ClaimId.ORDER: "Accuracy depends on the answer's place in the list, in either order",
     ClaimId.STEERING_GAINS: "Steering improves accuracy, beyond a correction of the logits by index",
     ClaimId.LOWERS: "Removing one such component lowers the movers' inhibition by a quarter or more",
     ClaimId.EDIT_GAINS: "Weight edits improve accuracy by over 20%",
@@ -99,15 +99,17 @@ RULES = {
     "other. Supported if at most 5% of 99 matched triples, moved as far, bring as much attention over all indices, and "
     "at more than half of the indices the answer follows: the lower end is above what it was without steering.",
     ClaimId.ERRORS_NEAR: "Margin: distance of a list's point from the nearest other index's mean less that from its "
-    "own. Supported if errors go to neighbours more than errors dealt anew, and the log-odds of being right rise with "
-    "the margin, both intervals above zero and both p at most 5%, the slope's by 99 matched triples.",
+    "own. Supported if errors go to the nearest index more than wrong answers dealt anew within the answer's index, "
+    "and the log-odds of being right rise with the margin, both intervals above zero and both p at most 5%, the "
+    "slope's by 99 matched triples. Takes 100 errors.",
     ClaimId.CROWDS: "All deviations from the cloud's mean are doubled, blind to the answer. Supported if accuracy "
     "rises, with its interval above zero, at most 5% of 99 matched triples of equal energy raise it as much, and the "
     "rise is larger than in lists of 4. Not supported if the upper end is below 5 points. Undecided where accuracy is "
     "above 95%.",
     ClaimId.ORDER: "Supported if the range of accuracy over indices is as large in at most 5% of deals of the right "
-    "answers, in kept and in shuffled order both, and removing the coordinates narrows it, in one order at least, more "
-    "than removing 99 matched triples does: p of at most 5%, corrected for two orders.",
+    "answers over all lists, in kept and in shuffled order both; not supported if it is in more than 20% in either. "
+    "Whether the subspace makes it so is not judged: putting all lists at one point there makes a model answer one "
+    "index, wherever the dependence comes from.",
     ClaimId.STEERING_GAINS: "One setting for all lists and a correction of the logits by index, chosen together on "
     "other lists, against that correction alone. Supported if the difference's interval is above zero and at most 5% "
     "of 99 matched triples, with the same search, gain as much.",
@@ -125,7 +127,8 @@ THEIRS = {
     ClaimId.THREE_DIMENSIONS: "three dimensions; of behaviour this book's reading",
     ClaimId.LOWERS: "claimed; no number could be read",
     ClaimId.TRAVERSED: "claimed, with a grid of 21 x 21 x 21 settings",
-    ClaimId.ORDER: "claimed of the order of items; no number could be read",
+    ClaimId.ORDER: "claimed of the order of items, through the subspace: that link is not judged here; no number could "
+    "be read",
     ClaimId.STEERING_GAINS: OVER_20,
     ClaimId.EDIT_GAINS: OVER_20,
     ClaimId.IN_LISTS: "claimed of Open Web Text",

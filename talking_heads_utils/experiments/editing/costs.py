@@ -82,7 +82,9 @@ class TriedRow(Row):
     family: str = column("", "of heads; random too")
     extent: str = column("", "single, leading, whole_head, combined")
     draw: int | None = column("", "of random heads; empty for others")
-    gain: float = column("points", "of accuracy on held-out lists of 4 and of 6, mean over the lengths")
+    gain: float = column(
+        "points", "of accuracy on held-out lists, mean over the two lengths that edits are compared on"
+    )
     low: float = column("points", "95% interval, lower end")
     high: float = column("points", "upper end")
     text_loss: float = column("nats a token", "change of the loss on running text")

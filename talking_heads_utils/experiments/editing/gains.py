@@ -12,7 +12,7 @@ from torch import Tensor
 
 from talking_heads_utils import batches
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.editing.moves import Extent, Family, factors, parse, parts_of
+from talking_heads_utils.experiments.editing.moves import Extent, Family, parse, parts_of
 from talking_heads_utils.experiments.editing.search import LENGTHS, Winner, Winners, search
 from talking_heads_utils.experiments.editing.upper import prepare
 from talking_heads_utils.experiments.list_prompts import Lists, Part, check_each_index
@@ -111,9 +111,10 @@ def logits_under(
 ) -> Float[Tensor, "n one_and_edits n_items"]:
     """Logits of the items, in list order: untouched, then under each edit."""
     start = min((move.head.layer for winner in some for move in winner.moves), default=c.bridge.cfg.n_layers - 1)
-    edits = [{}, *(factors(c.weights, winner.moves) for winner in some)]
+    parts = c.kept(parts_of)
+    edits = [parts.factors(moves) for moves in ((), *(winner.moves for winner in some))]
     blocks = (prompts.select(rows) for rows in batches.blocks(len(prompts), N_BLOCK))
-    logits = torch.cat([prepare(c.bridge, block, start).logits(edits) for block in blocks])
+    logits = torch.cat([prepare(c.bridge, block, start, parts).logits(edits) for block in blocks])
     items = item_positions(prompts)[1]
     where = (items[:, :, None] == prompts.candidates[:, None]).int().argmax(-1)
     return logits.gather(2, where[:, None].expand(-1, len(edits), -1))
@@ -137,23 +138,14 @@ def _row(
     gain = share_change(after, before)
     relative = bootstrap_ratio(after.double() - before.double(), before)
     beyond = (None,) * 3 if winner.draw is not None else points(share_change(after, corrected))
+    best, size = winner.draw is not None or winner == winners.best, c.kept(parts_of).size(winner.moves)
     return EditRow(
-        c.model, winner.name, winner.family, winner.extent, winner.draw, winner.draw is not None or
-        winner == winners.best, lists.part, lists.n_items, share(before).mean, share(after).mean, *points(gain),
-        *points(relative), *beyond, size_of(c, winner), winner.gain, winner.objective, winner.n_tried, gain.n,
+        c.model, winner.name, winner.family, winner.extent, winner.draw, best, lists.part, lists.n_items,
+        share(before).mean, share(after).mean, *points(gain), *points(relative), *beyond, size, winner.gain,
+        winner.objective, winner.n_tried, gain.n,
     )  # fmt: skip
 
 
 def points(interval: Interval) -> tuple[float, float, float]:
     """An interval of shares in percentage points: mean, low, high."""
     return 100 * interval.mean, 100 * interval.low, 100 * interval.high
-
-
-def size_of(c: Context, winner: Winner) -> float:
-    """Frobenius norm of the change of all OV matrices that an edit makes."""
-    squares = [
-        (move.factor - 1) ** 2 * S[list(range(len(S)) if move.components is None else move.components)].square().sum()
-        for move in winner.moves
-        for S in [parts_of(c.weights, move.head).singular_values]
-    ]
-    return float(torch.stack(squares).sum().sqrt())

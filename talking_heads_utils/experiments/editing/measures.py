@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from talking_heads_utils.experiments.editing.removal import ChosenBy
 from talking_heads_utils.experiments.list_prompts import Part
-from talking_heads_utils.experiments.positional.measures import longest
 from talking_heads_utils.experiments.rules import ALPHA, QUARTER
 from talking_heads_utils.experiments.verdicts import Measured
 from talking_heads_utils.prompts import ioi
@@ -31,12 +30,13 @@ def lowers(table: pd.DataFrame) -> Measured:
 
 
 def edit_gains(table: pd.DataFrame) -> Measured:
-    """Gain of the edit that was best on other lists, in the longest that the model may be asked about, beside the best
-    edit of each random draw."""
+    """Gain of the edit that was best on other lists, in the longest on which random draws were scored as well, beside
+    the best edit of each draw."""
     held = table[(table["part"] == Part.HELD_OUT) & table["best"].astype(bool)]
-    own = held[held["draw"].isna()].set_index("n_items")
-    n_items = longest(own["before"].items())
-    best, draws = own.loc[n_items], held[held["draw"].notna() & (held["n_items"] == n_items)]["gain"]
+    drawn = held[held["draw"].notna()]
+    n_items = drawn["n_items"].max()
+    best = held[held["draw"].isna() & (held["n_items"] == n_items)].iloc[0]
+    draws = drawn.loc[drawn["n_items"] == n_items, "gain"]
     return Measured("gain_of_the_best_edit", best["gain"], best["low"], best["high"], "points", int(best["n"]),
                     control_label="random_edits_with_the_same_search", control=float(draws.mean()),
                     control_low=float(draws.min()), control_high=float(draws.max()),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.components import factored_svd, is_empty
-from talking_heads_utils.edits.edits import Edit, new_edit
+from talking_heads_utils.editing import weights_to_edit
+from talking_heads_utils.edits.edits import OV, SCALE, Change, Edit, new_edit
 from talking_heads_utils.effects import wanted_direction
 from talking_heads_utils.errors import EditError, LabelError
 from talking_heads_utils.experiments.context import Context
@@ -27,7 +28,10 @@ from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import contrast
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.roles.ioi import ROUNDING, effects_along
-from talking_heads_utils.weights.heads import HeadWeights
+from talking_heads_utils.weights.heads import HeadWeights, Processing
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 FACTORS = (0.0, 0.5, 1.5, 2.0, 3.0, -1.0)
 N_SINGLE = 6  # components of a head that are scaled one by one
@@ -113,35 +117,81 @@ class HeadParts(NamedTuple):
     singular_values: Float[Tensor, "k"]
 
 
-def parts_of(weights: HeadWeights, head: Head) -> HeadParts:
-    """All at once what :func:`~talking_heads_utils.components.direction_of` gives one by one, in float64, signs left as
-    they come. Raises :class:`LabelError` for a head that is not there or writes nothing."""
-    at = weights.head(head)
-    kv = int(weights.kv_index[at.head])
-    found = factored_svd(weights.W_V[at.layer, kv].double(), weights.W_O[at.layer, at.head].double())
-    n = int((~is_empty(found.S.to(weights.W_O.dtype))).sum())
-    if not n or not found.S[0] > 0:
-        raise LabelError(f"{head} writes nothing, so nothing of it can be scaled. Choose another head.")
-    return HeadParts(found.V.T[:n], found.S[:n])
+@dataclass(frozen=True)
+class Parts:
+    """Components of a model's heads, computed when they are asked for and kept."""
+
+    weights: HeadWeights
+    _kept: dict[Head, HeadParts] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of_model(cls, bridge: TransformerBridge) -> Parts:
+        """Those that an edit of this model is stated in. Raises :class:`EditError` for one whose weights are raw or
+        cannot be read as plain matrices."""
+        weights = weights_to_edit(bridge)
+        if weights.processing != Processing.default(weights.norm):
+            raise EditError(
+                "Edits are searched for in processed weights. Load the model without a processing of its own."
+            )
+        return cls(weights)
+
+    def of(self, head: Head) -> HeadParts:
+        """All at once what :func:`~talking_heads_utils.components.direction_of` gives one by one, in float64, signs
+        left as they come; none of a head that writes nothing. Raises :class:`LabelError` for one that is not there."""
+        if head not in self._kept:
+            at = self.weights.head(head)
+            W_V, W_O = self.weights.W_V[at.layer], self.weights.W_O[at.layer, at.head]
+            found = factored_svd(W_V[self.weights.kv_index[at.head]].double(), W_O.double())
+            n = int((~is_empty(found.S.to(W_O.dtype))).sum())
+            self._kept[head] = HeadParts(found.V.T[:n], found.S[:n])
+        return self._kept[head]
+
+    def direction(self, component: Component) -> Float[Tensor, "d_model"]:
+        """Where one writes. Raises :class:`LabelError` for one that is not there or is zero."""
+        directions = self.of(component.of_head).directions
+        if self.weights.component(component).component >= len(directions):
+            raise LabelError(f"{component} is zero: it writes nothing. Choose an earlier component.")
+        return directions[component.component]
+
+    def factors(self, moves: Moves) -> dict[Component, float]:
+        """Component -> what its singular value is multiplied by; nothing for no move. Raises :class:`EditError` for a
+        head that is moved twice."""
+        heads = [move.head for move in moves]
+        if twice := [head for head in heads if heads.count(head) > 1]:
+            raise EditError(f"{twice[0]} is moved twice. An edit is one move of each of its heads.")
+        found = {}
+        for move in moves:
+            which = range(len(self.of(move.head).singular_values)) if move.components is None else move.components
+            found |= {Component(move.head.layer, move.head.head, i): move.factor for i in which}
+        return found
+
+    def size(self, moves: Moves) -> float:
+        """Frobenius norm of the change of all OV matrices."""
+        return (
+            sum(
+                float((factor - 1) * self.of(c.of_head).singular_values[c.component]) ** 2
+                for c, factor in self.factors(moves).items()
+            )
+            ** 0.5
+        )
+
+
+def parts_of(c: Context) -> Parts:
+    """Of a context's model; give it to :meth:`Context.kept`."""
+    return Parts.of_model(c.bridge)
 
 
 def factors(weights: HeadWeights, moves: Moves) -> dict[Component, float]:
-    """Component -> what its singular value is multiplied by. Raises :class:`EditError` for no move or a head that is
-    moved twice."""
-    heads = [move.head for move in moves]
-    if not moves or len(set(heads)) < len(heads):
-        raise EditError("An edit is one move of each of one or more heads.")
-    found = {}
-    for move in moves:
-        every = range(len(parts_of(weights, move.head).singular_values))
-        found |= {Component(move.head.layer, move.head.head, i): move.factor for i in move.components or every}
-    return found
+    """As :meth:`Parts.factors`, of any weights."""
+    return Parts(weights).factors(moves)
 
 
 def edit_of(c: Context, moves: Moves) -> Edit:
-    """An edit as data: what applies it, saves it or bakes it takes. Raises as :func:`factors` and
+    """An edit as data: what applies it, saves it or bakes it takes. Raises as :meth:`Parts.factors` and
     :func:`~talking_heads_utils.edits.edits.new_edit` do."""
-    return new_edit(c.weights, {**factors(c.weights, moves)}, model=c.model)
+    parts = c.kept(parts_of)
+    changes = [Change(component, OV, SCALE, factor) for component, factor in parts.factors(moves).items()]
+    return new_edit(parts.weights, changes, model=c.model)
 
 
 def moves_of(head: Head, order: Sequence[int]) -> list[Move]:
@@ -170,23 +220,25 @@ class Heads:
 
     @property
     def every(self) -> tuple[Head, ...]:
-        return tuple(dict.fromkeys([*self.named, *(head for draw in self.draws for head in draw)]))
+        return tuple(self.orders)
 
 
 def heads_of(c: Context, lengths: Sequence[int]) -> Heads:
-    """The heads of a context's model, by lists of these lengths. Raises :class:`NotApplicable` for a model without a
-    mover or without an inhibition head below one."""
+    """The heads of a context's model, by lists of these lengths; those that write nothing are left out. Raises
+    :class:`NotApplicable` for a model without a mover or without an inhibition head below one."""
     movers, inhibition = movers_and_heads(c)
-    lists = [c.kept(Lists(Part.SELECTION, n, c.n(N_CHOOSE))) for n in lengths]
-    recordings = [_record(c, prompts) for prompts in lists]
-    families = {
+    recordings = [_record(c, c.kept(Lists(Part.SELECTION, n, c.n(N_CHOOSE)))) for n in lengths]
+    found = {
         Family.INTO_QUERIES: into_queries(recordings, movers, inhibition),
         Family.MOVERS: movers[:N_HEADS],
         Family.DIRECT: direct(recordings),
     }
-    draws = random_heads(families, c.weights, c.seed)
-    heads = Heads(families, draws, {})
-    return Heads(families, draws, {head: order(recordings, head) for head in heads.every})
+    draws, parts = random_heads(found, c.weights, c.seed), c.kept(parts_of)
+    every = {head for heads in (*found.values(), *draws) for head in heads}
+    orders = {head: order(recordings, head, parts.of(head)) for head in sorted(every)}
+    orders = {head: components for head, components in orders.items() if components}
+    families = {family: tuple(head for head in heads if head in orders) for family, heads in found.items()}
+    return Heads(families, tuple(tuple(head for head in draw if head in orders) for draw in draws), orders)
 
 
 def _record(c: Context, prompts: PromptSet) -> Recording:
@@ -246,9 +298,11 @@ def random_heads(
     return tuple(draws)
 
 
-def order(recordings: Sequence[Recording], head: Head) -> tuple[int, ...]:
-    """A head's components by singular value times standard deviation of the coefficient at ``end``."""
-    parts = parts_of(recordings[0].weights, head)
+def order(recordings: Sequence[Recording], head: Head, parts: HeadParts) -> tuple[int, ...]:
+    """A head's components by singular value times standard deviation of the coefficient at ``end``; none of a head
+    that writes nothing."""
+    if not len(parts.singular_values):
+        return ()
     coefficients = []
     for recording in recordings:
         z = z_at_end(recording, head)

@@ -15,7 +15,7 @@ import torch
 from talking_heads_utils.edits.edits import Edit
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.editing import moves as made
-from talking_heads_utils.experiments.editing.moves import Extent, Family, Heads, Move, Moves, edit_of, label
+from talking_heads_utils.experiments.editing.moves import Extent, Family, Heads, Moves, edit_of, label
 from talking_heads_utils.experiments.editing.upper import Scored, Upper, prepare
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.subspace import nearest_lengths
@@ -23,7 +23,7 @@ from talking_heads_utils.labels import Head
 
 LENGTHS = (4, 8)  # of the lists that choose, or the nearest that a model can be asked about
 N_SCREENED, N_EXACT = 50, 100  # lists of each length: for all moves at the last token, for the best of them
-FIRST, FIRST_OF_DRAW = 3, 2  # that are run exactly: of each family and extent, of each draw
+FIRST = 3  # that are run exactly: of each family and extent, of each draw
 MOST = 3  # heads of a combination
 
 
@@ -100,8 +100,7 @@ class _Tries:
             self.gain.update(zip(new, (right[1:] - right[0]).tolist()))
 
     def _score(self, edits: Sequence[Moves], *, at_end: bool = False, n: int | None = None) -> Scored:
-        weights = self.uppers[0].weights
-        factors = [made.factors(weights, edit) if edit else {} for edit in edits]
+        factors = [self.c.kept(made.parts_of).factors(edit) for edit in edits]
         parts = [upper.score(factors, at_end=at_end, n=n) for upper in self.uppers]
         return Scored(*map(torch.cat, zip(*parts)))
 
@@ -110,23 +109,18 @@ class _Tries:
         return sorted(edits, key=lambda edit: -self.screened[edit])[:n]
 
     def combined(self, heads: Sequence[Head], of: Mapping[Head, Sequence[Moves]]) -> list[Moves]:
-        """The best move of each head, added one after the other as long as it helps at the last token; every step but
-        the first."""
+        """The best move of each head, one added to the other as long as it helps at the last token; none where two do
+        no better than one."""
         best = [self.first(of[head], 1)[0] for head in heads]
-        at, found = self.first(best, 1)[0], []
+        at = self.first(best, 1)[0] if best else ()
         while len(at) < MOST:
             taken = {move.head for move in at}
-            more = [tuple(sorted((*at, *edit), key=_place)) for edit in best if edit[0].head not in taken]
+            more = [tuple(sorted((*at, *edit), key=str)) for edit in best if edit[0].head not in taken]
             self.screen(more)
             if not more or self.screened[top := self.first(more, 1)[0]] <= self.screened[at]:
                 break
             at = top
-            found.append(at)
-        return found
-
-
-def _place(move: Move) -> Head:
-    return move.head
+        return [at] if len(at) > 1 else []
 
 
 def search(c: Context) -> Winners:
@@ -138,7 +132,7 @@ def search(c: Context) -> Winners:
     heads = made.heads_of(c, lengths)
     start = min(head.layer for head in heads.every)
     lists = [c.kept(Lists(Part.SELECTION, n, c.n(N_EXACT))) for n in lengths]
-    tries = _Tries(c, tuple(prepare(c.bridge, prompts, start) for prompts in lists))
+    tries = _Tries(c, tuple(prepare(c.bridge, prompts, start, c.kept(made.parts_of)) for prompts in lists))
     of = {head: [(move,) for move in made.moves_of(head, heads.orders[head])] for head in heads.every}
     for head in heads.every:
         tries.screen(of[head])
@@ -168,7 +162,7 @@ def of_draws(tries: _Tries, heads: Heads, of: Mapping[Head, Sequence[Moves]]) ->
     for some in heads.draws:
         every = [edit for head in some for edit in of[head]]
         together = tries.combined(some, of)
-        sets.append((tries.first(every, FIRST_OF_DRAW) + together, len(every) + len(together)))
+        sets.append((tries.first(every, FIRST) + together, len(every) + len(together)))
     tries.run(edit for edits, _ in sets for edit in edits)
     return tuple(_winner(tries, (Family.RANDOM, None), draw, edits, n) for draw, (edits, n) in enumerate(sets) if edits)
 

@@ -12,7 +12,7 @@ Scaling a component is projecting the activation (see ``algebra``), so no edit h
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -20,14 +20,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.editing import weights_to_edit
-from talking_heads_utils.errors import EditError, LabelError
-from talking_heads_utils.experiments.editing.moves import HeadParts, parts_of
+from talking_heads_utils.errors import LabelError
+from talking_heads_utils.experiments.editing.moves import Parts
 from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.engine import ATTN_OUT, RESID_PRE, Change, Forward, Z
-from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.labels import Component
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.weights.heads import HeadWeights, Processing
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -66,9 +64,8 @@ class Upper:
     """
 
     made: Forward
-    weights: HeadWeights
+    parts: Parts
     candidates: Int[Tensor, "n n_candidates"]
-    _parts: dict[Head, HeadParts] = field(default_factory=dict, repr=False, compare=False)
 
     @torch.no_grad()
     def logits(
@@ -118,7 +115,7 @@ class Upper:
             components = sorted({c for edit in edits for c in edit if c.layer == layer})
             at = self.made.layers[layer - self.made.start].attention
             heads = [c.head for c in components]
-            D = torch.stack([self._direction(c) for c in components]).to(at.W_O)
+            D = torch.stack([self.parts.direction(c) for c in components]).to(at.W_O)
             along = torch.einsum("chm,cm->ch", at.W_O[heads], D)  # what a head's z gives of its component
             read = along.new_zeros(len(components), len(at.W_O), along.shape[1])
             read[range(len(heads)), heads] = along
@@ -126,15 +123,6 @@ class Upper:
             added = [[edit.get(c, 1.0) - 1 for c in components] for edit in edits]
             found[layer] = _Layer(read, at.b_V[at.kv_index].flatten() @ read, D, torch.tensor(added).to(D))
         return found
-
-    def _direction(self, component: Component) -> Float[Tensor, "d_model"]:
-        head = component.of_head
-        if head not in self._parts:
-            self._parts[head] = parts_of(self.weights, head)
-        directions = self._parts[head].directions
-        if self.weights.component(component).component >= len(directions):
-            raise LabelError(f"{component} is zero: it writes nothing. Choose an earlier component.")
-        return directions[component.component]
 
     def _size(self, q: int) -> int:
         """How many prompts times edits fit into memory at once, q positions each."""
@@ -168,14 +156,10 @@ def scored(logits: Float[Tensor, "n k n_candidates"]) -> Scored:
     return Scored(logits.log_softmax(-1)[..., 0], logits[..., 0] > logits[..., 1:].amax(-1))
 
 
-def prepare(bridge: TransformerBridge, prompts: PromptSet, start: int) -> Upper:
-    """Run the prompts once, and keep what edits from layer ``start`` on need.
+def prepare(bridge: TransformerBridge, prompts: PromptSet, start: int, parts: Parts | None = None) -> Upper:
+    """Run the prompts once, and keep what edits from layer ``start`` on need. parts: the model's, if they are there.
 
-    Raises :class:`EditError` for a model whose weights are raw or cannot be read as plain matrices, and as
-    :func:`~talking_heads_utils.forward.engine.prepare` does.
+    Raises as :meth:`Parts.of_model` and :func:`~talking_heads_utils.forward.engine.prepare` do.
     """
-    weights = weights_to_edit(bridge)
-    if weights.processing != Processing.default(weights.norm):
-        raise EditError("Scales are searched for in processed weights. Load the model without a processing of its own.")
     made = engine.prepare(bridge, prompts, start, keep=[RESID_PRE])
-    return Upper(made, weights, prompts.candidates.to(made.end.device))
+    return Upper(made, parts or Parts.of_model(bridge), prompts.candidates.to(made.end.device))

@@ -12,7 +12,9 @@
 ``learned``      the best subspaces that can be learned, with their controls
 ``traversal``    the point moved by hand
 ``crowding``     distances beside errors; the cloud made wider or narrower
+``conditional``  slopes within strata, wrong answers dealt anew
 ``order``        accuracy by index, beside plain strategies
+``correction``   a constant for each list index, added to the logits
 ``steering``     gains of steering that is told nothing, beside a correction of the logits
 ``sweep``        the paper's whole grid, in chunks that resume
 ``sweep_results``  what a finished sweep gives

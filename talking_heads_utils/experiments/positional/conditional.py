@@ -73,7 +73,7 @@ def dealt_over_errors(
     equally likely after many exchanges among two errors and among three."""
     generator, dealt = torch.Generator().manual_seed(seed), given.repeat(n_draws, 1)
     rows = torch.arange(n_draws)[:, None]
-    for _ in range(5 * len(given)):
+    for _ in range(2 * len(given)):
         for among in (2, 3):
             at = torch.randint(len(given), (n_draws, among), generator=generator)
             before = dealt[rows, at]

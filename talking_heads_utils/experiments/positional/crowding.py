@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.list_prompts import Lists, Part
+from talking_heads_utils.experiments.list_prompts import EACH_INDEX, QUICK_EACH_INDEX, Lists, Part, check_each_index
 from talking_heads_utils.experiments.positional.conditional import (
     conditional_slope,
     dealt_over_errors,
@@ -133,11 +133,13 @@ class _OfLists:
     lists: Lists
 
     def __call__(self, c: Context) -> Listed:
-        return make_listed(c.bridge, c.kept(self.lists), c.kept(chosen))
+        prompts = c.kept(self.lists)
+        check_each_index(prompts, QUICK_EACH_INDEX if c.quick else EACH_INDEX)
+        return make_listed(c.bridge, prompts, c.kept(chosen))
 
 
 def listed(c: Context, part: Part, n_items: int, usual: int) -> Listed:
-    """Lists of a context's model, run once per context."""
+    """Lists of a context's model, run once per context. Raises :class:`TaskError` for too few of an index."""
     return c.kept(_OfLists(Lists(part, n_items, c.n(usual))))
 
 
@@ -200,7 +202,9 @@ def margin_rows(
     right, margin = alone(logits, index), margins(distances, index)
     n_items = logits.shape[1]
 
-    def row(statistic: str, found: Interval, p: float | None = None, n_draws: int | None = None, quarter=None):
+    def row(
+        statistic: str, found: Interval, p: float | None = None, n_draws: int | None = None, quarter: int | None = None
+    ) -> CrowdingRow:  # fmt: skip
         return CrowdingRow(model, n_items, statistic, quarter, found.mean, found.low, found.high, p, n_draws, found.n)
 
     quarters = quarters_within(margin[0], index)
@@ -221,9 +225,11 @@ def margin_rows(
         (NEIGHBOURS, dealt_over_errors(answers, given, seed=seed), lambda to: (to - answers).abs() == 1),
         (NEAREST, dealt_within_index(answers, given, seed=seed), lambda to: to == nearest),
     ):
-        found, null = share(hits(given)), hits(dealt).double().mean(1)
-        beyond = Interval(*(end - null.mean().item() for end in found[:3]), found.n)
-        rows.append(row(name, beyond, drawn_test(found.mean, null).p, len(null)))
+        found, test = share(hits(given)), drawn_test(hits(given).double().mean().item(), hits(dealt).double().mean(1))
+        less = test.null_mean
+        rows.append(
+            row(name, Interval(found.mean - less, found.low - less, found.high - less, found.n), test.p, test.n)
+        )
     return rows
 
 
@@ -325,23 +331,24 @@ def scale_rows(model: str, of: Scaled) -> list[ScaleRow]:
     right, n_items, some = of.right, of.logits.shape[2], len(of.matched)
     plain, rows = right[:, SCALES.index(1)], list[ScaleRow]()
     for s, scale in enumerate(SCALES):
-        change = (of.matched[..., s].double() - plain[:some, None].double()).mean(0)
-        own = (right[:some, s].double() - plain[:some].double()).mean().item()
+        own, matched = right[:, s], of.matched[..., s].double()
+        change = (matched - plain[:some, None].double()).mean(0)
         sign = 1 if scale > 1 else -1
-        p = None if scale == 1 else drawn_test(sign * own, sign * change).p
-        accuracy, gain = share(right[:, s]), share_change(right[:, s], plain)
-        gain = Interval(0.0, 0.0, 0.0, gain.n) if scale == 1 else gain
-        spread = spread_over(right[:, s], of.index).item()
-        rows.append(
-            ScaleRow(
-                model, n_items, Subspace.CHOSEN, scale, *accuracy[:3], *points(gain), spread, p, len(change), len(right)
-            )
-        )
-        means = (of.matched[..., s].double().mean(0), 100 * change)
-        spread = spread_over(of.matched[..., s], of.index[:some]).mean().item()
-        ends = (end for values in means for end in (values.mean().item(), *values.quantile(MIDDLE).tolist()))
-        rows.append(ScaleRow(model, n_items, Subspace.MATCHED, scale, *ends, spread, None, len(change), some))
+        test = drawn_test(sign * (own[:some].double() - plain[:some].double()).mean().item(), sign * change)
+        gain = share_change(own, plain) if scale != 1 else Interval(0.0, 0.0, 0.0, len(own))
+        rows += [
+            ScaleRow(model, n_items, Subspace.CHOSEN, scale, *share(own)[:3], *points(gain),
+                     spread_over(own, of.index).item(), None if scale == 1 else test.p, test.n, len(own)),
+            ScaleRow(model, n_items, Subspace.MATCHED, scale, *over_draws(matched.mean(0)), *over_draws(100 * change),
+                     spread_over(of.matched[..., s], of.index[:some]).mean().item(), None, test.n, some),
+        ]  # fmt: skip
     return rows
+
+
+def over_draws(values: Float[Tensor, "n_draws"]) -> tuple[float, float, float]:
+    """Mean, 2.5% and 97.5% points."""
+    low, high = values.double().quantile(MIDDLE).tolist()
+    return values.mean().item(), low, high
 
 
 def points(found: Interval) -> tuple[float, float, float]:

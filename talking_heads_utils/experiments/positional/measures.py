@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import hypot, inf, nan
+from math import hypot, inf, isnan, nan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from talking_heads_utils.experiments.gate import AT_LEAST, N_PROMPTS
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional.coordinates import Feature
-from talking_heads_utils.experiments.positional.crowding import ACCURACY, NEIGHBOURS, SLOPE
+from talking_heads_utils.experiments.positional.crowding import ACCURACY, NEAREST, SLOPE
 from talking_heads_utils.experiments.positional.decoding import Split
 from talking_heads_utils.experiments.positional.interchange import LOGIT_DIFFERENCE
 from talking_heads_utils.experiments.positional.pairs import Donor
@@ -107,18 +107,19 @@ def traversed(table: pd.DataFrame) -> Measured:
 
 
 def errors_near(table: pd.DataFrame) -> Measured:
-    """Share of errors that go to an index next to the answer's, less that of errors dealt anew; and how steeply the
-    log-odds of being right rise with the margin. In the longest lists that the model may be asked about."""
+    """Share of errors that go to the index whose mean lies nearest, less that of wrong answers dealt anew within the
+    answer's index; and how steeply the log-odds of being right rise with the margin. In the longest lists that the
+    model may be asked about."""
     accuracy = table[table["statistic"] == ACCURACY].groupby("n_items")["value"].mean()
-    part = table[table["n_items"] == longest(accuracy.items())]
-    near, slope = _only(part, statistic=NEIGHBOURS), _only(part, statistic=SLOPE)
-    lists = int(part.loc[part["statistic"] == ACCURACY, "n"].sum())
-    return Measured("share_of_errors_that_go_to_neighbours_beyond_chance", near["value"], near["low"], near["high"],
-                    n=int(near["n"]), n_of="errors", control_label="slope_of_the_log_odds_on_the_margin",
+    part = table[table["n_items"] == longest(accuracy.items())].set_index("statistic")
+    slope, lists = part.loc[SLOPE], int(part.loc[ACCURACY, "n"].sum())
+    near = part.loc[NEAREST] if NEAREST in part.index else part.loc[SLOPE] * nan  # nothing is said of a single error
+    errors = 0 if isnan(near["n"]) else int(near["n"])
+    return Measured("share_of_errors_that_go_to_the_nearest_index_beyond_chance", near["value"], near["low"],
+                    near["high"], n=errors, n_of="errors", control_label="slope_of_the_log_odds_on_the_margin",
                     control=slope["value"], control_low=slope["low"], control_high=slope["high"], p=slope["p"],
-                    also={"slope_low": slope["low"], "slope_high": slope["high"], "p_of_neighbours": near["p"]},
-                    units={"prompts": lists, "errors": int(near["n"]),
-                           "matched_triples": int(slope["n_draws"])})  # fmt: skip
+                    also={"slope_low": slope["low"], "slope_high": slope["high"], "p_of_nearest": near["p"]},
+                    units={"prompts": lists, "errors": errors, "matched_triples": int(slope["n_draws"])})  # fmt: skip
 
 
 def crowds(table: pd.DataFrame) -> Measured:
@@ -142,7 +143,7 @@ def crowds(table: pd.DataFrame) -> Measured:
 
 def order_matters(table: pd.DataFrame) -> Measured:
     """Range of accuracy over the answer's indices in shuffled order, in the longest lists that the model may be asked
-    about; beside it, the range that is left where the coordinates are removed."""
+    about; beside it, the range where all lists' coordinates are at one point."""
     n_items = longest(table.groupby("n_items")["accuracy"].mean().items())
     part = table[table["n_items"] == n_items]
     by_order = {order: part[part["order"] == order] for order in (KEPT, SHUFFLED)}
@@ -150,7 +151,6 @@ def order_matters(table: pd.DataFrame) -> Measured:
     return Measured("range_of_accuracy_over_indices", _range(of["accuracy"]), n=int(of["n"].sum()),
                     control_label="range_without_the_coordinates", control=_range(of["removed"]),
                     p=max(float(rows["range_p"].iloc[0]) for rows in by_order.values()),
-                    also={"p_through": min(1.0, len(by_order) * float(part["through_p"].min()))},
                     units={"prompts_an_order": min(int(rows["n"].sum()) for rows in by_order.values())})  # fmt: skip
 
 

@@ -84,10 +84,11 @@ def order_rows(model: str, of: Scaled, seed: int = 0) -> list[OrderRow]:
         matched = by_index(of.matched[some, :, REMOVED], index[: len(some)][some]).mean(1)
         for i in index.unique().tolist():
             cell = here & (index == i)
-            found, shares = share(plain[cell]), [hit[cell].double().mean().item() for hit in hits]
+            found = share(plain[cell])
+            last, following, least, says_last, says_next, gone = (hit[cell].double().mean().item() for hit in hits)
             rows.append(
-                OrderRow(model, of.logits.shape[2], order, i, *found[:3], *shares, matched[i].item(), range_p,
-                         through_p, found.n)
+                OrderRow(model, of.logits.shape[2], order, i, *found[:3], last, following, least, says_last, says_next,
+                         gone, matched[i].item(), range_p, through_p, found.n)
             )  # fmt: skip
     return rows
 

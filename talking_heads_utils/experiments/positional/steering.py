@@ -19,13 +19,13 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.correction import corrected, fit, right
 from talking_heads_utils.experiments.positional.crowding import (
-    MIDDLE,
     N_LISTS,
     SCALES,
     Listed,
     Spans,
     listed,
     make_listed,
+    over_draws,
     points,
     selection,
 )
@@ -231,11 +231,11 @@ def matched_gains(c: Context, of: Chosen, own: Search, chooses: Listed, at: List
         for method, values in found.items():
             gain, beyond = (scores[method] - scores[less] for less in (Method.NONE, Method.CORRECTION))
             values.append([scores[method], gain, beyond, chose[method] - chose[Method.NONE]])
-    n = len(range(len(at.ends))[some])
-    return {
-        method: MatchedGain(values[0][1], *torch.tensor(values[1:], dtype=torch.float64).T, n)
-        for method, values in found.items()
-    }
+    n, drawn = len(range(len(at.ends))[some]), dict[Method, MatchedGain]()
+    for method, values in found.items():
+        accuracy, gain, beyond, where = torch.tensor(values, dtype=torch.float64).T
+        drawn[method] = MatchedGain(gain[0].item(), accuracy[1:], gain[1:], beyond[1:], where[1:], n)
+    return drawn
 
 
 def _steerings(of: Chosen, *steerings: Steering) -> Iterator[tuple[Steering, ...]]:
@@ -257,13 +257,16 @@ def gain_rows(
         where = 100 * (there[method].double() - there[Method.NONE].double()).mean().item()
         drawn = (matched or {}).get(method)
         p, n_draws = (None, None) if drawn is None else (_p(drawn), len(drawn.gain))
-        measured = (*share(hit)[:3], *points(gain), *points(beyond), where)
-        rows.append(GainRow(model, n_items, part, method, Subspace.CHOSEN, *measured, p, n_draws, len(hit)))
+        rows.append(
+            GainRow(model, n_items, part, method, Subspace.CHOSEN, *share(hit)[:3], *points(gain), *points(beyond),
+                    where, p, n_draws, len(hit))
+        )  # fmt: skip
         if drawn is not None:
-            spread = (drawn.accuracy, 100 * drawn.gain, 100 * drawn.beyond)
-            ends = (end for v in spread for end in (v.mean().item(), *v.quantile(MIDDLE).tolist()))
-            where = 100 * drawn.where_chosen.mean().item()
-            rows.append(GainRow(model, n_items, part, method, Subspace.MATCHED, *ends, where, None, n_draws, drawn.n))
+            rows.append(
+                GainRow(model, n_items, part, method, Subspace.MATCHED, *over_draws(drawn.accuracy),
+                        *over_draws(100 * drawn.gain), *over_draws(100 * drawn.beyond),
+                        100 * drawn.where_chosen.mean().item(), None, n_draws, drawn.n)
+            )  # fmt: skip
     return rows
 
 

@@ -210,16 +210,22 @@ def run_reach(c: Context) -> list[ReachRow]:
         settings = axes(c, n_items).settings(ON_REACH)
         best, there = brought(*lists, settings, at.movers)
         drawn = torch.stack([
-            brought(*(replace(some, directions=along) for some in lists), settings, at.movers)[1].mean(0)
+            _mean(brought(*(replace(some, directions=along) for some in lists), settings, at.movers)[1])
             for along in follow(at.matched, "matched triples")
         ])  # fmt: skip
         before, after = (moved(lists[1], s, at.movers) for s in (torch.zeros(1, K), best))
         steered, said = summary(there), summary(after.answered.diagonal(dim1=1, dim2=2), hits=True)
-        whole = drawn_test(there.mean().item(), drawn.mean(1))
+        own = _mean(there)
+        whole = drawn_test(own.mean().item(), drawn.mean(1))
         for i in range(n_items):
-            test = drawn_test(there[:, i].mean().item(), drawn[:, i])
+            test = drawn_test(own[i].item(), drawn[:, i])
             plain, plain_said = (values[:, 0, i].double().mean().item() for values in before)
             ends, said_ends = ([end[i].item() for end in found[:3]] for found in (steered, said))
             of_draws = test.null_high, test.p, whole.p, whole.n
             rows.append(ReachRow(c.model, n_items, i, plain, *ends, plain_said, *said_ends, *of_draws, steered.n))
     return rows
+
+
+def _mean(shares: Float[Tensor, "n n_items"]) -> Float[Tensor, "n_items"]:
+    """To four digits: where nothing moves, all that differs is rounding, and no test may make anything of that."""
+    return shares.double().mean(0).round(decimals=4)
