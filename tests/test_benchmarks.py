@@ -17,7 +17,8 @@ from talking_heads_utils.cli.benchmarks import steering as steering_bench
 from talking_heads_utils.cli.benchmarks import streaming as streaming_bench
 from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, RANDOM_PAIRS
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts.ioi import build_ioi
 from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.scores.scores import compute_scores
@@ -87,7 +88,9 @@ def test_both_ways_of_patching_agree(b, sets, n_layers):
 
 @pytest.mark.parametrize("read", ["attention", "logits"])
 def test_both_ways_of_steering_agree(read):
-    row = steering_bench.row(steering_bench.mini_token(), 4, read, 1, values=(-50.0, 0.0, 50.0), n_plain=20)
+    writers = [Component(0, 0, 0), Component(1, 1, 0), Component(1, 0, 1)]
+    case = steering_bench.Case("mini-token", load_model("mini-token"), writers, [Head(3, 0)])
+    row = steering_bench.row(case, 4, read, 1, values=(-50.0, 0.0, 50.0), n_plain=20)
     assert row.max_abs_diff < 1e-4 and "27 settings" in row.case and row.ratio > 0
 
 

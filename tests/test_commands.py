@@ -128,3 +128,8 @@ def test_an_edit_is_baked_from_the_command_line(checkpoints, tmp_path, capsys):
         assert capsys.readouterr().err.startswith("error: ")
     path.write_text("{}")
     assert main([*command[:6], str(tmp_path / "other")]) == 2 and not (tmp_path / "other").exists()
+    by_name = [*command[:3], "--scale", "L1H2 x 0", "--out", str(tmp_path / "named")]
+    assert main(by_name) == 0 and "L1H2.0: scale 0" in capsys.readouterr().out
+    assert load_head_weights(tmp_path / "named").W_O[1, 2].abs().max() < 1e-5 < weights.W_O[1, 2].abs().max()
+    for wrong in ([*by_name[:4], "L1H2", *by_name[5:]], ["edit", "--model", "planted", *by_name[3:]]):
+        assert main(wrong) == 2 and capsys.readouterr().err.startswith("error: ")

@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
+from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional import crowding, order
@@ -106,11 +107,11 @@ def planted():
 
 
 def test_a_scaled_cloud_is_that_of_plain_hooks(planted):
-    of, at = planted.kept(chosen), listed(planted, Part.HELD_OUT, 6, 200).ends
-    fitted = listed(planted, Part.SELECTION, 6, 200).ends
+    of, at = planted.kept(chosen), listed(planted, Part.HELD_OUT, 6, 300).ends
+    fitted = listed(planted, Part.SELECTION, 6, 300).ends
     spans = Spans.of(torch.cat([of.directions[None, :K], of.matched[:2]]), fitted.stream)
     found = spans.logits(at, [0.0, 1.0, 2.0], slice(3, 9))
-    rows, end = torch.arange(20), at.prompts.positions["end"]
+    rows, end = torch.arange(30), at.prompts.positions["end"]
     _, candidates = item_positions(at.prompts)
     middle, energy = fitted.stream.mean(0), None
     for t, directions in enumerate([of.directions[:K], *of.matched[:2]]):
@@ -129,6 +130,11 @@ def test_a_scaled_cloud_is_that_of_plain_hooks(planted):
                 logits = planted.bridge(at.prompts.tokens)[rows, end].gather(1, candidates)
             torch.testing.assert_close(found[:, t, s], logits[3:9], atol=2e-3, rtol=0)
     assert (found[:, 0, 0] - found[:, 0, 1]).abs().max() > 1 > 0.01 > (found[:, 1, 1] - found[:, 0, 1]).abs().max()
+
+
+def test_too_few_lists_of_an_index(planted):
+    with pytest.raises(TaskError, match="4 of 20 lists have their answer at index 0; it takes 5"):
+        listed(planted, Part.HELD_OUT, 5, 20)
 
 
 def test_errors_lie_where_the_planted_codes_crowd(planted):

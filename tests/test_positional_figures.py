@@ -229,6 +229,7 @@ def test_sentences_follow_the_numbers():
     )
     told = said.interchange(table).data
     assert "at least half" in told and "That is more than matched" in told and "of the chosen 2 dimensions" in told
+    assert "best three that were learned carry 87% [85%, 90%]; learned for arbitrary labels 9% [7%, 12%]" in told
     weak = table.assign(of_stream=0.2, of_stream_low=0.1, of_stream_high=0.3, p=0.4)
     told = said.interchange(weak).data
     assert "less than half" in told and "no clearly more than matched" in told and "more than 10 dimensions" in told
@@ -239,7 +240,7 @@ def test_sentences_follow_the_numbers():
     assert "matched on layer and energy carry none of it." in said.finding(none, "made").data
     assert "about half" in said.interchange(table.assign(of_stream_low=0.4, of_stream_high=0.7)).data
     decoded = made.decoding_rows()
-    assert "tell more of the list index" in said.decoding(decoded).data
+    assert "tell more of the index" in said.decoding(decoded).data
     assert "tell no clearly more" in said.decoding(decoded.assign(p=0.3)).data
     margins, scales = made.margin_rows(), made.scale_rows()
     assert "wording and order in lists of 4, 6 and 8. " in said.margins(margins).data
@@ -250,18 +251,16 @@ def test_sentences_follow_the_numbers():
     assert said.scales(scales.assign(p=0.2)).data.count("at no length") == 2
     gains = made.gain_rows()
     told = said.gains(gains).data
-    assert "Neither way to steer beats the correction. " in told
-    assert told.endswith("To it, a setting adds +1.4 [-0.6, 3.4] in lists of 4 and +1.6 [-0.4, 3.6] in lists of 6.")
+    assert "neither way to steer beats the correction. " in told
+    assert told.endswith(
+        "To it, a setting adds +1.4 [-0.6, 3.4] in lists of 4 and +1.6 [-0.4, 3.6] in lists of 6, in points."
+    )
     told = said.gains(gains.assign(beyond_low=1.0)).data
-    assert (
-        "More than the correction: one setting in lists of 4, one setting in lists of 6, scaling in lists of 4 and scaling"
-        in told
-    )
+    assert "more than the correction is gained by one setting in lists of 4, one setting in lists of 6" in told
     grid, reach = made.map_rows(), made.reach_rows()
-    assert "4 of 4 items are attended most somewhere" in said.traversal(grid, reach).data
-    assert ": more attention than along matched triples (p = 0.01; single items 3 of 4)" in (
-        said.traversal(grid, reach).data
-    )
+    told = said.traversal(grid, reach).data
+    assert "6 items are attended most somewhere, 5 are answered most; in 18% of 125 settings both" in told
+    assert ": more attention than along matched triples (p = 0.01; single items 5 of 6)." in told
     assert "no clearly more attention" in said.traversal(grid, reach.assign(mean_p=0.5)).data
 
 
@@ -269,9 +268,17 @@ def test_sentences_name_their_rows():
     assert said.three(made.component_rows()) == ["L1H0.0", "L1H1.0", "L1H0.1"]
     assert said.three(made.component_rows().iloc[:0]) == []
     line = said.line(made.line_rows()).data
-    assert "L1H0.0: item 5, attention 0% to 63%" in line and "a random direction: item 5, attention 15% to 19%" in line
-    assert "lists of 6, kept: 25% at index 0 to 67% at index 5, p = 0.001" in said.order(made.order_rows()).data
-    assert "lists of 6: 1.6 along L1H0.0" in said.points(made.point_rows(), made.COMPONENTS).data
+    assert "item 5 goes from 0% to 63% of the attention, and from 0% to 32% of the answers" in line
+    assert line.endswith("Along the random direction no item's attention changes by more than 4%.")
+    assert (
+        "lists of 6 accuracy goes from 25% at index 0 to 67% at 5 in kept order (p = 0.001) and 20%"
+        in said.order(made.order_rows()).data
+    )
+    assert "26% to 44% in lists of 8, 33% to 51% in lists of 6" in said.margins(made.margin_rows()).data
+    assert (
+        "1.3, 1.2 and 0.1 standard deviations in lists of 3, 1.6, 1.2 and"
+        in said.points(made.point_rows(), made.COMPONENTS).data
+    )
     known = said.known({"planted": (made.interchange_rows(), made.decoding_rows()),
                         "none": (made.interchange_rows().iloc[:0], made.decoding_rows().iloc[:0])}).data  # fmt: skip
     assert known.startswith("- planted: three dimensions carry 61%") and "none" not in known

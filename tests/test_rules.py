@@ -3,14 +3,18 @@ judged."""
 
 from math import nan
 
+import numpy as np
 import pytest
 
-from talking_heads_utils.experiments import power, rules
+from talking_heads_utils.experiments import power, rules, whole_worlds
 from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.inhibition import exchange, measures
 from talking_heads_utils.experiments.inhibition.exchange_study import fresh_prompts, make_study
+from talking_heads_utils.experiments.positional import interchange
+from talking_heads_utils.experiments.positional import measures as positional
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.verdicts import Measured, Rule, Verdict
+from talking_heads_utils.experiments.worlds import Cell
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 
 YES, NO, OPEN, NONE = Verdict
@@ -124,3 +128,29 @@ def test_planted_components_are_found_where_they_carry_and_nowhere_else(planted,
         assert rules.PREDICTED(measures.predicted(hits)) == predicted
     table = frame(exchange.exchange_rows(study, exchange.ALL, study.heads))
     assert rules.CONCENTRATED(measures.concentrated(table)) == concentrated
+
+
+@pytest.mark.parametrize("world, verdict", [
+    ("transformer", YES), ("transformer, eight dimensions", NO), ("transformer, no channel", NO),
+])  # fmt: skip
+def test_three_planted_dimensions_are_told_from_eight_and_from_none(world, verdict):
+    draw = whole_worlds.through(interchange.run, positional.three_dimensions)
+    (found,) = draw(Cell(world, verdict == YES, 0, 0.15, 2), 1, np.random.default_rng(0))
+    assert rules.THREE_DIMENSIONS.decide(found) == verdict
+
+
+@pytest.mark.parametrize("planted", power.ON_LISTS, ids=lambda planted: planted.claim)
+def test_strong_effects_are_supported_and_their_absence_never_is(planted):
+    """With the units that the rule asks for, in the easiest worlds of the table."""
+    true = max((cell for cell in planted.cells if cell.truth), key=lambda cell: (cell.effect_size, cell.n_heads))
+    found = list(planted.draw(true, 5, np.random.default_rng(0)))
+    assert not planted.rule.lacking(found[0]) and all(planted.rule(each) == YES for each in found)
+    false = planted.cells[-1]
+    assert not false.truth and all(
+        planted.rule(each) != YES for each in planted.draw(false, 5, np.random.default_rng(0))
+    )
+
+
+def test_lists_are_judged_where_the_gate_lets_a_model_be_asked():
+    assert positional.longest([(4, 0.52), (6, 0.33), (8, 0.21)]) == 6  # chance 0.125, half of it more: 0.1875
+    assert positional.longest([(8, 0.30), (4, 0.52)]) == 8 and positional.longest([(8, 0.1), (6, 0.1)]) == 6

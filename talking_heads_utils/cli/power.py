@@ -1,4 +1,4 @@
-"""How often chapter 1's verdict rules say what in planted worlds, whose truth is known.
+"""How often the verdict rules of chapters 1 to 3 say what in planted worlds, whose truth is known.
 
 The book's page of rules shows the table. The same number of worlds and seed give the same one.
 

@@ -64,7 +64,7 @@ def gain(rng: Random, before: float, by: float, churn: float, n: int) -> Interva
     change = (flip < up).astype(float) - (flip > 1 - down)
     old = np.where(change > 0, 0.0, np.where(change < 0, 1.0, rng.random(n) < before))
     found = share_change(*(torch.from_numpy(part) for part in (old + change, old)))
-    return Interval(*(100 * part for part in found[:3]), n)
+    return Interval(100 * found.mean, 100 * found.low, 100 * found.high, n)
 
 
 def triples(rng: Random, own: float, alike: bool, spread: float) -> tuple[float, ndarray]:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional import interchange as interchanges
+from talking_heads_utils.experiments.positional.decoding import Split
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import K, Subspace
+from talking_heads_utils.experiments.positional.traversal import RANDOM
 from talking_heads_utils.experiments.rules import ALPHA
 from talking_heads_utils.experiments.verdicts import listed
-from talking_heads_utils.figures.positional import FEATURES, SPLITS, lengths_of
+from talking_heads_utils.figures.positional import FEATURES, lengths_of
 from talking_heads_utils.site.scorecard import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
 
 HALF = 0.5  # of what the whole stream does
 NARROW, WIDE = 0.5, 2.0  # scales of the cloud that are spoken of
-WHOLE = {Subspace.WHOLE_HEADS: "the inhibition heads, whole", Subspace.LEARNED: "the best that can be learned",
-         Subspace.ANYWHERE: "components of any head", Subspace.LEARNED_ARBITRARY: "learned for arbitrary labels",
-         Subspace.LEARNED_UNTRAINED: "learned on an untrained model"}  # fmt: skip
 
 
 def _where(table: pd.DataFrame, **keys: Any) -> pd.DataFrame:
@@ -70,28 +69,25 @@ def components(table: pd.DataFrame) -> str:
 @said
 def points(table: pd.DataFrame, names: list[str]) -> str:
     """How far the means of list indices lie apart, in the longest lists and in the shortest."""
-    parts = {}
+    parts = []
     for n in dict.fromkeys((lengths_of(table)[-1], lengths_of(table)[0])):
         means = _where(table, n_items=n).groupby("list_index")[["x", "y", "z"]].mean()
         apart = (means.max() - means.min()).tolist()
-        parts[f"lists of {n}"] = ", ".join(f"{gap:.1f} along {name}" for gap, name in zip(apart, names))
-    return f"From the lowest mean of a list index to the highest, in standard deviations:\n\n{_lines(parts)}"
+        parts.append(f"{listed(f'{gap:.1f}' for gap in apart)} standard deviations in lists of {n}")
+    return f"Means of list indices lie up to {', '.join(parts)} apart, along {listed(names)}."
 
 
 @said
 def decoding(table: pd.DataFrame) -> str:
-    n, parts = lengths_of(table)[0], {}
-    rows = _where(table, n_items=n, subspace=Subspace.CHOSEN, k=K)
-    for feature, name in FEATURES.items():
-        of = [(words, _one(rows, feature=feature, split=split)) for split, words in SPLITS.items()]
-        parts[name] = ", ".join(f"on {words} {share(row, 'right')}" for words, row in of if row is not None)
-    row = _one(rows, feature="list_index", split="lists")
-    matched = _one(table, n_items=n, subspace=Subspace.MATCHED, feature="list_index", split="lists")
-    beside = "" if matched is None else f"; matched triples {matched['right']:.0%} on average"
-    more = "more" if row["p"] <= ALPHA else "no clearly more"
+    n = lengths_of(table)[0]
+    rows = _where(table, n_items=n, subspace=Subspace.CHOSEN, k=K, split=Split.WORDINGS)
+    index, item = (_one(rows, feature=feature) for feature in FEATURES)
+    matched = _one(table, n_items=n, subspace=Subspace.MATCHED, feature="list_index", split=Split.WORDINGS)
+    more = "more" if index["p"] <= ALPHA else "no clearly more"
     return (
-        f"From three coordinates, in lists of {n}, by chance {row['chance']:.0%}:\n\n{_lines(parts)}\n\n"
-        f"They tell {more} of the list index than matched triples do ({p_in_words(row['p'])}{beside})."
+        f"On other wordings, three coordinates tell the list index of {share(index, 'right')} of lists of {n} and the "
+        f"item of {share(item, 'right')}, by chance {index['chance']:.0%}. They tell {more} of the index than matched "
+        f"triples do, {matched['right']:.0%} on average ({p_in_words(index['p'])})."
     )
 
 
@@ -141,16 +137,26 @@ def interchange(table: pd.DataFrame, measure: str = interchanges.LOGIT_DIFFERENC
     low, high = row["of_stream_low"], row["of_stream_high"]
     much = "at least half" if low >= HALF else "less than half" if high < HALF else "about half"
     more = "more" if row["p"] <= ALPHA else "no clearly more"
-    beside = {words: _one(rows, subspace=kind, k=0 if kind == Subspace.WHOLE_HEADS else K)
-              for kind, words in WHOLE.items()}  # fmt: skip
-    told = [f"{words} {_of(found)}" for words, found in beside.items() if found is not None]
     kinds = {Subspace.CHOSEN: "the chosen", Subspace.LEARNED: "the learned"}
     half = [f"{words} {_half(rows, kind)}" for kind, words in kinds.items() if len(_where(rows, subspace=kind))]
     return (
         f"The chosen three carry {much} of what the whole stream does to the answer, in lists of {n}: {_of(row)}, "
         f"{row['n']} pairs. That is {more} than matched triples, 95% of which {matched} ({p_in_words(row['p'])}), and "
-        f"{_of(row, 'of_ten')} of what all chosen components carry. Three dimensions of other kinds, and the heads:\n\n"
-        f"{_lines(told)}\n\nHalf of the stream's effect takes, of {' and of '.join(half)}."
+        f"{_of(row, 'of_ten')} of what all chosen components carry.{_learned(rows)} Half of the stream's effect takes, "
+        f"of {' and of '.join(half)}."
+    )
+
+
+def _learned(rows: pd.DataFrame) -> str:
+    """Three learned dimensions and their controls, where there are any."""
+    kinds = (Subspace.LEARNED, Subspace.LEARNED_ARBITRARY, Subspace.LEARNED_UNTRAINED)
+    found = [_one(rows, subspace=kind, k=K) for kind in kinds]
+    if None in [row if row is None else 0 for row in found]:
+        return ""
+    best, arbitrary, untrained = (_of(row) for row in found)
+    return (
+        f" The best three that were learned carry {best}; learned for arbitrary labels {arbitrary}, on an untrained "
+        f"model {untrained}."
     )
 
 
@@ -168,15 +174,25 @@ def _half(rows: pd.DataFrame, kind: str) -> str:
 
 @said
 def line(table: pd.DataFrame) -> str:
-    """For each component the item whose share of attention it changes most, from end to end."""
-    n, parts = lengths_of(table)[0], {}
-    for component in table["component"].unique():
-        own = _where(table, n_items=n, component=component).sort_values("amount")
-        first, last = (own.groupby("list_index")[what].agg(["first", "last"]) for what in ("attention", "answered"))
-        item = (first["last"] - first["first"]).abs().idxmax()
-        name = "a random direction" if component == "random" else component
-        parts[name] = f"item {item}, attention {_path(first, item)}, answers {_path(last, item)}"
-    return f"The item that gains or loses most from end to end, lists of {n}:\n\n{_lines(parts)}"
+    """Of the component that changes attention most, from end to end: what it does to one item; and a random one's."""
+    n = lengths_of(table)[0]
+    found = {component: _from_end_to_end(_where(rows, n_items=n)) for component, rows in table.groupby("component")}
+    random = found.pop(RANDOM)[0]
+    component, (_, item, attention, answered) = max(found.items(), key=lambda pair: pair[1][0])
+    return (
+        f"In lists of {n}, {component} moves most: from end to end item {item} goes from {attention} of the attention, "
+        f"and from {answered} of the answers. Along the random direction no item's attention changes by more than "
+        f"{random:.0%}."
+    )
+
+
+def _from_end_to_end(rows: pd.DataFrame) -> tuple[float, int, str, str]:
+    """The largest change of an item's attention, the item, its attention and its answers."""
+    by_item = rows.sort_values("amount").groupby("list_index")
+    attention, answered = (by_item[what].agg(["first", "last"]) for what in ("attention", "answered"))
+    change = (attention["last"] - attention["first"]).abs()
+    item = int(change.idxmax())
+    return float(change.max()), item, _path(attention, item), _path(answered, item)
 
 
 def _path(ends: pd.DataFrame, item: int) -> str:
@@ -186,15 +202,13 @@ def _path(ends: pd.DataFrame, item: int) -> str:
 @said
 def traversal(table: pd.DataFrame, reach: pd.DataFrame) -> str:
     """What the grid reaches, and what settings that were chosen on other lists bring."""
-    parts = {}
-    for n in lengths_of(table):
-        own, aimed = _where(table, n_items=n), _where(reach, n_items=n)
-        follows = (own["attended"] == own["answer"]).mean()
-        parts[f"lists of {n}"] = (
-            f"{own['attended'].nunique()} of {n} items are attended most somewhere, {own['answer'].nunique()} answered "
-            f"most; in {follows:.0%} of {len(own):,} settings both are the same item{_aimed(aimed)}"
-        )
-    return _lines(parts)
+    n = lengths_of(table)[0]
+    own, aimed = _where(table, n_items=n), _where(reach, n_items=n)
+    follows = (own["attended"] == own["answer"]).mean()
+    return (
+        f"In lists of {n}, {own['attended'].nunique()} items are attended most somewhere, {own['answer'].nunique()} "
+        f"are answered most; in {follows:.0%} of {len(own):,} settings both are the same item{_aimed(aimed)}."
+    )
 
 
 def _aimed(rows: pd.DataFrame) -> str:
@@ -214,17 +228,16 @@ def _aimed(rows: pd.DataFrame) -> str:
 
 @said
 def margins(table: pd.DataFrame) -> str:
-    parts, costs = {}, []
+    parts, costs = [], []
     for n in lengths_of(table):
         own = _where(table, n_items=n)
         quarters = _where(own, statistic="accuracy").sort_values("quarter")["value"]
-        ends = (f"{value:.0%}" for value in (quarters.iloc[0], quarters.iloc[-1]))
-        parts[f"lists of {n}"] = " in the most crowded quarter, ".join(ends) + " in the least"
+        parts.append(f"{quarters.iloc[0]:.0%} to {quarters.iloc[-1]:.0%} in lists of {n}")
         slope = _one(own, statistic="slope")
         costs += [n] if slope is not None and slope["low"] > 0 and slope["p"] <= ALPHA else []
     return (
         f"Beyond matched triples, crowded lists are answered less often than others of their index, wording and order "
-        f"{_at(costs)}. Accuracy:\n\n{_lines(parts)}"
+        f"{_at(costs)}. Accuracy from the most crowded quarter to the least: {', '.join(parts)}."
     )
 
 
@@ -250,41 +263,32 @@ def _at(lengths: Iterable[int]) -> str:
 
 @said
 def order(table: pd.DataFrame) -> str:
-    parts, through = {}, []
-    for (n, kind), rows in table.groupby(["n_items", "order"]):
+    parts, n = [], lengths_of(table)[len(lengths_of(table)) // 2]
+    for kind, rows in _where(table, n_items=n).groupby("order"):
         low, high = rows.loc[rows["accuracy"].idxmin()], rows.loc[rows["accuracy"].idxmax()]
-        parts[f"lists of {n}, {kind}"] = (
-            f"{low['accuracy']:.0%} at index {low['list_index']} to {high['accuracy']:.0%} at index "
-            f"{high['list_index']}, {p_in_words(low['range_p'])}"
-        )
-        through += [n] if low["through_p"] <= ALPHA else []
+        parts.append(f"{low['accuracy']:.0%} at index {low['list_index']} to {high['accuracy']:.0%} at "
+                     f"{high['list_index']} in {kind} order ({p_in_words(low['range_p'])})")  # fmt: skip
+    through = table.loc[table["through_p"] <= ALPHA, "n_items"]
     return (
-        f"Lowest and highest accuracy over the answer's list index:\n\n{_lines(parts)}\n\nWith all coordinates at one "
-        f"point the range narrows more than along matched triples, in one order at least, {_at(through)}."
+        f"In lists of {n} accuracy goes from {listed(parts)}. With all coordinates at one point its range narrows more "
+        f"than with matched triples there, in one order at least, {_at(through)}."
     )
 
 
 # --- what it gains ---
 
-TOLD_NOTHING = {Method.ONE_SETTING: "one setting", Method.SCALING: "scaling", Method.CORRECTION: "the correction",
-                Method.BOTH: "setting and correction"}  # fmt: skip
-
 
 @said
 def gains(table: pd.DataFrame) -> str:
-    parts, held_out = {}, _where(table, subspace=Subspace.CHOSEN, part=Part.HELD_OUT)
-    for n in lengths_of(held_out):
-        rows = [(words, _one(held_out, n_items=n, method=method)) for method, words in TOLD_NOTHING.items()]
-        parts[f"lists of {n}"] = ", ".join(f"{words} {_points(row)}" for words, row in rows if row is not None)
+    held_out = _where(table, subspace=Subspace.CHOSEN, part=Part.HELD_OUT)
     alone = [row for method in (Method.ONE_SETTING, Method.SCALING)
              for _, row in _where(held_out, method=method).iterrows()]  # fmt: skip
     better = [f"{plain(row['method'])} in lists of {row['n_items']}" for row in alone if row["beyond_low"] > 0]
-    beats = (
-        f"More than the correction alone: {listed(better)}" if better else "Neither way to steer beats the correction"
-    )
+    more = "more than the correction is gained by "
+    beats = more + listed(better) if better else "neither way to steer beats the correction"
     both = _where(held_out, method=Method.BOTH)
     adds = [f"{_points(row, 'beyond', 'beyond_')} in lists of {row['n_items']}" for _, row in both.iterrows()]
-    return f"Gains in points on held-out lists:\n\n{_lines(parts)}\n\n{beats}. To it, a setting adds {listed(adds)}."
+    return f"On held-out lists: {beats}. To it, a setting adds {listed(adds)}, in points."
 
 
 # --- the known answer ---

@@ -1,8 +1,9 @@
 """Steering: one token per setting on kept keys and values, beside whole hooked runs of the same settings.
 
-Speed does not depend on the weights' values, so a model of GPT-2 small's shape has random ones, large enough that
-steering moves attention. Ours runs the paper's whole grid on one prompt; the plain way a sample of the same settings on
-the same prompt, its time scaled up to the grid. The results are compared on that sample.
+SmolLM2 has chapter 2's components and movers. Speed does not depend on the weights' values, so a model of GPT-2 small's
+shape has random ones, large enough that steering moves attention. Ours runs the paper's whole grid on one prompt; the
+plain way a sample of the same settings on the same prompt, its time scaled up to the grid. The results are compared on
+that sample.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch import Tensor
 
 from talking_heads_utils.cli.benchmarks import Row, compare, random_model
 from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.experiments.list_prompts import Lists, Part, build
 from talking_heads_utils.forward.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.prompts.lists import build_laundry
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.weights.packages import SMOLLM2
@@ -80,7 +81,7 @@ def row(
     case: Case, n_items: int, read: str, repeats: int, values: Sequence[float] = VALUES, n_plain: int = N_PLAIN
 ) -> Row:
     """One model, one list length, one read-out: times of the whole grid on one prompt."""
-    prompts = build_laundry(case.bridge.tokenizer, n_items, 2, 0).select([0])
+    prompts = build(case.bridge.tokenizer, Lists(Part.SELECTION, n_items, 1))
     steering = prepare(case.bridge, prompts, case.writers)
     settings = grid(values, len(case.writers))
     sample = settings[torch.randperm(len(settings), generator=torch.Generator().manual_seed(0))[:n_plain]]
@@ -121,7 +122,8 @@ def plain_runs(case: Case, prompts: PromptSet, steering: Steering, settings: Ten
         logits = case.bridge.run_with_hooks(tokens.expand(len(batch), -1), fwd_hooks=hooks)[:, end]
         if read == ATTENTION:
             patterns = torch.stack([seen[m.layer][:, m.head] for m in case.movers], 1)
-            found.append(patterns[:, :, steering.items[0]])
+            to_items = patterns[:, :, steering.items[0]]
+            found.append(to_items / to_items.sum(-1, keepdim=True))
         else:
             found.append(logits[:, steering.candidates[0]])
     return torch.cat(found)

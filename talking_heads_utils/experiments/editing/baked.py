@@ -84,10 +84,13 @@ def by_transformers(where: dict[str, Any], sets: Sequence[PromptSet]) -> list[Fl
     """The same of a checkpoint by transformers alone: prompts of one length together, so that there is no padding.
     where: its folder and, of a GGUF file, the file's name."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         where["folder"], gguf_file=where.get("file"), dtype=torch.float32, local_files_only=True
     ).eval()
+    logging.enable_progress_bar()
     found = []
     for prompts in sets:
         end = prompts.positions["end"]

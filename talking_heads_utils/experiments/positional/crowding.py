@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.list_prompts import Lists, Part
+from talking_heads_utils.experiments.list_prompts import EACH_INDEX, QUICK_EACH_INDEX, Lists, Part, check_each_index
 from talking_heads_utils.experiments.positional.conditional import (
     conditional_slope,
     dealt_over_errors,
@@ -133,11 +133,13 @@ class _OfLists:
     lists: Lists
 
     def __call__(self, c: Context) -> Listed:
-        return make_listed(c.bridge, c.kept(self.lists), c.kept(chosen))
+        prompts = c.kept(self.lists)
+        check_each_index(prompts, QUICK_EACH_INDEX if c.quick else EACH_INDEX)
+        return make_listed(c.bridge, prompts, c.kept(chosen))
 
 
 def listed(c: Context, part: Part, n_items: int, usual: int) -> Listed:
-    """Lists of a context's model, run once per context."""
+    """Lists of a context's model, run once per context. Raises :class:`TaskError` for too few of an index."""
     return c.kept(_OfLists(Lists(part, n_items, c.n(usual))))
 
 
