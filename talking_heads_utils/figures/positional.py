@@ -262,9 +262,11 @@ def crowding_figure(table: pd.DataFrame) -> go.Figure:
             x=own["quarter"].astype(int).tolist(), y=short(own["value"]), name=f"lists of {n}", marker_color=colour,
             error_y=error_bars(own, "value"), hovertemplate=f"lists of {n}: %{{y:.0%}}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(tickvals=[1, 2, 3, 4], ticktext=["nearest to<br>another index", "2nd", "3rd", "farthest"])
-    figure.update_xaxes(title_text="quarter of the lists")
-    return figure.update_yaxes(title_text="lists answered", tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(
+        tickvals=[1, 2, 3, 4], ticktext=["most crowded<br>quarter", "second", "third", "least crowded<br>quarter"]
+    )
+    figure.update_yaxes(title_text="lists answered", tickformat=".0%", rangemode="tozero")
+    return figure.update_layout(legend_y=-0.3)
 
 
 def scales_figure(table: pd.DataFrame) -> go.Figure:
