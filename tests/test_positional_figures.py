@@ -240,7 +240,7 @@ def test_sentences_follow_the_numbers():
     assert "matched on layer and energy carry none of it." in said.finding(none, "made").data
     assert "about half" in said.interchange(table.assign(of_stream_low=0.4, of_stream_high=0.7)).data
     decoded = made.decoding_rows()
-    assert "tell more of the list index" in said.decoding(decoded).data
+    assert "tell more of the index" in said.decoding(decoded).data
     assert "tell no clearly more" in said.decoding(decoded.assign(p=0.3)).data
     margins, scales = made.margin_rows(), made.scale_rows()
     assert "wording and order in lists of 4, 6 and 8. " in said.margins(margins).data
@@ -258,10 +258,9 @@ def test_sentences_follow_the_numbers():
     told = said.gains(gains.assign(beyond_low=1.0)).data
     assert "more than the correction is gained by one setting in lists of 4, one setting in lists of 6" in told
     grid, reach = made.map_rows(), made.reach_rows()
-    assert "4 of 4 items are attended most somewhere" in said.traversal(grid, reach).data
-    assert ": more attention than along matched triples (p = 0.01; single items 3 of 4)" in (
-        said.traversal(grid, reach).data
-    )
+    told = said.traversal(grid, reach).data
+    assert "6 items are attended most somewhere, 5 are answered most; in 18% of 125 settings both" in told
+    assert ": more attention than along matched triples (p = 0.01; single items 5 of 6)." in told
     assert "no clearly more attention" in said.traversal(grid, reach.assign(mean_p=0.5)).data
 
 
@@ -271,9 +270,12 @@ def test_sentences_name_their_rows():
     line = said.line(made.line_rows()).data
     assert "item 5 goes from 0% to 63% of the attention, and from 0% to 32% of the answers" in line
     assert line.endswith("Along the random direction no item's attention changes by more than 4%.")
-    assert "25% at index 0 to 67% at 5 in lists of 6, 20% at" in said.order(made.order_rows()).data
+    assert (
+        "lists of 6 accuracy goes from 25% at index 0 to 67% at 5 in kept order (p = 0.001) and 20%"
+        in said.order(made.order_rows()).data
+    )
     assert "26% to 44% in lists of 8, 33% to 51% in lists of 6" in said.margins(made.margin_rows()).data
-    assert "lists of 6: 1.6 along L1H0.0" in said.points(made.point_rows(), made.COMPONENTS).data
+    assert "1.3, 1.2 and 0.1 in lists of 3; 1.6, 1.2 and" in said.points(made.point_rows(), made.COMPONENTS).data
     known = said.known({"planted": (made.interchange_rows(), made.decoding_rows()),
                         "none": (made.interchange_rows().iloc[:0], made.decoding_rows().iloc[:0])}).data  # fmt: skip
     assert known.startswith("- planted: three dimensions carry 61%") and "none" not in known

@@ -90,7 +90,7 @@ def points_figure(table: pd.DataFrame, axes: Sequence[str], start: int | None = 
     interval, below; the slider sets the length of the lists. Open marks: lists that are answered wrongly. axes: names
     of the components. start: the length at first. table: of
     :class:`~talking_heads_utils.experiments.positional.points.PointRow`."""
-    figure, clouds = new_figure(560, margin_t=30, showlegend=False), dict(tuple(table.groupby("n_items")))
+    figure, clouds = new_figure(470, margin_t=16, showlegend=False), dict(tuple(table.groupby("n_items")))
     names = [str(n) for n in clouds]
     frames = [go.Frame(name=str(n), data=_cloud(part), traces=[0, 1, 2, 3]) for n, part in clouds.items()]
     active = names.index(str(start)) if str(start) in names else 0
@@ -146,7 +146,7 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
     """Lists whose answer's index, or whose answer, is decoded from the first k coordinates; the menu chooses the length
     and what was left out of the fit. table: of
     :class:`~talking_heads_utils.experiments.positional.decoding.DecodingRow`."""
-    figure, views = new_figure(370, margin_t=16), {}
+    figure, views = new_figure(350, margin_t=16), {}
     for n in lengths_of(table):
         for split, words in SPLITS.items():
             part = table[(table["n_items"] == n) & (table["split"] == split)]
@@ -216,7 +216,7 @@ def dimensions_figure(table: pd.DataFrame, first: str = interchange.LOGIT_DIFFER
     """What a donor's first k coordinates do to the recipient, of components and of learned subspaces; grey: 95% of
     matched triples; lines: whole heads and the whole stream. The menu chooses measure and length. first: the measure it
     opens on. table: of :class:`~talking_heads_utils.experiments.positional.interchange.InterchangeRow`."""
-    figure, views, layouts = new_figure(410, margin_t=16), {}, []
+    figure, views, layouts = new_figure(380, margin_t=16), {}, []
     donors = table[table["donor"] == interchange.Donor.OTHER_ITEMS]
     for measure in sorted(MEASURES, key=lambda name: name != first):
         for n in lengths_of(donors):
@@ -254,7 +254,7 @@ def _interchanged(part: pd.DataFrame) -> list:
 def crowding_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy of the quarters of lists by margin, of each length. table: of
     :class:`~talking_heads_utils.experiments.positional.crowding.CrowdingRow`."""
-    figure = new_figure(300, margin_t=16, barmode="group")
+    figure = new_figure(280, margin_t=16, barmode="group")
     rows = table[table["statistic"] == "accuracy"]
     for n, colour in zip(sorted(rows["n_items"].unique().tolist()), (FIRST_NAME, ACCENT, EXPECTED, CONTROL)):
         own = rows[rows["n_items"] == n].sort_values("quarter")
@@ -262,16 +262,18 @@ def crowding_figure(table: pd.DataFrame) -> go.Figure:
             x=own["quarter"].astype(int).tolist(), y=short(own["value"]), name=f"lists of {n}", marker_color=colour,
             error_y=error_bars(own, "value"), hovertemplate=f"lists of {n}: %{{y:.0%}}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(tickvals=[1, 2, 3, 4], ticktext=["nearest to<br>another index", "2nd", "3rd", "farthest"])
-    figure.update_xaxes(title_text="quarter of the lists")
-    return figure.update_yaxes(title_text="lists answered", tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(
+        tickvals=[1, 2, 3, 4], ticktext=["most crowded<br>quarter", "second", "third", "least crowded<br>quarter"]
+    )
+    figure.update_yaxes(title_text="lists answered", tickformat=".0%", rangemode="tozero")
+    return figure.update_layout(legend_y=-0.3)
 
 
 def scales_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy over the scale of all lists' deviations from their mean: the chosen three, and 95% of matched triples as
     an area; the menu chooses the length. table: of
     :class:`~talking_heads_utils.experiments.positional.crowding.ScaleRow`."""
-    figure, views = new_figure(330, margin_t=16), {}
+    figure, views = new_figure(310, margin_t=16), {}
     for n in lengths_of(table):
         part = table[table["n_items"] == n].sort_values("scale")
         own, drawn = (part[part["subspace"] == s] for s in (Subspace.CHOSEN, Subspace.MATCHED))
@@ -304,7 +306,7 @@ STRATEGIES = {"accuracy": ("the model", ACCENT, "solid", 3),
 def order_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy by the answer's list index in each order, beside plain strategies and with the subspace removed; the
     menu chooses the length. table: of :class:`~talking_heads_utils.experiments.positional.order.OrderRow`."""
-    figure, views = stacked(len(ORDERS), list(ORDERS.values()), 480, 0.16), {}
+    figure, views = stacked(len(ORDERS), list(ORDERS.values()), 440, 0.18), {}
     for n in lengths_of(table):
         views[f"lists of {n}"] = [
             _by_index(table[(table["n_items"] == n) & (table["order"] == order)].sort_values("list_index"), column,

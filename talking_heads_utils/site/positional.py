@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional import interchange as interchanges
+from talking_heads_utils.experiments.positional.decoding import Split
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import K, Subspace
 from talking_heads_utils.experiments.positional.traversal import RANDOM
 from talking_heads_utils.experiments.rules import ALPHA
 from talking_heads_utils.experiments.verdicts import listed
-from talking_heads_utils.figures.positional import FEATURES, SPLITS, lengths_of
+from talking_heads_utils.figures.positional import FEATURES, lengths_of
 from talking_heads_utils.site.scorecard import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
@@ -68,28 +69,28 @@ def components(table: pd.DataFrame) -> str:
 @said
 def points(table: pd.DataFrame, names: list[str]) -> str:
     """How far the means of list indices lie apart, in the longest lists and in the shortest."""
-    parts = {}
+    parts = []
     for n in dict.fromkeys((lengths_of(table)[-1], lengths_of(table)[0])):
         means = _where(table, n_items=n).groupby("list_index")[["x", "y", "z"]].mean()
         apart = (means.max() - means.min()).tolist()
-        parts[f"lists of {n}"] = ", ".join(f"{gap:.1f} along {name}" for gap, name in zip(apart, names))
-    return f"From the lowest mean of a list index to the highest, in standard deviations:\n\n{_lines(parts)}"
+        parts.append(f"{listed(f'{gap:.1f}' for gap in apart)} in lists of {n}")
+    return (
+        f"From the lowest mean of a list index to the highest, along {listed(names)}, in standard deviations: "
+        f"{'; '.join(parts)}."
+    )
 
 
 @said
 def decoding(table: pd.DataFrame) -> str:
-    n, parts = lengths_of(table)[0], {}
-    rows = _where(table, n_items=n, subspace=Subspace.CHOSEN, k=K)
-    for feature, name in FEATURES.items():
-        of = [(words, _one(rows, feature=feature, split=split)) for split, words in SPLITS.items()]
-        parts[name] = ", ".join(f"on {words} {share(row, 'right')}" for words, row in of if row is not None)
-    row = _one(rows, feature="list_index", split="lists")
-    matched = _one(table, n_items=n, subspace=Subspace.MATCHED, feature="list_index", split="lists")
-    beside = "" if matched is None else f"; matched triples {matched['right']:.0%} on average"
-    more = "more" if row["p"] <= ALPHA else "no clearly more"
+    n = lengths_of(table)[0]
+    rows = _where(table, n_items=n, subspace=Subspace.CHOSEN, k=K, split=Split.WORDINGS)
+    index, item = (_one(rows, feature=feature) for feature in FEATURES)
+    matched = _one(table, n_items=n, subspace=Subspace.MATCHED, feature="list_index", split=Split.WORDINGS)
+    more = "more" if index["p"] <= ALPHA else "no clearly more"
     return (
-        f"From three coordinates, in lists of {n}, by chance {row['chance']:.0%}:\n\n{_lines(parts)}\n\n"
-        f"They tell {more} of the list index than matched triples do ({p_in_words(row['p'])}{beside})."
+        f"On other wordings, three coordinates tell the list index of {share(index, 'right')} of lists of {n} and the "
+        f"item of {share(item, 'right')}, by chance {index['chance']:.0%}. They tell {more} of the index than matched "
+        f"triples do, {matched['right']:.0%} on average ({p_in_words(index['p'])})."
     )
 
 
@@ -204,15 +205,13 @@ def _path(ends: pd.DataFrame, item: int) -> str:
 @said
 def traversal(table: pd.DataFrame, reach: pd.DataFrame) -> str:
     """What the grid reaches, and what settings that were chosen on other lists bring."""
-    parts = {}
-    for n in lengths_of(table):
-        own, aimed = _where(table, n_items=n), _where(reach, n_items=n)
-        follows = (own["attended"] == own["answer"]).mean()
-        parts[f"lists of {n}"] = (
-            f"{own['attended'].nunique()} of {n} items are attended most somewhere, {own['answer'].nunique()} answered "
-            f"most; in {follows:.0%} of {len(own):,} settings both are the same item{_aimed(aimed)}"
-        )
-    return _lines(parts)
+    n = lengths_of(table)[0]
+    own, aimed = _where(table, n_items=n), _where(reach, n_items=n)
+    follows = (own["attended"] == own["answer"]).mean()
+    return (
+        f"In lists of {n}, {own['attended'].nunique()} items are attended most somewhere, {own['answer'].nunique()} "
+        f"are answered most; in {follows:.0%} of {len(own):,} settings both are the same item{_aimed(aimed)}."
+    )
 
 
 def _aimed(rows: pd.DataFrame) -> str:
@@ -267,17 +266,15 @@ def _at(lengths: Iterable[int]) -> str:
 
 @said
 def order(table: pd.DataFrame) -> str:
-    parts: dict[str, list[str]] = {}
-    through = []
-    for (kind, n), rows in table.groupby(["order", "n_items"]):
+    parts, n = [], lengths_of(table)[len(lengths_of(table)) // 2]
+    for kind, rows in _where(table, n_items=n).groupby("order"):
         low, high = rows.loc[rows["accuracy"].idxmin()], rows.loc[rows["accuracy"].idxmax()]
-        told = f"{low['accuracy']:.0%} at index {low['list_index']} to {high['accuracy']:.0%} at {high['list_index']}"
-        parts.setdefault(f"{kind} order", []).append(f"{told} in lists of {n}")
-        through += [n] if low["through_p"] <= ALPHA else []
-    lines = _lines({kind: ", ".join(told) for kind, told in parts.items()})
+        parts.append(f"{low['accuracy']:.0%} at index {low['list_index']} to {high['accuracy']:.0%} at "
+                     f"{high['list_index']} in {kind} order ({p_in_words(low['range_p'])})")  # fmt: skip
+    through = table.loc[table["through_p"] <= ALPHA, "n_items"]
     return (
-        f"Lowest to highest accuracy over the answer's list index:\n\n{lines}\n\nWith all coordinates at one point the "
-        f"range narrows more than along matched triples, in one order at least, {_at(through)}."
+        f"In lists of {n} accuracy goes from {listed(parts)}. With all coordinates at one point its range narrows more "
+        f"than with matched triples there, in one order at least, {_at(through)}."
     )
 
 

@@ -28,7 +28,7 @@ from talking_heads_utils.weights.rotary import turn
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-BLOCK_BYTES = 64_000_000  # what the widest layer may take at once
+BLOCK_BYTES = 16_000_000  # what the widest layer may take at once
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Ends:
         attention: bool = True,
     ) -> tuple[Float[Tensor, "n k n_items"], Float[Tensor, "n k n_movers n_items"]]:  # fmt: skip
         """As :meth:`both`, all at once and with gradients; what is not asked for is empty."""
-        upper, x, found = self.forward, stream, {}
+        upper, x, found = self.forward, stream, dict[Head, Tensor]()
         last = upper.n_layers if logits else 1 + max(mover.layer for mover in self.movers)
         for layer in range(upper.start, last):
             here = [mover for mover in self.movers if mover.layer == layer] if attention else []

@@ -54,7 +54,7 @@ class InterchangeRow(Row):
     effect: float = column("", "change of the measure, mean over pairs")
     low: float = column("", "95% interval over pairs, of drawn subspaces over draws, lower end")
     high: float = column("", "upper end")
-    of_stream: float = column("share", "of what the whole stream does")
+    of_stream: float = column("share", "of what the whole stream does, in the trained model")
     of_stream_low: float = column("share", "95% interval, lower end")
     of_stream_high: float = column("share", "upper end")
     of_ten: float = column(
