@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from jaxtyping import Bool, Float
@@ -64,7 +63,7 @@ class EditRow(Row):
 def found(c: Context) -> Winners:
     """What the search chose; of a table of gains that is finished, if there is one. For :meth:`Context.kept`."""
     table = c.finished(GAINS)
-    return search(c) if table is None else winners_of(rows(table, EditRow))
+    return c.kept(search) if table is None else winners_of(rows(table, EditRow))
 
 
 def winners_of(table: Sequence[EditRow]) -> Winners:
@@ -82,16 +81,17 @@ def winners_of(table: Sequence[EditRow]) -> Winners:
 
 def run(c: Context) -> list[EditRow]:
     """Raises :class:`NotApplicable` as the search does, and :class:`TaskError` for too few lists of an index."""
-    winners = c.kept(found)
+    winners = c.kept(search)
     others = [winner for winner in (*winners.of_families, *winners.draws) if winner is not winners.best]
     some = nearest_lengths(c, *LENGTHS)
     table = []
     for n in lengths(c) if c.quick else shown_lengths(c):
-        table += edit_rows(c, winners, Lists(Part.HELD_OUT, n, c.n(N_BEST)), [winners.best])
+        n_lists = N_BEST if n in lengths(c) else max(N_OTHERS, LEAST * n)  # fewer where it is only shown
+        table += edit_rows(c, winners, Lists(Part.HELD_OUT, n, c.n(n_lists)), [winners.best])
     for n in some:
         table += edit_rows(c, winners, Lists(Part.HELD_OUT, n, c.n(max(N_OTHERS, LEAST * n))), others)
-    for part, n in product((Part.NEW_WORDING, Part.NEW_OBJECTS), some):
-        table += edit_rows(c, winners, Lists(part, n, c.n(N_NEW)), winners.best_of_each_family)
+    for part in (Part.NEW_WORDING, Part.NEW_OBJECTS):
+        table += edit_rows(c, winners, Lists(part, some[-1], c.n(N_NEW)), winners.best_of_each_family)
     return table
 
 
@@ -137,7 +137,9 @@ def _row(
 ) -> EditRow:  # fmt: skip
     gain = share_change(after, before)
     relative = bootstrap_ratio(after.double() - before.double(), before)
-    beyond = (None,) * 3 if winner.draw is not None else points(share_change(after, corrected))
+    beyond: tuple[float | None, float | None, float | None] = (None, None, None)
+    if winner.draw is None:
+        beyond = points(share_change(after, corrected))
     best, size = winner.draw is not None or winner == winners.best, c.kept(parts_of).size(winner.moves)
     return EditRow(
         c.model, winner.name, winner.family, winner.extent, winner.draw, best, lists.part, lists.n_items,
