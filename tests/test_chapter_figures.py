@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from counted import MODELS, table
 
-from talking_heads_utils.figures import editing, icl, models
+from talking_heads_utils.figures import icl, models
 
 
 def views(figure) -> dict[str, list]:
@@ -51,15 +51,3 @@ def test_models_are_introduced_by_what_was_measured_and_what_was_predicted():
     log = [dict(step=s, accuracy={"IOI": s / 400, "lists of 2": s / 200}) for s in (200, 400)]
     figure = models.training_figure(log, ["lists of 2"])
     assert [(t.name, list(t.x), list(t.y)) for t in figure.data] == [("lists of 2", [200, 400], [1.0, 2.0])]
-
-
-def test_edits_of_one_model_share_the_range_of_their_colours():
-    rows = table(["moved"], search=["gradient"], draw=[None, 0], layer=[0, 1], head=[0, 1, 2])
-    figure = editing.heads_figure(rows)
-    found = views(figure)
-    assert list(found) == [f"{m}, {edit}" for m in MODELS for edit in ("gradient", "random, gradient")]
-    for entry, (trace,) in found.items():
-        own = rows[rows["model"] == entry.split(", ")[0]]
-        part = own[own["draw"].notna() if "random" in entry else own["draw"].isna()]
-        assert [v for row in trace.z for v in row] == pytest.approx(part["moved"].tolist())
-        assert (trace.zmin, trace.zmax) == (0, own["moved"].max())

@@ -8,11 +8,10 @@ import plotly.graph_objects as go
 import pytest
 import torch
 from counted import MODELS, table
-from talking_heads_utils.experiments.editing.search import Search
 
 from talking_heads_utils.experiments.gate import ANYWHERE
 from talking_heads_utils.experiments.inhibition import links
-from talking_heads_utils.figures import circuit, composition, editing, icl, models
+from talking_heads_utils.figures import circuit, composition, icl, models
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Component, Head
@@ -183,38 +182,6 @@ def test_removal_by_effect_and_at_random_are_apart():
     *curves, mark = figure.data
     assert {name: pytest.approx(xy(trace)) for name, trace in by_name(curves).items()} == expected
     assert list(mark.x) == [0, 0] and list(mark.y) == pytest.approx([expected[f"{m}, by effect"][0] for m in MODELS])
-
-
-def test_gains_stand_under_the_search_that_found_them_beside_the_mean_of_the_draws():
-    rows = table(["gain", "low", "high"], unit=1.0, search=list(Search), draw=[None, 0, 1], prompts=["lists"],
-                 n_items=[4, 8])  # fmt: skip
-    figure = editing.gains_figure(rows)
-    for model in MODELS:
-        for search in Search:
-            of = where(rows, model=model, search=search)
-            own, draws = of[of["draw"].isna()], of[of["draw"].notna()].groupby("n_items")["gain"].mean()
-            found = series(figure, model)
-            assert found[search] == {f"lists<br>{n} items": g for n, g in column(own, "n_items", "gain").items()}
-            assert found[f"random, {search}"] == {f"lists<br>{n} items": g for n, g in draws.items()}
-
-
-def test_each_edit_is_at_its_divergence_and_its_gain_under_the_search_that_found_it():
-    rows = table(["gain", "kl", "size", "lost", "low", "high"], unit=1.0, search=list(Search), draw=[None, 0])
-    rows["name"] = rows["search"].astype(str).where(rows["draw"].isna(), "random")
-    figure = editing.tried_figure(rows)
-    assert "divergence" in figure.layout.xaxis.title.text and "gain" in figure.layout.yaxis.title.text
-    for model in MODELS:
-        traces = by_name(after(figure, model))
-        assert list(traces) == [*Search, "random"]
-        for name, trace in traces.items():
-            own = where(rows, model=model, name=name)
-            assert xy(trace) == column(own, "kl", "gain")
-            for i, row in enumerate(own.to_dict("records")):
-                assert hover(trace, i) == (
-                    f"gain {row['gain']:+.0f} points ({row['low']:+.0f} to {row['high']:+.0f})<br>"
-                    f"divergence {row['kl']:.3g} nats, lost elsewhere {row['lost']:.0f} points<br>"
-                    f"Frobenius norm {row['size']:.2f}"
-                )
 
 
 @pytest.mark.parametrize("reader", [Head(2, 0), Head(2, 3)], ids=str)

@@ -184,22 +184,6 @@ def pareto(table: pd.DataFrame) -> pd.DataFrame:
     return ordered[ordered["gain"] > ordered["gain"].cummax().shift(fill_value=float("-inf"))]
 
 
-def costs_figure(table: pd.DataFrame, what: str, unit: str) -> go.Figure:
-    """What the edits change elsewhere, a row per task or head. table: of
-    :class:`~talking_heads_utils.experiments.editing.costs.CostRow`."""
-    rows = table[table["what"] == what]
-    names = list(dict.fromkeys(rows["of"]))
-    figure = new_figure(140 + 26 * len(names) * rows["edit"].nunique(), margin_t=12)
-    for family, part in rows.groupby("family", sort=False):
-        figure.add_scatter(
-            x=_short(part["change"]), y=part["of"].tolist(), mode="markers", name=_words(str(family)),
-            error_x=error_bars(part, "change"), marker=dict(color=FAMILIES.get(str(family), CONTROL), size=9),
-            hovertemplate="%{y}: %{x:+.2f}<extra></extra>",
-        )  # fmt: skip
-    figure.add_vline(x=0, line=NULL_LINE)
-    return figure.update_xaxes(title_text=unit).update_layout(scattermode="group").update_yaxes(type="category")
-
-
 def _before_after(rows: pd.DataFrame) -> list[list[float]]:
     return rows[["before", "after"]].round(4).to_numpy().tolist()
 

@@ -8,4 +8,5 @@
 ``sentences``        what the sentences of all chapters share
 ``inhibition``       what chapter 1 says of its tables
 ``positional``       what chapter 2 says of its tables
+``editing``          what chapter 3 says of its tables
 """
