@@ -72,7 +72,7 @@ def test_points_and_means_change_with_the_length():
 def test_what_is_decoded_stands_under_its_feature_by_length_and_split():
     table = made.decoding_rows()
     shown = views(positional.decoding_figure(table))
-    assert list(shown)[0] == "lists of 6: other lists" and len(shown) == 6
+    assert list(shown)[0] == "lists of 4: other lists" and len(shown) == 6
     for (n, (split, words)), (feature, name) in product(
         product((4, 6), positional.SPLITS.items()), positional.FEATURES.items()
     ):
@@ -110,7 +110,7 @@ def test_every_subspace_has_its_own_curve_beside_what_is_whole():
     titles = [b.args[1]["yaxis.title.text"] for b in figure.layout.updatemenus[0].buttons]
     assert titles == [unit for unit in positional.UNITS.values() for _ in range(2)]
     first = positional.dimensions_figure(table, interchange.MOVED).layout.updatemenus[0].buttons[0]
-    assert first.label == "answers moved, lists of 6"
+    assert first.label == "answers moved, lists of 4"
 
 
 def test_a_model_without_learned_subspaces_or_inhibition_heads_is_drawn_without_them():
@@ -126,7 +126,7 @@ def test_a_model_without_learned_subspaces_or_inhibition_heads_is_drawn_without_
 def test_one_component_moves_attention_above_and_answers_below():
     table = made.line_rows()
     shown = views(traversal.line_figure(table))
-    assert list(shown)[:2] == ["L1H0.0, lists of 6", "L1H0.0, lists of 4"] and len(shown) == 6
+    assert list(shown)[:2] == ["L1H0.0, lists of 4", "L1H0.0, lists of 6"] and len(shown) == 6
     for component, n in product(made.COMPONENTS, (4, 6)):
         drawn = [t for t in shown[f"{component}, lists of {n}"] if t.x]
         assert len(drawn) == 6 * n
@@ -147,12 +147,12 @@ def test_one_component_moves_attention_above_and_answers_below():
 def test_the_slider_moves_the_third_component_of_every_map_and_the_menu_chooses_one():
     table = made.map_rows()
     figure = traversal.traversal_figure(table, made.COMPONENTS)
-    labels = [f"lists of {n}: {words}" for n in (6, 4) for words, _ in traversal.KINDS.values()]
+    labels = [f"lists of {n}: {words}" for n in (4, 6) for words, _ in traversal.KINDS.values()]
     assert list(views(figure)) == labels and figure.layout.sliders[0].active == 2
     steps = figure.layout.sliders[0].steps
     assert [s.label for s in steps] == ["-100%", "-50%", "0%", "+50%", "+100%"]
     for (i, step), (j, (n, (kind, (_, share)))) in product(
-        enumerate(steps), enumerate(product((6, 4), traversal.KINDS.items()))
+        enumerate(steps), enumerate(product((4, 6), traversal.KINDS.items()))
     ):
         z, at = step.args[0]["z"][j], where(table, n_items=n, third=i - 2.0).set_index(["second", "first"])
         for (row, second), (column, first) in product(enumerate(figure.data[j].y), enumerate(figure.data[j].x)):
@@ -166,7 +166,7 @@ def test_the_slider_moves_the_third_component_of_every_map_and_the_menu_chooses_
             assert [list(row) for row in figure.data[j].z] == z
     full = [colour for _, colour in figure.data[0].colorscale][1::2]
     assert [unlabel_rgb(c.replace("rgba", "rgb").rsplit(",", 1)[0] + ")") for c in full] == [
-        tuple(int(c[k : k + 2], 16) for k in (1, 3, 5)) for c in INDEX_COLOURS[:6]
+        tuple(int(c[k : k + 2], 16) for k in (1, 3, 5)) for c in INDEX_COLOURS[:4]
     ]
     with pytest.raises(ValueError, match="as many settings"):
         traversal.traversal_figure(table[(table["n_items"] == 4) | (table["third"] > -2)], made.COMPONENTS)
@@ -204,7 +204,7 @@ def test_order_has_a_panel_for_each_order_and_a_line_for_each_strategy():
 def test_gains_stand_in_the_row_of_their_method():
     table = made.gain_rows()
     shown, methods = views(traversal.gains_figure(table)), list(traversal.METHODS)
-    assert len(shown) == 6 and list(shown)[0] == "lists of 6: held out"
+    assert len(shown) == 6 and list(shown)[0] == "lists of 4: held out"
     for (part, words), n in product(traversal.PARTS.items(), (4, 6)):
         for trace, kind in zip(shown[f"lists of {n}: {words}"], (Subspace.MATCHED, Subspace.CHOSEN), strict=True):
             rows = where(table, n_items=n, part=part, subspace=kind)
@@ -220,25 +220,25 @@ def test_gains_stand_in_the_row_of_their_method():
 
 def test_sentences_follow_the_numbers():
     table = made.interchange_rows()
-    row = where(table, n_items=6, subspace=Subspace.CHOSEN, k=3, donor="other_items", measure="logit_difference").iloc[
-        0
-    ]
-    share = f"{row['of_stream']:.0%} [{row['of_stream_low']:.0%}, {row['of_stream_high']:.0%}]"
-    assert f"In made, three dimensions at the last token, chosen from weights, carry **{share}**" in (
-        said.finding(table, "made").data
+    rows = where(table, n_items=4, donor="other_items", measure="logit_difference")
+
+    def logits(subspace, k):
+        row = where(rows, subspace=subspace, k=k).iloc[0]
+        return f"{row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+    one, three, ten, learned, stream = (
+        logits(*of) for of in (("chosen", 1), ("chosen", 3), ("chosen", 10), ("learned", 1), ("whole_stream", 0))
     )
+    found = said.finding(table, "made").data
+    assert found.startswith("In made, in lists of 4, one dimension") and f"by **{one}** logits" in found
+    assert f"move it by **{three}**, one that was learned by {learned}, the whole stream by {stream}." in found
     told = said.interchange(table).data
-    assert "at least half" in told and "That is more than matched" in told and "of the chosen 2 dimensions" in told
-    assert "best three that were learned carry 87% [85%, 90%]; learned for arbitrary labels 9% [7%, 12%]" in told
-    weak = table.assign(of_stream=0.2, of_stream_low=0.1, of_stream_high=0.3, p=0.4)
-    told = said.interchange(weak).data
-    assert "less than half" in told and "no clearly more than matched" in told and "more than 10 dimensions" in told
-    nothing = table.assign(of_stream=float("nan"))
-    for told in (said.finding(nothing, "made"), said.interchange(nothing), said.known({"a": (nothing, nothing[:0])})):
-        assert "does nothing clear to the answer" in told.data and "nan" not in told.data
-    none = table.assign(matched=-0.1)
-    assert "matched on layer and energy carry none of it." in said.finding(none, "made").data
-    assert "about half" in said.interchange(table.assign(of_stream_low=0.4, of_stream_high=0.7)).data
+    assert f"lists of 4: one {one}, three {three}, ten {ten}; 95% of matched triples at most 0.40 (p = 0.01); " in told
+    assert f"learned: one {learned}" in told and "works against" not in told
+    ratio = [where(rows, subspace="chosen", k=k)["effect"].iloc[0] for k in (1, 3)]
+    assert f"alone does {ratio[0] / ratio[1]:.0%} in lists of 4 and" in told
+    against = table.assign(low=table["low"].where(table["subspace"] != "whole_heads", 9.0))
+    assert said.interchange(against).data.count("what else it holds works against the heads") == 2
     decoded = made.decoding_rows()
     assert "tell more of the index" in said.decoding(decoded).data
     assert "tell no clearly more" in said.decoding(decoded.assign(p=0.3)).data
@@ -268,16 +268,16 @@ def test_sentences_name_their_rows():
     assert said.three(made.component_rows()) == ["L1H0.0", "L1H1.0", "L1H0.1"]
     assert said.three(made.component_rows().iloc[:0]) == []
     line = said.line(made.line_rows()).data
-    assert "item 5 goes from 0% to 63% of the attention, and from 0% to 32% of the answers" in line
+    assert "item 3 goes from 3% to 64% of the attention, and from 2% to 32% of the answers" in line
     assert line.endswith("Along the random direction no item's attention changes by more than 4%.")
     assert (
         "lists of 6 accuracy goes from 25% at index 0 to 67% at 5 in kept order (p = 0.001) and 20%"
         in said.order(made.order_rows()).data
     )
-    assert "26% to 44% in lists of 8, 33% to 51% in lists of 6" in said.margins(made.margin_rows()).data
+    assert "33% to 51% in lists of 6, 26% to 44% in lists of 8" in said.margins(made.margin_rows()).data
     assert "1.3, 1.2 and 0.1 in lists of 3; 1.6, 1.2 and" in said.points(made.point_rows(), made.COMPONENTS).data
     known = said.known({"planted": (made.interchange_rows(), made.decoding_rows()),
                         "none": (made.interchange_rows().iloc[:0], made.decoding_rows().iloc[:0])}).data  # fmt: skip
-    assert known.startswith("- planted: three dimensions carry 61%") and "none" not in known
+    assert known.startswith("- planted: three dimensions move the answer by 2.42") and "none" not in known
     for say in (said.components, said.interchange, said.margins, said.scales, said.order, said.gains, said.line):
         assert say(made.component_rows().iloc[:0]).data == ""

@@ -78,8 +78,8 @@ def short(values: pd.Series, digits: int = 4) -> list[float]:
 
 
 def lengths_of(table: pd.DataFrame) -> list[int]:
-    """The lengths of lists in a table, the longest first, which a menu opens on."""
-    return sorted(table["n_items"].unique().tolist(), reverse=True)
+    """The lengths of lists in a table, the shortest first, which a menu opens on."""
+    return sorted(table["n_items"].unique().tolist())
 
 
 # --- where lists sit ---

@@ -3,7 +3,6 @@ nothing is said."""
 
 from __future__ import annotations
 
-from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.experiments.list_prompts import Part
@@ -13,7 +12,7 @@ from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import K, Subspace
 from talking_heads_utils.experiments.positional.traversal import RANDOM
 from talking_heads_utils.experiments.rules import ALPHA
-from talking_heads_utils.experiments.verdicts import listed
+from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.figures.positional import FEATURES, lengths_of
 from talking_heads_utils.site.scorecard import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-HALF = 0.5  # of what the whole stream does
+WHOLE = (Subspace.WHOLE_HEADS, Subspace.WHOLE_STREAM)
 NARROW, WIDE = 0.5, 2.0  # scales of the cloud that are spoken of
 
 
@@ -70,7 +69,7 @@ def components(table: pd.DataFrame) -> str:
 def points(table: pd.DataFrame, names: list[str]) -> str:
     """How far the means of list indices lie apart, in the longest lists and in the shortest."""
     parts = []
-    for n in dict.fromkeys((lengths_of(table)[-1], lengths_of(table)[0])):
+    for n in dict.fromkeys((lengths_of(table)[0], lengths_of(table)[-1])):
         means = _where(table, n_items=n).groupby("list_index")[["x", "y", "z"]].mean()
         apart = (means.max() - means.min()).tolist()
         parts.append(f"{listed(f'{gap:.1f}' for gap in apart)} in lists of {n}")
@@ -82,7 +81,7 @@ def points(table: pd.DataFrame, names: list[str]) -> str:
 
 @said
 def decoding(table: pd.DataFrame) -> str:
-    n = lengths_of(table)[0]
+    n = lengths_of(table)[-1]
     rows = _where(table, n_items=n, subspace=Subspace.CHOSEN, k=K, split=Split.WORDINGS)
     index, item = (_one(rows, feature=feature) for feature in FEATURES)
     matched = _one(table, n_items=n, subspace=Subspace.MATCHED, feature="list_index", split=Split.WORDINGS)
@@ -101,75 +100,65 @@ def _of_stream(table: pd.DataFrame, n: int, measure: str) -> pd.DataFrame:
     return _where(table, n_items=n, donor=interchanges.Donor.OTHER_ITEMS, measure=measure)
 
 
-def _three(table: pd.DataFrame, n: int, measure: str) -> tuple[Any, str]:
-    """The row of the chosen three, and what 95% of matched triples carry at most, of what the stream does."""
-    rows = _of_stream(table, n, measure)
-    row, whole = _one(rows, subspace=Subspace.CHOSEN, k=K), _one(rows, subspace=Subspace.WHOLE_STREAM)
-    matched = row["matched"] / whole["effect"]
-    return row, f"carry at most {matched:.0%}" if matched >= 0.005 else "carry none of it"
+def _logits(row: Any) -> str:
+    """``0.52 [0.44, 0.60]``."""
+    return with_interval(row, "effect")
 
 
-def _of(row: Any, name: str = "of_stream") -> str:
-    """A share of what the whole stream does, or of what another does."""
-    return share(row, name, f"{name}_")
+def _dimensions(rows: pd.DataFrame, kind: str) -> dict[int, Any]:
+    """Number of dimensions -> row of a subspace: one, three and the most there are."""
+    own = rows[rows["subspace"] == kind].set_index("k", drop=False)
+    return {k: own.loc[k] for k in sorted({1, K, int(own["k"].max())}) if k in own.index} if len(own) else {}
 
 
-NOTHING = "a donor's whole stream at the last token does nothing clear to the answer, so three dimensions have no share"
+NUMBERS = {1: "one", K: "three", 10: "ten"}
+
+
+def _by_number(found: Mapping[int, Any]) -> str:
+    return ", ".join(f"{NUMBERS.get(k, k)} {_logits(row)}" for k, row in found.items())
 
 
 @said
 def finding(table: pd.DataFrame, model: str) -> str:
     """The chapter's finding, in one sentence."""
     n = lengths_of(table)[0]
-    row, matched = _three(table, n, interchanges.LOGIT_DIFFERENCE)
-    if isnan(row["of_stream"]):
-        return f"In {model}, in lists of {n}, {NOTHING}."
+    rows = _of_stream(table, n, interchanges.LOGIT_DIFFERENCE)
+    chosen, learned = (_dimensions(rows, kind) for kind in (Subspace.CHOSEN, Subspace.LEARNED))
+    best = f", one that was learned by {_logits(learned[1])}" if learned else ""
     return (
-        f"In {model}, three dimensions at the last token, chosen from weights, carry **{_of(row)}** of what the whole "
-        f"stream there tells of the item that is left, in lists of {n}; 95% of triples matched on layer and energy "
-        f"{matched}."
+        f"In {model}, in lists of {n}, one dimension of the stream at the last token, chosen from weights, moves the "
+        f"answer by **{_logits(chosen[1])}** logits towards the place that another list keeps there; three move it by "
+        f"**{_logits(chosen[K])}**{best}, the whole stream by {_logits(_one(rows, subspace=Subspace.WHOLE_STREAM))}."
     )
 
 
 @said
-def interchange(table: pd.DataFrame, measure: str = interchanges.LOGIT_DIFFERENCE) -> str:
-    n = lengths_of(table)[0]
-    (row, matched), rows = _three(table, n, measure), _of_stream(table, n, measure)
-    if isnan(row["of_stream"]):
-        return f"In lists of {n} {NOTHING}."
-    low, high = row["of_stream_low"], row["of_stream_high"]
-    much = "at least half" if low >= HALF else "less than half" if high < HALF else "about half"
-    more = "more" if row["p"] <= ALPHA else "no clearly more"
-    kinds = {Subspace.CHOSEN: "the chosen", Subspace.LEARNED: "the learned"}
-    half = [f"{words} {_half(rows, kind)}" for kind, words in kinds.items() if len(_where(rows, subspace=kind))]
+def interchange(table: pd.DataFrame) -> str:
+    """Effects by number of dimensions; what they are beside matched, learned, arbitrary ones and all there is."""
+    parts, alone = {}, []
+    for n in lengths_of(table):
+        rows = _of_stream(table, n, interchanges.LOGIT_DIFFERENCE)
+        chosen, learned, arbitrary = (
+            _dimensions(rows, kind) for kind in (Subspace.CHOSEN, Subspace.LEARNED, Subspace.LEARNED_ARBITRARY)
+        )
+        three, heads, stream = chosen[K], *(_one(rows, subspace=kind) for kind in WHOLE)
+        alone.append(f"{chosen[1]['effect'] / three['effect']:.0%} in lists of {n}")
+        matched = f"95% of matched triples at most {three['matched']:.2f} ({p_in_words(three['p'])})"
+        told = [_by_number(chosen), matched]
+        if learned:
+            told.append(f"learned: {_by_number(learned)}; for arbitrary labels three {_logits(arbitrary[K])}")
+        told.append(f"the whole stream {_logits(stream)}" if heads is None else _against(heads, stream))
+        parts[f"lists of {n}"] = "; ".join(told)
     return (
-        f"The chosen three carry {much} of what the whole stream does to the answer, in lists of {n}: {_of(row)}, "
-        f"{row['n']} pairs. That is {more} than matched triples, 95% of which {matched} ({p_in_words(row['p'])}), and "
-        f"{_of(row, 'of_ten')} of what all chosen components carry.{_learned(rows)} Half of the stream's effect takes, "
-        f"of {' and of '.join(half)}."
+        f"Change of the logit difference, donor's item less own, by number of dimensions:\n\n{_lines(parts)}\n\n"
+        f"The first component alone does {listed(alone)} of what the three do."
     )
 
 
-def _learned(rows: pd.DataFrame) -> str:
-    """Three learned dimensions and their controls, where there are any."""
-    kinds = (Subspace.LEARNED, Subspace.LEARNED_ARBITRARY, Subspace.LEARNED_UNTRAINED)
-    found = [_one(rows, subspace=kind, k=K) for kind in kinds]
-    if None in [row if row is None else 0 for row in found]:
-        return ""
-    best, arbitrary, untrained = (_of(row) for row in found)
-    return (
-        f" The best three that were learned carry {best}; learned for arbitrary labels {arbitrary}, on an untrained "
-        f"model {untrained}."
-    )
-
-
-def _half(rows: pd.DataFrame, kind: str) -> str:
-    """The least k that carries half of what the stream does."""
-    own = rows[rows["subspace"] == kind]
-    enough = own[own["of_stream"] >= HALF]["k"]
-    if enough.empty:
-        return f"more than {own['k'].max()} dimensions"
-    return "one dimension" if enough.min() == 1 else f"{enough.min()} dimensions"
+def _against(heads: Any, stream: Any) -> str:
+    """What whole heads and the whole stream do."""
+    more = ": what else it holds works against the heads" if heads["low"] > stream["high"] else ""
+    return f"inhibition heads whole {_logits(heads)}, the whole stream {_logits(stream)}{more}"
 
 
 # --- the point moved by hand ---
@@ -205,7 +194,7 @@ def _path(ends: pd.DataFrame, item: int) -> str:
 @said
 def traversal(table: pd.DataFrame, reach: pd.DataFrame) -> str:
     """What the grid reaches, and what settings that were chosen on other lists bring."""
-    n = lengths_of(table)[0]
+    n = lengths_of(table)[-1]
     own, aimed = _where(table, n_items=n), _where(reach, n_items=n)
     follows = (own["attended"] == own["answer"]).mean()
     return (
@@ -304,14 +293,12 @@ def known(tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
     for model, (interchanged, decoded) in tables.items():
         told = []
         if len(interchanged):
-            row, matched = _three(interchanged, lengths_of(interchanged)[0], interchanges.LOGIT_DIFFERENCE)
-            told.append(
-                NOTHING
-                if isnan(row["of_stream"])
-                else f"three dimensions carry {_of(row)} of what the stream does, 95% of matched triples {matched}"
-            )
+            rows = _of_stream(interchanged, lengths_of(interchanged)[0], interchanges.LOGIT_DIFFERENCE)
+            three, stream = _one(rows, subspace=Subspace.CHOSEN, k=K), _one(rows, subspace=Subspace.WHOLE_STREAM)
+            told.append(f"three dimensions move the answer by {_logits(three)} logits, the whole stream by "
+                        f"{_logits(stream)}, 95% of matched triples by at most {three['matched']:.2f}")  # fmt: skip
         if len(decoded):
-            n = lengths_of(decoded)[0]
+            n = lengths_of(decoded)[-1]
             keys = dict(n_items=n, subspace=Subspace.CHOSEN, k=K, split="wordings")
             index, item = (_one(decoded, feature=feature, **keys) for feature in FEATURES)
             told.append(f"on other wordings they tell the list index of {index['right']:.0%} of lists of {n}, the item "
