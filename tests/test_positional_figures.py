@@ -230,11 +230,11 @@ def test_sentences_follow_the_numbers():
         logits(*of) for of in (("chosen", 1), ("chosen", 3), ("chosen", 10), ("learned", 1), ("whole_stream", 0))
     )
     found = said.finding(table, "made").data
-    assert found.startswith("In made, in lists of 4, one dimension") and f"by **{one}** logits" in found
+    assert found.startswith("In lists of 4, another") and f"moves made's answer by **{one}** logits" in found
     assert f"move it by **{three}**, one that was learned by {learned}, the whole stream by {stream}." in found
     told = said.interchange(table).data
     assert f"lists of 4: one {one}, three {three}, ten {ten}; 95% of matched triples at most 0.40 (p = 0.01); " in told
-    assert f"learned: one {learned}" in told and "works against" not in told
+    assert f"learned: one {learned}" in told and ", ten 3" not in told and "works against" not in told
     ratio = [where(rows, subspace="chosen", k=k)["effect"].iloc[0] for k in (1, 3)]
     assert f"alone does {ratio[0] / ratio[1]:.0%} in lists of 4 and" in told
     against = table.assign(low=table["low"].where(table["subspace"] != "whole_heads", 9.0))

@@ -153,7 +153,7 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
             if len(part):
                 views[f"lists of {n}: {words}"] = _decoded(part)
     figure.update_xaxes(title_text="components whose coordinates are read, k", dtick=1)
-    figure.update_yaxes(title_text="answers decoded", range=[0, 1.04], tickformat=".0%")
+    figure.update_yaxes(title_text="answers decoded", rangemode="tozero", tickformat=".0%")
     return with_views(figure, views).update_layout(legend_y=-0.24)
 
 
@@ -174,7 +174,7 @@ def _decoded(part: pd.DataFrame) -> list:
             hovertemplate=f"{name}, shuffled: %{{y:.0%}}<extra></extra>",
         ))  # fmt: skip
         drawn = "95% of matched triples" if first else f"95% of matched triples, {name}"
-        traces.append(_drawn(matched, "right", drawn, shift).update(showlegend=first))
+        traces.insert(0, _drawn(matched, "right", drawn, 3 * shift).update(showlegend=first))
     ks, chance = sorted(part["k"].unique().tolist()), float(part["chance"].iloc[0])
     return [*traces, go.Scatter(x=[ks[0], ks[-1]], y=[chance] * 2, mode="lines", line=NULL_LINE, name="chance",
                                 hoverinfo="skip")]  # fmt: skip
@@ -233,12 +233,10 @@ def dimensions_figure(table: pd.DataFrame, first: str = interchange.LOGIT_DIFFER
 def _interchanged(part: pd.DataFrame) -> list:
     ks = part.loc[part["k"] > 0, "k"].astype(int)
     ends = [int(ks.min()), int(ks.max())] if len(ks) else [1, K]
-    traces: list[Any] = [
-        _by_k(part[part["subspace"] == subspace].sort_values("k"), "effect", name, colour, dash, 0.08 * (i - 2),
-              bars=True, form=".2f")
-        for i, (subspace, (name, colour, dash)) in enumerate(CURVES.items())
-    ]  # fmt: skip
-    traces.append(_drawn(part[part["subspace"] == Subspace.MATCHED], "effect", "95% of matched triples"))
+    traces: list[Any] = [_drawn(part[part["subspace"] == Subspace.MATCHED], "effect", "95% of matched triples")]
+    for i, (subspace, (name, colour, dash)) in enumerate(CURVES.items()):
+        rows = part[part["subspace"] == subspace].sort_values("k")
+        traces.append(_by_k(rows, "effect", name, colour, dash, 0.08 * (i - 2), bars=True, form=".2f"))
     for subspace, (name, dash) in WHOLE.items():
         rows = part[part["subspace"] == subspace]
         traces.append(go.Scatter(

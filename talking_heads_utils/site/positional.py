@@ -126,8 +126,8 @@ def finding(table: pd.DataFrame, model: str) -> str:
     chosen, learned = (_dimensions(rows, kind) for kind in (Subspace.CHOSEN, Subspace.LEARNED))
     best = f", one that was learned by {_logits(learned[1])}" if learned else ""
     return (
-        f"In {model}, in lists of {n}, one dimension of the stream at the last token, chosen from weights, moves the "
-        f"answer by **{_logits(chosen[1])}** logits towards the place that another list keeps there; three move it by "
+        f"In lists of {n}, another list's coordinate along one direction at the last token, chosen from weights, moves "
+        f"{model}'s answer by **{_logits(chosen[1])}** logits to the other's list index. Three directions move it by "
         f"**{_logits(chosen[K])}**{best}, the whole stream by {_logits(_one(rows, subspace=Subspace.WHOLE_STREAM))}."
     )
 
@@ -146,7 +146,8 @@ def interchange(table: pd.DataFrame) -> str:
         matched = f"95% of matched triples at most {three['matched']:.2f} ({p_in_words(three['p'])})"
         told = [_by_number(chosen), matched]
         if learned:
-            told.append(f"learned: {_by_number(learned)}; for arbitrary labels three {_logits(arbitrary[K])}")
+            few = {k: row for k, row in learned.items() if k <= K}
+            told.append(f"learned: {_by_number(few)}; for arbitrary labels three {_logits(arbitrary[K])}")
         told.append(f"the whole stream {_logits(stream)}" if heads is None else _against(heads, stream))
         parts[f"lists of {n}"] = "; ".join(told)
     return (
