@@ -28,7 +28,8 @@ def component_rows(n: int = 10) -> pd.DataFrame:
     rows = [
         made(subspace.ComponentRow, model="made", subspace=kind, rank=i + 1,
              component=f"L{layer}H{i % 2}.{i // 2}", score=0.4 - i / 50, spread=3 - i / 10, value=1.2 - i / 9,
-             outside=1 - i / 30, layer_energy=0.5 / (i + 1), n=400)
+             outside=1 - i / 30, head_energy=0.5 / (i + 1),
+             matched_energy=0.9 - i / 10 if kind == Subspace.CHOSEN and i < 3 else None, n=400)
         for kind, layer in ((Subspace.CHOSEN, 1), (Subspace.ANYWHERE, 0)) for i in range(n)
     ]  # fmt: skip
     return frame(rows)

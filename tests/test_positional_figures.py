@@ -267,6 +267,8 @@ def test_sentences_follow_the_numbers():
 def test_sentences_name_their_rows():
     assert said.three(made.component_rows()) == ["L1H0.0", "L1H1.0", "L1H0.1"]
     assert said.three(made.component_rows().iloc[:0]) == []
+    told = said.components(made.component_rows()).data
+    assert told.endswith("L0H0.1. The components that they are matched with have 90%, 80% and 70% of their energy.")
     line = said.line(made.line_rows()).data
     assert "item 3 goes from 3% to 64% of the attention, and from 2% to 32% of the answers" in line
     assert line.endswith("Along the random direction no item's attention changes by more than 4%.")

@@ -62,7 +62,12 @@ def components(table: pd.DataFrame) -> str:
     own, any_head = first.get(Subspace.CHOSEN, []), first.get(Subspace.ANYWHERE, [])
     both = [c for c in any_head if c in own]
     told = f"; {listed(both)} of these {'is' if len(both) == 1 else 'are'} among the chosen" if both else ""
-    return f"The chosen three are {listed(own)}. Over all heads below the movers: {listed(any_head)}{told}."
+    energies = _where(table, subspace=Subspace.CHOSEN).sort_values("rank")["matched_energy"].dropna()
+    like = f" The components that they are matched with have {listed(f'{e:.0%}' for e in energies)} of their energy."
+    return (
+        f"The chosen three are {listed(own)}. Over all heads below the movers: {listed(any_head)}{told}."
+        f"{like if len(energies) else ''}"
+    )
 
 
 @said
