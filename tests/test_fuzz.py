@@ -103,8 +103,8 @@ def shelf(checkpoints, tmp_path_factory) -> Path:
     (folder / "edit.json").write_text(to_json(edit))
     assert run("composition", "--weights", folder / "model", "--out", folder / "scores")[0] == 0
     assert run("sweep", "--model", "planted", *SWEEP, "--out", folder / "sweep")[0] == 0
-    (crowding,) = [e for e in EXPERIMENTS if e.name == "crowding"]
-    made, failed = reproduce(Context("planted", quick=True), [crowding], folder)
+    (one,) = [e for e in EXPERIMENTS if e.name == "components"]
+    made, failed = reproduce(Context("planted", quick=True), [one], folder)
     assert not failed
     made.rename(folder / "results")
     return folder
@@ -228,8 +228,8 @@ READERS = [  # a command, and a file that it reads
     (COMMANDS["merge"], "sweep/plan.json"),
     (COMMANDS["merge"], "sweep/n03-0010.npz"),
     (COMMANDS["merge"], "sweep/n03-0010.json"),
-    (["merge", "{results}", "--out", "{out}"], "results/crowding.json"),
-    (["merge", "{results}", "--out", "{out}"], "results/crowding.parquet"),
+    (["merge", "{results}", "--out", "{out}"], "results/components.json"),
+    (["merge", "{results}", "--out", "{out}"], "results/components.parquet"),
 ]
 
 

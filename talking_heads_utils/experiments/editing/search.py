@@ -22,7 +22,7 @@ from talking_heads_utils.experiments.positional.subspace import nearest_lengths
 from talking_heads_utils.labels import Head
 
 LENGTHS = (4, 8)  # of the lists that choose, or the nearest that a model can be asked about
-N_SCREENED, N_EXACT = 50, 150  # lists of each length: for all moves at the last token, for the best of them
+N_SCREENED, N_EXACT = 50, 100  # lists of each length: for all moves at the last token, for the best of them
 FIRST = 3  # that are run exactly: of each family and extent, of each draw
 MOST = 3  # heads of a combination
 
