@@ -90,7 +90,7 @@ def points_figure(table: pd.DataFrame, axes: Sequence[str], start: int | None = 
     interval, below; the slider sets the length of the lists. Open marks: lists that are answered wrongly. axes: names
     of the components. start: the length at first. table: of
     :class:`~talking_heads_utils.experiments.positional.points.PointRow`."""
-    figure, clouds = new_figure(470, margin_t=16, showlegend=False), dict(tuple(table.groupby("n_items")))
+    figure, clouds = new_figure(450, margin_t=16, showlegend=False), dict(tuple(table.groupby("n_items")))
     names = [str(n) for n in clouds]
     frames = [go.Frame(name=str(n), data=_cloud(part), traces=[0, 1, 2, 3]) for n, part in clouds.items()]
     active = names.index(str(start)) if str(start) in names else 0
