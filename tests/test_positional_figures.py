@@ -233,12 +233,13 @@ def test_sentences_follow_the_numbers():
     assert found.startswith("In lists of 4, another") and f"moves made's answer by **{one}** logits" in found
     assert f"move it by **{three}**, one that was learned by {learned}, the whole stream by {stream}." in found
     told = said.interchange(table).data
-    assert f"lists of 4: one {one}, three {three}, ten {ten}; 95% of matched triples at most 0.40 (p = 0.01); " in told
+    assert f"in lists of 4, by number of dimensions: one {one}, three {three}, ten {ten}; 95% of matched" in told
+    assert " triples at most 0.40 (p = 0.01); " in told
     assert f"learned: one {learned}" in told and ", ten 3" not in told and "works against" not in told
     ratio = [where(rows, subspace="chosen", k=k)["effect"].iloc[0] for k in (1, 3)]
     assert f"alone does {ratio[0] / ratio[1]:.0%} in lists of 4 and" in told
     against = table.assign(low=table["low"].where(table["subspace"] != "whole_heads", 9.0))
-    assert said.interchange(against).data.count("what else it holds works against the heads") == 2
+    assert said.interchange(against).data.count("what else it holds works against the heads") == 1
     decoded = made.decoding_rows()
     assert "tell more of the index" in said.decoding(decoded).data
     assert "tell no clearly more" in said.decoding(decoded.assign(p=0.3)).data

@@ -252,7 +252,7 @@ def _interchanged(part: pd.DataFrame) -> list:
 def crowding_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy of the quarters of lists by margin, of each length. table: of
     :class:`~talking_heads_utils.experiments.positional.crowding.CrowdingRow`."""
-    figure = new_figure(280, margin_t=16, barmode="group")
+    figure = new_figure(265, margin_t=16, barmode="group")
     rows = table[table["statistic"] == "accuracy"]
     for n, colour in zip(sorted(rows["n_items"].unique().tolist()), (FIRST_NAME, ACCENT, EXPECTED, CONTROL)):
         own = rows[rows["n_items"] == n].sort_values("quarter")
@@ -271,7 +271,7 @@ def scales_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy over the scale of all lists' deviations from their mean: the chosen three, and 95% of matched triples as
     an area; the menu chooses the length. table: of
     :class:`~talking_heads_utils.experiments.positional.crowding.ScaleRow`."""
-    figure, views = new_figure(310, margin_t=16), {}
+    figure, views = new_figure(290, margin_t=16), {}
     for n in lengths_of(table):
         part = table[table["n_items"] == n].sort_values("scale")
         own, drawn = (part[part["subspace"] == s] for s in (Subspace.CHOSEN, Subspace.MATCHED))
@@ -304,7 +304,7 @@ STRATEGIES = {"accuracy": ("the model", ACCENT, "solid", 3),
 def order_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy by the answer's list index in each order, beside plain strategies and with the subspace removed; the
     menu chooses the length. table: of :class:`~talking_heads_utils.experiments.positional.order.OrderRow`."""
-    figure, views = stacked(len(ORDERS), list(ORDERS.values()), 440, 0.18), {}
+    figure, views = stacked(len(ORDERS), list(ORDERS.values()), 410, 0.2), {}
     for n in lengths_of(table):
         views[f"lists of {n}"] = [
             _by_index(table[(table["n_items"] == n) & (table["order"] == order)].sort_values("list_index"), column,

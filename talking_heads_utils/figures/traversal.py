@@ -49,7 +49,7 @@ def line_figure(table: pd.DataFrame) -> go.Figure:
     """Attention to each item, above, and lists answered with it, below, as one component is moved; dotted: a random
     direction, as far. The menu chooses component and length. table: of
     :class:`~talking_heads_utils.experiments.positional.traversal.LineRow`."""
-    figure, views = stacked(2, list(WHAT.values()), 450, 0.13), {}
+    figure, views = stacked(2, list(WHAT.values()), 420, 0.14), {}
     items, components = int(table["n_items"].max()), [c for c in table["component"].unique() if c != RANDOM]
     for component in components:
         for n in lengths_of(table):
@@ -105,7 +105,7 @@ def traversal_figure(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
     if any(len(values) != n_steps for values in thirds.values()):
         raise ValueError("All lengths must have as many settings of the third component: one slider moves them all.")
     middle = n_steps // 2
-    figure = new_figure(410, margin_t=70)
+    figure = new_figure(390, margin_t=70)
     planes, labels = [], []
     for n in lengths_of(table):
         part = table[table["n_items"] == n]
@@ -155,7 +155,7 @@ def _map(cells: dict, at: pd.DataFrame, n: int, kind: str, visible: bool) -> go.
 def gains_figure(table: pd.DataFrame) -> go.Figure:
     """Gain in accuracy by what is changed, along the chosen three and along matched triples; the menu chooses length
     and kind of lists. table: of :class:`~talking_heads_utils.experiments.positional.steering.GainRow`."""
-    figure, views = new_figure(340, margin_t=16), {}
+    figure, views = new_figure(310, margin_t=16), {}
     for n in lengths_of(table):
         for kind, words in PARTS.items():
             part = table[(table["n_items"] == n) & (table["part"] == kind) & table["method"].isin(list(METHODS))]

@@ -139,25 +139,26 @@ def finding(table: pd.DataFrame, model: str) -> str:
 
 @said
 def interchange(table: pd.DataFrame) -> str:
-    """Effects by number of dimensions; what they are beside matched, learned, arbitrary ones and all there is."""
-    parts, alone = {}, []
-    for n in lengths_of(table):
-        rows = _of_stream(table, n, interchanges.LOGIT_DIFFERENCE)
-        chosen, learned, arbitrary = (
-            _dimensions(rows, kind) for kind in (Subspace.CHOSEN, Subspace.LEARNED, Subspace.LEARNED_ARBITRARY)
-        )
-        three, heads, stream = chosen[K], *(_one(rows, subspace=kind) for kind in WHOLE)
-        alone.append(f"{chosen[1]['effect'] / three['effect']:.0%} in lists of {n}")
-        matched = f"95% of matched triples at most {three['matched']:.2f} ({p_in_words(three['p'])})"
-        told = [_by_number(chosen), matched]
-        if learned:
-            few = {k: row for k, row in learned.items() if k <= K}
-            told.append(f"learned: {_by_number(few)}; for arbitrary labels three {_logits(arbitrary[K])}")
-        told.append(f"the whole stream {_logits(stream)}" if heads is None else _against(heads, stream))
-        parts[f"lists of {n}"] = "; ".join(told)
+    """In the shortest lists, effects by number of dimensions, beside matched, learned and arbitrary ones and all there
+    is; and what the first component alone does."""
+    n, alone = lengths_of(table)[0], []
+    rows = _of_stream(table, n, interchanges.LOGIT_DIFFERENCE)
+    chosen, learned, arbitrary = (
+        _dimensions(rows, kind) for kind in (Subspace.CHOSEN, Subspace.LEARNED, Subspace.LEARNED_ARBITRARY)
+    )
+    three, heads, stream = chosen[K], *(_one(rows, subspace=kind) for kind in WHOLE)
+    matched = f"95% of matched triples at most {three['matched']:.2f} ({p_in_words(three['p'])})"
+    told = [_by_number(chosen), matched]
+    if learned:
+        few = {k: row for k, row in learned.items() if k <= K}
+        told.append(f"learned: {_by_number(few)}; for arbitrary labels three {_logits(arbitrary[K])}")
+    told.append(f"the whole stream {_logits(stream)}" if heads is None else _against(heads, stream))
+    for length in lengths_of(table):
+        found = _dimensions(_of_stream(table, length, interchanges.LOGIT_DIFFERENCE), Subspace.CHOSEN)
+        alone.append(f"{found[1]['effect'] / found[K]['effect']:.0%} in lists of {length}")
     return (
-        f"Change of the logit difference, donor's item less own, by number of dimensions:\n\n{_lines(parts)}\n\n"
-        f"The first component alone does {listed(alone)} of what the three do."
+        f"Change of the logit difference in lists of {n}, by number of dimensions: {'; '.join(told)}. The first "
+        f"component alone does {listed(alone)} of what the three do."
     )
 
 
