@@ -68,7 +68,7 @@ def test_mixed_devices_fail_as_on_a_gpu():
         assert (there + torch.tensor(1.0)).sum().item() == 6, "a single number may come from anywhere"
 
 
-# Known faults on a GPU: learned bases and a head's spreads stay on the CPU. Mending them makes SmolLM2's tables of these
+# Known faults on a GPU: learned bases and a head's spreads stay on the CPU. Mending them makes SmolLM2 tables of these
 # experiments stale, so it goes together with running those again.
 FAULTS = [f"{PLANTED} {name}" for name in ("interchange", "edit-gains", "edit-tried", "edit-costs")]
 MARKED = [
