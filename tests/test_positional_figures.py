@@ -244,8 +244,14 @@ def test_sentences_follow_the_numbers():
     assert "tell more of the index" in said.decoding(decoded).data
     assert "tell no clearly more" in said.decoding(decoded.assign(p=0.3)).data
     margins, scales = made.margin_rows(), made.scale_rows()
-    assert "wording and order in lists of 4, 6 and 8. " in said.margins(margins).data
-    assert "wording and order at no length. " in said.margins(margins.assign(p=0.2)).data
+    assert (
+        "wording and order in lists of 4, 6 and 8; errors go to neighbours more than by chance in lists of 4, 6"
+        in said.margins(margins).data
+    )
+    assert (
+        "wording and order at no length; errors go to neighbours more than by chance at no length. "
+        in said.margins(margins.assign(p=0.2)).data
+    )
     assert "worse in lists of 4, 6 and 8, one at 2 times its width better in lists of 4, 6 and 8" in (
         said.scales(scales).data
     )

@@ -227,16 +227,18 @@ def _aimed(rows: pd.DataFrame) -> str:
 
 @said
 def margins(table: pd.DataFrame) -> str:
-    parts, costs = [], []
+    parts, costs, near = [], list[int](), list[int]()
     for n in lengths_of(table):
         own = _where(table, n_items=n)
         quarters = _where(own, statistic="accuracy").sort_values("quarter")["value"]
         parts.append(f"{quarters.iloc[0]:.0%} to {quarters.iloc[-1]:.0%} in lists of {n}")
-        slope = _one(own, statistic="slope")
-        costs += [n] if slope is not None and slope["low"] > 0 and slope["p"] <= ALPHA else []
+        for statistic, lengths in (("slope", costs), ("neighbours", near)):
+            row = _one(own, statistic=statistic)
+            lengths += [n] if row is not None and row["low"] > 0 and row["p"] <= ALPHA else []
     return (
         f"Beyond matched triples, crowded lists are answered less often than others of their index, wording and order "
-        f"{_at(costs)}. Accuracy from the most crowded quarter to the least: {', '.join(parts)}."
+        f"{_at(costs)}; errors go to neighbours more than by chance {_at(near)}. Accuracy from the most crowded "
+        f"quarter to the least: {', '.join(parts)}."
     )
 
 
