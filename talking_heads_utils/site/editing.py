@@ -45,9 +45,14 @@ def finding(table: pd.DataFrame, model: str) -> str:
     gains = "raises" if row["low"] > 0 else "lowers" if row["high"] < 0 else "does not clearly change"
     beside = f"the best of {len(draws)} random edits with the same search gain at most {draws['gain'].max():+.1f}"
     return (
-        f"In {model}, the best of {row['n_tried']:,} edits {gains} accuracy on held-out lists of {row['n_items']}, by "
+        f"In {model}, the best of {_n_tried(table):,} edits {gains} accuracy on held-out lists of {row['n_items']}, by "
         f"**{points(row)} points**; {beside}."
     )
+
+
+def _n_tried(table: pd.DataFrame) -> int:
+    """Edits of all families together."""
+    return int(table.loc[table["draw"].isna(), "n_tried"].max())
 
 
 def _draws(table: pd.DataFrame, n_items: int | None = None) -> pd.DataFrame:
