@@ -22,8 +22,8 @@ EXPERIMENTS = (
     Experiment("line", 2, 1, traversal.LineRow, traversal.run_line, "one component moved by hand"),
     Experiment("map", 2, 2, traversal.MapRow, traversal.run_map, "three components moved by hand"),
     Experiment("reach", 2, 4, traversal.ReachRow, traversal.run_reach, "whether every item can be reached"),
-    Experiment("margins", 2, 3, crowding.CrowdingRow, crowding.run_margins, "errors beside distances"),
-    Experiment("scales", 2, 5, crowding.ScaleRow, crowding.run_scales, "the cloud made wider or narrower"),
-    Experiment("order", 2, 3, order.OrderRow, order.run, "accuracy by index in kept and shuffled order"),
+    Experiment("margins", 2, 5, crowding.CrowdingRow, crowding.run_margins, "errors beside distances"),
+    Experiment("scales", 2, 2, crowding.ScaleRow, crowding.run_scales, "the cloud made wider or narrower"),
+    Experiment("order", 2, 1, order.OrderRow, order.run, "accuracy by index in kept and shuffled order"),
     Experiment("steering-gains", 2, 5, steering.GainRow, steering.run, "steering beside a correction of the logits"),
 )
