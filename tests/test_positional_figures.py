@@ -275,10 +275,7 @@ def test_sentences_name_their_rows():
         in said.order(made.order_rows()).data
     )
     assert "26% to 44% in lists of 8, 33% to 51% in lists of 6" in said.margins(made.margin_rows()).data
-    assert (
-        "1.3, 1.2 and 0.1 standard deviations in lists of 3, 1.6, 1.2 and"
-        in said.points(made.point_rows(), made.COMPONENTS).data
-    )
+    assert "1.3, 1.2 and 0.1 in lists of 3; 1.6, 1.2 and" in said.points(made.point_rows(), made.COMPONENTS).data
     known = said.known({"planted": (made.interchange_rows(), made.decoding_rows()),
                         "none": (made.interchange_rows().iloc[:0], made.decoding_rows().iloc[:0])}).data  # fmt: skip
     assert known.startswith("- planted: three dimensions carry 61%") and "none" not in known

@@ -175,7 +175,9 @@ def raising(error):
 
 def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        reproduce(Context("mini-icl", quick=True), with_run("looks-back", raising(KeyboardInterrupt())), tmp_path, silent)
+        reproduce(
+            Context("mini-icl", quick=True), with_run("looks-back", raising(KeyboardInterrupt())), tmp_path, silent
+        )
     folder = tmp_path / whole.name
     assert Store.of(folder).names() == ["accuracy", "log-odds"]
     said = []

@@ -90,7 +90,7 @@ def points_figure(table: pd.DataFrame, axes: Sequence[str], start: int | None = 
     interval, below; the slider sets the length of the lists. Open marks: lists that are answered wrongly. axes: names
     of the components. start: the length at first. table: of
     :class:`~talking_heads_utils.experiments.positional.points.PointRow`."""
-    figure, clouds = new_figure(490, margin_t=16, showlegend=False), dict(tuple(table.groupby("n_items")))
+    figure, clouds = new_figure(470, margin_t=16, showlegend=False), dict(tuple(table.groupby("n_items")))
     names = [str(n) for n in clouds]
     frames = [go.Frame(name=str(n), data=_cloud(part), traces=[0, 1, 2, 3]) for n, part in clouds.items()]
     active = names.index(str(start)) if str(start) in names else 0
@@ -216,7 +216,7 @@ def dimensions_figure(table: pd.DataFrame, first: str = interchange.LOGIT_DIFFER
     """What a donor's first k coordinates do to the recipient, of components and of learned subspaces; grey: 95% of
     matched triples; lines: whole heads and the whole stream. The menu chooses measure and length. first: the measure it
     opens on. table: of :class:`~talking_heads_utils.experiments.positional.interchange.InterchangeRow`."""
-    figure, views, layouts = new_figure(390, margin_t=16), {}, []
+    figure, views, layouts = new_figure(380, margin_t=16), {}, []
     donors = table[table["donor"] == interchange.Donor.OTHER_ITEMS]
     for measure in sorted(MEASURES, key=lambda name: name != first):
         for n in lengths_of(donors):
@@ -262,9 +262,11 @@ def crowding_figure(table: pd.DataFrame) -> go.Figure:
             x=own["quarter"].astype(int).tolist(), y=short(own["value"]), name=f"lists of {n}", marker_color=colour,
             error_y=error_bars(own, "value"), hovertemplate=f"lists of {n}: %{{y:.0%}}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(tickvals=[1, 2, 3, 4], ticktext=["nearest to<br>another index", "2nd", "3rd", "farthest"])
-    figure.update_xaxes(title_text="quarter of the lists")
-    return figure.update_yaxes(title_text="lists answered", tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(
+        tickvals=[1, 2, 3, 4], ticktext=["most crowded<br>quarter", "second", "third", "least crowded<br>quarter"]
+    )
+    figure.update_yaxes(title_text="lists answered", tickformat=".0%", rangemode="tozero")
+    return figure.update_layout(legend_y=-0.3)
 
 
 def scales_figure(table: pd.DataFrame) -> go.Figure:

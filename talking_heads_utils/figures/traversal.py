@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RANDOM = "random"  # in place of a component
-WHAT = {"attention": "the movers' attention, of that to all items", "answered": "lists answered with the item"}
+WHAT = {"attention": "the movers' attention to each item", "answered": "lists answered with it"}
 KINDS = {"attended": ("attended most", "attention"), "answer": ("answered most", "answered")}
 PARTS = {Part.HELD_OUT: "held out", Part.NEW_WORDING: "a new wording", Part.NEW_OBJECTS: "new objects"}
 METHODS = {

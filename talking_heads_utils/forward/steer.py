@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 ATTENTION, LOGITS = "attention", "logits"
-_BATCH_BYTES = {"cpu": 32_000_000, "cuda": 600_000_000}  # of a batch's largest tensor, if no batch size is given
+_BATCH_BYTES, _CPU_BYTES = 600_000_000, 32_000_000  # of a batch's largest tensor, if no batch size is given
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def steer(
     _check(steering, settings, movers, logits or vocabulary)
     n = len(steering.items[rows])
     first = rows.indices(len(steering.items))[0]
-    bytes_each = steering.suffix.width * steering.middle.element_size()
-    size = batches.size(batch_size or _BATCH_BYTES[steering.middle.device.type] // bytes_each)
+    usual = _CPU_BYTES if steering.middle.device.type == "cpu" else _BATCH_BYTES
+    size = batches.size(batch_size or usual // (steering.suffix.width * steering.middle.element_size()))
     per_prompt = min(len(settings), size)
     prompts_at_once = max(1, size // per_prompt)
     settings = settings.to(steering.middle)

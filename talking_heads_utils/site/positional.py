@@ -73,8 +73,11 @@ def points(table: pd.DataFrame, names: list[str]) -> str:
     for n in dict.fromkeys((lengths_of(table)[-1], lengths_of(table)[0])):
         means = _where(table, n_items=n).groupby("list_index")[["x", "y", "z"]].mean()
         apart = (means.max() - means.min()).tolist()
-        parts.append(f"{listed(f'{gap:.1f}' for gap in apart)} standard deviations in lists of {n}")
-    return f"Means of list indices lie up to {', '.join(parts)} apart, along {listed(names)}."
+        parts.append(f"{listed(f'{gap:.1f}' for gap in apart)} in lists of {n}")
+    return (
+        f"From the lowest mean of a list index to the highest, along {listed(names)}, in standard deviations: "
+        f"{'; '.join(parts)}."
+    )
 
 
 @said

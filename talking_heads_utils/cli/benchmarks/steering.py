@@ -122,8 +122,8 @@ def plain_runs(case: Case, prompts: PromptSet, steering: Steering, settings: Ten
         logits = case.bridge.run_with_hooks(tokens.expand(len(batch), -1), fwd_hooks=hooks)[:, end]
         if read == ATTENTION:
             patterns = torch.stack([seen[m.layer][:, m.head] for m in case.movers], 1)
-            seen = patterns[:, :, steering.items[0]]
-            found.append(seen / seen.sum(-1, keepdim=True))
+            to_items = patterns[:, :, steering.items[0]]
+            found.append(to_items / to_items.sum(-1, keepdim=True))
         else:
             found.append(logits[:, steering.candidates[0]])
     return torch.cat(found)

@@ -64,7 +64,7 @@ class EditRow(Row):
 def found(c: Context) -> Winners:
     """What the search chose; of a table of gains that is finished, if there is one. For :meth:`Context.kept`."""
     table = c.finished(GAINS)
-    return search(c) if table is None else winners_of(rows(table, EditRow))
+    return c.kept(search) if table is None else winners_of(rows(table, EditRow))
 
 
 def winners_of(table: Sequence[EditRow]) -> Winners:
@@ -82,7 +82,7 @@ def winners_of(table: Sequence[EditRow]) -> Winners:
 
 def run(c: Context) -> list[EditRow]:
     """Raises :class:`NotApplicable` as the search does, and :class:`TaskError` for too few lists of an index."""
-    winners = c.kept(found)
+    winners = c.kept(search)
     others = [winner for winner in (*winners.of_families, *winners.draws) if winner is not winners.best]
     some = nearest_lengths(c, *LENGTHS)
     table = []
@@ -137,7 +137,9 @@ def _row(
 ) -> EditRow:  # fmt: skip
     gain = share_change(after, before)
     relative = bootstrap_ratio(after.double() - before.double(), before)
-    beyond = (None,) * 3 if winner.draw is not None else points(share_change(after, corrected))
+    beyond: tuple[float | None, float | None, float | None] = (None, None, None)
+    if winner.draw is None:
+        beyond = points(share_change(after, corrected))
     best, size = winner.draw is not None or winner == winners.best, c.kept(parts_of).size(winner.moves)
     return EditRow(
         c.model, winner.name, winner.family, winner.extent, winner.draw, best, lists.part, lists.n_items,

@@ -159,7 +159,7 @@ class Parts:
         heads = [move.head for move in moves]
         if twice := [head for head in heads if heads.count(head) > 1]:
             raise EditError(f"{twice[0]} is moved twice. An edit is one move of each of its heads.")
-        found = {}
+        found: dict[Component, float] = {}
         for move in moves:
             which = range(len(self.of(move.head).singular_values)) if move.components is None else move.components
             found |= {Component(move.head.layer, move.head.head, i): move.factor for i in which}

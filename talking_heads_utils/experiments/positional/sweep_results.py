@@ -102,7 +102,7 @@ def _rows(store: resume.Store, plan: Plan, n_items: int) -> Iterator[SweepRow]:
     answers = [said.argmax(1), said.max(1) / n, right / n] if plan.logits else None
     columns = [*attention, *([values.tolist() for values in answers] if answers else [none] * 3)]
     for alphas, *found in zip(plan.settings.tolist(), *columns):
-        yield SweepRow(plan.model, n_items, *(alphas + [0.0] * (MAX_WRITERS - len(alphas))), *found, n)
+        yield SweepRow(plan.model, n_items, *[*alphas, *[0.0] * (MAX_WRITERS - len(alphas)), *found, n])
 
 
 def save(sweep: Sweep, folder: Path) -> Path:

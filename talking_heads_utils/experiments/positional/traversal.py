@@ -180,7 +180,7 @@ def run_line(c: Context) -> list[LineRow]:
             seen, said = (summary(v.flatten(1), hits=v.dtype == torch.bool) for v in found)
             ends = torch.stack([*seen[:3], *said[:3]], 1).view(ON_LINE, n_items, -1).tolist()
             rows += [
-                LineRow(c.model, n_items, name, amount, i, *ends[a][i], seen.n)
+                LineRow(c.model, n_items, name, amount, i, *[*ends[a][i], seen.n])
                 for a, amount in enumerate((settings[:, k] / on.spread[k]).tolist())
                 for i in range(n_items)
             ]
@@ -198,7 +198,7 @@ def run_map(c: Context) -> list[MapRow]:
         (share, item), (answers, answer) = (values.double().mean(0).max(-1) for values in found)
         right = found.answered[torch.arange(n), :, index].double().mean(0)
         columns = (*(settings / on.spread).T, item, share, answer, answers, right)
-        rows += [MapRow(c.model, n_items, *row, n) for row in zip(*(values.tolist() for values in columns))]
+        rows += [MapRow(c.model, n_items, *[*row, n]) for row in zip(*(values.tolist() for values in columns))]
     return rows
 
 
@@ -206,23 +206,26 @@ def run_reach(c: Context) -> list[ReachRow]:
     """Raises :class:`NotApplicable` as :func:`~subspace.chosen` does."""
     at, rows = c.kept(chosen), list[ReachRow]()
     for n_items in nearest_lengths(c, *LENGTHS):
-        lists = prepared(c, Part.SELECTION, n_items, N_CHOOSE), prepared(c, Part.HELD_OUT, n_items, N_SCORE)
+        choose, score = prepared(c, Part.SELECTION, n_items, N_CHOOSE), prepared(c, Part.HELD_OUT, n_items, N_SCORE)
         settings = axes(c, n_items).settings(ON_REACH)
-        best, there = brought(*lists, settings, at.movers)
+        best, there = brought(choose, score, settings, at.movers)
         drawn = torch.stack([
-            _mean(brought(*(replace(some, directions=along) for some in lists), settings, at.movers)[1])
-            for along in follow(at.matched, "matched triples")
+            _mean(brought(replace(choose, directions=along), replace(score, directions=along), settings, at.movers)[1])
+            for along in follow(list(at.matched), "matched triples")
         ])  # fmt: skip
-        before, after = (moved(lists[1], s, at.movers) for s in (torch.zeros(1, K), best))
+        before, after = (moved(score, s, at.movers) for s in (torch.zeros(1, K), best))
         steered, said = summary(there), summary(after.answered.diagonal(dim1=1, dim2=2), hits=True)
-        own = _mean(there)
-        whole = drawn_test(own.mean().item(), drawn.mean(1))
-        for i in range(n_items):
-            test = drawn_test(own[i].item(), drawn[:, i])
+        whole = drawn_test(_mean(there).mean().item(), drawn.mean(1))
+        for i, share in enumerate(_mean(there).tolist()):
+            test = drawn_test(share, drawn[:, i])
             plain, plain_said = (values[:, 0, i].double().mean().item() for values in before)
-            ends, said_ends = ([end[i].item() for end in found[:3]] for found in (steered, said))
-            of_draws = test.null_high, test.p, whole.p, whole.n
-            rows.append(ReachRow(c.model, n_items, i, plain, *ends, plain_said, *said_ends, *of_draws, steered.n))
+            rows.append(
+                ReachRow(
+                    c.model, n_items, i, plain, steered.mean[i].item(), steered.low[i].item(), steered.high[i].item(),
+                    plain_said, said.mean[i].item(), said.low[i].item(), said.high[i].item(), test.null_high, test.p,
+                    whole.p, whole.n, steered.n,
+                )
+            )  # fmt: skip
     return rows
 
 
