@@ -51,4 +51,5 @@ def _scaled(model: str, text: str) -> dict[str | Component, float]:
 
     if model == PLANTED:
         raise EditError("The planted model has no checkpoint that could be baked. Name another model.")
-    return {**factors(assembled(find_checkpoint(model)), parse(text))}
+    found = factors(assembled(find_checkpoint(model)), parse(text))
+    return dict(found.items())

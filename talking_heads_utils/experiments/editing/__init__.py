@@ -6,6 +6,7 @@
 ``upper``        lists through the layers that an edit reaches
 ``search``       the best edits, on the selection half alone
 ``gains``        what they gain on lists that no choice saw
+``above``        an untouched model and edited ones on the same tokens
 ``costs``        what they cost elsewhere
 ``baked``        the best of them in plain transformers
 ``removal``      one component removed from the movers' queries

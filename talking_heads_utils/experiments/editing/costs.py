@@ -117,7 +117,7 @@ class OnText(NamedTuple):
 def run_costs(c: Context) -> list[CostRow]:
     """The best edit of all, and the best of each family. Raises :class:`NotApplicable` where nothing was searched."""
     found = c.kept(gains.found)
-    winners = {w.name: w for w in (found.best, *found.best_of_each_family)}
+    winners = {w.name: w for w in (*reversed(found.best_of_each_family), found.best)}  # each once: the first family's
     full, others = (c.n(n) for n in ((N_TOKENS_OWN,) * 2 if c.is_own else (N_TOKENS, N_TOKENS_OTHERS)))
     tried = [
         Tried(name, w.family, w.edit(c), full if name == found.best.name else others) for name, w in winners.items()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from jaxtyping import Bool, Float
@@ -87,11 +86,12 @@ def run(c: Context) -> list[EditRow]:
     some = nearest_lengths(c, *LENGTHS)
     table = []
     for n in lengths(c) if c.quick else shown_lengths(c):
-        table += edit_rows(c, winners, Lists(Part.HELD_OUT, n, c.n(N_BEST)), [winners.best])
+        n_lists = N_BEST if n in lengths(c) else max(N_OTHERS, LEAST * n)  # fewer where it is only shown
+        table += edit_rows(c, winners, Lists(Part.HELD_OUT, n, c.n(n_lists)), [winners.best])
     for n in some:
         table += edit_rows(c, winners, Lists(Part.HELD_OUT, n, c.n(max(N_OTHERS, LEAST * n))), others)
-    for part, n in product((Part.NEW_WORDING, Part.NEW_OBJECTS), some):
-        table += edit_rows(c, winners, Lists(part, n, c.n(N_NEW)), winners.best_of_each_family)
+    for part in (Part.NEW_WORDING, Part.NEW_OBJECTS):
+        table += edit_rows(c, winners, Lists(part, some[-1], c.n(N_NEW)), winners.best_of_each_family)
     return table
 
 
