@@ -130,4 +130,4 @@ def test_other_sentences_hold_their_rows_numbers():
     assert "-2.0 [-2.0, -2.0] points on IOI" in said.costs(frame([cost])).data
     assert "40% to 48%" in said.known(edit_rows()).data
     assert said.finding(edit_rows(), "X").data.startswith("In X, the best of 500 edits raises accuracy")
-    assert said.gains(edit_rows().iloc[:0]).data == ""
+    assert said.gains(edit_rows().iloc[:0]) is None

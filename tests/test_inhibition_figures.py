@@ -200,7 +200,7 @@ def test_sentences_follow_the_numbers():
     assert f"the first 2 {row['share']:.0%}, the first 4" in said.known(table).data
     told = said.lists(made.says_rows()).data
     assert "L1H0.1: list index 40% [38%, 43%], items -10% [-12%, -7%], n = 200 lists" in told
-    assert said.links(links.iloc[:0]).data == ""
+    assert said.links(links.iloc[:0]) is None
 
 
 def test_a_table_that_is_not_there_is_empty_and_says_why(monkeypatch):

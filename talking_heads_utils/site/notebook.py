@@ -192,7 +192,7 @@ def named_tokens(prompts: PromptSet, bridge: TransformerBridge) -> Any:
     from IPython.display import Markdown
 
     names = {int(at[0]): name for name, at in prompts.positions.items()}
-    words = [bridge.tokenizer.decode([int(token)]).strip() for token in prompts.tokens[0]]
+    words = [bridge.tokenizer.decode([int(token)]).strip() for token in prompts.tokens[0][prompts.mask[0]]]
     said = [f"**{word}** ({names[i]})" if i in names else word for i, word in enumerate(words)]
     return Markdown(" · ".join(said))
 

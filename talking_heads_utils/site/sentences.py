@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 def said(say: Callable[..., str]) -> Callable[..., Any]:
-    """As Markdown; nothing where the first argument is empty."""
+    """As Markdown; None where the first argument is empty, or there is nothing to say."""
 
     @wraps(say)
     def shown(first: Any, *more: Any) -> Any:
         from IPython.display import Markdown
 
-        return Markdown(say(first, *more) if len(first) else "")
+        text = say(first, *more) if len(first) else ""
+        return Markdown(text) if text else None
 
     return shown
 
