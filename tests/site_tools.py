@@ -22,6 +22,9 @@ SCENE = '"type":"scatter3d"'
 SHARED = re.compile(r"_static/(?!atlas-)")  # theme, plotly and scripts, which load once per site
 
 
+SCRIPT_SECONDS = 180  # that a page's check for barriers may take: long tables on a busy machine take over 30
+
+
 @contextmanager
 def browser() -> Iterator:
     """A Chromium that can reach no host."""
@@ -41,6 +44,7 @@ def browser() -> Iterator:
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         driver.execute_cdp_cmd("Network.enable", {})
+        driver.set_script_timeout(SCRIPT_SECONDS)
         yield driver
     finally:
         driver.quit()
