@@ -3,12 +3,13 @@ model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.editing.moves import Extent, Family
 from talking_heads_utils.experiments.list_prompts import Part
+from talking_heads_utils.experiments.rules import QUARTER
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -18,7 +19,9 @@ from talking_heads_utils.figures.style import (
     NULL_LINE,
     error_bars,
     new_figure,
+    short,
     with_views,
+    words,
 )
 from talking_heads_utils.prompts import ioi
 
@@ -30,7 +33,6 @@ FAMILIES = {Family.INTO_QUERIES: ACCENT, Family.MOVERS: KIND_COLOURS["Q"], Famil
 EXTENTS = {Extent.SINGLE: "circle", Extent.LEADING: "diamond", Extent.HEAD: "square", Extent.COMBINED: "star"}
 CHOICES = {"selection": ("strongest on other prompts", ACCENT), "weights": ("named by the weights", EXPECTED),
            "whole_head": ("the whole head", FAINT)}  # fmt: skip
-A_QUARTER = 0.25  # of I(m), which a removal must take before it counts
 
 
 # --- one component removed ---
@@ -48,7 +50,7 @@ def removal_figure(table: pd.DataFrame) -> go.Figure:
             rows = part[part["chosen_by"] == choice]
             x = [heads.index(head) + 0.2 * (i - 1) for head in rows["head"]]
             traces.append(go.Scatter(
-                x=x, y=_short(rows["share"]), error_y=error_bars(rows, "share", ends="share_"), name=name,
+                x=x, y=short(rows["share"]), error_y=error_bars(rows, "share", ends="share_"), name=name,
                 mode="markers", marker=dict(color=colour, size=11), customdata=rows["component"].tolist(),
                 hovertemplate="%{customdata}: %{y:.0%}<extra></extra>",
             ))  # fmt: skip
@@ -56,7 +58,7 @@ def removal_figure(table: pd.DataFrame) -> go.Figure:
         prompts = task if task == ioi.TASK else f"{task} of {n_items}"
         views[f"{prompts}, {part['n'].iloc[0]} prompts"] = traces
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.add_hline(y=A_QUARTER, line=NULL_LINE, annotation_text="a quarter", annotation_position="top right")
+    figure.add_hline(y=QUARTER, line=NULL_LINE, annotation_text="a quarter", annotation_position="top right")
     figure.update_xaxes(tickvals=list(range(len(heads))), ticktext=heads, range=[-0.5, len(heads) - 0.5])
     figure.update_yaxes(title_text="share of I(m) that is gone", tickformat=".0%")
     return with_views(figure, views)
@@ -67,7 +69,7 @@ def _matched(part: pd.DataFrame, heads: list[str]) -> go.Scatter:
     rows = part[part["matched"].notna() & (part["chosen_by"] == "selection")]
     shares = -rows["matched"].astype(float) / rows["inhibition"]
     return go.Scatter(
-        x=[heads.index(head) - 0.2 for head in rows["head"]], y=_short(shares), mode="markers",
+        x=[heads.index(head) - 0.2 for head in rows["head"]], y=short(shares), mode="markers",
         name="95% of matched components lie below", marker=dict(color=CONTROL, size=16, symbol="line-ew-open"),
         hovertemplate="95% of matched components: below %{y:.0%}<extra></extra>",
     )  # fmt: skip
@@ -97,7 +99,7 @@ def gains_figure(table: pd.DataFrame) -> go.Figure:
 
 def _best(rows: pd.DataFrame, value: str, ends: str, name: str) -> go.Scatter:
     return go.Scatter(
-        x=rows["n_items"].tolist(), y=_short(rows[value], 2), error_y=error_bars(rows, value, 2, ends), name=name,
+        x=rows["n_items"].tolist(), y=short(rows[value], 2), error_y=error_bars(rows, value, 2, ends), name=name,
         mode="lines+markers", line=dict(color=ACCENT, width=3), marker_size=9, customdata=_before_after(rows),
         hovertemplate="%{x} items: %{customdata[0]:.0%} to %{customdata[1]:.0%}<extra></extra>",
     )  # fmt: skip
@@ -108,7 +110,7 @@ def _draws(rows: pd.DataFrame, value: str) -> go.Scatter:
     n = max(1, rows["draw"].nunique())
     return go.Scatter(
         x=[x + 0.3 * (draw / n - 0.5) for x, draw in zip(rows["n_items"], rows["draw"].astype(float))],
-        y=_short(rows[value], 2), mode="markers", name="best edits of random heads",
+        y=short(rows[value], 2), mode="markers", name="best edits of random heads",
         marker=dict(color=CONTROL, size=6, opacity=0.7), customdata=rows["edit"].tolist(),
         hovertemplate="%{customdata}: %{y:+.1f}<extra></extra>",
     )  # fmt: skip
@@ -129,13 +131,13 @@ def families_figure(table: pd.DataFrame) -> go.Figure:
             rows = own[(own["n_items"] == n) & (own["family"] == family)].drop_duplicates("extent")
             x = [extents.index(e) + 0.22 * (i - 1) for e in rows["extent"]]
             traces.append(go.Scatter(
-                x=x, y=_short(rows["gain"], 2), error_y=error_bars(rows, "gain", 2), mode="markers",
-                name=_words(family), marker=dict(color=colour, size=10), customdata=rows["edit"].tolist(),
+                x=x, y=short(rows["gain"], 2), error_y=error_bars(rows, "gain", 2), mode="markers",
+                name=words(family), marker=dict(color=colour, size=10), customdata=rows["edit"].tolist(),
                 hovertemplate="%{customdata}: %{y:+.1f} points<extra></extra>",
             ))  # fmt: skip
         views[f"lists of {n}"] = traces
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(tickvals=list(range(len(extents))), ticktext=[_words(e).replace(" ", "<br>") for e in extents])
+    figure.update_xaxes(tickvals=list(range(len(extents))), ticktext=[words(e).replace(" ", "<br>") for e in extents])
     figure.update_xaxes(range=[-0.5, len(extents) - 0.5])
     figure.update_yaxes(title_text="gain of accuracy, points")
     return with_views(figure, views)
@@ -161,7 +163,7 @@ def tried_figure(table: pd.DataFrame) -> go.Figure:
     for family, colour in sorted(FAMILIES.items(), key=lambda item: item[0] != Family.RANDOM):
         rows = table[table["family"] == family]
         figure.add_scatter(
-            x=_short(rows["text_loss"]), y=_short(rows["gain"], 2), mode="markers", name=_words(family),
+            x=short(rows["text_loss"]), y=short(rows["gain"], 2), mode="markers", name=words(family),
             marker=dict(color=colour, size=9, opacity=0.8, symbol=[EXTENTS.get(e, "x") for e in rows["extent"]]),
             customdata=rows[["edit", "low", "high"]].to_numpy().tolist(),
             hovertemplate="%{customdata[0]}<br>gain %{y:+.1f} points (%{customdata[1]:+.1f} to %{customdata[2]:+.1f})"
@@ -169,7 +171,7 @@ def tried_figure(table: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
     front = pareto(table)
     figure.add_scatter(
-        x=_short(front["text_loss"]), y=_short(front["gain"], 2), mode="lines", name="beaten by none in both",
+        x=short(front["text_loss"]), y=short(front["gain"], 2), mode="lines", name="beaten by none in both",
         line=dict(color=EXPECTED, width=1.5, dash="dot"), hoverinfo="skip",
     )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
@@ -186,11 +188,3 @@ def pareto(table: pd.DataFrame) -> pd.DataFrame:
 
 def _before_after(rows: pd.DataFrame) -> list[list[float]]:
     return rows[["before", "after"]].round(4).to_numpy().tolist()
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _short(values: Any, digits: int = 4) -> list[float]:
-    return values.astype(float).round(digits).tolist()

@@ -24,8 +24,10 @@ from talking_heads_utils.figures.style import (
     error_bars,
     new_figure,
     restyle_slider,
+    short,
     stacked,
     with_views,
+    words,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def attention_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     for (name, table), colour in zip(tables.items(), (FIRST_NAME, SECOND_NAME, CONTROL)):
         mean = table.drop(columns="token").mean(axis=1)
         figure.add_bar(
-            x=table.index.tolist(), y=_short(mean), name=name, marker_color=colour, customdata=table["token"].tolist(),
+            x=table.index.tolist(), y=short(mean), name=name, marker_color=colour, customdata=table["token"].tolist(),
             hovertemplate=f"%{{customdata}}, {name}: %{{y:.0%}}<extra></extra>",
         )  # fmt: skip
     tokens = next(iter(tables.values()))["token"].tolist()
@@ -136,9 +138,9 @@ def _effect_traces(part: pd.DataFrame, head: str) -> list:
     x, name = part["component"].astype(int).tolist(), f"{head}.%{{x}}"
     bars = dict(x=x, marker_color=ACCENT, showlegend=False)
     return [
-        go.Bar(y=_short(part["effect"]), error_y=error_bars(part, "effect", digits=4),
+        go.Bar(y=short(part["effect"]), error_y=error_bars(part, "effect", digits=4),
                hovertemplate=f"{name}: %{{y:.3f}}<extra></extra>", **bars),
-        go.Bar(y=_short(part["score"]), hovertemplate=f"{name}: C = %{{y:.3f}}<extra></extra>", **bars),
+        go.Bar(y=short(part["score"]), hovertemplate=f"{name}: C = %{{y:.3f}}<extra></extra>", **bars),
         go.Scatter(x=[x[0], x[-1]], y=[round(part["null"].iloc[0], 4)] * 2, mode="lines", line=NULL_LINE,
                    hoverinfo="skip", name="random direction"),
     ]  # fmt: skip
@@ -167,9 +169,9 @@ def exchange_figure(table: pd.DataFrame, measure: str = exchange.LOG_ODDS) -> go
         inputs = [
             _curve(into[into["into"] == of], f"the predicted, into the {of}", c, "dot") for of, c in INPUTS.items()
         ]
-        beside = [_curve(part[part["set"] == s], _words(s), c) for s, c in RIVALS.items()]
+        beside = [_curve(part[part["set"] == s], words(s), c) for s, c in RIVALS.items()]
         views[f"{name}: against controls"] = [
-            *(_curve(part[part["set"] == s], _words(s), c) for s, c in CONTROLS.items()), *inputs
+            *(_curve(part[part["set"] == s], words(s), c) for s, c in CONTROLS.items()), *inputs
         ]  # fmt: skip
         views[f"{name}: other ways to choose"] = [*beside, go.Scatter(x=[], y=[], showlegend=False)]
     figure.add_hline(y=1, line=NULL_LINE, annotation_text="whole head", annotation_position="top left")
@@ -182,19 +184,11 @@ def exchange_figure(table: pd.DataFrame, measure: str = exchange.LOG_ODDS) -> go
 def _curve(part: pd.DataFrame, name: str, colour: str, dash: str = "solid") -> go.Scatter:
     part = part.sort_values("k")
     return go.Scatter(
-        x=part["k"].astype(int).tolist(), y=_short(part["share"]), name=name, mode="lines+markers",
+        x=part["k"].astype(int).tolist(), y=short(part["share"]), name=name, mode="lines+markers",
         line=dict(color=colour, width=2, dash=dash), customdata=part["components"].tolist(),
         error_y=error_bars(part, "share", ends="share_") | dict(color=colour),
         hovertemplate=f"{name}, k = %{{x}}: %{{y:.0%}}<br>%{{customdata}}<extra></extra>",
     )  # fmt: skip
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _short(values: pd.Series) -> list[float]:
-    return values.astype(float).round(4).tolist()
 
 
 # --- where its head looks ---
@@ -214,16 +208,16 @@ def attends_figure(table: pd.DataFrame) -> go.Figure:
         x = [targets.index(target) + shift for target in part["target"]]
         half = (part["control_high"] - part["control_low"]) / 2
         figure.add_scatter(
-            x=x, y=_short(part["control_low"] + half), mode="markers", name="95% of matched components",
-            marker=dict(color=CONTROL, size=1), error_y=dict(array=_short(half), thickness=8, width=0, color=CONTROL),
+            x=x, y=short(part["control_low"] + half), mode="markers", name="95% of matched components",
+            marker=dict(color=CONTROL, size=1), error_y=dict(array=short(half), thickness=8, width=0, color=CONTROL),
             showlegend=i == 0, hoverinfo="skip",
         )  # fmt: skip
         figure.add_scatter(
-            x=x, y=_short(part["excess"]), name=component, mode="markers",
+            x=x, y=short(part["excess"]), name=component, mode="markers",
             marker=dict(color=SHADES[i % len(SHADES)], size=10), error_y=error_bars(part, "excess"),
             hovertemplate=f"{component}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(tickvals=list(range(len(targets))), ticktext=[_words(t).replace(" ", "<br>") for t in targets])
+    figure.update_xaxes(tickvals=list(range(len(targets))), ticktext=[words(t).replace(" ", "<br>") for t in targets])
     figure.update_xaxes(range=[-0.5, len(targets) - 0.5])
     return figure.update_yaxes(title_text="share of attention, less even attention", tickformat=".0%")

@@ -72,6 +72,16 @@ def stacked(rows: int, titles: Sequence[str], height: int, spacing: float) -> go
     return figure
 
 
+def words(name: str) -> str:
+    """A name in code as words."""
+    return name.replace("_", " ")
+
+
+def short(values: pd.Series, digits: int = 4) -> list[float]:
+    """A column as numbers of few digits, which is what a page carries."""
+    return values.astype(float).round(digits).tolist()
+
+
 def error_bars(table: pd.DataFrame, value: str, digits: int = 3, ends: str = "") -> dict:
     """Error bars from the columns ``low`` and ``high`` of a table, around a third. ends: how their names begin."""
     return dict(

@@ -11,16 +11,15 @@ from talking_heads_utils.experiments.editing.moves import Extent
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import Subspace
+from talking_heads_utils.experiments.rules import QUARTER, TWENTY
 from talking_heads_utils.experiments.verdicts import listed
-from talking_heads_utils.figures.editing import A_QUARTER, pareto
+from talking_heads_utils.figures.editing import pareto
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.site.scorecard import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:
     import pandas as pd
-
-OVER = 20  # points or percent, which the paper speaks of
 
 
 def best(table: pd.DataFrame, part: str = Part.HELD_OUT, n_items: int | None = None) -> Any:
@@ -73,8 +72,8 @@ def removal(table: pd.DataFrame) -> str:
         if own.isna()["share"]:
             parts.append(f"- {prompts}, {head}: I(m) is not clearly above zero, so there is no share of it to lose")
             continue
-        enough = "at least a quarter" if own["share_low"] >= A_QUARTER else "less than a quarter" if (
-            own["share_high"] < A_QUARTER) else "about a quarter"  # fmt: skip
+        enough = "at least a quarter" if own["share_low"] >= QUARTER else "less than a quarter" if (
+            own["share_high"] < QUARTER) else "about a quarter"  # fmt: skip
         parts.append(
             f"- {prompts}, {own['component']}: {share(own, ends='share_')} of I(m) is gone, {enough}; matched "
             f"components {p_in_words(own['p_holm'])} after Holm; without the whole head {share(whole, ends='share_')}"
@@ -92,7 +91,7 @@ def gains(table: pd.DataFrame) -> str:
     more = "more" if row["low"] > draws["gain"].max() else "not clearly more"
     beyond = "beyond" if row["beyond_low"] > 0 else "not clearly beyond" if row["beyond_high"] > 0 else "less than"
     passed = [unit for unit, value in (("points", "gain"), ("percent of the accuracy before", "relative"))
-              if row[value] >= OVER]  # fmt: skip
+              if row[value] >= TWENTY]  # fmt: skip
     over = f"20 is reached in {listed(passed)}" if passed else "20 is reached neither in points nor in percent"
     return (
         f"The best edit is {row['edit']}. On held-out lists of {row['n_items']} accuracy goes from {row['before']:.0%} "
