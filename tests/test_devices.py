@@ -68,16 +68,7 @@ def test_mixed_devices_fail_as_on_a_gpu():
         assert (there + torch.tensor(1.0)).sum().item() == 6, "a single number may come from anywhere"
 
 
-# Known faults on a GPU: learned bases and a head's spreads stay on the CPU. Mending them makes SmolLM2 tables of these
-# experiments stale, so it goes together with running those again.
-FAULTS = [f"{PLANTED} {name}" for name in ("interchange", "edit-gains", "edit-tried", "edit-costs")]
-MARKED = [
-    pytest.param(make, id=name, marks=pytest.mark.xfail(name in FAULTS, raises=RuntimeError, strict=True, reason="CPU"))
-    for name, make in CASES.items()
-]
-
-
-@pytest.mark.parametrize("make", MARKED)
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in CASES.items()])
 def test_a_table_made_on_a_gpu_is_the_same(make, monkeypatch):
     monkeypatch.setattr(models, "check_complete", lambda *args: None)  # asks for the memory of a real GPU
     with PretendedGPU():

@@ -308,7 +308,7 @@ def order(recordings: Sequence[Recording], head: Head, parts: HeadParts) -> tupl
         z = z_at_end(recording, head)
         read = recording.weights.W_O[head.layer, head.head].to(z) @ parts.directions.to(z).T
         coefficients.append(z @ read)
-    value = parts.singular_values * torch.cat(coefficients).std(0).double().cpu()
+    value = parts.singular_values.cpu() * torch.cat(coefficients).std(0).double().cpu()
     return tuple(value.argsort(descending=True, stable=True).tolist())
 
 

@@ -99,7 +99,7 @@ def fit(
         for weight, gradient in zip(weights, gradients):
             weight.grad = gradient
         optimizer.step()
-    return [subspace.basis.detach().T for subspace in subspaces]
+    return [subspace.basis.detach().T.to(lists.stream) for subspace in subspaces]
 
 
 def _batches(
