@@ -38,15 +38,12 @@ def said() -> dict[str, str]:
     report = reported()
     scores = head_scores()
     rose = (scores.iloc[:, 1] > scores.iloc[:, 0]).sum()
-    *_, last = report["patching"]
     return {
         "redundant": "claimed; no measure, no unablated baseline",
         "survives": "claimed; all heads of two layers out, still about 2x; no plain run",
         "moves-up": f"2x appears at: {'; '.join(row['b_answers_30'] for row in report['patching'])}",
-        "copies-late": f"{last['out']} out: B answers 2x: {last['b_answers_30']}; A's answer from layer "
-        f"{last['takes_over']} on ({last['takes_over_with']})",
         "backups": f"{rose} of {scores.dropna().shape[0]} named heads rise, left free",
-        "line-in-n": "claimed; no result",
+        "evidence": "claimed; no result",
         "adds": "claimed; no result",
         "in-parts": "claimed; no result for this model",
         "looks-back": "claimed from patterns; no number",
