@@ -118,7 +118,7 @@ def sufficient_rows(n: int = 12) -> pd.DataFrame:
 
 def patch_rows() -> pd.DataFrame:
     unlike, rows = count(1), []
-    ways = (("", "exchange"), ("2,3", "zero"), ("2,3", "exchange"))
+    ways = (("", ""), ("2,3", "zero"), ("2,3", "exchange"))
     for task, b_sees, (out, how) in product(TASKS, ("none", "shuffled"), ways):
         for run, layer in (("a", None), ("b", None), *(("patched", layer) for layer in range(N_LAYERS))):
             value = {"a": 0.8, "b": 0.1}.get(run, 0.7 * (layer or 0) / N_LAYERS) + next(unlike) / 1e4
@@ -144,7 +144,7 @@ def first_rows(moved: float = 0.8) -> pd.DataFrame:
                                         range(N_LAYERS - 1)):  # fmt: skip
         posts = a == POSTS[0]
         value = (moved if posts else 0.1) + next(unlike) / 1e4
-        rows.append(made(patching.FirstRow, model="made", task=task, b_sees=b_sees, how=how, a=a, b=a + 1, posts=posts,
+        rows.append(made(patching.FirstRow, model="made", task=task, b_sees=b_sees, how=how, a=a, b=a + 1, posts=posts, below=a < 3,
                          plain=3.0, first=3.0 + value, moved=value, **around(value),
                          n=2 if task == OVER_TASKS else 100))  # fmt: skip
     return frame(rows)

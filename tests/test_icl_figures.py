@@ -40,7 +40,7 @@ def test_patches_are_those_of_their_own_layers_out_and_way(b_sees, entry):
     table = made.patch_rows()
     traces = shown(icl.patches_figure(table), f"past tense, {entry}")
     rows = where(table, task="past_tense", b_sees=b_sees)
-    names = {("", "exchange"): "nothing out of A", ("2,3", "zero"): "layers 2, 3: zeros",
+    names = {("", ""): "nothing out of A", ("2,3", "zero"): "layers 2, 3: zeros",
              ("2,3", "exchange"): "layers 2, 3: the twin's values"}  # fmt: skip
     for (out, how), name in names.items():
         own = where(rows, out=out, how=how, run="patched")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.icl.backups import Who
-from talking_heads_utils.experiments.icl.patching import WORKS, Run
+from talking_heads_utils.experiments.icl.patching import Run
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.sufficient import ENOUGH
 from talking_heads_utils.experiments.icl.tasks import Examples
@@ -243,8 +243,8 @@ def _frames(x: Sequence, y: Sequence, name: str) -> go.Scatter:
 
 
 def first_figure(table: pd.DataFrame) -> go.Figure:
-    """By how many layers the first one that works moves up with two neighbouring layers out of A, over tasks; the menu
-    chooses what B sees and what stands in their place. table: of
+    """By how many layers the first one that works moves up with two neighbouring layers out of A, over tasks, faint
+    where a layer out is not below it; the menu chooses what B sees and what stands in their place. table: of
     :class:`~talking_heads_utils.experiments.icl.patching.FirstRow`."""
 
     def traces(part: pd.DataFrame) -> list:
@@ -253,7 +253,9 @@ def first_figure(table: pd.DataFrame) -> go.Figure:
         for posts, name, colour in ((False, "other neighbouring layers", CONTROL), (True, "the post's", ACCENT)):
             rows = found[found["posts"].astype(bool) == posts]
             before = [f"layers {a} and {b}" for a, b in zip(rows["a"], rows["b"])]
-            made.append(marks(rows, rows["a"].tolist(), "moved", name, colour, before=before))
+            drawn = marks(rows, rows["a"].tolist(), "moved", name, colour, before=before)
+            below = rows["below"].astype(object).where(rows["below"].notna(), True)
+            made.append(drawn.update(marker=dict(size=10, color=colour, opacity=[1.0 if b else 0.35 for b in below])))
         return made
 
     over_tasks = table[table["task"] == OVER_TASKS] if (table["task"] == OVER_TASKS).any() else table
@@ -261,7 +263,7 @@ def first_figure(table: pd.DataFrame) -> go.Figure:
     figure = new_figure(360)
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(title_text="lower of the two layers out of A")
-    figure.update_yaxes(title_text=f"layers moved (works: {WORKS:.0%} of A)")
+    figure.update_yaxes(title_text="layers that it moves up")
     return with_views(figure, views)
 
 
