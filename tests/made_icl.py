@@ -95,11 +95,12 @@ def set_rows(ratio: float = 1.5, matched: float = 1.0, n_draws: int = 3) -> pd.D
 
 def backup_rows(share: float = 0.3, matched: float = 0.05, n_draws: int = 2) -> pd.DataFrame:
     unlike, rows = count(1), []
-    for task, who in product((*TASKS, OVER_TASKS), backups.Who):
+    for task, n_heads, who in product((*TASKS, OVER_TASKS), (1, 2), backups.Who):
         for kind, draw in (("chosen", None), *(("matched", d) for d in range(n_draws))):
             value = (share if kind == "chosen" else matched) * (2 if who == "post" else 1) + next(unlike) / 1e4
-            rows.append(made(backups.BackupRow, model="made", task=task, heads_are=kind, draw=draw, out="L3H0, L4H1",
-                             who=who, lost=2.0, recovered=2 * value, share=value, **around(value),
+            rows.append(made(backups.BackupRow, model="made", task=task, heads_are=kind, draw=draw, n_heads=n_heads,
+                             out="" if task == OVER_TASKS else "L3H0, L4H1"[: 6 * n_heads - 2], who=who, lost=2.0,
+                             recovered=2 * value, share=value, **around(value),
                              n=2 if task == OVER_TASKS else 200))  # fmt: skip
     return frame(rows)
 
@@ -144,7 +145,8 @@ def first_rows(moved: float = 0.8) -> pd.DataFrame:
                                         range(N_LAYERS - 1)):  # fmt: skip
         posts = a == POSTS[0]
         value = (moved if posts else 0.1) + next(unlike) / 1e4
-        rows.append(made(patching.FirstRow, model="made", task=task, b_sees=b_sees, how=how, a=a, b=a + 1, posts=posts, below=a < 3,
+        rows.append(made(patching.FirstRow, model="made", task=task, b_sees=b_sees, how=how, a=a, b=a + 1, posts=posts,
+                         below=a < 3,
                          plain=3.0, first=3.0 + value, moved=value, **around(value),
                          n=2 if task == OVER_TASKS else 100))  # fmt: skip
     return frame(rows)

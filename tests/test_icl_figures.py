@@ -7,7 +7,7 @@ from made_icl import CHOSEN, HEADS, OVER_TASKS, POSTS, TASKS
 from test_figure_values import after, by_name, column, hover, where, xy
 
 from talking_heads_utils.experiments.icl.backups import Who
-from talking_heads_utils.figures import icl, icl_evidence
+from talking_heads_utils.figures import icl, icl_evidence, icl_redundancy
 from talking_heads_utils.labels import Head
 
 
@@ -87,9 +87,9 @@ def test_what_the_first_working_layer_moves_by_is_that_over_tasks():
 
 def test_every_head_has_its_cell_and_the_chosen_are_framed():
     table = made.head_rows()
-    figure = icl.heads_figure(table)
-    mean = table.groupby("head")[list(icl.MOVED_BY)].mean()
-    for value, name in icl.MOVED_BY.items():
+    figure = icl_redundancy.heads_figure(table)
+    mean = table.groupby("head")[list(icl_redundancy.MOVED_BY)].mean()
+    for value, name in icl_redundancy.MOVED_BY.items():
         cells, _ = after(figure, f"mean over tasks: {name}")
         for head in map(Head.parse, HEADS):
             assert cells.z[head.layer][head.head] == pytest.approx(mean.loc[str(head), value])
@@ -101,7 +101,7 @@ def test_every_head_has_its_cell_and_the_chosen_are_framed():
 
 def test_chosen_sets_stand_beside_matched_ones_of_their_task():
     table = made.set_rows()
-    figure = icl.redundancy_figure(table)
+    figure = icl_redundancy.redundancy_figure(table)
     assert figure.layout.updatemenus[0].buttons[0].label == "5 heads, at the last token"
     assert list(figure.layout.xaxis.ticktext)[0] == "mean<br>over<br>tasks"
     tasks = (OVER_TASKS, *TASKS)
@@ -120,18 +120,21 @@ def test_chosen_sets_stand_beside_matched_ones_of_their_task():
 
 def test_pairs_are_symmetric():
     table = made.pair_rows()
-    (cells,) = after(icl.pairs_figure(table), "plural")
+    (cells,) = after(icl_redundancy.pairs_figure(table), "plural")
     for row in where(table, task="plural").to_dict("records"):
         i, j = (list(cells.x).index(row[head]) for head in "ab")
         assert cells.z[i][j] == cells.z[j][i] == pytest.approx(row["interaction"])
 
 
-def test_what_is_recovered_stands_over_who_recovers_it():
-    table = made.backup_rows()
-    traces, whos = shown(icl.backups_figure(table), "mean over tasks"), list(Who)
-    assert len(icl.backups_figure(table).layout.xaxis.ticktext) == len(whos)
+@pytest.mark.parametrize("entry, n_heads", [("together", 2), ("one by one", 1)])
+def test_what_is_recovered_stands_over_who_recovers_it(entry, n_heads):
+    table, whos = made.backup_rows(), list(Who)
+    figure = icl_redundancy.backups_figure(table)
+    assert figure.layout.updatemenus[0].buttons[0].label == "mean over tasks, together"
+    assert len(figure.layout.xaxis.ticktext) == len(whos)
     for kind in ("chosen", "matched"):
-        rows, trace = where(table, task=OVER_TASKS, heads_are=kind), traces[f"{kind} heads"]
+        trace = shown(figure, f"mean over tasks, {entry}")[f"{kind} heads"]
+        rows = where(table, task=OVER_TASKS, heads_are=kind, n_heads=n_heads)
         for i, who in enumerate(whos):
             drawn = [y for x, y in zip(trace.x, trace.y) if round(x) == i]
             assert drawn == pytest.approx(where(rows, who=who)["share"].tolist())
@@ -139,7 +142,7 @@ def test_what_is_recovered_stands_over_who_recovers_it():
 
 def test_a_set_that_suffices_is_starred_and_random_heads_are_a_mean():
     table = made.sufficient_rows()
-    traces = shown(icl.sufficient_figure(table), "plural")
+    traces = shown(icl_redundancy.sufficient_figure(table), "plural")
     rows = where(table, task="plural")
     for which in (1, 2):
         own = where(rows, which=which)
@@ -211,5 +214,9 @@ def test_figures_take_tables_that_were_stored(tmp_path):
         table = pd.read_parquet(tmp_path / name)
         some = "moved" if name == "first" else "ratio" if name == "sets" else "share"
         table.loc[table.index[:3], [some, "low", "high"]] = float("nan")
-        draw = {"sets": icl.redundancy_figure, "first": icl.first_figure, "backups": icl.backups_figure}[name]
-        assert "NaN" not in draw(table).to_json()
+        draw = {
+            "sets": icl_redundancy.redundancy_figure,
+            "first": icl.first_figure,
+            "backups": icl_redundancy.backups_figure,
+        }[name]
+        assert "NaN" not in (draw or icl_redundancy.backups_figure)(table).to_json()
