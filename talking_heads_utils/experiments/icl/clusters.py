@@ -45,8 +45,8 @@ def drawn_means(
 
 def drawn_over_tasks(means: Sequence[Float[Tensor, "n_draws_1 *cells"]], *, seed: int = 0) -> Tensor:
     """Means over tasks, ``[n_draws_1, *cells]``: first of all, then of tasks drawn with replacement, each time with
-    another draw of its prompts. means: of each task, as :func:`drawn_means` gives them, all of one shape. Raises
-    :class:`OptionError` for fewer than two tasks."""
+    another draw of its prompts. means: of each task, as :func:`drawn_means` gives them, all of one shape; NaN, where a
+    task has no value, is left out. Raises :class:`OptionError` for fewer than two tasks."""
     n = len(means)
     if n < 2:
         raise OptionError(f"An interval over tasks needs two tasks at least, not {n}.")
@@ -54,12 +54,12 @@ def drawn_over_tasks(means: Sequence[Float[Tensor, "n_draws_1 *cells"]], *, seed
     n_draws = stacked.shape[1] - 1
     generator = torch.Generator().manual_seed(seed)
     which, draw = (torch.randint(k, (n_draws, n), generator=generator) for k in (n, n_draws))
-    return torch.cat([stacked[:, :1].mean(0), stacked[which, 1 + draw].mean(1)])
+    return torch.cat([stacked[:, :1].nanmean(0), stacked[which, 1 + draw].nanmean(1)])
 
 
 def ends(draws: Float[Tensor, "n_draws_1 *cells"]) -> Ends:
-    """From a statistic of all and of every draw."""
-    low, high = torch.quantile(draws[1:], torch.tensor([0.025, 0.975], dtype=draws.dtype), dim=0)
+    """From a statistic of all and of every draw, those without a value (NaN) left out."""
+    low, high = torch.nanquantile(draws[1:], torch.tensor([0.025, 0.975], dtype=draws.dtype), dim=0)
     return Ends(draws[0], low, high)
 
 
