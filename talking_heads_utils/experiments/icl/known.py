@@ -31,10 +31,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.icl import redundancy, swaps
+from talking_heads_utils.experiments.icl import redundancy
+from talking_heads_utils.experiments.icl.swaps import Ready
 from talking_heads_utils.experiments.icl.tasks import Asked, Task
+from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+from talking_heads_utils.prompts.questions import Numbers
 from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
 if TYPE_CHECKING:
@@ -176,3 +179,85 @@ def _cap(bridge: TransformerBridge, most: float) -> None:
     into[:, HIDDEN] = torch.eye(N_ANSWERS)
     bias.fill_(-most)
     out[N_WORDS + 1 : N_WORDS + 1 + N_ANSWERS] = -torch.eye(N_ANSWERS)
+
+
+# --- prompts ---
+
+
+def ask(plan: Plan, n: int, seed: int, half: str = "", name: str = "") -> Asked:
+    """``n`` prompts of a filler, an answer and the question's mark, with their twins."""
+    drawn = torch.Generator().manual_seed(seed)
+    draw = lambda words: torch.randint(words.start, words.stop, (n,), generator=drawn)  # noqa: E731
+    right, rival, mark = draw(ANSWERS), draw(ANSWERS), torch.full((n,), QUESTION)
+    rival = torch.where(rival == right, ANSWERS.start + (right - ANSWERS.start + 1) % N_ANSWERS, rival)
+    instead = rival if plan.kind is Kind.RIVALS else draw(FILLERS)
+    prompts, twins = (_prompts(torch.stack([draw(FILLERS), shown, mark], 1), right) for shown in (right, instead))
+    words = torch.arange(N_WORDS)
+    return Asked(Task(name or plan.kind.value, Numbers(words, words), 1), prompts, twins, right, right, half)
+
+
+def _prompts(tokens: Int[Tensor, "n 3"], right: Int[Tensor, "n"]) -> PromptSet:
+    n = len(tokens)
+    end, none = {"end": torch.full((n,), N_TOKENS - 1)}, torch.zeros(n, 0, dtype=torch.long)
+    recipe = Recipe("planted heads", n, 0, "")
+    return PromptSet(tokens, torch.ones_like(tokens, dtype=torch.bool), end, right, none, [""] * n, {}, recipe)
+
+
+def planted(
+    plan: Plan, n: int = 60, *, noise: float = 0.0, seed: int = 0, bridge: TransformerBridge | None = None,
+    name: str = "",
+) -> tuple[Ready, Ready]:  # fmt: skip
+    """The selection half and ``n`` prompts of the held-out half, run. bridge: of :func:`empty`, whose weights are
+    written anew: what was run with it before is void."""
+    bridge = bridge or empty()
+    wire(bridge, plan, noise=noise, seed=seed)
+    select = ask(plan, redundancy.N_SELECT, 2 * seed, SELECTION, name)
+    held = ask(plan, n, 2 * seed + 1, HELD_OUT, name)
+    return tuple(Ready(asked, *(prepare(bridge, p, check=False) for p in (asked.prompts, asked.twins)))
+                 for asked in (select, held))  # type: ignore[return-value]  # fmt: skip
+
+
+# --- worlds ---
+
+STRONG, WEAK, MOST = 0.7, 0.35, 3.0  # nats that key heads, other heads and the one of ``alone`` add, about
+RATIOS = {Kind.COPIES: 2.0, Kind.ALIKE: 2.0, Kind.BACKUP: 2.0, Kind.CHAIN: 0.6}
+
+
+def drawn_plan(kind: Kind, seed: int, ratio: float | None = None) -> Plan:
+    """Five key heads among 24 that all write, of random strengths at random places. ratio: joint over summed loss of
+    the five, about, where the kind has one to be chosen."""
+    drawn = torch.Generator().manual_seed(seed)
+    spread = (0.2 * torch.randn(N_LAYERS * N_HEADS, generator=drawn)).exp().tolist()
+    heads = heads_in(range(N_LAYERS), N_HEADS)
+    below, above = ([heads[N_HEADS * layer + i] for i in torch.randperm(N_HEADS, generator=drawn).tolist()]
+                    for layer in range(N_LAYERS))  # fmt: skip
+    key = [*below[:3], *above[:2]]
+    size = {head: STRONG if head in key else WEAK for head in heads}
+    if kind is Kind.ALONE:
+        size = {head: MOST if head == key[0] else WEAK for head in heads}
+    written = {head: size[head] * by for head, by in zip(heads, spread)}
+    told = heads if kind is Kind.ALIKE else key
+    ratio = ratio or RATIOS.get(kind, 1.0)
+    room = room_for(ratio, [written[head] for head in key])
+    steep = abs(2 * math.atanh(5 * (1 - 1 / ratio) / 6)) / STRONG
+    return Plan(kind, written, told, room, steep)
+
+
+def world(
+    kind: Kind, seed: int, noise: float, n_tasks: int, n_prompts: int, ratio: float | None = None
+) -> list[redundancy.OfTask]:
+    """What is found in the planted transformers of several tasks, each with a plan of its own."""
+    bridge, found = empty(), []
+    for task in range(n_tasks):
+        plan, own = drawn_plan(kind, 1000 * seed + task, ratio), 1000 * seed + task
+        select, held = planted(plan, n_prompts, noise=noise, seed=own, bridge=bridge, name=f"task {task}")
+        picked = redundancy.pick(select)
+        found.append(redundancy.of_task(picked, held, n_pairs=0, n_layers=0, n_everywhere=0, seed=own))
+    return found
+
+
+def world_rows(
+    kind: Kind | str, seed: int, noise: float, n_tasks: int = 6, n_prompts: int = 100, ratio: float | None = None
+) -> list[redundancy.SetRow]:
+    """The table ``sets`` of :func:`world`: chosen heads at the last token and those matched to the first five."""
+    return redundancy.set_rows("planted heads", world(Kind(kind), seed, noise, n_tasks, n_prompts, ratio))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import combinations
+from itertools import combinations, groupby
 from typing import NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ JOINT = (2, 5, 10, 20)  # chosen heads that are exchanged together
 EVERYWHERE = (2, 5)  # the same at all positions
 MATCHED_TO = 5  # chosen heads to which others are matched
 N_MATCHED = 20  # draws of such others
-NEAR = 0.2  # of the summed direct effect, by which they may be off
+NEAR = 0.05  # of the summed direct effect, by which they may be off
 N_SELECT, N_HELD, N_PAIRS, N_LAYERS, N_EVERYWHERE = 64, 200, 100, 100, 40  # prompts of a task
 OVER_TASKS = "all"
 
@@ -139,10 +139,11 @@ def pick(select: Ready, n: int = N_CHOSEN) -> Picked:
 
 
 def matched(picked: Picked, heads: Sequence[Head], n: int = N_MATCHED, seed: int = 0) -> list[list[Head]]:
-    """``n`` sets of other heads whose summed direct effect is that of ``heads``, give or take 20%.
+    """``n`` sets of other heads whose summed direct effect is that of ``heads``, give or take 5%.
 
     Of the heads that were put into the twin, one after the other is drawn, more likely one of more direct effect, and
-    kept where the sum stays within reach, until it is near. Where all together are not enough they are the nearest.
+    kept where the sum does not pass the target by more, until it is near. Where it never is, the set has less: all that
+    fit.
     """
     target, drawn = picked.summed(heads), torch.Generator().manual_seed(seed)
     others = [head for head in picked.denoised if head not in heads and picked.summed([head]) > 0]
@@ -236,7 +237,7 @@ class OfTask:
     picked: Picked
     clusters: Int[Tensor, "n"]
     alone: Lost
-    pairs: Lost
+    pairs: Lost | None
     sets: list[SetLoss]
     twin: float
 
@@ -249,9 +250,11 @@ def first(r: Ready, n: int) -> Ready:
         return replace(f, keys=[k[:n] for k in f.keys], values=[v[:n] for v in f.values], kept=kept,
                        final=f.final[:n], end=f.end[:n])  # fmt: skip
 
-    asked, rows = r.asked, slice(0, n)
-    asked = replace(asked, prompts=asked.prompts.select(rows), twins=asked.twins.select(rows), right=asked.right[rows],
-                    clusters=asked.clusters[rows])  # fmt: skip
+    asked = replace(
+        r.asked, prompts=r.asked.prompts.select(slice(n)), twins=r.asked.twins.select(slice(n)),
+        right=r.asked.right[:n], clusters=r.asked.clusters[:n], questions=r.asked.questions[:n],
+        a_x=None if r.asked.a_x is None else r.asked.a_x[:n],
+    )  # fmt: skip
     return Ready(asked, of(r.clean), of(r.twin))
 
 
@@ -262,7 +265,7 @@ def of_task(
     """All that is exchanged in one task. n_pairs, n_layers, n_everywhere: prompts for pairs, for whole layers and at
     all positions; without any for 0."""
     alone = lost(held, [[head] for head in dict.fromkeys([*picked.chosen, *picked.denoised])])
-    pairs = lost(first(held, n_pairs), list(combinations(picked.chosen, 2))) if n_pairs else lost(held, [])
+    pairs = lost(first(held, n_pairs), list(combinations(picked.chosen, 2))) if n_pairs else None
     sets = _at_end(picked, held, alone, seed)
     sets += _layers(picked, first(held, n_layers)) if n_layers else []
     sets += _everywhere(picked, first(held, n_everywhere)) if n_everywhere else []
@@ -327,8 +330,9 @@ def head_rows(model: str, found: OfTask) -> list[HeadRow]:
 
 def pair_rows(model: str, found: OfTask) -> list[PairRow]:
     """A row for every two of the chosen heads."""
-    of, rows = found.pairs, []
-    n = len(of.log_odds)
+    if (of := found.pairs) is None:
+        return []
+    n, rows = len(of.log_odds), []
     for i, (a, b) in enumerate(of.sets):
         joint, summed = of.log_odds[:, i], found.alone.summed([a, b])[:n]
         about = ends(drawn_means(joint - summed, found.clusters[:n]))
@@ -340,21 +344,28 @@ def pair_rows(model: str, found: OfTask) -> list[PairRow]:
 def set_rows(model: str, found: Sequence[OfTask]) -> list[SetRow]:
     """A row for every set of every task, and, of two tasks or more, over tasks for every set that all of them have:
     the first so many of each, and draw by draw."""
-    rows = [_set_row(model, of, each) for of in found for each in of.sets]
-    by_key = [{each.key: each for each in of.sets if each.summed is not None} for of in found]
-    for key in by_key[0] if len(found) > 1 else ():
-        if all(key in sets for sets in by_key):
-            rows.append(_over_tasks(model, found, [sets[key] for sets in by_key]))
+    drawn = [_drawn(of, seed) for seed, of in enumerate(found)]
+    rows = [_set_row(model, of, *each) for of, sets in zip(found, drawn) for each in sets.values()]
+    for key in drawn[0] if len(found) > 1 else ():
+        if key[0] != Set.LAYER and all(key in sets for sets in drawn):
+            rows.append(_over_tasks(model, found, *zip(*(sets[key] for sets in drawn))))
     return rows
 
 
-def _draws(of: OfTask, each: SetLoss, seed: int = 0) -> Float[Tensor, "n_draws_1 2"]:
-    both = torch.stack([each.joint, each.joint if each.summed is None else each.summed], 1)
-    return drawn_means(both, of.clusters[: len(both)], seed=seed)
+def _drawn(of: OfTask, seed: int) -> dict[tuple, tuple[SetLoss, Float[Tensor, "n_draws_1 2"]]]:
+    """By key, every set with means of joint and summed loss: of all prompts, and of clusters drawn anew. Of whole
+    layers joint stands for summed."""
+    found = {}
+    for _, alike in groupby(of.sets, lambda each: len(each.joint)):
+        sets = list(alike)
+        both = [torch.stack([s.joint, s.joint if s.summed is None else s.summed], 1) for s in sets]
+        draws = drawn_means(torch.stack(both, 1), of.clusters[: len(both[0])], seed=seed)
+        found |= {each.key: (each, draws[:, i]) for i, each in enumerate(sets)}
+    return found
 
 
-def _set_row(model: str, of: OfTask, each: SetLoss) -> SetRow:
-    draws, layer = _draws(of, each), each.heads_are == Set.LAYER
+def _set_row(model: str, of: OfTask, each: SetLoss, draws: Float[Tensor, "n_draws_1 2"]) -> SetRow:
+    layer = each.heads_are == Set.LAYER
     summed, found = (None, Ratio(None, None, None)) if layer else (draws[0, 1].item(), _ratio(draws))
     named = f"L{each.size}" if layer else " ".join(map(str, each.heads))
     return SetRow(
@@ -364,14 +375,15 @@ def _set_row(model: str, of: OfTask, each: SetLoss) -> SetRow:
     )  # fmt: skip
 
 
-def _over_tasks(model: str, found: Sequence[OfTask], sets: Sequence[SetLoss]) -> SetRow:
+def _over_tasks(
+    model: str, found: Sequence[OfTask], sets: Sequence[SetLoss], of_tasks: Sequence[Float[Tensor, "n_draws_1 2"]]
+) -> SetRow:
     """Means over tasks, and their ratio: tasks and prompts drawn anew."""
     mean = lambda values: sum(map(float, values)) / len(sets)  # noqa: E731
-    draws = drawn_over_tasks([_draws(of, each, seed) for seed, (of, each) in enumerate(zip(found, sets))])
-    joint, summed = draws[0].tolist()
+    draws, some = drawn_over_tasks(of_tasks), sets[0]
     return SetRow(
-        model, OVER_TASKS, sets[0].heads_are.value, sets[0].where.value, round(mean(len(each.heads) for each in sets)),
-        sets[0].draw, "", mean(each.direct for each in sets), joint, summed, *_ratio(draws),
+        model, OVER_TASKS, some.heads_are.value, some.where.value, round(mean(len(each.heads) for each in sets)),
+        some.draw, "", mean(each.direct for each in sets), *draws[0].tolist(), *_ratio(draws),
         mean(each.right.double().mean() for each in sets), mean(each.before.double().mean() for each in sets),
         mean(of.twin for of in found), len(found),
     )  # fmt: skip
