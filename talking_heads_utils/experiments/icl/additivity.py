@@ -22,6 +22,8 @@ class SumRow(Row):
     n_examples: int = column("examples", "in the sequence")
     joint: float = column("nats", "contribution of all together to the log-odds of the rule that they speak for, mean")
     summed: float = column("nats", "sum of the contributions of each, mean")
+    summed_low: float = column("nats", "95% interval over sequences, lower end")
+    summed_high: float = column("nats", "upper end")
     ratio: float = column("", "joint over summed; 1 if they add")
     low: float = column("", "95% interval over sequences, lower end")
     high: float = column("", "upper end")
