@@ -1,4 +1,4 @@
-"""The verdict rules of the paper's claims, frozen with their power: :mod:`talking_heads_utils.experiments.power`.
+"""The verdict rules of both sources' claims, frozen with their power: :mod:`talking_heads_utils.experiments.power`.
 
 Every threshold is here. A rule sees what was measured (:class:`~talking_heads_utils.experiments.verdicts.Measured`) and
 no model's name. Later changes are logged on the book's page of rules.
@@ -20,6 +20,11 @@ SCALE = 2.0  # by which the cloud is widened
 FLAT = 5.0  # points: a smaller change of accuracy is called flat
 CEILING = 0.95  # above such an accuracy a wider cloud has nothing to gain
 TWENTY = 20.0  # points, or percent of the accuracy before
+TENTH = 0.1  # of an accuracy, an effect or a variance: what is smaller is called little
+SUM = (0.8, 1.25)  # a ratio to a sum within these is called the sum
+HALF_A_LAYER = 0.5  # by which the first working patch must move up, at least
+BEND = 0.25  # of a slope, which ten labels may add to it or take from it, at most, where it is called straight
+RIVAL = 0.05  # of the held-out variance: a rival reader that tells less beyond signed evidence tells little
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED, _ = Verdict
 
@@ -163,3 +168,83 @@ ORDER = Rule(_by_p, {"prompts_an_order": 400})
 STEERING_GAINS = Rule(_steering_gains, {"prompts": 800, "matched_triples": 20})
 LOWERS = Rule(_lowers, {"heads": 2, "matched_components_a_head": 20})
 EDIT_GAINS = Rule(_edit_gains, {"prompts": 1000, "random_draws": 20})
+
+
+# --- chapter 4: tasks in context ---
+
+
+def _within(low: float, high: float, least: float, most: float) -> Verdict:
+    """Whether a whole interval lies between two marks; where it is wholly outside it does not."""
+    if least <= low and high <= most:
+        return SUPPORTED
+    return NOT_SUPPORTED if high < least or low > most else UNDECIDED
+
+
+def _redundant(found: Measured) -> Verdict:
+    """value, low, high: joint over summed loss. p: against sets matched on direct effect. also: ``joint_low``, in nats.
+    Undecided where nothing is clearly lost."""
+    if not found.also["joint_low"] > 0:
+        return UNDECIDED
+    return _all_of(_above(found.low, found.high, SUM[1]), _small(found.p))
+
+
+def _survives(found: Measured) -> Verdict:
+    """value, low, high: change of accuracy over accuracy, of two ways the one that costs more."""
+    return _above(found.low, found.high, -TENTH)
+
+
+def _moves_up(found: Measured) -> Verdict:
+    """value, low, high: in layers. also: ``more_low`` and ``more_high``, of it less that without other pairs of layers
+    below; ``works``: share of tasks and ways in which a patch still works."""
+    also = found.also
+    works = SUPPORTED if also["works"] > HALF else UNDECIDED if also["works"] > 0 else NOT_SUPPORTED
+    return _all_of(works, _above(found.low, found.high, HALF_A_LAYER), _above(also["more_low"], also["more_high"]))
+
+
+def _backups(found: Measured) -> Verdict:
+    """value, low, high: share recovered. p: against heads matched on direct effect. also: ``lost_low``, in logits.
+    Undecided where nothing is clearly lost."""
+    if not found.also["lost_low"] > 0:
+        return UNDECIDED
+    return _all_of(_above(found.low, found.high, TENTH), _small(found.p))
+
+
+def _evidence(found: Measured) -> Verdict:
+    """value, low, high: growth of the slope with the log-odds of one label, 1 where slopes are in proportion to them.
+    also: ``slope_low`` and ``slope_high``, nats a label; ``bend_low`` and ``bend_high``, over ten labels, share of the
+    slope; ``order_low`` and ``order_high``, share of the variance by evidence; ``rival_low`` and ``rival_high``, share
+    of the held-out variance that the best rival tells beyond."""
+    also = found.also
+    return _all_of(
+        _above(also["slope_low"], also["slope_high"]), _above(found.low, found.high, HALF),
+        _within(also["bend_low"], also["bend_high"], -BEND, BEND),
+        _above(-also["order_high"], -also["order_low"], -TENTH),
+        _above(-also["rival_high"], -also["rival_low"], -RIVAL),
+    )  # fmt: skip
+
+
+def _adds(found: Measured) -> Verdict:
+    """value, low, high: together over summed. also: ``summed_low``, in nats. Undecided where little is summed."""
+    return _within(found.low, found.high, *SUM) if found.also["summed_low"] > 0 else UNDECIDED
+
+
+def _looks_back(found: Measured) -> Verdict:
+    """p: of so much more attention to earlier answers, by permutation of heads within layers. also: ``p_beyond_x``, of
+    so much more to answers than to earlier x."""
+    return _small(found.p, found.also["p_beyond_x"])
+
+
+def _in_parts(found: Measured) -> Verdict:
+    """also: ``more_low`` and ``more_high``, of the number of MLPs less that of attention layers."""
+    return _above(found.also["more_low"], found.also["more_high"])
+
+
+OVER_TASKS = {"tasks": 5, "prompts": 100}
+REDUNDANT = Rule(_redundant, OVER_TASKS | {"matched_sets": 19})
+SURVIVES = Rule(_survives, OVER_TASKS | {"ways": 2})
+MOVES_UP = Rule(_moves_up, OVER_TASKS)
+BACKUPS = Rule(_backups, OVER_TASKS | {"matched_draws": 19})
+EVIDENCE = Rule(_evidence, {"rates": 4, "sequences": 100})
+ADDS = Rule(_adds, {"sequences": 100})
+LOOKS_BACK = Rule(_looks_back, {"tasks": 5, "heads": 10})
+IN_PARTS = Rule(_in_parts, {"tasks": 4, "prompts": 100})

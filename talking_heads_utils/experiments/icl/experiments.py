@@ -17,6 +17,7 @@ from talking_heads_utils.experiments.icl import (
 )
 
 EXPERIMENTS = (
+    Experiment("words", 4, 4, words.WordsRow, words.words, "tasks of words, as chapter 3 asks them", of_own=False),
     Experiment("tasks", 4, 6, words.WordsRow, tasks.run_tasks, "accuracy on tasks in context"),
     Experiment("shown", 4, 1, tasks.ShownRow, tasks.run_shown, "one prompt after various examples"),
     Experiment("functions", 4, 3, whole.FunctionsRow, lambda c: whole.functions(c, n=c.n(64, 8)),

@@ -63,19 +63,26 @@ class Family:
         return (1 - self.noise) * own + self.noise * own.mean(0)
 
     def draw(
-        self, n: int, n_pairs: int, generator: torch.Generator, among: Bool[Tensor, "n_functions"] | None = None
+        self,
+        n: int,
+        n_pairs: int,
+        generator: torch.Generator,
+        among: Bool[Tensor, "n_functions"] | None = None,
+        xs: Int[Tensor, "n_xs"] | None = None,
     ) -> Examples:
-        """``n`` lists of examples with different x each, functions drawn from ``among`` (all of them by default).
+        """``n`` lists of examples with different x each, functions drawn from ``among`` and x from ``xs`` (all of them
+        by default).
 
         Raises :class:`TaskError` for more pairs than there are x, or if no function is left to draw from.
         """
-        if not 1 <= n_pairs <= self.n_x:
-            raise TaskError(f"{n_pairs} pairs of different x cannot be drawn from {self.n_x} values of x.")
+        xs = torch.arange(self.n_x) if xs is None else xs
+        if not 1 <= n_pairs <= len(xs):
+            raise TaskError(f"{n_pairs} pairs of different x cannot be drawn from {len(xs)} values of x.")
         allowed = torch.arange(len(self.functions)) if among is None else among.nonzero().flatten()
         if len(allowed) == 0:
             raise TaskError("No function is left to draw from.")
         which = allowed[torch.randint(len(allowed), (n,), generator=generator)]
-        x = torch.rand(n, self.n_x, generator=generator).argsort(1)[:, :n_pairs]
+        x = xs[torch.rand(n, len(xs), generator=generator).argsort(1)[:, :n_pairs]]
         clean = self.values[which[:, None], x]
         other = self.values[torch.randint(len(self.functions), x.shape, generator=generator), x]
         replaced = torch.rand(x.shape, generator=generator) < self.noise

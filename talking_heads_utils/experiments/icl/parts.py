@@ -8,6 +8,8 @@ from enum import StrEnum
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.rows import Row, column
 
+MLPS, HEADS, TWIN = "mlp", "heads", "twin"
+
 
 class Attribute(StrEnum):
     """What of an answer may be right by itself."""

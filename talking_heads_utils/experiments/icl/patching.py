@@ -1,14 +1,47 @@
-"""The post's experiment, put right: A's stream at the last token into B, layer by layer, with layers out of A."""
+"""The post's experiment, put right: A's stream at the last token into B, layer by layer, with layers out of A.
+
+A sees examples of a task. B is asked another question of it, without examples or with labels shuffled among them, as
+the post's random pairs are. What A has at the last token on entering a layer is put into B there. All heads of two
+layers are taken out of A at its last token: set to zero as in the post, or exchanged for what they have in A's twin,
+which sees another task's examples.
+
+A curve (B's accuracy by the layer that is patched) works where its best layer gains at least :data:`GAINS` of A's own
+accuracy over B untouched. Its first layer is where it has come :data:`WAY` up to its best, between layers by a line:
+a curve that is lower and no later has the same one. Layers taken out at or above the first layer cannot move it, as
+what is patched below them is as it was. So the post's two are to be held against pairs below it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import combinations
 
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, drawn_weights, ends
+from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS
+from talking_heads_utils.experiments.icl.swaps import Grid, How, Ready, Said, exchanged, grid, ready
+from talking_heads_utils.experiments.icl.tasks import Asked, Examples, Task, tasks
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.forward.engine import prepare
+from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.progress import follow
+from talking_heads_utils.prompts.lists import HELD_OUT
+from talking_heads_utils.stats import share_change, share_in_clusters
 
-WORKS = 0.5  # of A's accuracy, which B must reach
+GAINS = 0.25  # of A's accuracy, at least, over B untouched, where a patch works
+WAY = 0.5  # from B untouched to the best layer
+N_PAIRS = 48  # of A and B, by task
+DRAW = 7  # prompts of this chapter's patches, beside the context's seed
+POSTS, OF_LAYERS = 10, 32  # the post takes out this layer and the next, of Llama-3-8B's
+SEES = (Examples.NONE, Examples.SHUFFLED)
+Layers = tuple[int, ...]
 
 
 class Run(StrEnum):
@@ -27,7 +60,7 @@ class PatchRow(Row):
     task: str = column("", "task")
     b_sees: str = column("", "what B sees: none, shuffled labels")
     out: str = column("", "layers whose heads are out of A, such as 9,10; empty for none")
-    how: str = column("", "how: zero or exchange")
+    how: str = column("", "how: zero or exchange; empty with nothing out")
     run: str = column("", "a, b or patched")
     layer: int | None = column("", "whose resid_pre is patched")
     accuracy: float = column("share", "right answers, of B by A's task at B's question")
@@ -52,7 +85,7 @@ class OutRow(Row):
     posts: bool = column("", "whether these are the post's two layers, in proportion to depth")
     accuracy: float = column("share", "right answers")
     change: float = column("share", "from nothing out, paired")
-    low: float = column("share", "95% interval over prompts, of all over tasks, lower end")
+    low: float = column("share", "95% interval over answers, of all over tasks and answers, lower end")
     high: float = column("share", "upper end")
     about_change: float | None = column("share", "of numbers: the same of answers a x, give or take 1")
     n: int = column("prompts", "of the held-out half; of all: tasks")
@@ -69,21 +102,252 @@ class FirstRow(Row):
     a: int = column("", "layer")
     b: int = column("", "layer")
     posts: bool = column("", "whether these are the post's two layers, in proportion to depth")
-    plain: float | None = column("layers", "first layer that works with nothing out; none if no layer does")
+    below: bool | None = column("", "whether both are below the first layer that works with nothing out")
+    plain: float | None = column("layers", "first layer that works with nothing out, between two by a line; or none")
     first: float | None = column("layers", "the same with the two layers out")
     moved: float | None = column("layers", "first less plain")
-    low: float | None = column("layers", "95% interval over prompts, of all over tasks, lower end")
+    low: float | None = column("layers", "95% interval over answers, of all over tasks and answers, lower end")
     high: float | None = column("layers", "upper end")
-    n: int = column("prompts", "pairs of A and B; of all: tasks")
+    n: int = column("prompts", "pairs of A and B; of all: tasks where both work")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What one task's A and B answer, and B with A's stream, with sets of layers out of A one way.
+
+    b: B's questions, scored by A's task. out: the sets, nothing first.
+    """
+
+    a: Asked
+    b: Asked
+    b_sees: str
+    how: str
+    out: Sequence[Layers]
+    grid: Grid
+
+    @property
+    def n_layers(self) -> int:
+        return self.grid.patched.top.shape[1]
+
+
+@dataclass(frozen=True)
+class Without:
+    """What one task's A answers with pairs of layers out one way. said: nothing out first."""
+
+    a: Asked
+    how: str
+    n_layers: int
+    pairs: Sequence[Layers]
+    said: Said
+
+
+def posts_layers(n_layers: int) -> Layers:
+    """The post's two layers in proportion to depth. Raises :class:`NotApplicable` for a model of one layer."""
+    if n_layers < 2:
+        raise NotApplicable("A model of one layer has no two layers whose heads could be taken out.")
+    first = min(POSTS * n_layers // OF_LAYERS, n_layers - 2)
+    return first, first + 1
+
+
+def neighbours(n_layers: int) -> list[Layers]:
+    """Every two neighbouring layers."""
+    return [(layer, layer + 1) for layer in range(n_layers - 1)]
+
+
+# --- what the model answers ---
+
+
+def tried(a: Ready, b: Ready, b_sees: str, how: How, out: Sequence[Layers]) -> Tried:
+    """A's stream into B at every layer, with nothing and with each of ``out`` out of A."""
+    out = [(), *out]
+    found = grid(a, _sets(a, out), b.clean, b.asked.right, how=how, among=_numbers(a.asked))
+    return Tried(a.asked, b.asked, b_sees, how, out, found)
+
+
+def without(a: Ready, how: How, pairs: Sequence[Layers]) -> Without:
+    """A's answers with each pair of layers out."""
+    said = exchanged(a, _sets(a, [(), *pairs]), how=how, among=_numbers(a.asked))
+    return Without(a.asked, how, a.clean.n_layers, pairs, said)
+
+
+def _sets(a: Ready, out: Sequence[Layers]) -> list[list[Head]]:
+    return [heads_in(layers, a.clean.n_heads) for layers in out]
+
+
+def _numbers(asked: Asked) -> Tensor | None:
+    return None if asked.numbers is None else asked.numbers.ids
+
+
+def _all_tried(c: Context) -> list[Tried]:
+    """Every task, with every two neighbouring layers out: the grids that two tables are made of."""
+    found = []
+    for task in follow(tasks(c), "tasks"):
+        a = _ready_a(c, task)
+        out = neighbours(a.clean.n_layers)
+        for sees in SEES:
+            asked = task.ask_b(c, a.asked, sees)
+            run = prepare(c.bridge, asked.prompts, check=False)
+            b = Ready(asked, run, run)
+            found += [tried(a, b, sees, how, out) for how in How]
+    return found
+
+
+def _ready_a(c: Context, task: Task) -> Ready:
+    """A's prompts of the held-out half. Raises :class:`NotApplicable` for a model of one layer."""
+    posts_layers(c.bridge.cfg.n_layers)
+    return ready(c, task.ask(c, c.n(N_PAIRS, 8), HELD_OUT, seed=DRAW))
 
 
 def run_patches(c: Context) -> list[PatchRow]:
-    raise NotImplementedError
-
-
-def run_out(c: Context) -> list[OutRow]:
-    raise NotImplementedError
+    return patch_rows(c.model, c.kept(_all_tried))
 
 
 def run_first(c: Context) -> list[FirstRow]:
-    raise NotImplementedError
+    return first_rows(c.model, c.kept(_all_tried), seed=c.seed)
+
+
+def run_out(c: Context) -> list[OutRow]:
+    pairs = list(combinations(range(c.bridge.cfg.n_layers), 2))
+    made = (_ready_a(c, task) for task in follow(tasks(c), "tasks"))
+    return out_rows(c.model, [without(a, how, pairs) for a in made for how in How], seed=c.seed)
+
+
+# --- rows: what of it each table has ---
+
+
+def patch_rows(model: str, found: Sequence[Tried]) -> list[PatchRow]:
+    """Curves with nothing out, once, and with the post's two layers, each way."""
+    rows = []
+    for t in found:
+        nothing = [0] if t.how == How.ZERO else []
+        for i in [*nothing, t.out.index(posts_layers(t.n_layers))]:
+            told = (model, t.a.task.name, t.b_sees, ",".join(map(str, t.out[i])), t.how if i else "")
+            own, patched = _of_set(t.grid.own, i), _of_set(t.grid.patched, i)
+            rows += [
+                _patch_row(told, Run.A, None, t.a, own, own),
+                _patch_row(told, Run.B, None, t.b, t.grid.plain, own),
+            ]
+            rows += [
+                _patch_row(told, Run.PATCHED, layer, t.b, patched.at(torch.tensor(layer)), own)
+                for layer in range(t.n_layers)
+            ]
+    return rows
+
+
+def _of_set(said: Said, i: int) -> Said:
+    return Said(*(None if part is None else part[..., i] for part in (said.log_odds, said.top, said.among)))
+
+
+def _patch_row(told: tuple, run: Run, layer: int | None, asked: Asked, said: Said, own: Said) -> PatchRow:
+    exact, near = share_in_clusters(said.right(asked), asked.clusters), about(said, asked)
+    nearly = (None, None, None) if near is None else share_in_clusters(near, asked.clusters)[:3]
+    copied = (said.top == own.top).double().mean().item()
+    return PatchRow(*told, run, layer, *exact[:3], *nearly, copied, exact.n)
+
+
+def about(said: Said, asked: Asked) -> Bool[Tensor, "n *k"] | None:
+    """Whether the answer, read among the numbers, is a x or one more or less; None of words."""
+    if asked.numbers is None or said.among is None:
+        return None
+    value = torch.full((int(asked.numbers.ids.max()) + 1,), -1)
+    value[asked.numbers.ids] = asked.numbers.values
+    return asked.about(value[said.among])
+
+
+def out_rows(model: str, found: Sequence[Without], *, seed: int = 0) -> list[OutRow]:
+    """What each pair of layers costs A, by task and over tasks. found: of every task, one way or both."""
+    rows: list[OutRow] = []
+    for how in dict.fromkeys(w.how for w in found):
+        rows += _out_rows(model, [w for w in found if w.how == how], seed)
+    return rows
+
+
+def _out_rows(model: str, found: Sequence[Without], seed: int) -> Iterator[OutRow]:
+    """Of one way: each task, then all where there are several."""
+    pairs, posts = found[0].pairs, posts_layers(found[0].n_layers)
+    hits = [w.said.right(w.a).double() for w in found]
+    near = [about(w.said, w.a) for w in found]
+    changes = [drawn_means(h[:, 1:] - h[:, :1], w.a.clusters, seed=seed) for h, w in zip(hits, found)]
+    told = []
+    for w, h, of_task, change in zip(found, hits, near, changes):
+        means = _in_clusters(h, w.a.clusters)
+        each = [share_change(after, means[:, 0]) for after in means[:, 1:].T]
+        low, high = (torch.tensor([getattr(e, end) for e in each], dtype=torch.float64) for end in ("low", "high"))
+        told.append((w.a.task.name, h.mean(0)[1:], change[0], low, high, _near_change([of_task]), len(h)))
+    if len(found) > 1:
+        every = ends(drawn_over_tasks(changes, seed=seed))
+        shares = torch.stack([h.mean(0)[1:] for h in hits]).mean(0)
+        told.append((OVER_TASKS, shares, *every, _near_change(near), len(found)))
+    for task, *values, n in told:
+        for i, (a, b) in enumerate(pairs):
+            shown = (_item(part, i) for part in values)
+            yield OutRow(model, task, a, b, found[0].how, (a, b) == posts, *shown, n)
+
+
+def _near_change(near: Sequence[Tensor | None]) -> Tensor | None:
+    """Change of the share about a x, of nothing out and pairs; mean over tasks of numbers, None without any."""
+    changes = [(n.double() - n[:, :1].double()).mean(0)[1:] for n in near if n is not None]
+    return torch.stack(changes).mean(0) if changes else None
+
+
+def _in_clusters(values: Float[Tensor, "n k"], clusters: Int[Tensor, "n"]) -> Float[Tensor, "n_clusters k"]:
+    """Means of clusters."""
+    kinds, which = clusters.unique(return_inverse=True)
+    sums = values.new_zeros(len(kinds), values.shape[1]).index_add_(0, which, values)
+    return sums / which.bincount()[:, None]
+
+
+def _item(values: Tensor | None, i: int) -> float | None:
+    """A value that may be missing, as nothing at all or as NaN."""
+    return None if values is None or values[i].isnan() else values[i].item()
+
+
+def first_rows(model: str, found: Sequence[Tried], *, seed: int = 0) -> list[FirstRow]:
+    """How far each two neighbouring layers move the first layer that works, by task and over tasks."""
+    rows: list[FirstRow] = []
+    for told in dict.fromkeys((t.b_sees, t.how) for t in found):
+        rows += _first_rows(model, [t for t in found if (t.b_sees, t.how) == told], seed)
+    return rows
+
+
+def _first_rows(model: str, found: Sequence[Tried], seed: int) -> Iterator[FirstRow]:
+    """Of one way, and one thing that B sees: each task, then all where there are several."""
+    out, posts, told = found[0].out[1:], posts_layers(found[0].n_layers), []
+    firsts = torch.stack([_firsts(t, seed) for t in found])
+    plain, first = firsts[..., :1].expand_as(firsts[..., 1:]), firsts[..., 1:]
+    for t, before, after in zip(found, plain, first):
+        told.append((t.a.task.name, before[0], after[0], ends(after - before), [len(t.b)] * len(out)))
+    if len(found) > 1:
+        known = (first - plain)[:, 0].isfinite()  # tasks and pairs of layers
+        before, after = (part.where(known[:, None], torch.nan) for part in (plain, first))
+        moved = ends(drawn_over_tasks(list(after - before), seed=seed))
+        told.append((OVER_TASKS, before[:, 0].nanmean(0), after[:, 0].nanmean(0), moved, known.sum(0).tolist()))
+    for task, before, after, moved, n in told:
+        for i, (a, b) in enumerate(out):
+            below = None if before[i].isnan() else bool(b < before[i])
+            values = (_item(part, i) for part in (before, after, *moved))
+            yield FirstRow(model, task, found[0].b_sees, found[0].how, a, b, (a, b) == posts, below, *values, n[i])
+
+
+def _firsts(t: Tried, seed: int) -> Float[Tensor, "n_draws_1 n_sets"]:
+    """The first layer that works with each set out, of the prompts themselves and of draws of clusters."""
+    weights = drawn_weights(t.b.clusters, seed=seed)
+    a, b, patched = (
+        hits.double() for hits in (t.grid.own.right(t.a), t.grid.plain.right(t.b), t.grid.patched.right(t.b))
+    )
+    curves = (weights @ patched.flatten(1)).unflatten(1, patched.shape[1:]).mT
+    return first_layer(curves, (weights @ b)[:, None], (weights @ a[:, 0])[:, None])
+
+
+def first_layer(
+    curve: Float[Tensor, "*k n_layers"], b: Float[Tensor, "*k"], a: Float[Tensor, "*k"]
+) -> Float[Tensor, "*k"]:
+    """Where B's accuracy has come :data:`WAY` from that of B untouched (``b``) to its best, between layers by a line;
+    NaN where the best gains less than :data:`GAINS` of that of A untouched (``a``), or nothing."""
+    gain = curve - b[..., None]
+    best = gain.amax(-1)
+    level = WAY * best
+    at = (gain >= level[..., None] - 1e-9).int().argmax(-1)
+    here, before = (gain.gather(-1, i[..., None])[..., 0] for i in (at, (at - 1).clamp(min=0)))
+    back = torch.where(at > 0, (here - level) / (here - before).clamp(min=1e-9), 0.0)
+    return (at - back).masked_fill((best < GAINS * a) | (best <= 0), torch.nan)

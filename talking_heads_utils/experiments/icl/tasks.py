@@ -1,67 +1,204 @@
-"""What a model is asked in context, and twins: the same questions after examples of another task.
-
-A twin differs from its prompt in what the examples say and in nothing else: it has as many tokens, and the named
-positions stand at the same places. So what the examples of the task bring can be exchanged position by position.
-"""
+"""Which tasks a model can do in context, beside controls; what it says to one prompt after various examples."""
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxtyping import Int
-from torch import Tensor
+import torch
 
-from talking_heads_utils.experiments.icl.words import WordsRow
-from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.prompts.sets import PromptSet
+from talking_heads_utils.errors import NotApplicable, TaskError
+from talking_heads_utils.experiments.gate import AT_LEAST
+from talking_heads_utils.experiments.icl.asked import DRAWN, Asked, Examples, NumberTask, Task, WordTask
+from talking_heads_utils.experiments.icl.functions import Family
+from talking_heads_utils.experiments.icl.words import WordsRow, answered, answers_of
+from talking_heads_utils.experiments.rows import Row, column, rows
+from talking_heads_utils.forward.ends import logits_in_blocks
+from talking_heads_utils.models import model_source
+from talking_heads_utils.progress import follow
+from talking_heads_utils.prompts import relations
+from talking_heads_utils.prompts.encoding import tokenized, unknown_id
+from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+from talking_heads_utils.prompts.questions import asked_at, numbers_of
+from talking_heads_utils.prompts.relations import ARROW, Relation
+from talking_heads_utils.prompts.words import token_of
+from talking_heads_utils.stats import share_in_clusters
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from talking_heads_utils.experiments.context import Context
 
-N_EXAMPLES = 10
+__all__ = [
+    "Asked",
+    "Examples",
+    "NumberTask",
+    "ShownRow",
+    "Task",
+    "WordTask",
+    "candidates",
+    "run_shown",
+    "run_tasks",
+    "task_named",
+    "tasks",
+]
+N_EXAMPLES, LEAST_EXAMPLES = 10, 8  # a task of which a half has too few pairs even for these is left out
+REAL = Family(n_a=3, n_b=10, n_x=100, held_share=0.0)  # gpt2 and Llama 3 keep its numbers, 0 to 306, whole
+COUNTS = (0, 1, 2, 4)  # examples, beside the most
+N_GATE = 64  # prompts of each half
+MOST = 8  # tasks that a model is asked
+N_SHOWN, N_TOP = 3, 5  # tasks whose prompt is shown, and tokens after it
+FUNCTIONS = ((2, 3), (1, 3))  # y = a x + b that a real model is asked for: the post's, and a simpler one
+COUNTED = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+).split()
 
 
-class Examples(StrEnum):
-    """What stands before a question."""
+def one_token(relation: Relation, tokenizer: PreTrainedTokenizerBase) -> Relation:
+    """The relation without the pairs of which x, at the beginning of a line, or y is not one token."""
+    texts = [f"{x}{ARROW} {y}\n{x}{ARROW}" for x, y in relation.pairs]
+    unknown, kept = unknown_id(tokenizer), []
+    for (x, y), tokens in zip(relation.pairs, tokenized(texts, tokenizer) if texts else ()):
+        second = len(f"{x}{ARROW} {y}\n")
+        at = [tokens.covering((0, len(x))), tokens.covering((second, second + len(x)))]
+        if all(len(some) == 1 and tokens.ids[some[0]] != unknown for some in at) and token_of(y, tokenizer) is not None:
+            kept.append((x, y))
+    return Relation(relation.name, tuple(kept), relation.left_out + len(relation.pairs) - len(kept))
 
-    OWN = "own"
-    NONE = "none"
-    SHUFFLED = "shuffled"  # labels permuted among the task's own examples
-    ANOTHER = "another"  # another task's
+
+def next_number() -> Relation:
+    """y = x + 1 in words, from zero to twenty; x after a space, without which most are split."""
+    return Relation("next_number", tuple((f" {x}", y) for x, y in zip(COUNTED, COUNTED[1:])), 0)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Prompts of one task and their twins.
+def word_tasks(tokenizer: PreTrainedTokenizerBase) -> list[WordTask]:
+    """Every task of words of which both halves have pairs for :data:`LEAST_EXAMPLES` examples and a question, and of
+    which there is another to show twins."""
+    every = [one_token(r, tokenizer) for r in (*relations.load_relations(tokenizer), next_number())]
+    sizes = {r.name: min(len(r.half(half)) for half in (SELECTION, HELD_OUT)) for r in every}
+    enough = [r for r in every if sizes[r.name] > LEAST_EXAMPLES]
+    return [
+        WordTask(r.name, answers_of(r, tokenizer), min(N_EXAMPLES, sizes[r.name] - 1), r, others)
+        for r in enough
+        if (others := tuple(other for other in enough if other is not r))
+    ]
 
-    right: the answer's token. clusters: prompts of one cluster are alike: with one right answer, or of one function.
-    values: of numbers alone: the value of each token that is a number (-1 of others), the right one, and a x.
+
+def number_tasks(model: str, tokenizer: PreTrainedTokenizerBase) -> list[NumberTask]:
+    """The functions that a small model of the book was trained on, as one task, or :data:`FUNCTIONS` for any other
+    model; none where the tokenizer splits one of the family's numbers.
+
+    Raises :class:`NotApplicable` for a small model of another kind.
     """
+    family = _trained_on(model)
+    try:
+        numbers = numbers_of(tokenizer, (family or REAL).n_numbers - 1)
+    except TaskError:
+        return []
+    if len(numbers.values) < (family or REAL).n_numbers:
+        return []
+    if family is not None:
+        return [NumberTask("y = a x + b", numbers, N_EXAMPLES, family)]
+    return [NumberTask(f"y = {'' if a == 1 else a}x + {b}", numbers, N_EXAMPLES, REAL, (a, b)) for a, b in FUNCTIONS]
 
-    task: Task
-    prompts: PromptSet
-    twins: PromptSet
-    right: Int[Tensor, "n"]
-    clusters: Int[Tensor, "n"]
+
+def _trained_on(model: str) -> Family | None:
+    card = Path(model_source(model)[0]) / "training.json"
+    if not card.is_file():
+        return None
+    spec = json.loads(card.read_text(encoding="utf-8"))["spec"]
+    if "n_pairs" not in spec:
+        raise NotApplicable(f"{model} never saw a number. Chapter 4's small models are mini-icl, -plain and -noisy.")
+    return Family(spec["n_a"], spec["n_b"], spec["n_x"], noise=spec["noise"])
 
 
-@dataclass(frozen=True)
-class Task:
-    """One task: a relation of words, y = x + 1 in words of numbers, or y = a x + b in numbers of one token."""
+def candidates(c: Context) -> list[Task]:
+    """What a model may be asked, whether it can do it or not. Raises :class:`NotApplicable` where there is nothing."""
+    found = [*number_tasks(c.model, c.tokenizer), *word_tasks(c.tokenizer)]
+    if not found:
+        raise NotApplicable(
+            f"{c.model} can be asked nothing in context: its tokenizer splits the numbers, and keeps whole the words "
+            f"of too few pairs of every task, {LEAST_EXAMPLES + 1} in each half being needed."
+        )
+    return found
 
-    name: str
 
-    def ask(self, c: Context, n: int, half: str, *, examples: Examples = Examples.OWN, seed: int = 0) -> Asked:
-        """``n`` prompts of one half (``lists.SELECTION`` or ``HELD_OUT``), with their twins."""
-        raise NotImplementedError
+def task_named(c: Context, name: str) -> Task:
+    """One of :func:`candidates`. Raises :class:`TaskError` for another name, and for a task of words of which the
+    tokenizer splits too many pairs."""
+    every = {task.name: task for task in candidates(c)}
+    if name in every:
+        return every[name]
+    if name in relations.relation_names():
+        kept = one_token(relations.load_relation(name, c.tokenizer), c.tokenizer)
+        raise TaskError(
+            f"{name}: this tokenizer keeps the words of {len(kept.pairs)} pairs whole and splits those of "
+            f"{kept.left_out}; {2 * LEAST_EXAMPLES + 2} are needed. Take one of {', '.join(every)}."
+        )
+    raise TaskError(f"There is no task {name!r}; there are {', '.join(every)}.")
 
 
 def tasks(c: Context) -> Sequence[Task]:
-    """The tasks that the model can do, by the selection half."""
-    raise NotImplementedError
+    """The tasks that the model can do, by the selection half: functions first, then the best, :data:`MOST` in all.
+
+    A task is done where the lower end of its accuracy is above the upper ends of both controls and
+    :data:`~experiments.gate.AT_LEAST` times chance. Raises :class:`NotApplicable` where none is.
+    """
+    return c.kept(_passed)
+
+
+def _passed(c: Context) -> list[Task]:
+    every, found = candidates(c), c.finished("tasks")
+    measured = _accuracies(c, every, (SELECTION,)) if found is None else rows(found, WordsRow)
+    low = {task.name: low for task in every if (low := _low(task.name, measured)) is not None}
+    if not low:
+        raise NotApplicable(
+            f"{c.model} can be asked nothing in context: of {len(every)} tasks whose numbers or words its tokenizer "
+            f"keeps whole it does none clearly better than after shuffled labels, than after another task's examples, "
+            f"and than {AT_LEAST} times chance."
+        )
+    passed = [task for task in every if task.name in low]
+    return sorted(passed, key=lambda task: (not isinstance(task, NumberTask), -low[task.name]))[:MOST]
+
+
+def _low(name: str, measured: Sequence[WordsRow]) -> float | None:
+    """The lower end of accuracy on the selection half after most examples; None for a task that does not pass."""
+    mine = [row for row in measured if (row.task, row.half) == (name, SELECTION)]
+    most = max((row.n_examples for row in mine), default=0)
+    last = {row.examples: row for row in mine if row.n_examples == most}
+    own = last.get(relations.ITS_OWN)
+    controls = [last[kind].high for kind in (relations.SHUFFLED, relations.ANOTHER) if kind in last]
+    if own is None or len(controls) < 2 or own.low <= max(*controls, AT_LEAST * own.chance):
+        return None
+    return own.low
+
+
+def _accuracies(c: Context, some: Sequence[Task], halves: Sequence[str]) -> list[WordsRow]:
+    return [row for task in follow(some, "tasks") for half in halves for row in accuracy(c, task, half, c.n(N_GATE))]
+
+
+def accuracy(c: Context, task: Task, half: str, n: int) -> list[WordsRow]:
+    """After :data:`COUNTS` and the most of the task's own examples, all read off one pass, and after as many with
+    shuffled labels or of another task."""
+    found = []
+    for examples in (Examples.OWN, Examples.SHUFFLED, Examples.ANOTHER):
+        asked = task.ask(c, n, half, examples=examples)
+        counts = [k for k in COUNTS if k < task.n_examples and examples == Examples.OWN] + [task.n_examples]
+        places, right = torch.stack(asked_at(asked.prompts), 1)[:, counts], task.rights(asked)[:, counts]
+        hits = answered(c, asked.prompts, places, right, task.answers)
+        for i, k in enumerate(counts):
+            clusters = asked.clusters if task.by_function else right[:, i]
+            exact, best = (share_in_clusters(some[:, i], clusters) for some in hits)
+            found.append(WordsRow(
+                task.name, half, DRAWN[examples], k, *exact[:3], *best[:3], 1 / len(task.answers.ids), exact.n,
+                *task.n_pairs(),
+            ))  # fmt: skip
+    return found
 
 
 @dataclass(frozen=True)
@@ -79,9 +216,21 @@ class ShownRow(Row):
 
 
 def run_tasks(c: Context) -> list[WordsRow]:
-    """Accuracy on every task of both halves after so many examples, with the controls; its own half chooses tasks."""
-    raise NotImplementedError
+    """Accuracy on every task, on both halves: the selection half decides what is asked."""
+    return _accuracies(c, candidates(c), (SELECTION, HELD_OUT))
 
 
 def run_shown(c: Context) -> list[ShownRow]:
-    raise NotImplementedError
+    """One prompt of the held-out half of three tasks, drawn, and the five most likely tokens after it."""
+    some = random.Random(c.seed).sample(tasks(c), min(N_SHOWN, len(tasks(c))))
+    return [row for task in some for examples in Examples for row in _shown(c, task, examples)]
+
+
+def _shown(c: Context, task: Task, examples: Examples) -> list[ShownRow]:
+    asked = task.ask(c, 1, HELD_OUT, examples=examples)
+    ((_, logits),) = logits_in_blocks(c.bridge, asked.prompts.tokens, asked.prompts.positions["end"][:, None])
+    right, (most, ids) = c.tokenizer.decode(asked.right), logits[0, 0].softmax(-1).topk(N_TOP)
+    return [
+        ShownRow(c.model, task.name, str(examples), asked.prompts.texts[0], right, i, c.tokenizer.decode([token]), p)
+        for i, (token, p) in enumerate(zip(ids.tolist(), most.tolist()), 1)
+    ]
