@@ -1,24 +1,47 @@
-"""What others recover of a head's direct effect when it is gone, and how much of that is rescaling."""
+"""What others recover of heads' direct effect when these are exchanged, and how much of that is rescaling.
+
+Direct effects are on the logit of the right answer less that of the rival, at the last token. With the scale of the
+final norm held at the untouched run's they add: the logit difference falls by what is lost, less what others recover,
+less what a scale of its own adds. Nothing is left over.
+
+Source: Rushing and Nanda (2024) for self-repair and the part of the norm in it; the yardstick of the post is its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from talking_heads_utils.experiments.context import Context
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
+from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
+from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.labels import Head
+
+if TYPE_CHECKING:
+    from talking_heads_utils.experiments.context import Context
+
+N_HEADS = 5  # the strongest of the chosen: exchanged one by one and together
+MATTERS = 0.01  # of the summed sizes of all heads' direct effects: that of a mover or a negative head at least
 
 
 class Who(StrEnum):
-    """Who changes: later heads with a direct effect for the answer, against it, or without one; MLPs; the norm."""
+    """Who changes: heads with a direct effect for the answer, against it, or with little; MLPs; the norm."""
 
     MOVERS = "movers"
     NEGATIVE = "negative"
     OTHERS = "others"
     MLPS = "mlps"
-    ALL = "all"  # with the scale of the untouched run
+    ALL = "all"  # the four together, with the scale of the untouched run
     NORM = "norm"  # what a scale of its own adds
     POST = "post"  # the post's yardstick: direction and scale of the changed run
+    POST_HELD = "post_held"  # the same with direction and scale of the untouched run
 
 
 @dataclass(frozen=True)
@@ -28,15 +51,124 @@ class BackupRow(Row):
     model: str = column("", "model")
     task: str = column("", "task; all for the mean over tasks")
     heads_are: str = column("", "chosen or matched")
-    draw: int | None = column("", "of a matched head or set")
-    out: str = column("", "heads that are exchanged")
-    who: str = column("", "who changes: movers, negative, others, mlps, all; norm; post")
-    lost: float = column("logits", "direct effect that is lost with them")
+    draw: int | None = column("", "of a matched set")
+    n_heads: int = column("heads", "exchanged together; with task all, 1 is the mean over heads of a set, one by one")
+    out: str = column("", "heads that are exchanged; empty with task all")
+    who: str = column("", "who changes: movers, negative, others, mlps, all; norm; post, post_held")
+    lost: float = column("logits", "direct effect that is lost with them; of post and post_held: its own unit")
     recovered: float = column("logits", "change of the others' direct effects, above 0 where they make up for it")
-    share: float | None = column("share", "recovered over lost; none where too little is lost")
-    low: float | None = column("share", "95% interval over prompts, of all over tasks, lower end")
+    share: float | None = column("share", "recovered over lost; none where lost is not clearly above 0")
+    low: float | None = column("share", "95% interval over prompts, of all over tasks too, lower end")
     high: float | None = column("share", "upper end")
     n: int = column("prompts", "of the held-out half; of all: tasks")
+
+
+@dataclass(frozen=True)
+class Out:
+    """Heads that are exchanged together. draw: of matched ones; None of the chosen."""
+
+    heads: tuple[Head, ...]
+    draw: int | None = None
+
+    @property
+    def about(self) -> tuple[Set, int | None, int]:
+        """What all tasks have alike: chosen or matched, the draw, and how many are exchanged together."""
+        return Set.CHOSEN if self.draw is None else Set.MATCHED, self.draw, len(self.heads)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One task's outs, and what is lost and recovered (last dimension) with each: means over prompts and their draws,
+    by :class:`Who` in its order."""
+
+    task: str
+    outs: Sequence[Out]
+    means: Float[Tensor, "n_draws_1 k who 2"]
+    n: int
+
+
+def outs_of(chosen: Sequence[Head], matched: Sequence[Sequence[Head]]) -> list[Out]:
+    """The strongest of the chosen and the matched sets: each of their heads alone, and together."""
+    sets = {None: chosen[:N_HEADS]} | dict(enumerate(matched))
+    return [out for draw, heads in sets.items()
+            for out in [*(Out((head,), draw) for head in heads), Out(tuple(heads), draw)]]  # fmt: skip
+
+
+def kinds_of(effects: Float[Tensor, "n_layers n_heads"]) -> Float[Tensor, "kinds n_layers n_heads"]:
+    """1 where a head is a mover, a negative head, another, by the mean direct effects of untouched runs."""
+    least = MATTERS * effects.abs().sum()
+    movers, negative = effects > least, effects < -least
+    return torch.stack([movers, negative, ~movers & ~negative]).double()
+
+
+def changes(
+    r: Ready, sets: Sequence[Sequence[Head]], kinds: Float[Tensor, "kinds n_layers n_heads"]
+) -> Float[Tensor, "n k who 2"]:
+    """What is lost with each set at the twin's values at the last token, and what others recover, by prompt.
+
+    lost: of the frozen answer direction the same for all but the post's, which count heads up to the post's layer
+    alone: lost is what the set's heads lose, recovered what heads of later layers than the set's first one gain.
+    """
+    d = direct(r, sets)
+    heads, mlps = (part.double() for part in (d.heads, d.mlps))
+    out = torch.zeros(len(sets), *heads.shape[2:], dtype=torch.float64)
+    for i, some in enumerate(sets):
+        for head in some:
+            out[i, head.layer, head.head] = 1
+    moved = heads[:, 1:] - heads[:, :1]
+    lost = -(moved * out).sum((-2, -1))
+    parts = torch.einsum("nklh,klh,clh->nkc", moved, 1 - out, kinds).unbind(-1)
+    parts = (*parts, (mlps[:, 1:] - mlps[:, :1]).sum(-1))
+    found = [(lost, part) for part in (*parts, sum(parts), _rescaled(r, d))]
+    after = out.any(-1).double().cumsum(1) > 0  # the first layer that is exchanged and those above it
+    for scores in (d.post, d.post_frozen):
+        change = scores[:, 1:].double() - scores[:, :1].double()
+        found.append((-(change * out).sum((-2, -1)), (change * (1 - out) * after[..., None]).sum((-2, -1))))
+    return torch.stack([torch.stack(pair, -1) for pair in found], 2)
+
+
+def _rescaled(r: Ready, d: Direct) -> Float[Tensor, "n k"]:
+    """What each variant's own scale adds to the logit difference. Writes that are in every variant alike (embeddings,
+    biases) are rescaled too."""
+    f, tokens = r.clean, torch.stack([r.asked.right, d.rival.to(r.asked.right)], 1).to(r.clean.final.device)
+    both = f.logits(f.final[:, None], tokens)[:, 0] - f.unembed_bias[tokens]
+    changing = d.heads.double().sum((-2, -1)) + d.mlps.double().sum(-1)
+    frozen = (both[:, 0] - both[:, 1]).double().cpu()[:, None] + changing - changing[:, :1]
+    return (d.free(frozen) - frozen)[:, 1:]
+
+
+def measure(r: Ready, outs: Sequence[Out], kinds: Float[Tensor, "kinds n_layers n_heads"], *, seed: int) -> Measured:
+    """What is lost and recovered in one task. Raises :class:`OptionError` for prompts of fewer than two clusters."""
+    sets = list(dict.fromkeys(out.heads for out in outs))
+    found = drawn_means(changes(r, sets, kinds), r.asked.clusters, seed=seed)
+    at = torch.tensor([sets.index(out.heads) for out in outs])
+    return Measured(r.asked.task.name, outs, found[:, at], len(r.asked.right))
+
+
+# --- rows ---
+
+
+def rows_of(model: str, found: Sequence[Measured], *, seed: int) -> list[BackupRow]:
+    """Each task's rows; of two tasks or more also those over tasks, for sets of the same name in all of them."""
+    rows = list[BackupRow]()
+    for task in found:
+        for out, means in zip(task.outs, task.means.unbind(1)):
+            rows += _rows((model, task.task, *out.about, " ".join(map(str, out.heads))), means, task.n)
+    for about in dict.fromkeys(out.about for out in found[0].outs) if len(found) > 1 else ():
+        at = [[i for i, out in enumerate(task.outs) if out.about == about] for task in found]
+        if all(at):
+            means = drawn_over_tasks([task.means[:, some].mean(1) for task, some in zip(found, at)], seed=seed)
+            rows += _rows((model, OVER_TASKS, *about, ""), means, len(found))
+    return rows
+
+
+def _rows(about: tuple, means: Float[Tensor, "n_draws_1 who 2"], n: int) -> Iterator[BackupRow]:
+    """about: the columns before ``who``."""
+    for who, draws in zip(Who, means.unbind(1)):
+        lost, recovered = draws[0].tolist()
+        clear = ends(draws[:, 0]).low > 0
+        share = [float(x) for x in ends(draws[:, 1] / draws[:, 0])] if clear else [None] * 3
+        yield BackupRow(*about, who, lost, recovered, *share, n)
 
 
 def run(c: Context) -> list[BackupRow]:
