@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from talking_heads_utils.experiments.icl import measures
+from talking_heads_utils.experiments.icl import backups as own_backups
+from talking_heads_utils.experiments.icl import known, measures, redundancy, sequences
 from talking_heads_utils.experiments.icl.additivity import GROUPS, SumRow
 from talking_heads_utils.experiments.icl.backups import BackupRow, Who
-from talking_heads_utils.experiments.icl.evidence import FLIPS, N_ORDERS, N_SHOWN, SlopeRow
+from talking_heads_utils.experiments.icl.evidence import slope_rows
 from talking_heads_utils.experiments.icl.parts import HEADS, MLPS, Attribute, LooksBackRow, PartRow
 from talking_heads_utils.experiments.icl.patching import SEES, FirstRow, OutRow
+from talking_heads_utils.experiments.icl.readers import Reader, simulated
 from talking_heads_utils.experiments.icl.redundancy import Set, SetRow
 from talking_heads_utils.experiments.icl.swaps import How, Where
 from talking_heads_utils.experiments.list_worlds import row
@@ -35,8 +36,6 @@ N_MATTER = 15  # heads
 PAIRS = (4, 5, 6)  # other pairs of layers: the first of each
 ACCURACY = 0.8
 N_BOOT = 400
-SATURATES = 3.0  # nats
-HALF_LIFE = 4.0  # examples
 
 
 def redundant(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
@@ -55,6 +54,29 @@ def redundant(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
             rows += [row(SetRow, task=str(t), heads_are=kind, where=Where.END, n_heads=measures.N_JUDGED, draw=draw,
                          joint=joint[t], summed=summed[t], n=cell.n_prompts) for t in range(cell.n_tasks)]  # fmt: skip
         yield measures.redundant(frame(rows))
+
+
+def redundant_in_transformers(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
+    """Whole planted transformers through the chapter's own experiment: see
+    :mod:`~talking_heads_utils.experiments.icl.known`, which names the kinds. noise: of what heads write."""
+    for seed in rng.integers(2**20, size=n).tolist():
+        rows = known.world_rows(cell.world.split()[-1], seed, cell.noise, cell.n_tasks, cell.n_prompts)
+        yield measures.redundant(frame(rows))
+
+
+def backups_in_transformers(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
+    """As :func:`redundant_in_transformers`."""
+    kind = known.Kind(cell.world.split()[-1])
+    for seed in rng.integers(2**20, size=n).tolist():
+        bridge, found = known.empty(), []
+        for own in range(1000 * seed, 1000 * seed + cell.n_tasks):
+            plan = known.drawn_plan(kind, own)
+            select, held = known.planted(plan, cell.n_prompts, noise=cell.noise, seed=own, bridge=bridge, name=str(own))
+            picked = redundancy.pick(select)
+            chosen = picked.chosen[: known.N_KEY]
+            outs = own_backups.outs_of(chosen, redundancy.matched(picked, chosen, seed=own))
+            found.append(own_backups.measure(held, outs, own_backups.kinds_of(picked.direct), seed=own))
+        yield measures.backups(frame(own_backups.rows_of("", found, seed=seed)))
 
 
 def survives(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
@@ -103,74 +125,26 @@ def backups(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
             recovered = (share + cell.noise * rng.normal(size=cell.n_tasks)) * lost
             lost, recovered = (values + error * rng.normal(size=cell.n_tasks) for values in (lost, recovered))
             kind = Set.CHOSEN if draw is None else Set.MATCHED
-            rows += [row(BackupRow, task=str(t), heads_are=kind, draw=draw, who=Who.ALL, lost=lost[t],
+            rows += [row(BackupRow, task=str(t), heads_are=kind, draw=draw, n_heads=1, who=Who.ALL, lost=lost[t],
                          recovered=recovered[t], n=cell.n_prompts) for t in range(cell.n_tasks)]  # fmt: skip
         yield measures.backups(frame(rows))
 
 
-# --- evidence ---
+EVEN = "even"
 
 
 def evidence(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
-    """``effect_size``: log-odds of a label, of those that the rate of flips gives it. noise: standard deviation over
-    sequences, in nats, and a fifth of it over orders of one. ``exact``: signed evidence. ``even``: the same weight for
-    every label, whatever the rate. ``saturating``: log-odds bend at 3 nats. ``recency``: weight halves every 4 labels.
-    ``last``: the last label alone."""
-    for _ in range(n):
-        yield measures.evidence(frame(_slopes(cell, rng)))
-
-
-def _slopes(cell: Cell, rng: Random) -> list[Row]:
-    """Rows as the experiment gives them, with intervals of normal theory."""
-    x = np.log(1 / np.array(FLIPS) - 1)[:, None, None]
-    shape = (len(FLIPS), cell.n_prompts, N_ORDERS)
-    flipped = rng.random((*shape[:2], N_SHOWN)) < np.array(FLIPS)[:, None, None]
-    labels = rng.permuted(np.repeat(np.where(flipped, -1.0, 1.0)[:, :, None], N_ORDERS, 2), axis=-1)
-    signed = labels.sum(-1)
-    faded = labels @ 0.5 ** (np.arange(N_SHOWN)[::-1] / HALF_LIFE)
-    weight = cell.effect_size * (x.mean() if cell.world == "even" else x)
-    said = {
-        "saturating": SATURATES * np.tanh(weight * signed / SATURATES), "recency": weight * faded,
-        "last": 10 * weight * labels[..., -1],
-    }.get(cell.world, weight * signed)  # fmt: skip
-    said = said + cell.noise * (rng.normal(size=(*shape[:2], 1)) + 0.2 * rng.normal(size=shape))
-    rows = [_of_rate(flip, *parts, cell) for flip, *parts in zip(FLIPS, signed, said)]
-    ev = x * signed
-    fits = [_residuals(said, of, rng) for of in (ev, SATURATES * np.tanh(ev / SATURATES), faded, labels[..., -1])]
-    rival = max(fits[1:], key=lambda left: -(left**2).mean())
-    beyond = ((fits[0] ** 2 - rival**2) / said.var()).mean(-1).ravel()
-    order = said.var(-1, ddof=1).ravel() / max((said.var() - (fits[0] ** 2).mean()), 1e-9)
-    whole = _of_rate(0.0, signed.reshape(-1, N_ORDERS), said.reshape(-1, N_ORDERS), cell)
-    told = [(values.mean(), *_ends(values)) for values in (order, beyond)]
-    names = ("order", "order_low", "order_high"), ("rival_beyond", "rival_low", "rival_high")
-    more = {name: value for name_, values in zip(names, told) for name, value in zip(name_, values)}
-    return [row(SlopeRow, **each, **more) for each in (*rows, whole)]
-
-
-def _ends(values: ndarray) -> tuple[float, float]:
-    reach = Z * values.std() / len(values) ** 0.5
-    return values.mean() - reach, values.mean() + reach
-
-
-def _residuals(said: ndarray, of: ndarray, rng: Random) -> ndarray:
-    """Of a line through the origin, of each half of the sequences by the other's."""
-    left, half = np.empty_like(said), rng.random(said.shape[:2]) < 0.5
-    for part in (half, ~half):
-        slope = (said[~part] * of[~part]).sum() / (of[~part] ** 2).sum()
-        left[part] = said[part] - slope * of[part]
-    return left
-
-
-def _of_rate(flip: float, signed: ndarray, said: ndarray, cell: Cell) -> dict[str, Any]:
-    """Slope through the origin and curvature, from means over orders."""
-    s, y = signed[:, 0], said.mean(-1)
-    found = {"labels": "made", "flip": flip, "n": cell.n_prompts}
-    for name, design in (("slope", s[:, None]), ("curvature", np.stack([s * abs(s), s], 1))):
-        inverse = np.linalg.inv(design.T @ design)
-        by = inverse @ design.T @ y
-        reach = Z * ((y - design @ by).var() * inverse[0, 0]) ** 0.5
-        found |= {name: by[0], f"{name}_low": by[0] - reach, f"{name}_high": by[0] + reach}
-    return found
+    """Readers of drawn sequences, through the chapter's own tables: those of
+    :class:`~talking_heads_utils.experiments.icl.readers.Reader`, and ``even``: the same weight for every label,
+    whatever the rate of flips. effect_size: log-odds of a label, of those that the rate gives it. noise: of every
+    question of every order, in the standard deviation of the log-odds."""
+    for seed in rng.integers(2**31, size=n).tolist():
+        drawn = sequences.draw(cell.n_prompts, seed=seed)
+        reader = Reader.EXACT if cell.world == EVEN else Reader(cell.world)
+        said = simulated(reader, drawn, cell.noise, seed, scale=cell.effect_size)
+        if cell.world == EVEN:
+            said = said / drawn.weight * drawn.weight.mean()
+        yield measures.evidence(frame(slope_rows("", "", said, drawn, n_boot=N_BOOT, seed=seed)))
 
 
 def adds(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
@@ -183,7 +157,7 @@ def adds(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
         joint = cell.effect_size * common + cell.noise / 2 * rng.normal(size=cell.n_prompts)
         above, below = weights @ joint, weights @ common
         (low, high), ends = (np.quantile(values, [0.025, 0.975]) for values in (above / below, below))
-        found = row(SumRow, labels="made", flip=0.0, n_changed=max(GROUPS), n_examples=N_SHOWN, joint=joint.mean(),
+        found = row(SumRow, flip=0.0, n_changed=max(GROUPS), n_examples=sequences.N_SHOWN, joint=joint.mean(),
                     summed=common.mean(), summed_low=ends[0], summed_high=ends[1], ratio=joint.mean() / common.mean(),
                     low=low, high=high, n=cell.n_prompts)  # fmt: skip
         yield measures.adds(frame([found]))
