@@ -32,9 +32,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from talking_heads_utils.experiments.icl import redundancy
+from talking_heads_utils.experiments.icl.asked import Asked, Task
 from talking_heads_utils.experiments.icl.choice import N_SELECT, pick
 from talking_heads_utils.experiments.icl.swaps import Ready
-from talking_heads_utils.experiments.icl.tasks import Asked, Task
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
