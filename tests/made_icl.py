@@ -60,8 +60,10 @@ def head_rows() -> pd.DataFrame:
     unlike, rows = count(1), []
     for task, head in product(TASKS, HEADS):
         value = next(unlike) / 100
+        rest = dict(alone=value, denoised=3 * value, **around(value)) if int(head[1]) else dict.fromkeys(
+            ("alone", "denoised", "low", "high"))  # fmt: skip
         rows.append(made(redundancy.HeadRow, model="made", task=task, head=head, layer=int(head[1]), direct=2 * value,
-                         denoised=3 * value, chosen=head in CHOSEN, alone=value, **around(value), n=200))  # fmt: skip
+                         chosen=1 + CHOSEN.index(head) if head in CHOSEN else None, n=200, **rest))  # fmt: skip
     return frame(rows)
 
 
@@ -79,17 +81,20 @@ def set_rows(ratio: float = 1.5, matched: float = 1.0, n_draws: int = 3) -> pd.D
 
     def one(task, kind, where, n, value, draw=None):
         value += next(unlike) / 1e4
+        of = dict(summed=1.0, ratio=value, **around(value)) if kind != "layer" else dict.fromkeys(
+            ("summed", "ratio", "low", "high"))  # fmt: skip
         rows.append(made(redundancy.SetRow, model="made", task=task, heads_are=kind, where=where, n_heads=n, draw=draw,
-                         heads="L3H0, L4H1", direct=1.0, joint=value, summed=1.0, ratio=value, **around(value),
-                         accuracy=0.4, before=0.8, twin=0.1, n=2 if task == OVER_TASKS else 200))  # fmt: skip
+                         heads=f"L{draw}" if kind == "layer" else "L3H0, L4H1", direct=1.0, joint=value,
+                         accuracy=0.4 + value / 1e3, before=0.8, twin=0.1, n=2 if task == OVER_TASKS else 200,
+                         **of))  # fmt: skip
 
     for task, where in product((*TASKS, OVER_TASKS), ("end", "all")):
         for n in (2, 5):
             one(task, "chosen", where, n, ratio)
         for draw in range(n_draws):
-            one(task, "matched", where, 5, matched, draw)
-        for kind in ("layer", "two layers"):
-            one(task, kind, where, 3, 1.2)
+            one(task, "matched", where, 6, matched, draw)
+        for layer in range(N_LAYERS):
+            one(task, "layer", where, 3, 1.2, layer)
     return frame(rows)
 
 
