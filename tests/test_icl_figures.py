@@ -165,17 +165,23 @@ def test_belief_is_that_of_its_rate_beside_an_exact_reader_as_strong():
     assert not shown(figure, "yes and no, 16 examples")["10% flipped, exact reader"].x
 
 
-@pytest.mark.parametrize("draw, table, x, y, name", [
-    (icl_evidence.labels_figure, made.gate_rows(), "n_examples", "accuracy", icl_evidence.flipped),
-    (icl_evidence.sums_figure, made.sum_rows(), "n_changed", "ratio", icl_evidence.flipped),
-])  # fmt: skip
-def test_lines_by_rate_of_flips_are_their_own(draw, table, x, y, name):
-    for labels in ("A and B", "yes and no"):
-        traces = shown(draw(table), labels)
-        for flip in table["flip"].unique():
-            own = where(table, labels=labels, flip=flip)
-            assert list(traces[name(flip)].y) == pytest.approx(own[y].tolist(), abs=1e-4)
-            assert [round(at) for at in traces[name(flip)].x] == own[x].tolist() or x == "n_changed"
+def test_labels_are_shown_on_their_own_half_the_held_out_one_first():
+    table = made.gate_rows()
+    figure = icl_evidence.labels_figure(table)
+    assert figure.layout.updatemenus[0].buttons[0].label == "A and B, held-out half"
+    traces = shown(figure, "A and B, selection half")
+    for flip in table["flip"].unique():
+        own = where(table, labels="A and B", half="selection", flip=flip)
+        assert xy(traces[f"{flip:.0%} flipped"]) == pytest.approx(column(own, "n_examples", "accuracy"), abs=1e-4)
+
+
+def test_sums_stand_over_their_number_of_examples_by_rate():
+    table = made.sum_rows()
+    traces = shown(icl_evidence.sums_figure(table), "yes and no")
+    for flip in table["flip"].unique():
+        own, trace = where(table, labels="yes and no", flip=flip), traces[icl_evidence.flipped(flip)]
+        assert list(trace.y) == pytest.approx(own["ratio"].tolist(), abs=1e-4)
+        assert [x / n for x, n in zip(trace.x, own["n_changed"])] == pytest.approx([trace.x[0] / 2] * 3)
 
 
 def test_readers_are_named_with_what_they_explain():
