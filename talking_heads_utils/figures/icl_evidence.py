@@ -99,7 +99,8 @@ def readers_figure(table: pd.DataFrame) -> go.Figure:
         rows = part[part["reader"].isin(list(READERS))]
         return [go.Bar(
             x=[READERS[Reader(reader)] for reader in rows["reader"]], y=short(rows["explained"]), name="explained",
-            error_y=error_bars(rows, "explained"), showlegend=False, customdata=[f"parameter {p:.3g}" if p == p else "" for p in rows["parameter"].astype(float)],
+            error_y=error_bars(rows, "explained"), showlegend=False,
+            customdata=[f"parameter {p:.3g}" if p == p else "" for p in rows["parameter"].astype(float)],
             marker_color=[ACCENT if reader == Reader.EXACT else CONTROL for reader in rows["reader"]],
             hovertemplate="%{x}: %{y:.1%} of held-out variance<br>%{customdata}<extra></extra>",
         )]  # fmt: skip
