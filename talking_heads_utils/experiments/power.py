@@ -261,11 +261,11 @@ IN_CONTEXT = (
         *_tasks("everywhere", False, 2, noise=0.2, n=48), *_tasks("none", False, 0, noise=0.2, n=48),
     ], 0.2),
     Planted("in-parts", rules.IN_PARTS, icl_worlds.in_parts, [
-        *_tasks("mlps", True, 0.4, 0.6, noise=0.03, tasks=5),
-        *(cell for tasks in (4, 3) for cell in _tasks("mlps", True, 0.6, noise=0.03, tasks=tasks)),
-        *_tasks("mlps", True, 0.6, noise=0.1, tasks=5), *_tasks("alike", False, 0.6, noise=0.03, tasks=5),
-        *_tasks("alike", False, 0.6, noise=0.03, tasks=4), *_tasks("whole", False, 0.6, noise=0.03, tasks=5),
-        *_tasks("none", False, 0, noise=0.1, tasks=5),
+        *_tasks("mlps", True, 0.4, 0.6, noise=0.03, tasks=5, n=150),
+        *(cell for tasks in (4, 3) for cell in _tasks("mlps", True, 0.6, noise=0.03, tasks=tasks, n=150)),
+        *_tasks("mlps", True, 0.6, noise=0.1, tasks=5, n=150),
+        *(cell for tasks in (5, 4) for cell in _tasks("alike", False, 0.6, noise=0.03, tasks=tasks, n=150)),
+        *_tasks("whole", False, 0.6, noise=0.03, tasks=5, n=150), *_tasks("none", False, 0, noise=0.1, tasks=5, n=150),
     ], 0.2),
 )  # fmt: skip
 PLANTED = (
