@@ -1,6 +1,7 @@
 """Chapter 4: what is learned in context, by which heads, and how belief grows with examples.
 
-``tasks``        what a model is asked, with twins: the same questions after another task's examples
+``asked``        what a model is asked, with twins: the same questions after another task's examples
+``tasks``        which tasks it can do, beside controls
 ``words``        how well a model does each task of words
 ``whole``        functions whose answers are several tokens, scored whole; ``answers`` scores them
 ``functions``    functions y = a x + b

@@ -1,287 +1,62 @@
-"""What a model is asked in context, and twins: the same questions after examples of another task.
-
-A twin differs from its prompt in what the examples say and in nothing else: it has as many tokens, and the named
-positions stand at the same places. So what the examples of the task bring can be exchanged position by position.
-"""
+"""Which tasks a model can do in context, beside controls; what it says to one prompt after various examples."""
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable, TaskError
+from talking_heads_utils.experiments.gate import AT_LEAST
+from talking_heads_utils.experiments.icl.asked import DRAWN, Asked, Examples, NumberTask, Task, WordTask
 from talking_heads_utils.experiments.icl.functions import Family
-from talking_heads_utils.experiments.icl.words import WordsRow, answers_of
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.icl.words import WordsRow, answered, answers_of
+from talking_heads_utils.experiments.rows import Row, column, rows
+from talking_heads_utils.forward.ends import logits_in_blocks
 from talking_heads_utils.models import model_source
+from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts import relations
 from talking_heads_utils.prompts.encoding import tokenized, unknown_id
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
-from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of
-from talking_heads_utils.prompts.relations import ARROW, Relation, WordQuestion, draw_words, encode_words
-from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
+from talking_heads_utils.prompts.questions import asked_at, numbers_of
+from talking_heads_utils.prompts.relations import ARROW, Relation
 from talking_heads_utils.prompts.words import token_of
+from talking_heads_utils.stats import share_in_clusters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from talking_heads_utils.experiments.context import Context
 
+__all__ = [
+    "Asked",
+    "Examples",
+    "NumberTask",
+    "ShownRow",
+    "Task",
+    "WordTask",
+    "candidates",
+    "run_shown",
+    "run_tasks",
+    "task_named",
+    "tasks",
+]
 N_EXAMPLES, LEAST_EXAMPLES = 10, 8  # a task of which a half has too few pairs even for these is left out
-ABOUT = 1  # "about a x" is a x itself or one more or less
 REAL = Family(n_a=3, n_b=10, n_x=100, held_share=0.0)  # gpt2 and Llama 3 keep its numbers, 0 to 306, whole
+COUNTS = (0, 1, 2, 4)  # examples, beside the most
+N_GATE = 64  # prompts of each half
+MOST = 8  # tasks that a model is asked
+N_SHOWN, N_TOP = 3, 5  # tasks whose prompt is shown, and tokens after it
 FUNCTIONS = ((2, 3), (1, 3))  # y = a x + b that a real model is asked for: the post's, and a simpler one
 COUNTED = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
 ).split()
-
-
-class Examples(StrEnum):
-    """What stands before a question."""
-
-    OWN = "own"
-    NONE = "none"
-    SHUFFLED = "shuffled"  # labels permuted among the task's own examples
-    ANOTHER = "another"  # another task's
-
-
-DRAWN = {
-    Examples.OWN: relations.ITS_OWN,
-    Examples.NONE: relations.ITS_OWN,
-    Examples.SHUFFLED: relations.SHUFFLED,
-    Examples.ANOTHER: relations.ANOTHER,
-}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Prompts of one task and their twins.
-
-    right: the answer's token. clusters: prompts of one cluster are alike: with one right answer, or of one function.
-    half, questions: which half they are of, and what each asks. numbers, a_x: of numbers alone: the tokens that are
-    numbers, and a x of each question.
-    """
-
-    task: Task
-    prompts: PromptSet
-    twins: PromptSet
-    right: Int[Tensor, "n"]
-    clusters: Int[Tensor, "n"]
-    half: str = ""
-    questions: Sequence[Any] = ()
-    numbers: Numbers | None = None
-    a_x: Int[Tensor, "n"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def about(self, answers: Int[Tensor, "n *cells"]) -> Bool[Tensor, "n *cells"] | None:
-        """Whether answers, as numbers, are about a x; None of words."""
-        if self.a_x is None:
-            return None
-        return (answers - self.a_x.view(-1, *[1] * (answers.ndim - 1))).abs() <= ABOUT
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One task: a :class:`WordTask` or a :class:`NumberTask`. answers: all that its answers may be."""
-
-    name: str
-    answers: Numbers
-    n_examples: int
-
-    def ask(
-        self,
-        c: Context,
-        n: int,
-        half: str,
-        *,
-        examples: Examples = Examples.OWN,
-        n_examples: int | None = None,
-        seed: int = 0,
-    ) -> Asked:
-        """``n`` prompts of one half (``lists.SELECTION`` or ``HELD_OUT``), with their twins; with ``examples`` of
-        another kind the same questions after those. seed: of the draw, beside the context's.
-
-        Raises :class:`TaskError` for more examples than a half has, and where the tokenizer reads some prompt in
-        another number of tokens than the others.
-        """
-        k = 0 if examples == Examples.NONE else self.n_examples if n_examples is None else n_examples
-        check_count("n_examples", k, 0)
-        drawn_by = 1000 * check_seed(c.seed) + check_seed(seed)
-        questions = self._draw(n, k, half, examples, drawn_by)
-        twins = self._draw(n, k, half, Examples.ANOTHER, drawn_by) if k else questions
-        return self._asked(c, questions, twins, half)
-
-    def ask_b(self, c: Context, asked: Asked, b_sees: Examples, *, seed: int = 1) -> Asked:
-        """A question of the same half for each that is asked, with another x and another right answer, after no
-        examples or after as many with labels shuffled. ``right`` is what ``asked``'s task answers; a twin is the prompt
-        itself.
-
-        Raises :class:`TaskError` for other examples.
-        """
-        if b_sees not in (Examples.NONE, Examples.SHUFFLED):
-            raise TaskError(f"B sees no examples or shuffled ones, not {str(b_sees)!r}.")
-        k = 0 if b_sees == Examples.NONE else len(asked.questions[0].pairs)
-        questions = self._draw_b(asked, k, b_sees, 1000 * c.seed + check_seed(seed))
-        return self._asked(c, questions, questions, asked.half)
-
-    def rights(self, asked: Asked) -> Int[Tensor, "n n_examples_1"]:
-        """The right answer to each example's x and, last, to the question's, whatever labels are shown: places in
-        :attr:`answers`."""
-        raise NotImplementedError
-
-    def n_pairs(self) -> tuple[int, int]:
-        """Pairs of the task, and those left out because of the tokenizer."""
-        raise NotImplementedError
-
-    def _asked(self, c: Context, questions: Sequence[Any], twins: Sequence[Any], half: str) -> Asked:
-        prompts = self._encode(c, questions, half)
-        asked = Asked(
-            self, prompts, prompts if twins is questions else self._encode(c, twins, half), prompts.answers,
-            prompts.answers, half, questions,
-        )  # fmt: skip
-        _check_aligned(asked)
-        return asked
-
-    def _draw(self, n: int, k: int, half: str, examples: Examples, seed: int) -> list[Any]:
-        """Questions of one half; of one seed the same ones whatever stands before them."""
-        raise NotImplementedError
-
-    def _draw_b(self, asked: Asked, k: int, examples: Examples, seed: int) -> list[Any]:
-        raise NotImplementedError
-
-    def _encode(self, c: Context, questions: Sequence[Any], half: str) -> PromptSet:
-        raise NotImplementedError
-
-
-def _check_aligned(asked: Asked) -> None:
-    """Raises :class:`TaskError` unless all prompts and twins have as many tokens and the same named places."""
-    sets = (asked.prompts, asked.twins)
-    whole = all(bool(some.mask.all()) for some in sets) and len({some.tokens.shape for some in sets}) == 1
-    first = {name: int(at[0]) for name, at in asked.prompts.positions.items()}
-    if not whole or any(bool((at != first[name]).any()) for some in sets for name, at in some.positions.items()):
-        raise TaskError(
-            f"{asked.task.name}: this tokenizer reads some prompts or twins in more tokens than others, so that they "
-            "cannot be exchanged place by place. Take another task."
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class WordTask(Task):
-    """A relation of words, x and y of one token each. others: those whose examples twins show."""
-
-    relation: Relation
-    others: tuple[Relation, ...] = ()
-
-    def rights(self, asked: Asked) -> Int[Tensor, "n n_examples_1"]:
-        return self.relation.right(asked.questions)
-
-    def n_pairs(self) -> tuple[int, int]:
-        return len(self.relation.pairs), self.relation.left_out
-
-    def _draw(self, n: int, k: int, half: str, examples: Examples, seed: int) -> list[WordQuestion]:
-        return draw_words(self.relation, n, k, half, examples=DRAWN[examples], others=self.others, seed=seed)
-
-    def _draw_b(self, asked: Asked, k: int, examples: Examples, seed: int) -> list[WordQuestion]:
-        pool = self._draw(2 * len(asked), k, asked.half, examples, seed)
-        chosen = []
-        for q in asked.questions:
-            at = next((i for i, its in enumerate(pool) if its.x != q.x and its.answer != q.answer), None)
-            if at is None:
-                raise TaskError(f"{self.name}: no question is left with another answer than {q.answer!r}.")
-            chosen.append(pool.pop(at))
-        return chosen
-
-    def _encode(self, c: Context, questions: Sequence[WordQuestion], half: str) -> PromptSet:
-        n_ctx = c.bridge.cfg.n_ctx
-        return encode_words(questions, self.relation, c.tokenizer, half=half, seed=c.seed, n_ctx=n_ctx)
-
-
-@dataclass(frozen=True, eq=False)
-class NumberTask(Task):
-    """y = a x + b in numbers of one token, as the post writes it. function: its (a, b), with x of 1 or more, each half
-    with x of its own; None: one that training showed is drawn for each prompt, each half with functions of its own.
-    Twins show the same x with another function of the half or, where there is one only, of the family."""
-
-    family: Family
-    function: tuple[int, int] | None = None
-
-    def rights(self, asked: Asked) -> Int[Tensor, "n n_examples_1"]:
-        rows = [[q.function[0] * x + q.function[1] for x in (*(x for x, _ in q.pairs), q.x)] for q in asked.questions]
-        return self.answers.place_of(torch.tensor(rows))
-
-    def n_pairs(self) -> tuple[int, int]:
-        return len(self._xs()) if self.function else self.family.n_x, 0
-
-    def _asked(self, c: Context, questions: Sequence[Question], twins: Sequence[Question], half: str) -> Asked:
-        asked = super()._asked(c, questions, twins, half)
-        a, b, x = (torch.tensor([int(v) for v in values]) for values in zip(*((*q.function, q.x) for q in questions)))
-        clusters = x if self.function else a * self.family.n_b + b
-        return replace(asked, numbers=self.answers, a_x=a * x, clusters=clusters)
-
-    def _xs(self, half: str | None = None) -> Int[Tensor, "n_x"]:
-        """The x of one half, or all of them."""
-        if self.function is None:
-            return torch.arange(self.family.n_x)
-        order = 1 + torch.randperm(self.family.n_x - 1, generator=torch.Generator().manual_seed(0))
-        return order if half is None else order[half == HELD_OUT :: 2]
-
-    def _among(self, half: str) -> Bool[Tensor, "n_functions"]:
-        """The functions that prompts of one half may be of."""
-        if self.function is not None:
-            return (self.family.functions == torch.tensor(self.function)).all(1)
-        trained = ~self.family.held_out
-        return trained & (trained.cumsum(0) % 2 == (half == HELD_OUT))
-
-    def _draw(self, n: int, k: int, half: str, examples: Examples, seed: int) -> list[Question]:
-        generator, among = torch.Generator().manual_seed(seed), self._among(half)
-        drawn = self.family.draw(n, k + 1, generator, among, self._xs(half))
-        y = drawn.y
-        if examples == Examples.ANOTHER:
-            other = self._others(drawn.function, drawn.x[:, -1], among, generator)
-            y = torch.where(drawn.y == drawn.clean, self.family.values[other[:, None], drawn.x], drawn.y)
-        return self._questions(drawn.function, drawn.x, y, drawn.x[:, -1], k, examples)
-
-    def _others(self, function: Tensor, x: Tensor, among: Tensor, generator: torch.Generator) -> Int[Tensor, "n"]:
-        """For each prompt another function that answers its question otherwise."""
-        allowed = among if among.sum() > 1 else torch.ones_like(among)
-        right = self.family.values[function, x]
-        free = allowed & (self.family.values.T[x] != right[:, None])
-        if not free.any(1).all():
-            raise TaskError("No other function is left to show a twin. Take a family with more functions.")
-        return torch.multinomial(free.double(), 1, generator=generator)[:, 0]
-
-    def _draw_b(self, asked: Asked, k: int, examples: Examples, seed: int) -> list[Question]:
-        generator, xs = torch.Generator().manual_seed(seed), self._xs(asked.half)
-        function = torch.tensor([list(map(int, q.function)) for q in asked.questions])
-        which = (self.family.functions == function[:, None]).all(2).long().argmax(1)
-        x = xs[torch.rand(len(asked), len(xs), generator=generator).argsort(1)[:, : k + 2]]
-        at_a = torch.tensor([q.x for q in asked.questions])
-        at_b = torch.where(x[:, -1] == at_a, x[:, -2], x[:, -1])
-        return self._questions(which, x, self.family.values[which[:, None], x], at_b, k, examples)
-
-    def _questions(self, which: Tensor, x: Tensor, y: Tensor, at: Tensor, k: int, kind: Examples) -> list[Question]:
-        """Questions at ``at`` after the first ``k`` pairs."""
-        if kind == Examples.SHUFFLED:
-            if k < 2:
-                raise TaskError("Labels can be shuffled among two examples or more.")
-            y = y[:, :k].roll(1, 1)
-        functions = [(int(a), int(b)) for a, b in self.family.functions[which].tolist()]
-        shown = [tuple(zip(xs, ys)) for xs, ys in zip(x[:, :k].tolist(), y[:, :k].tolist())]
-        return [Question(pairs, int(q), f) for pairs, q, f in zip(shown, at.tolist(), functions)]
-
-    def _encode(self, c: Context, questions: Sequence[Question], half: str) -> PromptSet:
-        return encode_questions(questions, c.tokenizer, seed=c.seed, n_ctx=c.bridge.cfg.n_ctx)
 
 
 def one_token(relation: Relation, tokenizer: PreTrainedTokenizerBase) -> Relation:
@@ -297,8 +72,8 @@ def one_token(relation: Relation, tokenizer: PreTrainedTokenizerBase) -> Relatio
 
 
 def next_number() -> Relation:
-    """y = x + 1 in words, from zero to twenty."""
-    return Relation("next_number", tuple(zip(COUNTED, COUNTED[1:])), 0)
+    """y = x + 1 in words, from zero to twenty; x after a space, without which most are split."""
+    return Relation("next_number", tuple((f" {x}", y) for x, y in zip(COUNTED, COUNTED[1:])), 0)
 
 
 def word_tasks(tokenizer: PreTrainedTokenizerBase) -> list[WordTask]:
@@ -342,9 +117,88 @@ def _trained_on(model: str) -> Family | None:
     return Family(spec["n_a"], spec["n_b"], spec["n_x"], noise=spec["noise"])
 
 
+def candidates(c: Context) -> list[Task]:
+    """What a model may be asked, whether it can do it or not. Raises :class:`NotApplicable` where there is nothing."""
+    found = [*number_tasks(c.model, c.tokenizer), *word_tasks(c.tokenizer)]
+    if not found:
+        raise NotApplicable(
+            f"{c.model} can be asked nothing in context: its tokenizer splits the numbers, and keeps whole the words "
+            f"of too few pairs of every task, {LEAST_EXAMPLES + 1} in each half being needed."
+        )
+    return found
+
+
+def task_named(c: Context, name: str) -> Task:
+    """One of :func:`candidates`. Raises :class:`TaskError` for another name, and for a task of words of which the
+    tokenizer splits too many pairs."""
+    every = {task.name: task for task in candidates(c)}
+    if name in every:
+        return every[name]
+    if name in relations.relation_names():
+        kept = one_token(relations.load_relation(name, c.tokenizer), c.tokenizer)
+        raise TaskError(
+            f"{name}: this tokenizer keeps the words of {len(kept.pairs)} pairs whole and splits those of "
+            f"{kept.left_out}; {2 * LEAST_EXAMPLES + 2} are needed. Take one of {', '.join(every)}."
+        )
+    raise TaskError(f"There is no task {name!r}; there are {', '.join(every)}.")
+
+
 def tasks(c: Context) -> Sequence[Task]:
-    """The tasks that the model can do, by the selection half."""
-    raise NotImplementedError
+    """The tasks that the model can do, by the selection half: functions first, then the best, :data:`MOST` in all.
+
+    A task is done where the lower end of its accuracy is above the upper ends of both controls and
+    :data:`~experiments.gate.AT_LEAST` times chance. Raises :class:`NotApplicable` where none is.
+    """
+    return c.kept(_passed)
+
+
+def _passed(c: Context) -> list[Task]:
+    every, found = candidates(c), c.finished("tasks")
+    measured = _accuracies(c, every, (SELECTION,)) if found is None else rows(found, WordsRow)
+    low = {task.name: low for task in every if (low := _low(task.name, measured)) is not None}
+    if not low:
+        raise NotApplicable(
+            f"{c.model} can be asked nothing in context: of {len(every)} tasks whose numbers or words its tokenizer "
+            f"keeps whole it does none clearly better than after shuffled labels, than after another task's examples, "
+            f"and than {AT_LEAST} times chance."
+        )
+    passed = [task for task in every if task.name in low]
+    return sorted(passed, key=lambda task: (not isinstance(task, NumberTask), -low[task.name]))[:MOST]
+
+
+def _low(name: str, measured: Sequence[WordsRow]) -> float | None:
+    """The lower end of accuracy on the selection half after most examples; None for a task that does not pass."""
+    mine = [row for row in measured if (row.task, row.half) == (name, SELECTION)]
+    most = max((row.n_examples for row in mine), default=0)
+    last = {row.examples: row for row in mine if row.n_examples == most}
+    own = last.get(relations.ITS_OWN)
+    controls = [last[kind].high for kind in (relations.SHUFFLED, relations.ANOTHER) if kind in last]
+    if own is None or len(controls) < 2 or own.low <= max(*controls, AT_LEAST * own.chance):
+        return None
+    return own.low
+
+
+def _accuracies(c: Context, some: Sequence[Task], halves: Sequence[str]) -> list[WordsRow]:
+    return [row for task in follow(some, "tasks") for half in halves for row in accuracy(c, task, half, c.n(N_GATE))]
+
+
+def accuracy(c: Context, task: Task, half: str, n: int) -> list[WordsRow]:
+    """After :data:`COUNTS` and the most of the task's own examples, all read off one pass, and after as many with
+    shuffled labels or of another task."""
+    found = []
+    for examples in (Examples.OWN, Examples.SHUFFLED, Examples.ANOTHER):
+        asked = task.ask(c, n, half, examples=examples)
+        counts = [k for k in COUNTS if k < task.n_examples and examples == Examples.OWN] + [task.n_examples]
+        places, right = torch.stack(asked_at(asked.prompts), 1)[:, counts], task.rights(asked)[:, counts]
+        hits = answered(c, asked.prompts, places, right, task.answers)
+        for i, k in enumerate(counts):
+            clusters = asked.clusters if task.by_function else right[:, i]
+            exact, best = (share_in_clusters(some[:, i], clusters) for some in hits)
+            found.append(WordsRow(
+                task.name, half, DRAWN[examples], k, *exact[:3], *best[:3], 1 / len(task.answers.ids), exact.n,
+                *task.n_pairs(),
+            ))  # fmt: skip
+    return found
 
 
 @dataclass(frozen=True)
@@ -362,9 +216,21 @@ class ShownRow(Row):
 
 
 def run_tasks(c: Context) -> list[WordsRow]:
-    """Accuracy on every task of both halves after so many examples, with the controls; its own half chooses tasks."""
-    raise NotImplementedError
+    """Accuracy on every task, on both halves: the selection half decides what is asked."""
+    return _accuracies(c, candidates(c), (SELECTION, HELD_OUT))
 
 
 def run_shown(c: Context) -> list[ShownRow]:
-    raise NotImplementedError
+    """One prompt of the held-out half of three tasks, drawn, and the five most likely tokens after it."""
+    some = random.Random(c.seed).sample(tasks(c), min(N_SHOWN, len(tasks(c))))
+    return [row for task in some for examples in Examples for row in _shown(c, task, examples)]
+
+
+def _shown(c: Context, task: Task, examples: Examples) -> list[ShownRow]:
+    asked = task.ask(c, 1, HELD_OUT, examples=examples)
+    ((_, logits),) = logits_in_blocks(c.bridge, asked.prompts.tokens, asked.prompts.positions["end"][:, None])
+    right, (most, ids) = c.tokenizer.decode(asked.right), logits[0, 0].softmax(-1).topk(N_TOP)
+    return [
+        ShownRow(c.model, task.name, str(examples), asked.prompts.texts[0], right, i, c.tokenizer.decode([token]), p)
+        for i, (token, p) in enumerate(zip(ids.tolist(), most.tolist()), 1)
+    ]
