@@ -18,7 +18,8 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.icl import tasks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, ends
-from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, exchanged, first, ready
+from talking_heads_utils.experiments.icl.redundancy import first
+from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, exchanged, ready
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.progress import follow
