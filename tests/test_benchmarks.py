@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, RANDOM_PAIRS
 from transformers import LlamaConfig
 
 from talking_heads_utils.cli import main
@@ -16,7 +17,6 @@ from talking_heads_utils.cli.benchmarks import patch as patch_bench
 from talking_heads_utils.cli.benchmarks import steering as steering_bench
 from talking_heads_utils.cli.benchmarks import streaming as streaming_bench
 from talking_heads_utils.errors import TalkingHeadsError
-from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, RANDOM_PAIRS
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts.ioi import build_ioi
