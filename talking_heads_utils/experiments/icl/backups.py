@@ -56,6 +56,7 @@ class BackupRow(Row):
     task: str = column("", "task; all for the mean over tasks")
     heads_are: str = column("", "chosen or matched")
     draw: int | None = column("", "of a matched set")
+    n_heads: int = column("heads", "exchanged together; with task all the mean, rounded")
     alone: bool = column("", "whether one head of a set is exchanged by itself; with task all the sum over each")
     out: str = column("", "heads that are exchanged; empty with task all")
     who: str = column("", "who changes: movers, negative, others, mlps, all; norm; post, post_held")
@@ -74,11 +75,6 @@ class Out:
     heads: tuple[Head, ...]
     draw: int | None = None
     alone: bool = False
-
-    @property
-    def about(self) -> tuple[Set, int | None, bool]:
-        """What all tasks have alike."""
-        return Set.CHOSEN if self.draw is None else Set.MATCHED, self.draw, self.alone
 
 
 @dataclass(frozen=True)
@@ -160,26 +156,31 @@ def measure(r: Ready, picked: Picked, *, seed: int = 0) -> Measured:
 
 
 def rows_of(model: str, found: Sequence[Measured], *, seed: int = 0) -> list[BackupRow]:
-    """Each task's rows; of two tasks or more also those over tasks, for sets of the same name in all of them."""
+    """Each task's rows; of two tasks or more also those over tasks, for sets that all of them have."""
     rows = list[BackupRow]()
     for task in found:
         for out, means in zip(task.outs, task.means.unbind(1)):
-            rows += _rows((model, task.task, *out.about, " ".join(map(str, out.heads))), means, task.n)
-    for about in dict.fromkeys(out.about for out in found[0].outs) if len(found) > 1 else ():
-        at = [[i for i, out in enumerate(task.outs) if out.about == about] for task in found]
+            named = " ".join(map(str, out.heads))
+            rows += _rows(model, task.task, out, len(out.heads), named, means, task.n)
+    alike = {(out.draw, out.alone): out for out in found[0].outs} if len(found) > 1 else {}
+    for key, out in alike.items():
+        at = [[i for i, each in enumerate(task.outs) if (each.draw, each.alone) == key] for task in found]
         if all(at):
+            sizes = [len(task.outs[i].heads) for task, some in zip(found, at) for i in some]
             means = drawn_over_tasks([task.means[:, some].sum(1) for task, some in zip(found, at)], seed=seed)
-            rows += _rows((model, OVER_TASKS, *about, ""), means, len(found))
+            rows += _rows(model, OVER_TASKS, out, round(sum(sizes) / len(sizes)), "", means, len(found))
     return rows
 
 
-def _rows(about: tuple, means: Float[Tensor, "n_draws_1 who 2"], n: int) -> Iterator[BackupRow]:
-    """about: the columns before ``who``."""
+def _rows(
+    model: str, task: str, out: Out, n_heads: int, named: str, means: Float[Tensor, "n_draws_1 who 2"], n: int
+) -> Iterator[BackupRow]:
+    are = Set.CHOSEN if out.draw is None else Set.MATCHED
     for who, draws in zip(Who, means.unbind(1)):
         lost, recovered = draws[0].tolist()
         clear = ends(draws[:, 0]).low > 0
-        share = [float(x) for x in ends(draws[:, 1] / draws[:, 0])] if clear else [None] * 3
-        yield BackupRow(*about, who, lost, recovered, *share, n)
+        share = [float(x) for x in ends(draws[:, 1] / draws[:, 0].clamp(min=1e-9))] if clear else [None] * 3
+        yield BackupRow(model, task, are.value, out.draw, n_heads, out.alone, named, who.value, lost, recovered, *share, n)
 
 
 def run(c: Context) -> list[BackupRow]:
