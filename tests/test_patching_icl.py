@@ -10,7 +10,7 @@ from talking_heads_utils.experiments.icl import patching
 from talking_heads_utils.experiments.icl.patching import OVER_TASKS as ALL
 from talking_heads_utils.experiments.icl.patching import Run, first_layer, first_rows, neighbours, out_rows, tried
 from talking_heads_utils.experiments.icl.swaps import How, Ready, Said
-from talking_heads_utils.experiments.icl.tasks import Asked
+from talking_heads_utils.experiments.icl.asked import Asked
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.prompts.questions import Numbers
