@@ -38,7 +38,7 @@ from talking_heads_utils.stats import share_change, share_in_clusters
 
 GAINS = 0.25  # of A's accuracy, at least, over B untouched, where a patch works
 WAY = 0.5  # from B untouched to the best layer
-N_PAIRS = 48  # of A and B, by task
+N_PAIRS, N_OUT = 32, 48  # pairs of A and B, and A's where only layers go, by task
 DRAW = 7  # prompts of this chapter's patches, beside the context's seed
 POSTS, OF_LAYERS = 10, 32  # the post takes out this layer and the next, of Llama-3-8B's
 SEES = (Examples.NONE, Examples.SHUFFLED)
@@ -183,7 +183,7 @@ def _all_tried(c: Context) -> list[Tried]:
     """Every task, with every two neighbouring layers out: the grids that two tables are made of."""
     found = []
     for task in follow(tasks(c), "tasks"):
-        a = _ready_a(c, task)
+        a = _ready_a(c, task, N_PAIRS)
         out = neighbours(a.clean.n_layers)
         for sees in SEES:
             asked = after_line_end(a.asked, task.ask_b(c, a.asked, sees))
@@ -207,10 +207,10 @@ def after_line_end(a: Asked, b: Asked) -> Asked:
     return replace(b, prompts=prompts, twins=prompts)
 
 
-def _ready_a(c: Context, task: Task) -> Ready:
+def _ready_a(c: Context, task: Task, n: int) -> Ready:
     """A's prompts of the held-out half. Raises :class:`NotApplicable` for a model of one layer."""
     posts_layers(c.bridge.cfg.n_layers)
-    return ready(c, task.ask(c, c.n(N_PAIRS, 8), HELD_OUT, seed=DRAW))
+    return ready(c, task.ask(c, c.n(n, 8), HELD_OUT, seed=DRAW))
 
 
 def run_patches(c: Context) -> list[PatchRow]:
@@ -223,7 +223,7 @@ def run_first(c: Context) -> list[FirstRow]:
 
 def run_out(c: Context) -> list[OutRow]:
     pairs = list(combinations(range(c.bridge.cfg.n_layers), 2))
-    made = (_ready_a(c, task) for task in follow(tasks(c), "tasks"))
+    made = (_ready_a(c, task, N_OUT) for task in follow(tasks(c), "tasks"))
     return out_rows(c.model, [without(a, how, pairs) for a in made for how in How], seed=c.seed)
 
 
