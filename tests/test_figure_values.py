@@ -11,7 +11,7 @@ from counted import MODELS, table
 
 from talking_heads_utils.experiments.gate import ANYWHERE
 from talking_heads_utils.experiments.inhibition import links
-from talking_heads_utils.figures import circuit, composition, icl, models
+from talking_heads_utils.figures import circuit, composition, models
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Component, Head
@@ -89,99 +89,6 @@ def z_and_rank(scores, component, reader, kind) -> tuple[float, int]:
     own = into[component.layer, component.head, component.component]
     z = (own - block.null_mean[reader.head]) / block.null_std[reader.head]
     return z.item(), 1 + int((into > own).sum())
-
-
-def by_model(rows) -> dict:
-    return {model: where(rows, model=model) for model in MODELS}
-
-
-def test_accuracy_is_that_of_the_named_functions():
-    rows = table(["accuracy", "bayes"], group=["trained", "held-out"], n_examples=[0, 1, 2])
-    figure = icl.accuracy_figure(by_model(rows))
-    for model in MODELS:
-        assert series(figure, model) == {
-            f"{name}, {group}": column(where(rows, model=model, group=group), "n_examples", measured)
-            for group in ("trained", "held-out")
-            for name, measured in (("model", "accuracy"), ("Bayes-optimal", "bayes"))
-        }
-
-
-def test_parts_show_each_score_under_its_name():
-    scores = {"exact": "exact", "near": "near", "parity": "parity", "parity of copied answers": "parity_copied"}
-    rows = table(list(scores.values()), part=["attention", "mlp"], layer=[0, 1])
-    rows["distance"] = [1.0 + i for i in range(len(rows))]
-    rows["name"] = [f"{'MLP' if part == 'mlp' else part} {layer}" for part, layer in zip(rows["part"], rows["layer"])]
-    rows = rows.assign(near_low=0.0, near_high=1.0, parity_low=0.0, parity_high=1.0)
-    figure = icl.parts_figure(by_model(rows))
-    for model in MODELS:
-        own = where(rows, model=model)
-        assert series(figure, model) == {name: column(own, "name", score) for name, score in scores.items()}
-        for score, trace in list(by_name(after(figure, model)).items())[:3]:
-            assert [hover(trace, i) for i in range(len(own))] == [
-                f"without {row['name']}: {row[score]:.2f}<br>off by {row['distance']} on average"
-                for row in own.to_dict("records")
-            ]
-
-
-def test_attention_to_y_and_to_x_are_not_exchanged():
-    rows = table(["to_y", "to_x"], head=["L0H0", "L1H3"])
-    rows["even"] = rows["model"].map(dict(zip(MODELS, (0.1, 0.2))))
-    figure = icl.attention_figure(by_model(rows))
-    for model in MODELS:
-        own = where(rows, model=model)
-        expected = {f"to earlier {x}": column(own, "head", f"to_{x}") for x in "yx"}
-        assert series(figure, model) == expected | {"spread evenly, to y": column(own, "head", "even")}
-        traces = by_name(after(figure, model))
-        for name, of_head in expected.items():
-            assert hover(traces[name], 1) == f"L1H3 {name}: {of_head['L1H3']:.2f}"
-
-
-def test_backups_have_the_fixed_change_along_x_and_the_free_one_along_y():
-    rows = table(["fixed", "free", "attention"], out=["a layer", "all heads"], head=["L0H0", "L1H3"])
-    rows = rows.assign(free_low=rows["free"] - 0.25, free_high=rows["free"] + 0.5)
-    figure = icl.backups_figure(by_model(rows))
-    assert "held fixed" in figure.layout.xaxis.title.text and "left free" in figure.layout.yaxis.title.text
-    for model, ablated in product(MODELS, ("a layer", "all heads")):
-        own = where(rows, model=model, out=ablated)
-        (trace,) = after(figure, f"{model}: without {ablated}")
-        assert list(trace.x) == pytest.approx(own["fixed"].tolist())
-        assert list(trace.y) == pytest.approx(own["free"].tolist())
-        assert list(trace.marker.color) == pytest.approx(own["attention"].tolist())
-        assert list(trace.error_y.array) == [0.5] * 2 and list(trace.error_y.arrayminus) == [0.25] * 2
-        assert list(trace.text) == list(trace.customdata) == own["head"].tolist()
-        for i, row in enumerate(own.to_dict("records")):
-            assert hover(trace, i) == f"{row['head']}<br>held fixed {row['fixed']:.3f}<br>left free {row['free']:.3f}"
-
-
-def test_belief_is_that_of_the_model_with_its_own_laws():
-    rows = table(["log_odds"], law=["model", *icl.LAWS], n_examples=[0, 1, 2])
-    figure = icl.belief_figure(by_model(rows), 2)
-    for model in MODELS:
-        assert series(figure, model) == {
-            name: column(where(rows, model=model, law=law), "n_examples", "log_odds")
-            for law, name in {"model": "the model", **icl.LAWS}.items()
-        }
-    (line,) = figure.layout.shapes
-    assert line.x0 == line.x1 == 1.5 and line.line.dash == "dash", "between the last fitted n and the first judged"
-
-
-def test_removal_by_effect_and_at_random_are_apart():
-    rows = table(["exact"], order=["by_effect", "random 1", "random 2"], out=[0, 1, 2, 3]).assign(head="L0H0")
-    rows["order"] = rows["order"].str.removesuffix(" 1")
-    figure = icl.removal_figure(by_model(rows))
-    expected = {}
-    for model in MODELS:
-        effect, *draws = (
-            column(where(rows, model=model, order=order), "out", "exact")
-            for order in ("by_effect", "random", "random 2")
-        )
-        expected |= {
-            f"{model}, by effect": effect,
-            f"{model}, at random": {out: (draws[0][out] + draws[1][out]) / 2 for out in range(4)},
-        }
-    *curves, mark = figure.data
-    assert {name: pytest.approx(xy(trace)) for name, trace in by_name(curves).items()} == expected
-    assert list(mark.x) == [0, 0] and list(mark.y) == pytest.approx([expected[f"{m}, by effect"][0] for m in MODELS])
 
 
 @pytest.mark.parametrize("reader", [Head(2, 0), Head(2, 3)], ids=str)
@@ -347,3 +254,13 @@ def test_no_run_of_a_recipe_is_left_out():
     runs = [seed_run("a", seed, {"n=2": seed / 10}, -0.5, [0.2, 0.4], [0.1, 0.2]) for seed in range(5)]
     traces = [t for t in after(models.seeds_figure(runs), "a") if t.yaxis == "y"]
     assert {t.name: xy(t) for t in traces} == {f"seed {seed}": {2: seed / 10} for seed in range(5)}
+
+
+def test_models_are_introduced_by_what_was_measured_and_what_was_predicted():
+    rows = pd.DataFrame(dict(n_items=[3, 6], accuracy=[0.9, 0.5], low=[0.8, 0.4], high=[1.0, 0.6]))
+    measured, predicted = models.accuracy_figure({"planted": rows}, {"planted": [0.88, 0.52]}).data
+    assert list(measured.y) == [0.9, 0.5] and list(measured.error_y.array) == pytest.approx([0.1, 0.1])
+    assert list(predicted.x) == [3, 6] and list(predicted.y) == [0.88, 0.52] and predicted.mode == "markers"
+    log = [dict(step=s, accuracy={"IOI": s / 400, "lists of 2": s / 200}) for s in (200, 400)]
+    figure = models.training_figure(log, ["lists of 2"])
+    assert [(t.name, list(t.x), list(t.y)) for t in figure.data] == [("lists of 2", [200, 400], [1.0, 2.0])]

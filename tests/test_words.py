@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import build_model
+from talking_heads_utils.experiments.icl.known import ANSWER, BACKUP, two_heads
+from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
+from talking_heads_utils.experiments.icl.task import CHOOSES, N_EXAMPLES, Task
 
 from talking_heads_utils.errors import NotApplicable, TaskError, UnsupportedModelError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.gate import AT_LEAST
 from talking_heads_utils.experiments.icl import curves, patching, study, whole, words
 from talking_heads_utils.experiments.icl.answers import answer_log_probs
-from talking_heads_utils.experiments.icl.known import ANSWER, BACKUP, two_heads
-from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
-from talking_heads_utils.experiments.icl.task import CHOOSES, N_EXAMPLES, Task
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts import relations

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from talking_heads_utils.weights.bridge import Hook
 
 ABOUT = "SmolLM2, and Llama's shape, 32 layers of width 128, with random values"
-N_LAYERS, N_PROMPTS, N_SINGLES, N_EXAMPLES = 32, 64, 200, 12
+N_LAYERS, N_PROMPTS, N_SINGLES, N_EXAMPLES, N_WORDS = 32, 64, 200, 12, 15
 POST, SCATTERED = "the post's", "scattered"
 POST_HEADS = [Head(10, 5), Head(10, 7), Head(13, 6), Head(13, 27), Head(14, 18)]  # of 32 layers, here in proportion
 POST_LAYERS = ([10, 11], [10, 11, 13], [10, 11, 13, 15])
@@ -58,13 +58,14 @@ class Case:
     name: str
     c: Context
     task: Task
+    n_examples: int
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.c.bridge.cfg.n_layers, self.c.bridge.cfg.n_heads
 
     def ask(self, n: int) -> Asked:
-        return self.task.ask(self.c, n, HELD_OUT)
+        return self.task.ask(self.c, n, HELD_OUT, n_examples=self.n_examples)
 
 
 def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
@@ -84,7 +85,7 @@ def rows(repeats: int = 3, device: str = "cpu") -> list[Row]:
 def smollm2(device: str) -> Case:
     """SmolLM2 on antonyms."""
     c = Context(SMOLLM2.name, device=device)
-    return Case("SmolLM2", c, task_named(c, "antonyms"))
+    return Case("SmolLM2", c, task_named(c, "antonyms"), N_WORDS)
 
 
 def narrow_llama(device: str, n_layers: int = N_LAYERS) -> Case:
@@ -100,7 +101,7 @@ def narrow_llama(device: str, n_layers: int = N_LAYERS) -> Case:
     bridge = random_model(config, tokenizer, device)
     numbers = numbers_of(bridge.tokenizer, family.n_numbers - 1)
     c = Context("Llama's shape", device=device, loaded=(bridge, bridge.tokenizer))
-    return Case(c.model, c, NumberTask("y = a x + b", numbers, N_EXAMPLES, family))
+    return Case(c.model, c, NumberTask("y = a x + b", numbers, N_EXAMPLES, family), N_EXAMPLES)
 
 
 def bracket_tokenizer(n_numbers: int) -> PreTrainedTokenizerFast:
@@ -126,7 +127,7 @@ def chosen_sets(shape: tuple[int, int], name: str) -> list[list[Head]]:
 def grid_row(
     case: Case, b_sees: Examples, sets: str, repeats: int, n_prompts: int = N_PROMPTS, every: int = 1
 ) -> Row:  # fmt: skip
-    """The grid of one kind of B. every: of the plain way one layer in so many."""
+    """The grid of one kind of B. every: of the plain way one layer in so many, where B is as long as A."""
     asked = case.ask(n_prompts)
     b, chosen = case.task.ask_b(case.c, asked, b_sees), chosen_sets(case.shape, sets)
     n_layers, n_sets = case.shape[0], len(chosen)

@@ -21,7 +21,7 @@ from talking_heads_utils.prompts import relations
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions
 from talking_heads_utils.prompts.relations import Relation, WordQuestion, draw_words, encode_words
-from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
+from talking_heads_utils.prompts.sets import ABSENT, PromptSet, check_count, check_seed
 
 if TYPE_CHECKING:
     from talking_heads_utils.experiments.context import Context
@@ -121,7 +121,7 @@ class Task:
 
     def rights(self, asked: Asked) -> Int[Tensor, "n n_examples_1"]:
         """The right answer to each example's x and, last, to the question's, whatever labels are shown: places in
-        :attr:`answers`."""
+        :attr:`answers`, -1 for an x of another task."""
         raise NotImplementedError
 
     def n_pairs(self) -> tuple[int, int]:
@@ -173,7 +173,9 @@ class WordTask(Task):
     others: tuple[Relation, ...] = ()
 
     def rights(self, asked: Asked) -> Int[Tensor, "n n_examples_1"]:
-        return self.relation.right(asked.questions)
+        place, right = {y: i for i, y in enumerate(self.relation.answers)}, dict(self.relation.pairs)
+        rows = [[right.get(x) for x in (*(x for x, _ in q.pairs), q.x)] for q in asked.questions]
+        return torch.tensor([[ABSENT if y is None else place[y] for y in row] for row in rows])
 
     def n_pairs(self) -> tuple[int, int]:
         return len(self.relation.pairs), self.relation.left_out

@@ -1,16 +1,40 @@
-"""What heads do alone and together. Heads are chosen by what they do to a twin, never by what their loss costs."""
+"""What heads do alone and together. Heads are chosen by what they do to a twin, never by what their loss costs.
+
+A head that another stands in for costs nothing when it alone is lost. So heads are chosen by the geometric mean of two
+things that show it all the same: their direct effect, prompt less twin, and the log-odds that the twin gains with the
+head at the prompt's value. A head that does only one of both has none; the order is the same in any units.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import combinations, groupby
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.icl import tasks
+from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
+from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, direct, exchanged, ready
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.forward.engine import Forward
+from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.progress import follow
+from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
 
-N_CHOSEN = 20  # heads whose pairs are exchanged
+N_CHOSEN = 20  # heads whose pairs are exchanged, of a small model half of all at most
+N_TRIED = 40  # heads of most direct effect that are put into the twin one by one; the others matter too little
 JOINT = (2, 5, 10, 20)  # chosen heads that are exchanged together
-N_MATCHED = 20  # sets matched on direct effect
+EVERYWHERE = (2, 5)  # the same at all positions
+MATCHED_TO = 5  # chosen heads to which others are matched
+N_MATCHED = 20  # draws of such others
+NEAR = 0.05  # of the summed direct effect, by which they may be off
+N_SELECT, N_HELD, N_PAIRS, N_LAYERS, N_EVERYWHERE = 64, 200, 100, 100, 40  # prompts of a task
 OVER_TASKS = "all"
 
 
@@ -20,7 +44,6 @@ class Set(StrEnum):
     CHOSEN = "chosen"
     MATCHED = "matched"  # others with as much direct effect together
     LAYER = "layer"
-    LAYERS = "two layers"
 
 
 @dataclass(frozen=True)
@@ -32,11 +55,13 @@ class HeadRow(Row):
     head: str = column("", "head")
     layer: int = column("", "its layer")
     direct: float = column("logits", "direct effect on right less rival, prompt less twin, selection half, mean")
-    denoised: float = column("nats", "log-odds gained in the twin with this head at the prompt's value, selection half")
-    chosen: bool = column("", "whether it is among the chosen, by both")
-    alone: float = column("nats", "log-odds lost with this head at the twin's value, held-out half")
-    low: float = column("nats", "95% interval over prompts, lower end")
-    high: float = column("nats", "upper end")
+    denoised: float | None = column("nats", "log-odds gained in the twin with this head at the prompt's value, "
+                                    "selection half; of the heads of most direct effect")  # fmt: skip
+    chosen: int | None = column("", "its place among the chosen, by the geometric mean of both, from 1; none of others")
+    alone: float | None = column("nats", "log-odds lost with this head at the twin's value, held-out half; of the "
+                                 "heads of most direct effect")  # fmt: skip
+    low: float | None = column("nats", "95% interval over prompts, lower end")
+    high: float | None = column("nats", "upper end")
     n: int = column("prompts", "of the held-out half")
 
 
@@ -62,15 +87,15 @@ class SetRow(Row):
 
     model: str = column("", "model")
     task: str = column("", "task; all for the mean over tasks")
-    heads_are: str = column("", "chosen, matched on direct effect, of one layer, or of two layers")
+    heads_are: str = column("", "chosen, matched on the direct effect of the 5 chosen first, or of one layer")
     where: str = column("", "where values are exchanged: end or all")
-    n_heads: int = column("heads", "of the set")
-    draw: int | None = column("", "of a matched set")
-    heads: str = column("", "heads of the set, of the whole layers the layers")
+    n_heads: int = column("heads", "of the set; of matched sets over tasks the mean")
+    draw: int | None = column("", "of a matched set, from 1")
+    heads: str = column("", "heads of the set, of a whole layer L3, over tasks none")
     direct: float = column("logits", "sum of direct effects, selection half")
     joint: float = column("nats", "log-odds lost with all exchanged")
-    summed: float = column("nats", "sum of what is lost with each exchanged")
-    ratio: float | None = column("", "joint over summed; none where too little is lost")
+    summed: float | None = column("nats", "sum of what is lost with each exchanged; none of whole layers")
+    ratio: float | None = column("", "joint over summed; none where what is summed is not clearly above 0")
     low: float | None = column("", "95% interval over prompts, of all over tasks too, lower end")
     high: float | None = column("", "upper end")
     accuracy: float = column("share", "right answers with all exchanged")
@@ -79,13 +104,317 @@ class SetRow(Row):
     n: int = column("prompts", "of the held-out half; of all: tasks")
 
 
+# --- which heads ---
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Heads by what they do to a twin, on a task's selection half.
+
+    direct: of every head on right less rival, prompt less twin, logits. denoised: log-odds that the twin gains with one
+    head at the prompt's value, nats, of the heads of most direct effect. chosen: the strongest by both, in order.
+    """
+
+    direct: Float[Tensor, "n_layers n_heads"]
+    denoised: dict[Head, float]
+    chosen: list[Head]
+
+    def summed(self, heads: Sequence[Head]) -> float:
+        """Direct effects of some heads together, logits."""
+        return sum(self.direct[head.layer, head.head].item() for head in heads)
+
+
+def pick(select: Ready, n: int = N_CHOSEN) -> Picked:
+    """Choose ``n`` heads, and of a small model half of all at most: those of the largest geometric mean of direct
+    effect and denoised gain, each above 0."""
+    found = direct(select)
+    effect = (found.heads[:, 0] - found.twin_heads).mean(0)
+    order = effect.flatten().argsort(descending=True, stable=True)[:N_TRIED]
+    tried = [Head(*divmod(i, effect.shape[1])) for i in order.tolist()]
+    said = exchanged(select, [[], *([head] for head in tried)], into=Into.TWIN).log_odds
+    gained = dict(zip(tried, (said[:, 1:] - said[:, :1]).mean(0).tolist()))
+    both = {head: effect[head.layer, head.head].item() * gain for head, gain in gained.items() if gain > 0}
+    chosen = sorted((head for head, product in both.items() if product > 0), key=lambda head: -both[head])
+    return Picked(effect, gained, chosen[: min(n, effect.numel() // 2)])
+
+
+def matched(picked: Picked, heads: Sequence[Head], n: int = N_MATCHED, seed: int = 0) -> list[list[Head]]:
+    """``n`` sets of other heads whose summed direct effect is that of ``heads``, give or take 5%.
+
+    Of the heads that were put into the twin, one after the other is drawn, more likely one of more direct effect, and
+    kept where the sum does not pass the target by more, until it is near. Where it never is, the set has less: all that
+    fit.
+    """
+    target, drawn = picked.summed(heads), torch.Generator().manual_seed(seed)
+    others = [head for head in picked.denoised if head not in heads and picked.summed([head]) > 0]
+    weights, sets = torch.tensor([picked.summed([head]) for head in others]), []
+    for _ in range(n):
+        kept: list[Head] = []
+        for i in torch.rand(len(others), generator=drawn).pow(1 / weights).argsort(descending=True).tolist():
+            if picked.summed(kept) >= (1 - NEAR) * target:
+                break
+            if picked.summed([*kept, others[i]]) <= (1 + NEAR) * target:
+                kept.append(others[i])
+        sets.append(kept)
+    return sets
+
+
+# --- what is lost ---
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What is lost with each set of heads exchanged, by prompt.
+
+    log_odds: nats. right: whether the answer is right all the same; before: with nothing exchanged.
+    """
+
+    sets: list[tuple[Head, ...]]
+    log_odds: Float[Tensor, "n k"]
+    right: Bool[Tensor, "n k"]
+    before: Bool[Tensor, "n"]
+
+    def summed(self, heads: Sequence[Head]) -> Float[Tensor, "n"]:
+        """What is lost with each of some heads alone, added up: the sets hold one head each."""
+        return self.log_odds[:, [self.sets.index((head,)) for head in heads]].sum(1)
+
+
+def lost(r: Ready, sets: Sequence[Sequence[Head]], where: Where = Where.END) -> Lost:
+    """Each set at the twin's values. Raises as :func:`talking_heads_utils.experiments.icl.swaps.exchanged` does."""
+    said = exchanged(r, [[], *sets], where=where)
+    right = said.right(r.asked)
+    return Lost(
+        [tuple(heads) for heads in sets], said.log_odds[:, :1] - said.log_odds[:, 1:], right[:, 1:], right[:, 0]
+    )
+
+
+class Ratio(NamedTuple):
+    """Joint over summed loss with its 95% interval; none where what is summed is not clearly above 0."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def ratio(joint: Float[Tensor, "n"], summed: Float[Tensor, "n"], clusters: Int[Tensor, "n"], seed: int = 0) -> Ratio:
+    """Of means over prompts, with clusters of them drawn anew."""
+    return _ratio(drawn_means(torch.stack([joint, summed], 1), clusters, seed=seed))
+
+
+def _ratio(draws: Float[Tensor, "n_draws_1 2"]) -> Ratio:
+    """From joint and summed loss of all and of every draw."""
+    if not ends(draws[:, 1]).low > 0:
+        return Ratio(None, None, None)
+    return Ratio(*(end.item() for end in ends(draws[:, 0] / draws[:, 1].clamp(min=1e-9))))
+
+
+@dataclass(frozen=True)
+class SetLoss:
+    """What one set of a task loses, by prompt: nats, and whether the answer is right. size: by which it is known."""
+
+    heads_are: Set
+    where: Where
+    size: int
+    draw: int | None
+    heads: Sequence[Head]
+    direct: float
+    joint: Float[Tensor, "n"]
+    summed: Float[Tensor, "n"] | None
+    right: Bool[Tensor, "n"]
+    before: Bool[Tensor, "n"]
+
+    @property
+    def key(self) -> tuple:
+        """The same of every task."""
+        return self.heads_are, self.where, self.size, self.draw
+
+
+@dataclass(frozen=True)
+class OfTask:
+    """What heads of one task do, on the held-out half. twin: right answers of the twin, share."""
+
+    task: str
+    picked: Picked
+    clusters: Int[Tensor, "n"]
+    alone: Lost
+    pairs: Lost | None
+    sets: list[SetLoss]
+    twin: float
+
+
+def first(r: Ready, n: int) -> Ready:
+    """The first ``n`` prompts."""
+
+    def of(f: Forward) -> Forward:
+        kept = {at: values[:n] for at, values in f.kept.items()}
+        return replace(f, keys=[k[:n] for k in f.keys], values=[v[:n] for v in f.values], kept=kept,
+                       final=f.final[:n], end=f.end[:n])  # fmt: skip
+
+    asked = replace(
+        r.asked, prompts=r.asked.prompts.select(slice(n)), twins=r.asked.twins.select(slice(n)),
+        right=r.asked.right[:n], clusters=r.asked.clusters[:n], questions=r.asked.questions[:n],
+        a_x=None if r.asked.a_x is None else r.asked.a_x[:n],
+    )  # fmt: skip
+    return Ready(asked, of(r.clean), of(r.twin))
+
+
+def of_task(
+    picked: Picked, held: Ready, *, n_pairs: int = N_PAIRS, n_layers: int = N_LAYERS, n_everywhere: int = N_EVERYWHERE,
+    seed: int = 0,
+) -> OfTask:  # fmt: skip
+    """All that is exchanged in one task. n_pairs, n_layers, n_everywhere: prompts for pairs, for whole layers and at
+    all positions; without any for 0."""
+    alone = lost(held, [[head] for head in dict.fromkeys([*picked.chosen, *picked.denoised])])
+    pairs = lost(first(held, n_pairs), list(combinations(picked.chosen, 2))) if n_pairs else None
+    sets = _at_end(picked, held, alone, seed)
+    sets += _layers(picked, first(held, n_layers)) if n_layers else []
+    sets += _everywhere(picked, first(held, n_everywhere)) if n_everywhere else []
+    twin = exchanged(held, [[]], into=Into.TWIN).right(held.asked).double().mean().item()
+    return OfTask(held.asked.task.name, picked, held.asked.clusters, alone, pairs, sets, twin)
+
+
+def _joint(picked: Picked, sizes: Sequence[int]) -> list[Sequence[Head]]:
+    return [picked.chosen[:size] for size in sizes if size <= len(picked.chosen)]
+
+
+def _at_end(picked: Picked, held: Ready, alone: Lost, seed: int) -> list[SetLoss]:
+    joint = _joint(picked, JOINT)
+    wanted = [(Set.CHOSEN, len(heads), None, heads) for heads in joint]
+    to = max((heads for heads in joint if len(heads) <= MATCHED_TO), key=len, default=())
+    wanted += [(Set.MATCHED, len(to), draw, heads) for draw, heads in enumerate(matched(picked, to, seed=seed), 1)]
+    return _losses(picked, lost(held, [heads for *_, heads in wanted]), Where.END, wanted, alone)
+
+
+def _everywhere(picked: Picked, r: Ready) -> list[SetLoss]:
+    joint = _joint(picked, EVERYWHERE)
+    if not joint:
+        return []
+    alone = lost(r, [[head] for head in joint[-1]], Where.ALL)
+    wanted = [(Set.CHOSEN, len(heads), None, heads) for heads in joint]
+    return _losses(picked, lost(r, joint, Where.ALL), Where.ALL, wanted, alone)
+
+
+def _layers(picked: Picked, r: Ready) -> list[SetLoss]:
+    layers = [heads_in([layer], r.clean.n_heads) for layer in range(r.clean.n_layers)]
+    wanted = [(Set.LAYER, layer, None, heads) for layer, heads in enumerate(layers)]
+    return _losses(picked, lost(r, layers), Where.END, wanted, None)
+
+
+def _losses(
+    picked: Picked, of: Lost, where: Where, wanted: Sequence[tuple[Set, int, int | None, Sequence[Head]]],
+    alone: Lost | None,
+) -> list[SetLoss]:  # fmt: skip
+    return [
+        SetLoss(kind, where, size, draw, heads, picked.summed(heads), of.log_odds[:, i],
+                None if alone is None else alone.summed(heads), of.right[:, i], of.before)
+        for i, (kind, size, draw, heads) in enumerate(wanted)
+    ]  # fmt: skip
+
+
+# --- rows ---
+
+
+def head_rows(model: str, found: OfTask) -> list[HeadRow]:
+    """A row for every head."""
+    picked, alone = found.picked, found.alone
+    each = ends(drawn_means(alone.log_odds, found.clusters))
+    at = {heads[0]: i for i, heads in enumerate(alone.sets)}
+    rows = []
+    for head in heads_in(range(len(picked.direct)), picked.direct.shape[1]):
+        lost_alone = [part[at[head]].item() for part in each] if head in at else [None] * 3
+        place = 1 + picked.chosen.index(head) if head in picked.chosen else None
+        rows.append(HeadRow(model, found.task, str(head), head.layer, picked.summed([head]), picked.denoised.get(head),
+                            place, *lost_alone, len(found.clusters)))  # fmt: skip
+    return rows
+
+
+def pair_rows(model: str, found: OfTask) -> list[PairRow]:
+    """A row for every two of the chosen heads."""
+    if (of := found.pairs) is None:
+        return []
+    n, rows = len(of.log_odds), []
+    for i, (a, b) in enumerate(of.sets):
+        joint, summed = of.log_odds[:, i], found.alone.summed([a, b])[:n]
+        about = ends(drawn_means(joint - summed, found.clusters[:n]))
+        means = (joint.mean().item(), summed.mean().item())
+        rows.append(PairRow(model, found.task, str(a), str(b), *means, *(end.item() for end in about), n))
+    return rows
+
+
+def set_rows(model: str, found: Sequence[OfTask]) -> list[SetRow]:
+    """A row for every set of every task, and, of two tasks or more, over tasks for every set that all of them have:
+    the first so many of each, and draw by draw."""
+    drawn = [_drawn(of, seed) for seed, of in enumerate(found)]
+    rows = [_set_row(model, of, *each) for of, sets in zip(found, drawn) for each in sets.values()]
+    for key in drawn[0] if len(found) > 1 else ():
+        if key[0] != Set.LAYER and all(key in sets for sets in drawn):
+            rows.append(_over_tasks(model, found, *zip(*(sets[key] for sets in drawn))))
+    return rows
+
+
+def _drawn(of: OfTask, seed: int) -> dict[tuple, tuple[SetLoss, Float[Tensor, "n_draws_1 2"]]]:
+    """By key, every set with means of joint and summed loss: of all prompts, and of clusters drawn anew. Of whole
+    layers joint stands for summed."""
+    found = {}
+    for _, alike in groupby(of.sets, lambda each: len(each.joint)):
+        sets = list(alike)
+        both = [torch.stack([s.joint, s.joint if s.summed is None else s.summed], 1) for s in sets]
+        draws = drawn_means(torch.stack(both, 1), of.clusters[: len(both[0])], seed=seed)
+        found |= {each.key: (each, draws[:, i]) for i, each in enumerate(sets)}
+    return found
+
+
+def _set_row(model: str, of: OfTask, each: SetLoss, draws: Float[Tensor, "n_draws_1 2"]) -> SetRow:
+    layer = each.heads_are == Set.LAYER
+    summed, found = (None, Ratio(None, None, None)) if layer else (draws[0, 1].item(), _ratio(draws))
+    named = f"L{each.size}" if layer else " ".join(map(str, each.heads))
+    return SetRow(
+        model, of.task, each.heads_are.value, each.where.value, len(each.heads), each.draw, named, each.direct,
+        draws[0, 0].item(), summed, *found, each.right.double().mean().item(), each.before.double().mean().item(),
+        of.twin, len(each.joint),
+    )  # fmt: skip
+
+
+def _over_tasks(
+    model: str, found: Sequence[OfTask], sets: Sequence[SetLoss], of_tasks: Sequence[Float[Tensor, "n_draws_1 2"]]
+) -> SetRow:
+    """Means over tasks, and their ratio: tasks and prompts drawn anew."""
+    mean = lambda values: sum(map(float, values)) / len(sets)  # noqa: E731
+    draws, some = drawn_over_tasks(of_tasks), sets[0]
+    return SetRow(
+        model, OVER_TASKS, some.heads_are.value, some.where.value, round(mean(len(each.heads) for each in sets)),
+        some.draw, "", mean(each.direct for each in sets), *draws[0].tolist(), *_ratio(draws),
+        mean(each.right.double().mean() for each in sets), mean(each.before.double().mean() for each in sets),
+        mean(of.twin for of in found), len(found),
+    )  # fmt: skip
+
+
+# --- a model ---
+
+
+def picks(c: Context) -> dict[str, Picked]:
+    """The chosen heads of every task, by its name. Ask for it by ``c.kept(picks)``."""
+    n = c.n(N_SELECT, 24)
+    return {task.name: pick(ready(c, task.ask(c, n, SELECTION))) for task in follow(tasks.tasks(c), "tasks")}
+
+
+def found_in(c: Context) -> list[OfTask]:
+    """What the heads of every task do. Ask for it by ``c.kept(found_in)``."""
+    picked, n = c.kept(picks), [c.n(usual, 20) for usual in (N_HELD, N_PAIRS, N_LAYERS, N_EVERYWHERE)]
+    of = lambda task: of_task(  # noqa: E731
+        picked[task.name], ready(c, task.ask(c, n[0], HELD_OUT)), n_pairs=n[1], n_layers=n[2], n_everywhere=n[3],
+        seed=c.seed,
+    )  # fmt: skip
+    return [of(task) for task in follow(tasks.tasks(c), "tasks")]
+
+
 def run_heads(c: Context) -> list[HeadRow]:
-    raise NotImplementedError
+    return [row for found in c.kept(found_in) for row in head_rows(c.model, found)]
 
 
 def run_pairs(c: Context) -> list[PairRow]:
-    raise NotImplementedError
+    return [row for found in c.kept(found_in) for row in pair_rows(c.model, found)]
 
 
 def run_sets(c: Context) -> list[SetRow]:
-    raise NotImplementedError
+    return set_rows(c.model, c.kept(found_in))

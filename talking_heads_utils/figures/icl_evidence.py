@@ -1,0 +1,198 @@
+"""Figures of chapter 4 on belief by evidence, and on parts of a task. They take tables of rows, never a model."""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from talking_heads_utils.experiments.icl.evidence import Reader
+from talking_heads_utils.figures.icl import COLOURS, line, marks, task_name, views_of
+from talking_heads_utils.figures.style import (
+    ACCENT,
+    CONTROL,
+    KIND_COLOURS,
+    NULL_LINE,
+    error_bars,
+    new_figure,
+    short,
+    with_views,
+    words,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+READERS = {Reader.EXACT: "exact", Reader.SATURATION: "saturating", Reader.RECENCY: "recency", Reader.LAST: "last label",
+           Reader.COUNT: "number only"}  # fmt: skip
+ADDS = (0.8, 1.25)  # joint over summed of contributions that add
+ATTRIBUTES = {"exact": ("exact", ACCENT), "word": ("the word, whatever its case", KIND_COLOURS["V"]),
+              "form": ("the form", KIND_COLOURS["K"]), "parity": ("parity", KIND_COLOURS["V"]),
+              "size": ("size", KIND_COLOURS["K"])}  # fmt: skip
+
+
+def flipped(flip: float) -> str:
+    """A rate of flips in words; 0 stands for all rates together."""
+    return f"{flip:.0%} flipped" if flip else "all rates"
+
+
+def labels_figure(table: pd.DataFrame) -> go.Figure:
+    """How often the right label is preferred, by number of examples, a line for every rate of flips; the menu chooses
+    the labels. table: of :class:`~talking_heads_utils.experiments.icl.evidence.GateRow`."""
+    flips = sorted(table["flip"].unique())
+
+    def traces(part: pd.DataFrame) -> list:
+        return [line(part[part["flip"] == flip], "n_examples", "accuracy", flipped(flip), colour, bars=True)
+                for flip, colour in zip(flips, COLOURS)]  # fmt: skip
+
+    figure = new_figure(360)
+    figure.add_hline(y=0.5, line=NULL_LINE)
+    figure.update_xaxes(title_text="examples")
+    figure.update_yaxes(title_text="right label preferred", tickformat=".0%")
+    return with_views(figure, views_of(table, traces, labels=str))
+
+
+def evidence_figure(table: pd.DataFrame, slopes: pd.DataFrame) -> go.Figure:
+    """Mean log-odds by signed evidence, a colour for every rate of flips, and what an exact reader of the same strength
+    says, dotted; the menu chooses labels and number of examples. tables: of
+    :class:`~talking_heads_utils.experiments.icl.evidence.EvidenceRow` and
+    :class:`~talking_heads_utils.experiments.icl.evidence.SlopeRow`."""
+    flips = sorted(table["flip"].unique())
+    most = int(table["n_examples"].max())
+
+    def traces(part: pd.DataFrame) -> list:
+        labels, made = part["labels"].iloc[0], []
+        for flip, colour in zip(flips, COLOURS):
+            rows = part[part["flip"] == flip].sort_values("signed")
+            name, x = flipped(flip), rows["signed"].tolist()
+            made.append(marks(rows, x, "log_odds", name, colour, marker=dict(color=colour, size=8)))
+            slope = _exact_slope(slopes, labels, flip) if int(part["n_examples"].iloc[0]) == most else None
+            ends = [min(x), max(x)] if x and slope is not None else []
+            made.append(go.Scatter(
+                x=ends, y=[round(slope * end, 4) for end in ends if slope is not None], mode="lines",
+                line=dict(color=colour, dash="dot"), name=f"{name}, exact reader", showlegend=False, hoverinfo="skip",
+            ))  # fmt: skip
+        return made
+
+    table = table.sort_values("n_examples", ascending=False, kind="stable")
+    figure = new_figure(420)
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.update_xaxes(title_text="signed evidence: labels for the rule less labels against it")
+    figure.update_yaxes(title_text="log-odds of the rule's label, nats")
+    return with_views(figure, views_of(table, traces, labels=str, n_examples=lambda n: f"{n} examples"))
+
+
+def _exact_slope(slopes: pd.DataFrame, labels: str, flip: float) -> float | None:
+    """Slope of the reader whose slopes go with log((1 - flip) / flip), as strong over all rates as the model."""
+    rows = slopes[(slopes["labels"] == labels) & (slopes["flip"] > 0)]
+    if rows.empty:
+        return None
+    strength = [log((1 - f) / f) for f in rows["flip"]]
+    return float(rows["slope"].mean()) * log((1 - flip) / flip) / (sum(strength) / len(strength))
+
+
+def readers_figure(table: pd.DataFrame) -> go.Figure:
+    """How much of the held-out log-odds each reader explains; the menu chooses the labels. table: of
+    :class:`~talking_heads_utils.experiments.icl.evidence.ReaderRow`."""
+
+    def traces(part: pd.DataFrame) -> list:
+        rows = part[part["reader"].isin(list(READERS))]
+        return [go.Bar(
+            x=[READERS[Reader(reader)] for reader in rows["reader"]], y=short(rows["explained"]), name="explained",
+            error_y=error_bars(rows, "explained"), showlegend=False, customdata=rows["parameters"].tolist(),
+            marker_color=[ACCENT if reader == Reader.EXACT else CONTROL for reader in rows["reader"]],
+            hovertemplate="%{x}: %{y:.1%} of held-out variance<br>%{customdata}<extra></extra>",
+        )]  # fmt: skip
+
+    figure = new_figure(320)
+    figure.update_yaxes(title_text="held-out variance explained", tickformat=".0%")
+    return with_views(figure, views_of(table, traces, labels=str))
+
+
+def sums_figure(table: pd.DataFrame) -> go.Figure:
+    """What examples contribute together over what each contributes alone, by how many there are; the menu chooses the
+    labels. table: of :class:`~talking_heads_utils.experiments.icl.additivity.SumRow`."""
+    flips = sorted(table["flip"].unique())
+
+    def traces(part: pd.DataFrame) -> list:
+        made = []
+        for i, (flip, colour) in enumerate(zip(flips, (ACCENT, *COLOURS[1:]))):
+            rows = part[(part["flip"] == flip) & part["ratio"].notna()].sort_values("n_changed")
+            x = [n * 2 ** (0.12 * (i - (len(flips) - 1) / 2)) for n in rows["n_changed"]]
+            look = dict(marker=dict(color=colour, size=6 if flip else 11, opacity=0.6 if flip else 1))
+            made.append(marks(rows, x, "ratio", flipped(flip), colour, **look))
+        return made
+
+    figure = new_figure(360)
+    figure.add_hrect(y0=ADDS[0], y1=ADDS[1], fillcolor="rgba(138,143,152,0.18)", line_width=0)
+    figure.add_hline(y=1, line=NULL_LINE)
+    groups = sorted(table["n_changed"].unique().tolist())
+    figure.update_xaxes(title_text="examples that are changed together", type="log", tickvals=groups,
+                        ticktext=list(map(str, groups)))  # fmt: skip
+    figure.update_yaxes(title_text="together over summed")
+    return with_views(figure, views_of(table, traces, labels=str))
+
+
+# --- parts ---
+
+
+def looks_back_figure(table: pd.DataFrame) -> go.Figure:
+    """Attention to earlier answers from the tokens before answers, less what even attention gives, by what a head does;
+    the menu chooses the task. table: of :class:`~talking_heads_utils.experiments.icl.parts.LooksBackRow`."""
+    table = table.assign(beyond=table["to_y"] - table["even"])
+
+    def traces(part: pd.DataFrame) -> list:
+        made = []
+        for important, name, colour, size in (
+            (False, "other heads", CONTROL, 6),
+            (True, "heads that matter", ACCENT, 10),
+        ):
+            rows = part[part["important"].astype(bool) == important]
+            made.append(go.Scatter(
+                x=short(rows["effect"], 3), y=short(rows["beyond"], 3), mode="markers", name=name,
+                marker=dict(color=colour, size=size, opacity=0.8),
+                customdata=[list(t) for t in zip(rows["head"], short(rows["to_y"], 3), short(rows["to_x"], 3))],
+                hovertemplate="%{customdata[0]}: %{customdata[1]:.2f} to earlier answers, %{customdata[2]:.2f} to "
+                "earlier x<extra></extra>",
+            ))  # fmt: skip
+        return made
+
+    figure = new_figure(400)
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.update_xaxes(title_text="effect of the head, nats of log-odds")
+    figure.update_yaxes(title_text="attention to earlier answers, less even")
+    return with_views(figure, views_of(table, traces, task=task_name))
+
+
+def parts_figure(table: pd.DataFrame) -> go.Figure:
+    """Change of each attribute with one layer's MLP, or all its heads, at the twin's values at the last token; dashed:
+    the twin. The menu chooses task and part. table: of
+    :class:`~talking_heads_utils.experiments.icl.parts.PartRow`."""
+    views: dict[str, list] = {}
+    for task, part in table.groupby("task", sort=False):
+        for kind, name in (("mlp", "MLPs"), ("heads", "heads of a layer")):
+            if (part["part"] == kind).any():
+                views[f"{task_name(task)}, {name}"] = _attributes(part, kind)
+    figure = new_figure(400)
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.update_xaxes(title_text="layer whose part is exchanged")
+    figure.update_yaxes(title_text="change of right answers", tickformat="+.0%")
+    return with_views(figure, views)
+
+
+def _attributes(part: pd.DataFrame, kind: str) -> list:
+    """A line for each of three attributes, and the twin's level of each."""
+    made, layers = [], part["layer"].dropna()
+    there = list(dict.fromkeys(part["attribute"]))
+    for attribute in [*there, *[""] * (3 - len(there))]:
+        name, colour = ATTRIBUTES.get(attribute, (words(attribute), CONTROL))
+        own = part[part["attribute"] == attribute]
+        made.append(line(own[own["part"] == kind], "layer", "change", name, colour, bars=True))
+        twin = own[own["part"] == "twin"]
+        ends = [int(layers.min()), int(layers.max())] if len(twin) else []
+        made.append(go.Scatter(
+            x=ends, y=[round(float(twin["change"].iloc[0]), 4)] * 2 if ends else [], mode="lines", showlegend=False,
+            line=dict(color=colour, dash="dash", width=1), name=f"{name}, twin", hoverinfo="skip",
+        ))  # fmt: skip
+    return made

@@ -1,0 +1,222 @@
+"""Chapter 4's figures: every value out of its own row, under its own name."""
+
+import made_icl as made
+import pandas as pd
+import pytest
+from made_icl import CHOSEN, HEADS, OVER_TASKS, POSTS, TASKS
+from test_figure_values import after, by_name, column, hover, where, xy
+
+from talking_heads_utils.experiments.icl.backups import Who
+from talking_heads_utils.figures import icl, icl_evidence, icl_redundancy
+from talking_heads_utils.labels import Head
+
+
+def shown(figure, entry):
+    return by_name(after(figure, entry))
+
+
+def test_every_kind_of_examples_has_its_own_tokens():
+    table = made.shown_rows()
+    figure = icl.shown_figure(table)
+    for task, (kind, (name, _)) in ((t, k) for t in TASKS for k in icl.EXAMPLES.items()):
+        bars, rows = shown(figure, icl.words(task))[name], where(table, task=task, examples=kind)
+        assert list(bars.x) == pytest.approx(rows["probability"].tolist(), abs=1e-4)
+        assert [t.removeprefix("<b>").removesuffix("</b>") for t in bars.text] == rows["token"].str.strip().tolist()
+        assert [t.startswith("<b>") for t in bars.text] == (rows["token"] == rows["right"]).tolist()
+
+
+def test_tasks_are_shown_with_most_examples_of_the_held_out_half():
+    table = made.task_rows()
+    figure = icl.tasks_figure(table)
+    tasks = [t.replace("<br>", "_") for t in figure.layout.xaxis.ticktext]
+    for kind, (name, _) in icl.ASKED.items():
+        rows = where(table, half="held-out", examples=kind, n_examples=10)
+        trace = by_name(figure.data)[f"examples: {name}"]
+        assert {tasks[round(x)]: y for x, y in xy(trace).items()} == pytest.approx(column(rows, "task", "accuracy"))
+
+
+@pytest.mark.parametrize("b_sees, entry", [("none", "B sees none"), ("shuffled", "B sees labels shuffled")])
+def test_patches_are_those_of_their_own_layers_out_and_way(b_sees, entry):
+    table = made.patch_rows()
+    traces = shown(icl.patches_figure(table), f"past tense, {entry}")
+    rows = where(table, task="past_tense", b_sees=b_sees)
+    names = {("", ""): "nothing out of A", ("2,3", "zero"): "layers 2, 3: zeros",
+             ("2,3", "exchange"): "layers 2, 3: the twin's values"}  # fmt: skip
+    for (out, how), name in names.items():
+        own = where(rows, out=out, how=how, run="patched")
+        assert xy(traces[name]) == pytest.approx(column(own, "layer", "accuracy"), abs=1e-4)
+    for run, name in (("a", "A itself"), ("b", "B, nothing patched")):
+        assert traces[name].y[0] == pytest.approx(where(rows, run=run, out="")["accuracy"].iloc[0], abs=1e-4)
+    copied = column(where(rows, out="", run="patched"), "layer", "copied")
+    assert xy(traces["A's own answer copied"]) == pytest.approx(copied, abs=1e-4)
+
+
+def test_about_right_answers_of_numbers_have_entries_of_their_own():
+    table = made.patch_rows()
+    here = table["task"] == "plural"
+    table.loc[here, ["about", "about_low", "about_high"]] = [[0.25, 0.2, 0.3]]
+    figure = icl.patches_figure(table)
+    entries = [b.label for b in figure.layout.updatemenus[0].buttons]
+    assert [e for e in entries if "about" in e] == ["plural, B sees none: about a x",
+                                                    "plural, B sees labels shuffled: about a x"]  # fmt: skip
+    assert set(shown(figure, entries[-1])["nothing out of A"].y) == {0.25}
+
+
+def test_two_layers_out_stand_in_their_own_cell_and_the_post_s_in_a_frame():
+    table = made.out_rows()
+    figure = icl.layers_out_figure(table)
+    assert figure.layout.updatemenus[0].buttons[0].label == "mean over tasks, zeros"
+    cells, frame = after(figure, "plural, the twin's values")
+    for row in where(table, task="plural", how="exchange").to_dict("records"):
+        i, j = list(cells.y).index(row["a"]), list(cells.x).index(row["b"])
+        assert cells.z[i][j] == pytest.approx(row["change"], abs=6e-4) and cells.z[j][i] is None
+    assert (frame.y[0], frame.x[0]) == POSTS
+
+
+def test_what_the_first_working_layer_moves_by_is_that_over_tasks():
+    table = made.first_rows()
+    traces = shown(icl.first_figure(table), "mean over tasks, B sees labels shuffled, zeros")
+    rows = where(table, task=OVER_TASKS, b_sees="shuffled", how="zero")
+    own = {
+        name: where(rows, posts=posts) for name, posts in (("the post's", True), ("other neighbouring layers", False))
+    }
+    for name, of in own.items():
+        assert xy(traces[name]) == pytest.approx(column(of, "a", "moved"))
+    assert icl.first_figure(where(table, task="plural")).layout.updatemenus[0].buttons[0].label.startswith("plural")
+
+
+def test_every_head_has_its_cell_and_the_chosen_are_framed():
+    table = made.head_rows()
+    figure = icl_redundancy.heads_figure(table)
+    mean = table.groupby("head")[list(icl_redundancy.MOVED_BY)].mean()
+    for value, name in icl_redundancy.MOVED_BY.items():
+        cells, _ = after(figure, f"mean over tasks: {name}")
+        for head in map(Head.parse, HEADS):
+            assert cells.z[head.layer][head.head] == pytest.approx(mean.loc[str(head), value])
+    cells, frame = after(figure, "past tense: lost without it")
+    own = column(where(table, task="past_tense"), "head", "alone")
+    assert all(cells.z[h.layer][h.head] == pytest.approx(own[str(h)]) for h in map(Head.parse, HEADS))
+    assert {str(Head(y, x)) for x, y in zip(frame.x, frame.y)} == set(CHOSEN)
+
+
+def test_chosen_sets_stand_beside_matched_ones_of_their_task():
+    table = made.set_rows()
+    figure = icl_redundancy.redundancy_figure(table)
+    assert figure.layout.updatemenus[0].buttons[0].label == "5 heads, at the last token"
+    assert list(figure.layout.xaxis.ticktext)[0] == "mean<br>over<br>tasks"
+    tasks = (OVER_TASKS, *TASKS)
+    for where_, at in (("end", "at the last token"), ("all", "at all tokens")):
+        traces = shown(figure, f"5 heads, {at}")
+        rows = where(table, where=where_, n_heads=5)
+        chosen = column(where(rows, heads_are="chosen"), "task", "ratio")
+        assert {tasks[round(x)]: y for x, y in xy(traces["chosen heads"]).items()} == pytest.approx(chosen)
+        for i, task in enumerate(tasks):
+            drawn = [y for x, y in xy(traces["matched sets"]).items() if round(x) == i]
+            assert drawn == pytest.approx(where(rows, heads_are="matched", task=task)["ratio"].tolist())
+        whole = shown(figure, f"whole layers, {at}")["all heads of a layer"]
+        of_layers = where(table, where=where_, heads_are="layer")["ratio"].tolist()
+        assert sorted(whole.y) == pytest.approx(sorted(of_layers))
+
+
+def test_pairs_are_symmetric():
+    table = made.pair_rows()
+    (cells,) = after(icl_redundancy.pairs_figure(table), "plural")
+    for row in where(table, task="plural").to_dict("records"):
+        i, j = (list(cells.x).index(row[head]) for head in "ab")
+        assert cells.z[i][j] == cells.z[j][i] == pytest.approx(row["interaction"])
+
+
+@pytest.mark.parametrize("entry, n_heads", [("together", 2), ("one by one", 1)])
+def test_what_is_recovered_stands_over_who_recovers_it(entry, n_heads):
+    table, whos = made.backup_rows(), list(Who)
+    figure = icl_redundancy.backups_figure(table)
+    assert figure.layout.updatemenus[0].buttons[0].label == "mean over tasks, together"
+    assert len(figure.layout.xaxis.ticktext) == len(whos)
+    for kind in ("chosen", "matched"):
+        trace = shown(figure, f"mean over tasks, {entry}")[f"{kind} heads"]
+        rows = where(table, task=OVER_TASKS, heads_are=kind, n_heads=n_heads)
+        for i, who in enumerate(whos):
+            drawn = [y for x, y in zip(trace.x, trace.y) if round(x) == i]
+            assert drawn == pytest.approx(where(rows, who=who)["share"].tolist())
+
+
+def test_a_set_that_suffices_is_starred_and_random_heads_are_a_mean():
+    table = made.sufficient_rows()
+    traces = shown(icl_redundancy.sufficient_figure(table), "plural")
+    rows = where(table, task="plural")
+    for which in (1, 2):
+        own = where(rows, which=which)
+        assert xy(traces[f"set {which}"]) == pytest.approx(column(own, "n_heads", "kept"), abs=1e-4)
+        assert [size > 0 for size in traces[f"set {which}"].marker.size] == own["suffices"].tolist()
+    mean = where(rows, which=0).groupby("n_heads")["kept"].mean().to_dict()
+    assert xy(traces["random heads, mean"]) == pytest.approx(mean, abs=1e-4)
+
+
+def test_belief_is_that_of_its_rate_beside_an_exact_reader_as_strong():
+    table, slopes = made.evidence_rows(), made.slope_rows()
+    figure = icl_evidence.evidence_figure(table, slopes)
+    traces = shown(figure, "yes and no, 32 examples")
+    for flip in (0.1, 0.4):
+        rows = where(table, labels="yes and no", n_examples=32, flip=flip)
+        assert xy(traces[f"{flip:.0%} flipped"]) == pytest.approx(column(rows, "signed", "log_odds"), abs=1e-4)
+    ends = [traces[f"{flip:.0%} flipped, exact reader"] for flip in (0.1, 0.4)]
+    slopes = [(line.y[1] - line.y[0]) / (line.x[1] - line.x[0]) for line in ends]
+    assert slopes[0] / slopes[1] == pytest.approx(2.197 / 0.405, rel=0.01)  # log(9) over log(1.5)
+    assert not shown(figure, "yes and no, 16 examples")["10% flipped, exact reader"].x
+
+
+@pytest.mark.parametrize("draw, table, x, y, name", [
+    (icl_evidence.labels_figure, made.gate_rows(), "n_examples", "accuracy", icl_evidence.flipped),
+    (icl_evidence.sums_figure, made.sum_rows(), "n_changed", "ratio", icl_evidence.flipped),
+])  # fmt: skip
+def test_lines_by_rate_of_flips_are_their_own(draw, table, x, y, name):
+    for labels in ("A and B", "yes and no"):
+        traces = shown(draw(table), labels)
+        for flip in table["flip"].unique():
+            own = where(table, labels=labels, flip=flip)
+            assert list(traces[name(flip)].y) == pytest.approx(own[y].tolist(), abs=1e-4)
+            assert [round(at) for at in traces[name(flip)].x] == own[x].tolist() or x == "n_changed"
+
+
+def test_readers_are_named_with_what_they_explain():
+    table = made.reader_rows()
+    (bars,) = after(icl_evidence.readers_figure(table), "yes and no")
+    names = {icl_evidence.READERS[reader]: value
+             for reader, value in column(where(table, labels="yes and no"), "reader", "explained").items()}  # fmt: skip
+    assert xy(bars) == pytest.approx(names)
+
+
+def test_heads_that_matter_are_apart_and_named():
+    table = made.looks_back_rows()
+    traces = shown(icl_evidence.looks_back_figure(table), "plural")
+    for important, name in ((True, "heads that matter"), (False, "other heads")):
+        rows = where(table, task="plural", important=important)
+        assert list(traces[name].y) == pytest.approx((rows["to_y"] - rows["even"]).tolist())
+        first = rows.iloc[0]
+        told = f"{first['head']}: {first['to_y']:.2f} to earlier answers, {first['to_x']:.2f} to earlier x"
+        assert hover(traces[name], 0) == told
+
+
+@pytest.mark.parametrize("entry, kind", [("MLPs", "mlp"), ("heads of a layer", "heads")])
+def test_attributes_are_drawn_for_each_layer_beside_the_twin(entry, kind):
+    table = made.part_rows()
+    traces = shown(icl_evidence.parts_figure(table), f"past tense, {entry}")
+    for attribute in ("exact", "word", "form"):
+        name, rows = icl_evidence.ATTRIBUTES[attribute][0], where(table, task="past_tense", attribute=attribute)
+        assert xy(traces[name]) == pytest.approx(column(where(rows, part=kind), "layer", "change"), abs=1e-4)
+        assert traces[f"{name}, twin"].y[0] == pytest.approx(where(rows, part="twin")["change"].iloc[0], abs=1e-4)
+
+
+def test_figures_take_tables_that_were_stored(tmp_path):
+    """A stored table has missing values where a row has None."""
+    for name, table in (("sets", made.set_rows()), ("first", made.first_rows()), ("backups", made.backup_rows())):
+        table.to_parquet(tmp_path / name)
+        table = pd.read_parquet(tmp_path / name)
+        some = "moved" if name == "first" else "ratio" if name == "sets" else "share"
+        table.loc[table.index[:3], [some, "low", "high"]] = float("nan")
+        draw = {
+            "sets": icl_redundancy.redundancy_figure,
+            "first": icl.first_figure,
+            "backups": icl_redundancy.backups_figure,
+        }[name]
+        assert "NaN" not in (draw or icl_redundancy.backups_figure)(table).to_json()
