@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.icl.backups import Who
-from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
+from talking_heads_utils.experiments.icl.redundancy import MATCHED_TO, OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.sufficient import ENOUGH
+from talking_heads_utils.experiments.icl.swaps import Where
 from talking_heads_utils.figures.icl import (
     COLOURS,
     cells,
@@ -36,10 +37,10 @@ THREE = 3  # heads that suffice for addition in Llama-3-8B, by Hu et al. (2025)
 
 
 def heads_figure(table: pd.DataFrame) -> go.Figure:
-    """What every head does, layer by head, the chosen in frames; the menu chooses what is measured and the task. table:
-    of :class:`~talking_heads_utils.experiments.icl.redundancy.HeadRow`."""
-    mean = table.groupby(["head", "layer"], as_index=False, sort=False)[list(MOVED_BY)].mean()
-    mean = mean.assign(task=OVER_TASKS, chosen=False)
+    """What every head does, layer by head, the chosen in frames; the menu chooses what is measured and the task. Over
+    tasks: the mean over those where it was measured. table: of
+    :class:`~talking_heads_utils.experiments.icl.redundancy.HeadRow`."""
+    mean = table.groupby(["head", "layer"], as_index=False, sort=False)[list(MOVED_BY)].mean().assign(chosen=None)
     n_heads = 1 + max(Head.parse(head).head for head in table["head"])
     layers = sorted(table["layer"].unique().tolist())
     views = {f"{task_name(OVER_TASKS)}: {name}": _heads(mean, value, layers, n_heads)
@@ -51,37 +52,31 @@ def heads_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def _heads(part: pd.DataFrame, value: str, layers: Sequence[int], n_heads: int) -> list:
+    there = part[part[value].notna()]
     at = {(h.layer, h.head): (round(float(v), 4), f"{h}: {v:.3f}")
-          for h, v in zip(map(Head.parse, part["head"]), part[value])}  # fmt: skip
+          for h, v in zip(map(Head.parse, there["head"]), there[value])}  # fmt: skip
     grid = [[at.get((layer, head)) for head in range(n_heads)] for layer in layers]
-    chosen = [Head.parse(head) for head in part.loc[part["chosen"].astype(bool), "head"]]
-    most = max(float(part[value].abs().quantile(0.99)), 1e-6)
+    chosen = [Head.parse(head) for head in part.loc[part["chosen"].notna(), "head"]]
+    most = max(float(there[value].abs().quantile(0.99)), 1e-6) if len(there) else 1.0
     unit = "logits" if value == "direct" else "nats of<br>log-odds"
     return [cells(grid, range(n_heads), layers, most, unit, "%{customdata}"),
             framed([h.head for h in chosen], [h.layer for h in chosen], "chosen")]  # fmt: skip
 
 
-def redundancy_figure(table: pd.DataFrame, n_first: int = 5) -> go.Figure:
+def redundancy_figure(table: pd.DataFrame) -> go.Figure:
     """What heads do together over what they do alone, task by task, beside sets matched on direct effect; the menu
-    chooses how many heads, and where. n_first: heads of the first entry. table: of
+    chooses how many heads, and where. table: of
     :class:`~talking_heads_utils.experiments.icl.redundancy.SetRow`."""
     table = table[table["ratio"].notna()]
     tasks = in_order(table["task"])
-    sets = table[table["heads_are"].isin([Set.CHOSEN, Set.MATCHED])]
     views = {}
-    for where in dict.fromkeys(sets["where"]):
-        at = f"at {'the last token' if where == 'end' else 'all tokens'}"
-        own = sets[sets["where"] == where]
-        for n in sorted(own["n_heads"].unique(), key=lambda n: (n != n_first, n)):
-            part = own[own["n_heads"] == n]
-            chosen, matched = (part[part["heads_are"] == kind] for kind in (Set.CHOSEN, Set.MATCHED))
-            views[f"{n} heads, {at}"] = [_sets(matched, tasks, "matched sets", CONTROL, 6),
-                                         _sets(chosen, tasks, "chosen heads", ACCENT, 11)]  # fmt: skip
-        whole = table[(table["where"] == where) & table["heads_are"].isin([Set.LAYER, Set.LAYERS])]
-        if len(whole):
-            single, two = (whole[whole["heads_are"] == kind] for kind in (Set.LAYER, Set.LAYERS))
-            views[f"whole layers, {at}"] = [_sets(single, tasks, "all heads of a layer", CONTROL, 6),
-                                            _sets(two, tasks, "of two layers", ACCENT, 8)]  # fmt: skip
+    for where in dict.fromkeys(table["where"]):
+        own = table[table["where"] == where]
+        chosen, matched = (own[own["heads_are"] == kind] for kind in (Set.CHOSEN, Set.MATCHED))
+        for n in sorted(chosen["n_heads"].unique(), key=lambda n: (n != MATCHED_TO, n)):
+            entry = f"{n:.0f} heads, at {'the last token' if where == Where.END else 'all tokens'}"
+            views[entry] = [_sets(matched[: len(matched) if n == MATCHED_TO else 0], tasks, "matched sets", CONTROL, 6),
+                            _sets(chosen[chosen["n_heads"] == n], tasks, "chosen heads", ACCENT, 11)]  # fmt: skip
     figure = new_figure(400)
     figure.add_hline(y=1, line=NULL_LINE, annotation_text="effects add", annotation_position="top left")
     figure.update_yaxes(title_text="lost together over lost alone")
@@ -90,13 +85,12 @@ def redundancy_figure(table: pd.DataFrame, n_first: int = 5) -> go.Figure:
 
 def _sets(rows: pd.DataFrame, tasks: Sequence[str], name: str, colour: str, size: int) -> go.Scatter:
     """Sets of one kind side by side over their tasks; single ones with their intervals."""
-    n = rows.groupby("task").cumcount()
-    of = rows.groupby("task")["task"].transform("size")
+    i, of = rows.groupby("task").cumcount(), rows.groupby("task")["task"].transform("size")
     single = bool(len(rows)) and int(of.max()) == 1
-    x = [tasks.index(task) + 0.5 * ((i + 0.5) / k - 0.5) + (0.12 if single else 0)
-         for task, i, k in zip(rows["task"], n, of)]  # fmt: skip
-    drawn = marks(rows, x, "ratio", name, colour, before=rows["heads"].tolist())
-    drawn.update(marker=dict(color=colour, size=size, opacity=1 if single else 0.6))
+    x = [tasks.index(task) + 0.5 * ((j + 0.5) / k - 0.5) + (0.12 if single else 0)
+         for task, j, k in zip(rows["task"], i, of)]  # fmt: skip
+    drawn = marks(rows, x, "ratio", name, colour, before=rows["heads"].fillna("").tolist())
+    drawn.update(marker=dict(color=colour, size=size, opacity=1 if single else 0.6), showlegend=len(rows) > 0)
     return drawn if single else drawn.update(error_y=None)
 
 
