@@ -7,7 +7,7 @@ from made_icl import CHOSEN, HEADS, OVER_TASKS, POSTS, TASKS
 from test_figure_values import after, by_name, column, hover, where, xy
 
 from talking_heads_utils.experiments.icl.backups import Who
-from talking_heads_utils.figures import icl, icl_evidence
+from talking_heads_utils.figures import icl, icl_evidence, icl_redundancy
 from talking_heads_utils.labels import Head
 
 
@@ -87,51 +87,54 @@ def test_what_the_first_working_layer_moves_by_is_that_over_tasks():
 
 def test_every_head_has_its_cell_and_the_chosen_are_framed():
     table = made.head_rows()
-    figure = icl.heads_figure(table)
-    mean = table.groupby("head")[list(icl.MOVED_BY)].mean()
-    for value, name in icl.MOVED_BY.items():
+    figure = icl_redundancy.heads_figure(table)
+    mean = table.groupby("head")[list(icl_redundancy.MOVED_BY)].mean()
+    for value, name in icl_redundancy.MOVED_BY.items():
         cells, _ = after(figure, f"mean over tasks: {name}")
         for head in map(Head.parse, HEADS):
-            assert cells.z[head.layer][head.head] == pytest.approx(mean.loc[str(head), value])
+            drawn = float("nan") if cells.z[head.layer][head.head] is None else cells.z[head.layer][head.head]
+            assert drawn == pytest.approx(mean.loc[str(head), value], nan_ok=True)
     cells, frame = after(figure, "past tense: lost without it")
     own = column(where(table, task="past_tense"), "head", "alone")
-    assert all(cells.z[h.layer][h.head] == pytest.approx(own[str(h)]) for h in map(Head.parse, HEADS))
+    assert all(cells.z[h.layer][h.head] == pytest.approx(own[str(h)]) for h in map(Head.parse, HEADS) if h.layer)
     assert {str(Head(y, x)) for x, y in zip(frame.x, frame.y)} == set(CHOSEN)
 
 
 def test_chosen_sets_stand_beside_matched_ones_of_their_task():
     table = made.set_rows()
-    figure = icl.redundancy_figure(table)
+    figure = icl_redundancy.redundancy_figure(table)
     assert figure.layout.updatemenus[0].buttons[0].label == "5 heads, at the last token"
     assert list(figure.layout.xaxis.ticktext)[0] == "mean<br>over<br>tasks"
     tasks = (OVER_TASKS, *TASKS)
     for where_, at in (("end", "at the last token"), ("all", "at all tokens")):
         traces = shown(figure, f"5 heads, {at}")
-        rows = where(table, where=where_, n_heads=5)
-        chosen = column(where(rows, heads_are="chosen"), "task", "ratio")
+        rows = where(table, where=where_)
+        chosen = column(where(rows, heads_are="chosen", n_heads=5), "task", "ratio")
         assert {tasks[round(x)]: y for x, y in xy(traces["chosen heads"]).items()} == pytest.approx(chosen)
         for i, task in enumerate(tasks):
             drawn = [y for x, y in xy(traces["matched sets"]).items() if round(x) == i]
             assert drawn == pytest.approx(where(rows, heads_are="matched", task=task)["ratio"].tolist())
-        whole = shown(figure, f"whole layers, {at}")["all heads of a layer"]
-        of_layers = where(table, where=where_, heads_are="layer")["ratio"].tolist()
-        assert sorted(whole.y) == pytest.approx(sorted(of_layers))
+        two = shown(figure, f"2 heads, {at}")
+        assert not two["matched sets"].x and len(two["chosen heads"].x) == len(tasks)
 
 
 def test_pairs_are_symmetric():
     table = made.pair_rows()
-    (cells,) = after(icl.pairs_figure(table), "plural")
+    (cells,) = after(icl_redundancy.pairs_figure(table), "plural")
     for row in where(table, task="plural").to_dict("records"):
         i, j = (list(cells.x).index(row[head]) for head in "ab")
         assert cells.z[i][j] == cells.z[j][i] == pytest.approx(row["interaction"])
 
 
-def test_what_is_recovered_stands_over_who_recovers_it():
-    table = made.backup_rows()
-    traces, whos = shown(icl.backups_figure(table), "mean over tasks"), list(Who)
-    assert len(icl.backups_figure(table).layout.xaxis.ticktext) == len(whos)
+@pytest.mark.parametrize("entry, n_heads", [("together", 2), ("one by one", 1)])
+def test_what_is_recovered_stands_over_who_recovers_it(entry, n_heads):
+    table, whos = made.backup_rows(), list(Who)
+    figure = icl_redundancy.backups_figure(table)
+    assert figure.layout.updatemenus[0].buttons[0].label == "mean over tasks, together"
+    assert len(figure.layout.xaxis.ticktext) == len(whos)
     for kind in ("chosen", "matched"):
-        rows, trace = where(table, task=OVER_TASKS, heads_are=kind), traces[f"{kind} heads"]
+        trace = shown(figure, f"mean over tasks, {entry}")[f"{kind} heads"]
+        rows = where(table, task=OVER_TASKS, heads_are=kind, n_heads=n_heads)
         for i, who in enumerate(whos):
             drawn = [y for x, y in zip(trace.x, trace.y) if round(x) == i]
             assert drawn == pytest.approx(where(rows, who=who)["share"].tolist())
@@ -139,7 +142,7 @@ def test_what_is_recovered_stands_over_who_recovers_it():
 
 def test_a_set_that_suffices_is_starred_and_random_heads_are_a_mean():
     table = made.sufficient_rows()
-    traces = shown(icl.sufficient_figure(table), "plural")
+    traces = shown(icl_redundancy.sufficient_figure(table), "plural")
     rows = where(table, task="plural")
     for which in (1, 2):
         own = where(rows, which=which)
@@ -162,17 +165,23 @@ def test_belief_is_that_of_its_rate_beside_an_exact_reader_as_strong():
     assert not shown(figure, "yes and no, 16 examples")["10% flipped, exact reader"].x
 
 
-@pytest.mark.parametrize("draw, table, x, y, name", [
-    (icl_evidence.labels_figure, made.gate_rows(), "n_examples", "accuracy", icl_evidence.flipped),
-    (icl_evidence.sums_figure, made.sum_rows(), "n_changed", "ratio", icl_evidence.flipped),
-])  # fmt: skip
-def test_lines_by_rate_of_flips_are_their_own(draw, table, x, y, name):
-    for labels in ("A and B", "yes and no"):
-        traces = shown(draw(table), labels)
-        for flip in table["flip"].unique():
-            own = where(table, labels=labels, flip=flip)
-            assert list(traces[name(flip)].y) == pytest.approx(own[y].tolist(), abs=1e-4)
-            assert [round(at) for at in traces[name(flip)].x] == own[x].tolist() or x == "n_changed"
+def test_labels_are_shown_on_their_own_half_the_held_out_one_first():
+    table = made.gate_rows()
+    figure = icl_evidence.labels_figure(table)
+    assert figure.layout.updatemenus[0].buttons[0].label == "A and B, held-out half"
+    traces = shown(figure, "A and B, selection half")
+    for flip in table["flip"].unique():
+        own = where(table, labels="A and B", half="selection", flip=flip)
+        assert xy(traces[f"{flip:.0%} flipped"]) == pytest.approx(column(own, "n_examples", "accuracy"), abs=1e-4)
+
+
+def test_sums_stand_over_their_number_of_examples_by_rate():
+    table = made.sum_rows()
+    traces = shown(icl_evidence.sums_figure(table), "yes and no")
+    for flip in table["flip"].unique():
+        own, trace = where(table, labels="yes and no", flip=flip), traces[icl_evidence.flipped(flip)]
+        assert list(trace.y) == pytest.approx(own["ratio"].tolist(), abs=1e-4)
+        assert [x / n for x, n in zip(trace.x, own["n_changed"])] == pytest.approx([trace.x[0] / 2] * 3)
 
 
 def test_readers_are_named_with_what_they_explain():
@@ -211,5 +220,9 @@ def test_figures_take_tables_that_were_stored(tmp_path):
         table = pd.read_parquet(tmp_path / name)
         some = "moved" if name == "first" else "ratio" if name == "sets" else "share"
         table.loc[table.index[:3], [some, "low", "high"]] = float("nan")
-        draw = {"sets": icl.redundancy_figure, "first": icl.first_figure, "backups": icl.backups_figure}[name]
-        assert "NaN" not in draw(table).to_json()
+        draw = {
+            "sets": icl_redundancy.redundancy_figure,
+            "first": icl.first_figure,
+            "backups": icl_redundancy.backups_figure,
+        }[name]
+        assert "NaN" not in (draw or icl_redundancy.backups_figure)(table).to_json()

@@ -1,25 +1,36 @@
-"""Two kinds of word, two labels, and which belongs to which drawn for every sequence: belief by signed evidence."""
+"""Belief by evidence: two kinds of word, two labels, and which belongs to which drawn for every sequence.
+
+Belief is the log-odds of the label that a sequence's rule gives the word that is asked for; both rules are folded into
+one by that. *Signed evidence* is the number of labels that speak for the rule less that of those against it. Every
+table is a function of such log-odds, whether a model gives them or a reader of
+:mod:`~talking_heads_utils.experiments.icl.readers`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from talking_heads_utils.errors import NotApplicable, OptionError
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.icl import sequences as drawn
+from talking_heads_utils.experiments.icl.readers import LogOdds, Reader, candidates, features, without_bias
+from talking_heads_utils.experiments.icl.sequences import N_SEQUENCES, Sequences
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+from talking_heads_utils.stats import bootstrap_mean, share_in_clusters
 
-FLIPS = (0.1, 0.2, 0.3, 0.4)
-N_SHOWN, N_ORDERS, N_SEQUENCES = 32, 5, 125  # sequences of each rate of flips
-
-
-class Reader(StrEnum):
-    """What log-odds may follow."""
-
-    EXACT = "exact"  # signed evidence times the log-odds of one label
-    SATURATION = "saturation"  # the same, bending
-    RECENCY = "recency"  # evidence that fades with distance
-    LAST = "last"  # the last label, or the last of the asked kind
-    COUNT = "count"  # the number of examples, in the direction of the majority
+COUNTS, GATE_COUNTS = (4, 8, 16, 32), (0, 1, 2, 4, 8, 16, 32)  # examples before a question
+N_SELECTION = 24  # sequences of each rate by which labels are chosen
+SETTLED = 16  # examples from which on the labels' gate looks
+FEWEST = 5  # sequences behind a mean that is worth a row
+ALL_RATES = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class GateRow(Row):
     labels: str = column("", "the two labels")
     flip: float = column("share", "of labels that are flipped")
     n_examples: int = column("examples", "before the question")
+    half: str = column("", "selection, by which the labels are chosen, or held-out")
     accuracy: float = column("share", "label of the true rule preferred")
     low: float = column("share", "95% interval over sequences, lower end")
     high: float = column("share", "upper end")
@@ -58,8 +70,9 @@ class ReaderRow(Row):
     model: str = column("", "model")
     labels: str = column("", "the two labels")
     reader: str = column("", "exact, saturation, recency, last or count")
-    parameters: str = column("", "what was fitted, such as slope 0.03, half-life 9")
-    explained: float = column("share", "of the held-out variance")
+    parameter: float | None = column("", "chosen: nats of saturation, half-life in examples, 1 for the last of a kind")
+    slope: float = column("", "nats a unit of what the reader sums up")
+    explained: float = column("share", "of the held-out variance, the two labels' own bias taken off")
     low: float = column("share", "95% interval over sequences, lower end")
     high: float = column("share", "upper end")
     beyond_exact: float = column("share", "explained less the exact reader's")
@@ -75,14 +88,19 @@ class SlopeRow(Row):
     model: str = column("", "model")
     labels: str = column("", "the two labels")
     flip: float = column("share", "of labels that are flipped; 0 for all rates together")
-    slope: float = column("nats", "log-odds a label of signed evidence")
+    slope: float = column("nats", "log-odds a label of signed evidence; of all rates their mean")
     slope_low: float = column("nats", "95% interval over sequences, lower end")
     slope_high: float = column("nats", "upper end")
-    of_exact: float = column("share", "slope over log((1 - flip) / flip), or over it scaled to the mean")
-    curvature: float = column("nats", "coefficient of signed evidence times its size")
+    of_exact: float = column("share", "slope over log((1 - flip) / flip); of all rates the one scale that fits best")
+    follows: float | None = column(
+        "share", "of all rates together: rise of the four slopes with log((1 - flip) / flip)"
+    )
+    follows_low: float | None = column("share", "95% interval over sequences, lower end")
+    follows_high: float | None = column("share", "upper end")
+    curvature: float = column("nats", "coefficient of signed evidence times its size, beside a slope of each rate")
     curvature_low: float = column("nats", "lower end")
     curvature_high: float = column("nats", "upper end")
-    order: float = column("share", "variance over orders of one sequence over variance explained by evidence")
+    order: float = column("share", "variance over orders of one sequence over variance over sequences by evidence")
     order_low: float = column("share", "lower end")
     order_high: float = column("share", "upper end")
     rival: str | None = column("", "of all rates together: the reader other than the exact one that explains most")
@@ -92,17 +110,237 @@ class SlopeRow(Row):
     n: int = column("sequences", "each in several orders")
 
 
+# --- tables of log-odds ---
+
+
+def gate_rows(
+    model: str, labels: str, half: str, log_odds: LogOdds, sequences: Sequences, counts: Iterable[int] = GATE_COUNTS
+) -> list[GateRow]:
+    """Of each rate and number of examples. A tie is no right answer."""
+    rows, which = [], torch.arange(len(sequences))[:, None].expand(log_odds.shape[:2])
+    for flip, at in _rates(sequences):
+        for k in counts:
+            found = share_in_clusters((log_odds[at, :, k] > 0).flatten(), which[at].flatten())
+            rows.append(GateRow(model, labels, flip, k, half, *found[:3], n=int(at.sum())))
+    return rows
+
+
+def evidence_rows(
+    model: str, labels: str, log_odds: LogOdds, sequences: Sequences, counts: Iterable[int] = COUNTS
+) -> list[EvidenceRow]:
+    """Of each rate, number of examples and signed evidence that :data:`FEWEST` sequences or more have: the mean over
+    sequences of each one's mean over its orders with that evidence."""
+    values, rows = without_bias(log_odds, sequences), []
+    for flip, at in _rates(sequences):
+        for k in counts:
+            signed, y = sequences.signed[at, :, k], values[at, :, k]
+            for s in signed.unique().tolist():
+                has = signed == s
+                mean = ((y * has).sum(1) / has.sum(1))[has.any(1)]
+                if len(mean) >= FEWEST:
+                    rows.append(EvidenceRow(model, labels, flip, k, s, *bootstrap_mean(mean, n_boot=2000)))
+    return rows
+
+
+def _rates(sequences: Sequences) -> list[tuple[float, Bool[Tensor, "n"]]]:
+    """Each rate of flips, and which sequences have it."""
+    return [(round(flip, 3), sequences.flip == flip) for flip in sequences.flip.unique().tolist()]
+
+
+@lru_cache(maxsize=4)
+def _resamples(strata: tuple[int, ...], n_boot: int, seed: int) -> Float[Tensor, "n_boot_1 n"]:
+    """How often each sequence is drawn, drawn anew within each stratum; the first row is all of them once."""
+    generator, parts = torch.Generator().manual_seed(seed), []
+    for n in strata:
+        draws = torch.randint(n, (n_boot, n), generator=generator)
+        times = torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
+        parts.append(torch.cat([torch.ones(1, n, dtype=torch.float64), times]))
+    return torch.cat(parts, 1)
+
+
+def _ends(values: Float[Tensor, "n_boot_1"]) -> tuple[float, float, float]:
+    """A statistic, and the ends of the 95% percentile interval of its resamples, which follow it."""
+    low, high = values[1:].quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return values[0].item(), low, high
+
+
+def reader_rows(
+    model: str, labels: str, log_odds: LogOdds, sequences: Sequences, *, n_boot: int = 2000, seed: int = 0
+) -> list[ReaderRow]:
+    """Every reader's slope, and what it may choose, by least squares on half of the sequences' last questions, and what
+    it explains of the others' variance, below 0 where their mean says more. By symmetry there is no constant.
+
+    Of each rate, rule and asked kind half is held out.
+    """
+    y = without_bias(log_odds, sequences)[..., -1]
+    held = torch.cat([torch.arange(int(at.sum())) // 4 % 2 == 1 for _, at in _rates(sequences)])
+    strata = tuple(int((held & at).sum()) for _, at in _rates(sequences))
+    W, best = _resamples(strata, n_boot, seed), {}
+    for reader, parameter in candidates():
+        x = features(reader, parameter or 0.0, sequences)[..., -1].double()
+        slope = (x[~held] * y[~held]).sum() / x[~held].square().sum()
+        missed = (y - slope * x).square().sum(1)
+        fitted = missed[~held].sum().item()
+        if reader not in best or fitted < best[reader][0]:
+            best[reader] = (fitted, parameter, slope.item(), W @ missed[held])
+    n = W.sum(1) * y.shape[1]
+    total = W @ y[held].square().sum(1) - (W @ y[held].sum(1)).square() / n
+    explained = {reader: 1 - missed / total for reader, (*_, missed) in best.items()}
+    return [
+        ReaderRow(model, labels, reader, parameter, slope, *_ends(explained[reader]),
+                  *_ends(explained[reader] - explained[Reader.EXACT]), n=int(held.sum()))
+        for reader, (_, parameter, slope, _) in best.items()
+    ]  # fmt: skip
+
+
+class _Sums(NamedTuple):
+    """Sums over resampled sequences of one rate, ``[n_boot + 1]`` each: of 1, the evidence E, its square, E times |E|
+    (Q) and so on, the mean log-odds y over orders and their variance over orders."""
+
+    one: Tensor
+    E: Tensor
+    EE: Tensor
+    EQ: Tensor
+    QQ: Tensor
+    Ey: Tensor
+    Qy: Tensor
+    order: Tensor
+
+    @property
+    def slope(self) -> Tensor:
+        return self.Ey / self.EE
+
+    @property
+    def bend(self) -> tuple[Tensor, Tensor]:
+        """Of Q beside E: what it shares with y and with itself, E taken out of both."""
+        return self.Qy - self.EQ * self.Ey / self.EE, self.QQ - self.EQ.square() / self.EE
+
+
+def slope_rows(
+    model: str, labels: str, log_odds: LogOdds, sequences: Sequences, *, n_boot: int = 2000, seed: int = 0
+) -> list[SlopeRow]:
+    """Of each rate and of all together, at the last question, where all orders have the same evidence.
+
+    By symmetry there is no constant. Intervals by sequences drawn anew within rates. Raises :class:`OptionError` for
+    sequences in one order only.
+    """
+    if log_odds.shape[1] < 2:
+        raise OptionError("Slopes need two orders of each sequence or more, to tell order from evidence.")
+    y = without_bias(log_odds, sequences)[..., -1]
+    E = sequences.signed[:, 0, -1].double()
+    Q, mean = E * E.abs(), y.mean(1)
+    parts = torch.stack([torch.ones_like(E), E, E * E, E * Q, Q * Q, E * mean, Q * mean, y.var(1)], 1)
+    rates = _rates(sequences)
+    W = _resamples(tuple(int(at.sum()) for _, at in rates), n_boot, seed)
+    sums = [_Sums(*(W[:, at] @ parts[at]).T) for _, at in rates]
+    weights = [sequences.weight[at][0].item() for _, at in rates]
+    rows = [
+        _slope_row(model, labels, flip, [s], s.slope, _ends(s.slope / w)[0], int(at.sum()))
+        for (flip, at), s, w in zip(rates, sums, weights)
+    ]
+    slope, scale = sum(s.slope for s in sums) / len(sums), _scale(sums, weights)
+    together = _slope_row(model, labels, ALL_RATES, sums, slope, scale, len(sequences))
+    rise = dict(zip(("follows", "follows_low", "follows_high"), _ends(_rise(sums, weights))))
+    readers = reader_rows(model, labels, log_odds, sequences, n_boot=n_boot, seed=seed)
+    best = max((row for row in readers if row.reader != Reader.EXACT), key=lambda row: row.explained)
+    rival = dict(
+        rival=best.reader, rival_beyond=best.beyond_exact, rival_low=best.beyond_low, rival_high=best.beyond_high
+    )
+    return [*rows, replace(together, **rise, **rival)]
+
+
+def _slope_row(
+    model: str, labels: str, flip: float, sums: list[_Sums], slope: Tensor, of_exact: float, n: int
+) -> SlopeRow:
+    shared, own = (sum(part) for part in zip(*(s.bend for s in sums)))
+    n_drawn = sum(s.one for s in sums)
+    fitted, squared = sum(s.slope * s.E for s in sums), sum(s.slope.square() * s.EE for s in sums)
+    by_evidence = squared / n_drawn - (fitted / n_drawn).square()
+    order = sum(s.order for s in sums) / n_drawn / by_evidence
+    return SlopeRow(model, labels, flip, *_ends(slope), of_exact, None, None, None, *_ends(shared / own),
+                    *_ends(order), None, None, None, None, n)  # fmt: skip
+
+
+def _scale(sums: list[_Sums], weights: list[float]) -> float:
+    """Of an exact reader's log-odds, the multiple that fits all rates best."""
+    above = sum(w * s.Ey for s, w in zip(sums, weights))
+    return (above / sum(w * w * s.EE for s, w in zip(sums, weights)))[0].item()
+
+
+def _rise(sums: list[_Sums], weights: list[float]) -> Tensor:
+    """Coefficient of the rates' slopes on what one label tells at that rate, with a constant; NaN for one rate."""
+    w = torch.tensor(weights, dtype=torch.float64)
+    return (w - w.mean()) @ torch.stack([s.slope for s in sums]) / (w - w.mean()).square().sum()
+
+
+# --- one model ---
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one model made of the sequences. gate: of both pairs of labels on selection sequences."""
+
+    labels: tuple[str, str]
+    sequences: Sequences
+    log_odds: LogOdds
+    gate: list[GateRow]
+    settled_low: float
+
+    @property
+    def named(self) -> str:
+        return named(self.labels)
+
+
+def named(labels: tuple[str, str]) -> str:
+    """Two labels as tables have them."""
+    return ", ".join(labels)
+
+
+def read(c: Context) -> Read:
+    """The one pass that all tables share. The labels are those that do better on selection sequences, by the lower end
+    of accuracy from :data:`SETTLED` examples on, at all rates. Raises :class:`NotApplicable` for a tokenizer that lacks
+    words or labels."""
+    n_words = tuple(map(len, drawn.words_of(c.tokenizer)))
+    some = drawn.draw(c.n(N_SELECTION, 8), n_orders=1, n_words=n_words, seed=c.seed + 1)
+    gate, tried = [], []
+    for labels in drawn.labels_of(c.tokenizer):
+        found = drawn.log_odds(c.bridge, c.tokenizer, some, labels)
+        gate += gate_rows(c.model, named(labels), SELECTION, found, some)
+        hits = (found[:, 0, SETTLED:] > 0).double()
+        which = torch.arange(len(some))[:, None].expand_as(hits)
+        tried.append((share_in_clusters(hits.flatten(), which.flatten()).low, labels))
+    low, labels = max(tried)
+    sequences = drawn.draw(c.n(N_SEQUENCES, 12), n_words=n_words, seed=c.seed)
+    return Read(labels, sequences, drawn.log_odds(c.bridge, c.tokenizer, sequences, labels), gate, low)
+
+
+def asked(c: Context) -> Read:
+    """:func:`read`, of a model that does better than chance. Raises :class:`NotApplicable` for another."""
+    found = c.kept(read)
+    if found.settled_low <= 0.5:
+        raise NotApplicable(
+            f"{c.model} does not learn two labels in context: the lower end of its accuracy from {SETTLED} examples on "
+            f"is {found.settled_low:.0%} with {found.named}, and chance is 50%."
+        )
+    return found
+
+
 def run_gate(c: Context) -> list[GateRow]:
-    raise NotImplementedError
+    """Of both pairs of labels on selection sequences, and of the better one on those that are judged."""
+    found = c.kept(read)
+    return found.gate + gate_rows(c.model, found.named, HELD_OUT, found.log_odds, found.sequences)
 
 
 def run_evidence(c: Context) -> list[EvidenceRow]:
-    raise NotImplementedError
+    found = asked(c)
+    return evidence_rows(c.model, found.named, found.log_odds, found.sequences)
 
 
 def run_readers(c: Context) -> list[ReaderRow]:
-    raise NotImplementedError
+    found = asked(c)
+    return reader_rows(c.model, found.named, found.log_odds, found.sequences, seed=c.seed)
 
 
 def run_slopes(c: Context) -> list[SlopeRow]:
-    raise NotImplementedError
+    found = asked(c)
+    return slope_rows(c.model, found.named, found.log_odds, found.sequences, seed=c.seed)
