@@ -13,12 +13,14 @@ from talking_heads_utils.experiments.icl import (
     evidence,
     parts,
     patching,
+    readers,
     redundancy,
     sufficient,
     tasks,
     whole,
     words,
 )
+from talking_heads_utils.experiments.icl.sequences import FLIPS
 from talking_heads_utils.experiments.rows import frame
 
 TASKS, N_LAYERS, N_HEADS = ("plural", "past_tense"), 6, 3
@@ -159,16 +161,17 @@ def first_rows(moved: float = 0.8) -> pd.DataFrame:
 
 def gate_rows() -> pd.DataFrame:
     rows = []
-    for labels, flip, n in product(("A and B", "yes and no"), evidence.FLIPS, (4, 16, 32)):
+    cells = (("A and B", "held-out"), ("A and B", "selection"), ("yes and no", "selection"))
+    for (labels, half), flip, n in product(cells, FLIPS, (4, 16, 32)):
         value = 0.5 + (0.5 - flip) * n / 40 + len(rows) / 1e4
-        rows.append(made(evidence.GateRow, model="made", labels=labels, flip=flip, n_examples=n, accuracy=value,
-                         **around(value), n=125))  # fmt: skip
+        rows.append(made(evidence.GateRow, model="made", labels=labels, flip=flip, n_examples=n, half=half,
+                         accuracy=value, **around(value), n=125))  # fmt: skip
     return frame(rows)
 
 
 def evidence_rows() -> pd.DataFrame:
     unlike, rows = count(1), []
-    for labels, flip, n, signed in product(("A and B", "yes and no"), evidence.FLIPS, (16, 32), range(-4, 13, 4)):
+    for labels, flip, n, signed in product(("A and B", "yes and no"), FLIPS, (16, 32), range(-4, 13, 4)):
         value = 0.1 * signed * log((1 - flip) / flip) + next(unlike) / 1e4
         rows.append(made(evidence.EvidenceRow, model="made", labels=labels, flip=flip, n_examples=n, signed=signed,
                          log_odds=value, **around(value), n=20))  # fmt: skip
@@ -177,23 +180,24 @@ def evidence_rows() -> pd.DataFrame:
 
 def reader_rows() -> pd.DataFrame:
     rows = []
-    for labels, reader in product(("A and B", "yes and no"), evidence.Reader):
+    for labels, reader in product(("A and B", "yes and no"), readers.Reader):
         value = 0.6 - len(rows) / 20
-        rows.append(made(evidence.ReaderRow, model="made", labels=labels, reader=reader, parameters="slope 0.1",
-                         explained=value, **around(value), beyond_exact=value - 0.6, beyond_low=value - 0.65,
+        rows.append(made(evidence.ReaderRow, model="made", labels=labels, reader=reader, slope=0.1,
+                         parameter=None if reader == "exact" else 9.0, explained=value, **around(value),
+                         beyond_exact=value - 0.6, beyond_low=value - 0.65,
                          beyond_high=value - 0.55, n=250))  # fmt: skip
     return frame(rows)
 
 
 def slope_rows() -> pd.DataFrame:
     rows = []
-    for labels, flip in product(("A and B", "yes and no"), (*evidence.FLIPS, 0.0)):
+    for labels, flip in product(("A and B", "yes and no"), (*FLIPS, 0.0)):
         slope = 0.1 * log((1 - flip) / flip) if flip else 0.1
         slope += len(rows) / 1e4
-        rival = dict(rival="recency", rival_beyond=-0.1, rival_low=-0.2, rival_high=0.01) if not flip else dict(
-            rival=None, rival_beyond=None, rival_low=None, rival_high=None)  # fmt: skip
+        names = ("rival", "rival_beyond", "rival_low", "rival_high", "follows", "follows_low", "follows_high")
+        rival = dict.fromkeys(names) if flip else dict(zip(names, ("recency", -0.1, -0.2, 0.01, 1.0, 0.8, 1.2)))
         rows.append(made(evidence.SlopeRow, model="made", labels=labels, flip=flip, slope=slope,
-                         **around(slope, "slope_"), of_exact=1.0, curvature=-0.001, curvature_low=-0.002,
+                         **around(slope, "slope_"), of_exact=0.1, curvature=-0.001, curvature_low=-0.002,
                          curvature_high=0.001, order=0.08, order_low=0.05, order_high=0.12, n=125,
                          **rival))  # fmt: skip
     return frame(rows)
@@ -201,11 +205,12 @@ def slope_rows() -> pd.DataFrame:
 
 def sum_rows(ratio: float = 0.9) -> pd.DataFrame:
     rows = []
-    for labels, flip, n in product(("A and B", "yes and no"), (0.0, *evidence.FLIPS), additivity.GROUPS):
+    for labels, flip, n in product(("A and B", "yes and no"), (0.0, *FLIPS), additivity.GROUPS):
         value = ratio - n / 100 + len(rows) / 1e4
         rows.append(made(additivity.SumRow, model="made", labels=labels, flip=flip, n_changed=n, n_examples=32,
-                         joint=value, summed=1.0, ratio=value, **around(value), difference=value - 1,
-                         difference_low=value - 1.1, difference_high=value - 0.9, n=100))  # fmt: skip
+                         joint=value, summed=1.0, **around(1.0, "summed_"), ratio=value, **around(value),
+                         difference=value - 1, difference_low=value - 1.1, difference_high=value - 0.9,
+                         n=100))  # fmt: skip
     return frame(rows)
 
 
