@@ -11,9 +11,9 @@ import torch
 
 from talking_heads_utils.experiments.icl import known
 from talking_heads_utils.experiments.icl.backups import Measured, Out, Who, changes, kinds_of, outs_of, rows_of
+from talking_heads_utils.experiments.icl.choice import N_MATCHED, Picked, pick
 from talking_heads_utils.experiments.icl.clusters import drawn_means
 from talking_heads_utils.experiments.icl.known import Kind, Plan, planted
-from talking_heads_utils.experiments.icl.redundancy import N_MATCHED, Picked, pick
 from talking_heads_utils.experiments.icl.swaps import Ready
 from talking_heads_utils.experiments.icl.tasks import Asked
 from talking_heads_utils.forward.engine import prepare

@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.experiments.icl import tasks
+from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
-from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Picked, Set, matched, picks
+from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, ready
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Head
@@ -180,7 +181,9 @@ def _rows(
         lost, recovered = draws[0].tolist()
         clear = ends(draws[:, 0]).low > 0
         share = [float(x) for x in ends(draws[:, 1] / draws[:, 0].clamp(min=1e-9))] if clear else [None] * 3
-        yield BackupRow(model, task, are.value, out.draw, n_heads, out.alone, named, who.value, lost, recovered, *share, n)
+        yield BackupRow(
+            model, task, are.value, out.draw, n_heads, out.alone, named, who.value, lost, recovered, *share, n
+        )
 
 
 def run(c: Context) -> list[BackupRow]:
