@@ -13,12 +13,14 @@ from talking_heads_utils.experiments.icl import (
     evidence,
     parts,
     patching,
+    readers,
     redundancy,
     sufficient,
     tasks,
     whole,
     words,
 )
+from talking_heads_utils.experiments.icl.sequences import FLIPS
 from talking_heads_utils.experiments.rows import frame
 
 TASKS, N_LAYERS, N_HEADS = ("plural", "past_tense"), 6, 3
@@ -60,8 +62,10 @@ def head_rows() -> pd.DataFrame:
     unlike, rows = count(1), []
     for task, head in product(TASKS, HEADS):
         value = next(unlike) / 100
+        rest = dict(alone=value, denoised=3 * value, **around(value)) if int(head[1]) else dict.fromkeys(
+            ("alone", "denoised", "low", "high"))  # fmt: skip
         rows.append(made(redundancy.HeadRow, model="made", task=task, head=head, layer=int(head[1]), direct=2 * value,
-                         denoised=3 * value, chosen=head in CHOSEN, alone=value, **around(value), n=200))  # fmt: skip
+                         chosen=1 + CHOSEN.index(head) if head in CHOSEN else None, n=200, **rest))  # fmt: skip
     return frame(rows)
 
 
@@ -79,27 +83,31 @@ def set_rows(ratio: float = 1.5, matched: float = 1.0, n_draws: int = 3) -> pd.D
 
     def one(task, kind, where, n, value, draw=None):
         value += next(unlike) / 1e4
+        of = dict(summed=1.0, ratio=value, **around(value)) if kind != "layer" else dict.fromkeys(
+            ("summed", "ratio", "low", "high"))  # fmt: skip
         rows.append(made(redundancy.SetRow, model="made", task=task, heads_are=kind, where=where, n_heads=n, draw=draw,
-                         heads="L3H0, L4H1", direct=1.0, joint=value, summed=1.0, ratio=value, **around(value),
-                         accuracy=0.4, before=0.8, twin=0.1, n=2 if task == OVER_TASKS else 200))  # fmt: skip
+                         heads=f"L{draw}" if kind == "layer" else "L3H0, L4H1", direct=1.0, joint=value,
+                         accuracy=0.4 + value / 1e3, before=0.8, twin=0.1, n=2 if task == OVER_TASKS else 200,
+                         **of))  # fmt: skip
 
     for task, where in product((*TASKS, OVER_TASKS), ("end", "all")):
         for n in (2, 5):
             one(task, "chosen", where, n, ratio)
         for draw in range(n_draws):
-            one(task, "matched", where, 5, matched, draw)
-        for kind in ("layer", "two layers"):
-            one(task, kind, where, 3, 1.2)
+            one(task, "matched", where, 6, matched, draw)
+        for layer in range(N_LAYERS):
+            one(task, "layer", where, 3, 1.2, layer)
     return frame(rows)
 
 
 def backup_rows(share: float = 0.3, matched: float = 0.05, n_draws: int = 2) -> pd.DataFrame:
     unlike, rows = count(1), []
-    for task, who in product((*TASKS, OVER_TASKS), backups.Who):
+    for task, n_heads, who in product((*TASKS, OVER_TASKS), (1, 2), backups.Who):
         for kind, draw in (("chosen", None), *(("matched", d) for d in range(n_draws))):
             value = (share if kind == "chosen" else matched) * (2 if who == "post" else 1) + next(unlike) / 1e4
-            rows.append(made(backups.BackupRow, model="made", task=task, heads_are=kind, draw=draw, out="L3H0, L4H1",
-                             who=who, lost=2.0, recovered=2 * value, share=value, **around(value),
+            rows.append(made(backups.BackupRow, model="made", task=task, heads_are=kind, draw=draw, n_heads=n_heads,
+                             out="" if task == OVER_TASKS else "L3H0, L4H1"[: 6 * n_heads - 2], who=who, lost=2.0,
+                             recovered=2 * value, share=value, **around(value),
                              n=2 if task == OVER_TASKS else 200))  # fmt: skip
     return frame(rows)
 
@@ -144,7 +152,8 @@ def first_rows(moved: float = 0.8) -> pd.DataFrame:
                                         range(N_LAYERS - 1)):  # fmt: skip
         posts = a == POSTS[0]
         value = (moved if posts else 0.1) + next(unlike) / 1e4
-        rows.append(made(patching.FirstRow, model="made", task=task, b_sees=b_sees, how=how, a=a, b=a + 1, posts=posts, below=a < 3,
+        rows.append(made(patching.FirstRow, model="made", task=task, b_sees=b_sees, how=how, a=a, b=a + 1, posts=posts,
+                         below=a < 3,
                          plain=3.0, first=3.0 + value, moved=value, **around(value),
                          n=2 if task == OVER_TASKS else 100))  # fmt: skip
     return frame(rows)
@@ -152,16 +161,17 @@ def first_rows(moved: float = 0.8) -> pd.DataFrame:
 
 def gate_rows() -> pd.DataFrame:
     rows = []
-    for labels, flip, n in product(("A and B", "yes and no"), evidence.FLIPS, (4, 16, 32)):
+    cells = (("A and B", "held-out"), ("A and B", "selection"), ("yes and no", "selection"))
+    for (labels, half), flip, n in product(cells, FLIPS, (4, 16, 32)):
         value = 0.5 + (0.5 - flip) * n / 40 + len(rows) / 1e4
-        rows.append(made(evidence.GateRow, model="made", labels=labels, flip=flip, n_examples=n, accuracy=value,
-                         **around(value), n=125))  # fmt: skip
+        rows.append(made(evidence.GateRow, model="made", labels=labels, flip=flip, n_examples=n, half=half,
+                         accuracy=value, **around(value), n=125))  # fmt: skip
     return frame(rows)
 
 
 def evidence_rows() -> pd.DataFrame:
     unlike, rows = count(1), []
-    for labels, flip, n, signed in product(("A and B", "yes and no"), evidence.FLIPS, (16, 32), range(-4, 13, 4)):
+    for labels, flip, n, signed in product(("A and B", "yes and no"), FLIPS, (16, 32), range(-4, 13, 4)):
         value = 0.1 * signed * log((1 - flip) / flip) + next(unlike) / 1e4
         rows.append(made(evidence.EvidenceRow, model="made", labels=labels, flip=flip, n_examples=n, signed=signed,
                          log_odds=value, **around(value), n=20))  # fmt: skip
@@ -170,23 +180,24 @@ def evidence_rows() -> pd.DataFrame:
 
 def reader_rows() -> pd.DataFrame:
     rows = []
-    for labels, reader in product(("A and B", "yes and no"), evidence.Reader):
+    for labels, reader in product(("A and B", "yes and no"), readers.Reader):
         value = 0.6 - len(rows) / 20
-        rows.append(made(evidence.ReaderRow, model="made", labels=labels, reader=reader, parameters="slope 0.1",
-                         explained=value, **around(value), beyond_exact=value - 0.6, beyond_low=value - 0.65,
+        rows.append(made(evidence.ReaderRow, model="made", labels=labels, reader=reader, slope=0.1,
+                         parameter=None if reader == "exact" else 9.0, explained=value, **around(value),
+                         beyond_exact=value - 0.6, beyond_low=value - 0.65,
                          beyond_high=value - 0.55, n=250))  # fmt: skip
     return frame(rows)
 
 
 def slope_rows() -> pd.DataFrame:
     rows = []
-    for labels, flip in product(("A and B", "yes and no"), (*evidence.FLIPS, 0.0)):
+    for labels, flip in product(("A and B", "yes and no"), (*FLIPS, 0.0)):
         slope = 0.1 * log((1 - flip) / flip) if flip else 0.1
         slope += len(rows) / 1e4
-        rival = dict(rival="recency", rival_beyond=-0.1, rival_low=-0.2, rival_high=0.01) if not flip else dict(
-            rival=None, rival_beyond=None, rival_low=None, rival_high=None)  # fmt: skip
+        names = ("rival", "rival_beyond", "rival_low", "rival_high", "follows", "follows_low", "follows_high")
+        rival = dict.fromkeys(names) if flip else dict(zip(names, ("recency", -0.1, -0.2, 0.01, 1.0, 0.8, 1.2)))
         rows.append(made(evidence.SlopeRow, model="made", labels=labels, flip=flip, slope=slope,
-                         **around(slope, "slope_"), of_exact=1.0, curvature=-0.001, curvature_low=-0.002,
+                         **around(slope, "slope_"), of_exact=0.1, curvature=-0.001, curvature_low=-0.002,
                          curvature_high=0.001, order=0.08, order_low=0.05, order_high=0.12, n=125,
                          **rival))  # fmt: skip
     return frame(rows)
@@ -194,11 +205,12 @@ def slope_rows() -> pd.DataFrame:
 
 def sum_rows(ratio: float = 0.9) -> pd.DataFrame:
     rows = []
-    for labels, flip, n in product(("A and B", "yes and no"), (0.0, *evidence.FLIPS), additivity.GROUPS):
+    for labels, flip, n in product(("A and B", "yes and no"), (0.0, *FLIPS), additivity.GROUPS):
         value = ratio - n / 100 + len(rows) / 1e4
         rows.append(made(additivity.SumRow, model="made", labels=labels, flip=flip, n_changed=n, n_examples=32,
-                         joint=value, summed=1.0, ratio=value, **around(value), difference=value - 1,
-                         difference_low=value - 1.1, difference_high=value - 0.9, n=100))  # fmt: skip
+                         joint=value, summed=1.0, **around(1.0, "summed_"), ratio=value, **around(value),
+                         difference=value - 1, difference_low=value - 1.1, difference_high=value - 0.9,
+                         n=100))  # fmt: skip
     return frame(rows)
 
 

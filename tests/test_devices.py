@@ -10,13 +10,13 @@ import pytest
 import torch
 from conftest import random_prompts
 from pretended_gpu import PretendedGPU
+from talking_heads_utils.experiments.icl.task import task_of
 
 from talking_heads_utils import models
 from talking_heads_utils.experiments.catalogue import chapters_of
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study as icl
 from talking_heads_utils.experiments.icl import whole
-from talking_heads_utils.experiments.icl.task import task_of
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.run import chosen
 from talking_heads_utils.known import PLANTED

@@ -1,4 +1,4 @@
-"""Chapter 4's figures: every value out of its own row, under its own name."""
+"""Chapter 4's figures, and what its page says: every value out of its own row, every verb by its number."""
 
 import made_icl as made
 import pandas as pd
@@ -6,9 +6,14 @@ import pytest
 from made_icl import CHOSEN, HEADS, OVER_TASKS, POSTS, TASKS
 from test_figure_values import after, by_name, column, hover, where, xy
 
+from talking_heads_utils.experiments.claims import BY_ID, ClaimId
 from talking_heads_utils.experiments.icl.backups import Who
-from talking_heads_utils.figures import icl, icl_evidence
+from talking_heads_utils.experiments.store import Finished
+from talking_heads_utils.figures import icl, icl_evidence, icl_redundancy
 from talking_heads_utils.labels import Head
+from talking_heads_utils.site import icl as said
+from talking_heads_utils.site import sentences
+from talking_heads_utils.site.scorecard import SENTENCES
 
 
 def shown(figure, entry):
@@ -87,51 +92,54 @@ def test_what_the_first_working_layer_moves_by_is_that_over_tasks():
 
 def test_every_head_has_its_cell_and_the_chosen_are_framed():
     table = made.head_rows()
-    figure = icl.heads_figure(table)
-    mean = table.groupby("head")[list(icl.MOVED_BY)].mean()
-    for value, name in icl.MOVED_BY.items():
+    figure = icl_redundancy.heads_figure(table)
+    mean = table.groupby("head")[list(icl_redundancy.MOVED_BY)].mean()
+    for value, name in icl_redundancy.MOVED_BY.items():
         cells, _ = after(figure, f"mean over tasks: {name}")
         for head in map(Head.parse, HEADS):
-            assert cells.z[head.layer][head.head] == pytest.approx(mean.loc[str(head), value])
+            drawn = float("nan") if cells.z[head.layer][head.head] is None else cells.z[head.layer][head.head]
+            assert drawn == pytest.approx(mean.loc[str(head), value], nan_ok=True)
     cells, frame = after(figure, "past tense: lost without it")
     own = column(where(table, task="past_tense"), "head", "alone")
-    assert all(cells.z[h.layer][h.head] == pytest.approx(own[str(h)]) for h in map(Head.parse, HEADS))
+    assert all(cells.z[h.layer][h.head] == pytest.approx(own[str(h)]) for h in map(Head.parse, HEADS) if h.layer)
     assert {str(Head(y, x)) for x, y in zip(frame.x, frame.y)} == set(CHOSEN)
 
 
 def test_chosen_sets_stand_beside_matched_ones_of_their_task():
     table = made.set_rows()
-    figure = icl.redundancy_figure(table)
+    figure = icl_redundancy.redundancy_figure(table)
     assert figure.layout.updatemenus[0].buttons[0].label == "5 heads, at the last token"
     assert list(figure.layout.xaxis.ticktext)[0] == "mean<br>over<br>tasks"
     tasks = (OVER_TASKS, *TASKS)
     for where_, at in (("end", "at the last token"), ("all", "at all tokens")):
         traces = shown(figure, f"5 heads, {at}")
-        rows = where(table, where=where_, n_heads=5)
-        chosen = column(where(rows, heads_are="chosen"), "task", "ratio")
+        rows = where(table, where=where_)
+        chosen = column(where(rows, heads_are="chosen", n_heads=5), "task", "ratio")
         assert {tasks[round(x)]: y for x, y in xy(traces["chosen heads"]).items()} == pytest.approx(chosen)
         for i, task in enumerate(tasks):
             drawn = [y for x, y in xy(traces["matched sets"]).items() if round(x) == i]
             assert drawn == pytest.approx(where(rows, heads_are="matched", task=task)["ratio"].tolist())
-        whole = shown(figure, f"whole layers, {at}")["all heads of a layer"]
-        of_layers = where(table, where=where_, heads_are="layer")["ratio"].tolist()
-        assert sorted(whole.y) == pytest.approx(sorted(of_layers))
+        two = shown(figure, f"2 heads, {at}")
+        assert not two["matched sets"].x and len(two["chosen heads"].x) == len(tasks)
 
 
 def test_pairs_are_symmetric():
     table = made.pair_rows()
-    (cells,) = after(icl.pairs_figure(table), "plural")
+    (cells,) = after(icl_redundancy.pairs_figure(table), "plural")
     for row in where(table, task="plural").to_dict("records"):
         i, j = (list(cells.x).index(row[head]) for head in "ab")
         assert cells.z[i][j] == cells.z[j][i] == pytest.approx(row["interaction"])
 
 
-def test_what_is_recovered_stands_over_who_recovers_it():
-    table = made.backup_rows()
-    traces, whos = shown(icl.backups_figure(table), "mean over tasks"), list(Who)
-    assert len(icl.backups_figure(table).layout.xaxis.ticktext) == len(whos)
+@pytest.mark.parametrize("entry, n_heads", [("together", 2), ("one by one", 1)])
+def test_what_is_recovered_stands_over_who_recovers_it(entry, n_heads):
+    table, whos = made.backup_rows(), list(Who)
+    figure = icl_redundancy.backups_figure(table)
+    assert figure.layout.updatemenus[0].buttons[0].label == "mean over tasks, together"
+    assert len(figure.layout.xaxis.ticktext) == len(whos)
     for kind in ("chosen", "matched"):
-        rows, trace = where(table, task=OVER_TASKS, heads_are=kind), traces[f"{kind} heads"]
+        trace = shown(figure, f"mean over tasks, {entry}")[f"{kind} heads"]
+        rows = where(table, task=OVER_TASKS, heads_are=kind, n_heads=n_heads)
         for i, who in enumerate(whos):
             drawn = [y for x, y in zip(trace.x, trace.y) if round(x) == i]
             assert drawn == pytest.approx(where(rows, who=who)["share"].tolist())
@@ -139,7 +147,7 @@ def test_what_is_recovered_stands_over_who_recovers_it():
 
 def test_a_set_that_suffices_is_starred_and_random_heads_are_a_mean():
     table = made.sufficient_rows()
-    traces = shown(icl.sufficient_figure(table), "plural")
+    traces = shown(icl_redundancy.sufficient_figure(table), "plural")
     rows = where(table, task="plural")
     for which in (1, 2):
         own = where(rows, which=which)
@@ -162,17 +170,23 @@ def test_belief_is_that_of_its_rate_beside_an_exact_reader_as_strong():
     assert not shown(figure, "yes and no, 16 examples")["10% flipped, exact reader"].x
 
 
-@pytest.mark.parametrize("draw, table, x, y, name", [
-    (icl_evidence.labels_figure, made.gate_rows(), "n_examples", "accuracy", icl_evidence.flipped),
-    (icl_evidence.sums_figure, made.sum_rows(), "n_changed", "ratio", icl_evidence.flipped),
-])  # fmt: skip
-def test_lines_by_rate_of_flips_are_their_own(draw, table, x, y, name):
-    for labels in ("A and B", "yes and no"):
-        traces = shown(draw(table), labels)
-        for flip in table["flip"].unique():
-            own = where(table, labels=labels, flip=flip)
-            assert list(traces[name(flip)].y) == pytest.approx(own[y].tolist(), abs=1e-4)
-            assert [round(at) for at in traces[name(flip)].x] == own[x].tolist() or x == "n_changed"
+def test_labels_are_shown_on_their_own_half_the_held_out_one_first():
+    table = made.gate_rows()
+    figure = icl_evidence.labels_figure(table)
+    assert figure.layout.updatemenus[0].buttons[0].label == "A and B, held-out half"
+    traces = shown(figure, "A and B, selection half")
+    for flip in table["flip"].unique():
+        own = where(table, labels="A and B", half="selection", flip=flip)
+        assert xy(traces[f"{flip:.0%} flipped"]) == pytest.approx(column(own, "n_examples", "accuracy"), abs=1e-4)
+
+
+def test_sums_stand_over_their_number_of_examples_by_rate():
+    table = made.sum_rows()
+    traces = shown(icl_evidence.sums_figure(table), "yes and no")
+    for flip in table["flip"].unique():
+        own, trace = where(table, labels="yes and no", flip=flip), traces[icl_evidence.flipped(flip)]
+        assert list(trace.y) == pytest.approx(own["ratio"].tolist(), abs=1e-4)
+        assert [x / n for x, n in zip(trace.x, own["n_changed"])] == pytest.approx([trace.x[0] / 2] * 3)
 
 
 def test_readers_are_named_with_what_they_explain():
@@ -211,5 +225,59 @@ def test_figures_take_tables_that_were_stored(tmp_path):
         table = pd.read_parquet(tmp_path / name)
         some = "moved" if name == "first" else "ratio" if name == "sets" else "share"
         table.loc[table.index[:3], [some, "low", "high"]] = float("nan")
-        draw = {"sets": icl.redundancy_figure, "first": icl.first_figure, "backups": icl.backups_figure}[name]
-        assert "NaN" not in draw(table).to_json()
+        draw = {
+            "sets": icl_redundancy.redundancy_figure,
+            "first": icl.first_figure,
+            "backups": icl_redundancy.backups_figure,
+        }[name]
+        assert "NaN" not in (draw or icl_redundancy.backups_figure)(table).to_json()
+
+
+# --- sentences ---
+
+
+@pytest.mark.parametrize("say, table, words", [
+    (said.shown, made.shown_rows(), ("*right*, after own examples 50%", "none 13%")),
+    (said.tasks, made.task_rows(), ("Of 2 tasks 2 are", "Shuffled labels keep 38%")),
+    (said.tasks, made.task_rows(own=0.32), ("Of 2 tasks 0 are", "control: none.")),
+    (said.functions, made.function_rows(), ("y = 2x + 3: 4% [2%, 7%]", "shuffled labels 2%")),
+    (said.patches, made.patch_rows(), ("B sees none: 10% right untouched, at most 59% with A's stream (of layer 5)",)),
+    (said.layers_out, made.out_rows(), ("layers 2 and 3 by zeros: -4% [-6%, -1%]", "5 of the 14 other pairs cost")),
+    (said.first, made.first_rows(), ("B sees none, zeros: from layer 3.0 to 3.8, +0.8",)),
+    (said.heads, made.head_rows(), ("15 heads clearly cost", "0.18 to 0.36 nats", "every task: L3H0, L4H1, L4H2 and")),
+    (said.sets, made.set_rows(), ("5 heads 1.50 [1.48, 1.53]", "one layer cost at most 40% of answers (L0)")),
+    (said.pairs, made.pair_rows(), ("Of 12 pairs in 2 tasks, 100% clearly cost more", "0% clearly less")),
+    (said.pairs, made.pair_rows(-0.2), ("0% clearly cost more", "100% clearly less")),
+    (said.backups, made.backup_rows(), ("with 2 heads: others recover 31%", "the post's yardstick says 61%")),
+    (said.sufficient, made.sufficient_rows(), ("plural: 8; no second set", "first sets keep 93%", "exchanged, 50%")),
+    (said.labels, made.gate_rows(), ("After 32 examples, held-out half: A and B: 10% flipped 82% [80%, 85%]",)),
+    (said.slopes, made.slope_rows(), ("A and B: 10% flipped 0.220", "all together 0.100 [0.080, 0.130]")),
+    (said.readers, made.reader_rows(), ("A and B: exact 60% [58%, 63%], best rival (saturating) 55%, -5.0%",)),
+    (said.sums, made.sum_rows(), ("A and B: 2 examples 0.88 [0.86, 0.91], 4 examples 0.86",)),
+    (said.looks_back, made.looks_back_rows(), ("heads that matter 52% (+37% beyond even", "others 22%")),
+    (said.parts, made.part_rows(), ("plural: MLP 2, word -40%, form -1%",)),
+])  # fmt: skip
+def test_what_is_said_holds_its_rows_numbers(say, table, words):
+    told = say(table).data
+    assert all(word in told for word in words), told
+    assert say(table.iloc[:0]) is None
+
+
+def test_a_task_without_a_set_that_suffices_is_said_to_have_none():
+    table = made.sufficient_rows()
+    table.loc[table["task"] == "plural", "suffices"] = False
+    assert "plural: no set of up to 12" in said.sufficient(table).data
+
+
+@pytest.mark.parametrize("ratio", [1.5, 0.7])
+def test_the_finding_and_the_verdict_are_those_of_the_rule(ratio):
+    table = made.set_rows(ratio, n_draws=19)
+    claim = BY_ID[ClaimId.REDUNDANT]
+    finding = said.finding(table, "X").data
+    assert finding.startswith("In X, the 5 heads") and f"**{ratio:.2f}**" in finding
+    tables = type("Made", (dict,), {"done": {}})(sets=table)
+    told = sentences.verdict(tables, ClaimId.REDUNDANT).data
+    assert f"**{claim.verdict(claim.measure(table))}**" in told and SENTENCES[ClaimId.REDUNDANT] in told
+    tables.done = {"sets": Finished({"not_possible": None}, table, ("source",))}
+    assert "to be run again" in sentences.verdict(tables, ClaimId.REDUNDANT).data
+    assert sentences.verdict(type("None", (dict,), {"done": {}})(sets=table.iloc[:0]), ClaimId.REDUNDANT) is None

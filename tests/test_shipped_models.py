@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from talking_heads_utils.experiments.icl.task import task_of
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import study
-from talking_heads_utils.experiments.icl.task import task_of
 from talking_heads_utils.metrics import accuracy, answer_logits
 from talking_heads_utils.models import learners, load_model, minis, shipped_models
 from talking_heads_utils.prompts import ioi

@@ -1,4 +1,4 @@
-"""In-context tasks of words and answers of several tokens, on tiny random models with tokenizers made here."""
+"""Tasks in context with their twins, and answers of several tokens, on tiny random models with tokenizers made here."""
 
 from dataclasses import replace
 
@@ -8,18 +8,18 @@ from conftest import build_model
 
 from talking_heads_utils.errors import NotApplicable, TaskError, UnsupportedModelError
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.gate import AT_LEAST
-from talking_heads_utils.experiments.icl import curves, patching, study, whole, words
+from talking_heads_utils.experiments.icl import asked as asking
+from talking_heads_utils.experiments.icl import tasks, whole, words
 from talking_heads_utils.experiments.icl.answers import answer_log_probs
-from talking_heads_utils.experiments.icl.known import ANSWER, BACKUP, two_heads
-from talking_heads_utils.experiments.icl.pairing import NO_EXAMPLES, OTHER_FUNCTION, RANDOM_PAIRS
-from talking_heads_utils.experiments.icl.task import CHOOSES, N_EXAMPLES, Task
+from talking_heads_utils.experiments.icl.asked import Examples, WordTask
+from talking_heads_utils.experiments.icl.known import empty
 from talking_heads_utils.experiments.rows import frame
-from talking_heads_utils.models import load_model
+from talking_heads_utils.models import load_model, load_tokenizer
 from talking_heads_utils.prompts import relations
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED, Relation, draw_words, encode_words
 from talking_heads_utils.prompts.sets import PromptSet, Recipe
+from talking_heads_utils.prompts.toy import number_tokenizer
 
 LEFT_OUT = "Paris"  # which the tokenizer made here does not know
 
@@ -180,14 +180,12 @@ def test_whole_answers_equal_a_loop_over_tokens(family, digits):
 
 
 def test_a_model_without_kept_keys_scores_single_tokens_alone():
-    bridge, recipe = two_heads(BACKUP), Recipe("two heads", 1, 0, "")
-    tokens, end, answers = torch.tensor([[1, 0]]), torch.tensor([1]), torch.tensor([ANSWER])
-    none = torch.zeros(1, 0, dtype=torch.long)
-    prompts = PromptSet(tokens, torch.ones_like(tokens).bool(), {"end": end}, answers, none, [""], {}, recipe)
-    found = answer_log_probs(bridge, prompts, [[[ANSWER], [2]]])
-    assert found.greedy.tolist() == [[True, False]] and (found.log_prob[0, 0] - found.log_prob[0, 1]).item() > 10
+    bridge, recipe = empty(), Recipe("empty", 1, 0, "")
+    tokens, end, none = torch.tensor([[1, 0]]), torch.tensor([1]), torch.zeros(1, 0, dtype=torch.long)
+    prompts = PromptSet(tokens, torch.ones_like(tokens).bool(), {"end": end}, tokens[:, 0], none, [""], {}, recipe)
+    assert answer_log_probs(bridge, prompts, [[[1], [2]]]).log_prob.shape == (1, 2)
     with pytest.raises(UnsupportedModelError):
-        answer_log_probs(bridge, prompts, [[[ANSWER, 2], [2]]])
+        answer_log_probs(bridge, prompts, [[[1, 2], [2]]])
 
 
 def test_an_answer_that_greedy_decoding_writes_is_told(digits):
@@ -213,52 +211,203 @@ def test_the_table_of_functions_has_its_controls(digits):
     assert set(table["chance"]) == {1 / 8} and set(table["function"]) == {"y = x + 3"}
 
 
+# --- what a model is asked ---
+
+
+class NoModel:
+    """As much of a model as asking needs."""
+
+    class cfg:
+        n_ctx = 512
+
+
+def read_by(tokenizer, model="random"):
+    return Context(model, loaded=(NoModel, tokenizer))
+
+
 @pytest.fixture(scope="module")
-def asked(run, tokenizer):
-    """A context and a task as :func:`task_of` makes it, of a model that is too random to pass the gate."""
-    gate = words.gate(run, N_EXAMPLES, n=20)
-    assert len(gate) == 9 and not all(row.low >= AT_LEAST * row.chance for row in gate)
-    mine, other = (relations.load_relation(name, tokenizer) for name in ("plural", "past_tense"))
-    return run, Task(mine.name, words.answers_of(mine, tokenizer), relation=mine, others=(other,))
+def numbers():
+    return read_by(number_tokenizer(tasks.REAL.n_numbers, 512))
 
 
-def test_a_task_is_chosen_by_the_gate(asked):
-    row = words.gate(asked[0], N_EXAMPLES, n=20)[0]
-    gate = [replace(row, task=task, low=low, chance=0.4) for task, low in (("a", 0.59), ("b", 0.61), ("c", 0.7))]
-    assert words.best_of(gate, "m") == "c"
-    with pytest.raises(NotApplicable):
-        words.best_of(gate[:1], "m")
-    selection = set(asked[1].relation.half(SELECTION))
-    chosen, scored = (asked[1].draw(9, part=part).questions for part in (CHOOSES, 3))
-    assert all({*q.pairs, (q.x, q.answer)} <= selection for q in chosen)
-    assert not any({*q.pairs, (q.x, q.answer)} & selection for q in scored)
+@pytest.fixture(params=["words", "numbers", "toy"])
+def asks(request, run, numbers):
+    """Kind of task, and a context that asks it."""
+    toy = lambda: read_by(load_tokenizer("mini-icl"), "mini-icl")  # noqa: E731
+    return request.param, {"words": lambda: run, "numbers": lambda: numbers, "toy": toy}[request.param]()
 
 
-def test_chapter_4_runs_on_words(asked):
-    accuracy = study.accuracy(*asked, 20)
-    assert {row.group for row in accuracy} == {SELECTION, HELD_OUT} and {row.task for row in accuracy} == {"plural"}
-    strong = study.strongest(*asked, 3, n=6)
-    assert len(study.pairs(*asked, strong, n=6)) == 6
-    assert max(row.out for row in study.removal(*asked, n=6, n_random=1, most=2)) == 2
-    assert len(study.backups(*asked, strong, n=6, n_random=1)) == 18
-    parts = study.layers_out(*asked, 20)
-    assert len(parts) == 7 and all(row.parity is None for row in parts)
-    assert all(row.to_y > 0 for row in study.looks_back(*asked, 6))
-    assert study.additivity(*asked, 6, (1, 2))[0].ratio == pytest.approx(1, abs=1e-5)
-    laws = curves.fit_laws(study.belief(*asked, 6), 8)
-    assert {row.law for row in laws} == set(curves.LAWS) - {curves.BAYES}
-    for measure in (patching.post_patches, study.probes):
-        with pytest.raises(NotApplicable):
-            measure(*asked)
+def lines(prompts, row):
+    """The examples and the question of a prompt as its tokens say them: named tokens alone."""
+    at = {name: int(places[row]) for name, places in prompts.positions.items()}
+    ids = prompts.tokens[row]
+    n = sum(name.startswith("ask_") for name in at)
+    return [(int(ids[at[f"x_{k}"]]), int(ids[at[f"y_{k}"]])) for k in range(n)], int(ids[at["x"]])
 
 
-@pytest.mark.parametrize("b", [NO_EXAMPLES, RANDOM_PAIRS, OTHER_FUNCTION])
-def test_words_are_patched_into_another_question(asked, b):
-    pairing, _ = asked[1].pairing(12, b)
-    assert all(mine.answer != its.answer for mine, its in zip(pairing.a, pairing.b))
-    right = dict(asked[1].relation.pairs)
-    wrong = {NO_EXAMPLES: 0, RANDOM_PAIRS: 12, OTHER_FUNCTION: 12}[b]
-    assert all(sum(right.get(x) != y for x, y in q.pairs) == wrong for q in pairing.b)
-    rows = patching.patches(*asked, {}, n=12, b=b)
-    (of_a,) = (row for row in rows if row.run == patching.A)
-    assert of_a.copied == 1 and all(row.about is None for row in rows)
+@pytest.mark.parametrize("half", [SELECTION, HELD_OUT])
+def test_twins_differ_from_their_prompts_in_the_examples_alone(asks, half):
+    kind, c = asks
+    for task in tasks.candidates(c)[:2]:
+        asked, again = (task.ask(c, 30, half, seed=seed) for seed in (0, 1))
+        assert not torch.equal(asked.prompts.tokens, again.prompts.tokens)
+        assert asked.prompts.tokens.shape == asked.twins.tokens.shape and asked.prompts.mask.all()
+        assert all((at == at[0]).all() and (asked.twins.positions[name] == at).all()
+                   for name, at in asked.prompts.positions.items())  # fmt: skip
+        assert torch.equal(task.answers.ids[task.rights(asked)[:, -1]], asked.right)
+        for i in range(30):
+            (mine, x), (other, twin_x) = lines(asked.prompts, i), lines(asked.twins, i)
+            assert len(mine) == len(other) == task.n_examples == 10 and x == twin_x
+            if kind == "words":
+                assert x not in dict(mine) | dict(other) and not set(mine) & set(other)
+            else:
+                assert dict(mine).keys() == dict(other).keys() and sum(a != b for a, b in zip(mine, other)) >= 9
+        for examples, n in ((Examples.NONE, 0), (Examples.SHUFFLED, 10), (Examples.ANOTHER, 10)):
+            control = task.ask(c, 30, half, examples=examples)
+            assert torch.equal(control.right, asked.right)
+            assert [lines(control.prompts, i)[1] for i in range(30)] == [lines(asked.prompts, i)[1] for i in range(30)]
+            assert len(lines(control.prompts, 0)[0]) == n
+            if examples == Examples.ANOTHER:
+                assert torch.equal(control.prompts.tokens, asked.twins.tokens)
+            if examples == Examples.SHUFFLED:
+                pairs = [(lines(control.prompts, i)[0], lines(asked.prompts, i)[0]) for i in range(30)]
+                assert all(sorted(y for _, y in a) == sorted(y for _, y in b) and a != b for a, b in pairs)
+
+
+def test_halves_share_no_pair_or_no_function(asks):
+    kind, c = asks
+    task = tasks.candidates(c)[0]
+    halves = [task.ask(c, 60, half).questions for half in (SELECTION, HELD_OUT)]
+    of = (lambda q: {q.function}) if kind == "toy" else lambda q: {q.x, *dict(q.pairs)}
+    mine, other = ({one for q in questions for one in of(q)} for questions in halves)
+    assert mine and other and not mine & other
+    clusters = task.ask(c, 60, HELD_OUT).clusters
+    assert len(clusters.unique()) == len({q.function if kind == "toy" else q.x for q in halves[1]})
+
+
+@pytest.mark.parametrize("sees", [Examples.NONE, Examples.SHUFFLED])
+def test_b_is_asked_for_another_x_by_the_same_task(asks, sees):
+    kind, c = asks
+    task = tasks.candidates(c)[0]
+    asked = task.ask(c, 24, HELD_OUT)
+    b = task.ask_b(c, asked, sees)
+    assert (
+        len(b) == 24
+        and (b.right != asked.right).all()
+        and all(a.x != q.x for a, q in zip(asked.questions, b.questions))
+    )
+    assert {len(q.pairs) for q in b.questions} == {0 if sees == Examples.NONE else 10}
+    if kind == "words":
+        right = dict(task.relation.pairs)
+        assert all(q.answer == right[q.x] and all(right[x] != y for x, y in q.pairs) for q in b.questions)
+    else:
+        assert [q.function for q in asked.questions] == [q.function for q in b.questions]
+        assert b.a_x.tolist() == [q.function[0] * q.x for q in b.questions]
+        near = b.about(torch.stack([b.a_x, b.a_x + 1, b.a_x - 2], 1))
+        assert near.tolist() == [[True, True, False]] * 24
+    with pytest.raises(TaskError, match="not 'own'"):
+        task.ask_b(c, asked, Examples.OWN)
+
+
+def test_a_noisy_models_twins_have_its_noise_at_the_same_examples():
+    c = read_by(load_tokenizer("mini-icl-noisy"), "mini-icl-noisy")
+    (task,) = tasks.candidates(c)
+    asked = task.ask(c, 50, SELECTION)
+    value = lambda q, x: q.function[0] * x + q.function[1]  # noqa: E731
+    wrong = [[value(q, x) != y for x, y in q.pairs] for q in asked.questions]
+    assert 0.5 < torch.tensor(wrong).double().mean() < 0.7, "the model's is 0.6"
+    twins = [lines(asked.twins, i)[0] for i in range(50)]
+    mine = [lines(asked.prompts, i)[0] for i in range(50)]
+    assert all(a == b for m, t, off in zip(mine, twins, wrong) for a, b, o in zip(m, t, off) if o)
+
+
+# --- what it can do ---
+
+
+def test_accuracy_is_that_of_plain_runs(run, bridge):
+    task = tasks.task_named(run, "plural")
+    found = frame(tasks.accuracy(run, task, HELD_OUT, 20))
+    assert list(found["n_examples"]) == [0, 1, 2, 4, 10, 10, 10] and found["examples"].nunique() == 3
+    for kind, named in asking.DRAWN.items():
+        asked = task.ask(run, 20, HELD_OUT, examples=kind)
+        with torch.no_grad():
+            logits = bridge(asked.prompts.tokens)[:, -1]
+        top = logits[:, task.answers.ids].argmax(1)
+        among = (task.answers.ids[top] == asked.right).double().mean().item()
+        rows = found[(found["examples"] == named) & (found["n_examples"] == 10)]
+        if kind != Examples.NONE:
+            assert rows["among"].item() == pytest.approx(among)
+            assert rows["accuracy"].item() == pytest.approx((logits.argmax(1) == asked.right).double().mean().item())
+
+
+def test_the_gate_wants_more_than_both_controls_and_chance(run):
+    row = words.WordsRow("a", SELECTION, ITS_OWN, 10, 0.7, 0.6, 0.8, 0.7, 0.6, 0.8, 0.1, 64, 60, 0)
+    shuffled, another = (replace(row, examples=kind, low=0.1, high=0.5) for kind in (SHUFFLED, ANOTHER))
+    few = replace(shuffled, n_examples=4, high=0.9)
+    assert tasks.low_end("a", [few, row, shuffled, another]) == 0.6
+    for bad in (replace(shuffled, high=0.6), replace(another, high=0.65), replace(row, chance=0.4),
+                replace(row, low=0.5), replace(row, half=HELD_OUT)):  # fmt: skip
+        rows = {row.examples: row for row in (row, shuffled, another)} | {bad.examples: bad}
+        assert tasks.low_end("a", list(rows.values())) is None
+    assert tasks.low_end("a", [row, shuffled]) is None and tasks.low_end("b", [row, shuffled, another]) is None
+
+
+def test_the_best_are_asked_and_a_stored_table_is_read(run):
+    names = [task.name for task in tasks.candidates(run)]
+    row = words.WordsRow("a", SELECTION, ITS_OWN, 10, 0.7, 0.6, 0.8, 0.7, 0.6, 0.8, 0.1, 64, 60, 0)
+    stored = []
+    for i, name in enumerate(names):
+        for kind, low, high in ((ITS_OWN, 0.2 + 0.05 * i, 0.9), (SHUFFLED, 0.0, 0.27), (ANOTHER, 0.0, 0.1)):
+            stored.append(replace(row, task=name, examples=kind, low=low, high=high))
+    c = replace(run, finished={"tasks": frame(stored)}.get, _kept={})
+    assert [task.name for task in tasks.tasks(c)] == names[:1:-1][: tasks.MOST]
+    with pytest.raises(NotApplicable, match="random can be asked nothing in context: of 9 tasks"):
+        tasks.tasks(replace(run, finished={"tasks": frame(stored[:6])}.get, _kept={}))
+
+
+def test_one_prompt_is_shown_with_what_the_model_says(run, bridge, monkeypatch):
+    monkeypatch.setattr(tasks, "tasks", lambda c: tasks.candidates(c)[:4])
+    shown = tasks.run_shown(run)
+    assert len(shown) == 3 * 4 * 5 and len({row.task for row in shown}) == 3
+    ids = run.tokenizer(shown[0].prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        most = bridge(ids)[0, -1].softmax(-1).topk(5)
+    assert [row.token for row in shown[:5]] == [run.tokenizer.decode([i]) for i in most.indices.tolist()]
+    assert [row.probability for row in shown[:5]] == pytest.approx(most.values.tolist(), rel=1e-4)
+    assert len({row.right for row in shown if row.task == shown[0].task}) == 1
+
+
+# --- bad input ---
+
+
+def test_a_tokenizer_that_splits_everything_leaves_nothing_to_ask(digits):
+    with pytest.raises(NotApplicable, match="nothing in context: its tokenizer splits the numbers"):
+        tasks.tasks(read_by(digits[1]))
+    with pytest.raises(NotApplicable, match="mini-token never saw a number"):
+        tasks.tasks(read_by(load_tokenizer("mini-token"), "mini-token"))
+
+
+def test_a_task_whose_pairs_are_split_and_one_that_is_not_there(vocabulary):
+    xs = {line.split("\t")[0] for line in path("capitals").splitlines()}
+    c = read_by(tokenizer_of(sorted(set(vocabulary) - xs), splits=False))
+    with pytest.raises(
+        TaskError, match="capitals: this tokenizer keeps the words of 0 pairs whole and splits those of"
+    ):
+        tasks.task_named(c, "capitals")
+    with pytest.raises(TaskError, match="no task 'weather'; there are antonyms, "):
+        tasks.task_named(c, "weather")
+
+
+def test_more_examples_than_pairs_and_unequal_prompts(run, numbers, tokenizer):
+    for c in (run, numbers):
+        for bad, says in ((dict(n_examples=60), "60 examples|61 pairs"), (dict(n_examples=-1), "n_examples"),
+                          (dict(n_examples=1, examples=Examples.SHUFFLED), "shuffled")):  # fmt: skip
+            with pytest.raises(TaskError, match=says):
+                tasks.candidates(c)[0].ask(c, 4, HELD_OUT, **bad)
+    pairs = (("dog cat", "dogs"), ("bird", "birds"), ("book", "books"), ("car", "cars"))
+    odd = Relation("two words", pairs, 0)
+    task = WordTask(
+        "two words", words.answers_of(odd, tokenizer), 1, odd, (relations.load_relation("plural", tokenizer),)
+    )
+    with pytest.raises(TaskError, match="two words: this tokenizer reads some prompts or twins in more tokens"):
+        task.ask(run, 4, SELECTION)

@@ -182,10 +182,15 @@ def _within(low: float, high: float, least: float, most: float) -> Verdict:
 
 def _redundant(found: Measured) -> Verdict:
     """value, low, high: joint over summed loss. p: against sets matched on direct effect. also: ``joint_low``, in nats.
-    Undecided where nothing is clearly lost."""
+    Undecided where nothing is clearly lost, and where matched sets lose as much more than their sum: all heads may be
+    redundant, or log-odds bend."""
     if not found.also["joint_low"] > 0:
         return UNDECIDED
-    return _all_of(_above(found.low, found.high, SUM[1]), _small(found.p))
+    return _all_of(_above(found.low, found.high, SUM[1]), _beyond_matched(found.p))
+
+
+def _beyond_matched(p: float) -> Verdict:
+    return SUPPORTED if p <= ALPHA else UNDECIDED
 
 
 def _survives(found: Measured) -> Verdict:
@@ -203,10 +208,10 @@ def _moves_up(found: Measured) -> Verdict:
 
 def _backups(found: Measured) -> Verdict:
     """value, low, high: share recovered. p: against heads matched on direct effect. also: ``lost_low``, in logits.
-    Undecided where nothing is clearly lost."""
+    Undecided where nothing is clearly lost, and where as much is recovered of what matched heads lose."""
     if not found.also["lost_low"] > 0:
         return UNDECIDED
-    return _all_of(_above(found.low, found.high, TENTH), _small(found.p))
+    return _all_of(_above(found.low, found.high, TENTH), _beyond_matched(found.p))
 
 
 def _evidence(found: Measured) -> Verdict:

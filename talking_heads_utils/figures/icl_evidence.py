@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.experiments.icl.evidence import Reader
+from talking_heads_utils.experiments.icl.readers import Reader
 from talking_heads_utils.figures.icl import COLOURS, line, marks, task_name, views_of
 from talking_heads_utils.figures.style import (
     ACCENT,
@@ -20,6 +20,7 @@ from talking_heads_utils.figures.style import (
     with_views,
     words,
 )
+from talking_heads_utils.prompts.lists import HELD_OUT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +40,9 @@ def flipped(flip: float) -> str:
 
 def labels_figure(table: pd.DataFrame) -> go.Figure:
     """How often the right label is preferred, by number of examples, a line for every rate of flips; the menu chooses
-    the labels. table: of :class:`~talking_heads_utils.experiments.icl.evidence.GateRow`."""
-    flips = sorted(table["flip"].unique())
+    the labels, those of the held-out half first. table: of
+    :class:`~talking_heads_utils.experiments.icl.evidence.GateRow`."""
+    flips, table = sorted(table["flip"].unique()), table.sort_values("half", key=lambda half: half != HELD_OUT)
 
     def traces(part: pd.DataFrame) -> list:
         return [line(part[part["flip"] == flip], "n_examples", "accuracy", flipped(flip), colour, bars=True)
@@ -50,7 +52,7 @@ def labels_figure(table: pd.DataFrame) -> go.Figure:
     figure.add_hline(y=0.5, line=NULL_LINE)
     figure.update_xaxes(title_text="examples")
     figure.update_yaxes(title_text="right label preferred", tickformat=".0%")
-    return with_views(figure, views_of(table, traces, labels=str))
+    return with_views(figure, views_of(table, traces, labels=str, half=lambda half: f"{half} half"))
 
 
 def evidence_figure(table: pd.DataFrame, slopes: pd.DataFrame) -> go.Figure:
@@ -84,12 +86,9 @@ def evidence_figure(table: pd.DataFrame, slopes: pd.DataFrame) -> go.Figure:
 
 
 def _exact_slope(slopes: pd.DataFrame, labels: str, flip: float) -> float | None:
-    """Slope of the reader whose slopes go with log((1 - flip) / flip), as strong over all rates as the model."""
-    rows = slopes[(slopes["labels"] == labels) & (slopes["flip"] > 0)]
-    if rows.empty:
-        return None
-    strength = [log((1 - f) / f) for f in rows["flip"]]
-    return float(rows["slope"].mean()) * log((1 - flip) / flip) / (sum(strength) / len(strength))
+    """Slope of the reader whose slopes go with log((1 - flip) / flip), at the one scale that fits the model best."""
+    whole = slopes[(slopes["labels"] == labels) & (slopes["flip"] == 0)]
+    return float(whole["of_exact"].iloc[0]) * log((1 - flip) / flip) if len(whole) else None
 
 
 def readers_figure(table: pd.DataFrame) -> go.Figure:
@@ -100,7 +99,8 @@ def readers_figure(table: pd.DataFrame) -> go.Figure:
         rows = part[part["reader"].isin(list(READERS))]
         return [go.Bar(
             x=[READERS[Reader(reader)] for reader in rows["reader"]], y=short(rows["explained"]), name="explained",
-            error_y=error_bars(rows, "explained"), showlegend=False, customdata=rows["parameters"].tolist(),
+            error_y=error_bars(rows, "explained"), showlegend=False,
+            customdata=[f"parameter {p:.3g}" if p == p else "" for p in rows["parameter"].astype(float)],
             marker_color=[ACCENT if reader == Reader.EXACT else CONTROL for reader in rows["reader"]],
             hovertemplate="%{x}: %{y:.1%} of held-out variance<br>%{customdata}<extra></extra>",
         )]  # fmt: skip

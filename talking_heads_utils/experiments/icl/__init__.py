@@ -6,7 +6,8 @@
 ``whole``        functions whose answers are several tokens, scored whole; ``answers`` scores them
 ``functions``    functions y = a x + b
 ``swaps``        heads and MLPs at the values of the twin's run, at the last token or everywhere
-``redundancy``   what heads do alone and together
+``choice``       which heads, by what they do to a twin
+``redundancy``   what heads do alone and together; ``known`` has planted ones of which it is known
 ``backups``      what others recover of a head's direct effect
 ``sufficient``   how few heads suffice
 ``patching``     the post's patching, layer by layer, and layers taken out; ``post`` has what its outputs show

@@ -32,8 +32,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from talking_heads_utils.experiments.icl import redundancy
+from talking_heads_utils.experiments.icl.asked import Asked, Task
+from talking_heads_utils.experiments.icl.choice import N_SELECT, pick
 from talking_heads_utils.experiments.icl.swaps import Ready
-from talking_heads_utils.experiments.icl.tasks import Asked, Task
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
@@ -211,7 +212,7 @@ def planted(
     written anew: what was run with it before is void."""
     bridge = bridge or empty()
     wire(bridge, plan, noise=noise, seed=seed)
-    select = ask(plan, redundancy.N_SELECT, 2 * seed, SELECTION, name)
+    select = ask(plan, N_SELECT, 2 * seed, SELECTION, name)
     held = ask(plan, n, 2 * seed + 1, HELD_OUT, name)
     return tuple(Ready(asked, *(prepare(bridge, p, check=False) for p in (asked.prompts, asked.twins)))
                  for asked in (select, held))  # type: ignore[return-value]  # fmt: skip
@@ -251,7 +252,7 @@ def world(
     for task in range(n_tasks):
         plan, own = drawn_plan(kind, 1000 * seed + task, ratio), 1000 * seed + task
         select, held = planted(plan, n_prompts, noise=noise, seed=own, bridge=bridge, name=f"task {task}")
-        picked = redundancy.pick(select)
+        picked = pick(select)
         found.append(redundancy.of_task(picked, held, n_pairs=0, n_layers=0, n_everywhere=0, seed=own))
     return found
 

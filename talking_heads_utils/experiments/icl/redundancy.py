@@ -1,9 +1,4 @@
-"""What heads do alone and together. Heads are chosen by what they do to a twin, never by what their loss costs.
-
-A head that another stands in for costs nothing when it alone is lost. So heads are chosen by the geometric mean of two
-things that show it all the same: their direct effect, prompt less twin, and the log-odds that the twin gains with the
-head at the prompt's value. A head that does only one of both has none; the order is the same in any units.
-"""
+"""What heads do alone and together, chosen by :mod:`~talking_heads_utils.experiments.icl.choice`."""
 
 from __future__ import annotations
 
@@ -19,23 +14,21 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import tasks
+from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
-from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, direct, exchanged, ready
+from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, exchanged, ready
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.engine import Forward
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.progress import follow
-from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+from talking_heads_utils.prompts.lists import HELD_OUT
 
-N_CHOSEN = 20  # heads whose pairs are exchanged, of a small model half of all at most
-N_TRIED = 40  # heads of most direct effect that are put into the twin one by one; the others matter too little
 JOINT = (2, 5, 10, 20)  # chosen heads that are exchanged together
 EVERYWHERE = (2, 5)  # the same at all positions
 MATCHED_TO = 5  # chosen heads to which others are matched
-N_MATCHED = 20  # draws of such others
-NEAR = 0.05  # of the summed direct effect, by which they may be off
-N_SELECT, N_HELD, N_PAIRS, N_LAYERS, N_EVERYWHERE = 64, 200, 100, 100, 40  # prompts of a task
+N_HELD, N_PAIRS, N_LAYERS, N_EVERYWHERE = 200, 100, 100, 40  # prompts of a task
 OVER_TASKS = "all"
+LEAST = 1e-3  # what a divisor is taken for where it is less
 
 
 class Set(StrEnum):
@@ -96,67 +89,13 @@ class SetRow(Row):
     joint: float = column("nats", "log-odds lost with all exchanged")
     summed: float | None = column("nats", "sum of what is lost with each exchanged; none of whole layers")
     ratio: float | None = column("", "joint over summed; none where what is summed is not clearly above 0")
-    low: float | None = column("", "95% interval over prompts, of all over tasks too, lower end")
+    low: float | None = column("", "95% interval over prompts, of all over tasks too, lower end; without a ratio too, "
+                               "where what is lost together is clearly above 0")  # fmt: skip
     high: float | None = column("", "upper end")
     accuracy: float = column("share", "right answers with all exchanged")
     before: float = column("share", "right answers with nothing exchanged")
     twin: float = column("share", "right answers of the twin")
     n: int = column("prompts", "of the held-out half; of all: tasks")
-
-
-# --- which heads ---
-
-
-@dataclass(frozen=True)
-class Picked:
-    """Heads by what they do to a twin, on a task's selection half.
-
-    direct: of every head on right less rival, prompt less twin, logits. denoised: log-odds that the twin gains with one
-    head at the prompt's value, nats, of the heads of most direct effect. chosen: the strongest by both, in order.
-    """
-
-    direct: Float[Tensor, "n_layers n_heads"]
-    denoised: dict[Head, float]
-    chosen: list[Head]
-
-    def summed(self, heads: Sequence[Head]) -> float:
-        """Direct effects of some heads together, logits."""
-        return sum(self.direct[head.layer, head.head].item() for head in heads)
-
-
-def pick(select: Ready, n: int = N_CHOSEN) -> Picked:
-    """Choose ``n`` heads, and of a small model half of all at most: those of the largest geometric mean of direct
-    effect and denoised gain, each above 0."""
-    found = direct(select)
-    effect = (found.heads[:, 0] - found.twin_heads).mean(0)
-    order = effect.flatten().argsort(descending=True, stable=True)[:N_TRIED]
-    tried = [Head(*divmod(i, effect.shape[1])) for i in order.tolist()]
-    said = exchanged(select, [[], *([head] for head in tried)], into=Into.TWIN).log_odds
-    gained = dict(zip(tried, (said[:, 1:] - said[:, :1]).mean(0).tolist()))
-    both = {head: effect[head.layer, head.head].item() * gain for head, gain in gained.items() if gain > 0}
-    chosen = sorted((head for head, product in both.items() if product > 0), key=lambda head: -both[head])
-    return Picked(effect, gained, chosen[: min(n, effect.numel() // 2)])
-
-
-def matched(picked: Picked, heads: Sequence[Head], n: int = N_MATCHED, seed: int = 0) -> list[list[Head]]:
-    """``n`` sets of other heads whose summed direct effect is that of ``heads``, give or take 5%.
-
-    Of the heads that were put into the twin, one after the other is drawn, more likely one of more direct effect, and
-    kept where the sum does not pass the target by more, until it is near. Where it never is, the set has less: all that
-    fit.
-    """
-    target, drawn = picked.summed(heads), torch.Generator().manual_seed(seed)
-    others = [head for head in picked.denoised if head not in heads and picked.summed([head]) > 0]
-    weights, sets = torch.tensor([picked.summed([head]) for head in others]), []
-    for _ in range(n):
-        kept: list[Head] = []
-        for i in torch.rand(len(others), generator=drawn).pow(1 / weights).argsort(descending=True).tolist():
-            if picked.summed(kept) >= (1 - NEAR) * target:
-                break
-            if picked.summed([*kept, others[i]]) <= (1 + NEAR) * target:
-                kept.append(others[i])
-        sets.append(kept)
-    return sets
 
 
 # --- what is lost ---
@@ -189,7 +128,8 @@ def lost(r: Ready, sets: Sequence[Sequence[Head]], where: Where = Where.END) -> 
 
 
 class Ratio(NamedTuple):
-    """Joint over summed loss with its 95% interval; none where what is summed is not clearly above 0."""
+    """Joint over summed loss with its 95% interval. Where what is summed is not clearly above 0 there is no value; the
+    lower end is there if what is lost together is."""
 
     value: float | None
     low: float | None
@@ -203,9 +143,12 @@ def ratio(joint: Float[Tensor, "n"], summed: Float[Tensor, "n"], clusters: Int[T
 
 def _ratio(draws: Float[Tensor, "n_draws_1 2"]) -> Ratio:
     """From joint and summed loss of all and of every draw."""
-    if not ends(draws[:, 1]).low > 0:
-        return Ratio(None, None, None)
-    return Ratio(*(end.item() for end in ends(draws[:, 0] / draws[:, 1].clamp(min=1e-9))))
+    joint, summed = draws.unbind(1)
+    if ends(summed).low > 0:
+        return Ratio(*(end.item() for end in ends(joint / summed.clamp(min=LEAST))))
+    if ends(joint).low > 0:  # heads that cost next to nothing alone: how many times as much, at least
+        return Ratio(None, 1 / max(LEAST, ends(summed / joint.clamp(min=LEAST)).high.item()), None)
+    return Ratio(None, None, None)
 
 
 @dataclass(frozen=True)
@@ -390,12 +333,6 @@ def _over_tasks(
 
 
 # --- a model ---
-
-
-def picks(c: Context) -> dict[str, Picked]:
-    """The chosen heads of every task, by its name. Ask for it by ``c.kept(picks)``."""
-    n = c.n(N_SELECT, 24)
-    return {task.name: pick(ready(c, task.ask(c, n, SELECTION))) for task in follow(tasks.tasks(c), "tasks")}
 
 
 def found_in(c: Context) -> list[OfTask]:

@@ -155,7 +155,7 @@ def tasks(c: Context) -> Sequence[Task]:
 def _passed(c: Context) -> list[Task]:
     every, found = candidates(c), c.finished("tasks")
     measured = _accuracies(c, every, (SELECTION,)) if found is None else rows(found, WordsRow)
-    low = {task.name: low for task in every if (low := _low(task.name, measured)) is not None}
+    low = {task.name: low for task in every if (low := low_end(task.name, measured)) is not None}
     if not low:
         raise NotApplicable(
             f"{c.model} can be asked nothing in context: of {len(every)} tasks whose numbers or words its tokenizer "
@@ -166,7 +166,7 @@ def _passed(c: Context) -> list[Task]:
     return sorted(passed, key=lambda task: (not isinstance(task, NumberTask), -low[task.name]))[:MOST]
 
 
-def _low(name: str, measured: Sequence[WordsRow]) -> float | None:
+def low_end(name: str, measured: Sequence[WordsRow]) -> float | None:
     """The lower end of accuracy on the selection half after most examples; None for a task that does not pass."""
     mine = [row for row in measured if (row.task, row.half) == (name, SELECTION)]
     most = max((row.n_examples for row in mine), default=0)

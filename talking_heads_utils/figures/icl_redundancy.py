@@ -1,0 +1,160 @@
+"""Figures of chapter 4 on what heads do alone and together. They take tables of rows, never a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from talking_heads_utils.experiments.icl.backups import Who
+from talking_heads_utils.experiments.icl.redundancy import MATCHED_TO, OVER_TASKS, Set
+from talking_heads_utils.experiments.icl.sufficient import ENOUGH
+from talking_heads_utils.experiments.icl.swaps import Where
+from talking_heads_utils.figures.icl import (
+    COLOURS,
+    cells,
+    framed,
+    in_order,
+    line,
+    marks,
+    over_tasks,
+    task_name,
+    told_of,
+    views_of,
+)
+from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, new_figure, short, with_views
+from talking_heads_utils.labels import Head
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOVED_BY = {"alone": "lost without it", "denoised": "gained in the twin", "direct": "direct effect"}
+WHO = {Who.MOVERS: "heads for<br>the answer", Who.NEGATIVE: "heads<br>against it", Who.OTHERS: "other<br>heads",
+       Who.MLPS: "MLPs", Who.ALL: "all, norm<br>frozen", Who.NORM: "the norm", Who.POST: "the post's<br>yardstick",
+       Who.POST_HELD: "the same,<br>frozen"}  # fmt: skip
+THREE = 3  # heads that suffice for addition in Llama-3-8B, by Hu et al. (2025)
+
+
+def heads_figure(table: pd.DataFrame) -> go.Figure:
+    """What every head does, layer by head, the chosen in frames; the menu chooses what is measured and the task. Over
+    tasks: the mean over those where it was measured. table: of
+    :class:`~talking_heads_utils.experiments.icl.redundancy.HeadRow`."""
+    mean = table.groupby(["head", "layer"], as_index=False, sort=False)[list(MOVED_BY)].mean().assign(chosen=None)
+    n_heads = 1 + max(Head.parse(head).head for head in table["head"])
+    layers = sorted(table["layer"].unique().tolist())
+    views = {f"{task_name(OVER_TASKS)}: {name}": _heads(mean, value, layers, n_heads)
+             for value, name in MOVED_BY.items()}  # fmt: skip
+    for task, part in table.groupby("task", sort=False):
+        views[f"{task_name(task)}: {MOVED_BY['alone']}"] = _heads(part, "alone", layers, n_heads)
+    figure = with_views(new_figure(470, xaxis_title="head", yaxis_title="layer"), views)
+    return figure.update_xaxes(tickvals=list(range(n_heads)))
+
+
+def _heads(part: pd.DataFrame, value: str, layers: Sequence[int], n_heads: int) -> list:
+    there = part[part[value].notna()]
+    at = {(h.layer, h.head): (round(float(v), 4), f"{h}: {v:.3f}")
+          for h, v in zip(map(Head.parse, there["head"]), there[value])}  # fmt: skip
+    grid = [[at.get((layer, head)) for head in range(n_heads)] for layer in layers]
+    chosen = [Head.parse(head) for head in part.loc[part["chosen"].notna(), "head"]]
+    most = max(float(there[value].abs().quantile(0.99)), 1e-6) if len(there) else 1.0
+    unit = "logits" if value == "direct" else "nats of<br>log-odds"
+    return [cells(grid, range(n_heads), layers, most, unit, "%{customdata}"),
+            framed([h.head for h in chosen], [h.layer for h in chosen], "chosen")]  # fmt: skip
+
+
+def redundancy_figure(table: pd.DataFrame) -> go.Figure:
+    """What heads do together over what they do alone, task by task, beside sets matched on direct effect; the menu
+    chooses how many heads, and where. table: of
+    :class:`~talking_heads_utils.experiments.icl.redundancy.SetRow`."""
+    table = table[table["ratio"].notna()]
+    tasks = in_order(table["task"])
+    views = {}
+    for where in dict.fromkeys(table["where"]):
+        own = table[table["where"] == where]
+        chosen, matched = (own[own["heads_are"] == kind] for kind in (Set.CHOSEN, Set.MATCHED))
+        for n in sorted(chosen["n_heads"].unique(), key=lambda n: (n != MATCHED_TO, n)):
+            entry = f"{n:.0f} heads, at {'the last token' if where == Where.END else 'all tokens'}"
+            views[entry] = [_sets(matched[: len(matched) if n == MATCHED_TO else 0], tasks, "matched sets", CONTROL, 6),
+                            _sets(chosen[chosen["n_heads"] == n], tasks, "chosen heads", ACCENT, 11)]  # fmt: skip
+    figure = new_figure(400)
+    figure.add_hline(y=1, line=NULL_LINE, annotation_text="effects add", annotation_position="top left")
+    figure.update_yaxes(title_text="lost together over lost alone")
+    return over_tasks(with_views(figure, views), tasks)
+
+
+def _sets(rows: pd.DataFrame, tasks: Sequence[str], name: str, colour: str, size: int) -> go.Scatter:
+    """Sets of one kind side by side over their tasks; single ones with their intervals."""
+    i, of = rows.groupby("task").cumcount(), rows.groupby("task")["task"].transform("size")
+    single = bool(len(rows)) and int(of.max()) == 1
+    x = [tasks.index(task) + 0.5 * ((j + 0.5) / k - 0.5) + (0.12 if single else 0)
+         for task, j, k in zip(rows["task"], i, of)]  # fmt: skip
+    drawn = marks(rows, x, "ratio", name, colour, before=rows["heads"].fillna("").tolist())
+    drawn.update(marker=dict(color=colour, size=size, opacity=1 if single else 0.6), showlegend=len(rows) > 0)
+    return drawn if single else drawn.update(error_y=None)
+
+
+def pairs_figure(table: pd.DataFrame) -> go.Figure:
+    """What each pair of chosen heads does beyond its heads alone; the menu chooses the task. table: of
+    :class:`~talking_heads_utils.experiments.icl.redundancy.PairRow`."""
+
+    def traces(part: pd.DataFrame) -> list:
+        heads = sorted({*part["a"], *part["b"]}, key=lambda head: (Head.parse(head).layer, Head.parse(head).head))
+        known = {(a, b): (v, told) for a, b, v, told in
+                 zip(part["a"], part["b"], short(part["interaction"], 3), told_of(part, "interaction"))}  # fmt: skip
+        grid = [[known.get((a, b)) or known.get((b, a)) for b in heads] for a in heads]
+        most = max(float(part["interaction"].abs().quantile(0.98)), 1e-6)
+        return [cells(grid, heads, heads, most, "nats of<br>log-odds", "%{y} and %{x}: %{customdata}")]
+
+    figure = with_views(new_figure(470), views_of(table, traces, task=task_name))
+    return figure.update_yaxes(autorange="reversed", type="category").update_xaxes(type="category", tickangle=-60)
+
+
+def backups_figure(table: pd.DataFrame) -> go.Figure:
+    """Share of a lost direct effect that others recover, by who they are, beside what they recover of matched heads'
+    and beside the post's yardstick; the menu chooses the task, and whether heads go together or one by one. table: of
+    :class:`~talking_heads_utils.experiments.icl.backups.BackupRow`."""
+    whos = list(WHO)
+
+    def traces(part: pd.DataFrame) -> list:
+        made = []
+        for kind, colour, size in ((Set.MATCHED, CONTROL, 5), (Set.CHOSEN, ACCENT, 10)):
+            rows = part[(part["heads_are"] == kind) & part["share"].notna()]
+            i, of = rows.groupby("who").cumcount(), rows.groupby("who")["who"].transform("size")
+            x = [whos.index(Who(who)) + 0.6 * ((j + 0.5) / k - 0.5) for who, j, k in zip(rows["who"], i, of)]
+            mark = marks(rows, x, "share", f"{kind} heads", colour, before=[f"without {out}" for out in rows["out"]])
+            mark.update(marker=dict(color=colour, size=size, opacity=0.8))
+            made.append(mark.update(error_y=None) if kind == Set.MATCHED else mark)
+        return made
+
+    figure, singly = new_figure(400, legend_y=-0.26), "one by one"
+    figure.add_hline(y=0, line=NULL_LINE)
+    figure.update_xaxes(tickvals=list(range(len(whos))), ticktext=list(WHO.values()), range=[-0.5, len(whos) - 0.5],
+                        tickangle=0)  # fmt: skip
+    figure.update_yaxes(title_text="share recovered", tickformat=".0%")
+    table = table.assign(how=["together" if n > 1 else singly for n in table["n_heads"]])
+    table = table.sort_values("how", key=lambda how: how == singly, kind="stable")
+    return with_views(figure, views_of(table, traces, task=task_name, how=str))
+
+
+def sufficient_figure(table: pd.DataFrame) -> go.Figure:
+    """Accuracy kept with few heads left as they are, the first set and those without its heads, beside random heads;
+    the menu chooses the task. table: of
+    :class:`~talking_heads_utils.experiments.icl.sufficient.SufficientRow`."""
+    figure, sets = new_figure(380), sorted(int(which) for which in set(table["which"]) if which)
+
+    def traces(part: pd.DataFrame) -> list:
+        random = part[part["which"] == 0].groupby("n_heads", as_index=False)[["kept", "low", "high", "n"]].mean()
+        made = [line(random, "n_heads", "kept", "random heads, mean", CONTROL, "dash")]
+        for which, colour in zip(sets, COLOURS):
+            rows = part[part["which"] == which].sort_values("n_heads")
+            curve = line(rows, "n_heads", "kept", f"set {which}", colour)
+            size = [14 if enough else 0 for enough in rows["suffices"].astype(bool)]
+            made.append(curve.update(mode="lines+markers", marker=dict(size=size, color=colour, symbol="star")))
+        return made
+
+    figure.add_hline(y=ENOUGH, line=NULL_LINE)
+    figure.add_vline(x=THREE, line=NULL_LINE, annotation_text="three heads", annotation_position="bottom right")
+    figure.update_xaxes(title_text="heads left as they are")
+    figure.update_yaxes(title_text="accuracy kept", tickformat=".0%")
+    return with_views(figure, views_of(table, traces, task=task_name))
