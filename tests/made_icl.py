@@ -183,7 +183,8 @@ def reader_rows() -> pd.DataFrame:
     for labels, reader in product(("A and B", "yes and no"), readers.Reader):
         value = 0.6 - len(rows) / 20
         rows.append(made(evidence.ReaderRow, model="made", labels=labels, reader=reader, slope=0.1,
-                         parameter=None if reader == "exact" else 9.0, explained=value, **around(value), beyond_exact=value - 0.6, beyond_low=value - 0.65,
+                         parameter=None if reader == "exact" else 9.0, explained=value, **around(value),
+                         beyond_exact=value - 0.6, beyond_low=value - 0.65,
                          beyond_high=value - 0.55, n=250))  # fmt: skip
     return frame(rows)
 
@@ -208,7 +209,8 @@ def sum_rows(ratio: float = 0.9) -> pd.DataFrame:
         value = ratio - n / 100 + len(rows) / 1e4
         rows.append(made(additivity.SumRow, model="made", labels=labels, flip=flip, n_changed=n, n_examples=32,
                          joint=value, summed=1.0, **around(1.0, "summed_"), ratio=value, **around(value),
-                         difference=value - 1, difference_low=value - 1.1, difference_high=value - 0.9, n=100))  # fmt: skip
+                         difference=value - 1, difference_low=value - 1.1, difference_high=value - 0.9,
+                         n=100))  # fmt: skip
     return frame(rows)
 
 
