@@ -72,23 +72,20 @@ def backups_in_transformers(cell: Cell, n: int, rng: Random) -> Iterator[Measure
         for own in range(1000 * seed, 1000 * seed + cell.n_tasks):
             plan = known.drawn_plan(kind, own)
             select, held = known.planted(plan, cell.n_prompts, noise=cell.noise, seed=own, bridge=bridge, name=str(own))
-            picked = redundancy.pick(select)
-            chosen = picked.chosen[: known.N_KEY]
-            outs = own_backups.outs_of(chosen, redundancy.matched(picked, chosen, seed=own))
-            found.append(own_backups.measure(held, outs, own_backups.kinds_of(picked.direct), seed=own))
+            found.append(own_backups.measure(held, redundancy.pick(select), seed=own))
         yield measures.backups(frame(own_backups.rows_of("", found, seed=seed)))
 
 
 def survives(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     """``effect_size``: share of the accuracy that is lost without the two layers. noise: standard deviation of it
-    between tasks; so many answers flip either way besides. ``out``: either way of taking them out. ``exchanged``: with
+    between tasks; 5% of the answers flip either way besides. ``out``: either way of taking them out. ``exchanged``: with
     the twin's values alone."""
     for _ in range(n):
         own = cell.effect_size + cell.noise * rng.normal(size=cell.n_tasks)
         rows = []
         for t, how, (at, a) in product(range(cell.n_tasks), How, enumerate((0, *PAIRS))):
             size = own[t] * (cell.world == "out" or how == How.EXCHANGE) if at == 0 else 0.2 * rng.random()
-            change = -ACCURACY * size + (0.1 / cell.n_prompts) ** 0.5 * rng.normal()
+            change = -ACCURACY * size + (0.05 / cell.n_prompts) ** 0.5 * rng.normal()
             rows.append(row(OutRow, task=str(t), a=a, b=a + 1, how=how, posts=at == 0, accuracy=ACCURACY + change,
                             change=change, n=cell.n_prompts))  # fmt: skip
         yield measures.survives(frame(rows))
@@ -125,7 +122,7 @@ def backups(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
             recovered = (share + cell.noise * rng.normal(size=cell.n_tasks)) * lost
             lost, recovered = (values + error * rng.normal(size=cell.n_tasks) for values in (lost, recovered))
             kind = Set.CHOSEN if draw is None else Set.MATCHED
-            rows += [row(BackupRow, task=str(t), heads_are=kind, draw=draw, n_heads=1, who=Who.ALL, lost=lost[t],
+            rows += [row(BackupRow, task=str(t), heads_are=kind, draw=draw, alone=True, who=Who.ALL, lost=lost[t],
                          recovered=recovered[t], n=cell.n_prompts) for t in range(cell.n_tasks)]  # fmt: skip
         yield measures.backups(frame(rows))
 

@@ -205,9 +205,9 @@ def _tasks(world: str, truth: bool, *sizes: float, noise: float, tasks: int = 8,
     return [Cell(world, truth, size, noise, 0, 0, n, tasks) for size in sizes]
 
 
-def _few(world: str, size: float, noise: float, n: int = 200) -> list[Cell]:
-    """True ones, of five tasks and of four."""
-    return [cell for tasks in (5, 4) for cell in _tasks(world, True, size, noise=noise, tasks=tasks, n=n)]
+def _few(world: str, size: float, noise: float, n: int = 200, several: Sequence[int] = (5, 4)) -> list[Cell]:
+    """True ones, of few tasks."""
+    return [cell for tasks in several for cell in _tasks(world, True, size, noise=noise, tasks=tasks, n=n)]
 
 
 def _kinds(*true: str) -> list[Cell]:
@@ -222,51 +222,51 @@ IN_CONTEXT = (
         *_tasks("parts", False, 1, noise=0.4), *_tasks("parts", False, 1, noise=0.2, tasks=5),
         *_tasks("alike", False, 2, noise=0.2), *_tasks("little", False, 2, noise=0.2),
     ], 0.4),
-    Planted("redundant", rules.REDUNDANT, icl_worlds.redundant_in_transformers, _kinds("copies", "backup"), 0.01),
+    Planted("redundant", rules.REDUNDANT, icl_worlds.redundant_in_transformers, _kinds("copies", "backup"), 0.005),
     Planted("survives", rules.SURVIVES, icl_worlds.survives, [
-        *_tasks("out", True, 0, 0.01, 0.03, noise=0.03), *_few("out", 0.01, 0.03),
-        *_tasks("out", True, 0.01, noise=0.1), *_tasks("out", False, 0.1, 0.2, 0.3, noise=0.03),
-        *_tasks("out", False, 0.1, noise=0.1), *_tasks("out", False, 0.1, noise=0.03, tasks=5),
-        *_tasks("exchanged", False, 0.3, noise=0.03),
+        *_tasks("out", True, 0, 0.01, 0.03, noise=0.03, n=48), *_few("out", 0.01, 0.03, 48, (6, 5)),
+        *_tasks("out", True, 0.01, noise=0.1, n=48), *_tasks("out", False, 0.1, 0.2, 0.3, noise=0.03, n=48),
+        *_tasks("out", False, 0.1, noise=0.1, n=48), *_tasks("out", False, 0.1, noise=0.03, tasks=6, n=48),
+        *_tasks("exchanged", False, 0.3, noise=0.03, n=48),
     ], 0.4),
     Planted("moves-up", rules.MOVES_UP, icl_worlds.moves_up, [
-        *_tasks("posts", True, 1, 2, 4, noise=0.7, n=100), *_few("posts", 2, 0.7, 100),
-        *_tasks("posts", True, 2, noise=1.5, n=100), *_tasks("alike", False, 2, 4, noise=0.7, n=100),
-        *_tasks("gone", False, 2, noise=0.7, n=100), *_tasks("none", False, 0, noise=0.7, n=100),
-        *_tasks("none", False, 0, noise=0.7, n=100, tasks=5),
+        *_tasks("posts", True, 1, 2, 4, noise=0.7, n=32), *_few("posts", 2, 0.7, 32),
+        *_tasks("posts", True, 2, noise=1.5, n=32), *_tasks("alike", False, 2, 4, noise=0.7, n=32),
+        *_tasks("gone", False, 2, noise=0.7, n=32), *_tasks("none", False, 0, noise=0.7, n=32),
+        *_tasks("none", False, 0, noise=0.7, n=32, tasks=5),
     ], 0.4),
     Planted("backups", rules.BACKUPS, icl_worlds.backups, [
-        *_tasks("step in", True, 0.3, 0.5, 1, noise=0.15), *_few("step in", 0.5, 0.15),
-        *_tasks("step in", True, 0.5, noise=0.3), *_tasks("step in", False, 0, 0.1, noise=0.15),
-        *_tasks("step in", False, 0, noise=0.15, tasks=5), *_tasks("alike", False, 0.5, noise=0.15),
-        *_tasks("little", False, 0.5, noise=0.15),
-    ], 0.4),
-    Planted("backups", rules.BACKUPS, icl_worlds.backups_in_transformers, _kinds("copies", "backup"), 0.01),
+        *_tasks("step in", True, 0.3, 0.5, 1, noise=0.15, n=100), *_few("step in", 0.5, 0.15, 100),
+        *_tasks("step in", True, 0.5, noise=0.3, n=100), *_tasks("step in", False, 0, 0.1, noise=0.15, n=100),
+        *_tasks("step in", False, 0, noise=0.15, tasks=5, n=100), *_tasks("alike", False, 0.5, noise=0.15, n=100),
+        *_tasks("little", False, 0.5, noise=0.15, n=100),
+    ], 0.2),
+    Planted("backups", rules.BACKUPS, icl_worlds.backups_in_transformers, _kinds("copies", "backup"), 0.005),
     Planted("evidence", rules.EVIDENCE, icl_worlds.evidence, [
         *_tasks("exact", True, 0.1, 1, noise=0.15, tasks=0, n=125),
         *(cell for noise in (0.25, 0.4) for cell in _tasks("exact", True, 1, noise=noise, tasks=0, n=125)),
         *_tasks("exact", True, 1, noise=0.15, tasks=0, n=50),
         *(cell for world in ("even", "saturation", "recency", "last", "count")
           for cell in _tasks(world, False, 1, noise=0.15, tasks=0, n=125)),
-    ], 0.05),
+    ], 0.03),
     Planted("adds", rules.ADDS, icl_worlds.adds, [
-        *_tasks("ratio", True, 0.9, 1, 1.1, noise=0.5, tasks=0), *_tasks("ratio", True, 1, noise=1, tasks=0),
+        *_tasks("ratio", True, 0.9, 1, 1.1, noise=0.5, tasks=0, n=80), *_tasks("ratio", True, 1, noise=1, tasks=0, n=80),
         *_tasks("ratio", True, 1, noise=0.5, tasks=0, n=50),
-        *_tasks("ratio", False, 0.5, 0.8, 1.25, noise=0.5, tasks=0),
-        *_tasks("little", False, 1, noise=0.5, tasks=0),
+        *_tasks("ratio", False, 0.5, 0.8, 1.25, noise=0.5, tasks=0, n=80),
+        *_tasks("little", False, 1, noise=0.5, tasks=0, n=80),
     ], 0.4),
     Planted("looks-back", rules.LOOKS_BACK, icl_worlds.looks_back, [
         *_tasks("answers", True, 1, 2, noise=0.2, n=48), *_tasks("answers", True, 2, noise=0.2, tasks=5, n=48),
         *_tasks("answers", True, 2, noise=0.5, n=48), *_tasks("layers", False, 2, noise=0.2, n=48),
         *_tasks("everywhere", False, 2, noise=0.2, n=48), *_tasks("none", False, 0, noise=0.2, n=48),
-    ], 0.2),
+    ], 0.1),
     Planted("in-parts", rules.IN_PARTS, icl_worlds.in_parts, [
         *_tasks("mlps", True, 0.4, 0.6, noise=0.03, tasks=5, n=150),
         *(cell for tasks in (4, 3) for cell in _tasks("mlps", True, 0.6, noise=0.03, tasks=tasks, n=150)),
         *_tasks("mlps", True, 0.6, noise=0.1, tasks=5, n=150),
         *(cell for tasks in (5, 4) for cell in _tasks("alike", False, 0.6, noise=0.03, tasks=tasks, n=150)),
         *_tasks("whole", False, 0.6, noise=0.03, tasks=5, n=150), *_tasks("none", False, 0, noise=0.1, tasks=5, n=150),
-    ], 0.2),
+    ], 0.1),
 )  # fmt: skip
 PLANTED = (
     *OF_WEIGHTS_AND_HEADS, *(each._replace(share=0.4) for each in ON_LISTS),

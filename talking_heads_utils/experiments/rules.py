@@ -244,12 +244,11 @@ def _in_parts(found: Measured) -> Verdict:
     return _above(found.also["more_low"], found.also["more_high"])
 
 
-OVER_TASKS = {"tasks": 5, "prompts": 100}
-REDUNDANT = Rule(_redundant, OVER_TASKS | {"matched_sets": 19})
-SURVIVES = Rule(_survives, OVER_TASKS | {"ways": 2})
-MOVES_UP = Rule(_moves_up, OVER_TASKS)
-BACKUPS = Rule(_backups, OVER_TASKS | {"matched_draws": 19})
+REDUNDANT = Rule(_redundant, {"tasks": 5, "prompts": 100, "matched_sets": 19})
+SURVIVES = Rule(_survives, {"tasks": 6, "prompts": 48, "ways": 2})
+MOVES_UP = Rule(_moves_up, {"tasks": 5, "prompts": 32})
+BACKUPS = Rule(_backups, {"tasks": 5, "prompts": 100, "matched_draws": 19})
 EVIDENCE = Rule(_evidence, {"rates": 4, "sequences": 100})
-ADDS = Rule(_adds, {"sequences": 100})
+ADDS = Rule(_adds, {"sequences": 80})
 LOOKS_BACK = Rule(_looks_back, {"tasks": 5, "heads": 10})
 IN_PARTS = Rule(_in_parts, {"tasks": 4, "prompts": 100})

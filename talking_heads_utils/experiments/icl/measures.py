@@ -134,7 +134,7 @@ def backups(table: pd.DataFrame) -> Measured:
     """Share of the chosen heads' lost direct effect that others recover where each is exchanged alone, with direction
     and scale of the untouched run, over tasks. A matched draw that loses less than a tenth of what the chosen heads do
     counts as unrecovered."""
-    part = _of_tasks(table, who=Who.ALL, n_heads=1)
+    part = _of_tasks(table, who=Who.ALL, alone=True)
     own = part[part["heads_are"] == Set.CHOSEN].groupby("task")[["lost", "recovered"]].mean()
     lost, found = mean_of(own["lost"]), ratio_of(own["recovered"], own["lost"])
     drawn = part[part["heads_are"] == Set.MATCHED].groupby("draw")[["lost", "recovered"]].mean()
