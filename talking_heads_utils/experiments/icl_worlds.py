@@ -78,8 +78,8 @@ def backups_in_transformers(cell: Cell, n: int, rng: Random) -> Iterator[Measure
 
 def survives(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     """``effect_size``: share of the accuracy that is lost without the two layers. noise: standard deviation of it
-    between tasks; 5% of the answers flip either way besides. ``out``: either way of taking them out. ``exchanged``: with
-    the twin's values alone."""
+    between tasks; 5% of the answers flip either way besides. ``out``: either way of taking them out.
+    ``exchanged``: with the twin's values alone."""
     for _ in range(n):
         own = cell.effect_size + cell.noise * rng.normal(size=cell.n_tasks)
         rows = []

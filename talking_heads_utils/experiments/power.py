@@ -250,7 +250,8 @@ IN_CONTEXT = (
           for cell in _tasks(world, False, 1, noise=0.15, tasks=0, n=125)),
     ], 0.03),
     Planted("adds", rules.ADDS, icl_worlds.adds, [
-        *_tasks("ratio", True, 0.9, 1, 1.1, noise=0.5, tasks=0, n=80), *_tasks("ratio", True, 1, noise=1, tasks=0, n=80),
+        *_tasks("ratio", True, 0.9, 1, 1.1, noise=0.5, tasks=0, n=80),
+        *_tasks("ratio", True, 1, noise=1, tasks=0, n=80),
         *_tasks("ratio", True, 1, noise=0.5, tasks=0, n=50),
         *_tasks("ratio", False, 0.5, 0.8, 1.25, noise=0.5, tasks=0, n=80),
         *_tasks("little", False, 1, noise=0.5, tasks=0, n=80),
