@@ -1,13 +1,34 @@
-"""Whether what examples contribute to the log-odds at the last token adds: second differences."""
+"""Whether what examples contribute to the log-odds at the last question adds.
+
+Of a group of examples that speak for the rule, labels are drawn at random: that is the baseline, which keeps all that
+the format of an example does. One example's contribution is the log-odds with its own label less those with a label
+drawn at random in its slot, half of the difference between its two labels, the rest of the group as drawn. Together
+they contribute the log-odds with all their own labels less the baseline: over a draw and its opposite, so that of
+contributions that add the ratio is 1 whatever was drawn. For two examples joint less summed is, in the mean, a quarter
+of their second difference.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.icl.evidence import asked
+from talking_heads_utils.experiments.icl.readers import LogOdds
+from talking_heads_utils.experiments.icl.sequences import Sequences, log_odds
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.stats import bootstrap_mean, bootstrap_ratio
 
 GROUPS = (2, 4, 8)  # examples that are changed together
+RATES = (0.2, 0.3)  # of flips
+N_SEQUENCES = 40  # of each rate
+ALL_RATES = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,5 +54,75 @@ class SumRow(Row):
     n: int = column("sequences", "n")
 
 
+class Changed(NamedTuple):
+    """Sequences with labels changed, as variants. 0: as drawn. Then of each size of group in turn: labels at random,
+    the opposite ones, and the former with each example's label turned over. own: whether the label drawn for each
+    example of each group, ``[n, sum of sizes]``, is its own."""
+
+    sequences: Sequences
+    own: Int[Tensor, "n n_examples"]
+
+
+def changed(sequences: Sequences, *, groups: tuple[int, ...] = GROUPS, seed: int = 0) -> Changed:
+    """Groups of examples that speak for the rule, each within the next larger one. Raises :class:`TaskError` where a
+    sequence has too few; take those of :func:`enough`."""
+    generator, n = torch.Generator().manual_seed(seed), len(sequences)
+    if not bool(enough(sequences, max(groups)).all()):
+        raise TaskError(f"Some sequences have fewer than {max(groups)} labels that speak for the rule.")
+    labels, speaks = sequences.labels[:, 0], sequences.sides[:, 0] == 1
+    drawn = torch.rand(labels.shape, generator=generator).masked_fill(~speaks, -1)
+    group = drawn.argsort(1, descending=True)[:, : max(groups)]
+    variants, own = [labels], []
+    for size in groups:
+        slots = group[:, :size]
+        turned = torch.randint(2, (n, size), generator=generator)
+        some = labels.scatter(1, slots, labels.gather(1, slots) ^ turned)
+        variants += [some, labels.scatter(1, slots, labels.gather(1, slots) ^ 1 ^ turned)]
+        variants += [some.scatter(1, slot[:, None], 1 - some.gather(1, slot[:, None])) for slot in slots.unbind(1)]
+        own.append(1 - turned)
+    return Changed(sequences.relabelled(torch.stack(variants, 1)), torch.cat(own, 1))
+
+
+def enough(sequences: Sequences, size: int = max(GROUPS)) -> Tensor:
+    """Which sequences have so many labels that speak for the rule."""
+    return (sequences.sides[:, 0] == 1).sum(1) >= size
+
+
+def sum_rows(
+    model: str, labels: str, log_odds: LogOdds, made: Changed, *, groups: tuple[int, ...] = GROUPS, seed: int = 0
+) -> list[SumRow]:
+    """Of each rate and of all together. log_odds: of the variants, at the last question."""
+    sequences, rows = made.sequences, []
+    n_shown = sequences.labels.shape[-1]
+    joint, summed = contributions(log_odds, made.own, groups)
+    for flip in (*sequences.flip.unique().tolist(), ALL_RATES):
+        at = (sequences.flip == flip) | (flip == ALL_RATES)
+        for size, together, alone in zip(groups, joint[at].T, summed[at].T):
+            ratio, total = (bootstrap_ratio(together, alone, seed=seed), bootstrap_mean(alone, n_boot=2000, seed=seed))
+            difference = bootstrap_mean(together - alone, n_boot=2000, seed=seed)
+            rows.append(SumRow(model, labels, round(flip, 3), size, n_shown, together.mean().item(), *total[:3],
+                               *ratio[:3], *difference[:3], n=ratio.n))  # fmt: skip
+    return rows
+
+
+def contributions(
+    log_odds: LogOdds, own: Int[Tensor, "n n_examples"], groups: tuple[int, ...] = GROUPS
+) -> tuple[Float[Tensor, "n groups"], Float[Tensor, "n groups"]]:
+    """What each group contributes together, and the sum of what its examples contribute alone."""
+    last, joint, summed, at = log_odds[..., -1], [], [], 1
+    for size, drawn in zip(groups, own.split(list(groups), 1)):
+        some, opposite, turned = last[:, at], last[:, at + 1], last[:, at + 2 : at + 2 + size]
+        joint.append(last[:, 0] - (some + opposite) / 2)
+        summed.append(((2 * drawn - 1) * (some[:, None] - turned) / 2).sum(1))
+        at += 2 + size
+    return torch.stack(joint, 1), torch.stack(summed, 1)
+
+
 def run(c: Context) -> list[SumRow]:
-    raise NotImplementedError
+    """The first order of some of the sequences that the other tables are made of, with the same labels."""
+    read = asked(c)
+    fit, n = enough(read.sequences), c.n(N_SEQUENCES, 10)
+    rows = [((read.sequences.flip - rate).abs() < 1e-6).logical_and(fit).nonzero()[:n, 0] for rate in RATES]
+    made = changed(read.sequences.of(torch.cat(rows)), seed=c.seed)
+    found = log_odds(c.bridge, c.tokenizer, made.sequences, read.labels, only_last=True)
+    return sum_rows(c.model, read.named, found, made, seed=c.seed)
