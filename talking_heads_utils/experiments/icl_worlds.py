@@ -14,9 +14,10 @@ import numpy as np
 from numpy import ndarray
 
 from talking_heads_utils.experiments.icl import backups as own_backups
-from talking_heads_utils.experiments.icl import known, measures, redundancy, sequences
+from talking_heads_utils.experiments.icl import known, measures, sequences
 from talking_heads_utils.experiments.icl.additivity import GROUPS, SumRow
 from talking_heads_utils.experiments.icl.backups import BackupRow, Who
+from talking_heads_utils.experiments.icl.choice import pick
 from talking_heads_utils.experiments.icl.evidence import slope_rows
 from talking_heads_utils.experiments.icl.parts import HEADS, MLPS, Attribute, LooksBackRow, PartRow
 from talking_heads_utils.experiments.icl.patching import SEES, FirstRow, OutRow
@@ -72,7 +73,7 @@ def backups_in_transformers(cell: Cell, n: int, rng: Random) -> Iterator[Measure
         for own in range(1000 * seed, 1000 * seed + cell.n_tasks):
             plan = known.drawn_plan(kind, own)
             select, held = known.planted(plan, cell.n_prompts, noise=cell.noise, seed=own, bridge=bridge, name=str(own))
-            found.append(own_backups.measure(held, redundancy.pick(select), seed=own))
+            found.append(own_backups.measure(held, pick(select), seed=own))
         yield measures.backups(frame(own_backups.rows_of("", found, seed=seed)))
 
 
