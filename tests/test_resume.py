@@ -1,11 +1,10 @@
 """One store of parts: stopped, resumed, and what is damaged or of another run is refused."""
 
-import json
 
 import pytest
 
 from talking_heads_utils.errors import OptionError, ResultError
-from talking_heads_utils.resume import PLAN, Store, differing
+from talking_heads_utils.resume import Store, differing
 
 NAMES = ["a", "b", "c", "d", "e"]
 SHARED = {"model": "planted", "values": (1, 2.5)}
