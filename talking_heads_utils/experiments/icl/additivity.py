@@ -4,8 +4,8 @@ Of a group of examples that speak for the rule, labels are drawn at random: that
 the format of an example does. One example's contribution is the log-odds with its own label less those with a label
 drawn at random in its slot, half of the difference between its two labels, the rest of the group as drawn. Together
 they contribute the log-odds with all their own labels less the baseline: over a draw and its opposite, so that of
-contributions that add the ratio is 1 whatever was drawn. Smaller groups are parts of the largest one. For two examples joint less summed is, in the mean, a quarter
-of their second difference.
+contributions that add the ratio is 1 whatever was drawn. Smaller groups are parts of the largest one. For two examples
+joint less summed is, in the mean, a quarter of their second difference.
 """
 
 from __future__ import annotations
