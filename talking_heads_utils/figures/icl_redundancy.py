@@ -20,10 +20,9 @@ from talking_heads_utils.figures.icl import (
     marks,
     over_tasks,
     task_name,
-    told_of,
     views_of,
 )
-from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, new_figure, short, with_views
+from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, new_figure, with_views
 from talking_heads_utils.labels import Head
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def heads_figure(table: pd.DataFrame) -> go.Figure:
              for value, name in MOVED_BY.items()}  # fmt: skip
     for task, part in table.groupby("task", sort=False):
         views[f"{task_name(task)}: {MOVED_BY['alone']}"] = _heads(part, "alone", layers, n_heads)
-    figure = with_views(new_figure(470, xaxis_title="head", yaxis_title="layer"), views)
+    figure = with_views(new_figure(410, xaxis_title="head", yaxis_title="layer"), views)
     return figure.update_xaxes(tickvals=list(range(n_heads)))
 
 
@@ -77,7 +76,7 @@ def redundancy_figure(table: pd.DataFrame) -> go.Figure:
             entry = f"{n:.0f} heads, at {'the last token' if where == Where.END else 'all tokens'}"
             views[entry] = [_sets(matched[: len(matched) if n == MATCHED_TO else 0], tasks, "matched sets", CONTROL, 6),
                             _sets(chosen[chosen["n_heads"] == n], tasks, "chosen heads", ACCENT, 11)]  # fmt: skip
-    figure = new_figure(400)
+    figure = new_figure(350)
     figure.add_hline(y=1, line=NULL_LINE, annotation_text="effects add", annotation_position="top left")
     figure.update_yaxes(title_text="lost together over lost alone")
     return over_tasks(with_views(figure, views), tasks)
@@ -92,22 +91,6 @@ def _sets(rows: pd.DataFrame, tasks: Sequence[str], name: str, colour: str, size
     drawn = marks(rows, x, "ratio", name, colour, before=rows["heads"].fillna("").tolist())
     drawn.update(marker=dict(color=colour, size=size, opacity=1 if single else 0.6), showlegend=len(rows) > 0)
     return drawn if single else drawn.update(error_y=None)
-
-
-def pairs_figure(table: pd.DataFrame) -> go.Figure:
-    """What each pair of chosen heads does beyond its heads alone; the menu chooses the task. table: of
-    :class:`~talking_heads_utils.experiments.icl.redundancy.PairRow`."""
-
-    def traces(part: pd.DataFrame) -> list:
-        heads = sorted({*part["a"], *part["b"]}, key=lambda head: (Head.parse(head).layer, Head.parse(head).head))
-        known = {(a, b): (v, told) for a, b, v, told in
-                 zip(part["a"], part["b"], short(part["interaction"], 3), told_of(part, "interaction"))}  # fmt: skip
-        grid = [[known.get((a, b)) or known.get((b, a)) for b in heads] for a in heads]
-        most = max(float(part["interaction"].abs().quantile(0.98)), 1e-6)
-        return [cells(grid, heads, heads, most, "nats of<br>log-odds", "%{y} and %{x}: %{customdata}")]
-
-    figure = with_views(new_figure(470), views_of(table, traces, task=task_name))
-    return figure.update_yaxes(autorange="reversed", type="category").update_xaxes(type="category", tickangle=-60)
 
 
 def backups_figure(table: pd.DataFrame) -> go.Figure:
@@ -127,7 +110,7 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
             made.append(mark.update(error_y=None) if kind == Set.MATCHED else mark)
         return made
 
-    figure, singly = new_figure(400, legend_y=-0.26), "one by one"
+    figure, singly = new_figure(350, legend_y=-0.3), "one by one"
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(tickvals=list(range(len(whos))), ticktext=list(WHO.values()), range=[-0.5, len(whos) - 0.5],
                         tickangle=0)  # fmt: skip
@@ -141,7 +124,7 @@ def sufficient_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy kept with few heads left as they are, the first set and those without its heads, beside random heads;
     the menu chooses the task. table: of
     :class:`~talking_heads_utils.experiments.icl.sufficient.SufficientRow`."""
-    figure, sets = new_figure(380), sorted(int(which) for which in set(table["which"]) if which)
+    figure, sets = new_figure(340), sorted(int(which) for which in set(table["which"]) if which)
 
     def traces(part: pd.DataFrame) -> list:
         random = part[part["which"] == 0].groupby("n_heads", as_index=False)[["kept", "low", "high", "n"]].mean()

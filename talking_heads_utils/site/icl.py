@@ -17,12 +17,15 @@ from talking_heads_utils.experiments.icl.swaps import Where
 from talking_heads_utils.experiments.icl.tasks import Examples
 from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.figures.icl import EXAMPLES, most_examples, seen, task_name
-from talking_heads_utils.figures.icl_evidence import READERS, flipped
+from talking_heads_utils.figures.icl_evidence import flipped
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED
 from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:
     import pandas as pd
+
+READERS = {Reader.EXACT: "exact", Reader.SATURATION: "saturating", Reader.RECENCY: "recency", Reader.LAST: "last label",
+           Reader.COUNT: "number only"}  # fmt: skip
 
 
 def _tasks(table: pd.DataFrame) -> pd.DataFrame:
@@ -212,21 +215,24 @@ def sufficient(table: pd.DataFrame) -> str:
     """The smallest sets, and how many there are without a head in common."""
     enough = table[table["suffices"].astype(bool)]
     sizes = {task: rows.sort_values("which")["n_heads"].tolist() for task, rows in enough.groupby("task", sort=False)}
-    told = [f"- {task_name(task)}: {sizes[task][0]}{_further(sizes[task][1:])}" if task in sizes
-            else f"- {task_name(task)}: no set of up to {rows['n_heads'].max()}"
+    told = [f"{task_name(task)} {sizes[task][0]}{_further(sizes[task][1:])}" if task in sizes
+            else f"{task_name(task)} more than {rows['n_heads'].max()}"
             for task, rows in table.groupby("task", sort=False)]  # fmt: skip
     held = enough[enough["which"] == 1]
-    kept = f"\n\nOn held-out prompts the first sets keep {_range(held['kept'])} of the accuracy" if len(held) else ""
+    kept = f" On held-out prompts the first sets keep {_range(held['kept'])} of the accuracy" if len(held) else ""
     alone = held["everywhere"].dropna()
     rest = f"; with all others exchanged everywhere, {_range(alone)}" if len(alone) else ""
     gone = held["without"].dropna()
     without = f"; with the first set alone exchanged, {_range(gone)}" if len(gone) else ""
-    return "Heads of the smallest set that keeps 90% of the accuracy:\n\n" + "\n".join(told) + (
-        f"{kept}{rest}{without}." if kept else "")  # fmt: skip
+    more = f"{kept}{rest}{without}." if kept else ""
+    return (
+        "Heads of the smallest set that keeps 90% of the accuracy (of further sets without these heads): "
+        f"{'; '.join(told)}.{more}"
+    )
 
 
 def _further(sizes: list[int]) -> str:
-    return f"; of further sets without those heads {listed(sizes)}" if sizes else "; no second set without them"
+    return f" ({', '.join(map(str, sizes))})" if sizes else " (no second set)"
 
 
 # --- evidence ---
@@ -253,11 +259,11 @@ def slopes(table: pd.DataFrame) -> str:
         rates, whole = part[part["flip"] > 0], part[part["flip"] == 0].iloc[0]
         by = ", ".join(f"{flipped(row['flip'])} {row['slope']:.3f}" for _, row in rates.iterrows())
         told.append(
-            f"- {names}: {by}; all together {_signed(whole, 'slope', '.3f', 'slope_')}. Bend "
+            f"{names}: {by}; all together {_signed(whole, 'slope', '.3f', 'slope_')}. Bend "
             f"{_signed(whole, 'curvature', '+.4f', 'curvature_')}; over orders of one sequence "
             f"{_signed(whole, 'order', '.0%', 'order_')} of the variance by evidence"
         )
-    return "Nats a label of signed evidence:\n\n" + "\n".join(told)
+    return f"Nats a label of signed evidence, {'. '.join(told)}."
 
 
 @said
