@@ -11,7 +11,6 @@ import rehearsals
 import torch
 
 from talking_heads_utils import batches
-from talking_heads_utils.cli import main
 from talking_heads_utils.errors import ModelError, NotApplicable, OptionError, ResultError
 from talking_heads_utils.experiments import context, gate, source_sum, store
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
