@@ -13,6 +13,7 @@ from talking_heads_utils.experiments.icl import (
     evidence,
     parts,
     patching,
+    post,
     readers,
     redundancy,
     sufficient,
@@ -134,6 +135,12 @@ def patch_rows() -> pd.DataFrame:
                              layer=layer, accuracy=value, **around(value), about=None, about_low=None, about_high=None,
                              copied=value / 2, n=100))  # fmt: skip
     return frame(rows)
+
+
+def post_rows() -> pd.DataFrame:
+    cells = [("", layer, 30 if layer in (2, 3) else 21) for layer in range(5)] + [("layers 1, 2", 0, 21)]
+    return frame([made(post.PostRow, model="made", out=out, a_top_five="87 85", b_plain=21, layer=layer, b_patched=said)
+                  for out, layer, said in cells])  # fmt: skip
 
 
 def out_rows(change: float = -0.03) -> pd.DataFrame:

@@ -212,7 +212,7 @@ def test_joint_less_summed_of_two_is_a_quarter_of_their_second_difference():
     f = {pair: value for pair, value in zip(product((0, 1), (0, 1)), (0.3, 1.1, 0.7, 2.9))}  # by own label of each
     found = []
     for a, b in product((0, 1), (0, 1)):
-        values = [f[1, 1], f[a, b], f[1 - a, 1 - b], f[1 - a, b], f[a, 1 - b]]
+        values = [f[a, b], f[1 - a, b], f[a, 1 - b], f[1, 1], f[1 - a, 1 - b]]
         log_odds = torch.tensor(values, dtype=torch.float64)[None, :, None]
         joint, summed = contributions(log_odds, torch.tensor([[a, b]]), (2,))
         found.append((joint - summed).item())
@@ -220,17 +220,20 @@ def test_joint_less_summed_of_two_is_a_quarter_of_their_second_difference():
 
 
 def test_groups_speak_for_the_rule_and_each_variant_is_what_it_says(few):
-    made, own = changed(few, groups=(2, 4), seed=1), few.labels
+    made, own = changed(few, groups=(2, 4), seed=1), few.labels[:, :1]
     labels = made.sequences.labels
-    assert isinstance(made, Changed) and labels.shape[1] == 1 + (2 + 2) + (2 + 4)
-    assert torch.equal(labels[:, 0], own[:, 0])
-    for first, size, of in ((1, 2, made.own[:, :2]), (5, 4, made.own[:, 2:])):
-        differ = labels[:, first] != labels[:, first + 1]
-        assert (differ.sum(1) == size).all() and (few.sides[:, 0][differ] == 1).all()
-        for k in range(size):
-            turned = labels[:, first] != labels[:, first + 2 + k]
-            assert (turned.sum(1) == 1).all()
-            assert torch.equal((labels[:, first] == own[:, 0])[turned], of[:, k].bool())
+    assert isinstance(made, Changed) and labels.shape[1] == 1 + 4 + 2 * 2
+    some, turned, rest = labels.split([1, 4, 4], 1)
+    assert ((turned != some).sum(-1) == 1).all() and ((turned != some).any(1).sum(-1) == 4).all()
+    slots = (turned != some).any(1)  # of the group
+    assert (few.sides[:, 0][slots] == 1).all() and torch.equal(labels[:, 0][~slots], own[:, 0][~slots])
+    for k in range(4):
+        at = turned[:, k] != some[:, 0]
+        assert torch.equal((some[:, 0] == own[:, 0])[at], made.own[:, k].bool())
+    assert torch.equal(rest[:, 2], own[:, 0]) and ((rest[:, 3] != some[:, 0]) == slots).all()  # all four
+    two = (turned[:, :2] != some).any(1)
+    assert torch.equal(rest[:, 1] != some[:, 0], two)
+    assert torch.equal(rest[:, 0], torch.where(two, own[:, 0], some[:, 0]))
     with pytest.raises(TaskError):
         changed(few, groups=(2, 40))
 
@@ -264,7 +267,7 @@ def test_all_tables_of_a_model_that_reads_exactly_share_one_pass(tiny, monkeypat
     c = Context("tiny", quick=True, loaded=tiny)
     runs = (evidence.run_gate, evidence.run_evidence, evidence.run_readers, evidence.run_slopes, additivity.run)
     gate, means, readers, slopes, sums = (frame(run(c)) for run in runs)
-    assert [len(shape) for shape in passes] == [3] * 4 and passes[-1][:2] == (20, 21)
+    assert [len(shape) for shape in passes] == [3] * 4 and passes[-1][:2] == (20, 15)
     last = gate[(gate["half"] == "held-out") & (gate["n_examples"] == 32)]
     assert list(last["flip"]) == [*drawn.FLIPS] and np.allclose(last["accuracy"], last["exact"], atol=0.1)
     assert set(means["n_examples"]) == set(evidence.COUNTS) and len(readers) == len(Reader)

@@ -242,6 +242,7 @@ def test_figures_take_tables_that_were_stored(tmp_path):
     (said.tasks, made.task_rows(own=0.32), ("Of 2 tasks 0 are", "control: none.")),
     (said.functions, made.function_rows(), ("y = 2x + 3: 4% [2%, 7%]", "shuffled labels 2%")),
     (said.patches, made.patch_rows(), ("B sees none: 10% right untouched, at most 59% with A's stream (of layer 5)",)),
+    (said.post_here, made.post_rows(), ("nothing out: A's top five 87 85; B answers 30 (2x) at layers 2 and 3",)),
     (said.layers_out, made.out_rows(), ("layers 2 and 3 by zeros: -4% [-6%, -1%]", "5 of the 14 other pairs cost")),
     (said.first, made.first_rows(), ("B sees none, zeros: from layer 3.0 to 3.8, +0.8",)),
     (said.heads, made.head_rows(), ("15 heads clearly cost", "0.18 to 0.36 nats", "every task: L3H0, L4H1, L4H2 and")),

@@ -11,7 +11,6 @@ import rehearsals
 import torch
 
 from talking_heads_utils import batches
-from talking_heads_utils.cli import main
 from talking_heads_utils.errors import ModelError, NotApplicable, OptionError, ResultError
 from talking_heads_utils.experiments import context, gate, source_sum, store
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
@@ -25,7 +24,7 @@ from talking_heads_utils.experiments.verdicts import Verdict
 from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import PLANTED, known_models, load_model, model_source
-from talking_heads_utils.resume import PLAN, Store, merge
+from talking_heads_utils.resume import PLAN, Store
 from talking_heads_utils.roles import DIRECT, NAME_MOVER, QUERY, S_INHIBITION, Role, Roles
 from talking_heads_utils.roles.ioi import Pair, find_roles, pairs_of_prompts
 from talking_heads_utils.site import scorecard
@@ -240,23 +239,8 @@ def test_a_table_depends_on_the_texts_that_it_reads(tmp_path):
     assert store.key_of(attends, Context(PLANTED))["texts"] == OWN_TEXTS
 
 
-def test_three_shards_are_one_run(tmp_path):
-    start = ["reproduce", "--model", "mini-token", "--chapters", "1", "--quick"]
-    for i in range(3):
-        assert main([*start, "--shard", f"{i}/3", "--out", str(tmp_path / f"part-{i}")]) == 0
-    assert main([*start, "--out", str(tmp_path)]) == 0
-    parts = [str(tmp_path / f"part-{i}" / "mini-token-quick") for i in range(3)]
-    assert main(["merge", *parts, "--out", str(tmp_path / "merged")]) == 0
-    assert main(["merge", *parts, "--out", str(tmp_path / "merged"), "--results", str(tmp_path / "other")]) == 2
-    assert_same(tmp_path / "mini-token-quick", tmp_path / "merged")
-    assert sum(len(list(Path(part).glob("*.parquet"))) for part in parts) == len(chosen((1,), of_own=True))
-
-
-def test_every_experiment_of_a_chapter_falls_to_one_shard():
-    parts = [chosen((1, 2, 3, 4), (i, 3)) for i in range(3)]
-    assert sorted(e.name for part in parts for e in part) == sorted(BY_NAME)
-    weights = [sum(e.weight for e in part) for part in parts]
-    assert max(weights) < 1.3 * min(weights)
+def test_a_model_goes_through_the_experiments_that_suit_it():
+    assert [e.name for e in chosen((1, 2, 3, 4))] == [*BY_NAME]
     own = {e.name for e in chosen((1,), of_own=True)}
     assert {"says", "attends"} <= own and not own & {"prefix", "gate", "roles"}
     assert chapters_of(PLANTED) == (1, 2, 3) and chapters_of("mini-icl") == (4,)
@@ -272,10 +256,7 @@ def test_results_of_another_run_are_never_mixed_in(whole, tmp_path):
     before = (folder / "looks-back.json").read_bytes()
     with pytest.raises(OptionError, match="seed"):
         reproduce(Context("mini-icl", quick=True), MINE, tmp_path, silent)
-    with pytest.raises(OptionError, match="seed"):
-        merge([whole, folder], tmp_path / "merged")
-    assert (folder / "looks-back.json").read_bytes() == before and not (tmp_path / "merged").exists()
-    assert main(["merge", str(tmp_path / "nothing"), "--out", str(tmp_path / "merged")]) == 2
+    assert (folder / "looks-back.json").read_bytes() == before
 
 
 def test_a_page_shows_nothing_that_is_not_what_it_says(whole, tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from talking_heads_utils.experiments.icl import measures
 from talking_heads_utils.experiments.icl.backups import Who
 from talking_heads_utils.experiments.icl.patching import Run
+from talking_heads_utils.experiments.icl.post import AT_B, FUNCTION
 from talking_heads_utils.experiments.icl.readers import Reader
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.swaps import Where
@@ -136,6 +137,18 @@ def first(table: pd.DataFrame) -> str:
             f"to {row['first']:.1f}, {_signed(row, 'moved', '+.1f')}" for _, row in rows.iterrows()]  # fmt: skip
     moved = f"Without the post's layers the first layer that works moves, over tasks: {'; '.join(told)}."
     return moved if told else ""
+
+
+@said
+def post_here(table: pd.DataFrame) -> str:
+    """What this model answers to the post's own two prompts."""
+    twice = FUNCTION[0] * AT_B
+    told = []
+    for (out, best), rows in table.groupby(["out", "a_top_five"], sort=False):
+        layers = rows.loc[rows["b_patched"] == twice, "layer"].tolist()
+        where = f"at layers {listed(layers)}" if layers else "nowhere"
+        told.append(f"- {out or 'nothing'} out: A's top five {best}; B answers {twice} (2x) {where}")
+    return "The same prompts on this model:\n\n" + "\n".join(told)
 
 
 # --- redundancy ---

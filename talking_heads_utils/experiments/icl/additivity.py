@@ -4,8 +4,8 @@ Of a group of examples that speak for the rule, labels are drawn at random: that
 the format of an example does. One example's contribution is the log-odds with its own label less those with a label
 drawn at random in its slot, half of the difference between its two labels, the rest of the group as drawn. Together
 they contribute the log-odds with all their own labels less the baseline: over a draw and its opposite, so that of
-contributions that add the ratio is 1 whatever was drawn. For two examples joint less summed is, in the mean, a quarter
-of their second difference.
+contributions that add the ratio is 1 whatever was drawn. Smaller groups are parts of the largest one. For two examples
+joint less summed is, in the mean, a quarter of their second difference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from talking_heads_utils.stats import bootstrap_mean, bootstrap_ratio
 
 GROUPS = (2, 4, 8)  # examples that are changed together
 RATES = (0.2, 0.3)  # of flips
-N_SEQUENCES = 40  # of each rate
+N_SEQUENCES = 50  # of each rate
 ALL_RATES = 0.0
 
 
@@ -55,32 +55,37 @@ class SumRow(Row):
 
 
 class Changed(NamedTuple):
-    """Sequences with labels changed, as variants. 0: as drawn. Then of each size of group in turn: labels at random,
-    the opposite ones, and the former with each example's label turned over. own: whether the label drawn for each
-    example of each group, ``[n, sum of sizes]``, is its own."""
+    """Sequences with labels changed, as variants: the largest group's labels at random; the same with each one's label
+    turned over; then of each size with the first so many labels their own, and with them turned over.
+
+    own: whether the label drawn for each example of the largest group is its own.
+    """
 
     sequences: Sequences
-    own: Int[Tensor, "n n_examples"]
+    own: Int[Tensor, "n largest"]
 
 
 def changed(sequences: Sequences, *, groups: tuple[int, ...] = GROUPS, seed: int = 0) -> Changed:
-    """Groups of examples that speak for the rule, each within the next larger one. Raises :class:`TaskError` where a
-    sequence has too few; take those of :func:`enough`."""
-    generator, n = torch.Generator().manual_seed(seed), len(sequences)
-    if not bool(enough(sequences, max(groups)).all()):
-        raise TaskError(f"Some sequences have fewer than {max(groups)} labels that speak for the rule.")
+    """A group of examples that speak for the rule, drawn anew for each sequence; smaller groups are its first ones.
+
+    Raises :class:`TaskError` where a sequence has too few; take those of :func:`enough`.
+    """
+    generator, n, largest = torch.Generator().manual_seed(seed), len(sequences), max(groups)
+    if not bool(enough(sequences, largest).all()):
+        raise TaskError(f"Some sequences have fewer than {largest} labels that speak for the rule.")
     labels, speaks = sequences.labels[:, 0], sequences.sides[:, 0] == 1
-    drawn = torch.rand(labels.shape, generator=generator).masked_fill(~speaks, -1)
-    group = drawn.argsort(1, descending=True)[:, : max(groups)]
-    variants, own = [labels], []
-    for size in groups:
-        slots = group[:, :size]
-        turned = torch.randint(2, (n, size), generator=generator)
-        some = labels.scatter(1, slots, labels.gather(1, slots) ^ turned)
-        variants += [some, labels.scatter(1, slots, labels.gather(1, slots) ^ 1 ^ turned)]
-        variants += [some.scatter(1, slot[:, None], 1 - some.gather(1, slot[:, None])) for slot in slots.unbind(1)]
-        own.append(1 - turned)
-    return Changed(sequences.relabelled(torch.stack(variants, 1)), torch.cat(own, 1))
+    slots = torch.rand(labels.shape, generator=generator).masked_fill(~speaks, -1).argsort(1, descending=True)
+    slots, own = slots[:, :largest], torch.randint(2, (n, largest), generator=generator)
+    mine = labels.gather(1, slots)
+    some = mine ^ 1 ^ own
+    first = torch.arange(largest) < torch.tensor(groups)[:, None]
+    parts = [some[:, None], some[:, None] ^ torch.eye(largest, dtype=torch.long)]
+    for chosen in first:
+        parts += [mine[:, None].where(chosen, some[:, None]), some[:, None] ^ chosen.long()]
+    shown = torch.cat(parts, 1)
+    variants = labels[:, None].expand(-1, shown.shape[1], -1)
+    slots = slots[:, None].expand_as(shown)
+    return Changed(sequences.relabelled(variants.scatter(2, slots, shown)), own)
 
 
 def enough(sequences: Sequences, size: int = max(GROUPS)) -> Tensor:
@@ -106,16 +111,13 @@ def sum_rows(
 
 
 def contributions(
-    log_odds: LogOdds, own: Int[Tensor, "n n_examples"], groups: tuple[int, ...] = GROUPS
+    log_odds: LogOdds, own: Int[Tensor, "n largest"], groups: tuple[int, ...] = GROUPS
 ) -> tuple[Float[Tensor, "n groups"], Float[Tensor, "n groups"]]:
     """What each group contributes together, and the sum of what its examples contribute alone."""
-    last, joint, summed, at = log_odds[..., -1], [], [], 1
-    for size, drawn in zip(groups, own.split(list(groups), 1)):
-        some, opposite, turned = last[:, at], last[:, at + 1], last[:, at + 2 : at + 2 + size]
-        joint.append(last[:, 0] - (some + opposite) / 2)
-        summed.append(((2 * drawn - 1) * (some[:, None] - turned) / 2).sum(1))
-        at += 2 + size
-    return torch.stack(joint, 1), torch.stack(summed, 1)
+    some, turned, rest = log_odds[..., -1].split([1, own.shape[1], 2 * len(groups)], 1)
+    alone = (2 * own - 1) * (some - turned) / 2
+    mine, opposite = rest[:, ::2], rest[:, 1::2]
+    return mine - (some + opposite) / 2, torch.stack([alone[:, :size].sum(1) for size in groups], 1)
 
 
 def run(c: Context) -> list[SumRow]:

@@ -123,9 +123,9 @@ def changes(
             out[i, head.layer, head.head] = 1
     moved = heads[:, 1:] - heads[:, :1]
     lost = -(moved * out).sum((-2, -1))
-    parts = torch.einsum("nklh,klh,clh->nkc", moved, 1 - out, kinds).unbind(-1)
-    parts = (*parts, (mlps[:, 1:] - mlps[:, :1]).sum(-1))
-    found = [(lost, part) for part in (*parts, sum(parts), _rescaled(r, d))]
+    by_kind = torch.einsum("nklh,klh,clh->nkc", moved, 1 - out, kinds)
+    parts = torch.cat([by_kind, (mlps[:, 1:] - mlps[:, :1]).sum(-1, keepdim=True)], -1)
+    found = [(lost, part) for part in (*parts.unbind(-1), parts.sum(-1), _rescaled(r, d))]
     layers = out.any(-1).double()
     later = (1 - out) * (layers.cumsum(1) > layers)[..., None]
     post, held = (scores[:, 1:].double() - scores[:, :1].double() for scores in (d.post, d.post_frozen))
@@ -180,9 +180,9 @@ def _rows(
     for who, draws in zip(Who, means.unbind(1)):
         lost, recovered = draws[0].tolist()
         clear = ends(draws[:, 0]).low > 0
-        share = [float(x) for x in ends(draws[:, 1] / draws[:, 0].clamp(min=1e-9))] if clear else [None] * 3
+        share, low, high = map(float, ends(draws[:, 1] / draws[:, 0].clamp(min=1e-9))) if clear else (None, None, None)
         yield BackupRow(
-            model, task, are.value, out.draw, n_heads, out.alone, named, who.value, lost, recovered, *share, n
+            model, task, are.value, out.draw, n_heads, out.alone, named, who.value, lost, recovered, share, low, high, n
         )
 
 

@@ -183,7 +183,8 @@ def reader_rows(
         return values - means[:, None]
 
     y = within(without_bias(log_odds, sequences)[..., -1])
-    W, best = _resamples(tuple(int((held & at).sum()) for at in rates), n_boot, seed), {}
+    W = _resamples(tuple(int((held & at).sum()) for at in rates), n_boot, seed)
+    best: dict[Reader, tuple[float, float | None, float, Tensor]] = {}
     for reader, parameter in candidates():
         x = within(features(reader, parameter or 0.0, sequences)[..., -1].double())
         slope = (x[~held] * y[~held]).sum() / x[~held].square().sum()

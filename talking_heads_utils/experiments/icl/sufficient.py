@@ -141,17 +141,20 @@ def rows_of(
     enough = [grown.heads for grown in found if grown.suffices and grown.heads]
     everywhere = kept(first(held, n_everywhere), enough, where=Where.ALL).share.tolist() if enough else []
     without = kept(held, enough, rest=False).share.tolist() if enough else []
+    about: list[tuple[int, int | None, Grown, int]]
     about = [(which, None, grown, k) for which, grown in enumerate(found, 1) for k in range(len(grown.heads) + 1)]
     about += [(0, draw, Grown(heads, [0.0, share]), len(heads))
               for draw, (heads, share) in enumerate(zip(drawn, on_selection.share.tolist()), 1)]  # fmt: skip
     for i, (which, draw, grown, k) in enumerate(about):
         whole = which > 0 and k == len(grown.heads) and grown.suffices
         named = " ".join(map(str, grown.heads)) if draw else str(grown.heads[k - 1]) if k else ""
-        also = (everywhere[which - 1], without[which - 1]) if whole and k else (None, None)
+        at_all, without_it = (everywhere[which - 1], without[which - 1]) if whole and k else (None, None)
+        share, low, high, accuracy = (
+            float(part[i]) for part in (scored.share, scored.low, scored.high, scored.accuracy)
+        )
         yield SufficientRow(
-            model, held.asked.task.name, which, draw, k, named, whole, grown.selected[-1 if draw else k],
-            *(float(part[i]) for part in (scored.share, scored.low, scored.high, scored.accuracy)), *also,
-            len(held.asked),
+            model, held.asked.task.name, which, draw, k, named, whole, grown.selected[-1 if draw else k], share, low,
+            high, accuracy, at_all, without_it, len(held.asked),
         )  # fmt: skip
 
 
