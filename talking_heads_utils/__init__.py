@@ -39,7 +39,8 @@ What runs underneath:
 ``batches``      how much is run at once, and halving it where memory runs out
 ``device``       the device that something is to run on
 ``progress``     bars for what takes long, where somebody asked for them
-``resume``       work in parts: stopped, resumed, shared and merged
+``resume``       work in parts: stopped and resumed
+``cluster``      units of work on Ray
 ``files``        where data lies, and files that are written whole or not at all
 ``provenance``   versions, machine and weights that a result was made with
 ``settings``     values that several modules and the command line share

@@ -1,4 +1,4 @@
-"""Work in parts that can be stopped at any point, resumed, shared between machines and joined again.
+"""Work in parts that can be stopped at any point and resumed, by one process or by many that write to one folder.
 
 A :class:`Store` is a folder of one run. ``plan.json`` says what all its numbers depend on. Every part is a file with a
 note beside it, ``<part>.json``: what it is, how long it took, on what machine, with which versions, and a SHA-256 over
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,20 +124,14 @@ class Store:
             )
         return True
 
-    def left(
-        self,
-        parts: Iterable[str] | Mapping[str, float],
-        shard: tuple[int, int] = (0, 1),
-        keys: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> list[str]:
-        """This shard's parts that are still to be made, in the order given.
+    def left(self, parts: Iterable[str], keys: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+        """The parts that are still to be made, in the order given.
 
-        parts: names, or name -> weight (expected work). keys: what a part depends on beyond the plan, compared with
-        its note; a part made for another key is left to be made again.
-        Raises :class:`OptionError` for another plan, :class:`ResultError` naming a damaged part.
+        keys: what a part depends on beyond the plan, compared with its note; a part made for another key is left to be
+        made again. Raises :class:`OptionError` for another plan, :class:`ResultError` naming a damaged part.
         """
         self.check()
-        return [name for name in share(parts, shard) if self.stale(name, (keys or {}).get(name, {})) is not None]
+        return [name for name in parts if self.stale(name, (keys or {}).get(name, {})) is not None]
 
     def stale(self, name: str, key: Mapping[str, Any]) -> list[str] | None:
         """None for a part that is whole and made for this key, else the fields in which it differs (empty: not there).
@@ -176,63 +169,3 @@ def differing(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Fields in which two plans differ, as JSON compares them."""
     mine, other = json.loads(json.dumps(mine)), json.loads(json.dumps(other))
     return [name for name in {**mine, **other} if name not in mine or name not in other or mine[name] != other[name]]
-
-
-def share(parts: Iterable[str] | Mapping[str, float], shard: tuple[int, int]) -> list[str]:
-    """The parts of one shard, in the order given. By weight the heaviest go first, each to the shard with least work;
-    parts without weights go round. Raises :class:`OptionError` for a shard that is none."""
-    index, of = shard
-    if not 0 <= index < of:
-        raise OptionError(f"A shard is one of 0/{of} to {of - 1}/{of}, not {index}/{of}.")
-    weights = dict(parts) if isinstance(parts, Mapping) else dict.fromkeys(parts, 1.0)
-    loads, mine = [0.0] * of, set()
-    for name in sorted(weights, key=lambda name: -weights[name]):
-        least = loads.index(min(loads))
-        loads[least] += weights[name]
-        if least == index:
-            mine.add(name)
-    return [name for name in weights if name in mine]
-
-
-def shard(text: str) -> tuple[int, int]:
-    """``"0/4"`` as ``(0, 4)``: the first of four. Raises ``ValueError`` for anything else, as argparse wants."""
-    index, of = map(int, text.split("/"))
-    if not 0 <= index < of:
-        raise ValueError(f"{text} is no shard I/N: the first of four is 0/4, the last 3/4")
-    return index, of
-
-
-def merge(folders: Sequence[Path], into: Path, parts: Sequence[str] | None = None, suffix: str = ".parquet") -> int:
-    """Bring the parts of several folders of one plan together; returns how many the folder then has.
-
-    parts: names that must be there between them; by default all that are. Raises :class:`OptionError` where plans
-    differ or a part is missing, :class:`ResultError` naming a damaged part; nothing is copied then.
-    """
-    stores = [Store.of(folder, suffix) for folder in folders]
-    if not stores:
-        raise OptionError("There is nothing to merge: name one folder at least.")
-    for store in stores[1:]:
-        if changed := differing(stores[0].plan, store.plan):
-            raise OptionError(f"{store.folder} is of another run than {stores[0].folder}: other {', '.join(changed)}.")
-    target = Store(Path(into), stores[0].plan, suffix)
-    target.check()
-    found = {name: store for store in reversed([target, *stores]) for name in store.names()}
-    wanted = sorted(found) if parts is None else list(parts)
-    if lacking := [name for name in wanted if name not in found]:
-        raise OptionError(
-            f"{len(lacking)} of {len(wanted)} parts are in no folder, {lacking[0]} first. Run the shards that are left."
-        )
-    for name in wanted:
-        found[name].note(name)
-    for name in wanted:
-        if found[name] is not target:
-            _copy(found[name], target, name)
-    return len(wanted)
-
-
-def _copy(source: Store, target: Store, name: str) -> None:
-    """A part as it is: the plan first, the part's note last."""
-    file = source.path(name)
-    for original in dict.fromkeys((source.folder / PLAN, file, file.with_suffix(NOTE))):
-        with written_whole(target.folder / original.name) as part:
-            shutil.copyfile(original, part)

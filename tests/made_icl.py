@@ -13,6 +13,7 @@ from talking_heads_utils.experiments.icl import (
     evidence,
     parts,
     patching,
+    post,
     readers,
     redundancy,
     sufficient,
@@ -136,6 +137,12 @@ def patch_rows() -> pd.DataFrame:
     return frame(rows)
 
 
+def post_rows() -> pd.DataFrame:
+    cells = [("", layer, 30 if layer in (2, 3) else 21) for layer in range(5)] + [("layers 1, 2", 0, 21)]
+    return frame([made(post.PostRow, model="made", out=out, a_top_five="87 85", b_plain=21, layer=layer, b_patched=said)
+                  for out, layer, said in cells])  # fmt: skip
+
+
 def out_rows(change: float = -0.03) -> pd.DataFrame:
     unlike, rows = count(1), []
     for task, how, (a, b) in product((*TASKS, OVER_TASKS), ("zero", "exchange"), combinations(range(N_LAYERS), 2)):
@@ -183,7 +190,8 @@ def reader_rows() -> pd.DataFrame:
     for labels, reader in product(("A and B", "yes and no"), readers.Reader):
         value = 0.6 - len(rows) / 20
         rows.append(made(evidence.ReaderRow, model="made", labels=labels, reader=reader, slope=0.1,
-                         parameter=None if reader == "exact" else 9.0, explained=value, **around(value), beyond_exact=value - 0.6, beyond_low=value - 0.65,
+                         parameter=None if reader == "exact" else 9.0, explained=value, **around(value),
+                         beyond_exact=value - 0.6, beyond_low=value - 0.65,
                          beyond_high=value - 0.55, n=250))  # fmt: skip
     return frame(rows)
 
@@ -208,7 +216,8 @@ def sum_rows(ratio: float = 0.9) -> pd.DataFrame:
         value = ratio - n / 100 + len(rows) / 1e4
         rows.append(made(additivity.SumRow, model="made", labels=labels, flip=flip, n_changed=n, n_examples=32,
                          joint=value, summed=1.0, **around(1.0, "summed_"), ratio=value, **around(value),
-                         difference=value - 1, difference_low=value - 1.1, difference_high=value - 0.9, n=100))  # fmt: skip
+                         difference=value - 1, difference_low=value - 1.1, difference_high=value - 0.9,
+                         n=100))  # fmt: skip
     return frame(rows)
 
 

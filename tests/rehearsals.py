@@ -15,8 +15,11 @@ import torch
 TOKENIZER = ("tokenizer_config.json", "vocab.json", "merges.txt")
 
 
-def tiny(family: str, folder: Path, source: Path) -> Path:
-    """A random model of a family, with GPT-2's tokenizer: bfloat16, in shards; llama with grouped heads."""
+def tiny(family: str, folder: Path, source: Path, *, digits: bool = False) -> Path:
+    """A random model of a family, with GPT-2's tokenizer: bfloat16, in shards; llama with grouped heads.
+
+    digits: numbers are split into digits, as they are in many tokenizers; GPT-2's and Llama 3's keep them whole.
+    """
     import transformers as tf
 
     torch.manual_seed(0)
@@ -30,7 +33,10 @@ def tiny(family: str, folder: Path, source: Path) -> Path:
         ),
     }[family]()
     model = tf.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
-    return _save(model, folder, source, max_shard_size="3MB")
+    _save(model, folder, source, max_shard_size="3MB")
+    if digits:
+        _split_digits(folder)
+    return folder
 
 
 def _save(model, folder: Path, source: Path, **options) -> Path:
@@ -39,6 +45,17 @@ def _save(model, folder: Path, source: Path, **options) -> Path:
     for name in TOKENIZER:
         shutil.copyfile(Path(source) / name, folder / name)
     return folder
+
+
+def _split_digits(folder: Path) -> None:
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    fast, end = AutoTokenizer.from_pretrained(folder).backend_tokenizer, "<|endoftext|>"
+    fast.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), fast.pre_tokenizer])
+    for name in TOKENIZER:
+        (folder / name).unlink()
+    PreTrainedTokenizerFast(tokenizer_object=fast, bos_token=end, eos_token=end).save_pretrained(folder)
 
 
 if __name__ == "__main__":

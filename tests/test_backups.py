@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from talking_heads_utils.experiments.icl import known
 from talking_heads_utils.experiments.icl.backups import Measured, Out, Who, changes, kinds_of, outs_of, rows_of
+from talking_heads_utils.experiments.icl.choice import N_MATCHED, Picked, pick
 from talking_heads_utils.experiments.icl.clusters import drawn_means
-from talking_heads_utils.experiments.icl.swaps import Ready, direct
+from talking_heads_utils.experiments.icl.known import Kind, Plan, planted
+from talking_heads_utils.experiments.icl.swaps import Ready
 from talking_heads_utils.experiments.icl.tasks import Asked
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head
@@ -67,8 +72,7 @@ def logit_difference(model, ready, heads):
 def test_nothing_is_left_over(model, ready):
     """The logit difference by hooks falls by what is lost, less what others recover, less what a scale of its own
     adds; what others recover is what movers, negative heads, others and MLPs do."""
-    kinds = kinds_of(direct(ready).heads[:, 0].mean(0))
-    found = changes(ready, SETS, kinds)
+    found = changes(ready, SETS, kinds_of(pick(ready)))
     lost, recovered = found[..., 0], dict(zip(WHO, found[..., 1].unbind(-1)))
     before, _ = logit_difference(model, ready, ())
     for i, heads in enumerate(SETS):
@@ -77,6 +81,89 @@ def test_nothing_is_left_over(model, ready):
         torch.testing.assert_close(fell, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(sum(recovered[who] for who in WHO[:4]), recovered[Who.ALL])
     assert all(recovered[who].abs().max() > 1e-3 for who in (Who.MLPS, Who.NORM))
+
+
+# --- where it is known ---
+
+A, B, C = Head(0, 0), Head(1, 1), Head(1, 2)
+
+
+def shares(plan: Plan, heads: tuple[Head, ...]) -> dict[Who, float]:
+    """Recovered over lost, by who recovers, with all heads of the plan as movers."""
+    _, held = planted(plan, 30)
+    effect = torch.zeros(known.N_LAYERS, known.N_HEADS)
+    for head, s in plan.written.items():
+        effect[head.layer, head.head] = s
+    found = changes(held, [heads], kinds_of(Picked(effect, {}, [])))[:, 0].mean(0)
+    assert found[WHO.index(Who.ALL), 0] == pytest.approx(sum(plan.written[head] for head in heads), abs=1e-4)
+    return dict(zip(WHO, (found[:, 1] / found[:, 0]).tolist()))
+
+
+def test_a_planted_backup_recovers_what_it_must():
+    """It writes 2 s / (1 + exp(-steep lacking)) where it wrote s; another head and parts do nothing."""
+    plan = Plan(Kind.BACKUP, {A: 1.5, B: 1.0, C: 0.5}, [A, B], steep=1.0)
+    found = shares(plan, (A,))
+    expected = (2 / (1 + math.exp(-1.5)) - 1) / 1.5
+    assert 0.3 < expected < 0.5
+    for who, share in {Who.MOVERS: expected, Who.ALL: expected, Who.MLPS: 0, Who.OTHERS: 0, Who.NORM: 0}.items():
+        assert found[who] == pytest.approx(share, abs=1e-4)
+
+
+def test_the_mlp_that_lets_copies_add_no_more_recovers():
+    """Of two copies that write 1 each of which 1.5 is let through, 0.5 of what one loses comes back by the MLP."""
+    found = shares(Plan(Kind.COPIES, {A: 1.0, B: 1.0}, [A, B], room=0.5), (A,))
+    assert [found[who] for who in WHO[:5]] == pytest.approx([0, 0, 0, 0.5, 0.5], abs=1e-4)
+
+
+def test_parts_recover_nothing():
+    found = shares(Plan(Kind.PARTS, {A: 1.0, B: 1.0, C: 0.5}, [A, B]), (A, C))
+    assert max(map(abs, (found[who] for who in WHO[:6]))) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def normed():
+    """A transformer with LayerNorm whose head L0H0 writes the answer and much else besides, about the answer alone; a
+    head of layer 1 writes the answer whatever L0H0 does. Nothing is attended to in particular."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    n, d = 6, 32
+    given = dict(n_layers=4, n_heads=2, d_head=16, d_model=d, n_ctx=3, d_vocab=n, d_mlp=4, act_fn="relu")
+    bridge = TransformerBridge.boot_native(dict(given, attn_only=False, normalization_type="LN", seed=0))
+    weights = {name: p for name, p in bridge.original_model.named_parameters()}
+    with torch.no_grad():
+        for name, p in weights.items():
+            p.fill_(1.0 if p.ndim == 1 and "weight" in name else 0.0)
+        bridge.embed.original_component.weight[:, :n] = torch.eye(n) - 1 / n
+        bridge.unembed.original_component.weight[:, n : 2 * n] = torch.eye(n) - 1 / n
+        for layer, much in ((0, 3.0), (1, 0.0)):
+            attn = bridge.blocks[layer].attn
+            attn.v.original_component.weight[1:n, 1:n] = torch.eye(n - 1)
+            attn.o.original_component.weight[n + 1 : 2 * n, 1:n] = torch.eye(n - 1)
+            attn.o.original_component.weight[20, 1:n] = much
+            attn.o.original_component.weight[21, 1:n] = -much
+    return bridge
+
+
+def test_rescaling_shows_as_the_norms_part_and_in_the_posts_yardstick_alone(normed):
+    """With the norm's scale held nobody recovers anything; a smaller stream makes the other head's write count more."""
+    words = torch.tensor([1, 2, 3] * 4)
+    tokens = torch.stack([torch.full((12,), 5), words, torch.zeros(12, dtype=torch.long)], 1)
+    twin = torch.where(tokens == words[:, None], 4, tokens)
+    prompts, twins = (
+        replace(random_prompts(12, 9), tokens=t, mask=t >= 0, positions={"end": torch.full((12,), 2)}, answers=words)
+        for t in (tokens, twin)
+    )
+    asked = Asked(SimpleNamespace(name="normed"), prompts, twins, words, torch.arange(12))
+    r = Ready(asked, prepare(normed, prompts), prepare(normed, twins))
+    found = dict(zip(WHO, changes(r, [(Head(0, 0),)], kinds_of(pick(r)))[:, 0].mean(0).tolist()))
+    (lost, recovered), (_, norm), (post_lost, post), (_, held) = (
+        found[who] for who in (Who.ALL, Who.NORM, Who.POST, Who.POST_HELD)
+    )
+    assert recovered == pytest.approx(0, abs=1e-4 * lost) and abs(norm) > 0.01 * lost
+    assert held == pytest.approx(0, abs=1e-4 * post_lost) and abs(post) > 0.1 * post_lost
+
+
+# --- rows ---
 
 
 def told(name, lost, recovered, outs, seed=0):
@@ -89,33 +176,37 @@ def told(name, lost, recovered, outs, seed=0):
 
 def test_shares_are_ratios_of_means_over_tasks_too():
     """Over tasks: 3 of 10 recovered in sum (the mean of the shares would be 0.35); one by one the mean over heads."""
-    a, b, c = Head(0, 0), Head(1, 1), Head(2, 0)
-    outs = outs_of([a, b], [[b, c]])
-    assert [(out.heads, out.draw) for out in outs] == [
-        ((a,), None), ((b,), None), ((a, b), None),
-        ((b,), 0), ((c,), 0), ((b, c), 0),
-    ]  # fmt: skip
-    one = told("one", [1.0, 3.0, 2.0, 1.0, 1.0, 0.0], [0.5, 0.5, 1.0, 0.0, 0.0, 0.0], outs)
-    two = told("two", [1.0, 3.0, 8.0, 1.0, 1.0, 0.0], [0.5, 0.5, 2.0, 0.0, 0.0, 0.0], outs, seed=1)
-    rows = [row for row in rows_of("m", [one, two], seed=0) if row.who == Who.ALL]
-    found = {
-        (row.task, row.heads_are, row.draw, row.n_heads): row for row in rows if row.task == "all" or row.n_heads > 1
-    }
-    together, apart = found["all", "chosen", None, 2], found["all", "chosen", None, 1]
+    outs = [Out((A,), None, True), Out((B,), None, True), Out((A, B)), Out((B,), 1, True), Out((B, C), 1)]
+    one = told("one", [1.0, 3.0, 2.0, 1.0, 0.0], [0.5, 0.5, 1.0, 0.0, 0.0], outs)
+    two = told("two", [1.0, 3.0, 8.0, 1.0, 0.0], [0.5, 0.5, 2.0, 0.0, 0.0], outs, seed=1)
+    rows = [row for row in rows_of("m", [one, two]) if row.who == Who.ALL]
+    found = {(row.task, row.draw, row.alone): row for row in rows if row.task == "all" or not row.alone}
+    together, apart = found["all", None, False], found["all", None, True]
     assert together.share == pytest.approx(0.3, abs=0.02) and together.low < 0.3 < together.high
-    assert apart.share == pytest.approx(0.25, abs=0.02) and (apart.lost, apart.n) == (pytest.approx(2, abs=0.05), 2)
+    assert apart.share == pytest.approx(0.25, abs=0.02) and (apart.lost, apart.n) == (pytest.approx(4, abs=0.1), 2)
     assert together.high - together.low > 3 * (apart.high - apart.low)  # tasks differ in the one alone
-    assert found["all", "matched", 0, 1].share == pytest.approx(0, abs=0.05)
-    nothing = found["one", "matched", 0, 2]
+    assert found["all", 1, True].share == pytest.approx(0, abs=0.05)
+    nothing = found["one", 1, False]
     assert (nothing.share, nothing.low, nothing.high) == (None, None, None)  # nothing is lost
-    assert len(rows) == 2 * 6 + 4 and found["one", "chosen", None, 2].out == "L0H0 L1H1"
+    assert len(rows) == 2 * len(outs) + 4 and found["one", None, False].out == "L0H0 L1H1"
 
 
 def test_one_task_has_no_rows_over_tasks():
-    rows = rows_of("m", [told("one", [1.0], [0.5], [Out((Head(0, 0),))])], seed=0)
+    rows = rows_of("m", [told("one", [1.0], [0.5], [Out((A,))])])
     assert {row.task for row in rows} == {"one"}
 
 
 def test_kinds_of_heads():
-    kinds = kinds_of(torch.tensor([[5.0, -4.0, 0.05], [0.1, -0.05, 0.0]]))
+    kinds = kinds_of(Picked(torch.tensor([[5.0, -4.0, 0.05], [0.1, -0.05, 0.0]]), {}, []))
     assert kinds.tolist() == [[[1, 0, 0], [1, 0, 0]], [[0, 1, 0], [0, 0, 0]], [[0, 0, 1], [0, 1, 1]]]
+
+
+def test_every_head_of_chosen_and_matched_sets_goes_alone_and_with_its_set():
+    direct = torch.ones(2, 12)
+    heads = [Head(0, i) for i in range(12)] + [Head(1, i) for i in range(12)]
+    outs = outs_of(Picked(direct, dict.fromkeys(heads, 1.0), heads[:8]))
+    assert [out.heads for out in outs[:6]] == [*((head,) for head in heads[:5]), tuple(heads[:5])]
+    for draw in range(1, N_MATCHED + 1):
+        *alone, together = (out for out in outs if out.draw == draw)
+        assert all(out.alone for out in alone) and not together.alone
+        assert together.heads == tuple(out.heads[0] for out in alone) and not set(together.heads) & set(heads[:5])

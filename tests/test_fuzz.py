@@ -124,7 +124,6 @@ COMMANDS = {
     "train": ["train", "mini-narrow", "--out", "{out}"],
     "seeds": ["seeds", "{finished}", "--out", "{out}"],
     "sweep": ["sweep", "--model", "{model}", *SWEEP, "--out", "{out}"],
-    "merge": ["merge", "{sweep}", "--out", "{out}"],
     "edit": ["edit", "--model", "{model}", "--edit", "{edit}", "--out", "{out}"],
     "benchmark": ["benchmark", "composition", "--weights", "{model}", "--out", "{out}"],
     "reproduce": ["reproduce", "--model", "planted", "--quick", "--out", "{out}"],
@@ -152,7 +151,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(name, shelf, pla
     for out in (place / "file" / "below", place / LONG, LONG, f"{place}/\udcff"):
         refused(*command(name, shelf, out), says="Choose another place")
     refused(*command(name, shelf, place if name in FILES_OUT else place / "file"))
-    if name in ("sweep", "merge"):
+    if name == "sweep":
         refused(*command(name, shelf, place / "out", "--results", place / "file"), says="no folder")
     assert files(place) == ["file"] and (place / "file").read_text() == "kept"
 
@@ -178,14 +177,13 @@ BAD = {
     "train": [["--seed", "-1"], ["--device", "meta"], ["--device", "cuda:99"], ["--resume"]],
     "seeds": [["/nowhere"], ["/"], [LONG], ["\udcff"], [""]],
     "sweep": [
-        ["--dtype", "int8"], ["--batch-size", "0"], ["--part", "some"], ["--shard", "1/0"], ["--shard", "2/2"],
+        ["--dtype", "int8"], ["--batch-size", "0"], ["--part", "some"], ["--ray", "nowhere"], ["--ray", "127.0.0.1:9"],
         ["--values="], ["--values=0:inf:1"], ["--values=nan:1:1"], ["--values=-1e308:1e308:1e-5"],
         ["--values=1e39:1e39:1"], ["--values=-100:100:0.02"], ["--n-items", ""], ["--n-items", "1000000"],
         ["--prompts", "1"], ["--prompts", str(10**12)], ["--writers", "8.10"], ["--writers", "L9H9.9"],
         ["--movers", "L0H0"], ["--movers", "L99H0"], ["--movers", ""],
         *(["--model", name] for name in ("", "mini-nothing", LONG, "/nowhere", "~nobody/x")),
     ],
-    "merge": [["/nowhere"], [LONG], ["/"]],
     "reproduce": [
         ["--chapters", ""], ["--chapters", "5"], ["--chapters", "1;2"], ["--texts", "/nowhere"], ["--texts", "/"],
         ["--model", ""], ["--model", "mini-nothing"],
@@ -225,11 +223,6 @@ READERS = [  # a command, and a file that it reads
     (COMMANDS["sweep"], "model/tokenizer.json"),
     (COMMANDS["edit"], "edit.json"),
     (COMMANDS["atlas"], "scores"),
-    (COMMANDS["merge"], "sweep/plan.json"),
-    (COMMANDS["merge"], "sweep/n03-0010.npz"),
-    (COMMANDS["merge"], "sweep/n03-0010.json"),
-    (["merge", "{results}", "--out", "{out}"], "results/components.json"),
-    (["merge", "{results}", "--out", "{out}"], "results/components.parquet"),
 ]
 
 
@@ -339,10 +332,9 @@ PLANS = [
 
 
 @pytest.mark.parametrize("changes", PLANS, ids=str)
-def test_a_plan_that_cannot_be_is_not_merged_and_not_gone_on_with(changes, shelf, place, tmp_path):
+def test_a_plan_that_cannot_be_is_not_gone_on_with(changes, shelf, tmp_path):
     folder = shutil.copytree(shelf / "sweep", tmp_path / "sweep")
     change_json(folder / "plan.json", **changes)
     before = files(folder)
-    refused(*command("merge", shelf, place / "out", sweep=folder))
     refused("sweep", "--model", "planted", *SWEEP, "--out", folder)
-    assert not files(place) and files(folder) == before
+    assert files(folder) == before

@@ -1,4 +1,4 @@
-"""Chapter 4's figures: every value out of its own row, under its own name."""
+"""Chapter 4's figures, and what its page says: every value out of its own row, every verb by its number."""
 
 import made_icl as made
 import pandas as pd
@@ -6,9 +6,14 @@ import pytest
 from made_icl import CHOSEN, HEADS, OVER_TASKS, POSTS, TASKS
 from test_figure_values import after, by_name, column, hover, where, xy
 
+from talking_heads_utils.experiments.claims import BY_ID, ClaimId
 from talking_heads_utils.experiments.icl.backups import Who
+from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.figures import icl, icl_evidence, icl_redundancy
 from talking_heads_utils.labels import Head
+from talking_heads_utils.site import icl as said
+from talking_heads_utils.site import sentences
+from talking_heads_utils.site.scorecard import SENTENCES
 
 
 def shown(figure, entry):
@@ -226,3 +231,54 @@ def test_figures_take_tables_that_were_stored(tmp_path):
             "backups": icl_redundancy.backups_figure,
         }[name]
         assert "NaN" not in (draw or icl_redundancy.backups_figure)(table).to_json()
+
+
+# --- sentences ---
+
+
+@pytest.mark.parametrize("say, table, words", [
+    (said.shown, made.shown_rows(), ("*right*, after own examples 50%", "none 13%")),
+    (said.tasks, made.task_rows(), ("Of 2 tasks 2 are", "Shuffled labels keep 38%")),
+    (said.tasks, made.task_rows(own=0.32), ("Of 2 tasks 0 are", "control: none.")),
+    (said.functions, made.function_rows(), ("y = 2x + 3: 4% [2%, 7%]", "shuffled labels 2%")),
+    (said.patches, made.patch_rows(), ("B sees none: 10% right untouched, at most 59% with A's stream (of layer 5)",)),
+    (said.post_here, made.post_rows(), ("nothing out: A's top five 87 85; B answers 30 (2x) at layers 2 and 3",)),
+    (said.layers_out, made.out_rows(), ("layers 2 and 3 by zeros: -4% [-6%, -1%]", "5 of the 14 other pairs cost")),
+    (said.first, made.first_rows(), ("B sees none, zeros: from layer 3.0 to 3.8, +0.8",)),
+    (said.heads, made.head_rows(), ("15 heads clearly cost", "0.18 to 0.36 nats", "every task: L3H0, L4H1, L4H2 and")),
+    (said.sets, made.set_rows(), ("5 heads 1.50 [1.48, 1.53]", "one layer cost at most 40% of answers (L0)")),
+    (said.pairs, made.pair_rows(), ("Of 12 pairs in 2 tasks, 100% clearly cost more", "0% clearly less")),
+    (said.pairs, made.pair_rows(-0.2), ("0% clearly cost more", "100% clearly less")),
+    (said.backups, made.backup_rows(), ("with 2 heads: others recover 31%", "the post's yardstick says 61%")),
+    (said.sufficient, made.sufficient_rows(), ("plural: 8; no second set", "first sets keep 93%", "exchanged, 50%")),
+    (said.labels, made.gate_rows(), ("After 32 examples, held-out half: A and B: 10% flipped 82% [80%, 85%]",)),
+    (said.slopes, made.slope_rows(), ("A and B: 10% flipped 0.220", "all together 0.100 [0.080, 0.130]")),
+    (said.readers, made.reader_rows(), ("A and B: exact 60% [58%, 63%], best rival (saturating) 55%, -5.0%",)),
+    (said.sums, made.sum_rows(), ("A and B: 2 examples 0.88 [0.86, 0.91], 4 examples 0.86",)),
+    (said.looks_back, made.looks_back_rows(), ("heads that matter 52% (+37% beyond even", "others 22%")),
+    (said.parts, made.part_rows(), ("plural: MLP 2, word -40%, form -1%",)),
+])  # fmt: skip
+def test_what_is_said_holds_its_rows_numbers(say, table, words):
+    told = say(table).data
+    assert all(word in told for word in words), told
+    assert say(table.iloc[:0]) is None
+
+
+def test_a_task_without_a_set_that_suffices_is_said_to_have_none():
+    table = made.sufficient_rows()
+    table.loc[table["task"] == "plural", "suffices"] = False
+    assert "plural: no set of up to 12" in said.sufficient(table).data
+
+
+@pytest.mark.parametrize("ratio", [1.5, 0.7])
+def test_the_finding_and_the_verdict_are_those_of_the_rule(ratio):
+    table = made.set_rows(ratio, n_draws=19)
+    claim = BY_ID[ClaimId.REDUNDANT]
+    finding = said.finding(table, "X").data
+    assert finding.startswith("In X, the 5 heads") and f"**{ratio:.2f}**" in finding
+    tables = type("Made", (dict,), {"done": {}})(sets=table)
+    told = sentences.verdict(tables, ClaimId.REDUNDANT).data
+    assert f"**{claim.verdict(claim.measure(table))}**" in told and SENTENCES[ClaimId.REDUNDANT] in told
+    tables.done = {"sets": Finished({"not_possible": None}, table, ("source",))}
+    assert "to be run again" in sentences.verdict(tables, ClaimId.REDUNDANT).data
+    assert sentences.verdict(type("None", (dict,), {"done": {}})(sets=table.iloc[:0]), ClaimId.REDUNDANT) is None

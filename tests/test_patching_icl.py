@@ -1,19 +1,32 @@
 """The post's patching on planted models whose working layers are known."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import rehearsals
 import torch
 
 from talking_heads_utils.errors import NotApplicable
-from talking_heads_utils.experiments.icl import patching
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.icl import patching, post
+from talking_heads_utils.experiments.icl.asked import Asked, Examples
 from talking_heads_utils.experiments.icl.patching import OVER_TASKS as ALL
-from talking_heads_utils.experiments.icl.patching import Run, first_layer, first_rows, neighbours, out_rows, tried
+from talking_heads_utils.experiments.icl.patching import (
+    Run,
+    after_line_end,
+    first_layer,
+    first_rows,
+    neighbours,
+    out_rows,
+    tried,
+)
 from talking_heads_utils.experiments.icl.swaps import How, Ready, Said
-from talking_heads_utils.experiments.icl.tasks import Asked
+from talking_heads_utils.experiments.icl.tasks import task_named
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.engine import prepare
-from talking_heads_utils.prompts.questions import Numbers
+from talking_heads_utils.prompts.questions import Numbers, encode_questions, numbers_of
 from talking_heads_utils.prompts.sets import PromptSet, Recipe
 
 END, EXAMPLE, ANOTHER, X, Y, N_WORDS, N_LAYERS, N = 0, 1, 2, 3, 7, 11, 6, 12
@@ -166,3 +179,78 @@ def test_the_posts_layers_are_taken_in_proportion(n_layers, posts):
 def test_one_layer_is_too_few():
     with pytest.raises(NotApplicable, match="one layer"):
         patching.posts_layers(1)
+
+
+@pytest.fixture(scope="module")
+def whole_numbers(gpt2_source, tmp_path_factory):
+    """A random model of Llama's kind whose tokenizer keeps the post's numbers whole."""
+    if not Path(gpt2_source).is_dir():
+        pytest.skip("GPT-2's tokenizer is in no folder; set TALKING_HEADS_GPT2")
+    return Context(str(rehearsals.tiny("llama", tmp_path_factory.mktemp("post") / "llama", Path(gpt2_source))))
+
+
+def test_the_posts_own_prompts_are_answered_as_a_hooked_run_answers_them(whole_numbers):
+    c, (a, b) = whole_numbers, post.questions()
+    assert (a.answer, b.answer, len(a.pairs)) == (87, 33, 12)
+    rows = post.run(c)
+    assert [row.out for row in rows[::4]] == ["", "layers 1,2"]
+    numbers = numbers_of(c.tokenizer, post.LARGEST)
+    tokens = [encode_questions([q], c.tokenizer).tokens for q in (a, b)]
+
+    def zero(z, hook):
+        z[:, -1] = 0
+        return z
+
+    for row in rows:
+        hooks = [(f"blocks.{layer}.attn.hook_z", zero) for layer in ((1, 2) if row.out else ())]
+        with torch.no_grad(), c.bridge.hooks(fwd_hooks=hooks):
+            logits, cache = c.bridge.run_with_cache(tokens[0])
+        best = numbers.values[logits[0, -1, numbers.ids].topk(5).indices]
+        assert row.a_top_five == " ".join(map(str, best.tolist()))
+        name = f"blocks.{row.layer}.hook_resid_pre"
+
+        def put(x, hook, a=cache[name]):
+            x[:, -1] = a[:, -1]
+            return x
+
+        with torch.no_grad():
+            patched = c.bridge.run_with_hooks(tokens[1], fwd_hooks=[(name, put)])
+            plain = c.bridge(tokens[1])
+        assert [row.b_plain, row.b_patched] == [int(numbers.read(x[0, -1, numbers.ids])) for x in (plain, patched)]
+
+
+def test_of_llamas_shape_what_the_post_took_out_is_taken_out():
+    out = post.taken_out((32, 32))
+    assert list(map(len, out.values())) == [5, 64, 96, 128]
+    assert list(out)[1:] == ["layers 10,11", "layers 10,11,13", "layers 10,11,13,15"]
+
+
+def test_a_tokenizer_that_splits_the_posts_numbers_is_told_of(word_tokenizer):
+    with pytest.raises(NotApplicable, match="splits some of 0 to 200"):
+        post.run(Context("words", loaded=(None, word_tokenizer)))
+
+
+def test_tables_of_tasks_of_words_and_of_numbers_come_from_a_context(whole_numbers, monkeypatch):
+    """B's question stands behind a line end; about is told of numbers alone."""
+    names = ("plural", "y = 2x + 3")
+    monkeypatch.setattr(patching, "tasks", lambda c: [task_named(c, name) for name in names])
+    c = replace(whole_numbers, quick=True, loaded=(whole_numbers.bridge, whole_numbers.tokenizer))
+    words, numbers = (patching._ready_a(c, task_named(c, name), 8).asked for name in names)
+    for sees in patching.SEES:
+        b = after_line_end(words, words.task.ask_b(c, words, sees))
+        assert all(text.startswith("\n") or sees == Examples.SHUFFLED for text in decoded(c, b))
+        assert all(text.count("\n") == (1 if sees == Examples.NONE else 10) for text in decoded(c, b))
+        of_numbers = numbers.task.ask_b(c, numbers, sees)
+        assert after_line_end(numbers, of_numbers) is of_numbers
+        assert (b.right != words.right).all() and (of_numbers.right != numbers.right).all()
+    table = frame(patching.run_patches(c))
+    assert table["about"].isna().groupby(table["task"]).mean().to_dict() == {"plural": 1, "y = 2x + 3": 0}
+    assert len(table) == 2 * 2 * 3 * (2 + 4)
+    assert len(frame(patching.run_out(c))) == 3 * 2 * 6
+    assert len(frame(patching.run_first(c))) == 3 * 2 * 2 * 3
+
+
+def decoded(c, asked):
+    places = asked.prompts.positions
+    assert (asked.prompts.tokens[:, places["end"]].diagonal() == asked.prompts.tokens[:, -1]).all()
+    return [c.tokenizer.decode(row) for row in asked.prompts.tokens]

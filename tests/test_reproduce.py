@@ -11,7 +11,6 @@ import rehearsals
 import torch
 
 from talking_heads_utils import batches
-from talking_heads_utils.cli import main
 from talking_heads_utils.errors import ModelError, NotApplicable, OptionError, ResultError
 from talking_heads_utils.experiments import context, gate, source_sum, store
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
@@ -25,7 +24,7 @@ from talking_heads_utils.experiments.verdicts import Verdict
 from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import PLANTED, known_models, load_model, model_source
-from talking_heads_utils.resume import PLAN, Store, merge
+from talking_heads_utils.resume import PLAN, Store
 from talking_heads_utils.roles import DIRECT, NAME_MOVER, QUERY, S_INHIBITION, Role, Roles
 from talking_heads_utils.roles.ioi import Pair, find_roles, pairs_of_prompts
 from talking_heads_utils.site import scorecard
@@ -33,7 +32,7 @@ from talking_heads_utils.stats import Interval
 
 TEXTS = Path(__file__).parent.parent / "README.md"
 BY_NAME = {e.name: e for e in EXPERIMENTS}
-MINE = [BY_NAME[name] for name in ("log-odds", "accuracy", "looks-back")]
+MINE = [BY_NAME[name] for name in ("parts", "tasks", "looks-back")]
 CHEAP = 2.0  # seconds that a stored experiment took which is made again here
 
 
@@ -189,21 +188,21 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(whole, tmp_path)
 def test_only_what_does_not_apply_is_kept_as_a_result(whole, tmp_path):
     """Any other error is the user's or ours: it is named, nothing is stored, and the other experiments go on."""
     c, folder = Context("mini-icl", quick=True), shutil.copytree(whole, tmp_path / whole.name)
-    for name in ("accuracy", "looks-back"):
+    for name in ("tasks", "looks-back"):
         (folder / f"{name}.json").unlink()
     for error in (OptionError("a wrong option"), ValueError("a bug")):
-        found, failed = reproduce(c, with_run("accuracy", raising(error)), tmp_path, silent)
-        assert failed == {"accuracy": error} and Store.of(found).names() == ["log-odds", "looks-back"]
-    _, failed = reproduce(c, with_run("accuracy", raising(NotApplicable("no list"))), tmp_path, silent)
-    assert not failed and results_in(folder)["accuracy"].reason == "no list"
+        found, failed = reproduce(c, with_run("tasks", raising(error)), tmp_path, silent)
+        assert failed == {"tasks": error} and Store.of(found).names() == ["looks-back", "parts"]
+    _, failed = reproduce(c, with_run("tasks", raising(NotApplicable("no list"))), tmp_path, silent)
+    assert not failed and results_in(folder)["tasks"].reason == "no list"
     with pytest.raises(NotApplicable, match="no list"):
-        store.table_in(Store.of(folder), "accuracy", c)
+        store.table_in(Store.of(folder), "tasks", c)
 
 
 def test_what_other_code_made_is_named_and_made_again(whole, tmp_path, monkeypatch):
     folder, said = shutil.copytree(whole, tmp_path / whole.name), []
     rewritten(folder, "looks-back", source="another sum")
-    assert results_in(folder)["looks-back"].stale == ("source",) and not results_in(folder)["accuracy"].stale
+    assert results_in(folder)["looks-back"].stale == ("source",) and not results_in(folder)["tasks"].stale
     reproduce(Context("mini-icl", quick=True), MINE, tmp_path, said.append)
     assert "looks-back" in said[1] and len(said) == 3 and not results_in(folder)["looks-back"].stale
     assert_same(whole, folder)
@@ -240,23 +239,8 @@ def test_a_table_depends_on_the_texts_that_it_reads(tmp_path):
     assert store.key_of(attends, Context(PLANTED))["texts"] == OWN_TEXTS
 
 
-def test_three_shards_are_one_run(tmp_path):
-    start = ["reproduce", "--model", "mini-token", "--chapters", "1", "--quick"]
-    for i in range(3):
-        assert main([*start, "--shard", f"{i}/3", "--out", str(tmp_path / f"part-{i}")]) == 0
-    assert main([*start, "--out", str(tmp_path)]) == 0
-    parts = [str(tmp_path / f"part-{i}" / "mini-token-quick") for i in range(3)]
-    assert main(["merge", *parts, "--out", str(tmp_path / "merged")]) == 0
-    assert main(["merge", *parts, "--out", str(tmp_path / "merged"), "--results", str(tmp_path / "other")]) == 2
-    assert_same(tmp_path / "mini-token-quick", tmp_path / "merged")
-    assert sum(len(list(Path(part).glob("*.parquet"))) for part in parts) == len(chosen((1,), of_own=True))
-
-
-def test_every_experiment_of_a_chapter_falls_to_one_shard():
-    parts = [chosen((1, 2, 3, 4), (i, 3)) for i in range(3)]
-    assert sorted(e.name for part in parts for e in part) == sorted(BY_NAME)
-    weights = [sum(e.weight for e in part) for part in parts]
-    assert max(weights) < 1.3 * min(weights)
+def test_a_model_goes_through_the_experiments_that_suit_it():
+    assert [e.name for e in chosen((1, 2, 3, 4))] == [*BY_NAME]
     own = {e.name for e in chosen((1,), of_own=True)}
     assert {"says", "attends"} <= own and not own & {"prefix", "gate", "roles"}
     assert chapters_of(PLANTED) == (1, 2, 3) and chapters_of("mini-icl") == (4,)
@@ -272,10 +256,7 @@ def test_results_of_another_run_are_never_mixed_in(whole, tmp_path):
     before = (folder / "looks-back.json").read_bytes()
     with pytest.raises(OptionError, match="seed"):
         reproduce(Context("mini-icl", quick=True), MINE, tmp_path, silent)
-    with pytest.raises(OptionError, match="seed"):
-        merge([whole, folder], tmp_path / "merged")
-    assert (folder / "looks-back.json").read_bytes() == before and not (tmp_path / "merged").exists()
-    assert main(["merge", str(tmp_path / "nothing"), "--out", str(tmp_path / "merged")]) == 2
+    assert (folder / "looks-back.json").read_bytes() == before
 
 
 def test_a_page_shows_nothing_that_is_not_what_it_says(whole, tmp_path):
@@ -319,7 +300,7 @@ def test_out_of_memory_halves_the_batch_and_says_so():
 
 
 def test_smaller_batches_give_the_same_tables():
-    usual = {name: BY_NAME[name].table(Context("mini-icl", quick=True)) for name in ("accuracy", "patch", "parts")}
+    usual = {name: BY_NAME[name].table(Context("mini-icl", quick=True)) for name in ("tasks", "patches", "parts")}
     with batches.divided_by(16):
         for name, table in usual.items():
             pd.testing.assert_frame_equal(BY_NAME[name].table(Context("mini-icl", quick=True)), table, atol=1e-4)

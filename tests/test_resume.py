@@ -1,13 +1,9 @@
-"""One store of parts: stopped, resumed, shared, merged, and what is damaged or of another run is refused."""
-
-import json
+"""One store of parts: stopped, resumed, and what is damaged or of another run is refused."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from talking_heads_utils.errors import OptionError, ResultError
-from talking_heads_utils.resume import PLAN, Store, differing, merge, shard, share
+from talking_heads_utils.resume import Store, differing
 
 NAMES = ["a", "b", "c", "d", "e"]
 SHARED = {"model": "planted", "values": (1, 2.5)}
@@ -32,7 +28,6 @@ def test_a_stopped_run_goes_on_with_what_is_left(tmp_path, suffix):
     assert not list(tmp_path.rglob("*.*")), "a part that does not end well leaves nothing, no plan either"
     fill(store.folder, NAMES[:2], suffix=suffix)
     assert store.left(NAMES) == NAMES[2:] and store.names() == NAMES[:2]
-    assert store.left(NAMES, (0, 2)) == ["c", "e"] and store.left(NAMES, (1, 2)) == ["d"]
     note = store.note("a")
     assert note["rows"] == 3 and note["seconds"] >= 0 and note["machine"]["name"] and note["versions"]["torch"]
     assert Store.of(store.folder).plan == {"model": "planted", "values": [1, 2.5]}
@@ -83,42 +78,3 @@ def test_a_note_that_never_was_written_means_that_the_part_is_not_there(tmp_path
     assert store.left(NAMES) == ["b"]
     fill(tmp_path)
     assert not store.left(NAMES)
-
-
-@given(st.lists(st.floats(0.1, 10), max_size=30), st.integers(1, 7))
-def test_shards_share_all_work_alike(weights, of):
-    parts = {f"p{i}": weight for i, weight in enumerate(weights)}
-    shares = [share(parts, (i, of)) for i in range(of)]
-    assert sorted(sum(shares, [])) == sorted(parts)
-    loads = [sum(parts[name] for name in own) for own in shares]
-    assert max(loads) - min(loads) <= max(weights, default=0) + 1e-9
-
-
-def test_a_shard_is_read_and_refused():
-    assert shard("0/4") == (0, 4) and shard("3/4") == (3, 4)
-    for text in ("", "1", "4/4", "-1/4", "0/0", "a/b", "1/2/3", "0.5/2"):
-        with pytest.raises(ValueError):
-            shard(text)
-    with pytest.raises(OptionError, match="0/4 to 3/4"):
-        share(NAMES, (4, 4))
-
-
-def test_merging_copies_all_or_nothing(tmp_path):
-    for i in range(2):
-        fill(tmp_path / str(i), share(NAMES, (i, 2)))
-    parts, into = [tmp_path / "0", tmp_path / "1"], tmp_path / "whole"
-    fill(tmp_path / "other", plan=SHARED | {"seed": 1})
-    with pytest.raises(OptionError, match="other seed"):
-        merge([*parts, tmp_path / "other"], into, suffix=".txt")
-    with pytest.raises(OptionError, match="2 of 5 parts are in no folder, b first"):
-        merge(parts[:1], into, NAMES, suffix=".txt")
-    whole = (tmp_path / "1" / "d.txt").read_text()
-    (tmp_path / "1" / "d.txt").write_text("damaged")
-    with pytest.raises(ResultError, match="d.txt"):
-        merge(parts, into, NAMES, suffix=".txt")
-    assert not into.exists()
-    (tmp_path / "1" / "d.txt").write_text(whole)
-    assert merge(parts, into, NAMES, suffix=".txt") == 5 == merge(parts, into, suffix=".txt")
-    assert not Store(into, SHARED, ".txt").left(NAMES)
-    assert json.loads((into / PLAN).read_text())["model"] == "planted"
-    assert (into / "d.txt").read_text() == whole

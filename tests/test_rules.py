@@ -1,13 +1,18 @@
 """The frozen rules: what each says of what was measured, how often in planted worlds, and that too few units are not
 judged."""
 
-from math import nan
+from math import inf, isnan, nan
 
 import numpy as np
+import pandas as pd
 import pytest
+from made_rows import made
 
-from talking_heads_utils.experiments import power, rules, whole_worlds
+from talking_heads_utils.experiments import icl_worlds, power, rules, whole_worlds
 from talking_heads_utils.experiments.claims import CLAIMS
+from talking_heads_utils.experiments.icl import measures as icl
+from talking_heads_utils.experiments.icl.patching import FirstRow
+from talking_heads_utils.experiments.icl.redundancy import SetRow
 from talking_heads_utils.experiments.inhibition import exchange, measures
 from talking_heads_utils.experiments.inhibition.exchange_study import fresh_prompts, make_study
 from talking_heads_utils.experiments.positional import interchange
@@ -30,6 +35,13 @@ THREE = dict(low=0.85, high=0.9, p=0.01, also=dict(of_stream_low=0.6, of_stream_
                                                    of_same_items_high=0.7, effect_low=0.5, stream_low=1.0))  # fmt: skip
 NEAR = dict(low=0.1, high=0.2, p=0.01, also=dict(slope_low=0.2, slope_high=0.4, p_of_nearest=0.01))
 CROWDS = dict(low=3.0, high=9.0, p=0.01, also=dict(accuracy=0.4, more_low=1.0, more_high=5.0))
+SETS = dict(low=1.5, high=2.5, p=0.04, also=dict(joint_low=0.5))
+MOVES = dict(low=1.0, high=3.0, also=dict(more_low=0.5, more_high=2.0, works=0.9))
+BACKUPS = dict(low=0.2, high=0.4, p=0.04, also=dict(lost_low=0.5))
+EVIDENCE = dict(low=0.9, high=1.1, also=dict(
+    slope_low=0.5, slope_high=0.7, bend_low=-0.1, bend_high=0.1, order_low=0.02, order_high=0.04, rival_low=-0.1,
+    rival_high=0.01,
+))  # fmt: skip
 EDIT = dict(low=21.0, high=25.0, control_high=5.0,
             also=dict(relative_low=50.0, relative_high=70.0, beyond_low=3.0, beyond_high=9.0))  # fmt: skip
 
@@ -80,6 +92,35 @@ EDIT = dict(low=21.0, high=25.0, control_high=5.0,
         ({}, YES), (dict(low=10.0, high=15.0), OPEN),
         (also(EDIT, relative_low=9.0, relative_high=19.0) | dict(low=10.0, high=15.0), NO),
         (dict(control_high=40.0), NO), (also(EDIT, beyond_low=-1), OPEN),
+    )),
+    *((rules.REDUNDANT, SETS | made, verdict) for made, verdict in (
+        ({}, YES), (dict(high=inf), YES), (dict(low=1.2), OPEN), (dict(low=1.05, high=1.2), NO), (dict(p=0.3), OPEN),
+        (dict(low=0.5, high=0.7, p=0.3), NO), (also(SETS, joint_low=-0.1), OPEN), (also(SETS, joint_low=nan), OPEN),
+    )),
+    (rules.SURVIVES, dict(low=-0.09, high=0.0), YES), (rules.SURVIVES, dict(low=-0.2, high=-0.05), OPEN),
+    (rules.SURVIVES, dict(low=-0.5, high=-0.2), NO),
+    *((rules.MOVES_UP, MOVES | made, verdict) for made, verdict in (
+        ({}, YES), (dict(low=0.1), OPEN), (dict(low=0.0, high=0.0), NO), (also(MOVES, more_low=-1), OPEN),
+        (also(MOVES, more_low=-2, more_high=-1), NO), (also(MOVES, works=0.3), OPEN), (also(MOVES, works=0.0), NO),
+    )),
+    *((rules.BACKUPS, BACKUPS | made, verdict) for made, verdict in (
+        ({}, YES), (dict(low=0.05), OPEN), (dict(low=-0.1, high=0.05), NO), (dict(p=0.3), OPEN),
+        (also(BACKUPS, lost_low=-0.1), OPEN),
+    )),
+    *((rules.EVIDENCE, EVIDENCE | made, verdict) for made, verdict in (
+        ({}, YES), (dict(low=0.4), OPEN), (dict(low=-0.1, high=0.1), NO), (also(EVIDENCE, bend_low=-0.3), OPEN),
+        (also(EVIDENCE, bend_low=-0.5, bend_high=-0.3), NO), (also(EVIDENCE, order_high=0.2), OPEN),
+        (also(EVIDENCE, order_low=0.2, order_high=0.3), NO), (also(EVIDENCE, rival_high=0.06), OPEN),
+        (also(EVIDENCE, rival_low=0.06, rival_high=0.2), NO), (also(EVIDENCE, slope_low=-0.1, slope_high=-0.05), NO),
+    )),
+    *((rules.ADDS, dict(low=low, high=high, also=dict(summed_low=summed)), verdict) for low, high, summed, verdict in (
+        (0.85, 1.1, 0.2, YES), (0.7, 1.1, 0.2, OPEN), (0.5, 0.7, 0.2, NO), (1.3, 1.5, 0.2, NO), (0.9, 1.1, -0.1, OPEN),
+    )),
+    *((rules.LOOKS_BACK, dict(p=p, also=dict(p_beyond_x=x)), verdict) for p, x, verdict in (
+        (0.01, 0.01, YES), (0.01, 0.1, OPEN), (0.01, 0.3, NO), (0.3, 0.01, NO),
+    )),
+    *((rules.IN_PARTS, dict(also=dict(more_low=low, more_high=high)), verdict) for low, high, verdict in (
+        (0.5, 2.0, YES), (1.0, 1.0, YES), (-0.5, 2.0, OPEN), (0.0, 0.0, NO),
     )),
 ])  # fmt: skip
 def test_a_rule_gives_one_of_three_verdicts(rule, found, verdict):
@@ -139,10 +180,15 @@ def test_three_planted_dimensions_are_told_from_eight_and_from_none(world, verdi
     assert rules.THREE_DIMENSIONS.decide(found) == verdict
 
 
-@pytest.mark.parametrize("planted", power.ON_LISTS, ids=lambda planted: planted.claim)
+DRAWN = [each for each in (*power.ON_LISTS, *power.IN_CONTEXT) if "transformers" not in each.draw.__name__]
+
+
+@pytest.mark.parametrize("planted", DRAWN, ids=lambda planted: planted.claim)
 def test_strong_effects_are_supported_and_their_absence_never_is(planted):
     """With the units that the rule asks for, in the easiest worlds of the table."""
-    true = max((cell for cell in planted.cells if cell.truth), key=lambda cell: (cell.effect_size, cell.n_heads))
+    spoken = power.SPOKEN_OF[planted.claim]
+    easy = [cell for cell in planted.cells if cell.truth and (cell.effect_size == spoken or cell.n_tasks == 0)]
+    true = max(easy, key=lambda cell: (cell.effect_size, cell.n_heads, cell.n_tasks, -cell.noise))
     found = list(planted.draw(true, 5, np.random.default_rng(0)))
     assert not planted.rule.lacking(found[0]) and all(planted.rule(each) == YES for each in found)
     false = planted.cells[-1]
@@ -154,3 +200,44 @@ def test_strong_effects_are_supported_and_their_absence_never_is(planted):
 def test_lists_are_judged_where_the_gate_lets_a_model_be_asked():
     assert positional.longest([(4, 0.52), (6, 0.33), (8, 0.21)]) == 6  # chance 0.125, half of it more: 0.1875
     assert positional.longest([(8, 0.30), (4, 0.52)]) == 8 and positional.longest([(8, 0.1), (6, 0.1)]) == 6
+
+
+# --- what chapter 4's tables measure ---
+
+
+def test_ratios_over_tasks_are_those_of_a_linear_part_by_hand():
+    above, below = pd.Series([1.0, 2.0, 3.5]), pd.Series([2.0, 3.0, 4.0])
+    found = icl.ratio_of(above, below)
+    off = above - found.mean * below
+    reach = 4.302652729911275 * (off.var(ddof=0) * 3 / 2 / 3) ** 0.5 / below.mean()
+    assert found[:3] == pytest.approx((6.5 / 9, 6.5 / 9 - reach, 6.5 / 9 + reach))
+    assert icl.ratio_of(above[:1], below[:1]).mean == 0.5 and isnan(icl.ratio_of(above[:1], below[:1]).low)
+
+
+def test_heads_with_perfect_stand_ins_have_a_ratio_without_an_end():
+    """Each alone costs nothing, so that no ratio can be told; what is lost together can."""
+    matched = [("matched", draw, 2.0, 1.9) for draw in range(20)]
+    rows = [made(SetRow, task=str(t), heads_are=kind, where="end", n_heads=5, draw=draw, joint=joint, summed=summed,
+                 n=200)
+            for t in range(6)
+            for kind, draw, joint, summed in (("chosen", None, 2.0 + t / 10, 0.01 * (-1) ** t), *matched)]  # fmt: skip
+    found = icl.redundant(frame(rows))
+    assert found.low > 10 and found.high == inf and found.p == pytest.approx(1 / 21) and rules.REDUNDANT(found) == YES
+    assert found.control == pytest.approx(2 / 1.9)
+
+
+@pytest.mark.parametrize("kind, verdict", [("copies", YES), ("backup", YES), ("parts", NO), ("alone", NO),
+                                           ("rivals", NO), ("alike", OPEN)])  # fmt: skip
+def test_copies_are_told_from_parts_in_whole_planted_transformers(kind, verdict):
+    """``rivals``: log-odds are no straight line, and parts lose a little more together. ``alike``: so do all heads."""
+    (found,) = icl_worlds.redundant_in_transformers(Cell(kind, True, 0, 0.05, 0, 0, 60, 5), 1, np.random.default_rng(0))
+    assert rules.REDUNDANT.decide(found) == verdict
+
+
+def test_what_no_patch_works_without_has_not_moved_up():
+    moved = {("none", True): None, ("shuffled", True): 2.0, ("none", False): 0.1, ("shuffled", False): 0.1}
+    rows = [made(FirstRow, task=str(t), b_sees=sees, how=how, posts=posts, below=True, plain=9.0, moved=by, n=100)
+            for t in range(6) for how in ("zero", "exchange") for (sees, posts), by in moved.items()]  # fmt: skip
+    found = icl.moves_up(frame(rows))
+    assert (found.value, found.control, found.also["works"]) == pytest.approx((2, 0.1, 0.5))
+    assert rules.MOVES_UP(found) == OPEN

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from made_icl import set_rows
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.experiments import store
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS
 from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, ClaimId
 from talking_heads_utils.experiments.store import Finished
@@ -19,7 +19,7 @@ from talking_heads_utils.site.scorecard import NoVerdict
 
 EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-LINE = BY_ID[ClaimId.LINE_IN_N]
+JOINT = BY_ID[ClaimId.REDUNDANT]
 
 
 def finished(table=None, reason=None, stale=()):
@@ -27,9 +27,9 @@ def finished(table=None, reason=None, stale=()):
     return Finished({"not_possible": reason, "chapter": 2, "shows": "x"}, table, stale)
 
 
-def lines():
-    """A table of chapter 4's, whose claims have no rule yet."""
-    return store.finished("mini-icl")["log-odds"].table
+def sets():
+    """A table of chapter 4's, of fewer tasks than its rule takes."""
+    return set_rows()
 
 
 def test_every_claim_has_an_experiment_a_figure_and_words():
@@ -53,20 +53,20 @@ def test_words_hold_every_number_that_was_measured():
 
 
 @pytest.mark.parametrize("result, verdict", [
-    (finished(lines()), Verdict.NOT_JUDGED),
+    (finished(sets()), Verdict.NOT_JUDGED),
     (finished(reason="the tokenizer splits 23"), NoVerdict.NOT_POSSIBLE),
-    (finished(lines(), stale=("source",)), NoVerdict.STALE),
+    (finished(sets(), stale=("source",)), NoVerdict.STALE),
 ])  # fmt: skip
 def test_what_is_known_of_a_claim_is_shown(result, verdict, monkeypatch):
-    known = scorecard.judge(LINE, result)
+    known = scorecard.judge(JOINT, result)
     assert known.verdict == verdict and (known.found is None) == (verdict != Verdict.NOT_JUDGED)
-    html = scorecard.as_html({"gpt2": {"log-odds": result}})
+    html = scorecard.as_html({"gpt2": {"sets": result}})
     assert html.count(f"<em>{verdict}</em>") == 1 and known.measured in html and known.control in html
     mark = f"<td title='gpt2: {verdict}'><span aria-hidden='true'>{scorecard.MARKS[verdict]}</span>"
-    assert mark in scorecard.as_matrix({"gpt2": {"log-odds": result}})
-    monkeypatch.setattr(scorecard, "finished", lambda model: {"log-odds": result})
+    assert mark in scorecard.as_matrix({"gpt2": {"sets": result}})
+    monkeypatch.setattr(scorecard, "finished", lambda model: {"sets": result})
     monkeypatch.setattr(Finished, "describe", lambda self: "somehow")
-    assert str(known) in scorecard.real_models(4) and scorecard.judged_of("gpt2", ClaimId.LINE_IN_N) == known
+    assert str(known) in scorecard.real_models(4) and scorecard.judged_of("gpt2", ClaimId.REDUNDANT) == known
 
 
 def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it():
@@ -84,7 +84,7 @@ def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it()
 
 
 def test_models_that_were_not_run_stand_last_in_the_matrix():
-    html = scorecard.as_matrix({"gpt2": {}, "planted": {"log-odds": finished(lines())}})
+    html = scorecard.as_matrix({"gpt2": {}, "planted": {"sets": finished(sets())}})
     assert re.findall(r"<th scope='col'><span>(.*?)</span>", html) == ["planted", "gpt2"]
 
 
@@ -94,7 +94,7 @@ def test_a_page_runs_a_real_model_only_where_no_results_are_there(monkeypatch):
     assert scorecard.to_run("gpt2", 2) == [] and scorecard.to_run("gpt2", 3) == ["gpt2"]
     assert scorecard.to_run(None, 2) == [] and scorecard.to_run("a/folder", 2) == ["a/folder"]
     with pytest.raises(OptionError, match="not finished"):
-        scorecard.table_of("planted", "heads-out")
+        scorecard.table_of("planted", "sets")
 
 
 def test_the_place_where_a_notebook_runs(monkeypatch):

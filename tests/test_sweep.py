@@ -1,4 +1,4 @@
-"""Sweeps: resumed after kill -9 they give the same arrays; shards join to the whole; another plan is refused; what is
+"""Sweeps: resumed after kill -9 they give the same arrays; another plan is refused; what is
 kept equals what the engine gives, and nothing but a known real model passes for one."""
 
 import json
@@ -21,7 +21,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
 from talking_heads_utils.experiments.positional.ends import answered
 from talking_heads_utils.experiments.positional.subspace import chosen
-from talking_heads_utils.experiments.positional.sweep import Plan, merge, read_plan, run_sweep
+from talking_heads_utils.experiments.positional.sweep import Plan, read_plan, run_sweep
 from talking_heads_utils.experiments.positional.sweep_results import Sweep, aggregate, load, load_real, save
 from talking_heads_utils.experiments.result_files import results_folder
 from talking_heads_utils.forward.steer import ATTENTION, LOGITS, prepare, steer
@@ -105,20 +105,12 @@ def test_a_killed_sweep_goes_on_and_ends_the_same(whole, tmp_path):
     assert all((folder / name).stat().st_mtime_ns == at for name, at in done.items()), "finished chunks are kept"
 
 
-def test_shards_join_to_the_whole(model, whole, tmp_path):
-    parts = [tmp_path / f"part{i}" for i in range(3)]
-    for i in (0, 2):
-        run_sweep(*model, PLAN, parts[i], shard=(i, 3))
-    with pytest.raises(OptionError, match="2 of 6"):
-        merge([parts[0], parts[2]], tmp_path / "all")
-    assert not (tmp_path / "all").exists()
-    with pytest.raises(OptionError):
-        aggregate(parts[0])
-    run_sweep(*model, PLAN, parts[1], shard=(1, 3))
-    assert main(["merge", *map(str, parts), "--out", str(tmp_path / "all")]) == 0
-    assert_same_chunks(tmp_path / "all", whole)
-    assert read_plan(tmp_path / "all") == PLAN
-    assert load(tmp_path / "all" / "steering.parquet").table.equals(aggregate(tmp_path / "all").table)
+def test_a_part_of_a_sweep_is_not_reduced(model, whole, tmp_path):
+    part = shutil.copytree(whole, tmp_path / "part")
+    next(part.glob("n*.json")).unlink()
+    with pytest.raises(OptionError, match="lacks 1 of 6 chunks"):
+        aggregate(part)
+    assert read_plan(whole) == PLAN
 
 
 def test_another_plan_is_refused_and_nothing_is_mixed_in(model, whole, tmp_path):
@@ -126,9 +118,6 @@ def test_another_plan_is_refused_and_nothing_is_mixed_in(model, whole, tmp_path)
     with pytest.raises(OptionError, match="n_prompts, seed"):
         run_sweep(*model, replace(PLAN, seed=1, n_prompts=30), whole)
     assert {path: path.read_bytes() for path in whole.iterdir()} == before
-    run_sweep(*model, replace(PLAN, n_items=(4,), n_prompts=10), tmp_path / "other")
-    with pytest.raises(OptionError):
-        merge([whole, tmp_path / "other"], tmp_path / "all")
     for content in ("{}", json.dumps(asdict(PLAN) | {"values": "x"})):
         (tmp_path / "plan.json").write_text(content)
         with pytest.raises(OptionError):

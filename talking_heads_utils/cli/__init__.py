@@ -11,7 +11,7 @@ from talking_heads_utils import progress
 from talking_heads_utils.errors import TalkingHeadsError
 
 COMMANDS = (
-    "composition", "quantised", "atlas", "benchmark", "train", "seeds", "sweep", "merge", "edit", "reproduce", "power"
+    "composition", "quantised", "atlas", "benchmark", "train", "seeds", "sweep", "edit", "reproduce", "power"
 )  # fmt: skip
 
 

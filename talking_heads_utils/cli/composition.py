@@ -40,7 +40,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from talking_heads_utils.cli.options import PACKAGED, told
+from talking_heads_utils.cli.options import PACKAGED, add_ray, told
 from talking_heads_utils.files import GPT2_VARIABLE, check_file, gpt2_source
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--readers", type=readers, metavar="FROM:TO",
                         help="reader layers from FROM up to, not including, TO (default: all)")  # fmt: skip
     parser.add_argument("--stream", action="store_true", help="layer by layer, resumable, in little memory")
+    add_ray(parser, "reader layers of --stream")
     parser.add_argument("--n-random", type=int, default=N_RANDOM, help=f"random directions behind each z ({N_RANDOM})")
     parser.add_argument("--seed", type=int, default=SEED, help=f"seed of the random directions (default: {SEED})")
 
@@ -100,6 +101,8 @@ def run(args: argparse.Namespace) -> None:
 
     if not 2 <= args.n_random <= 1_000_000:
         raise OptionError(f"--n-random must be at least 2, for a spread, and at most a million, not {args.n_random}.")
+    if args.ray is not None and not args.stream:
+        raise OptionError("--ray shares the reader layers of --stream: give both.")
     if not 0 <= args.seed < 2**63:
         raise OptionError(f"--seed must be from 0 to 2^63 - 1, not {args.seed}.")
     check_file(args.out)
@@ -130,5 +133,5 @@ def _scores(args: argparse.Namespace) -> CompositionScores:
     if not args.stream:
         return compute_scores(load_head_weights(source, revision=args.revision), args.kinds, **how)
     path = args.out.with_suffix(".safetensors") if args.out.suffix == TABLE else args.out
-    stream_scores(open_checkpoint(source, args.revision), path, args.kinds, **how)
+    stream_scores(open_checkpoint(source, args.revision), path, args.kinds, **how, ray=args.ray)
     return load_scores(path)

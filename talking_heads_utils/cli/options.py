@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Callable
 from typing import TypeVar
 
-from talking_heads_utils.resume import shard
 from talking_heads_utils.settings import SEED
 from talking_heads_utils.weights.packages import CACHE_VARIABLE, SMOLLM2
 
@@ -35,7 +34,6 @@ def _integers(text: str) -> list[int]:
 
 
 integers = told(_integers, "list of numbers such as 3,6,12")
-shard_of = told(shard, "shard I/N: the first of four is 0/4, the last 3/4")
 
 
 def add_device(parser: argparse.ArgumentParser, *, dtype: bool = False) -> None:
@@ -48,3 +46,10 @@ def add_device(parser: argparse.ArgumentParser, *, dtype: bool = False) -> None:
 def add_seed(parser: argparse.ArgumentParser, of: str = "of prompts and controls") -> None:
     """``--seed``."""
     parser.add_argument("--seed", type=int, default=SEED, help=f"{of} (default: {SEED})")
+
+
+def add_ray(parser: argparse.ArgumentParser, units: str) -> None:
+    """``--ray``."""
+    parser.add_argument("--ray", metavar="ADDRESS",
+                        help=f"share {units} over the Ray that listens there; auto: this machine's "
+                        "(default: this process)")  # fmt: skip

@@ -12,9 +12,8 @@ examples:
   python -m talking_heads_utils reproduce --model gpt2 --device cuda
   python -m talking_heads_utils reproduce --model meta-llama/Meta-Llama-3-8B --dtype bfloat16 --device cuda
   python -m talking_heads_utils reproduce --model planted --quick --out runs
-several GPUs or machines, then joined:
-  python -m talking_heads_utils reproduce --model gpt2 --shard 0/2 --out runs/part-0
-  python -m talking_heads_utils merge runs/part-0/gpt2 runs/part-1/gpt2 --out data/results/gpt2
+all GPUs of the machines on which Ray was started, which must see --out:
+  python -m talking_heads_utils reproduce --model gpt2 --device cuda --ray auto
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from talking_heads_utils.cli.options import DTYPES, PACKAGED, integers, shard_of
+from talking_heads_utils.cli.options import DTYPES, PACKAGED, add_ray, integers
 from talking_heads_utils.errors import ResultError, TalkingHeadsError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("data/results"), metavar="FOLDER",
                         help="folder of all results (default: data/results)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="one prompt in ten, three list lengths, small grids")
-    parser.add_argument("--shard", type=shard_of, default=(0, 1), metavar="I/N", help="a part of the experiments")
+    add_ray(parser, "experiments")
     parser.add_argument("--texts", type=_texts, metavar="FILE",
                         help="running text: FILE, openwebtext, or pydoc, Python's own (default)")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -60,14 +59,14 @@ def run(args: argparse.Namespace) -> None:
     from talking_heads_utils.prompts.sets import check_seed
 
     chapters = args.chapters or chapters_of(args.model)
-    experiments = chosen(chapters, args.shard, of_own=is_own(args.model))
+    experiments = chosen(chapters, of_own=is_own(args.model))
     check_seed(args.seed)
     check_folder(args.out)
     check_device(args.device)  # an experiment would take it for its model's own failing
     if isinstance(args.texts, Path):
         read_texts(args.texts)
     context = Context(args.model, args.seed, args.quick, args.device, getattr(torch, args.dtype), args.texts)
-    folder, failed = reproduce(context, experiments, args.out)
+    folder, failed = reproduce(context, experiments, args.out, ray=args.ray)
     for name, error in failed.items():
         if not isinstance(error, TalkingHeadsError):
             error.add_note(f"in experiment {name} of {args.model}")

@@ -2,7 +2,7 @@
 
 Each setting adds a multiple of three components' write directions to the residual stream at the last token, every
 component in its own layer. Stopped at any point, also by kill -9, the same command goes on; changed options are
-refused. --shard splits the work over processes, GPUs or machines; `merge` joins folders.
+refused. --ray shares its chunks over GPUs or machines, which must see --out.
 
 Without --writers it takes those of chapter 2: the triple chosen from the inhibition heads, and the name movers that
 read them.
@@ -18,11 +18,8 @@ examples:
   python -m talking_heads_utils sweep --model mini-token --writers L0H3.0,L0H3.1,L1H1.0 --movers L3H0 --n-items 8
       --values=-20:20:10 --prompts 50 --out runs/mini
 
-several GPUs of one machine, one shard each:
-  torchrun --nproc-per-node 4 --no-python bash -c 'CUDA_VISIBLE_DEVICES=$LOCAL_RANK python -m talking_heads_utils sweep
-      ... --device cuda --shard $RANK/$WORLD_SIZE'
-a Slurm array (#SBATCH --array=0-15 --gpus=1):
-  python -m talking_heads_utils sweep ... --device cuda --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
+all GPUs of the machines on which Ray was started:
+  python -m talking_heads_utils sweep ... --device cuda --ray auto
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ import argparse
 import math
 from pathlib import Path
 
-from talking_heads_utils.cli.options import DTYPES, PACKAGED, integers, shard_of, told
+from talking_heads_utils.cli.options import DTYPES, PACKAGED, add_ray, integers, told
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import check_folder
 from talking_heads_utils.settings import SEED
@@ -53,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--logits", action="store_true", help="read the candidates' logits too (all layers run)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where plan and chunks go")
     add_results_argument(parser)
-    parser.add_argument("--shard", type=shard_of, default=(0, 1), metavar="I/N", help="every N-th chunk from I on")
+    add_ray(parser, "chunks")
     parser.add_argument("--batch-size", type=int, help="settings times prompts run together (default: by memory)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
@@ -74,14 +71,9 @@ def run(args: argparse.Namespace) -> None:
     for folder in filter(None, (args.out, args.results)):
         check_folder(folder)
     bridge, tokenizer, plan = _prepare(args)
-    mine = run_sweep(bridge, tokenizer, plan, args.out, shard=args.shard, batch_size=args.batch_size)
-    if not mine:
-        print(f"{args.out}: none of the {len(plan.chunks)} chunks is this shard's")
-        return
-    of = f"{len(mine)} of {len(plan.chunks)} chunks are this shard's, all there"
-    print(f"{args.out}: {of}; {plan.n_settings:,} settings each")
-    if not plan.store(args.out).left(list(plan.chunks)):
-        save_results(args.out, args.results)
+    run_sweep(bridge, tokenizer, plan, args.out, batch_size=args.batch_size, ray=args.ray, device=args.device)
+    print(f"{args.out}: all {len(plan.chunks)} chunks are there; {plan.n_settings:,} settings each")
+    save_results(args.out, args.results)
 
 
 def _prepare(args: argparse.Namespace) -> tuple:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from talking_heads_utils.experiments import edit_worlds, list_worlds, rules, weight_worlds, worlds
+from talking_heads_utils.experiments import edit_worlds, icl_worlds, list_worlds, rules, weight_worlds, worlds
 from talking_heads_utils.experiments.editing import gains, removal
 from talking_heads_utils.experiments.editing import measures as editing
+from talking_heads_utils.experiments.icl.known import Kind
 from talking_heads_utils.experiments.positional import crowding, decoding, interchange, order, steering, traversal
 from talking_heads_utils.experiments.positional import measures as positional
 from talking_heads_utils.experiments.rows import Row, column, frame
@@ -30,6 +31,8 @@ SPOKEN_OF = {
     "stand-out": 1.5, "listeners": 1.5, "privileged": 0.7, "predicted": 10, "concentrated": 0.7, "in-lists": 4,
     "indexes": 0.15, "three-dimensions": 0.9, "traversed": 0.2, "errors-near": 0.4, "crowds": 10, "order": 0.3,
     "steering-gains": 10, "lowers": 0.4, "edit-gains": 25,
+    "redundant": 2, "survives": 0.01, "moves-up": 2, "backups": 0.5, "evidence": 1, "adds": 1, "looks-back": 2,
+    "in-parts": 0.6,
 }  # fmt: skip
 STORED = "power.parquet"
 
@@ -46,6 +49,7 @@ class PowerRow(Row):
     n_heads: int = column("heads", "writers that are judged; 0 where it is of no account")
     n_readers: int = column("heads", "readers that are judged; 0 where it is of no account")
     n_prompts: int = column("prompts", "that are run; 0 where it is of no account")
+    n_tasks: int = column("tasks", "that are run; 0 where it is of no account")
     n_worlds: int = column("worlds", "drawn")
     seed: int = column("", "of the draws")
     judged: bool = column("", "whether there are heads, readers or prompts enough for the rule to judge")
@@ -194,9 +198,81 @@ THROUGH_MODELS = (
      _whole(("one carrier", True), ("many carriers", False), CONTROL)),
     ("edit-gains", rules.EDIT_GAINS, gains.run, editing.edit_gains, _whole(("", True), noise=0.4)),
 )  # fmt: skip
+
+
+def _tasks(world: str, truth: bool, *sizes: float, noise: float, tasks: int = 8, n: int = 200) -> list[Cell]:
+    """Cells of one kind, of so many tasks with n prompts each."""
+    return [Cell(world, truth, size, noise, 0, 0, n, tasks) for size in sizes]
+
+
+def _few(world: str, size: float, noise: float, n: int = 200, several: Sequence[int] = (5, 4)) -> list[Cell]:
+    """True ones, of few tasks."""
+    return [cell for tasks in several for cell in _tasks(world, True, size, noise=noise, tasks=tasks, n=n)]
+
+
+def _kinds(*true: str) -> list[Cell]:
+    """Planted transformers whose heads are of every kind, on six tasks."""
+    return [Cell(f"transformer, {kind}", kind in true, 0, 0.05, 0, 0, 100, 6) for kind in Kind]
+
+
+IN_CONTEXT = (
+    Planted("redundant", rules.REDUNDANT, icl_worlds.redundant, [
+        *_tasks("stand-ins", True, 1.5, 2, 10, noise=0.2), *_few("stand-ins", 2, 0.2),
+        *_tasks("stand-ins", True, 2, noise=0.4), *_tasks("parts", False, 0.7, 1, 1.2, noise=0.2),
+        *_tasks("parts", False, 1, noise=0.4), *_tasks("parts", False, 1, noise=0.2, tasks=5),
+        *_tasks("alike", False, 2, noise=0.2), *_tasks("little", False, 2, noise=0.2),
+    ], 0.4),
+    Planted("redundant", rules.REDUNDANT, icl_worlds.redundant_in_transformers, _kinds("copies", "backup"), 0.005),
+    Planted("survives", rules.SURVIVES, icl_worlds.survives, [
+        *_tasks("out", True, 0, 0.01, 0.03, noise=0.03, n=48), *_few("out", 0.01, 0.03, 48, (6, 5)),
+        *_tasks("out", True, 0.01, noise=0.1, n=48), *_tasks("out", False, 0.1, 0.2, 0.3, noise=0.03, n=48),
+        *_tasks("out", False, 0.1, noise=0.1, n=48), *_tasks("out", False, 0.1, noise=0.03, tasks=6, n=48),
+        *_tasks("exchanged", False, 0.3, noise=0.03, n=48),
+    ], 0.4),
+    Planted("moves-up", rules.MOVES_UP, icl_worlds.moves_up, [
+        *_tasks("posts", True, 1, 2, 4, noise=0.7, n=32), *_few("posts", 2, 0.7, 32),
+        *_tasks("posts", True, 2, noise=1.5, n=32), *_tasks("alike", False, 2, 4, noise=0.7, n=32),
+        *_tasks("gone", False, 2, noise=0.7, n=32), *_tasks("none", False, 0, noise=0.7, n=32),
+        *_tasks("none", False, 0, noise=0.7, n=32, tasks=5),
+    ], 0.4),
+    Planted("backups", rules.BACKUPS, icl_worlds.backups, [
+        *_tasks("step in", True, 0.3, 0.5, 1, noise=0.15, n=100), *_few("step in", 0.5, 0.15, 100),
+        *_tasks("step in", True, 0.5, noise=0.3, n=100), *_tasks("step in", False, 0, 0.1, noise=0.15, n=100),
+        *_tasks("step in", False, 0, noise=0.15, tasks=5, n=100), *_tasks("alike", False, 0.5, noise=0.15, n=100),
+        *_tasks("little", False, 0.5, noise=0.15, n=100),
+    ], 0.2),
+    Planted("backups", rules.BACKUPS, icl_worlds.backups_in_transformers, _kinds("copies", "backup"), 0.005),
+    Planted("evidence", rules.EVIDENCE, icl_worlds.evidence, [
+        *_tasks("exact", True, 0.1, 1, noise=0.15, tasks=0, n=125),
+        *(cell for noise in (0.25, 0.4) for cell in _tasks("exact", True, 1, noise=noise, tasks=0, n=125)),
+        *_tasks("exact", True, 1, noise=0.15, tasks=0, n=50),
+        *(cell for world in ("even", "saturation", "recency", "last", "count")
+          for cell in _tasks(world, False, 1, noise=0.15, tasks=0, n=125)),
+    ], 0.03),
+    Planted("adds", rules.ADDS, icl_worlds.adds, [
+        *_tasks("ratio", True, 0.9, 1, 1.1, noise=0.5, tasks=0, n=80),
+        *_tasks("ratio", True, 1, noise=1, tasks=0, n=80),
+        *_tasks("ratio", True, 1, noise=0.5, tasks=0, n=50),
+        *_tasks("ratio", False, 0.5, 0.8, 1.25, noise=0.5, tasks=0, n=80),
+        *_tasks("little", False, 1, noise=0.5, tasks=0, n=80),
+    ], 0.4),
+    Planted("looks-back", rules.LOOKS_BACK, icl_worlds.looks_back, [
+        *_tasks("answers", True, 1, 2, noise=0.2, n=48), *_tasks("answers", True, 2, noise=0.2, tasks=5, n=48),
+        *_tasks("answers", True, 2, noise=0.5, n=48), *_tasks("layers", False, 2, noise=0.2, n=48),
+        *_tasks("everywhere", False, 2, noise=0.2, n=48), *_tasks("none", False, 0, noise=0.2, n=48),
+    ], 0.1),
+    Planted("in-parts", rules.IN_PARTS, icl_worlds.in_parts, [
+        *_tasks("mlps", True, 0.4, 0.6, noise=0.03, tasks=5, n=150),
+        *(cell for tasks in (4, 3) for cell in _tasks("mlps", True, 0.6, noise=0.03, tasks=tasks, n=150)),
+        *_tasks("mlps", True, 0.6, noise=0.1, tasks=5, n=150),
+        *(cell for tasks in (5, 4) for cell in _tasks("alike", False, 0.6, noise=0.03, tasks=tasks, n=150)),
+        *_tasks("whole", False, 0.6, noise=0.03, tasks=5, n=150), *_tasks("none", False, 0, noise=0.1, tasks=5, n=150),
+    ], 0.1),
+)  # fmt: skip
 PLANTED = (
     *OF_WEIGHTS_AND_HEADS, *(each._replace(share=0.4) for each in ON_LISTS),
     *(Planted(claim, rule, through(run, measure), cells, 0.005) for claim, rule, run, measure, cells in THROUGH_MODELS),
+    *IN_CONTEXT,
 )  # fmt: skip
 
 
@@ -211,7 +287,7 @@ def _row(planted: Planted, cell: Cell, n_worlds: int, seed: int) -> PowerRow:
     judged, mean = not planted.rule.lacking(found[0]), float(np.mean([each.value for each in found]))
     return PowerRow(
         planted.claim, cell.world, cell.truth, cell.effect_size, cell.noise, cell.n_heads, cell.n_readers,
-        cell.n_prompts, n_worlds, seed, judged, mean,
+        cell.n_prompts, cell.n_tasks, n_worlds, seed, judged, mean,
         *(said[verdict] / n_worlds for verdict in (Verdict.SUPPORTED, Verdict.NOT_SUPPORTED, Verdict.UNDECIDED)),
     )  # fmt: skip
 

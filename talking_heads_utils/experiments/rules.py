@@ -182,10 +182,15 @@ def _within(low: float, high: float, least: float, most: float) -> Verdict:
 
 def _redundant(found: Measured) -> Verdict:
     """value, low, high: joint over summed loss. p: against sets matched on direct effect. also: ``joint_low``, in nats.
-    Undecided where nothing is clearly lost."""
+    Undecided where nothing is clearly lost, and where matched sets lose as much more than their sum: all heads may be
+    redundant, or log-odds bend."""
     if not found.also["joint_low"] > 0:
         return UNDECIDED
-    return _all_of(_above(found.low, found.high, SUM[1]), _small(found.p))
+    return _all_of(_above(found.low, found.high, SUM[1]), _beyond_matched(found.p))
+
+
+def _beyond_matched(p: float) -> Verdict:
+    return SUPPORTED if p <= ALPHA else UNDECIDED
 
 
 def _survives(found: Measured) -> Verdict:
@@ -203,10 +208,10 @@ def _moves_up(found: Measured) -> Verdict:
 
 def _backups(found: Measured) -> Verdict:
     """value, low, high: share recovered. p: against heads matched on direct effect. also: ``lost_low``, in logits.
-    Undecided where nothing is clearly lost."""
+    Undecided where nothing is clearly lost, and where as much is recovered of what matched heads lose."""
     if not found.also["lost_low"] > 0:
         return UNDECIDED
-    return _all_of(_above(found.low, found.high, TENTH), _small(found.p))
+    return _all_of(_above(found.low, found.high, TENTH), _beyond_matched(found.p))
 
 
 def _evidence(found: Measured) -> Verdict:
@@ -239,12 +244,11 @@ def _in_parts(found: Measured) -> Verdict:
     return _above(found.also["more_low"], found.also["more_high"])
 
 
-OVER_TASKS = {"tasks": 5, "prompts": 100}
-REDUNDANT = Rule(_redundant, OVER_TASKS | {"matched_sets": 19})
-SURVIVES = Rule(_survives, OVER_TASKS | {"ways": 2})
-MOVES_UP = Rule(_moves_up, OVER_TASKS)
-BACKUPS = Rule(_backups, OVER_TASKS | {"matched_draws": 19})
+REDUNDANT = Rule(_redundant, {"tasks": 5, "prompts": 100, "matched_sets": 19})
+SURVIVES = Rule(_survives, {"tasks": 6, "prompts": 48, "ways": 2})
+MOVES_UP = Rule(_moves_up, {"tasks": 5, "prompts": 32})
+BACKUPS = Rule(_backups, {"tasks": 5, "prompts": 100, "matched_draws": 19})
 EVIDENCE = Rule(_evidence, {"rates": 4, "sequences": 100})
-ADDS = Rule(_adds, {"sequences": 100})
+ADDS = Rule(_adds, {"sequences": 80})
 LOOKS_BACK = Rule(_looks_back, {"tasks": 5, "heads": 10})
 IN_PARTS = Rule(_in_parts, {"tasks": 4, "prompts": 100})

@@ -4,34 +4,45 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from talking_heads_utils import batches, resume
+from talking_heads_utils.cluster import Needs, Unit, run_units
 from talking_heads_utils.errors import NotApplicable, OptionError
 from talking_heads_utils.experiments import store
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS
-from talking_heads_utils.experiments.context import Context, Experiment
+from talking_heads_utils.experiments.context import GATE, ROLES, Context, Experiment
+from talking_heads_utils.known import known_models
 
 
-def chosen(chapters: Sequence[int], shard: tuple[int, int] = (0, 1), *, of_own: bool = False) -> list[Experiment]:
-    """This shard's experiments of some chapters. Shards are cut so that each has about the same work. of_own: those
-    that the book's own models go through.
+def chosen(chapters: Sequence[int], *, of_own: bool = False) -> list[Experiment]:
+    """The experiments of some chapters. of_own: those that the book's own models go through.
 
-    Raises :class:`OptionError` for a chapter or shard that is not there.
+    Raises :class:`OptionError` for a chapter that is not there.
     """
     known = sorted({e.chapter for e in EXPERIMENTS})
     if bad := [c for c in chapters if c not in known]:
         raise OptionError(f"There is no chapter {bad[0]}: {known[0]} to {known[-1]}.")
-    by_name = {e.name: e for e in EXPERIMENTS if e.chapter in chapters and (e.of_own or not of_own)}
-    return [by_name[name] for name in resume.share({name: e.weight for name, e in by_name.items()}, shard)]
+    return [e for e in EXPERIMENTS if e.chapter in chapters and (e.of_own or not of_own)]
+
+
+# What an experiment reads of others, beside the gate and the roles, which all do.
+READS = {"edit-tried": ("edit-gains",), "edit-costs": ("edit-gains", "words"), "edit-baked": ("edit-gains",)}
+FIRST = (GATE, ROLES, "tasks")
 
 
 def reproduce(
-    c: Context, experiments: Sequence[Experiment], root: Path, say: Callable[[str], None] = print
+    c: Context,
+    experiments: Sequence[Experiment],
+    root: Path,
+    say: Callable[[str], None] = print,
+    ray: str | None = None,
 ) -> tuple[Path, dict[str, Exception]]:
     """Run what is not there yet, and again what was made by other code or from other texts; ``(folder, errors by
     experiment)``.
 
+    ray: the address of a Ray whose workers share the experiments; None: in this process, one after the other.
     An experiment that the model cannot do is finished: its result says so. Any other error is said, and the other
     experiments go on. Raises :class:`OptionError` where results of another run are in the way.
     """
@@ -44,6 +55,13 @@ def reproduce(
     say(f"{results.folder}: {len(experiments) - len(left)} of {len(experiments)} experiments are there")
     if stale:
         say(f"made by other code or from other texts, and made again: {', '.join(stale)}")
+    failed = _in_turn(c, left, results, say) if ray is None else _on_ray(c, left, results, say, ray)
+    return results.folder, failed
+
+
+def _in_turn(
+    c: Context, left: Sequence[Experiment], results: resume.Store, say: Callable[[str], None]
+) -> dict[str, Exception]:
     started, total, done, failed, chapter = time.perf_counter(), sum(e.weight for e in left), 0.0, {}, None
     for i, experiment in enumerate(left, 1):
         if experiment.chapter != chapter:
@@ -58,7 +76,41 @@ def reproduce(
         done += experiment.weight
         spent = time.perf_counter() - started
         say(f"{said}; {spent:.0f} s, about {spent * (total - done) / done:.0f} s left")
-    return results.folder, failed
+    return failed
+
+
+def _on_ray(
+    c: Context, left: Sequence[Experiment], results: resume.Store, say: Callable[[str], None], ray: str
+) -> dict[str, Exception]:
+    """Those that others read first, the heaviest before the rest."""
+    if not left:
+        return {}
+    fresh = Context(c.model, c.seed, c.quick, c.device, c.dtype, c.texts, own=c.own)
+    root = results.folder.absolute()
+    order = sorted(left, key=lambda e: (e.name not in FIRST, bool(READS.get(e.name)), -e.weight))
+    units = [Unit(e.name, _elsewhere, (fresh, e.name, replace(results, folder=root)), _before(e.name)) for e in order]
+    known = known_models().get(c.model)
+    needs = Needs(gpus=int(c.device != "cpu"), memory=int(2e9 * known.gigabytes(c.dtype)) if known else 0)
+    return run_units(units, ray, needs, say)
+
+
+def _before(name: str) -> tuple[str, ...]:
+    return FIRST[: FIRST.index(name)] if name in FIRST else (*FIRST, *READS.get(name, ()))
+
+
+_HERE: list[tuple[Context, Context]] = []  # on a worker: what it was given, and the same with its model loaded
+
+
+def _elsewhere(fresh: Context, name: str, results: resume.Store) -> None:
+    """One experiment on a worker, which keeps the model for the next one."""
+    if not _HERE or _HERE[0][0] != fresh:
+        _HERE[:] = [(fresh, replace(fresh))]
+    c = _HERE[0][1]
+    c.finished = lambda name: store.table_in(results, name, c)
+    c.forget()
+    experiment = next(e for e in EXPERIMENTS if e.name == name)
+    if results.stale(name, store.key_of(experiment, c)) is not None:
+        _one(c, experiment, results, print)
 
 
 def _one(c: Context, experiment: Experiment, results: resume.Store, say: Callable[[str], None]) -> str:

@@ -44,6 +44,7 @@ class Cell:
     n_heads: int
     n_readers: int = 0
     n_prompts: int = 0
+    n_tasks: int = 0
 
 
 Random = np.random.Generator

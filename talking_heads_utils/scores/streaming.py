@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from talking_heads_utils.cluster import Needs, Unit, run_units
 from talking_heads_utils.components import write_directions
+from talking_heads_utils.errors import ResultError
 from talking_heads_utils.files import check_file
 from talking_heads_utils.progress import follow
 from talking_heads_utils.provenance import describe_weights, versions
@@ -53,13 +56,24 @@ def iter_streamed(
     What a layer gets does not depend on the others that are asked for.
     Raises :class:`OptionError` for a layer that is not there.
     """
-    shape = checkpoint.shape
-    check_readers(readers, shape.n_layers, checkpoint.name)
-    n_maps = sum(shape.n_heads if kind == "Q" else shape.n_kv_heads for kind in kinds)
-    per_layer = 4 * n_maps * shape.d_model * shape.d_head
-    at_once = max(1, READER_BYTES // per_layer)
+    check_readers(readers, checkpoint.shape.n_layers, checkpoint.name)
+    at_once = _at_once(checkpoint, kinds)
     for start in range(0, len(readers), at_once):
         yield from _score_readers(checkpoint, readers[start : start + at_once], kinds, n_random, seed)
+
+
+def _at_once(checkpoint: Checkpoint, kinds: str) -> int:
+    """Reader layers that are held at a time."""
+    shape = checkpoint.shape
+    n_maps = sum(shape.n_heads if kind == "Q" else shape.n_kv_heads for kind in kinds)
+    return max(1, READER_BYTES // (4 * n_maps * shape.d_model * shape.d_head))
+
+
+def _make(checkpoint: Checkpoint, layers: Sequence[int], kinds: str, n_random: int, seed: int, store: Store) -> None:
+    """Write the parts of some reader layers."""
+    for blocks, S in iter_streamed(checkpoint, layers, kinds, n_random=n_random, seed=seed):
+        with store.part(str(blocks[0].layer)) as part:
+            save_file(tensors_of(blocks, S), part.file)
 
 
 def _score_readers(
@@ -92,11 +106,13 @@ def stream_scores(
     n_random: int = N_RANDOM,
     seed: int = SEED,
     layers: Sequence[int] | None = None,
+    ray: str | None = None,
 ) -> None:
     """Write the file of what :func:`~talking_heads_utils.scores.scores.compute_scores` gives, a few layers at a time.
 
-    Reader layers that an earlier, interrupted call finished are kept. Raises :class:`OptionError` where that call's are
-    of other scores, :class:`ResultError` where they are damaged, and as ``compute_scores`` does.
+    Reader layers that an earlier, interrupted call finished are kept. ray: the address of a Ray whose workers share the
+    layers; None: in this process. Raises :class:`OptionError` where that call's are of other scores,
+    :class:`ResultError` where they are damaged, and as ``compute_scores`` does.
     """
     kinds, n_layers, path = check_kinds(kinds), checkpoint.shape.n_layers, check_file(path)
     check_bilinear(Source(checkpoint.name, checkpoint.family.name), kinds)
@@ -104,9 +120,15 @@ def stream_scores(
     about = describe_checkpoint(checkpoint) | {"n_random": n_random, "seed": seed, "versions": versions()}
     store = Store(path.with_name(f"{path.name}.part"), about | {"kinds": kinds}, ".safetensors")
     left = sorted(map(int, store.left(map(str, readers))))
-    for blocks, S in iter_streamed(checkpoint, left, kinds, n_random=n_random, seed=seed):
-        with store.part(str(blocks[0].layer)) as part:
-            save_file(tensors_of(blocks, S), part.file)
+    if ray is None:
+        _make(checkpoint, left, kinds, n_random, seed, store)
+    elif left:
+        at_once = _at_once(checkpoint, kinds)
+        groups = [left[start : start + at_once] for start in range(0, len(left), at_once)]
+        how = kinds, n_random, seed, replace(store, folder=store.folder.absolute())
+        units = [Unit(f"layers {group}", _make, (checkpoint, group, *how)) for group in groups]
+        if failed := run_units(units, ray, Needs(memory=4 * READER_BYTES)):
+            raise ResultError(f"{len(failed)} of {len(units)} parts are not there; {next(iter(failed.values()))}")
     tensors = {name: t for layer in readers for name, t in load_file(store.path(str(layer))).items()}
     for layer in range(max(readers), n_layers):
         tensors[f"singular_values.{layer}"] = write_directions(assembled(checkpoint, [layer]))[1][0].half()

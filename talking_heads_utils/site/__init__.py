@@ -9,4 +9,5 @@
 ``inhibition``       what chapter 1 says of its tables
 ``positional``       what chapter 2 says of its tables
 ``editing``          what chapter 3 says of its tables
+``icl``              what chapter 4 says of its tables
 """

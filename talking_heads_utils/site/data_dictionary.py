@@ -109,7 +109,7 @@ DATA_FILES = (
     ),
     DataFiles(
         "power.parquet",
-        "What the verdict rules of chapters 1 to 3 say in planted worlds, whose truth is known.",
+        "What the verdict rules say in planted worlds, whose truth is known.",
         f"{COMMAND} power --out data/power.parquet`",
         columns_of(PowerRow),
     ),

@@ -18,7 +18,7 @@ from talking_heads_utils.experiments.icl import post
 from talking_heads_utils.experiments.store import Finished, finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict
 from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
-from talking_heads_utils.models import PLANTED, known_models, shipped_models
+from talking_heads_utils.models import PLANTED, known_models
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ class NoVerdict(StrEnum):
     STALE = "to be run again"  # the code has changed since
 
 
-TOYS = (PLANTED, CONTROL, "mini-icl", "mini-icl-plain", "mini-icl-noisy")
+TOYS = (PLANTED, CONTROL)  # those that were trained here stand on the page of the models
 MARKS = {Verdict.SUPPORTED: "✓", Verdict.NOT_SUPPORTED: "✗", Verdict.UNDECIDED: "?", Verdict.NOT_JUDGED: "○",
          NoVerdict.NOT_RUN: "·", NoVerdict.NOT_POSSIBLE: "–", NoVerdict.STALE: "↻"}  # fmt: skip
 PAGES = {1: "01_inhibition_heads", 2: "02_positional_subspace", 3: "03_weight_editing", 4: "04_icl_redundancy"}
@@ -120,6 +120,35 @@ RULES = {
     "points, above the best of 20 random draws with the same search, and above a correction of the logits by index. "
     "Undecided if 20 is passed in percent of the accuracy before, but not in points; the paper does not say which it "
     "counts.",
+    ClaimId.REDUNDANT: "Five heads, chosen by direct effect and by what each brings to a twin, exchanged together at "
+    "the last token, over tasks. Supported if the interval of joint over summed loss is above "
+    "1.25 and at most 5% of sets matched on direct effect have as much; not supported if it is "
+    "below 1.25; undecided where matched sets have as much or nothing is clearly lost. Takes 5 "
+    "tasks of 100 prompts and 19 matched sets.",
+    ClaimId.SURVIVES: "All heads of the post's two layers, in proportion to depth, out at the last token, set to "
+    "zero and exchanged. Supported if the lower end of the change of accuracy is above a tenth of "
+    "it either way, not supported if an upper end is below. Takes 6 tasks of 48 prompts.",
+    ClaimId.MOVES_UP: "Supported if the first working patch moves up by more than half a layer without these two "
+    "layers, and more than without other neighbouring pairs below it, both intervals over tasks, "
+    "and a patch still works in more than half of the cases. Takes 5 tasks of 32 pairs.",
+    ClaimId.BACKUPS: "Each chosen head exchanged alone; direction and scale of the untouched run. Supported if the "
+    "lower end of the share of its direct effect that others recover is above a tenth, over "
+    "tasks, and at most 5% of draws of matched heads have as much; undecided where they do. Takes "
+    "5 tasks of 100 prompts and 19 draws.",
+    ClaimId.EVIDENCE: "Supported if log-odds rise with signed evidence, their slope grows with log((1 - e) / e) at "
+    "least half as fast as in proportion, ten labels bend it by a quarter at most, orders of one "
+    "sequence differ by less than a tenth of the variance by evidence, and no other reader "
+    "explains 5% more, all by their intervals. Takes 4 rates of 100 sequences.",
+    ClaimId.ADDS: "What eight examples contribute together over the sum of what each does alone. Supported if "
+    "the interval lies between 0.8 and 1.25, not supported if outside, undecided where the sum is "
+    "not clearly above zero. Takes 80 sequences.",
+    ClaimId.LOOKS_BACK: "Supported if at most 5% of deals of heads' names within layers give chosen heads as much "
+    "attention to earlier answers beyond an even one, and as much beyond that to earlier x; not "
+    "supported if more than 20% do in either. Takes 5 tasks and 10 heads.",
+    ClaimId.IN_PARTS: "A layer counts where, with its part exchanged at the last token, a quarter of one attribute "
+    "is clearly lost and at most a tenth of another. Supported if more MLPs than attention layers "
+    "count, by the interval over tasks with two attributes; not supported if not. Takes 4 tasks "
+    "of 100 prompts.",
 }
 THEIRS = {
     ClaimId.CONCENTRATED: "claimed of GPT-2 small's inhibition heads",
@@ -231,11 +260,11 @@ def judged_of(model: str, claim: ClaimId) -> Judged:
 
 
 def models() -> list[str]:
-    """Every model of the scorecard: the known real ones, then the book's own as far as they ship."""
+    """Every model of the scorecard: the known real ones, then the planted ones."""
     return [
         GPT2_WEIGHTS,
         *known_models(),
-        *(name for name in TOYS if name in (PLANTED, CONTROL) or name in shipped_models()),
+        *TOYS,
     ]
 
 

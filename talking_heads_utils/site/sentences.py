@@ -1,5 +1,5 @@
-"""What the sentences of all chapters share: how they are shown, how intervals read, and a chapter's claims beside the
-paper's."""
+"""What the sentences of all chapters share: how they are shown, how intervals read, and a chapter's claims beside their
+source's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from talking_heads_utils.experiments.claims import CLAIMS
+from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, ClaimId
+from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.site import scorecard
 
 if TYPE_CHECKING:
-    from talking_heads_utils.experiments.store import Finished
+    from talking_heads_utils.site.notebook import Tables
 
 
 def said(say: Callable[..., str]) -> Callable[..., Any]:
@@ -32,17 +33,33 @@ def share(row: Any, value: str = "share", ends: str = "") -> str:
     return f"{row[value]:.0%} [{row[f'{ends}low']:.0%}, {row[f'{ends}high']:.0%}]"
 
 
+def _verdict(known: scorecard.Judged) -> str:
+    measured = f"; {known.measured}" if known.measured else ""
+    return f"**{known.verdict}**{measured}{f' ({known.control})' if known.control else ''}"
+
+
 @said
 def against(results: Mapping[str, Mapping[str, Finished]], chapter: int) -> str:
-    """The claims that a chapter tests, what the paper shows of them, and what was found, model by model. results:
+    """The claims that a chapter tests, what their source shows, and what was found, model by model. results:
     what a sentence calls a model -> its finished experiments."""
     parts = []
     for claim in (claim for claim in CLAIMS if claim.chapter == chapter):
-        told = [f"- {model}: **{known.verdict}**{'; ' * bool(known.measured)}{known.measured}"
-                f"{f' ({known.control})' if known.control else ''}"
+        told = [f"- {model}: {_verdict(known)}"
                 for model, known in scorecard.judged(results, claim).items()
                 if known.verdict != scorecard.NoVerdict.NOT_POSSIBLE]  # fmt: skip
         if told:
-            head = f"**{scorecard.SENTENCES[claim.id]}.** *The paper: {scorecard.theirs(claim)}.*\n"
+            head = f"**{scorecard.SENTENCES[claim.id]}.** *The {claim.source}: {scorecard.theirs(claim)}.*\n"
             parts.append("\n".join([head, *told]))
     return "\n\n".join(parts)
+
+
+def verdict(tables: Tables, claim: ClaimId) -> Any:
+    """What the frozen rule says of a claim and one model, with what it judges, as Markdown; None without a table."""
+    from IPython.display import Markdown
+
+    about = BY_ID[claim]
+    table = tables[about.experiment]
+    if not len(table):
+        return None
+    known = scorecard.judge(about, tables.done.get(about.experiment) or Finished({"not_possible": None}, table))
+    return Markdown(f"*{scorecard.SENTENCES[claim]}*: by [a frozen rule](../book/rules.md) {_verdict(known)}.")

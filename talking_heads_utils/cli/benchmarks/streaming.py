@@ -23,6 +23,7 @@ from talking_heads_utils.weights.families import Shape
 
 ABOUT = "random values in Llama-3-8B's shape, bfloat16, attention tensors only"
 LLAMA_3_8B = Shape(n_layers=32, n_heads=32, n_kv_heads=8, d_model=4096, d_head=128)
+LLAMA_3_70B = Shape(n_layers=80, n_heads=64, n_kv_heads=8, d_model=8192, d_head=128)
 
 
 def write_checkpoint(folder: Path, shape: Shape) -> Path:
@@ -62,6 +63,20 @@ def n_products(shape: Shape) -> float:
     columns = (shape.n_heads + 2 * shape.n_kv_heads) * shape.d_head
     cores = 2 * shape.n_heads * shape.d_head**2 if shape.n_kv_heads < shape.n_heads else 0
     return 2.0 * n_pairs * components * (shape.d_model * columns + cores)
+
+
+def estimate(seconds: float, measured: Shape, asked: Shape) -> dict[str, float]:
+    """What scoring one shape takes, from the seconds that another one took on some machine: ``hours`` there, in
+    proportion to the products; ``shards_gb`` of attention tensors in bfloat16; ``scores_gb``, in half precision, which
+    must fit into memory at the end. GB are 10^9 bytes."""
+    columns = asked.n_heads * asked.d_head
+    per_layer = 2 * asked.d_model * (columns + asked.n_kv_heads * asked.d_head)
+    n_pairs = asked.n_layers * (asked.n_layers - 1) // 2
+    return {
+        "hours": seconds * n_products(asked) / n_products(measured) / 3600,
+        "shards_gb": 2e-9 * per_layer * asked.n_layers,
+        "scores_gb": 2e-9 * n_pairs * columns * 3 * asked.n_heads,
+    }
 
 
 def product_rate(size: int = 4096, repeats: int = 3) -> float:

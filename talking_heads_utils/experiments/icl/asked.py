@@ -134,11 +134,10 @@ class Task:
         return False
 
     def _asked(self, c: Context, questions: Sequence[Any], twins: Sequence[Any], half: str) -> Asked:
-        prompts = self._encode(c, questions, half)
-        asked = Asked(
-            self, prompts, prompts if twins is questions else self._encode(c, twins, half), prompts.answers,
-            prompts.answers, half, questions,
-        )  # fmt: skip
+        n = len(questions)
+        both = self._encode(c, [*questions, *twins], half)  # at once: the sum over a large vocabulary takes its time
+        prompts = both.select(slice(n))
+        asked = Asked(self, prompts, both.select(slice(n, 2 * n)), prompts.answers, prompts.answers, half, questions)
         _check_aligned(asked)
         return asked
 

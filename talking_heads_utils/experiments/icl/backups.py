@@ -18,16 +18,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talking_heads_utils.experiments.icl import tasks
+from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
-from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct
+from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, ready
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Head
+from talking_heads_utils.progress import follow
+from talking_heads_utils.prompts.lists import HELD_OUT
 
 if TYPE_CHECKING:
     from talking_heads_utils.experiments.context import Context
 
 N_HEADS = 5  # the strongest of the chosen: exchanged one by one and together
+N_HELD = 100  # prompts of a task
 MATTERS = 0.01  # of the summed sizes of all heads' direct effects: that of a mover or a negative head at least
 
 
@@ -52,7 +57,8 @@ class BackupRow(Row):
     task: str = column("", "task; all for the mean over tasks")
     heads_are: str = column("", "chosen or matched")
     draw: int | None = column("", "of a matched set")
-    n_heads: int = column("heads", "exchanged together; with task all, 1 is the mean over heads of a set, one by one")
+    n_heads: int = column("heads", "exchanged together; with task all the mean, rounded")
+    alone: bool = column("", "whether one head of a set is exchanged by itself; with task all the sum over each")
     out: str = column("", "heads that are exchanged; empty with task all")
     who: str = column("", "who changes: movers, negative, others, mlps, all; norm; post, post_held")
     lost: float = column("logits", "direct effect that is lost with them; of post and post_held: its own unit")
@@ -65,15 +71,11 @@ class BackupRow(Row):
 
 @dataclass(frozen=True)
 class Out:
-    """Heads that are exchanged together. draw: of matched ones; None of the chosen."""
+    """Heads that are exchanged together. draw: of matched ones; None of the chosen. alone: one of a set by itself."""
 
     heads: tuple[Head, ...]
     draw: int | None = None
-
-    @property
-    def about(self) -> tuple[Set, int | None, int]:
-        """What all tasks have alike: chosen or matched, the draw, and how many are exchanged together."""
-        return Set.CHOSEN if self.draw is None else Set.MATCHED, self.draw, len(self.heads)
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,20 @@ class Measured:
     n: int
 
 
-def outs_of(chosen: Sequence[Head], matched: Sequence[Sequence[Head]]) -> list[Out]:
-    """The strongest of the chosen and the matched sets: each of their heads alone, and together."""
-    sets = {None: chosen[:N_HEADS]} | dict(enumerate(matched))
-    return [out for draw, heads in sets.items()
-            for out in [*(Out((head,), draw) for head in heads), Out(tuple(heads), draw)]]  # fmt: skip
+def outs_of(picked: Picked, seed: int = 0) -> list[Out]:
+    """The strongest of the chosen, and others matched to them on summed direct effect: each set together, and each of
+    its heads alone."""
+    chosen = picked.chosen[:N_HEADS]
+    sets = {None: chosen} | dict(enumerate(matched(picked, chosen, seed=seed), 1))
+    return [out for draw, heads in sets.items() if heads
+            for out in [*(Out((head,), draw, True) for head in heads), Out(tuple(heads), draw)]]  # fmt: skip
 
 
-def kinds_of(effects: Float[Tensor, "n_layers n_heads"]) -> Float[Tensor, "kinds n_layers n_heads"]:
-    """1 where a head is a mover, a negative head, another, by the mean direct effects of untouched runs."""
-    least = MATTERS * effects.abs().sum()
-    movers, negative = effects > least, effects < -least
+def kinds_of(picked: Picked) -> Float[Tensor, "kinds n_layers n_heads"]:
+    """1 where a head is a mover, a negative head, another, by its direct effect on the selection half, prompt less
+    twin."""
+    least = MATTERS * picked.direct.abs().sum()
+    movers, negative = picked.direct > least, picked.direct < -least
     return torch.stack([movers, negative, ~movers & ~negative]).double()
 
 
@@ -106,8 +111,9 @@ def changes(
 ) -> Float[Tensor, "n k who 2"]:
     """What is lost with each set at the twin's values at the last token, and what others recover, by prompt.
 
-    lost: of the frozen answer direction the same for all but the post's, which count heads up to the post's layer
-    alone: lost is what the set's heads lose, recovered what heads of later layers than the set's first one gain.
+    On the frozen answer direction lost is the same whoever recovers. Of the post's yardstick, both times, lost is what
+    the set's heads lose with direction and scale held, so that shares compare, and recovered what is gained by heads
+    of later layers than the set's first one, below the layer whose stream it takes.
     """
     d = direct(r, sets)
     heads, mlps = (part.double() for part in (d.heads, d.mlps))
@@ -117,13 +123,14 @@ def changes(
             out[i, head.layer, head.head] = 1
     moved = heads[:, 1:] - heads[:, :1]
     lost = -(moved * out).sum((-2, -1))
-    parts = torch.einsum("nklh,klh,clh->nkc", moved, 1 - out, kinds).unbind(-1)
-    parts = (*parts, (mlps[:, 1:] - mlps[:, :1]).sum(-1))
-    found = [(lost, part) for part in (*parts, sum(parts), _rescaled(r, d))]
-    after = out.any(-1).double().cumsum(1) > 0  # the first layer that is exchanged and those above it
-    for scores in (d.post, d.post_frozen):
-        change = scores[:, 1:].double() - scores[:, :1].double()
-        found.append((-(change * out).sum((-2, -1)), (change * (1 - out) * after[..., None]).sum((-2, -1))))
+    by_kind = torch.einsum("nklh,klh,clh->nkc", moved, 1 - out, kinds)
+    parts = torch.cat([by_kind, (mlps[:, 1:] - mlps[:, :1]).sum(-1, keepdim=True)], -1)
+    found = [(lost, part) for part in (*parts.unbind(-1), parts.sum(-1), _rescaled(r, d))]
+    layers = out.any(-1).double()
+    later = (1 - out) * (layers.cumsum(1) > layers)[..., None]
+    post, held = (scores[:, 1:].double() - scores[:, :1].double() for scores in (d.post, d.post_frozen))
+    lost = -(held * out).sum((-2, -1))
+    found += [(lost, (gained * later).sum((-2, -1))) for gained in (post, held)]
     return torch.stack([torch.stack(pair, -1) for pair in found], 2)
 
 
@@ -137,39 +144,52 @@ def _rescaled(r: Ready, d: Direct) -> Float[Tensor, "n k"]:
     return (d.free(frozen) - frozen)[:, 1:]
 
 
-def measure(r: Ready, outs: Sequence[Out], kinds: Float[Tensor, "kinds n_layers n_heads"], *, seed: int) -> Measured:
+def measure(r: Ready, picked: Picked, *, seed: int = 0) -> Measured:
     """What is lost and recovered in one task. Raises :class:`OptionError` for prompts of fewer than two clusters."""
+    outs = outs_of(picked, seed)
     sets = list(dict.fromkeys(out.heads for out in outs))
-    found = drawn_means(changes(r, sets, kinds), r.asked.clusters, seed=seed)
+    means = drawn_means(changes(r, sets, kinds_of(picked)), r.asked.clusters, seed=seed)
     at = torch.tensor([sets.index(out.heads) for out in outs])
-    return Measured(r.asked.task.name, outs, found[:, at], len(r.asked.right))
+    return Measured(r.asked.task.name, outs, means[:, at], len(r.asked))
 
 
 # --- rows ---
 
 
-def rows_of(model: str, found: Sequence[Measured], *, seed: int) -> list[BackupRow]:
-    """Each task's rows; of two tasks or more also those over tasks, for sets of the same name in all of them."""
+def rows_of(model: str, found: Sequence[Measured], *, seed: int = 0) -> list[BackupRow]:
+    """Each task's rows; of two tasks or more also those over tasks, for sets that all of them have."""
     rows = list[BackupRow]()
     for task in found:
         for out, means in zip(task.outs, task.means.unbind(1)):
-            rows += _rows((model, task.task, *out.about, " ".join(map(str, out.heads))), means, task.n)
-    for about in dict.fromkeys(out.about for out in found[0].outs) if len(found) > 1 else ():
-        at = [[i for i, out in enumerate(task.outs) if out.about == about] for task in found]
+            named = " ".join(map(str, out.heads))
+            rows += _rows(model, task.task, out, len(out.heads), named, means, task.n)
+    alike = {(out.draw, out.alone): out for out in found[0].outs} if len(found) > 1 else {}
+    for key, out in alike.items():
+        at = [[i for i, each in enumerate(task.outs) if (each.draw, each.alone) == key] for task in found]
         if all(at):
-            means = drawn_over_tasks([task.means[:, some].mean(1) for task, some in zip(found, at)], seed=seed)
-            rows += _rows((model, OVER_TASKS, *about, ""), means, len(found))
+            sizes = [len(task.outs[i].heads) for task, some in zip(found, at) for i in some]
+            means = drawn_over_tasks([task.means[:, some].sum(1) for task, some in zip(found, at)], seed=seed)
+            rows += _rows(model, OVER_TASKS, out, round(sum(sizes) / len(sizes)), "", means, len(found))
     return rows
 
 
-def _rows(about: tuple, means: Float[Tensor, "n_draws_1 who 2"], n: int) -> Iterator[BackupRow]:
-    """about: the columns before ``who``."""
+def _rows(
+    model: str, task: str, out: Out, n_heads: int, named: str, means: Float[Tensor, "n_draws_1 who 2"], n: int
+) -> Iterator[BackupRow]:
+    are = Set.CHOSEN if out.draw is None else Set.MATCHED
     for who, draws in zip(Who, means.unbind(1)):
         lost, recovered = draws[0].tolist()
         clear = ends(draws[:, 0]).low > 0
-        share = [float(x) for x in ends(draws[:, 1] / draws[:, 0])] if clear else [None] * 3
-        yield BackupRow(*about, who, lost, recovered, *share, n)
+        share, low, high = map(float, ends(draws[:, 1] / draws[:, 0].clamp(min=1e-9))) if clear else (None, None, None)
+        yield BackupRow(
+            model, task, are.value, out.draw, n_heads, out.alone, named, who.value, lost, recovered, share, low, high, n
+        )
 
 
 def run(c: Context) -> list[BackupRow]:
-    raise NotImplementedError
+    picked, found = c.kept(picks), list[Measured]()
+    for seed, task in enumerate(follow(tasks.tasks(c), "tasks"), 1000 * c.seed):
+        if picked[task.name].chosen:
+            held = ready(c, task.ask(c, c.n(N_HELD, 20), HELD_OUT))
+            found.append(measure(held, picked[task.name], seed=seed))
+    return rows_of(c.model, found, seed=c.seed)

@@ -60,6 +60,7 @@ class GateRow(Row):
     accuracy: float = column("share", "label of the true rule preferred")
     low: float = column("share", "95% interval over sequences, lower end")
     high: float = column("share", "upper end")
+    exact: float = column("share", "of an exact reader's answers that are right, ties half")
     n: int = column("sequences", "n")
 
 
@@ -72,7 +73,7 @@ class ReaderRow(Row):
     reader: str = column("", "exact, saturation, recency, last or count")
     parameter: float | None = column("", "chosen: nats of saturation, half-life in examples, 1 for the last of a kind")
     slope: float = column("", "nats a unit of what the reader sums up")
-    explained: float = column("share", "of the held-out variance, the two labels' own bias taken off")
+    explained: float = column("share", "of the held-out variance within rates of flips, the labels' own bias taken off")
     low: float = column("share", "95% interval over sequences, lower end")
     high: float = column("share", "upper end")
     beyond_exact: float = column("share", "explained less the exact reader's")
@@ -121,7 +122,8 @@ def gate_rows(
     for flip, at in _rates(sequences):
         for k in counts:
             found = share_in_clusters((log_odds[at, :, k] > 0).flatten(), which[at].flatten())
-            rows.append(GateRow(model, labels, flip, k, half, *found[:3], n=int(at.sum())))
+            exact = (1 + sequences.signed[at, :, k].sign().double().mean().item()) / 2
+            rows.append(GateRow(model, labels, flip, k, half, *found[:3], exact, int(at.sum())))
     return rows
 
 
@@ -168,23 +170,29 @@ def reader_rows(
     model: str, labels: str, log_odds: LogOdds, sequences: Sequences, *, n_boot: int = 2000, seed: int = 0
 ) -> list[ReaderRow]:
     """Every reader's slope, and what it may choose, by least squares on half of the sequences' last questions, and what
-    it explains of the others' variance, below 0 where their mean says more. By symmetry there is no constant.
+    it explains of the others' variance within rates. What rates differ in is taken off, with the means of the former
+    half: all readers know it alike. Below 0 a reader is worse than those means.
 
     Of each rate, rule and asked kind half is held out.
     """
-    y = without_bias(log_odds, sequences)[..., -1]
-    held = torch.cat([torch.arange(int(at.sum())) // 4 % 2 == 1 for _, at in _rates(sequences)])
-    strata = tuple(int((held & at).sum()) for _, at in _rates(sequences))
-    W, best = _resamples(strata, n_boot, seed), {}
+    rates = [at for _, at in _rates(sequences)]
+    held = torch.cat([torch.arange(int(at.sum())) // 4 % 2 == 1 for at in rates])
+
+    def within(values: Tensor) -> Tensor:
+        means = torch.stack([at * values[at & ~held].mean() for at in rates]).sum(0)
+        return values - means[:, None]
+
+    y = within(without_bias(log_odds, sequences)[..., -1])
+    W = _resamples(tuple(int((held & at).sum()) for at in rates), n_boot, seed)
+    best: dict[Reader, tuple[float, float | None, float, Tensor]] = {}
     for reader, parameter in candidates():
-        x = features(reader, parameter or 0.0, sequences)[..., -1].double()
+        x = within(features(reader, parameter or 0.0, sequences)[..., -1].double())
         slope = (x[~held] * y[~held]).sum() / x[~held].square().sum()
         missed = (y - slope * x).square().sum(1)
         fitted = missed[~held].sum().item()
         if reader not in best or fitted < best[reader][0]:
             best[reader] = (fitted, parameter, slope.item(), W @ missed[held])
-    n = W.sum(1) * y.shape[1]
-    total = W @ y[held].square().sum(1) - (W @ y[held].sum(1)).square() / n
+    total = W @ y[held].square().sum(1)
     explained = {reader: 1 - missed / total for reader, (*_, missed) in best.items()}
     return [
         ReaderRow(model, labels, reader, parameter, slope, *_ends(explained[reader]),

@@ -7,7 +7,6 @@ Student's interval over tasks. Such an interval holds for other tasks of the kin
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from itertools import product
 from math import inf, nan
 from typing import TYPE_CHECKING, Any
@@ -56,7 +55,10 @@ def rank_p(own: float, drawn: pd.Series) -> float:
     return float((1 + (drawn >= own).sum()) / (1 + len(drawn)))
 
 
-def _of_tasks(table: pd.DataFrame) -> pd.DataFrame:
+def _of_tasks(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Rows of single tasks with these values."""
+    for name, value in values.items():
+        table = table[table[name] == value]
     return table[table["task"] != OVER_TASKS]
 
 
@@ -70,21 +72,21 @@ def redundant(table: pd.DataFrame) -> Measured:
 
     Its interval is that of the inverse, which is finite where each head has a perfect stand-in. A matched set that
     loses less than a tenth of what the chosen one does counts as a sum."""
-    part = _of_tasks(table)[table["where"] == Where.END]
+    part = _of_tasks(table, where=Where.END)
     own = part[(part["heads_are"] == Set.CHOSEN) & (part["n_heads"] <= N_JUDGED)]
     own = own[own["n_heads"] == own["n_heads"].max()]
     lost, alone = mean_of(own["joint"]), ratio_of(own["summed"], own["joint"])
     drawn = part[part["heads_are"] == Set.MATCHED].groupby("draw")[["joint", "summed"]].mean()
     drawn["summed"] = drawn["summed"].where(drawn["joint"] >= TENTH * lost.mean, drawn["joint"])
     p = rank_p(_beyond_sum(lost.mean, own["summed"].mean()), _beyond_sum(drawn["joint"], drawn["summed"]))
-    ratios = [inf if over <= 0 else 1 / over for over in (alone.mean, alone.high, alone.low)]
-    return Measured("joint_over_summed_loss_of_the_chosen_heads", *ratios, n=len(own), n_of="tasks",
+    value, low, high = (inf if over <= 0 else 1 / over for over in (alone.mean, alone.high, alone.low))
+    return Measured("joint_over_summed_loss_of_the_chosen_heads", value, low, high, n=len(own), n_of="tasks",
                     control_label="of_matched_sets", **_drawn(drawn["joint"] / drawn["summed"]), p=p,
                     also={"joint_low": lost.low, "joint_high": lost.high},
                     units={"tasks": len(own), "prompts": _least(own), "matched_sets": len(drawn)})  # fmt: skip
 
 
-def _drawn(values: pd.Series) -> dict[str, float]:
+def _drawn(values: pd.Series) -> dict[str, Any]:
     """Controls that were drawn: their median, and where 95% of them lie."""
     at = values.astype(float).quantile([0.5, 0.025, 0.975]) if len(values) else [nan] * 3
     return dict(zip(("control", "control_low", "control_high"), at))
@@ -129,9 +131,10 @@ def moves_up(table: pd.DataFrame) -> Measured:
 
 
 def backups(table: pd.DataFrame) -> Measured:
-    """Share of the chosen heads' lost direct effect that others recover, with direction and scale of the untouched
-    run, over tasks. A matched draw that loses less than a tenth of what the chosen heads do counts as unrecovered."""
-    part = _of_tasks(table)[table["who"] == Who.ALL]
+    """Share of the chosen heads' lost direct effect that others recover where each is exchanged alone, with direction
+    and scale of the untouched run, over tasks. A matched draw that loses less than a tenth of what the chosen heads do
+    counts as unrecovered."""
+    part = _of_tasks(table, who=Who.ALL, alone=True)
     own = part[part["heads_are"] == Set.CHOSEN].groupby("task")[["lost", "recovered"]].mean()
     lost, found = mean_of(own["lost"]), ratio_of(own["recovered"], own["lost"])
     drawn = part[part["heads_are"] == Set.MATCHED].groupby("draw")[["lost", "recovered"]].mean()
@@ -145,34 +148,16 @@ def backups(table: pd.DataFrame) -> Measured:
 def evidence(table: pd.DataFrame) -> Measured:
     """How the slope of the log-odds at signed evidence grows with log((1 - e) / e) over rates of flips e: 1 where it is
     in proportion, as an exact reader's is, 0 where no rate is heeded; and whether the log-odds are straight, blind to
-    order, and told best by signed evidence. Of several pairs of labels the one whose slope is surest."""
-    labels = max(table["labels"].unique(), key=lambda name: _surety(table[table["labels"] == name]))
-    part = table[table["labels"] == labels]
-    rates, whole = part[part["flip"] > 0], part[part["flip"] == 0].iloc[0]
-    x = np.log(1 / rates["flip"].astype(float) - 1)
-    growth = (x - x.mean()) / ((x - x.mean()) ** 2).sum() * x.mean() / rates["slope"].mean()
-    found = _sum(growth, rates, "slope")
-    bend = _sum(x * 0 + REACH / len(x) / rates["slope"].mean(), rates, "curvature")
-    return Measured("growth_of_the_slope_with_the_log_odds_of_one_label", *found[:3], n=int(rates["n"].sum()),
-                    n_of="sequences", control_label="of_an_exact_reader", control=1.0,
-                    also={"slope": whole["slope"], "slope_low": whole["slope_low"], "slope_high": whole["slope_high"],
-                          "bend_low": bend.low, "bend_high": bend.high,
-                          "order_low": whole["order_low"], "order_high": whole["order_high"],
-                          "rival_low": whole["rival_low"], "rival_high": whole["rival_high"]},
+    order, and told best by signed evidence."""
+    rates, whole = table[table["flip"] > 0], table[table["flip"] == 0].iloc[0]
+    scale = np.log(1 / rates["flip"].to_numpy(float) - 1).mean() / whole["slope"]
+    low, high = sorted((scale * whole["follows_low"], scale * whole["follows_high"]))
+    bend = sorted(REACH * whole[f"curvature_{end}"] / whole["slope"] for end in ("low", "high"))
+    names = ("slope", "slope_low", "slope_high", "order_low", "order_high", "rival_low", "rival_high")
+    return Measured("growth_of_the_slope_with_the_log_odds_of_one_label", scale * whole["follows"], low, high,
+                    n=int(rates["n"].sum()), n_of="sequences", control_label="of_an_exact_reader", control=1.0,
+                    also={name: whole[name] for name in names} | dict(zip(("bend_low", "bend_high"), bend)),
                     units={"rates": len(rates), "sequences": _least(rates)})  # fmt: skip
-
-
-def _surety(part: pd.DataFrame) -> float:
-    """Of the slope of all rates together, over the width of its interval."""
-    whole = part[part["flip"] == 0].iloc[0]
-    return float(whole["slope"] / max(whole["slope_high"] - whole["slope_low"], 1e-9))
-
-
-def _sum(weights: pd.Series, rows: pd.DataFrame, name: str) -> Interval:
-    """Weighted sum of independent numbers with intervals of their own, and its interval out of theirs."""
-    value, width = float((weights * rows[name]).sum()), (rows[f"{name}_high"] - rows[f"{name}_low"]) / 2
-    reach = float(((weights * width) ** 2).sum()) ** 0.5
-    return Interval(value, value - reach, value + reach, len(rows))
 
 
 def adds(table: pd.DataFrame) -> Measured:
@@ -189,18 +174,16 @@ def looks_back(table: pd.DataFrame) -> Measured:
     """Attention to earlier answers beyond an even one, of heads that matter less that of others of their layers, over
     tasks; heads' names are dealt anew within layers, once for all tasks. also: the same of attention to earlier answers
     beyond that to earlier x."""
-    shape = tuple(1 + max(astuple(Head.parse(name))[i] for name in table["head"].unique()) for i in range(2))
-    names = names_within_layers(N_DEALS, *shape)
+    heads = {name: Head.parse(name) for name in table["head"].unique()}
+    shape = (1 + max(head.layer for head in heads.values()), 1 + max(head.head for head in heads.values()))
+    names = torch.cat([torch.arange(shape[1]).expand(1, *shape), names_within_layers(N_DEALS, *shape)])
     kinds: dict[str, list[Tensor]] = {"even": [], "to_x": []}
     tasks = [rows for _, rows in table.groupby("task") if rows["important"].any()]
     for (kind, found), rows in product(kinds.items(), tasks):
-        heads = [Head.parse(name) for name in rows["head"]]
         beyond = torch.zeros(shape, dtype=torch.float64)
-        beyond[tuple(torch.tensor([astuple(head) for head in heads]).T)] = torch.from_numpy(
-            (rows["to_y"] - rows[kind]).to_numpy(float)
-        )
-        matter = [head for head, important in zip(heads, rows["important"]) if important]
-        found.append(mean_over_draws(beyond, matter, torch.cat([torch.arange(shape[1]).expand(1, *shape), names])))
+        at = [[getattr(heads[name], part) for name in rows["head"]] for part in ("layer", "head")]
+        beyond[tuple(at)] = torch.tensor((rows["to_y"] - rows[kind]).to_numpy(float))
+        found.append(mean_over_draws(beyond, [heads[name] for name in rows.loc[rows["important"], "head"]], names))
     what = "attention_to_earlier_answers_of_heads_that_matter_beyond_others"
     if not tasks:
         return Measured(what, nan)

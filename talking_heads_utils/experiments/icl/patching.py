@@ -14,7 +14,7 @@ what is patched below them is as it was. So the post's two are to be held agains
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import combinations
 
@@ -24,10 +24,11 @@ from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.icl.asked import Asked, Examples, Task
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, drawn_weights, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS
 from talking_heads_utils.experiments.icl.swaps import Grid, How, Ready, Said, exchanged, grid, ready
-from talking_heads_utils.experiments.icl.tasks import Asked, Examples, Task, tasks
+from talking_heads_utils.experiments.icl.tasks import tasks
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, heads_in
@@ -37,7 +38,7 @@ from talking_heads_utils.stats import share_change, share_in_clusters
 
 GAINS = 0.25  # of A's accuracy, at least, over B untouched, where a patch works
 WAY = 0.5  # from B untouched to the best layer
-N_PAIRS = 48  # of A and B, by task
+N_PAIRS, N_OUT = 32, 48  # pairs of A and B, and A's where only layers go, by task
 DRAW = 7  # prompts of this chapter's patches, beside the context's seed
 POSTS, OF_LAYERS = 10, 32  # the post takes out this layer and the next, of Llama-3-8B's
 SEES = (Examples.NONE, Examples.SHUFFLED)
@@ -182,20 +183,34 @@ def _all_tried(c: Context) -> list[Tried]:
     """Every task, with every two neighbouring layers out: the grids that two tables are made of."""
     found = []
     for task in follow(tasks(c), "tasks"):
-        a = _ready_a(c, task)
+        a = _ready_a(c, task, N_PAIRS)
         out = neighbours(a.clean.n_layers)
         for sees in SEES:
-            asked = task.ask_b(c, a.asked, sees)
+            asked = after_line_end(a.asked, task.ask_b(c, a.asked, sees))
             run = prepare(c.bridge, asked.prompts, check=False)
             b = Ready(asked, run, run)
             found += [tried(a, b, sees, how, out) for how in How]
     return found
 
 
-def _ready_a(c: Context, task: Task) -> Ready:
+def after_line_end(a: Asked, b: Asked) -> Asked:
+    """B's questions with, in front of x, the token that A's have there, if it is another one or none. A model's first
+    token is where heads look that have nothing to look for; without the line end, that would be x."""
+    places, prompts = b.prompts.positions, b.prompts
+    at = int(places["x"][0])
+    front = a.prompts.tokens[:, int(a.prompts.positions["x"][0]) - 1, None]
+    if at and torch.equal(prompts.tokens[:, at - 1, None], front):
+        return b
+    tokens = torch.cat([prompts.tokens[:, :at], front, prompts.tokens[:, at:]], 1)
+    moved = {name: where + (where >= at).long() for name, where in places.items()}
+    prompts = replace(prompts, tokens=tokens, mask=torch.ones_like(tokens).bool(), positions=moved)
+    return replace(b, prompts=prompts, twins=prompts)
+
+
+def _ready_a(c: Context, task: Task, n: int) -> Ready:
     """A's prompts of the held-out half. Raises :class:`NotApplicable` for a model of one layer."""
     posts_layers(c.bridge.cfg.n_layers)
-    return ready(c, task.ask(c, c.n(N_PAIRS, 8), HELD_OUT, seed=DRAW))
+    return ready(c, task.ask(c, c.n(n, 8), HELD_OUT, seed=DRAW))
 
 
 def run_patches(c: Context) -> list[PatchRow]:
@@ -208,7 +223,7 @@ def run_first(c: Context) -> list[FirstRow]:
 
 def run_out(c: Context) -> list[OutRow]:
     pairs = list(combinations(range(c.bridge.cfg.n_layers), 2))
-    made = (_ready_a(c, task) for task in follow(tasks(c), "tasks"))
+    made = (_ready_a(c, task, N_OUT) for task in follow(tasks(c), "tasks"))
     return out_rows(c.model, [without(a, how, pairs) for a in made for how in How], seed=c.seed)
 
 

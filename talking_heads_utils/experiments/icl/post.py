@@ -1,14 +1,123 @@
-"""What the post's stored outputs show, as data with their source. Nothing here was measured by this project."""
+"""The post's own two prompts: what its stored outputs show, with their source, and what a model answers to them here.
+
+:func:`reported` and what is made of it was not measured by this project; :func:`run` is, with the plain run that the
+post lacks.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Int
+from torch import Tensor
+
+from talking_heads_utils.errors import NotApplicable, TaskError
+from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.icl.asked import Asked, Task
+from talking_heads_utils.experiments.icl.patching import posts_layers
+from talking_heads_utils.experiments.icl.swaps import How, Ready, exchanged, grid
+from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.files import data_dir
+from talking_heads_utils.forward.engine import prepare
+from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# y = 2x + 3, asked at 42 with the examples (A) and at 15 without (B).
+PAIRS = (
+    (28, 59), (86, 175), (13, 29), (55, 113), (84, 171), (66, 135),
+    (85, 173), (27, 57), (15, 33), (94, 191), (37, 77), (14, 31),
+)  # fmt: skip
+FUNCTION, AT_A, AT_B = (2, 3), 42, 15
+LARGEST = 200  # of the numbers that answers are read among
+LLAMA = (32, 32)  # layers and heads of Llama-3-8B, and what the post took out of it
+FIVE = ("L10H5", "L10H7", "L13H6", "L13H27", "L14H18")
+LAYERS = ((10, 11), (10, 11, 13), (10, 11, 13, 15))
+N_TOP = 5
+
+
+@dataclass(frozen=True)
+class PostRow(Row):
+    """What the model answers to the post's own two prompts, read among the numbers."""
+
+    model: str = column("", "model")
+    out: str = column("", "heads or layers whose heads are zero in A at the last token; empty for none")
+    a_top_five: str = column("", "A's five most likely numbers, the first one first")
+    b_plain: int = column("", "B's answer with nothing patched")
+    layer: int = column("", "whose resid_pre is patched from A into B")
+    b_patched: int = column("", "B's answer then")
+
+
+def run(c: Context) -> list[PostRow]:
+    """The post's patching, and the plain run that it lacks. Of a model of another shape than Llama-3-8B's, the two
+    layers in proportion are taken out. Raises :class:`NotApplicable` for a model whose tokenizer splits 0 to 200."""
+    numbers = _numbers(c)
+    a, b = (_ready(c, Task("post", numbers, len(q.pairs)), q) for q in questions())
+    out = {"": []} | taken_out((c.bridge.cfg.n_layers, c.bridge.cfg.n_heads))
+    sets = list(out.values())
+    found = grid(a, sets, b.clean, b.asked.right, how=How.ZERO, among=numbers.ids)
+    plain, patched = (_values(said.among, numbers) for said in (found.plain, found.patched))
+    rows = []
+    for i, name in enumerate(out):
+        best = " ".join(map(str, _best(a, sets[i], numbers)))
+        answers = patched[0, :, i].tolist()
+        rows += [PostRow(c.model, name, best, int(plain[0]), layer, answer) for layer, answer in enumerate(answers)]
+    return rows
+
+
+def questions() -> tuple[Question, Question]:
+    """A's and B's, as the post asks them."""
+    return Question(PAIRS, AT_A, FUNCTION), Question((), AT_B, FUNCTION)
+
+
+def taken_out(shape: tuple[int, int]) -> dict[str, list[Head]]:
+    """What the post took out of a model of Llama-3-8B's ``shape`` (layers, heads), by name; of any other its two layers
+    in proportion. Raises :class:`NotApplicable` for one layer."""
+    some = LAYERS if shape == LLAMA else [posts_layers(shape[0])]
+    layers = {f"layers {','.join(map(str, chosen))}": heads_in(chosen, shape[1]) for chosen in some}
+    return ({"heads " + ",".join(FIVE): [Head.parse(name) for name in FIVE]} if shape == LLAMA else {}) | layers
+
+
+def _numbers(c: Context) -> Numbers:
+    try:
+        numbers = numbers_of(c.tokenizer, LARGEST)
+    except TaskError:
+        numbers = None
+    if numbers is None or len(numbers.values) <= LARGEST:
+        raise NotApplicable(
+            f"The post's two prompts are answered by a number of one token, and the tokenizer of {c.model} splits some "
+            f"of 0 to {LARGEST}."
+        )
+    return numbers
+
+
+def _ready(c: Context, task: Task, question: Question) -> Ready:
+    """One question, run once; without a twin, since heads are set to zero."""
+    prompts = encode_questions([question], c.tokenizer, seed=c.seed, n_ctx=c.bridge.cfg.n_ctx)
+    ran = prepare(c.bridge, prompts)
+    asked = Asked(task, prompts, prompts, prompts.answers, prompts.answers)
+    return Ready(asked, ran, ran)
+
+
+def _best(a: Ready, out: Sequence[Head], numbers: Numbers) -> list[int]:
+    """A's most likely numbers: each the most likely of those that are left."""
+    best, left = [], numbers.ids
+    for _ in range(N_TOP):
+        token = exchanged(a, [out], how=How.ZERO, among=left).among
+        best.append(int(_values(token, numbers)))
+        left = left[left != token.item()]
+    return best
+
+
+def _values(tokens: Int[Tensor, "*k"] | None, numbers: Numbers) -> Int[Tensor, "*k"]:
+    """Numbers that tokens are."""
+    assert tokens is not None  # since numbers were asked for
+    return numbers.values[(tokens[..., None] == numbers.ids).long().argmax(-1)]
 
 
 def reported() -> dict[str, Any]:

@@ -110,7 +110,7 @@ def draw(
         return torch.rand(*shape, generator=generator).argsort(-1)
 
     total, turn = n * len(flips), torch.arange(n).repeat(len(flips))
-    flip, rule, asked = torch.tensor(flips).repeat_interleave(n), turn % 2, turn // 2 % 2
+    flip, rule, asked = torch.tensor(flips, dtype=torch.float64).repeat_interleave(n), turn % 2, turn // 2 % 2
     kinds = torch.cat([(ranks(total, n_shown) < n_shown // 2).long(), asked[:, None]], 1)
     lists = torch.stack([ranks(total, size)[:, :least] for size in n_words], 1)
     before = torch.stack([(kinds == kind).cumsum(1) - 1 for kind in (0, 1)], 1).clamp(min=0)

@@ -1,13 +1,38 @@
-"""How few heads suffice: all others at the twin's values at the last token."""
+"""How few heads suffice: all others at the twin's values at the last token, where the run is then the twin's but for
+what these few read.
+
+A set is grown head by head on the selection half, each time by the one that raises the log-odds most, until it keeps
+enough of the accuracy, and is scored on the held-out half. So a smaller set may exist; none is overlooked that is found
+this way. Then the same without its heads: how many such sets there are is how redundant heads are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from talking_heads_utils.experiments.context import Context
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from talking_heads_utils.experiments.icl import tasks
+from talking_heads_utils.experiments.icl.clusters import drawn_means, ends
+from talking_heads_utils.experiments.icl.redundancy import first
+from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, exchanged, ready
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.progress import follow
+from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+
+if TYPE_CHECKING:
+    from talking_heads_utils.experiments.context import Context
 
 ENOUGH = 0.9  # of the accuracy with nothing exchanged
+MOST_HEADS, MOST_SETS = 12, 3
+N_TRIED = 40  # heads that may be added, the best by denoising
+N_RANDOM = 10  # sets of random heads
+N_SELECT, N_HELD, N_EVERYWHERE = 32, 100, 40  # prompts of a task
 
 
 @dataclass(frozen=True)
@@ -19,17 +44,124 @@ class SufficientRow(Row):
     which: int = column("", "1 for the first set, 2 for the next one without its heads, and so on; 0 for random heads")
     draw: int | None = column("", "of random heads")
     n_heads: int = column("heads", "left as they are")
-    head: str = column("", "the one that was added last")
+    head: str = column("", "the one that was added last; of random heads all")
     suffices: bool = column("", "whether it is the smallest that keeps 90% of the accuracy on the selection half")
     selected: float = column("share", "right answers on the selection half, over those with nothing exchanged")
     kept: float = column("share", "the same on the held-out half")
     low: float = column("share", "95% interval over prompts, lower end")
     high: float = column("share", "upper end")
     accuracy: float = column("share", "right answers on the held-out half")
-    everywhere: float | None = column("share", "kept with all others exchanged at all positions; of sets that suffice")
+    everywhere: float | None = column("share", "kept with all others exchanged at all positions, first 40 prompts; of "
+                                      "sets that suffice")  # fmt: skip
     without: float | None = column("share", "kept with only this set exchanged; of sets that suffice")
     n: int = column("prompts", "of the held-out half")
 
 
+@dataclass(frozen=True)
+class Grown:
+    """A set as it grew. heads: in the order in which they were added. selected: accuracy on the selection half over
+    that with nothing exchanged, with none of them and after each."""
+
+    heads: list[Head]
+    selected: list[float]
+
+    @property
+    def suffices(self) -> bool:
+        return self.selected[-1] >= ENOUGH
+
+
+def by_denoising(select: Ready) -> list[Head]:
+    """All heads, first the one at whose prompt's value the twin gains most log-odds."""
+    every = heads_in(range(select.clean.n_layers), select.clean.n_heads)
+    said = exchanged(select, [[head] for head in every], into=Into.TWIN).log_odds.double().mean(0)
+    return [every[i] for i in said.argsort(descending=True, stable=True).tolist()]
+
+
+def grow(select: Ready, order: Sequence[Head]) -> Grown:
+    """The set that grows out of the first :data:`N_TRIED` of these heads until it keeps enough or has
+    :data:`MOST_HEADS`."""
+    right = lambda said: said.right(select.asked).double().mean(0)  # noqa: E731
+    before = right(exchanged(select, [[]])).item()
+    left, heads = list(order[:N_TRIED]), list[Head]()
+    selected = [right(exchanged(select, [[]], rest=True)).item() / before]
+    while left and len(heads) < MOST_HEADS and selected[-1] < ENOUGH:
+        said = exchanged(select, [[*heads, head] for head in left], rest=True)
+        best = int(said.log_odds.double().mean(0).argmax())
+        selected.append(right(said)[best].item() / before)
+        heads.append(left.pop(best))
+    return Grown(heads, selected)
+
+
+def disjoint(select: Ready) -> list[Grown]:
+    """One set after the other, each of heads that are in none before, up to the first that does not suffice."""
+    order, found = by_denoising(select), list[Grown]()
+    while len(found) < MOST_SETS and (not found or found[-1].suffices):
+        used = [head for grown in found for head in grown.heads]
+        found.append(grow(select, [head for head in order if head not in used]))
+    return found
+
+
+def random_sets(r: Ready, size: int, without: Sequence[Head], seed: int) -> list[list[Head]]:
+    """Sets of so many heads, drawn from all but some."""
+    others = [head for head in heads_in(range(r.clean.n_layers), r.clean.n_heads) if head not in without]
+    generator = torch.Generator().manual_seed(seed)
+    return [[others[i] for i in torch.randperm(len(others), generator=generator)[:size].tolist()]
+            for _ in range(N_RANDOM)]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Right answers of sets over those with nothing exchanged, with 95% intervals over prompts, and accuracies."""
+
+    share: Float[Tensor, "k"]
+    low: Float[Tensor, "k"]
+    high: Float[Tensor, "k"]
+    accuracy: Float[Tensor, "k"]
+
+
+def kept(
+    r: Ready, sets: Sequence[Sequence[Head]], *, rest: bool = True, where: Where = Where.END, seed: int = 0
+) -> Kept:
+    """With all heads but those of a set exchanged; with rest=False with those of the set."""
+    right = exchanged(r, sets, rest=rest, where=where).right(r.asked)
+    both = torch.cat([exchanged(r, [[]]).right(r.asked), right], 1)
+    draws = drawn_means(both, r.asked.clusters, seed=seed)
+    return Kept(*ends(draws[:, 1:] / draws[:, :1].clamp(min=1e-9)), draws[0, 1:])
+
+
+def rows_of(
+    select: Ready, held: Ready, *, model: str, n_everywhere: int = N_EVERYWHERE, seed: int = 0
+) -> Iterator[SufficientRow]:
+    """One task's rows: chosen by ``select``, scored by ``held``. Raises :class:`OptionError` for prompts of fewer than
+    two clusters."""
+    found = disjoint(select)
+    drawn = random_sets(held, len(found[0].heads), found[0].heads, seed)
+    sets = [grown.heads[:k] for grown in found for k in range(len(grown.heads) + 1)] + drawn
+    scored, on_selection = kept(held, sets, seed=seed), kept(select, drawn)
+    enough = [grown.heads for grown in found if grown.suffices and grown.heads]
+    everywhere = kept(first(held, n_everywhere), enough, where=Where.ALL).share.tolist() if enough else []
+    without = kept(held, enough, rest=False).share.tolist() if enough else []
+    about: list[tuple[int, int | None, Grown, int]]
+    about = [(which, None, grown, k) for which, grown in enumerate(found, 1) for k in range(len(grown.heads) + 1)]
+    about += [(0, draw, Grown(heads, [0.0, share]), len(heads))
+              for draw, (heads, share) in enumerate(zip(drawn, on_selection.share.tolist()), 1)]  # fmt: skip
+    for i, (which, draw, grown, k) in enumerate(about):
+        whole = which > 0 and k == len(grown.heads) and grown.suffices
+        named = " ".join(map(str, grown.heads)) if draw else str(grown.heads[k - 1]) if k else ""
+        at_all, without_it = (everywhere[which - 1], without[which - 1]) if whole and k else (None, None)
+        share, low, high, accuracy = (
+            float(part[i]) for part in (scored.share, scored.low, scored.high, scored.accuracy)
+        )
+        yield SufficientRow(
+            model, held.asked.task.name, which, draw, k, named, whole, grown.selected[-1 if draw else k], share, low,
+            high, accuracy, at_all, without_it, len(held.asked),
+        )  # fmt: skip
+
+
 def run(c: Context) -> list[SufficientRow]:
-    raise NotImplementedError
+    rows = list[SufficientRow]()
+    for task in follow(tasks.tasks(c), "tasks"):
+        select = ready(c, task.ask(c, c.n(N_SELECT, 16), SELECTION))
+        held = ready(c, task.ask(c, c.n(N_HELD, 20), HELD_OUT))
+        rows += rows_of(select, held, model=c.model, n_everywhere=c.n(N_EVERYWHERE, 10), seed=c.seed)
+    return rows

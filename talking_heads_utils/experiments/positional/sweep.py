@@ -1,4 +1,4 @@
-"""A whole grid of settings, in chunks of prompts: stopped at any point it goes on, and shards of it can be joined.
+"""A whole grid of settings, in chunks of prompts: stopped at any point it goes on, and Ray can share its chunks.
 
 A chunk, an npz file, holds for its prompts the answers' list indices and, by setting, each item's share of every
 mover's attention to all items, the candidates' logits and the list index that is answered.
@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,13 @@ import numpy as np
 import torch
 
 from talking_heads_utils import resume
-from talking_heads_utils.errors import OptionError, TaskError
+from talking_heads_utils.cluster import Needs, Unit, run_units
+from talking_heads_utils.errors import OptionError, ResultError, TaskError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
 from talking_heads_utils.forward.steer import LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.models import load_with_tokenizer
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
 
@@ -133,34 +136,68 @@ def run_sweep(
     plan: Plan,
     folder: Path,
     *,
-    shard: tuple[int, int] = (0, 1),
     batch_size: int | None = None,
-) -> list[str]:
-    """Compute this shard's chunks that are not there yet; returns the names of all that are its own.
+    ray: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Compute the chunks that are not there yet.
 
-    Raises :class:`OptionError` for a shard that is none, a folder that holds another plan or has no room for the
-    chunks, or values so large that what is read is no number; :class:`TaskError` for lists too long for the model.
+    ray: the address of a Ray whose workers load the plan's model, onto ``device``, and share the chunks; None: in this
+    process. Raises :class:`OptionError` for a folder that holds another plan or has no room for the chunks, or values
+    so large that what is read is no number; :class:`TaskError` for lists too long for the model.
     """
-    store = plan.store(folder)
-    left = store.left(list(plan.chunks), shard)
+    left = plan.store(folder).left(list(plan.chunks))
     _check_room(plan, left, folder)
-    prepared: dict[int, tuple[PromptSet, Steering]] = {}
-    for name in follow(left, "chunks of 10 prompts"):
-        n_items, first = plan.chunks[name]
-        if n_items not in prepared:
-            prompts = build(tokenizer, Lists(Part(plan.part), n_items, plan.n_prompts), plan.seed)
-            if (n_pos := prompts.tokens.shape[1]) > bridge.cfg.n_ctx:
-                raise TaskError(f"Lists of {n_items} have {n_pos} tokens; the model takes {bridge.cfg.n_ctx}.")
-            prepared = {n_items: (prompts, prepare(bridge, prompts, [Component.parse(w) for w in plan.writers]))}
-        prompts, steering = prepared[n_items]
+    if ray is None:
+        grid = _Grid(bridge, tokenizer, plan)
+        for name in follow(left, "chunks of 10 prompts"):
+            grid.chunk(name, folder, batch_size)
+    elif left:
+        units = [Unit(name, _chunk, (plan, device, name, Path(folder).absolute(), batch_size)) for name in left]
+        weights = sum(p.numel() * p.element_size() for p in bridge.parameters())
+        failed = run_units(units, ray, Needs(gpus=int(device != "cpu"), memory=2 * weights))
+        if failed:
+            raise ResultError(f"{len(failed)} of {len(left)} chunks are not there; {next(iter(failed.values()))}")
+
+
+class _Grid:
+    """A plan and its model, with the lists of one length prepared at a time."""
+
+    def __init__(self, bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> None:
+        self.bridge, self.tokenizer, self.plan = bridge, tokenizer, plan
+        self.prepared: dict[int, tuple[PromptSet, Steering]] = {}
+
+    def chunk(self, name: str, folder: Path, batch_size: int | None) -> None:
+        """Make one chunk."""
+        plan, (n_items, first) = self.plan, self.plan.chunks[name]
+        prompts, steering = self._lists(n_items)
         rows = plan.rows(first)
         started, movers = time.perf_counter(), [Head.parse(m) for m in plan.movers]
         found = steer(steering, plan.settings, rows=rows, batch_size=batch_size, movers=movers, logits=plan.logits)
         arrays = _arrays(found, prompts.info["index"][rows], plan)
-        with store.part(name, str(steering.middle.device)) as part:  # only now: what cannot run leaves no folder behind
+        with plan.store(folder).part(name, str(steering.middle.device)) as part:  # what cannot run leaves no folder
             save_arrays(part.file, arrays)
             part.note["seconds"] = round(time.perf_counter() - started, 3)
-    return resume.share(list(plan.chunks), shard)
+
+    def _lists(self, n_items: int) -> tuple[PromptSet, Steering]:
+        plan, n_ctx = self.plan, self.bridge.cfg.n_ctx
+        if n_items not in self.prepared:
+            prompts = build(self.tokenizer, Lists(Part(plan.part), n_items, plan.n_prompts), plan.seed)
+            if (n_pos := prompts.tokens.shape[1]) > n_ctx:
+                raise TaskError(f"Lists of {n_items} have {n_pos} tokens; the model takes {n_ctx}.")
+            steering = prepare(self.bridge, prompts, [Component.parse(w) for w in plan.writers])
+            self.prepared = {n_items: (prompts, steering)}
+        return self.prepared[n_items]
+
+
+@lru_cache(maxsize=1)
+def _grid_of(plan: Plan, device: str) -> _Grid:
+    return _Grid(*load_with_tokenizer(plan.model, device, getattr(torch, plan.dtype)), plan)
+
+
+def _chunk(plan: Plan, device: str, name: str, folder: Path, batch_size: int | None) -> None:
+    """One chunk on a worker, which keeps the model for the next one."""
+    _grid_of(plan, device).chunk(name, folder, batch_size)
 
 
 def _check_room(plan: Plan, left: Sequence[str], folder: Path) -> None:
@@ -206,12 +243,3 @@ def read_plan(folder: Path) -> Plan:
         return Plan(**resume.Store.of(folder).plan)
     except TypeError as error:
         raise OptionError(f"{folder} holds no sweep ({error}).") from error
-
-
-def merge(parts: Sequence[Path], folder: Path) -> int:
-    """Bring the chunks of several folders of one plan together; returns how many the folder then has.
-
-    Raises :class:`OptionError` where plans differ or a chunk is in no part, and :class:`ResultError` where one is
-    damaged; nothing is copied then.
-    """
-    return resume.merge(parts, folder, list(read_plan(parts[0]).chunks), SUFFIX)

@@ -1,0 +1,319 @@
+"""What chapter 4 says of its tables: sentences whose numbers, and whose verbs, come from the rows. Of an empty table
+nothing is said."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+from talking_heads_utils.experiments.icl import measures
+from talking_heads_utils.experiments.icl.backups import Who
+from talking_heads_utils.experiments.icl.patching import Run
+from talking_heads_utils.experiments.icl.post import AT_B, FUNCTION
+from talking_heads_utils.experiments.icl.readers import Reader
+from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
+from talking_heads_utils.experiments.icl.swaps import Where
+from talking_heads_utils.experiments.icl.tasks import Examples
+from talking_heads_utils.experiments.verdicts import listed, with_interval
+from talking_heads_utils.figures.icl import EXAMPLES, most_examples, seen, task_name
+from talking_heads_utils.figures.icl_evidence import READERS, flipped
+from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED
+from talking_heads_utils.site.sentences import said, share
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _tasks(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the rows over tasks."""
+    return table[table["task"] != OVER_TASKS]
+
+
+def _range(values: Collection[Any], form: str = ".0%") -> str:
+    """``12% to 40%``."""
+    low, high = f"{min(values):{form}}", f"{max(values):{form}}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _signed(row: Any, value: str, form: str = "+.0%", ends: str = "") -> str:
+    """``-3% [-5%, +1%]``."""
+    return f"{row[value]:{form}} [{row[f'{ends}low']:{form}}, {row[f'{ends}high']:{form}}]"
+
+
+# --- what the model can do ---
+
+
+@said
+def finding(sets: pd.DataFrame, model: str) -> str:
+    """The chapter's finding, in one sentence."""
+    found = measures.redundant(sets)
+    n_heads = measures.N_JUDGED
+    matched = "" if isnan(found.control) else f"; sets with as much direct effect {found.control:.2f} times"
+    return (
+        f"In {model}, the {n_heads} heads that matter most to a task cost, together, **{found.value:.2f}** "
+        f"[{found.low:.2f}, {found.high:.2f}] times the sum of what each costs alone, over {found.n} tasks{matched}."
+    )
+
+
+@said
+def shown(table: pd.DataFrame) -> str:
+    """What happens to the right answer of the first task's prompt."""
+    table = table[table["task"] == table["task"].iloc[0]]
+    told = []
+    for kind, (name, _) in EXAMPLES.items():
+        rows = table[(table["examples"] == kind) & (table["token"] == table["right"])]
+        there = f"{rows['probability'].iloc[0]:.0%}" if len(rows) else "not among the five likeliest"
+        told.append(f"{'own examples' if kind == Examples.OWN else name} {there}")
+    return f"The right answer, *{table['right'].iloc[0].strip()}*, after {'; '.join(told)}."
+
+
+@said
+def tasks(table: pd.DataFrame) -> str:
+    """Which tasks are done better with their own examples than with either control."""
+    rows, controls = most_examples(table), (SHUFFLED, ANOTHER)
+    by = {kind: part.set_index("task") for kind, part in rows.groupby("examples")}
+    own, highs = by[ITS_OWN], [by[kind]["high"] for kind in controls if kind in by]
+    names = own.index.tolist()
+    passed = [task for task in names if own.loc[task, "low"] > max((high.get(task, 0.0) for high in highs), default=0)]
+    shuffled = by[SHUFFLED]["accuracy"] if SHUFFLED in by else {}
+    kept = [shuffled.get(task, 0.0) / own.loc[task, "accuracy"] for task in passed]
+    more = f" Shuffled labels keep {_range(kept)} of their accuracy." if kept else ""
+    return (
+        f"Of {len(names)} tasks {len(passed)} are clearly done better after their own examples than after either "
+        f"control: {listed(map(task_name, passed)) if passed else 'none'}.{more}"
+    )
+
+
+@said
+def functions(table: pd.DataFrame) -> str:
+    """The post's own task."""
+    most = table[table["n_examples"] == table["n_examples"].max()]
+    told = []
+    for function, rows in most.groupby("function", sort=False):
+        by = rows.set_index("examples")
+        told.append(f"{function}: {share(by.loc[ITS_OWN], 'accuracy')}, after shuffled labels "
+                    f"{share(by.loc[SHUFFLED], 'accuracy')}")  # fmt: skip
+    return f"Whole answers that are right after {most['n_examples'].max()} examples: {'; '.join(told)}."
+
+
+# --- the post's experiment ---
+
+
+@said
+def patches(table: pd.DataFrame) -> str:
+    """How far a patch comes, over tasks."""
+    parts = []
+    table = _tasks(table)
+    for b_sees, rows in table[table["out"] == ""].groupby("b_sees", sort=False):
+        a, b = (rows[rows["run"] == run].groupby("task")["accuracy"].mean().mean() for run in (Run.A, Run.B))
+        patched = rows[rows["run"] == Run.PATCHED].groupby("layer")[["accuracy", "copied"]].mean()
+        best = patched["accuracy"].idxmax()
+        parts.append(
+            f"- {seen(b_sees)}: {b:.0%} right untouched, at most {patched['accuracy'].max():.0%} with A's stream (of "
+            f"layer {best}), A itself {a:.0%}; A's own answer is copied in at most {patched['copied'].max():.0%}"
+        )
+    return f"Means over {table['task'].nunique()} tasks, nothing out of A:\n\n" + "\n".join(parts)
+
+
+@said
+def layers_out(table: pd.DataFrame) -> str:
+    """The post's two layers among all pairs, over tasks."""
+    parts = []
+    for how, rows in (table[table["task"] == OVER_TASKS]).groupby("how", sort=False):
+        own = rows[rows["posts"].astype(bool)].iloc[0]
+        worse = (rows["change"] < own["change"]).sum()
+        parts.append(f"layers {own['a']} and {own['b']} by {'zeros' if how == 'zero' else 'exchange'}: "
+                     f"{_signed(own, 'change')} of answers; {worse} of the {len(rows) - 1} other pairs cost more, the "
+                     f"worst {rows['change'].min():+.0%}")  # fmt: skip
+    return "Over tasks, " + "; ".join(parts) + "." if parts else ""
+
+
+@said
+def first(table: pd.DataFrame) -> str:
+    """By how much the first working layer moves without the post's layers, over tasks."""
+    rows = table[(table["task"] == OVER_TASKS) & table["posts"].astype(bool) & table["moved"].notna()]
+    told = [f"{seen(row['b_sees'])}, {'zeros' if row['how'] == 'zero' else 'exchange'}: from layer {row['plain']:.1f} "
+            f"to {row['first']:.1f}, {_signed(row, 'moved', '+.1f')}" for _, row in rows.iterrows()]  # fmt: skip
+    moved = f"Without the post's layers the first layer that works moves, over tasks: {'; '.join(told)}."
+    return moved if told else ""
+
+
+@said
+def post_here(table: pd.DataFrame) -> str:
+    """What this model answers to the post's own two prompts."""
+    twice = FUNCTION[0] * AT_B
+    told = []
+    for (out, best), rows in table.groupby(["out", "a_top_five"], sort=False):
+        layers = rows.loc[rows["b_patched"] == twice, "layer"].tolist()
+        where = f"at layers {listed(layers)}" if layers else "nowhere"
+        told.append(f"- {out or 'nothing'} out: A's top five {best}; B answers {twice} (2x) {where}")
+    return "The same prompts on this model:\n\n" + "\n".join(told)
+
+
+# --- redundancy ---
+
+
+@said
+def heads(table: pd.DataFrame) -> str:
+    """How many heads cost something alone, and how much the strongest does."""
+    parts = table[table["alone"].notna()].groupby("task")
+    clear = [int((rows["low"] > 0).sum()) for _, rows in parts]
+    worst = [float(rows["alone"].max()) for _, rows in parts]
+    often = table[table["chosen"].notna()]["head"].value_counts()
+    shared = [head for head, n in often.items() if n == table["task"].nunique()]
+    same = f" Chosen in every task: {listed(shared)}." if shared else " No head is chosen in every task."
+    return (
+        f"By task, {_range(clear, 'd')} heads clearly cost something alone; the one that costs most, "
+        f"{_range(worst, '.2f')} nats.{same}"
+    )
+
+
+@said
+def sets(table: pd.DataFrame) -> str:
+    """What more heads, and whole layers, cost together."""
+    whole = table[(table["task"] == OVER_TASKS) & (table["where"] == Where.END)]
+    chosen = whole[(whole["heads_are"] == Set.CHOSEN) & whole["ratio"].notna()].sort_values("n_heads")
+    told = [f"{row['n_heads']} heads {with_interval(row, 'ratio')} (accuracy {row['before']:.0%} to "
+            f"{row['accuracy']:.0%})" for _, row in chosen.iterrows()]  # fmt: skip
+    layers = whole[whole["heads_are"] == Set.LAYER]
+    worst = layers.loc[layers["accuracy"].idxmin()] if len(layers) else None
+    cost = 0 if worst is None else worst["before"] - worst["accuracy"]
+    more = "" if worst is None else f" All heads of one layer cost at most {cost:.0%} of answers ({worst['heads']})."
+    return f"Over tasks, joint over summed loss at the last token: {'; '.join(told)}.{more}" if told else ""
+
+
+@said
+def pairs(table: pd.DataFrame) -> str:
+    """How many pairs stand in for each other, and how many need each other."""
+    n, above, below = len(table), int((table["low"] > 0).sum()), int((table["high"] < 0).sum())
+    return (
+        f"Of {n:,} pairs in {table['task'].nunique()} tasks, {above / n:.0%} clearly cost more together than alone "
+        f"(each stands in for the other), {below / n:.0%} clearly less (each needs the other)."
+    )
+
+
+@said
+def backups(table: pd.DataFrame) -> str:
+    """Who recovers how much, over tasks, and what the post's yardstick says."""
+    rows = table[(table["task"] == OVER_TASKS) & (table["heads_are"] == Set.CHOSEN) & table["share"].notna()]
+    if rows.empty:
+        return ""
+    by = rows[rows["n_heads"] == rows["n_heads"].max()].drop_duplicates("who").set_index("who")
+    names = {Who.ALL: "others recover", Who.MOVERS: "heads for the answer", Who.NEGATIVE: "heads against it",
+             Who.OTHERS: "other heads", Who.MLPS: "MLPs", Who.NORM: "the norm adds",
+             Who.POST: "the post's yardstick says", Who.POST_HELD: "and, held frozen,"}  # fmt: skip
+    told = [f"{name} {share(by.loc[who])}" for who, name in names.items() if who in by.index]
+    return f"Of the direct effect that is lost with {by['n_heads'].iloc[0]} heads: {'; '.join(told)}."
+
+
+@said
+def sufficient(table: pd.DataFrame) -> str:
+    """The smallest sets, and how many there are without a head in common."""
+    enough = table[table["suffices"].astype(bool)]
+    sizes = {task: rows.sort_values("which")["n_heads"].tolist() for task, rows in enough.groupby("task", sort=False)}
+    told = [f"- {task_name(task)}: {sizes[task][0]}{_further(sizes[task][1:])}" if task in sizes
+            else f"- {task_name(task)}: no set of up to {rows['n_heads'].max()}"
+            for task, rows in table.groupby("task", sort=False)]  # fmt: skip
+    held = enough[enough["which"] == 1]
+    kept = f"\n\nOn held-out prompts the first sets keep {_range(held['kept'])} of the accuracy" if len(held) else ""
+    alone = held["everywhere"].dropna()
+    rest = f"; with all others exchanged everywhere, {_range(alone)}" if len(alone) else ""
+    gone = held["without"].dropna()
+    without = f"; with the first set alone exchanged, {_range(gone)}" if len(gone) else ""
+    return "Heads of the smallest set that keeps 90% of the accuracy:\n\n" + "\n".join(told) + (
+        f"{kept}{rest}{without}." if kept else "")  # fmt: skip
+
+
+def _further(sizes: list[int]) -> str:
+    return f"; of further sets without those heads {listed(sizes)}" if sizes else "; no second set without them"
+
+
+# --- evidence ---
+
+
+@said
+def labels(table: pd.DataFrame) -> str:
+    """How well two labels are learned, by rate of flips."""
+    table = table[table["n_examples"] == table["n_examples"].max()]
+    half = "held-out" if (table["half"] == "held-out").any() else "selection"
+    rows = table[table["half"] == half]
+    told = []
+    for names, part in rows.groupby("labels", sort=False):
+        by = [f"{flipped(row['flip'])} {share(row, 'accuracy')}" for _, row in part.iterrows()]
+        told.append(f"{names}: {', '.join(by)}")
+    return f"After {rows['n_examples'].max()} examples, {half} half: {'; '.join(told)}."
+
+
+@said
+def slopes(table: pd.DataFrame) -> str:
+    """The slope by rate of flips, the bend, and the order."""
+    told = []
+    for names, part in table.groupby("labels", sort=False):
+        rates, whole = part[part["flip"] > 0], part[part["flip"] == 0].iloc[0]
+        by = ", ".join(f"{flipped(row['flip'])} {row['slope']:.3f}" for _, row in rates.iterrows())
+        told.append(
+            f"- {names}: {by}; all together {_signed(whole, 'slope', '.3f', 'slope_')}. Bend "
+            f"{_signed(whole, 'curvature', '+.4f', 'curvature_')}; over orders of one sequence "
+            f"{_signed(whole, 'order', '.0%', 'order_')} of the variance by evidence"
+        )
+    return "Nats a label of signed evidence:\n\n" + "\n".join(told)
+
+
+@said
+def readers(table: pd.DataFrame) -> str:
+    """How much the exact reader and its best rival explain."""
+    told = []
+    for names, part in table.groupby("labels", sort=False):
+        by = part.set_index("reader")
+        rivals = by.drop(index=Reader.EXACT)
+        best = rivals.loc[rivals["explained"].idxmax()]
+        name, more = READERS[Reader(best.name)], _signed(best, "beyond_exact", "+.1%", "beyond_")
+        told.append(
+            f"{names}: exact {share(by.loc[Reader.EXACT], 'explained')}, best rival ({name}) {best['explained']:.0%}, "
+            f"{more} beyond it"
+        )
+    return f"Held-out variance explained: {'; '.join(told)}."
+
+
+@said
+def sums(table: pd.DataFrame) -> str:
+    """What examples contribute together over alone, all rates together."""
+    told = []
+    for names, part in table[table["flip"] == 0].groupby("labels", sort=False):
+        rows = part[part["ratio"].notna()].sort_values("n_changed")
+        told.append(f"{names}: " + ", ".join(f"{row['n_changed']} examples {with_interval(row, 'ratio')}"
+                                             for _, row in rows.iterrows()))  # fmt: skip
+    return f"Together over summed, all rates: {'; '.join(told)}." if told else ""
+
+
+# --- parts ---
+
+
+@said
+def looks_back(table: pd.DataFrame) -> str:
+    """Attention to earlier answers of heads that matter, and of others, over tasks."""
+    table = table.assign(beyond=table["to_y"] - table["even"])
+    by = table.groupby(table["important"].astype(bool))[["beyond", "to_y", "to_x"]].mean()
+    told = [f"{name} {row['to_y']:.0%} ({row['beyond']:+.0%} beyond even; {row['to_x']:.0%} to earlier x)"
+            for key, name in ((True, "heads that matter"), (False, "others")) if key in by.index
+            for row in [by.loc[key]]]  # fmt: skip
+    return f"Mean attention to earlier answers from the tokens before answers: {'; '.join(told)}."
+
+
+@said
+def parts(table: pd.DataFrame) -> str:
+    """The MLPs without which one attribute is lost most while another is kept."""
+    rows = table[table["layer"].notna() & (table["part"] == "mlp")]
+    told = []
+    for task, part in rows.groupby("task", sort=False):
+        wide = part.pivot_table(index="layer", columns="attribute", values="change")
+        wide = wide.drop(columns="exact", errors="ignore")
+        if wide.shape[1] < 2:
+            continue
+        apart = wide.max(axis=1) - wide.min(axis=1)
+        layer = apart.idxmax()
+        lost, kept = wide.loc[layer].idxmin(), wide.loc[layer].idxmax()
+        told.append(f"- {task_name(task)}: MLP {layer:.0f}, {lost} {wide.loc[layer, lost]:+.0%}, {kept} "
+                    f"{wide.loc[layer, kept]:+.0%}")  # fmt: skip
+    return "Where two attributes part most:\n\n" + "\n".join(told) if told else ""
