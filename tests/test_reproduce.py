@@ -178,7 +178,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(whole, tmp_path)
             Context("mini-icl", quick=True), with_run("looks-back", raising(KeyboardInterrupt())), tmp_path, silent
         )
     folder = tmp_path / whole.name
-    assert Store.of(folder).names() == ["accuracy", "log-odds"]
+    assert Store.of(folder).names() == ["parts", "tasks"]
     said = []
     reproduce(Context("mini-icl", quick=True), MINE, tmp_path, said.append)
     assert len(said) == 2
