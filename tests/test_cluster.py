@@ -76,7 +76,11 @@ def test_two_workers_make_what_one_process_makes(checkpoints, tmp_path, capsys, 
         one, two = files(tmp_path / "one"), files(tmp_path / "two")
         assert list(one) == list(two) and len(one) == 9
         assert [name for name in one if one[name] != two[name]] == []
-        before = {p: p.stat().st_mtime_ns for p in (tmp_path / "two").rglob("*.*") if p.suffix == ".npz" or "results" in p.parts}
+        before = {
+            p: p.stat().st_mtime_ns
+            for p in (tmp_path / "two").rglob("*.*")
+            if p.suffix == ".npz" or "results" in p.parts
+        }
         reproduce(Context(PLANTED, quick=True), SOME, tmp_path / "two" / "results", silent, address)  # does nothing
         assert main([part.format(tmp_path / "two") for part in commands["sweep"]] + ["--ray", address]) == 0
         assert before == {p: p.stat().st_mtime_ns for p in before}

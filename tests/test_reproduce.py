@@ -11,7 +11,6 @@ import rehearsals
 import torch
 
 from talking_heads_utils import batches
-from talking_heads_utils.cli import main
 from talking_heads_utils.errors import ModelError, NotApplicable, OptionError, ResultError
 from talking_heads_utils.experiments import context, gate, source_sum, store
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
@@ -33,7 +32,7 @@ from talking_heads_utils.stats import Interval
 
 TEXTS = Path(__file__).parent.parent / "README.md"
 BY_NAME = {e.name: e for e in EXPERIMENTS}
-MINE = [BY_NAME[name] for name in ("log-odds", "accuracy", "looks-back")]
+MINE = [BY_NAME[name] for name in ("parts", "tasks", "looks-back")]
 CHEAP = 2.0  # seconds that a stored experiment took which is made again here
 
 
@@ -179,7 +178,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(whole, tmp_path)
             Context("mini-icl", quick=True), with_run("looks-back", raising(KeyboardInterrupt())), tmp_path, silent
         )
     folder = tmp_path / whole.name
-    assert Store.of(folder).names() == ["accuracy", "log-odds"]
+    assert Store.of(folder).names() == ["parts", "tasks"]
     said = []
     reproduce(Context("mini-icl", quick=True), MINE, tmp_path, said.append)
     assert len(said) == 2
@@ -189,21 +188,21 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(whole, tmp_path)
 def test_only_what_does_not_apply_is_kept_as_a_result(whole, tmp_path):
     """Any other error is the user's or ours: it is named, nothing is stored, and the other experiments go on."""
     c, folder = Context("mini-icl", quick=True), shutil.copytree(whole, tmp_path / whole.name)
-    for name in ("accuracy", "looks-back"):
+    for name in ("tasks", "looks-back"):
         (folder / f"{name}.json").unlink()
     for error in (OptionError("a wrong option"), ValueError("a bug")):
-        found, failed = reproduce(c, with_run("accuracy", raising(error)), tmp_path, silent)
-        assert failed == {"accuracy": error} and Store.of(found).names() == ["log-odds", "looks-back"]
-    _, failed = reproduce(c, with_run("accuracy", raising(NotApplicable("no list"))), tmp_path, silent)
-    assert not failed and results_in(folder)["accuracy"].reason == "no list"
+        found, failed = reproduce(c, with_run("tasks", raising(error)), tmp_path, silent)
+        assert failed == {"tasks": error} and Store.of(found).names() == ["looks-back", "parts"]
+    _, failed = reproduce(c, with_run("tasks", raising(NotApplicable("no list"))), tmp_path, silent)
+    assert not failed and results_in(folder)["tasks"].reason == "no list"
     with pytest.raises(NotApplicable, match="no list"):
-        store.table_in(Store.of(folder), "accuracy", c)
+        store.table_in(Store.of(folder), "tasks", c)
 
 
 def test_what_other_code_made_is_named_and_made_again(whole, tmp_path, monkeypatch):
     folder, said = shutil.copytree(whole, tmp_path / whole.name), []
     rewritten(folder, "looks-back", source="another sum")
-    assert results_in(folder)["looks-back"].stale == ("source",) and not results_in(folder)["accuracy"].stale
+    assert results_in(folder)["looks-back"].stale == ("source",) and not results_in(folder)["tasks"].stale
     reproduce(Context("mini-icl", quick=True), MINE, tmp_path, said.append)
     assert "looks-back" in said[1] and len(said) == 3 and not results_in(folder)["looks-back"].stale
     assert_same(whole, folder)
@@ -301,7 +300,7 @@ def test_out_of_memory_halves_the_batch_and_says_so():
 
 
 def test_smaller_batches_give_the_same_tables():
-    usual = {name: BY_NAME[name].table(Context("mini-icl", quick=True)) for name in ("accuracy", "patch", "parts")}
+    usual = {name: BY_NAME[name].table(Context("mini-icl", quick=True)) for name in ("tasks", "patches", "parts")}
     with batches.divided_by(16):
         for name, table in usual.items():
             pd.testing.assert_frame_equal(BY_NAME[name].table(Context("mini-icl", quick=True)), table, atol=1e-4)

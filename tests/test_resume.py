@@ -1,6 +1,5 @@
 """One store of parts: stopped, resumed, and what is damaged or of another run is refused."""
 
-
 import pytest
 
 from talking_heads_utils.errors import OptionError, ResultError

@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from talking_heads_utils.experiments.icl.task import task_of
 
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.icl import study
+from talking_heads_utils.experiments.icl.tasks import number_tasks
 from talking_heads_utils.metrics import accuracy, answer_logits
 from talking_heads_utils.models import learners, load_model, minis, shipped_models
 from talking_heads_utils.prompts import ioi
@@ -89,11 +88,13 @@ def test_it_loads_by_the_same_call_and_solves_the_tasks():
 def test_a_learner_loads_in_plain_transformers_and_learns_in_context(learner):
     from transformers import AutoModelForCausalLM
 
-    run = Context(learner)
-    task = task_of(run)
-    prompts = task.encode(run, task.draw(20, part=0).questions)
+    c = Context(learner)
+    (task,) = number_tasks(learner, c.tokenizer)
+    asked = task.ask(c, 60, laundry.SELECTION)
     with torch.no_grad():
-        theirs = AutoModelForCausalLM.from_pretrained(FOLDERS[learner])(prompts.tokens).logits[:, -1]
-    torch.testing.assert_close(answer_logits(run.bridge, prompts), theirs, atol=2e-3, rtol=1e-3)
-    right = {row.n_examples: row.accuracy for row in study.accuracy(run, task, 100) if row.group == "trained"}
-    assert right[12] > right[1] + 0.1 and right[0] < 0.15
+        theirs = AutoModelForCausalLM.from_pretrained(FOLDERS[learner])(asked.prompts.tokens).logits[:, -1]
+    found = answer_logits(c.bridge, asked.prompts)
+    torch.testing.assert_close(found, theirs, atol=2e-3, rtol=1e-3)
+    right, twin = (float((logits.argmax(-1) == asked.right).float().mean())
+                   for logits in (found, answer_logits(c.bridge, asked.twins)))  # fmt: skip
+    assert right > twin + 0.1

@@ -32,9 +32,7 @@ def test_a_name_leads_to_its_lines(name, path, begins, ends):
 def test_a_module_is_named_whole():
     place = locate("talking_heads_utils.experiments.icl.swaps")
     assert place == ("talking_heads_utils/experiments/icl/swaps.py", None)
-    assert place.url("https://host/of", "main").endswith(
-        "of/blob/main/talking_heads_utils/experiments/icl/swaps.py"
-    )
+    assert place.url("https://host/of", "main").endswith("of/blob/main/talking_heads_utils/experiments/icl/swaps.py")
 
 
 @pytest.mark.parametrize("name", ["resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope"])

@@ -12,12 +12,13 @@
 ``result_files``  a finished result as a table and its description
 ``source_sum``    the sum of the source that an experiment depends on
 ``claims``        the claims by id, what is measured for them, and what judges it
-``rules``         verdict rules of chapters 1 to 3, frozen with their power
+``rules``         verdict rules, frozen with their power
 ``power``         how often each rule says what, where the truth is known
 ``worlds``        planted worlds of effects and shares
 ``list_prompts``  lists that choose and lists that are scored, for chapters 2 and 3
 ``list_worlds``   tables of lists whose truth is known
 ``edit_worlds``   tables of removals and edits whose truth is known
+``icl_worlds``    tables of tasks in context whose truth is known
 ``whole_worlds``  whole planted models through the experiments
 ``weight_worlds`` planted worlds of scores and weights
 ``verdicts``      what may be said of a claim, and the shape of a rule

@@ -80,7 +80,7 @@ def sums_figure(table: pd.DataFrame) -> go.Figure:
             rows = part[(part["flip"] == flip) & part["ratio"].notna()].sort_values("n_changed")
             x = [n * 2 ** (0.12 * (i - (len(flips) - 1) / 2)) for n in rows["n_changed"]]
             look = dict(marker=dict(color=colour, size=6 if flip else 11, opacity=0.6 if flip else 1))
-            made.append(marks(rows, x, "ratio", flipped(flip), colour, **look))
+            made.append(marks(rows, x, "ratio", flipped(flip), colour, **look))  # type: ignore[arg-type]
         return made
 
     figure = new_figure(310)

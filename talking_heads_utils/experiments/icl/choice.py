@@ -28,6 +28,7 @@ N_CHOSEN = 20  # heads, of a small model half of all at most
 N_TRIED = 40  # heads of most direct effect that are put into the twin one by one; the others matter too little
 N_MATCHED = 20  # sets of other heads
 NEAR = 0.05  # of the summed direct effect, by which they may be off
+TIMES = 4  # as many heads as those that they are matched to, at most
 N_SELECT = 64  # prompts of a task's selection half
 
 
@@ -66,8 +67,8 @@ def matched(picked: Picked, heads: Sequence[Head], n: int = N_MATCHED, seed: int
     """``n`` sets of other heads whose summed direct effect is that of ``heads``, give or take 5%.
 
     Of the heads that were put into the twin, one after the other is drawn, more likely one of more direct effect, and
-    kept where the sum does not pass the target by more, until it is near. Where it never is, the set has less: all that
-    fit.
+    kept where the sum does not pass the target by more, until it is near. Where four times as many heads are not
+    enough, or all that fit, the set has less.
     """
     target, drawn = picked.summed(heads), torch.Generator().manual_seed(seed)
     others = [head for head in picked.denoised if head not in heads and picked.summed([head]) > 0]
@@ -75,7 +76,7 @@ def matched(picked: Picked, heads: Sequence[Head], n: int = N_MATCHED, seed: int
     for _ in range(n):
         kept: list[Head] = []
         for i in torch.rand(len(others), generator=drawn).pow(1 / weights).argsort(descending=True).tolist():
-            if picked.summed(kept) >= (1 - NEAR) * target:
+            if picked.summed(kept) >= (1 - NEAR) * target or len(kept) == TIMES * len(heads):
                 break
             if picked.summed([*kept, others[i]]) <= (1 + NEAR) * target:
                 kept.append(others[i])

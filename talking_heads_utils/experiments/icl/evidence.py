@@ -247,14 +247,14 @@ def slope_rows(
         for (flip, at), s, w in zip(rates, sums, weights)
     ]
     slope, scale = sum(s.slope for s in sums) / len(sums), _scale(sums, weights)
-    together = _slope_row(model, labels, ALL_RATES, sums, slope, scale, len(sequences))
+    together = _slope_row(model, labels, ALL_RATES, sums, slope, scale, len(sequences))  # type: ignore[arg-type]
     rise = dict(zip(("follows", "follows_low", "follows_high"), _ends(_rise(sums, weights))))
     readers = reader_rows(model, labels, log_odds, sequences, n_boot=n_boot, seed=seed)
     best = max((row for row in readers if row.reader != Reader.EXACT), key=lambda row: row.explained)
     rival = dict(
         rival=best.reader, rival_beyond=best.beyond_exact, rival_low=best.beyond_low, rival_high=best.beyond_high
     )
-    return [*rows, replace(together, **rise, **rival)]
+    return [*rows, replace(together, **rise, **rival)]  # type: ignore[arg-type]
 
 
 def _slope_row(
@@ -263,7 +263,7 @@ def _slope_row(
     shared, own = (sum(part) for part in zip(*(s.bend for s in sums)))
     n_drawn = sum(s.one for s in sums)
     fitted, squared = sum(s.slope * s.E for s in sums), sum(s.slope.square() * s.EE for s in sums)
-    by_evidence = squared / n_drawn - (fitted / n_drawn).square()
+    by_evidence = squared / n_drawn - (fitted / n_drawn).square()  # type: ignore[union-attr]
     order = sum(s.order for s in sums) / n_drawn / by_evidence
     return SlopeRow(model, labels, flip, *_ends(slope), of_exact, None, None, None, *_ends(shared / own),
                     *_ends(order), None, None, None, None, n)  # fmt: skip
@@ -272,7 +272,7 @@ def _slope_row(
 def _scale(sums: list[_Sums], weights: list[float]) -> float:
     """Of an exact reader's log-odds, the multiple that fits all rates best."""
     above = sum(w * s.Ey for s, w in zip(sums, weights))
-    return (above / sum(w * w * s.EE for s, w in zip(sums, weights)))[0].item()
+    return (above / sum(w * w * s.EE for s, w in zip(sums, weights)))[0].item()  # type: ignore[index]
 
 
 def _rise(sums: list[_Sums], weights: list[float]) -> Tensor:
@@ -309,7 +309,7 @@ def read(c: Context) -> Read:
     of accuracy from :data:`SETTLED` examples on, at all rates. Raises :class:`NotApplicable` for a tokenizer that lacks
     words or labels."""
     n_words = tuple(map(len, drawn.words_of(c.tokenizer)))
-    some = drawn.draw(c.n(N_SELECTION, 8), n_orders=1, n_words=n_words, seed=c.seed + 1)
+    some = drawn.draw(c.n(N_SELECTION, 8), n_orders=1, n_words=n_words, seed=c.seed + 1)  # type: ignore[arg-type]
     gate, tried = [], []
     for labels in drawn.labels_of(c.tokenizer):
         found = drawn.log_odds(c.bridge, c.tokenizer, some, labels)
@@ -318,7 +318,7 @@ def read(c: Context) -> Read:
         which = torch.arange(len(some))[:, None].expand_as(hits)
         tried.append((share_in_clusters(hits.flatten(), which.flatten()).low, labels))
     low, labels = max(tried)
-    sequences = drawn.draw(c.n(N_SEQUENCES, 12), n_words=n_words, seed=c.seed)
+    sequences = drawn.draw(c.n(N_SEQUENCES, 12), n_words=n_words, seed=c.seed)  # type: ignore[arg-type]
     return Read(labels, sequences, drawn.log_odds(c.bridge, c.tokenizer, sequences, labels), gate, low)
 
 

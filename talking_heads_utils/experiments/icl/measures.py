@@ -79,14 +79,14 @@ def redundant(table: pd.DataFrame) -> Measured:
     drawn = part[part["heads_are"] == Set.MATCHED].groupby("draw")[["joint", "summed"]].mean()
     drawn["summed"] = drawn["summed"].where(drawn["joint"] >= TENTH * lost.mean, drawn["joint"])
     p = rank_p(_beyond_sum(lost.mean, own["summed"].mean()), _beyond_sum(drawn["joint"], drawn["summed"]))
-    ratios = [inf if over <= 0 else 1 / over for over in (alone.mean, alone.high, alone.low)]
-    return Measured("joint_over_summed_loss_of_the_chosen_heads", *ratios, n=len(own), n_of="tasks",
+    value, low, high = (inf if over <= 0 else 1 / over for over in (alone.mean, alone.high, alone.low))
+    return Measured("joint_over_summed_loss_of_the_chosen_heads", value, low, high, n=len(own), n_of="tasks",
                     control_label="of_matched_sets", **_drawn(drawn["joint"] / drawn["summed"]), p=p,
                     also={"joint_low": lost.low, "joint_high": lost.high},
                     units={"tasks": len(own), "prompts": _least(own), "matched_sets": len(drawn)})  # fmt: skip
 
 
-def _drawn(values: pd.Series) -> dict[str, float]:
+def _drawn(values: pd.Series) -> dict[str, Any]:
     """Controls that were drawn: their median, and where 95% of them lie."""
     at = values.astype(float).quantile([0.5, 0.025, 0.975]) if len(values) else [nan] * 3
     return dict(zip(("control", "control_low", "control_high"), at))
@@ -151,10 +151,10 @@ def evidence(table: pd.DataFrame) -> Measured:
     order, and told best by signed evidence."""
     rates, whole = table[table["flip"] > 0], table[table["flip"] == 0].iloc[0]
     scale = np.log(1 / rates["flip"].to_numpy(float) - 1).mean() / whole["slope"]
-    growth = sorted((scale * whole["follows_low"], scale * whole["follows_high"]))
+    low, high = sorted((scale * whole["follows_low"], scale * whole["follows_high"]))
     bend = sorted(REACH * whole[f"curvature_{end}"] / whole["slope"] for end in ("low", "high"))
     names = ("slope", "slope_low", "slope_high", "order_low", "order_high", "rival_low", "rival_high")
-    return Measured("growth_of_the_slope_with_the_log_odds_of_one_label", scale * whole["follows"], *growth,
+    return Measured("growth_of_the_slope_with_the_log_odds_of_one_label", scale * whole["follows"], low, high,
                     n=int(rates["n"].sum()), n_of="sequences", control_label="of_an_exact_reader", control=1.0,
                     also={name: whole[name] for name in names} | dict(zip(("bend_low", "bend_high"), bend)),
                     units={"rates": len(rates), "sequences": _least(rates)})  # fmt: skip

@@ -202,7 +202,7 @@ def part_rows(model: str, r: Ready, tokenizer: PreTrainedTokenizerBase) -> list[
         change = mean_in_clusters(hits.double() - hits[:, :1].double(), asked.clusters)
         for (part, layer), share, *of in zip([("", None), (TWIN, None), *parts], hits.double().mean(0), *change):
             rows.append(PartRow(model, asked.task.name, part, layer, attribute, share.item(),
-                                *(end.item() for end in of), n=len(hits)))  # fmt: skip
+                                of[0].item(), of[1].item(), of[2].item(), len(hits)))  # fmt: skip
     return rows
 
 

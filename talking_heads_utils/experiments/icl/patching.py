@@ -250,14 +250,14 @@ def patch_rows(model: str, found: Sequence[Tried]) -> list[PatchRow]:
 
 
 def _of_set(said: Said, i: int) -> Said:
-    return Said(*(None if part is None else part[..., i] for part in (said.log_odds, said.top, said.among)))
+    return Said(*(None if part is None else part[..., i] for part in (said.log_odds, said.top, said.among)))  # type: ignore[arg-type]
 
 
 def _patch_row(told: tuple, run: Run, layer: int | None, asked: Asked, said: Said, own: Said) -> PatchRow:
     exact, near = share_in_clusters(said.right(asked), asked.clusters), about(said, asked)
     nearly = (None, None, None) if near is None else share_in_clusters(near, asked.clusters)[:3]
     copied = (said.top == own.top).double().mean().item()
-    return PatchRow(*told, run, layer, *exact[:3], *nearly, copied, exact.n)
+    return PatchRow(*told, run, layer, *exact[:3], *nearly, copied, exact.n)  # type: ignore[call-arg]
 
 
 def about(said: Said, asked: Asked) -> Bool[Tensor, "n *k"] | None:
@@ -296,7 +296,7 @@ def _out_rows(model: str, found: Sequence[Without], seed: int) -> Iterator[OutRo
     for task, *values, n in told:
         for i, (a, b) in enumerate(pairs):
             shown = (_item(part, i) for part in values)
-            yield OutRow(model, task, a, b, found[0].how, (a, b) == posts, *shown, n)
+            yield OutRow(model, task, a, b, found[0].how, (a, b) == posts, *shown, n)  # type: ignore[arg-type, call-arg]
 
 
 def _near_change(near: Sequence[Tensor | None]) -> Tensor | None:
@@ -341,7 +341,7 @@ def _first_rows(model: str, found: Sequence[Tried], seed: int) -> Iterator[First
         for i, (a, b) in enumerate(out):
             below = None if before[i].isnan() else bool(b < before[i])
             values = (_item(part, i) for part in (before, after, *moved))
-            yield FirstRow(model, task, found[0].b_sees, found[0].how, a, b, (a, b) == posts, below, *values, n[i])
+            yield FirstRow(model, task, found[0].b_sees, found[0].how, a, b, (a, b) == posts, below, *values, n[i])  # type: ignore[arg-type, call-arg]
 
 
 def _firsts(t: Tried, seed: int) -> Float[Tensor, "n_draws_1 n_sets"]:

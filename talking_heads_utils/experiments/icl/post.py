@@ -58,7 +58,7 @@ def run(c: Context) -> list[PostRow]:
     layers in proportion are taken out. Raises :class:`NotApplicable` for a model whose tokenizer splits 0 to 200."""
     numbers = _numbers(c)
     a, b = (_ready(c, Task("post", numbers, len(q.pairs)), q) for q in questions())
-    out = {"": []} | taken_out((c.bridge.cfg.n_layers, c.bridge.cfg.n_heads))
+    out = {"": []} | taken_out((c.bridge.cfg.n_layers, c.bridge.cfg.n_heads))  # type: ignore[var-annotated]
     sets = list(out.values())
     found = grid(a, sets, b.clean, b.asked.right, how=How.ZERO, among=numbers.ids)
     plain, patched = (_values(said.among, numbers) for said in (found.plain, found.patched))
@@ -110,7 +110,7 @@ def _best(a: Ready, out: Sequence[Head], numbers: Numbers) -> list[int]:
     for _ in range(N_TOP):
         token = exchanged(a, [out], how=How.ZERO, among=left).among
         best.append(int(_values(token, numbers)))
-        left = left[left != token.item()]
+        left = left[left != token.item()]  # type: ignore[union-attr]
     return best
 
 

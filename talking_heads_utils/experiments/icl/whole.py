@@ -141,3 +141,8 @@ def functions(
 def _conditions(counts: Sequence[int]) -> Iterator[tuple[str, int]]:
     yield NONE, 0
     yield from ((examples, k) for examples in (ITS_OWN, SHUFFLED) for k in counts if k >= 2 or examples == ITS_OWN)
+
+
+def run(c: Context) -> list[FunctionsRow]:
+    """The two functions of the post's kind that the chapter asks for."""
+    return functions(c, n=c.n(64, 8))
