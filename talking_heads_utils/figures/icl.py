@@ -152,7 +152,7 @@ def patches_figure(table: pd.DataFrame) -> go.Figure:
     if len(numbers := table[table["about"].notna()]):
         about = views_of(numbers, lambda part: traces(part, "about", "about_"), task=task_name, b_sees=seen)
         views |= {f"{name}: about a x": made for name, made in about.items()}
-    figure = new_figure(360, legend_y=-0.28)
+    figure = new_figure(330, legend_y=-0.3)
     figure.update_xaxes(title_text="layer whose resid_pre comes from A")
     figure.update_yaxes(title_text="right answers of B", tickformat=".0%", range=[-0.02, 1.04])
     return with_views(figure, views)
@@ -189,7 +189,7 @@ def layers_out_figure(table: pd.DataFrame) -> go.Figure:
         ]
 
     views = views_of(table, traces, task=task_name, how=lambda how: HOWS[how][0])
-    figure = new_figure(420, xaxis_title="layer", yaxis_title="layer")
+    figure = new_figure(380, xaxis_title="layer", yaxis_title="layer")
     return with_views(figure, views).update_yaxes(autorange="reversed")
 
 

@@ -56,7 +56,7 @@ def evidence_figure(table: pd.DataFrame, slopes: pd.DataFrame) -> go.Figure:
         return made
 
     table = table.sort_values("n_examples", ascending=False, kind="stable")
-    figure = new_figure(360)
+    figure = new_figure(330)
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(title_text="signed evidence: labels for the rule less labels against it")
     figure.update_yaxes(title_text="log-odds of the rule's label, nats")
@@ -117,7 +117,7 @@ def looks_back_figure(table: pd.DataFrame) -> go.Figure:
             ))  # fmt: skip
         return made
 
-    figure = new_figure(340)
+    figure = new_figure(310)
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(title_text="effect of the head, nats of log-odds")
     figure.update_yaxes(title_text="attention to earlier answers, less even")
@@ -133,7 +133,7 @@ def parts_figure(table: pd.DataFrame) -> go.Figure:
         for kind, name in (("mlp", "MLPs"), ("heads", "heads of a layer")):
             if (part["part"] == kind).any():
                 views[f"{task_name(task)}, {name}"] = _attributes(part, kind)
-    figure = new_figure(340)
+    figure = new_figure(310)
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(title_text="layer whose part is exchanged")
     figure.update_yaxes(title_text="change of right answers", tickformat="+.0%")

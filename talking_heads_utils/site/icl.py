@@ -14,9 +14,8 @@ from talking_heads_utils.experiments.icl.post import AT_B, FUNCTION
 from talking_heads_utils.experiments.icl.readers import Reader
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.swaps import Where
-from talking_heads_utils.experiments.icl.tasks import Examples
 from talking_heads_utils.experiments.verdicts import listed, with_interval
-from talking_heads_utils.figures.icl import EXAMPLES, most_examples, seen, task_name
+from talking_heads_utils.figures.icl import most_examples, seen, task_name
 from talking_heads_utils.figures.icl_evidence import flipped
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED
 from talking_heads_utils.site.sentences import said, share
@@ -57,18 +56,6 @@ def finding(sets: pd.DataFrame, model: str) -> str:
         f"In {model}, the {n_heads} heads that matter most to a task cost, together, **{found.value:.2f}** "
         f"[{found.low:.2f}, {found.high:.2f}] times the sum of what each costs alone, over {found.n} tasks{matched}."
     )
-
-
-@said
-def shown(table: pd.DataFrame) -> str:
-    """What happens to the right answer of the first task's prompt."""
-    table = table[table["task"] == table["task"].iloc[0]]
-    told = []
-    for kind, (name, _) in EXAMPLES.items():
-        rows = table[(table["examples"] == kind) & (table["token"] == table["right"])]
-        there = f"{rows['probability'].iloc[0]:.0%}" if len(rows) else "not among the five likeliest"
-        told.append(f"{'own examples' if kind == Examples.OWN else name} {there}")
-    return f"The right answer, *{table['right'].iloc[0].strip()}*, after {'; '.join(told)}."
 
 
 @said
@@ -136,9 +123,9 @@ def layers_out(table: pd.DataFrame) -> str:
 def first(table: pd.DataFrame) -> str:
     """By how much the first working layer moves without the post's layers, over tasks."""
     rows = table[(table["task"] == OVER_TASKS) & table["posts"].astype(bool) & table["moved"].notna()]
-    told = [f"{seen(row['b_sees'])}, {'zeros' if row['how'] == 'zero' else 'exchange'}: from layer {row['plain']:.1f} "
-            f"to {row['first']:.1f}, {_signed(row, 'moved', '+.1f')}" for _, row in rows.iterrows()]  # fmt: skip
-    moved = f"Without the post's layers the first layer that works moves, over tasks: {'; '.join(told)}."
+    told = [f"{seen(row['b_sees'])}, {'zeros' if row['how'] == 'zero' else 'exchange'} {_signed(row, 'moved', '+.1f')}"
+            for _, row in rows.iterrows()]  # fmt: skip
+    moved = f"Layers that it moves without the post's two, over tasks: {'; '.join(told)}."
     return moved if told else ""
 
 
@@ -203,9 +190,8 @@ def backups(table: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     by = rows[rows["n_heads"] == rows["n_heads"].max()].drop_duplicates("who").set_index("who")
-    names = {Who.ALL: "others recover", Who.MOVERS: "heads for the answer", Who.NEGATIVE: "heads against it",
-             Who.OTHERS: "other heads", Who.MLPS: "MLPs", Who.NORM: "the norm adds",
-             Who.POST: "the post's yardstick says", Who.POST_HELD: "and, held frozen,"}  # fmt: skip
+    names = {Who.ALL: "others recover", Who.NORM: "the norm adds", Who.POST: "the post's yardstick says",
+             Who.POST_HELD: "and, held frozen,"}  # fmt: skip
     told = [f"{name} {share(by.loc[who])}" for who, name in names.items() if who in by.index]
     return f"Of the direct effect that is lost with {by['n_heads'].iloc[0]} heads: {'; '.join(told)}."
 
