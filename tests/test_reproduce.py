@@ -63,7 +63,11 @@ def toy(request) -> Context:
 
 def test_every_experiment_of_a_toy_gives_its_declared_columns_and_what_claims_measure(toy):
     for e in chosen(chapters_of(toy.model), of_own=True):
-        table = e.table(toy)
+        try:
+            table = e.table(toy)
+        except NotApplicable:
+            assert e.chapter == 4, "a toy knows numbers alone"
+            continue
         assert len(table), e.name
         if e.row:
             assert list(table.columns) == [c.name for c in e.row.columns()], e.name
