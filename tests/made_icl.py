@@ -17,7 +17,6 @@ from talking_heads_utils.experiments.icl import (
     readers,
     redundancy,
     sufficient,
-    tasks,
     whole,
     words,
 )
@@ -38,16 +37,6 @@ def task_rows(own: float = 0.8) -> pd.DataFrame:
         accuracy = value * (n > 0) + next(unlike) / 1e4
         rows.append(made(words.WordsRow, task=task, half=half, examples=examples, n_examples=n, accuracy=accuracy,
                          **around(accuracy), among=accuracy, chance=0.02, n=64))  # fmt: skip
-    return frame(rows)
-
-
-def shown_rows() -> pd.DataFrame:
-    unlike, rows = count(1), []
-    for task, examples, rank in product(TASKS, tasks.Examples, range(1, 6)):
-        token = " right" if rank == (1 if examples == "own" else 4) else f" w{next(unlike)}"
-        rows.append(made(tasks.ShownRow, model="made", task=task, examples=examples, prompt="a -> b\nc ->",
-                         right=" right", rank=rank, token=token,
-                         probability=0.5 / rank + next(unlike) / 1e4))  # fmt: skip
     return frame(rows)
 
 

@@ -3,14 +3,13 @@
 import made_icl as made
 import pandas as pd
 import pytest
-from made_icl import CHOSEN, HEADS, OVER_TASKS, POSTS, TASKS
+from made_icl import OVER_TASKS, POSTS, TASKS
 from test_figure_values import after, by_name, column, hover, where, xy
 
 from talking_heads_utils.experiments.claims import BY_ID, ClaimId
 from talking_heads_utils.experiments.icl.backups import Who
 from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.figures import icl, icl_evidence, icl_redundancy
-from talking_heads_utils.labels import Head
 from talking_heads_utils.site import icl as said
 from talking_heads_utils.site import sentences
 from talking_heads_utils.site.scorecard import SENTENCES
@@ -18,16 +17,6 @@ from talking_heads_utils.site.scorecard import SENTENCES
 
 def shown(figure, entry):
     return by_name(after(figure, entry))
-
-
-def test_every_kind_of_examples_has_its_own_tokens():
-    table = made.shown_rows()
-    figure = icl.shown_figure(table)
-    for task, (kind, (name, _)) in ((t, k) for t in TASKS for k in icl.EXAMPLES.items()):
-        bars, rows = shown(figure, icl.words(task))[name], where(table, task=task, examples=kind)
-        assert list(bars.x) == pytest.approx(rows["probability"].tolist(), abs=1e-4)
-        assert [t.removeprefix("<b>").removesuffix("</b>") for t in bars.text] == rows["token"].str.strip().tolist()
-        assert [t.startswith("<b>") for t in bars.text] == (rows["token"] == rows["right"]).tolist()
 
 
 def test_tasks_are_shown_with_most_examples_of_the_held_out_half():
@@ -90,21 +79,6 @@ def test_what_the_first_working_layer_moves_by_is_that_over_tasks():
     assert icl.first_figure(where(table, task="plural")).layout.updatemenus[0].buttons[0].label.startswith("plural")
 
 
-def test_every_head_has_its_cell_and_the_chosen_are_framed():
-    table = made.head_rows()
-    figure = icl_redundancy.heads_figure(table)
-    mean = table.groupby("head")[list(icl_redundancy.MOVED_BY)].mean()
-    for value, name in icl_redundancy.MOVED_BY.items():
-        cells, _ = after(figure, f"mean over tasks: {name}")
-        for head in map(Head.parse, HEADS):
-            drawn = float("nan") if cells.z[head.layer][head.head] is None else cells.z[head.layer][head.head]
-            assert drawn == pytest.approx(mean.loc[str(head), value], nan_ok=True)
-    cells, frame = after(figure, "past tense: lost without it")
-    own = column(where(table, task="past_tense"), "head", "alone")
-    assert all(cells.z[h.layer][h.head] == pytest.approx(own[str(h)]) for h in map(Head.parse, HEADS) if h.layer)
-    assert {str(Head(y, x)) for x, y in zip(frame.x, frame.y)} == set(CHOSEN)
-
-
 def test_chosen_sets_stand_beside_matched_ones_of_their_task():
     table = made.set_rows()
     figure = icl_redundancy.redundancy_figure(table)
@@ -121,14 +95,6 @@ def test_chosen_sets_stand_beside_matched_ones_of_their_task():
             assert drawn == pytest.approx(where(rows, heads_are="matched", task=task)["ratio"].tolist())
         two = shown(figure, f"2 heads, {at}")
         assert not two["matched sets"].x and len(two["chosen heads"].x) == len(tasks)
-
-
-def test_pairs_are_symmetric():
-    table = made.pair_rows()
-    (cells,) = after(icl_redundancy.pairs_figure(table), "plural")
-    for row in where(table, task="plural").to_dict("records"):
-        i, j = (list(cells.x).index(row[head]) for head in "ab")
-        assert cells.z[i][j] == cells.z[j][i] == pytest.approx(row["interaction"])
 
 
 @pytest.mark.parametrize("entry, n_heads", [("together", 2), ("one by one", 1)])
@@ -170,16 +136,6 @@ def test_belief_is_that_of_its_rate_beside_an_exact_reader_as_strong():
     assert not shown(figure, "yes and no, 16 examples")["10% flipped, exact reader"].x
 
 
-def test_labels_are_shown_on_their_own_half_the_held_out_one_first():
-    table = made.gate_rows()
-    figure = icl_evidence.labels_figure(table)
-    assert figure.layout.updatemenus[0].buttons[0].label == "A and B, held-out half"
-    traces = shown(figure, "A and B, selection half")
-    for flip in table["flip"].unique():
-        own = where(table, labels="A and B", half="selection", flip=flip)
-        assert xy(traces[f"{flip:.0%} flipped"]) == pytest.approx(column(own, "n_examples", "accuracy"), abs=1e-4)
-
-
 def test_sums_stand_over_their_number_of_examples_by_rate():
     table = made.sum_rows()
     traces = shown(icl_evidence.sums_figure(table), "yes and no")
@@ -187,14 +143,6 @@ def test_sums_stand_over_their_number_of_examples_by_rate():
         own, trace = where(table, labels="yes and no", flip=flip), traces[icl_evidence.flipped(flip)]
         assert list(trace.y) == pytest.approx(own["ratio"].tolist(), abs=1e-4)
         assert [x / n for x, n in zip(trace.x, own["n_changed"])] == pytest.approx([trace.x[0] / 2] * 3)
-
-
-def test_readers_are_named_with_what_they_explain():
-    table = made.reader_rows()
-    (bars,) = after(icl_evidence.readers_figure(table), "yes and no")
-    names = {icl_evidence.READERS[reader]: value
-             for reader, value in column(where(table, labels="yes and no"), "reader", "explained").items()}  # fmt: skip
-    assert xy(bars) == pytest.approx(names)
 
 
 def test_heads_that_matter_are_apart_and_named():
@@ -237,20 +185,19 @@ def test_figures_take_tables_that_were_stored(tmp_path):
 
 
 @pytest.mark.parametrize("say, table, words", [
-    (said.shown, made.shown_rows(), ("*right*, after own examples 50%", "none 13%")),
     (said.tasks, made.task_rows(), ("Of 2 tasks 2 are", "Shuffled labels keep 38%")),
     (said.tasks, made.task_rows(own=0.32), ("Of 2 tasks 0 are", "control: none.")),
     (said.functions, made.function_rows(), ("y = 2x + 3: 4% [2%, 7%]", "shuffled labels 2%")),
     (said.patches, made.patch_rows(), ("B sees none: 10% right untouched, at most 59% with A's stream (of layer 5)",)),
     (said.post_here, made.post_rows(), ("nothing out: A's top five 87 85; B answers 30 (2x) at layers 2 and 3",)),
     (said.layers_out, made.out_rows(), ("layers 2 and 3 by zeros: -4% [-6%, -1%]", "5 of the 14 other pairs cost")),
-    (said.first, made.first_rows(), ("B sees none, zeros: from layer 3.0 to 3.8, +0.8",)),
+    (said.first, made.first_rows(), ("B sees none, zeros +0.8",)),
     (said.heads, made.head_rows(), ("15 heads clearly cost", "0.18 to 0.36 nats", "every task: L3H0, L4H1, L4H2 and")),
     (said.sets, made.set_rows(), ("5 heads 1.50 [1.48, 1.53]", "one layer cost at most 40% of answers (L0)")),
     (said.pairs, made.pair_rows(), ("Of 12 pairs in 2 tasks, 100% clearly cost more", "0% clearly less")),
     (said.pairs, made.pair_rows(-0.2), ("0% clearly cost more", "100% clearly less")),
     (said.backups, made.backup_rows(), ("with 2 heads: others recover 31%", "the post's yardstick says 61%")),
-    (said.sufficient, made.sufficient_rows(), ("plural: 8; no second set", "first sets keep 93%", "exchanged, 50%")),
+    (said.sufficient, made.sufficient_rows(), ("plural 8 (no second set)", "first sets keep 93%", "exchanged, 50%")),
     (said.labels, made.gate_rows(), ("After 32 examples, held-out half: A and B: 10% flipped 82% [80%, 85%]",)),
     (said.slopes, made.slope_rows(), ("A and B: 10% flipped 0.220", "all together 0.100 [0.080, 0.130]")),
     (said.readers, made.reader_rows(), ("A and B: exact 60% [58%, 63%], best rival (saturating) 55%, -5.0%",)),
@@ -267,7 +214,7 @@ def test_what_is_said_holds_its_rows_numbers(say, table, words):
 def test_a_task_without_a_set_that_suffices_is_said_to_have_none():
     table = made.sufficient_rows()
     table.loc[table["task"] == "plural", "suffices"] = False
-    assert "plural: no set of up to 12" in said.sufficient(table).data
+    assert "plural more than 12" in said.sufficient(table).data
 
 
 @pytest.mark.parametrize("ratio", [1.5, 0.7])

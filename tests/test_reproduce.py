@@ -17,6 +17,7 @@ from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
 from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.corpus import OWN_TEXTS
+from talking_heads_utils.experiments.icl import evidence, tasks
 from talking_heads_utils.experiments.inhibition import circuit
 from talking_heads_utils.experiments.rows import frame, rows
 from talking_heads_utils.experiments.run import chosen, reproduce
@@ -62,23 +63,30 @@ def toy(request) -> Context:
 
 def test_every_experiment_of_a_toy_gives_its_declared_columns_and_what_claims_measure(toy):
     for e in chosen(chapters_of(toy.model), of_own=True):
-        table = e.table(toy)
+        try:
+            table = e.table(toy)
+        except NotApplicable:
+            assert e.chapter == 4, "a toy knows numbers alone"
+            continue
         assert len(table), e.name
         if e.row:
             assert list(table.columns) == [c.name for c in e.row.columns()], e.name
         for claim in (claim for claim in CLAIMS if claim.experiment == e.name):
             found = claim.measure(table)
-            assert found.n and not (found.value < found.low or found.value > found.high), claim.id
+            assert found.n or claim.verdict(found) == Verdict.NOT_JUDGED, claim.id
+            assert not (found.value < found.low or found.value > found.high), claim.id
             assert claim.rule or claim.verdict(found) == Verdict.NOT_JUDGED
 
 
 @pytest.mark.longest
 def test_a_sharded_bfloat16_folder_of_another_family_goes_through_every_experiment(gpt2_source, tmp_path, monkeypatch):
-    """With the gate left open, and roles given: random weights have none."""
+    """With all gates left open, and roles given: random weights have none."""
     if not Path(gpt2_source).is_dir():
         pytest.skip("GPT-2's tokenizer is in no folder; set TALKING_HEADS_GPT2")
     monkeypatch.setattr(gate, "AT_LEAST", 0.0)
     monkeypatch.setattr(context, "find_roles", some_roles)
+    monkeypatch.setattr(tasks, "low_end", lambda name, measured: 0.5 if name in ("plural", "past_tense") else None)
+    monkeypatch.setattr(evidence, "asked", lambda c: c.kept(evidence.read))
     folder = rehearsals.tiny("llama", tmp_path / "llama", Path(gpt2_source))
     assert len(list(folder.glob("*.safetensors"))) > 1
     c = Context(str(folder), quick=True, texts=TEXTS, dtype=torch.bfloat16)

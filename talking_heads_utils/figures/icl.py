@@ -94,32 +94,7 @@ def _level(value: float, ends: Sequence[float], name: str, colour: str) -> go.Sc
                       hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>")  # fmt: skip
 
 
-# --- one prompt, and every task ---
-
-
-def shown_figure(table: pd.DataFrame) -> go.Figure:
-    """The five likeliest tokens after each kind of examples; the menu chooses the task. table: of
-    :class:`~talking_heads_utils.experiments.icl.tasks.ShownRow`."""
-    figure, kinds = new_figure(430), list(EXAMPLES)
-
-    def traces(part: pd.DataFrame) -> list:
-        made = []
-        for i, (kind, (name, colour)) in enumerate(EXAMPLES.items()):
-            rows = part[part["examples"] == kind].sort_values("rank")
-            text = [f"<b>{t.strip() or repr(t)}</b>" if t == r else t.strip() or repr(t)
-                    for t, r in zip(rows["token"], rows["right"])]  # fmt: skip
-            made.append(go.Bar(
-                y=[6 * i + int(rank) - 1 for rank in rows["rank"]], x=short(rows["probability"]), orientation="h",
-                name=name, marker_color=colour, text=text, textposition="outside", cliponaxis=False, showlegend=False,
-                customdata=[prompt.replace("\n", "<br>") for prompt in rows["prompt"]],
-                hovertemplate="%{text}: %{x:.1%}<br><br>after<br>%{customdata}<extra></extra>",
-            ))  # fmt: skip
-        return made
-
-    figure.update_yaxes(tickvals=[6 * i + 2 for i in range(len(kinds))], autorange="reversed",
-                        ticktext=[f"examples:<br>{EXAMPLES[kind][0]}" for kind in kinds])  # fmt: skip
-    figure.update_xaxes(title_text="probability of the next token", tickformat=".0%", range=[0, 1.12])
-    return with_views(figure, views_of(table, traces, task=task_name))
+# --- every task ---
 
 
 def most_examples(table: pd.DataFrame) -> pd.DataFrame:
@@ -131,7 +106,7 @@ def most_examples(table: pd.DataFrame) -> pd.DataFrame:
 def tasks_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy on every task beside both controls. table: of
     :class:`~talking_heads_utils.experiments.icl.words.WordsRow`."""
-    figure, rows = new_figure(360, margin_t=12), most_examples(table)
+    figure, rows = new_figure(300, margin_t=12), most_examples(table)
     tasks = rows[rows["examples"] == ITS_OWN].sort_values("accuracy", ascending=False)["task"].tolist()
     for i, (kind, (name, colour)) in enumerate(ASKED.items()):
         own = rows[(rows["examples"] == kind) & rows["task"].isin(tasks)]
@@ -177,7 +152,7 @@ def patches_figure(table: pd.DataFrame) -> go.Figure:
     if len(numbers := table[table["about"].notna()]):
         about = views_of(numbers, lambda part: traces(part, "about", "about_"), task=task_name, b_sees=seen)
         views |= {f"{name}: about a x": made for name, made in about.items()}
-    figure = new_figure(400, legend_y=-0.24)
+    figure = new_figure(330, legend_y=-0.3)
     figure.update_xaxes(title_text="layer whose resid_pre comes from A")
     figure.update_yaxes(title_text="right answers of B", tickformat=".0%", range=[-0.02, 1.04])
     return with_views(figure, views)
@@ -214,7 +189,7 @@ def layers_out_figure(table: pd.DataFrame) -> go.Figure:
         ]
 
     views = views_of(table, traces, task=task_name, how=lambda how: HOWS[how][0])
-    figure = new_figure(470, xaxis_title="layer", yaxis_title="layer")
+    figure = new_figure(380, xaxis_title="layer", yaxis_title="layer")
     return with_views(figure, views).update_yaxes(autorange="reversed")
 
 
@@ -251,7 +226,7 @@ def first_figure(table: pd.DataFrame) -> go.Figure:
 
     table = table[table["task"] == OVER_TASKS] if (table["task"] == OVER_TASKS).any() else table
     views = views_of(table, traces, task=task_name, b_sees=seen, how=lambda how: HOWS[how][0])
-    figure = new_figure(360)
+    figure = new_figure(310)
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(title_text="lower of the two layers out of A")
     figure.update_yaxes(title_text="layers that it moves up")

@@ -7,26 +7,21 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from talking_heads_utils.experiments.icl.readers import Reader
 from talking_heads_utils.figures.icl import COLOURS, line, marks, task_name, views_of
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
     KIND_COLOURS,
     NULL_LINE,
-    error_bars,
     new_figure,
     short,
     with_views,
     words,
 )
-from talking_heads_utils.prompts.lists import HELD_OUT
 
 if TYPE_CHECKING:
     import pandas as pd
 
-READERS = {Reader.EXACT: "exact", Reader.SATURATION: "saturating", Reader.RECENCY: "recency", Reader.LAST: "last label",
-           Reader.COUNT: "number only"}  # fmt: skip
 ADDS = (0.8, 1.25)  # joint over summed of contributions that add
 ATTRIBUTES = {"exact": ("exact", ACCENT), "word": ("the word, whatever its case", KIND_COLOURS["V"]),
               "form": ("the form", KIND_COLOURS["K"]), "parity": ("parity", KIND_COLOURS["V"]),
@@ -36,23 +31,6 @@ ATTRIBUTES = {"exact": ("exact", ACCENT), "word": ("the word, whatever its case"
 def flipped(flip: float) -> str:
     """A rate of flips in words; 0 stands for all rates together."""
     return f"{flip:.0%} flipped" if flip else "all rates"
-
-
-def labels_figure(table: pd.DataFrame) -> go.Figure:
-    """How often the right label is preferred, by number of examples, a line for every rate of flips; the menu chooses
-    the labels, those of the held-out half first. table: of
-    :class:`~talking_heads_utils.experiments.icl.evidence.GateRow`."""
-    flips, table = sorted(table["flip"].unique()), table.sort_values("half", key=lambda half: half != HELD_OUT)
-
-    def traces(part: pd.DataFrame) -> list:
-        return [line(part[part["flip"] == flip], "n_examples", "accuracy", flipped(flip), colour, bars=True)
-                for flip, colour in zip(flips, COLOURS)]  # fmt: skip
-
-    figure = new_figure(360)
-    figure.add_hline(y=0.5, line=NULL_LINE)
-    figure.update_xaxes(title_text="examples")
-    figure.update_yaxes(title_text="right label preferred", tickformat=".0%")
-    return with_views(figure, views_of(table, traces, labels=str, half=lambda half: f"{half} half"))
 
 
 def evidence_figure(table: pd.DataFrame, slopes: pd.DataFrame) -> go.Figure:
@@ -78,7 +56,7 @@ def evidence_figure(table: pd.DataFrame, slopes: pd.DataFrame) -> go.Figure:
         return made
 
     table = table.sort_values("n_examples", ascending=False, kind="stable")
-    figure = new_figure(420)
+    figure = new_figure(330)
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(title_text="signed evidence: labels for the rule less labels against it")
     figure.update_yaxes(title_text="log-odds of the rule's label, nats")
@@ -89,25 +67,6 @@ def _exact_slope(slopes: pd.DataFrame, labels: str, flip: float) -> float | None
     """Slope of the reader whose slopes go with log((1 - flip) / flip), at the one scale that fits the model best."""
     whole = slopes[(slopes["labels"] == labels) & (slopes["flip"] == 0)]
     return float(whole["of_exact"].iloc[0]) * log((1 - flip) / flip) if len(whole) else None
-
-
-def readers_figure(table: pd.DataFrame) -> go.Figure:
-    """How much of the held-out log-odds each reader explains; the menu chooses the labels. table: of
-    :class:`~talking_heads_utils.experiments.icl.evidence.ReaderRow`."""
-
-    def traces(part: pd.DataFrame) -> list:
-        rows = part[part["reader"].isin(list(READERS))]
-        return [go.Bar(
-            x=[READERS[Reader(reader)] for reader in rows["reader"]], y=short(rows["explained"]), name="explained",
-            error_y=error_bars(rows, "explained"), showlegend=False,
-            customdata=[f"parameter {p:.3g}" if p == p else "" for p in rows["parameter"].astype(float)],
-            marker_color=[ACCENT if reader == Reader.EXACT else CONTROL for reader in rows["reader"]],
-            hovertemplate="%{x}: %{y:.1%} of held-out variance<br>%{customdata}<extra></extra>",
-        )]  # fmt: skip
-
-    figure = new_figure(320)
-    figure.update_yaxes(title_text="held-out variance explained", tickformat=".0%")
-    return with_views(figure, views_of(table, traces, labels=str))
 
 
 def sums_figure(table: pd.DataFrame) -> go.Figure:
@@ -124,7 +83,7 @@ def sums_figure(table: pd.DataFrame) -> go.Figure:
             made.append(marks(rows, x, "ratio", flipped(flip), colour, **look))  # type: ignore[arg-type]
         return made
 
-    figure = new_figure(360)
+    figure = new_figure(310)
     figure.add_hrect(y0=ADDS[0], y1=ADDS[1], fillcolor="rgba(138,143,152,0.18)", line_width=0)
     figure.add_hline(y=1, line=NULL_LINE)
     groups = sorted(table["n_changed"].unique().tolist())
@@ -158,7 +117,7 @@ def looks_back_figure(table: pd.DataFrame) -> go.Figure:
             ))  # fmt: skip
         return made
 
-    figure = new_figure(400)
+    figure = new_figure(310)
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(title_text="effect of the head, nats of log-odds")
     figure.update_yaxes(title_text="attention to earlier answers, less even")
@@ -174,7 +133,7 @@ def parts_figure(table: pd.DataFrame) -> go.Figure:
         for kind, name in (("mlp", "MLPs"), ("heads", "heads of a layer")):
             if (part["part"] == kind).any():
                 views[f"{task_name(task)}, {name}"] = _attributes(part, kind)
-    figure = new_figure(400)
+    figure = new_figure(310)
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(title_text="layer whose part is exchanged")
     figure.update_yaxes(title_text="change of right answers", tickformat="+.0%")

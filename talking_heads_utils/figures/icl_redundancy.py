@@ -8,59 +8,27 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.icl.backups import Who
-from talking_heads_utils.experiments.icl.redundancy import MATCHED_TO, OVER_TASKS, Set
+from talking_heads_utils.experiments.icl.redundancy import MATCHED_TO, Set
 from talking_heads_utils.experiments.icl.sufficient import ENOUGH
 from talking_heads_utils.experiments.icl.swaps import Where
 from talking_heads_utils.figures.icl import (
     COLOURS,
-    cells,
-    framed,
     in_order,
     line,
     marks,
     over_tasks,
     task_name,
-    told_of,
     views_of,
 )
-from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, new_figure, short, with_views
-from talking_heads_utils.labels import Head
+from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, new_figure, with_views
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOVED_BY = {"alone": "lost without it", "denoised": "gained in the twin", "direct": "direct effect"}
 WHO = {Who.MOVERS: "heads for<br>the answer", Who.NEGATIVE: "heads<br>against it", Who.OTHERS: "other<br>heads",
        Who.MLPS: "MLPs", Who.ALL: "all, norm<br>frozen", Who.NORM: "the norm", Who.POST: "the post's<br>yardstick",
        Who.POST_HELD: "the same,<br>frozen"}  # fmt: skip
 THREE = 3  # heads that suffice for addition in Llama-3-8B, by Hu et al. (2025)
-
-
-def heads_figure(table: pd.DataFrame) -> go.Figure:
-    """What every head does, layer by head, the chosen in frames; the menu chooses what is measured and the task. Over
-    tasks: the mean over those where it was measured. table: of
-    :class:`~talking_heads_utils.experiments.icl.redundancy.HeadRow`."""
-    mean = table.groupby(["head", "layer"], as_index=False, sort=False)[list(MOVED_BY)].mean().assign(chosen=None)
-    n_heads = 1 + max(Head.parse(head).head for head in table["head"])
-    layers = sorted(table["layer"].unique().tolist())
-    views = {f"{task_name(OVER_TASKS)}: {name}": _heads(mean, value, layers, n_heads)
-             for value, name in MOVED_BY.items()}  # fmt: skip
-    for task, part in table.groupby("task", sort=False):
-        views[f"{task_name(task)}: {MOVED_BY['alone']}"] = _heads(part, "alone", layers, n_heads)
-    figure = with_views(new_figure(470, xaxis_title="head", yaxis_title="layer"), views)
-    return figure.update_xaxes(tickvals=list(range(n_heads)))
-
-
-def _heads(part: pd.DataFrame, value: str, layers: Sequence[int], n_heads: int) -> list:
-    there = part[part[value].notna()]
-    at = {(h.layer, h.head): (round(float(v), 4), f"{h}: {v:.3f}")
-          for h, v in zip(map(Head.parse, there["head"]), there[value])}  # fmt: skip
-    grid = [[at.get((layer, head)) for head in range(n_heads)] for layer in layers]
-    chosen = [Head.parse(head) for head in part.loc[part["chosen"].notna(), "head"]]
-    most = max(float(there[value].abs().quantile(0.99)), 1e-6) if len(there) else 1.0
-    unit = "logits" if value == "direct" else "nats of<br>log-odds"
-    return [cells(grid, range(n_heads), layers, most, unit, "%{customdata}"),
-            framed([h.head for h in chosen], [h.layer for h in chosen], "chosen")]  # fmt: skip
 
 
 def redundancy_figure(table: pd.DataFrame) -> go.Figure:
@@ -77,7 +45,7 @@ def redundancy_figure(table: pd.DataFrame) -> go.Figure:
             entry = f"{n:.0f} heads, at {'the last token' if where == Where.END else 'all tokens'}"
             views[entry] = [_sets(matched[: len(matched) if n == MATCHED_TO else 0], tasks, "matched sets", CONTROL, 6),
                             _sets(chosen[chosen["n_heads"] == n], tasks, "chosen heads", ACCENT, 11)]  # fmt: skip
-    figure = new_figure(400)
+    figure = new_figure(320)
     figure.add_hline(y=1, line=NULL_LINE, annotation_text="effects add", annotation_position="top left")
     figure.update_yaxes(title_text="lost together over lost alone")
     return over_tasks(with_views(figure, views), tasks)
@@ -92,22 +60,6 @@ def _sets(rows: pd.DataFrame, tasks: Sequence[str], name: str, colour: str, size
     drawn = marks(rows, x, "ratio", name, colour, before=rows["heads"].fillna("").tolist())
     drawn.update(marker=dict(color=colour, size=size, opacity=1 if single else 0.6), showlegend=len(rows) > 0)
     return drawn if single else drawn.update(error_y=None)
-
-
-def pairs_figure(table: pd.DataFrame) -> go.Figure:
-    """What each pair of chosen heads does beyond its heads alone; the menu chooses the task. table: of
-    :class:`~talking_heads_utils.experiments.icl.redundancy.PairRow`."""
-
-    def traces(part: pd.DataFrame) -> list:
-        heads = sorted({*part["a"], *part["b"]}, key=lambda head: (Head.parse(head).layer, Head.parse(head).head))
-        known = {(a, b): (v, told) for a, b, v, told in
-                 zip(part["a"], part["b"], short(part["interaction"], 3), told_of(part, "interaction"))}  # fmt: skip
-        grid = [[known.get((a, b)) or known.get((b, a)) for b in heads] for a in heads]
-        most = max(float(part["interaction"].abs().quantile(0.98)), 1e-6)
-        return [cells(grid, heads, heads, most, "nats of<br>log-odds", "%{y} and %{x}: %{customdata}")]
-
-    figure = with_views(new_figure(470), views_of(table, traces, task=task_name))
-    return figure.update_yaxes(autorange="reversed", type="category").update_xaxes(type="category", tickangle=-60)
 
 
 def backups_figure(table: pd.DataFrame) -> go.Figure:
@@ -127,7 +79,7 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
             made.append(mark.update(error_y=None) if kind == Set.MATCHED else mark)
         return made
 
-    figure, singly = new_figure(400, legend_y=-0.26), "one by one"
+    figure, singly = new_figure(330, legend_y=-0.32), "one by one"
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(tickvals=list(range(len(whos))), ticktext=list(WHO.values()), range=[-0.5, len(whos) - 0.5],
                         tickangle=0)  # fmt: skip
@@ -141,7 +93,7 @@ def sufficient_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy kept with few heads left as they are, the first set and those without its heads, beside random heads;
     the menu chooses the task. table: of
     :class:`~talking_heads_utils.experiments.icl.sufficient.SufficientRow`."""
-    figure, sets = new_figure(380), sorted(int(which) for which in set(table["which"]) if which)
+    figure, sets = new_figure(310), sorted(int(which) for which in set(table["which"]) if which)
 
     def traces(part: pd.DataFrame) -> list:
         random = part[part["which"] == 0].groupby("n_heads", as_index=False)[["kept", "low", "high", "n"]].mean()

@@ -14,15 +14,17 @@ from talking_heads_utils.experiments.icl.post import AT_B, FUNCTION
 from talking_heads_utils.experiments.icl.readers import Reader
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.swaps import Where
-from talking_heads_utils.experiments.icl.tasks import Examples
 from talking_heads_utils.experiments.verdicts import listed, with_interval
-from talking_heads_utils.figures.icl import EXAMPLES, most_examples, seen, task_name
-from talking_heads_utils.figures.icl_evidence import READERS, flipped
+from talking_heads_utils.figures.icl import most_examples, seen, task_name
+from talking_heads_utils.figures.icl_evidence import flipped
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED
 from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:
     import pandas as pd
+
+READERS = {Reader.EXACT: "exact", Reader.SATURATION: "saturating", Reader.RECENCY: "recency", Reader.LAST: "last label",
+           Reader.COUNT: "number only"}  # fmt: skip
 
 
 def _tasks(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,18 +56,6 @@ def finding(sets: pd.DataFrame, model: str) -> str:
         f"In {model}, the {n_heads} heads that matter most to a task cost, together, **{found.value:.2f}** "
         f"[{found.low:.2f}, {found.high:.2f}] times the sum of what each costs alone, over {found.n} tasks{matched}."
     )
-
-
-@said
-def shown(table: pd.DataFrame) -> str:
-    """What happens to the right answer of the first task's prompt."""
-    table = table[table["task"] == table["task"].iloc[0]]
-    told = []
-    for kind, (name, _) in EXAMPLES.items():
-        rows = table[(table["examples"] == kind) & (table["token"] == table["right"])]
-        there = f"{rows['probability'].iloc[0]:.0%}" if len(rows) else "not among the five likeliest"
-        told.append(f"{'own examples' if kind == Examples.OWN else name} {there}")
-    return f"The right answer, *{table['right'].iloc[0].strip()}*, after {'; '.join(told)}."
 
 
 @said
@@ -133,9 +123,9 @@ def layers_out(table: pd.DataFrame) -> str:
 def first(table: pd.DataFrame) -> str:
     """By how much the first working layer moves without the post's layers, over tasks."""
     rows = table[(table["task"] == OVER_TASKS) & table["posts"].astype(bool) & table["moved"].notna()]
-    told = [f"{seen(row['b_sees'])}, {'zeros' if row['how'] == 'zero' else 'exchange'}: from layer {row['plain']:.1f} "
-            f"to {row['first']:.1f}, {_signed(row, 'moved', '+.1f')}" for _, row in rows.iterrows()]  # fmt: skip
-    moved = f"Without the post's layers the first layer that works moves, over tasks: {'; '.join(told)}."
+    told = [f"{seen(row['b_sees'])}, {'zeros' if row['how'] == 'zero' else 'exchange'} {_signed(row, 'moved', '+.1f')}"
+            for _, row in rows.iterrows()]  # fmt: skip
+    moved = f"Layers that it moves without the post's two, over tasks: {'; '.join(told)}."
     return moved if told else ""
 
 
@@ -200,9 +190,8 @@ def backups(table: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     by = rows[rows["n_heads"] == rows["n_heads"].max()].drop_duplicates("who").set_index("who")
-    names = {Who.ALL: "others recover", Who.MOVERS: "heads for the answer", Who.NEGATIVE: "heads against it",
-             Who.OTHERS: "other heads", Who.MLPS: "MLPs", Who.NORM: "the norm adds",
-             Who.POST: "the post's yardstick says", Who.POST_HELD: "and, held frozen,"}  # fmt: skip
+    names = {Who.ALL: "others recover", Who.NORM: "the norm adds", Who.POST: "the post's yardstick says",
+             Who.POST_HELD: "and, held frozen,"}  # fmt: skip
     told = [f"{name} {share(by.loc[who])}" for who, name in names.items() if who in by.index]
     return f"Of the direct effect that is lost with {by['n_heads'].iloc[0]} heads: {'; '.join(told)}."
 
@@ -212,21 +201,24 @@ def sufficient(table: pd.DataFrame) -> str:
     """The smallest sets, and how many there are without a head in common."""
     enough = table[table["suffices"].astype(bool)]
     sizes = {task: rows.sort_values("which")["n_heads"].tolist() for task, rows in enough.groupby("task", sort=False)}
-    told = [f"- {task_name(task)}: {sizes[task][0]}{_further(sizes[task][1:])}" if task in sizes
-            else f"- {task_name(task)}: no set of up to {rows['n_heads'].max()}"
+    told = [f"{task_name(task)} {sizes[task][0]}{_further(sizes[task][1:])}" if task in sizes
+            else f"{task_name(task)} more than {rows['n_heads'].max()}"
             for task, rows in table.groupby("task", sort=False)]  # fmt: skip
     held = enough[enough["which"] == 1]
-    kept = f"\n\nOn held-out prompts the first sets keep {_range(held['kept'])} of the accuracy" if len(held) else ""
+    kept = f" On held-out prompts the first sets keep {_range(held['kept'])} of the accuracy" if len(held) else ""
     alone = held["everywhere"].dropna()
     rest = f"; with all others exchanged everywhere, {_range(alone)}" if len(alone) else ""
     gone = held["without"].dropna()
     without = f"; with the first set alone exchanged, {_range(gone)}" if len(gone) else ""
-    return "Heads of the smallest set that keeps 90% of the accuracy:\n\n" + "\n".join(told) + (
-        f"{kept}{rest}{without}." if kept else "")  # fmt: skip
+    more = f"{kept}{rest}{without}." if kept else ""
+    return (
+        "Heads of the smallest set that keeps 90% of the accuracy (of further sets without these heads): "
+        f"{'; '.join(told)}.{more}"
+    )
 
 
 def _further(sizes: list[int]) -> str:
-    return f"; of further sets without those heads {listed(sizes)}" if sizes else "; no second set without them"
+    return f" ({', '.join(map(str, sizes))})" if sizes else " (no second set)"
 
 
 # --- evidence ---
@@ -253,11 +245,11 @@ def slopes(table: pd.DataFrame) -> str:
         rates, whole = part[part["flip"] > 0], part[part["flip"] == 0].iloc[0]
         by = ", ".join(f"{flipped(row['flip'])} {row['slope']:.3f}" for _, row in rates.iterrows())
         told.append(
-            f"- {names}: {by}; all together {_signed(whole, 'slope', '.3f', 'slope_')}. Bend "
+            f"{names}: {by}; all together {_signed(whole, 'slope', '.3f', 'slope_')}. Bend "
             f"{_signed(whole, 'curvature', '+.4f', 'curvature_')}; over orders of one sequence "
             f"{_signed(whole, 'order', '.0%', 'order_')} of the variance by evidence"
         )
-    return "Nats a label of signed evidence:\n\n" + "\n".join(told)
+    return f"Nats a label of signed evidence, {'. '.join(told)}."
 
 
 @said

@@ -54,7 +54,8 @@ def against(results: Mapping[str, Mapping[str, Finished]], chapter: int) -> str:
 
 
 def verdict(tables: Tables, claim: ClaimId) -> Any:
-    """What the frozen rule says of a claim and one model, with what it judges, as Markdown; None without a table."""
+    """What the frozen rule says of a claim and one model, as Markdown; None without a table. Its numbers stand in
+    :func:`against`."""
     from IPython.display import Markdown
 
     about = BY_ID[claim]
@@ -62,4 +63,4 @@ def verdict(tables: Tables, claim: ClaimId) -> Any:
     if not len(table):
         return None
     known = scorecard.judge(about, tables.done.get(about.experiment) or Finished({"not_possible": None}, table))
-    return Markdown(f"*{scorecard.SENTENCES[claim]}*: by [a frozen rule](../book/rules.md) {_verdict(known)}.")
+    return Markdown(f"*{scorecard.SENTENCES[claim]}*: **{known.verdict}**, by [a frozen rule](../book/rules.md).")

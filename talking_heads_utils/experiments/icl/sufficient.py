@@ -79,9 +79,11 @@ def by_denoising(select: Ready) -> list[Head]:
 
 def grow(select: Ready, order: Sequence[Head]) -> Grown:
     """The set that grows out of the first :data:`N_TRIED` of these heads until it keeps enough or has
-    :data:`MOST_HEADS`."""
+    :data:`MOST_HEADS`; none of a model that has no right answer to keep."""
     right = lambda said: said.right(select.asked).double().mean(0)  # noqa: E731
     before = right(exchanged(select, [[]])).item()
+    if not before:
+        return Grown([], [0.0])
     left, heads = list(order[:N_TRIED]), list[Head]()
     selected = [right(exchanged(select, [[]], rest=True)).item() / before]
     while left and len(heads) < MOST_HEADS and selected[-1] < ENOUGH:
