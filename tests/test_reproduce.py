@@ -17,7 +17,7 @@ from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
 from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.corpus import OWN_TEXTS
-from talking_heads_utils.experiments.icl import evidence, tasks
+from talking_heads_utils.experiments.icl import additivity, evidence, tasks
 from talking_heads_utils.experiments.inhibition import circuit
 from talking_heads_utils.experiments.rows import frame, rows
 from talking_heads_utils.experiments.run import chosen, reproduce
@@ -86,7 +86,8 @@ def test_a_sharded_bfloat16_folder_of_another_family_goes_through_every_experime
     monkeypatch.setattr(gate, "AT_LEAST", 0.0)
     monkeypatch.setattr(context, "find_roles", some_roles)
     monkeypatch.setattr(tasks, "low_end", lambda name, measured: 0.5 if name in ("plural", "past_tense") else None)
-    monkeypatch.setattr(evidence, "asked", lambda c: c.kept(evidence.read))
+    for module in (evidence, additivity):
+        monkeypatch.setattr(module, "asked", lambda c: c.kept(evidence.read))
     folder = rehearsals.tiny("llama", tmp_path / "llama", Path(gpt2_source))
     assert len(list(folder.glob("*.safetensors"))) > 1
     c = Context(str(folder), quick=True, texts=TEXTS, dtype=torch.bfloat16)
