@@ -140,6 +140,7 @@ def test_files_that_are_none_are_one_clear_error(pair, tmp_path, capsys):
         load_model(tmp_path / "text.gguf")
     with pytest.raises(CheckpointError, match="No such file: .*nothing.gguf"):
         load_model(tmp_path / "nothing.gguf")
+    capsys.readouterr()  # what the fixture printed when this was the first test of its worker
     assert main(["composition", "--weights", str(tmp_path / "text.gguf"), "--out", str(tmp_path / "o.parquet")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     writer = gguf.GGUFWriter(tmp_path / "mamba.gguf", "mamba")
