@@ -156,11 +156,39 @@ def test_rescaling_shows_as_the_norms_part_and_in_the_posts_yardstick_alone(norm
     asked = Asked(SimpleNamespace(name="normed"), prompts, twins, words, torch.arange(12))
     r = Ready(asked, prepare(normed, prompts), prepare(normed, twins))
     found = dict(zip(WHO, changes(r, [(Head(0, 0),)], kinds_of(pick(r)))[:, 0].mean(0).tolist()))
-    (lost, recovered), (_, norm), (post_lost, post), (_, held) = (
-        found[who] for who in (Who.ALL, Who.NORM, Who.POST, Who.POST_HELD)
-    )
+    (lost, recovered), (_, norm) = found[Who.ALL], found[Who.NORM]
     assert recovered == pytest.approx(0, abs=1e-4 * lost) and abs(norm) > 0.01 * lost
-    assert held == pytest.approx(0, abs=1e-4 * post_lost) and abs(post) > 0.1 * post_lost
+    for free_who, held_who in ((Who.POST, Who.POST_HELD), (Who.FINAL, Who.FINAL_HELD)):
+        (yardstick, free), (_, held) = found[free_who], found[held_who]
+        assert held == pytest.approx(0, abs=1e-4 * yardstick) and abs(free) > 0.1 * yardstick > 0
+
+
+def test_the_yardstick_along_the_final_stream_by_hooks(model, ready):
+    """From each head's own write, the final stream and its scale, of whole runs."""
+    found = dict(zip(WHO, changes(ready, SETS, kinds_of(pick(ready))).unbind(2)))
+    _, before = logit_difference(model, ready, ())
+    for i, heads in enumerate(SETS):
+        _, after = logit_difference(model, ready, heads)
+        free, held = (scored(model, after, of) - scored(model, before, before) for of in (after, before))
+        own, later = torch.zeros(2, *free.shape[1:])
+        for head in heads:
+            own[head.layer, head.head] = 1
+        later[min(head.layer for head in heads) + 1 :] = 1
+        lost = -(held * own).sum((1, 2))
+        for who, gained in ((Who.FINAL, free), (Who.FINAL_HELD, held)):
+            expected = torch.stack([lost, (gained * (later - later * own)).sum((1, 2))], -1)
+            torch.testing.assert_close(found[who][:, i].float(), expected, atol=1e-4, rtol=1e-4)
+
+
+def scored(model, wrote, of):
+    """Each head's write along the final stream of a run, over its scale: ``[n, n_layers, n_heads]``."""
+    stream = next(value for name, value in of.items() if name.startswith("blocks.2.") and "mlp" not in name
+                  and "attn" not in name)  # fmt: skip
+    if model.cfg.normalization_type.startswith("LN"):
+        stream = stream - stream.mean(-1, keepdim=True)
+    along = stream / stream.square().mean(-1, keepdim=True).add(model.cfg.eps).sqrt()
+    return torch.stack([torch.einsum("nhd,hdm,nm->nh", wrote[f"blocks.{i}.attn.hook_z"], block.attn.W_O, along)
+                        for i, block in enumerate(model.blocks)], 1)  # fmt: skip
 
 
 # --- rows ---

@@ -196,7 +196,7 @@ def test_figures_take_tables_that_were_stored(tmp_path):
     (said.sets, made.set_rows(), ("5 heads 1.50 [1.48, 1.53]", "one layer cost at most 40% of answers (L0)")),
     (said.pairs, made.pair_rows(), ("Of 12 pairs in 2 tasks, 100% clearly cost more", "0% clearly less")),
     (said.pairs, made.pair_rows(-0.2), ("0% clearly cost more", "100% clearly less")),
-    (said.backups, made.backup_rows(), ("with 2 heads: others recover 31%", "the post's yardstick says 61%")),
+    (said.backups, made.backup_rows(), ("with 2 heads: others recover 32%", "the post's yardstick says 62%")),
     (said.sufficient, made.sufficient_rows(), ("plural 8 (no second set)", "first sets keep 93%", "exchanged, 50%")),
     (said.labels, made.gate_rows(), ("After 32 examples, held-out half: A and B: 10% flipped 82% [80%, 85%]",)),
     (said.slopes, made.slope_rows(), ("A and B: 10% flipped 0.220", "all together 0.100 [0.080, 0.130]")),

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 WHO = {Who.MOVERS: "heads for<br>the answer", Who.NEGATIVE: "heads<br>against it", Who.OTHERS: "other<br>heads",
        Who.MLPS: "MLPs", Who.ALL: "all, norm<br>frozen", Who.NORM: "the norm", Who.POST: "the post's<br>yardstick",
-       Who.POST_HELD: "the same,<br>frozen"}  # fmt: skip
+       Who.POST_HELD: "the same,<br>frozen", Who.FINAL: "yardstick,<br>last layer",
+       Who.FINAL_HELD: "the same,<br>frozen "}  # fmt: skip
 THREE = 3  # heads that suffice for addition in Llama-3-8B, by Hu et al. (2025)
 
 
@@ -66,7 +67,8 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
     """Share of a lost direct effect that others recover, by who they are, beside what they recover of matched heads'
     and beside the post's yardstick; the menu chooses the task, and whether heads go together or one by one. table: of
     :class:`~talking_heads_utils.experiments.icl.backups.BackupRow`."""
-    whos = list(WHO)
+    shown = set(table.loc[table["share"].notna(), "who"])
+    whos = [who for who in WHO if who in shown]
 
     def traces(part: pd.DataFrame) -> list:
         made = []
@@ -81,8 +83,8 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
 
     figure, singly = new_figure(330, legend_y=-0.32), "one by one"
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(tickvals=list(range(len(whos))), ticktext=list(WHO.values()), range=[-0.5, len(whos) - 0.5],
-                        tickangle=0)  # fmt: skip
+    ticks = dict(tickvals=list(range(len(whos))), ticktext=[WHO[who] for who in whos], tickangle=0)
+    figure.update_xaxes(**ticks, range=[-0.5, len(whos) - 0.5])
     figure.update_yaxes(title_text="share recovered", tickformat=".0%")
     table = table.assign(how=["together" if n > 1 else singly for n in table["n_heads"]])
     table = table.sort_values("how", key=lambda how: how == singly, kind="stable")

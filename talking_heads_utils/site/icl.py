@@ -192,8 +192,13 @@ def backups(table: pd.DataFrame) -> str:
     by = rows[rows["n_heads"] == rows["n_heads"].max()].drop_duplicates("who").set_index("who")
     names = {Who.ALL: "others recover", Who.NORM: "the norm adds", Who.POST: "the post's yardstick says",
              Who.POST_HELD: "and, held frozen,"}  # fmt: skip
+    if Who.POST not in by.index:
+        names |= {Who.FINAL: "the post's yardstick, moved to the last layer, says", Who.FINAL_HELD: "and, held frozen,"}
     told = [f"{name} {share(by.loc[who])}" for who, name in names.items() if who in by.index]
-    return f"Of the direct effect that is lost with {by['n_heads'].iloc[0]} heads: {'; '.join(told)}."
+    less = (
+        " Below 0: they, too, write less of the answer." if Who.ALL in by.index and by.loc[Who.ALL, "share"] < 0 else ""
+    )
+    return f"Of the direct effect that is lost with {by['n_heads'].iloc[0]} heads: {'; '.join(told)}.{less}"
 
 
 @said

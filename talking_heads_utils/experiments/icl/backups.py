@@ -18,12 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talking_heads_utils import batches
 from talking_heads_utils.experiments.icl import tasks
 from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, ready
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.forward.engine import Forward, Z
 from talking_heads_utils.labels import Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.lists import HELD_OUT
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 N_HEADS = 5  # the strongest of the chosen: exchanged one by one and together
 N_HELD = 100  # prompts of a task
+N_AT_ONCE = 512  # runs of one token
 MATTERS = 0.01  # of the summed sizes of all heads' direct effects: that of a mover or a negative head at least
 
 
@@ -47,6 +50,8 @@ class Who(StrEnum):
     NORM = "norm"  # what a scale of its own adds
     POST = "post"  # the post's yardstick: direction and scale of the changed run
     POST_HELD = "post_held"  # the same with direction and scale of the untouched run
+    FINAL = "final"  # as post, along the stream after the last layer: for heads above the layer that the post takes
+    FINAL_HELD = "final_held"
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class BackupRow(Row):
     n_heads: int = column("heads", "exchanged together; with task all the mean, rounded")
     alone: bool = column("", "whether one head of a set is exchanged by itself; with task all the sum over each")
     out: str = column("", "heads that are exchanged; empty with task all")
-    who: str = column("", "who changes: movers, negative, others, mlps, all; norm; post, post_held")
-    lost: float = column("logits", "direct effect that is lost with them; of post and post_held: its own unit")
+    who: str = column("", "who changes: movers, negative, others, mlps, all; norm; post, post_held, final, final_held")
+    lost: float = column("logits", "direct effect that is lost with them; of post to final_held: its own unit")
     recovered: float = column("logits", "change of the others' direct effects, above 0 where they make up for it")
     share: float | None = column("share", "recovered over lost; none where lost is not clearly above 0")
     low: float | None = column("share", "95% interval over prompts, of all over tasks too, lower end")
@@ -113,14 +118,11 @@ def changes(
 
     On the frozen answer direction lost is the same whoever recovers. Of the post's yardstick, both times, lost is what
     the set's heads lose with direction and scale held, so that shares compare, and recovered what is gained by heads
-    of later layers than the set's first one, below the layer whose stream it takes.
+    of later layers than the set's first one, below the layer whose stream it takes; so too along the final stream.
     """
     d = direct(r, sets)
     heads, mlps = (part.double() for part in (d.heads, d.mlps))
-    out = torch.zeros(len(sets), *heads.shape[2:], dtype=torch.float64)
-    for i, some in enumerate(sets):
-        for head in some:
-            out[i, head.layer, head.head] = 1
+    out = torch.stack([_marked(r.clean, some) for some in sets]).double()
     moved = heads[:, 1:] - heads[:, :1]
     lost = -(moved * out).sum((-2, -1))
     by_kind = torch.einsum("nklh,klh,clh->nkc", moved, 1 - out, kinds)
@@ -128,9 +130,10 @@ def changes(
     found = [(lost, part) for part in (*parts.unbind(-1), parts.sum(-1), _rescaled(r, d))]
     layers = out.any(-1).double()
     later = (1 - out) * (layers.cumsum(1) > layers)[..., None]
-    post, held = (scores[:, 1:].double() - scores[:, :1].double() for scores in (d.post, d.post_frozen))
-    lost = -(held * out).sum((-2, -1))
-    found += [(lost, (gained * later).sum((-2, -1))) for gained in (post, held)]
+    for scores in ((d.post, d.post_frozen), _along_final(r, sets)):
+        free, held = (each[:, 1:].double() - each[:, :1].double() for each in scores)
+        lost = -(held * out).sum((-2, -1))
+        found += [(lost, (gained * later).sum((-2, -1))) for gained in (free, held)]
     return torch.stack([torch.stack(pair, -1) for pair in found], 2)
 
 
@@ -142,6 +145,52 @@ def _rescaled(r: Ready, d: Direct) -> Float[Tensor, "n k"]:
     changing = d.heads.double().sum((-2, -1)) + d.mlps.double().sum(-1)
     frozen = (both[:, 0] - both[:, 1]).double().cpu()[:, None] + changing - changing[:, :1]
     return (d.free(frozen) - frozen)[:, 1:]
+
+
+@torch.no_grad()
+def _along_final(r: Ready, sets: Sequence[Sequence[Head]]) -> tuple[Tensor, Tensor]:
+    """What each head writes along the final stream over that stream's scale, ``[n, k_1, n_layers, n_heads]`` as of
+    :attr:`~talking_heads_utils.experiments.icl.swaps.Direct.post`: both of the changed run, and both of the untouched
+    one, which is variant 0."""
+    f, found = r.clean, []
+    out = torch.stack([torch.zeros(f.n_layers, f.n_heads), *(_marked(f, some) for some in sets)]).to(f.final).bool()
+    for rows in batches.blocks(len(f.end), max(1, N_AT_ONCE // len(out))):
+        _, instead = _run(r.twin, rows, torch.zeros_like(out[:1]))
+        final, z = _run(f, rows, out, instead)
+        stream = f.norm.center(final)
+        own = stream / f.norm.scale(stream.square().sum(-1), stream.shape[-1])[..., None]
+        found.append([torch.stack([_written(f, layer, at, along) for layer, at in enumerate(z)], 2).cpu()
+                      for along in (own, own[:, :1])])  # fmt: skip
+    free, held = map(torch.cat, zip(*found))
+    return free, held
+
+
+def _run(f: Forward, rows: slice, out: Tensor, instead: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor]]:
+    """The final stream at the last token, ``[rows, k, d_model]``, and each layer's z there, with some heads' z put in
+    place of those that are out, a set a variant."""
+    seen: list[Tensor] = []
+
+    def change(site: str, layer: int, value: Tensor) -> Tensor:
+        if site != Z:
+            return value
+        z = torch.where(out[:, layer, None, :, None], instead[layer][:, :, None], value) if len(instead) else value
+        seen.append(z[:, :, 0])
+        return z
+
+    x = f.resid[rows, None, None].expand(-1, len(out), -1, -1)
+    return f.run(x, f.at_end(), change=change, rows=rows)[:, :, 0], seen
+
+
+def _written(f: Forward, layer: int, z: Tensor, along: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k n_heads"]:
+    """What a layer's heads write along a direction."""
+    return (z * torch.einsum("hdm,nkm->nkhd", f.layers[layer].attention.W_O, along)).sum(-1)
+
+
+def _marked(f: Forward, heads: Sequence[Head]) -> Float[Tensor, "n_layers n_heads"]:
+    out = torch.zeros(f.n_layers, f.n_heads)
+    for head in heads:
+        out[head.layer, head.head] = 1
+    return out
 
 
 def measure(r: Ready, picked: Picked, *, seed: int = 0) -> Measured:
