@@ -33,8 +33,10 @@ def test_every_file_that_ships_is_described_once():
 @pytest.mark.parametrize("files", [files for files in DATA_FILES if files.fields], ids=lambda files: files.pattern)
 def test_every_field_of_a_file_is_described_and_no_other(files):
     found = set().union(*map(fields_in, files.paths()))
-    impossible = [path for path in files.paths() if "not_possible" in path.with_suffix(".json").read_text()]
-    assert set(files.fields) == found or not found and impossible == files.paths()
+    notes = [path.with_suffix(".json") for path in files.paths()]
+    if not found and all("not_possible" in note.read_text() for note in notes):
+        return  # tables without a row
+    assert set(files.fields) == found
 
 
 def test_the_citation_says_what_the_citation_file_says():
