@@ -17,6 +17,13 @@ import talking_heads_utils
 from talking_heads_utils.errors import LabelError
 
 PACKAGE = talking_heads_utils.__name__
+REPOSITORY = "https://github.com/talking-heads-book/talking-heads"
+
+
+def page_url(path: str) -> str:
+    """The address of a page's source, such as ``book/rules.md``, which leads somewhere from a notebook on Colab too. In
+    the book such a link leads to the page itself."""
+    return f"{REPOSITORY}/blob/main/{path}"
 
 
 class Place(NamedTuple):
