@@ -232,7 +232,7 @@ def test_every_seed_has_its_own_accuracies_and_its_channel_s_shares():
 
 def test_no_run_of_a_recipe_is_left_out():
     runs = [seed_run("a", seed, {"n=2": seed / 10}, -0.5, [0.2, 0.4], [0.1, 0.2]) for seed in range(5)]
-    traces = [t for t in after(models.seeds_figure(runs), "a") if t.yaxis == "y"]
+    traces = [t for t in models.seeds_figure(runs).data if t.yaxis == "y"]
     assert {t.name: xy(t) for t in traces} == {f"seed {seed}": {2: seed / 10} for seed in range(5)}
 
 
