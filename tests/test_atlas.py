@@ -122,8 +122,8 @@ def test_a_model_that_the_book_has_run_shows_its_roles_and_effects(small):
     about = dict(scores.about) | {"model": "smollm2", "revision": known_models()["smollm2"].revision}
     known = atlas.known_of(replace(scores, about=about))
     tables = {n: pd.read_parquet(data_dir() / f"results/smollm2/{n}.parquet") for n in ("roles", "effects", "heads")}
-    for role, heads in known["roles"].items():
-        assert set(heads) == set(tables["roles"].query("role == @role and confirmed")["head"])
+    named = {(role, head) for role, heads in known["roles"].items() for head in heads}
+    assert named == set(tables["roles"].query("confirmed")[["role", "head"]].itertuples(index=False, name=None))
     found = [
         (head, known["measured"]["measures"][row[0]][0].replace("{}", row[2]), row[1], *row[3:7])
         for head, rows in known["measured"]["rows"].items()

@@ -4,12 +4,15 @@ Runs where TALKING_HEADS_SITE names a built site (`.ci/run` sets it after `make 
 failure, not a skip.
 """
 
+import ast
 import json
 import os
 import re
 from decimal import ROUND_HALF_UP, Decimal
+from html import unescape
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import site_tools
 from site_tools import DESKTOP, PHONE, resize, wait_for
@@ -87,6 +90,20 @@ def test_every_figure_of_a_chapter_is_drawn_numbered_captioned_and_described(dri
     status = re.sub(r"<[^>]+>", " ", (Path(SITE) / "book/status.html").read_text(encoding="utf-8"))
     (recorded,) = re.findall(rf"{page.removesuffix('.html')}\s+[\d-]+ [\d:]+\s+cache\s+([\d.]+)", status)
     assert float(seconds) == pytest.approx(float(recorded), abs=0.6) and int(cores) >= 1
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_figure_has_a_permanent_link_its_data_and_the_lines_that_made_it(page):
+    text = (Path(SITE) / page).read_text(encoding="utf-8")
+    figures = re.findall(r'<figure[^>]* id="(fig-[\w-]+)"(.*?)</figure>', text, re.S)
+    assert len(figures) == text.count('class="plotly-graph-div"')
+    for name, body in figures:
+        (target,) = re.findall(r'<a href="([^"]*_data/[^"]+)" download>', body)
+        path = (Path(SITE) / page).parent / target
+        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        assert path.stem == name and len(table) and path.stat().st_size <= 1_000_000 and f'href="#{name}"' in body
+        (lines,) = re.findall(r"<details><summary>made by</summary>.*?<pre>(.*?)</pre>", body, re.S)
+        assert isinstance(ast.parse(unescape(lines)).body[-1], ast.Expr)
 
 
 def open_explorer(driver, view="", size=DESKTOP):
