@@ -4,7 +4,6 @@
   JSON. What ``talking_heads_utils.figures.page`` put into ``layout.meta`` gives its name, caption and alternative
   text.
 * Below the caption stand its data, written from the figure itself to ``_data/``, and the lines that made it.
-* The data of the explorer page (``atlas.js``) is written from the scores in ``data/``.
 * ``book-plotly.js`` draws a figure when it nears the window. plotly.min.js is copied out of the installed wheel,
   so that the two always match.
 """
@@ -21,12 +20,8 @@ from docutils import nodes
 from myst_nb.core.render import load_mime_renders
 from plotly.offline import get_plotlyjs_version
 
-import talking_heads_utils
 from talking_heads_utils.figures import data as figure_data
-from talking_heads_utils.figures.atlas import write_atlas
 from talking_heads_utils.figures.page import BUILD_VARIABLE
-from talking_heads_utils.files import data_dir
-from talking_heads_utils.scores.scores import SHIPPED, load_shipped_scores
 from talking_heads_utils.site.sources import locate, made_by
 
 MIME = "application/vnd.plotly.v1+json"
@@ -105,15 +100,6 @@ def copy_bundle(app, exception):
             target.write_bytes(source.read_bytes())
 
 
-def write_explorer(app, exception):
-    """What the explorer page draws, anew where anything that it is made from is younger."""
-    target = Path(app.outdir) / "_static" / "atlas-gpt2-small.js"
-    made_from = [data_dir() / "gpt2-small" / SHIPPED, *Path(talking_heads_utils.__file__).parent.rglob("*.py")]
-    age = target.stat().st_mtime if target.exists() else 0
-    if exception is None and app.builder.format == "html" and age < max(p.stat().st_mtime for p in made_from):
-        write_atlas(load_shipped_scores(), target)
-
-
 def dedupe_scripts(app, page, template, context, doctree):
     """Sphinx 7.4 prints inline scripts that extensions add late twice; sphinx-thebe's `const` then raises a
     SyntaxError on every page."""
@@ -147,5 +133,4 @@ def setup(app):
     app.connect("html-page-context", dedupe_scripts, priority=990)
     app.connect("html-page-context", mend)
     app.connect("build-finished", copy_bundle)
-    app.connect("build-finished", write_explorer)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
