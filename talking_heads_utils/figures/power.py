@@ -42,12 +42,20 @@ _UNITS = {
     "lowers": "share of the inhibition score that goes",
     "edit-gains": "points that the edit gains",
     "in-lists": "distance from matched components, in their standard deviations",
+    "redundant": "joint over summed loss",
+    "survives": "share of the accuracy that is lost",
+    "moves-up": "layers by which the first working patch moves up",
+    "backups": "share of the lost direct effect that other heads recover",
+    "evidence": "log-odds per label, over those that its rate gives it",
+    "adds": "what examples contribute together, over their sum",
+    "looks-back": "attention to earlier answers beyond other heads', in standard deviations",
+    "in-parts": "share of an attribute that is lost",
 }
 
 
 def _sizes(row: Any) -> str:
     """How many heads, readers and prompts there are, where that is of account."""
-    counts = {"heads": row.n_heads, "readers": row.n_readers, "prompts": row.n_prompts}
+    counts = {"heads": row.n_heads, "readers": row.n_readers, "prompts": row.n_prompts, "tasks": row.n_tasks}
     return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
 
 
