@@ -7,8 +7,10 @@ import plotly.graph_objects as go
 import pytest
 
 from talking_heads_utils import roles
+from talking_heads_utils.experiments import power
 from talking_heads_utils.experiments.inhibition import links
 from talking_heads_utils.figures import circuit, composition, page
+from talking_heads_utils.figures.power import power_figure
 from talking_heads_utils.labels import Head
 from talking_heads_utils.planted.pair import planted_pair
 from talking_heads_utils.roles import Link
@@ -72,6 +74,13 @@ def test_a_figure_for_the_page_carries_caption_and_alternative_text(monkeypatch)
     monkeypatch.delenv(page.BUILD_VARIABLE)
     page.show(go.Figure, name="fig-x", caption="what", alt="seen")
     assert isinstance(shown[1], go.Figure) and "what" in shown[2].data
+
+
+def test_every_claim_that_a_rule_judges_has_its_power_in_the_menu():
+    table = power.stored()
+    (menu,) = power_figure(table, {claim: claim for claim in table["claim"].unique()}).layout.updatemenus
+    titles = [button.args[1]["xaxis.title.text"] for button in menu.buttons]
+    assert [button.label for button in menu.buttons] == table["claim"].unique().tolist() and len(set(titles)) > 15
 
 
 def test_every_role_has_its_own_colour():

@@ -42,14 +42,14 @@ _UNITS = {
     "lowers": "share of the inhibition score that goes",
     "edit-gains": "points that the edit gains",
     "in-lists": "distance from matched components, in their standard deviations",
-    "redundant": "joint over summed loss",
-    "survives": "share of the accuracy that is lost",
+    "redundant": "loss together over the sum of the losses alone",
+    "survives": "share of the accuracy that goes without the two layers",
     "moves-up": "layers by which the first working patch moves up",
-    "backups": "share of the lost direct effect that other heads recover",
-    "evidence": "log-odds per label, over those that its rate gives it",
-    "adds": "what examples contribute together, over their sum",
-    "looks-back": "attention to earlier answers beyond other heads', in standard deviations",
-    "in-parts": "share of an attribute that is lost",
+    "backups": "share of the lost direct effect that others recover",
+    "evidence": "log-odds of a label, of those that the rate of flips gives it",
+    "adds": "what eight examples do together over the sum of what each does alone",
+    "looks-back": "more attention to earlier answers, in standard deviations between heads",
+    "in-parts": "share of one attribute that is lost without each of two MLPs",
 }
 
 
