@@ -76,7 +76,7 @@ def test_what_is_known_of_a_claim_is_shown_where_its_cell_leads(result, verdict)
 def test_a_cell_that_is_not_judged_says_which_units_are_too_few():
     known = scorecard.judge(JOINT, finished(sets()))
     unit, (has, least) = next(iter(JOINT.rule.lacking(known.found).items()))
-    assert known.short == f"{has} of {least} {unit}" and f">{known.short}</span>" in scorecard.as_matrix(
+    assert known.short == f"{has}/{least} {unit}" and f">{known.short}</span>" in scorecard.as_matrix(
         {"gpt2": {"sets": finished(sets())}}
     )
 

@@ -12,7 +12,7 @@ UNREAD, OVER_20 = "claimed; its number was not available here", "over 20%; count
 
 SHORT = {
     ClaimId.STAND_OUT: "Known links stand out",
-    ClaimId.LISTENERS: "Name movers' queries stand out",
+    ClaimId.LISTENERS: "Movers' queries stand out",
     ClaimId.PRIVILEGED: "Singular vectors are special",
     ClaimId.PREDICTED: "Weights name the component",
     ClaimId.CONCENTRATED: "Two components carry half",
@@ -24,7 +24,7 @@ SHORT = {
     ClaimId.CROWDS: "Crowding costs accuracy",
     ClaimId.ORDER: "List index changes accuracy",
     ClaimId.STEERING_GAINS: "Steering raises accuracy",
-    ClaimId.LOWERS: "One component carries a quarter",
+    ClaimId.LOWERS: "A component carries a quarter",
     ClaimId.EDIT_GAINS: "Weight edits gain over 20%",
     ClaimId.REDUNDANT: "Heads are redundant",
     ClaimId.SURVIVES: "Two layers can be ablated",
@@ -32,7 +32,7 @@ SHORT = {
     ClaimId.BACKUPS: "Backup heads step in",
     ClaimId.EVIDENCE: "Log-odds follow the evidence",
     ClaimId.ADDS: "Contributions of examples add",
-    ClaimId.LOOKS_BACK: "Attention goes to earlier answers",
+    ClaimId.LOOKS_BACK: "Attention to earlier answers",
     ClaimId.IN_PARTS: "MLPs hold subtasks",
 }
 SENTENCES = {
@@ -197,7 +197,7 @@ def p_in_words(p: float) -> str:
 
 def plain(name: object) -> str:
     """A name in code as words."""
-    return str(name).replace("_", " ")
+    return " ".join({"auc": "AUC", "mlps": "MLPs"}.get(word, word) for word in str(name).split("_"))
 
 
 def _number(value: float, low: float, high: float, unit: str) -> str:

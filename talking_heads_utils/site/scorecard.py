@@ -36,7 +36,7 @@ class NoVerdict(StrEnum):
 
 
 TOYS = (PLANTED, CONTROL)
-SHOWN = {GPT2_WEIGHTS: "GPT-2, weights alone", SMOLLM2.name: "SmolLM2", PLANTED: "planted", CONTROL: "no channel"}
+SHOWN = {GPT2_WEIGHTS: "GPT-2 weights", SMOLLM2.name: "SmolLM2", PLANTED: "planted", CONTROL: "no channel"}
 NOT_ASKED = "not asked"
 MARKS = {Verdict.SUPPORTED: "✓", Verdict.NOT_SUPPORTED: "✗", Verdict.UNDECIDED: "?", Verdict.NOT_JUDGED: "○",
          NoVerdict.NOT_RUN: "·", NoVerdict.NOT_POSSIBLE: "–", NoVerdict.STALE: "↻"}  # fmt: skip
@@ -59,13 +59,13 @@ class Judged:
     @property
     def why(self) -> str:
         """Why there is no verdict; empty where there is one."""
-        few = [f"{has:,} {plain(unit)}, where 80% power takes {least:,}" for unit, (has, least) in self.lacking.items()]
-        return " and ".join(few) or self.reason
+        few = [f"{least:,} {plain(unit)} (here {has:,})" for unit, (has, least) in self.lacking.items()]
+        return f"for 80% power the rule takes {listed(few)}" if few else self.reason
 
     @property
     def short(self) -> str:
-        """The verdict in a word or two; where there is none, why: ``4 of 6 listeners``."""
-        few = [f"{has:,} of {least:,} {plain(unit)}" for unit, (has, least) in self.lacking.items()]
+        """The verdict in a word or two; where there is none, why: ``4/6 listeners``, of those that the rule takes."""
+        few = [f"{has:,}/{least:,} {unit.partition('_')[0]}" for unit, (has, least) in self.lacking.items()]
         return few[0] if few else str(self.verdict)
 
     @property
@@ -125,11 +125,13 @@ CHAPTER = Template(
 )
 CELL = Template(
     "<td class='$kind $group'><a href='#claim-$id-$column' title='$title'>"
-    "<span aria-hidden='true'>$mark</span> <span class='words'>$text</span></a></td>"
+    "<span aria-hidden='true'>$mark</span> <span class='said'>$text</span></a></td>"
 )
-EMPTY = Template("<td class='none $group'><span aria-hidden='true'>$mark</span> <span class='words'>$text</span></td>")
+EMPTY = Template(
+    "<td class='none $group' rowspan='$n'><span aria-hidden='true'>$mark</span> <span class='said'>$text</span></td>"
+)
 ENTRY = Template(
-    "<details class='claim' id='claim-$id'><summary>$number. $claim <span class='marks'>$marks</span></summary>"
+    "<details class='claim' id='claim-$id'><summary><span class='marks'>$marks</span>$number. $claim</summary>"
     "<p>The $source: $theirs. <a href='../notebooks/$page.html#$where'>The figure in chapter $chapter</a>$rule</p>"
     "$lines</details>"
 )
@@ -176,46 +178,47 @@ def as_matrix(results: Mapping[str, Mapping[str, Finished]]) -> str:
     real, controls = columns(results)
     groups = "".join(
         f"<th scope='colgroup' colspan='{len(names)}' class='{group}'>{title}</th>"
-        for group, title, names in (("real", "real models", real), ("toy", "controls: the truth is known", controls))
+        for group, title, names in (("real", "real models", real), ("toy", "controls", controls))
         if names
     )
     heads = "".join(f"<th scope='col' class='{_group(m)}'>{escape(shown(m))}</th>" for m in (*real, *controls))
-    bodies = []
-    for chapter, title in PAGES.items():
-        some = [claim for claim in CLAIMS if claim.chapter == chapter]
-        first = _filled(CHAPTER, n=len(some), page=title, number=chapter, source=some[0].source)
-        bodies.append(
-            f"<tbody>{''.join(_row(claim, results, first if i == 0 else '') for i, claim in enumerate(some))}</tbody>"
-        )
+    bodies = [_body(chapter, results) for chapter in PAGES]
     return MATRIX.substitute(groups=groups, heads=heads, bodies="".join(bodies))
 
 
-def _row(claim: Claim, results: Mapping[str, Mapping[str, Finished]], chapter: str) -> str:
-    found = judged(results, claim)
-    cells = "".join(
-        _cell(claim, model, found[model]) if model in found else _empty(model)
-        for names in columns(results)
-        for model in names
-    )
-    html = {"cells": cells, "chapter": chapter}
-    return _filled(ROW, html, id=claim.id, claim=SHORT[claim.id], sentence=SENTENCES[claim.id])
+def _body(chapter: int, results: Mapping[str, Mapping[str, Finished]]) -> str:
+    """The rows of a chapter's claims. A model that none of them was asked of has one cell, which says why."""
+    found = {claim: judged(results, claim) for claim in CLAIMS if claim.chapter == chapter}
+    asked = {model for by_model in found.values() for model in by_model}
+    first = _filled(CHAPTER, n=len(found), page=PAGES[chapter], number=chapter, source=next(iter(found)).source)
+    rows = []
+    for claim, by_model in found.items():
+        cells = []
+        for model in (model for names in columns(results) for model in names):
+            if model in by_model:
+                cells.append(_cell(claim, model, by_model[model]))
+            elif model in asked or not rows:
+                cells.append(_empty(model, 1 if model in asked else len(found)))
+        html = {"cells": "".join(cells), "chapter": "" if rows else first}
+        rows.append(_filled(ROW, html, id=claim.id, claim=SHORT[claim.id], sentence=SENTENCES[claim.id]))
+    return f"<tbody>{''.join(rows)}</tbody>"
 
 
 def _cell(claim: Claim, model: str, known: Judged) -> str:
-    text = _no_run(model) if known.verdict == NoVerdict.NOT_POSSIBLE else known.short
+    text = _no_run(model) if known.verdict == NoVerdict.NOT_POSSIBLE else ""
     return _filled(
         CELL, kind=str(known.verdict).replace(" ", "-"), group=_group(model), id=claim.id, column=_column(model),
         title=f"{shown(model)}: {known}", mark=MARKS[known.verdict], text=text or known.short,
     )  # fmt: skip
 
 
-def _empty(model: str) -> str:
-    return _filled(EMPTY, group=_group(model), mark=MARKS[NoVerdict.NOT_POSSIBLE], text=_no_run(model) or NOT_ASKED)
+def _empty(model: str, n_rows: int) -> str:
+    text = _no_run(model) or ("no tasks in context" if model in TOYS else NOT_ASKED)
+    return _filled(EMPTY, group=_group(model), n=n_rows, mark=MARKS[NoVerdict.NOT_POSSIBLE], text=text)
 
 
 def _no_run(model: str) -> str:
-    """Why a model is not asked about what the others are, in a few words; empty where its chapters do not tell."""
-    return "needs a run" if model == GPT2_WEIGHTS else "no such task" if model in TOYS else ""
+    return "weights only" if model == GPT2_WEIGHTS else ""
 
 
 def shown(model: str) -> str:
