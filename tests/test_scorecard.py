@@ -64,7 +64,7 @@ def test_what_is_known_of_a_claim_is_shown_where_its_cell_leads(result, verdict)
     known = scorecard.judge(JOINT, result)
     assert known.verdict == verdict and (known.found is None) == (verdict != Verdict.NOT_JUDGED)
     results = {"gpt2": {"sets": result}}
-    html, matrix = scorecard.as_html(results, "https://there"), scorecard.as_matrix(results)
+    html, matrix = scorecard.as_html(results), scorecard.as_matrix(results)
     assert html.count(f"<em>{verdict}</em>") == 1 and known.measured[1:] in html and known.control in html
     (target,) = re.findall(
         rf"href='#(claim-{JOINT.id}-[^']*)'[^>]*><span aria-hidden='true'>{scorecard.MARKS[verdict]}", matrix
@@ -90,7 +90,7 @@ def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it()
         if not results[model]:
             asked = sum(c.chapter in known.chapters and c.experiment in EXPERIMENT_NAMES for c in CLAIMS)
             assert [by[model].verdict for by in of if model in by] == [NoVerdict.NOT_RUN] * asked
-    html, matrix = scorecard.as_html(results, ""), scorecard.as_matrix(results)
+    html, matrix = scorecard.as_html(results), scorecard.as_matrix(results)
     assert (
         html.count("<details class='claim'")
         == len(CLAIMS)

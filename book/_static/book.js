@@ -50,6 +50,20 @@
   addEventListener("hashchange", unfold);
   unfold();
 
+  /* On paper: in the light, what is folded open. Afterwards all as it was. */
+  const folded = [], theme = document.documentElement.dataset;
+  let before;
+  addEventListener("beforeprint", () => {
+    before = theme.theme;
+    theme.theme = "light";
+    folded.push(...document.querySelectorAll("article details:not([open], .figure-links details)"));
+    folded.forEach((details) => { details.open = true; });
+  });
+  addEventListener("afterprint", () => {
+    theme.theme = before;
+    folded.splice(0).forEach((details) => { details.open = false; });
+  });
+
   document.querySelector(".bd-sidebar-primary")?.setAttribute("role", "complementary");
   document.querySelector(".bd-sidebar-primary")?.setAttribute("aria-label", "The book");
 })();

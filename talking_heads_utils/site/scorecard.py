@@ -21,6 +21,7 @@ from talking_heads_utils.experiments.verdicts import Measured, Verdict, listed
 from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
 from talking_heads_utils.models import PLANTED, known_models
 from talking_heads_utils.site.claim_words import SENTENCES, SHORT, control_in_words, in_words, plain, theirs
+from talking_heads_utils.site.sources import REPOSITORY
 from talking_heads_utils.weights.packages import SMOLLM2
 
 if TYPE_CHECKING:
@@ -235,15 +236,15 @@ def _column(model: str) -> str:
     return re.sub(r"\W+", "-", model)
 
 
-def as_html(results: Mapping[str, Mapping[str, Finished]], repository: str) -> str:
+def as_html(results: Mapping[str, Mapping[str, Finished]]) -> str:
     """What every cell stands on: an entry per claim, folded; within it a line per model, with what was measured, its
-    control and the table that both are computed from. repository: its address, where the tables are."""
+    control and the table that both are computed from."""
     entries = []
     there = {model: results[model] for names in columns(results) for model in names}
     for number, claim in enumerate(CLAIMS, 1):
         found = judged(there, claim)
         html = {
-            "lines": "".join(_line(claim, model, known, repository) for model, known in found.items()),
+            "lines": "".join(_line(claim, model, known) for model, known in found.items()),
             "rule": RULE.substitute(id=claim.id) if claim.rule else ".",
         }
         entries.append(_filled(
@@ -254,9 +255,9 @@ def as_html(results: Mapping[str, Mapping[str, Finished]], repository: str) -> s
     return f"<div class='scorecard'>{''.join(entries)}</div>"
 
 
-def _line(claim: Claim, model: str, known: Judged, repository: str) -> str:
+def _line(claim: Claim, model: str, known: Judged) -> str:
     control = f" Control: {known.control}." if known.control else ""
-    table = _data(model, claim.experiment, repository) if known.found else ""
+    table = _data(model, claim.experiment) if known.found else ""
     return _filled(
         LINE, {"table": table}, kind=_group(model), id=claim.id, column=_column(model), mark=MARKS[known.verdict],
         model=shown(model), verdict=known.verdict, control=control,
@@ -264,12 +265,12 @@ def _line(claim: Claim, model: str, known: Judged, repository: str) -> str:
     )  # fmt: skip
 
 
-def _data(model: str, experiment: str, repository: str) -> str:
+def _data(model: str, experiment: str) -> str:
     """A link to a stored table in the repository."""
     known = known_models().get(model)
     folder = results_folder(Path("data/results"), model, known.revision if known else None)
     name = f"{folder.name}/{experiment}.parquet"
-    return _filled(DATA, address=f"{repository}/blob/main/{folder.parent.as_posix()}/{name}", name=name)
+    return _filled(DATA, address=f"{REPOSITORY}/blob/main/{folder.parent.as_posix()}/{name}", name=name)
 
 
 def not_run(model: str) -> str:
