@@ -12,7 +12,7 @@ from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.figures import icl, icl_evidence, icl_redundancy
 from talking_heads_utils.site import icl as said
 from talking_heads_utils.site import sentences
-from talking_heads_utils.site.scorecard import SENTENCES
+from talking_heads_utils.site.claim_words import SENTENCES
 
 
 def shown(figure, entry):

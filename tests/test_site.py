@@ -4,12 +4,15 @@ Runs where TALKING_HEADS_SITE names a built site (`.ci/run` sets it after `make 
 failure, not a skip.
 """
 
+import ast
 import json
 import os
 import re
 from decimal import ROUND_HALF_UP, Decimal
+from html import unescape
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import site_tools
 from site_tools import DESKTOP, PHONE, resize, wait_for
@@ -87,6 +90,20 @@ def test_every_figure_of_a_chapter_is_drawn_numbered_captioned_and_described(dri
     status = re.sub(r"<[^>]+>", " ", (Path(SITE) / "book/status.html").read_text(encoding="utf-8"))
     (recorded,) = re.findall(rf"{page.removesuffix('.html')}\s+[\d-]+ [\d:]+\s+cache\s+([\d.]+)", status)
     assert float(seconds) == pytest.approx(float(recorded), abs=0.6) and int(cores) >= 1
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_figure_has_a_permanent_link_its_data_and_the_lines_that_made_it(page):
+    text = (Path(SITE) / page).read_text(encoding="utf-8")
+    figures = re.findall(r'<figure[^>]* id="(fig-[\w-]+)"(.*?)</figure>', text, re.S)
+    assert len(figures) == text.count('class="plotly-graph-div"')
+    for name, body in figures:
+        (target,) = re.findall(r'<a href="([^"]*_data/[^"]+)" download>', body)
+        path = (Path(SITE) / page).parent / target
+        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        assert path.stem == name and len(table) and path.stat().st_size <= 1_000_000 and f'href="#{name}"' in body
+        (lines,) = re.findall(r"<details><summary>made by</summary>.*?<pre>(.*?)</pre>", body, re.S)
+        assert isinstance(ast.parse(unescape(lines)).body[-1], ast.Expr)
 
 
 def open_explorer(driver, view="", size=DESKTOP):
@@ -306,6 +323,32 @@ def test_a_page_fits_asks_no_other_host_makes_no_error_and_has_no_barrier(driver
     )
     assert found["passes"], "axe looked at nothing"
     assert not [(v["id"], node["target"]) for v in found["violations"] for node in v["nodes"]]
+
+
+def test_on_paper_all_figures_are_drawn_and_whole_in_the_light_and_nothing_is_folded(driver):
+    """And the page is as before when it has been printed."""
+    driver.get("about:blank")
+    driver.get((Path(SITE).resolve() / "book/models.html").as_uri())
+    set_theme(driver, "dark")
+    wait_for(lambda: driver.execute_script("return Boolean(window.Plotly)"))
+    driver.execute_script("""
+        window.seen = [];
+        addEventListener('beforeprint', () => queueMicrotask(() => queueMicrotask(() => { window.seen = [
+            document.documentElement.dataset.theme,
+            [...document.querySelectorAll('.plotly-graph-div')].map(div => div._fullLayout?.width),
+            document.querySelectorAll('article details:not([open], .figure-links details)').length,
+        ]; })));
+    """)
+    assert driver.execute_cdp_cmd("Page.printToPDF", {})["data"]
+    theme, widths, folded = driver.execute_script("return window.seen")
+    assert theme == "light" and len(widths) >= 4 and set(widths) == {660} and folded == 0
+    assert driver.execute_script("return document.documentElement.dataset.theme") == "dark"
+    assert driver.execute_script("return document.querySelectorAll('article details:not([open])').length")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    look = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    assert driver.execute_script(look, "figure", "breakInside") == "avoid"
+    assert driver.execute_script(look, ".bd-sidebar-primary", "display") == "none"
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_a_term_tells_its_entry_to_pointer_and_keys(driver):

@@ -2,6 +2,7 @@
 
 ``style``        the palette, and what figures have in common: menus, sliders, error bars
 ``page``         shows a figure with its caption, in a kernel or on the static page
+``data``         what a figure draws, as a table
 ``heads``        any frame of an ablation, a patch or steering, by one call
 ``composition``  chapter 1: scores of components, their ranks, the links of a circuit
 ``circuit``      chapter 1 and the landing page: who writes to whom

@@ -15,7 +15,7 @@ from talking_heads_utils.experiments.rules import QUARTER, TWENTY
 from talking_heads_utils.experiments.verdicts import listed
 from talking_heads_utils.figures.editing import pareto
 from talking_heads_utils.prompts import ioi
-from talking_heads_utils.site.scorecard import p_in_words, plain
+from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from talking_heads_utils.experiments.inhibition.rivals import BEST_COMPONENT
 from talking_heads_utils.experiments.inhibition.slider import COMPONENT, RANDOM, SECOND
 from talking_heads_utils.experiments.rules import ALPHA, COMPONENTS
 from talking_heads_utils.experiments.verdicts import listed, with_interval
-from talking_heads_utils.site.scorecard import p_in_words, plain
+from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:

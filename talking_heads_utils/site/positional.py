@@ -14,7 +14,7 @@ from talking_heads_utils.experiments.positional.traversal import RANDOM
 from talking_heads_utils.experiments.rules import ALPHA
 from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.figures.positional import FEATURES, lengths_of
-from talking_heads_utils.site.scorecard import p_in_words, plain
+from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:
