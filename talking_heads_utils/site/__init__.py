@@ -1,6 +1,7 @@
 """What only the published book needs.
 
 ``notebook``         which model a chapter adds, on which device, and whether it fits there
+``live``             panels for a kernel, where the reader types prompts
 ``scorecard``        all claims and all models side by side
 ``claim_words``      what claims and their rules say, and how their numbers read
 ``rules``            the rules that judge, each beside its power
