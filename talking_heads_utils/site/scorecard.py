@@ -192,7 +192,7 @@ def _body(chapter: int, results: Mapping[str, Mapping[str, Finished]]) -> str:
     found = {claim: judged(results, claim) for claim in CLAIMS if claim.chapter == chapter}
     asked = {model for by_model in found.values() for model in by_model}
     first = _filled(CHAPTER, n=len(found), page=PAGES[chapter], number=chapter, source=next(iter(found)).source)
-    rows = []
+    rows: list[str] = []
     for claim, by_model in found.items():
         cells = []
         for model in (model for names in columns(results) for model in names):
