@@ -152,10 +152,10 @@ def known(table: pd.DataFrame) -> str:
     """The same exchange in the planted model, of as many components as its channel has dimensions and of fewer."""
     rows = table.query("head == @exchanges.ALL and into == @exchanges.QUERY and set == @exchanges.PREDICTED")
     rows = rows[rows["measure"] == exchanges.LOG_ODDS].sort_values("k")
-    told = listed(f"the first {row['k']} {row['share']:.0%}" for _, row in rows.iterrows())
+    numbers, shares = listed(rows["k"]), listed(f"{share:.0%}" for share in rows["share"])
     return (
-        "*Known answer:* in the planted model the channel has three dimensions. Of each head's effect there, "
-        f"the share that its components carry is: {told}."
+        "*Known answer:* in the planted model the channel has three dimensions. There the first "
+        f"{numbers} components of each head carry {shares} of its effect."
     )
 
 
