@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 FEW = COMPONENTS  # components of a head that the paper's claim allows
 TARGETS = {
-    "seen": "attention to words already named twice or in the same list",
     "named_twice": "attention to words already named twice",
     "same_list": "attention to words of the same list",
     "in_list": "how often they are in a list themselves",
@@ -243,7 +242,7 @@ def moved(table: pd.DataFrame) -> str:
 
 @said
 def attends(table: pd.DataFrame) -> str:
-    mean = table[(table["role"] == "mean") & (table["target"] != "first_token")]
+    mean = table[(table["role"] == "mean") & ~table["target"].isin(["first_token", "seen"])]
     parts = [f"- {TARGETS[row['target']]}: {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]; matched "
              f"components {row['control']:+.1%} ({p_in_words(row['p'])})" for _, row in mean.iterrows()]  # fmt: skip
     return "Where the components are largest, beyond an even share, mean over heads:\n\n" + "\n".join(parts)
