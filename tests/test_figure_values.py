@@ -10,19 +10,15 @@ import torch
 from counted import MODELS, table
 
 from talking_heads_utils.experiments.gate import ANYWHERE
-from talking_heads_utils.experiments.inhibition import links
-from talking_heads_utils.figures import circuit, composition, models
+from talking_heads_utils.figures import composition, models
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.roles import NAME_MOVER, S_INHIBITION, Link
+from talking_heads_utils.roles import S_INHIBITION
 from talking_heads_utils.scores.composition import ReaderScores
 from talking_heads_utils.scores.scores import CompositionScores
 from talking_heads_utils.training import seeds
-
-ROLES = {S_INHIBITION: [Head(0, 1), Head(1, 2)], NAME_MOVER: [Head(2, 0), Head(2, 3)]}
-LINK = Link(S_INHIBITION, NAME_MOVER, "Q", tuple(product(ROLES[S_INHIBITION], ROLES[NAME_MOVER])))
 
 
 def where(rows, **keys) -> pd.DataFrame:
@@ -125,22 +121,6 @@ def assert_on_lines(points, edges) -> None:
     """Each edge's text is a third of the way along it. edges: writer, reader, text."""
     at = [((2 * w.head + r.head) / 3, (2 * w.layer + r.layer) / 3, text) for w, r, text in edges]
     assert list(zip(points.x, points.y, points.text, strict=True)) == at
-
-
-def test_the_landing_figure_s_lines_join_the_heads_of_their_edges():
-    scores = made_scores()
-    figure = circuit.link_figure(scores, LINK, thresholds=[0, 1, 2], start=1)
-    colours = {False: CONTROL, True: role_colour(S_INHIBITION)}
-    for frame in figure.frames:
-        found = links.edges_above(scores, LINK, float(frame.name))
-        at = {figure.data[i].line.color or figure.data[i].marker.color: [] for i in frame.traces}
-        for trace, i in zip(frame.data, frame.traces, strict=True):
-            at[figure.data[i].line.color or figure.data[i].marker.color].append(trace)
-        for known, colour in colours.items():
-            joined, points = at[colour]
-            edges = [edge[:3] for edge in found if edge[3] == known]
-            assert lines(joined) == [edge[:2] for edge in edges] and edges
-            assert_on_lines(points, edges)
 
 
 def ends(trace) -> dict:
@@ -252,7 +232,7 @@ def test_every_seed_has_its_own_accuracies_and_its_channel_s_shares():
 
 def test_no_run_of_a_recipe_is_left_out():
     runs = [seed_run("a", seed, {"n=2": seed / 10}, -0.5, [0.2, 0.4], [0.1, 0.2]) for seed in range(5)]
-    traces = [t for t in after(models.seeds_figure(runs), "a") if t.yaxis == "y"]
+    traces = [t for t in models.seeds_figure(runs).data if t.yaxis == "y"]
     assert {t.name: xy(t) for t in traces} == {f"seed {seed}": {2: seed / 10} for seed in range(5)}
 
 

@@ -3,21 +3,19 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
 from talking_heads_utils import roles
 from talking_heads_utils.experiments import power
-from talking_heads_utils.experiments.inhibition import links
-from talking_heads_utils.figures import circuit, composition, page
+from talking_heads_utils.figures import composition, page
+from talking_heads_utils.figures.landing import one_number_figure
 from talking_heads_utils.figures.power import power_figure
 from talking_heads_utils.labels import Head
 from talking_heads_utils.planted.pair import planted_pair
-from talking_heads_utils.roles import Link
 from talking_heads_utils.scores.scores import compute_scores
-
-ROLES = {"a": [Head(0, 1), Head(0, 2)], "b": [Head(2, 0), Head(2, 3)]}
-LINK = Link("a", "b", "Q", tuple(product(ROLES["a"], ROLES["b"])))
+from talking_heads_utils.site import landing
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +48,6 @@ def test_menus_replace_every_trace_with_that_of_the_reader(scores):
     assert figure.data[0].meta == "L2H0" and update["meta"][0] == "L2H3"
 
 
-def test_the_landing_figure_counts_what_its_slider_leaves(scores):
-    figure = circuit.link_figure(scores, LINK, thresholds=[0, 1, 2], start=1)
-    for frame, step in zip(figure.frames, figure.layout.sliders[0].steps, strict=True):
-        edges = links.edges_above(scores, LINK, float(frame.name))
-        known = sum(edge[3] for edge in edges)
-        assert step.args[0] == (frame.name,)
-        assert (len(frame.data[3].x), len(frame.data[1].x)) == (known, len(edges) - known)
-        of_layer = [sum(writer.layer == layer for writer, *_ in edges) for layer in range(scores.n_layers)]
-        even = sum(of_layer[writer.layer] / scores.n_heads for writer in LINK.writers)
-        title = f"{len(edges)} edges with z of {frame.name} or more: {known} of the 4<br>"
-        assert frame.layout.title.text == f"{title}published ones; evenly within layers it would be {even:.1f}"
-    assert figure.layout.title.text == figure.frames[1].layout.title.text
-    assert list(figure.data[3].text) == list(figure.frames[1].data[3].text)
-
-
 def test_a_figure_for_the_page_carries_caption_and_alternative_text(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
@@ -95,3 +78,26 @@ def test_a_takeaway_begins_with_its_answer_and_gives_numbers_a_line_each():
     text = page.takeaway("It does.", {"a": "1 of 2", "b": "2 of 2"}, "Few prompts.").data
     assert text == "**Takeaway.** It does.\n\n- a: 1 of 2\n- b: 2 of 2\n\nFew prompts."
     assert page.takeaway("It does.").data == "**Takeaway.** It does."
+
+
+def test_the_landing_sliders_steps_show_what_its_rows_hold():
+    """Names on top as the prompt has them; the step of a setting moves bars and control marks to that setting's."""
+    rows = [
+        dict(prompt=prompt, component="L1H0.0", direction=direction, setting=setting, name=name, word=f"{name}{prompt}",
+             attention=0.1 * (k + 1) + 0.01 * i, probability=0.2 * (k + 1) + 0.02 * i)
+        for prompt in (0, 1)
+        for k, direction in enumerate(("component", "random"))
+        for i, (setting, name) in enumerate(product((-1.0, 1.0), ("first", "second")))
+    ]  # fmt: skip
+    table = pd.DataFrame([*rows, rows[0] | dict(prompt=None)]).astype({"prompt": "Int64"})
+    figure = one_number_figure(table)
+    assert list(figure.data[0].y) == ["second0", "first0"]
+    step = figure.layout.sliders[0].steps[0].args[0]
+    assert [list(x) for x in step["x"]] == [[0.11, 0.1], [0.21, 0.2], [0.22, 0.2], [0.42, 0.4]]
+    assert list(figure.data[2].x) == [0.26, 0.24] and list(figure.data[2].text) == ["26%", "24%"]
+
+
+def test_the_landing_page_says_what_its_tables_hold():
+    opening, gone = landing.opening(), landing._removed()
+    assert f"{gone['share']:.0%}" in opening and gone["component"] in opening and opening.count('class="finding"') == 3
+    assert landing.how_sure().count("\n| ") == 9 and landing.hidden().count("* **") == 4

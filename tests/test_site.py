@@ -46,6 +46,9 @@ def open_page(driver, page, size=DESKTOP):
         driver.get_log(log)
     path, mark, fragment = page.partition("#")
     driver.get((Path(SITE).resolve() / path).as_uri() + mark + fragment)
+    driver.execute_script(
+        "for (const fold of document.querySelectorAll('details:has(.plotly-graph-div)')) fold.open = true"
+    )
     for figure in driver.find_elements("css selector", ".plotly-graph-div"):
         driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", figure)
         wait_for(lambda figure=figure: driver.execute_script("return Boolean(arguments[0]._fullLayout)", figure))
@@ -373,6 +376,32 @@ def test_a_page_fits_asks_no_other_host_makes_no_error_and_has_no_barrier(driver
     )
     assert found["passes"], "axe looked at nothing"
     assert not [(v["id"], node["target"]) for v in found["violations"] for node in v["nodes"]]
+
+
+def test_on_paper_all_figures_are_drawn_and_whole_in_the_light_and_nothing_is_folded(driver):
+    """And the page is as before when it has been printed."""
+    driver.get("about:blank")
+    driver.get((Path(SITE).resolve() / "book/models.html").as_uri())
+    set_theme(driver, "dark")
+    wait_for(lambda: driver.execute_script("return Boolean(window.Plotly)"))
+    driver.execute_script("""
+        window.seen = [];
+        addEventListener('beforeprint', () => queueMicrotask(() => queueMicrotask(() => { window.seen = [
+            document.documentElement.dataset.theme,
+            [...document.querySelectorAll('.plotly-graph-div')].map(div => div._fullLayout?.width),
+            document.querySelectorAll('article details:not([open], .figure-links details)').length,
+        ]; })));
+    """)
+    assert driver.execute_cdp_cmd("Page.printToPDF", {})["data"]
+    theme, widths, folded = driver.execute_script("return window.seen")
+    assert theme == "light" and len(widths) >= 4 and set(widths) == {660} and folded == 0
+    assert driver.execute_script("return document.documentElement.dataset.theme") == "dark"
+    assert driver.execute_script("return document.querySelectorAll('article details:not([open])').length")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    look = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    assert driver.execute_script(look, "figure", "breakInside") == "avoid"
+    assert driver.execute_script(look, ".bd-sidebar-primary", "display") == "none"
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_a_term_tells_its_entry_to_pointer_and_keys(driver):

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 NAMES = {slider.FIRST: FIRST_NAME, slider.SECOND: SECOND_NAME}
 MEAN = "mean"  # in place of a prompt's index
+TARGETS = {
+    "seen": "named twice<br>or listed",
+    "named_twice": "words named<br>twice",
+    "same_list": "words of<br>the same list",
+    "in_list": "stands in a<br>list itself",
+}
 
 # --- one prompt ---
 
@@ -218,6 +224,6 @@ def attends_figure(table: pd.DataFrame) -> go.Figure:
             hovertemplate=f"{component}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(tickvals=list(range(len(targets))), ticktext=[words(t).replace(" ", "<br>") for t in targets])
+    figure.update_xaxes(tickvals=list(range(len(targets))), ticktext=[TARGETS.get(t, words(t)) for t in targets])
     figure.update_xaxes(range=[-0.5, len(targets) - 0.5])
     return figure.update_yaxes(title_text="share of attention, less even attention", tickformat=".0%")

@@ -55,7 +55,7 @@ _UNITS = {
 
 def _sizes(row: Any) -> str:
     """How many heads, readers and prompts there are, where that is of account."""
-    counts = {"heads": row.n_heads, "readers": row.n_readers, "prompts": row.n_prompts}
+    counts = {"heads": row.n_heads, "readers": row.n_readers, "prompts": row.n_prompts, "tasks": row.n_tasks}
     return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
 
 

@@ -123,6 +123,7 @@ def with_views(
     layouts: Sequence[dict] | None = None,
 ) -> go.Figure:
     """Add the traces of every view, as many in each, and a dropdown that shows one view at a time, the first at first.
+    A single view has no dropdown.
 
     views: label -> traces. panels: the subplot row of each trace of a view. layouts: as in :func:`menu_of_views`.
     """
@@ -131,6 +132,8 @@ def with_views(
             trace.visible = i == 0
             figure.add_trace(trace, **(dict(row=panels[k], col=1) if panels else {}))
     per_view = len(next(iter(views.values()), ()))
+    if len(views) == 1:
+        return figure.update_layout(layouts[0] if layouts else {})
     return figure.update_layout(updatemenus=[menu_of_views(list(views), per_view, layouts)], margin_t=70)
 
 
