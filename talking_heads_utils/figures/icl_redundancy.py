@@ -68,7 +68,7 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
     """Share of a lost direct effect that others recover, by who they are, beside what they recover of matched heads'
     and beside the post's yardstick; the menu chooses the task, and whether heads go together or one by one. table: of
     :class:`~talking_heads_utils.experiments.icl.backups.BackupRow`."""
-    shown = set(table.loc[table["share"].notna(), "who"])
+    shown = set(table.loc[table["share"].notna() & (table["heads_are"] == Set.CHOSEN), "who"])
     whos = [who for who in WHO if who in shown]
 
     def traces(part: pd.DataFrame) -> list:
