@@ -73,7 +73,7 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
     def traces(part: pd.DataFrame) -> list:
         made = []
         for kind, colour, size in ((Set.MATCHED, CONTROL, 5), (Set.CHOSEN, ACCENT, 10)):
-            rows = part[(part["heads_are"] == kind) & part["share"].notna()]
+            rows = part[(part["heads_are"] == kind) & part["share"].notna() & part["who"].isin(whos)]
             i, of = rows.groupby("who").cumcount(), rows.groupby("who")["who"].transform("size")
             x = [whos.index(Who(who)) + 0.6 * ((j + 0.5) / k - 0.5) for who, j, k in zip(rows["who"], i, of)]
             mark = marks(rows, x, "share", f"{kind} heads", colour, before=[f"without {out}" for out in rows["out"]])
