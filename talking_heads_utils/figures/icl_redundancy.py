@@ -18,6 +18,7 @@ from talking_heads_utils.figures.icl import (
     marks,
     over_tasks,
     task_name,
+    upright_or_slanted,
     views_of,
 )
 from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, new_figure, with_views
@@ -81,9 +82,9 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
             made.append(mark.update(error_y=None) if kind == Set.MATCHED else mark)
         return made
 
-    figure, singly = new_figure(330, legend_y=-0.32), "one by one"
+    figure, singly = upright_or_slanted(new_figure(330)), "one by one"
     figure.add_hline(y=0, line=NULL_LINE)
-    ticks = dict(tickvals=list(range(len(whos))), ticktext=[WHO[who] for who in whos], tickangle=0)
+    ticks = dict(tickvals=list(range(len(whos))), ticktext=[WHO[who] for who in whos])
     figure.update_xaxes(**ticks, range=[-0.5, len(whos) - 0.5])
     figure.update_yaxes(title_text="share recovered", tickformat=".0%")
     table = table.assign(how=["together" if n > 1 else singly for n in table["n_heads"]])
