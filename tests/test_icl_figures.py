@@ -202,7 +202,7 @@ def test_figures_take_tables_that_were_stored(tmp_path):
     (said.slopes, made.slope_rows(), ("A and B: 0.100 [0.080, 0.130] nats a label",)),
     (said.readers, made.reader_rows(), ("reader 60% [58%, 63%], the best rival (saturating) 55%, a difference",)),
     (said.sums, made.sum_rows(), ("A and B: 0.88 [0.86, 0.91] for 2 examples, 0.86",)),
-    (said.looks_back, made.looks_back_rows(), ("heads that matter: 52%, which is +37% beyond", "others: 22%")),
+    (said.looks_back, made.looks_back_rows(), ("heads that matter: 52% (+37% from an even", "others: 22%")),
     (said.parts, made.part_rows(), ("plural: MLP 2, word -40%, form -1%",)),
 ])  # fmt: skip
 def test_what_is_said_holds_its_rows_numbers(say, table, words):

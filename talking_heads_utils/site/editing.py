@@ -77,7 +77,7 @@ def removal(table: pd.DataFrame) -> str:
             own["share_high"] < QUARTER) else "about a quarter"  # fmt: skip
         parts.append(f"- {prompts}: without {own['component']}, {share(own, ends='share_')} of I(m) is gone, {enough}.")
     ps = table.loc[table["chosen_by"] == "selection", "p_holm"].dropna()
-    beside = f"\n\nAgainst matched components each is {_up_to(ps)} after Holm's correction." if len(ps) else ""
+    beside = f"\n\nMatched components: {_up_to(ps)} for each, after Holm's correction." if len(ps) else ""
     return "\n".join(parts) + beside
 
 
@@ -173,7 +173,11 @@ def costs(table: pd.DataFrame) -> str:
 def tried(table: pd.DataFrame) -> str:
     front = pareto(table)
     free, most = front[front["text_loss"] <= 0], front.iloc[-1]
-    costless = f"{len(free)} of these cost no loss on text" if len(free) else "each of these costs some loss on text"
+    costless = (
+        f"{len(free)} of these cost{'s' * (len(free) == 1)} no loss on text"
+        if len(free)
+        else "each of these costs some loss on text"
+    )
     return (
         f"Of {len(table)} edits, {len(front)} are beaten by no other in both gain and cost; {costless}. The one that "
         f"gains most, {most['edit']}, gains {points(most)} points and costs {most['text_loss']:+.3f} nats a token."

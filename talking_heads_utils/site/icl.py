@@ -103,7 +103,7 @@ def patches(table: pd.DataFrame) -> str:
         best = patched["accuracy"].idxmax()
         parts.append(
             f"- {seen(b_sees)}: B alone is right in {b:.0%}, with A's stream of layer {best} in "
-            f"{patched['accuracy'].max():.0%}; A itself in {a:.0%}. Later patches copy A's own answer, in up to "
+            f"{patched['accuracy'].max():.0%}; A itself in {a:.0%}. Patches copy A's own answer in up to "
             f"{patched['copied'].max():.0%}."
         )
     return f"Means over {table['task'].nunique()} tasks, with no head of A out:\n\n" + "\n".join(parts)
@@ -297,7 +297,7 @@ def looks_back(table: pd.DataFrame) -> str:
     """Attention to earlier answers of heads that matter, and of others, over tasks."""
     table = table.assign(beyond=table["to_y"] - table["even"])
     by = table.groupby(table["important"].astype(bool))[["beyond", "to_y", "to_x"]].mean()
-    told = [f"- {name}: {row['to_y']:.0%}, which is {row['beyond']:+.0%} beyond an even share; to earlier x "
+    told = [f"- {name}: {row['to_y']:.0%} ({row['beyond']:+.0%} from an even share); to earlier x "
             f"{row['to_x']:.0%}" for key, name in ((True, "heads that matter"), (False, "others")) if key in by.index
             for row in [by.loc[key]]]  # fmt: skip
     return "Mean attention to earlier answers, from the tokens before answers:\n\n" + "\n".join(told)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 FEW = COMPONENTS  # components of a head that the paper's claim allows
 TARGETS = {
-    "seen": "attention to words already named twice or in the same list",
     "named_twice": "attention to words already named twice",
     "same_list": "attention to words of the same list",
     "in_list": "how often they are in a list themselves",
@@ -152,10 +151,10 @@ def known(table: pd.DataFrame) -> str:
     """The same exchange in the planted model, of as many components as its channel has dimensions and of fewer."""
     rows = table.query("head == @exchanges.ALL and into == @exchanges.QUERY and set == @exchanges.PREDICTED")
     rows = rows[rows["measure"] == exchanges.LOG_ODDS].sort_values("k")
-    told = listed(f"the first {row['k']} {row['share']:.0%}" for _, row in rows.iterrows())
+    numbers, shares = listed(rows["k"]), listed(f"{share:.0%}" for share in rows["share"])
     return (
-        "*Known answer:* in the planted model the channel has three dimensions. Of each head's effect there, "
-        f"the share that its components carry is: {told}."
+        "*Known answer:* in the planted model the channel has three dimensions. There the first "
+        f"{numbers} components of each head carry {shares} of its effect."
     )
 
 
@@ -243,7 +242,7 @@ def moved(table: pd.DataFrame) -> str:
 
 @said
 def attends(table: pd.DataFrame) -> str:
-    mean = table[(table["role"] == "mean") & (table["target"] != "first_token")]
+    mean = table[(table["role"] == "mean") & ~table["target"].isin(["first_token", "seen"])]
     parts = [f"- {TARGETS[row['target']]}: {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]; matched "
              f"components {row['control']:+.1%} ({p_in_words(row['p'])})" for _, row in mean.iterrows()]  # fmt: skip
     return "Where the components are largest, beyond an even share, mean over heads:\n\n" + "\n".join(parts)
