@@ -11,6 +11,7 @@ import re
 from decimal import ROUND_HALF_UP, Decimal
 from html import unescape
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from site_tools import DESKTOP, PHONE, resize, wait_for
 from talking_heads_utils import roles
 from talking_heads_utils.components import relative_gap
 from talking_heads_utils.figures.style import KIND_READS, ROLE_COLOURS
+from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
 from talking_heads_utils.provenance import versions
 from talking_heads_utils.scores.scores import load_shipped_scores
@@ -44,6 +46,9 @@ def open_page(driver, page, size=DESKTOP):
         driver.get_log(log)
     path, mark, fragment = page.partition("#")
     driver.get((Path(SITE).resolve() / path).as_uri() + mark + fragment)
+    driver.execute_script(
+        "for (const fold of document.querySelectorAll('details:has(.plotly-graph-div)')) fold.open = true"
+    )
     for figure in driver.find_elements("css selector", ".plotly-graph-div"):
         driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", figure)
         wait_for(lambda figure=figure: driver.execute_script("return Boolean(arguments[0]._fullLayout)", figure))
@@ -177,7 +182,8 @@ def test_a_component_of_the_explorer_page_has_its_own_readers(driver):
     for row in written[:3]:
         table = scores.table(row[1], row[2][0])
         assert row == shown(table[table["writer"] == "L8H10.1"].iloc[0], row[2][0], row[1])
-    assert len(driver.find_elements("css selector", ".atlas-edge")) == len(written) + len(rows(driver, "L8H10 reads"))
+    assert len(driver.find_elements("css selector", ".atlas-edge")) == len(written), "what the head reads is listed"
+    assert rows(driver, "L8H10 reads")
 
 
 def test_the_overview_of_the_explorer_page_counts_every_pair(driver):
@@ -234,8 +240,55 @@ def test_the_address_of_the_explorer_page_is_its_view(driver):
     assert view(driver)[1] == "All heads"
 
 
+def test_the_explorer_page_shows_smollm2_by_the_numbers_of_the_book(driver):
+    """Loaded when it is chosen; scores by another route, effects out of the tables; chooser, search and links work."""
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.select import Select
+
+    table = {
+        name: pd.read_parquet(data_dir() / f"results/smollm2/{name}.parquet") for name in ("prediction", "effects")
+    }
+    loaded = "return [...document.querySelectorAll('script[src*=\"atlas-\"]')].map(s => s.src.split('/').pop())"
+    open_explorer(driver)
+    assert view(driver) == ["#L8H10.1", "L8H10.1 (S-inhibition)"]
+    assert driver.execute_script(loaded) == ["atlas-gpt2-small.js"]
+    Select(driver.find_element("id", "atlas-model")).select_by_visible_text("SmolLM2 135M")
+    wait_for(lambda: view(driver) == ["#smollm2:L20H0.0", "L20H0.0 (S-inhibition)"])
+    assert driver.execute_script("return document.activeElement.id") == "atlas-model"
+    effects = table["effects"].query("head == 'L20H0' and component == 0").set_index("mover")
+    written = {row[1]: float(row[3]) for row in rows(driver, "L20H0.0 writes") if row[2].startswith("Q")}
+    (at_0,) = table["prediction"].query("head == 'L20H0' and component == 0")["score_at_0"]
+    assert sum(written[mover] for mover in effects.index) / len(effects) == pytest.approx(at_0, abs=1e-3)
+    shown = {re.search(r"from (L\d+H\d+)", row[0])[1]: row for row in rows(driver, "What") if "removed" in row[0]}
+    for mover, row in effects.iterrows():
+        numbers = [float(part) for part in re.findall(r"[+-][\d.]+", shown[mover][1].replace("−", "-"))]
+        assert numbers == pytest.approx([row["effect"], row["low"], row["high"]], abs=1e-3)
+        assert shown[mover][2] == str(row["n"])
+    for link in driver.find_elements("css selector", ".atlas-measured a.elsewhere"):
+        page, _, anchor = link.get_attribute("href").partition("#")
+        assert f'id="{anchor}"' in Path(unquote(urlsplit(page).path)).read_text(encoding="utf-8")
+    search = driver.find_element("id", "atlas-search")
+    search.clear()
+    search.send_keys("l19h2.7", Keys.ENTER)
+    assert view(driver) == ["#smollm2:L19H2.7", "L19H2.7 (S-inhibition)"]
+    driver.back()
+    wait_for(lambda: view(driver)[0] == "#smollm2:L20H0.0")
+    driver.back()
+    wait_for(lambda: view(driver) == ["#L8H10.1", "L8H10.1 (S-inhibition)"])
+    open_explorer(driver, "#smollm2:L19H2.7")
+    assert view(driver)[1] == "L19H2.7 (S-inhibition)" and driver.execute_script(loaded) == ["atlas-smollm2.js"]
+    open_explorer(driver, "#llama:L1H0")
+    assert "no model “llama”" in driver.find_element("id", "atlas-error").text and view(driver)[0] == "#L8H10.1"
+
+
+@pytest.mark.parametrize("model", ["gpt2-small", "smollm2"])
+def test_each_models_scores_are_a_small_file_of_their_own(model):
+    path = Path(SITE) / f"_static/atlas-{model}.js"
+    assert path.stat().st_size < 1_500_000 and '"missing"' not in path.read_text(encoding="utf-8")[:200]
+
+
 @pytest.mark.parametrize(
-    ("text", "says"), [("8.10", "Write layer and head"), ("L12H0", "has no L12H0"), ("L1H1.64", "has no")]
+    ("text", "says"), [("8.10", "write layer and head"), ("L12H0", "has no L12H0"), ("L1H1.64", "has no")]
 )
 def test_the_explorer_page_says_what_is_wrong_with_a_label(driver, text, says):
     open_explorer(driver, "#L8H10")

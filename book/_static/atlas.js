@@ -244,8 +244,10 @@
     svg("rect", { x: x - place.step / 2, y: y - place.row / 2, width: place.step, height: place.row, rx: 4 }),
     svg("circle", { cx: x, cy: y, r: place.radius, style: role ? `fill: ${atlas.colours.roles[role]}` : null }));
     if (place.step > 40 && state.head !== null && !apart) {
-      const beside = place.row < 40 ? { x: x + place.radius + 3, y: y + 4, class: "beside" } : { x, y: y + place.radius + 10 };
-      group.append(svg("text", { ...beside, "aria-hidden": "true" }, headName(head)));
+      const last = head % atlas.nHeads === atlas.nHeads - 1, off = place.radius + 3; // no room to the right of the last
+      const at = place.row > 40 ? { x, y: y + place.radius + 10 } :
+        { x: x + (last ? -off : off), y: y + 4, class: last ? "before" : "beside" };
+      group.append(svg("text", { ...at, "aria-hidden": "true" }, headName(head)));
     }
     return group;
   };
@@ -284,7 +286,7 @@
     const cell = event.target.closest("[data-head]");
     if (!cell) return;
     focused = Number(cell.dataset.head);
-    if (focused === state.head) overview(); else choose(focused);
+    if (focused === state.head && state.component === null) overview(); else choose(focused);
   };
   const onGraphKey = (event) => {
     const cell = event.target.closest("[data-head]"), n = atlas.nHeads;
@@ -356,7 +358,7 @@
       `${(100 * value ** 2 / total).toFixed(1)}%`, gap(values, i).toFixed(3), String(readers[i]),
       ...(effects.length ? [strongest(i) ? `${signed(strongest(i).effect)} on ${strongest(i).of}` : ""] : [])]);
     const made = table(`Components of ${headName(state.head)}`, ["component", "singular value", "share", "gap",
-      "inputs that read it", ...(effects.length ? ["largest effect of its removal on a mover"] : [])], rows);
+      "inputs that read it", ...(effects.length ? ["largest effect"] : [])], rows);
     made.querySelectorAll("tbody tr")[state.component]?.setAttribute("aria-current", "true");
     return made;
   };

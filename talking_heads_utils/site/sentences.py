@@ -37,7 +37,7 @@ def share(row: Any, value: str = "share", ends: str = "") -> str:
 
 def _verdict(known: scorecard.Judged) -> str:
     measured = f"; {known.measured}" if known.measured else ""
-    return f"**{known.verdict}**{measured}{f' ({known.control})' if known.control else ''}"
+    return f"**{known.verdict}**{measured}"
 
 
 @said
