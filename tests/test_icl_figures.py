@@ -22,7 +22,7 @@ def shown(figure, entry):
 def test_tasks_are_shown_with_most_examples_of_the_held_out_half():
     table = made.task_rows()
     figure = icl.tasks_figure(table)
-    tasks = [t.replace("<br>", "_") for t in figure.layout.xaxis.ticktext]
+    tasks = [t.replace(" ", "_") for t in figure.layout.xaxis.ticktext]
     for kind, (name, _) in icl.ASKED.items():
         rows = where(table, half="held-out", examples=kind, n_examples=10)
         trace = by_name(figure.data)[f"examples: {name}"]
@@ -83,7 +83,7 @@ def test_chosen_sets_stand_beside_matched_ones_of_their_task():
     table = made.set_rows()
     figure = icl_redundancy.redundancy_figure(table)
     assert figure.layout.updatemenus[0].buttons[0].label == "5 heads, at the last token"
-    assert list(figure.layout.xaxis.ticktext)[0] == "mean<br>over<br>tasks"
+    assert list(figure.layout.xaxis.ticktext)[0] == "mean over tasks"
     tasks = (OVER_TASKS, *TASKS)
     for where_, at in (("end", "at the last token"), ("all", "at all tokens")):
         traces = shown(figure, f"5 heads, {at}")

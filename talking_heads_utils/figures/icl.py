@@ -117,7 +117,7 @@ def tasks_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def over_tasks(figure: go.Figure, tasks: Sequence[str]) -> go.Figure:
-    ticks = [task_name(task).replace(" ", "<br>") for task in tasks]
+    ticks = [task_name(task) for task in tasks]
     figure.update_xaxes(tickvals=list(range(len(tasks))), ticktext=ticks, range=[-0.5, len(tasks) - 0.5])
     return upright_or_slanted(figure)
 

@@ -84,7 +84,7 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
 
     figure, singly = upright_or_slanted(new_figure(330)), "one by one"
     figure.add_hline(y=0, line=NULL_LINE)
-    ticks = dict(tickvals=list(range(len(whos))), ticktext=[WHO[who] for who in whos])
+    ticks = dict(tickvals=list(range(len(whos))), ticktext=[WHO[who].replace("<br>", " ") for who in whos])
     figure.update_xaxes(**ticks, range=[-0.5, len(whos) - 0.5])
     figure.update_yaxes(title_text="share recovered", tickformat=".0%")
     table = table.assign(how=["together" if n > 1 else singly for n in table["n_heads"]])
