@@ -427,6 +427,33 @@ def test_a_term_tells_its_entry_to_pointer_and_keys(driver):
         assert not tip.is_displayed()
 
 
+def test_the_scorecard_fits_a_screen_and_a_cell_opens_what_it_stands_on(driver):
+    """By key; a cell without a verdict says why, its rule stands a link away, and leads back."""
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(driver, "book/scorecard.html")
+    bottom = "return document.querySelector('table.claims').getBoundingClientRect().bottom"
+    assert driver.execute_script(bottom) <= DESKTOP[1]
+    entries = driver.find_elements("css selector", "details.claim")
+    assert len(entries) > 20 and not any(entry.get_attribute("open") for entry in entries)
+    cell = driver.find_element("css selector", ".claims td.not-judged.real a")
+    assert re.search(r"\d+/\d+ \w+", cell.text)
+    cell.send_keys(Keys.ENTER)
+    line = driver.find_element("id", cell.get_attribute("href").partition("#")[2])
+    wait_for(lambda: line.is_displayed())
+    assert (
+        "not judged" in line.text
+        and 0 <= driver.execute_script("return arguments[0].getBoundingClientRect().top", line) < DESKTOP[1]
+    )
+    rule = line.find_element("xpath", "..").find_element("css selector", "a[href^='rules.html']").get_attribute("href")
+    open_page(driver, "book/" + rule.rpartition("/")[2])
+    entry = driver.find_element("id", rule.partition("#")[2])
+    assert (
+        entry.get_attribute("open")
+        and entry.find_element("css selector", "a[href^='scorecard.html#claim-']").is_displayed()
+    )
+
+
 def test_a_tip_stays_on_a_narrow_page(driver):
     open_page(driver, "book/method.html", PHONE)
     tip = driver.find_element("id", "term-tip")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from html import escape
 from string import Template
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from talking_heads_utils.experiments.claims import BY_ID, ClaimId
 from talking_heads_utils.experiments.power import SPOKEN_OF
+from talking_heads_utils.figures.power import sizes
 from talking_heads_utils.site.claim_words import RULES, SENTENCES
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ENTRY = Template(
     "<details class='claim' id='rule-$id'><summary>$chapter $claim</summary><p>$rule</p><p>$power "
@@ -32,15 +31,26 @@ def power_in_words(table: pd.DataFrame, claim: str) -> str:
     )
 
 
+def _by_world(some: pd.DataFrame) -> pd.DataFrame:
+    """A claim's rows as they are shown: what the worlds hold, how many there are, and how often the rule says what."""
+    shown = pd.DataFrame({
+        "world": some["world"], "claim is": some["truth"].map({True: "true", False: "false"}),
+        "effect": some["effect_size"].map("{:g}".format), "noise": some["noise"].map("{:g}".format),
+        "of": [f"{sizes(row)}{'' if row.judged else ' (too few)'}" for row in some.itertuples()],
+        "worlds": some["n_worlds"].map("{:,}".format),
+    })  # fmt: skip
+    verdicts = some[["supported", "not_supported", "undecided"]].map("{:.1%}".format)
+    return shown.join(verdicts.rename(columns={"not_supported": "not supported"}))
+
+
 def as_html(table: pd.DataFrame) -> str:
     """An entry per claim, folded: its rule, the rule's power in words and kind of world by kind of world."""
     entries = []
     for claim in table["claim"].unique():
-        some = table[table["claim"] == claim].drop(columns=["claim", "seed"])
-        shown = some.loc[:, (some != 0).any()].rename(columns=lambda name: name.replace("_", " "))
+        shown = _by_world(table[table["claim"] == claim])
         entries.append(ENTRY.substitute(
             id=claim, claim=escape(SENTENCES[ClaimId(claim)]), rule=escape(RULES[ClaimId(claim)]),
             chapter=f"Chapter {BY_ID[ClaimId(claim)].chapter}.", power=escape(power_in_words(table, claim)),
-            table=shown.to_html(index=False, border=0, float_format="{:.3g}".format),
+            table=shown.to_html(index=False, border=0),
         ))  # fmt: skip
     return "".join(entries)

@@ -261,7 +261,7 @@ def _line(claim: Claim, model: str, known: Judged) -> str:
     return _filled(
         LINE, {"table": table}, kind=_group(model), id=claim.id, column=_column(model), mark=MARKS[known.verdict],
         model=shown(model), verdict=known.verdict, control=control,
-        measured=f". {known.measured[0].upper()}{known.measured[1:]}." if known.measured else ".",
+        measured=f". {known.measured[0].upper()}{known.measured[1:].rstrip('.')}." if known.measured else ".",
     )  # fmt: skip
 
 
