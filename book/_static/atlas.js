@@ -105,7 +105,7 @@
   };
 
   /* Where no z is chosen, an overview shows few edges and a head all that stand out. */
-  const leastZ = ({ head, z }) => z ?? (head === null ? overviewZ() : START_Z);
+  const leastZ = ({ head, z }) => z ?? (head === null ? overviewZ() : Math.min(START_Z, overviewZ()));
   const WHOLE = { head: null, component: null, kind: ALL, rank: Infinity };
   const overviewZ = () => atlas.overviewZ ??= Math.ceil(
     edgesOf({ ...WHOLE, z: atlas.least_z }).edges[FEW_EDGES]?.z ?? atlas.least_z);
@@ -158,7 +158,7 @@
   const readAddress = async () => {
     const asked = location.hash, { model, view } = split(asked), known = model === FIRST || Object.hasOwn(MODELS, model);
     let error = known ? await show(model, asked) :
-      `This page has no model “${model}”: it has ${Object.keys(MODELS).join(" and ") || "one"}.`;
+      `This page has no model “${model}”${FIRST ? `: it has ${Object.keys(MODELS).join(" and ")}` : ", but one alone"}.`;
     if (error && !atlas) error = [await show(FIRST, asked), error].filter(Boolean)[0];
     if (asked !== location.hash) return; // the reader went on
     if (!atlas) { parts.status.textContent = error; return; }
