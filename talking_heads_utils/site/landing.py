@@ -26,23 +26,23 @@ def _table(name: str, model: str = MODEL) -> pd.DataFrame:
     return scorecard.table_of(model, name)
 
 
-def example() -> tuple[str, str, str]:
-    """The prompt of the landing figure, the component that is moved, and the number of prompts of its mean."""
+def example() -> tuple[str, str]:
+    """The prompt of the landing figure, and of how many prompts there is a mean."""
     table = _table("slider")
     one, mean = table[table["prompt"].eq(0).fillna(False)].iloc[0], table[table["prompt"].isna()].iloc[0]
-    return one["text"], one["component"], f"{mean['n']:,}"
+    return one["text"], f"{mean['n']:,}"
 
 
 def opening() -> str:
     """Three findings with one number each, and three ways on, as HTML."""
     gone, edit, joint = _removed(), _edit(), _joint()
     cards = [
-        ("01_inhibition_heads", f"{gone['share']:.0%}", f"of the preference that SmolLM2's name movers have for the "
-         f"right name goes with one component of one head, {gone['component']}."),
-        ("03_weight_editing", f"{edit['gain']:+.0f} points", f"more lists of {edit['n_items']} are answered right once "
-         f"{edit['edit'].count(',') + 1} heads are rescaled. Other tasks pay for it."),
-        ("04_icl_redundancy", f"{joint.value:.1f} times", f"the sum of their single costs is what "
-         f"{measures.N_JUDGED} heads cost together: in context, heads are redundant."),
+        ("01_inhibition_heads", f"{gone['share']:.0%}", "of the name movers' preference for the right name goes "
+         f"with one component, {gone['component']}."),
+        ("03_weight_editing", f"{edit['gain']:+.0f} points", f"on lists of {edit['n_items']} by rescaling "
+         f"{edit['edit'].count(',') + 1} heads. Other tasks pay."),
+        ("04_icl_redundancy", f"{joint.value:.1f} times", f"the sum of their single costs is what {measures.N_JUDGED} "
+         "heads cost together, in context."),
     ]  # fmt: skip
     found = "".join(f'<a class="finding" href="../notebooks/{page}.html"><b>{number}</b> {text}</a>'
                     for page, number, text in cards)  # fmt: skip
