@@ -13,16 +13,17 @@ from talking_heads_utils.figures.style import CONTROL, FIRST_NAME, NO_BUTTONS, S
 if TYPE_CHECKING:
     import pandas as pd
 
-PANELS = {"attention": "name movers look at", "probability": "the model says next"}
+PANELS = {"attention": "name movers look at", "probability": "model says next"}
 
 
-def one_number_figure(table: pd.DataFrame, prompt: int = 0, *, start: float = 1.0) -> go.Figure:
-    """Bars of both names: the name movers' attention, and the answer's probability. The slider sets one coefficient;
+def one_number_figure(table: pd.DataFrame, prompt: int = 0) -> go.Figure:
+    """Bars of both names: the name movers' attention, and the answer's probability. The slider sets one coefficient, at
+    first as it is by itself;
     grey marks: a random direction moved as far. table: of
     :class:`~talking_heads_utils.experiments.inhibition.slider.SliderRow`."""
     part = table[table["prompt"].eq(prompt).fillna(False)].sort_values("setting")
     settings = sorted(part["setting"].unique())
-    at = min(range(len(settings)), key=lambda i: abs(settings[i] - start))
+    at = min(range(len(settings)), key=lambda i: abs(settings[i] - part["plain"].iloc[0]))
     figure = make_subplots(1, 2, subplot_titles=list(PANELS.values()), shared_yaxes=True, horizontal_spacing=0.06,
                            figure=new_figure(170, showlegend=False))  # fmt: skip
     words = part.drop_duplicates("name").set_index("name")["word"]

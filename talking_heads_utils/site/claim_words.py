@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import isfinite, isnan
 
 from talking_heads_utils.experiments.claims import Claim, ClaimId
 from talking_heads_utils.experiments.icl import post
@@ -185,7 +185,7 @@ def control_in_words(found: Measured) -> str:
     if not found.control_label:
         return ""
     control = _number(found.control, found.control_low, found.control_high, found.unit)
-    also = [f"{plain(name)} {value:.3g}" for name, value in found.also.items()]
+    also = [f"{plain(name)} {value:.3g}" for name, value in found.also.items() if isfinite(value)]
     p = [] if isnan(found.p) else [p_in_words(found.p)]
     return ", ".join([f"{plain(found.control_label)} {control}", *p, *also])
 

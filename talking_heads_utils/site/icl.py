@@ -116,8 +116,12 @@ def layers_out(table: pd.DataFrame) -> str:
     for how, rows in (table[table["task"] == OVER_TASKS]).groupby("how", sort=False):
         own = rows[rows["posts"].astype(bool)].iloc[0]
         worse = (rows["change"] < own["change"]).sum()
+        layers = sorted({*rows["a"], *rows["b"]})
+        mildest = {layer: rows[(rows["a"] == layer) | (rows["b"] == layer)]["change"].max() for layer in layers}
+        worst = min(mildest, key=mildest.__getitem__)
         parts.append(f"- by {'zeros' if how == 'zero' else 'exchange'}: {_signed(own, 'change')}; {worse} of the "
-                     f"{len(rows) - 1} other pairs cost more, the worst {rows['change'].min():+.0%}")  # fmt: skip
+                     f"{len(rows) - 1} other pairs cost more, the worst {rows['change'].min():+.0%}. Every pair with "
+                     f"layer {worst} costs {mildest[worst]:+.0%} or more")  # fmt: skip
     own = table[table["posts"].astype(bool)].iloc[0]
     told = f"Change of accuracy without the post's layers, {own['a']} and {own['b']}, over tasks:\n\n"
     return told + "\n".join(parts) if parts else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils import roles
+from talking_heads_utils.experiments.claims import BY_ID, ClaimId
 from talking_heads_utils.experiments.icl import measures
 from talking_heads_utils.experiments.icl.backups import Who
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
@@ -37,15 +38,15 @@ def opening() -> str:
     """Three findings with one number each, and three ways on, as HTML."""
     gone, edit, joint = _removed(), _edit(), _joint()
     cards = [
-        ("01_inhibition_heads", f"{gone['share']:.0%}", "of the name movers' preference for the right name goes "
-         f"with one component, {gone['component']}."),
-        ("03_weight_editing", f"{edit['gain']:+.0f} points", f"on lists of {edit['n_items']} by rescaling "
-         f"{edit['edit'].count(',') + 1} heads. Other tasks pay."),
-        ("04_icl_redundancy", f"{joint.value:.1f} times", f"the sum of their single costs is what {measures.N_JUDGED} "
-         "heads cost together, in context."),
+        ("03_weight_editing.html#fig-removal", "All", f"of the name movers' preference for the right name goes with one "
+         f"component, {gone['component']}: {gone['share']:.0%}."),
+        ("03_weight_editing.html#fig-edit-gains", f"{edit['gain']:+.0f} points", f"on lists of {edit['n_items']} by "
+         f"rescaling {edit['edit'].count(',') + 1} whole heads. Other tasks pay."),
+        ("04_icl_redundancy.html#fig-redundancy", f"{joint.value:.1f} times", "the sum of their single costs is what "
+         f"{measures.N_JUDGED} heads cost together, in context."),
     ]  # fmt: skip
-    found = "".join(f'<a class="finding" href="../notebooks/{page}.html"><b>{number}</b> {text}</a>'
-                    for page, number, text in cards)  # fmt: skip
+    found = "".join(f'<a class="finding" href="../notebooks/{place}"><b>{number}</b> {text}</a>'
+                    for place, number, text in cards)  # fmt: skip
     ways = {"#five-minutes": "Read (5 minutes)", COLAB.format("01_inhibition_heads"): "Run it (Colab)",
             "own_model.html": "Use it on your model"}  # fmt: skip
     links = "".join(f'<a class="way" href="{to}">{name}</a>' for to, name in ways.items())
@@ -81,16 +82,16 @@ def hidden() -> str:
     sizes = sorted({run["dimension"] for run in place})
     found = sum(bool(run["inhibition_heads"]) for run in without)
     return f"""
-* **GPT-2's channel is specific.** What S-inhibition heads write stands at the {own["value"]:.0f}th percentile of
-  what the name movers' queries read. For their keys and values, and for other readers, that is
-  {others["value"].min():.0f} to {others["value"].max():.0f} ([chapter 1](../notebooks/01_inhibition_heads.ipynb)).
-* **Training without constraints yields no channel.** In {found} of {len(without)} toys that were free to do as they
-  like was an inhibition head found ([seeds](#seeds)).
+* **GPT-2's channel is specific.** What S-inhibition heads write stands at percentile {own["value"]:.0f} of what the name
+  movers' queries read. For their keys and values, and for other readers, that is
+  {others["value"].min():.0f} to {others["value"].max():.0f} ([chapter 1](#fig-links)).
+* **Training without constraints showed no channel.** In {found} of {len(without)} toys that were free to do as they
+  like was an inhibition head found. The test is weak there ([seeds](#seeds)).
 * **Heads vary with the seed, the dimension does not.** The strongest inhibition heads of three `mini-place` are
   {listed(strongest)}; each channel has {listed([str(size) for size in sizes])} dimensions ([seeds](#seeds)).
-* **A free yardstick makes backups out of rescaling.** By it other heads recover {free["share"]:.0%}
-  [{free["low"]:.0%}, {free["high"]:.0%}] of what is lost; with direction and norm held, {held["share"]:.0%}
-  [{held["low"]:.0%}, {held["high"]:.0%}] ([chapter 4](../notebooks/04_icl_redundancy.ipynb)).
+* **Rescaling looks like backup.** Measured along the changed run's own stream, other heads seem to recover
+  {free["share"]:.0%} [{free["low"]:.0%}, {free["high"]:.0%}] of what is lost. With direction and scale held it is
+  {held["share"]:.0%} [{held["low"]:.0%}, {held["high"]:.0%}] ([chapter 4](#fig-backups)).
 """
 
 
@@ -110,7 +111,7 @@ def _names() -> list[Line]:
     return [
         (f"{inhibit['heads']} inhibit S in SmolLM2's name movers: {inhibit['share']:.0%} of the change from clean to "
          "third-name prompts", f"{inhibit['n']} held-out prompts, {inhibit['n_sets']:.0f} matched sets, "
-         f"p ≤ {inhibit['p']:.2f} ([1](#fig-prompt))"),
+         f"p ≤ {inhibit['p']:.2f} ([models](#fig-exchanged-roles))"),
         (f"Without {gone['component']} in their queries, its name movers lose {gone['share']:.0%} "
          f"[{gone['share_low']:.0%}, {gone['share_high']:.0%}] of their preference for IO",
          f"{gone['n']} held-out prompts, {gone['n_draws']} matched components, p = {gone['p_holm']:.2f} "
@@ -120,20 +121,19 @@ def _names() -> list[Line]:
 
 def _lists() -> list[Line]:
     gate = _table("gate").query("task == 'laundry' and order == 'all' and index == -1").set_index("n_items")["accuracy"]
-    dims = _table("interchange").query("subspace == 'chosen' and donor == 'other_items' and n_items == 4 and "
-                                       "measure == 'logit_difference'").set_index("k")  # fmt: skip
+    three = BY_ID[ClaimId.THREE_DIMENSIONS].measure(_table("interchange"))
     scales = _table("scales").query("subspace == 'chosen' and scale == 2 and n_items == 6").iloc[0]
-    edit, one, three = _edit(), dims.loc[1], dims.loc[3]
+    edit = _edit()
     return [
         (f"SmolLM2 does lists about twice as well as chance: {gate[6]:.0%} of lists of six (chance {1 / 6:.0%})",
-         "400 lists a length ([models](#fig-gate))"),
-        (f"Of what ten dimensions carry to another list, one carries {one['of_ten']:.0%}, three {three['of_ten']:.0%}",
-         f"{three['n']} pairs of lists of four, 99 matched triples, p = {three['p']:.2f} ([2](#fig-dimensions))"),
-        (f"A wider cloud of points does not help: {scales['change']:+.1f} points [{scales['change_low']:.1f}, "
+         "400 lists of the gate ([models](#fig-gate))"),
+        (f"Of what ten dimensions carry to another list, three carry {three.value:.0%} [{three.low:.0%}, "
+         f"{three.high:.0%}]", f"{three.n} pairs of lists, 99 matched triples, p = {three.p:.2f} ([2](#fig-dimensions))"),
+        (f"A wider cloud of points does not help lists of six: {scales['change']:+.1f} points [{scales['change_low']:.1f}, "
          f"{scales['change_high']:.1f}]", f"{scales['n']:,} held-out lists, blind to the answer ([2](#fig-scales))"),
-        (f"An edit of whole heads gains {edit['gain']:+.1f} points [{edit['low']:.1f}, {edit['high']:.1f}] on lists of "
-         "six; single components gain next to nothing", f"{edit['n']:,} held-out lists, 20 random draws of heads with "
-         "the same search ([3](#fig-edit-gains))"),
+        (f"An edit of whole heads ({edit['edit']}) gains {edit['gain']:+.1f} points [{edit['low']:.1f}, "
+         f"{edit['high']:.1f}] on lists of six; single components gain next to nothing", f"{edit['n']:,} held-out lists, "
+         "20 random draws of heads with the same search ([3](#fig-edit-gains))"),
     ]  # fmt: skip
 
 
