@@ -38,8 +38,8 @@ def opening() -> str:
     """Three findings with one number each, and three ways on, as HTML."""
     gone, edit, joint = _removed(), _edit(), _joint()
     cards = [
-        ("03_weight_editing.html#fig-removal", "All", f"of the name movers' preference for the right name goes with one "
-         f"component, {gone['component']}: {gone['share']:.0%}."),
+        ("03_weight_editing.html#fig-removal", "All", "of the name movers' preference for the right name goes with "
+         f"one component, {gone['component']}: {gone['share']:.0%}."),
         ("03_weight_editing.html#fig-edit-gains", f"{edit['gain']:+.0f} points", f"on lists of {edit['n_items']} by "
          f"rescaling {edit['edit'].count(',') + 1} whole heads. Other tasks pay."),
         ("04_icl_redundancy.html#fig-redundancy", f"{joint.value:.1f} times", "the sum of their single costs is what "
@@ -82,8 +82,8 @@ def hidden() -> str:
     sizes = sorted({run["dimension"] for run in place})
     found = sum(bool(run["inhibition_heads"]) for run in without)
     return f"""
-* **GPT-2's channel is specific.** What S-inhibition heads write stands at percentile {own["value"]:.0f} of what the name
-  movers' queries read. For their keys and values, and for other readers, that is
+* **GPT-2's channel is specific.** What S-inhibition heads write stands at percentile {own["value"]:.0f} of what the
+  name movers' queries read. For their keys and values, and for other readers, that is
   {others["value"].min():.0f} to {others["value"].max():.0f} ([chapter 1](#fig-links)).
 * **Training without constraints showed no channel.** In {found} of {len(without)} toys that were free to do as they
   like was an inhibition head found. The test is weak there ([seeds](#seeds)).
@@ -128,12 +128,13 @@ def _lists() -> list[Line]:
         (f"SmolLM2 does lists about twice as well as chance: {gate[6]:.0%} of lists of six (chance {1 / 6:.0%})",
          "400 lists of the gate ([models](#fig-gate))"),
         (f"Of what ten dimensions carry to another list, three carry {three.value:.0%} [{three.low:.0%}, "
-         f"{three.high:.0%}]", f"{three.n} pairs of lists, 99 matched triples, p = {three.p:.2f} ([2](#fig-dimensions))"),
-        (f"A wider cloud of points does not help lists of six: {scales['change']:+.1f} points [{scales['change_low']:.1f}, "
-         f"{scales['change_high']:.1f}]", f"{scales['n']:,} held-out lists, blind to the answer ([2](#fig-scales))"),
+         f"{three.high:.0%}]", f"{three.n} pairs of lists, 99 matched triples, p = {three.p:.2f} "
+         "([2](#fig-dimensions))"),
+        (f"A wider cloud of points does not help lists of six: {scales['change']:+.1f} points "
+         f"[{scales['change_low']:.1f}, {scales['change_high']:.1f}]", f"{scales['n']:,} held-out lists, blind to the answer ([2](#fig-scales))"),
         (f"An edit of whole heads ({edit['edit']}) gains {edit['gain']:+.1f} points [{edit['low']:.1f}, "
-         f"{edit['high']:.1f}] on lists of six; single components gain next to nothing", f"{edit['n']:,} held-out lists, "
-         "20 random draws of heads with the same search ([3](#fig-edit-gains))"),
+         f"{edit['high']:.1f}] on lists of six; single components gain next to nothing",
+         f"{edit['n']:,} held-out lists, 20 random draws of heads with the same search ([3](#fig-edit-gains))"),
     ]  # fmt: skip
 
 
