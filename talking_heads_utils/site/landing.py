@@ -131,7 +131,8 @@ def _lists() -> list[Line]:
          f"{three.high:.0%}]", f"{three.n} pairs of lists, 99 matched triples, p = {three.p:.2f} "
          "([2](#fig-dimensions))"),
         (f"A wider cloud of points does not help lists of six: {scales['change']:+.1f} points "
-         f"[{scales['change_low']:.1f}, {scales['change_high']:.1f}]", f"{scales['n']:,} held-out lists, blind to the answer ([2](#fig-scales))"),
+         f"[{scales['change_low']:.1f}, {scales['change_high']:.1f}]",
+         f"{scales['n']:,} held-out lists, blind to the answer ([2](#fig-scales))"),
         (f"An edit of whole heads ({edit['edit']}) gains {edit['gain']:+.1f} points [{edit['low']:.1f}, "
          f"{edit['high']:.1f}] on lists of six; single components gain next to nothing",
          f"{edit['n']:,} held-out lists, 20 random draws of heads with the same search ([3](#fig-edit-gains))"),
