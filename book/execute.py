@@ -33,7 +33,7 @@ CACHE, STAMP = ".jupyter_cache", "made-of"
 MADE = ("html", ".doctrees", CACHE)  # what may hold results of another state of the package
 AT_ONCE, MEMORY = 4, 3e9  # pages, and bytes of memory for the models of each
 LONGEST = ("03_weight_editing",)  # begin first, so that no core waits for them at the end
-OTHERS = ("book/models.md", "book/own_model.md")  # other pages that take long; Sphinx executes the short ones
+OTHERS = ("book/models.md", "book/toys.md", "book/own_model.md")  # long too; Sphinx executes the short ones
 
 
 def share_out(n_pages: int) -> tuple[int, int]:

@@ -2,15 +2,20 @@
 
 import base64
 import json
+import re
 import zlib
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from talking_heads_utils import roles
 from talking_heads_utils.cli import main
 from talking_heads_utils.figures import atlas, style
+from talking_heads_utils.files import data_dir
+from talking_heads_utils.known import known_models
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.scores import scores as module
 from talking_heads_utils.scores.scores import compute_scores, load_scores, load_shipped_scores, save_scores
@@ -104,11 +109,43 @@ def test_another_model_has_no_roles_and_its_undefined_scores_are_left_out(small,
     packed, scores = read(tmp_path / "out.js"), load_scores(tmp_path / "scores.safetensors")
     assert packed["roles"] == {} and packed["role_source"] is None
     assert packed["n_scores"] == sum(int((~b.score.isnan()).sum()) for b in scores.blocks.values())
-    found, _ = unpack(atlas.pack(scores, {}, least_z=0.0))
+    found, _ = unpack(atlas.pack(scores, least_z=0.0))
     assert not found["Q", "L1H2"] and "L0H1.3" not in {name for name, *_ in found["K", "L2H0"]}
     for (kind, reader), rows in found.items():
         table = scores.table(reader, kind)
         assert [name for name, *_ in rows] == list(table[table["z"] >= 0]["writer"])
+
+
+def test_a_model_that_the_book_has_run_shows_its_roles_and_effects(small):
+    """Out of the tables, with numbers as they stand there; only for the very weights that were run."""
+    scores = compute_scores(small)
+    about = dict(scores.about) | {"model": "smollm2", "revision": known_models()["smollm2"].revision}
+    known = atlas.known_of(replace(scores, about=about))
+    tables = {n: pd.read_parquet(data_dir() / f"results/smollm2/{n}.parquet") for n in ("roles", "effects", "heads")}
+    named = {(role, head) for role, heads in known["roles"].items() for head in heads}
+    assert named == set(tables["roles"].query("confirmed")[["role", "head"]].itertuples(index=False, name=None))
+    found = [
+        (head, known["measured"]["measures"][row[0]][0].replace("{}", row[2]), row[1], *row[3:7])
+        for head, rows in known["measured"]["rows"].items()
+        for row in rows
+    ]
+    for name, column, says in (
+        ("roles", "effect", "adds directly|in L|in .* values"),
+        ("effects", "effect", "removed"),
+        ("heads", "alone", "on the task"),
+    ):
+        table = tables[name].dropna(subset=column)
+        shown = sorted((head, *numbers) for head, text, _, *numbers in found if re.search(says, text)
+                       and (name == "effects") == text.startswith("removed"))  # fmt: skip
+        expected = sorted(table[["head", column, "low", "high", "n"]].itertuples(index=False, name=None))
+        assert len(shown) == len(expected)
+        assert [row[0] for row in shown] == [row[0] for row in expected]
+        assert np.array([row[1:] for row in shown]) == pytest.approx(
+            np.array([row[1:] for row in expected], float), rel=1e-3
+        )
+    assert known["start"] == "L20H0.0"
+    other = atlas.known_of(replace(scores, about=about | {"revision": None}))
+    assert other["roles"] == {} and other["measured"] is None and other["start"] is None
 
 
 def test_a_streamed_model_is_a_page_of_its_own(checkpoints, tmp_path, monkeypatch):

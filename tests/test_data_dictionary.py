@@ -1,5 +1,6 @@
 """What the data page says of the files in data/ is what is in them; the citation is that of CITATION.cff."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 from pyarrow.parquet import read_schema
 from safetensors import safe_open
 
-from talking_heads_utils.site.citation import bibtex, reproduced_works
+from talking_heads_utils.site.citation import bibtex, reproduced_works, zenodo
 from talking_heads_utils.site.data_dictionary import DATA_FILES, shipped_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,13 @@ def test_the_citation_says_what_the_citation_file_says():
         assert part in entry
     assert len(reproduced_works(cff)) == len(cff["references"])
     assert all(str(work["year"]) in line for work, line in zip(cff["references"], reproduced_works(cff)))
+
+
+def test_zenodo_is_told_what_the_citation_file_says():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    told = json.loads((ROOT / ".zenodo.json").read_text(encoding="utf-8"))
+    assert told == zenodo(cff) and told["creators"] == [{"name": cff["authors"][0]["name"]}]
+    assert told["license"] == cff["license"] and len(told["references"]) == len(cff["references"])
 
 
 def test_people_are_cited_by_family_and_given_name():

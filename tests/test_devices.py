@@ -1,4 +1,5 @@
-"""Every experiment with its model on a device called ``cuda`` gives the tables that it gives on the CPU.
+"""Every experiment with its model on a device called ``cuda`` gives the tables that it gives on the CPU, and these
+are what it declares.
 
 No GPU is needed: see ``pretended_gpu``. What this cannot show is speed, memory and the rounding of a real one.
 """
@@ -12,10 +13,12 @@ from pretended_gpu import PretendedGPU
 from talking_heads_utils import models
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.catalogue import chapters_of
+from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import whole
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.run import chosen
+from talking_heads_utils.experiments.verdicts import Verdict
 from talking_heads_utils.known import PLANTED
 from talking_heads_utils.metrics import METRICS, Outcome, answer_logits
 
@@ -33,13 +36,7 @@ def table_of(experiment, run):
         return pd.DataFrame({"reason": [str(reason)]})
 
 
-CASES = {
-    f"{model} {e.name}": lambda device, model=model, e=e: table_of(e, RUNS[model, device])
-    for model in (PLANTED, "mini-icl") for e in chosen(chapters_of(model), of_own=True)
-}  # fmt: skip
-CASES["whole answers"] = lambda device: frame(
-    whole.functions(Context("mini-icl", device=device), some=((1, 3),), counts=(2,), n=4)
-)
+CASES = [(model, e) for model in (PLANTED, "mini-icl") for e in chosen(chapters_of(model), of_own=True)]
 
 
 def test_accuracy_is_asked_on_the_models_device(checkpoints, monkeypatch):
@@ -66,9 +63,39 @@ def test_mixed_devices_fail_as_on_a_gpu():
         assert (there + torch.tensor(1.0)).sum().item() == 6, "a single number may come from anywhere"
 
 
-@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in CASES.items()])
-def test_a_table_made_on_a_gpu_is_the_same(make, monkeypatch):
+@pytest.fixture
+def a_gpu(monkeypatch):
     monkeypatch.setattr(models, "check_complete", lambda *args: None)  # asks for the memory of a real GPU
-    with PretendedGPU():
-        found = make("cuda")
-    pd.testing.assert_frame_equal(found, make("cpu"), atol=1e-3, rtol=1e-3)
+    return PretendedGPU()
+
+
+@pytest.mark.parametrize(("model", "e"), [pytest.param(*case, id=f"{case[0]} {case[1].name}") for case in CASES])
+def test_a_table_made_on_a_gpu_is_the_same_and_is_what_was_declared(model, e, a_gpu):
+    with a_gpu:
+        found = table_of(e, RUNS[model, "cuda"])
+    here = table_of(e, RUNS[model, "cpu"])
+    pd.testing.assert_frame_equal(found, here, atol=1e-3, rtol=1e-3)
+    assert len(here)
+    if "reason" in here:
+        assert e.chapter == 4, "a toy knows numbers alone"
+    else:
+        assert_as_declared(e, here)
+
+
+def assert_as_declared(e, table):
+    """Its columns, and what claims measure in it."""
+    assert not e.row or list(table.columns) == [c.name for c in e.row.columns()]
+    for claim in (claim for claim in CLAIMS if claim.experiment == e.name):
+        found = claim.measure(table)
+        assert found.n or claim.verdict(found) == Verdict.NOT_JUDGED, claim.id
+        assert not (found.value < found.low or found.value > found.high), claim.id
+        assert claim.rule or claim.verdict(found) == Verdict.NOT_JUDGED
+
+
+def test_whole_answers_are_read_on_the_models_device(a_gpu):
+    def table(device):
+        return frame(whole.functions(Context("mini-icl", device=device), some=((1, 3),), counts=(2,), n=4))
+
+    with a_gpu:
+        found = table("cuda")
+    pd.testing.assert_frame_equal(found, table("cpu"), atol=1e-3, rtol=1e-3)

@@ -96,8 +96,8 @@ def test_the_front_is_what_none_beats_in_both():
 
 
 @pytest.mark.parametrize("best, draw, beyond, words", [
-    (25.0, 2.0, 3.0, ("more than the best", "and beyond a constant", "points and percent")),
-    (8.0, 9.0, -3.0, ("not clearly more than the best", "and less than a constant", "reached in percent of")),
+    (25.0, 2.0, 3.0, ("more than the best", "is beyond what a constant", "points and percent")),
+    (8.0, 9.0, -3.0, ("not clearly more than the best", "is less than what a constant", "reached in percent.")),
     (2.0, 0.0, 0.0, ("more than the best", "not clearly beyond", "neither in points nor in percent")),
 ])  # fmt: skip
 def test_gains_are_told_as_they_are(best, draw, beyond, words):
@@ -107,10 +107,12 @@ def test_gains_are_told_as_they_are(best, draw, beyond, words):
 
 def test_what_needs_the_whole_head_is_named():
     table = edit_rows()
-    assert "In into queries a gain needs the whole head" in said.families(table).data  # its head is the best of all
+    assert (
+        "In the family *into queries*, a gain needs the whole head" in said.families(table).data
+    )  # its head is the best of all
     here = (table["family"] == Family.DIRECT) & (table["extent"] == Extent.HEAD)
     table.loc[here, ["gain", "low", "high"]] = [9.0, 7.0, 11.0]
-    assert "In into queries and direct a gain needs the whole head" in said.families(table).data
+    assert "In the family *into queries* and *direct*, a gain needs" in said.families(table).data
 
 
 @pytest.mark.parametrize("share, word", [(0.4, "at least a quarter"), (0.1, "less than a quarter"), (0.26, "about a")])
@@ -120,14 +122,14 @@ def test_a_removal_counts_from_a_quarter_on(share, word):
 
 def test_other_sentences_hold_their_rows_numbers():
     assert "n = 1000" in said.elsewhere(edit_rows()).data and "+8.1" in said.elsewhere(edit_rows()).data
-    assert "Of 5 edits 4 are beaten by none in both, and 2 of them" in said.tried(tried_rows()).data
+    assert "Of 5 edits, 4 are beaten by no other in both gain and cost; 2 of these" in said.tried(tried_rows()).data
     row = made(steering.GainRow, part="held_out", n_items=6, subspace="chosen", method="correction", gain=5.0,
                **around(5.0, "gain_"))  # fmt: skip
     assert "a constant for each index: +5.0" in said.beside_steering(edit_rows(), frame([row])).data
     both = [made(baked.BakedRow, n_items=4, by=by, before=0.5, after=0.6, apart=1e-5) for by in ("package", "other")]
-    assert "logits differ by 1.0e-05" in said.baked(frame(both)).data
+    assert "Logits differ by 1.0e-05" in said.baked(frame(both)).data
     cost = made(costs.CostRow, edit="e", what="ioi", change=-2.0, **around(-2.0))
     assert "-2.0 [-2.0, -2.0] points on IOI" in said.costs(frame([cost])).data
     assert "40% to 48%" in said.known(edit_rows()).data
-    assert said.finding(edit_rows(), "X").data.startswith("In X, the best of 500 edits raises accuracy")
+    assert said.finding(edit_rows(), "X").data.startswith("In X, the best of 500 edits of the weights raises accuracy")
     assert said.gains(edit_rows().iloc[:0]) is None

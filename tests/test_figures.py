@@ -83,8 +83,8 @@ def test_a_takeaway_begins_with_its_answer_and_gives_numbers_a_line_each():
 def test_the_landing_sliders_steps_show_what_its_rows_hold():
     """Names on top as the prompt has them; the step of a setting moves bars and control marks to that setting's."""
     rows = [
-        dict(prompt=prompt, component="L1H0.0", direction=direction, setting=setting, name=name, word=f"{name}{prompt}",
-             attention=0.1 * (k + 1) + 0.01 * i, probability=0.2 * (k + 1) + 0.02 * i)
+        dict(prompt=prompt, component="L1H0.0", plain=0.9, direction=direction, setting=setting, name=name,
+             word=f"{name}{prompt}", attention=0.1 * (k + 1) + 0.01 * i, probability=0.2 * (k + 1) + 0.02 * i)
         for prompt in (0, 1)
         for k, direction in enumerate(("component", "random"))
         for i, (setting, name) in enumerate(product((-1.0, 1.0), ("first", "second")))
@@ -99,5 +99,5 @@ def test_the_landing_sliders_steps_show_what_its_rows_hold():
 
 def test_the_landing_page_says_what_its_tables_hold():
     opening, gone = landing.opening(), landing._removed()
-    assert f"{gone['share']:.0%}" in opening and gone["component"] in opening and opening.count('class="finding"') == 3
+    assert f"{gone['component']}: {gone['share']:.0%}" in opening and opening.count('class="finding"') == 3
     assert landing.how_sure().count("\n| ") == 9 and landing.hidden().count("* **") == 4

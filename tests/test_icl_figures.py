@@ -12,7 +12,7 @@ from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.figures import icl, icl_evidence, icl_redundancy
 from talking_heads_utils.site import icl as said
 from talking_heads_utils.site import sentences
-from talking_heads_utils.site.scorecard import SENTENCES
+from talking_heads_utils.site.claim_words import SENTENCES
 
 
 def shown(figure, entry):
@@ -22,7 +22,7 @@ def shown(figure, entry):
 def test_tasks_are_shown_with_most_examples_of_the_held_out_half():
     table = made.task_rows()
     figure = icl.tasks_figure(table)
-    tasks = [t.replace("<br>", "_") for t in figure.layout.xaxis.ticktext]
+    tasks = [t.replace(" ", "_") for t in figure.layout.xaxis.ticktext]
     for kind, (name, _) in icl.ASKED.items():
         rows = where(table, half="held-out", examples=kind, n_examples=10)
         trace = by_name(figure.data)[f"examples: {name}"]
@@ -83,7 +83,7 @@ def test_chosen_sets_stand_beside_matched_ones_of_their_task():
     table = made.set_rows()
     figure = icl_redundancy.redundancy_figure(table)
     assert figure.layout.updatemenus[0].buttons[0].label == "5 heads, at the last token"
-    assert list(figure.layout.xaxis.ticktext)[0] == "mean<br>over<br>tasks"
+    assert list(figure.layout.xaxis.ticktext)[0] == "mean over tasks"
     tasks = (OVER_TASKS, *TASKS)
     for where_, at in (("end", "at the last token"), ("all", "at all tokens")):
         traces = shown(figure, f"5 heads, {at}")
@@ -185,24 +185,24 @@ def test_figures_take_tables_that_were_stored(tmp_path):
 
 
 @pytest.mark.parametrize("say, table, words", [
-    (said.tasks, made.task_rows(), ("Of 2 tasks 2 are", "Shuffled labels keep 38%")),
-    (said.tasks, made.task_rows(own=0.32), ("Of 2 tasks 0 are", "control: none.")),
+    (said.tasks, made.task_rows(), ("Of 2 tasks, 2 are", "With shuffled labels, 38%")),
+    (said.tasks, made.task_rows(own=0.32), ("Of 2 tasks, 0 are", "control: none.")),
     (said.functions, made.function_rows(), ("y = 2x + 3: 4% [2%, 7%]", "shuffled labels 2%")),
-    (said.patches, made.patch_rows(), ("B sees none: 10% right untouched, at most 59% with A's stream (of layer 5)",)),
+    (said.patches, made.patch_rows(), ("B sees none: B alone is right in 10%, with A's stream of layer 5 in 59%",)),
     (said.post_here, made.post_rows(), ("nothing out: A's top five 87 85; B answers 30 (2x) at layers 2 and 3",)),
-    (said.layers_out, made.out_rows(), ("layers 2 and 3 by zeros: -4% [-6%, -1%]", "5 of the 14 other pairs cost")),
-    (said.first, made.first_rows(), ("B sees none, zeros +0.8",)),
+    (said.layers_out, made.out_rows(), ("layers, 2 and 3,", "zeros: -4% [-6%, -1%]", "5 of the 14 other pairs")),
+    (said.first, made.first_rows(), ("B sees none, zeros: +0.8",)),
     (said.heads, made.head_rows(), ("15 heads clearly cost", "0.18 to 0.36 nats", "every task: L3H0, L4H1, L4H2 and")),
-    (said.sets, made.set_rows(), ("5 heads 1.50 [1.48, 1.53]", "one layer cost at most 40% of answers (L0)")),
-    (said.pairs, made.pair_rows(), ("Of 12 pairs in 2 tasks, 100% clearly cost more", "0% clearly less")),
-    (said.pairs, made.pair_rows(-0.2), ("0% clearly cost more", "100% clearly less")),
-    (said.backups, made.backup_rows(), ("with 2 heads: others recover 32%", "the post's yardstick says 62%")),
-    (said.sufficient, made.sufficient_rows(), ("plural 8 (no second set)", "first sets keep 93%", "exchanged, 50%")),
-    (said.labels, made.gate_rows(), ("After 32 examples, held-out half: A and B: 10% flipped 82% [80%, 85%]",)),
-    (said.slopes, made.slope_rows(), ("A and B: 10% flipped 0.220", "all together 0.100 [0.080, 0.130]")),
-    (said.readers, made.reader_rows(), ("A and B: exact 60% [58%, 63%], best rival (saturating) 55%, -5.0%",)),
-    (said.sums, made.sum_rows(), ("A and B: 2 examples 0.88 [0.86, 0.91], 4 examples 0.86",)),
-    (said.looks_back, made.looks_back_rows(), ("heads that matter 52% (+37% beyond even", "others 22%")),
+    (said.sets, made.set_rows(), ("5 heads: 1.50 [1.48, 1.53]", "one layer cost at most 40% of answers (L0)")),
+    (said.pairs, made.pair_rows(), ("12 pairs of heads in 2 tasks: 100% clearly cost more", "0% clearly cost")),
+    (said.pairs, made.pair_rows(-0.2), ("0% clearly cost more", "100% clearly cost less")),
+    (said.backups, made.backup_rows(), ("2 heads go", "other heads and MLPs: 32%", "the post's yardstick: 62%")),
+    (said.sufficient, made.sufficient_rows(), ("plural 8 (no second set)", "first sets keep 93%", "exchanged")),
+    (said.labels, made.gate_rows(), ("after 32 examples (held-out half):\n\n- A and B: 10% flipped 82% [80%, 85%]",)),
+    (said.slopes, made.slope_rows(), ("A and B: 0.100 [0.080, 0.130] nats a label",)),
+    (said.readers, made.reader_rows(), ("reader 60% [58%, 63%], the best rival (saturating) 55%, a difference",)),
+    (said.sums, made.sum_rows(), ("A and B: 0.88 [0.86, 0.91] for 2 examples, 0.86",)),
+    (said.looks_back, made.looks_back_rows(), ("heads that matter: 52% (+37% from an even", "others: 22%")),
     (said.parts, made.part_rows(), ("plural: MLP 2, word -40%, form -1%",)),
 ])  # fmt: skip
 def test_what_is_said_holds_its_rows_numbers(say, table, words):
@@ -214,7 +214,7 @@ def test_what_is_said_holds_its_rows_numbers(say, table, words):
 def test_a_task_without_a_set_that_suffices_is_said_to_have_none():
     table = made.sufficient_rows()
     table.loc[table["task"] == "plural", "suffices"] = False
-    assert "plural more than 12" in said.sufficient(table).data
+    assert "More than 12 are needed in plural" in said.sufficient(table).data
 
 
 @pytest.mark.parametrize("ratio", [1.5, 0.7])

@@ -173,9 +173,9 @@ def test_the_sketch_names_the_heads_that_were_found_and_what_they_change():
 
 def test_sentences_follow_the_numbers():
     links = made.link_rows()
-    assert "links stand out (p = 0.001). After Holm's correction 3 of 3" in said.links(links).data
+    assert "links stand out (p = 0.001). Taken one by one, 3 of 3" in said.links(links).data
     weak = links.assign(p=0.4, p_holm=0.9)
-    assert "do not stand out (p = 0.4). After Holm's correction 0 of 3" in said.links(weak).data
+    assert "do not stand out (p = 0.4). Taken one by one, 0 of 3" in said.links(weak).data
     table = made.exchange_rows()
     row = table.query(
         "head == 'all' and set == 'predicted' and into == 'query' and measure == 'log_odds' and k == 2"
@@ -197,7 +197,7 @@ def test_sentences_follow_the_numbers():
     assert said.hits(made.hit_rows()).data.endswith("Neither plain rule finds more.")
     swapped = made.hit_rows().assign(hit_at_1=lambda rows: rows["predictor"] == "largest_variance")
     assert said.hits(swapped).data.endswith("By largest variance more are found.")
-    assert f"the first 2 {row['share']:.0%}, the first 4" in said.known(table).data
+    assert "the first 1, 2, 4" in said.known(table).data and f"%, {row['share']:.0%}, " in said.known(table).data
     told = said.lists(made.says_rows()).data
     assert "L1H0.1: list index 40% [38%, 43%], items -10% [-12%, -7%], n = 200 lists" in told
     assert said.links(links.iloc[:0]) is None

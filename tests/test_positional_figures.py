@@ -230,44 +230,43 @@ def test_sentences_follow_the_numbers():
         logits(*of) for of in (("chosen", 1), ("chosen", 3), ("chosen", 10), ("learned", 1), ("whole_stream", 0))
     )
     found = said.finding(table, "made").data
-    assert found.startswith("In lists of 4, another") and f"moves made's answer by **{one}** logits" in found
-    assert f"move it by **{three}**, one that was learned by {learned}, the whole stream by {stream}." in found
+    assert found.startswith("In made, one direction") and f"moves by **{one}** logits" in found
+    assert found.endswith(f"in lists of 4. The whole stream moves it by {stream}.") and "carries part" in found
+    assert "does not clearly carry" in said.finding(table.assign(low=-1.0), "made").data
     told = said.interchange(table).data
-    assert f"in lists of 4, by number of dimensions: one {one}, three {three}, ten {ten}; 95% of matched" in told
-    assert " triples at most 0.40 (p = 0.01); " in told
-    assert f"learned: one {learned}" in told and ", ten 3" not in told and "works against" not in told
+    assert (
+        f"in lists of 4, by number of dimensions:\n\n- the chosen components: one {one}, three {three}, ten {ten}\n"
+        in told
+    )
+    assert "- matched triples: 95% of them at most 0.40 (p = 0.01)\n" in told
+    assert f"learned for this: one {learned}" in told and ", ten 3" not in told and "works against" not in told
     ratio = [where(rows, subspace="chosen", k=k)["effect"].iloc[0] for k in (1, 3)]
-    assert f"alone does {ratio[0] / ratio[1]:.0%} in lists of 4 and" in told
+    assert f"the first alone does {ratio[0] / ratio[1]:.0%} in lists of 4 and" in told
     against = table.assign(low=table["low"].where(table["subspace"] != "whole_heads", 9.0))
-    assert said.interchange(against).data.count("what else it holds works against the heads") == 1
+    assert said.interchange(against).data.count("Something else in it works against the heads") == 1
     decoded = made.decoding_rows()
-    assert "tell more of the index" in said.decoding(decoded).data
-    assert "tell no clearly more" in said.decoding(decoded.assign(p=0.3)).data
+    assert "that is more than" in said.decoding(decoded).data
+    assert "that is no clearly more than" in said.decoding(decoded.assign(p=0.3)).data
     margins, scales = made.margin_rows(), made.scale_rows()
-    assert (
-        "wording and order in lists of 4, 6 and 8; errors go to neighbours more than by chance in lists of 4, 6"
-        in said.margins(margins).data
-    )
-    assert (
-        "wording and order at no length; errors go to neighbours more than by chance at no length. "
-        in said.margins(margins.assign(p=0.2)).data
-    )
-    assert "worse in lists of 4, 6 and 8, one at 2 times its width better in lists of 4, 6 and 8" in (
-        said.scales(scales).data
-    )
+    assert said.margins(margins).data.count("in lists of 4, 6 and 8") == 2
+    assert said.margins(margins.assign(p=0.2)).data.count("at no length") == 2
+    assert "2 times as wide is answered better in lists of 4, 6 and 8, and one 0.5 times" in said.scales(scales).data
     assert said.scales(scales.assign(p=0.2)).data.count("at no length") == 2
     gains = made.gain_rows()
     told = said.gains(gains).data
-    assert "neither way to steer beats the correction. " in told
+    assert "neither way to steer gains more than the correction of the logits. " in told
     assert told.endswith(
-        "To it, a setting adds +1.4 [-0.6, 3.4] in lists of 4 and +1.6 [-0.4, 3.6] in lists of 6, in points."
+        "a setting adds to the correction: +1.4 [-0.6, 3.4] in lists of 4 and +1.6 [-0.4, 3.6] in lists of 6."
     )
     told = said.gains(gains.assign(beyond_low=1.0)).data
-    assert "more than the correction is gained by one setting in lists of 4, one setting in lists of 6" in told
+    assert "more than by the correction is gained by one setting in lists of 4, one setting in lists of 6" in told
     grid, reach = made.map_rows(), made.reach_rows()
     told = said.traversal(grid, reach).data
-    assert "6 items are attended most somewhere, 5 are answered most; in 18% of 125 settings both" in told
-    assert ": more attention than along matched triples (p = 0.01; single items 5 of 6)." in told
+    assert (
+        "6 of the items are attended most somewhere on the grid, and 5 are answered most. Both are the same item in 18%"
+        in told
+    )
+    assert "That is more attention than along matched triples (p = 0.01), clearly so for 5 of 6 items." in told
     assert "no clearly more attention" in said.traversal(grid, reach.assign(mean_p=0.5)).data
 
 
@@ -275,12 +274,12 @@ def test_sentences_name_their_rows():
     assert said.three(made.component_rows()) == ["L1H0.0", "L1H1.0", "L1H0.1"]
     assert said.three(made.component_rows().iloc[:0]) == []
     told = said.components(made.component_rows()).data
-    assert told.endswith("L0H0.1. The components that they are matched with have 90%, 80% and 70% of their energy.")
+    assert told.endswith("L0H0.1. The components matched with them have 90%, 80% and 70% of their energy.")
     line = said.line(made.line_rows()).data
-    assert "item 3 goes from 3% to 64% of the attention, and from 2% to 32% of the answers" in line
-    assert line.endswith("Along the random direction no item's attention changes by more than 4%.")
+    assert "attention to item 3 goes from 3% to 64%, and the share of lists answered with it from 2% to 32%." in line
+    assert line.endswith("Along the random direction, attention to no item changes by more than 4%.")
     assert (
-        "lists of 6 accuracy goes from 25% at index 0 to 67% at 5 in kept order (p = 0.001) and 20%"
+        "in lists of 6:\n\n- kept order: 25% at index 0, 67% at index 5 (p = 0.001)\n- shuffled order: 20%"
         in said.order(made.order_rows()).data
     )
     assert "33% to 51% in lists of 6, 26% to 44% in lists of 8" in said.margins(made.margin_rows()).data

@@ -20,7 +20,9 @@ from talking_heads_utils.experiments.positional import measures as positional
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.verdicts import Measured, Rule, Verdict
 from talking_heads_utils.experiments.worlds import Cell
+from talking_heads_utils.figures.power import power_figure
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
+from talking_heads_utils.site import rules as pages
 
 YES, NO, OPEN, NONE = Verdict
 
@@ -241,3 +243,15 @@ def test_what_no_patch_works_without_has_not_moved_up():
     found = icl.moves_up(frame(rows))
     assert (found.value, found.control, found.also["works"]) == pytest.approx((2, 0.1, 0.5))
     assert rules.MOVES_UP(found) == OPEN
+
+
+def test_every_rule_has_an_entry_with_its_power_and_a_way_back():
+    table = power.stored()
+    html = pages.as_html(table)
+    for claim, some in table.groupby("claim"):
+        assert f"<details class='claim' id='rule-{claim}'>" in html and f"href='scorecard.html#claim-{claim}'" in html
+        highest = some.loc[some["judged"] & ~some["truth"], "supported"].max()
+        assert f"at most {highest:.1%}." in pages.power_in_words(table, claim)
+    assert len(power_figure(table, {claim: claim for claim in table["claim"].unique()}).data) == 2 * len(
+        {claim.id for claim in CLAIMS if claim.rule}
+    )

@@ -14,7 +14,7 @@ from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, ClaimId
 from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict
 from talking_heads_utils.known import GPT2_WEIGHTS, known_models
-from talking_heads_utils.site import notebook, scorecard
+from talking_heads_utils.site import claim_words, notebook, scorecard
 from talking_heads_utils.site.scorecard import NoVerdict
 
 EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
@@ -33,21 +33,24 @@ def sets():
 
 
 def test_every_claim_has_an_experiment_a_figure_and_words():
-    assert [claim.id for claim in CLAIMS] == list(ClaimId) and set(scorecard.SENTENCES) == set(ClaimId)
+    assert [claim.id for claim in CLAIMS] == list(ClaimId) and set(claim_words.SENTENCES) == set(
+        claim_words.SHORT
+    ) == set(ClaimId)
     for claim in CLAIMS:
         assert claim.experiment in EXPERIMENT_NAMES, claim.id
         assert (claim.rule is None) == bool(claim.unsound), claim.id
         page = (NOTEBOOKS / f"{scorecard.PAGES[claim.chapter]}.ipynb").read_text(encoding="utf-8")
         assert f'name=\\"{claim.where}\\"' in page, claim.id
-        assert scorecard.theirs(claim)
+        assert claim_words.theirs(claim)
+        assert (claim.rule is not None) == (claim.id in claim_words.RULES), claim.id
 
 
 def test_words_hold_every_number_that_was_measured():
     found = Measured("gain_of_x", 3.1, 1.0, 5.2, "points", 200, control_label="random_ones", control=0.004, p=0.03)
-    told, control = scorecard.in_words(found), scorecard.control_in_words(found)
+    told, control = claim_words.in_words(found), claim_words.control_in_words(found)
     assert all(part in told for part in ("gain of x", "3.10", "[1.00, 5.20]", "points", "200"))
     assert all(part in control for part in ("random ones", "0.004", "0.03"))
-    assert "nan" not in scorecard.in_words(Measured("x", float("nan"))) and not scorecard.control_in_words(
+    assert "nan" not in claim_words.in_words(Measured("x", float("nan"))) and not claim_words.control_in_words(
         Measured("x", 1.0)
     )
 
@@ -57,16 +60,25 @@ def test_words_hold_every_number_that_was_measured():
     (finished(reason="the tokenizer splits 23"), NoVerdict.NOT_POSSIBLE),
     (finished(sets(), stale=("source",)), NoVerdict.STALE),
 ])  # fmt: skip
-def test_what_is_known_of_a_claim_is_shown(result, verdict, monkeypatch):
+def test_what_is_known_of_a_claim_is_shown_where_its_cell_leads(result, verdict):
     known = scorecard.judge(JOINT, result)
     assert known.verdict == verdict and (known.found is None) == (verdict != Verdict.NOT_JUDGED)
-    html = scorecard.as_html({"gpt2": {"sets": result}})
-    assert html.count(f"<em>{verdict}</em>") == 1 and known.measured in html and known.control in html
-    mark = f"<td title='gpt2: {verdict}'><span aria-hidden='true'>{scorecard.MARKS[verdict]}</span>"
-    assert mark in scorecard.as_matrix({"gpt2": {"sets": result}})
-    monkeypatch.setattr(scorecard, "finished", lambda model: {"sets": result})
-    monkeypatch.setattr(Finished, "describe", lambda self: "somehow")
-    assert str(known) in scorecard.real_models(4) and scorecard.judged_of("gpt2", ClaimId.REDUNDANT) == known
+    results = {"gpt2": {"sets": result}}
+    html, matrix = scorecard.as_html(results), scorecard.as_matrix(results)
+    assert html.count(f"<em>{verdict}</em>") == 1 and known.measured[1:] in html and known.control in html
+    (target,) = re.findall(
+        rf"href='#(claim-{JOINT.id}-[^']*)'[^>]*><span aria-hidden='true'>{scorecard.MARKS[verdict]}", matrix
+    )
+    assert f"id='{target}'" in html
+    assert ("results/gpt2/sets.parquet" in html) == (known.found is not None)
+
+
+def test_a_cell_that_is_not_judged_says_which_units_are_too_few():
+    known = scorecard.judge(JOINT, finished(sets()))
+    unit, (has, least) = next(iter(JOINT.rule.lacking(known.found).items()))
+    assert known.short == f"{has}/{least} {unit}" and f">{known.short}</span>" in scorecard.as_matrix(
+        {"gpt2": {"sets": finished(sets())}}
+    )
 
 
 def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it():
@@ -78,23 +90,26 @@ def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it()
         if not results[model]:
             asked = sum(c.chapter in known.chapters and c.experiment in EXPERIMENT_NAMES for c in CLAIMS)
             assert [by[model].verdict for by in of if model in by] == [NoVerdict.NOT_RUN] * asked
-    html = scorecard.as_html(results)
-    assert html.count("<tr id='claim-") == len(CLAIMS) == scorecard.as_matrix(results).count("href='#claim-")
-    assert "class='toy'><span class='verdict'>·" not in html
+    html, matrix = scorecard.as_html(results), scorecard.as_matrix(results)
+    assert (
+        html.count("<details class='claim'")
+        == len(CLAIMS)
+        == len(re.findall("<th scope='row'><a href='#claim-", matrix))
+    )
+    assert set(re.findall("href='#([^']*)'", matrix)) <= set(re.findall("id='([^']*)'", html))
 
 
-def test_models_that_were_not_run_stand_last_in_the_matrix():
-    html = scorecard.as_matrix({"gpt2": {}, "planted": {"sets": finished(sets())}})
-    assert re.findall(r"<th scope='col'><span>(.*?)</span>", html) == ["planted", "gpt2"]
+def test_real_models_stand_before_the_controls_and_what_was_not_run_has_no_column():
+    done = {"sets": finished(sets())}
+    html = scorecard.as_matrix({"planted": done, "gpt2": {}, "smollm2": done})
+    assert re.findall(r"<th scope='col' class='(.*?)'>(.*?)</th>", html) == [("real", "SmolLM2"), ("toy", "planted")]
 
 
-def test_a_page_runs_a_real_model_only_where_no_results_are_there(monkeypatch):
-    done = {e.name: finished() for e in EXPERIMENTS if e.chapter == 2}
-    monkeypatch.setattr(scorecard, "finished", lambda model: done if model == "gpt2" else {})
-    assert scorecard.to_run("gpt2", 2) == [] and scorecard.to_run("gpt2", 3) == ["gpt2"]
-    assert scorecard.to_run(None, 2) == [] and scorecard.to_run("a/folder", 2) == ["a/folder"]
+def test_a_table_is_had_where_it_is_finished(monkeypatch):
+    monkeypatch.setattr(scorecard, "finished", lambda model: {"sets": finished(sets())})
+    assert len(scorecard.table_of("smollm2", "sets"))
     with pytest.raises(OptionError, match="not finished"):
-        scorecard.table_of("planted", "sets")
+        scorecard.table_of("smollm2", "parts")
 
 
 def test_the_place_where_a_notebook_runs(monkeypatch):

@@ -4,12 +4,16 @@ Runs where TALKING_HEADS_SITE names a built site (`.ci/run` sets it after `make 
 failure, not a skip.
 """
 
+import ast
 import json
 import os
 import re
 from decimal import ROUND_HALF_UP, Decimal
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import pandas as pd
 import pytest
 import site_tools
 from site_tools import DESKTOP, PHONE, resize, wait_for
@@ -17,6 +21,7 @@ from site_tools import DESKTOP, PHONE, resize, wait_for
 from talking_heads_utils import roles
 from talking_heads_utils.components import relative_gap
 from talking_heads_utils.figures.style import KIND_READS, ROLE_COLOURS
+from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Head
 from talking_heads_utils.provenance import versions
 from talking_heads_utils.scores.scores import load_shipped_scores
@@ -41,6 +46,9 @@ def open_page(driver, page, size=DESKTOP):
         driver.get_log(log)
     path, mark, fragment = page.partition("#")
     driver.get((Path(SITE).resolve() / path).as_uri() + mark + fragment)
+    driver.execute_script(
+        "for (const fold of document.querySelectorAll('details:has(.plotly-graph-div)')) fold.open = true"
+    )
     for figure in driver.find_elements("css selector", ".plotly-graph-div"):
         driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", figure)
         wait_for(lambda figure=figure: driver.execute_script("return Boolean(arguments[0]._fullLayout)", figure))
@@ -87,6 +95,20 @@ def test_every_figure_of_a_chapter_is_drawn_numbered_captioned_and_described(dri
     status = re.sub(r"<[^>]+>", " ", (Path(SITE) / "book/status.html").read_text(encoding="utf-8"))
     (recorded,) = re.findall(rf"{page.removesuffix('.html')}\s+[\d-]+ [\d:]+\s+cache\s+([\d.]+)", status)
     assert float(seconds) == pytest.approx(float(recorded), abs=0.6) and int(cores) >= 1
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_figure_has_a_permanent_link_its_data_and_the_lines_that_made_it(page):
+    text = (Path(SITE) / page).read_text(encoding="utf-8")
+    figures = re.findall(r'<figure[^>]* id="(fig-[\w-]+)"(.*?)</figure>', text, re.S)
+    assert len(figures) == text.count('class="plotly-graph-div"')
+    for name, body in figures:
+        (target,) = re.findall(r'<a href="([^"]*_data/[^"]+)" download>', body)
+        path = (Path(SITE) / page).parent / target
+        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        assert path.stem == name and len(table) and path.stat().st_size <= 1_000_000 and f'href="#{name}"' in body
+        (lines,) = re.findall(r"<details><summary>made by</summary>.*?<pre>(.*?)</pre>", body, re.S)
+        assert isinstance(ast.parse(unescape(lines)).body[-1], ast.Expr)
 
 
 def open_explorer(driver, view="", size=DESKTOP):
@@ -160,7 +182,8 @@ def test_a_component_of_the_explorer_page_has_its_own_readers(driver):
     for row in written[:3]:
         table = scores.table(row[1], row[2][0])
         assert row == shown(table[table["writer"] == "L8H10.1"].iloc[0], row[2][0], row[1])
-    assert len(driver.find_elements("css selector", ".atlas-edge")) == len(written) + len(rows(driver, "L8H10 reads"))
+    assert len(driver.find_elements("css selector", ".atlas-edge")) == len(written), "what the head reads is listed"
+    assert rows(driver, "L8H10 reads")
 
 
 def test_the_overview_of_the_explorer_page_counts_every_pair(driver):
@@ -217,8 +240,55 @@ def test_the_address_of_the_explorer_page_is_its_view(driver):
     assert view(driver)[1] == "All heads"
 
 
+def test_the_explorer_page_shows_smollm2_by_the_numbers_of_the_book(driver):
+    """Loaded when it is chosen; scores by another route, effects out of the tables; chooser, search and links work."""
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.select import Select
+
+    table = {
+        name: pd.read_parquet(data_dir() / f"results/smollm2/{name}.parquet") for name in ("prediction", "effects")
+    }
+    loaded = "return [...document.querySelectorAll('script[src*=\"atlas-\"]')].map(s => s.src.split('/').pop())"
+    open_explorer(driver)
+    assert view(driver) == ["#L8H10.1", "L8H10.1 (S-inhibition)"]
+    assert driver.execute_script(loaded) == ["atlas-gpt2-small.js"]
+    Select(driver.find_element("id", "atlas-model")).select_by_visible_text("SmolLM2 135M")
+    wait_for(lambda: view(driver) == ["#smollm2:L20H0.0", "L20H0.0 (S-inhibition)"])
+    assert driver.execute_script("return document.activeElement.id") == "atlas-model"
+    effects = table["effects"].query("head == 'L20H0' and component == 0").set_index("mover")
+    written = {row[1]: float(row[3]) for row in rows(driver, "L20H0.0 writes") if row[2].startswith("Q")}
+    (at_0,) = table["prediction"].query("head == 'L20H0' and component == 0")["score_at_0"]
+    assert sum(written[mover] for mover in effects.index) / len(effects) == pytest.approx(at_0, abs=1e-3)
+    shown = {re.search(r"from (L\d+H\d+)", row[0])[1]: row for row in rows(driver, "What") if "removed" in row[0]}
+    for mover, row in effects.iterrows():
+        numbers = [float(part) for part in re.findall(r"[+-][\d.]+", shown[mover][1].replace("−", "-"))]
+        assert numbers == pytest.approx([row["effect"], row["low"], row["high"]], abs=1e-3)
+        assert shown[mover][2] == str(row["n"])
+    for link in driver.find_elements("css selector", ".atlas-measured a.elsewhere"):
+        page, _, anchor = link.get_attribute("href").partition("#")
+        assert f'id="{anchor}"' in Path(unquote(urlsplit(page).path)).read_text(encoding="utf-8")
+    search = driver.find_element("id", "atlas-search")
+    search.clear()
+    search.send_keys("l19h2.7", Keys.ENTER)
+    assert view(driver) == ["#smollm2:L19H2.7", "L19H2.7 (S-inhibition)"]
+    driver.back()
+    wait_for(lambda: view(driver)[0] == "#smollm2:L20H0.0")
+    driver.back()
+    wait_for(lambda: view(driver) == ["#L8H10.1", "L8H10.1 (S-inhibition)"])
+    open_explorer(driver, "#smollm2:L19H2.7")
+    assert view(driver)[1] == "L19H2.7 (S-inhibition)" and driver.execute_script(loaded) == ["atlas-smollm2.js"]
+    open_explorer(driver, "#llama:L1H0")
+    assert "no model “llama”" in driver.find_element("id", "atlas-error").text and view(driver)[0] == "#L8H10.1"
+
+
+@pytest.mark.parametrize("model", ["gpt2-small", "smollm2"])
+def test_each_models_scores_are_a_small_file_of_their_own(model):
+    path = Path(SITE) / f"_static/atlas-{model}.js"
+    assert path.stat().st_size < 1_500_000 and '"missing"' not in path.read_text(encoding="utf-8")[:200]
+
+
 @pytest.mark.parametrize(
-    ("text", "says"), [("8.10", "Write layer and head"), ("L12H0", "has no L12H0"), ("L1H1.64", "has no")]
+    ("text", "says"), [("8.10", "write layer and head"), ("L12H0", "has no L12H0"), ("L1H1.64", "has no")]
 )
 def test_the_explorer_page_says_what_is_wrong_with_a_label(driver, text, says):
     open_explorer(driver, "#L8H10")
@@ -308,6 +378,32 @@ def test_a_page_fits_asks_no_other_host_makes_no_error_and_has_no_barrier(driver
     assert not [(v["id"], node["target"]) for v in found["violations"] for node in v["nodes"]]
 
 
+def test_on_paper_all_figures_are_drawn_and_whole_in_the_light_and_nothing_is_folded(driver):
+    """And the page is as before when it has been printed."""
+    driver.get("about:blank")
+    driver.get((Path(SITE).resolve() / "book/models.html").as_uri())
+    set_theme(driver, "dark")
+    wait_for(lambda: driver.execute_script("return Boolean(window.Plotly)"))
+    driver.execute_script("""
+        window.seen = [];
+        addEventListener('beforeprint', () => queueMicrotask(() => queueMicrotask(() => { window.seen = [
+            document.documentElement.dataset.theme,
+            [...document.querySelectorAll('.plotly-graph-div')].map(div => div._fullLayout?.width),
+            document.querySelectorAll('article details:not([open], .figure-links details)').length,
+        ]; })));
+    """)
+    assert driver.execute_cdp_cmd("Page.printToPDF", {})["data"]
+    theme, widths, folded = driver.execute_script("return window.seen")
+    assert theme == "light" and len(widths) >= 2 and set(widths) == {660} and folded == 0
+    assert driver.execute_script("return document.documentElement.dataset.theme") == "dark"
+    assert driver.execute_script("return document.querySelectorAll('article details:not([open])').length")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    look = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    assert driver.execute_script(look, "figure", "breakInside") == "avoid"
+    assert driver.execute_script(look, ".bd-sidebar-primary", "display") == "none"
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_a_term_tells_its_entry_to_pointer_and_keys(driver):
     """The first mention on a page, also in a notebook; the tip says what the glossary says, Escape closes it."""
     from selenium.webdriver.common.keys import Keys
@@ -329,6 +425,33 @@ def test_a_term_tells_its_entry_to_pointer_and_keys(driver):
             assert tip.is_displayed() and tip.text.split() == entries[target].split()
         terms[3].send_keys(Keys.ESCAPE)
         assert not tip.is_displayed()
+
+
+def test_the_scorecard_fits_a_screen_and_a_cell_opens_what_it_stands_on(driver):
+    """By key; a cell without a verdict says why, its rule stands a link away, and leads back."""
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(driver, "book/scorecard.html")
+    bottom = "return document.querySelector('table.claims').getBoundingClientRect().bottom"
+    assert driver.execute_script(bottom) <= DESKTOP[1]
+    entries = driver.find_elements("css selector", "details.claim")
+    assert len(entries) > 20 and not any(entry.get_attribute("open") for entry in entries)
+    cell = driver.find_element("css selector", ".claims td.not-judged.real a")
+    assert re.search(r"\d+/\d+ \w+", cell.text)
+    cell.send_keys(Keys.ENTER)
+    line = driver.find_element("id", cell.get_attribute("href").partition("#")[2])
+    wait_for(lambda: line.is_displayed())
+    assert (
+        "not judged" in line.text
+        and 0 <= driver.execute_script("return arguments[0].getBoundingClientRect().top", line) < DESKTOP[1]
+    )
+    rule = line.find_element("xpath", "..").find_element("css selector", "a[href^='rules.html']").get_attribute("href")
+    open_page(driver, "book/" + rule.rpartition("/")[2])
+    entry = driver.find_element("id", rule.partition("#")[2])
+    assert (
+        entry.get_attribute("open")
+        and entry.find_element("css selector", "a[href^='scorecard.html#claim-']").is_displayed()
+    )
 
 
 def test_a_tip_stays_on_a_narrow_page(driver):

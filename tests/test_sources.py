@@ -1,12 +1,14 @@
 """Names of the package lead to the file and the lines where they stand."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from talking_heads_utils.errors import LabelError
-from talking_heads_utils.site.sources import locate
+from talking_heads_utils.site.sources import REPOSITORY, locate, page_url
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,3 +48,30 @@ def test_names_of_other_packages_are_refused():
         locate("nosuchpackage.a")
     with pytest.raises(LabelError, match="torch.nn.Linear"):
         locate("torch.nn.Linear")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem[:2])
+def test_links_of_a_notebook_lead_somewhere_on_colab_too(path):
+    """There nothing lies beside the notebook: links are whole addresses of files, or names in its text."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert targets
+    for target in targets:
+        if target.startswith("#"):
+            assert f'<a name="{target[1:]}"></a>' in text and f'name="{target[1:]}",' in str(cells), target
+            continue
+        host, _, place = target.partition("/blob/main/")
+        assert host in (
+            REPOSITORY,
+            REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github"),
+        )
+        assert (ROOT / place.partition("#")[0]).is_file() and place.endswith(".ipynb") == ("colab" in host), target
+
+
+def test_the_repository_has_one_address():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"]
+    assert config["url"] == REPOSITORY == cited and page_url("book/rules.md").startswith(
+        f"{REPOSITORY}/blob/{config['branch']}/"
+    )

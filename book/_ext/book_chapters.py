@@ -4,6 +4,8 @@
 * Its one figure, which the notebook shows where its data is there, at the top.
 * A name such as ``talking_heads_utils.stats.bootstrap_mean`` in code type leads to that function in the
   repository. A name that the package does not hold is a warning, which fails the build.
+* A link to another page's source in the repository, or to another chapter on Colab, which is what leads somewhere from
+  a notebook that is opened there, leads to the page itself.
 """
 
 import re
@@ -14,11 +16,13 @@ from sphinx.util import logging
 
 from talking_heads_utils.errors import LabelError
 from talking_heads_utils.provenance import machine
-from talking_heads_utils.site.sources import PACKAGE, locate
+from talking_heads_utils.site.sources import PACKAGE, REPOSITORY, locate
 
 CHAPTERS = "notebooks/"
 LEAD = "lead"  # class of a figure that book_static found marked so
 NAME = re.compile(rf"{PACKAGE}(\.\w+)+")
+COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
+PAGE = re.compile(rf"({REPOSITORY}|{COLAB})/blob/main/(?P<page>(book|notebooks)/\w+)\.(md|ipynb)(?P<anchor>#.*)?")
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +69,17 @@ def link_sources(app, doctree):
         literal.replace_self(nodes.reference("", "", short, refuri=url, reftitle=name, internal=False))
 
 
+def link_pages(app, doctree, docname):
+    for reference in doctree.findall(nodes.reference) if docname.startswith(CHAPTERS) else ():
+        found = PAGE.fullmatch(reference.get("refuri", ""))
+        if found and found["page"] not in app.env.found_docs:
+            log.warning("%s leads to no page of the book", reference["refuri"], location=reference)
+        elif found:
+            reference["refuri"] = app.builder.get_relative_uri(docname, found["page"]) + (found["anchor"] or "")
+            reference["internal"] = True
+
+
 def setup(app):
     app.connect("doctree-read", finish)
+    app.connect("doctree-resolved", link_pages)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,7 +3,7 @@
 * A notebook output of type ``application/vnd.plotly.v1+json`` becomes a numbered figure that holds the plot as
   JSON. What ``talking_heads_utils.figures.page`` put into ``layout.meta`` gives its name, caption and alternative
   text.
-* The data of the explorer page (``atlas.js``) is written from the scores in ``data/``.
+* Below the caption stand its data, written from the figure itself to ``_data/``, and the lines that made it.
 * ``book-plotly.js`` draws a figure when it nears the window. plotly.min.js is copied out of the installed wheel,
   so that the two always match.
 """
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import plotly
@@ -19,11 +20,9 @@ from docutils import nodes
 from myst_nb.core.render import load_mime_renders
 from plotly.offline import get_plotlyjs_version
 
-import talking_heads_utils
-from talking_heads_utils.figures.atlas import write_atlas
+from talking_heads_utils.figures import data as figure_data
 from talking_heads_utils.figures.page import BUILD_VARIABLE
-from talking_heads_utils.files import data_dir
-from talking_heads_utils.scores.scores import SHIPPED, load_shipped_scores
+from talking_heads_utils.site.sources import locate, made_by
 
 MIME = "application/vnd.plotly.v1+json"
 BUNDLE = f"plotly-{get_plotlyjs_version()}.min.js"
@@ -41,7 +40,7 @@ class PlotlyMime:
         about = meta.pop("book", None)
         renderer.add_js_file("book_plotly", "book-plotly.js", {"defer": "defer", "data-bundle": BUNDLE})
         raw = nodes.raw(text=figure_html(spec, about, f"{data.cell_index}-{data.output_index}"), format="html")
-        return [numbered(renderer, data, raw, about)] if about else [raw]
+        return [numbered(renderer, data, raw, about, spec)] if about else [raw]
 
 
 def figure_html(spec, about, place):
@@ -60,8 +59,8 @@ def attribute(text):
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
-def numbered(renderer, data, raw, about):
-    """A docutils figure with a caption and a target, so that {numref} finds it."""
+def numbered(renderer, data, raw, about, spec):
+    """A docutils figure with a caption, a target, so that {numref} finds it, and the line of its links."""
     caption = nodes.caption("", "")
     for node in renderer.render_markdown_inline(replace(data, mime_type="text/markdown", content=about["caption"])):
         caption += node.children if isinstance(node, nodes.paragraph) else node
@@ -71,7 +70,26 @@ def numbered(renderer, data, raw, about):
     document = renderer.renderer.document
     figure.source, figure.line = document["source"], data.line or 0
     document.note_explicit_target(figure, figure)
+    figure += nodes.legend("", nodes.raw(text=links_html(renderer, data, about["name"], spec), format="html"))
     return figure
+
+
+def links_html(renderer, data, name, spec):
+    """One short line: the figure's data, and, folded, what made it."""
+    env = renderer.renderer.sphinx_env
+    path = figure_data.write(spec, Path(env.app.outdir) / "_data", name)
+    to_root = "../" * env.docname.count("/")
+    size = f"{path.suffix[1:].upper().replace('PARQUET', 'parquet')}, {max(1, round(path.stat().st_size / 1000))} kB"
+    cells = renderer.renderer.nb_client.notebook.cells[: data.cell_index + 1]
+    made = made_by([cell["source"] for cell in cells if cell["cell_type"] == "code"], name)
+    options = env.config.html_theme_options
+    where = (options["repository_url"], options["repository_branch"])
+    drawn = f'<a href="{locate(made.function).url(*where)}">the function that draws it</a>' if made.function else ""
+    return (
+        f'<div class="figure-links"><a href="{to_root}_data/{path.name}" download>its data ({size})</a>'
+        f"<details><summary>made by</summary>"
+        f'<div class="highlight"><pre>{escape(made.lines, quote=False)}</pre></div>{drawn}</details></div>'
+    )
 
 
 def copy_bundle(app, exception):
@@ -80,15 +98,6 @@ def copy_bundle(app, exception):
         target = Path(app.outdir) / "_static" / BUNDLE
         if not target.exists() or target.stat().st_size != source.stat().st_size:
             target.write_bytes(source.read_bytes())
-
-
-def write_explorer(app, exception):
-    """What the explorer page draws, anew where anything that it is made from is younger."""
-    target = Path(app.outdir) / "_static" / "atlas-gpt2-small.js"
-    made_from = [data_dir() / "gpt2-small" / SHIPPED, *Path(talking_heads_utils.__file__).parent.rglob("*.py")]
-    age = target.stat().st_mtime if target.exists() else 0
-    if exception is None and app.builder.format == "html" and age < max(p.stat().st_mtime for p in made_from):
-        write_atlas(load_shipped_scores(), target)
 
 
 def dedupe_scripts(app, page, template, context, doctree):
@@ -124,5 +133,4 @@ def setup(app):
     app.connect("html-page-context", dedupe_scripts, priority=990)
     app.connect("html-page-context", mend)
     app.connect("build-finished", copy_bundle)
-    app.connect("build-finished", write_explorer)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

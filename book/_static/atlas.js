@@ -1,12 +1,15 @@
 /* The explorer page: all heads of a model as a graph, from what talking_heads_utils.figures.atlas packed.
-   The address holds the view: #L8H10.1&kind=Q&z=20&rank=5. Nothing here is specific to GPT-2 small. */
+   The address holds the view: #L8H10.1&kind=Q&z=20&rank=5, or #all for the overview; of any model but the page's first
+   behind its name: #smollm2:L19H2.7. Nothing here is specific to a model. */
 (() => {
   const root = document.getElementById("atlas");
   if (!root) return;
-  const START_Z = 12, MOST_EDGES = 150, ALL = "all", RANKS = [1, 2, 3, 5, 10, 20, 50, 100, 200, 500, Infinity];
+  const START_Z = 12, MOST_EDGES = 150, FEW_EDGES = 60, ALL = "all", RANKS = [1, 2, 3, 5, 10, 20, 50, 100, 200, 500, Infinity];
   const DASHES = { Q: "", K: "7 3", V: "2 3" };
   const GRID_LABEL = "All heads, a row for each layer; arrow keys move, Enter chooses, Escape shows all";
   const SVG = "http://www.w3.org/2000/svg";
+  const MODELS = JSON.parse(root.dataset.models || "{}"), FIRST = Object.keys(MODELS)[0] ?? "";
+  const loaded = {}; // model -> a promise of its scores
   let atlas, state, focused;
 
   /* ---- small helpers ---- */
@@ -57,6 +60,7 @@
     }
     const roleOf = {};
     for (const [role, heads] of Object.entries(packed.roles)) for (const head of heads) roleOf[head] ??= role;
+    for (const role of Object.keys(packed.roles)) packed.colours.roles[role] ??= packed.colours.none;
     return { ...packed, nLayers, nHeads, dHead, nulls, singular, starts, index, scores, roleOf };
   };
 
@@ -77,7 +81,8 @@
 
   /* The edges of a view, the strongest z first, and how many inputs read each component of the chosen head. An edge
      is a pair's strongest component, unless one component is chosen: then that component is what leaves its head. */
-  const edgesOf = ({ head, component, kind, z, rank: most }) => {
+  const edgesOf = ({ head, component, kind, rank: most, ...view }) => {
+    const z = leastZ({ head, ...view });
     const edges = [], readers = new Array(atlas.dHead).fill(0);
     for (const each of kind === ALL ? atlas.kinds : [kind]) {
       for (let reader = atlas.nHeads; reader < atlas.nLayers * atlas.nHeads; reader++) {
@@ -99,10 +104,18 @@
     return { edges: edges.sort((a, b) => b.z - a.z), readers };
   };
 
+  /* Where no z is chosen, an overview shows few edges and a head all that stand out. */
+  const leastZ = ({ head, z }) => z ?? (head === null ? overviewZ() : Math.min(START_Z, overviewZ()));
+  const WHOLE = { head: null, component: null, kind: ALL, rank: Infinity };
+  const overviewZ = () => atlas.overviewZ ??= Math.ceil(
+    edgesOf({ ...WHOLE, z: atlas.least_z }).edges[FEW_EDGES]?.z ?? atlas.least_z);
+  const largestZ = () => atlas.largestZ ??= Math.ceil(
+    edgesOf({ ...WHOLE, z: atlas.least_z, rank: 1 }).edges[0]?.z ?? atlas.least_z);
+
   /* ---- the address ---- */
   const parseLabel = (text) => {
     const match = /^\s*L(\d+)H(\d+)(?:\.(\d+))?\s*$/i.exec(text);
-    if (!match) return { error: `“${text}” is no head. Write layer and head as in L8H10, or a component as in L8H10.1.` };
+    if (!match) return { error: `“${text}” is no head: write layer and head as in L8H10, or a component as in L8H10.1.` };
     const [layer, head, component] = match.slice(1).map((part) => part === undefined ? null : Number(part));
     if (layer >= atlas.nLayers || head >= atlas.nHeads || component >= atlas.dHead) {
       return { error: `${atlas.about.model} has no ${text.trim()}: its layers are 0 to ${atlas.nLayers - 1}, heads 0 to ` +
@@ -113,43 +126,60 @@
   const toHash = ({ head, component, kind, z, rank }) => {
     const parts = head === null ? [] : [name({ head, component })];
     if (kind !== ALL) parts.push(`kind=${kind}`);
-    if (z !== START_Z) parts.push(`z=${z}`);
+    if (z !== null) parts.push(`z=${z}`);
     if (rank !== Infinity) parts.push(`rank=${rank}`);
-    return `#${parts.join("&")}`;
+    return `#${atlas.model === FIRST ? "" : `${atlas.model}:`}${parts.join("&") || ALL}`;
   };
-  const fromHash = (hash) => {
-    const found = { head: null, component: null, kind: ALL, z: START_Z, rank: Infinity };
-    for (const part of hash.slice(1).split("&").filter(Boolean)) {
+  const split = (address) => {
+    const [, model = FIRST, view] = /^#?(?:([^:&=]*):)?(.*)$/.exec(address);
+    return { model, view };
+  };
+  const startView = () => ({ ...WHOLE, z: null, ...(atlas.start ? parseLabel(atlas.start) : {}) });
+  const fromView = (view) => {
+    if (!view) return startView();
+    const found = { ...WHOLE, z: null };
+    for (const part of view.split("&").filter(Boolean)) {
       const [key, value] = part.split("=");
       if (key === "kind" && atlas.kinds.includes(value)) found.kind = value;
       else if (key === "z" && Number(value) >= atlas.least_z) found.z = Math.min(Number(value), largestZ());
       else if (key === "rank" && Number(value) >= 1) found.rank = RANKS.findLast((rank) => rank <= Number(value));
       else if (/^L\d/i.test(part)) Object.assign(found, parseLabel(part));
-      else return null; // an anchor of the page, not a view
+      else if (part !== ALL) return null; // an anchor of the page, not a view
     }
-    return found;
+    return found.error ? { ...startView(), error: found.error } : found;
   };
   const go = (change, replace = false) => {
     const next = { ...state, error: null, ...change };
     const address = toHash(next);
-    if (address !== (location.hash || "#")) history[replace ? "replaceState" : "pushState"](null, "", address);
+    if (address !== location.hash) history[replace ? "replaceState" : "pushState"](null, "", address);
     state = next;
     render();
   };
-  const readAddress = () => {
-    const found = fromHash(location.hash);
-    if (found || !state) { state = found || fromHash("#"); render(); }
+  const readAddress = async () => {
+    const asked = location.hash, { model, view } = split(asked), known = model === FIRST || Object.hasOwn(MODELS, model);
+    let error = known ? await show(model, asked) :
+      `This page has no model “${model}”${FIRST ? `: it has ${Object.keys(MODELS).join(" and ")}` : ", but one alone"}.`;
+    if (error && !atlas) error = [await show(FIRST, asked), error].filter(Boolean)[0];
+    if (asked !== location.hash) return; // the reader went on
+    if (!atlas) { parts.status.textContent = error; return; }
+    const found = error ? { ...(state ?? startView()), error } : fromView(view);
+    if (!found && state) return;
+    state = found || startView();
+    if (error || !view) history.replaceState(null, "", toHash(state));
+    render();
   };
-  const largestZ = () => atlas.largestZ ??= Math.ceil(
-    edgesOf({ head: null, component: null, kind: ALL, z: atlas.least_z, rank: 1 }).edges[0]?.z ?? atlas.least_z);
+  const visit = (address) => { history.pushState(null, "", address); return readAddress(); };
 
   /* ---- controls ---- */
   const parts = {};
+  const overview = () => go({ head: null, component: null, z: null });
   const buildControls = () => {
     const datalist = element("datalist", { id: "atlas-labels" });
     for (let head = 0; head < atlas.nLayers * atlas.nHeads; head++) datalist.append(new Option("", headName(head)));
     parts.search = element("input", { type: "search", id: "atlas-search", list: "atlas-labels", autocomplete: "off",
-      placeholder: "L8H10.1", spellcheck: "false", "aria-describedby": "atlas-error" });
+      placeholder: atlas.start ?? "L1H0.0", spellcheck: "false", "aria-describedby": "atlas-error" });
+    parts.models = element("select", { id: "atlas-model", onchange: () => visit(`#${parts.models.value}:`) },
+      ...Object.entries(MODELS).map(([key, text]) => new Option(text, key, false, key === atlas.model)));
     parts.kind = element("select", { onchange: () => go({ kind: parts.kind.value }) }, new Option("all inputs", ALL));
     for (const kind of atlas.kinds) parts.kind.add(new Option(`${kind} (${atlas.reads[kind]})`, kind));
     const slider = (range, read) => element("input", { type: "range", step: 1, ...range,
@@ -160,13 +190,18 @@
     parts.zText = element("output");
     parts.rankText = element("output");
     parts.error = element("p", { id: "atlas-error", role: "alert", class: "atlas-error" });
-    const find = (event) => { event.preventDefault(); go(parseLabel(parts.search.value)); };
+    const find = (event) => {
+      event.preventDefault();
+      const text = parts.search.value.trim();
+      if (text.includes(":")) visit(`#${text}`); else go(parseLabel(text));
+    };
     const search = element("form", { role: "search", "aria-label": "Heads", onsubmit: find },
       element("label", { for: "atlas-search" }, "Head or component"), " ", parts.search, " ", element("button", {}, "Show"));
-    return element("div", { class: "figure-controls" }, search,
+    const models = FIRST ? [element("label", {}, "Model ", parts.models)] : [];
+    return element("div", { class: "figure-controls" }, ...models, search,
       element("label", {}, "Input ", parts.kind), element("label", {}, "Least z ", parts.z, " ", parts.zText),
       element("label", {}, "Rank ", parts.rank, " ", parts.rankText),
-      element("button", { type: "button", onclick: () => go({ head: null, component: null }) }, "All heads"),
+      element("button", { type: "button", onclick: overview }, "All heads"),
       datalist, parts.error);
   };
 
@@ -181,12 +216,13 @@
   };
 
   /* ---- the graph ---- */
-  const LEFT = 30, BOTTOM = 36;
+  const LEFT = 36, BOTTOM = 36, HEIGHT = 620;
   const geometry = () => {
-    const step = (parts.graph.clientWidth - LEFT) / atlas.nHeads, row = Math.max(Math.min(step, 46), 25);
+    const width = parts.graph.clientWidth || 320; // where it is not laid out yet
+    const step = (width - LEFT) / atlas.nHeads, row = Math.max(Math.min(step, 46, HEIGHT / atlas.nLayers), 25);
     const at = (head) => [LEFT + (head % atlas.nHeads + 0.5) * step, (atlas.nLayers - layerOf(head) - 0.5) * row];
     const radius = Math.min(0.3 * step, 0.3 * row, 11);
-    return { step, row, at, radius, width: parts.graph.clientWidth, height: row * atlas.nLayers + BOTTOM };
+    return { step, row, at, radius, width, height: row * atlas.nLayers + BOTTOM };
   };
   const edgePath = ({ writer, reader, kind }, { at, step, radius }) => {
     const [x1, y1] = at(writer), [x2, y2] = at(reader), half = (y1 - y2) / 2;
@@ -208,12 +244,16 @@
     svg("rect", { x: x - place.step / 2, y: y - place.row / 2, width: place.step, height: place.row, rx: 4 }),
     svg("circle", { cx: x, cy: y, r: place.radius, style: role ? `fill: ${atlas.colours.roles[role]}` : null }));
     if (place.step > 40 && state.head !== null && !apart) {
-      group.append(svg("text", { x, y: y + place.radius + 10, "aria-hidden": "true" }, headName(head)));
+      const last = head % atlas.nHeads === atlas.nHeads - 1, off = place.radius + 3; // no room to the right of the last
+      const at = place.row > 40 ? { x, y: y + place.radius + 10 } :
+        { x: x + (last ? -off : off), y: y + 4, class: last ? "before" : "beside" };
+      group.append(svg("text", { ...at, "aria-hidden": "true" }, headName(head)));
     }
     return group;
   };
   const drawGraph = (edges) => {
-    const place = geometry(), touched = new Set(edges.flatMap(({ writer, reader }) => [writer, reader]).concat(state.head ?? []));
+    const place = geometry();
+    const touched = new Set(edges.flatMap(({ writer, reader }) => [writer, reader]).concat(state.head ?? []));
     const rows = [], had = parts.svg?.contains(document.activeElement);
     for (let layer = atlas.nLayers - 1; layer >= 0; layer--) {
       const heads = Array.from({ length: atlas.nHeads }, (_, head) => drawHead(layer * atlas.nHeads + head, place, touched));
@@ -240,11 +280,13 @@
     cell.setAttribute("tabindex", 0);
     cell.focus({ preventScroll: true });
   };
+  /* What was asked of an overview shows too little of one head. */
+  const choose = (head) => go({ head, component: null, ...(state.head === null ? { z: null } : {}) });
   const onGraphClick = (event) => {
     const cell = event.target.closest("[data-head]");
     if (!cell) return;
     focused = Number(cell.dataset.head);
-    go({ head: focused === state.head ? null : focused, component: null });
+    if (focused === state.head && state.component === null) overview(); else choose(focused);
   };
   const onGraphKey = (event) => {
     const cell = event.target.closest("[data-head]"), n = atlas.nHeads;
@@ -255,9 +297,9 @@
     if (event.key in moves) {
       if (moves[event.key] >= 0 && moves[event.key] < n * atlas.nLayers) focusHead(moves[event.key]);
     } else if (event.key === "Enter" || event.key === " ") {
-      go({ head, component: null });
+      choose(head);
     } else if (event.key === "Escape") {
-      go({ head: null, component: null });
+      overview();
     } else return;
     event.preventDefault();
   };
@@ -265,13 +307,13 @@
   /* ---- the tables ---- */
   const onTableClick = (event) => {
     const link = event.target.closest("a");
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (!link?.hash || link.classList.contains("elsewhere") || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    go(fromHash(link.hash));
+    go(fromView(split(link.hash).view));
     parts.tables.querySelector("h2").focus({ preventScroll: true });
   };
   const link = (view) => element("a", { href: toHash({ ...state, ...view }) }, name(view));
-  const table = (title, heads, rows) => element("section", {}, element("h3", { class: "atlas-caption" }, title),
+  const table = (title, heads, rows, kind) => element("section", { class: kind }, element("h3", { class: "atlas-caption" }, title),
     !rows.length ? element("p", {}, "None at this threshold.") :
     element("div", { class: "atlas-scroll", tabindex: 0, role: "region", "aria-label": title },
       element("table", { "aria-label": title },
@@ -287,13 +329,36 @@
     const steps = [values[i - 1] - values[i], values[i] - values[i + 1]]; // NaN past either end
     return Math.min(...steps.filter((step) => !Number.isNaN(step))) / values[i];
   };
+  const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(Math.abs(value) < 1 ? 3 : 2)}`;
+  const effectsOf = (head) => (atlas.measured?.rows[head] ?? []).map(
+    ([measure, component, of, effect, low, high, n, control]) => {
+      const [says, unit, place, href] = atlas.measured.measures[measure];
+      return { component, of, effect, low, high, n, control, says: says.replaceAll("{}", of), unit, place, href };
+    });
+  const elsewhere = ({ place, href }) => root.dataset.book === undefined ? place :
+    element("a", { href: `${root.dataset.book}${href}`, class: "elsewhere" }, place);
+  const effectTable = () => {
+    const self = headName(state.head);
+    const own = effectsOf(self).filter(({ component }) => (component ?? state.component) === state.component);
+    own.sort((a, b) => (a.component === null) - (b.component === null)); // those of the chosen component first
+    if (!own.length) return element("p", {}, `Of ${name(state)} the book has measured no effect.`);
+    return table(`What ${name(state)} does, measured`, ["measured", "effect [95% interval]", "n", "in"],
+      own.map((row) => [`${row.component === null ? self : name(state)} ${row.says}`,
+        `${signed(row.effect)} [${signed(row.low)}, ${signed(row.high)}] ${row.unit}` +
+        (row.control ? `; matched sets ${signed(row.control[0])} to ${signed(row.control[1])}` : ""),
+        count(row.n), elsewhere(row)]), "atlas-measured");
+  };
   const componentTable = (readers) => {
     const values = atlas.singular.subarray(state.head * atlas.dHead, (state.head + 1) * atlas.dHead);
     const total = values.reduce((sum, value) => sum + value ** 2, 0);
+    const effects = effectsOf(headName(state.head)).filter(({ component }) => component !== null);
+    const strongest = (i) => effects.filter(({ component }) => component === i)
+      .sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect))[0];
     const rows = Array.from(values, (value, i) => [link({ head: state.head, component: i }), value.toFixed(3),
-      `${(100 * value ** 2 / total).toFixed(1)}%`, gap(values, i).toFixed(3), String(readers[i])]);
-    const made = table(`Components of ${headName(state.head)}`,
-      ["component", "singular value", "share", "gap", "inputs that read it"], rows);
+      `${(100 * value ** 2 / total).toFixed(1)}%`, gap(values, i).toFixed(3), String(readers[i]),
+      ...(effects.length ? [strongest(i) ? `${signed(strongest(i).effect)} on ${strongest(i).of}` : ""] : [])]);
+    const made = table(`Components of ${headName(state.head)}`, ["component", "singular value", "share", "gap",
+      "inputs that read it", ...(effects.length ? ["largest effect"] : [])], rows);
     made.querySelectorAll("tbody tr")[state.component]?.setAttribute("aria-current", "true");
     return made;
   };
@@ -306,7 +371,8 @@
     const self = headName(state.head), role = atlas.roleOf[self];
     const into = edges.filter(({ reader }) => reader === state.head), out = edges.filter(({ writer }) => writer === state.head);
     const whole = `${self} writes, by its strongest component for each reader`;
-    parts.tables.replaceChildren(heading(name(state) + (role ? ` (${role})` : "")), componentTable(readers),
+    parts.tables.replaceChildren(heading(name(state) + (role ? ` (${role})` : "")), ...(atlas.measured ? [effectTable()] : []),
+      componentTable(readers),
       edgeTable(`${self} reads, each writer by its strongest component`, into),
       edgeTable(state.component === null ? whole : `${name(state)} writes`, out));
   };
@@ -314,20 +380,22 @@
   /* ---- all of it ---- */
   const summary = (edges, shown) => {
     const rank = state.rank === Infinity ? "" : `, rank ${state.rank} or better`;
-    const where = `z of ${state.z} or more${rank}${state.kind === ALL ? "" : `, ${atlas.reads[state.kind]} alone`}`;
+    const where = `z of ${leastZ(state)} or more${rank}${state.kind === ALL ? "" : `, ${atlas.reads[state.kind]} alone`}`;
     const held = edges.length > shown.length ? `; the strongest ${count(shown.length)} are drawn` : "";
     if (state.head === null) return `${plural(edges.length, "edge")} between heads at ${where}${held}.`;
     const into = edges.filter(({ reader }) => reader === state.head).length;
-    return `${headName(state.head)} reads through ${plural(into, "edge")}; ${name(state)} writes through ` +
-      `${plural(edges.length - into, "edge")} at ${where}${held}.`;
+    const reads = `${headName(state.head)} reads through ${plural(into, "edge")}`;
+    const writes = `${name(state)} writes through ${plural(edges.length - into, "edge")} at ${where}${held}`;
+    return state.component === null ? `${reads}; ${writes}.` : `${writes}, drawn here. ${reads}, listed below.`;
   };
   const render = () => {
     const { edges, readers } = edgesOf(state), shown = edges.slice(0, MOST_EDGES);
     focused = state.head ?? focused ?? 0;
+    parts.models.value = atlas.model;
     parts.kind.value = state.kind;
-    parts.z.value = state.z;
-    parts.zText.textContent = `z ≥ ${state.z}`;
-    parts.z.setAttribute("aria-valuetext", `z of ${state.z} or more`);
+    parts.z.value = leastZ(state);
+    parts.zText.textContent = `z ≥ ${leastZ(state)}`;
+    parts.z.setAttribute("aria-valuetext", `z of ${leastZ(state)} or more`);
     parts.rank.value = RANKS.indexOf(state.rank);
     parts.rankText.textContent = state.rank === Infinity ? "any" : `≤ ${state.rank}`;
     parts.rank.setAttribute("aria-valuetext", state.rank === Infinity ? "any rank" : `rank ${state.rank} or better`);
@@ -335,45 +403,68 @@
     parts.search[state.error ? "setAttribute" : "removeAttribute"]("aria-invalid", "true");
     if (!state.error) parts.search.value = state.head === null ? "" : name(state);
     parts.status.textContent = summary(edges, shown);
-    drawGraph(shown);
+    drawGraph(state.component === null ? shown : shown.filter(({ writer }) => writer === state.head));
     drawTables(shown, readers);
   };
   const nullNote = () => {
     const { about, null_rms: chance, least_z: least, largest_random_z: random } = atlas;
     return [
-      `${about.model}, real weights (${about.processing}).`,
+      `${atlas.shown} (${about.processing}).`,
       `C: composition score; chance is ${chance.toFixed(3)}, its root mean square for a random unit direction.`,
       `z: against ${about.n_random} random directions for each reader and input (seed ${about.seed}), of which the`,
       `largest reaches ${random.toFixed(1)}. rank: among all earlier components.`,
       `Of ${count(atlas.n_scores)} scores, the ${count(atlas.index.length)} with z of ${least} or more are here.`,
+      ...atlas.notes,
       atlas.role_source ? `Roles: ${atlas.role_source}.` : "",
     ].join(" ");
   };
-  const start = async () => {
-    const status = root.querySelector("[role=status]");
+
+  /* ---- models ---- */
+  /* A script, since a page opened from file:// may not fetch; what it holds is taken before another can run. */
+  const script = (model) => new Promise((resolve, reject) => document.head.append(element("script", {
+    src: root.dataset.source.replace(FIRST, model),
+    onload: () => { resolve(window.bookAtlas); delete window.bookAtlas; },
+    onerror: () => reject(new Error("The scores could not be loaded: is the site whole?")) })));
+  const fetched = async (model) => {
+    const packed = window.bookAtlas ?? await script(model);
+    if (packed.missing) throw new Error(packed.missing);
     try {
-      atlas = unpack(window.bookAtlas, await inflate(window.bookAtlas.payload));
-      delete window.bookAtlas;
+      return { ...unpack(packed, await inflate(packed.payload)), model };
     } catch (error) {
-      status.textContent = `The scores could not be read (${error.message}): is the browser up to date, the site whole?`;
-      return;
+      throw new Error(`The scores could not be read (${error.message}): is the browser up to date, the site whole?`);
     }
-    parts.status = status;
+  };
+  /* Nothing once a model's scores are there, unless the reader went on; else a sentence, and what was shown stays. */
+  const show = async (model, asked) => {
+    if (atlas?.model === model) return null;
+    parts.status.textContent = "Loading the scores …";
+    try {
+      const found = await (loaded[model] ??= fetched(model));
+      if (asked === location.hash && atlas !== found) buildModel(found);
+      return null;
+    } catch (error) {
+      delete loaded[model];
+      return error.message;
+    }
+  };
+  const buildModel = (found) => {
+    const chosen = parts.models && document.activeElement === parts.models;
+    atlas = found;
+    state = focused = undefined;
+    const note = element("p", { class: "atlas-note" }, nullNote());
+    root.replaceChildren(buildControls(), parts.status, parts.graph, buildLegend(), parts.tables, note);
+    if (chosen) parts.models.focus();
+  };
+  const start = async () => {
+    parts.status = root.querySelector("[role=status]");
     parts.graph = element("div", { onclick: onGraphClick, onkeydown: onGraphKey });
     parts.tables = element("div", { class: "atlas-tables", onclick: onTableClick });
-    const note = element("p", { class: "atlas-note" }, nullNote());
-    root.replaceChildren(buildControls(), buildLegend(), parts.graph, status, note, parts.tables);
-    readAddress();
+    await readAddress();
     addEventListener("popstate", readAddress);
     let width = parts.graph.clientWidth;
-    new ResizeObserver(() => { if (width !== (width = parts.graph.clientWidth)) render(); }).observe(parts.graph);
+    new ResizeObserver(() => { if (width !== (width = parts.graph.clientWidth) && state) render(); }).observe(parts.graph);
     root.dataset.ready = "true";
   };
-  /* Fetched once the page stands; a script, since a page opened from file:// may not fetch. */
-  const missing = () => {
-    root.querySelector("[role=status]").textContent = "The scores could not be loaded: is the site whole?";
-  };
-  const load = () => window.bookAtlas ? start() : document.head.append(
-    element("script", { src: root.dataset.source, onload: start, onerror: missing }));
-  if (document.readyState === "complete") load(); else addEventListener("load", load);
+  /* Once the page stands. */
+  if (document.readyState === "complete") start(); else addEventListener("load", start);
 })();

@@ -80,5 +80,16 @@
   const near = new IntersectionObserver((entries) => entries.forEach((entry) => {
     if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target); }
   }), { rootMargin: "600px" });
-  document.querySelectorAll(`.plotly-graph-div > script[type="${MIME}"]`).forEach((tag) => near.observe(tag.parentElement));
+  const waiting = () => [...document.querySelectorAll(`.plotly-graph-div > script[type="${MIME}"]`)].map((tag) => tag.parentElement);
+  waiting().forEach((div) => near.observe(div));
+
+  /* On paper all figures, as wide as a page. A browser does not wait there: plotly.js is loaded before it is asked. */
+  const fit = (size) => document.querySelectorAll(".js-plotly-plot").forEach((div) => Plotly.relayout(div, size));
+  addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(() => load(me.dataset.bundle)));
+  addEventListener("beforeprint", () => {
+    if (!window.Plotly) return;
+    waiting().forEach((div) => { near.unobserve(div); draw(div); });
+    queueMicrotask(() => fit({ width: 660, autosize: false }));
+  });
+  addEventListener("afterprint", () => { if (window.Plotly) fit({ width: null, autosize: true }); });
 })();

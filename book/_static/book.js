@@ -41,6 +41,29 @@
   addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
   if (terms.length) document.body.append(tip);
 
+  /* An address that leads into a fold, or to one, opens it. */
+  const unfold = () => {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (let fold = target?.closest?.("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    if (target?.closest?.("details")) target.scrollIntoView();
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
+  /* On paper: in the light, what is folded open. Afterwards all as it was. */
+  const folded = [], theme = document.documentElement.dataset;
+  let before;
+  addEventListener("beforeprint", () => {
+    before = theme.theme;
+    theme.theme = "light";
+    folded.push(...document.querySelectorAll("article details:not([open], .figure-links details)"));
+    folded.forEach((details) => { details.open = true; });
+  });
+  addEventListener("afterprint", () => {
+    theme.theme = before;
+    folded.splice(0).forEach((details) => { details.open = false; });
+  });
+
   document.querySelector(".bd-sidebar-primary")?.setAttribute("role", "complementary");
   document.querySelector(".bd-sidebar-primary")?.setAttribute("aria-label", "The book");
 })();

@@ -1,7 +1,7 @@
 """The verdict rules of both sources' claims, frozen with their power: :mod:`talking_heads_utils.experiments.power`.
 
 Every threshold is here. A rule sees what was measured (:class:`~talking_heads_utils.experiments.verdicts.Measured`) and
-no model's name. Later changes are logged on the book's page of rules.
+no model's name. Later changes are logged on the book's page of changes.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 ``style``        the palette, and what figures have in common: menus, sliders, error bars
 ``page``         shows a figure with its caption, in a kernel or on the static page
+``data``         what a figure draws, as a table
 ``heads``        any frame of an ablation, a patch or steering, by one call
 ``composition``  chapter 1: scores of components, their ranks, the links of a circuit
+``landing``      the landing page: one number moves, attention and answer with it
 ``circuit``      chapter 1 and the landing page: who writes to whom
 ``inhibition``   chapter 1: what components do to a mover
 ``roles``        chapter 1: who does what on IOI, and what runs through these heads
@@ -15,6 +17,7 @@
 ``icl_evidence``    chapter 4: belief by evidence, and parts
 ``models``       the page of the models
 ``power``        the page of the rules
+``measured``     what the book has measured of a model's heads, for the explorer
 ``atlas``        the data that the explorer page draws by itself
 """
 

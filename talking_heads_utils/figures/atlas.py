@@ -11,26 +11,36 @@ import base64
 import html
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from talking_heads_utils import roles
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments.store import finished
+from talking_heads_utils.figures.measured import measured
 from talking_heads_utils.figures.style import CONTROL, KIND_COLOURS, KIND_READS, ROLE_COLOURS
 from talking_heads_utils.files import data_dir, written_whole
+from talking_heads_utils.known import is_real, known_models
 from talking_heads_utils.labels import Head
-from talking_heads_utils.roles import GPT2_SMALL_SOURCE, gpt2_small_roles
 from talking_heads_utils.scores.composition import ReaderScores
 from talking_heads_utils.scores.scores import CompositionScores
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEAST_Z = 3.0  # scores below are left out: about what the largest of a reader's random directions reaches
 MOST = 1_000_000  # scores that a page can hold; of a larger model every reader keeps its strongest
 
 
-def pack(scores: CompositionScores, roles: Mapping[str, list[Head]], *, least_z: float | None = None) -> dict[str, Any]:
+def pack(
+    scores: CompositionScores, known: Mapping[str, Any] | None = None, *, least_z: float | None = None
+) -> dict[str, Any]:
     """What the page needs, as plain values; ``payload`` is base64 of a deflated run of little-endian arrays.
+
+    known: what is known of the model beside its scores, as :func:`known_of` gives it.
 
     In this order, readers being every head of layers 1 and up, layer by layer, for each of ``kinds`` in turn: mean,
     then standard deviation of each layer's null (float32); how many components each reader keeps (uint32); singular
@@ -65,8 +75,7 @@ def pack(scores: CompositionScores, roles: Mapping[str, list[Head]], *, least_z:
         "least_z": least_z,
         "largest_random_z": largest,
         "n_scores": n_scores,
-        "roles": {role: [str(head) for head in heads] for role, heads in roles.items()},
-        "role_source": GPT2_SMALL_SOURCE if roles else None,
+        **(known_of(scores) if known is None else known),
         "colours": {"roles": ROLE_COLOURS, "kinds": KIND_COLOURS, "none": CONTROL},
         "reads": KIND_READS,
         "payload": base64.b64encode(zlib.compress(payload, 9)).decode(),
@@ -88,13 +97,60 @@ def _planes(values: np.ndarray) -> bytes:
     return values.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes()
 
 
-def write_atlas(scores: CompositionScores, path: Path) -> None:
-    """The script that the book's explorer page loads, or, where ``path`` ends in ``.html``, a page of its own.
+def known_of(scores: CompositionScores) -> dict[str, Any]:
+    """What the page says of a model beside its scores.
 
-    Roles are those published for GPT-2 small; other models have none.
+    shown: what it is. roles: role -> heads, and their source. start: the component that the page opens on, None for an
+    overview. measured: of :func:`~talking_heads_utils.figures.measured.measured`. notes: more sentences. Roles of GPT-2
+    small are those published; those of a model that the book has run are out of ``data/results``; others have none.
     """
-    roles = gpt2_small_roles() if scores.about["model"] == "gpt2-small" else {}
-    content = json.dumps(pack(scores, roles), separators=(",", ":")).replace("<", "\\u003c")
+    model, revision = scores.about["model"], scores.about.get("revision")
+    if model == "gpt2-small":
+        return _known(f"{model}, real weights", roles.gpt2_small_roles(), roles.GPT2_SMALL_SOURCE, "L8H10.1")
+    tables = {name: result.table for name, result in finished(model).items()} if is_real(model, revision) else {}
+    notes = [_AT_0] if scores.about.get("rotary_distance") == 0 else []
+    if "roles" not in tables or "hits" not in tables:
+        return _known(model, notes=notes)
+    found, hits = roles.Roles.of_frame(tables["roles"]), tables["hits"]
+    first = found.heads(roles.S_INHIBITION)[:1]
+    start = hits.loc[hits["head"].isin(map(str, first)), "strongest"]
+    source = f"found by chapter 1 on IOI, with effects on {tables['roles']['n'].max()} held-out prompts"
+    return _known(
+        known_models()[model].shown,
+        {role: heads for role in roles.ALL if (heads := found.heads(role))},
+        source,
+        None if start.empty else start.iloc[0],
+        measured(tables),
+        notes + _compared(tables.get("prediction")),
+    )
+
+
+def _known(
+    shown: str, heads: Mapping[str, list[Head]] | None = None, source: str | None = None, start: str | None = None,
+    effects: Mapping[str, Any] | None = None, notes: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    named = {role: [str(head) for head in found] for role, found in (heads or {}).items()}
+    return {"shown": shown, "roles": named, "role_source": source, "start": start, "measured": effects,
+            "notes": list(notes)}  # fmt: skip
+
+
+_AT_0 = "Positions are rotary: the scores into queries and keys are those at distance 0, query and key at one position."
+
+
+def _compared(table: pd.DataFrame | None) -> list[str]:
+    """How far the scores at distance 0 lie from those by which chapter 1 predicts. table: of ``prediction``."""
+    if table is None or not table["n_distances"].max():
+        return []
+    apart = (table["score"] - table["score_at_0"]).abs().max()
+    return [
+        "Chapter 1 ranks links by these scores; its prediction of components takes the mean over its prompts' "
+        f"{table['n_distances'].max()} distances, which differs by at most {apart:.3f} on {len(table)} components."
+    ]
+
+
+def write_atlas(scores: CompositionScores, path: Path) -> None:
+    """The script that the book's explorer page loads, or, where ``path`` ends in ``.html``, a page of its own."""
+    content = json.dumps(pack(scores), separators=(",", ":")).replace("<", "\\u003c")
     script = f"window.bookAtlas = {content};\n"
     with written_whole(path) as part:
         part.write_text(_page(scores, script) if path.suffix == ".html" else script, encoding="utf-8")

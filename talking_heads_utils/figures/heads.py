@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.figures.style import ACCENT, by_menu, error_bars, new_figure
+from talking_heads_utils.figures.style import ACCENT, by_menu, error_bars, new_figure, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +57,26 @@ def heads(frame: pd.DataFrame) -> go.Figure:
     if bars:
         return figure.update_layout(yaxis_title=title, xaxis_type="category")
     return figure.update_layout(yaxis_type="category", xaxis_type="category", yaxis_autorange="reversed")
+
+
+def by_position(frame: pd.DataFrame, tokens: Sequence[str]) -> go.Figure:
+    """Heads by tokens: the change of the metric when one head is patched at one position. frame: of
+    :func:`~talking_heads_utils.patching.patch` with ``sites="z"`` and ``positions="all"``. tokens: what each position
+    holds. Unit: that of the metric."""
+    wide = frame.assign(at=frame["position"].astype(int)).pivot(index=["layer", "head"], columns="at", values="change")
+    change = wide.to_numpy(float)
+    names = [f"L{layer}H{head}" for layer, head in wide.index]
+    firsts = [i for i, (_, head) in enumerate(wide.index) if head == wide.index[0][1]]
+    places = [f"{at} {tokens[at]}" for at in wide.columns]
+    title = f"change of {words(frame['metric'].iloc[0])}"
+    figure = new_figure(height=max(320, min(900, 150 + 6 * len(wide))), margin_t=16)
+    figure.add_heatmap(
+        z=change.round(4).tolist(), x=places, y=names, zmid=0, colorscale="RdBu_r",
+        colorbar=dict(title=dict(text=title, side="right"), thickness=12),
+        hovertemplate="%{y} at token %{x}: %{z:+.2f}<extra></extra>",
+    )  # fmt: skip
+    figure.update_yaxes(type="category", autorange="reversed", tickvals=[names[i] for i in firsts], title_text="head")
+    return figure.update_xaxes(type="category", tickangle=-60, title_text="token")
 
 
 def _kinds(frame: pd.DataFrame) -> list[str]:

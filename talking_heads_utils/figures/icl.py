@@ -117,9 +117,14 @@ def tasks_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def over_tasks(figure: go.Figure, tasks: Sequence[str]) -> go.Figure:
-    ticks = [task_name(task).replace(" ", "<br>") for task in tasks]
-    return figure.update_xaxes(tickvals=list(range(len(tasks))), ticktext=ticks, range=[-0.5, len(tasks) - 0.5],
-                               tickangle=0)  # fmt: skip
+    ticks = [task_name(task) for task in tasks]
+    figure.update_xaxes(tickvals=list(range(len(tasks))), ticktext=ticks, range=[-0.5, len(tasks) - 0.5])
+    return upright_or_slanted(figure)
+
+
+def upright_or_slanted(figure: go.Figure) -> go.Figure:
+    """Labels of the x axis slanted where they would overlap, as on a phone, with the legend below."""
+    return figure.update_xaxes(tickangle=None, autotickangles=[0, -50]).update_layout(legend_y=-0.42)
 
 
 # --- the post's experiment ---

@@ -18,6 +18,7 @@ from talking_heads_utils.figures.icl import (
     marks,
     over_tasks,
     task_name,
+    upright_or_slanted,
     views_of,
 )
 from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, new_figure, with_views
@@ -67,13 +68,13 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
     """Share of a lost direct effect that others recover, by who they are, beside what they recover of matched heads'
     and beside the post's yardstick; the menu chooses the task, and whether heads go together or one by one. table: of
     :class:`~talking_heads_utils.experiments.icl.backups.BackupRow`."""
-    shown = set(table.loc[table["share"].notna(), "who"])
+    shown = set(table.loc[table["share"].notna() & (table["heads_are"] == Set.CHOSEN), "who"])
     whos = [who for who in WHO if who in shown]
 
     def traces(part: pd.DataFrame) -> list:
         made = []
         for kind, colour, size in ((Set.MATCHED, CONTROL, 5), (Set.CHOSEN, ACCENT, 10)):
-            rows = part[(part["heads_are"] == kind) & part["share"].notna()]
+            rows = part[(part["heads_are"] == kind) & part["share"].notna() & part["who"].isin(whos)]
             i, of = rows.groupby("who").cumcount(), rows.groupby("who")["who"].transform("size")
             x = [whos.index(Who(who)) + 0.6 * ((j + 0.5) / k - 0.5) for who, j, k in zip(rows["who"], i, of)]
             mark = marks(rows, x, "share", f"{kind} heads", colour, before=[f"without {out}" for out in rows["out"]])
@@ -81,9 +82,9 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
             made.append(mark.update(error_y=None) if kind == Set.MATCHED else mark)
         return made
 
-    figure, singly = new_figure(330, legend_y=-0.32), "one by one"
+    figure, singly = upright_or_slanted(new_figure(330)), "one by one"
     figure.add_hline(y=0, line=NULL_LINE)
-    ticks = dict(tickvals=list(range(len(whos))), ticktext=[WHO[who] for who in whos], tickangle=0)
+    ticks = dict(tickvals=list(range(len(whos))), ticktext=[WHO[who].replace("<br>", " ") for who in whos])
     figure.update_xaxes(**ticks, range=[-0.5, len(whos) - 0.5])
     figure.update_yaxes(title_text="share recovered", tickformat=".0%")
     table = table.assign(how=["together" if n > 1 else singly for n in table["n_heads"]])

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 NAMES = {slider.FIRST: FIRST_NAME, slider.SECOND: SECOND_NAME}
 MEAN = "mean"  # in place of a prompt's index
+TARGETS = {
+    "seen": "named twice<br>or listed",
+    "named_twice": "words named<br>twice",
+    "same_list": "words of<br>the same list",
+    "in_list": "stands in a<br>list itself",
+}
 
 # --- one prompt ---
 
@@ -62,7 +68,7 @@ def slider_figure(table: pd.DataFrame, *, start: float = -1.0) -> go.Figure:
     direction moved as far. The slider sets the coefficient, the menu chooses a prompt or the mean. table: of
     :class:`~talking_heads_utils.experiments.inhibition.slider.SliderRow`."""
     titles = ("the name movers' attention to each name", "probability that the model says it")
-    figure = stacked(2, titles, 560, 0.1)
+    figure = stacked(2, titles, 490, 0.1)
     keyed = table.assign(key=table["prompt"].astype(object).where(table["prompt"].notna(), MEAN))
     settings = sorted(table["setting"].unique())
     at = min(range(len(settings)), key=lambda i: abs(settings[i] - start))
@@ -120,7 +126,7 @@ def effects_figure(table: pd.DataFrame) -> go.Figure:
     the mover's query reads it, below. Both panels answer to one hover. table: of
     :class:`~talking_heads_utils.experiments.inhibition.effects_table.ComponentRow`."""
     figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, figure=new_figure(370, hovermode="x")
+        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, figure=new_figure(340, hovermode="x")
     )
     views = {
         f"{head} into {mover}": _effect_traces(part, head)
@@ -160,7 +166,7 @@ def exchange_figure(table: pd.DataFrame, measure: str = exchange.LOG_ODDS) -> go
     """Share of a head's effect that the first k components carry, with controls or beside other ways to choose them; a
     menu chooses the head and what stands beside. table: of
     :class:`~talking_heads_utils.experiments.inhibition.exchange.ExchangeRow`."""
-    figure, rows = new_figure(360, margin_t=16), table[table["measure"] == measure]
+    figure, rows = new_figure(320, margin_t=16), table[table["measure"] == measure]
     query = rows[rows["into"] == exchange.QUERY]
     views: dict[str, Sequence[Any]] = {}
     for head, part in sorted(query.groupby("head", sort=False), key=lambda item: item[0] != exchange.ALL):
@@ -218,6 +224,6 @@ def attends_figure(table: pd.DataFrame) -> go.Figure:
             hovertemplate=f"{component}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(tickvals=list(range(len(targets))), ticktext=[words(t).replace(" ", "<br>") for t in targets])
+    figure.update_xaxes(tickvals=list(range(len(targets))), ticktext=[TARGETS.get(t, words(t)) for t in targets])
     figure.update_xaxes(range=[-0.5, len(targets) - 0.5])
     return figure.update_yaxes(title_text="share of attention, less even attention", tickformat=".0%")

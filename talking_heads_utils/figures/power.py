@@ -53,9 +53,9 @@ _UNITS = {
 }
 
 
-def _sizes(row: Any) -> str:
+def sizes(row: Any) -> str:
     """How many heads, readers and prompts there are, where that is of account."""
-    counts = {"heads": row.n_heads, "readers": row.n_readers, "prompts": row.n_prompts}
+    counts = {"heads": row.n_heads, "readers": row.n_readers, "prompts": row.n_prompts, "tasks": row.n_tasks}
     return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
 
 
@@ -64,7 +64,7 @@ def _marks(part: pd.DataFrame) -> list[go.Scatter]:
     for truth, colour in ((True, ACCENT), (False, CONTROL)):
         some = part[part["truth"] == truth]
         told = [
-            f"{r.world}, noise {r.noise:g}, {_sizes(r)}: supported "
+            f"{r.world}, noise {r.noise:g}, {sizes(r)}: supported "
             f"{r.supported:.1%}, not supported {r.not_supported:.1%}, undecided {r.undecided:.1%}"
             for r in some.itertuples()
         ]

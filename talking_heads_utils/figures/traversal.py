@@ -37,8 +37,8 @@ METHODS = {
     Method.SCALING: "the cloud scaled",
     Method.CORRECTION: "correction of the logits",
     Method.BOTH: "setting and correction",
-    Method.TOLD_INDEX: "told the index (a bound)",
-    Method.ORACLE: "told the answer (a bound)",
+    Method.TOLD_INDEX: "index known (a bound)",
+    Method.ORACLE: "answer known (a bound)",
 }
 
 

@@ -1,7 +1,11 @@
 """What only the published book needs.
 
 ``notebook``         which model a chapter adds, on which device, and whether it fits there
-``scorecard``        all claims and all models side by side, in words
+``landing``          what the landing page says, out of stored tables
+``live``             controls for prompts that a reader types, where a kernel runs
+``scorecard``        all claims and all models side by side
+``claim_words``      what claims and their rules say, and how their numbers read
+``rules``            the rules that judge, each beside its power
 ``data_dictionary``  what the files in ``data/`` hold, by field
 ``sources``          where a function of the package stands, so that a page can lead to it
 ``citation``         how to cite the book

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def names(people: list[Mapping[str, str]], joint: str) -> str:
-    """Authors as ``Family, Given``, or the name of a group in braces, which BibTeX then leaves whole."""
+def names(people: list[Mapping[str, str]], joint: str, group: str = "{name}") -> str:
+    """Authors as ``Family, Given``; a group by its name, written as ``group`` says."""
     return joint.join(
-        f"{who['family-names']}, {who['given-names']}" if "family-names" in who else f"{{{who['name']}}}"
+        f"{who['family-names']}, {who['given-names']}" if "family-names" in who else group.format(**who)
         for who in people
     )
 
@@ -18,7 +18,7 @@ def bibtex(cff: Mapping[str, Any], version: str) -> str:
     """The book as a BibTeX entry. Raises ``KeyError`` where the citation file lacks a field that it needs."""
     fields = {
         "title": f"{{{cff['title']}}}",
-        "author": names(cff["authors"], " and "),
+        "author": names(cff["authors"], " and ", "{{{name}}}"),  # BibTeX leaves what is in braces whole
         "version": version,
         "url": cff["repository-code"],
         "note": f"{cff['license']} licence",
@@ -29,5 +29,23 @@ def bibtex(cff: Mapping[str, Any], version: str) -> str:
 
 def reproduced_works(cff: Mapping[str, Any]) -> list[str]:
     """The works that the book reproduces and asks to be cited as well, one line each."""
-    works = [(names(work["authors"], "; "), work) for work in cff["references"]]
-    return [f"{who} ({work['year']}). *{work['title']}*. {work.get('collection-title', '')}" for who, work in works]
+    works = [(names(work["authors"], "; "), work, work.get("collection-title")) for work in cff["references"]]
+    return [f"{who} ({work['year']}). *{work['title']}*.{f' {place}.' if place else ''}" for who, work, place in works]
+
+
+def zenodo(cff: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``.zenodo.json`` says to Zenodo, which makes a release's record of it; the version is the release's.
+
+    Raises ``KeyError`` where the citation file lacks a field that it needs.
+    """
+    return {
+        "title": cff["title"],
+        "upload_type": cff["type"],
+        "description": cff["abstract"],
+        "creators": [{"name": names([who], "")} for who in cff["authors"]],
+        "license": cff["license"],
+        "access_right": "open",
+        "language": "eng",
+        "related_identifiers": [{"identifier": cff["repository-code"], "relation": "isSupplementTo", "scheme": "url"}],
+        "references": [work.replace("*", "") for work in reproduced_works(cff)],
+    }

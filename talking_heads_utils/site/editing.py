@@ -15,11 +15,13 @@ from talking_heads_utils.experiments.rules import QUARTER, TWENTY
 from talking_heads_utils.experiments.verdicts import listed
 from talking_heads_utils.figures.editing import pareto
 from talking_heads_utils.prompts import ioi
-from talking_heads_utils.site.scorecard import p_in_words, plain
+from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:
     import pandas as pd
+
+EXTENTS = {Extent.SINGLE: "one component", Extent.LEADING: "leading components", Extent.HEAD: "the whole head"}
 
 
 def best(table: pd.DataFrame, part: str = Part.HELD_OUT, n_items: int | None = None) -> Any:
@@ -39,13 +41,13 @@ def points(row: Any, value: str = "gain", ends: str = "") -> str:
 
 @said
 def finding(table: pd.DataFrame, model: str) -> str:
-    """The chapter's finding, in one sentence."""
+    """The chapter's finding, and its control."""
     row, draws = best(table), _draws(table)
     gains = "raises" if row["low"] > 0 else "lowers" if row["high"] < 0 else "does not clearly change"
-    beside = f"the best of {len(draws)} random edits with the same search gain at most {draws['gain'].max():+.1f}"
     return (
-        f"In {model}, the best of {_n_tried(table):,} edits {gains} accuracy on held-out lists of {row['n_items']}, by "
-        f"**{points(row)} points**; {beside}."
+        f"In {model}, the best of {_n_tried(table):,} edits of the weights {gains} accuracy on held-out lists of "
+        f"{row['n_items']}, by **{points(row)} points**. The same search among random heads, {len(draws)} times, gains "
+        f"{draws['gain'].max():+.1f} at most."
     )
 
 
@@ -66,19 +68,22 @@ def _draws(table: pd.DataFrame, n_items: int | None = None) -> pd.DataFrame:
 def removal(table: pd.DataFrame) -> str:
     parts = []
     for (task, n_items, head), rows in table.groupby(["task", "n_items", "head"], sort=False):
-        by = rows.set_index("chosen_by")
-        own, whole = by.loc["selection"], by.loc["whole_head"]
-        prompts = task if task == ioi.TASK else f"{task} of {n_items}"
+        own = rows.set_index("chosen_by").loc["selection"]
+        prompts = "IOI" if task == ioi.TASK else f"{task} of {n_items}"
         if own.isna()["share"]:
-            parts.append(f"- {prompts}, {head}: I(m) is not clearly above zero, so there is no share of it to lose")
+            parts.append(f"- {prompts}, {head}: I(m) is not clearly above zero, so there is no share of it to lose.")
             continue
         enough = "at least a quarter" if own["share_low"] >= QUARTER else "less than a quarter" if (
             own["share_high"] < QUARTER) else "about a quarter"  # fmt: skip
-        parts.append(
-            f"- {prompts}, {own['component']}: {share(own, ends='share_')} of I(m) is gone, {enough}; matched "
-            f"components {p_in_words(own['p_holm'])} after Holm; without the whole head {share(whole, ends='share_')}"
-        )
-    return "\n".join(parts)
+        parts.append(f"- {prompts}: without {own['component']}, {share(own, ends='share_')} of I(m) is gone, {enough}.")
+    ps = table.loc[table["chosen_by"] == "selection", "p_holm"].dropna()
+    beside = f"\n\nMatched components: {_up_to(ps)} for each, after Holm's correction." if len(ps) else ""
+    return "\n".join(parts) + beside
+
+
+def _up_to(ps: pd.Series) -> str:
+    """``p = 0.02``, or ``p = 0.3 or less`` of several that differ."""
+    return p_in_words(ps.max()) + (" or less" if ps.nunique() > 1 else "")
 
 
 # --- gains ---
@@ -90,16 +95,18 @@ def gains(table: pd.DataFrame) -> str:
     draws = _draws(table)
     more = "more" if row["low"] > draws["gain"].max() else "not clearly more"
     beyond = "beyond" if row["beyond_low"] > 0 else "not clearly beyond" if row["beyond_high"] > 0 else "less than"
-    passed = [unit for unit, value in (("points", "gain"), ("percent of the accuracy before", "relative"))
+    passed = [unit for unit, value in (("points", "gain"), ("percent", "relative"))
               if row[value] >= TWENTY]  # fmt: skip
-    over = f"20 is reached in {listed(passed)}" if passed else "20 is reached neither in points nor in percent"
+    over = f"is reached in {listed(passed)}" if passed else "is reached neither in points nor in percent"
     return (
-        f"The best edit is {row['edit']}. On held-out lists of {row['n_items']} accuracy goes from {row['before']:.0%} "
-        f"to {row['after']:.0%}, by {points(row)} points or {points(row, 'relative', 'relative_')} percent, n = "
-        f"{row['n']}. That is {more} than the best of {len(draws)} random draws of heads gains with the same search "
-        f"({draws['gain'].max():+.1f}; mean {draws['gain'].mean():+.1f}), and {beyond} a constant for each list index, "
-        f'added to the logits, gains: {points(row, "beyond", "beyond_")} points more. Of the paper\'s "over 20%": '
-        f"{over}."
+        f"The best edit is {row['edit']}. On held-out lists of {row['n_items']}, accuracy goes from "
+        f"{row['before']:.0%} to {row['after']:.0%}.\n\n"
+        f"- That is {points(row)} points, or {points(row, 'relative', 'relative_')} percent of the accuracy before "
+        f'(n = {row["n"]}). The paper\'s "over 20%" {over}.\n'
+        f"- It is {more} than the best of {len(draws)} searches among random heads gains: "
+        f"{draws['gain'].max():+.1f} points.\n"
+        f"- It is {beyond} what a constant gains that is added to the logit of each list index, by "
+        f"{points(row, 'beyond', 'beyond_')} points."
     )
 
 
@@ -112,7 +119,7 @@ def families(table: pd.DataFrame) -> str:
     parts, needs = [], []
     for family, own in rows.groupby("family", sort=False):
         by = own.drop_duplicates("extent").set_index("extent")
-        told = ", ".join(f"{plain(extent)} {points(row)}" for extent, row in by.iterrows())
+        told = ", ".join(f"{EXTENTS[extent]} {points(row)}" for extent, row in by.iterrows())
         parts.append(f"- {plain(family)}: {told}")
         some = [by.loc[e, "high"] for e in (Extent.SINGLE, Extent.LEADING) if e in by.index]
         if (
@@ -121,11 +128,11 @@ def families(table: pd.DataFrame) -> str:
             and by.loc[Extent.HEAD, "low"] > 0
             and by.loc[Extent.HEAD, "gain"] > max(some)
         ):
-            needs.append(plain(family))
-    low_rank = (f"In {listed(needs)} a gain needs the whole head: there the channel is not low-rank." if needs
-                else "In no family does a gain clearly need the whole head.")  # fmt: skip
+            needs.append(f"*{plain(family)}*")
+    low_rank = (f"In the family {listed(needs)}, a gain needs the whole head: few of its components are not enough."
+                if needs else "In no family does a gain clearly need the whole head.")  # fmt: skip
     return (
-        f"Points gained on lists of {n_items}, by how much of a head is edited:\n\n"
+        f"Points gained on lists of {n_items}, by family and by how much of a head is edited:\n\n"
         + "\n".join(parts)
         + f"\n\n{low_rank}"
     )
@@ -150,18 +157,14 @@ def costs(table: pd.DataFrame) -> str:
     for edit, rows in table.groupby("edit", sort=False):
         told = []
         for what, unit in ((What.IOI, "points on IOI"), (What.WORDS, "points on words in context, mean over tasks"),
-                           (What.TEXT_LOSS, "nats a token of loss on running text"),
-                           (What.TEXT_KL, "nats of divergence there")):  # fmt: skip
+                           (What.TEXT_LOSS, "nats a token of loss on running text")):  # fmt: skip
             part = rows[rows["what"] == what]
             if len(part) == 1:
-                digits = 1 if what == What.IOI else 4
+                digits = 1 if what == What.IOI else 3
                 told.append(f"{part['change'].iloc[0]:+.{digits}f} [{part['low'].iloc[0]:+.{digits}f}, "
                             f"{part['high'].iloc[0]:+.{digits}f}] {unit}")  # fmt: skip
             elif len(part):
-                worst = part.loc[part["change"].idxmin()]
-                told.append(
-                    f"{part['change'].mean():+.1f} {unit} (worst {plain(worst['of'])} {points(worst, 'change')})"
-                )
+                told.append(f"{part['change'].mean():+.1f} {unit}")
         parts.append(f"- {edit}: {'; '.join(told)}")
     return "\n".join(parts)
 
@@ -169,21 +172,25 @@ def costs(table: pd.DataFrame) -> str:
 @said
 def tried(table: pd.DataFrame) -> str:
     front = pareto(table)
-    free = front[front["text_loss"] <= 0]
-    told = "; ".join(f"{row['edit']}, {points(row)} points at {row['text_loss']:+.4f} nats"
-                     for _, row in front.tail(3).iterrows())  # fmt: skip
-    costless = f"{len(free)} of them cost no loss on text" if len(free) else "each of them costs some loss on text"
-    return f"Of {len(table)} edits {len(front)} are beaten by none in both, and {costless}. The largest gains: {told}."
+    free, most = front[front["text_loss"] <= 0], front.iloc[-1]
+    costless = (
+        f"{len(free)} of these cost{'s' * (len(free) == 1)} no loss on text"
+        if len(free)
+        else "each of these costs some loss on text"
+    )
+    return (
+        f"Of {len(table)} edits, {len(front)} are beaten by no other in both gain and cost; {costless}. The one that "
+        f"gains most, {most['edit']}, gains {points(most)} points and costs {most['text_loss']:+.3f} nats a token."
+    )
 
 
 @said
 def baked(table: pd.DataFrame) -> str:
     parts = []
     for n_items, rows in table.groupby("n_items"):
-        by = rows.set_index("by")
-        told = "; ".join(f"{name} {row['before']:.0%} to {row['after']:.0%}" for name, row in by.iterrows())
-        parts.append(f"- lists of {n_items}: {told}; logits differ by {rows['apart'].max():.1e} at most")
-    return "\n".join(parts)
+        told = "; ".join(f"{row['by']} {row['before']:.0%} to {row['after']:.0%}" for _, row in rows.iterrows())
+        parts.append(f"- lists of {n_items}: {told}. Logits differ by {rows['apart'].max():.1e} at most")
+    return "Accuracy before and after, by this package and by `transformers`:\n\n" + "\n".join(parts)
 
 
 @said
@@ -203,9 +210,9 @@ def known(table: pd.DataFrame) -> str:
     """The same search in the planted model, whose noise head can be removed."""
     row = best(table)
     return (
-        f"*Known answer:* in the planted model one head writes noise into the channel, and without it lists are "
-        f"answered better. The same search finds {row['edit']}: "
-        f"{row['before']:.0%} to {row['after']:.0%} on held-out lists of {row['n_items']}."
+        f"*Known answer:* in the planted model one head writes noise into the channel. Without it, lists are answered "
+        f"better. The same search finds {row['edit']}: accuracy goes from {row['before']:.0%} to {row['after']:.0%} on "
+        f"held-out lists of {row['n_items']}."
     )
 
 

@@ -48,13 +48,15 @@ def _signed(row: Any, value: str, form: str = "+.0%", ends: str = "") -> str:
 
 @said
 def finding(sets: pd.DataFrame, model: str) -> str:
-    """The chapter's finding, in one sentence."""
+    """The chapter's finding, and its control."""
     found = measures.redundant(sets)
     n_heads = measures.N_JUDGED
-    matched = "" if isnan(found.control) else f"; sets with as much direct effect {found.control:.2f} times"
+    control = f" For other heads with as much direct effect it is {found.control:.2f} times."
+    matched = "" if isnan(found.control) else control
     return (
-        f"In {model}, the {n_heads} heads that matter most to a task cost, together, **{found.value:.2f}** "
-        f"[{found.low:.2f}, {found.high:.2f}] times the sum of what each costs alone, over {found.n} tasks{matched}."
+        f"In {model}, the {n_heads} heads that matter most to a task cost, when they go together, "
+        f"**{found.value:.2f}** [{found.low:.2f}, {found.high:.2f}] times the sum of what each costs alone, over "
+        f"{found.n} tasks.{matched}"
     )
 
 
@@ -68,9 +70,9 @@ def tasks(table: pd.DataFrame) -> str:
     passed = [task for task in names if own.loc[task, "low"] > max((high.get(task, 0.0) for high in highs), default=0)]
     shuffled = by[SHUFFLED]["accuracy"] if SHUFFLED in by else {}
     kept = [shuffled.get(task, 0.0) / own.loc[task, "accuracy"] for task in passed]
-    more = f" Shuffled labels keep {_range(kept)} of their accuracy." if kept else ""
+    more = f" With shuffled labels, {_range(kept)} of their accuracy is left." if kept else ""
     return (
-        f"Of {len(names)} tasks {len(passed)} are clearly done better after their own examples than after either "
+        f"Of {len(names)} tasks, {len(passed)} are clearly done better after their own examples than after either "
         f"control: {listed(map(task_name, passed)) if passed else 'none'}.{more}"
     )
 
@@ -82,9 +84,9 @@ def functions(table: pd.DataFrame) -> str:
     told = []
     for function, rows in most.groupby("function", sort=False):
         by = rows.set_index("examples")
-        told.append(f"{function}: {share(by.loc[ITS_OWN], 'accuracy')}, after shuffled labels "
+        told.append(f"- {function}: {share(by.loc[ITS_OWN], 'accuracy')}; after shuffled labels "
                     f"{share(by.loc[SHUFFLED], 'accuracy')}")  # fmt: skip
-    return f"Whole answers that are right after {most['n_examples'].max()} examples: {'; '.join(told)}."
+    return f"Right whole answers after {most['n_examples'].max()} examples:\n\n" + "\n".join(told)
 
 
 # --- the post's experiment ---
@@ -100,10 +102,11 @@ def patches(table: pd.DataFrame) -> str:
         patched = rows[rows["run"] == Run.PATCHED].groupby("layer")[["accuracy", "copied"]].mean()
         best = patched["accuracy"].idxmax()
         parts.append(
-            f"- {seen(b_sees)}: {b:.0%} right untouched, at most {patched['accuracy'].max():.0%} with A's stream (of "
-            f"layer {best}), A itself {a:.0%}; A's own answer is copied in at most {patched['copied'].max():.0%}"
+            f"- {seen(b_sees)}: B alone is right in {b:.0%}, with A's stream of layer {best} in "
+            f"{patched['accuracy'].max():.0%}; A itself in {a:.0%}. Patches copy A's own answer in up to "
+            f"{patched['copied'].max():.0%}."
         )
-    return f"Means over {table['task'].nunique()} tasks, nothing out of A:\n\n" + "\n".join(parts)
+    return f"Means over {table['task'].nunique()} tasks, with no head of A out:\n\n" + "\n".join(parts)
 
 
 @said
@@ -113,19 +116,24 @@ def layers_out(table: pd.DataFrame) -> str:
     for how, rows in (table[table["task"] == OVER_TASKS]).groupby("how", sort=False):
         own = rows[rows["posts"].astype(bool)].iloc[0]
         worse = (rows["change"] < own["change"]).sum()
-        parts.append(f"layers {own['a']} and {own['b']} by {'zeros' if how == 'zero' else 'exchange'}: "
-                     f"{_signed(own, 'change')} of answers; {worse} of the {len(rows) - 1} other pairs cost more, the "
-                     f"worst {rows['change'].min():+.0%}")  # fmt: skip
-    return "Over tasks, " + "; ".join(parts) + "." if parts else ""
+        layers = sorted({*rows["a"], *rows["b"]})
+        mildest = {layer: rows[(rows["a"] == layer) | (rows["b"] == layer)]["change"].max() for layer in layers}
+        worst = min(mildest, key=mildest.__getitem__)
+        parts.append(f"- by {'zeros' if how == 'zero' else 'exchange'}: {_signed(own, 'change')}; {worse} of the "
+                     f"{len(rows) - 1} other pairs cost more, the worst {rows['change'].min():+.0%}. Every pair with "
+                     f"layer {worst} costs {mildest[worst]:+.0%} or more")  # fmt: skip
+    own = table[table["posts"].astype(bool)].iloc[0]
+    told = f"Change of accuracy without the post's layers, {own['a']} and {own['b']}, over tasks:\n\n"
+    return told + "\n".join(parts) if parts else ""
 
 
 @said
 def first(table: pd.DataFrame) -> str:
     """By how much the first working layer moves without the post's layers, over tasks."""
     rows = table[(table["task"] == OVER_TASKS) & table["posts"].astype(bool) & table["moved"].notna()]
-    told = [f"{seen(row['b_sees'])}, {'zeros' if row['how'] == 'zero' else 'exchange'} {_signed(row, 'moved', '+.1f')}"
-            for _, row in rows.iterrows()]  # fmt: skip
-    moved = f"Layers that it moves without the post's two, over tasks: {'; '.join(told)}."
+    told = [f"- {seen(row['b_sees'])}, {'zeros' if row['how'] == 'zero' else 'exchange'}: "
+            f"{_signed(row, 'moved', '+.1f')}" for _, row in rows.iterrows()]  # fmt: skip
+    moved = "Layers by which it moves up without the post's two, over tasks:\n\n" + "\n".join(told)
     return moved if told else ""
 
 
@@ -154,8 +162,8 @@ def heads(table: pd.DataFrame) -> str:
     shared = [head for head, n in often.items() if n == table["task"].nunique()]
     same = f" Chosen in every task: {listed(shared)}." if shared else " No head is chosen in every task."
     return (
-        f"By task, {_range(clear, 'd')} heads clearly cost something alone; the one that costs most, "
-        f"{_range(worst, '.2f')} nats.{same}"
+        f"In each task, {_range(clear, 'd')} heads clearly cost something when exchanged alone. The costliest of them "
+        f"costs {_range(worst, '.2f')} nats.{same}"
     )
 
 
@@ -164,13 +172,14 @@ def sets(table: pd.DataFrame) -> str:
     """What more heads, and whole layers, cost together."""
     whole = table[(table["task"] == OVER_TASKS) & (table["where"] == Where.END)]
     chosen = whole[(whole["heads_are"] == Set.CHOSEN) & whole["ratio"].notna()].sort_values("n_heads")
-    told = [f"{row['n_heads']} heads {with_interval(row, 'ratio')} (accuracy {row['before']:.0%} to "
-            f"{row['accuracy']:.0%})" for _, row in chosen.iterrows()]  # fmt: skip
+    told = [f"- {row['n_heads']} heads: {with_interval(row, 'ratio')}, and accuracy goes from {row['before']:.0%} to "
+            f"{row['accuracy']:.0%}" for _, row in chosen.iterrows()]  # fmt: skip
     layers = whole[whole["heads_are"] == Set.LAYER]
     worst = layers.loc[layers["accuracy"].idxmin()] if len(layers) else None
     cost = 0 if worst is None else worst["before"] - worst["accuracy"]
-    more = "" if worst is None else f" All heads of one layer cost at most {cost:.0%} of answers ({worst['heads']})."
-    return f"Over tasks, joint over summed loss at the last token: {'; '.join(told)}.{more}" if told else ""
+    more = "" if worst is None else f"\n\nAll heads of one layer cost at most {cost:.0%} of answers ({worst['heads']})."
+    head = "Joint loss over the sum of single losses, at the last token, over tasks:\n\n"
+    return head + "\n".join(told) + more if told else ""
 
 
 @said
@@ -178,8 +187,9 @@ def pairs(table: pd.DataFrame) -> str:
     """How many pairs stand in for each other, and how many need each other."""
     n, above, below = len(table), int((table["low"] > 0).sum()), int((table["high"] < 0).sum())
     return (
-        f"Of {n:,} pairs in {table['task'].nunique()} tasks, {above / n:.0%} clearly cost more together than alone "
-        f"(each stands in for the other), {below / n:.0%} clearly less (each needs the other)."
+        f"The same for all {n:,} pairs of heads in {table['task'].nunique()} tasks: {above / n:.0%} clearly cost more "
+        f"together than the sum of both, so each stands in for the other. {below / n:.0%} clearly cost less, so each "
+        "needs the other."
     )
 
 
@@ -190,15 +200,21 @@ def backups(table: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     by = rows[rows["n_heads"] == rows["n_heads"].max()].drop_duplicates("who").set_index("who")
-    names = {Who.ALL: "others recover", Who.NORM: "the norm adds", Who.POST: "the post's yardstick says",
-             Who.POST_HELD: "and, held frozen,"}  # fmt: skip
+    names = {Who.ALL: "other heads and MLPs", Who.NORM: "the final norm", Who.POST: "by the post's yardstick",
+             Who.POST_HELD: "by the post's yardstick, held frozen"}  # fmt: skip
     if Who.POST not in by.index:
-        names |= {Who.FINAL: "the post's yardstick, moved to the last layer, says", Who.FINAL_HELD: "and, held frozen,"}
-    told = [f"{name} {share(by.loc[who])}" for who, name in names.items() if who in by.index]
-    less = (
-        " Below 0: they, too, write less of the answer." if Who.ALL in by.index and by.loc[Who.ALL, "share"] < 0 else ""
+        names |= {
+            Who.FINAL: "by the post's yardstick, moved to the last layer",
+            Who.FINAL_HELD: "the same, held frozen",
+        }
+    told = [f"- {name}: {share(by.loc[who])}" for who, name in names.items() if who in by.index]
+    less = "\n\nBelow 0: they, too, write less of the answer." if (
+        Who.ALL in by.index and by.loc[Who.ALL, "share"] < 0) else ""  # fmt: skip
+    return (
+        f"Share of the lost direct effect that is recovered when {by['n_heads'].iloc[0]} heads go, over tasks:\n\n"
+        + "\n".join(told)
+        + less
     )
-    return f"Of the direct effect that is lost with {by['n_heads'].iloc[0]} heads: {'; '.join(told)}.{less}"
 
 
 @said
@@ -206,20 +222,17 @@ def sufficient(table: pd.DataFrame) -> str:
     """The smallest sets, and how many there are without a head in common."""
     enough = table[table["suffices"].astype(bool)]
     sizes = {task: rows.sort_values("which")["n_heads"].tolist() for task, rows in enough.groupby("task", sort=False)}
-    told = [f"{task_name(task)} {sizes[task][0]}{_further(sizes[task][1:])}" if task in sizes
-            else f"{task_name(task)} more than {rows['n_heads'].max()}"
-            for task, rows in table.groupby("task", sort=False)]  # fmt: skip
+    told = [f"{task_name(task)} {found[0]}{_further(found[1:])}" for task, found in sizes.items()]
+    lacking = [task for task in table["task"].unique() if task not in sizes]
+    most = table.loc[table["task"].isin(lacking), "n_heads"].max()
+    none = f"More than {most} are needed in {listed(map(task_name, lacking))}. " if lacking else ""
     held = enough[enough["which"] == 1]
-    kept = f" On held-out prompts the first sets keep {_range(held['kept'])} of the accuracy" if len(held) else ""
-    alone = held["everywhere"].dropna()
-    rest = f"; with all others exchanged everywhere, {_range(alone)}" if len(alone) else ""
+    kept = f"\n\nOn held-out prompts the first sets keep {_range(held['kept'])} of the accuracy" if len(held) else ""
     gone = held["without"].dropna()
-    without = f"; with the first set alone exchanged, {_range(gone)}" if len(gone) else ""
-    more = f"{kept}{rest}{without}." if kept else ""
-    return (
-        "Heads of the smallest set that keeps 90% of the accuracy (of further sets without these heads): "
-        f"{'; '.join(told)}.{more}"
-    )
+    without = f"; with the first set alone exchanged, {_range(gone)} is left" if len(gone) else ""
+    more = f"{kept}{without}." if kept else ""
+    first = f"Heads of the smallest set that keeps 90% of the accuracy: {', '.join(told)}. " if told else ""
+    return f"{first}{none}".strip() + more
 
 
 def _further(sizes: list[int]) -> str:
@@ -238,23 +251,21 @@ def labels(table: pd.DataFrame) -> str:
     told = []
     for names, part in rows.groupby("labels", sort=False):
         by = [f"{flipped(row['flip'])} {share(row, 'accuracy')}" for _, row in part.iterrows()]
-        told.append(f"{names}: {', '.join(by)}")
-    return f"After {rows['n_examples'].max()} examples, {half} half: {'; '.join(told)}."
+        told.append(f"- {names}: {', '.join(by)}")
+    return f"Right labels after {rows['n_examples'].max()} examples ({half} half):\n\n" + "\n".join(told)
 
 
 @said
 def slopes(table: pd.DataFrame) -> str:
-    """The slope by rate of flips, the bend, and the order."""
+    """The slope over all rates of flips, and what the order of examples does beside it."""
     told = []
     for names, part in table.groupby("labels", sort=False):
-        rates, whole = part[part["flip"] > 0], part[part["flip"] == 0].iloc[0]
-        by = ", ".join(f"{flipped(row['flip'])} {row['slope']:.3f}" for _, row in rates.iterrows())
+        whole = part[part["flip"] == 0].iloc[0]
         told.append(
-            f"{names}: {by}; all together {_signed(whole, 'slope', '.3f', 'slope_')}. Bend "
-            f"{_signed(whole, 'curvature', '+.4f', 'curvature_')}; over orders of one sequence "
-            f"{_signed(whole, 'order', '.0%', 'order_')} of the variance by evidence"
+            f"- {names}: {_signed(whole, 'slope', '.3f', 'slope_')} nats a label. The variance over orders of the "
+            f"same examples is {_signed(whole, 'order', '.0%', 'order_')} of the variance that goes by evidence."
         )
-    return f"Nats a label of signed evidence, {'. '.join(told)}."
+    return "Slope of the log-odds on signed evidence, all rates together:\n\n" + "\n".join(told)
 
 
 @said
@@ -266,11 +277,9 @@ def readers(table: pd.DataFrame) -> str:
         rivals = by.drop(index=Reader.EXACT)
         best = rivals.loc[rivals["explained"].idxmax()]
         name, more = READERS[Reader(best.name)], _signed(best, "beyond_exact", "+.1%", "beyond_")
-        told.append(
-            f"{names}: exact {share(by.loc[Reader.EXACT], 'explained')}, best rival ({name}) {best['explained']:.0%}, "
-            f"{more} beyond it"
-        )
-    return f"Held-out variance explained: {'; '.join(told)}."
+        told.append(f"- {names}: the exact reader {share(by.loc[Reader.EXACT], 'explained')}, the best rival ({name}) "
+                    f"{best['explained']:.0%}, a difference of {more}")  # fmt: skip
+    return "Variance of held-out sequences explained:\n\n" + "\n".join(told)
 
 
 @said
@@ -279,9 +288,9 @@ def sums(table: pd.DataFrame) -> str:
     told = []
     for names, part in table[table["flip"] == 0].groupby("labels", sort=False):
         rows = part[part["ratio"].notna()].sort_values("n_changed")
-        told.append(f"{names}: " + ", ".join(f"{row['n_changed']} examples {with_interval(row, 'ratio')}"
-                                             for _, row in rows.iterrows()))  # fmt: skip
-    return f"Together over summed, all rates: {'; '.join(told)}." if told else ""
+        told.append(f"- {names}: " + ", ".join(f"{with_interval(row, 'ratio')} for {row['n_changed']} examples"
+                                               for _, row in rows.iterrows()))  # fmt: skip
+    return "Joint over summed contribution, all rates together:\n\n" + "\n".join(told) if told else ""
 
 
 # --- parts ---
@@ -292,10 +301,10 @@ def looks_back(table: pd.DataFrame) -> str:
     """Attention to earlier answers of heads that matter, and of others, over tasks."""
     table = table.assign(beyond=table["to_y"] - table["even"])
     by = table.groupby(table["important"].astype(bool))[["beyond", "to_y", "to_x"]].mean()
-    told = [f"{name} {row['to_y']:.0%} ({row['beyond']:+.0%} beyond even; {row['to_x']:.0%} to earlier x)"
-            for key, name in ((True, "heads that matter"), (False, "others")) if key in by.index
+    told = [f"- {name}: {row['to_y']:.0%} ({row['beyond']:+.0%} from an even share); to earlier x "
+            f"{row['to_x']:.0%}" for key, name in ((True, "heads that matter"), (False, "others")) if key in by.index
             for row in [by.loc[key]]]  # fmt: skip
-    return f"Mean attention to earlier answers from the tokens before answers: {'; '.join(told)}."
+    return "Mean attention to earlier answers, from the tokens before answers:\n\n" + "\n".join(told)
 
 
 @said

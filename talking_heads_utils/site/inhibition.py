@@ -11,16 +11,21 @@ from talking_heads_utils.experiments.inhibition.basis import DIFFERENCE, EVERY
 from talking_heads_utils.experiments.inhibition.exchange_study import LARGEST_SINGULAR_VALUE, LARGEST_VARIANCE
 from talking_heads_utils.experiments.inhibition.links import JOINT
 from talking_heads_utils.experiments.inhibition.rivals import BEST_COMPONENT
-from talking_heads_utils.experiments.inhibition.slider import COMPONENT, FIRST, RANDOM, SECOND
+from talking_heads_utils.experiments.inhibition.slider import COMPONENT, RANDOM, SECOND
 from talking_heads_utils.experiments.rules import ALPHA, COMPONENTS
 from talking_heads_utils.experiments.verdicts import listed, with_interval
-from talking_heads_utils.site.scorecard import p_in_words, plain
+from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FEW = COMPONENTS  # components of a head that the paper's claim allows
+TARGETS = {
+    "named_twice": "attention to words already named twice",
+    "same_list": "attention to words of the same list",
+    "in_list": "how often they are in a list themselves",
+}
 
 
 def strongest(effects: pd.DataFrame) -> list[str]:
@@ -41,8 +46,8 @@ def links(table: pd.DataFrame) -> str:
     out = own[own["p_holm"] < ALPHA]["link"].tolist()
     stand = "stand out" if joint["p"] < ALPHA else "do not stand out"
     return (
-        f"Taken together, the known links {stand} ({p_in_words(joint['p'])}). "
-        f"After Holm's correction {len(out)} of {len(own)} do so by themselves{f': {listed(out)}' if out else ''}."
+        f"Taken together, the known links {stand} ({p_in_words(joint['p'])}). Taken one by one, {len(out)} of "
+        f"{len(own)} stand out after Holm's correction{f': {listed(out)}' if out else ''}."
     )
 
 
@@ -53,9 +58,9 @@ def listeners(tables: Mapping[str, pd.DataFrame]) -> str:
         row = table[table["head"] == EVERY].iloc[0]
         stand = "stand out" if row["p"] < ALPHA else "do not clearly stand out"
         parts.append(
-            f"- {model}: the {row['n_listeners']} movers and backups {stand} among {row['n']} later heads, AUC "
-            f"{with_interval(row, 'auc')}, {p_in_words(row['p'])}; as many heads drawn from the same layers reach "
-            f"{row['null_mean']:.2f} on average"
+            f"- {model}: the {row['n_listeners']} movers and backups {stand} among {row['n']} later heads, with an AUC "
+            f"of {with_interval(row, 'auc')} ({p_in_words(row['p'])}). Random heads of the same layers reach "
+            f"{row['null_mean']:.2f} on average."
         )
     return "\n".join(parts)
 
@@ -65,11 +70,12 @@ def basis(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for model, table in tables.items():
         rows = table[(table["reader"] == EVERY) & (table["head"] == EVERY) & (table["group"] != DIFFERENCE)]
-        each = ", ".join(f"{with_interval(row, 'ratio')} in {row['group']} heads" for _, row in rows.iterrows())
+        each = listed(f"{with_interval(row, 'ratio')} in {row['group']} heads" for _, row in rows.iterrows())
         less = table[table["group"] == DIFFERENCE]["p"].dropna()
-        differ = [f"; {'they differ' if p < ALPHA else 'no clear difference'}, {p_in_words(p)}" for p in less]
-        parts.append(f"- {model}: {each}{''.join(differ)}")
-    return "Score of the best component, times the best of a random basis:\n\n" + "\n".join(parts)
+        differ = [f" The groups {'differ' if p < ALPHA else 'do not clearly differ'} ({p_in_words(p)})." for p in less]
+        parts.append(f"- {model}: {each}.{''.join(differ)}")
+    told = "The score of the best singular component, divided by that of the best direction of a random basis:"
+    return f"{told}\n\n" + "\n".join(parts)
 
 
 @said
@@ -80,12 +86,9 @@ def rivals(tables: Mapping[str, pd.DataFrame]) -> str:
         own = rows.loc[BEST_COMPONENT]
         beside = "; ".join(f"{plain(measure)} {row['auc']:.2f} ({_ahead(row)})"
                            for measure, row in rows.iterrows() if measure != BEST_COMPONENT)  # fmt: skip
-        parts.append(f"- {model}: best component {with_interval(own, 'auc', 'auc_')}; {beside}")
-    return f"AUC, mean over {listed(_readers(t) for t in tables.values())} readers:\n\n" + "\n".join(parts)
-
-
-def _readers(table: pd.DataFrame) -> int:
-    return int(table[(table["link"] == EVERY) & (table["reader"] == EVERY)]["n_readers"].iloc[0])
+        parts.append(f"- {model}, {own['n_readers']} readers: best component {with_interval(own, 'auc', 'auc_')}. "
+                     f"Beside it: {beside}.")  # fmt: skip
+    return "AUC, mean over readers:\n\n" + "\n".join(parts)
 
 
 def _ahead(row: Any) -> str:
@@ -113,13 +116,13 @@ def _heads(table: pd.DataFrame) -> list[str]:
 
 @said
 def finding(exchange: pd.DataFrame, model: str) -> str:
-    """The chapter's finding, in one sentence."""
+    """The chapter's finding, in one sentence, and its control."""
     row = _few(exchange)
     few = "one component" if row["k"] == 1 else f"{row['k']} components"
     return (
-        f"In {model}, {few} of each inhibition head ({listed(_heads(exchange))}), predicted from weights alone, carry "
-        f"**{share(row, ends='share_')}** of what the whole heads tell the name movers; 95% of sets matched on layer "
-        f"and energy carry less than {row['matched_share']:.0%}."
+        f"In {model}, {few} of each S-inhibition head ({listed(_heads(exchange))}), chosen from weights alone, carry "
+        f"**{share(row, ends='share_')}** of what the whole heads tell the name movers. Of control sets, matched for "
+        f"layer and energy, 95% carry less than {row['matched_share']:.0%}."
     )
 
 
@@ -128,18 +131,18 @@ def exchange(table: pd.DataFrame) -> str:
     row, lines = _few(table), []
     for head in _heads(table):
         one, two = _few(table[table["k"] <= 1], head=head), _few(table, head=head)
-        lines.append(f"- {head}: {one['components']} alone {share(one, ends='share_')}, the first {two['k']} "
-                     f"{share(two, ends='share_')}")  # fmt: skip
+        first = f"{one['components']} alone carries {share(one, ends='share_')}"
+        lines.append(f"- {head}: {first}, the first {two['k']} carry {share(two, ends='share_')}.")
     much = "at least half" if row["share_low"] >= 0.5 else "less than half" if row["share_high"] < 0.5 else "about half"
     more = "more" if row["share"] > row["matched_share"] else "no more"
     sets = (exchanges.RANDOM_DIRECTIONS, exchanges.OTHER_COMPONENT)
     controls = {plain(name): _few(table, set=name) for name in sets}
-    controls |= {f"into the {into}": _few(table, into=into) for into in (exchanges.KEY, exchanges.VALUE)}
+    controls |= {f"exchange into the {into}": _few(table, into=into) for into in (exchanges.KEY, exchanges.VALUE)}
     told = ", ".join(f"{name} {abs(found['share']):.0%}" for name, found in controls.items() if found is not None)
     return (
-        f"The predicted components carry {much} of the heads' effect: {share(row, ends='share_')}, {row['n']} pairs. "
-        f"That is {more} than 95% of the matched sets, which carry less than {row['matched_share']:.0%} "
-        f"({p_in_words(row['p'])}). Other controls: {told}.\n\n" + "\n".join(lines)
+        f"The predicted components carry {much} of the heads' effect: {share(row, ends='share_')}. That is {more} than "
+        f"95% of the matched sets, which carry less than {row['matched_share']:.0%} ({p_in_words(row['p'])}). Other "
+        f"controls: {told}.\n\n" + "\n".join(lines)
     )
 
 
@@ -148,8 +151,11 @@ def known(table: pd.DataFrame) -> str:
     """The same exchange in the planted model, of as many components as its channel has dimensions and of fewer."""
     rows = table.query("head == @exchanges.ALL and into == @exchanges.QUERY and set == @exchanges.PREDICTED")
     rows = rows[rows["measure"] == exchanges.LOG_ODDS].sort_values("k")
-    told = ", ".join(f"the first {row['k']} {row['share']:.0%}" for _, row in rows.iterrows())
-    return f"*Known answer:* in the planted model the channel has three dimensions. Of each head there carry {told}."
+    numbers, shares = listed(rows["k"]), listed(f"{share:.0%}" for share in rows["share"])
+    return (
+        "*Known answer:* in the planted model the channel has three dimensions. There the first "
+        f"{numbers} components of each head carry {shares} of its effect."
+    )
 
 
 @said
@@ -157,27 +163,27 @@ def outcomes(table: pd.DataFrame) -> str:
     """What the same exchange does to the model's answer, beside what the whole heads' does."""
     parts = []
     for measure, name in (
-        (exchanges.LOGIT_DIFFERENCE, "logit difference, IO less S"),
-        (exchanges.PROBABILITY, "probability of IO"),
+        (exchanges.LOGIT_DIFFERENCE, "the logit difference, IO less S,"),
+        (exchanges.PROBABILITY, "the probability of IO"),
     ):
         row = _few(table, measure=measure)
         whole = table[(table["set"] == exchanges.WHOLE_HEAD) & (table["measure"] == measure)]
         whole = whole[(whole["head"] == exchanges.ALL) & (whole["into"] == exchanges.QUERY)]
-        beside = f", the whole heads {with_interval(whole.iloc[0], 'effect')}" if len(whole) else ""
+        beside = f" (by the whole heads: {with_interval(whole.iloc[0], 'effect')})" if len(whole) else ""
         if row is not None:
-            parts.append(f"{name} {with_interval(row, 'effect')}{beside}")
-    return f"The same exchange changes the answer: {'; '.join(parts)}." if parts else ""
+            parts.append(f"{name} by {with_interval(row, 'effect')}{beside}")
+    return f"The same exchange changes the answer: {' and '.join(parts)}." if parts else ""
 
 
 @said
 def hits(table: pd.DataFrame) -> str:
-    counts = [f"{plain(name)} {int(part['hit_at_1'].sum())}, among its first three {int(part['hit_at_3'].sum())}"
-              for name, part in table.groupby("predictor", sort=False)]  # fmt: skip
-    found = table.groupby("predictor")["hit_at_1"].sum()
+    found = table.groupby("predictor", sort=False)["hit_at_1"].sum()
+    counts = listed(f"{plain(name)} in {int(n)}" for name, n in found.items())
     baselines = found.loc[[LARGEST_SINGULAR_VALUE, LARGEST_VARIANCE]]
     better = baselines[baselines > found[exchanges.WEIGHTS]].index
     verdict = f"By {listed(map(plain, better))} more are found." if len(better) else "Neither plain rule finds more."
-    return f"Heads, of {table['head'].nunique()}, whose strongest component comes first: {'; '.join(counts)}. {verdict}"
+    n = table["head"].nunique()
+    return f"Of {n} heads, each rule puts the strongest component first in so many: {counts}. {verdict}"
 
 
 @said
@@ -187,10 +193,10 @@ def effects(table: pd.DataFrame) -> str:
         rows = rows.droplevel("head")
         first, second = rows["effect"].nsmallest(2).index
         by_score = int(rows["score"].rank(ascending=False)[first])
-        parts.append(f"- {head}: without {head}.{first} I(m) changes by {rows['effect'][first]:+.3f}, without "
-                     f"{head}.{second}, the next, by {rows['effect'][second]:+.3f}. By score {head}.{first} ranks "
-                     f"{by_score} of {len(rows)}")  # fmt: skip
-    return "Mean over movers:\n\n" + "\n".join(parts)
+        parts.append(f"- {head}: I(m) changes by {rows['effect'][first]:+.3f} without {head}.{first}, and by "
+                     f"{rows['effect'][second]:+.3f} without {head}.{second}, the next strongest. By its score "
+                     f"{head}.{first} ranks {by_score} of {len(rows)}.")  # fmt: skip
+    return "Means over movers:\n\n" + "\n".join(parts)
 
 
 @said
@@ -199,7 +205,8 @@ def says(table: pd.DataFrame) -> str:
     for component, rows in shares.groupby("component", sort=False):
         told = ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in rows.iterrows())
         parts.append(f"- {component}: {told}")
-    return "What makes up its variation over the four versions, by chance a third each:\n\n" + "\n".join(parts)
+    told = "What each component's variation over the four versions goes by (by chance, a third each):"
+    return f"{told}\n\n" + "\n".join(parts)
 
 
 @said
@@ -210,7 +217,10 @@ def lists(says: pd.DataFrame) -> str:
     for component, own in rows.groupby("component", sort=False):
         told = ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in own.iterrows())
         parts.append(f"- {component}: {told}, n = {own['n'].iloc[0]} lists")
-    told = "On lists, what predicts its variance on wordings that were not fitted (below zero: worse than the mean):"
+    told = (
+        "On lists, the share of each component's variance that a feature predicts, on wordings that were not fitted "
+        "(below zero: worse than the mean):"
+    )
     return f"{told}\n\n" + "\n".join(parts) if parts else ""
 
 
@@ -219,26 +229,23 @@ def moved(table: pd.DataFrame) -> str:
     """From the setting of one name order to that of the other, mean over prompts."""
     mean = table[table["prompt"].isna()]
 
-    def path(direction: str, name: str, what: str) -> str:
-        rows = mean[(mean["direction"] == direction) & (mean["name"] == name)].set_index("setting")[what]
-        return f"{rows[-1.0]:.0%} to {rows[1.0]:.0%}"
+    def path(direction: str, what: str) -> str:
+        rows = mean[(mean["direction"] == direction) & (mean["name"] == SECOND)].set_index("setting")[what]
+        return f"from {rows[-1.0]:.0%} to {rows[1.0]:.0%}"
 
-    attention, answer = (
-        f"the first name from {path(COMPONENT, FIRST, what)}, the second from {path(COMPONENT, SECOND, what)}"
-        for what in ("attention", "probability")
-    )
     return (
-        f"Mean over {mean['n'].iloc[0]} prompts, from -1 to 1: attention to {attention}; probability of {answer}. "
-        f"Along the random direction, attention to the first name from {path(RANDOM, FIRST, 'attention')}."
+        f"As the coefficient goes from -1 to 1, attention to the second name goes {path(COMPONENT, 'attention')}, and "
+        f"the probability that it is answered {path(COMPONENT, 'probability')} (means over {mean['n'].iloc[0]} "
+        f"prompts). Along the random direction attention to it goes {path(RANDOM, 'attention')}."
     )
 
 
 @said
 def attends(table: pd.DataFrame) -> str:
-    mean = table[(table["role"] == "mean") & (table["target"] != "first_token")]
-    parts = [f"- {plain(row['target'])}: {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}], matched "
-             f"components {row['control']:+.1%}, {p_in_words(row['p'])}" for _, row in mean.iterrows()]  # fmt: skip
-    return "Attention beyond even attention, mean over heads:\n\n" + "\n".join(parts)
+    mean = table[(table["role"] == "mean") & ~table["target"].isin(["first_token", "seen"])]
+    parts = [f"- {TARGETS[row['target']]}: {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]; matched "
+             f"components {row['control']:+.1%} ({p_in_words(row['p'])})" for _, row in mean.iterrows()]  # fmt: skip
+    return "Where the components are largest, beyond an even share, mean over heads:\n\n" + "\n".join(parts)
 
 
 @said
@@ -248,7 +255,7 @@ def free(runs: Sequence[Mapping[str, Any]]) -> str:
     movers = [len(run["movers"]) for run in found]
     inhibit = sum(bool(run["inhibition_heads"]) for run in found)
     return (
-        f"A small model trained on prompts of the same kinds without that constraint solves the task, and in {inhibit} "
-        f"of {len(found)} seeds an inhibition head is found. That null has its doubts: the rule that looks for movers "
-        f"takes {min(movers)} to {max(movers)} of its heads for movers."
+        f"A small model that trained on the same kinds of prompts without this constraint solves the task too. An "
+        f"inhibition head is found in {inhibit} of its {len(found)} seeds. This result is weak: the rule that looks "
+        f"for name movers calls {min(movers)} to {max(movers)} of its heads name movers."
     )

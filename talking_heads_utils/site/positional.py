@@ -14,7 +14,7 @@ from talking_heads_utils.experiments.positional.traversal import RANDOM
 from talking_heads_utils.experiments.rules import ALPHA
 from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.figures.positional import FEATURES, lengths_of
-from talking_heads_utils.site.scorecard import p_in_words, plain
+from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ def components(table: pd.DataFrame) -> str:
     first = {kind: rows.sort_values("rank")["component"].head(K).tolist() for kind, rows in table.groupby("subspace")}
     own, any_head = first.get(Subspace.CHOSEN, []), first.get(Subspace.ANYWHERE, [])
     both = [c for c in any_head if c in own]
-    told = f"; {listed(both)} of these {'is' if len(both) == 1 else 'are'} among the chosen" if both else ""
+    told = f", of which {listed(both)} {'is' if len(both) == 1 else 'are'} among the chosen" if both else ""
     energies = _where(table, subspace=Subspace.CHOSEN).sort_values("rank")["matched_energy"].dropna()
-    like = f" The components that they are matched with have {listed(f'{e:.0%}' for e in energies)} of their energy."
+    like = f" The components matched with them have {listed(f'{e:.0%}' for e in energies)} of their energy."
     return (
-        f"The chosen three are {listed(own)}. Over all heads below the movers: {listed(any_head)}{told}."
-        f"{like if len(energies) else ''}"
+        f"The chosen three are {listed(own)}. A choice among all heads below the movers would be "
+        f"{listed(any_head)}{told}.{like if len(energies) else ''}"
     )
 
 
@@ -79,7 +79,7 @@ def points(table: pd.DataFrame, names: list[str]) -> str:
         apart = (means.max() - means.min()).tolist()
         parts.append(f"{listed(f'{gap:.1f}' for gap in apart)} in lists of {n}")
     return (
-        f"From the lowest mean of a list index to the highest, along {listed(names)}, in standard deviations: "
+        f"How far the mean points of the list indices lie apart, in standard deviations along {listed(names)}: "
         f"{'; '.join(parts)}."
     )
 
@@ -92,9 +92,10 @@ def decoding(table: pd.DataFrame) -> str:
     matched = _one(table, n_items=n, subspace=Subspace.MATCHED, feature="list_index", split=Split.WORDINGS)
     more = "more" if index["p"] <= ALPHA else "no clearly more"
     return (
-        f"On other wordings, three coordinates tell the list index of {share(index, 'right')} of lists of {n} and the "
-        f"item of {share(item, 'right')}, by chance {index['chance']:.0%}. They tell {more} of the index than matched "
-        f"triples do, {matched['right']:.0%} on average ({p_in_words(index['p'])})."
+        f"On wordings that were not fitted, the three coordinates give the right list index for "
+        f"{share(index, 'right')} of lists of {n}, and the right item for {share(item, 'right')}; chance is "
+        f"{index['chance']:.0%}. For the index that is {more} than matched triples, with {matched['right']:.0%} on "
+        f"average ({p_in_words(index['p'])})."
     )
 
 
@@ -125,15 +126,15 @@ def _by_number(found: Mapping[int, Any]) -> str:
 
 @said
 def finding(table: pd.DataFrame, model: str) -> str:
-    """The chapter's finding, in one sentence."""
+    """The chapter's finding: what one direction moves, and the scale of that."""
     n = lengths_of(table)[0]
     rows = _of_stream(table, n, interchanges.LOGIT_DIFFERENCE)
-    chosen, learned = (_dimensions(rows, kind) for kind in (Subspace.CHOSEN, Subspace.LEARNED))
-    best = f", one that was learned by {_logits(learned[1])}" if learned else ""
+    one = _dimensions(rows, Subspace.CHOSEN)[1]
+    part = "carries part of" if one["low"] > 0 else "does not clearly carry"
     return (
-        f"In lists of {n}, another list's coordinate along one direction at the last token, chosen from weights, moves "
-        f"{model}'s answer by **{_logits(chosen[1])}** logits to the other's list index. Three directions move it by "
-        f"**{_logits(chosen[K])}**{best}, the whole stream by {_logits(_one(rows, subspace=Subspace.WHOLE_STREAM))}."
+        f"In {model}, one direction at the last token, chosen from weights alone, {part} the place in a list. With "
+        f"another list's coordinate along it, the answer moves by **{_logits(one)}** logits to that list's index, in "
+        f"lists of {n}. The whole stream moves it by {_logits(_one(rows, subspace=Subspace.WHOLE_STREAM))}."
     )
 
 
@@ -147,25 +148,28 @@ def interchange(table: pd.DataFrame) -> str:
         _dimensions(rows, kind) for kind in (Subspace.CHOSEN, Subspace.LEARNED, Subspace.LEARNED_ARBITRARY)
     )
     three, heads, stream = chosen[K], *(_one(rows, subspace=kind) for kind in WHOLE)
-    matched = f"95% of matched triples at most {three['matched']:.2f} ({p_in_words(three['p'])})"
-    told = [_by_number(chosen), matched]
+    told = {
+        "the chosen components": _by_number(chosen),
+        "matched triples": f"95% of them at most {three['matched']:.2f} ({p_in_words(three['p'])})",
+    }
     if learned:
         few = {k: row for k, row in learned.items() if k <= K}
-        told.append(f"learned: {_by_number(few)}; for arbitrary labels three {_logits(arbitrary[K])}")
-    told.append(f"the whole stream {_logits(stream)}" if heads is None else _against(heads, stream))
+        told["the best that was learned for this"] = _by_number(few)
+        told["three learned for arbitrary labels"] = _logits(arbitrary[K])
+    told |= {"the whole stream": _logits(stream)} if heads is None else _against(heads, stream)
     for length in lengths_of(table):
         found = _dimensions(_of_stream(table, length, interchanges.LOGIT_DIFFERENCE), Subspace.CHOSEN)
         alone.append(f"{found[1]['effect'] / found[K]['effect']:.0%} in lists of {length}")
     return (
-        f"Change of the logit difference in lists of {n}, by number of dimensions: {'; '.join(told)}. The first "
-        f"component alone does {listed(alone)} of what the three do."
+        f"Change of the logit difference in lists of {n}, by number of dimensions:\n\n{_lines(told)}\n\nOf what the "
+        f"three components do, the first alone does {listed(alone)}."
     )
 
 
-def _against(heads: Any, stream: Any) -> str:
+def _against(heads: Any, stream: Any) -> dict[str, str]:
     """What whole heads and the whole stream do."""
-    more = ": what else it holds works against the heads" if heads["low"] > stream["high"] else ""
-    return f"inhibition heads whole {_logits(heads)}, the whole stream {_logits(stream)}{more}"
+    more = ". Something else in it works against the heads" if heads["low"] > stream["high"] else ""
+    return {"the inhibition heads whole": _logits(heads), "the whole stream": f"{_logits(stream)}{more}"}
 
 
 # --- the point moved by hand ---
@@ -179,9 +183,9 @@ def line(table: pd.DataFrame) -> str:
     random = found.pop(RANDOM)[0]
     component, (_, item, attention, answered) = max(found.items(), key=lambda pair: pair[1][0])
     return (
-        f"In lists of {n}, {component} moves most: from end to end item {item} goes from {attention} of the attention, "
-        f"and from {answered} of the answers. Along the random direction no item's attention changes by more than "
-        f"{random:.0%}."
+        f"In lists of {n}, {component} changes attention most. From one end to the other, attention to item {item} "
+        f"goes from {attention}, and the share of lists answered with it from {answered}. Along the random direction, "
+        f"attention to no item changes by more than {random:.0%}."
     )
 
 
@@ -205,8 +209,9 @@ def traversal(table: pd.DataFrame, reach: pd.DataFrame) -> str:
     own, aimed = _where(table, n_items=n), _where(reach, n_items=n)
     follows = (own["attended"] == own["answer"]).mean()
     return (
-        f"In lists of {n}, {own['attended'].nunique()} items are attended most somewhere, {own['answer'].nunique()} "
-        f"are answered most; in {follows:.0%} of {len(own):,} settings both are the same item{_aimed(aimed)}."
+        f"In lists of {n}, {own['attended'].nunique()} of the items are attended most somewhere on the grid, and "
+        f"{own['answer'].nunique()} are answered most. Both are the same item in {follows:.0%} of {len(own):,} "
+        f"settings.{_aimed(aimed)}"
     )
 
 
@@ -216,9 +221,9 @@ def _aimed(rows: pd.DataFrame) -> str:
     mean, beyond = rows[["plain", "steered", "plain_answered", "answered"]].mean(), (rows["p"] <= ALPHA).sum()
     more = "more" if rows["mean_p"].iloc[0] <= ALPHA else "no clearly more"
     return (
-        f". Aimed at each item in turn, attention there goes from {mean['plain']:.0%} to {mean['steered']:.0%}, "
-        f"answers from {mean['plain_answered']:.0%} to {mean['answered']:.0%}: {more} attention than along matched "
-        f"triples ({p_in_words(rows['mean_p'].iloc[0])}; single items {beyond} of {len(rows)})"
+        f"\n\nAimed at each item in turn, attention to it goes from {mean['plain']:.0%} to {mean['steered']:.0%}, and "
+        f"answers with it from {mean['plain_answered']:.0%} to {mean['answered']:.0%}. That is {more} attention than "
+        f"along matched triples ({p_in_words(rows['mean_p'].iloc[0])}), clearly so for {beyond} of {len(rows)} items."
     )
 
 
@@ -236,9 +241,8 @@ def margins(table: pd.DataFrame) -> str:
             row = _one(own, statistic=statistic)
             lengths += [n] if row is not None and row["low"] > 0 and row["p"] <= ALPHA else []
     return (
-        f"Beyond matched triples, crowded lists are answered less often than others of their index, wording and order "
-        f"{_at(costs)}; errors go to neighbours more than by chance {_at(near)}. Accuracy from the most crowded "
-        f"quarter to the least: {', '.join(parts)}."
+        f"Accuracy from the most crowded quarter to the least: {', '.join(parts)}. Crowding costs more than along "
+        f"matched triples {_at(costs)}. Errors go to neighbours more often than by chance {_at(near)}."
     )
 
 
@@ -251,8 +255,8 @@ def scales(table: pd.DataFrame) -> str:
     worse, better = worse[worse["change_high"] < 0], _where(own, scale=WIDE)
     better = better[better["change_low"] > 0]
     return (
-        f"Beyond matched triples, a cloud at {NARROW:g} of its width is answered worse {_at(worse['n_items'])}, one at "
-        f"{WIDE:g} times its width better {_at(better['n_items'])}."
+        f"Beyond what matched triples do, a cloud {WIDE:g} times as wide is answered better "
+        f"{_at(better['n_items'])}, and one {NARROW:g} times as wide is answered worse {_at(worse['n_items'])}."
     )
 
 
@@ -267,12 +271,13 @@ def order(table: pd.DataFrame) -> str:
     parts, n = [], lengths_of(table)[len(lengths_of(table)) // 2]
     for kind, rows in _where(table, n_items=n).groupby("order"):
         low, high = rows.loc[rows["accuracy"].idxmin()], rows.loc[rows["accuracy"].idxmax()]
-        parts.append(f"{low['accuracy']:.0%} at index {low['list_index']} to {high['accuracy']:.0%} at "
-                     f"{high['list_index']} in {kind} order ({p_in_words(low['range_p'])})")  # fmt: skip
+        parts.append(f"{kind} order: {low['accuracy']:.0%} at index {low['list_index']}, {high['accuracy']:.0%} at "
+                     f"index {high['list_index']} ({p_in_words(low['range_p'])})")  # fmt: skip
     through = table.loc[table["through_p"] <= ALPHA, "n_items"]
     return (
-        f"In lists of {n} accuracy goes from {listed(parts)}. With all coordinates at one point its range narrows more "
-        f"than with matched triples there, in one order at least, {_at(through)}."
+        f"Lowest and highest accuracy over the answer's list index, in lists of {n}:\n\n{_lines(parts)}\n\nWith all "
+        f"coordinates at one point, the range between them narrows clearly more than with those of matched triples, in "
+        f"at least one order, {_at(through)}."
     )
 
 
@@ -285,11 +290,11 @@ def gains(table: pd.DataFrame) -> str:
     alone = [row for method in (Method.ONE_SETTING, Method.SCALING)
              for _, row in _where(held_out, method=method).iterrows()]  # fmt: skip
     better = [f"{plain(row['method'])} in lists of {row['n_items']}" for row in alone if row["beyond_low"] > 0]
-    more = "more than the correction is gained by "
-    beats = more + listed(better) if better else "neither way to steer beats the correction"
+    more = "more than by the correction is gained by "
+    beats = more + listed(better) if better else "neither way to steer gains more than the correction of the logits"
     both = _where(held_out, method=Method.BOTH)
     adds = [f"{_points(row, 'beyond', 'beyond_')} in lists of {row['n_items']}" for _, row in both.iterrows()]
-    return f"On held-out lists: {beats}. To it, a setting adds {listed(adds)}, in points."
+    return f"On held-out lists, {beats}. Points that a setting adds to the correction: {listed(adds)}."
 
 
 # --- the known answer ---
@@ -298,19 +303,23 @@ def gains(table: pd.DataFrame) -> str:
 @said
 def known(tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
     """Models whose answer is known. tables: what a sentence calls a model -> its interchange and its decoding."""
-    parts = {}
+    parts, unused = {}, []
     for model, (interchanged, decoded) in tables.items():
-        told = []
+        told, moves = [], True
         if len(interchanged):
             rows = _of_stream(interchanged, lengths_of(interchanged)[0], interchanges.LOGIT_DIFFERENCE)
             three, stream = _one(rows, subspace=Subspace.CHOSEN, k=K), _one(rows, subspace=Subspace.WHOLE_STREAM)
             told.append(f"three dimensions move the answer by {_logits(three)} logits, the whole stream by "
-                        f"{_logits(stream)}, 95% of matched triples by at most {three['matched']:.2f}")  # fmt: skip
+                        f"{_logits(stream)}")  # fmt: skip
+            moves = three["low"] > 0.01
         if len(decoded):
             n = lengths_of(decoded)[-1]
-            keys = dict(n_items=n, subspace=Subspace.CHOSEN, k=K, split="wordings")
-            index, item = (_one(decoded, feature=feature, **keys) for feature in FEATURES)
-            told.append(f"on other wordings they tell the list index of {index['right']:.0%} of lists of {n}, the item "
-                        f"of {item['right']:.0%}, by chance {index['chance']:.0%}")  # fmt: skip
+            index = _one(
+                decoded, feature=next(iter(FEATURES)), n_items=n, subspace=Subspace.CHOSEN, k=K, split="wordings"
+            )
+            told.append(f"the list index is decoded for {index['right']:.0%} of lists of {n}, chance "
+                        f"{index['chance']:.0%}")  # fmt: skip
+            unused += [] if moves or index["low"] <= index["chance"] else [model]
         parts[model] = "; ".join(told)
-    return _lines({model: words for model, words in parts.items() if words})
+    more = f"\n\nWhat can be decoded need not be used: see *{listed(unused)}*." if unused else ""
+    return _lines({model: words for model, words in parts.items() if words}) + more

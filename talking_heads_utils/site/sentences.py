@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, ClaimId
 from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.site import scorecard
+from talking_heads_utils.site.claim_words import SENTENCES, theirs
+from talking_heads_utils.site.sources import page_url
 
 if TYPE_CHECKING:
     from talking_heads_utils.site.notebook import Tables
@@ -35,7 +37,7 @@ def share(row: Any, value: str = "share", ends: str = "") -> str:
 
 def _verdict(known: scorecard.Judged) -> str:
     measured = f"; {known.measured}" if known.measured else ""
-    return f"**{known.verdict}**{measured}{f' ({known.control})' if known.control else ''}"
+    return f"**{known.verdict}**{measured}"
 
 
 @said
@@ -48,7 +50,7 @@ def against(results: Mapping[str, Mapping[str, Finished]], chapter: int) -> str:
                 for model, known in scorecard.judged(results, claim).items()
                 if known.verdict != scorecard.NoVerdict.NOT_POSSIBLE]  # fmt: skip
         if told:
-            head = f"**{scorecard.SENTENCES[claim.id]}.** *The {claim.source}: {scorecard.theirs(claim)}.*\n"
+            head = f"**{SENTENCES[claim.id]}.** *The {claim.source}: {theirs(claim)}.*\n"
             parts.append("\n".join([head, *told]))
     return "\n\n".join(parts)
 
@@ -63,4 +65,5 @@ def verdict(tables: Tables, claim: ClaimId) -> Any:
     if not len(table):
         return None
     known = scorecard.judge(about, tables.done.get(about.experiment) or Finished({"not_possible": None}, table))
-    return Markdown(f"*{scorecard.SENTENCES[claim]}*: **{known.verdict}**, by [a frozen rule](../book/rules.md).")
+    rule = f"[a frozen rule]({page_url('book/rules.md')})"
+    return Markdown(f"*{SENTENCES[claim]}*: **{known.verdict}**, by {rule}.")
