@@ -14,6 +14,7 @@ from talking_heads_utils.experiments.icl.post import AT_B, FUNCTION
 from talking_heads_utils.experiments.icl.readers import Reader
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.swaps import Where
+from talking_heads_utils.experiments.rules import SUM
 from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.figures.icl import most_examples, seen, task_name
 from talking_heads_utils.figures.icl_evidence import flipped
@@ -52,7 +53,10 @@ def finding(sets: pd.DataFrame, model: str) -> str:
     found = measures.redundant(sets)
     n_heads = measures.N_JUDGED
     control = f" For other heads with as much direct effect it is {found.control:.2f} times."
-    matched = "" if isnan(found.control) else control
+    beyond = (
+        f" That too is above {SUM[1]:g}: a part of it is no matter of these heads." if found.control > SUM[1] else ""
+    )
+    matched = "" if isnan(found.control) else control + beyond
     return (
         f"In {model}, the {n_heads} heads that matter most to a task cost, when they go together, "
         f"**{found.value:.2f}** [{found.low:.2f}, {found.high:.2f}] times the sum of what each costs alone, over "
