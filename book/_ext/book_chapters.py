@@ -16,12 +16,11 @@ from sphinx.util import logging
 
 from talking_heads_utils.errors import LabelError
 from talking_heads_utils.provenance import machine
-from talking_heads_utils.site.sources import PACKAGE, REPOSITORY, locate
+from talking_heads_utils.site.sources import COLAB, PACKAGE, REPOSITORY, locate
 
 CHAPTERS = "notebooks/"
 LEAD = "lead"  # class of a figure that book_static found marked so
 NAME = re.compile(rf"{PACKAGE}(\.\w+)+")
-COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
 PAGE = re.compile(rf"({REPOSITORY}|{COLAB})/blob/main/(?P<page>(book|notebooks)/\w+)\.(md|ipynb)(?P<anchor>#.*)?")
 log = logging.getLogger(__name__)
 

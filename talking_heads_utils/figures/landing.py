@@ -18,8 +18,7 @@ PANELS = {"attention": "name movers look at", "probability": "model says next"}
 
 def one_number_figure(table: pd.DataFrame, prompt: int = 0) -> go.Figure:
     """Bars of both names: the name movers' attention, and the answer's probability. The slider sets one coefficient, at
-    first as it is by itself;
-    grey marks: a random direction moved as far. table: of
+    first as it is by itself; grey marks: a random direction moved as far. table: of
     :class:`~talking_heads_utils.experiments.inhibition.slider.SliderRow`."""
     part = table[table["prompt"].eq(prompt).fillna(False)].sort_values("setting")
     settings = sorted(part["setting"].unique())

@@ -13,6 +13,7 @@ from talking_heads_utils.experiments.inhibition import circuit
 from talking_heads_utils.experiments.rules import ALPHA
 from talking_heads_utils.experiments.verdicts import listed
 from talking_heads_utils.site import scorecard
+from talking_heads_utils.site.sources import COLAB
 from talking_heads_utils.training import seeds
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 MODEL = "smollm2"
 INHIBITS = "S-inhibition → name mover (Q)"
-COLAB = "https://colab.research.google.com/github/talking-heads-book/talking-heads/blob/main/notebooks/{}.ipynb"
 
 
 def _table(name: str, model: str = MODEL) -> pd.DataFrame:
@@ -47,8 +47,8 @@ def opening() -> str:
     ]  # fmt: skip
     found = "".join(f'<a class="finding" href="../notebooks/{place}"><b>{number}</b> {text}</a>'
                     for place, number, text in cards)  # fmt: skip
-    ways = {"#five-minutes": "Read (5 minutes)", COLAB.format("01_inhibition_heads"): "Run it (Colab)",
-            "own_model.html": "Use it on your model"}  # fmt: skip
+    notebook = f"{COLAB}/blob/main/notebooks/01_inhibition_heads.ipynb"
+    ways = {"#five-minutes": "Read (5 minutes)", notebook: "Run it (Colab)", "own_model.html": "Use it on your model"}
     links = "".join(f'<a class="way" href="{to}">{name}</a>' for to, name in ways.items())
     return f'<div class="findings">{found}</div><nav class="ways" aria-label="Ways into the book">{links}</nav>'
 
@@ -87,7 +87,7 @@ def hidden() -> str:
   {others["value"].min():.0f} to {others["value"].max():.0f} ([chapter 1](#fig-links)).
 * **Training without constraints showed no channel.** In {found} of {len(without)} toys that were free to do as they
   like was an inhibition head found. The test is weak there ([seeds](#seeds)).
-* **Heads vary with the seed, the dimension does not.** The strongest inhibition heads of three `mini-place` are
+* **Heads vary with the seed, the dimension does not.** The strongest inhibition heads of {len(place)} `mini-place` are
   {listed(strongest)}; each channel has {listed([str(size) for size in sizes])} dimensions ([seeds](#seeds)).
 * **Rescaling looks like backup.** Measured along the changed run's own stream, other heads seem to recover
   {free["share"]:.0%} [{free["low"]:.0%}, {free["high"]:.0%}] of what is lost. With direction and scale held it is
@@ -120,22 +120,24 @@ def _names() -> list[Line]:
 
 
 def _lists() -> list[Line]:
-    gate = _table("gate").query("task == 'laundry' and order == 'all' and index == -1").set_index("n_items")["accuracy"]
-    three = BY_ID[ClaimId.THREE_DIMENSIONS].measure(_table("interchange"))
+    gate = _table("gate").query("task == 'laundry' and order == 'all' and index == -1 and n_items == 6").iloc[0]
+    three, gains = (BY_ID[claim].measure(_table(BY_ID[claim].experiment))
+                    for claim in (ClaimId.THREE_DIMENSIONS, ClaimId.EDIT_GAINS))  # fmt: skip
     scales = _table("scales").query("subspace == 'chosen' and scale == 2 and n_items == 6").iloc[0]
     edit = _edit()
     return [
-        (f"SmolLM2 does lists about twice as well as chance: {gate[6]:.0%} of lists of six (chance {1 / 6:.0%})",
-         "400 lists of the gate ([models](#fig-gate))"),
+        (f"SmolLM2 does {gate['accuracy']:.0%} of lists of six; chance does {gate['chance']:.0%}",
+         f"{gate['n']} lists of the gate ([models](#fig-gate))"),
         (f"Of what ten dimensions carry to another list, three carry {three.value:.0%} [{three.low:.0%}, "
-         f"{three.high:.0%}]", f"{three.n} pairs of lists, 99 matched triples, p = {three.p:.2f} "
-         "([2](#fig-dimensions))"),
+         f"{three.high:.0%}]", f"{three.n} pairs of lists, {three.units['matched_triples']} matched triples, "
+         f"p = {three.p:.2f} ([2](#fig-dimensions))"),
         (f"A wider cloud of points does not help lists of six: {scales['change']:+.1f} points "
          f"[{scales['change_low']:.1f}, {scales['change_high']:.1f}]",
          f"{scales['n']:,} held-out lists, blind to the answer ([2](#fig-scales))"),
         (f"An edit of whole heads ({edit['edit']}) gains {edit['gain']:+.1f} points [{edit['low']:.1f}, "
          f"{edit['high']:.1f}] on lists of six; single components gain next to nothing",
-         f"{edit['n']:,} held-out lists, 20 random draws of heads with the same search ([3](#fig-edit-gains))"),
+         f"{edit['n']:,} held-out lists, {gains.units['random_draws']} random draws of heads with the same search "
+         "([3](#fig-edit-gains))"),
     ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from talking_heads_utils.errors import LabelError
 
 PACKAGE = talking_heads_utils.__name__
 REPOSITORY = "https://github.com/talking-heads-book/talking-heads"
+COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
 
 
 def page_url(path: str) -> str:
