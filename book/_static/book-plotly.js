@@ -77,11 +77,16 @@
     return bar;
   };
 
-  const near = new IntersectionObserver((entries) => entries.forEach((entry) => {
-    if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target); }
+  /* A fold has its figures drawn before it opens, when its own line nears the window. */
+  const waiting = (inside = document) => [...inside.querySelectorAll(`.plotly-graph-div > script[type="${MIME}"]`)].map((tag) => tag.parentElement);
+  const near = new IntersectionObserver((entries) => entries.forEach(({ isIntersecting, target }) => {
+    if (!isIntersecting) return;
+    near.unobserve(target);
+    (target.matches("details") ? waiting(target) : [target]).forEach(draw);
   }), { rootMargin: "600px" });
-  const waiting = () => [...document.querySelectorAll(`.plotly-graph-div > script[type="${MIME}"]`)].map((tag) => tag.parentElement);
-  waiting().forEach((div) => near.observe(div));
+  const fold = (div) => [...document.querySelectorAll("details:not([open])")].find((details) => details.contains(div));
+  waiting().forEach((div) => near.observe(fold(div) ?? div));
+  addEventListener("toggle", ({ target }) => target.querySelectorAll(".js-plotly-plot").forEach((div) => Plotly.Plots.resize(div)), true);
 
   /* On paper all figures, as wide as a page. A browser does not wait there: plotly.js is loaded before it is asked. */
   const fit = (size) => document.querySelectorAll(".js-plotly-plot").forEach((div) => Plotly.relayout(div, size));
