@@ -65,7 +65,7 @@ const dot = (a, b, at = 0, bt = 0, n = b.length) => {
 
 export class PageModel {
   /* progress(bytes) is called as parts arrive. The weights of one session at a time are held outside the runtime. */
-  static async open(ort, about, bring, progress = () => {}, options = {}) {
+  static async open(ort, about, bring, progress = () => {}) {
     const model = new PageModel(), s = about.shape;
     Object.assign(model, { ort, about, bring, s, attention: [], mlp: [], heads: new Map(), layers: new Map(), states: [] });
     const parts = Object.fromEntries(about.layer.map((part) => [part.name, part]));
@@ -82,7 +82,8 @@ export class PageModel {
         at += n;
       }
       return ort.InferenceSession.create(graph[name], {
-        externalData: [{ path: WEIGHTS, data: new Uint8Array(weights.buffer) }], executionProviders: ["wasm"], ...options,
+        externalData: [{ path: WEIGHTS, data: new Uint8Array(weights.buffer) }], executionProviders: ["wasm"],
+        extra: { session: { disable_prepacking: "1" } }, // packed weights would be held twice, and one token is slower on them
       });
     };
     const [norm, embedding] = about.embedding;
@@ -202,8 +203,7 @@ export class PageModel {
     const end = x.subarray((rows - 1) * d);
     state.logits = (await this.unembed.run({ x: this.tensor(end, [1, d]) })).logits.data;
     const rms = Math.sqrt(dot(end, end) / d + this.s.eps);
-    state.direct = state.direct.map((heads, l) => (l < first ? heads : heads.map((value) => value)));
-    state.rms = rms;
+    state.rms = rms; // direct effects are of the stream's scale: divide by it
     return this.keep(state, moves);
   }
 
