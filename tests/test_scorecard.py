@@ -110,7 +110,8 @@ def test_what_a_reader_must_know_of_a_verdict_stands_on_its_cell_and_beside_its_
         known = scorecard.judged(results, BY_ID[claim])[model]
         cell = re.search(rf"href='#claim-{claim}-{scorecard._column(model)}'.*?</td>", matrix).group()
         assert known.found and f">{mark}</sup>" in cell and f"{mark} {claim_words.NOTES[mark]}" in notes
-        assert escape(claim_words.NOTES[mark]) in re.search(rf"id='claim-{claim}-{scorecard._column(model)}'.*?</p>", html).group()
+        entry = re.search(rf"id='claim-{claim}-{scorecard._column(model)}'.*?</p>", html).group()
+        assert escape(claim_words.NOTES[mark]) in entry
     assert matrix.count("<sup") == len(claim_words.NOTED)
     assert not any(f" {name}_" in html or f"{name}_low" in html for name in claim_words.ALSO)
 

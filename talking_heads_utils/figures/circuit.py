@@ -70,8 +70,9 @@ def _told(role: str, part: pd.DataFrame, end: Point) -> go.Scatter:
     rows = part[columns].assign(reader=part["reader"].replace("", "the answer")).round(3)
     return go.Scatter(
         x=x, y=y, mode="markers", marker=dict(size=14, opacity=0, color=role_colour(role)), name=role,
-        customdata=rows.to_numpy(object).tolist(), showlegend=False, hovertemplate="%{customdata[0]} on %{customdata[1]}: "
-        "%{customdata[2]:+.2f} [%{customdata[3]:.2f}, %{customdata[4]:.2f}] %{customdata[5]}<extra></extra>",
+        customdata=rows.to_numpy(object).tolist(), showlegend=False,
+        hovertemplate="%{customdata[0]} on %{customdata[1]}: %{customdata[2]:+.2f} "
+        "[%{customdata[3]:.2f}, %{customdata[4]:.2f}] %{customdata[5]}<extra></extra>",
     )  # fmt: skip
 
 

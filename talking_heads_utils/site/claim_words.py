@@ -185,8 +185,8 @@ NOTED = {
     (CONTROL, ClaimId.INDEXES): WRITTEN,
 }  # model and claim -> the mark of what a reader of the verdict must know
 WHY_OTHERWISE = {
-    ClaimId.REDUNDANT: "The rule takes Student's interval over tasks; those of the list and the figure resample prompts "
-    "too.",
+    ClaimId.REDUNDANT: "The rule takes Student's interval over tasks; those of the list and the figure resample "
+    "prompts too.",
     ClaimId.SURVIVES: "The rule takes the way that costs more, as a share of the accuracy before.",
     ClaimId.MOVES_UP: "The rule takes the mean of these over what B sees and over both ways.",
     ClaimId.BACKUPS: "The rule takes heads that go one by one, and Student's interval over tasks; the list has them go "

@@ -256,9 +256,10 @@ def scales(table: pd.DataFrame) -> str:
     worse, better = worse[worse["change_high"] < 0], _where(own, scale=WIDE)
     better = better[better["change_low"] > 0]
     return (
-        f"Beyond what matched triples do, on the {_matched_lists(table)} lists that these were run on, a cloud {WIDE:g} "
-        f"times as wide is answered better {_at(better['n_items'])}, and one {NARROW:g} times as wide is answered worse "
-        f"{_at(worse['n_items'])}. The curve is over more lists, and may lie within the grey band even there."
+        f"Beyond what matched triples do, on the {_matched_lists(table)} lists that these were run on, a cloud "
+        f"{WIDE:g} times as wide is answered better {_at(better['n_items'])}, and one {NARROW:g} times as wide is "
+        f"answered worse {_at(worse['n_items'])}. The curve is over more lists, and may lie within the grey band even "
+        "there."
     )
 
 
