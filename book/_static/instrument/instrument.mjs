@@ -141,7 +141,8 @@ class Instrument {
     this.finder = el("input", { size: 7, placeholder: "L9H3", "aria-label": "head to open", onchange: () => this.openHead(parse(this.finder.value)) });
     this.div.replaceChildren(form, this.tokens, el("p", { class: "naming" }, "A click names a token: ", this.naming, names), this.status,
       el("div", { class: "two" }, el("section", {}, el("h4", {}, "What comes next"), this.top),
-        el("section", {}, el("h4", {}, "Heads, by what they write toward the answer"), this.grid, this.scale, el("label", { class: "finder" }, "open head ", this.finder))),
+        el("section", {}, el("h4", {}, "Heads, by what they write toward the answer"), this.grid, this.scale)),
+      el("label", { class: "finder" }, "A click opens a head, or by name: ", this.finder),
       this.head, this.changes);
     this.wanted = null;
   }
@@ -284,7 +285,7 @@ class Instrument {
   }
 
   drawGrid() {
-    const { n_layers, n_heads } = this.shape, { direct, difference } = this.after;
+    const { n_layers, n_heads } = this.shape, { direct } = this.after;
     const top = Math.max(...direct.map(Math.abs)), cells = [];
     for (let head = 0; head < n_heads; head++) {
       const row = el("div", { role: "row" });
@@ -301,7 +302,7 @@ class Instrument {
     this.grid.replaceChildren(...cells);
     if (!this.grid.querySelector("[tabindex='0']")) this.grid.querySelector("button").tabIndex = 0;
     if (focused) this.grid.querySelector(`[data-head="${focused}"]`).focus();
-    this.scale.textContent = this.pair ? `layers 0–${n_layers - 1} left to right, heads 0–${n_heads - 1} downward; blue toward ${this.state.answer}, orange toward ${this.state.other}, up to ${number(top)} in logits of ${number(difference)}` : "Two words to choose between colour the heads.";
+    this.scale.textContent = this.pair ? `Layers 0 to ${n_layers - 1} left to right, heads 0 to ${n_heads - 1} downward. Blue: toward ${this.state.answer}, orange: toward ${this.state.other}, at most ${number(top)} of logit.` : "Two words to choose between colour the heads.";
   }
 
   walk(event) {
@@ -361,7 +362,7 @@ class Instrument {
     const out = el("output", {}, number(headMove?.amount ?? 1, 1)), slider = el("input", { type: "range", min: -1, max: 2, step: 0.1, value: headMove?.amount ?? 1, "aria-label": `factor of ${state.open} at every token`,
       oninput: () => { out.textContent = number(Number(slider.value), 1); this.set(at, Number(slider.value)); } });
     const to = (value) => () => { slider.value = value; out.textContent = number(value, 1); this.set(at, value === 1 ? null : value); };
-    const reader = el("input", { size: 7, value: state.reader ?? "", onchange: () => {
+    const reader = el("input", { size: 7, value: state.reader ?? "", "aria-label": "a later head", onchange: () => {
       const found = parse(reader.value);
       if (!found || found.layer <= at.layer || found.layer >= this.shape.n_layers || found.head >= this.shape.n_heads) return this.say(`A reader is a head of a later layer than ${at.layer}.`, true);
       state.reader = label(found);
@@ -374,14 +375,13 @@ class Instrument {
     this.rows = new Map(some.map((component) => [component, this.componentRow(at, component)]));
     this.head.replaceChildren(
       el("h4", {}, `Head ${state.open}`),
-      el("div", { class: "two" },
-        el("section", {}, el("p", { class: "note" }, "What it looks at from the last token:"), this.attention,
-          el("p", { class: "figure-controls" }, el("label", {}, "whole head, at every token, times ", slider, " ", out),
-            el("button", { type: "button", onclick: to(0) }, "remove"), el("button", { type: "button", onclick: to(1) }, "reset"))),
-        el("section", {}, el("p", { class: "note" }, "What it writes there, component by component; scores: what ", el("label", {}, reader, " reads of each.")),
-          el("div", { class: "wide" }, el("table", {}, el("thead", {}, el("tr", {}, ...["", "coefficient", "", "", "s", "Q", "K", "V"].map((text) => el("th", { scope: "col" }, text)))),
-            el("tbody", {}, ...[...this.rows.values()].map(({ row }) => row)))),
-          el("button", { type: "button", onclick: () => { this.all = !this.all; this.drawHead(); } }, this.all ? "fewer" : `all ${this.was.now.length}`))));
+      el("p", { class: "note" }, "What it looks at from the last token:"), this.attention,
+      el("p", { class: "figure-controls" }, el("label", {}, "whole head, at every token, times ", slider, " ", out),
+        el("button", { type: "button", onclick: to(0) }, "remove"), el("button", { type: "button", onclick: to(1) }, "reset")),
+      el("p", { class: "note" }, "What it writes there, component by component. s: singular values. Q, K, V: how much of each the head ", reader, " reads, as composition scores."),
+      el("div", { class: "wide" }, el("table", {}, el("thead", {}, el("tr", {}, ...["component", "coefficient", "set it", "", "s", "Q", "K", "V"].map((text) => el("th", { scope: "col" }, text)))),
+        el("tbody", {}, ...[...this.rows.values()].map(({ row }) => row)))),
+      el("button", { type: "button", onclick: () => { this.all = !this.all; this.drawHead(); } }, this.all ? "fewer" : `all ${this.was.now.length}`));
     this.drawAttention();
     this.drawValues();
   }

@@ -71,7 +71,7 @@ export class PageModel {
     const parts = Object.fromEntries(about.layer.map((part) => [part.name, part]));
     model.parts = parts;
     const graph = {};
-    for (const name of ["attention", "mlp", "unembed"]) graph[name] = await bring(`${name}.onnx`);
+    for (const name of ["attention", "mlp"]) graph[name] = await bring(`${name}.onnx`);
     const kept = {}, scratch = (name, n) => (kept[name] ??= new Float32Array(n)); // all layers are of one size
     const session = (name, sources) => {
       const weights = scratch(name, sources.reduce((n, [, part]) => n + part.rows * part.cols, 0));
@@ -90,8 +90,6 @@ export class PageModel {
     model.table = await bring("embedding.bin");
     model.embedding = embedding;
     model.norm = rowsOf(model.table, norm, [0]);
-    model.unembed = await session("unembed", [[model.table, norm], [model.table, embedding]]);
-    delete kept.unembed;
     progress(about.files["embedding.bin"].bytes);
     for (let l = 0; l < s.n_layers; l++) {
       const name = `layer-${String(l).padStart(2, "0")}.bin`, bytes = await bring(name);
@@ -104,6 +102,27 @@ export class PageModel {
   }
 
   row(token) { return rowsOf(this.table, this.embedding, [token]); }
+
+  /* Logits out of the embedding's own bytes: as float32 they would be the largest part of all that is held. */
+  unembed(x) {
+    const { offset, rows, cols } = this.embedding, { size } = READ.Q8_0, bytes = this.table;
+    const signed = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length), logits = new Float32Array(rows);
+    for (let row = 0, at = offset; row < rows; row++) {
+      let sum = 0;
+      for (let k = 0; k < cols; k += BLOCK, at += size) {
+        let [a, b, c, d] = [0, 0, 0, 0]; // four sums at a time: each waits for its own last one
+        for (let i = k, q = at + 2; i < k + BLOCK; i += 4, q += 4) {
+          a += x[i] * signed[q];
+          b += x[i + 1] * signed[q + 1];
+          c += x[i + 2] * signed[q + 2];
+          d += x[i + 3] * signed[q + 3];
+        }
+        sum += (a + b + c + d) * halves[bytes[at] | (bytes[at + 1] << 8)];
+      }
+      logits[row] = sum;
+    }
+    return logits;
+  }
 
   /* What a logit difference of two tokens reads off the stream, but for the stream's own scale. */
   probe(pair) {
@@ -201,9 +220,8 @@ export class PageModel {
       else { (state.x[l + 1] = state.x[l + 1].slice()).set(x, (T - 1) * d); }
     }
     const end = x.subarray((rows - 1) * d);
-    state.logits = (await this.unembed.run({ x: this.tensor(end, [1, d]) })).logits.data;
-    const rms = Math.sqrt(dot(end, end) / d + this.s.eps);
-    state.rms = rms; // direct effects are of the stream's scale: divide by it
+    state.rms = Math.sqrt(dot(end, end) / d + this.s.eps); // direct effects are of the stream's scale: divide by it
+    state.logits = this.unembed(Float64Array.from(end, (value, i) => (value * this.norm[i]) / state.rms));
     return this.keep(state, moves);
   }
 
