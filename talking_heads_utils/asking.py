@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -22,13 +23,14 @@ from talking_heads_utils.labels import Component, Head, as_component, as_head
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.encoding import tokenized
 from talking_heads_utils.prompts.prefix import begin_ids
-from talking_heads_utils.weights.bridge import head_weights_from_bridge
+from talking_heads_utils.weights.bridge import head_weights_from_bridge, norm_of
+from talking_heads_utils.weights.heads import LAYER_NORM, NO_NORM
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
 
     from talking_heads_utils.weights.heads import HeadWeights
-    from transformer_lens.model_bridge import TransformerBridge
 
 SET, SCALE, ADD = "set", "scale", "add"
 
@@ -38,8 +40,8 @@ class Answer:
     """What a model says to a prompt of t tokens, all of its last token.
 
     tokens: ``[t]``. logits: ``[n_vocab]``. pattern: attention to every token, ``[n_layers, n_heads, t]``. z: of every
-    head, after heads were scaled and before components were moved, ``[n_layers, n_heads, d_head]``. resid: what enters
-    the final norm, ``[d_model]``.
+    head, its value bias left out, after heads were scaled and before components were moved,
+    ``[n_layers, n_heads, d_head]``. resid: what enters the final norm, ``[d_model]``.
     """
 
     bridge: TransformerBridge
@@ -66,11 +68,15 @@ class Answer:
     def direct(self, answer: str, other: str) -> Float[Tensor, "n_layers n_heads"]:
         """What of that difference each head writes itself, at the final norm's scale, constants left out."""
         a, b = (_token(self.bridge, text) for text in (answer, other))
-        W_U, eps = self.bridge.W_U, self.bridge.cfg.eps
-        probe = W_U[:, a] - W_U[:, b]
-        written = torch.einsum("lhk,lhkd,d->lh", self.z, torch.stack([b.attn.W_O for b in self.bridge.blocks]), probe)
-        centred = self.resid if "RMS" in self.bridge.cfg.normalization_type else self.resid - self.resid.mean()
-        return written / (centred.square().mean() + eps).sqrt()
+        bridge, norm, resid = self.bridge, norm_of(self.bridge), self.resid
+        probe, scale = bridge.W_U[:, a] - bridge.W_U[:, b], resid.new_ones(())
+        if norm != NO_NORM:
+            probe = probe * getattr(bridge.ln_final, "weight", 1.0)
+            if norm == LAYER_NORM:
+                probe, resid = probe - probe.mean(), resid - resid.mean()
+            scale = (resid.square().mean() + bridge.cfg.eps).sqrt()
+        W_O = torch.stack([block.attn.W_O for block in bridge.blocks])
+        return torch.einsum("lhk,lhkd,d->lh", self.z, W_O, probe.detach()).detach() / scale
 
     def coefficient(self, component: Component | str) -> float:
         """How much of a component its head writes, its largest entry positive."""
@@ -100,15 +106,17 @@ def ask(
     bridge = as_bridge(model, tokenizer)
     moves = _moves(bridge, {SET: set or {}, ADD: add or {}, SCALE: scale or {}})
     tokens = _tokens(bridge, text)
-    layers = range(bridge.cfg.n_layers)
-    z: dict[int, Tensor] = {}
-    hooks = [(f"blocks.{layer}.attn.hook_z", partial(_move, layer, moves, z)) for layer in layers]
-    patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in layers]
-    last = f"blocks.{layers[-1]}.hook_resid_post"
+    z: list[Tensor] = []
+    hooks = [
+        (f"blocks.{n}.attn.hook_z", partial(_move, block, [move for move in moves if move.part.layer == n], z))
+        for n, block in enumerate(bridge.blocks)
+    ]
+    patterns = [f"blocks.{n}.attn.hook_pattern" for n in range(len(hooks))]
+    last = f"blocks.{len(hooks) - 1}.hook_resid_post"
     with torch.no_grad(), bridge.hooks(fwd_hooks=hooks):
         logits, cache = bridge.run_with_cache(tokens[None], names_filter=[*patterns, last])
     pattern = torch.stack([cache[name][0, :, -1] for name in patterns])
-    return Answer(bridge, tokens, logits[0, -1], pattern, torch.stack([z[n] for n in layers]), cache[last][0, -1])
+    return Answer(bridge, tokens, logits[0, -1], pattern, torch.stack(z), cache[last][0, -1])
 
 
 class _Move(NamedTuple):
@@ -121,17 +129,25 @@ class _Move(NamedTuple):
     write: Float[Tensor, "d_head"] | None = None
 
 
-def _move(layer: int, moves: list[_Move], kept: dict[int, Tensor], z: Float[Tensor, "1 t n_heads d_head"], hook: Any) -> Tensor:
-    here, z = [move for move in moves if move.part.layer == layer], z.clone()
+def _move(
+    block: Any, here: list[_Move], kept: list[Tensor], z: Float[Tensor, "1 t n_heads d_head"], hook: Any
+) -> Float[Tensor, "1 t n_heads d_head"]:
+    z, (n_heads, d_head) = z.clone(), z.shape[2:]
+    bias = z.new_zeros(n_heads, d_head)
+    if block.attn.b_V is not None:
+        shared = block.attn.b_V.detach().view(-1, d_head)
+        bias = shared.repeat_interleave(n_heads // len(shared), 0)
     for part, _, amount, read, _ in here:
         if read is None:
             z[:, :, part.head] *= amount
-    kept[layer] = z[0, -1].clone()
+            bias[part.head] *= amount
+    own = z[0, -1] - bias
     for part, how, amount, read, write in here:
         if read is not None and write is not None:
-            now = kept[layer][part.head] @ read
-            then = {SET: amount, ADD: now + amount, SCALE: now * amount}[how]
-            z[0, -1, part.head] += (then - now) * write
+            now = own[part.head] @ read
+            more = amount - now if how == SET else now * (amount - 1) if how == SCALE else amount
+            z[0, -1, part.head] += more * write
+    kept.append(own)
     return z
 
 
@@ -140,7 +156,7 @@ def _moves(bridge: TransformerBridge, given: Mapping[str, Mapping[Any, float]]) 
     weights = None
     for how, amounts in given.items():
         for label, amount in amounts.items():
-            if isinstance(amount, bool) or not isinstance(amount, int | float) or not math.isfinite(amount):
+            if isinstance(amount, bool) or not isinstance(amount, Real) or not math.isfinite(amount):
                 raise OptionError(f"An amount is a finite number, not {amount!r}.")
             whole = isinstance(label, Head) or (isinstance(label, str) and "." not in label)
             if whole and how != SCALE:
@@ -149,8 +165,8 @@ def _moves(bridge: TransformerBridge, given: Mapping[str, Mapping[Any, float]]) 
             if part in found:
                 raise LabelError(f"{part} is named twice: move it once.")
             weights = weights or head_weights_from_bridge(bridge)
-            maps = _maps(weights, part) if isinstance(part, Component) else (None, None)
-            found[weights.head(part) if whole else part] = _Move(part, how, float(amount), *maps)
+            maps = _maps(weights, part) if isinstance(part, Component) else ()
+            found[part] = _Move(part if maps else weights.head(part), how, float(amount), *maps)
     return list(found.values())
 
 

@@ -1,4 +1,4 @@
-"""A real model as files of the site: the checkpoint's own quantised blocks, and ONNX graphs that run them layer by layer.
+"""A real model as files of the site: the checkpoint's own quantised blocks, and ONNX graphs that run it by layers.
 
 One graph stands for the attention of every layer and one for its MLP: a layer is a file of weights. So the page reads
 and moves what it likes between any two of them, keeps keys and values, and runs on from the layer that a reader
@@ -66,7 +66,9 @@ class Shape:
             not config["tie_word_embeddings"], rope.get("rope_type", "default") != "default",
         ]  # fmt: skip
         if any(odd):
-            raise CheckpointError("The page runs Llama models with tied embeddings, no biases and plain rotary positions.")
+            raise CheckpointError(
+                "The page runs Llama models with tied embeddings, no biases and plain rotary positions, and no others."
+            )
         return cls(
             config["num_hidden_layers"], config["num_attention_heads"], config["num_key_value_heads"],
             config["head_dim"], config["hidden_size"], config["intermediate_size"], config["vocab_size"],
@@ -81,10 +83,16 @@ def rms(x: Float[Tensor, "t d_model"], eps: float) -> Float[Tensor, "t d_model"]
 class Attention(nn.Module):
     """The attention of a layer, for the tokens after those whose keys and values are given.
 
-    In: the stream ``x [t, d_model]``, a ``scale`` for each head's z, ``past_k`` and ``past_v`` ``[p, n_kv, d_head]``, and
-    a ``probe [d_model]``. Out: the stream behind it, the new keys (turned by position) and values, and of the last
+    In: the stream ``x [t, d_model]``, a ``scale`` for each head's z, ``past_k`` and ``past_v`` ``[p, n_kv, d_head]``,
+    and a ``probe [d_model]``. Out: the stream behind it, the new keys (turned by position) and values, and of the last
     token each head's ``pattern [n_heads, p + t]``, ``z`` and what it writes along the probe.
     """
+
+    attn_norm: Tensor
+    W_Q: Tensor
+    W_K: Tensor
+    W_V: Tensor
+    W_O: Tensor
 
     def __init__(self, s: Shape) -> None:
         super().__init__()
@@ -124,6 +132,11 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """The MLP of a layer, the stream in and out."""
 
+    mlp_norm: Tensor
+    W_gate: Tensor
+    W_in: Tensor
+    W_out: Tensor
+
     def __init__(self, s: Shape) -> None:
         super().__init__()
         self.s = s
@@ -140,6 +153,9 @@ class Mlp(nn.Module):
 class Unembed(nn.Module):
     """From the stream at one position to logits."""
 
+    final_norm: Tensor
+    W_U: Tensor
+
     def __init__(self, s: Shape) -> None:
         super().__init__()
         self.s = s
@@ -154,7 +170,8 @@ class Unembed(nn.Module):
 
 
 def graphs(s: Shape) -> dict[str, onnx.ModelProto]:
-    """Every graph by name. Its weights lie in the array :data:`WEIGHTS`, one behind the other as :func:`layout` says."""
+    """Every graph by name. Its weights lie in the array :data:`WEIGHTS`, one behind the other in the order in which its
+    module names them, a row an input."""
     x, past = torch.zeros(2, s.d_model), torch.zeros(3, s.n_kv, s.d_head)
     t, p = torch.export.Dim("t", min=1, max=LONGEST), torch.export.Dim("p", min=0, max=LONGEST)
     attention = (x, torch.ones(s.n_heads), past, past.clone(), torch.zeros(s.d_model))
@@ -268,7 +285,8 @@ def component_maps(
 
 
 def write_model(name: str | Path, folder: Path) -> dict[str, Any]:
-    """Every file of a model, known by name or a GGUF file, in ``folder``, and what the page must know of them, which is its ``model.json``.
+    """Every file of a model, a known name or a GGUF file, in ``folder``, and what the page must know of them, which is
+    its ``model.json``.
 
     Raises :class:`CheckpointError` for a checkpoint that is no GGUF file, of another family than the graphs', or stored
     in a way that the page cannot read.

@@ -1,0 +1,113 @@
+"""Sphinx extension: the language model that runs in the page, in ``_static/model/``, and the script that runs it.
+
+Its files are made from the checkpoint in a process beside the build, and kept in the build folder by the checkpoint's
+sum and that of the code that makes them. ``BOOK_MODEL=0`` leaves the model out. Where it is not there, ``model.json``
+says why. Run as a program, this writes the files.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.experiments.source_sum import source_sum
+from talking_heads_utils.files import file_sha256
+from talking_heads_utils.weights.packages import SMOLLM2
+
+SWITCH = "BOOK_MODEL"  # 0: no model
+LEFT_OUT = f"This site was built without its model, by {SWITCH}=0."
+ABOUT = "model.json"
+MODEL = {"name": SMOLLM2.name, "gguf_sha256": SMOLLM2.sha256, "quantised": SMOLLM2.quantised, "licence": "Apache-2.0",
+         "licence_file": "runtime/tokenizers.LICENSE"}  # fmt: skip
+MAKERS = ("talking_heads_utils.site.page_model", "talking_heads_utils.site.page_runtime")
+TOOLS = ("torch", "onnx", "onnxscript")
+INSTRUMENT = re.compile(r'<[a-z]+ [^>]*class="(?:[^"]* )?instrument[ "]')
+
+
+def made_of(model):
+    """A sum of all that the files depend on. Raises ImportError where one of the tools is not installed."""
+    parts = [model, *map(source_sum, MAKERS), *map(version, TOOLS), file_sha256(Path(__file__))]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def write(folder, source=SMOLLM2.name, model=MODEL):
+    """The model's files and the runtime's, made anew where they are of another sum; else why they are not there."""
+    about = folder / ABOUT
+    try:
+        key = made_of(model)
+        if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("made_of") == key:
+            return
+        from talking_heads_utils.site.page_model import write_model
+        from talking_heads_utils.site.page_runtime import write_runtime
+
+        shutil.rmtree(folder, ignore_errors=True)
+        runtime = write_runtime(folder / "runtime")
+        about.write_text(json.dumps(write_model(source, folder) | model | {"runtime": runtime, "made_of": key}))
+    except TalkingHeadsError as error:
+        leave_out(folder, f"This site was built without its model: {error}")
+    except ImportError as error:
+        leave_out(folder, f"This site was built without its model: {error.name} is not installed.")
+
+
+def leave_out(folder, why):
+    """A folder that says why there is no model. The next build tries again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / ABOUT).write_text(json.dumps({"missing": why}), encoding="utf-8")
+
+
+def begin(app):
+    if app.builder.format == "html" and os.environ.get(SWITCH) != "0":
+        build = Path(app.outdir).parent
+        with (build / "model.log").open("wb") as log:  # torch's exporter tells much
+            app.model = subprocess.Popen([sys.executable, __file__, build / "model"], stdout=log, stderr=log)
+
+
+def finish(app, exception):
+    """The files go where the page looks for them, whose folder a fresh build has only now."""
+    if app.builder.format != "html":
+        return
+    kept, target = Path(app.outdir).parent / "model", Path(app.outdir) / "_static" / "model"
+    process = getattr(app, "model", None)
+    if exception is not None:
+        if process:
+            process.kill()
+    elif process is None:
+        leave_out(target, LEFT_OUT)
+    elif process.wait():
+        raise RuntimeError("The page's model could not be made:\n" + kept.with_suffix(".log").read_text("utf-8"))
+    else:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(kept, target, copy_function=linked)
+
+
+def linked(source, target):
+    """The same file under a second name, or a copy where file systems have no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def add_script(app, page, template, context, doctree):
+    if INSTRUMENT.search(context.get("body", "")):
+        app.add_js_file("instrument/instrument.mjs", type="module")
+
+
+def setup(app):
+    app.connect("builder-inited", begin)
+    app.connect("html-page-context", add_script)
+    app.connect("build-finished", finish)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+if __name__ == "__main__":
+    if hasattr(os, "nice"):
+        os.nice(5)  # the build goes first
+    write(Path(sys.argv[1]))
