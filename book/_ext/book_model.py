@@ -80,11 +80,22 @@ def finish(app, exception):
             process.kill()
     elif process is None:
         leave_out(target, LEFT_OUT)
+        tell(target)
     elif process.wait():
         raise RuntimeError("The page's model could not be made:\n" + kept.with_suffix(".log").read_text("utf-8"))
     else:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(kept, target, copy_function=linked)
+        tell(target)
+
+
+def tell(target):
+    """What the instrument says before the model is there, as a module of the site."""
+    about = json.loads((target / ABOUT).read_text(encoding="utf-8"))
+    size = sum(file["bytes"] for file in about.get("files", {}).values())
+    size += sum(file["bytes"] for name, file in about.get("runtime", {}).items() if name.endswith(".wasm"))
+    lines = [f"export const megabytes = {round(size / 1e6)};", f"export const missing = {json.dumps(about.get('missing'))};"]
+    (target / "about.mjs").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def linked(source, target):
@@ -97,7 +108,7 @@ def linked(source, target):
 
 def add_script(app, page, template, context, doctree):
     if INSTRUMENT.search(context.get("body", "")):
-        app.add_js_file("instrument/instrument.mjs", type="module")
+        app.add_js_file("instrument.js", loading_method="defer")
 
 
 def setup(app):

@@ -2,8 +2,9 @@
    of a page; nothing is fetched before a reader asks for the model. An instrument is a <div class="instrument"> whose
    data-preset says what it begins with: see talking_heads_utils/site/instrument.py. */
 
-const here = document.querySelector("script[data-instrument]"), FOLDER = new URL("../model/", import.meta.url).href;
-const MEGABYTES = here?.dataset.megabytes ?? "110", MISSING = here?.dataset.missing;
+import { megabytes as MEGABYTES, missing as MISSING } from "../model/about.mjs"; // written beside the model
+
+const FOLDER = new URL("../model/", import.meta.url).href;
 
 /* --- the worker --- */
 
@@ -82,8 +83,7 @@ class Instrument {
 
   /* Before the model is there: what it costs, and a button. */
   offer() {
-    const why = MISSING || (location.protocol === "file:" && "This page lies on your disk, where a browser runs no model. Open it from its address, or by make serve.")
-      || (!(window.Worker && window.WebAssembly) && "This browser lacks what the model needs (WebAssembly and workers). The figures of this page need neither.");
+    const why = MISSING || (!(window.Worker && window.WebAssembly) && "This browser lacks what the model needs (WebAssembly and workers). The figures of this page need neither.");
     const phone = matchMedia("(max-width: 48rem)").matches;
     this.status = el("p", { role: "status" });
     this.progress = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "how much of the model has arrived" });

@@ -1,6 +1,7 @@
 /* The model, off the page's own thread: brings its parts, checks and keeps them, and answers one request at a time. */
 import { PageModel, likeliest, softmax } from "./model.mjs";
 
+const WASM = "runtime/ort-wasm-simd-threaded.wasm";
 const KEPT = "talking-heads-model-"; // the browser's caches: one for each model, by its sum
 let model, tokenizer, kept, base, about;
 
@@ -9,7 +10,7 @@ const TOO_LITTLE = "This browser has too little memory for the model, which take
 
 const openCache = async () => {
   try {
-    const name = KEPT + about.sum.slice(0, 16);
+    const name = KEPT + about.made_of.slice(0, 16);
     for (const other of await caches.keys()) if (other.startsWith(KEPT) && other !== name) await caches.delete(other);
     return await caches.open(name);
   } catch { return null; } // a private window may have none
@@ -62,10 +63,11 @@ const ask = {
       about = await (await fetch(new URL("model.json", base))).json();
     } catch { throw new Sentence("The list of the model's parts did not arrive. Are you online? Press the button again."); }
     if (about.missing) throw new Sentence(about.missing);
-    total = Object.values(about.files).reduce((n, file) => n + file.bytes, 0);
+    for (const [name, file] of Object.entries(about.runtime)) about.files[`runtime/${name}`] = file;
+    total = [WASM, ...Object.keys(about.files).filter((name) => !name.startsWith("runtime/"))].reduce((n, name) => n + about.files[name].bytes, 0);
     kept = await openCache();
     const ort = await import(new URL("runtime/ort.wasm.min.mjs", base)), { Tokenizer } = await import(new URL("runtime/tokenizers.min.mjs", base));
-    Object.assign(ort.env.wasm, { numThreads: 1, wasmPaths: new URL("runtime/", base).href, wasmBinary: (await bring("runtime/ort-wasm-simd-threaded.wasm")).buffer });
+    Object.assign(ort.env.wasm, { numThreads: 1, wasmPaths: new URL("runtime/", base).href, wasmBinary: (await bring(WASM)).buffer });
     tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(await bring("tokenizer.json"))), {});
     model = await PageModel.open(ort, about, bring);
     opening = false;
