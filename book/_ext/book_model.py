@@ -41,14 +41,16 @@ def write(folder, source=SMOLLM2.name, model=MODEL):
     about = folder / ABOUT
     try:
         key = made_of(model)
-        if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("made_of") == key:
+        if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("sum") == key:
             return
         from talking_heads_utils.site.page_model import write_model
         from talking_heads_utils.site.page_runtime import write_runtime
 
         shutil.rmtree(folder, ignore_errors=True)
-        runtime = write_runtime(folder / "runtime")
-        about.write_text(json.dumps(write_model(source, folder) | model | {"runtime": runtime, "made_of": key}))
+        runtime = {f"runtime/{name}": of for name, of in write_runtime(folder / "runtime").items()}
+        made = write_model(source, folder)
+        whole = made | model | {"files": made["files"] | runtime, "sum": key}
+        about.write_text(json.dumps(whole), encoding="utf-8")
     except TalkingHeadsError as error:
         leave_out(folder, f"This site was built without its model: {error}")
     except ImportError as error:

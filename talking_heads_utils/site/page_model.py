@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 LONGEST = 256  # tokens of a prompt that the page runs
 WEIGHTS = "weights"  # what a graph calls the array that it takes its weights from
 BLOCK = 32  # values that share a scale
-ATTENTION, MLP, UNEMBED = "attention", "mlp", "unembed"
+ATTENTION, MLP = "attention", "mlp"
+TABLE = "Q8_0"  # how the page can read the embedding, out of which it makes logits itself
 BLOCKS = {"Q4_1": 20, "Q8_0": 34, "F32": 4 * BLOCK}  # how the page can read a tensor: bytes of a block
 LAYER = {
     "attn_norm": "blk.{}.attn_norm", "W_Q": "blk.{}.attn_q", "W_K": "blk.{}.attn_k", "W_V": "blk.{}.attn_v",
@@ -69,6 +70,8 @@ class Shape:
             raise CheckpointError(
                 "The page runs Llama models with tied embeddings, no biases and plain rotary positions, and no others."
             )
+        if any(config[size] % BLOCK for size in ("hidden_size", "intermediate_size", "head_dim")):
+            raise CheckpointError(f"The page runs models whose d_model, d_mlp and d_head are multiples of {BLOCK}.")
         return cls(
             config["num_hidden_layers"], config["num_attention_heads"], config["num_key_value_heads"],
             config["head_dim"], config["hidden_size"], config["intermediate_size"], config["vocab_size"],
@@ -150,22 +153,6 @@ class Mlp(nn.Module):
         return x + (nn.functional.silu(h @ self.W_gate) * (h @ self.W_in)) @ self.W_out
 
 
-class Unembed(nn.Module):
-    """From the stream at one position to logits."""
-
-    final_norm: Tensor
-    W_U: Tensor
-
-    def __init__(self, s: Shape) -> None:
-        super().__init__()
-        self.s = s
-        self.register_parameter("final_norm", nn.Parameter(torch.zeros(s.d_model), requires_grad=False))
-        self.register_parameter("W_U", nn.Parameter(torch.zeros(s.d_model, s.n_vocab), requires_grad=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (rms(x, self.s.eps) * self.final_norm) @ self.W_U
-
-
 # --- graphs ---
 
 
@@ -181,7 +168,6 @@ def graphs(s: Shape) -> dict[str, onnx.ModelProto]:
             ["out", "k", "v", "pattern", "z", "direct"],
         ),
         MLP: _exported(Mlp(s), (x,), ({0: t},), ["x"], ["out"]),
-        UNEMBED: _exported(Unembed(s), (x[:1],), (None,), ["x"], ["logits"]),
     }  # fmt: skip
 
 
@@ -302,16 +288,22 @@ def write_model(name: str | Path, folder: Path) -> dict[str, Any]:
         (folder / name).write_bytes(data)
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-    for kind, graph in graphs(s).items():
-        put(f"{kind}.onnx", graph.SerializeToString())
+    data, head_parts = packed(tensors, HEAD, {})
+    if (kind := head_parts[-1].kind) != TABLE:
+        raise CheckpointError(f"The embedding is stored as {kind}; the page reads {TABLE}.")
+    put("embedding.bin", data)
     maps, singular = component_maps(name)
+    layer_parts: list[Part] = []
     for layer in range(s.n_layers):
         names = {name: own.format(layer) for name, own in LAYER.items()}
         extra = {"maps": maps[layer].numpy().reshape(-1, s.d_head), "singular": singular[layer].numpy()}
-        data, layer_parts = packed(tensors, names, extra)
+        data, parts = packed(tensors, names, extra)
+        if layer_parts and parts != layer_parts:
+            raise CheckpointError(f"Layer {layer} is stored in other ways than the first; the page reads all alike.")
+        layer_parts = parts
         put(f"layer-{layer:02}.bin", data)
-    data, head_parts = packed(tensors, HEAD, {})
-    put("embedding.bin", data)
+    for kind, graph in graphs(s).items():
+        put(f"{kind}.onnx", graph.SerializeToString())
     put("tokenizer.json", tokenizer_of(tensors.file).backend_tokenizer.to_str().encode())
     about = {
         "shape": vars(s).copy(), "longest": LONGEST, "files": files,
