@@ -6,6 +6,7 @@ says why. Run as a program, this writes the files.
 """
 
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -15,9 +16,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.errors import DownloadError
 from talking_heads_utils.experiments.source_sum import source_sum
-from talking_heads_utils.files import file_sha256
 from talking_heads_utils.weights.packages import SMOLLM2
 
 SWITCH = "BOOK_MODEL"  # 0: no model
@@ -32,7 +32,7 @@ INSTRUMENT = re.compile(r'<[a-z]+ [^>]*class="(?:[^"]* )?instrument[ "]')
 
 def made_of(model):
     """A sum of all that the files depend on. Raises ImportError where one of the tools is not installed."""
-    parts = [model, *map(source_sum, MAKERS), *map(version, TOOLS), file_sha256(Path(__file__))]
+    parts = [model, *map(source_sum, MAKERS), *map(version, TOOLS), inspect.getsource(write)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -41,20 +41,20 @@ def write(folder, source=SMOLLM2.name, model=MODEL):
     about = folder / ABOUT
     try:
         key = made_of(model)
-        if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("sum") == key:
+        if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("made_of") == key:
             return
         from talking_heads_utils.site.page_model import write_model
         from talking_heads_utils.site.page_runtime import write_runtime
 
         shutil.rmtree(folder, ignore_errors=True)
-        runtime = {f"runtime/{name}": of for name, of in write_runtime(folder / "runtime").items()}
-        made = write_model(source, folder)
-        whole = made | model | {"files": made["files"] | runtime, "sum": key}
-        about.write_text(json.dumps(whole), encoding="utf-8")
-    except TalkingHeadsError as error:
-        leave_out(folder, f"This site was built without its model: {error}")
+        more = model | {"runtime": write_runtime(folder / "runtime"), "made_of": key}
+        about.write_text(json.dumps(write_model(source, folder) | more), encoding="utf-8")
+    except DownloadError as error:
+        print(error)  # it may name places on this machine, which are of no use to a reader
+        leave_out(folder, "This site was built where its model could not be fetched.")
     except ImportError as error:
-        leave_out(folder, f"This site was built without its model: {error.name} is not installed.")
+        print(f"{error.name} is not installed: run `pip install '.[book]'`.")
+        leave_out(folder, "This site was built where what makes its model was not installed.")
 
 
 def leave_out(folder, why):
@@ -76,6 +76,7 @@ def finish(app, exception):
     if app.builder.format != "html":
         return
     kept, target = Path(app.outdir).parent / "model", Path(app.outdir) / "_static" / "model"
+    log = kept.with_suffix(".log")
     process = getattr(app, "model", None)
     if exception is not None:
         if process:
@@ -84,11 +85,13 @@ def finish(app, exception):
         leave_out(target, LEFT_OUT)
         tell(target)
     elif process.wait():
-        raise RuntimeError("The page's model could not be made:\n" + kept.with_suffix(".log").read_text("utf-8"))
+        raise RuntimeError(f"The page's model could not be made:\n{log.read_text('utf-8')}")
     else:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(kept, target, copy_function=linked)
         tell(target)
+        if not (target / "runtime").exists():
+            print("The book is built without the model of its pages:", log.read_text("utf-8"))
 
 
 def tell(target):
@@ -96,7 +99,10 @@ def tell(target):
     about = json.loads((target / ABOUT).read_text(encoding="utf-8"))
     size = sum(file["bytes"] for file in about.get("files", {}).values())
     size += sum(file["bytes"] for name, file in about.get("runtime", {}).items() if name.endswith(".wasm"))
-    lines = [f"export const megabytes = {round(size / 1e6)};", f"export const missing = {json.dumps(about.get('missing'))};"]
+    lines = [
+        f"export const megabytes = {round(size / 1e6)};",
+        f"export const missing = {json.dumps(about.get('missing'))};",
+    ]
     (target / "about.mjs").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
