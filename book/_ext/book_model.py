@@ -94,7 +94,10 @@ def tell(target):
     about = json.loads((target / ABOUT).read_text(encoding="utf-8"))
     size = sum(file["bytes"] for file in about.get("files", {}).values())
     size += sum(file["bytes"] for name, file in about.get("runtime", {}).items() if name.endswith(".wasm"))
-    lines = [f"export const megabytes = {round(size / 1e6)};", f"export const missing = {json.dumps(about.get('missing'))};"]
+    lines = [
+        f"export const megabytes = {round(size / 1e6)};",
+        f"export const missing = {json.dumps(about.get('missing'))};",
+    ]
     (target / "about.mjs").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
