@@ -66,7 +66,9 @@ def examples_builder(relations: Sequence[Relation], n: int) -> dict[str, Any]:
 
 def two_words(prompts: PromptSet, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """A prompt's answer and its first wrong candidate, as they are typed."""
-    answer, other = (tokenizer.decode([int(token)]).strip() for token in (prompts.answers[0], prompts.distractors[0, 0]))
+    answer, other = (
+        tokenizer.decode([int(token)]).strip() for token in (prompts.answers[0], prompts.distractors[0, 0])
+    )
     return answer, other
 
 

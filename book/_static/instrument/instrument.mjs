@@ -221,7 +221,6 @@ class Instrument {
           this.wanted = null;
           this.after = await ask("run", { ids: this.ids, moves, pair: this.pair });
           this.steps = [...(this.steps ?? []), this.after.ms].slice(-200);
-          this.odds = moves.length ? await ask("odds", { ids: this.ids, moves, pair: this.pair, tokens: this.before.top.map(({ token }) => token) }) : null;
           if (!moves.length) this.after = this.before;
           this.draw();
           await this.refreshHead();
@@ -229,6 +228,13 @@ class Instrument {
         this.say(`${this.ids.length} tokens, ${Math.round(this.after.ms)} ms.`);
       } catch (error) { this.say(error.message, true); } finally { this.busy = null; }
     })());
+  }
+
+  /* For tests: the worker itself, and plain numbers for a prompt. */
+  ask(what, given) { return ask(what, given); }
+  async raw(text, moves) {
+    const ids = (await ask("tokens", { text })).map(({ id }) => id), { logits, pattern } = await ask("run", { ids, moves, pair: null });
+    return { logits: [...logits], pattern: [...pattern] };
   }
 
   set(move, amount, how) {
@@ -273,12 +279,13 @@ class Instrument {
   }
 
   drawTop() {
-    const { before, after } = this, moved = after !== before, list = after.top.map(({ token, text, p }) => ({ token, text, now: p }));
-    const was = Object.fromEntries(before.top.map(({ token, p }) => [token, p]));
-    for (const [i, { token, text, p }] of before.top.entries())
-      if (moved && !list.some((other) => other.token === token) && i < 2) list.push({ token, text, now: this.odds?.[i] ?? 0, p });
-    const top = Math.max(...list.map(({ now, token }) => Math.max(now, was[token] ?? 0)));
-    const rows = list.map(({ token, text, now }) => bar(shown(text), was[token] ?? 0, now, top, moved && token in was ? `${share(was[token])} → ${share(now)}` : share(now)));
+    const { before, after } = this, moved = after !== before, seen = new Map(after.top.map((one) => [one.token, one.text]));
+    if (moved) for (const { token, text } of before.top.slice(0, 2)) seen.set(token, text); // also where they fell
+    const top = Math.max(...[...seen.keys()].map((token) => Math.max(before.odds[token], after.odds[token])));
+    const rows = [...seen].map(([token, text]) => {
+      const [was, now] = [before.odds[token], after.odds[token]];
+      return bar(shown(text), was, now, top, share(was) === share(now) ? share(now) : `${share(was)} → ${share(now)}`);
+    });
     const difference = this.pair && el("p", { class: "difference" }, `logit of ${this.state.answer} less ${this.state.other}: `,
       el("strong", {}, moved ? `${number(before.difference)} → ${number(after.difference)}` : number(before.difference)));
     this.top.replaceChildren(el("ol", { class: "bars" }, ...rows), ...(difference ? [difference] : []));

@@ -92,22 +92,17 @@ const ask = {
     return ids[0];
   },
 
-  async run({ ids, moves, pair }) {
+  async run({ ids, moves, pair, anew = false }) {
+    if (anew) model.states = [];
     const began = performance.now(), state = await model.run(ids, moves, pair), odds = softmax(state.logits);
     const flat = (list) => list.reduce((all, values, l) => { all.set(values, l * values.length); return all; }, new Float32Array(list.length * list[0].length));
     const direct = flat(state.direct).map((value) => value / state.rms);
     return {
       top: likeliest(state.logits).map(({ token, logit }) => ({ token, logit, text: tokenizer.decode([token]), p: odds[token] })),
-      odds: Object.fromEntries((pair ?? []).map((token) => [token, odds[token]])),
+      odds: Float32Array.from(odds), logits: state.logits,
       difference: pair && state.logits[pair[0]] - state.logits[pair[1]],
       pattern: flat(state.pattern), direct, ms: performance.now() - began,
     };
-  },
-
-  /* The likeliest tokens of an untouched run, under the odds of a touched one. */
-  async odds({ ids, moves, pair, tokens }) {
-    const odds = softmax((await model.run(ids, moves, pair)).logits);
-    return tokens.map((token) => odds[token]);
   },
 
   async head({ ids, moves, pair, layer, head, reader }) {
