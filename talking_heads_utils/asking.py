@@ -19,6 +19,7 @@ from torch import Tensor
 
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
+from talking_heads_utils.forward.layers import attention_layer
 from talking_heads_utils.labels import Component, Head, as_component, as_head
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.encoding import tokenized
@@ -40,7 +41,7 @@ class Answer:
     """What a model says to a prompt of t tokens, all of its last token.
 
     tokens: ``[t]``. logits: ``[n_vocab]``. pattern: attention to every token, ``[n_layers, n_heads, t]``. z: of every
-    head, its value bias left out, after heads were scaled and before components were moved,
+    head, its value bias, and that of the norm, left out, after heads were scaled and before components were moved,
     ``[n_layers, n_heads, d_head]``. resid: what enters the final norm, ``[d_model]``.
     """
 
@@ -107,10 +108,11 @@ def ask(
     moves = _moves(bridge, {SET: set or {}, ADD: add or {}, SCALE: scale or {}})
     tokens = _tokens(bridge, text)
     z: list[Tensor] = []
-    hooks = [
-        (f"blocks.{n}.attn.hook_z", partial(_move, block, [move for move in moves if move.part.layer == n], z))
-        for n, block in enumerate(bridge.blocks)
-    ]
+    hooks = []
+    for n in range(bridge.cfg.n_layers):
+        at = attention_layer(bridge, n)
+        here = [move for move in moves if move.part.layer == n]
+        hooks.append((f"blocks.{n}.attn.hook_z", partial(_move, here, at.b_V[at.kv_index], z)))
     patterns = [f"blocks.{n}.attn.hook_pattern" for n in range(len(hooks))]
     last = f"blocks.{len(hooks) - 1}.hook_resid_post"
     with torch.no_grad(), bridge.hooks(fwd_hooks=hooks):
@@ -130,13 +132,10 @@ class _Move(NamedTuple):
 
 
 def _move(
-    block: Any, here: list[_Move], kept: list[Tensor], z: Float[Tensor, "1 t n_heads d_head"], hook: Any
-) -> Float[Tensor, "1 t n_heads d_head"]:
-    z, (n_heads, d_head) = z.clone(), z.shape[2:]
-    bias = z.new_zeros(n_heads, d_head)
-    if block.attn.b_V is not None:
-        shared = block.attn.b_V.detach().view(-1, d_head)
-        bias = shared.repeat_interleave(n_heads // len(shared), 0)
+    here: list[_Move], bias: Float[Tensor, "n_heads d_head"], kept: list[Tensor],
+    z: Float[Tensor, "1 t n_heads d_head"], hook: Any,
+) -> Float[Tensor, "1 t n_heads d_head"]:  # fmt: skip
+    z, bias = z.clone(), bias.clone()
     for part, _, amount, read, _ in here:
         if read is None:
             z[:, :, part.head] *= amount
