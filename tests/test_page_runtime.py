@@ -104,7 +104,9 @@ def test_the_model_is_made_once_for_each_sum(book_model, tmp_path):
     assert len(book_model.made) == 2 and not (folder / "of-before.bin").exists()
 
 
-@pytest.mark.parametrize("error", [DownloadError("No registry."), ModuleNotFoundError("No module named onnx", name="onnx")])
+@pytest.mark.parametrize(
+    "error", [DownloadError("No registry."), ModuleNotFoundError("No module named onnx", name="onnx")]
+)
 def test_a_site_without_its_model_says_why_and_the_next_build_tries_again(book_model, tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
