@@ -27,7 +27,8 @@ TEXT = "When Mary and John went to the big store, John gave a drink to"  # 15 to
 N_STEPS, N_PROMPTS = 50, 20
 
 TIMES = """
-const ids = (await i.ask("tokens", { text })).map(({ id }) => id), pair = i.pair, out = { anew: [], step: [], first: [], head: [] };
+const ids = (await i.ask("tokens", { text })).map(({ id }) => id), pair = i.pair;
+const out = { anew: [], step: [], first: [], head: [] };
 const run = async (moves, anew) => {
   const began = performance.now(), { logits } = await i.ask("run", { ids, moves, pair, anew });
   return [(performance.now() - began) / 1000, [...logits]];
@@ -110,7 +111,7 @@ def measure(site: Path, out: Path) -> None:
         ]
         about = dict(
             weights="smollm2, Q4_1, in headless Chromium without a GPU",
-            note=f"Ours runs on from the layer that changed; the plain way runs the whole prompt anew. Medians of {N_STEPS}",
+            note=f"Ours runs on from the layer that changed, the plain way the whole prompt anew. Medians of {N_STEPS}",
             load_s=load, page_mb=before, with_model_mb=after, faithful=faithful(driver),
         )  # fmt: skip
         print({name: value for name, value in about.items() if name != "faithful"}, [asdict(row) for row in rows])

@@ -1,4 +1,4 @@
-"""The model in the page, in headless Chromium: the package's numbers, a reader's way through it, and what goes wrong."""
+"""The model in the page, in headless Chromium: the package's numbers, a reader's way, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def inside(driver, code):
     """What a promise of the page gives; ``i`` is the instrument."""
     return driver.execute_async_script(
         f"const done = arguments[0], i = window.bookInstruments['{PLACE}'];"
-        f"(async () => {{ {code} }})().then((value) => done({{ value }}), (error) => done({{ error: String(error.message) }}))"
+        f"(async () => {{ {code} }})().then((value) => done({{ value }}), (error) => done({{ error: `${{error}}` }}))"
     )
 
 

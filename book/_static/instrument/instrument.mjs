@@ -126,7 +126,7 @@ class Instrument {
   build() {
     this.fields = {};
     const form = el("form", { class: "asks", onsubmit: (event) => { event.preventDefault(); this.run(); } },
-      this.builder(), this.field("text", "Prompt", { rows: 2, spellcheck: "false" }),
+      this.builder(), this.field("text", "Prompt", { rows: this.preset.builder?.kind === "examples" ? 5 : 2, spellcheck: "false" }),
       el("div", { class: "figure-controls" }, this.field("answer", "answer", { size: 10 }), this.field("other", "instead of", { size: 10 }),
         el("button", { type: "submit" }, "Run")));
     this.status = el("p", { role: "status" });
@@ -141,7 +141,7 @@ class Instrument {
     this.finder = el("input", { size: 7, placeholder: "L9H3", "aria-label": "head to open", onchange: () => this.openHead(parse(this.finder.value)) });
     this.div.replaceChildren(form, this.tokens, el("p", { class: "naming" }, "A click names a token: ", this.naming, names), this.status,
       el("div", { class: "two" }, el("section", {}, el("h4", {}, "What comes next"), this.top),
-        el("section", {}, el("h4", {}, "Heads, by what they write toward the answer"), this.grid, this.scale)),
+        el("section", {}, el("h4", {}, "Heads: direct effect on the answer"), this.grid, this.scale)),
       el("label", { class: "finder" }, "A click opens a head, or by name: ", this.finder),
       this.head, this.changes);
     this.wanted = null;
