@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 NAMES = {slider.FIRST: FIRST_NAME, slider.SECOND: SECOND_NAME}
 MEAN = "mean"  # in place of a prompt's index
 TARGETS = {
-    "seen": "named twice<br>or listed",
-    "named_twice": "words named<br>twice",
-    "same_list": "words of<br>the same list",
-    "in_list": "stands in a<br>list itself",
+    "seen": "named<br>twice or<br>listed",
+    "named_twice": "words<br>named<br>twice",
+    "same_list": "words of<br>the same<br>list",
+    "in_list": "stands in<br>a list<br>itself",
 }
 
 # --- one prompt ---
@@ -48,7 +48,7 @@ TARGETS = {
 def attention_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Attention by token, mean over heads, in several states of a model. tables: state -> column ``token`` and one per
     head."""
-    figure = new_figure(260, margin_t=12, barmode="group")
+    figure = new_figure(270, margin_t=12, barmode="group", legend_y=-0.46)
     for (name, table), colour in zip(tables.items(), (FIRST_NAME, SECOND_NAME, CONTROL)):
         mean = table.drop(columns="token").mean(axis=1)
         figure.add_bar(
