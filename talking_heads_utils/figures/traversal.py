@@ -167,7 +167,7 @@ def gains_figure(table: pd.DataFrame) -> go.Figure:
     names = list(METHODS.values())
     figure.add_vline(x=0, line=dict(color=CONTROL, width=1))
     figure.update_xaxes(title_text="gain in accuracy, points")
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[name.replace(" (", "<br>(") for name in names])
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names)
     figure.update_yaxes(range=[len(names) - 0.5, -0.5])
     return with_views(figure, views).update_layout(legend_y=-0.2)
 
