@@ -86,6 +86,21 @@ def wait_for(condition, seconds: float = 30):
     raise AssertionError("the page did not get there in time")
 
 
+def barriers(driver, within: str = "html") -> list[tuple[str, list[str]]]:
+    """What axe-core finds against WCAG 2.2 A and AA within an element."""
+    import axe_playwright_python
+
+    driver.execute_script((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = driver.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(arguments[0], {runOnly: arguments[1], resultTypes: ['violations']}).then(done)",
+        within,
+        ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"],
+    )
+    assert found["passes"], "axe looked at nothing"
+    return [(v["id"], node["target"]) for v in found["violations"] for node in v["nodes"]]
+
+
 def pages(site: Path) -> list[str]:
     return [
         str(p.relative_to(site)) for folder in ("book", "notebooks") for p in sorted((site / folder).glob("*.html"))

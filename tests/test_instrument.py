@@ -117,6 +117,15 @@ def test_heads_are_reached_by_keys_and_by_name(page):
 
 
 @on_one_page
+def test_the_instrument_has_no_barriers_and_fits_a_phone(page):
+    assert not site_tools.barriers(page, f"#{PLACE}")
+    site_tools.resize(page, site_tools.PHONE)
+    assert not site_tools.barriers(page, f"#{PLACE}")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= site_tools.PHONE[0]
+    site_tools.resize(page, site_tools.DESKTOP)
+
+
+@on_one_page
 @pytest.mark.parametrize(
     "text, answers, said",
     [
