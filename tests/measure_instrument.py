@@ -26,27 +26,33 @@ from talking_heads_utils.prompts.ioi import build_ioi
 TEXT = "When Mary and John went to the big store, John gave a drink to"  # 15 tokens
 N_STEPS, N_PROMPTS = 50, 20
 
-TIMES = """
+RUN = """
 const ids = (await i.ask("tokens", { text })).map(({ id }) => id), pair = i.pair;
-const out = { anew: [], step: [], first: [], head: [] };
 const run = async (moves, anew) => {
   const began = performance.now(), { logits } = await i.ask("run", { ids, moves, pair, anew });
   return [(performance.now() - began) / 1000, [...logits]];
 };
-const component = (layer, amount) => [{ layer, head: 3, component: 0, how: "set", amount }];
-await run([], true);
-for (let n = 0; n < 7; n++) out.anew.push((await run([], true))[0]);
-await run([]);
-for (let n = 0; n < N; n++) out.step.push((await run(component(15, n / 10)))[0]);
-for (let n = 0; n < N; n++) out.first.push((await run(component(0, n / 10)))[0]);
-for (let n = 0; n < 9; n++) out.head.push((await run([{ layer: 15, head: 3, amount: n / 4 }]))[0]);
-const gap = async (moves) => {
-  const [, kept] = await run(moves), [, fresh] = await run(moves, true);
-  return Math.max(...kept.map((value, k) => Math.abs(value - fresh[k])));
-};
-out.gaps = [await gap(component(15, 4)), await gap(component(0, 4)), await gap([{ layer: 15, head: 3, amount: 0 }])];
-return out;
+const set = (layer, amount) => [{ layer, head: 3, component: 0, how: "set", amount }];
+const scaled = (amount) => [{ layer: 15, head: 3, amount }];
 """
+CASES = {  # what is changed, the n-th time
+    "a component of layer 15 set": "set(15, n / 10)", "a component of layer 0 set": "set(0, n / 10)",
+    "a head of layer 15 scaled": "scaled(n / 50)",
+}  # fmt: skip
+
+
+def times(driver, moves: str, n: int, anew: bool = False) -> float:
+    """Median seconds of n runs, each after another that differs from it in the one amount."""
+    code = f"await run([], true); const found = []; for (let n = 0; n < {n}; n++) found.push((await run({moves}, "
+    code += f"{str(anew).lower()}))[0]); return found"
+    return statistics.median(inside(driver, f"const text = {TEXT!r};{RUN}{code}")["value"])
+
+
+def gap(driver, moves: str) -> float:
+    """Largest difference of logits between a run that goes on from a kept one and one of the whole prompt."""
+    code = f"await run([], true); const n = 40, kept = (await run({moves}))[1], whole = (await run({moves}, true))[1];"
+    code += "return Math.max(...kept.map((value, k) => Math.abs(value - whole[k])))"
+    return inside(driver, f"const text = {TEXT!r};{RUN}{code}")["value"]
 
 
 def memory(driver) -> float:
@@ -97,17 +103,11 @@ def measure(site: Path, out: Path) -> None:
         load = time.perf_counter() - began
         time.sleep(5)
         after = memory(driver)
-        code = f"const text = {TEXT!r}, N = {N_STEPS};{TIMES}"
-        times = inside(driver, code)["value"]
-        middle = {name: statistics.median(times[name]) for name in ("anew", "step", "first", "head")}
-        cases = (
-            ("a component of layer 15 set", "step"),
-            ("a component of layer 0 set", "first"),
-            ("a head of layer 15", "head"),
-        )
+        anew = times(driver, "[]", 9, anew=True)
+        steps = {case: times(driver, moves, N_STEPS) for case, moves in CASES.items()}
         rows = [
-            Row(f"{case}, 15 tokens", middle[name], middle["anew"], middle["anew"] / middle[name], gap, None, None)
-            for (case, name), gap in zip(cases, times["gaps"])
+            Row(f"{case}, 15 tokens", steps[case], anew, anew / steps[case], gap(driver, moves), None, None)
+            for case, moves in CASES.items()
         ]
         about = dict(
             weights="smollm2, Q4_1, in headless Chromium without a GPU",
