@@ -46,7 +46,7 @@ def open_page(driver, page, size=DESKTOP):
         driver.get_log(log)
     path, mark, fragment = page.partition("#")
     driver.get((Path(SITE).resolve() / path).as_uri() + mark + fragment)
-    show = "const [figure] = arguments; (figure.closest('details:not([open])') ?? figure).scrollIntoView({block: 'center'})"
+    show = "const [f] = arguments; (f.closest('details:not([open])') ?? f).scrollIntoView({block: 'center'})"
     for figure in driver.find_elements("css selector", ".plotly-graph-div"):
         driver.execute_script(show, figure)
         wait_for(lambda figure=figure: driver.execute_script("return Boolean(arguments[0]._fullLayout)", figure))
@@ -78,7 +78,8 @@ def test_every_figure_of_a_chapter_is_drawn_numbered_captioned_and_described(dri
     assert len(plots) >= 4
     for plot in plots:
         assert len(plot.get_attribute("aria-label")) > 60 and plot.get_attribute("role") == "group"
-        caption = plot.find_element("xpath", "./ancestor::figure").find_element("tag name", "figcaption").text
+        caption = plot.find_element("xpath", "./ancestor::figure").find_element("tag name", "figcaption")
+        caption = caption.get_attribute("textContent").strip()
         assert re.match(r"Fig. \d", caption) and re.search(
             "real weights|real model|[Pp]lanted|trained here|[Bb]uilt by hand", caption
         )
