@@ -206,7 +206,7 @@ def attends_figure(table: pd.DataFrame) -> go.Figure:
     """Where in running text the heads look when their component is large, beyond what even attention would give; grey:
     95% range of matched components. table: of
     :class:`~talking_heads_utils.experiments.inhibition.attends.AttendsRow`."""
-    figure = new_figure(310, margin_t=12)
+    figure = new_figure(310, margin_t=12, legend_y=-0.32)
     rows = table[(table["role"] != "control") & (table["target"] != "first_token")]
     targets, components = list(dict.fromkeys(rows["target"])), list(dict.fromkeys(rows["component"]))
     for i, component in enumerate(components):
