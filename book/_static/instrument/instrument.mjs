@@ -8,19 +8,22 @@ const FOLDER = new URL("../model/", import.meta.url).href;
 
 /* --- the worker --- */
 
-let worker;
+let worker, opened;
+const instruments = [];
 const asked = new Map();
 let count = 0, onProgress = () => {};
-const stopWorker = (error) => {
+/* What the worker held is free again; every instrument offers its button once more, and says why. */
+const stop = (why) => {
   worker?.terminate();
-  worker = undefined;
-  for (const { reject } of asked.values()) reject(new Error(error));
+  worker = opened = undefined;
+  for (const { reject } of asked.values()) reject(new Error(why));
   asked.clear();
+  for (const one of instruments) if (one.shape) { one.offer(); one.say(why, true); }
 };
 const ask = (what, given = {}) => new Promise((resolve, reject) => {
   if (!worker) {
     worker = new Worker(new URL("worker.mjs", import.meta.url), { type: "module" });
-    worker.onerror = (event) => stopWorker(`The model stopped (${event.message || "its program did not load"}). Load it again.`);
+    worker.onerror = (event) => stop(`The model stopped (${event.message || "its program did not load"}). Load it again.`);
     worker.onmessage = ({ data }) => {
       if (data.progress !== undefined) return onProgress(data.progress);
       const { resolve, reject } = asked.get(data.id);
@@ -31,8 +34,7 @@ const ask = (what, given = {}) => new Promise((resolve, reject) => {
   asked.set(++count, { resolve, reject });
   worker.postMessage({ id: count, what, ...given });
 });
-let opened;
-const open = () => (opened ??= ask("open", { folder: FOLDER }).catch((error) => { opened = undefined; throw error; }));
+const open = () => (opened ??= ask("open", { folder: FOLDER }).catch((error) => { stop(error.message); throw error; }));
 
 /* --- small things --- */
 
@@ -83,6 +85,7 @@ class Instrument {
 
   /* Before the model is there: what it costs, and a button. */
   offer() {
+    this.shape = undefined;
     const why = MISSING || (!(window.Worker && window.WebAssembly) && "This browser lacks what the model needs (WebAssembly and workers). The figures of this page need neither.");
     const phone = matchMedia("(max-width: 48rem)").matches;
     this.status = el("p", { role: "status" });
@@ -457,5 +460,5 @@ class Instrument {
   }
 }
 
-const instruments = [...document.querySelectorAll("div.instrument")].map((div) => new Instrument(div));
+instruments.push(...[...document.querySelectorAll("div.instrument")].map((div) => new Instrument(div)));
 window.bookInstruments = Object.fromEntries(instruments.map((one) => [one.id, one])); // for those who look behind the page

@@ -121,7 +121,7 @@ onmessage = ({ data: { id, what, ...given } }) => {
       postMessage({ id, value: await ask[what](given) });
     } catch (error) {
       const memory = error instanceof RangeError || /memory|alloc|OOM/i.test(String(error?.message ?? error));
-      postMessage({ id, error: error instanceof Sentence ? error.message : memory ? TOO_LITTLE : `The model could not go on (${error?.message ?? error}). Press the button again.` });
+      postMessage({ id, error: error instanceof Sentence ? error.message : memory ? TOO_LITTLE : `The model could not go on (${error?.message ?? error}).` });
     }
   });
 };
