@@ -91,11 +91,10 @@ class Instrument {
     this.status = el("p", { role: "status" });
     this.progress = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "how much of the model has arrived" });
     this.button = el("button", { class: "load", onclick: () => this.load() }, `Load the model (${MEGABYTES} MB)`);
-    const cost = phone ? `On a phone this takes ${MEGABYTES} MB of your data plan and some 700 MB of memory; it may be slow, or refused.`
-      : "It takes some 700 MB of memory, comes once, and stays in the browser's cache.";
+    const cost = phone ? `On a phone this takes ${MEGABYTES} MB of your data plan and some 600 MB of memory; it may be slow, or refused.`
+      : "It takes some 600 MB of memory, and stays in the browser's cache.";
     this.div.replaceChildren(...(why ? [el("p", {}, why)] : [
-      el("p", {}, this.preset.invites, " ", cost, " What you type stays on your machine."),
-      el("p", {}, this.button, " ", this.progress), this.status]));
+      el("p", {}, this.preset.invites, " ", cost, " What you type stays on your machine."), this.button, " ", this.progress, this.status]));
     if (this.linked && !why) this.status.textContent = `This link holds a state of the instrument: “${this.state.text.slice(-60)}”${this.state.moves.length ? `, with ${this.state.moves.length} changes` : ""}. Load the model to see it.`;
     if (this.linked) this.div.scrollIntoView();
   }

@@ -6,7 +6,7 @@ const KEPT = "talking-heads-model-"; // the browser's caches: one for each model
 let model, tokenizer, kept, base, about;
 
 class Sentence extends Error {} // what a reader is told as it stands
-const TOO_LITTLE = "This browser has too little memory for the model, which takes some 700 MB. Close other pages, or take another machine; the figures above need no model.";
+const TOO_LITTLE = "This browser has too little memory for the model, which takes some 600 MB. Close other pages, or take another machine; the figures above need no model.";
 
 const openCache = async () => {
   try {
