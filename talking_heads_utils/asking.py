@@ -173,7 +173,7 @@ def _maps(weights: HeadWeights, part: Component) -> tuple[Float[Tensor, "d_head"
     """Of a component with write direction v: ``W_O v``, which reads its coefficient off z, and the z that writes v."""
     v, _ = direction_of(weights, part)
     W_O = weights.W_O[part.layer, part.head].double()
-    write = torch.linalg.lstsq(W_O.mT, v[:, None]).solution[:, 0]
+    write = v @ torch.linalg.pinv(W_O)  # least squares would guess where W_O has not its full rank
     return (W_O @ v).to(weights.W_O), write.to(weights.W_O)
 
 

@@ -262,9 +262,7 @@ def component_maps(
     directions, singular = write_directions(weights)
     largest = directions.gather(-1, directions.abs().argmax(-1, keepdim=True))
     directions = (directions * largest.sign()).nan_to_num(nan=0.0)
-    W_O = weights.W_O
-    maps = torch.linalg.lstsq(W_O.mT, directions.mT).solution.mT
-    return maps, singular
+    return directions @ torch.linalg.pinv(weights.W_O), singular
 
 
 # --- all of it ---
