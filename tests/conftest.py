@@ -159,6 +159,20 @@ def gpt2_tokenizer(gpt2_source):
     return AutoTokenizer.from_pretrained(gpt2_source)
 
 
+def draw_few(patch: pytest.MonkeyPatch) -> None:
+    """A tenth of the draws behind a control: each of them goes through the same lines."""
+    from talking_heads_utils.experiments.editing import moves, removal
+    from talking_heads_utils.experiments.icl import choice, sufficient
+    from talking_heads_utils.experiments.inhibition import exchange
+    from talking_heads_utils.experiments.positional import subspace
+
+    few = {subspace.matched_triples: (9, 0), exchange.exchange_rows: ("", 9), removal.matched: (9,)}
+    for function, defaults in (few | {choice.matched: (4, 0)}).items():
+        patch.setattr(function, "__defaults__", defaults)
+    patch.setattr(moves, "N_DRAWS", 2)
+    patch.setattr(sufficient, "N_RANDOM", 2)
+
+
 KINDS_OF_MODEL = ("gpt2", "gpt_neox", "qwen2", "native")  # qwen2: grouped heads, biases, scaled rotary positions
 
 
