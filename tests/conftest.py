@@ -179,18 +179,22 @@ def gpt2_tokenizer(gpt2_source):
 
 
 def draw_few(patch: pytest.MonkeyPatch) -> None:
-    """Two short lists and, where no p is told, a tenth of the draws behind a control, each of which goes through the
-    same lines."""
+    """Two short lists, and a tenth of the draws behind a control, each of which goes through the same lines. A p takes
+    them eleven times, since it wants 99. What is learned is learned in four steps."""
     from talking_heads_utils.experiments import context
     from talking_heads_utils.experiments.editing import moves
-    from talking_heads_utils.experiments.icl import choice, sufficient
     from talking_heads_utils.experiments.inhibition import exchange
+    from talking_heads_utils.experiments.positional import crowding, decoding, learned, order, subspace, traversal
+    from talking_heads_utils.experiments.positional.learned import fit
+    from talking_heads_utils.stats import drawn_test
 
+    for module in (crowding, decoding, order, traversal):
+        patch.setattr(module, "drawn_test", lambda x, drawn: drawn_test(x, drawn.repeat(11 if len(drawn) < 99 else 1)))
+    patch.setattr(learned, "fit", lambda *given, steps, **more: fit(*given, steps=min(steps, 4), **more))
+    patch.setattr(subspace.matched_triples, "__defaults__", (9, 0))
     patch.setattr(exchange.exchange_rows, "__defaults__", ("", 9))
-    patch.setattr(choice.matched, "__defaults__", (4, 0))
     patch.setattr(context, "QUICK_LENGTHS", (4, 6))
     patch.setattr(moves, "N_DRAWS", 2)
-    patch.setattr(sufficient, "N_RANDOM", 2)
 
 
 KINDS_OF_MODEL = ("gpt2", "gpt_neox", "qwen2", "native")  # qwen2: grouped heads, biases, scaled rotary positions
