@@ -368,19 +368,10 @@ def test_every_control_of_a_figure_answers_to_keys(driver, page):
 @pytest.mark.parametrize("page", [*pages(), f"{EXPLORER}#L8H10.1"])
 def test_a_page_fits_asks_no_other_host_makes_no_error_and_has_no_barrier(driver, page, size):
     """And WCAG 2.2 A and AA, as far as a program can tell: axe-core's rules, figures drawn. A page is opened once."""
-    import axe_playwright_python
-
     open_page(driver, page, size)
     assert_it_fits_asks_no_other_host_and_makes_no_error(driver, size)
     set_theme(driver, "light" if size == DESKTOP else "dark")
-    driver.execute_script((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
-    found = driver.execute_async_script(
-        "const done = arguments[arguments.length - 1];"
-        "axe.run(document, {runOnly: arguments[0], resultTypes: ['violations']}).then(done)",
-        ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"],
-    )
-    assert found["passes"], "axe looked at nothing"
-    assert not [(v["id"], node["target"]) for v in found["violations"] for node in v["nodes"]]
+    assert not site_tools.barriers(driver)
 
 
 def test_on_paper_all_figures_are_drawn_and_whole_in_the_light_and_nothing_is_folded(driver):
