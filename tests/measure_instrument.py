@@ -29,8 +29,8 @@ N_STEPS, N_PROMPTS = 50, 20
 RUN = """
 const ids = (await i.ask("tokens", { text })).map(({ id }) => id), pair = i.pair;
 const run = async (moves, anew) => {
-  const began = performance.now(), { logits } = await i.ask("run", { ids, moves, pair, anew });
-  return [(performance.now() - began) / 1000, [...logits]];
+  const began = performance.now(), { odds } = await i.ask("run", { ids, moves, pair, anew });
+  return [(performance.now() - began) / 1000, odds];
 };
 const set = (layer, amount) => [{ layer, head: 3, component: 0, how: "set", amount }];
 const scaled = (amount) => [{ layer: 15, head: 3, amount }];
@@ -49,7 +49,7 @@ def times(driver, moves: str, n: int, anew: bool = False) -> float:
 
 
 def gap(driver, moves: str) -> float:
-    """Largest difference of logits between a run that goes on from a kept one and one of the whole prompt."""
+    """Largest difference of any token's probability between a run that goes on from a kept one and a whole one."""
     code = f"await run([], true); const n = 40, kept = (await run({moves}))[1], whole = (await run({moves}, true))[1];"
     code += "return Math.max(...kept.map((value, k) => Math.abs(value - whole[k])))"
     return inside(driver, f"const text = {TEXT!r};{RUN}{code}")["value"]
@@ -111,7 +111,8 @@ def measure(site: Path, out: Path) -> None:
         ]
         about = dict(
             weights="smollm2, Q4_1, in headless Chromium without a GPU",
-            note=f"Ours runs on from the layer that changed, the plain way the whole prompt anew. Medians of {N_STEPS}",
+            note="Ours runs on from the layer that changed, the plain way the whole prompt anew. Medians of "
+            f"{N_STEPS}; differences are of probabilities",
             load_s=load, page_mb=before, with_model_mb=after, faithful=faithful(driver),
         )  # fmt: skip
         print({name: value for name, value in about.items() if name != "faithful"}, [asdict(row) for row in rows])

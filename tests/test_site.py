@@ -46,10 +46,16 @@ def open_page(driver, page, size=DESKTOP):
         driver.get_log(log)
     path, mark, fragment = page.partition("#")
     driver.get((Path(SITE).resolve() / path).as_uri() + mark + fragment)
-    show = "const [f] = arguments; (f.closest('details:not([open])') ?? f).scrollIntoView({block: 'center'})"
-    for figure in driver.find_elements("css selector", ".plotly-graph-div"):
-        driver.execute_script(show, figure)
-        wait_for(lambda figure=figure: driver.execute_script("return Boolean(arguments[0]._fullLayout)", figure))
+    driver.execute_async_script("""
+        const done = arguments[arguments.length - 1];
+        const next = ([figure, ...others]) => {
+            if (!figure) return done();
+            (figure.closest('details:not([open])') ?? figure).scrollIntoView({block: 'center'});
+            const wait = () => figure._fullLayout ? next(others) : setTimeout(wait, 10);
+            wait();
+        };
+        next([...document.querySelectorAll('.plotly-graph-div')]);
+    """)  # every figure drawn, one after the other
 
 
 def pages():
