@@ -21,13 +21,14 @@ from talking_heads_utils.errors import OptionError, ResultError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
 from talking_heads_utils.experiments.positional.ends import answered
+from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, prepare, steer
 from talking_heads_utils.experiments.positional.subspace import chosen
 from talking_heads_utils.experiments.positional.sweep import Plan, read_plan, run_sweep
 from talking_heads_utils.experiments.positional.sweep_results import Sweep, aggregate, load, load_real, save
 from talking_heads_utils.experiments.result_files import results_folder
-from talking_heads_utils.forward.steer import ATTENTION, LOGITS, prepare, steer
+from talking_heads_utils.known import known_models
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.models import known_models, load_with_tokenizer
+from talking_heads_utils.models import load_with_tokenizer
 
 PLAN = Plan(
     model="mini-token", writers=("L0H0.0", "L1H1.0", "L1H0.1"), movers=("L3H0", "L3H1"), n_items=(5, 4), n_prompts=25,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
@@ -33,11 +33,6 @@ def halves(prompts: PromptSet) -> tuple[PromptSet, PromptSet]:
     """``(selection, held out)``, as :func:`half_rows` has them."""
     selection, held_out = half_rows(prompts)
     return prompts.select(selection), prompts.select(held_out)
-
-
-def in_selection(prompts: PromptSet) -> Bool[Tensor, "n_prompts"]:
-    """Which prompts are marked as those of the selection half."""
-    return torch.tensor([half == SELECTION for half in prompts.info["half"]])
 
 
 def random_folds(n: int, n_folds: int = 5, seed: int = SEED) -> Int[Tensor, "n"]:

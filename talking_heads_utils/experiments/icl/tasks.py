@@ -18,7 +18,7 @@ from talking_heads_utils.experiments.icl.functions import Family
 from talking_heads_utils.experiments.icl.words import WordsRow, answered, answers_of
 from talking_heads_utils.experiments.rows import Row, column, rows
 from talking_heads_utils.forward.ends import logits_in_blocks
-from talking_heads_utils.models import model_source
+from talking_heads_utils.known import model_source
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts import relations
 from talking_heads_utils.prompts.encoding import tokenized, unknown_id

@@ -10,12 +10,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from talking_heads_utils.errors import NotApplicable
-from talking_heads_utils.experiments.gate import AT_LEAST
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.ends import logits_in_blocks
 from talking_heads_utils.progress import follow
-from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.questions import Numbers, asked_at
 from talking_heads_utils.prompts.relations import (
     ANOTHER,
@@ -139,25 +137,3 @@ def _row(relation: Relation, half: str, shown: str, k: int, right: Tensor, greed
         relation.name, half, shown, k, *exact[:3], *best[:3], 1 / len(relation.answers), exact.n,
         len(relation.pairs), relation.left_out,
     )  # fmt: skip
-
-
-def gate(run: Context, n_examples: int, *, n: int = 32) -> list[WordsRow]:
-    """How well a model does each task on the selection half, by which it is decided what it may be asked.
-
-    Tasks of which a half has too few pairs for such prompts, and one to set beside them, are left out.
-    """
-    fit = [r for r in load_relations(run.tokenizer)
-           if min(len(r.half(h)) for h in (SELECTION, HELD_OUT)) > n_examples + 1]  # fmt: skip
-    return [row for r in follow(fit, "tasks of words") for row in _along(run, r, n, [n_examples], SELECTION)]
-
-
-def best_of(gate: Sequence[WordsRow], model: str) -> str:
-    """The task with the highest lower bound of accuracy over the vocabulary, of those where that is
-    :data:`~experiments.gate.AT_LEAST` times chance among the answers. Raises :class:`NotApplicable` where none is."""
-    passed = [row for row in gate if row.low >= AT_LEAST * row.chance]
-    if not passed:
-        raise NotApplicable(
-            f"{model} can be asked nothing in context: its tokenizer splits the numbers, and of {len(gate)} tasks of "
-            f"words with answers of one token it does none better than {AT_LEAST} times chance."
-        )
-    return max(passed, key=lambda row: row.low).task
