@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from talking_heads_utils import batches
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.ends import logits_in_blocks
+from talking_heads_utils.forward.ends import logits_at
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.questions import Numbers, asked_at
@@ -29,6 +30,7 @@ from talking_heads_utils.prompts.words import check_one_token
 from talking_heads_utils.stats import share_in_clusters
 
 if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase
 
     from talking_heads_utils.experiments.context import Context
@@ -129,6 +131,16 @@ def answered(
         greedy[rows] = logits.argmax(-1) == answers.ids[right[rows]]
         among[rows] = answers.read(logits[..., answers.ids]) == right[rows]
     return greedy, among
+
+
+@torch.no_grad()
+def logits_in_blocks(
+    bridge: TransformerBridge, tokens: Int[Tensor, "n n_pos"], places: Int[Tensor, "n k"], *, batch: int = 64
+) -> Iterator[tuple[slice, Float[Tensor, "rows k d_vocab"]]]:
+    """Logits at ``places``, ``batch`` rows at a time: which rows, and their logits, on the CPU in float32."""
+    for rows in batches.blocks(len(tokens), batch):
+        with logits_at(bridge, places[rows]):
+            yield rows, bridge(tokens[rows].to(bridge.cfg.device)).float().cpu()
 
 
 def _row(relation: Relation, half: str, shown: str, k: int, right: Tensor, greedy: Tensor, among: Tensor) -> WordsRow:
