@@ -1,1 +1,4 @@
-"""A model whose answer is known by construction: a whole one, with a planted circuit (``model``)."""
+"""Models whose answer is known by construction.
+
+``model``  a whole model with a planted circuit
+"""
