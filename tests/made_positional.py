@@ -124,7 +124,7 @@ def margin_rows(lengths=(4, 6, 8)) -> pd.DataFrame:
             value = 1.6 / n + quarter * 0.06
             rows.append(made(crowding.CrowdingRow, model="made", n_items=n, statistic="accuracy", quarter=quarter,
                              value=value, **around(value), p=None, n_draws=None, n=250))  # fmt: skip
-        for statistic, value in (("slope", 0.5), ("neighbours", 0.12)):
+        for statistic, value in (("slope", 0.5), ("nearest", 0.12)):
             rows.append(made(crowding.CrowdingRow, model="made", n_items=n, statistic=statistic, quarter=None,
                              value=value, **around(value), p=0.01, n_draws=99, n=1000))  # fmt: skip
     return frame(rows)

@@ -102,12 +102,12 @@ def test_what_is_recovered_stands_over_who_recovers_it(entry, n_heads):
     table, whos = made.backup_rows(), list(Who)
     figure = icl_redundancy.backups_figure(table)
     assert figure.layout.updatemenus[0].buttons[0].label == "mean over tasks, together"
-    assert len(figure.layout.xaxis.ticktext) == len(whos)
+    assert len(figure.layout.yaxis.ticktext) == len(whos)
     for kind in ("chosen", "matched"):
         trace = shown(figure, f"mean over tasks, {entry}")[f"{kind} heads"]
         rows = where(table, task=OVER_TASKS, heads_are=kind, n_heads=n_heads)
         for i, who in enumerate(whos):
-            drawn = [y for x, y in zip(trace.x, trace.y) if round(x) == i]
+            drawn = [x for x, y in zip(trace.x, trace.y) if round(y) == i]
             assert drawn == pytest.approx(where(rows, who=who)["share"].tolist())
 
 

@@ -165,10 +165,14 @@ def test_every_confirmed_role_stands_at_its_head_with_its_interval_and_attention
 def test_the_sketch_names_the_heads_that_were_found_and_what_they_change():
     figure = circuit.sketch(made_roles().frame(), {"S2": "John", "end": "to"}, "Mary")
     texts = [a.text for a in figure.layout.annotations if a.text]
-    assert "<b>name mover</b><br>L2H1 L2H0<br>65% of attention to IO" in texts
+    assert "<b>name mover</b><br>L2H1 L2H0<br>65% of attention<br>goes to IO" in texts
     assert "-2.10 to -1.00<br>nats, in queries" in texts and "+1.00 to +2.00<br>logits" in texts
     assert "next token: <b>Mary</b>" in texts and not any("L2H3" in text for text in texts)
-    assert "at <b>John</b> (S2)" in figure.data[0].text
+    assert "at <b>John</b> (S2)" in texts
+    found = made_roles().frame()
+    found = found[found["confirmed"].astype(bool) & found["role"].isin(list(circuit.PLACES))]
+    confirmed = set(zip(found["head"], found["effect"]))
+    assert {(told[0], told[2]) for trace in figure.data for told in trace.customdata} == confirmed
 
 
 def test_sentences_follow_the_numbers():

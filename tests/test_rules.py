@@ -251,7 +251,10 @@ def test_every_rule_has_an_entry_with_its_power_and_a_way_back():
     for claim, some in table.groupby("claim"):
         assert f"<details class='claim' id='rule-{claim}'>" in html and f"href='scorecard.html#claim-{claim}'" in html
         highest = some.loc[some["judged"] & ~some["truth"], "supported"].max()
-        assert f"at most {highest:.1%}." in pages.power_in_words(table, claim)
+        assert f"it is false, in {highest:.1%} of " in pages.power_in_words(table, claim)
+    told, false = pages.two_shares(table), table[table["judged"] & ~table["truth"]]
+    assert f"In {(false['supported'] > 0.05).sum()} of {len(false)} kinds" in told and "Each of these counts" in told
+    assert "Not each" in pages.two_shares(table.assign(supported=table["supported"].where(table["truth"], 0.5)))
     assert len(power_figure(table, {claim: claim for claim in table["claim"].unique()}).data) == 2 * len(
         {claim.id for claim in CLAIMS if claim.rule}
     )

@@ -1,6 +1,7 @@
 """Claims by id, what is measured for them, and the scorecard that is made of finished results alone."""
 
 import re
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from talking_heads_utils.experiments.catalogue import EXPERIMENTS
 from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, ClaimId
 from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict
-from talking_heads_utils.known import GPT2_WEIGHTS, known_models
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, known_models
 from talking_heads_utils.site import claim_words, notebook, scorecard
 from talking_heads_utils.site.scorecard import NoVerdict
 
@@ -46,10 +47,13 @@ def test_every_claim_has_an_experiment_a_figure_and_words():
 
 
 def test_words_hold_every_number_that_was_measured():
-    found = Measured("gain_of_x", 3.1, 1.0, 5.2, "points", 200, control_label="random_ones", control=0.004, p=0.03)
+    found = Measured("gain_of_x", 3.1, 1.0, 5.2, "points", 200, control_label="random_ones", control=0.04, p=0.03)
     told, control = claim_words.in_words(found), claim_words.control_in_words(found)
-    assert all(part in told for part in ("gain of x", "3.10", "[1.00, 5.20]", "points", "200"))
-    assert all(part in control for part in ("random ones", "0.004", "0.03"))
+    assert all(part in told for part in ("gain of x", "3.1", "[1.0, 5.2]", "points", "200"))
+    assert all(part in control for part in ("random ones", "0.0 points", "0.03"))
+    share = Measured("share_of_x", -1.655, -2.945, -0.366, control_label="of_y", control=0.04, also={"more_low": 0.2})
+    assert claim_words.in_words(share) == "share of x: -166% [-294%, -37%]"
+    assert claim_words.control_in_words(share) == "of y 4.0%, more than the control by at least 20%"
     assert "nan" not in claim_words.in_words(Measured("x", float("nan"))) and not claim_words.control_in_words(
         Measured("x", 1.0)
     )
@@ -97,6 +101,19 @@ def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it()
         == len(re.findall("<th scope='row'><a href='#claim-", matrix))
     )
     assert set(re.findall("href='#([^']*)'", matrix)) <= set(re.findall("id='([^']*)'", html))
+
+
+def test_what_a_reader_must_know_of_a_verdict_stands_on_its_cell_and_beside_its_numbers():
+    results = {m: done for m, done in scorecard.all_results().items() if m in (GPT2_WEIGHTS, CONTROL)}
+    matrix, html, notes = scorecard.as_matrix(results), scorecard.as_html(results), scorecard.notes(results)
+    for (model, claim), mark in claim_words.NOTED.items():
+        known = scorecard.judged(results, BY_ID[claim])[model]
+        cell = re.search(rf"href='#claim-{claim}-{scorecard._column(model)}'.*?</td>", matrix).group()
+        assert known.found and f">{mark}</sup>" in cell and f"{mark} {claim_words.NOTES[mark]}" in notes
+        entry = re.search(rf"id='claim-{claim}-{scorecard._column(model)}'.*?</p>", html).group()
+        assert escape(claim_words.NOTES[mark]) in entry
+    assert matrix.count("<sup") == len(claim_words.NOTED)
+    assert not any(f" {name}_" in html or f"{name}_low" in html for name in claim_words.ALSO)
 
 
 def test_real_models_stand_before_the_controls_and_what_was_not_run_has_no_column():

@@ -23,7 +23,16 @@
     await Plotly.newPlot(div, figure.data || [], { ...layout, ...themed(layout) }, config);
     div.querySelectorAll(".main-svg").forEach((svg) => svg.setAttribute("aria-hidden", "true")); // the label says it
     if (figure.frames && figure.frames.length) await Plotly.addFrames(div, figure.frames);
+    await roomy(div);
     if (own.length) controlBar(div).append(...own.map((control) => control(div)));
+  };
+
+  /* Where a legend takes its lines from the plot, as on a phone, the figure grows by what the plot lacks. */
+  const roomy = (div) => {
+    const { height, _size: { h } } = div._fullLayout, lacks = Math.ceil(Math.min(0.55 * height, 230) - h);
+    if (lacks <= 0) return;
+    div.style.height = `${height + lacks}px`;
+    return Plotly.relayout(div, { height: height + lacks });
   };
 
   /* What of a layout the page's theme decides: text, also in 3D, and what plotly else draws in its own dark grey. */

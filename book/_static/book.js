@@ -1,11 +1,16 @@
 /* What the theme leaves out of the keyboard's and the screen reader's reach, on every page. */
 (() => {
   /* Whatever scrolls sideways can be scrolled by key: tables, code, long equations. */
+  const fade = (box) => box.classList.toggle("goes-on", box.scrollWidth - box.clientWidth - box.scrollLeft > 2);
   const reach = new ResizeObserver((entries) => entries.forEach(({ target: box }) => {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
+    fade(box);
   }));
   addEventListener("load", () => document.querySelectorAll(".bd-article :is(table, pre, mjx-container[display='true'])")
-    .forEach((box) => reach.observe(box)));
+    .forEach((box) => {
+      reach.observe(box);
+      box.addEventListener("scroll", () => fade(box), { passive: true });
+    }));
   /* A table's rows are told by names that stay on one line, hyphens and all; sentences get the width of some words. */
   document.querySelectorAll(".cell_output tbody :is(td, th)").forEach((cell) => {
     const text = cell.textContent.trim();

@@ -189,12 +189,12 @@ def layers_out_figure(table: pd.DataFrame) -> go.Figure:
         grid = [[known.get((a, b)) for b in layers] for a in layers]
         post = part[part["posts"].astype(bool)]
         return [
-            cells(grid, layers, layers, most, "change of<br>accuracy", "layers %{y} and %{x}: %{customdata}"),
+            cells(grid, layers, layers, most, "change of accuracy", "layers %{y} and %{x}: %{customdata}"),
             framed(post["b"].tolist(), post["a"].tolist(), "the post's layers"),
         ]
 
     views = views_of(table, traces, task=task_name, how=lambda how: HOWS[how][0])
-    figure = new_figure(380, xaxis_title="layer", yaxis_title="layer")
+    figure = new_figure(430, xaxis_title="layer", yaxis_title="layer")
     return with_views(figure, views).update_yaxes(autorange="reversed")
 
 
@@ -203,7 +203,9 @@ def cells(grid: list, x: Sequence, y: Sequence, most: float, title: str, hover: 
     return go.Heatmap(
         z=[[None if cell is None else cell[0] for cell in row] for row in grid], x=list(x), y=list(y), zmid=0,
         customdata=[["" if cell is None else cell[1] for cell in row] for row in grid], zmin=-most, zmax=most,
-        colorscale="RdBu_r", hoverongaps=False, colorbar=dict(title=title, thickness=12, len=0.9),
+        colorscale="RdBu_r", hoverongaps=False,
+        colorbar=dict(title=dict(text=title, side="top", font_size=13), orientation="h", thickness=12, len=0.55,
+                      x=1, xanchor="right", y=-0.16, yanchor="top", nticks=5),
         hovertemplate=f"{hover}<extra></extra>",
     )  # fmt: skip
 

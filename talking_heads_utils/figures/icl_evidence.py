@@ -58,8 +58,8 @@ def evidence_figure(table: pd.DataFrame, slopes: pd.DataFrame) -> go.Figure:
     table = table.sort_values("n_examples", ascending=False, kind="stable")
     figure = new_figure(330)
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(title_text="signed evidence: labels for the rule less labels against it")
-    figure.update_yaxes(title_text="log-odds of the rule's label, nats")
+    figure.update_xaxes(title_text="signed evidence: labels for less against")
+    figure.update_yaxes(title_text="log-odds of the<br>rule's label, nats")
     return with_views(figure, views_of(table, traces, labels=str, n_examples=lambda n: f"{n} examples"))
 
 
@@ -120,7 +120,7 @@ def looks_back_figure(table: pd.DataFrame) -> go.Figure:
     figure = new_figure(310)
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(title_text="effect of the head, nats of log-odds")
-    figure.update_yaxes(title_text="attention to earlier answers, less even")
+    figure.update_yaxes(title_text="attention to earlier<br>answers, less even")
     return with_views(figure, views_of(table, traces, task=task_name))
 
 

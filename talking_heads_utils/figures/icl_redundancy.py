@@ -18,18 +18,17 @@ from talking_heads_utils.figures.icl import (
     marks,
     over_tasks,
     task_name,
-    upright_or_slanted,
     views_of,
 )
-from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, new_figure, with_views
+from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, error_bars, new_figure, with_views
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WHO = {Who.MOVERS: "heads for<br>the answer", Who.NEGATIVE: "heads<br>against it", Who.OTHERS: "other<br>heads",
-       Who.MLPS: "MLPs", Who.ALL: "all, norm<br>frozen", Who.NORM: "the norm", Who.POST: "the post's<br>yardstick",
-       Who.POST_HELD: "the same,<br>frozen", Who.FINAL: "yardstick,<br>last layer",
-       Who.FINAL_HELD: "the same,<br>frozen "}  # fmt: skip
+WHO = {Who.MOVERS: "heads for the answer", Who.NEGATIVE: "heads against it", Who.OTHERS: "other heads",
+       Who.MLPS: "MLPs", Who.ALL: "all, norm frozen", Who.NORM: "the norm", Who.POST: "the post's<br>yardstick",
+       Who.POST_HELD: "the same, frozen", Who.FINAL: "the post's, moved<br>to the last layer",
+       Who.FINAL_HELD: "that one, frozen"}  # fmt: skip
 THREE = 3  # heads that suffice for addition in Llama-3-8B, by Hu et al. (2025)
 
 
@@ -48,7 +47,7 @@ def redundancy_figure(table: pd.DataFrame) -> go.Figure:
             views[entry] = [_sets(matched[: len(matched) if n == MATCHED_TO else 0], tasks, "matched sets", CONTROL, 6),
                             _sets(chosen[chosen["n_heads"] == n], tasks, "chosen heads", ACCENT, 11)]  # fmt: skip
     figure = new_figure(320)
-    figure.add_hline(y=1, line=NULL_LINE, annotation_text="effects add", annotation_position="top left")
+    figure.add_hline(y=1, line=NULL_LINE, annotation_text="effects add", annotation_position="bottom right")
     figure.update_yaxes(title_text="lost together over lost alone")
     return over_tasks(with_views(figure, views), tasks)
 
@@ -76,17 +75,17 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
         for kind, colour, size in ((Set.MATCHED, CONTROL, 5), (Set.CHOSEN, ACCENT, 10)):
             rows = part[(part["heads_are"] == kind) & part["share"].notna() & part["who"].isin(whos)]
             i, of = rows.groupby("who").cumcount(), rows.groupby("who")["who"].transform("size")
-            x = [whos.index(Who(who)) + 0.6 * ((j + 0.5) / k - 0.5) for who, j, k in zip(rows["who"], i, of)]
-            mark = marks(rows, x, "share", f"{kind} heads", colour, before=[f"without {out}" for out in rows["out"]])
-            mark.update(marker=dict(color=colour, size=size, opacity=0.8))
-            made.append(mark.update(error_y=None) if kind == Set.MATCHED else mark)
+            y = [whos.index(Who(who)) + 0.6 * ((j + 0.5) / k - 0.5) for who, j, k in zip(rows["who"], i, of)]
+            mark = marks(rows, y, "share", f"{kind} heads", colour, before=[f"without {out}" for out in rows["out"]])
+            mark.update(marker=dict(color=colour, size=size, opacity=0.8), x=mark.y, y=mark.x, error_y=None)
+            made.append(mark.update(error_x=error_bars(rows, "share")) if kind == Set.CHOSEN else mark)
         return made
 
-    figure, singly = upright_or_slanted(new_figure(330)), "one by one"
-    figure.add_hline(y=0, line=NULL_LINE)
-    ticks = dict(tickvals=list(range(len(whos))), ticktext=[WHO[who].replace("<br>", " ") for who in whos])
-    figure.update_xaxes(**ticks, range=[-0.5, len(whos) - 0.5])
-    figure.update_yaxes(title_text="share recovered", tickformat=".0%")
+    figure, singly = new_figure(370), "one by one"
+    figure.add_vline(x=0, line=NULL_LINE)
+    figure.update_yaxes(tickvals=list(range(len(whos))), ticktext=[WHO[who] for who in whos])
+    figure.update_yaxes(range=[len(whos) - 0.5, -0.5])
+    figure.update_xaxes(title_text="share recovered", tickformat=".0%", tickangle=0, nticks=6)
     table = table.assign(how=["together" if n > 1 else singly for n in table["n_heads"]])
     table = table.sort_values("how", key=lambda how: how == singly, kind="stable")
     return with_views(figure, views_of(table, traces, task=task_name, how=str))
@@ -108,8 +107,8 @@ def sufficient_figure(table: pd.DataFrame) -> go.Figure:
             made.append(curve.update(mode="lines+markers", marker=dict(size=size, color=colour, symbol="star")))
         return made
 
-    figure.add_hline(y=ENOUGH, line=NULL_LINE)
-    figure.add_vline(x=THREE, line=NULL_LINE, annotation_text="three heads", annotation_position="bottom right")
+    figure.add_hline(y=ENOUGH, line=NULL_LINE, annotation_text=f"{ENOUGH:.0%}", annotation_position="top left")
+    figure.add_vline(x=THREE, line=NULL_LINE, annotation_text="three heads", annotation_position="top right")
     figure.update_xaxes(title_text="heads left as they are")
     figure.update_yaxes(title_text="accuracy kept", tickformat=".0%")
     return with_views(figure, views_of(table, traces, task=task_name))

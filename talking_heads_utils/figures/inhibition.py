@@ -225,5 +225,5 @@ def attends_figure(table: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
     figure.update_xaxes(tickvals=list(range(len(targets))), ticktext=[TARGETS.get(t, words(t)) for t in targets])
-    figure.update_xaxes(range=[-0.5, len(targets) - 0.5])
-    return figure.update_yaxes(title_text="share of attention, less even attention", tickformat=".0%")
+    figure.update_xaxes(range=[-0.5, len(targets) - 0.5], tickangle=0, tickfont_size=11)
+    return figure.update_yaxes(title_text="share of attention,<br>less even attention", tickformat=".0%")

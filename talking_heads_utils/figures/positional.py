@@ -90,7 +90,7 @@ def points_figure(table: pd.DataFrame, axes: Sequence[str], start: int | None = 
     interval, below; the slider sets the length of the lists. Open marks: lists that are answered wrongly. axes: names
     of the components. start: the length at first. table: of
     :class:`~talking_heads_utils.experiments.positional.points.PointRow`."""
-    figure, clouds = new_figure(450, margin_t=16, showlegend=False), dict(tuple(table.groupby("n_items")))
+    figure, clouds = new_figure(540, margin_t=16, showlegend=False), dict(tuple(table.groupby("n_items")))
     names = [str(n) for n in clouds]
     frames = [go.Frame(name=str(n), data=_cloud(part), traces=[0, 1, 2, 3]) for n, part in clouds.items()]
     active = names.index(str(start)) if str(start) in names else 0
@@ -104,15 +104,17 @@ def points_figure(table: pd.DataFrame, axes: Sequence[str], start: int | None = 
         figure.update_layout({
             f"xaxis{at}": dict(domain=[left, left + 0.28], anchor=f"y{at}", range=[-0.5, widest + 0.5], dtick=1,
                                title="list index" if i == 1 else None, tickangle=0),
-            f"yaxis{at}": dict(domain=[0, 0.2], anchor=f"x{at}", range=[-reach, reach], nticks=4,
+            f"yaxis{at}": dict(domain=[0, 0.18], anchor=f"x{at}", range=[-reach, reach], nticks=4,
                                title="mean, s.d." if i == 0 else None),
         })  # fmt: skip
-        figure.add_annotation(text=f"mean {name}", x=left, xref="paper", y=0.21, yref="paper", xanchor="left",
+        figure.add_annotation(text=f"mean {name}", x=left, xref="paper", y=0.19, yref="paper", xanchor="left",
                               yanchor="bottom", showarrow=False, font_size=12)  # fmt: skip
-    titles = [{"title": {"text": name, "font": {"size": 12}}, "tickfont": {"size": 10}, "nticks": 6} for name in axes]
+    walls = dict(showbackground=False, showline=True, nticks=5, showspikes=False, gridwidth=2, linewidth=3,
+                 **dict.fromkeys(("gridcolor", "zerolinecolor", "linecolor"), CONTROL))  # fmt: skip
+    titles = [walls | {"title": {"text": name, "font": {"size": 13}}, "tickfont": {"size": 11}} for name in axes]
     return figure.update_layout(
-        scene=dict(zip(("xaxis", "yaxis", "zaxis"), titles), aspectmode="cube", domain_y=[0.3, 1],
-                   camera_eye=dict(x=1.5, y=1.5, z=1.1)),
+        scene=dict(zip(("xaxis", "yaxis", "zaxis"), titles), aspectmode="cube", domain_y=[0.27, 1],
+                   camera=dict(eye=dict(x=1.62, y=1.62, z=0.8), center=dict(x=0, y=0, z=-0.1))),
         sliders=[slider(names, "items in the list: ", pad=44, active=active)],
     )  # fmt: skip
 

@@ -154,17 +154,20 @@ def _map(cells: dict, at: pd.DataFrame, n: int, kind: str, visible: bool) -> go.
 
 def gains_figure(table: pd.DataFrame) -> go.Figure:
     """Gain in accuracy by what is changed, along the chosen three and along matched triples; the menu chooses length
-    and kind of lists. table: of :class:`~talking_heads_utils.experiments.positional.steering.GainRow`."""
+    and kind of lists, those with matched triples first. table: of
+    :class:`~talking_heads_utils.experiments.positional.steering.GainRow`."""
     figure, views = new_figure(310, margin_t=16), {}
-    for n in lengths_of(table):
+    table = table[table["method"].isin(list(METHODS))]
+    controlled = set(table.loc[table["subspace"] == Subspace.MATCHED, "n_items"])
+    for n in sorted(lengths_of(table), key=lambda n: n not in controlled):
         for kind, words in PARTS.items():
-            part = table[(table["n_items"] == n) & (table["part"] == kind) & table["method"].isin(list(METHODS))]
+            part = table[(table["n_items"] == n) & (table["part"] == kind)]
             if len(part):
                 views[f"lists of {n}: {words}"] = _gains(part)
     names = list(METHODS.values())
     figure.add_vline(x=0, line=dict(color=CONTROL, width=1))
     figure.update_xaxes(title_text="gain in accuracy, points")
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[name.replace(" (", "<br>(") for name in names])
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names)
     figure.update_yaxes(range=[len(names) - 0.5, -0.5])
     return with_views(figure, views).update_layout(legend_y=-0.2)
 

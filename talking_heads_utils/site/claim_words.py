@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 
 from talking_heads_utils.experiments.claims import Claim, ClaimId
 from talking_heads_utils.experiments.icl import post
 from talking_heads_utils.experiments.verdicts import Measured
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
 
 UNREAD, OVER_20 = "claimed; its number was not available here", "over 20%; counted from what is not available here"
 
@@ -20,7 +21,7 @@ SHORT = {
     ClaimId.INDEXES: "A 3D subspace holds the index",
     ClaimId.THREE_DIMENSIONS: "Three dimensions are enough",
     ClaimId.TRAVERSED: "The point can be moved",
-    ClaimId.ERRORS_NEAR: "Errors go to neighbours",
+    ClaimId.ERRORS_NEAR: "Errors go to the nearest index",
     ClaimId.CROWDS: "Crowding costs accuracy",
     ClaimId.ORDER: "List index changes accuracy",
     ClaimId.STEERING_GAINS: "Steering raises accuracy",
@@ -45,7 +46,7 @@ SENTENCES = {
     ClaimId.INDEXES: "A 3D subspace encodes the index of a list item",
     ClaimId.THREE_DIMENSIONS: "Three dimensions carry the subspace's effect on behaviour",
     ClaimId.TRAVERSED: "Moving the point in that subspace by hand moves the answer",
-    ClaimId.ERRORS_NEAR: "Errors go to neighbours in the subspace, where points are crowded",
+    ClaimId.ERRORS_NEAR: "Errors go to the nearest other index in the subspace, where points are crowded",
     ClaimId.CROWDS: "Crowding costs accuracy: in a wider cloud more long lists are answered",
     ClaimId.ORDER: "Accuracy depends on the answer's list index, in kept and in shuffled order",
     ClaimId.STEERING_GAINS: "Steering improves accuracy, beyond a correction of the logits by index",
@@ -168,6 +169,30 @@ THEIRS = {
     ClaimId.IN_LISTS: "claimed of Open Web Text",
 }  # of the paper; of the rest no number was available. The post's come with its data.
 
+SEEN, POST_HOC, WRITTEN = "†", "‡", "§"
+NOTES = {
+    SEEN: "Computed on these weights, with other statistics, before the rule was frozen: the verdict confirms and does "
+    "not discover.",
+    POST_HOC: "Post hoc: the AUC's measure was chosen after another one had shown nothing on these weights, and before "
+    "any other model was asked.",
+    WRITTEN: "True of this control too: its channel is written, and only the reading of it is cut.",
+}
+NOTED = {
+    (GPT2_WEIGHTS, ClaimId.STAND_OUT): SEEN,
+    (GPT2_WEIGHTS, ClaimId.LISTENERS): POST_HOC,
+    (GPT2_WEIGHTS, ClaimId.PRIVILEGED): SEEN,
+    (CONTROL, ClaimId.IN_LISTS): WRITTEN,
+    (CONTROL, ClaimId.INDEXES): WRITTEN,
+}  # model and claim -> the mark of what a reader of the verdict must know
+WHY_OTHERWISE = {
+    ClaimId.REDUNDANT: "The rule takes Student's interval over tasks; those of the list and the figure resample "
+    "prompts too.",
+    ClaimId.SURVIVES: "The rule takes the way that costs more, as a share of the accuracy before.",
+    ClaimId.MOVES_UP: "The rule takes the mean of these over what B sees and over both ways.",
+    ClaimId.BACKUPS: "The rule takes heads that go one by one, and Student's interval over tasks; the list has them go "
+    "together.",
+}  # where a rule's number is another one than the chapter's sentences show
+
 
 def theirs(claim: Claim) -> str:
     """What the source shows for a claim."""
@@ -176,18 +201,92 @@ def theirs(claim: Claim) -> str:
 
 def in_words(found: Measured) -> str:
     """What was measured, with interval and n: ``gain of one setting: 3.1 [1.0, 5.2] points, n = 200``."""
-    value = f"{plain(found.what)}: {_number(found.value, found.low, found.high, found.unit)}"
+    value = f"{_words(found.what)}: {number(found.value, found.low, found.high, _unit(found.what, found.unit))}"
     return f"{value}, n = {found.n:,}{'' if found.n_of == 'prompts' else f' {found.n_of}'}" if found.n else value
 
 
 def control_in_words(found: Measured) -> str:
-    """Its control, empty where there is none."""
+    """Its control and what else the rule reads, in words and units; empty where there is no control."""
     if not found.control_label:
         return ""
-    control = _number(found.control, found.control_low, found.control_high, found.unit)
-    also = [f"{plain(name)} {value:.3g}" for name, value in found.also.items() if isfinite(value)]
+    unit = _unit(found.control_label, _unit(found.what, found.unit))
+    control = number(found.control, found.control_low, found.control_high, unit)
     p = [] if isnan(found.p) else [p_in_words(found.p)]
-    return ", ".join([f"{plain(found.control_label)} {control}", *p, *also])
+    return ", ".join([f"{_words(found.control_label)} {control}", *p, *_also(found)])
+
+
+# Where the words of a measure are not those of its name.
+NAMES = {
+    "share_of_the_whole_heads_effect": "share of the whole heads' effect",
+    "95_percent_of_matched_sets_below": "95% of matched sets are below",
+    "95_percent_of_matched_triples_below_in_logits": "95% of matched triples move the answer by less than",
+    "95_percent_of_deals_within_layers_below": "95% of deals within layers are below",
+    "growth_of_the_slope_with_the_log_odds_of_one_label": "growth of the slope with the log-odds of one label",
+    "slope_of_the_log_odds_on_the_margin": "slope of the log-odds on the margin",
+    "mlps_a_task_without_which_one_attribute_is_lost_and_another_kept": "MLPs, of each task, without which one "
+    "attribute is lost and another kept",
+}
+PERCENT, POINTS, P = "%", "points", "p"
+UNITS = {
+    "range_of_accuracy_over_indices": PERCENT,
+    "change_of_accuracy_without_two_layers_over_accuracy": PERCENT,
+    "attention_there_beyond_matched_components": PERCENT,
+    "attention_brought_there_beyond_matched_triples": PERCENT,
+    "largest_share_of_the_inhibition_score": PERCENT,
+    "95_percent_of_matched_triples_below_in_logits": "logits",
+    "slope_of_the_log_odds_on_the_margin": "nats a standard deviation",
+}
+ALSO = {  # what else a rule reads: words and unit; without a unit, that of the measure
+    "smallest_p_of_a_link": ("the smallest of a link", P),
+    "p_against_random_bases": ("against random bases", P),
+    "typical_rank": ("typical rank of the right component", "by the weights"),
+    "baseline_rank": ("its rank", "by the better baseline"),
+    "chance": ("chance", PERCENT),
+    "beyond_identity": ("index less item", PERCENT),
+    "of_stream": ("of the whole stream's effect", PERCENT),
+    "of_same_items": ("of the effect of donors of the same items", PERCENT),
+    "effect": ("effect of three dimensions", "logits"),
+    "stream": ("effect of the whole stream", "logits"),
+    "p_of_nearest": ("of the share of errors", P),
+    "accuracy": ("accuracy before", PERCENT),
+    "more": ("more than the control by", ""),
+    "change_of_accuracy_by_a_cloud_twice_as_wide more": ("more than in shorter lists by", ""),
+    "relative": ("gain", "% of the accuracy before"),
+    "beyond": ("gain beyond a correction of the logits", POINTS),
+    "joint": ("joint loss", "nats"),
+    "works": ("cases in which a patch still works", PERCENT),
+    "lost": ("direct effect lost", "logits"),
+    "slope": ("slope", "nats a label"),
+    "order": ("variance over orders, of that by evidence", PERCENT),
+    "rival": ("variance that the best other reader explains beyond the exact one", PERCENT),
+    "bend": ("bend of the line over ten labels", PERCENT),
+    "summed": ("sum of single contributions", "nats"),
+    "p_beyond_x": ("beyond attention to earlier x", P),
+}
+
+
+def _also(found: Measured) -> list[str]:
+    """What else a rule reads, each with its ends; without ends that are the control's."""
+    also = {"relative" if name == "percent_of_the_accuracy_before" else name: x for name, x in found.also.items()}
+    told = []
+    for name in dict.fromkeys(name.removesuffix("_low").removesuffix("_high") for name in also):
+        value, low, high = (float(also.get(name + end, nan)) for end in ("", "_low", "_high"))
+        words, unit = ALSO.get(f"{found.what} {name}") or ALSO.get(name, (plain(name), ""))
+        if unit == P and isfinite(value):
+            told.append(f"{words} {p_in_words(value)}")
+        elif isfinite(value) or (isfinite(low) and (low, high) != (found.control_low, found.control_high)):
+            told.append(f"{words} {number(value, low, high, unit or _unit(found.what, found.unit))}")
+    return told
+
+
+def _words(name: str) -> str:
+    return NAMES.get(name, plain(name))
+
+
+def _unit(name: str, otherwise: str) -> str:
+    """The unit of a measure by its name; shares are told in percent."""
+    share = name.startswith("share_of") or otherwise == "share"
+    return UNITS.get(name, PERCENT if share else otherwise)
 
 
 def p_in_words(p: float) -> str:
@@ -200,9 +299,17 @@ def plain(name: object) -> str:
     return " ".join({"auc": "AUC", "mlps": "MLPs"}.get(word, word) for word in str(name).split("_"))
 
 
-def _number(value: float, low: float, high: float, unit: str) -> str:
+def number(value: float, low: float, high: float, unit: str) -> str:
+    """``1.80 [1.52, 2.20] nats``, ``61% [58%, 64%]``; without a value ``1.52 to 2.20``, without an upper end ``at least
+    1.52``."""
+    scale, mark = (100, "%") if unit == PERCENT else (1, "")
+    ends = [scale * end for end in (value, low, high)]
+    size = abs(ends[0]) if isfinite(value) else max(map(abs, ends[1:]))
+    whole = unit.startswith(PERCENT) and size >= 10
+    digits = 0 if whole else 1 if size >= 10 or mark or unit == POINTS else 2 if size >= 0.1 else 3
+    told, below, above = (f"{end:.{digits}f}{mark}" for end in ends)
     if isnan(value):
-        return "none"
-    digits = 2 if abs(value) >= 0.1 else 3
-    interval = "" if isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{value:.{digits}f}{interval}{'' if unit in ('', 'share') else f' {unit}'}"
+        told = "none" if isnan(low) else f"at least {below}" if isnan(high) else f"{below} to {above}"
+    elif not isnan(low):
+        told += f", at least {below}" if isnan(high) else f" [{below}, {above}]"
+    return told if unit in ("", PERCENT) or told == "none" else f"{told}{' ' * (unit[0] != PERCENT)}{unit}"

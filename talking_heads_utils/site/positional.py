@@ -237,12 +237,13 @@ def margins(table: pd.DataFrame) -> str:
         own = _where(table, n_items=n)
         quarters = _where(own, statistic="accuracy").sort_values("quarter")["value"]
         parts.append(f"{quarters.iloc[0]:.0%} to {quarters.iloc[-1]:.0%} in lists of {n}")
-        for statistic, lengths in (("slope", costs), ("neighbours", near)):
+        for statistic, lengths in (("slope", costs), ("nearest", near)):
             row = _one(own, statistic=statistic)
             lengths += [n] if row is not None and row["low"] > 0 and row["p"] <= ALPHA else []
     return (
         f"Accuracy from the most crowded quarter to the least: {', '.join(parts)}. Crowding costs more than along "
-        f"matched triples {_at(costs)}. Errors go to neighbours more often than by chance {_at(near)}."
+        f"matched triples {_at(costs)}. Errors go to the nearest other index more often "
+        f"than by chance {_at(near)}."
     )
 
 
@@ -255,9 +256,15 @@ def scales(table: pd.DataFrame) -> str:
     worse, better = worse[worse["change_high"] < 0], _where(own, scale=WIDE)
     better = better[better["change_low"] > 0]
     return (
-        f"Beyond what matched triples do, a cloud {WIDE:g} times as wide is answered better "
-        f"{_at(better['n_items'])}, and one {NARROW:g} times as wide is answered worse {_at(worse['n_items'])}."
+        f"Beyond what matched triples do, on the {_matched_lists(table)} lists that these were run on, a cloud "
+        f"{WIDE:g} times as wide is answered better {_at(better['n_items'])}, and one {NARROW:g} times as wide is "
+        f"answered worse {_at(worse['n_items'])}. The curve is over more lists, and may lie within the grey band even "
+        "there."
     )
+
+
+def _matched_lists(table: pd.DataFrame) -> str:
+    return listed(sorted(set(_where(table, subspace=Subspace.MATCHED)["n"])))
 
 
 def _at(lengths: Iterable[int]) -> str:

@@ -19,7 +19,17 @@ from talking_heads_utils.experiments.result_files import results_folder
 from talking_heads_utils.experiments.store import Finished, finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict, listed
 from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, PLANTED, known_models
-from talking_heads_utils.site.claim_words import SENTENCES, SHORT, control_in_words, in_words, plain, theirs
+from talking_heads_utils.site.claim_words import (
+    NOTED,
+    NOTES,
+    SENTENCES,
+    SHORT,
+    WRITTEN,
+    control_in_words,
+    in_words,
+    plain,
+    theirs,
+)
 from talking_heads_utils.site.sources import REPOSITORY
 from talking_heads_utils.weights.packages import SMOLLM2
 
@@ -125,8 +135,9 @@ CHAPTER = Template(
 )
 CELL = Template(
     "<td class='$kind $group'><a href='#claim-$id-$column' title='$title'>"
-    "<span aria-hidden='true'>$mark</span> <span class='said'>$text</span></a></td>"
+    "<span aria-hidden='true'>$mark</span> <span class='said'>$text</span>$note</a></td>"
 )
+NOTE = Template("<sup title='$meaning'>$note</sup>")
 EMPTY = Template(
     "<td class='none $group' rowspan='$n'><span aria-hidden='true'>$mark</span> <span class='said'>$text</span></td>"
 )
@@ -138,7 +149,7 @@ ENTRY = Template(
 RULE = Template("; <a href='rules.html#rule-$id'>the rule, frozen before the run, and its power</a>.")
 LINE = Template(
     "<p class='$kind' id='claim-$id-$column'><span class='verdict' aria-hidden='true'>$mark</span> <b>$model</b>: "
-    "<em>$verdict</em>$measured$control$table</p>"
+    "<em>$verdict</em>$measured$control$note$table</p>"
 )
 DATA = Template(" <a href='$address' title='the table that this is computed from'><code>$name</code></a>")
 
@@ -162,7 +173,9 @@ def in_a_sentence(results: Mapping[str, Mapping[str, Finished]]) -> str:
         counts = Counter(known.verdict for by_model in found for known in by_model.values())
         asked = sum(n for verdict, n in counts.items() if verdict in list(Verdict))
         told = listed(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-        parts.append(f"**{shown(model)}**, asked about {asked} of {len(CLAIMS)} claims: {told}.")
+        seen = [NOTED[model, claim.id] for claim, by in zip(CLAIMS, found) if by and (model, claim.id) in NOTED]
+        blind = f" ({len(seen)} not blind: {', '.join(dict.fromkeys(seen))})" if seen else ""
+        parts.append(f"**{shown(model)}**, asked about {asked} of {len(CLAIMS)} claims: {told}{blind}.")
     return " ".join(parts)
 
 
@@ -170,6 +183,18 @@ def legend(results: Mapping[str, Mapping[str, Finished]]) -> str:
     """What the marks in :func:`as_matrix` mean, of those that it has."""
     seen = {known.verdict for claim in CLAIMS for known in judged(results, claim).values()}
     return ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items() if verdict in seen - {NoVerdict.NOT_RUN})
+
+
+def notes(results: Mapping[str, Mapping[str, Finished]]) -> str:
+    """What the small marks in :func:`as_matrix` mean, of those that it has."""
+    seen = {_note(model, claim, known) for claim in CLAIMS for model, known in judged(results, claim).items()}
+    return " ".join(f"{mark} {meaning}" for mark, meaning in NOTES.items() if mark in seen)
+
+
+def _note(model: str, claim: Claim, known: Judged) -> str:
+    """The mark of what must be known of a verdict; a control's is for one that looks as if it had failed."""
+    mark = NOTED.get((model, claim.id), "")
+    return mark if known.found and (mark != WRITTEN or known.verdict == Verdict.SUPPORTED) else ""
 
 
 def as_matrix(results: Mapping[str, Mapping[str, Finished]]) -> str:
@@ -206,8 +231,10 @@ def _body(chapter: int, results: Mapping[str, Mapping[str, Finished]]) -> str:
 
 def _cell(claim: Claim, model: str, known: Judged) -> str:
     text = _no_run(model) if known.verdict == NoVerdict.NOT_POSSIBLE else ""
+    note = _note(model, claim, known)
+    html = {"note": _filled(NOTE, note=note, meaning=NOTES[note]) if note else ""}
     return _filled(
-        CELL, kind=str(known.verdict).replace(" ", "-"), group=_group(model), id=claim.id, column=_column(model),
+        CELL, html, kind=str(known.verdict).replace(" ", "-"), group=_group(model), id=claim.id, column=_column(model),
         title=f"{shown(model)}: {known}", mark=MARKS[known.verdict], text=text or known.short,
     )  # fmt: skip
 
@@ -256,10 +283,10 @@ def as_html(results: Mapping[str, Mapping[str, Finished]]) -> str:
 
 def _line(claim: Claim, model: str, known: Judged) -> str:
     control = f" Control: {known.control}." if known.control else ""
-    table = _data(model, claim.experiment) if known.found else ""
+    table, note = _data(model, claim.experiment) if known.found else "", _note(model, claim, known)
     return _filled(
         LINE, {"table": table}, kind=_group(model), id=claim.id, column=_column(model), mark=MARKS[known.verdict],
-        model=shown(model), verdict=known.verdict, control=control,
+        model=shown(model), verdict=known.verdict, control=control, note=f" {note} {NOTES[note]}" if note else "",
         measured=f". {known.measured[0].upper()}{known.measured[1:].rstrip('.')}." if known.measured else ".",
     )  # fmt: skip
 

@@ -3,14 +3,16 @@ source's."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, ClaimId
 from talking_heads_utils.experiments.store import Finished
+from talking_heads_utils.experiments.verdicts import listed
 from talking_heads_utils.site import scorecard
-from talking_heads_utils.site.claim_words import SENTENCES, theirs
+from talking_heads_utils.site.claim_words import SENTENCES, WHY_OTHERWISE, theirs
 from talking_heads_utils.site.sources import page_url
 
 if TYPE_CHECKING:
@@ -56,8 +58,7 @@ def against(results: Mapping[str, Mapping[str, Finished]], chapter: int) -> str:
 
 
 def verdict(tables: Tables, claim: ClaimId) -> Any:
-    """What the frozen rule says of a claim and one model, as Markdown; None without a table. Its numbers stand in
-    :func:`against`."""
+    """What the frozen rule says of a claim and one model, with its number, as Markdown; None without a table."""
     from IPython.display import Markdown
 
     about = BY_ID[claim]
@@ -66,4 +67,16 @@ def verdict(tables: Tables, claim: ClaimId) -> Any:
         return None
     known = scorecard.judge(about, tables.done.get(about.experiment) or Finished({"not_possible": None}, table))
     rule = f"[a frozen rule]({page_url('book/rules.md')})"
-    return Markdown(f"*{SENTENCES[claim]}*: **{known.verdict}**, by {rule}.")
+    measured = f" ({known.measured})" if known.measured else ""
+    why = f" {WHY_OTHERWISE[claim]}" if known.found and claim in WHY_OTHERWISE else ""
+    return Markdown(f"*{SENTENCES[claim]}*: **{known.verdict}**, by {rule}{measured}.{why}")
+
+
+def counts(tables: Tables, chapter: int) -> Any:
+    """How often each verdict falls in a chapter, as Markdown; None without tables."""
+    from IPython.display import Markdown
+
+    claims = [claim for claim in CLAIMS if claim.chapter == chapter and claim.experiment in tables.done]
+    found = [scorecard.judge(claim, tables.done[claim.experiment]).verdict for claim in claims]
+    told = listed(f"{n} {verdict}" for verdict, n in Counter(sorted(found, key=list(scorecard.MARKS).index)).items())
+    return Markdown(f"**The chapter's {len(found)} claims, in {tables.name}:** {told}.") if found else None
