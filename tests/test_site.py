@@ -46,7 +46,7 @@ def open_page(driver, page, size=DESKTOP):
         driver.get_log(log)
     path, mark, fragment = page.partition("#")
     driver.get((Path(SITE).resolve() / path).as_uri() + mark + fragment)
-    show = "const [figure] = arguments; (figure.closest('details:not([open])') ?? figure).scrollIntoView({block: 'center'})"
+    show = "const [it] = arguments; (it.closest('details:not([open])') ?? it).scrollIntoView({block: 'center'})"
     for figure in driver.find_elements("css selector", ".plotly-graph-div"):
         driver.execute_script(show, figure)
         wait_for(lambda figure=figure: driver.execute_script("return Boolean(arguments[0]._fullLayout)", figure))
