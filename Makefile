@@ -34,7 +34,7 @@ book: $(READY)
 test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-fail-under=90
-	TALKING_HEADS_MODEL=$$($(BIN)/python tests/rehearsals.py $(abspath _build/rehearsal/gpt2)) \
+	TALKING_HEADS_QUICK=1 TALKING_HEADS_MODEL=$$($(BIN)/python tests/rehearsals.py $(abspath _build/rehearsal/gpt2)) \
 	    $(BIN)/python -m pytest -n auto --nbmake --nbmake-timeout=900 notebooks/
 
 # As on a machine without AVX: a test that fails here alone compares what the order of a sum decides.

@@ -1,4 +1,4 @@
-"""Execute the pages that take long, several at once, then build the pages that show what they gave.
+"""Execute every page with code, several at once, then build the pages that show what they gave.
 
     python book/execute.py _build jupyter-book build . --toc book/_toc.yml
 
@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE, STAMP = ".jupyter_cache", "made-of"
 MADE = ("html", ".doctrees", CACHE)  # what may hold results of another state of the package
 AT_ONCE, MEMORY = 4, 3e9  # pages, and bytes of memory for the models of each
-LONGEST = ("03_weight_editing",)  # begin first, so that no core waits for them at the end
-OTHERS = ("book/models.md", "book/toys.md", "book/own_model.md")  # long too; Sphinx executes the short ones
+LONGEST = ("own_model", "01_inhibition_heads", "04_icl_redundancy", "models", "toys")  # begin first, in this order
+CODE = "```{code-cell}"
 
 
 def share_out(n_pages: int) -> tuple[int, int]:
@@ -65,9 +65,10 @@ def clear_if_changed(build: Path) -> None:
 
 
 def pages() -> list[Path]:
-    """What is executed here, the longest first."""
-    found = [*sorted((ROOT / "notebooks").glob("*.ipynb")), *(ROOT / name for name in OTHERS)]
-    return sorted(found, key=lambda path: path.stem not in LONGEST)
+    """What has code, the longest first, so that no core waits for them at the end."""
+    texts = [path for path in sorted((ROOT / "book").glob("*.md")) if CODE in path.read_text(encoding="utf-8")]
+    found = [*sorted((ROOT / "notebooks").glob("*.ipynb")), *texts]
+    return sorted(found, key=lambda path: LONGEST.index(path.stem) if path.stem in LONGEST else len(LONGEST))
 
 
 def read(path: Path) -> nbformat.NotebookNode:

@@ -2,12 +2,13 @@
 
 >>> import talking_heads_utils as th
 
-loads nothing heavy. ``th.load_model``, ``th.ablate``, ``th.patch``, ``th.steer`` and ``th.edit`` are functions,
-``th.prompts``, ``th.metrics``, ``th.scores``, ``th.roles`` and ``th.figures`` modules, ``th.Head`` and ``th.Component``
-labels; each is loaded at its first use.
+loads nothing heavy. ``th.load_model``, ``th.ask``, ``th.ablate``, ``th.patch``, ``th.steer`` and ``th.edit`` are
+functions, ``th.prompts``, ``th.metrics``, ``th.scores``, ``th.roles`` and ``th.figures`` modules, ``th.Head`` and
+``th.Component`` labels; each is loaded at its first use.
 
 What one does to a model:
 
+``asking``       ``ask``: one prompt, with heads and components moved by hand
 ``ablation``     ``ablate``: a metric without heads, components or MLPs, everywhere or for one reader
 ``patching``     ``patch``: what one run had at a site, put into another run
 ``steering``     ``steer``: directions added at some positions, over a grid of amounts
@@ -70,6 +71,7 @@ NAMES = {  # public name -> the module that holds it; never a module's own name,
     "as_bridge": "models",
     "Head": "labels",
     "Component": "labels",
+    "ask": "asking",
     "ablate": "ablation",
     "patch": "patching",
     "steer": "steering",

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.errors import DownloadError
+from talking_heads_utils.experiments import list_prompts
 from talking_heads_utils.files import GPT2_VARIABLE
+from talking_heads_utils.prompts import ioi, lists, questions, relations, texts, words
 from talking_heads_utils.weights.checkpoints import load_head_weights
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network; the cache is still read
@@ -57,9 +59,9 @@ def save_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", bos_token="w0", eos_token="w0").save_pretrained(
+    made = Tokenizer(models.WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="w0", bos_token="w0", eos_token="w0").save_pretrained(
         folder
     )
 
@@ -84,6 +86,23 @@ def edit_config(folder: Path, target: Path, **changes) -> Path:
 def pytest_collection_modifyitems(items) -> None:
     """The longest tests begin first."""
     items.sort(key=lambda item: "longest" not in item.keywords)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sum_once():
+    """Each tokenizer's sum is made once: of 50,000 tokens it takes a quarter of a second, at every set of prompts."""
+    made, real = {}, words.tokenizer_hash
+
+    def kept(tokenizer):
+        key = id(tokenizer), len(tokenizer)
+        if key not in made:
+            made[key] = real(tokenizer), tokenizer  # which stays, so that its id stays its own
+        return made[key][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (list_prompts, ioi, lists, questions, relations, texts, words):
+            patch.setattr(module, "tokenizer_hash", kept)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -143,10 +162,10 @@ def word_tokenizer():
     from talking_heads_utils.prompts.words import WORD_LISTS
 
     folder = data_dir() / "prompts"
-    words = [w for kind in WORD_LISTS for w in (folder / f"{kind}.txt").read_text().split()[:60]]
+    known = [w for kind in WORD_LISTS for w in (folder / f"{kind}.txt").read_text().split()[:60]]
     for task in ("ioi", "laundry"):
-        words += (folder / f"{task}.json").read_text().replace('"', " ").replace(",", " , ").replace(".", " . ").split()
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", "<bos>", *words]))}
+        known += (folder / f"{task}.json").read_text().replace('"', " ").replace(",", " , ").replace(".", " . ").split()
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", "<bos>", *known]))}
     model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     model.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", bos_token="<bos>", eos_token="<bos>")
@@ -157,6 +176,25 @@ def gpt2_tokenizer(gpt2_source):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(gpt2_source)
+
+
+def draw_few(patch: pytest.MonkeyPatch) -> None:
+    """Two short lists, and a tenth of the draws behind a control, each of which goes through the same lines. A p takes
+    them eleven times, since it wants 99. What is learned is learned in four steps."""
+    from talking_heads_utils.experiments import context
+    from talking_heads_utils.experiments.editing import moves
+    from talking_heads_utils.experiments.inhibition import exchange
+    from talking_heads_utils.experiments.positional import crowding, decoding, learned, order, subspace, traversal
+    from talking_heads_utils.experiments.positional.learned import fit
+    from talking_heads_utils.stats import drawn_test
+
+    for module in (crowding, decoding, order, traversal):
+        patch.setattr(module, "drawn_test", lambda x, drawn: drawn_test(x, drawn.repeat(11 if len(drawn) < 99 else 1)))
+    patch.setattr(learned, "fit", lambda *given, steps, **more: fit(*given, steps=min(steps, 4), **more))
+    patch.setattr(subspace.matched_triples, "__defaults__", (9, 0))
+    patch.setattr(exchange.exchange_rows, "__defaults__", ("", 9))
+    patch.setattr(context, "QUICK_LENGTHS", (4, 6))
+    patch.setattr(moves, "N_DRAWS", 2)
 
 
 KINDS_OF_MODEL = ("gpt2", "gpt_neox", "qwen2", "native")  # qwen2: grouped heads, biases, scaled rotary positions

@@ -38,10 +38,11 @@ def build(family: str, **more):
 
 
 def write(model, path: Path, kind: str = "F32", *, tokenizer: bool = True, pre: str | None = "smollm", extra=None,
-          drop=(), tensors=None) -> Path:  # fmt: skip
+          drop=(), tensors=None, kinds=None) -> Path:  # fmt: skip
     """The model as a GGUF file, its matrices stored as ``kind``. The model's own weights become what the file holds.
 
-    extra: metadata after the usual ones; drop: metadata to leave out; tensors: name -> array, added or put in place.
+    extra: metadata after the usual ones; drop: metadata to leave out; tensors: name -> array, added or put in place;
+    kinds: name of a tensor -> what it is stored as instead.
     """
     config, family = model.config, model.config.model_type
     arch = "llama" if family == "mistral" else family
@@ -52,7 +53,7 @@ def write(model, path: Path, kind: str = "F32", *, tokenizer: bool = True, pre: 
             _add(writer, name, value)
     if tokenizer:
         write_tokenizer(writer, pre)
-    for name, data, dtype in _tensors(model, arch, kind, tensors or {}):
+    for name, data, dtype in _tensors(model, arch, kind, tensors or {}, kinds or {}):
         writer.add_tensor(name, data, raw_dtype=dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -98,17 +99,16 @@ def write_tokenizer(writer: gguf.GGUFWriter, pre: str | None) -> None:
     writer.add_add_bos_token(False)
 
 
-def _tensors(model, arch: str, kind: str, others: dict):
+def _tensors(model, arch: str, kind: str, others: dict, kinds: dict):
     """Name, bytes and type of every tensor; what was rounded on the way is put back into the model."""
     names = gguf.get_tensor_name_map(
         next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch), model.config.num_hidden_layers
     )
-    wanted = gguf.GGMLQuantizationType[kind]
     for name, parameter in model.named_parameters():
         stem, _, end = name.rpartition(".")
         own = f"{names.get_name(stem)}.{end}"
         data, back = _laid_out(parameter.detach().numpy(), name, model.config, arch)
-        dtype = wanted if parameter.ndim == 2 else gguf.GGMLQuantizationType.F32
+        dtype = gguf.GGMLQuantizationType[kinds.get(own, kind) if parameter.ndim == 2 else "F32"]
         stored = gguf.quantize(data, dtype)
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(back(gguf.dequantize(stored, dtype)).copy()))

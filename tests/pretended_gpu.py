@@ -8,11 +8,12 @@ takes as well.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import cache
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 GPU = torch.device("cuda", 0)
 INDEXING = {"aten::index.Tensor", "aten::_unsafe_index.Tensor", "aten::index_put"}
@@ -60,16 +61,42 @@ class OnGPU(torch.Tensor):
         return run(func, args, kwargs or {})
 
 
-def run(func, args, kwargs):
-    flat, _ = tree_flatten((args, kwargs))
-    tensors = [x for x in flat if isinstance(x, torch.Tensor)]
-    on_gpu = any(isinstance(x, OnGPU) for x in tensors)
-    wanted = kwargs.get("device")
+@cache
+def about(func):
+    """Its name, and which of its arguments a GPU takes from anywhere: ``(name, index, moves, copies)``."""
     name = func._schema.name + ("." + func._schema.overload_name if func._schema.overload_name else "")
-    moves = wanted is not None and name.startswith("aten::_to_copy")
     copies = name.startswith(("aten::copy_", "aten::_local_scalar_dense"))
-    if on_gpu and not moves and not copies:
-        strays = [x for x in (args[:1] if name in INDEXING else tensors) if isinstance(x, torch.Tensor)]
+    return name, name in INDEXING, name.startswith("aten::_to_copy"), copies
+
+
+def tensors_in(arguments):
+    """Tensors among arguments, and in lists among them."""
+    for x in arguments:
+        if isinstance(x, torch.Tensor):
+            yield x
+        elif isinstance(x, (list, tuple)):
+            yield from tensors_in(x)
+
+
+def mapped(change, x):
+    """A tensor changed, or the tensors in a list."""
+    if isinstance(x, torch.Tensor):
+        return change(x)
+    return type(x)(mapped(change, part) for part in x) if type(x) in (list, tuple) else x
+
+
+def inner(x):
+    return x.inner if isinstance(x, OnGPU) else x
+
+
+def run(func, args, kwargs):
+    tensors, wanted = [*tensors_in(args), *tensors_in(kwargs.values())], kwargs.get("device")
+    on_gpu = any(isinstance(x, OnGPU) for x in tensors)
+    if not on_gpu and wanted is None:
+        return func(*args, **kwargs)
+    name, index, moves, copies = about(func)
+    if on_gpu and not copies and not (moves and wanted is not None):
+        strays = [x for x in (args[:1] if index else tensors) if isinstance(x, torch.Tensor)]
         strays = [x for x in strays if not isinstance(x, OnGPU) and x.dim() > 0]
         if strays:
             raise RuntimeError(
@@ -77,13 +104,12 @@ def run(func, args, kwargs):
             )
     to_gpu = on_gpu if wanted is None else torch.device(wanted).type in ("cuda", "meta")
     plain = {**kwargs, "device": torch.device("cpu")} if wanted is not None else kwargs
-    inner_args, inner_kwargs = tree_map(lambda x: x.inner if isinstance(x, OnGPU) else x, (args, plain))
-    out = func(*inner_args, **inner_kwargs)
+    out = func(*(mapped(inner, x) for x in args), **{key: mapped(inner, x) for key, x in plain.items()})
     if func._schema.is_mutable and isinstance(out, torch.Tensor):
-        changed = next((x for x in flat if isinstance(x, OnGPU) and x.inner is out), None)
+        changed = next((x for x in tensors if isinstance(x, OnGPU) and x.inner is out), None)
         if changed is not None and changed.shape == out.shape:  # squeeze_ and the like: a wrapper keeps its shape
             return changed
-    return tree_map(lambda x: OnGPU(x) if isinstance(x, torch.Tensor) else x, out) if to_gpu else out
+    return mapped(OnGPU, out) if to_gpu else out
 
 
 class _Moves(TorchFunctionMode):

@@ -12,9 +12,12 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
@@ -26,8 +29,24 @@ SCRIPT_SECONDS = 180  # that a page's check for barriers may take: long tables o
 
 
 @contextmanager
-def browser() -> Iterator:
-    """A Chromium that can reach no host."""
+def served(site: Path) -> Iterator[str]:
+    """The site's address while it is served from this machine: a model runs in no page that is opened from a disk."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def browser(served: bool = False) -> Iterator:
+    """A Chromium that can reach no host, but for this machine's own if a site is served from it."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -37,7 +56,7 @@ def browser() -> Iterator:
     for argument in (
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--host-resolver-rules=MAP * ~NOTFOUND" + (", EXCLUDE 127.0.0.1" if served else ""),
     ):  # fmt: skip
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
@@ -65,6 +84,21 @@ def wait_for(condition, seconds: float = 30):
             return found
         time.sleep(0.1)
     raise AssertionError("the page did not get there in time")
+
+
+def barriers(driver, within: str = "html") -> list[tuple[str, list[str]]]:
+    """What axe-core finds against WCAG 2.2 A and AA within an element."""
+    import axe_playwright_python
+
+    driver.execute_script((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = driver.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(arguments[0], {runOnly: arguments[1], resultTypes: ['violations']}).then(done)",
+        within,
+        ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"],
+    )
+    assert found["passes"], "axe looked at nothing"
+    return [(v["id"], node["target"]) for v in found["violations"] for node in v["nodes"]]
 
 
 def pages(site: Path) -> list[str]:

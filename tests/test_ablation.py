@@ -114,7 +114,7 @@ def test_every_ablation_is_that_of_a_hooked_run(own, side, positions):
     for how in HOWS:
         if positions == "end" and how in ("mean", "resample"):  # the hooked run knows equal positions only
             continue
-        for label in ("L0H1", "L1H2.1", "L1.mlp") if positions == "all" else ("L1H2.1",):
+        for label in ("L0H1", "L1H2.1", "L1.mlp") if positions == "all" and how != "exchange" else ("L1H2.1",):
             part = as_part(label)
             given = dict(how=how, positions=positions, other=other if how == "exchange" else None)
             given["at"] = side and f"{READER}.{side}"

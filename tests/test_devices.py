@@ -7,7 +7,7 @@ No GPU is needed: see ``pretended_gpu``. What this cannot show is speed, memory 
 import pandas as pd
 import pytest
 import torch
-from conftest import random_prompts
+from conftest import draw_few, random_prompts
 from pretended_gpu import PretendedGPU
 
 from talking_heads_utils import models
@@ -61,6 +61,13 @@ def test_mixed_devices_fail_as_on_a_gpu():
         with pytest.raises(RuntimeError):
             there.numpy()
         assert (there + torch.tensor(1.0)).sum().item() == 6, "a single number may come from anywhere"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws():
+    with pytest.MonkeyPatch.context() as patch:
+        draw_few(patch)
+        yield
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """Chapter 1's figures, and what its page says: every value out of its own row, every verb by its number."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import made_rows as made
 import pandas as pd
 import pytest
 
 from talking_heads_utils import roles
+from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.icl.words import WordsRow
 from talking_heads_utils.experiments.inhibition import exchange, rivals, slider
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import circuit, composition, inhibition
@@ -213,6 +216,28 @@ def test_a_table_that_is_not_there_is_empty_and_says_why(monkeypatch):
     assert table.empty and "link" in table and "reproduce --model planted" in table.attrs["missing"]
     assert roles.Roles.of_frame(notebook.Tables("planted", live=False)["roles"]).heads(NAME_MOVER) == []
     assert notebook.by_model("links", notebook.Tables("planted", live=False)) == {}
+
+
+def test_what_every_experiment_reads_is_made_once_with_the_reason_why_there_is_none(monkeypatch):
+    made = []
+
+    def experiment(name):
+        def table(c):
+            made.append(name)
+            if name == "tasks":
+                raise NotApplicable("it can do none")
+            return pd.DataFrame({"by": [c.quick]})
+
+        return SimpleNamespace(table=table, row=WordsRow)
+
+    monkeypatch.setattr(notebook, "_experiment", experiment)
+    monkeypatch.setenv(notebook.QUICK_VARIABLE, "1")
+    c = notebook.Tables("a/folder").context
+    assert c.quick and c.finished("gate")["by"].all() and c.finished("gate")["by"].all() and c.finished("words") is None
+    for _ in range(2):
+        with pytest.raises(NotApplicable, match="^it can do none$"):
+            c.finished("tasks")
+    assert made == ["gate", "tasks"]
 
 
 def test_a_prompt_of_one_s_own_moves_as_it_does_among_others():

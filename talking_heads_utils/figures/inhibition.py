@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 NAMES = {slider.FIRST: FIRST_NAME, slider.SECOND: SECOND_NAME}
 MEAN = "mean"  # in place of a prompt's index
 TARGETS = {
-    "seen": "named twice<br>or listed",
-    "named_twice": "words named<br>twice",
-    "same_list": "words of<br>the same list",
-    "in_list": "stands in a<br>list itself",
+    "seen": "named<br>twice or<br>listed",
+    "named_twice": "words<br>named<br>twice",
+    "same_list": "words of<br>the same<br>list",
+    "in_list": "stands in<br>a list<br>itself",
 }
 
 # --- one prompt ---
@@ -48,7 +48,7 @@ TARGETS = {
 def attention_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Attention by token, mean over heads, in several states of a model. tables: state -> column ``token`` and one per
     head."""
-    figure = new_figure(260, margin_t=12, barmode="group")
+    figure = new_figure(270, margin_t=12, barmode="group", legend_y=-0.46)
     for (name, table), colour in zip(tables.items(), (FIRST_NAME, SECOND_NAME, CONTROL)):
         mean = table.drop(columns="token").mean(axis=1)
         figure.add_bar(
@@ -206,7 +206,7 @@ def attends_figure(table: pd.DataFrame) -> go.Figure:
     """Where in running text the heads look when their component is large, beyond what even attention would give; grey:
     95% range of matched components. table: of
     :class:`~talking_heads_utils.experiments.inhibition.attends.AttendsRow`."""
-    figure = new_figure(310, margin_t=12)
+    figure = new_figure(310, margin_t=12, legend_y=-0.32)
     rows = table[(table["role"] != "control") & (table["target"] != "first_token")]
     targets, components = list(dict.fromkeys(rows["target"])), list(dict.fromkeys(rows["component"]))
     for i, component in enumerate(components):

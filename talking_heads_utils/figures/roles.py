@@ -32,7 +32,7 @@ def roles_figure(table: pd.DataFrame, n_layers: int, n_heads: int) -> go.Figure:
     for column, (name, colour) in ATTENDED.items():
         figure.add_trace(_looks(table[table["to_io"].notna()], column, name, colour))
     figure.update_xaxes(title_text="head", dtick=1, range=[-0.5, n_heads - 0.1])
-    figure.update_layout(legend_entrywidth=112)  # two beside one another on a phone
+    figure.update_layout(legend_font_size=11)
     return figure.update_yaxes(title_text="layer")
 
 

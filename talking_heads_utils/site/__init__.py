@@ -3,6 +3,9 @@
 ``notebook``         which model a chapter adds, on which device, and whether it fits there
 ``landing``          what the landing page says, out of stored tables
 ``live``             controls for prompts that a reader types, where a kernel runs
+``instrument``       where a page has a model to play with, and what it begins with
+``page_model``       a real model as files that a page can run
+``page_runtime``     what runs them there: packages of the npm registry
 ``scorecard``        all claims and all models side by side
 ``claim_words``      what claims and their rules say, and how their numbers read
 ``rules``            the rules that judge, each beside its power

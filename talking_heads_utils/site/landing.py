@@ -35,7 +35,7 @@ def example() -> tuple[str, str]:
 
 
 def opening() -> str:
-    """Three findings with one number each, and three ways on, as HTML."""
+    """Three findings with one number each, and four ways on, as HTML."""
     gone, edit, joint = _removed(), _edit(), _joint()
     cards = [
         ("03_weight_editing.html#fig-removal", "All", "of the name movers' preference for the right name goes with "
@@ -48,7 +48,10 @@ def opening() -> str:
     found = "".join(f'<a class="finding" href="../notebooks/{place}"><b>{number}</b> {text}</a>'
                     for place, number, text in cards)  # fmt: skip
     notebook = f"{COLAB}/blob/main/notebooks/01_inhibition_heads.ipynb"
-    ways = {"#five-minutes": "Read (5 minutes)", notebook: "Run it (Colab)", "own_model.html": "Use it on your model"}
+    ways = {
+        "#five-minutes": "Read (5 minutes)", "instrument.html": "Try it in this page", notebook: "Run it (Colab)",
+        "own_model.html": "Use it on your model",
+    }  # fmt: skip
     links = "".join(f'<a class="way" href="{to}">{name}</a>' for to, name in ways.items())
     return f'<div class="findings">{found}</div><nav class="ways" aria-label="Ways into the book">{links}</nav>'
 

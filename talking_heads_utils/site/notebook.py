@@ -19,6 +19,7 @@ from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS
 from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.rows import frame
+from talking_heads_utils.experiments.run import FIRST
 from talking_heads_utils.experiments.store import Finished, finished
 from talking_heads_utils.figures.page import MISSING, building_book
 from talking_heads_utils.forward.recording import record
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 MODEL_VARIABLE = "TALKING_HEADS_MODEL"  # a model for every chapter, such as a folder that stands in for a real one
+QUICK_VARIABLE = "TALKING_HEADS_QUICK"  # if it is set, what is run here is run on one prompt in ten
 ON_COLAB = "gpt2"
 TOKEN = "HF_TOKEN"
 NAMES = {"smollm2": "SmolLM2", "gpt2": "GPT-2 small", "gpt2-weights": "GPT-2 small"}  # of models, in sentences
@@ -119,7 +121,9 @@ class Tables:
 
     def __init__(self, model: str, seed: int = 0, *, live: bool = True) -> None:
         self.model, self.live = model, live
-        self.context = Context(model, seed=seed, device=device(), dtype=dtype_for(model), finished=self._stored)
+        self.context = Context(
+            model, seed, bool(os.environ.get(QUICK_VARIABLE)), device(), dtype_for(model), finished=self._finished
+        )
         self._made: dict[str, pd.DataFrame] = {}
 
     @cached_property
@@ -145,6 +149,14 @@ class Tables:
             return _experiment(name).table(c)
         except NotApplicable as error:
             return _empty(name, f"{self.model}: {error}")
+
+    def _finished(self, name: str) -> pd.DataFrame | None:
+        """What an experiment reads of another: stored or, where every experiment would run it anew, made here once."""
+        if name not in FIRST or self.done or not self.live:
+            return self._stored(name)
+        if MISSING in (table := self[name]).attrs:
+            raise NotApplicable(table.attrs[MISSING].removeprefix(f"{self.model}: "))
+        return table
 
     def _stored(self, name: str) -> pd.DataFrame | None:
         result = self.done.get(name)

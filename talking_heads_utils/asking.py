@@ -1,0 +1,191 @@
+"""Asking a model one thing: a prompt, with heads and components moved by hand, and what it then says and looks at.
+
+This is what the book's pages run in a browser, by the same rules; sweeps over prompts and settings are
+:mod:`~talking_heads_utils.steering`'s and :mod:`~talking_heads_utils.ablation`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from talking_heads_utils.components import direction_of
+from talking_heads_utils.errors import LabelError, OptionError, TaskError
+from talking_heads_utils.forward.layers import attention_layer
+from talking_heads_utils.labels import Component, Head, as_component, as_head
+from talking_heads_utils.models import as_bridge
+from talking_heads_utils.prompts.encoding import tokenized
+from talking_heads_utils.prompts.prefix import begin_ids
+from talking_heads_utils.weights.bridge import head_weights_from_bridge, norm_of
+from talking_heads_utils.weights.heads import LAYER_NORM, NO_NORM
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from talking_heads_utils.weights.heads import HeadWeights
+
+SET, SCALE, ADD = "set", "scale", "add"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to a prompt of t tokens, all of its last token.
+
+    tokens: ``[t]``. logits: ``[n_vocab]``. pattern: attention to every token, ``[n_layers, n_heads, t]``. z: of every
+    head, its value bias, and that of the norm, left out, after heads were scaled and before components were moved,
+    ``[n_layers, n_heads, d_head]``. resid: what enters the final norm, ``[d_model]``.
+    """
+
+    bridge: TransformerBridge
+    tokens: Int[Tensor, "t"]
+    logits: Float[Tensor, "n_vocab"]
+    pattern: Float[Tensor, "n_layers n_heads t"]
+    z: Float[Tensor, "n_layers n_heads d_head"]
+    resid: Float[Tensor, "d_model"]
+
+    def likeliest(self, n: int = 5) -> pd.DataFrame:
+        """The n likeliest next tokens: ``token, text, logit, probability``."""
+        import pandas as pd
+
+        top = self.logits.topk(n)
+        text = [self.bridge.tokenizer.decode([token]) for token in top.indices.tolist()]
+        odds = self.logits.softmax(-1)[top.indices].tolist()
+        return pd.DataFrame(dict(token=top.indices.tolist(), text=text, logit=top.values.tolist(), probability=odds))
+
+    def logit_diff(self, answer: str, other: str) -> float:
+        """Logit of one text's first token less that of another's, such as ``" Mary"`` and ``" John"``."""
+        a, b = (_token(self.bridge, text) for text in (answer, other))
+        return (self.logits[a] - self.logits[b]).item()
+
+    def direct(self, answer: str, other: str) -> Float[Tensor, "n_layers n_heads"]:
+        """What of that difference each head writes itself, at the final norm's scale, constants left out."""
+        a, b = (_token(self.bridge, text) for text in (answer, other))
+        bridge, norm, resid = self.bridge, norm_of(self.bridge), self.resid
+        probe, scale = bridge.W_U[:, a] - bridge.W_U[:, b], resid.new_ones(())
+        if norm != NO_NORM:
+            probe = probe * getattr(bridge.ln_final, "weight", 1.0)
+            if norm == LAYER_NORM:
+                probe, resid = probe - probe.mean(), resid - resid.mean()
+            scale = (resid.square().mean() + bridge.cfg.eps).sqrt()
+        W_O = torch.stack([block.attn.W_O for block in bridge.blocks])
+        return torch.einsum("lhk,lhkd,d->lh", self.z, W_O, probe.detach()).detach() / scale
+
+    def coefficient(self, component: Component | str) -> float:
+        """How much of a component its head writes, its largest entry positive."""
+        at = as_component(component)
+        read, _ = _maps(head_weights_from_bridge(self.bridge), at)
+        return (self.z[at.layer, at.head] @ read).item()
+
+
+def ask(
+    model: Any,
+    text: str,
+    *,
+    set: Mapping[Component | str, float] | None = None,
+    add: Mapping[Component | str, float] | None = None,
+    scale: Mapping[Head | Component | str, float] | None = None,
+    tokenizer: Any = None,
+) -> Answer:
+    """Run a prompt with parts of the model moved by hand.
+
+    set, add: what the last token's coefficient of a component, such as ``"L15H3.1"``, becomes, or is raised by, in
+    units of its write direction. scale: factors, of a component's coefficient at the last token, or of a whole head's
+    z, such as ``"L15H3"``, at every token. A head is scaled before its components are moved.
+
+    Raises :class:`LabelError` for a part that is not there or is named twice, :class:`OptionError` for an amount that
+    is no finite number, :class:`TaskError` for an empty prompt, and as :func:`~talking_heads_utils.models.as_bridge`.
+    """
+    bridge = as_bridge(model, tokenizer)
+    moves = _moves(bridge, {SET: set or {}, ADD: add or {}, SCALE: scale or {}})
+    tokens = _tokens(bridge, text)
+    z: list[Tensor] = []
+    hooks = []
+    for n in range(bridge.cfg.n_layers):
+        at = attention_layer(bridge, n)
+        here = [move for move in moves if move.part.layer == n]
+        hooks.append((f"blocks.{n}.attn.hook_z", partial(_move, here, at.b_V[at.kv_index], z)))
+    patterns = [f"blocks.{n}.attn.hook_pattern" for n in range(len(hooks))]
+    last = f"blocks.{len(hooks) - 1}.hook_resid_post"
+    with torch.no_grad(), bridge.hooks(fwd_hooks=hooks):
+        logits, cache = bridge.run_with_cache(tokens[None], names_filter=[*patterns, last])
+    pattern = torch.stack([cache[name][0, :, -1] for name in patterns])
+    return Answer(bridge, tokens, logits[0, -1], pattern, torch.stack(z), cache[last][0, -1])
+
+
+class _Move(NamedTuple):
+    """A part that is moved, and of a component how z is read for it, and what of z writes it."""
+
+    part: Head | Component
+    how: str
+    amount: float
+    read: Float[Tensor, "d_head"] | None = None
+    write: Float[Tensor, "d_head"] | None = None
+
+
+def _move(
+    here: list[_Move], bias: Float[Tensor, "n_heads d_head"], kept: list[Tensor],
+    z: Float[Tensor, "1 t n_heads d_head"], hook: Any,
+) -> Float[Tensor, "1 t n_heads d_head"]:  # fmt: skip
+    z, bias = z.clone(), bias.clone()
+    for part, _, amount, read, _ in here:
+        if read is None:
+            z[:, :, part.head] *= amount
+            bias[part.head] *= amount
+    own = z[0, -1] - bias
+    for part, how, amount, read, write in here:
+        if read is not None and write is not None:
+            now = own[part.head] @ read
+            more = amount - now if how == SET else now * (amount - 1) if how == SCALE else amount
+            z[0, -1, part.head] += more * write
+    kept.append(own)
+    return z
+
+
+def _moves(bridge: TransformerBridge, given: Mapping[str, Mapping[Any, float]]) -> list[_Move]:
+    found: dict[Head | Component, _Move] = {}
+    weights = None
+    for how, amounts in given.items():
+        for label, amount in amounts.items():
+            if isinstance(amount, bool) or not isinstance(amount, Real) or not math.isfinite(amount):
+                raise OptionError(f"An amount is a finite number, not {amount!r}.")
+            whole = isinstance(label, Head) or (isinstance(label, str) and "." not in label)
+            if whole and how != SCALE:
+                raise LabelError(f"{label} is a head, which can only be scaled. Name a component, such as {label}.0.")
+            part = as_head(label) if whole else as_component(label)
+            if part in found:
+                raise LabelError(f"{part} is named twice: move it once.")
+            weights = weights or head_weights_from_bridge(bridge)
+            maps = _maps(weights, part) if isinstance(part, Component) else ()
+            found[part] = _Move(part if maps else weights.head(part), how, float(amount), *maps)
+    return list(found.values())
+
+
+def _maps(weights: HeadWeights, part: Component) -> tuple[Float[Tensor, "d_head"], Float[Tensor, "d_head"]]:
+    """Of a component with write direction v: ``W_O v``, which reads its coefficient off z, and the z that writes v."""
+    v, _ = direction_of(weights, part)
+    W_O = weights.W_O[part.layer, part.head].double()
+    write = torch.linalg.lstsq(W_O.mT, v[:, None]).solution[:, 0]
+    return (W_O @ v).to(weights.W_O), write.to(weights.W_O)
+
+
+def _token(bridge: TransformerBridge, text: str) -> int:
+    ids = bridge.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise TaskError(f"{text!r} is no token.")
+    return ids[0]
+
+
+def _tokens(bridge: TransformerBridge, text: str) -> Int[Tensor, "t"]:
+    if not text:
+        raise TaskError("Type a prompt that ends just before its answer.")
+    ids = [*begin_ids(bridge.tokenizer), *tokenized([text], bridge.tokenizer)[0].ids]
+    return torch.tensor(ids, device=bridge.W_U.device)

