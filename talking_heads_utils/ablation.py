@@ -21,7 +21,7 @@ from torch import Tensor
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, PATTERN, RESID_PRE, Change, Forward, Q, Z, prepare
-from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.labels import Component, Head, Mlp
 from talking_heads_utils.metrics import Metric, Outcome, named, position_of
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
@@ -37,15 +37,6 @@ HOWS = (ZERO, MEAN, RESAMPLE, EXCHANGE)
 QUERY, KEY, VALUE = "query", "key", "value"
 _MLP = re.compile(r"L(\d+)\.mlp")
 _AT = re.compile(rf"(L\d+H\d+)\.({QUERY}|{KEY}|{VALUE})")
-
-
-class Mlp(NamedTuple):
-    """The MLP of one layer, written ``L3.mlp``."""
-
-    layer: int
-
-    def __str__(self) -> str:
-        return f"L{self.layer}.mlp"
 
 
 Part = Head | Component | Mlp

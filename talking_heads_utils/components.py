@@ -6,7 +6,8 @@ d_head x d_head core between two orthonormal bases. No d_model x d_model matrix 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,8 +15,12 @@ from torch import Tensor
 
 from talking_heads_utils.errors import LabelError
 from talking_heads_utils.labels import Component
+from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.families import check_bilinear
 from talking_heads_utils.weights.heads import HeadWeights
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 OV, QK = "OV", "QK"  # a head's two matrices
 
@@ -106,3 +111,12 @@ def direction_of(
         raise LabelError(f"{matrix} of {component} is zero: it writes nothing. Choose an earlier component.")
     found = (svd.V if matrix == OV else svd.U)[:, index]
     return found * found[found.abs().argmax()].sign(), svd.S[index]
+
+
+def write_vectors(bridge: TransformerBridge, writers: Sequence[Component]) -> Float[Tensor, "k d_model"]:
+    """Unit write directions, signed so that the largest entry is positive.
+
+    Raises :class:`LabelError` for a component that is not there or writes nothing.
+    """
+    weights = head_weights_from_bridge(bridge)
+    return torch.stack([direction_of(weights, writer)[0].to(weights.W_O.dtype) for writer in writers])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,27 +88,6 @@ def is_real(name: str, revision: str | None) -> bool:
     """Whether these are the weights that a known name stands for: a folder of that name has no revision."""
     known = known_models().get(name)
     return known is not None and revision == known.revision
-
-
-def minis(stage: str = "", n_items: int = 0) -> list[str]:
-    """The trained models whose answers must pass through a mover, as far as they ship and saw lists of ``n_items`` in
-    training: at the end, or ``early``."""
-    names = [f"{name}/{stage}" if stage else name for name in ("mini-token", "mini-place")]
-    return [name for name in names if name in shipped_models() and n_items <= longest_trained(name)]
-
-
-def longest_trained(name: str) -> float:
-    """Items of the longest list that a shipped model saw in training, out of its card; infinity for any other model."""
-    folder = shipped_models().get(name)
-    if folder is None:
-        return math.inf
-    return json.loads((folder / "training.json").read_text(encoding="utf-8")).get("longest", math.inf)
-
-
-def learners() -> list[str]:
-    """The trained models that learn functions in context, as far as they ship."""
-    names = ("mini-icl", "mini-icl-plain", "mini-icl-noisy")
-    return [name for name in names if name in shipped_models()]
 
 
 def shown_as(name: str) -> str:

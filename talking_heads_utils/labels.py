@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from talking_heads_utils.errors import LabelError
 
@@ -51,6 +52,15 @@ class Component:
         if (match := _COMPONENT.fullmatch(text.strip())) is None:
             raise LabelError(f"{text!r} is not a component. Write it as in 'L8H10.1'.")
         return cls(*map(int, match.groups()))
+
+
+class Mlp(NamedTuple):
+    """The MLP of one layer, written ``L3.mlp``."""
+
+    layer: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}.mlp"
 
 
 def as_head(head: Head | str) -> Head:

@@ -2,7 +2,7 @@
 
 TransformerLens' own loading fills tensors that a checkpoint lacks at random, without a word, and reads pickles. So the
 header is checked against the config first, and only safetensors are read. What the book knows by name stands in
-:mod:`talking_heads_utils.known` and can be had from here.
+:mod:`talking_heads_utils.known`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,7 @@ import torch
 
 from talking_heads_utils.device import check_device, free_memory, free_on_all
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
-from talking_heads_utils.known import (
-    PLANTED,
-    KnownModel,
-    is_real,
-    known_models,
-    learners,
-    longest_trained,
-    minis,
-    model_source,
-    shipped_models,
-    shown_as,
-)
+from talking_heads_utils.known import PLANTED, known_models, model_source
 from talking_heads_utils.prompts.prefix import add_prefix, begin_ids
 from talking_heads_utils.weights.checkpoints import Checkpoint, as_folder, open_checkpoint
 from talking_heads_utils.weights.heads import NO_NORM, Processing
@@ -34,11 +23,6 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = [
-    "PLANTED", "KnownModel", "as_bridge", "check_complete", "find_checkpoint", "is_real", "known_models", "learners",
-    "load_model", "load_tokenizer", "load_with_tokenizer", "longest_trained", "minis", "model_source", "moved",
-    "revision_of", "shipped_models", "shown_as",
-]  # fmt: skip
 SPREAD = "auto"  # in place of a device: over all GPUs there are
 _BRIDGE = "_talking_heads_bridge"  # on a Hugging Face model that has been wrapped, since it can be only once
 
@@ -53,7 +37,7 @@ def load_model(
 ) -> TransformerBridge:
     """A model as a ``TransformerBridge``: by one name for all kinds of model.
 
-    ``planted``, or a small model that ships with the book (:func:`shipped_models`), or a known name pinned to its
+    ``planted``, or a small model that ships with the book (``known.shipped_models``), or a known name pinned to its
     revision, or another Hub id, or a folder in the Hub's format, or a GGUF file, dequantised to ``dtype``. Weights are
     processed as in :class:`~talking_heads_utils.weights.heads.HeadWeights`, by default for the model's norm;
     ``Processing(False, False)`` leaves them raw. ``planted`` has no norm and nothing to process;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.labels import Head
 
 Z = 1.959963984540054  # of a standard normal variable, 95% lie within it to both sides
 
@@ -167,59 +165,13 @@ def holm(p: Float[Tensor, "k"], n: int | None = None) -> Float[Tensor, "k"]:
     return torch.empty_like(p).scatter_(0, order, (p[order] * left).cummax(0).values.clamp(max=1))
 
 
-def fisher_exact(marked: int, n: int, marked_others: int, n_others: int) -> float:
-    """Fisher's exact test, one-sided: the chance that so many of the marked ones, or more, are among the first ``n``
-    if the marks were dealt at random over all ``n + n_others``."""
-    from scipy.stats import hypergeom
-
-    return float(hypergeom.sf(marked - 1, n + n_others, marked + marked_others, n))
-
-
-def names_within_layers(
-    n_draws: int, n_layers: int, n_heads: int, seed: int = 0
-) -> Int[Tensor, "n_draws layers heads"]:
-    """Draws of which head bears which name, dealt anew within every layer: ``[draw, layer, head]`` is the head that is
-    called ``head`` then."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(n_draws, n_layers, n_heads, generator=generator).argsort(-1)
-
-
-class DrawnTest(NamedTuple):
-    """A statistic, the mean and the 95th percentile of what draws gave, the share of draws, and it, that reach it, and
-    how many draws there are."""
-
-    observed: float
-    null_mean: float
-    null_high: float
-    p: float
-    n: int
-
-
-def drawn_test(observed: float, drawn: Float[Tensor, "n_draws"]) -> DrawnTest:
-    """One-sided p of a statistic by draws of it under the null. Raises :class:`OptionError` for fewer than 99 draws."""
-    if len(drawn) < 99:
-        raise OptionError(f"A null needs 99 draws at least, not {len(drawn)}.")
-    reached = int((drawn >= observed - 1e-9).sum())
-    high = drawn.double().quantile(0.95).item()
-    return DrawnTest(observed, drawn.double().mean().item(), high, (1 + reached) / (1 + len(drawn)), len(drawn))
-
-
-def mean_over_draws(
-    values: Float[Tensor, "n_layers n_heads"], heads: Sequence[Head], names: Int[Tensor, "n_draws layers heads"]
-) -> Float[Tensor, "n_draws"]:
-    """Mean of ``values`` over the heads that are called ``heads``, in each draw of :func:`names_within_layers`."""
-    return torch.stack([values[head.layer].double()[names[:, head.layer, head.head]] for head in heads]).mean(0)
-
-
-def percentile_among(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """Share of the other values that each one exceeds, ties half, in percent: 100 is the strongest.
-
-    NaN counts for nothing and stays NaN.
-    """
+def percentile_among(values: Float[Tensor, "n *k"]) -> Float[Tensor, "n *k"]:
+    """Share of the other values (of its column) that each one exceeds, ties half, in percent: 100 is the strongest.
+    NaN counts for nothing and stays NaN."""
     from scipy.stats import rankdata
 
-    ranks = torch.from_numpy(rankdata(values.double().cpu().numpy(), nan_policy="omit"))
-    return 100 * (ranks - 1) / ((~values.isnan()).sum() - 1).cpu()
+    ranks = torch.from_numpy(rankdata(values.double().cpu().numpy(), axis=0, nan_policy="omit"))
+    return 100 * (ranks - 1) / ((~values.isnan()).sum(0) - 1).cpu()
 
 
 def spearman(x: Float[Tensor, "k"], y: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:

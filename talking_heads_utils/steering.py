@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talking_heads_utils.components import write_vectors
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, RESID_PRE, Change, prepare
-from talking_heads_utils.forward.steer import write_vectors
 from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.metrics import Metric, Outcome, named
 from talking_heads_utils.models import as_bridge
@@ -58,8 +58,7 @@ def steer(
     alike; or name -> one or several, whose every combination is a row. at: ``all``, ``end`` or a named position.
 
     Columns: one per direction, named as it is, with its amount; ``position, metric, unit``, ``value``, its ``change``
-    from the unsteered model with its 95% interval over prompts, ``low`` and ``high``, and ``n``. A grid over many
-    settings of the last token is run faster by :mod:`talking_heads_utils.forward.steer`.
+    from the unsteered model with its 95% interval over prompts, ``low`` and ``high``, and ``n``.
 
     Raises :class:`LabelError` for a component that is not there or writes nothing, or amounts for a direction that is
     not among those given, :class:`OptionError` for no direction, an amount that is no finite number, a layer that is

@@ -182,11 +182,11 @@ def draw_few(patch: pytest.MonkeyPatch) -> None:
     """Two short lists, and a tenth of the draws behind a control, each of which goes through the same lines. A p takes
     them eleven times, since it wants 99. What is learned is learned in four steps."""
     from talking_heads_utils.experiments import context
+    from talking_heads_utils.experiments.dealt import drawn_test
     from talking_heads_utils.experiments.editing import moves
     from talking_heads_utils.experiments.inhibition import exchange
     from talking_heads_utils.experiments.positional import crowding, decoding, learned, order, subspace, traversal
     from talking_heads_utils.experiments.positional.learned import fit
-    from talking_heads_utils.stats import drawn_test
 
     for module in (crowding, decoding, order, traversal):
         patch.setattr(module, "drawn_test", lambda x, drawn: drawn_test(x, drawn.repeat(11 if len(drawn) < 99 else 1)))

@@ -8,8 +8,9 @@ from talking_heads_utils.experiments.corpus import Corpus
 from talking_heads_utils.experiments.inhibition import attends
 from talking_heads_utils.experiments.inhibition.coefficients import Coefficients
 from talking_heads_utils.experiments.rows import frame
+from talking_heads_utils.known import PLANTED
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.models import PLANTED, load_model
+from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import DUPLICATE, plant
 from talking_heads_utils.roles import S_INHIBITION
 

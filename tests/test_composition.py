@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from talking_heads_utils.components import direction_of, qk_svd, write_directions
 from talking_heads_utils.errors import LabelError, OptionError, UnsupportedModelError
+from talking_heads_utils.experiments.planted_pair import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import accuracy
 from talking_heads_utils.models import load_model
-from talking_heads_utils.planted.pair import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
 from talking_heads_utils.scores import composition
 from talking_heads_utils.scores.composition import iter_composition, null_rms, random_directions, reading_maps
 from talking_heads_utils.scores.scores import compute_scores

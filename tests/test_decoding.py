@@ -7,6 +7,7 @@ import torch
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.folds import random_folds
 from talking_heads_utils.experiments.list_prompts import Lists, Part, check_each_index
 from talking_heads_utils.experiments.positional import coordinates as co
 from talking_heads_utils.experiments.positional import decoding, points
@@ -15,7 +16,6 @@ from talking_heads_utils.experiments.positional.decoding import Split
 from talking_heads_utils.experiments.positional.subspace import K, Subspace, chosen
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.metrics import answer_logits, correct
-from talking_heads_utils.prompts.halves import random_folds
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 
 from talking_heads_utils import roles
 from talking_heads_utils.experiments import power
+from talking_heads_utils.experiments.planted_pair import planted_pair
 from talking_heads_utils.figures import composition, page
 from talking_heads_utils.figures.landing import one_number_figure
 from talking_heads_utils.figures.power import power_figure
 from talking_heads_utils.labels import Head
-from talking_heads_utils.planted.pair import planted_pair
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.site import landing
 

@@ -27,8 +27,8 @@ from talking_heads_utils.edits.edits import OV, SCALE, Change, new_edit, to_json
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.run import reproduce
+from talking_heads_utils.known import shipped_models
 from talking_heads_utils.labels import Component
-from talking_heads_utils.models import shipped_models
 from talking_heads_utils.weights.checkpoints import load_head_weights
 
 FEW = settings(

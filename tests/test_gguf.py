@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from talking_heads_utils.cli import main
 from talking_heads_utils.errors import CheckpointError, DownloadError
 from talking_heads_utils.experiments import result_files
-from talking_heads_utils.models import find_checkpoint, is_real, known_models, load_model, revision_of, shown_as
+from talking_heads_utils.known import is_real, known_models, shown_as
+from talking_heads_utils.models import find_checkpoint, load_model, revision_of
 from talking_heads_utils.scores.scores import load_scores
 from talking_heads_utils.site import notebook
 from talking_heads_utils.weights import packages

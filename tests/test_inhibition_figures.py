@@ -16,8 +16,8 @@ from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import circuit, composition, inhibition
 from talking_heads_utils.figures import roles as role_figures
 from talking_heads_utils.figures.style import CONTROL, role_colour
+from talking_heads_utils.known import PLANTED
 from talking_heads_utils.labels import Head
-from talking_heads_utils.models import PLANTED
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts.ioi import IO_FIRST
 from talking_heads_utils.prompts.texts import from_texts

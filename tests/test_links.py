@@ -11,17 +11,17 @@ from talking_heads_utils.errors import LabelError, NotApplicable, OptionError
 from talking_heads_utils.experiments import store
 from talking_heads_utils.experiments.catalogue import chapters_of
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.dealt import names_within_layers
 from talking_heads_utils.experiments.inhibition import basis, links, listeners, prediction, rivals
+from talking_heads_utils.experiments.planted_circuit import CircuitWorld
 from talking_heads_utils.experiments.run import chosen, reproduce
 from talking_heads_utils.files import GPT2_VARIABLE
 from talking_heads_utils.known import GPT2_WEIGHTS
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_model
-from talking_heads_utils.planted.circuit import CircuitWorld
 from talking_heads_utils.roles import IOI_LINKS, NAME_MOVER, S_INHIBITION, Link, Roles
 from talking_heads_utils.scores.distance import scores_at_distances
 from talking_heads_utils.scores.scores import compute_scores
-from talking_heads_utils.stats import names_within_layers
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.checkpoints import load_head_weights
 

@@ -9,12 +9,13 @@ import torch
 from conftest import build_model, edit, edit_config, random_prompts, save_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from talking_heads_utils import models
+from talking_heads_utils import known, models
 from talking_heads_utils.device import free_memory
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError, ProcessingError, UnsupportedModelError
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.recording import record
-from talking_heads_utils.models import as_bridge, known_models, load_model, load_tokenizer
+from talking_heads_utils.known import known_models
+from talking_heads_utils.models import as_bridge, load_model, load_tokenizer
 from talking_heads_utils.prompts.prefix import begin_ids, prefix_of
 from talking_heads_utils.weights.bridge import head_weights_from_bridge, is_processed
 from talking_heads_utils.weights.checkpoints import load_head_weights
@@ -114,7 +115,7 @@ def test_a_model_adds_its_prefix_by_itself_and_only_once(checkpoints, monkeypatc
 
 
 def test_the_books_own_models_begin_as_they_were_trained():
-    for name in (models.PLANTED, *models.shipped_models()):
+    for name in (known.PLANTED, *known.shipped_models()):
         assert prefix_of(load_tokenizer(name)) == "<bos>", name
     assert load_model("mini-token").to_tokens("Mary")[0].tolist() == load_tokenizer("mini-token")("Mary").input_ids
 
@@ -139,7 +140,7 @@ def test_a_name_is_a_small_model_that_ships_else_a_folder_and_a_path_a_folder(ch
     assert load_model("mini-mine").cfg.n_layers == 3
     local = models.find_checkpoint(Path("mini-token") / "final").folder
     assert local.resolve() == (tmp_path / "mini-token" / "final").resolve()
-    assert models.find_checkpoint("mini-token/final").folder == models.shipped_models()["mini-token"]
+    assert models.find_checkpoint("mini-token/final").folder == known.shipped_models()["mini-token"]
 
 
 def test_a_model_spread_over_all_devices_answers_alike(checkpoints, monkeypatch):

@@ -1,6 +1,7 @@
 """What heads do alone and together: planted transformers whose answer is a formula, through the functions that judge
 real models."""
 
+import math
 from itertools import combinations
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import choice, known, redundancy
 from talking_heads_utils.experiments.icl.choice import matched, pick
-from talking_heads_utils.experiments.icl.known import Kind, Plan, known_loss, planted
+from talking_heads_utils.experiments.icl.known import N_WORDS, Kind, Plan, planted
 from talking_heads_utils.experiments.icl.redundancy import HeadRow, PairRow, SetRow, lost, ratio
 from talking_heads_utils.experiments.icl.swaps import Where
 from talking_heads_utils.experiments.rows import frame
@@ -44,6 +45,22 @@ def drawn():
     """A plan of five copies among 24 heads that write, and its two halves, with noise."""
     plan = known.drawn_plan(Kind.COPIES, 3)
     return plan, *planted(plan, 60, noise=0.1, seed=3)
+
+
+def known_loss(plan, out):
+    """What is lost with these heads at the twin's values at the last token: log-odds, nats, with no noise."""
+    return _log_odds(plan, ()) - _log_odds(plan, out)
+
+
+def _log_odds(plan, out):
+    left = {head: s for head, s in plan.written.items() if head not in out}
+    lacking = sum(s for head, s in plan.told.items() if head in out)
+    gate = 2 / (1 + math.exp(plan.slope * lacking))
+    logit = sum(s * (gate if head in plan.key and head not in plan.told else 1) for head, s in left.items())
+    if plan.kind in (Kind.COPIES, Kind.ALIKE):
+        logit -= max(0.0, plan.room - lacking)
+    rival = sum(s for head, s in plan.written.items() if head in out) if plan.kind is Kind.RIVALS else 0.0
+    return logit - math.log(N_WORDS - 2 + math.exp(rival))
 
 
 @pytest.mark.parametrize("name", PLANS)

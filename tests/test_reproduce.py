@@ -20,9 +20,9 @@ from talking_heads_utils.experiments.icl import additivity, evidence, tasks
 from talking_heads_utils.experiments.inhibition import circuit
 from talking_heads_utils.experiments.rows import frame, rows
 from talking_heads_utils.experiments.run import chosen, reproduce
-from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, PLANTED, known_models, model_source
 from talking_heads_utils.labels import Head
-from talking_heads_utils.models import PLANTED, known_models, load_model, model_source
+from talking_heads_utils.models import load_model
 from talking_heads_utils.resume import PLAN, Store
 from talking_heads_utils.roles import DIRECT, NAME_MOVER, QUERY, S_INHIBITION, Role, Roles
 from talking_heads_utils.roles.ioi import Pair, find_roles, pairs_of_prompts

@@ -9,8 +9,8 @@ from talking_heads_utils.experiments.inhibition import says
 from talking_heads_utils.experiments.inhibition.coefficients import coefficients_at_end, predicted_components
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.recording import record
+from talking_heads_utils.known import PLANTED
 from talking_heads_utils.labels import Component
-from talking_heads_utils.models import PLANTED
 from talking_heads_utils.planted.model import INHIBITION, plant
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry

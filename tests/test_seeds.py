@@ -12,9 +12,10 @@ from talking_heads_utils.errors import CheckpointError, OptionError, ResultError
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.figures import models as figures
 from talking_heads_utils.forward.recording import record
+from talking_heads_utils.known import shipped_models
 from talking_heads_utils.labels import Head
 from talking_heads_utils.metrics import contrast
-from talking_heads_utils.models import find_checkpoint, load_model, shipped_models
+from talking_heads_utils.models import find_checkpoint, load_model
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.prompts.halves import halves
 from talking_heads_utils.prompts.lists import build_laundry

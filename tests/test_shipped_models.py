@@ -8,11 +8,12 @@ from safetensors.torch import load_file
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl.tasks import number_tasks
+from talking_heads_utils.experiments.toys import learners, longest_trained
+from talking_heads_utils.known import shipped_models
 from talking_heads_utils.metrics import accuracy, answer_logits
-from talking_heads_utils.models import learners, load_model, minis, shipped_models
+from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.settings import EARLY
 from talking_heads_utils.training.card import card_text
 from talking_heads_utils.training.lists import LAST, SETTLED
 from talking_heads_utils.training.loop import Run
@@ -30,8 +31,7 @@ def card_of(name):
 def test_what_ships():
     lists = {"mini-token", "mini-token/early", "mini-place", "mini-place/early", "mini-free", "mini-narrow"}
     assert set(FOLDERS) == lists | {*LEARNERS}
-    assert minis() == ["mini-token", "mini-place"] and minis(n_items=10) == ["mini-token"]
-    assert minis(EARLY) == ["mini-token/early", "mini-place/early"]
+    assert longest_trained("mini-place") < 10 <= longest_trained("mini-token") < longest_trained("gpt2")
     assert LEARNERS == ["mini-icl", "mini-icl-plain", "mini-icl-noisy"]
 
 

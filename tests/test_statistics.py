@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments.dealt import drawn_test, mean_over_draws, names_within_layers
 from talking_heads_utils.labels import Head
 from talking_heads_utils.stats import (
     bootstrap_mean,
     bootstrap_ratio,
-    drawn_test,
-    mean_over_draws,
-    names_within_layers,
     percentile_among,
     share,
     share_change,

@@ -5,8 +5,9 @@ import torch
 from conftest import random_prompts
 
 from talking_heads_utils import steering
+from talking_heads_utils.components import write_vectors
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
-from talking_heads_utils.forward.steer import ATTENTION, LOGITS, grid, prepare, steer, write_vectors
+from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, grid, prepare, steer
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import logit_difference
 from talking_heads_utils.models import load_model

@@ -3,7 +3,7 @@
 import pytest
 
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.models import PLANTED
+from talking_heads_utils.known import PLANTED
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from talking_heads_utils.ablation import Mlp
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.icl import swaps
 from talking_heads_utils.experiments.icl.swaps import How, Into, Ready, Where, direct, exchanged, grid
 from talking_heads_utils.experiments.icl.tasks import Asked
 from talking_heads_utils.forward.engine import prepare
-from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.labels import Head, Mlp, heads_in
 from talking_heads_utils.models import load_model
 from tests.conftest import random_prompts
 

@@ -21,13 +21,14 @@ from talking_heads_utils.errors import OptionError, ResultError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
 from talking_heads_utils.experiments.positional.ends import answered
+from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, prepare, steer
 from talking_heads_utils.experiments.positional.subspace import chosen
 from talking_heads_utils.experiments.positional.sweep import Plan, read_plan, run_sweep
-from talking_heads_utils.experiments.positional.sweep_results import Sweep, aggregate, load, load_real, save
+from talking_heads_utils.experiments.positional.sweep_results import Sweep, aggregate, load, save
 from talking_heads_utils.experiments.result_files import results_folder
-from talking_heads_utils.forward.steer import ATTENTION, LOGITS, prepare, steer
+from talking_heads_utils.known import known_models
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.models import known_models, load_with_tokenizer
+from talking_heads_utils.models import load_with_tokenizer
 
 PLAN = Plan(
     model="mini-token", writers=("L0H0.0", "L1H1.0", "L1H0.1"), movers=("L3H0", "L3H1"), n_items=(5, 4), n_prompts=25,
@@ -207,20 +208,9 @@ def test_files_that_are_damaged_are_refused(own, tmp_path):
         load(path)
 
 
-def test_only_a_real_models_own_sweep_stands_for_it(own, tmp_path):
-    at = tmp_path / "gpt2"
-    assert load_real("gpt2", tmp_path) is None
-    for wrong in (own, relabelled(own, model="gpt2"), relabelled(own, model="gpt2", revision="0" * 40)):
-        save(wrong, at)
-        with pytest.raises(ResultError, match="gpt2"):
-            load_real("gpt2", tmp_path)
-    save(relabelled(own, model="gpt2", revision=REVISION), at)
-    said = load_real("gpt2", tmp_path).describe()
-    assert REVISION in said and "27 settings on 25 prompts" in said
-    (at / "steering.json").unlink()
-    with pytest.raises(ResultError):
-        load_real("gpt2", tmp_path)
-    assert results_folder(tmp_path, "gpt2", REVISION) == at
+def test_only_a_real_model_has_a_folder_of_its_name(tmp_path):
+    assert results_folder(tmp_path, "gpt2", REVISION) == tmp_path / "gpt2"
+    assert results_folder(tmp_path, "gpt2", None) == results_folder(tmp_path, "/somewhere/gpt2", None)
     assert results_folder(tmp_path, "/somewhere/gpt2", None) == tmp_path / "rehearsal-gpt2"
 
 

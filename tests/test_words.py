@@ -19,7 +19,7 @@ from talking_heads_utils.prompts import relations
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED, Relation, draw_words, encode_words
 from talking_heads_utils.prompts.sets import PromptSet, Recipe
-from talking_heads_utils.prompts.toy import number_tokenizer
+from talking_heads_utils.training.functions import number_tokenizer
 
 LEFT_OUT = "Paris"  # which the tokenizer made here does not know
 

@@ -46,7 +46,8 @@ def _scaled(model: str, text: str) -> dict[str | Component, float]:
     """Component -> what its singular value is multiplied by."""
     from talking_heads_utils.errors import EditError
     from talking_heads_utils.experiments.editing.moves import factors, parse
-    from talking_heads_utils.models import PLANTED, find_checkpoint
+    from talking_heads_utils.known import PLANTED
+    from talking_heads_utils.models import find_checkpoint
     from talking_heads_utils.weights.checkpoints import assembled
 
     if model == PLANTED:

@@ -25,7 +25,7 @@ from talking_heads_utils.edits.algebra import Move, make, moves_of
 from talking_heads_utils.edits.edits import OV, Changes, Edit, new_edit, save_edit
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
-from talking_heads_utils.models import PLANTED, model_source
+from talking_heads_utils.known import PLANTED, model_source
 from talking_heads_utils.weights.checkpoints import INDEX, OTHER_FILES, SINGLE, Checkpoint, assembled, open_checkpoint
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def bake(model: str | Path, changes: Changes, folder: str | Path, matrix: str = 
     Raises :class:`OptionError` for a folder that holds something, :class:`EditError` for a model without a checkpoint
     and for an edit of another file, and as ``edit`` does; then nothing is written.
 
-    >>> from talking_heads_utils.models import shipped_models
+    >>> from talking_heads_utils.known import shipped_models
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     baked = bake(shipped_models()["mini-token"], {"L1H0.0": 0.5}, Path(folder) / "edited")
     ...     (baked / "edit.json").is_file(), (baked / "model.safetensors").is_file()
@@ -103,19 +103,14 @@ def _write(checkpoint: Checkpoint, changed: Mapping[str, Tensor], edit: Edit, fo
             shutil.copyfile(checkpoint.folder / name, folder / name)
 
 
-def _write_gguf(tensors: GgufTensors, config: Mapping[str, Any], changed: Mapping[str, Tensor], folder: Path) -> None:
+def _write_gguf(tensors: GgufTensors, config: dict[str, Any], changed: Mapping[str, Tensor], folder: Path) -> None:
     """Config and tokenizer that the file's metadata describe, and its tensors dequantised, one after the other."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from talking_heads_utils.weights.gguf_model import described_by, tokenizer_of
 
-    from talking_heads_utils.weights.gguf_model import tokenizer_of
-
-    described = AutoConfig.for_model(**config)
-    with torch.device("meta"):
-        shell = AutoModelForCausalLM.from_config(described)
-    described.architectures, described.dtype = [type(shell).__name__], torch.float32
+    described, model, own = described_by(tensors, config)
+    described.architectures, described.dtype = [model.__name__], torch.float32
     described.save_pretrained(folder)
     tokenizer_of(tensors.file).save_pretrained(folder)
-    own = {name: tensors.names[name] for name in shell.state_dict() if name in tensors.names}
     edited = {tensors.names[name]: tensor for name, tensor in changed.items()}
     shapes = {name: tuple(tensors.empty(stored).shape) for name, stored in own.items()}
     found = (edited[at] if at in edited else tensors.tensor(at) for at in own.values())

@@ -21,8 +21,13 @@
 ``icl_worlds``    tables of tasks in context whose truth is known
 ``whole_worlds``  whole planted models through the experiments
 ``weight_worlds`` planted worlds of scores and weights
+``planted_circuit``  attention weights with the links of IOI's circuit planted in them, or none
+``planted_pair``     one planted channel between two heads
 ``verdicts``      what may be said of a claim, and the shape of a rule
 ``gate``          which tasks a model does well enough to be asked how
 ``prefixes``      which prefix a model does its tasks best behind
 ``corpus``        running text
+``dealt``         tests by draws, heads' names dealt anew within layers
+``folds``         folds to cross-validate
+``toys``          what the small models saw in training
 """

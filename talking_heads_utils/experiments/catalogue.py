@@ -7,7 +7,8 @@ from talking_heads_utils.experiments.editing.experiments import EXPERIMENTS as E
 from talking_heads_utils.experiments.icl.experiments import EXPERIMENTS as ICL
 from talking_heads_utils.experiments.inhibition.experiments import EXPERIMENTS as INHIBITION
 from talking_heads_utils.experiments.positional.experiments import EXPERIMENTS as POSITIONAL
-from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, PLANTED, known_models, learners
+from talking_heads_utils.experiments.toys import learners
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, PLANTED, known_models
 
 EXPERIMENTS = (*INHIBITION, *POSITIONAL, *EDITING, *ICL)
 

@@ -21,18 +21,11 @@ from talking_heads_utils.experiments import corpus, gate
 from talking_heads_utils.experiments.gate import Cell
 from talking_heads_utils.experiments.inhibition.list_roles import FoundRoles, roles_on_lists
 from talking_heads_utils.experiments.rows import Row, frame, rows
+from talking_heads_utils.experiments.toys import longest_trained
 from talking_heads_utils.forward.recording import Recording, record
-from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, PLANTED, shipped_models, shown_as
 from talking_heads_utils.labels import Head
-from talking_heads_utils.models import (
-    PLANTED,
-    find_checkpoint,
-    load_with_tokenizer,
-    longest_trained,
-    moved,
-    shipped_models,
-    shown_as,
-)
+from talking_heads_utils.models import find_checkpoint, load_with_tokenizer, moved
 from talking_heads_utils.planted.model import planted_roles
 from talking_heads_utils.prompts import ioi, lists
 from talking_heads_utils.prompts.sets import PromptSet

@@ -20,8 +20,8 @@ from talking_heads_utils.experiments.result_files import results_folder, shown
 from talking_heads_utils.experiments.rows import R, rows
 from talking_heads_utils.experiments.source_sum import source_sum
 from talking_heads_utils.files import data_dir
-from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
-from talking_heads_utils.models import PLANTED, find_checkpoint, is_real, known_models, load_tokenizer, shipped_models
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, PLANTED, is_real, known_models, shipped_models
+from talking_heads_utils.models import find_checkpoint, load_tokenizer
 from talking_heads_utils.prompts.prefix import prefix_of
 from talking_heads_utils.resume import Store
 from talking_heads_utils.weights.heads import NO_NORM, Processing

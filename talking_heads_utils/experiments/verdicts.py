@@ -65,11 +65,6 @@ class Rule:
         return {unit: (has, n) for unit, (has, n) in counts.items() if has < n}
 
 
-def share_of(flags: pd.Series) -> float:
-    """Share of flags that are set; NaN of none."""
-    return float(flags.mean()) if len(flags) else nan
-
-
 def listed(values: Iterable[Any]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     names = [str(value) for value in values]

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from talking_heads_utils.experiments.dealt import names_within_layers
 from talking_heads_utils.experiments.inhibition import basis, links, listeners, measures
+from talking_heads_utils.experiments.planted_circuit import CircuitWorld
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.verdicts import Measured
 from talking_heads_utils.experiments.worlds import Cell, Random
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.planted.circuit import CircuitWorld
 from talking_heads_utils.roles import IOI_LINKS, Link, Roles, gpt2_small_roles
 from talking_heads_utils.scores.scores import CompositionScores, compute_scores
 from talking_heads_utils.settings import KINDS
-from talking_heads_utils.stats import holm, names_within_layers
+from talking_heads_utils.stats import holm
 
 if TYPE_CHECKING:
     import pandas as pd

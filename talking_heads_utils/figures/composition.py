@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from talking_heads_utils.experiments.inhibition.basis import DIFFERENCE, EVERY
 from talking_heads_utils.experiments.inhibition.links import JOINT
 from talking_heads_utils.experiments.inhibition.rivals import MEASURES
+from talking_heads_utils.experiments.planted_pair import PLANTED_READER, PLANTED_WRITER, expected_scores
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
@@ -29,7 +30,6 @@ from talking_heads_utils.figures.style import (
     stacked,
 )
 from talking_heads_utils.labels import Head
-from talking_heads_utils.planted.pair import PLANTED_READER, PLANTED_WRITER, expected_scores
 from talking_heads_utils.roles import NAME_MOVER, S_INHIBITION
 from talking_heads_utils.scores.scores import CompositionScores
 

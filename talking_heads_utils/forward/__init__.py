@@ -4,6 +4,5 @@
 ``layers``       one layer's weights, ready for algebra
 ``recording``    one forward pass, kept as far as the closed forms need it
 ``closed_form``  what a mover does after its query or its keys were changed, in closed form
-``steer``        a grid of settings of directions added at the last token
 ``ends``         logits at a few positions of each prompt
 """

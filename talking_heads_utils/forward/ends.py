@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
-
-from talking_heads_utils import batches
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -33,13 +31,3 @@ def logits_at(bridge: TransformerBridge, places: Int[Tensor, "n k"]) -> Iterator
         yield
     finally:
         handle.remove()
-
-
-@torch.no_grad()
-def logits_in_blocks(
-    bridge: TransformerBridge, tokens: Int[Tensor, "n n_pos"], places: Int[Tensor, "n k"], *, batch: int = 64
-) -> Iterator[tuple[slice, Float[Tensor, "rows k d_vocab"]]]:
-    """Logits at ``places``, ``batch`` rows at a time: which rows, and their logits, on the CPU in float32."""
-    for rows in batches.blocks(len(tokens), batch):
-        with logits_at(bridge, places[rows]):
-            yield rows, bridge(tokens[rows].to(bridge.cfg.device)).float().cpu()

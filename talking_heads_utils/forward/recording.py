@@ -108,11 +108,11 @@ class Recording:
         z = self.z(layer, at_end=at_end)
         return torch.einsum("...hd,hdm->...hm", z, self.weights.W_O[layer].to(z))
 
-    def activations(self, layers: range, *, at_end: bool = True) -> Float[Tensor, "n *n_pos layers n_heads d_head"]:
-        """How far each component of those layers goes along its write direction."""
+    def activations(self, layers: range) -> Float[Tensor, "n layers n_heads d_head"]:
+        """How far each component of those layers goes along its write direction at ``end``."""
         found = []
         for layer in layers:
-            z = self.z(layer, at_end=at_end)
+            z = self.z(layer)
             along = self.weights.W_O[layer].to(z) @ self.directions[layer].nan_to_num().mT
             found.append(torch.einsum("...hd,hdc->...hc", z, along))
         return torch.stack(found, -3)

@@ -1,17 +1,12 @@
-"""Parts of a prompt set: the half that choices are made on, the half that scores them, and folds to cross-validate."""
+"""Parts of a prompt set: the half that choices are made on, and the half that scores them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
-
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.settings import SEED
 
 FEWEST = 20  # prompts behind an interval
 
@@ -33,22 +28,6 @@ def halves(prompts: PromptSet) -> tuple[PromptSet, PromptSet]:
     """``(selection, held out)``, as :func:`half_rows` has them."""
     selection, held_out = half_rows(prompts)
     return prompts.select(selection), prompts.select(held_out)
-
-
-def in_selection(prompts: PromptSet) -> Bool[Tensor, "n_prompts"]:
-    """Which prompts are marked as those of the selection half."""
-    return torch.tensor([half == SELECTION for half in prompts.info["half"]])
-
-
-def random_folds(n: int, n_folds: int = 5, seed: int = SEED) -> Int[Tensor, "n"]:
-    """Folds of equal size, up to one, at random."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed)) % n_folds
-
-
-def wording_folds(prompts: PromptSet) -> Int[Tensor, "n_prompts"]:
-    """One fold per wording: what is scored was fitted on other wordings."""
-    names = sorted(set(prompts.info["wording"]))
-    return torch.tensor([names.index(name) for name in prompts.info["wording"]])
 
 
 def check_enough(prompts: PromptSet | Sequence[int]) -> None:

@@ -55,12 +55,3 @@ def word_tokenizer(
     for kind, n in (("names", n_names), ("places", n_places), ("objects", n_objects)):
         words += (data_dir() / "prompts" / f"{kind}.txt").read_text(encoding="utf-8").split()[:n]
     return level_tokenizer(words, split, n_positions)
-
-
-def number_tokenizer(n_numbers: int, n_positions: int) -> PreTrainedTokenizerFast:
-    """One token per number, and the comma. Brackets and line ends, which prompts of functions have, are dropped."""
-    from tokenizers import Regex, normalizers, pre_tokenizers
-
-    words = [",", *map(str, range(n_numbers))]
-    brackets = normalizers.Replace(Regex("[()]"), " ")
-    return level_tokenizer(words, pre_tokenizers.Whitespace(), n_positions, brackets)

@@ -171,13 +171,3 @@ def load_scores(path: Path) -> CompositionScores:
 def load_shipped_scores(model: str = "gpt2-small") -> CompositionScores:
     """The scores of a real model that come with the book, so that a page needs no weights and no network."""
     return load_scores(data_dir() / model / SHIPPED)
-
-
-def scores_of(weights: str | None = None, *, revision: str | None = None, seed: int = SEED) -> CompositionScores:
-    """The shipped scores of GPT-2 small, which keep the seed they were made with, or those of the checkpoint folder or
-    Hub id ``weights``, computed now."""
-    if weights is None:
-        return load_shipped_scores()
-    from talking_heads_utils.weights.checkpoints import load_head_weights
-
-    return compute_scores(load_head_weights(weights, revision=revision), seed=seed)

@@ -23,9 +23,10 @@ from talking_heads_utils.experiments.run import FIRST
 from talking_heads_utils.experiments.store import Finished, finished
 from talking_heads_utils.figures.page import MISSING, building_book
 from talking_heads_utils.forward.recording import record
+from talking_heads_utils.known import known_models
 from talking_heads_utils.labels import Head
 from talking_heads_utils.metrics import answer_logits
-from talking_heads_utils.models import find_checkpoint, known_models
+from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.prompts.sets import PromptSet
 
 if TYPE_CHECKING:

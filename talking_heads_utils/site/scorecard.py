@@ -18,8 +18,7 @@ from talking_heads_utils.experiments.claims import CLAIMS, Claim
 from talking_heads_utils.experiments.result_files import results_folder
 from talking_heads_utils.experiments.store import Finished, finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict, listed
-from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS
-from talking_heads_utils.models import PLANTED, known_models
+from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, PLANTED, known_models
 from talking_heads_utils.site.claim_words import (
     NOTED,
     NOTES,

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.experiments.icl.functions import Examples, Family, bayes_accuracy, trained_prior
-from talking_heads_utils.prompts.toy import number_tokenizer
+from talking_heads_utils.prompts.toy import level_tokenizer
 from talking_heads_utils.training.model import fresh_gpt2
 from talking_heads_utils.training.spec import FunctionsSpec
 
@@ -111,3 +111,12 @@ class FunctionsJob:
             for k, value in enumerate(bayes_accuracy(family, self._fixed(family, name, n), prior).mean(0).tolist())
         }
         return dict(exact_reader=reader)
+
+
+def number_tokenizer(n_numbers: int, n_positions: int) -> PreTrainedTokenizerFast:
+    """One token per number, and the comma. Brackets and line ends, which prompts of functions have, are dropped."""
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    words = [",", *map(str, range(n_numbers))]
+    brackets = normalizers.Replace(Regex("[()]"), " ")
+    return level_tokenizer(words, pre_tokenizers.Whitespace(), n_positions, brackets)

@@ -112,7 +112,7 @@ def load_head_weights(
     or a model that comes in a package (``smollm2``).
 
     Reads just the attention tensors, from ``model.safetensors``, the shards of its index or the GGUF file, for the
-    families of :func:`~talking_heads_utils.weights.families.families_table`. Quantised weights are dequantised. Raises
+    families of :data:`~talking_heads_utils.weights.families.FAMILIES`. Quantised weights are dequantised. Raises
     :class:`CheckpointError` for a folder that is missing, partial, not finite or of an unknown family, and
     :class:`DownloadError` if the Hub, or the package index, cannot be reached.
     """

@@ -1,6 +1,6 @@
 """How each family of checkpoint names and lays out its attention tensors. Adding a family is adding one entry.
 
-:func:`families_table` says what can be had of each. Sources: the Hugging Face implementations ``GPT2Attention``
+``book/method.md`` says what can be had of each. Sources: the Hugging Face implementations ``GPT2Attention``
 (Conv1D, [in, out]), ``GPTNeoXAttention`` (heads interleaved as [n_heads, 3, d_head]), ``LlamaAttention`` and
 ``MistralAttention`` (grouped keys and values), ``Qwen2Attention`` (the same with biases of queries, keys and values)
 and ``Qwen3Attention`` (queries and keys normalised).
@@ -236,12 +236,3 @@ def check_bilinear(source: Source, kinds: str = "QK") -> None:
             f"{source.name} ({family.name}) normalises queries and keys, so no matrix W_Q W_K^T gives its attention: "
             'only composition of kind "V" (--kinds V) and plain runs of the model can be had.'
         )
-
-
-def families_table() -> str:
-    """What can be had of each family, in Markdown."""
-    rows = ["| family | models, for example | composition | closed forms, last token alone |", "|---|---|---|---|"]
-    for family in FAMILIES.values():
-        can = ("V", "no: queries and keys are normalised") if family.qk_norm else ("Q, K, V", "yes")
-        rows.append(f"| `{family.name}` | {family.models} | {' | '.join(can)} |")
-    return "\n".join(rows)

@@ -33,10 +33,17 @@ _READ_HERE = {
 class _Reader(GGUFReader):
     """The library's reader, but for lists of strings: two arrays for each of 100,000 tokens and merges take seconds."""
 
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> np.ndarray:
+        if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise EOFError("it ends before all that its header names")
+        return super()._get(offset, dtype, count, override_order)
+
     def _get_field_parts(
         self, orig_offs: int, raw_type: int
     ) -> tuple[int, list[np.ndarray], list[int], list[GGUFValueType]]:
         kinds = [GGUFValueType.ARRAY, GGUFValueType.STRING]
+        if raw_type == kinds[0] and int(self._get(orig_offs + 4, np.uint64)[0]) > len(self.data) - orig_offs:
+            raise EOFError("it ends before all that its header names")
         if raw_type != kinds[0] or self._get(orig_offs, np.uint32)[0] != kinds[1]:
             return super()._get_field_parts(orig_offs, raw_type)
         order = ">" if self.byte_order == "S" else "<"
@@ -50,7 +57,7 @@ class GgufFile:
     """A GGUF file whose header has been read.
 
     metadata: name -> value; a list of strings is left out. tensors: name -> the library's view into the mapped file.
-    Raises :class:`CheckpointError` for a file that is no GGUF, is cut short or is one part of several.
+    Raises :class:`CheckpointError` for a file that is no GGUF, is cut short or damaged, or is one part of several.
     """
 
     def __init__(self, path: Path):
@@ -67,7 +74,8 @@ class GgufFile:
         """One tensor in float32, its shape in the order of torch."""
         tensor = self.tensors[name]
         try:
-            return dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+            with np.errstate(all="ignore"):  # what is not finite is refused where it is used
+                return dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
         except NotImplementedError as error:
             raise CheckpointError(
                 f"{name} in {self.path} is stored as {tensor.tensor_type.name}, which the gguf library cannot "
@@ -93,7 +101,10 @@ def _read(path: Path) -> _Reader:
         with path.open("rb") as file:
             if (magic := file.read(4)) != b"GGUF":
                 raise CheckpointError(f"{path} is no GGUF file: it begins with {magic!r}, not with b'GGUF'.")
-        return _Reader(path)
+        with np.errstate(over="ignore"):  # of an offset beyond all files
+            reader = _Reader(path)
+        _check_places(reader)
+        return reader
     except CheckpointError:
         raise
     except Exception as error:  # the library finds a damaged header by whatever goes wrong first
@@ -101,6 +112,17 @@ def _read(path: Path) -> _Reader:
             f"{path} is no whole GGUF file ({type(error).__name__}: {error}): it is cut short or damaged. "
             "Download it again."
         ) from error
+
+
+def _check_places(reader: _Reader) -> None:
+    """Raises :class:`ValueError` for a tensor that does not begin where the format lets it, or within another one."""
+    stop, last = reader.data_offset, "the header"
+    for tensor in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
+        if (tensor.data_offset - reader.data_offset) % int(reader.alignment):
+            raise ValueError(f"{tensor.name} begins at no multiple of {reader.alignment} bytes")
+        if tensor.data_offset < stop:
+            raise ValueError(f"{tensor.name} lies over {last}")
+        stop, last = tensor.data_offset + tensor.n_bytes, tensor.name
 
 
 def plain_config(file: GgufFile) -> dict[str, Any]:
@@ -232,7 +254,14 @@ class GgufTensors:
 
     def laid_out(self, own: str, weights: Any) -> Any:
         """Rows and sides as Hugging Face has them: Llama's queries and keys lie otherwise, GPT-2's matrices across."""
-        return self.processor.process(weights, own, tensor_key_mapping={}, parsed_parameters={"tensors": {}}).weights
+        parsed: dict[str, Any] = {"tensors": {}}
+        try:
+            return self.processor.process(weights, own, tensor_key_mapping={}, parsed_parameters=parsed).weights
+        except (RuntimeError, ValueError) as error:  # rows that do not divide among the heads
+            raise CheckpointError(
+                f"{own} in {self.file.path} is {list(weights.shape)}, which its metadata do not allow. "
+                "Download it again."
+            ) from error
 
     @cached_property
     def processor(self) -> Any:

@@ -25,24 +25,29 @@ class _Lazy:
         return self.tensors.tensor(self.name)[index]
 
 
-def from_gguf(tensors: GgufTensors, config: dict[str, Any], **options: Any) -> Any:
-    """What ``from_pretrained(**options)`` of the model's class gives. With ``device_map="meta"`` nothing is read.
-
-    Raises :class:`CheckpointError` for a tensor that the model which the metadata describe has no place for.
-    """
+def described_by(tensors: GgufTensors, config: dict[str, Any]) -> tuple[Any, Any, dict[str, str]]:
+    """Config and class of the model that the metadata describe, and its tensors' names -> those in the file."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     described = AutoConfig.for_model(**config)
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(described)
-    held = {name: tensors.names[name] for name in shell.state_dict() if name in tensors.names}
+    return described, type(shell), {name: tensors.names[name] for name in shell.state_dict() if name in tensors.names}
+
+
+def from_gguf(tensors: GgufTensors, config: dict[str, Any], **options: Any) -> Any:
+    """What ``from_pretrained(**options)`` of the model's class gives. With ``device_map="meta"`` nothing is read.
+
+    Raises :class:`CheckpointError` for a tensor that the model which the metadata describe has no place for.
+    """
+    described, model, held = described_by(tensors, config)
     if stray := sorted(set(tensors.file.tensors) - set(held.values()) - {ROPE_FACTORS}):
         raise CheckpointError(
             f"The file holds {stray[0]}, for which the {described.model_type} model of its metadata has no place."
         )
     meta = options.get("device_map") == "meta"
     state = {name: tensors.empty(own) if meta else _Lazy(tensors, own) for name, own in held.items()}
-    return type(shell).from_pretrained(None, config=described, state_dict=state, **options)
+    return model.from_pretrained(None, config=described, state_dict=state, **options)
 
 
 def tokenizer_of(file: GgufFile) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 from talking_heads_utils.cli.benchmarks import Row, compare, random_model
 from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
-from talking_heads_utils.forward.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
+from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.prompts.toy import word_tokenizer

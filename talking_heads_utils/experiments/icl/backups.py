@@ -23,7 +23,7 @@ from talking_heads_utils.experiments.icl import tasks
 from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
-from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, ready
+from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, marked, ready, written
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.engine import Forward, Z
 from talking_heads_utils.labels import Head
@@ -122,7 +122,7 @@ def changes(
     """
     d = direct(r, sets)
     heads, mlps = (part.double() for part in (d.heads, d.mlps))
-    out = torch.stack([_marked(r.clean, some) for some in sets]).double()
+    out = marked(r.clean, sets)[0].double()
     moved = heads[:, 1:] - heads[:, :1]
     lost = -(moved * out).sum((-2, -1))
     by_kind = torch.einsum("nklh,klh,clh->nkc", moved, 1 - out, kinds)
@@ -153,13 +153,13 @@ def _along_final(r: Ready, sets: Sequence[Sequence[Head]]) -> tuple[Tensor, Tens
     :attr:`~talking_heads_utils.experiments.icl.swaps.Direct.post`: both of the changed run, and both of the untouched
     one, which is variant 0."""
     f, found = r.clean, []
-    out = torch.stack([torch.zeros(f.n_layers, f.n_heads), *(_marked(f, some) for some in sets)]).to(f.final).bool()
+    out = marked(f, [(), *sets])[0].to(f.final.device)
     for rows in batches.blocks(len(f.end), max(1, N_AT_ONCE // len(out))):
         _, instead = _run(r.twin, rows, torch.zeros_like(out[:1]))
         final, z = _run(f, rows, out, instead)
         stream = f.norm.center(final)
         own = stream / f.norm.scale(stream.square().sum(-1), stream.shape[-1])[..., None]
-        found.append([torch.stack([_written(f, layer, at, along) for layer, at in enumerate(z)], 2).cpu()
+        found.append([torch.stack([written(f, layer, at, along) for layer, at in enumerate(z)], 2).cpu()
                       for along in (own, own[:, :1])])  # fmt: skip
     free, held = map(torch.cat, zip(*found))
     return free, held
@@ -179,18 +179,6 @@ def _run(f: Forward, rows: slice, out: Tensor, instead: Sequence[Tensor] = ()) -
 
     x = f.resid[rows, None, None].expand(-1, len(out), -1, -1)
     return f.run(x, f.at_end(), change=change, rows=rows)[:, :, 0], seen
-
-
-def _written(f: Forward, layer: int, z: Tensor, along: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k n_heads"]:
-    """What a layer's heads write along a direction."""
-    return (z * torch.einsum("hdm,nkm->nkhd", f.layers[layer].attention.W_O, along)).sum(-1)
-
-
-def _marked(f: Forward, heads: Sequence[Head]) -> Float[Tensor, "n_layers n_heads"]:
-    out = torch.zeros(f.n_layers, f.n_heads)
-    for head in heads:
-        out[head.layer, head.head] = 1
-    return out
 
 
 def measure(r: Ready, picked: Picked, *, seed: int = 0) -> Measured:

@@ -3,7 +3,7 @@
 Two layers of twelve heads, no norm. A prompt is a filler, an answer and the question's mark; heads at the last token
 read the answer and add to its logit. In the twin a filler stands in the answer's place, about which nothing is written.
 So with nothing drawn at random the log-odds of the answer are what is added, less a constant, and what is lost with
-heads exchanged is known by formula: :func:`known_loss`.
+heads exchanged is known by formula.
 
 With s_i what head i adds, and sums over the key heads, those that the kind is about:
 
@@ -49,7 +49,6 @@ QUESTION = 0  # token of the question's mark; answers follow, then fillers
 N_WORDS = 1 + N_ANSWERS + N_FILLERS
 ANSWERS, FILLERS = slice(1, 1 + N_ANSWERS), slice(1 + N_ANSWERS, N_WORDS)
 HIDDEN = slice(2 * N_WORDS, 2 * N_WORDS + N_ANSWERS)  # where key heads tell others of what they write
-N_KEY = 5
 N_TOKENS = 3
 
 
@@ -87,22 +86,6 @@ class Plan:
     def slope(self) -> float:
         """By which key heads of layer 1 look at the answer as more is told."""
         return {Kind.BACKUP: -self.steep, Kind.CHAIN: self.steep}.get(self.kind, 0.0)
-
-
-def known_loss(plan: Plan, out: Sequence[Head]) -> float:
-    """What is lost with these heads at the twin's values at the last token: log-odds, nats, with no noise."""
-    return _log_odds(plan, ()) - _log_odds(plan, out)
-
-
-def _log_odds(plan: Plan, out: Sequence[Head]) -> float:
-    left = {head: s for head, s in plan.written.items() if head not in out}
-    lacking = sum(s for head, s in plan.told.items() if head in out)
-    gate = 2 / (1 + math.exp(plan.slope * lacking))
-    logit = sum(s * (gate if head in plan.key and head not in plan.told else 1) for head, s in left.items())
-    if plan.kind in (Kind.COPIES, Kind.ALIKE):
-        logit -= max(0.0, plan.room - lacking)
-    rival = sum(s for head, s in plan.written.items() if head in out) if plan.kind is Kind.RIVALS else 0.0
-    return logit - math.log(N_WORDS - 2 + math.exp(rival))
 
 
 def room_for(ratio: float, written: Sequence[float]) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from talking_heads_utils.experiments.dealt import drawn_test, mean_over_draws, names_within_layers
 from talking_heads_utils.experiments.icl.backups import Who
 from talking_heads_utils.experiments.icl.parts import HEADS, MLPS, Attribute
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
@@ -22,7 +23,7 @@ from talking_heads_utils.experiments.icl.swaps import Where
 from talking_heads_utils.experiments.rules import QUARTER, TENTH
 from talking_heads_utils.experiments.verdicts import Measured
 from talking_heads_utils.labels import Head
-from talking_heads_utils.stats import Interval, drawn_test, mean_over_draws, names_within_layers
+from talking_heads_utils.stats import Interval
 
 if TYPE_CHECKING:
     import pandas as pd

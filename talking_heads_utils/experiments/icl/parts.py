@@ -16,14 +16,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.ablation import Mlp
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import redundancy, tasks
 from talking_heads_utils.experiments.icl.clusters import mean_in_clusters
 from talking_heads_utils.experiments.icl.swaps import Into, Ready, exchanged, ready
 from talking_heads_utils.experiments.icl.tasks import COUNTED, Asked, WordTask
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.labels import Head, Mlp, heads_in
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.questions import asked_at

@@ -18,11 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.ablation import Mlp
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.icl.tasks import Asked
 from talking_heads_utils.forward.engine import MLP_OUT, RESID_PRE, Change, Forward, Z, chained, prepare
-from talking_heads_utils.labels import Head
+from talking_heads_utils.labels import Head, Mlp
 
 if TYPE_CHECKING:
     from talking_heads_utils.experiments.context import Context
@@ -252,7 +251,7 @@ class _Plan:
 
 
 def _plan(f: Forward, sets: Sequence[Sequence[Part]], rest: bool = False) -> _Plan:
-    heads, mlps = _marked(f, sets, rest)
+    heads, mlps = marked(f, sets, rest)
     steps, which = [], [torch.zeros(len(sets), dtype=torch.long)]
     for of_heads, of_mlp in zip(heads.unbind(1), mlps.unbind(1)):
         out = torch.cat([which[-1][:, None], of_heads, of_mlp[:, None]], 1)
@@ -262,8 +261,9 @@ def _plan(f: Forward, sets: Sequence[Sequence[Part]], rest: bool = False) -> _Pl
     return _Plan(steps, which)
 
 
-def _marked(f: Forward, sets: Sequence[Sequence[Part]], rest: bool) -> tuple[Tensor, Tensor]:
-    """What each set takes out: ``[n_sets, n_layers, n_heads]`` and ``[n_sets, n_layers]``."""
+def marked(f: Forward, sets: Sequence[Sequence[Part]], rest: bool = False) -> tuple[Tensor, Tensor]:
+    """What each set takes out: ``[n_sets, n_layers, n_heads]`` and ``[n_sets, n_layers]``. Raises as
+    :func:`exchanged` does."""
     heads = torch.zeros(len(sets), f.n_layers, f.n_heads, dtype=torch.bool)
     mlps = torch.zeros(len(sets), f.n_layers, dtype=torch.bool)
     if not len(sets):
@@ -375,7 +375,11 @@ def _post(
     for along in (own, own[:, :1]):
         scores = own.new_zeros(*own.shape[:2], f.n_layers, f.n_heads)
         for layer in range(top):
-            read = torch.einsum("hdm,nkm->nkhd", f.layers[layer].attention.W_O, along)
-            scores[:, :, layer] = (seen[Z, layer][:, which[layer + 1], 0] * read).sum(-1)
+            scores[:, :, layer] = written(f, layer, seen[Z, layer][:, which[layer + 1], 0], along)
         found.append(scores)
     return found[0], found[1]
+
+
+def written(f: Forward, layer: int, z: Tensor, along: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k n_heads"]:
+    """What a layer's heads write along a direction."""
+    return (z * torch.einsum("hdm,nkm->nkhd", f.layers[layer].attention.W_O, along)).sum(-1)

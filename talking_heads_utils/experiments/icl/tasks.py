@@ -15,10 +15,9 @@ from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.gate import AT_LEAST
 from talking_heads_utils.experiments.icl.asked import DRAWN, Asked, Examples, NumberTask, Task, WordTask
 from talking_heads_utils.experiments.icl.functions import Family
-from talking_heads_utils.experiments.icl.words import WordsRow, answered, answers_of
+from talking_heads_utils.experiments.icl.words import WordsRow, answered, answers_of, logits_in_blocks
 from talking_heads_utils.experiments.rows import Row, column, rows
-from talking_heads_utils.forward.ends import logits_in_blocks
-from talking_heads_utils.models import model_source
+from talking_heads_utils.known import model_source
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts import relations
 from talking_heads_utils.prompts.encoding import tokenized, unknown_id

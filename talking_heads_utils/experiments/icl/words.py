@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils.errors import NotApplicable
-from talking_heads_utils.experiments.gate import AT_LEAST
+from talking_heads_utils import batches
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.ends import logits_in_blocks
+from talking_heads_utils.forward.ends import logits_at
 from talking_heads_utils.progress import follow
-from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.questions import Numbers, asked_at
 from talking_heads_utils.prompts.relations import (
     ANOTHER,
@@ -31,6 +30,7 @@ from talking_heads_utils.prompts.words import check_one_token
 from talking_heads_utils.stats import share_in_clusters
 
 if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase
 
     from talking_heads_utils.experiments.context import Context
@@ -133,31 +133,19 @@ def answered(
     return greedy, among
 
 
+@torch.no_grad()
+def logits_in_blocks(
+    bridge: TransformerBridge, tokens: Int[Tensor, "n n_pos"], places: Int[Tensor, "n k"], *, batch: int = 64
+) -> Iterator[tuple[slice, Float[Tensor, "rows k d_vocab"]]]:
+    """Logits at ``places``, ``batch`` rows at a time: which rows, and their logits, on the CPU in float32."""
+    for rows in batches.blocks(len(tokens), batch):
+        with logits_at(bridge, places[rows]):
+            yield rows, bridge(tokens[rows].to(bridge.cfg.device)).float().cpu()
+
+
 def _row(relation: Relation, half: str, shown: str, k: int, right: Tensor, greedy: Tensor, among: Tensor) -> WordsRow:
     exact, best = (share_in_clusters(hits, right) for hits in (greedy, among))
     return WordsRow(
         relation.name, half, shown, k, *exact[:3], *best[:3], 1 / len(relation.answers), exact.n,
         len(relation.pairs), relation.left_out,
     )  # fmt: skip
-
-
-def gate(run: Context, n_examples: int, *, n: int = 32) -> list[WordsRow]:
-    """How well a model does each task on the selection half, by which it is decided what it may be asked.
-
-    Tasks of which a half has too few pairs for such prompts, and one to set beside them, are left out.
-    """
-    fit = [r for r in load_relations(run.tokenizer)
-           if min(len(r.half(h)) for h in (SELECTION, HELD_OUT)) > n_examples + 1]  # fmt: skip
-    return [row for r in follow(fit, "tasks of words") for row in _along(run, r, n, [n_examples], SELECTION)]
-
-
-def best_of(gate: Sequence[WordsRow], model: str) -> str:
-    """The task with the highest lower bound of accuracy over the vocabulary, of those where that is
-    :data:`~experiments.gate.AT_LEAST` times chance among the answers. Raises :class:`NotApplicable` where none is."""
-    passed = [row for row in gate if row.low >= AT_LEAST * row.chance]
-    if not passed:
-        raise NotApplicable(
-            f"{model} can be asked nothing in context: its tokenizer splits the numbers, and of {len(gate)} tasks of "
-            f"words with answers of one token it does none better than {AT_LEAST} times chance."
-        )
-    return max(passed, key=lambda row: row.low).task

@@ -13,12 +13,13 @@ from torch import Tensor
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import NotApplicable, UnsupportedModelError
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.dealt import drawn_test, mean_over_draws, names_within_layers
 from talking_heads_utils.experiments.inhibition.links import N_DRAWS
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.roles import NAME_MOVER, S_INHIBITION, Roles
 from talking_heads_utils.scores.composition import reading_maps
-from talking_heads_utils.stats import bootstrap_mean, drawn_test, mean_over_draws, names_within_layers
+from talking_heads_utils.stats import bootstrap_mean
 from talking_heads_utils.weights.heads import HeadWeights
 
 N_BASES = 99

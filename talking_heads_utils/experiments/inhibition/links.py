@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.dealt import DrawnTest, drawn_test, names_within_layers
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.labels import Component, Head, heads_in
+from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.roles import Link
 from talking_heads_utils.scores.scores import CompositionScores
-from talking_heads_utils.stats import DrawnTest, Interval, bootstrap_mean, drawn_test, holm, names_within_layers
+from talking_heads_utils.stats import Interval, bootstrap_mean, holm, percentile_among
 
 N_DRAWS = 99_999
 JOINT = "all links"  # in place of a link: the test of all of them together
@@ -66,8 +66,7 @@ def percentiles(values: Percentiles) -> Percentiles:
     out = torch.full(values.shape, torch.nan, dtype=torch.float64)
     for layer in range(1, len(values)):
         earlier = values[:layer, :, layer].flatten(0, 1)
-        ranks = torch.from_numpy(rankdata(earlier.double().numpy(), axis=0, nan_policy="omit"))
-        out[:layer, :, layer] = (100 * (ranks - 1) / ((~earlier.isnan()).sum(0) - 1)).unflatten(0, (layer, -1))
+        out[:layer, :, layer] = percentile_among(earlier).unflatten(0, (layer, -1))
     return out
 
 
@@ -172,24 +171,3 @@ def known_links(c: Context) -> tuple[Link, ...]:
     if not (links := c.roles.links()):
         raise NotApplicable(f"In {c.model} no head is known to read another.")
     return links
-
-
-def edges_above(scores: CompositionScores, link: Link, least_z: float) -> list[tuple[Head, Head, str, bool]]:
-    """Every earlier head of which a reader of the link reads some component with at least this z: writer, reader, what
-    the two and the strongest component are called, and whether the pair is one of the link's."""
-    z = scores.best_z(link.kind)
-    edges = []
-    for reader in link.readers:
-        block, _ = scores.block(reader, link.kind)
-        for layer, head in (z[:, :, reader.layer, reader.head] >= least_z).nonzero().tolist():
-            best = Component(layer, head, int(block.z[layer, head, :, reader.head].nan_to_num(nan=-torch.inf).argmax()))
-            text = f"{best} → {reader}<br>z = {z[layer, head, reader.layer, reader.head]:.1f}"
-            edges.append((Head(layer, head), reader, text, (Head(layer, head), reader) in link.pairs))
-    return edges
-
-
-def expected_edges(link: Link, edges: Sequence[tuple[Head, Head, str, bool]], n_heads: int) -> float:
-    """How many of :func:`edges_above` would come from the link's writers if those out of each layer fell evenly on its
-    heads. Within layers, for scores rise with the layer."""
-    layers = [head.layer for head in link.writers]
-    return sum(layers.count(writer.layer) for writer, *_ in edges) / n_heads

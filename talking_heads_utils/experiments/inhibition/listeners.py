@@ -12,12 +12,13 @@ from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.dealt import DrawnTest, drawn_test, mean_over_draws, names_within_layers
 from talking_heads_utils.experiments.inhibition.links import N_DRAWS, percentiles
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.roles import BACKUP_MOVER, NAME_MOVER, S_INHIBITION, Roles
 from talking_heads_utils.scores.scores import CompositionScores
-from talking_heads_utils.stats import DrawnTest, Interval, drawn_test, mean_over_draws, names_within_layers
+from talking_heads_utils.stats import Interval
 
 N_BOOT = 2000
 EVERY = "all"  # in place of a head: the row of the test over all of them

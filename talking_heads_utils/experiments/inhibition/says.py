@@ -12,11 +12,12 @@ from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.folds import random_folds, wording_folds
 from talking_heads_utils.experiments.inhibition.coefficients import coefficients_at_end, predicted_components
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Component
 from talking_heads_utils.prompts import ioi, lists
-from talking_heads_utils.prompts.halves import check_enough, halves, random_folds, wording_folds
+from talking_heads_utils.prompts.halves import check_enough, halves
 from talking_heads_utils.prompts.ioi import IO_FIRST, S_FIRST, IOIPrompt, build_ioi, draw_ioi, swap_names, swap_order
 from talking_heads_utils.prompts.ioi import third_name as without_duplicate
 from talking_heads_utils.prompts.sets import PromptSet

@@ -16,6 +16,7 @@
 ``order``        accuracy by index, beside plain strategies
 ``correction``   a constant for each list index, added to the logits
 ``steering``     gains of steering that is told nothing, beside a correction of the logits
+``grid``         a grid of settings of directions added at the last token
 ``sweep``        the paper's whole grid, in chunks that resume
 ``sweep_results``  what a finished sweep gives
 """

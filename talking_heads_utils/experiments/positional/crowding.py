@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.dealt import drawn_test
 from talking_heads_utils.experiments.list_prompts import EACH_INDEX, QUICK_EACH_INDEX, Lists, Part, check_each_index
 from talking_heads_utils.experiments.positional.conditional import (
     conditional_slope,
@@ -24,12 +25,12 @@ from talking_heads_utils.experiments.positional.conditional import (
 )
 from talking_heads_utils.experiments.positional.correction import right as alone
 from talking_heads_utils.experiments.positional.ends import Ends
+from talking_heads_utils.experiments.positional.grid import Steering, prepare
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, basis, chosen, shown_lengths
 from talking_heads_utils.experiments.positional.subspace import lengths as asked_lengths
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.steer import Steering, prepare
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.stats import Interval, Z, drawn_test, share, share_change
+from talking_heads_utils.stats import Interval, Z, share, share_change
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

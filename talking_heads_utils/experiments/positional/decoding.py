@@ -11,13 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.dealt import drawn_test
+from talking_heads_utils.experiments.folds import random_folds
 from talking_heads_utils.experiments.list_prompts import EACH_INDEX, QUICK_EACH_INDEX, Lists, Part, check_each_index
 from talking_heads_utils.experiments.positional.coordinates import Feature, coordinates, decode, hypotheses
 from talking_heads_utils.experiments.positional.ends import Ends, ends
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.prompts.halves import random_folds
-from talking_heads_utils.stats import Interval, bootstrap_mean, drawn_test, share
+from talking_heads_utils.stats import Interval, bootstrap_mean, share
 
 N_LISTS = 400
 N_NEW_WORDING = 100  # as many as the held-out lists have of each of their four wordings

@@ -19,11 +19,11 @@ from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import movers_and_heads
 from talking_heads_utils.experiments.list_prompts import Lists
+from talking_heads_utils.experiments.positional.grid import item_scores
 from talking_heads_utils.forward.engine import Forward, Rows, prepare
-from talking_heads_utils.forward.layers import project, wide
+from talking_heads_utils.forward.layers import wide
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
-from talking_heads_utils.weights.rotary import turn
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -92,25 +92,14 @@ class Ends:
         for layer in range(upper.start, last):
             here = [mover for mover in self.movers if mover.layer == layer] if attention else []
             if here:
-                found.update(zip(here, self._item_scores(layer, [m.head for m in here], x, rows).unbind(2)))
+                scores = item_scores(upper, layer, [m.head for m in here], x, self.items[rows], rows)
+                found.update(zip(here, scores.unbind(2)))
             if logits or layer + 1 < last:
                 x = upper.layer(layer, x[:, :, None], upper.at_end(), rows)[:, :, 0]
         n, k, n_items = *x.shape[:2], self.candidates.shape[1]
         seen = torch.stack([found[mover] for mover in self.movers], 2) if attention else x.new_zeros(n, k, 0, n_items)
         given = upper.logits(x, self.candidates[rows]) if logits else x.new_zeros(n, k, 0)
         return given, seen.log_softmax(-1)
-
-    def _item_scores(
-        self, layer: int, heads: Sequence[int], x: Float[Tensor, "n k d_model"], rows: Rows
-    ) -> Float[Tensor, "n k heads n_items"]:
-        """Scores of some heads of a layer from ``end`` to the items: a softmax of them is attention among the items."""
-        upper, some = self.forward, list(heads)
-        W = upper.layers[layer - upper.start].attention
-        query = project(W.norm(x), W.W_Q[some], W.b_Q[some])
-        query = turn(query, upper.rotary, upper.end[rows][:, None, None])
-        which = torch.arange(len(self), device=x.device)[rows]
-        keys = upper.keys[layer - upper.start][which[:, None], :, self.items[rows]]  # [n, n_items, n_kv_heads, d_head]
-        return torch.einsum("nkhd,nihd->nkhi", query, keys[:, :, W.kv_index[some]]) / query.shape[-1] ** 0.5
 
     def _in_blocks(
         self, stream: Float[Tensor, "n k d_model"], rows: Rows, *, logits: bool = True, attention: bool = True

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.dealt import drawn_test
 from talking_heads_utils.experiments.gate import last_named, next_in_order
 from talking_heads_utils.experiments.positional.crowding import (
     SCALES,
@@ -20,7 +21,7 @@ from talking_heads_utils.experiments.positional.crowding import (
 )
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
-from talking_heads_utils.stats import drawn_test, share
+from talking_heads_utils.stats import share
 
 N_PERMUTATIONS = 999
 REMOVED = SCALES.index(0)

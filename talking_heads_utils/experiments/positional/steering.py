@@ -29,9 +29,9 @@ from talking_heads_utils.experiments.positional.crowding import (
     points,
     selection,
 )
+from talking_heads_utils.experiments.positional.grid import LOGITS, Steering, grid, steer
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.steer import LOGITS, Steering, grid, steer
 from talking_heads_utils.stats import Interval, share, share_change
 
 LENGTHS = (4, 6)

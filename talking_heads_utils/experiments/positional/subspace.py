@@ -20,9 +20,9 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import movers_and_heads
 from talking_heads_utils.experiments.inhibition.prediction import task_distances
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.toys import longest_trained
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.labels import Component, Head, heads_in
-from talking_heads_utils.models import longest_trained
 from talking_heads_utils.scores.distance import scores_at_distances
 
 N_COMPONENTS = 10  # that are chosen, the first three being the triple

@@ -23,7 +23,7 @@ from talking_heads_utils.cluster import Needs, Unit, run_units
 from talking_heads_utils.errors import OptionError, ResultError, TaskError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
-from talking_heads_utils.forward.steer import LOGITS, Steering, grid, prepare, steer
+from talking_heads_utils.experiments.positional.grid import LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer
 from talking_heads_utils.progress import follow

@@ -16,12 +16,10 @@ import numpy as np
 
 from talking_heads_utils import resume
 from talking_heads_utils.errors import OptionError, ResultError
+from talking_heads_utils.experiments.positional.grid import ATTENTION
 from talking_heads_utils.experiments.positional.sweep import ANSWER, MAX_WRITERS, Plan, read_plan
-from talking_heads_utils.experiments.result_files import results_folder, shown
+from talking_heads_utils.experiments.result_files import shown
 from talking_heads_utils.experiments.rows import Row, column, frame, rows
-from talking_heads_utils.files import data_dir
-from talking_heads_utils.forward.steer import ATTENTION
-from talking_heads_utils.models import is_real, known_models
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,28 +124,3 @@ def load(path: Path) -> Sweep:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OptionError, ResultError) as error:
         raise ResultError(f"{path} is no result of a sweep ({error}). Make it again.") from error
     return sweep
-
-
-def load_real(model: str, root: Path | None = None) -> Sweep | None:
-    """The finished sweep of a known real model; None where there is none.
-
-    root: the folder of all results, by default the book's. Raises :class:`ResultError` also for a result of another
-    model, such as a toy or a rehearsal, or of another revision.
-    """
-    known = known_models()[model]
-    path = results_folder(root or data_dir() / "results", model, known.revision) / FILE
-    if not path.exists() and not path.with_suffix(resume.NOTE).exists():
-        return None
-    sweep = load(path)
-    if sweep.plan.model != model or not is_real(model, sweep.plan.revision):
-        raise ResultError(
-            f"{path.parent} holds a sweep of {sweep.about['shows']} (revision {sweep.plan.revision}), which must not "
-            f"stand for {model} at {known.revision}. Remove it."
-        )
-    return sweep
-
-
-def not_run(model: str) -> str:
-    """The command that makes a real model's sweep."""
-    out = f"--out runs/{model.rsplit('/', 1)[-1]} --results data/results"
-    return f"python -m talking_heads_utils sweep --model {model} --n-items 4,6 --logits {out}"

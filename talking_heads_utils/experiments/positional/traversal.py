@@ -15,13 +15,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
+from talking_heads_utils.experiments.dealt import drawn_test
 from talking_heads_utils.experiments.list_prompts import Lists, Part
+from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.experiments.positional.subspace import K, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.steer import ATTENTION, LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.labels import Head
 from talking_heads_utils.progress import follow
-from talking_heads_utils.stats import drawn_test, summary
+from talking_heads_utils.stats import summary
 
 LENGTHS = 4, 6
 N_CHOOSE, N_SCORE, N_MAP, N_LINE = 60, 100, 60, 200  # lists of a length

@@ -16,14 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.components import direction_of
+from talking_heads_utils.components import write_vectors
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.layers import project
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
-from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.rotary import turn
 
 if TYPE_CHECKING:
@@ -49,15 +48,6 @@ class Steering:
     middle: Float[Tensor, "n d_model"]
     items: Int[Tensor, "n n_items"]
     candidates: Int[Tensor, "n n_items"]
-
-
-def write_vectors(bridge: TransformerBridge, writers: Sequence[Component]) -> Float[Tensor, "k d_model"]:
-    """Unit write directions, signed so that the largest entry is positive.
-
-    Raises :class:`LabelError` for a component that is not there or writes nothing.
-    """
-    weights = head_weights_from_bridge(bridge)
-    return torch.stack([direction_of(weights, writer)[0].to(weights.W_O.dtype) for writer in writers])
 
 
 def prepare(bridge: TransformerBridge, prompts: PromptSet, writers: Sequence[Component]) -> Steering:
