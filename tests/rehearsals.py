@@ -6,27 +6,24 @@ are not at hand. What runs on them rehearses what a GPU with a network will run.
 
 from __future__ import annotations
 
-import json
+import shutil
 import sys
 from pathlib import Path
 
 import torch
 
 TOKENIZER = ("tokenizer_config.json", "vocab.json", "merges.txt")
-MERGES, FEW = 50_000, 15_000  # of GPT-2's tokenizer; of the first, which keep common words whole but not long numbers
 
 
-def tiny(family: str, folder: Path, source: Path, *, digits: bool = False, merges: int = MERGES) -> Path:
+def tiny(family: str, folder: Path, source: Path, *, digits: bool = False) -> Path:
     """A random model of a family, with GPT-2's tokenizer: bfloat16, in shards; llama with grouped heads.
 
     digits: numbers are split into digits, as they are in many tokenizers; GPT-2's and Llama 3's keep them whole.
-    merges: how many of the tokenizer's it has; with :data:`FEW`, what goes by the vocabulary is quick.
     """
     import transformers as tf
 
     torch.manual_seed(0)
-    end = 256 + merges
-    vocab, bos = end + 1, dict(bos_token_id=end, eos_token_id=end)
+    vocab, bos = tf.GPT2Config.from_pretrained(source).vocab_size, dict(bos_token_id=50256, eos_token_id=50256)
     sizes = dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, vocab_size=vocab)
     rope = {"rope_type": "default", "rope_theta": 10000.0}
     config = {
@@ -36,21 +33,17 @@ def tiny(family: str, folder: Path, source: Path, *, digits: bool = False, merge
         ),
     }[family]()
     model = tf.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
-    _save(model, folder, source, merges)
+    _save(model, folder, source, max_shard_size="3MB")
     if digits:
         _split_digits(folder)
     return folder
 
 
-def _save(model, folder: Path, source: Path, n: int) -> Path:
+def _save(model, folder: Path, source: Path, **options) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, max_shard_size="1MB")
-    settings, words, merges = ((Path(source) / name).read_text(encoding="utf-8") for name in TOKENIZER)
-    kept = {word: i for word, i in json.loads(words).items() if i < 256 + n} | {"<|endoftext|>": 256 + n}
-    first = [line for line in merges.splitlines() if not line.startswith("#version")][:n]
-    written = settings, json.dumps(kept), "\n".join(first)
-    for name, text in zip(TOKENIZER, written):
-        (folder / name).write_text(text, encoding="utf-8")
+    model.save_pretrained(folder, **options)
+    for name in TOKENIZER:
+        shutil.copyfile(Path(source) / name, folder / name)
     return folder
 
 

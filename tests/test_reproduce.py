@@ -64,7 +64,7 @@ def test_a_sharded_bfloat16_folder_of_another_family_goes_through_every_experime
     monkeypatch.setattr(tasks, "low_end", lambda name, measured: 0.5 if name in ("plural", "past_tense") else None)
     for module in (evidence, additivity):
         monkeypatch.setattr(module, "asked", lambda c: c.kept(evidence.read))
-    folder = rehearsals.tiny("llama", tmp_path / "llama", Path(gpt2_source), merges=rehearsals.FEW)
+    folder = rehearsals.tiny("llama", tmp_path / "llama", Path(gpt2_source))
     assert len(list(folder.glob("*.safetensors"))) > 1
     c = Context(str(folder), quick=True, texts=TEXTS, dtype=torch.bfloat16)
     results, failed = reproduce(c, EXPERIMENTS, tmp_path / "results", silent)

@@ -20,6 +20,9 @@ from talking_heads_utils.weights.packages import SMOLLM2
 
 if TYPE_CHECKING:
     from IPython.display import HTML
+    from transformers import PreTrainedTokenizerBase
+
+    from talking_heads_utils.prompts.sets import PromptSet
 
 MODEL = SMOLLM2.name  # what runs in the page
 LIST, EXAMPLES = "list", "examples"
