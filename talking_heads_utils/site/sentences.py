@@ -78,5 +78,7 @@ def counts(tables: Tables, chapter: int) -> Any:
 
     claims = [claim for claim in CLAIMS if claim.chapter == chapter and claim.experiment in tables.done]
     found = [scorecard.judge(claim, tables.done[claim.experiment]).verdict for claim in claims]
+    if not found:
+        return None
     told = listed(f"{n} {verdict}" for verdict, n in Counter(sorted(found, key=list(scorecard.MARKS).index)).items())
-    return Markdown(f"**The chapter's {len(found)} claims, in {tables.name}:** {told}.") if found else None
+    return Markdown(f"**The chapter's {len(found)} claims, in {tables.name}:** {told}.")
