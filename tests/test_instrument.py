@@ -64,6 +64,11 @@ def inside(driver, code):
     )
 
 
+def text_of(driver, part):
+    """Read within the page: what is drawn anew between finding it and asking it would be lost."""
+    return driver.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", f"#{PLACE} {part}")
+
+
 def answer(driver, text, moves):
     moves = [
         {**dict(zip(("layer", "head", "component"), map(int, name[1:].replace("H", ".").split(".")))), "how": how,
@@ -93,19 +98,18 @@ def test_the_page_gives_the_package_s_numbers(page):
 @on_one_page
 def test_a_reader_moves_a_component_undoes_it_and_sends_it(page, address):
     page.execute_script("document.querySelector('#instrument-inhibition').scrollIntoView()")
-    before = page.find_element("css selector", f"#{PLACE} .difference").text
+    before = text_of(page, ".difference")
     page.find_element("css selector", f"#{PLACE} .head tbody input[type=range]").send_keys(Keys.HOME)
-    difference = lambda: page.find_element("css selector", f"#{PLACE} .difference").text  # noqa: E731
-    site_tools.wait_for(lambda: "→" in difference())
+    site_tools.wait_for(lambda: "→" in text_of(page, ".difference"))
     assert page.find_elements("css selector", f"#{PLACE} .grid .moved")
     link, lines = inside(page, "return [i.link(), i.python()]")["value"]
     assert 'th.ask("smollm2"' in lines and "set={" in lines
     page.find_element("css selector", f"#{PLACE} .changes li button").click()
-    site_tools.wait_for(lambda: difference() == before)
+    site_tools.wait_for(lambda: text_of(page, ".difference") == before)
     page.get("about:blank")
     page.get(link)
     load(page)
-    site_tools.wait_for(lambda: "→" in difference())
+    site_tools.wait_for(lambda: "→" in text_of(page, ".difference"))
 
 
 @on_one_page
@@ -117,7 +121,7 @@ def test_heads_are_reached_by_keys_and_by_name(page):
     assert active.get_attribute("data-head") not in (None, name) and "," in active.get_attribute("aria-label")
     active.send_keys(Keys.ENTER)
     opened = f"Head {active.get_attribute('data-head')}"
-    site_tools.wait_for(lambda: opened in page.find_element("css selector", f"#{PLACE} .head h4").text)
+    site_tools.wait_for(lambda: opened in text_of(page, ".head h4"))
 
 
 @on_one_page
@@ -174,9 +178,9 @@ def test_a_part_that_does_not_arrive_whole_is_named_and_fetched_again(tmp_path, 
         driver.get(f"{address}/{CHAPTER}")
         button = site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} button.load"))[0]
         driver.execute_script("arguments[0].click()", button)
-        status = lambda: driver.find_element("css selector", f"#{PLACE} [role=status]").text  # noqa: E731
-        site_tools.wait_for(lambda: "layer-07.bin" in status(), 120)
-        assert said in status() and button.is_enabled()
+        site_tools.wait_for(lambda: "layer-07.bin" in text_of(driver, "[role=status]"), 120)
+        assert said in text_of(driver, "[role=status]")
+        assert driver.find_element("css selector", f"#{PLACE} button.load").is_enabled()
         if hurt == "changed":
             part.write_bytes(whole)
             load(driver)

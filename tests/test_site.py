@@ -347,6 +347,7 @@ def test_every_control_of_a_figure_answers_to_keys(driver, page):
     from selenium.webdriver.common.keys import Keys
 
     open_page(driver, page)
+    driver.execute_script("document.querySelectorAll('article details').forEach(fold => { fold.open = true; })")
     assert not driver.find_elements("css selector", ".slider-container, .updatemenu-container")
     controls = driver.find_elements("css selector", ".figure-controls :is(select, input)")
     assert len(controls) >= 3
