@@ -15,9 +15,8 @@ from pathlib import Path
 
 import site_tools
 import torch
-from test_instrument import CHAPTER, MOVES, PLACE, answer, inside
+from test_instrument import CHAPTER, MOVES, PLACE, against_the_package, inside
 
-from talking_heads_utils.asking import ask
 from talking_heads_utils.cli.benchmarks import Row, report
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.models import load_model
@@ -78,18 +77,9 @@ def faithful(driver) -> list[dict]:
     bridge, rows = load_model("smollm2"), []
     texts = build_ioi(bridge.tokenizer, N_PROMPTS, seed=5).texts
     for moves in MOVES:
-        logits, pattern, same = [], [], 0
-        given: dict[str, dict[str, float]] = {"set": {}, "scale": {}, "add": {}}
-        for name, how, amount in moves:
-            given[how][name] = amount
-        for text in texts:
-            ours, theirs = ask(bridge, text, **given), answer(driver, text, moves)
-            found = torch.tensor(theirs["logits"])
-            logits.append((found - ours.logits).abs().max().item())
-            pattern.append((torch.tensor(theirs["pattern"]) - ours.pattern.flatten()).abs().max().item())
-            same += found.topk(5).indices.tolist() == ours.logits.topk(5).indices.tolist()
+        logits, pattern, same = zip(*(against_the_package(bridge, driver, text, moves) for text in texts))
         said = ", ".join(f"{name} {how} {amount:g}" for name, how, amount in moves) or "none"
-        rows.append(dict(moves=said, logits=max(logits), pattern=max(pattern), same_five=same, n=len(texts)))
+        rows.append(dict(moves=said, logits=max(logits), pattern=max(pattern), same_five=sum(same), n=len(texts)))
     return rows
 
 

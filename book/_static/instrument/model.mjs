@@ -63,9 +63,14 @@ const dot = (a, b, at = 0, bt = 0, n = b.length) => {
 
 /* --- the model --- */
 
+const layerFile = (l) => `layer-${String(l).padStart(2, "0")}.bin`;
+
+/* What a move makes of a component's coefficient. */
+export const moved = ({ how, amount }, now) => (how === "set" ? amount : how === "scale" ? amount * now : now + amount);
+
 export class PageModel {
-  /* progress(bytes) is called as parts arrive. The weights of one session at a time are held outside the runtime. */
-  static async open(ort, about, bring, progress = () => {}) {
+  /* The weights of one session at a time are held outside the runtime. */
+  static async open(ort, about, bring) {
     const model = new PageModel(), s = about.shape;
     Object.assign(model, { ort, about, bring, s, attention: [], mlp: [], heads: new Map(), layers: new Map(), states: [] });
     const parts = Object.fromEntries(about.layer.map((part) => [part.name, part]));
@@ -90,13 +95,11 @@ export class PageModel {
     model.table = await bring("embedding.bin");
     model.embedding = embedding;
     model.norm = rowsOf(model.table, norm, [0]);
-    progress(about.files["embedding.bin"].bytes);
     for (let l = 0; l < s.n_layers; l++) {
-      const name = `layer-${String(l).padStart(2, "0")}.bin`, bytes = await bring(name);
+      const bytes = await bring(layerFile(l));
       const some = (...names) => names.map((name) => [bytes, parts[name]]);
       model.attention.push(await session("attention", some("attn_norm", "W_Q", "W_K", "W_V", "W_O")));
       model.mlp.push(await session("mlp", some("mlp_norm", "W_gate", "W_in", "W_out")));
-      progress(about.files[name].bytes);
     }
     return model;
   }
@@ -133,7 +136,7 @@ export class PageModel {
   async layerBytes(l) {
     if (!this.layers.has(l)) {
       if (this.layers.size > 3) this.layers.delete(this.layers.keys().next().value);
-      this.layers.set(l, await this.bring(`layer-${String(l).padStart(2, "0")}.bin`));
+      this.layers.set(l, await this.bring(layerFile(l)));
     }
     return this.layers.get(l);
   }
@@ -196,7 +199,7 @@ export class PageModel {
     const same = this.states.filter((state) => String(state.ids) === String(ids) && String(state.pair) === String(pair));
     const plans = same.map((state) => ({ state, ...plan(state.moves, moves, this.s.n_layers) }));
     const best = plans.sort((a, b) => a.cost - b.cost)[0];
-    if (best && best.first === Infinity) return this.keep(best.state, moves);
+    if (best && best.first === Infinity) return this.keep(best.state);
     const old = best?.state, all = !best || best.all, first = best?.first ?? 0;
     const { d_model: d, n_layers, n_heads, n_kv, d_head: k } = this.s, T = ids.length, rows = all ? T : 1;
     const state = { ids, moves, pair };
@@ -222,21 +225,21 @@ export class PageModel {
     const end = x.subarray((rows - 1) * d);
     state.rms = Math.sqrt(dot(end, end) / d + this.s.eps); // direct effects are of the stream's scale: divide by it
     state.logits = this.unembed(Float64Array.from(end, (value, i) => (value * this.norm[i]) / state.rms));
-    return this.keep(state, moves);
+    return this.keep(state);
   }
 
   /* The untouched run and the last touched one are kept, for the next to run on from. */
-  keep(state, moves) {
+  keep(state) {
     this.states = [state, ...this.states.filter((other) => other !== state && String(other.ids) === String(state.ids) && !other.moves.length)].slice(0, 2);
-    return { ...state, moves };
+    return state;
   }
 
   tensor(data, dims) { return new this.ort.Tensor("float32", data, dims); }
 
-  async #move({ layer, head, component: c, how, amount }, z, out, at) {
-    const { write, read } = await this.head(layer, head), { d_model: d, d_head: k } = this.s;
-    const now = dot(z, read, head * k, c * k, k), then = how === "set" ? amount : how === "scale" ? amount * now : now + amount;
-    for (let i = 0; i < d; i++) out[at + i] += (then - now) * write[c * d + i];
+  async #move(move, z, out, at) {
+    const { layer, head, component: c } = move, { write, read } = await this.head(layer, head), { d_model: d, d_head: k } = this.s;
+    const now = dot(z, read, head * k, c * k, k), more = moved(move, now) - now;
+    for (let i = 0; i < d; i++) out[at + i] += more * write[c * d + i];
   }
 }
 

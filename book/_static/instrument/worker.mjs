@@ -1,5 +1,5 @@
 /* The model, off the page's own thread: brings its parts, checks and keeps them, and answers one request at a time. */
-import { PageModel, likeliest, softmax } from "./model.mjs";
+import { PageModel, likeliest, moved, softmax } from "./model.mjs";
 
 const WASM = "runtime/ort-wasm-simd-threaded.wasm";
 const KEPT = "talking-heads-model-"; // the browser's caches: one for each model, by its sum
@@ -57,7 +57,6 @@ const arrived = (n) => {
 
 const ask = {
   async open({ folder }) {
-    if (model) return { shape: about.shape, longest: about.longest };
     [base, loaded, opening] = [folder, 0, true];
     try {
       about = await (await fetch(new URL("model.json", base))).json();
@@ -108,8 +107,8 @@ const ask = {
   async head({ ids, moves, pair, layer, head, reader }) {
     const state = await model.run(ids, moves, pair), { singular } = await model.head(layer, head);
     const now = await model.coefficients(state, layer, head);
-    for (const { component, how, amount } of moves.filter((move) => move.layer === layer && move.head === head))
-      if (component !== undefined) now[component] = how === "set" ? amount : how === "scale" ? amount * now[component] : now[component] + amount;
+    for (const move of moves)
+      if (move.layer === layer && move.head === head && move.component !== undefined) now[move.component] = moved(move, now[move.component]);
     return { singular, now, scores: reader ? await model.scores(layer, head, reader) : null };
   },
 };
