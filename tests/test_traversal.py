@@ -82,7 +82,7 @@ def test_a_line_is_one_component_by_hooked_runs(c, small):
         ]  # halfway: at the ends attention may be nowhere
         share, said = hooked(c, 4, -0.5 * on.reach * torch.eye(3)[k])
         np.testing.assert_allclose(some["attention"], share.mean(0), atol=2e-3)
-        np.testing.assert_allclose(some["answered"], said.mean(0), atol=1e-9)
+        np.testing.assert_allclose(some["answered"], said.mean(0), atol=ONE)
         assert (line[line["amount"] == 0]["attention"].sum() == pytest.approx(1, abs=1e-5)) and (line["n"] == N).all()
     moves = {
         name: part.groupby("list_index")["attention"].agg(np.ptp).max() for name, part in table.groupby("component")

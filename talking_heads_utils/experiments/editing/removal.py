@@ -85,8 +85,8 @@ class Measured:
     """What removals do to I(m) on n prompts.
 
     changes: by component, the mean over the movers above it; NaN where there is none. squares: of each component's
-    coefficient at ``end``; NaN of one that writes nothing. inhibition, whole: by head, I(m) and its change when all of
-    that head is removed.
+    coefficient at ``end``. Both are NaN of one that writes nothing. inhibition, whole: by head, I(m) and its change when
+    all of that head is removed.
     """
 
     changes: Float[Tensor, "n layers n_heads d_head"]
@@ -110,8 +110,9 @@ def measure(
 def _measured(recording: Recording, movers: Sequence[Head], heads: Sequence[Head]) -> Measured:
     changes = component_effects(recording, movers).inhibition
     assert changes is not None
-    squares = recording.activations(range(changes.shape[2])).square()
-    squares = squares.masked_fill(is_empty(recording.singular_values[: changes.shape[2]]), torch.nan)
+    empty = is_empty(recording.singular_values[: changes.shape[2]])  # they write nothing but rounding
+    changes = changes.masked_fill(empty, torch.nan)
+    squares = recording.activations(range(changes.shape[2])).square().masked_fill(empty, torch.nan)
     of_heads = []
     for head in heads:
         above = [mover for mover in movers if mover.layer > head.layer]
