@@ -23,7 +23,8 @@ from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts.ioi import build_ioi
 
 TEXT = "When Mary and John went to the big store, John gave a drink to"  # 15 tokens
-N_STEPS, N_PROMPTS = 50, 20
+N_STEPS, N_PROMPTS, N_CARD = 50, 20, 2
+PATIENCE = 1200  # seconds that a page may take where the processor plays a graphics card
 
 RUN = """
 const ids = (await i.ask("tokens", { text })).map(({ id }) => id), pair = i.pair;
@@ -72,15 +73,26 @@ def _private(process: Path) -> float:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_")) / 1e6
 
 
-def faithful(driver) -> list[dict]:
-    """Largest differences from the package over the prompts, one row for each intervention."""
+def faithful(driver, n: int = N_PROMPTS, of=MOVES) -> list[dict]:
+    """Largest differences from the package over n prompts, one row for each intervention."""
     bridge, rows = load_model("smollm2"), []
-    texts = build_ioi(bridge.tokenizer, N_PROMPTS, seed=5).texts
-    for moves in MOVES:
+    texts = build_ioi(bridge.tokenizer, n, seed=5).texts
+    for moves in of:
         logits, pattern, same = zip(*(against_the_package(bridge, driver, text, moves) for text in texts))
         said = ", ".join(f"{name} {how} {amount:g}" for name, how, amount in moves) or "none"
         rows.append(dict(moves=said, logits=max(logits), pattern=max(pattern), same_five=sum(same), n=len(texts)))
     return rows
+
+
+def faithful_on_a_card(site: Path) -> list[dict]:
+    """The same by WebGPU, on a card that the processor plays: right or wrong, but no times."""
+    with site_tools.served(site) as address, site_tools.browser(served=True, card=True) as driver:
+        driver.command_executor.client_config.timeout = PATIENCE
+        driver.set_script_timeout(PATIENCE)
+        driver.get(f"{address}/{CHAPTER}")
+        site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} .card input"))
+        inside(driver, "i.card.checked = true; await i.load()")
+        return faithful(driver, N_CARD, MOVES[:4])
 
 
 def measure(site: Path, out: Path) -> None:
@@ -105,8 +117,9 @@ def measure(site: Path, out: Path) -> None:
             f"{N_STEPS}; differences are of probabilities",
             load_s=load, page_mb=before, with_model_mb=after, faithful=faithful(driver),
         )  # fmt: skip
-        print({name: value for name, value in about.items() if name != "faithful"}, [asdict(row) for row in rows])
-        report("page", rows, out, about)
+    about["faithful_on_a_card"] = faithful_on_a_card(site)
+    print(about, [asdict(row) for row in rows])
+    report("page", rows, out, about)
 
 
 if __name__ == "__main__":

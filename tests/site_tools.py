@@ -28,6 +28,10 @@ SHARED = re.compile(r"_static/(?!atlas-)")  # theme, plotly and scripts, which l
 SCRIPT_SECONDS = 180  # that a page's check for barriers may take: long tables on a busy machine take over 30
 
 
+NO_CARD = ("--disable-gpu",)
+CARD = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+
+
 @contextmanager
 def served(site: Path) -> Iterator[str]:
     """The site's address while it is served from this machine: a model runs in no page that is opened from a disk."""
@@ -45,8 +49,11 @@ def served(site: Path) -> Iterator[str]:
 
 
 @contextmanager
-def browser(served: bool = False) -> Iterator:
-    """A Chromium that can reach no host, but for this machine's own if a site is served from it."""
+def browser(served: bool = False, card: bool = False) -> Iterator:
+    """A Chromium that can reach no host, but for this machine's own if a site is served from it.
+
+    card: it lends pages a graphics card, which the processor plays, some hundred times more slowly.
+    """
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -54,7 +61,7 @@ def browser(served: bool = False) -> Iterator:
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
     profile = tempfile.mkdtemp(prefix="site-test-")
     for argument in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+        *(CARD if card else NO_CARD), "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}",
         "--host-resolver-rules=MAP * ~NOTFOUND" + (", EXCLUDE 127.0.0.1" if served else ""),
     ):  # fmt: skip

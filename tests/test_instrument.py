@@ -194,7 +194,7 @@ def test_a_part_that_does_not_arrive_whole_is_named_and_fetched_again(tmp_path, 
             load(driver)
 
 
-def test_nothing_is_fetched_before_a_reader_asks(address):
+def test_nothing_is_fetched_before_a_reader_asks_nor_run_on_a_card_that_is_not_there(address):
     with site_tools.browser(served=True) as driver:
         driver.get(f"{address}/{CHAPTER}")
         site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} button.load"))
@@ -208,3 +208,6 @@ def test_nothing_is_fetched_before_a_reader_asks(address):
             if word.isdigit()
         ]
         assert shown * 1e6 > size
+        inside(driver, "i.card.checked = true; await i.load()")
+        assert "no graphics card" in text_of(driver, "[role=status]")
+        assert driver.find_element("css selector", f"#{PLACE} button.load").is_enabled()

@@ -44,10 +44,10 @@ def write(folder, source=SMOLLM2.name, model=MODEL):
         if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("made_of") == key:
             return
         from talking_heads_utils.site.page_model import write_model
-        from talking_heads_utils.site.page_runtime import write_runtime
+        from talking_heads_utils.site.page_runtime import ENGINES, write_runtime
 
         shutil.rmtree(folder, ignore_errors=True)
-        more = model | {"runtime": write_runtime(folder / "runtime"), "made_of": key}
+        more = model | {"runtime": write_runtime(folder / "runtime"), "engines": ENGINES, "made_of": key}
         about.write_text(json.dumps(write_model(source, folder) | more), encoding="utf-8")
     except DownloadError as error:
         print(error)  # it may name places on this machine, which are of no use to a reader
@@ -98,9 +98,10 @@ def tell(target):
     """What the instrument says before the model is there, as a module of the site."""
     about = json.loads((target / ABOUT).read_text(encoding="utf-8"))
     size = sum(file["bytes"] for file in about.get("files", {}).values())
-    size += sum(file["bytes"] for name, file in about.get("runtime", {}).items() if name.endswith(".wasm"))
+    engines = {name: about["runtime"][program]["bytes"] for name, (_, program) in about.get("engines", {}).items()}
+    megabytes = {name: round((size + program) / 1e6) for name, program in engines.items()}
     lines = [
-        f"export const megabytes = {round(size / 1e6)};",
+        f"export const megabytes = {json.dumps(megabytes)};",
         f"export const missing = {json.dumps(about.get('missing'))};",
     ]
     (target / "about.mjs").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -91,6 +91,12 @@ class NpmPackage:
         return base64.b64encode(hashlib.sha512(data).digest()).decode() == self.integrity.removeprefix("sha512-")
 
 
+# How the page can run its model, on the processor or on a graphics card that the browser lends it: a script, and the
+# program that it starts.
+ENGINES = {
+    "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.wasm"),
+    "webgpu": ("ort.jspi.min.mjs", "ort-wasm-simd-threaded.jspi.wasm"),
+}
 RUNTIME = (
     NpmPackage(
         name="onnxruntime-web",
@@ -99,7 +105,8 @@ RUNTIME = (
         licence="MIT",
         files={
             name: f"dist/{name}"
-            for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+            for script, program in ENGINES.values()
+            for name in (script, program, program.replace(".wasm", ".mjs"))
         },
         notice="ONNX Runtime Web 1.30.0\nCopyright (c) Microsoft Corporation. All rights reserved.\nNotices of what it "
         f"holds: https://github.com/microsoft/onnxruntime/blob/main/ThirdPartyNotices.txt\n\n{MIT}",

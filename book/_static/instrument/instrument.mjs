@@ -34,7 +34,7 @@ const ask = (what, given = {}) => new Promise((resolve, reject) => {
   asked.set(++count, { resolve, reject });
   worker.postMessage({ id: count, what, ...given });
 });
-const open = () => (opened ??= ask("open", { folder: FOLDER }).catch((error) => { stop(error.message); throw error; }));
+const open = (engine) => (opened ??= ask("open", { folder: FOLDER, engine }).catch((error) => { stop(error.message); throw error; }));
 
 /* --- small things --- */
 
@@ -90,11 +90,14 @@ class Instrument {
     const phone = matchMedia("(max-width: 48rem)").matches;
     this.status = el("p", { role: "status" });
     this.progress = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "how much of the model has arrived" });
-    this.button = el("button", { class: "load", onclick: () => this.load() }, `Load the model (${MEGABYTES} MB)`);
-    const cost = phone ? `On a phone this takes ${MEGABYTES} MB of your data plan and some 600 MB of memory; it may be slow, or refused.`
+    this.button = el("button", { class: "load", onclick: () => this.load() }, `Load the model (${MEGABYTES.wasm} MB)`);
+    this.card = el("input", { type: "checkbox" });
+    const choice = navigator.gpu && WebAssembly.Suspending && el("label", { class: "card" }, this.card,
+      " on this machine's graphics card, by WebGPU: so far tried on an emulated one alone");
+    const cost = phone ? `On a phone this takes ${MEGABYTES.wasm} MB of your data plan and some 600 MB of memory; it may be slow, or refused.`
       : "It takes some 600 MB of memory, and stays in the browser's cache.";
     this.div.replaceChildren(...(why ? [el("p", {}, why)] : [
-      el("p", {}, this.preset.invites, " ", cost, " What you type stays on your machine."), this.button, " ", this.progress, this.status]));
+      el("p", {}, this.preset.invites, " ", cost, " What you type stays on your machine."), this.button, " ", ...(choice ? [choice, " "] : []), this.progress, this.status]));
     if (this.linked && !why) this.status.textContent = `This link holds a state of the instrument: “${this.state.text.slice(-60)}”${this.state.moves.length ? `, with ${this.state.moves.length} changes` : ""}. Load the model to see it.`;
     if (this.linked) this.div.scrollIntoView();
   }
@@ -103,9 +106,10 @@ class Instrument {
     this.button.disabled = true;
     this.progress.hidden = false;
     this.say("");
-    onProgress = (value) => { this.progress.value = value; this.say(`${Math.round(value * 100)}% of ${MEGABYTES} MB`); };
+    const engine = this.card.checked ? "webgpu" : "wasm";
+    onProgress = (value) => { this.progress.value = value; this.say(`${Math.round(value * 100)}% of ${MEGABYTES[engine]} MB`); };
     try {
-      ({ shape: this.shape, longest: this.longest } = await open());
+      ({ shape: this.shape, longest: this.longest } = await open(engine));
       this.build();
       await this.run();
     } catch (error) {

@@ -70,7 +70,7 @@ export const moved = ({ how, amount }, now) => (how === "set" ? amount : how ===
 
 export class PageModel {
   /* The weights of one session at a time are held outside the runtime. */
-  static async open(ort, about, bring) {
+  static async open(ort, about, bring, engine = "wasm") {
     const model = new PageModel(), s = about.shape;
     Object.assign(model, { ort, about, bring, s, attention: [], mlp: [], heads: new Map(), layers: new Map(), states: [] });
     const parts = Object.fromEntries(about.layer.map((part) => [part.name, part]));
@@ -87,7 +87,7 @@ export class PageModel {
         at += n;
       }
       return ort.InferenceSession.create(graph[name], {
-        externalData: [{ path: WEIGHTS, data: new Uint8Array(weights.buffer) }], executionProviders: ["wasm"],
+        externalData: [{ path: WEIGHTS, data: new Uint8Array(weights.buffer) }], executionProviders: [engine],
         extra: { session: { disable_prepacking: "1" } }, // packed weights would be held twice, and one token is slower on them
       });
     };
@@ -135,7 +135,7 @@ export class PageModel {
 
   async layerBytes(l) {
     if (!this.layers.has(l)) {
-      if (this.layers.size > 3) this.layers.delete(this.layers.keys().next().value);
+      if (this.layers.size > 1) this.layers.delete(this.layers.keys().next().value);
       this.layers.set(l, await this.bring(layerFile(l)));
     }
     return this.layers.get(l);

@@ -1,7 +1,6 @@
 /* The model, off the page's own thread: brings its parts, checks and keeps them, and answers one request at a time. */
 import { PageModel, likeliest, moved, softmax } from "./model.mjs";
 
-const WASM = "runtime/ort-wasm-simd-threaded.wasm";
 const KEPT = "talking-heads-model-"; // the browser's caches: one for each model, by its sum
 let model, tokenizer, kept, base, about;
 
@@ -56,19 +55,22 @@ const arrived = (n) => {
 };
 
 const ask = {
-  async open({ folder }) {
+  async open({ folder, engine }) {
     [base, loaded, opening] = [folder, 0, true];
+    if (engine === "webgpu" && !(await navigator.gpu?.requestAdapter())) throw new Sentence("This browser lends no graphics card to this page. Load the model without one.");
     try {
       about = await (await fetch(new URL("model.json", base))).json();
     } catch { throw new Sentence("The list of the model's parts did not arrive. Are you online? Press the button again."); }
     if (about.missing) throw new Sentence(about.missing);
+    const [script, program] = about.engines[engine];
     for (const [name, file] of Object.entries(about.runtime)) about.files[`runtime/${name}`] = file;
-    total = [WASM, ...Object.keys(about.files).filter((name) => !name.startsWith("runtime/"))].reduce((n, name) => n + about.files[name].bytes, 0);
+    total = [`runtime/${program}`, ...Object.keys(about.files).filter((name) => !name.startsWith("runtime/"))].reduce((n, name) => n + about.files[name].bytes, 0);
     kept = await openCache();
-    const ort = await import(new URL("runtime/ort.wasm.min.mjs", base)), { Tokenizer } = await import(new URL("runtime/tokenizers.min.mjs", base));
-    Object.assign(ort.env.wasm, { numThreads: 1, wasmPaths: new URL("runtime/", base).href, wasmBinary: (await bring(WASM)).buffer });
+    const ort = await import(new URL(`runtime/${script}`, base)), { Tokenizer } = await import(new URL("runtime/tokenizers.min.mjs", base));
+    Object.assign(ort.env.wasm, { numThreads: 1, wasmPaths: new URL("runtime/", base).href, wasmBinary: (await bring(`runtime/${program}`)).buffer });
     tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(await bring("tokenizer.json"))), {});
-    model = await PageModel.open(ort, about, bring);
+    model = await PageModel.open(ort, about, bring, engine);
+    ort.env.wasm.wasmBinary = undefined; // it is compiled by now
     opening = false;
     return { shape: about.shape, longest: about.longest };
   },
