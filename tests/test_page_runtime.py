@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from talking_heads_utils.errors import DownloadError
-from talking_heads_utils.site import page_model, page_runtime
-from talking_heads_utils.site.page_runtime import NpmPackage
+from talking_heads_utils.site import npm, page_model, page_runtime
+from talking_heads_utils.site.npm import NpmPackage
 from talking_heads_utils.weights.packages import CACHE_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ def package(tmp_path, monkeypatch):
     place = tmp_path / "registry" / "@who" / "it" / "-"
     place.mkdir(parents=True)
     (place / "it-1.2.0.tgz").write_bytes(archive.getvalue())
-    monkeypatch.setenv(page_runtime.REGISTRY_VARIABLE, (tmp_path / "registry").as_uri() + "/")
+    monkeypatch.setenv(npm.REGISTRY_VARIABLE, (tmp_path / "registry").as_uri() + "/")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     sum = base64.b64encode(hashlib.sha512(archive.getvalue()).digest()).decode()
     return NpmPackage("@who/it", "1.2.0", f"sha512-{sum}", "MIT", {"run.mjs": "dist/run.mjs"}, notice="MIT, by them")
@@ -42,13 +42,13 @@ def package(tmp_path, monkeypatch):
 def test_a_package_is_fetched_once_and_held_against_its_sum(package, tmp_path, monkeypatch):
     wanted = {"run.mjs": b"export {};", "it.LICENSE": b"MIT, by them"}
     assert package.read() == wanted and package.cached.parent == tmp_path / "cache" / "npm"
-    registry = os.environ[page_runtime.REGISTRY_VARIABLE]
-    monkeypatch.setenv(page_runtime.REGISTRY_VARIABLE, "file:///nowhere")
+    registry = os.environ[npm.REGISTRY_VARIABLE]
+    monkeypatch.setenv(npm.REGISTRY_VARIABLE, "file:///nowhere")
     assert package.read() == wanted, "out of the cache"
     package.cached.write_bytes(b"damaged")
     with pytest.raises(DownloadError, match="could not be fetched .*nowhere"):
         package.read()
-    monkeypatch.setenv(page_runtime.REGISTRY_VARIABLE, registry)
+    monkeypatch.setenv(npm.REGISTRY_VARIABLE, registry)
     assert package.read() == wanted, "fetched anew"
 
 
@@ -88,6 +88,7 @@ def book_model(monkeypatch):
 
     monkeypatch.setattr(page_model, "write_model", write_model)
     monkeypatch.setattr(page_runtime, "write_runtime", write_runtime)
+    monkeypatch.setattr(page_runtime, "ENGINES", {"wasm": ("run.mjs", "run.wasm")})
     return module
 
 
@@ -131,6 +132,7 @@ def test_the_build_puts_the_model_into_the_site_or_leaves_it_out(book_model, tmp
         book_model.finish(app, None)
     site = tmp_path / "html" / "_static" / "model"
     assert (site / "layer-00.bin").read_bytes() == b"weights" and (site / "runtime" / "run.wasm").exists()
+    assert (site / "about.mjs").read_text().startswith('export const megabytes = {"wasm": 0};')
     monkeypatch.setenv(book_model.SWITCH, "0")
     del app.model
     book_model.begin(app)

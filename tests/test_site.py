@@ -102,6 +102,18 @@ def test_every_figure_of_a_chapter_is_drawn_numbered_captioned_and_described(dri
     assert float(seconds) == pytest.approx(float(recorded), abs=0.6) and int(cores) >= 1
 
 
+def test_flat_figures_load_a_part_of_plotly_and_one_in_space_the_whole(driver):
+    """Where the build could fetch the part."""
+    script = "return [...document.querySelectorAll('script[src*=\"/plotly-\"]')].map(s => s.src.split('/').pop())"
+    text = (Path(SITE) / CHAPTER).read_text(encoding="utf-8")
+    ((part, whole),) = re.findall(r'<script data-bundle="([^"]+)" data-whole="([^"]+)"', text)
+    open_page(driver, CHAPTER)
+    assert site_tools.scenes(Path(SITE), CHAPTER) == 0 and driver.execute_script(script) == [part]
+    open_page(driver, "notebooks/02_positional_subspace.html")
+    assert driver.execute_script(script) == list(dict.fromkeys([part, whole]))
+    assert len(driver.find_elements("css selector", "[data-whole] .gl-container canvas")) > 0
+
+
 @pytest.mark.parametrize("page", pages())
 def test_every_figure_has_a_permanent_link_its_data_and_the_lines_that_made_it(page):
     text = (Path(SITE) / page).read_text(encoding="utf-8")

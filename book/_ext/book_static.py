@@ -4,8 +4,8 @@
   JSON. What ``talking_heads_utils.figures.page`` put into ``layout.meta`` gives its name, caption and alternative
   text.
 * Below the caption stand its data, written from the figure itself to ``_data/``, and the lines that made it.
-* ``book-plotly.js`` draws a figure when it nears the window. plotly.min.js is copied out of the installed wheel,
-  so that the two always match.
+* ``book-plotly.js`` draws a figure when it nears the window, flat ones with a part of plotly.js, others with the whole
+  out of the installed wheel; both are of the wheel's version.
 """
 
 import hashlib
@@ -15,17 +15,16 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
-import plotly
 from docutils import nodes
 from myst_nb.core.render import load_mime_renders
-from plotly.offline import get_plotlyjs_version
 
 from talking_heads_utils.figures import data as figure_data
 from talking_heads_utils.figures.page import BUILD_VARIABLE
+from talking_heads_utils.site.bundles import WHOLE, bundles, is_flat
 from talking_heads_utils.site.sources import locate, made_by
 
 MIME = "application/vnd.plotly.v1+json"
-BUNDLE = f"plotly-{get_plotlyjs_version()}.min.js"
+FIGURE = '<div class="plotly-graph-div"'
 
 
 class PlotlyMime:
@@ -38,7 +37,6 @@ class PlotlyMime:
         spec = data.content if isinstance(data.content, dict) else json.loads(data.content)
         meta = spec.get("layout", {}).get("meta") or {}
         about = meta.pop("book", None)
-        renderer.add_js_file("book_plotly", "book-plotly.js", {"defer": "defer", "data-bundle": BUNDLE})
         raw = nodes.raw(text=figure_html(spec, about, f"{data.cell_index}-{data.output_index}"), format="html")
         return [numbered(renderer, data, raw, about, spec)] if about else [raw]
 
@@ -48,8 +46,9 @@ def figure_html(spec, about, place):
     content = json.dumps(spec, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     ident = f"plotly-{place}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     label = f' role="group" aria-label="{attribute(about["alt"])}"' if about else ""
+    needs = "" if is_flat(spec) else " data-whole"
     return (
-        f'<div class="plotly-graph-div" id="{ident}"{label} style="width:100%;height:{height}px">'
+        f'{FIGURE} id="{ident}"{needs}{label} style="width:100%;height:{height}px">'
         f'<script type="{MIME}">{content}</script>'
         "<noscript>This figure needs JavaScript.</noscript></div>"
     )
@@ -92,12 +91,23 @@ def links_html(renderer, data, name, spec):
     )
 
 
-def copy_bundle(app, exception):
+def find_bundles(app):
+    if app.builder.format == "html":
+        app.plotly = bundles()
+
+
+def add_script(app, page, template, context, doctree):
+    if FIGURE in context.get("body", ""):
+        which = {"data-bundle": next(iter(app.plotly)), "data-whole": WHOLE}
+        app.add_js_file("book-plotly.js", loading_method="defer", **which)
+
+
+def copy_bundles(app, exception):
     if exception is None and app.builder.format == "html":
-        source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-        target = Path(app.outdir) / "_static" / BUNDLE
-        if not target.exists() or target.stat().st_size != source.stat().st_size:
-            target.write_bytes(source.read_bytes())
+        for name, data in app.plotly.items():
+            target = Path(app.outdir) / "_static" / name
+            if not target.exists() or target.stat().st_size != len(data):
+                target.write_bytes(data)
 
 
 def dedupe_scripts(app, page, template, context, doctree):
@@ -130,7 +140,9 @@ def setup(app):
         renderers.append(PlotlyMime)
     app.add_css_file("book.css")
     app.add_js_file("book.js", loading_method="defer")
+    app.connect("builder-inited", find_bundles)
+    app.connect("html-page-context", add_script)
     app.connect("html-page-context", dedupe_scripts, priority=990)
     app.connect("html-page-context", mend)
-    app.connect("build-finished", copy_bundle)
+    app.connect("build-finished", copy_bundles)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,13 +10,16 @@
     script.onerror = () => { delete loading[path]; failed(new Error(`could not load ${path}`)); };
     document.head.append(script);
   });
+  /* A part of plotly.js draws what is flat. Once the whole is asked for, it takes the part's place, never the reverse. */
+  const { bundle, whole } = me.dataset;
+  const plotly = (all) => (all ? loading[bundle]?.then(() => load(whole)) ?? load(whole) : load(loading[whole] ? whole : bundle));
 
   const draw = async (div) => {
     const tag = div.querySelector(`script[type="${MIME}"]`);
     if (!tag) return;
     const figure = JSON.parse(tag.textContent);
     tag.remove();
-    await load(me.dataset.bundle);
+    await plotly(div.matches("[data-whole]"));
     const config = { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove:
       ["lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"], ...figure.config };
     const layout = figure.layout || {}, own = takeControls(layout);
@@ -99,7 +102,7 @@
 
   /* On paper all figures, as wide as a page. A browser does not wait there: plotly.js is loaded before it is asked. */
   const fit = (size) => document.querySelectorAll(".js-plotly-plot").forEach((div) => Plotly.relayout(div, size));
-  addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(() => load(me.dataset.bundle)));
+  addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(() => plotly(document.querySelector(".plotly-graph-div[data-whole]"))));
   addEventListener("beforeprint", () => {
     if (!window.Plotly) return;
     waiting().forEach((div) => { near.unobserve(div); draw(div); });
