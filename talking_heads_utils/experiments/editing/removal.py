@@ -85,8 +85,8 @@ class Measured:
     """What removals do to I(m) on n prompts.
 
     changes: by component, the mean over the movers above it; NaN where there is none. squares: of each component's
-    coefficient at ``end``. Both are NaN of one that writes nothing. inhibition, whole: by head, I(m) and its change when
-    all of that head is removed.
+    coefficient at ``end``. Both are NaN of one that writes nothing. inhibition, whole: by head, I(m) and its change
+    when all of that head is removed.
     """
 
     changes: Float[Tensor, "n layers n_heads d_head"]
