@@ -74,12 +74,6 @@ def test_every_role_has_its_own_colour():
     assert role_colour(None) == role_colour(roles.VALUE_SOURCE) == CONTROL
 
 
-def test_a_takeaway_begins_with_its_answer_and_gives_numbers_a_line_each():
-    text = page.takeaway("It does.", {"a": "1 of 2", "b": "2 of 2"}, "Few prompts.").data
-    assert text == "**Takeaway.** It does.\n\n- a: 1 of 2\n- b: 2 of 2\n\nFew prompts."
-    assert page.takeaway("It does.").data == "**Takeaway.** It does."
-
-
 def test_the_landing_sliders_steps_show_what_its_rows_hold():
     """Names on top as the prompt has them; the step of a setting moves bars and control marks to that setting's."""
     rows = [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -73,12 +72,3 @@ def counted(values: pd.Series) -> str:
 def kinds(shown: Iterable[str]) -> str:
     """What a caption begins with: each kind of model that a figure shows, once, as results call themselves."""
     return f"**{'; '.join(dict.fromkeys(shown))}.** "
-
-
-def takeaway(answer: str, numbers: Mapping[str, str] | None = None, then: str = "") -> Any:
-    """What a section found, as Markdown: the answer in words, its numbers in a line per model (or whatever they are
-    of), then what limits it."""
-    from IPython.display import Markdown
-
-    lines = "\n".join(f"- {name}: {said}" for name, said in (numbers or {}).items())
-    return Markdown("\n\n".join(part for part in (f"**Takeaway.** {answer}", lines, then) if part))

@@ -31,21 +31,3 @@ def reproduced_works(cff: Mapping[str, Any]) -> list[str]:
     """The works that the book reproduces and asks to be cited as well, one line each."""
     works = [(names(work["authors"], "; "), work, work.get("collection-title")) for work in cff["references"]]
     return [f"{who} ({work['year']}). *{work['title']}*.{f' {place}.' if place else ''}" for who, work, place in works]
-
-
-def zenodo(cff: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``.zenodo.json`` says to Zenodo, which makes a release's record of it; the version is the release's.
-
-    Raises ``KeyError`` where the citation file lacks a field that it needs.
-    """
-    return {
-        "title": cff["title"],
-        "upload_type": cff["type"],
-        "description": cff["abstract"],
-        "creators": [{"name": names([who], "")} for who in cff["authors"]],
-        "license": cff["license"],
-        "access_right": "open",
-        "language": "eng",
-        "related_identifiers": [{"identifier": cff["repository-code"], "relation": "isSupplementTo", "scheme": "url"}],
-        "references": [work.replace("*", "") for work in reproduced_works(cff)],
-    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,9 +125,3 @@ DATA_FILES = (
         f"{COMMAND} benchmark NAME`",
     ),
 )
-
-
-def shipped_files() -> Iterator[Path]:
-    """Every file that ships in ``data/``, but the notes about the folders themselves."""
-    notes = {folder / "README.md" for folder in (data_dir(), data_dir() / "results")}
-    return (path for path in sorted(data_dir().rglob("*")) if path.is_file() and path not in notes)
