@@ -13,9 +13,10 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from talking_heads_utils import roles
 from talking_heads_utils.errors import OptionError
@@ -27,9 +28,6 @@ from talking_heads_utils.known import is_real, known_models
 from talking_heads_utils.labels import Head
 from talking_heads_utils.scores.composition import ReaderScores
 from talking_heads_utils.scores.scores import CompositionScores
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LEAST_Z = 3.0  # scores below are left out: about what the largest of a reader's random directions reaches
 MOST = 1_000_000  # scores that a page can hold; of a larger model every reader keeps its strongest

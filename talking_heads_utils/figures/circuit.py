@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import plotly.graph_objects as go
 
-from talking_heads_utils.figures.style import (
-    CONTROL,
-    NO_BUTTONS,
-    new_figure,
-    role_colour,
-)
-from talking_heads_utils.roles import (
-    DUPLICATE_TOKEN,
-    INDUCTION,
-    NAME_MOVER,
-    S_INHIBITION,
-    S_SUPPRESSION,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
+from talking_heads_utils.figures.style import CONTROL, NO_BUTTONS, new_figure, role_colour
+from talking_heads_utils.roles import DUPLICATE_TOKEN, INDUCTION, NAME_MOVER, S_INHIBITION, S_SUPPRESSION
 
 Point = tuple[float, float]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -32,9 +32,6 @@ from talking_heads_utils.figures.style import (
 from talking_heads_utils.labels import Head
 from talking_heads_utils.roles import NAME_MOVER, S_INHIBITION
 from talking_heads_utils.scores.scores import CompositionScores
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def known_answer_figure(by_cosine: Mapping[float, CompositionScores]) -> go.Figure:

@@ -3,8 +3,7 @@ model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import pandas as pd
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.editing.moves import Extent, Family
@@ -17,6 +16,7 @@ from talking_heads_utils.figures.style import (
     FAINT,
     KIND_COLOURS,
     NULL_LINE,
+    band,
     error_bars,
     new_figure,
     short,
@@ -24,9 +24,6 @@ from talking_heads_utils.figures.style import (
     words,
 )
 from talking_heads_utils.prompts import ioi
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FAMILIES = {Family.INTO_QUERIES: ACCENT, Family.MOVERS: KIND_COLOURS["Q"], Family.DIRECT: KIND_COLOURS["V"],
             Family.ANY: KIND_COLOURS["K"], Family.RANDOM: CONTROL}  # fmt: skip
@@ -100,7 +97,8 @@ def gains_figure(table: pd.DataFrame) -> go.Figure:
 def _best(rows: pd.DataFrame, value: str, ends: str, name: str) -> go.Scatter:
     return go.Scatter(
         x=rows["n_items"].tolist(), y=short(rows[value], 2), error_y=error_bars(rows, value, 2, ends), name=name,
-        mode="lines+markers", line=dict(color=ACCENT, width=3), marker_size=9, customdata=_before_after(rows),
+        mode="lines+markers", line=dict(color=ACCENT, width=3), marker_size=9, 
+        customdata=rows[["before", "after"]].round(4).to_numpy().tolist(),
         hovertemplate="%{x} items: %{customdata[0]:.0%} to %{customdata[1]:.0%}<extra></extra>",
     )  # fmt: skip
 
@@ -146,10 +144,7 @@ def families_figure(table: pd.DataFrame) -> go.Figure:
 def _band(gains: pd.Series, n: int) -> go.Scatter:
     """From the least to the largest gain of the random draws, across the figure."""
     low, high = (round(float(v), 2) for v in (gains.min(), gains.max())) if len(gains) else (0.0, 0.0)
-    return go.Scatter(
-        x=[-0.5, n - 0.5, n - 0.5, -0.5], y=[low, low, high, high], fill="toself", mode="lines", line_width=0,
-        fillcolor="rgba(138,144,153,0.25)", name=f"{len(gains)} draws of random heads", hoverinfo="skip",
-    )  # fmt: skip
+    return band([-0.5, n - 0.5], [low, low], [high, high], f"{len(gains)} draws of random heads")
 
 
 # --- what they cost ---
@@ -184,7 +179,3 @@ def pareto(table: pd.DataFrame) -> pd.DataFrame:
     """The edits that no other beats in both gain and loss, the cheapest first."""
     ordered = table.sort_values(["text_loss", "gain"], ascending=[True, False])
     return ordered[ordered["gain"] > ordered["gain"].cummax().shift(fill_value=float("-inf"))]
-
-
-def _before_after(rows: pd.DataFrame) -> list[list[float]]:
-    return rows[["before", "after"]].round(4).to_numpy().tolist()

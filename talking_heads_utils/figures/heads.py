@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.figures.style import ACCENT, by_menu, error_bars, new_figure, words
-
-if TYPE_CHECKING:
-    import pandas as pd
+from talking_heads_utils.figures.style import ACCENT, error_bars, new_figure, with_views, words
 
 BARS = 32  # rows of one view that are drawn as bars, each with its interval
 _COLUMNS = ("metric", "unit", "value", "change", "low", "high", "n")
@@ -45,15 +42,9 @@ def heads(frame: pd.DataFrame) -> go.Figure:
     most = float(frame["change"].abs().max()) or 1.0
     bars = frame["menu"].value_counts().max() <= BARS
     title = f"change of {frame['metric'].iloc[0]}" + (f" ({unit})" if (unit := frame["unit"].iloc[0]) else "")
-
-    def draw(part: pd.DataFrame) -> list:
-        return [_bars(part) if bars else _map(part, most, title)]
-
-    figure = new_figure(height=420)
-    if frame["menu"].nunique() == 1:
-        figure.add_traces(draw(frame))
-    else:
-        figure = by_menu(figure, frame, ["menu"], draw)
+    parts = frame.groupby("menu", sort=False)
+    views = {str(name): [_bars(part) if bars else _map(part, most, title)] for name, part in parts}
+    figure = with_views(new_figure(height=420), views)
     if bars:
         return figure.update_layout(yaxis_title=title, xaxis_type="category")
     return figure.update_layout(yaxis_type="category", xaxis_type="category", yaxis_autorange="reversed")

@@ -4,8 +4,9 @@ tables of rows, never a model."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.icl.patching import Run
@@ -27,9 +28,6 @@ from talking_heads_utils.figures.style import (
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 EXAMPLES = {Examples.OWN: ("its own", ACCENT), Examples.NONE: ("none", FAINT),
             Examples.SHUFFLED: ("labels shuffled", CONTROL),
             Examples.ANOTHER: ("another task's", EXPECTED)}  # fmt: skip
@@ -50,12 +48,10 @@ def in_order(tasks: Sequence[str]) -> list[str]:
 
 def views_of(table: pd.DataFrame, traces: Callable[[pd.DataFrame], list], **names: Callable[[Any], str]) -> dict:
     """Label -> traces of the rows with the same values in the columns ``names``, each value in words."""
-    keys = list(names)
-    table = table.assign(_first=[task != OVER_TASKS for task in table["task"]]) if "task" in keys else table
-    if "task" in keys:
-        table = table.sort_values("_first", kind="stable")
+    if "task" in names:  # the mean over tasks first
+        table = table.sort_values("task", key=lambda task: task != OVER_TASKS, kind="stable")
     return {", ".join(say(value) for say, value in zip(names.values(), key)): traces(part)
-            for key, part in table.groupby(keys, sort=False)}  # fmt: skip
+            for key, part in table.groupby(list(names), sort=False)}  # fmt: skip
 
 
 def told_of(rows: pd.DataFrame, value: str, ends: str = "", form: str = ".3f") -> list[str]:
@@ -117,13 +113,9 @@ def tasks_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def over_tasks(figure: go.Figure, tasks: Sequence[str]) -> go.Figure:
+    """Tasks on the x axis, slanted where they would overlap, as on a phone, with the legend below."""
     ticks = [task_name(task) for task in tasks]
     figure.update_xaxes(tickvals=list(range(len(tasks))), ticktext=ticks, range=[-0.5, len(tasks) - 0.5])
-    return upright_or_slanted(figure)
-
-
-def upright_or_slanted(figure: go.Figure) -> go.Figure:
-    """Labels of the x axis slanted where they would overlap, as on a phone, with the legend below."""
     return figure.update_xaxes(tickangle=None, autotickangles=[0, -50]).update_layout(legend_y=-0.42)
 
 

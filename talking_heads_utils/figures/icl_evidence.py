@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from math import log
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from talking_heads_utils.figures.icl import COLOURS, line, marks, task_name, views_of
@@ -18,9 +18,6 @@ from talking_heads_utils.figures.style import (
     with_views,
     words,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ADDS = (0.8, 1.25)  # joint over summed of contributions that add
 ATTRIBUTES = {"exact": ("exact", ACCENT), "word": ("the word, whatever its case", KIND_COLOURS["V"]),

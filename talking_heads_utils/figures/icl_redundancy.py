@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.icl.backups import Who
 from talking_heads_utils.experiments.icl.redundancy import MATCHED_TO, Set
 from talking_heads_utils.experiments.icl.sufficient import ENOUGH
 from talking_heads_utils.experiments.icl.swaps import Where
-from talking_heads_utils.figures.icl import (
-    COLOURS,
-    in_order,
-    line,
-    marks,
-    over_tasks,
-    task_name,
-    views_of,
-)
+from talking_heads_utils.figures.icl import COLOURS, in_order, line, marks, over_tasks, task_name, views_of
 from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, error_bars, new_figure, with_views
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 WHO = {Who.MOVERS: "heads for the answer", Who.NEGATIVE: "heads against it", Who.OTHERS: "other heads",
        Who.MLPS: "MLPs", Who.ALL: "all, norm frozen", Who.NORM: "the norm", Who.POST: "the post's<br>yardstick",

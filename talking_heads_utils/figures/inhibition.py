@@ -4,8 +4,9 @@ model."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -29,9 +30,6 @@ from talking_heads_utils.figures.style import (
     with_views,
     words,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NAMES = {slider.FIRST: FIRST_NAME, slider.SECOND: SECOND_NAME}
 MEAN = "mean"  # in place of a prompt's index

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from talking_heads_utils.experiments.inhibition import slider
 from talking_heads_utils.figures.style import CONTROL, FIRST_NAME, NO_BUTTONS, SECOND_NAME, new_figure, restyle_slider
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PANELS = {"attention": "name movers look at", "probability": "model says next"}
 

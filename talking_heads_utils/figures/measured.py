@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from talking_heads_utils.experiments.inhibition.circuit import EXCHANGE
 from talking_heads_utils.roles import DIRECT, QUERY, VALUE
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ALONE, TOGETHER, REMOVED = "alone", "together", "removed"
 _ONE, _FOUR = "notebooks/01_inhibition_heads.html", "notebooks/04_icl_redundancy.html"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.gate import ANYWHERE
@@ -22,9 +23,6 @@ from talking_heads_utils.figures.style import (
 )
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.training.seeds import RANDOM, TOP, carried
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LINES = (ACCENT, KIND_COLOURS["V"], KIND_COLOURS["K"])
 

@@ -4,8 +4,9 @@ order. They take tables of rows, never a model."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.positional import interchange
@@ -22,18 +23,16 @@ from talking_heads_utils.figures.style import (
     INK,
     KIND_COLOURS,
     NULL_LINE,
+    band,
     error_bars,
     new_figure,
+    short,
     slider,
     stacked,
     with_views,
 )
 from talking_heads_utils.stats import Z
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-BAND = "rgba(138,143,152,0.28)"  # the range of matched draws
 FEATURES = {Feature.LIST_INDEX: "list index", Feature.IDENTITY: "item"}
 COLOURS = {Feature.LIST_INDEX: KIND_COLOURS["V"], Feature.IDENTITY: KIND_COLOURS["Q"]}
 SPLITS = {Split.LISTS: "other lists", Split.WORDINGS: "other wordings", Split.OBJECTS: "other objects"}
@@ -60,21 +59,6 @@ WHOLE = {Subspace.WHOLE_HEADS: ("inhibition heads, whole", "dot"), Subspace.WHOL
 def index_colours(indices: Sequence[int]) -> list[str]:
     """The colour of each list index, alike in all figures."""
     return [INDEX_COLOURS[i % len(INDEX_COLOURS)] for i in indices]
-
-
-def band(
-    x: Sequence[float], low: Sequence[float], high: Sequence[float], name: str, colour: str = BAND, **more: Any
-) -> go.Scatter:
-    """A range over x, as an area."""
-    return go.Scatter(
-        x=[*x, *reversed(x)], y=[*high, *reversed(low)], fill="toself", fillcolor=colour, line_width=0, name=name,
-        mode="lines", hoverinfo="skip", **more,
-    )  # fmt: skip
-
-
-def short(values: pd.Series, digits: int = 4) -> list[float]:
-    """Values as a page holds them."""
-    return values.astype(float).round(digits).tolist()
 
 
 def lengths_of(table: pd.DataFrame) -> list[int]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.rules import ALPHA, POWER
 from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, new_figure, with_views
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def power_figure(table: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:

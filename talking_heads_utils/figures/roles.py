@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import pandas as pd
 import plotly.graph_objects as go
 
 from talking_heads_utils import roles
 from talking_heads_utils.experiments.verdicts import with_interval
 from talking_heads_utils.figures.style import CONTROL, NO_BUTTONS, error_bars, new_figure, role_colour
 from talking_heads_utils.labels import Head
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 ATTENDED = {"to_io": ("attention to IO", "#0072B2"), "to_s1": ("to S1", "#D55E00"), "to_s2": ("to S2", "#B8860B")}
 SIZES = (8.0, 20.0)  # of the markers of the smallest and the largest effect

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from talking_heads_utils import roles
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Okabe and Ito's colours, told apart by readers who are colour-blind; one per head role, everywhere.
 ROLE_COLOURS = {
@@ -37,6 +35,7 @@ KIND_READS = {"Q": "query", "K": "key", "V": "value"}
 NO_BUTTONS = ["toImage", "zoom", "pan", "resetScale"]  # of plotly's bar, where a title needs its place on a phone
 INK = "#2b2f36"  # replaced on the page by the theme's own text colour, that of lines by book.css
 NULL_LINE = dict(color=INK, dash="dash", width=1.4)  # what chance gives, over bars too
+BAND = "rgba(138,143,152,0.28)"  # the range of matched draws
 SCORE_TITLE = "composition score C"
 
 _GRID = "rgba(128,128,128,0.22)"
@@ -102,19 +101,6 @@ def dropdown(buttons: list[dict]) -> dict:
     return dict(buttons=buttons, showactive=True, bgcolor="rgba(160,160,160,0.15)", bordercolor=_GRID, **place)
 
 
-def menu_of_views(labels: Sequence[str], per_view: int, layouts: Sequence[dict] | None = None) -> dict:
-    """A dropdown that shows one view at a time; each view is ``per_view`` traces, added one view after the other.
-
-    layouts: what else each entry changes, such as titles.
-    """
-    n = per_view * len(labels)
-    buttons = []
-    for i, label in enumerate(labels):
-        shown = {"visible": [j // per_view == i for j in range(n)]}
-        buttons.append(dict(label=label, method="update", args=[shown, *([layouts[i]] if layouts else [])]))
-    return dropdown(buttons)
-
-
 def with_views(
     figure: go.Figure,
     views: Mapping[str, Sequence[Any]],
@@ -125,25 +111,29 @@ def with_views(
     """Add the traces of every view, as many in each, and a dropdown that shows one view at a time, the first at first.
     A single view has no dropdown.
 
-    views: label -> traces. panels: the subplot row of each trace of a view. layouts: as in :func:`menu_of_views`.
+    views: label -> traces. panels: the subplot row of each trace of a view. layouts: what else each entry changes, such
+    as titles.
     """
-    for i, traces in enumerate(views.values()):
+    buttons = []
+    for i, (label, traces) in enumerate(views.items()):
         for k, trace in enumerate(traces):
             trace.visible = i == 0
             figure.add_trace(trace, **(dict(row=panels[k], col=1) if panels else {}))
-    per_view = len(next(iter(views.values()), ()))
+        shown = {"visible": [j == i for j in range(len(views)) for _ in traces]}
+        buttons.append(dict(label=label, method="update", args=[shown, *([layouts[i]] if layouts else [])]))
     if len(views) == 1:
         return figure.update_layout(layouts[0] if layouts else {})
-    return figure.update_layout(updatemenus=[menu_of_views(list(views), per_view, layouts)], margin_t=70)
+    return figure.update_layout(updatemenus=[dropdown(buttons)], margin_t=70)
 
 
-def by_menu(
-    figure: go.Figure, table: pd.DataFrame, keys: Sequence[str], traces: Callable[[pd.DataFrame], list], **layout: Any
-) -> go.Figure:
-    """:func:`with_views` of the parts of a table. keys: columns that tell the parts apart. traces: draws one; all must
-    have as many. layout: of the figure, beside the dropdown."""
-    views = {", ".join(map(str, key)): traces(part) for key, part in table.groupby(list(keys), sort=False)}
-    return with_views(figure, views).update_layout(**layout)
+def band(
+    x: Sequence[float], low: Sequence[float], high: Sequence[float], name: str, colour: str = BAND, **more: Any
+) -> go.Scatter:
+    """A range over x, as an area."""
+    return go.Scatter(
+        x=[*x, *reversed(x)], y=[*high, *reversed(low)], fill="toself", fillcolor=colour, line_width=0, name=name,
+        mode="lines", hoverinfo="skip", **more,
+    )  # fmt: skip
 
 
 def slider(names: Sequence[str], prefix: str, *, pad: int, active: int = 0) -> dict:

@@ -4,29 +4,28 @@ model."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import Subspace
-from talking_heads_utils.figures.positional import band, index_colours, lengths_of, short, spans
+from talking_heads_utils.figures.positional import index_colours, lengths_of, spans
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
     EXPECTED,
+    band,
     error_bars,
-    menu_of_views,
     new_figure,
     restyle_slider,
+    short,
     stacked,
     with_views,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RANDOM = "random"  # in place of a component
 WHAT = {"attention": "the movers' attention to each item", "answered": "lists answered with it"}
@@ -104,26 +103,22 @@ def traversal_figure(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
     n_steps = len(next(iter(thirds.values())))
     if any(len(values) != n_steps for values in thirds.values()):
         raise ValueError("All lengths must have as many settings of the third component: one slider moves them all.")
-    middle = n_steps // 2
-    figure = new_figure(390, margin_t=70)
-    planes, labels = [], []
+    middle, planes, views = n_steps // 2, [], {}
     for n in lengths_of(table):
         part = table[table["n_items"] == n]
         for kind, (words, share) in KINDS.items():
             cut = [_plane(part[part["third"] == third], n, kind, share) for third in thirds[n]]
             planes.append(cut)
-            labels.append(f"lists of {n}: {words}")
             at = part[part["third"] == thirds[n][middle]].pivot(index="second", columns="first", values=share)
-            figure.add_trace(_map(cut[middle], at, n, kind, visible=len(planes) == 1))
+            views[f"lists of {n}: {words}"] = [_map(cut[middle], at, n, kind)]
     along = {f"{(i - middle) / middle:+.0%}" if i != middle else "0%": {
                  name: [cut[i][name] for cut in planes] for name in ("z", "customdata")
              } for i in range(n_steps)}  # fmt: skip
+    figure = with_views(new_figure(390, margin_t=70), views)
     figure.update_xaxes(title_text=f"moved along {axes[0]}, standard deviations", showgrid=False)
     figure.update_yaxes(title_text=f"moved along {axes[1]}, s.d.", showgrid=False)
-    return figure.update_layout(
-        updatemenus=[menu_of_views(labels, 1)],
-        sliders=[restyle_slider(along, f"moved along {axes[2]}, of the way: ", pad=60, active=middle)],
-    )
+    bar = restyle_slider(along, f"moved along {axes[2]}, of the way: ", pad=60, active=middle)
+    return figure.update_layout(sliders=[bar])
 
 
 def _plane(part: pd.DataFrame, n: int, kind: str, share: str) -> dict:
@@ -137,15 +132,14 @@ def _plane(part: pd.DataFrame, n: int, kind: str, share: str) -> dict:
                 customdata=said.to_numpy().tolist())  # fmt: skip
 
 
-def _map(cells: dict, at: pd.DataFrame, n: int, kind: str, visible: bool) -> go.Heatmap:
+def _map(cells: dict, at: pd.DataFrame, n: int, kind: str) -> go.Heatmap:
     scale = []
     for i, colour in enumerate(index_colours(range(n))):
         scale += [[i / n, _faint(colour, 0.2)], [(i + 1) / n, _faint(colour, 1)]]
     bar = dict(title="item", thickness=12, tickvals=[i + 0.5 for i in range(n)], ticktext=[str(i) for i in range(n)])
     return go.Heatmap(
         **cells, x=[round(v, 2) for v in at.columns], y=[round(v, 2) for v in at.index], zmin=0, zmax=n,
-        colorscale=scale, colorbar=bar, visible=visible,
-        hovertemplate=f"{KINDS[kind][0]}, %{{customdata}}<extra></extra>",
+        colorscale=scale, colorbar=bar, hovertemplate=f"{KINDS[kind][0]}, %{{customdata}}<extra></extra>",
     )  # fmt: skip
 
 

@@ -4,7 +4,9 @@ nothing is said."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from talking_heads_utils.experiments.editing.costs import What
 from talking_heads_utils.experiments.editing.moves import Extent
@@ -17,9 +19,6 @@ from talking_heads_utils.figures.editing import pareto
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 EXTENTS = {Extent.SINGLE: "one component", Extent.LEADING: "leading components", Extent.HEAD: "the whole head"}
 

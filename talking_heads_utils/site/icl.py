@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from talking_heads_utils.experiments.icl import measures
 from talking_heads_utils.experiments.icl.backups import Who
@@ -20,9 +22,6 @@ from talking_heads_utils.figures.icl import most_examples, seen, task_name
 from talking_heads_utils.figures.icl_evidence import flipped
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED
 from talking_heads_utils.site.sentences import said, share
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 READERS = {Reader.EXACT: "exact", Reader.SATURATION: "saturating", Reader.RECENCY: "recency", Reader.LAST: "last label",
            Reader.COUNT: "number only"}  # fmt: skip

@@ -4,7 +4,9 @@ nothing is said."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from talking_heads_utils.experiments.inhibition import exchange as exchanges
 from talking_heads_utils.experiments.inhibition.basis import DIFFERENCE, EVERY
@@ -16,9 +18,6 @@ from talking_heads_utils.experiments.rules import ALPHA, COMPONENTS
 from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FEW = COMPONENTS  # components of a head that the paper's claim allows
 TARGETS = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from talking_heads_utils import roles
 from talking_heads_utils.experiments.claims import BY_ID, ClaimId
@@ -15,9 +17,6 @@ from talking_heads_utils.experiments.verdicts import listed
 from talking_heads_utils.site import scorecard
 from talking_heads_utils.site.sources import COLAB
 from talking_heads_utils.training import seeds
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MODEL = "smollm2"
 INHIBITS = "S-inhibition → name mover (Q)"

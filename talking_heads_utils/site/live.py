@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ipywidgets as widgets
+import pandas as pd
 import torch
 
 from talking_heads_utils.errors import TalkingHeadsError, TaskError
@@ -25,7 +26,6 @@ from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.prompts.texts import from_texts
 
 if TYPE_CHECKING:
-    import pandas as pd
     import plotly.graph_objects as go
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from talking_heads_utils import progress
@@ -30,7 +31,6 @@ from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.prompts.sets import PromptSet
 
 if TYPE_CHECKING:
-    import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
 
 MODEL_VARIABLE = "TALKING_HEADS_MODEL"  # a model for every chapter, such as a folder that stands in for a real one
@@ -212,8 +212,6 @@ def named_tokens(prompts: PromptSet, bridge: TransformerBridge) -> Any:
 
 def next_tokens(bridge: TransformerBridge, prompts: PromptSet, k: int = 5) -> pd.DataFrame:
     """The k likeliest tokens after the first prompt: columns ``token, probability``."""
-    import pandas as pd
-
     likeliest = answer_logits(bridge, prompts)[0].float().softmax(-1).topk(k)
     words = [bridge.tokenizer.decode([int(token)]) for token in likeliest.indices]
     return pd.DataFrame({"token": words, "probability": likeliest.values.tolist()})
@@ -221,8 +219,6 @@ def next_tokens(bridge: TransformerBridge, prompts: PromptSet, k: int = 5) -> pd
 
 def attention_by_token(bridge: TransformerBridge, prompts: PromptSet, heads: Sequence[Head]) -> pd.DataFrame:
     """Where heads look from the last token of the first prompt: a row per token, a column per head."""
-    import pandas as pd
-
     run = record(bridge, prompts, sorted({head.layer for head in heads}) or [bridge.cfg.n_layers - 1])
     tokens = [f"{i} {bridge.tokenizer.decode([int(token)]).strip()}" for i, token in enumerate(prompts.tokens[0])]
     by_head = {str(head): run.readers[head.layer].pattern[0, head.head].tolist() for head in heads}

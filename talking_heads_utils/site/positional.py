@@ -3,7 +3,10 @@ nothing is said."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
 
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional import interchange as interchanges
@@ -16,11 +19,6 @@ from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.figures.positional import FEATURES, lengths_of
 from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import said, share
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    import pandas as pd
 
 WHOLE = (Subspace.WHOLE_HEADS, Subspace.WHOLE_STREAM)
 NARROW, WIDE = 0.5, 2.0  # scales of the cloud that are spoken of

@@ -10,7 +10,8 @@ from enum import StrEnum
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.catalogue import chapters_of
@@ -32,9 +33,6 @@ from talking_heads_utils.site.claim_words import (
 )
 from talking_heads_utils.site.sources import REPOSITORY
 from talking_heads_utils.weights.packages import SMOLLM2
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class NoVerdict(StrEnum):

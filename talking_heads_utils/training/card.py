@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from talking_heads_utils.training.spec import CHECKED, N_CHECK
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RUN = ("step", "rounds", "minutes", "longest", "complete_at", "early_at")  # what became of a run
 
@@ -58,7 +57,5 @@ def rounds_told(run: Mapping[str, Any]) -> str:
 
 def trained(folders: Mapping[str, Path]) -> pd.DataFrame:
     """One row per trained checkpoint, out of its training.json: seed, step, and accuracy by kind of prompt."""
-    import pandas as pd
-
     runs = {name: json.loads((Path(f) / "training.json").read_text(encoding="utf-8")) for name, f in folders.items()}
     return pd.DataFrame({"model": n, "seed": r["seed"], "step": r["step"], **r["accuracy"]} for n, r in runs.items())
