@@ -6,10 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import nan
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import Any
 
 
 class Verdict(StrEnum):
@@ -71,7 +68,7 @@ def listed(values: Iterable[Any]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
-def with_interval(row: pd.Series, value: str, ends: str = "") -> str:
+def with_interval(row: Any, value: str, ends: str = "", form: str = ".2f") -> str:
     """The column ``value`` of a row with its ``low`` and ``high``: ``0.94 [0.85, 0.98]``. ends: how the names of these
-    two begin."""
-    return f"{row[value]:.2f} [{row[f'{ends}low']:.2f}, {row[f'{ends}high']:.2f}]"
+    two begin. form: of all three."""
+    return f"{row[value]:{form}} [{row[f'{ends}low']:{form}}, {row[f'{ends}high']:{form}}]"

@@ -14,11 +14,11 @@ from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import Subspace
 from talking_heads_utils.experiments.rules import QUARTER, TWENTY
-from talking_heads_utils.experiments.verdicts import listed
+from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.figures.editing import pareto
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.site.claim_words import p_in_words, plain
-from talking_heads_utils.site.sentences import said, share
+from talking_heads_utils.site.sentences import bullets, said, share
 
 EXTENTS = {Extent.SINGLE: "one component", Extent.LEADING: "leading components", Extent.HEAD: "the whole head"}
 
@@ -35,7 +35,7 @@ def best(table: pd.DataFrame, part: str = Part.HELD_OUT, n_items: int | None = N
 
 def points(row: Any, value: str = "gain", ends: str = "") -> str:
     """``+3.1 [1.0, 5.2]``."""
-    return f"{row[value]:+.1f} [{row[f'{ends}low']:+.1f}, {row[f'{ends}high']:+.1f}]"
+    return with_interval(row, value, ends, "+.1f")
 
 
 @said
@@ -70,14 +70,14 @@ def removal(table: pd.DataFrame) -> str:
         own = rows.set_index("chosen_by").loc["selection"]
         prompts = "IOI" if task == ioi.TASK else f"{task} of {n_items}"
         if own.isna()["share"]:
-            parts.append(f"- {prompts}, {head}: I(m) is not clearly above zero, so there is no share of it to lose.")
+            parts.append(f"{prompts}, {head}: I(m) is not clearly above zero, so there is no share of it to lose.")
             continue
         enough = "at least a quarter" if own["share_low"] >= QUARTER else "less than a quarter" if (
             own["share_high"] < QUARTER) else "about a quarter"  # fmt: skip
-        parts.append(f"- {prompts}: without {own['component']}, {share(own, ends='share_')} of I(m) is gone, {enough}.")
+        parts.append(f"{prompts}: without {own['component']}, {share(own, ends='share_')} of I(m) is gone, {enough}.")
     ps = table.loc[table["chosen_by"] == "selection", "p_holm"].dropna()
     beside = f"\n\nMatched components: {_up_to(ps)} for each, after Holm's correction." if len(ps) else ""
-    return "\n".join(parts) + beside
+    return bullets(parts) + beside
 
 
 def _up_to(ps: pd.Series) -> str:
@@ -119,7 +119,7 @@ def families(table: pd.DataFrame) -> str:
     for family, own in rows.groupby("family", sort=False):
         by = own.drop_duplicates("extent").set_index("extent")
         told = ", ".join(f"{EXTENTS[extent]} {points(row)}" for extent, row in by.iterrows())
-        parts.append(f"- {plain(family)}: {told}")
+        parts.append(f"{plain(family)}: {told}")
         some = [by.loc[e, "high"] for e in (Extent.SINGLE, Extent.LEADING) if e in by.index]
         if (
             Extent.HEAD in by.index
@@ -130,11 +130,8 @@ def families(table: pd.DataFrame) -> str:
             needs.append(f"*{plain(family)}*")
     low_rank = (f"In the family {listed(needs)}, a gain needs the whole head: few of its components are not enough."
                 if needs else "In no family does a gain clearly need the whole head.")  # fmt: skip
-    return (
-        f"Points gained on lists of {n_items}, by family and by how much of a head is edited:\n\n"
-        + "\n".join(parts)
-        + f"\n\n{low_rank}"
-    )
+    told = f"Points gained on lists of {n_items}, by family and by how much of a head is edited:"
+    return f"{bullets(parts, told)}\n\n{low_rank}"
 
 
 @said
@@ -160,12 +157,11 @@ def costs(table: pd.DataFrame) -> str:
             part = rows[rows["what"] == what]
             if len(part) == 1:
                 digits = 1 if what == What.IOI else 3
-                told.append(f"{part['change'].iloc[0]:+.{digits}f} [{part['low'].iloc[0]:+.{digits}f}, "
-                            f"{part['high'].iloc[0]:+.{digits}f}] {unit}")  # fmt: skip
+                told.append(f"{with_interval(part.iloc[0], 'change', form=f'+.{digits}f')} {unit}")
             elif len(part):
                 told.append(f"{part['change'].mean():+.1f} {unit}")
-        parts.append(f"- {edit}: {'; '.join(told)}")
-    return "\n".join(parts)
+        parts.append(f"{edit}: {'; '.join(told)}")
+    return bullets(parts)
 
 
 @said
@@ -189,8 +185,8 @@ def baked(table: pd.DataFrame) -> str:
     parts = []
     for n_items, rows in table.groupby("n_items"):
         told = "; ".join(f"{row['by']} {row['before']:.0%} to {row['after']:.0%}" for _, row in rows.iterrows())
-        parts.append(f"- lists of {n_items}: {told}. Logits differ by {rows['apart'].max():.1e} at most")
-    return "Accuracy before and after, by this package and by `transformers`:\n\n" + "\n".join(parts)
+        parts.append(f"lists of {n_items}: {told}. Logits differ by {rows['apart'].max():.1e} at most")
+    return bullets(parts, "Accuracy before and after, by this package and by `transformers`:")
 
 
 @said
@@ -201,8 +197,8 @@ def beside_steering(table: pd.DataFrame, steering: pd.DataFrame) -> str:
     rows = rows[rows["subspace"] == Subspace.CHOSEN].set_index("method")
     named = {Method.ONE_SETTING: "one setting for all lists", Method.CORRECTION: "a constant for each index",
              Method.BOTH: "both"}  # fmt: skip
-    told = [f"- {name}: {points(rows.loc[m], 'gain', 'gain_')} points" for m, name in named.items() if m in rows.index]
-    return "\n".join([f"- the best edit: {points(row)} points", *told]) if told else ""
+    told = [f"{name}: {points(rows.loc[m], 'gain', 'gain_')} points" for m, name in named.items() if m in rows.index]
+    return bullets([f"the best edit: {points(row)} points", *told]) if told else ""
 
 
 @said

@@ -21,7 +21,7 @@ from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.figures.icl import most_examples, seen, task_name
 from talking_heads_utils.figures.icl_evidence import flipped
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED
-from talking_heads_utils.site.sentences import said, share
+from talking_heads_utils.site.sentences import bullets, said, share
 
 READERS = {Reader.EXACT: "exact", Reader.SATURATION: "saturating", Reader.RECENCY: "recency", Reader.LAST: "last label",
            Reader.COUNT: "number only"}  # fmt: skip
@@ -36,11 +36,6 @@ def _range(values: Collection[Any], form: str = ".0%") -> str:
     """``12% to 40%``."""
     low, high = f"{min(values):{form}}", f"{max(values):{form}}"
     return low if low == high else f"{low} to {high}"
-
-
-def _signed(row: Any, value: str, form: str = "+.0%", ends: str = "") -> str:
-    """``-3% [-5%, +1%]``."""
-    return f"{row[value]:{form}} [{row[f'{ends}low']:{form}}, {row[f'{ends}high']:{form}}]"
 
 
 # --- what the model can do ---
@@ -87,9 +82,9 @@ def functions(table: pd.DataFrame) -> str:
     told = []
     for function, rows in most.groupby("function", sort=False):
         by = rows.set_index("examples")
-        told.append(f"- {function}: {share(by.loc[ITS_OWN], 'accuracy')}; after shuffled labels "
+        told.append(f"{function}: {share(by.loc[ITS_OWN], 'accuracy')}; after shuffled labels "
                     f"{share(by.loc[SHUFFLED], 'accuracy')}")  # fmt: skip
-    return f"Right whole answers after {most['n_examples'].max()} examples:\n\n" + "\n".join(told)
+    return bullets(told, f"Right whole answers after {most['n_examples'].max()} examples:")
 
 
 # --- the post's experiment ---
@@ -105,11 +100,11 @@ def patches(table: pd.DataFrame) -> str:
         patched = rows[rows["run"] == Run.PATCHED].groupby("layer")[["accuracy", "copied"]].mean()
         best = patched["accuracy"].idxmax()
         parts.append(
-            f"- {seen(b_sees)}: B alone is right in {b:.0%}, with A's stream of layer {best} in "
+            f"{seen(b_sees)}: B alone is right in {b:.0%}, with A's stream of layer {best} in "
             f"{patched['accuracy'].max():.0%}; A itself in {a:.0%}. Patches copy A's own answer in up to "
             f"{patched['copied'].max():.0%}."
         )
-    return f"Means over {table['task'].nunique()} tasks, with no head of A out:\n\n" + "\n".join(parts)
+    return bullets(parts, f"Means over {table['task'].nunique()} tasks, with no head of A out:")
 
 
 @said
@@ -122,22 +117,20 @@ def layers_out(table: pd.DataFrame) -> str:
         layers = sorted({*rows["a"], *rows["b"]})
         mildest = {layer: rows[(rows["a"] == layer) | (rows["b"] == layer)]["change"].max() for layer in layers}
         worst = min(mildest, key=mildest.__getitem__)
-        parts.append(f"- by {'zeros' if how == 'zero' else 'exchange'}: {_signed(own, 'change')}; {worse} of the "
-                     f"{len(rows) - 1} other pairs cost more, the worst {rows['change'].min():+.0%}. Every pair with "
-                     f"layer {worst} costs {mildest[worst]:+.0%} or more")  # fmt: skip
+        by = f"by {'zeros' if how == 'zero' else 'exchange'}: {with_interval(own, 'change', form='+.0%')}"
+        more = f"{worse} of the {len(rows) - 1} other pairs cost more, the worst {rows['change'].min():+.0%}"
+        parts.append(f"{by}; {more}. Every pair with layer {worst} costs {mildest[worst]:+.0%} or more")
     own = table[table["posts"].astype(bool)].iloc[0]
-    told = f"Change of accuracy without the post's layers, {own['a']} and {own['b']}, over tasks:\n\n"
-    return told + "\n".join(parts) if parts else ""
+    return bullets(parts, f"Change of accuracy without the post's layers, {own['a']} and {own['b']}, over tasks:")
 
 
 @said
 def first(table: pd.DataFrame) -> str:
     """By how much the first working layer moves without the post's layers, over tasks."""
     rows = table[(table["task"] == OVER_TASKS) & table["posts"].astype(bool) & table["moved"].notna()]
-    told = [f"- {seen(row['b_sees'])}, {'zeros' if row['how'] == 'zero' else 'exchange'}: "
-            f"{_signed(row, 'moved', '+.1f')}" for _, row in rows.iterrows()]  # fmt: skip
-    moved = "Layers by which it moves up without the post's two, over tasks:\n\n" + "\n".join(told)
-    return moved if told else ""
+    told = [f"{seen(row['b_sees'])}, {'zeros' if row['how'] == 'zero' else 'exchange'}: "
+            f"{with_interval(row, 'moved', form='+.1f')}" for _, row in rows.iterrows()]  # fmt: skip
+    return bullets(told, "Layers by which it moves up without the post's two, over tasks:")
 
 
 @said
@@ -148,8 +141,8 @@ def post_here(table: pd.DataFrame) -> str:
     for (out, best), rows in table.groupby(["out", "a_top_five"], sort=False):
         layers = rows.loc[rows["b_patched"] == twice, "layer"].tolist()
         where = f"at layers {listed(layers)}" if layers else "nowhere"
-        told.append(f"- {out or 'nothing'} out: A's top five {best}; B answers {twice} (2x) {where}")
-    return "The same prompts on this model:\n\n" + "\n".join(told)
+        told.append(f"{out or 'nothing'} out: A's top five {best}; B answers {twice} (2x) {where}")
+    return bullets(told, "The same prompts on this model:")
 
 
 # --- redundancy ---
@@ -175,14 +168,14 @@ def sets(table: pd.DataFrame) -> str:
     """What more heads, and whole layers, cost together."""
     whole = table[(table["task"] == OVER_TASKS) & (table["where"] == Where.END)]
     chosen = whole[(whole["heads_are"] == Set.CHOSEN) & whole["ratio"].notna()].sort_values("n_heads")
-    told = [f"- {row['n_heads']} heads: {with_interval(row, 'ratio')}, and accuracy goes from {row['before']:.0%} to "
+    told = [f"{row['n_heads']} heads: {with_interval(row, 'ratio')}, and accuracy goes from {row['before']:.0%} to "
             f"{row['accuracy']:.0%}" for _, row in chosen.iterrows()]  # fmt: skip
     layers = whole[whole["heads_are"] == Set.LAYER]
     worst = layers.loc[layers["accuracy"].idxmin()] if len(layers) else None
     cost = 0 if worst is None else worst["before"] - worst["accuracy"]
     more = "" if worst is None else f"\n\nAll heads of one layer cost at most {cost:.0%} of answers ({worst['heads']})."
-    head = "Joint loss over the sum of single losses, at the last token, over tasks:\n\n"
-    return head + "\n".join(told) + more if told else ""
+    head = "Joint loss over the sum of single losses, at the last token, over tasks:"
+    return bullets(told, head) + more if told else ""
 
 
 @said
@@ -210,14 +203,11 @@ def backups(table: pd.DataFrame) -> str:
             Who.FINAL: "by the post's yardstick, moved to the last layer",
             Who.FINAL_HELD: "the same, held frozen",
         }
-    told = [f"- {name}: {share(by.loc[who])}" for who, name in names.items() if who in by.index]
+    told = [f"{name}: {share(by.loc[who])}" for who, name in names.items() if who in by.index]
     less = "\n\nBelow 0: they, too, write less of the answer." if (
         Who.ALL in by.index and by.loc[Who.ALL, "share"] < 0) else ""  # fmt: skip
-    return (
-        f"Share of the lost direct effect that is recovered when {by['n_heads'].iloc[0]} heads go, over tasks:\n\n"
-        + "\n".join(told)
-        + less
-    )
+    head = f"Share of the lost direct effect that is recovered when {by['n_heads'].iloc[0]} heads go, over tasks:"
+    return bullets(told, head) + less
 
 
 @said
@@ -254,8 +244,8 @@ def labels(table: pd.DataFrame) -> str:
     told = []
     for names, part in rows.groupby("labels", sort=False):
         by = [f"{flipped(row['flip'])} {share(row, 'accuracy')}" for _, row in part.iterrows()]
-        told.append(f"- {names}: {', '.join(by)}")
-    return f"Right labels after {rows['n_examples'].max()} examples ({half} half):\n\n" + "\n".join(told)
+        told.append(f"{names}: {', '.join(by)}")
+    return bullets(told, f"Right labels after {rows['n_examples'].max()} examples ({half} half):")
 
 
 @said
@@ -265,10 +255,10 @@ def slopes(table: pd.DataFrame) -> str:
     for names, part in table.groupby("labels", sort=False):
         whole = part[part["flip"] == 0].iloc[0]
         told.append(
-            f"- {names}: {_signed(whole, 'slope', '.3f', 'slope_')} nats a label. The variance over orders of the "
-            f"same examples is {_signed(whole, 'order', '.0%', 'order_')} of the variance that goes by evidence."
+            f"{names}: {with_interval(whole, 'slope', 'slope_', '.3f')} nats a label. The variance over orders of the "
+            f"same examples is {with_interval(whole, 'order', 'order_', '.0%')} of the variance that goes by evidence."
         )
-    return "Slope of the log-odds on signed evidence, all rates together:\n\n" + "\n".join(told)
+    return bullets(told, "Slope of the log-odds on signed evidence, all rates together:")
 
 
 @said
@@ -279,10 +269,10 @@ def readers(table: pd.DataFrame) -> str:
         by = part.set_index("reader")
         rivals = by.drop(index=Reader.EXACT)
         best = rivals.loc[rivals["explained"].idxmax()]
-        name, more = READERS[Reader(best.name)], _signed(best, "beyond_exact", "+.1%", "beyond_")
-        told.append(f"- {names}: the exact reader {share(by.loc[Reader.EXACT], 'explained')}, the best rival ({name}) "
+        name, more = READERS[Reader(best.name)], with_interval(best, "beyond_exact", "beyond_", "+.1%")
+        told.append(f"{names}: the exact reader {share(by.loc[Reader.EXACT], 'explained')}, the best rival ({name}) "
                     f"{best['explained']:.0%}, a difference of {more}")  # fmt: skip
-    return "Variance of held-out sequences explained:\n\n" + "\n".join(told)
+    return bullets(told, "Variance of held-out sequences explained:")
 
 
 @said
@@ -291,9 +281,9 @@ def sums(table: pd.DataFrame) -> str:
     told = []
     for names, part in table[table["flip"] == 0].groupby("labels", sort=False):
         rows = part[part["ratio"].notna()].sort_values("n_changed")
-        told.append(f"- {names}: " + ", ".join(f"{with_interval(row, 'ratio')} for {row['n_changed']} examples"
-                                               for _, row in rows.iterrows()))  # fmt: skip
-    return "Joint over summed contribution, all rates together:\n\n" + "\n".join(told) if told else ""
+        by = [f"{with_interval(row, 'ratio')} for {row['n_changed']} examples" for _, row in rows.iterrows()]
+        told.append(f"{names}: {', '.join(by)}")
+    return bullets(told, "Joint over summed contribution, all rates together:")
 
 
 # --- parts ---
@@ -304,10 +294,10 @@ def looks_back(table: pd.DataFrame) -> str:
     """Attention to earlier answers of heads that matter, and of others, over tasks."""
     table = table.assign(beyond=table["to_y"] - table["even"])
     by = table.groupby(table["important"].astype(bool))[["beyond", "to_y", "to_x"]].mean()
-    told = [f"- {name}: {row['to_y']:.0%} ({row['beyond']:+.0%} from an even share); to earlier x "
+    told = [f"{name}: {row['to_y']:.0%} ({row['beyond']:+.0%} from an even share); to earlier x "
             f"{row['to_x']:.0%}" for key, name in ((True, "heads that matter"), (False, "others")) if key in by.index
             for row in [by.loc[key]]]  # fmt: skip
-    return "Mean attention to earlier answers, from the tokens before answers:\n\n" + "\n".join(told)
+    return bullets(told, "Mean attention to earlier answers, from the tokens before answers:")
 
 
 @said
@@ -323,6 +313,6 @@ def parts(table: pd.DataFrame) -> str:
         apart = wide.max(axis=1) - wide.min(axis=1)
         layer = apart.idxmax()
         lost, kept = wide.loc[layer].idxmin(), wide.loc[layer].idxmax()
-        told.append(f"- {task_name(task)}: MLP {layer:.0f}, {lost} {wide.loc[layer, lost]:+.0%}, {kept} "
+        told.append(f"{task_name(task)}: MLP {layer:.0f}, {lost} {wide.loc[layer, lost]:+.0%}, {kept} "
                     f"{wide.loc[layer, kept]:+.0%}")  # fmt: skip
-    return "Where two attributes part most:\n\n" + "\n".join(told) if told else ""
+    return bullets(told, "Where two attributes part most:")

@@ -17,7 +17,7 @@ from talking_heads_utils.experiments.inhibition.slider import COMPONENT, RANDOM,
 from talking_heads_utils.experiments.rules import ALPHA, COMPONENTS
 from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.site.claim_words import p_in_words, plain
-from talking_heads_utils.site.sentences import said, share
+from talking_heads_utils.site.sentences import bullets, said, share
 
 FEW = COMPONENTS  # components of a head that the paper's claim allows
 TARGETS = {
@@ -57,11 +57,11 @@ def listeners(tables: Mapping[str, pd.DataFrame]) -> str:
         row = table[table["head"] == EVERY].iloc[0]
         stand = "stand out" if row["p"] < ALPHA else "do not clearly stand out"
         parts.append(
-            f"- {model}: the {row['n_listeners']} movers and backups {stand} among {row['n']} later heads, with an AUC "
+            f"{model}: the {row['n_listeners']} movers and backups {stand} among {row['n']} later heads, with an AUC "
             f"of {with_interval(row, 'auc')} ({p_in_words(row['p'])}). Random heads of the same layers reach "
             f"{row['null_mean']:.2f} on average."
         )
-    return "\n".join(parts)
+    return bullets(parts)
 
 
 @said
@@ -72,9 +72,9 @@ def basis(tables: Mapping[str, pd.DataFrame]) -> str:
         each = listed(f"{with_interval(row, 'ratio')} in {row['group']} heads" for _, row in rows.iterrows())
         less = table[table["group"] == DIFFERENCE]["p"].dropna()
         differ = [f" The groups {'differ' if p < ALPHA else 'do not clearly differ'} ({p_in_words(p)})." for p in less]
-        parts.append(f"- {model}: {each}.{''.join(differ)}")
+        parts.append(f"{model}: {each}.{''.join(differ)}")
     told = "The score of the best singular component, divided by that of the best direction of a random basis:"
-    return f"{told}\n\n" + "\n".join(parts)
+    return bullets(parts, told)
 
 
 @said
@@ -85,9 +85,9 @@ def rivals(tables: Mapping[str, pd.DataFrame]) -> str:
         own = rows.loc[BEST_COMPONENT]
         beside = "; ".join(f"{plain(measure)} {row['auc']:.2f} ({_ahead(row)})"
                            for measure, row in rows.iterrows() if measure != BEST_COMPONENT)  # fmt: skip
-        parts.append(f"- {model}, {own['n_readers']} readers: best component {with_interval(own, 'auc', 'auc_')}. "
+        parts.append(f"{model}, {own['n_readers']} readers: best component {with_interval(own, 'auc', 'auc_')}. "
                      f"Beside it: {beside}.")  # fmt: skip
-    return "AUC, mean over readers:\n\n" + "\n".join(parts)
+    return bullets(parts, "AUC, mean over readers:")
 
 
 def _ahead(row: Any) -> str:
@@ -131,7 +131,7 @@ def exchange(table: pd.DataFrame) -> str:
     for head in _heads(table):
         one, two = _few(table[table["k"] <= 1], head=head), _few(table, head=head)
         first = f"{one['components']} alone carries {share(one, ends='share_')}"
-        lines.append(f"- {head}: {first}, the first {two['k']} carry {share(two, ends='share_')}.")
+        lines.append(f"{head}: {first}, the first {two['k']} carry {share(two, ends='share_')}.")
     much = "at least half" if row["share_low"] >= 0.5 else "less than half" if row["share_high"] < 0.5 else "about half"
     more = "more" if row["share"] > row["matched_share"] else "no more"
     sets = (exchanges.RANDOM_DIRECTIONS, exchanges.OTHER_COMPONENT)
@@ -141,7 +141,7 @@ def exchange(table: pd.DataFrame) -> str:
     return (
         f"The predicted components carry {much} of the heads' effect: {share(row, ends='share_')}. That is {more} than "
         f"95% of the matched sets, which carry less than {row['matched_share']:.0%} ({p_in_words(row['p'])}). Other "
-        f"controls: {told}.\n\n" + "\n".join(lines)
+        f"controls: {told}.\n\n{bullets(lines)}"
     )
 
 
@@ -192,10 +192,10 @@ def effects(table: pd.DataFrame) -> str:
         rows = rows.droplevel("head")
         first, second = rows["effect"].nsmallest(2).index
         by_score = int(rows["score"].rank(ascending=False)[first])
-        parts.append(f"- {head}: I(m) changes by {rows['effect'][first]:+.3f} without {head}.{first}, and by "
+        parts.append(f"{head}: I(m) changes by {rows['effect'][first]:+.3f} without {head}.{first}, and by "
                      f"{rows['effect'][second]:+.3f} without {head}.{second}, the next strongest. By its score "
                      f"{head}.{first} ranks {by_score} of {len(rows)}.")  # fmt: skip
-    return "Means over movers:\n\n" + "\n".join(parts)
+    return bullets(parts, "Means over movers:")
 
 
 @said
@@ -203,9 +203,8 @@ def says(table: pd.DataFrame) -> str:
     shares, parts = table[(table["statistic"] == "version_share") & (table["task"] == "ioi")], []
     for component, rows in shares.groupby("component", sort=False):
         told = ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in rows.iterrows())
-        parts.append(f"- {component}: {told}")
-    told = "What each component's variation over the four versions goes by (by chance, a third each):"
-    return f"{told}\n\n" + "\n".join(parts)
+        parts.append(f"{component}: {told}")
+    return bullets(parts, "What each component's variation over the four versions goes by (by chance, a third each):")
 
 
 @said
@@ -215,12 +214,12 @@ def lists(says: pd.DataFrame) -> str:
     rows, parts = rows[rows["split"] == "across_templates"], []
     for component, own in rows.groupby("component", sort=False):
         told = ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in own.iterrows())
-        parts.append(f"- {component}: {told}, n = {own['n'].iloc[0]} lists")
+        parts.append(f"{component}: {told}, n = {own['n'].iloc[0]} lists")
     told = (
         "On lists, the share of each component's variance that a feature predicts, on wordings that were not fitted "
         "(below zero: worse than the mean):"
     )
-    return f"{told}\n\n" + "\n".join(parts) if parts else ""
+    return bullets(parts, told)
 
 
 @said
@@ -242,9 +241,9 @@ def moved(table: pd.DataFrame) -> str:
 @said
 def attends(table: pd.DataFrame) -> str:
     mean = table[(table["role"] == "mean") & ~table["target"].isin(["first_token", "seen"])]
-    parts = [f"- {TARGETS[row['target']]}: {row['excess']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]; matched "
-             f"components {row['control']:+.1%} ({p_in_words(row['p'])})" for _, row in mean.iterrows()]  # fmt: skip
-    return "Where the components are largest, beyond an even share, mean over heads:\n\n" + "\n".join(parts)
+    parts = [f"{TARGETS[row['target']]}: {with_interval(row, 'excess', form='+.1%')}; matched components "
+             f"{row['control']:+.1%} ({p_in_words(row['p'])})" for _, row in mean.iterrows()]  # fmt: skip
+    return bullets(parts, "Where the components are largest, beyond an even share, mean over heads:")
 
 
 @said

@@ -15,6 +15,7 @@ from talking_heads_utils.experiments.inhibition import circuit
 from talking_heads_utils.experiments.rules import ALPHA
 from talking_heads_utils.experiments.verdicts import listed
 from talking_heads_utils.site import scorecard
+from talking_heads_utils.site.sentences import share
 from talking_heads_utils.site.sources import COLAB
 from talking_heads_utils.training import seeds
 
@@ -92,8 +93,7 @@ def hidden() -> str:
 * **Heads vary with the seed, the dimension does not.** The strongest inhibition heads of {len(place)} `mini-place` are
   {listed(strongest)}; each channel has {listed([str(size) for size in sizes])} dimensions ([seeds](#seeds)).
 * **Rescaling looks like backup.** Measured along the changed run's own stream, other heads seem to recover
-  {free["share"]:.0%} [{free["low"]:.0%}, {free["high"]:.0%}] of what is lost. With direction and scale held it is
-  {held["share"]:.0%} [{held["low"]:.0%}, {held["high"]:.0%}] ([chapter 4](#fig-backups)).
+  {share(free)} of what is lost. With direction and scale held it is {share(held)} ([chapter 4](#fig-backups)).
 """
 
 
@@ -114,8 +114,8 @@ def _names() -> list[Line]:
         (f"{inhibit['heads']} inhibit S in SmolLM2's name movers: {inhibit['share']:.0%} of the change from clean to "
          "third-name prompts", f"{inhibit['n']} held-out prompts, {inhibit['n_sets']:.0f} matched sets, "
          f"p ≤ {inhibit['p']:.2f} ([models](#fig-exchanged-roles))"),
-        (f"Without {gone['component']} in their queries, its name movers lose {gone['share']:.0%} "
-         f"[{gone['share_low']:.0%}, {gone['share_high']:.0%}] of their preference for IO",
+        (f"Without {gone['component']} in their queries, its name movers lose {share(gone, ends='share_')} of their "
+         "preference for IO",
          f"{gone['n']} held-out prompts, {gone['n_draws']} matched components, p = {gone['p_holm']:.2f} "
          "([3](#fig-removal))"),
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from talking_heads_utils.experiments.rules import ALPHA
 from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.figures.positional import FEATURES, lengths_of
 from talking_heads_utils.site.claim_words import p_in_words, plain
-from talking_heads_utils.site.sentences import said, share
+from talking_heads_utils.site.sentences import bullets, said, share
 
 WHOLE = (Subspace.WHOLE_HEADS, Subspace.WHOLE_STREAM)
 NARROW, WIDE = 0.5, 2.0  # scales of the cloud that are spoken of
@@ -34,16 +34,6 @@ def _one(table: pd.DataFrame, **keys: Any) -> Any:
     """The first row with these values, None where there is none."""
     rows = _where(table, **keys)
     return None if rows.empty else rows.iloc[0]
-
-
-def _lines(parts: Mapping[str, str] | list[str]) -> str:
-    told = [f"{name}: {words}" for name, words in parts.items()] if isinstance(parts, dict) else parts
-    return "\n".join(f"- {line}" for line in told)
-
-
-def _points(row: Any, value: str = "gain", ends: str = "gain_") -> str:
-    """``+3.0 [1.0, 5.5]``, in points."""
-    return f"{row[value]:+.1f} [{row[f'{ends}low']:.1f}, {row[f'{ends}high']:.1f}]"
 
 
 # --- which components, and where lists sit ---
@@ -159,7 +149,8 @@ def interchange(table: pd.DataFrame) -> str:
         found = _dimensions(_of_stream(table, length, interchanges.LOGIT_DIFFERENCE), Subspace.CHOSEN)
         alone.append(f"{found[1]['effect'] / found[K]['effect']:.0%} in lists of {length}")
     return (
-        f"Change of the logit difference in lists of {n}, by number of dimensions:\n\n{_lines(told)}\n\nOf what the "
+        f"Change of the logit difference in lists of {n}, by number of dimensions:\n\n"
+        f"{bullets(f'{name}: {words}' for name, words in told.items())}\n\nOf what the "
         f"three components do, the first alone does {listed(alone)}."
     )
 
@@ -167,7 +158,10 @@ def interchange(table: pd.DataFrame) -> str:
 def _against(heads: Any, stream: Any) -> dict[str, str]:
     """What whole heads and the whole stream do."""
     more = ". Something else in it works against the heads" if heads["low"] > stream["high"] else ""
-    return {"the inhibition heads whole": _logits(heads), "the whole stream": f"{_logits(stream)}{more}"}
+    return {
+        "the inhibition heads whole": _logits(heads),
+        "the whole stream": f"{_logits(stream)}{more}",
+    }
 
 
 # --- the point moved by hand ---
@@ -280,7 +274,7 @@ def order(table: pd.DataFrame) -> str:
                      f"index {high['list_index']} ({p_in_words(low['range_p'])})")  # fmt: skip
     through = table.loc[table["through_p"] <= ALPHA, "n_items"]
     return (
-        f"Lowest and highest accuracy over the answer's list index, in lists of {n}:\n\n{_lines(parts)}\n\nWith all "
+        f"Lowest and highest accuracy over the answer's list index, in lists of {n}:\n\n{bullets(parts)}\n\nWith all "
         f"coordinates at one point, the range between them narrows clearly more than with those of matched triples, in "
         f"at least one order, {_at(through)}."
     )
@@ -298,7 +292,8 @@ def gains(table: pd.DataFrame) -> str:
     more = "more than by the correction is gained by "
     beats = more + listed(better) if better else "neither way to steer gains more than the correction of the logits"
     both = _where(held_out, method=Method.BOTH)
-    adds = [f"{_points(row, 'beyond', 'beyond_')} in lists of {row['n_items']}" for _, row in both.iterrows()]
+    adds = [f"{row['beyond']:+.1f} [{row['beyond_low']:.1f}, {row['beyond_high']:.1f}] in lists of {row['n_items']}"
+            for _, row in both.iterrows()]  # fmt: skip
     return f"On held-out lists, {beats}. Points that a setting adds to the correction: {listed(adds)}."
 
 
@@ -327,4 +322,4 @@ def known(tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
             unused += [] if moves or index["low"] <= index["chance"] else [model]
         parts[model] = "; ".join(told)
     more = f"\n\nWhat can be decoded need not be used: see *{listed(unused)}*." if unused else ""
-    return _lines({model: words for model, words in parts.items() if words}) + more
+    return bullets(f"{model}: {words}" for model, words in parts.items() if words) + more

@@ -4,13 +4,13 @@ source's."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, ClaimId
 from talking_heads_utils.experiments.store import Finished
-from talking_heads_utils.experiments.verdicts import listed
+from talking_heads_utils.experiments.verdicts import listed, with_interval
 from talking_heads_utils.site import scorecard
 from talking_heads_utils.site.claim_words import SENTENCES, WHY_OTHERWISE, theirs
 from talking_heads_utils.site.sources import page_url
@@ -34,7 +34,13 @@ def said(say: Callable[..., str]) -> Callable[..., Any]:
 
 def share(row: Any, value: str = "share", ends: str = "") -> str:
     """``61% [58%, 64%]``."""
-    return f"{row[value]:.0%} [{row[f'{ends}low']:.0%}, {row[f'{ends}high']:.0%}]"
+    return with_interval(row, value, ends, ".0%")
+
+
+def bullets(told: Iterable[str], head: str = "") -> str:
+    """A list, below a sentence where one is given; nothing without entries."""
+    lines = "\n".join(f"- {line}" for line in told)
+    return f"{head}\n\n{lines}" if head and lines else lines
 
 
 def _verdict(known: scorecard.Judged) -> str:
@@ -48,12 +54,11 @@ def against(results: Mapping[str, Mapping[str, Finished]], chapter: int) -> str:
     what a sentence calls a model -> its finished experiments."""
     parts = []
     for claim in (claim for claim in CLAIMS if claim.chapter == chapter):
-        told = [f"- {model}: {_verdict(known)}"
+        told = [f"{model}: {_verdict(known)}"
                 for model, known in scorecard.judged(results, claim).items()
                 if known.verdict != scorecard.NoVerdict.NOT_POSSIBLE]  # fmt: skip
         if told:
-            head = f"**{SENTENCES[claim.id]}.** *The {claim.source}: {theirs(claim)}.*\n"
-            parts.append("\n".join([head, *told]))
+            parts.append(bullets(told, f"**{SENTENCES[claim.id]}.** *The {claim.source}: {theirs(claim)}.*"))
     return "\n\n".join(parts)
 
 
