@@ -12,10 +12,10 @@ from talking_heads_utils.experiments.editing import measures
 from talking_heads_utils.experiments.editing.gains import EditRow
 from talking_heads_utils.experiments.editing.removal import N_MATCHED, ChosenBy, RemovalRow
 from talking_heads_utils.experiments.list_prompts import Part
-from talking_heads_utils.experiments.list_worlds import ACCURACY, N_ITEMS, gain, p_of, row
+from talking_heads_utils.experiments.list_worlds import ACCURACY, N_ITEMS, gain
 from talking_heads_utils.experiments.rows import Row, frame
 from talking_heads_utils.experiments.verdicts import Measured
-from talking_heads_utils.experiments.worlds import Cell, Random
+from talking_heads_utils.experiments.worlds import Cell, Random, p_of, row
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.stats import holm
 

@@ -24,10 +24,9 @@ from talking_heads_utils.experiments.icl.patching import SEES, FirstRow, OutRow
 from talking_heads_utils.experiments.icl.readers import Reader, simulated
 from talking_heads_utils.experiments.icl.redundancy import Set, SetRow
 from talking_heads_utils.experiments.icl.swaps import How, Where
-from talking_heads_utils.experiments.list_worlds import row
 from talking_heads_utils.experiments.rows import Row, frame
 from talking_heads_utils.experiments.verdicts import Measured
-from talking_heads_utils.experiments.worlds import Cell, Random
+from talking_heads_utils.experiments.worlds import Cell, Random, resampled, row
 from talking_heads_utils.labels import Head
 from talking_heads_utils.stats import Z
 
@@ -37,6 +36,8 @@ N_MATTER = 15  # heads
 PAIRS = (4, 5, 6)  # other pairs of layers: the first of each
 ACCURACY = 0.8
 N_BOOT = 400
+EVEN = "even"  # a reader beside those of the chapter
+PARTS = (Attribute.WORD, Attribute.FORM)
 
 
 def redundant(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
@@ -128,9 +129,6 @@ def backups(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
         yield measures.backups(frame(rows))
 
 
-EVEN = "even"
-
-
 def evidence(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     """Readers of drawn sequences, through the chapter's own tables: those of
     :class:`~talking_heads_utils.experiments.icl.readers.Reader`, and ``even``: the same weight for every label,
@@ -148,8 +146,7 @@ def evidence(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
 def adds(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     """``effect_size``: what eight examples do together over the sum of what each does alone, 1 nat in the mean. noise:
     standard deviation over sequences, in nats. ``ratio``; ``little``: examples do nothing."""
-    even = np.full(cell.n_prompts, 1 / cell.n_prompts)
-    weights = rng.multinomial(cell.n_prompts, even, size=N_BOOT) / cell.n_prompts  # the same resamples for all worlds
+    weights = resampled(cell.n_prompts, N_BOOT, rng)
     for _ in range(n):
         common = (cell.world != "little") * 1.0 + cell.noise * rng.normal(size=cell.n_prompts)
         joint = cell.effect_size * common + cell.noise / 2 * rng.normal(size=cell.n_prompts)
@@ -215,6 +212,3 @@ def in_parts(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
             rows += [row(PartRow, task=str(t), part="", attribute=of, share=ACCURACY, n=cell.n_prompts)
                      for of in PARTS if kind == MLPS]  # fmt: skip
         yield measures.in_parts(frame(rows))
-
-
-PARTS = (Attribute.WORD, Attribute.FORM)

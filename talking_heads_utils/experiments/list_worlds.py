@@ -8,8 +8,6 @@ A model answers half of those of four and a third of those of six, as the gate f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +28,7 @@ from talking_heads_utils.experiments.positional.traversal import ReachRow
 from talking_heads_utils.experiments.rows import Row, frame
 from talking_heads_utils.experiments.rules import SCALE
 from talking_heads_utils.experiments.verdicts import Measured
-from talking_heads_utils.experiments.worlds import Cell, Random
+from talking_heads_utils.experiments.worlds import Cell, Random, p_of, resampled, row
 from talking_heads_utils.prompts.lists import KEPT, SHUFFLED
 from talking_heads_utils.stats import Interval, share, share_change
 
@@ -41,16 +39,6 @@ N_BOOT = 400
 N_DEALS = 199
 ENDS = {"value": "mean", "low": "low", "high": "high"}
 ANEW = 0.3  # share of the lists whose answer a shift deals anew
-
-
-def row(kind: type[Row], **values: Any) -> Row:
-    """A row of a table with these values; what no measure reads is empty."""
-    return kind(**{field.name: values.get(field.name) for field in fields(kind)})
-
-
-def p_of(own: float, drawn: ndarray) -> float:
-    """Share of draws, and the number itself, that reach it."""
-    return float((1 + (drawn >= own).sum()) / (1 + len(drawn)))
 
 
 def hits(rng: Random, p: float, n: int) -> Interval:
@@ -103,17 +91,13 @@ def three_dimensions(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     noise: standard deviation over pairs, in that of the stream. ``even``: ten dimensions do alike, or nearly so.
     ``little``: ten do but a fifth of the stream's. ``item``: donors of other items move little, those of the same
     items all. ``alike``: matched triples do as much. ``none``: nothing moves anything."""
-    even = np.full(cell.n_prompts, 1 / cell.n_prompts)
-    weights = rng.multinomial(cell.n_prompts, even, size=N_BOOT) / cell.n_prompts  # the same resamples for all worlds
+    weights = resampled(cell.n_prompts, N_BOOT, rng)
     stream = 0.0 if cell.world == "none" else 2.0
     ten = (0.2 if cell.world == "little" else 0.8) * stream
     for _ in range(n):
         own, drawn = triples(rng, cell.effect_size * ten, cell.world == "alike", 0.15 * max(stream, 1))
-        rows = [
-            each
-            for n_items in ACCURACY
-            for each in _interchanged(cell, n_items, weights, (own, ten, stream), drawn, rng)
-        ]
+        effects = (own, ten, stream)
+        rows = [each for n in ACCURACY for each in _interchanged(cell, n, weights, effects, drawn, rng)]
         yield measures.three_dimensions(frame(rows))
 
 

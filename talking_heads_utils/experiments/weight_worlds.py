@@ -4,7 +4,6 @@ and measures of chapter 1's claims on weights alone. Drawn as in :mod:`talking_h
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from talking_heads_utils.experiments.inhibition import basis, links, listeners, 
 from talking_heads_utils.experiments.planted_circuit import CircuitWorld
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.verdicts import Measured
-from talking_heads_utils.experiments.worlds import Cell, Random
+from talking_heads_utils.experiments.worlds import Cell, Random, row
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.roles import IOI_LINKS, Link, Roles, gpt2_small_roles
 from talking_heads_utils.scores.scores import CompositionScores, compute_scores
@@ -95,11 +94,8 @@ def listening(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     one = cell.world.startswith(ONE_LAYER)
     n_heads, chosen = (9, [Head(1, i) for i in range(cell.n_readers)]) if one else (
         N_HEADS, [Head(i % 3, i // 3) for i in range(cell.n_readers)])  # fmt: skip
-    empty: dict[str, Any] = dict.fromkeys(field.name for field in fields(listeners.ListenerRow))
-    heads = [
-        listeners.ListenerRow(**empty | {"head": str(head), "layer": head.layer, "listener": head in chosen})
-        for head in heads_in(range(3), n_heads)
-    ]
+    heads = [row(listeners.ListenerRow, head=str(head), layer=head.layer, listener=head in chosen)
+             for head in heads_in(range(3), n_heads)]  # fmt: skip
     for _ in range(n):
         value = torch.from_numpy(rng.normal(size=(3, n_heads)) + cell.noise * rng.normal(size=(3, 1)))
         for head in chosen:

@@ -7,8 +7,8 @@ of the claim.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,14 +16,11 @@ from numpy import ndarray
 
 from talking_heads_utils.experiments.inhibition import attends, exchange, measures
 from talking_heads_utils.experiments.inhibition.exchange_study import Study, fresh_prompts, make_study
-from talking_heads_utils.experiments.rows import frame
+from talking_heads_utils.experiments.rows import Row, frame
 from talking_heads_utils.experiments.rules import COMPONENTS
 from talking_heads_utils.experiments.verdicts import Measured
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.roles import S_INHIBITION
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 D_HEAD = 64  # components of a head
 DECAY = 12.0  # over so many components singular values fall by a factor of e
@@ -51,6 +48,21 @@ Random = np.random.Generator
 Ranks = Float[ndarray, "n n_heads"]
 
 
+def row(kind: type[Row], **values: Any) -> Row:
+    """A row of a table with these values; what no measure reads is empty."""
+    return kind(**{field.name: values.get(field.name) for field in fields(kind)})
+
+
+def p_of(own: float, drawn: ndarray) -> float:
+    """Share of draws, and the number itself, that reach it."""
+    return float((1 + (drawn >= own).sum()) / (1 + len(drawn)))
+
+
+def resampled(n: int, n_boot: int, rng: Random) -> Float[ndarray, "n_boot n"]:
+    """Weights of n units in bootstrap samples, the same for all worlds of a cell."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=n_boot) / n
+
+
 def predicted(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     """``carrier``: one component of each head is read more, by ``effect_size`` standard deviations, and carries.
     ``spread``: none is, but a component's effect is how much it is read times what it holds, so that the weights, which
@@ -59,11 +71,9 @@ def predicted(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     for ranks in zip(*_ranks(cell, n, rng)):
         names = (measures.WEIGHTS, *measures.BASELINES)
         rows = [
-            exchange.HitRow(
-                "", f"L0H{head}", name, "", "", int(rank), rank == 1, rank <= 3, rank / D_HEAD, 1.0, 1.0, D_HEAD, 0
-            )
+            row(exchange.HitRow, predictor=name, rank=int(rank), hit_at_1=rank == 1, n_components=D_HEAD)
             for name, by_head in zip(names, ranks)
-            for head, rank in enumerate(by_head)
+            for rank in by_head
         ]
         yield measures.predicted(frame(rows))
 
@@ -99,8 +109,7 @@ def concentrated(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     weights name them by a blurred copy of the effects, and what other components of the same layers and like energy do
     has either sign. ``alike``: these do as much. ``random``: the weights know nothing. noise: standard deviation of an
     effect over prompts, in its mean, and of what blurs the score, in its logarithm, both."""
-    even = np.full(cell.n_prompts, 1 / cell.n_prompts)
-    weights = rng.multinomial(cell.n_prompts, even, size=N_BOOT) / 1.0  # the same resamples for all worlds
+    weights = resampled(cell.n_prompts, N_BOOT, rng)
     for _ in range(n):
         yield _one_exchange(cell, weights, rng)
 
@@ -121,18 +130,14 @@ def _one_exchange(cell: Cell, weights: ndarray, rng: Random) -> Measured:
     at_whole = at_part + left.sum() * common + other * np.sqrt((left**2).sum())
     centre = part * (1 + rng.normal() / 3) if cell.world == "alike" else 0  # as if the set itself were drawn so
     draws = rng.normal(size=N_SETS) * part / 3 + centre
-    return measures.concentrated(_exchange_table(cell, at_part, at_whole, draws / whole, weights))
-
-
-def _exchange_table(cell: Cell, part: ndarray, whole: ndarray, draws: ndarray, weights: ndarray) -> pd.DataFrame:
-    low, high = np.quantile((weights @ part) / (weights @ whole), [0.025, 0.975])
-    share = part.mean() / whole.mean()
-    p = (1 + (draws >= share).sum()) / (1 + len(draws))
-    row = exchange.ExchangeRow(
-        "", exchange.ALL, exchange.QUERY, exchange.PREDICTED, COMPONENTS, "", exchange.LOG_ODDS, part.mean(), 0.0, 0.0,
-        share, low, high, None, float(np.quantile(draws, 0.95)), float(p), len(draws), cell.n_prompts,
+    low, high = np.quantile((weights @ at_part) / (weights @ at_whole), [0.025, 0.975])
+    share, draws = at_part.mean() / at_whole.mean(), draws / whole
+    found = row(
+        exchange.ExchangeRow, head=exchange.ALL, into=exchange.QUERY, set=exchange.PREDICTED, k=COMPONENTS,
+        measure=exchange.LOG_ODDS, share=share, share_low=low, share_high=high,
+        matched_share=float(np.quantile(draws, 0.95)), p=p_of(share, draws), n=cell.n_prompts,
     )  # fmt: skip
-    return frame([row])
+    return measures.concentrated(frame([found]))
 
 
 def in_lists(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
@@ -148,11 +153,9 @@ def in_lists(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     p = (1 + (others >= own[..., None]).sum(2)) / (1 + N_MATCHED)
     for values, chances in zip(own, p):
         rows = [
-            attends.AttendsRow(
-                "", S_INHIBITION, f"L0H{head}.0", "", measures.SEEN, value, None, value, None, None, 0.0, None, None,
-                chance, N_MATCHED, 0, 0, "",
-            )
-            for head, (value, chance) in enumerate(zip(values, chances))
+            row(attends.AttendsRow, role=S_INHIBITION, target=measures.SEEN, excess=value, control=0.0, p=chance,
+                n_controls=N_MATCHED)
+            for value, chance in zip(values, chances)
         ]  # fmt: skip
         yield measures.in_lists(frame(rows))
 
