@@ -40,9 +40,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from talking_heads_utils.cli.options import PACKAGED, add_ray, told
+from talking_heads_utils.cli.options import PACKAGED, add_ray, add_seed, told
 from talking_heads_utils.files import GPT2_VARIABLE, check_file, gpt2_source
-from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
+from talking_heads_utils.settings import KINDS, N_RANDOM
 
 if TYPE_CHECKING:
     from talking_heads_utils.scores.scores import CompositionScores
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="layer by layer, resumable, in little memory")
     add_ray(parser, "reader layers of --stream")
     parser.add_argument("--n-random", type=int, default=N_RANDOM, help=f"random directions behind each z ({N_RANDOM})")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"seed of the random directions (default: {SEED})")
+    add_seed(parser, "of the random directions")
 
 
 def add_weights_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,7 +43,7 @@ def add_device(parser: argparse.ArgumentParser, *, dtype: bool = False) -> None:
         parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model (default: float32)")
 
 
-def add_seed(parser: argparse.ArgumentParser, of: str = "of prompts and controls") -> None:
+def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
     """``--seed``."""
     parser.add_argument("--seed", type=int, default=SEED, help=f"{of} (default: {SEED})")
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from talking_heads_utils.settings import SEED
+from talking_heads_utils.cli.options import add_seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the table, a parquet file")
     parser.add_argument("--worlds", type=int, default=1000, help="of each kind (default: 1000)")
-    parser.add_argument("--seed", type=int, default=SEED)
+    add_seed(parser, "of the draws")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -21,10 +21,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from talking_heads_utils.cli.options import DTYPES, PACKAGED, add_ray, integers
+from talking_heads_utils.cli.options import PACKAGED, add_device, add_ray, add_seed, integers
 from talking_heads_utils.errors import ResultError, TalkingHeadsError
 from talking_heads_utils.files import check_folder
-from talking_heads_utils.settings import SEED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_ray(parser, "experiments")
     parser.add_argument("--texts", type=_texts, metavar="FILE",
                         help="running text: FILE, openwebtext, or pydoc, Python's own (default)")  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model (default: float32)")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"of prompts and controls (default: {SEED})")
+    add_device(parser, dtype=True)
+    add_seed(parser, "of prompts and controls")
 
 
 def _texts(text: str) -> Path | str:

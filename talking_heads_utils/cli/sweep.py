@@ -28,10 +28,9 @@ import argparse
 import math
 from pathlib import Path
 
-from talking_heads_utils.cli.options import DTYPES, PACKAGED, add_ray, integers, told
+from talking_heads_utils.cli.options import PACKAGED, add_device, add_ray, add_seed, integers, told
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.files import check_folder
-from talking_heads_utils.settings import SEED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,18 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="of each alpha, both ends included (default: -100:100:10)")  # fmt: skip
     parser.add_argument("--logits", action="store_true", help="read the candidates' logits too (all layers run)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where plan and chunks go")
-    add_results_argument(parser)
-    add_ray(parser, "chunks")
-    parser.add_argument("--batch-size", type=int, help="settings times prompts run together (default: by memory)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"of the prompts (default: {SEED})")
-
-
-def add_results_argument(parser: argparse.ArgumentParser) -> None:
-    """Where the aggregates go: the same for every command that finishes a sweep."""
     parser.add_argument("--results", type=Path, metavar="FOLDER",
                         help="aggregates go to FOLDER/<model>/ (default: into --out)")  # fmt: skip
+    add_ray(parser, "chunks")
+    parser.add_argument("--batch-size", type=int, help="settings times prompts run together (default: by memory)")
+    add_device(parser, dtype=True)
+    add_seed(parser, "of the prompts")
 
 
 def run(args: argparse.Namespace) -> None:
