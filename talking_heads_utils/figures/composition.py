@@ -96,7 +96,7 @@ def components_figure(
     figure.update_xaxes(title_text="component", row=2)
     figure.update_layout(bargap=0.1, legend_y=-0.16)
     if len(readers) > 1:
-        menu = _menu([_into(reader, kind) for reader in readers], sets, ("y", "customdata", "text", "meta"))
+        menu = _menu([f"into {reader}, {KIND_READS[kind]}" for reader in readers], sets)
         figure.update_layout(updatemenus=[menu], margin_t=92)
     return figure
 
@@ -169,12 +169,11 @@ def links_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_layout(legend=AT_BOTTOM)
     figure.update_xaxes(title_text="percentile among all earlier heads", range=[0, 104])
     return figure.update_yaxes(
-        categoryorder="array", categoryarray=names[::-1], ticktext=_broken(names), tickvals=names
+        categoryorder="array",
+        categoryarray=names[::-1],
+        tickvals=names,
+        ticktext=[link.replace(" → ", " →<br>") for link in names],
     )
-
-
-def _broken(links: Sequence[str]) -> list[str]:
-    return [link.replace(" → ", " →<br>") for link in links]
 
 
 def listeners_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
@@ -255,15 +254,11 @@ def rivals_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     return figure.update_layout(legend=AT_BOTTOM, modebar_remove=NO_BUTTONS)
 
 
-def _into(reader: Head, kind: str) -> str:
-    return f"into {reader}, {KIND_READS[kind]}"
-
-
-def _menu(labels: Sequence[str], sets: Sequence[list], keys: Sequence[str]) -> dict:
-    """A dropdown that replaces ``keys`` of the first traces of a figure by those of the chosen set."""
+def _menu(labels: Sequence[str], sets: Sequence[list]) -> dict:
+    """A dropdown that replaces what the first traces of a figure show by what those of the chosen set do."""
     buttons = []
     for label, traces in zip(labels, sets):
-        update = {key: [getattr(trace, key) for trace in traces] for key in keys}
+        update = {key: [getattr(trace, key) for trace in traces] for key in ("y", "customdata", "text", "meta")}
         buttons.append(dict(label=label, method="restyle", args=[update, list(range(len(traces)))]))
     return dropdown(buttons)
 

@@ -182,8 +182,11 @@ def layers_out_figure(table: pd.DataFrame) -> go.Figure:
         post = part[part["posts"].astype(bool)]
         return [
             cells(grid, layers, layers, most, "change of accuracy", "layers %{y} and %{x}: %{customdata}"),
-            framed(post["b"].tolist(), post["a"].tolist(), "the post's layers"),
-        ]
+            go.Scatter(
+                x=post["b"].tolist(), y=post["a"].tolist(), mode="markers", name="the post's layers", showlegend=True,
+                hoverinfo="skip", marker=dict(symbol="square-open", size=11, color=EXPECTED, line_width=2),
+            ),
+        ]  # fmt: skip
 
     views = views_of(table, traces, task=task_name, how=lambda how: HOWS[how][0])
     figure = new_figure(430, xaxis_title="layer", yaxis_title="layer")
@@ -200,11 +203,6 @@ def cells(grid: list, x: Sequence, y: Sequence, most: float, title: str, hover: 
                       x=1, xanchor="right", y=-0.16, yanchor="top", nticks=5),
         hovertemplate=f"{hover}<extra></extra>",
     )  # fmt: skip
-
-
-def framed(x: Sequence, y: Sequence, name: str) -> go.Scatter:
-    return go.Scatter(x=list(x), y=list(y), mode="markers", name=name, showlegend=True, hoverinfo="skip",
-                      marker=dict(symbol="square-open", size=11, color=EXPECTED, line_width=2))  # fmt: skip
 
 
 def first_figure(table: pd.DataFrame) -> go.Figure:

@@ -160,11 +160,11 @@ RIVALS = {exchange.PREDICTED: ACCENT, exchange_study.BEST_MEASURED: EXPECTED,
 INPUTS = {exchange.KEY: KIND_COLOURS["K"], exchange.VALUE: KIND_COLOURS["V"]}
 
 
-def exchange_figure(table: pd.DataFrame, measure: str = exchange.LOG_ODDS) -> go.Figure:
+def exchange_figure(table: pd.DataFrame) -> go.Figure:
     """Share of a head's effect that the first k components carry, with controls or beside other ways to choose them; a
     menu chooses the head and what stands beside. table: of
     :class:`~talking_heads_utils.experiments.inhibition.exchange.ExchangeRow`."""
-    figure, rows = new_figure(320, margin_t=16), table[table["measure"] == measure]
+    figure, rows = new_figure(320, margin_t=16), table[table["measure"] == exchange.LOG_ODDS]
     query = rows[rows["into"] == exchange.QUERY]
     views: dict[str, Sequence[Any]] = {}
     for head, part in sorted(query.groupby("head", sort=False), key=lambda item: item[0] != exchange.ALL):

@@ -12,11 +12,11 @@ from talking_heads_utils.figures.style import CONTROL, FIRST_NAME, NO_BUTTONS, S
 PANELS = {"attention": "name movers look at", "probability": "model says next"}
 
 
-def one_number_figure(table: pd.DataFrame, prompt: int = 0) -> go.Figure:
-    """Bars of both names: the name movers' attention, and the answer's probability. The slider sets one coefficient, at
-    first as it is by itself; grey marks: a random direction moved as far. table: of
+def one_number_figure(table: pd.DataFrame) -> go.Figure:
+    """Bars of both names in the first prompt: the name movers' attention, and the answer's probability. The slider sets
+    one coefficient, at first as it is by itself; grey marks: a random direction moved as far. table: of
     :class:`~talking_heads_utils.experiments.inhibition.slider.SliderRow`."""
-    part = table[table["prompt"].eq(prompt).fillna(False)].sort_values("setting")
+    part = table[table["prompt"].eq(0).fillna(False)].sort_values("setting")
     settings = sorted(part["setting"].unique())
     at = min(range(len(settings)), key=lambda i: abs(settings[i] - part["plain"].iloc[0]))
     figure = make_subplots(1, 2, subplot_titles=list(PANELS.values()), shared_yaxes=True, horizontal_spacing=0.06,

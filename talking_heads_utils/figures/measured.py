@@ -38,8 +38,8 @@ def measured(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {"measures": list(MEASURES.values()), "rows": found}
 
 
-def _numbers(row: Mapping[str, Any], effect: str, low: str = "low", high: str = "high") -> list[Any]:
-    return [*(float(f"{row[name]:.4g}") for name in (effect, low, high)), int(row["n"])]
+def _numbers(row: Mapping[str, Any], effect: str) -> list[Any]:
+    return [*(float(f"{row[name]:.4g}") for name in (effect, "low", "high")), int(row["n"])]
 
 
 def _roles(table: pd.DataFrame) -> Iterator[tuple[str, list[Any]]]:

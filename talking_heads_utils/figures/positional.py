@@ -198,13 +198,13 @@ def spans(at: Sequence[float], low: pd.Series, high: pd.Series) -> tuple[list[fl
 # --- how many dimensions behaviour needs ---
 
 
-def dimensions_figure(table: pd.DataFrame, first: str = interchange.LOGIT_DIFFERENCE) -> go.Figure:
+def dimensions_figure(table: pd.DataFrame) -> go.Figure:
     """What a donor's first k coordinates do to the recipient, of components and of learned subspaces; grey: 95% of
-    matched triples; lines: whole heads and the whole stream. The menu chooses measure and length. first: the measure it
-    opens on. table: of :class:`~talking_heads_utils.experiments.positional.interchange.InterchangeRow`."""
+    matched triples; lines: whole heads and the whole stream. The menu chooses measure and length. table: of
+    :class:`~talking_heads_utils.experiments.positional.interchange.InterchangeRow`."""
     figure, views, layouts = new_figure(380, margin_t=16), {}, []
     donors = table[table["donor"] == interchange.Donor.OTHER_ITEMS]
-    for measure in sorted(MEASURES, key=lambda name: name != first):
+    for measure in MEASURES:
         for n in lengths_of(donors):
             part = donors[(donors["n_items"] == n) & (donors["measure"] == measure)]
             if len(part):

@@ -42,17 +42,13 @@ def points(row: Any, value: str = "gain", ends: str = "") -> str:
 def finding(table: pd.DataFrame, model: str) -> str:
     """The chapter's finding, and its control."""
     row, draws = best(table), _draws(table)
+    n_tried = int(table.loc[table["draw"].isna(), "n_tried"].max())  # edits of all families together
     gains = "raises" if row["low"] > 0 else "lowers" if row["high"] < 0 else "does not clearly change"
     return (
-        f"In {model}, the best of {_n_tried(table):,} edits of the weights {gains} accuracy on held-out lists of "
+        f"In {model}, the best of {n_tried:,} edits of the weights {gains} accuracy on held-out lists of "
         f"{row['n_items']}, by **{points(row)} points**. The same search among random heads, {len(draws)} times, gains "
         f"{draws['gain'].max():+.1f} at most."
     )
-
-
-def _n_tried(table: pd.DataFrame) -> int:
-    """Edits of all families together."""
-    return int(table.loc[table["draw"].isna(), "n_tried"].max())
 
 
 def _draws(table: pd.DataFrame, n_items: int | None = None) -> pd.DataFrame:

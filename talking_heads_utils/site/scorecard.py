@@ -115,9 +115,9 @@ def models() -> list[str]:
     return [GPT2_WEIGHTS, *known_models(), *TOYS]
 
 
-def all_results(root: Path | None = None) -> dict[str, dict[str, Finished]]:
+def all_results() -> dict[str, dict[str, Finished]]:
     """Model -> its finished experiments, for every model of the scorecard. Raises as :func:`store.finished` does."""
-    return {model: finished(model, root) for model in models()}
+    return {model: finished(model) for model in models()}
 
 
 # --- as a page shows it ---

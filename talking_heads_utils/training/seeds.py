@@ -7,7 +7,7 @@ Each run's mover, inhibition heads and channel are measured, and kept as one par
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,8 @@ SHARE = 0.9  # of the effect of all, which the channel's dimensions must carry
 CARD = ("seed", "step", "minutes", "longest", "complete_at", "early_at", "accuracy")
 
 
-def measure_all(
-    runs: Sequence[Path], out: Path, say: Callable[[str], None] = print, n_prompts: int = N_PROMPTS
-) -> None:
-    """Measure every run that ``out`` does not have yet.
+def measure_all(runs: Sequence[Path], out: Path, n_prompts: int = N_PROMPTS) -> None:
+    """Measure every run that ``out`` does not have yet, and say what was found.
 
     Raises :class:`CheckpointError` for a folder that holds no finished run, before anything is measured, and
     :class:`ResultError` where another run's measures are in the way.
@@ -58,7 +56,7 @@ def measure_all(
             with store.part(name) as part:
                 part.note |= card | dict(checkpoint=checkpoint) | measure(folder, n_prompts)
         heads = ", ".join(head["head"] for head in store.note(name)["inhibition_heads"]) or "none"
-        say(f"{store.path(name)}: heads that inhibit: {heads}{'' if stale is not None else ' (there already)'}")
+        print(f"{store.path(name)}: heads that inhibit: {heads}{'' if stale is not None else ' (there already)'}")
 
 
 def measure(folder: Path, n_prompts: int = N_PROMPTS) -> dict[str, Any]:

@@ -31,11 +31,11 @@ def transformer_lens_head_level(weights: HeadWeights) -> dict[str, Tensor]:
     return {kind: composition_scores(ov, right) for kind, right in (("Q", qk), ("K", qk.T), ("V", ov))}
 
 
-def flat_product(weights: HeadWeights, kinds: str = KINDS) -> dict[str, Tensor]:
+def flat_product(weights: HeadWeights) -> dict[str, Tensor]:
     """All components the plain way: one unmasked product per kind, ``[components, readers]``, in one piece."""
     directions = write_directions(weights)[0].flatten(0, 2)
     scores = {}
-    for kind in kinds:
+    for kind in KINDS:
         maps = torch.cat([reading_maps(weights, layer, kind) for layer in range(weights.n_layers)])
         product = directions @ maps.permute(1, 0, 2).reshape(weights.d_model, -1)
         scores[kind] = product.unflatten(1, (len(maps), weights.d_head)).norm(dim=-1)

@@ -79,11 +79,11 @@ def estimate(seconds: float, measured: Shape, asked: Shape) -> dict[str, float]:
     }
 
 
-def product_rate(size: int = 4096, repeats: int = 3) -> float:
+def product_rate(size: int = 4096) -> float:
     """Operations a second of ``torch.mm`` in float32 on square matrices: what this machine can do."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     out, times = torch.mm(left, right), []
-    for _ in range(repeats):
+    for _ in range(3):
         start = time.perf_counter()
         torch.mm(left, right, out=out)
         times.append(time.perf_counter() - start)
