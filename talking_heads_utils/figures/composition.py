@@ -37,7 +37,6 @@ from talking_heads_utils.scores.scores import CompositionScores
 def known_answer_figure(by_cosine: Mapping[float, CompositionScores]) -> go.Figure:
     """Scores of every component of both writers into both readers, with a slider over the planted angle."""
     pairs = [(w, r) for w in (PLANTED_WRITER.of_head, Head(0, 1)) for r in (PLANTED_READER, Head(1, 1))]
-    start = next(iter(by_cosine.values()))
     frames = [
         go.Frame(name=f"{cosine:.2f}", data=_known_answer_traces(scores, cosine, pairs), traces=list(range(5)))
         for cosine, scores in by_cosine.items()
@@ -46,7 +45,7 @@ def known_answer_figure(by_cosine: Mapping[float, CompositionScores]) -> go.Figu
     for i, trace in enumerate(frames[0].data):
         at = i % len(pairs)  # the expected answer, last, belongs to the first panel
         figure.add_trace(trace, row=at // 2 + 1, col=at % 2 + 1)
-    _null_line(figure, start.null_rms)
+    _null_line(figure, next(iter(by_cosine.values())).null_rms)
     figure.update_yaxes(range=[0, 1.02])
     figure.update_yaxes(title_text="score C", col=1)
     figure.update_xaxes(title_text="component", row=2)
@@ -60,15 +59,10 @@ def _known_answer_traces(scores: CompositionScores, cosine: float, pairs: list[t
     x = list(range(scores.d_head))
     planted = [ACCENT if c == PLANTED_WRITER.component else CONTROL for c in x]
     bars = [
-        go.Bar(
-            x=x,
-            y=scores.pair(*pair, "Q").numpy(),
-            marker_color=planted if i == 0 else CONTROL,
-            hovertemplate=f"{pair[0]}.%{{x}}<br>C = %{{y:.3f}}<extra></extra>",
-            showlegend=False,
-        )
+        go.Bar(x=x, y=scores.pair(*pair, "Q").numpy(), marker_color=planted if i == 0 else CONTROL, showlegend=False,
+               hovertemplate=f"{pair[0]}.%{{x}}<br>C = %{{y:.3f}}<extra></extra>")
         for i, pair in enumerate(pairs)
-    ]
+    ]  # fmt: skip
     mark = dict(symbol="line-ew-open", size=16, color=EXPECTED, line_width=3)
     exact = expected_scores(cosine).numpy()
     return [*bars, go.Scatter(x=x, y=exact, mode="markers", name="expected exactly", marker=mark)]
@@ -111,24 +105,14 @@ def _component_traces(
     others = [h for h in range(scores.n_heads) if Head(writer.layer, h) not in writers]
     control = block.score[writer.layer, others, :, reader.head]
     best = int(np.nanargmax(y))
+    label = dict(textposition="outside", textfont_size=12, textangle=0, constraintext="none", cliponaxis=False)
     bars = go.Bar(
-        x=x,
-        y=y,
-        name="this head",
-        marker_color=ACCENT,
-        opacity=0.85,
-        text=[f"{writer}.{c}" if c == best else "" for c in x],
-        textposition="outside",
-        textfont_size=12,
-        textangle=0,
-        constraintext="none",
-        cliponaxis=False,
+        x=x, y=y, name="this head", marker_color=ACCENT, opacity=0.85, meta=str(reader), showlegend=in_legend,
+        text=[f"{writer}.{c}" if c == best else "" for c in x], **label,
         customdata=np.stack([z, rank, scores.singular_values[writer.layer, writer.head].numpy()], 1),
-        meta=str(reader),
         hovertemplate=f"{writer}.%{{x}} → %{{meta}}<br>C = %{{y:.3f}}, z = %{{customdata[0]:.1f}}<br>"
         "rank %{customdata[1]:,} of all earlier components<br>singular value %{customdata[2]:.2f}<extra></extra>",
-        showlegend=in_legend,
-    )
+    )  # fmt: skip
     line = dict(x=x, mode="lines", hoverinfo="skip", showlegend=in_legend)
     highest, median = control.amax(0).numpy(), control.median(0).values.numpy()
     return [
@@ -138,7 +122,6 @@ def _component_traces(
     ]
 
 
-LISTENER, OTHER = "movers and their backups", "other later heads"
 AT_BOTTOM = dict(yref="container", y=0, yanchor="bottom")  # a legend below what it explains, on a phone too
 MODEL_COLOURS = (EXPECTED, "#0072B2", "#009E73")  # where models stand side by side
 
@@ -184,8 +167,8 @@ def listeners_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         heads = table[table["head"] != EVERY].sort_values("rank")
         listens = heads["listener"].astype(bool)
         for name, part, look in (
-            (OTHER, heads[~listens], dict(color=CONTROL, size=7)),
-            (LISTENER, heads[listens], dict(color=role_colour(NAME_MOVER), size=11)),
+            ("other later heads", heads[~listens], dict(color=CONTROL, size=7)),
+            ("movers and their backups", heads[listens], dict(color=role_colour(NAME_MOVER), size=11)),
         ):
             figure.add_trace(go.Scatter(
                 x=part["rank"].astype(int).tolist(), y=part["value"].astype(float).round(1).tolist(), name=name,
@@ -227,10 +210,8 @@ def basis_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 def rivals_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """How well each measure ranks known writers, mean over readers with its interval; small points: readers. tables:
     model -> of :class:`~talking_heads_utils.experiments.inhibition.rivals.RivalRow`."""
-    panels = {
-        "auc": "known writers before other heads (AUC)",
-        "r_precision": "known writers in the first R (R-precision)",
-    }
+    panels = {"auc": "known writers before other heads (AUC)",
+              "r_precision": "known writers in the first R (R-precision)"}  # fmt: skip
     figure = stacked(2, list(panels.values()), 420, 0.18)
     for i, (model, table) in enumerate(tables.items()):
         rows, colour = table[table["link"] == EVERY], MODEL_COLOURS[i % len(MODEL_COLOURS)]

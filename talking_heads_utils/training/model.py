@@ -30,19 +30,10 @@ def fresh_gpt2(spec: Spec, vocab_size: int, bos: int, seed: int, *, dropout: flo
 
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=spec.n_positions,
-        n_embd=spec.d_model,
-        n_layer=spec.n_layers,
-        n_head=spec.n_heads,
-        n_inner=spec.d_mlp,
-        attn_pdrop=dropout,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        bos_token_id=bos,
-        eos_token_id=bos,
-        tie_word_embeddings=False,
-    )
+        vocab_size=vocab_size, n_positions=spec.n_positions, n_embd=spec.d_model, n_layer=spec.n_layers,
+        n_head=spec.n_heads, n_inner=spec.d_mlp, attn_pdrop=dropout, resid_pdrop=0.0, embd_pdrop=0.0,
+        bos_token_id=bos, eos_token_id=bos, tie_word_embeddings=False,
+    )  # fmt: skip
     model = GPT2LMHeadModel(config)
     for block in model.transformer.h:
         block.mlp.act = torch.nn.GELU(approximate="tanh")  # gelu_new itself, in one kernel: half of a step's time
