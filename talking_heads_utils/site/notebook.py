@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 MODEL_VARIABLE = "TALKING_HEADS_MODEL"  # a model for every chapter, such as a folder that stands in for a real one
 QUICK_VARIABLE = "TALKING_HEADS_QUICK"  # if it is set, what is run here is run on one prompt in ten
-ON_COLAB = "gpt2"
 TOKEN = "HF_TOKEN"
 NAMES = {"smollm2": "SmolLM2", "gpt2": "GPT-2 small", "gpt2-weights": "GPT-2 small"}  # of models, in sentences
 
@@ -43,11 +42,6 @@ NAMES = {"smollm2": "SmolLM2", "gpt2": "GPT-2 small", "gpt2-weights": "GPT-2 sma
 def on_colab() -> bool:
     """Whether this runs in Google Colab."""
     return "google.colab" in sys.modules
-
-
-def model_to_add() -> str | None:
-    """The model that a chapter runs beside the book's own: by $TALKING_HEADS_MODEL, ``gpt2`` on Colab, else none."""
-    return os.environ.get(MODEL_VARIABLE) or (ON_COLAB if on_colab() else None)
 
 
 def show_bars() -> None:
@@ -67,19 +61,17 @@ def device() -> str:
     return "cuda"
 
 
-def prepare(model: str | None, dtype: torch.dtype = torch.float32) -> str:
+def prepare(model: str) -> str:
     """Make ready for a model; one line on where it will run and whether that is enough.
 
     On Colab a gated model's token is taken from the secrets (``HF_TOKEN``), if it is there and allowed.
     """
     where = device()
     name = torch.cuda.get_device_name() if where == "cuda" else "no GPU, so the CPU"
-    if model is None:
-        return f"Here: {name}. No model is added to the book's own; set MODEL above to add one."
     known = known_models().get(model)
     if known is not None and known.gated and on_colab():
         _take_secret()
-    needed = known.gigabytes(dtype) if known else _gigabytes(model, dtype)
+    needed = known.gigabytes(dtype_for(model)) if known else _gigabytes(model)
     free = free_memory(torch.device(where))
     if free is None:
         return f"Here: {name}. {model} needs {needed:.1f} GB and some room to work."
@@ -87,11 +79,11 @@ def prepare(model: str | None, dtype: torch.dtype = torch.float32) -> str:
     return f"Here: {name}, {free / 1e9:.1f} GB free. {model} needs {needed:.1f} GB and some room to work: {enough}."
 
 
-def _gigabytes(model: str, dtype: torch.dtype) -> float:
+def _gigabytes(model: str) -> float:
     """What a folder's or the Hub's files take, whatever they are loaded as; a GGUF file as it is dequantised."""
     checkpoint = find_checkpoint(model)
     if checkpoint.gguf is not None:
-        return checkpoint.gguf.n_params * dtype.itemsize / 1e9
+        return checkpoint.gguf.n_params * dtype_for(model).itemsize / 1e9
     files = set(checkpoint.files.values())
     return sum(path.stat().st_size for path in files) / 1e9
 
@@ -106,9 +98,9 @@ def _take_secret() -> None:
         return
 
 
-def dtype_for(model: str | None) -> torch.dtype:
+def dtype_for(model: str) -> torch.dtype:
     """``bfloat16`` for a known model of more than 20 GB in float32, else ``float32``."""
-    known = known_models().get(model or "")
+    known = known_models().get(model)
     return torch.bfloat16 if known is not None and known.gigabytes() > 20 else torch.float32
 
 
