@@ -6,11 +6,9 @@ This is what the book's pages run in a browser, by the same rules; sweeps over p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,12 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.components import direction_of
-from talking_heads_utils.errors import LabelError, OptionError, TaskError
+from talking_heads_utils.errors import LabelError, TaskError
 from talking_heads_utils.forward.layers import attention_layer
 from talking_heads_utils.labels import Component, Head, as_component, as_head
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.encoding import tokenized
 from talking_heads_utils.prompts.prefix import begin_ids
+from talking_heads_utils.variants import finite
 from talking_heads_utils.weights.bridge import head_weights_from_bridge, norm_of
 from talking_heads_utils.weights.heads import LAYER_NORM, NO_NORM
 
@@ -155,8 +154,7 @@ def _moves(bridge: TransformerBridge, given: Mapping[str, Mapping[Any, float]]) 
     weights = None
     for how, amounts in given.items():
         for label, amount in amounts.items():
-            if isinstance(amount, bool) or not isinstance(amount, Real) or not math.isfinite(amount):
-                raise OptionError(f"An amount is a finite number, not {amount!r}.")
+            amount = finite(amount)
             whole = isinstance(label, Head) or (isinstance(label, str) and "." not in label)
             if whole and how != SCALE:
                 raise LabelError(f"{label} is a head, which can only be scaled. Name a component, such as {label}.0.")
@@ -165,7 +163,7 @@ def _moves(bridge: TransformerBridge, given: Mapping[str, Mapping[Any, float]]) 
                 raise LabelError(f"{part} is named twice: move it once.")
             weights = weights or head_weights_from_bridge(bridge)
             maps = _maps(weights, part) if isinstance(part, Component) else ()
-            found[part] = _Move(part if maps else weights.head(part), how, float(amount), *maps)
+            found[part] = _Move(part if isinstance(part, Component) else weights.head(part), how, amount, *maps)
     return list(found.values())
 
 

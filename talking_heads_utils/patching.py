@@ -26,7 +26,7 @@ from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.metrics import Metric, Outcome, named, position_of
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.variants import INDEX, from_end, needs_all, plain_patterns, score, tidy
+from talking_heads_utils.variants import ALL, INDEX, from_end, needs_all, plain_patterns, score, tidy
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 COMPONENT = "component"
 SITES = (RESID_PRE, ATTN_OUT, MLP_OUT, Z)
 DENOISE, NOISE = "denoise", "noise"
-ALL, TOGETHER = "all", "together"
+TOGETHER = "together"
 _PREPARED = 64  # prompts whose keys and values are kept at once
 _NUMBERS = 3_000_000  # that the largest tensor of one run may have: what stays near the processor
 

@@ -5,7 +5,6 @@ Source: Merullo et al. (2024), Section 5, who scale what components write at the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +20,7 @@ from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.metrics import Metric, Outcome, named
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.variants import END, measure, places, tidy, untouched
+from talking_heads_utils.variants import END, finite, measure, places, tidy, untouched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,8 +133,4 @@ def _settings(names: list[str], amounts: Amounts) -> list[tuple[float, ...]]:
 
 
 def _listed(amounts: float | Sequence[float]) -> list[float]:
-    given = [amounts] if isinstance(amounts, int | float) else list(amounts)
-    for amount in given:
-        if isinstance(amount, bool) or not isinstance(amount, int | float) or not math.isfinite(amount):
-            raise OptionError(f"An amount is a finite number, not {amount!r}.")
-    return [float(amount) for amount in given]
+    return [finite(amount) for amount in ([amounts] if isinstance(amounts, int | float) else amounts)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +26,13 @@ ALL, END = "all", "end"
 INDEX = ("layer", "head", "component")
 _NUMBERS = 100_000_000  # what the largest tensor of one block may hold
 Made = Callable[[slice, slice], Change]  # prompts and variants of a block -> what is done to them
+
+
+def finite(amount: Any) -> float:
+    """An amount to steer by or to set. Raises :class:`OptionError` for what is no finite number."""
+    if isinstance(amount, bool) or not isinstance(amount, Real) or not math.isfinite(amount):
+        raise OptionError(f"An amount is a finite number, not {amount!r}.")
+    return float(amount)
 
 
 def another(n: int, seed: int) -> Int[Tensor, "n"]:
