@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import nan
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Verdict(StrEnum):
@@ -60,6 +63,13 @@ class Rule:
         """Unit -> how many there are and how many it takes, of those that are too few."""
         counts = {unit: (found.units.get(unit, 0), n) for unit, n in self.least.items()}
         return {unit: (has, n) for unit, (has, n) in counts.items() if has < n}
+
+
+def where(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows with these values in these columns."""
+    for name, value in values.items():
+        table = table[table[name] == value]
+    return table
 
 
 def listed(values: Iterable[Any]) -> str:

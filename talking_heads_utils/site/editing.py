@@ -14,7 +14,7 @@ from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import Subspace
 from talking_heads_utils.experiments.rules import QUARTER, TWENTY
-from talking_heads_utils.experiments.verdicts import listed, with_interval
+from talking_heads_utils.experiments.verdicts import listed, where, with_interval
 from talking_heads_utils.figures.editing import pareto
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.site.claim_words import p_in_words, plain
@@ -189,8 +189,7 @@ def baked(table: pd.DataFrame) -> str:
 def beside_steering(table: pd.DataFrame, steering: pd.DataFrame) -> str:
     """The best edit beside steering and the correction by index, on lists of the same kind and length."""
     row, n_items = best(table), best(table)["n_items"]
-    rows = steering[(steering["part"] == Part.HELD_OUT) & (steering["n_items"] == n_items)]
-    rows = rows[rows["subspace"] == Subspace.CHOSEN].set_index("method")
+    rows = where(steering, part=Part.HELD_OUT, n_items=n_items, subspace=Subspace.CHOSEN).set_index("method")
     named = {Method.ONE_SETTING: "one setting for all lists", Method.CORRECTION: "a constant for each index",
              Method.BOTH: "both"}  # fmt: skip
     told = [f"{name}: {points(rows.loc[m], 'gain', 'gain_')} points" for m, name in named.items() if m in rows.index]

@@ -15,11 +15,12 @@ from talking_heads_utils.experiments.inhibition.links import JOINT
 from talking_heads_utils.experiments.inhibition.rivals import BEST_COMPONENT
 from talking_heads_utils.experiments.inhibition.slider import COMPONENT, RANDOM, SECOND
 from talking_heads_utils.experiments.rules import ALPHA, COMPONENTS
-from talking_heads_utils.experiments.verdicts import listed, with_interval
+from talking_heads_utils.experiments.verdicts import listed, where, with_interval
 from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import bullets, said, share
 
 FEW = COMPONENTS  # components of a head that the paper's claim allows
+JUDGED = dict(head=exchanges.ALL, into=exchanges.QUERY, set=exchanges.PREDICTED, measure=exchanges.LOG_ODDS)
 TARGETS = {
     "named_twice": "attention to words already named twice",
     "same_list": "attention to words of the same list",
@@ -81,7 +82,7 @@ def basis(tables: Mapping[str, pd.DataFrame]) -> str:
 def rivals(tables: Mapping[str, pd.DataFrame]) -> str:
     parts = []
     for model, table in tables.items():
-        rows = table[(table["link"] == EVERY) & (table["reader"] == EVERY)].set_index("measure")
+        rows = where(table, link=EVERY, reader=EVERY).set_index("measure")
         own = rows.loc[BEST_COMPONENT]
         beside = "; ".join(f"{plain(measure)} {row['auc']:.2f} ({_ahead(row)})"
                            for measure, row in rows.iterrows() if measure != BEST_COMPONENT)  # fmt: skip
@@ -102,10 +103,7 @@ def _ahead(row: Any) -> str:
 
 def _few(table: pd.DataFrame, **keys: str) -> Any:
     """The row of the first :data:`FEW` components of each head by some choice, or as many as there are up to that."""
-    for name, value in ({"head": exchanges.ALL, "into": exchanges.QUERY, "set": exchanges.PREDICTED,
-                         "measure": exchanges.LOG_ODDS} | keys).items():  # fmt: skip
-        table = table[table[name] == value]
-    rows = table[table["k"] <= FEW].sort_values("k")
+    rows = where(table[table["k"] <= FEW], **JUDGED | keys).sort_values("k")
     return None if rows.empty else rows.iloc[-1]
 
 
@@ -148,8 +146,7 @@ def exchange(table: pd.DataFrame) -> str:
 @said
 def known(table: pd.DataFrame) -> str:
     """The same exchange in the planted model, of as many components as its channel has dimensions and of fewer."""
-    rows = table.query("head == @exchanges.ALL and into == @exchanges.QUERY and set == @exchanges.PREDICTED")
-    rows = rows[rows["measure"] == exchanges.LOG_ODDS].sort_values("k")
+    rows = where(table, **JUDGED).sort_values("k")
     numbers, shares = listed(rows["k"]), listed(f"{share:.0%}" for share in rows["share"])
     return (
         "*Known answer:* in the planted model the channel has three dimensions. There the first "
@@ -166,8 +163,7 @@ def outcomes(table: pd.DataFrame) -> str:
         (exchanges.PROBABILITY, "the probability of IO"),
     ):
         row = _few(table, measure=measure)
-        whole = table[(table["set"] == exchanges.WHOLE_HEAD) & (table["measure"] == measure)]
-        whole = whole[(whole["head"] == exchanges.ALL) & (whole["into"] == exchanges.QUERY)]
+        whole = where(table, **JUDGED | dict(set=exchanges.WHOLE_HEAD, measure=measure))
         beside = f" (by the whole heads: {with_interval(whole.iloc[0], 'effect')})" if len(whole) else ""
         if row is not None:
             parts.append(f"{name} by {with_interval(row, 'effect')}{beside}")
@@ -200,7 +196,7 @@ def effects(table: pd.DataFrame) -> str:
 
 @said
 def says(table: pd.DataFrame) -> str:
-    shares, parts = table[(table["statistic"] == "version_share") & (table["task"] == "ioi")], []
+    shares, parts = where(table, statistic="version_share", task="ioi"), []
     for component, rows in shares.groupby("component", sort=False):
         told = ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in rows.iterrows())
         parts.append(f"{component}: {told}")
@@ -210,8 +206,7 @@ def says(table: pd.DataFrame) -> str:
 @said
 def lists(says: pd.DataFrame) -> str:
     """What the same components say on lists."""
-    rows = says[(says["task"] == "laundry") & (says["statistic"] == "variance_share")]
-    rows, parts = rows[rows["split"] == "across_templates"], []
+    rows, parts = where(says, task="laundry", statistic="variance_share", split="across_templates"), []
     for component, own in rows.groupby("component", sort=False):
         told = ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in own.iterrows())
         parts.append(f"{component}: {told}, n = {own['n'].iloc[0]} lists")
@@ -228,7 +223,7 @@ def moved(table: pd.DataFrame) -> str:
     mean = table[table["prompt"].isna()]
 
     def path(direction: str, what: str) -> str:
-        rows = mean[(mean["direction"] == direction) & (mean["name"] == SECOND)].set_index("setting")[what]
+        rows = where(mean, direction=direction, name=SECOND).set_index("setting")[what]
         return f"from {rows[-1.0]:.0%} to {rows[1.0]:.0%}"
 
     return (

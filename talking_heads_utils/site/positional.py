@@ -15,7 +15,7 @@ from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import K, Subspace
 from talking_heads_utils.experiments.positional.traversal import RANDOM
 from talking_heads_utils.experiments.rules import ALPHA
-from talking_heads_utils.experiments.verdicts import listed, with_interval
+from talking_heads_utils.experiments.verdicts import listed, where, with_interval
 from talking_heads_utils.figures.positional import FEATURES, lengths_of
 from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import bullets, said, share
@@ -24,15 +24,9 @@ WHOLE = (Subspace.WHOLE_HEADS, Subspace.WHOLE_STREAM)
 NARROW, WIDE = 0.5, 2.0  # scales of the cloud that are spoken of
 
 
-def _where(table: pd.DataFrame, **keys: Any) -> pd.DataFrame:
-    for name, value in keys.items():
-        table = table[table[name] == value]
-    return table
-
-
 def _one(table: pd.DataFrame, **keys: Any) -> Any:
     """The first row with these values, None where there is none."""
-    rows = _where(table, **keys)
+    rows = where(table, **keys)
     return None if rows.empty else rows.iloc[0]
 
 
@@ -41,7 +35,7 @@ def _one(table: pd.DataFrame, **keys: Any) -> Any:
 
 def three(table: pd.DataFrame) -> list[str]:
     """Names of the chosen three, in their order; none of an empty table."""
-    return _where(table, subspace=Subspace.CHOSEN).sort_values("rank")["component"].head(K).tolist()
+    return where(table, subspace=Subspace.CHOSEN).sort_values("rank")["component"].head(K).tolist()
 
 
 @said
@@ -50,7 +44,7 @@ def components(table: pd.DataFrame) -> str:
     own, any_head = first.get(Subspace.CHOSEN, []), first.get(Subspace.ANYWHERE, [])
     both = [c for c in any_head if c in own]
     told = f", of which {listed(both)} {'is' if len(both) == 1 else 'are'} among the chosen" if both else ""
-    energies = _where(table, subspace=Subspace.CHOSEN).sort_values("rank")["matched_energy"].dropna()
+    energies = where(table, subspace=Subspace.CHOSEN).sort_values("rank")["matched_energy"].dropna()
     like = f" The components matched with them have {listed(f'{e:.0%}' for e in energies)} of their energy."
     return (
         f"The chosen three are {listed(own)}. A choice among all heads below the movers would be "
@@ -63,7 +57,7 @@ def points(table: pd.DataFrame, names: list[str]) -> str:
     """How far the means of list indices lie apart, in the longest lists and in the shortest."""
     parts = []
     for n in dict.fromkeys((lengths_of(table)[0], lengths_of(table)[-1])):
-        means = _where(table, n_items=n).groupby("list_index")[["x", "y", "z"]].mean()
+        means = where(table, n_items=n).groupby("list_index")[["x", "y", "z"]].mean()
         apart = (means.max() - means.min()).tolist()
         parts.append(f"{listed(f'{gap:.1f}' for gap in apart)} in lists of {n}")
     return (
@@ -75,7 +69,7 @@ def points(table: pd.DataFrame, names: list[str]) -> str:
 @said
 def decoding(table: pd.DataFrame) -> str:
     n = lengths_of(table)[-1]
-    rows = _where(table, n_items=n, subspace=Subspace.CHOSEN, k=K, split=Split.WORDINGS)
+    rows = where(table, n_items=n, subspace=Subspace.CHOSEN, k=K, split=Split.WORDINGS)
     index, item = (_one(rows, feature=feature) for feature in FEATURES)
     matched = _one(table, n_items=n, subspace=Subspace.MATCHED, feature="list_index", split=Split.WORDINGS)
     more = "more" if index["p"] <= ALPHA else "no clearly more"
@@ -91,7 +85,7 @@ def decoding(table: pd.DataFrame) -> str:
 
 
 def _of_stream(table: pd.DataFrame, n: int, measure: str) -> pd.DataFrame:
-    return _where(table, n_items=n, donor=interchanges.Donor.OTHER_ITEMS, measure=measure)
+    return where(table, n_items=n, donor=interchanges.Donor.OTHER_ITEMS, measure=measure)
 
 
 def _logits(row: Any) -> str:
@@ -171,7 +165,7 @@ def _against(heads: Any, stream: Any) -> dict[str, str]:
 def line(table: pd.DataFrame) -> str:
     """Of the component that changes attention most, from end to end: what it does to one item; and a random one's."""
     n = lengths_of(table)[0]
-    found = {component: _from_end_to_end(_where(rows, n_items=n)) for component, rows in table.groupby("component")}
+    found = {component: _from_end_to_end(where(rows, n_items=n)) for component, rows in table.groupby("component")}
     random = found.pop(RANDOM)[0]
     component, (_, item, attention, answered) = max(found.items(), key=lambda pair: pair[1][0])
     return (
@@ -198,7 +192,7 @@ def _path(ends: pd.DataFrame, item: int) -> str:
 def traversal(table: pd.DataFrame, reach: pd.DataFrame) -> str:
     """What the grid reaches, and what settings that were chosen on other lists bring."""
     n = lengths_of(table)[-1]
-    own, aimed = _where(table, n_items=n), _where(reach, n_items=n)
+    own, aimed = where(table, n_items=n), where(reach, n_items=n)
     follows = (own["attended"] == own["answer"]).mean()
     return (
         f"In lists of {n}, {own['attended'].nunique()} of the items are attended most somewhere on the grid, and "
@@ -226,8 +220,8 @@ def _aimed(rows: pd.DataFrame) -> str:
 def margins(table: pd.DataFrame) -> str:
     parts, costs, near = [], list[int](), list[int]()
     for n in lengths_of(table):
-        own = _where(table, n_items=n)
-        quarters = _where(own, statistic="accuracy").sort_values("quarter")["value"]
+        own = where(table, n_items=n)
+        quarters = where(own, statistic="accuracy").sort_values("quarter")["value"]
         parts.append(f"{quarters.iloc[0]:.0%} to {quarters.iloc[-1]:.0%} in lists of {n}")
         for statistic, lengths in (("slope", costs), ("nearest", near)):
             row = _one(own, statistic=statistic)
@@ -242,10 +236,10 @@ def margins(table: pd.DataFrame) -> str:
 @said
 def scales(table: pd.DataFrame) -> str:
     """At which lengths a narrower cloud is answered worse, and a wider one better, than matched triples make it."""
-    own = _where(table, subspace=Subspace.CHOSEN)
+    own = where(table, subspace=Subspace.CHOSEN)
     own = own[own["p"] <= ALPHA]
-    worse = _where(own, scale=NARROW)
-    worse, better = worse[worse["change_high"] < 0], _where(own, scale=WIDE)
+    worse = where(own, scale=NARROW)
+    worse, better = worse[worse["change_high"] < 0], where(own, scale=WIDE)
     better = better[better["change_low"] > 0]
     return (
         f"Beyond what matched triples do, on the {_matched_lists(table)} lists that these were run on, a cloud "
@@ -256,7 +250,7 @@ def scales(table: pd.DataFrame) -> str:
 
 
 def _matched_lists(table: pd.DataFrame) -> str:
-    return listed(sorted(set(_where(table, subspace=Subspace.MATCHED)["n"])))
+    return listed(sorted(set(where(table, subspace=Subspace.MATCHED)["n"])))
 
 
 def _at(lengths: Iterable[int]) -> str:
@@ -268,7 +262,7 @@ def _at(lengths: Iterable[int]) -> str:
 @said
 def order(table: pd.DataFrame) -> str:
     parts, n = [], lengths_of(table)[len(lengths_of(table)) // 2]
-    for kind, rows in _where(table, n_items=n).groupby("order"):
+    for kind, rows in where(table, n_items=n).groupby("order"):
         low, high = rows.loc[rows["accuracy"].idxmin()], rows.loc[rows["accuracy"].idxmax()]
         parts.append(f"{kind} order: {low['accuracy']:.0%} at index {low['list_index']}, {high['accuracy']:.0%} at "
                      f"index {high['list_index']} ({p_in_words(low['range_p'])})")  # fmt: skip
@@ -285,13 +279,13 @@ def order(table: pd.DataFrame) -> str:
 
 @said
 def gains(table: pd.DataFrame) -> str:
-    held_out = _where(table, subspace=Subspace.CHOSEN, part=Part.HELD_OUT)
+    held_out = where(table, subspace=Subspace.CHOSEN, part=Part.HELD_OUT)
     alone = [row for method in (Method.ONE_SETTING, Method.SCALING)
-             for _, row in _where(held_out, method=method).iterrows()]  # fmt: skip
+             for _, row in where(held_out, method=method).iterrows()]  # fmt: skip
     better = [f"{plain(row['method'])} in lists of {row['n_items']}" for row in alone if row["beyond_low"] > 0]
     more = "more than by the correction is gained by "
     beats = more + listed(better) if better else "neither way to steer gains more than the correction of the logits"
-    both = _where(held_out, method=Method.BOTH)
+    both = where(held_out, method=Method.BOTH)
     adds = [f"{row['beyond']:+.1f} [{row['beyond_low']:.1f}, {row['beyond_high']:.1f}] in lists of {row['n_items']}"
             for _, row in both.iterrows()]  # fmt: skip
     return f"On held-out lists, {beats}. Points that a setting adds to the correction: {listed(adds)}."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from talking_heads_utils.experiments.editing.removal import ChosenBy
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.rules import ALPHA, QUARTER
-from talking_heads_utils.experiments.verdicts import Measured
+from talking_heads_utils.experiments.verdicts import Measured, where
 from talking_heads_utils.prompts import ioi
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def lowers(table: pd.DataFrame) -> Measured:
     """Share of the inhibition heads whose component, chosen on other prompts, takes a quarter of the movers' inhibition
     score with it on IOI, and more than matched components do."""
-    part = table[(table["task"] == ioi.TASK) & (table["chosen_by"] == ChosenBy.SELECTION)]
+    part = where(table, task=ioi.TASK, chosen_by=ChosenBy.SELECTION)
     passes = (part["share_low"] >= QUARTER) & (part["p_holm"] <= ALPHA)
     best = part.loc[part["share"].fillna(-inf).idxmax()]
     return Measured("share_of_heads_whose_component_takes_a_quarter", float(passes.mean()), n=len(part), n_of="heads",

@@ -21,7 +21,7 @@ from talking_heads_utils.experiments.icl.parts import HEADS, MLPS, Attribute
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.swaps import Where
 from talking_heads_utils.experiments.rules import QUARTER, TENTH
-from talking_heads_utils.experiments.verdicts import Measured
+from talking_heads_utils.experiments.verdicts import Measured, where
 from talking_heads_utils.labels import Head
 from talking_heads_utils.stats import Interval
 
@@ -58,9 +58,7 @@ def rank_p(own: float, drawn: pd.Series) -> float:
 
 def _of_tasks(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
     """Rows of single tasks with these values."""
-    for name, value in values.items():
-        table = table[table[name] == value]
-    return table[table["task"] != OVER_TASKS]
+    return where(table[table["task"] != OVER_TASKS], **values)
 
 
 def _beyond_sum(joint: Any, summed: Any) -> Any:

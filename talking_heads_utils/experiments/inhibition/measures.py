@@ -12,7 +12,7 @@ import torch
 from talking_heads_utils.experiments.inhibition import basis, exchange, links
 from talking_heads_utils.experiments.inhibition import listeners as listening
 from talking_heads_utils.experiments.rules import ALPHA, COMPONENTS
-from talking_heads_utils.experiments.verdicts import Measured
+from talking_heads_utils.experiments.verdicts import Measured, where
 from talking_heads_utils.labels import Head
 from talking_heads_utils.roles import S_INHIBITION
 from talking_heads_utils.stats import holm
@@ -36,7 +36,7 @@ def stand_out(table: pd.DataFrame) -> Measured:
 
 def listeners(table: pd.DataFrame) -> Measured:
     """How well movers and their backups are told from all other later heads by what their queries read."""
-    row = table[(table["head"] == listening.EVERY) & (table["by"] == "value")].iloc[0]
+    row = where(table, head=listening.EVERY, by="value").iloc[0]
     readers, single = int(row["n_listeners"]), table[table["head"] != listening.EVERY]
     return Measured("auc_of_movers_and_backups", row["auc"], row["low"], row["high"], n=readers, n_of="listeners",
                     control_label="auc_of_other_heads", control=row["null_mean"], p=row["p"],
@@ -87,10 +87,9 @@ def _typical(table: pd.DataFrame) -> float:
 def concentrated(table: pd.DataFrame) -> Measured:
     """Share of the whole heads' effect on the movers' log-odds that the predicted components carry, all exchanged at
     once."""
-    row = table[
-        (table["head"] == exchange.ALL) & (table["into"] == exchange.QUERY) & (table["set"] == exchange.PREDICTED)
-        & (table["k"] == COMPONENTS) & (table["measure"] == exchange.LOG_ODDS)
-    ].iloc[0]  # fmt: skip
+    query, predicted = exchange.QUERY, exchange.PREDICTED
+    of = dict(head=exchange.ALL, into=query, set=predicted, k=COMPONENTS, measure=exchange.LOG_ODDS)
+    row = where(table, **of).iloc[0]
     return Measured("share_of_the_whole_heads_effect", row["share"], row["share_low"], row["share_high"],
                     n=int(row["n"]), control_label="95_percent_of_matched_sets_below", control=row["matched_share"],
                     p=row["p"], units={"prompts": int(row["n"])})  # fmt: skip
@@ -99,7 +98,7 @@ def concentrated(table: pd.DataFrame) -> Measured:
 def in_lists(table: pd.DataFrame) -> Measured:
     """Share of the S-inhibition heads that attend to what was seen more than matched components' heads do: their p by
     100 of these, Holm over heads."""
-    ours = table[(table["role"] == S_INHIBITION) & (table["target"] == SEEN)]
+    ours = where(table, role=S_INHIBITION, target=SEEN)
     corrected = holm(torch.tensor(ours["p"].to_numpy(float)))
     return Measured("share_of_heads_above_matched_components", float((corrected <= ALPHA).double().mean()), n=len(ours),
                     n_of="heads", control_label="attention_there_beyond_matched_components",

@@ -19,7 +19,7 @@ from talking_heads_utils.experiments.positional.pairs import Donor
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import N_COMPONENTS, K, Subspace
 from talking_heads_utils.experiments.rules import SCALE
-from talking_heads_utils.experiments.verdicts import Measured
+from talking_heads_utils.experiments.verdicts import Measured, where
 from talking_heads_utils.prompts.lists import KEPT, SHUFFLED
 from talking_heads_utils.stats import share
 
@@ -38,13 +38,6 @@ def longest(accuracies: Iterable[tuple[Any, Any]]) -> int:
     return max(asked, default=found[0][0])
 
 
-def _only(table: pd.DataFrame, **values: Any) -> pd.Series:
-    """The first row with these values."""
-    for name, value in values.items():
-        table = table[table[name] == value]
-    return table.iloc[0]
-
-
 def less(a: pd.Series, b: pd.Series, name: str, low: str = "low", high: str = "high") -> tuple[float, float]:
     """Interval of the difference of two numbers with intervals of their own (Newcombe 1998)."""
     by = a[name] - b[name]
@@ -53,10 +46,10 @@ def less(a: pd.Series, b: pd.Series, name: str, low: str = "low", high: str = "h
 
 def indexes(table: pd.DataFrame) -> Measured:
     """Share of the longest lists in which the answer's index is decoded across wordings, beside the item's identity."""
-    part = table[(table["n_items"] == table["n_items"].max()) & (table["split"] == Split.WORDINGS) & (table["k"] == K)]
-    own = _only(part, subspace=Subspace.CHOSEN, feature=Feature.LIST_INDEX)
-    identity = _only(part, subspace=Subspace.CHOSEN, feature=Feature.IDENTITY)
-    matched = _only(part, subspace=Subspace.MATCHED, feature=Feature.LIST_INDEX)
+    part = where(table, n_items=table["n_items"].max(), split=Split.WORDINGS, k=K)
+    own = where(part, subspace=Subspace.CHOSEN, feature=Feature.LIST_INDEX).iloc[0]
+    identity = where(part, subspace=Subspace.CHOSEN, feature=Feature.IDENTITY).iloc[0]
+    matched = where(part, subspace=Subspace.MATCHED, feature=Feature.LIST_INDEX).iloc[0]
     low, high = less(own, identity, "right")
     return Measured("share_of_lists_whose_index_is_decoded", own["right"], own["low"], own["high"], n=int(own["n"]),
                     control_label="matched_triples", control=matched["right"], control_low=matched["low"],
@@ -67,10 +60,10 @@ def indexes(table: pd.DataFrame) -> Measured:
 
 def three_dimensions(table: pd.DataFrame) -> Measured:
     """Effect of three coordinates of a donor with other items, as a share of that of ten, mean over the lengths."""
-    part = table[table["measure"] == LOGIT_DIFFERENCE]
-    chosen = part[(part["subspace"] == Subspace.CHOSEN) & (part["k"] == K)].set_index("n_items")
-    three, same = chosen[chosen["donor"] == Donor.OTHER_ITEMS], chosen[chosen["donor"] == Donor.SAME_ITEMS]
-    stream = part[(part["subspace"] == Subspace.WHOLE_STREAM) & (part["donor"] == Donor.OTHER_ITEMS)]
+    part = where(table, measure=LOGIT_DIFFERENCE)
+    chosen = where(part, subspace=Subspace.CHOSEN, k=K).set_index("n_items")
+    three, same = where(chosen, donor=Donor.OTHER_ITEMS), where(chosen, donor=Donor.SAME_ITEMS)
+    stream = where(part, subspace=Subspace.WHOLE_STREAM, donor=Donor.OTHER_ITEMS)
     value, low, high = _mean(three, "of_ten")
     _, stream_low, stream_high = _mean(three, "of_stream")
     of_same = three[["low", "high"]].div(same.loc[three.index, "effect"], axis=0).assign(
@@ -124,20 +117,19 @@ def errors_near(table: pd.DataFrame) -> Measured:
 
 def crowds(table: pd.DataFrame) -> Measured:
     """Change of accuracy where the cloud is widened, in the longest lists that the model may be asked about."""
-    plain = table[(table["subspace"] == Subspace.CHOSEN) & (table["scale"] == 1)]
+    plain = where(table, subspace=Subspace.CHOSEN, scale=1)
     n_items = longest(zip(plain["n_items"], plain["accuracy"]))
-    wide = table[table["scale"] == SCALE]
-    own = _only(wide, subspace=Subspace.CHOSEN, n_items=n_items)
-    matched = _only(wide, subspace=Subspace.MATCHED, n_items=n_items)
-    low, high = -inf, inf
+    wide = where(table, scale=SCALE)
+    own, matched = (where(wide, subspace=s, n_items=n_items).iloc[0] for s in (Subspace.CHOSEN, Subspace.MATCHED))
+    accuracy, low, high = where(plain, n_items=n_items)["accuracy"].iloc[0], -inf, inf
     if n_items > SHORT:
-        low, high = less(own, _only(wide, subspace=Subspace.CHOSEN, n_items=SHORT), "change", "change_low",
+        low, high = less(own, where(wide, subspace=Subspace.CHOSEN, n_items=SHORT).iloc[0], "change", "change_low",
                          "change_high")  # fmt: skip
     return Measured("change_of_accuracy_by_a_cloud_twice_as_wide", own["change"], own["change_low"],
                     own["change_high"], "points", int(own["n"]), control_label="along_matched_triples",
                     control=matched["change"], control_low=matched["change_low"], control_high=matched["change_high"],
                     p=own["p"],
-                    also={"accuracy": _only(plain, n_items=n_items)["accuracy"], "more_low": low, "more_high": high},
+                    also={"accuracy": accuracy, "more_low": low, "more_high": high},
                     units={"prompts": int(own["n"]), "matched_triples": int(own["n_draws"])})  # fmt: skip
 
 
@@ -160,9 +152,9 @@ def _range(values: pd.Series) -> float:
 
 def steering_gains(table: pd.DataFrame) -> Measured:
     """What steering adds to a correction of the logits by index, both chosen on other lists, in the longest."""
-    both = table[(table["part"] == Part.HELD_OUT) & (table["method"] == Method.BOTH)]
-    both = both[both["n_items"] == both["n_items"].max()]
-    own, matched = _only(both, subspace=Subspace.CHOSEN), _only(both, subspace=Subspace.MATCHED)
+    both = where(table, part=Part.HELD_OUT, method=Method.BOTH)
+    both = where(both, n_items=both["n_items"].max())
+    own, matched = (where(both, subspace=kind).iloc[0] for kind in (Subspace.CHOSEN, Subspace.MATCHED))
     return Measured("accuracy_of_steering_and_correction_less_that_of_correction", own["beyond"], own["beyond_low"],
                     own["beyond_high"], "points", int(own["n"]), control_label="along_matched_triples",
                     control=matched["beyond"], control_low=matched["beyond_low"], control_high=matched["beyond_high"],
