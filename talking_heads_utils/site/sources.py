@@ -4,8 +4,8 @@ lead to both."""
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -44,18 +44,13 @@ def locate(name: str) -> Place:
 
     Raises :class:`LabelError` for a name that the package does not hold.
     """
-    module, *names = _module(name)
-    found: Any = module
-    for part in names:
-        if not hasattr(found, part):
-            raise LabelError(
-                f"{name} is not there: {getattr(found, '__name__', found)} has no {part}. Correct the name."
-            )
-        found = inspect.getattr_static(found, part) if inspect.isclass(found) else getattr(found, part)
-    if isinstance(found, cached_property):
-        found = found.func
-    elif isinstance(found, property):
-        found = found.fget
+    try:
+        found: Any = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise LabelError(f"{name} is not there: {error}. Correct the name; it begins with {PACKAGE!r}.") from error
+    whole = inspect.ismodule(found)
+    if isinstance(found, cached_property | property):
+        found = found.func if isinstance(found, cached_property) else found.fget
     found = inspect.unwrap(found) if callable(found) else found  # torch.no_grad() and the like
     root = Path(talking_heads_utils.__file__).parent.parent
     try:
@@ -65,18 +60,7 @@ def locate(name: str) -> Place:
         lines, first = inspect.getsourcelines(found)
     except (TypeError, ValueError, OSError) as error:
         raise LabelError(f"{name} is no function, class or module of this package. Name one.") from error
-    return Place(path, (first, first + len(lines) - 1) if names else None)
-
-
-def _module(name: str) -> list:
-    """The longest part of a name that is a module, imported, and the names that are left."""
-    parts = name.split(".")
-    for n in range(len(parts), 0, -1):
-        try:
-            return [importlib.import_module(".".join(parts[:n])), *parts[n:]]
-        except ModuleNotFoundError:
-            continue
-    raise LabelError(f"There is no module {parts[0]!r}. Full names begin with {PACKAGE!r}.")
+    return Place(path, None if whole else (first, first + len(lines) - 1))
 
 
 class Made(NamedTuple):
