@@ -14,8 +14,8 @@ from talking_heads_utils.experiments.editing.removal import N_MATCHED, ChosenBy,
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.list_worlds import ACCURACY, N_ITEMS, gain
 from talking_heads_utils.experiments.rows import Row, frame
-from talking_heads_utils.experiments.verdicts import Measured
-from talking_heads_utils.experiments.worlds import Cell, Random, p_of, row
+from talking_heads_utils.experiments.verdicts import Measured, rank_p
+from talking_heads_utils.experiments.worlds import Cell, Random, row
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.stats import holm
 
@@ -36,7 +36,7 @@ def lowers(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
             drawn, own = drawn + own[:, None], own + rng.normal(size=cell.n_heads) * cell.noise
         error = 3 * cell.noise / cell.n_prompts**0.5
         share, drawn = (values + error * rng.normal(size=values.shape) for values in (own, drawn))
-        p = [p_of(a, b) for a, b in zip(share, drawn)]
+        p = [rank_p(a, b) for a, b in zip(share, drawn)]
         rows = [
             row(RemovalRow, task=ioi.TASK, chosen_by=ChosenBy.SELECTION, head=f"L0H{i}", share=share[i],
                 share_low=share[i] - 1.96 * error, share_high=share[i] + 1.96 * error, p=p[i], p_holm=corrected,

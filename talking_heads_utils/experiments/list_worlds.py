@@ -27,8 +27,8 @@ from talking_heads_utils.experiments.positional.subspace import N_MATCHED, K, Su
 from talking_heads_utils.experiments.positional.traversal import ReachRow
 from talking_heads_utils.experiments.rows import Row, frame
 from talking_heads_utils.experiments.rules import SCALE
-from talking_heads_utils.experiments.verdicts import Measured
-from talking_heads_utils.experiments.worlds import Cell, Random, p_of, resampled, row
+from talking_heads_utils.experiments.verdicts import Measured, rank_p
+from talking_heads_utils.experiments.worlds import Cell, Random, resampled, row
 from talking_heads_utils.prompts.lists import KEPT, SHUFFLED
 from talking_heads_utils.stats import Interval, share, share_change
 
@@ -77,7 +77,7 @@ def indexes(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
         rest = dict(n_items=N_ITEMS, k=K, split=Split.WORDINGS, chance=chance, n=cell.n_prompts, n_draws=N_MATCHED)
         rows = [
             row(DecodingRow, subspace=Subspace.CHOSEN, feature=f, right=a.mean, low=a.low, high=a.high,
-                p=p_of(a.mean, matched), **rest)
+                p=rank_p(a.mean, matched), **rest)
             for f, a in found.items()
         ]  # fmt: skip
         low, high = np.quantile(matched, [0.025, 0.975])
@@ -126,7 +126,7 @@ def _interchanged(
             measure=LOGIT_DIFFERENCE, effect=values.mean(), low=ends[""][0], high=ends[""][1],
             of_stream=values.mean() / stream.mean(), of_stream_low=ends["of_stream"][0],
             of_stream_high=ends["of_stream"][1], of_ten=values.mean() / ten.mean(), of_ten_low=ends["of_ten"][0],
-            of_ten_high=ends["of_ten"][1], matched=np.quantile(matched, 0.95), p=p_of(values.mean(), matched),
+            of_ten_high=ends["of_ten"][1], matched=np.quantile(matched, 0.95), p=rank_p(values.mean(), matched),
             n_draws=N_MATCHED, n=n,
         )  # fmt: skip
 
@@ -141,7 +141,7 @@ def traversed(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
         reached = {"attention": [], "two": [0, N_ITEMS - 1]}.get(cell.world, range(N_ITEMS))
         plain = rng.dirichlet(np.full(N_ITEMS, 20.0))
         attention = own + rng.normal(size=N_ITEMS) * 0.03
-        p = p_of(attention.mean(), drawn + rng.normal(size=len(drawn)) * 0.03 / N_ITEMS**0.5)
+        p = rank_p(attention.mean(), drawn + rng.normal(size=len(drawn)) * 0.03 / N_ITEMS**0.5)
         rows = []
         for i in range(N_ITEMS):
             luck, anew = rng.random((2, cell.n_prompts))
@@ -168,7 +168,7 @@ def errors_near(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
         right = rng.random(cell.n_prompts) < 1 / (1 + np.exp(0.7 - own * margin))
         error = 1 / (right.mean() * (1 - right.mean()) * cell.n_prompts) ** 0.5
         slope = (margin * (right - right.mean())).sum() * error**2
-        p = p_of(slope, drawn + error * rng.normal(size=len(drawn)))
+        p = rank_p(slope, drawn + error * rng.normal(size=len(drawn)))
         wrong = int((~right).sum())
         found = hits(rng, by_chance + 0.3 * cell.effect_size * (cell.world != "far"), wrong)
         dealt = rng.binomial(wrong, by_chance, size=999) / wrong
@@ -179,7 +179,7 @@ def errors_near(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
                   n_items=N_ITEMS, n=cell.n_prompts // 4) for q in range(1, 5)),
             row(CrowdingRow, statistic=crowding.SLOPE, value=slope, low=slope - 1.96 * error,
                 high=slope + 1.96 * error, p=p, n_draws=N_MATCHED, **rest),
-            row(CrowdingRow, statistic=crowding.NEAREST, p=p_of(found.mean, dealt), n_draws=len(dealt),
+            row(CrowdingRow, statistic=crowding.NEAREST, p=rank_p(found.mean, dealt), n_draws=len(dealt),
                 n_items=N_ITEMS, n=wrong, **near),
         ]  # fmt: skip
         yield measures.errors_near(frame(rows))
@@ -199,10 +199,10 @@ def crowds(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
             blur = (cell.noise / N_SCALED) ** 0.5
             matched = 100 * (less * drawn + blur * rng.normal(size=len(drawn)))
             rest = dict(n_items=n_items, n=cell.n_prompts, n_draws=N_MATCHED)
-            change = dict(change=found.mean, change_low=found.low, change_high=found.high, p=p_of(found.mean, matched))
+            change = dict(change=found.mean, change_low=found.low, change_high=found.high)
             rows += [
                 row(ScaleRow, subspace=Subspace.CHOSEN, scale=1.0, accuracy=accuracy, **rest),
-                row(ScaleRow, subspace=Subspace.CHOSEN, scale=SCALE, **change, **rest),
+                row(ScaleRow, subspace=Subspace.CHOSEN, scale=SCALE, p=rank_p(found.mean, matched), **change, **rest),
                 row(ScaleRow, subspace=Subspace.MATCHED, scale=SCALE, change=matched.mean(), change_low=matched.min(),
                     change_high=matched.max(), **rest),
             ]  # fmt: skip
@@ -225,7 +225,7 @@ def steering_gains(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
         rest = dict(n_items=N_ITEMS, part=Part.HELD_OUT, method=Method.BOTH, n=cell.n_prompts, n_draws=N_DRAWS)
         rows = [
             row(GainRow, subspace=Subspace.CHOSEN, gain=100 * (own + setting), beyond=found.mean, beyond_low=found.low,
-                beyond_high=found.high, p=p_of(few, matched), **rest),
+                beyond_high=found.high, p=rank_p(few, matched), **rest),
             row(GainRow, subspace=Subspace.MATCHED, beyond=matched.mean(), beyond_low=np.quantile(matched, 0.025),
                 beyond_high=np.quantile(matched, 0.975), **rest),
         ]  # fmt: skip
@@ -243,7 +243,7 @@ def order_matters(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
             steps = there * cell.effect_size * np.linspace(-0.5, 0.5, N_ITEMS)
             right = rng.random((each, N_ITEMS)) < ACCURACY[N_ITEMS] + steps
             deals = rng.permuted(np.tile(right.ravel(), (N_DEALS, 1)), axis=1).reshape(-1, each, N_ITEMS)
-            p = p_of(np.ptp(right.mean(0)), np.ptp(deals.mean(1), axis=1))
+            p = rank_p(np.ptp(right.mean(0)), np.ptp(deals.mean(1), axis=1))
             rows += [row(OrderRow, n_items=N_ITEMS, order=order, list_index=i, accuracy=accuracy, n=each, removed=0.0,
                          range_p=p) for i, accuracy in enumerate(right.mean(0))]  # fmt: skip
         yield measures.order_matters(frame(rows))

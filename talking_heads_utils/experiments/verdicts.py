@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy import ndarray
 
 
 class Verdict(StrEnum):
@@ -63,6 +64,11 @@ class Rule:
         """Unit -> how many there are and how many it takes, of those that are too few."""
         counts = {unit: (found.units.get(unit, 0), n) for unit, n in self.least.items()}
         return {unit: (has, n) for unit, (has, n) in counts.items() if has < n}
+
+
+def rank_p(own: float, drawn: pd.Series | ndarray) -> float:
+    """Share of draws, and the number itself, that reach it; 1 without draws."""
+    return float((1 + (drawn >= own).sum()) / (1 + len(drawn)))
 
 
 def where(table: pd.DataFrame, **values: Any) -> pd.DataFrame:

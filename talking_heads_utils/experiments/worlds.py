@@ -18,7 +18,7 @@ from talking_heads_utils.experiments.inhibition import attends, exchange, measur
 from talking_heads_utils.experiments.inhibition.exchange_study import Study, fresh_prompts, make_study
 from talking_heads_utils.experiments.rows import Row, frame
 from talking_heads_utils.experiments.rules import COMPONENTS
-from talking_heads_utils.experiments.verdicts import Measured
+from talking_heads_utils.experiments.verdicts import Measured, rank_p
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.roles import S_INHIBITION
 
@@ -51,11 +51,6 @@ Ranks = Float[ndarray, "n n_heads"]
 def row(kind: type[Row], **values: Any) -> Row:
     """A row of a table with these values; what no measure reads is empty."""
     return kind(**{field.name: values.get(field.name) for field in fields(kind)})
-
-
-def p_of(own: float, drawn: ndarray) -> float:
-    """Share of draws, and the number itself, that reach it."""
-    return float((1 + (drawn >= own).sum()) / (1 + len(drawn)))
 
 
 def resampled(n: int, n_boot: int, rng: Random) -> Float[ndarray, "n_boot n"]:
@@ -135,7 +130,7 @@ def _one_exchange(cell: Cell, weights: ndarray, rng: Random) -> Measured:
     found = row(
         exchange.ExchangeRow, head=exchange.ALL, into=exchange.QUERY, set=exchange.PREDICTED, k=COMPONENTS,
         measure=exchange.LOG_ODDS, share=share, share_low=low, share_high=high,
-        matched_share=float(np.quantile(draws, 0.95)), p=p_of(share, draws), n=cell.n_prompts,
+        matched_share=float(np.quantile(draws, 0.95)), p=rank_p(share, draws), n=cell.n_prompts,
     )  # fmt: skip
     return measures.concentrated(frame([found]))
 

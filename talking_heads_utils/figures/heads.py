@@ -70,13 +70,11 @@ def by_position(frame: pd.DataFrame, tokens: Sequence[str]) -> go.Figure:
     return figure.update_xaxes(type="category", tickangle=-60, title_text="token")
 
 
-def _kinds(frame: pd.DataFrame) -> list[str]:
+def _kinds(frame: pd.DataFrame) -> pd.Series:
     """What each row is about: ``components``, ``heads``, a site of a layer, or anything else."""
-    found = ["bars"] * len(frame)
-    sites = frame["site"].astype(str).tolist() if "site" in frame else ["mlp_out"] * len(frame)
-    for name, kinds in (("layer", sites), ("head", ["heads"] * len(frame)), ("component", ["components"] * len(frame))):
-        there = frame[name].notna().tolist() if name in frame else [False] * len(frame)
-        found = [kind if has else before for has, kind, before in zip(there, kinds, found)]
+    found = pd.Series("bars", frame.index)
+    for name, kind in (("layer", frame.get("site", "mlp_out")), ("head", "heads"), ("component", "components")):
+        found = found.where(frame[name].isna(), kind) if name in frame else found
     return found
 
 

@@ -21,7 +21,7 @@ from talking_heads_utils.experiments.icl.parts import HEADS, MLPS, Attribute
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.swaps import Where
 from talking_heads_utils.experiments.rules import QUARTER, TENTH
-from talking_heads_utils.experiments.verdicts import Measured, where
+from talking_heads_utils.experiments.verdicts import Measured, rank_p, where
 from talking_heads_utils.labels import Head
 from talking_heads_utils.stats import Interval
 
@@ -49,11 +49,6 @@ def ratio_of(above: pd.Series, below: pd.Series) -> Interval:
     off = float(((above - value * below) ** 2).sum() * n / (n - 1)) ** 0.5 / abs(float(below.sum()))
     reach = float(t.ppf(0.975, n - 1)) * off
     return Interval(value, value - reach, value + reach, n)
-
-
-def rank_p(own: float, drawn: pd.Series) -> float:
-    """Share of draws, and the number itself, that reach it; 1 without draws."""
-    return float((1 + (drawn >= own).sum()) / (1 + len(drawn)))
 
 
 def _of_tasks(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
