@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from talking_heads_utils.experiments.inhibition.circuit import EXCHANGE
+from talking_heads_utils.figures.style import words
 from talking_heads_utils.roles import DIRECT, QUERY, VALUE
 
 ALONE, TOGETHER, REMOVED = "alone", "together", "removed"
@@ -65,4 +66,4 @@ def _effects(table: pd.DataFrame) -> Iterator[tuple[str, list[Any]]]:
 
 def _heads(table: pd.DataFrame) -> Iterator[tuple[str, list[Any]]]:
     for row in table[table["alone"].notna()].to_dict("records"):
-        yield row["head"], [ALONE, None, row["task"].replace("_", " "), *_numbers(row, "alone"), None]
+        yield row["head"], [ALONE, None, words(row["task"]), *_numbers(row, "alone"), None]

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from pandas.io.formats.style import Styler
 
 from talking_heads_utils.experiments.rows import Row, frame
+from talking_heads_utils.figures.style import words
 
 BUILD_VARIABLE = "BOOK_BUILD"  # set by the book's Sphinx extension while pages are built
 MISSING = "missing"  # in the attrs of an empty table: why it is empty
@@ -56,7 +57,7 @@ def show(
 def table(found: Sequence[Row] | pd.DataFrame, *left_out: str, precision: int = 2) -> Styler:
     """Rows as a page shows them: columns named in words, short numbers, no index. left_out: columns not shown."""
     shown = found if isinstance(found, pd.DataFrame) else frame(found)
-    named = shown.drop(columns=list(left_out)).rename(columns=lambda name: name.replace("_", " "))
+    named = shown.drop(columns=list(left_out)).rename(columns=words)
     return named.style.format(precision=precision, na_rep="–").hide(axis="index")
 
 
