@@ -20,9 +20,8 @@ RETRIES = 3  # of a unit whose worker was lost, as one is that runs out of memor
 
 @dataclass(frozen=True)
 class Needs:
-    """What one unit takes of a machine. memory: bytes."""
+    """What one unit takes of a machine beside one CPU. memory: bytes."""
 
-    cpus: float = 1
     gpus: float = 0
     memory: int = 0
 
@@ -49,7 +48,7 @@ def run_units(
     """
     ray = _connected(address)
     try:
-        remote = ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, memory=needs.memory, max_retries=RETRIES)(_done)
+        remote = ray.remote(num_gpus=needs.gpus, memory=needs.memory, max_retries=RETRIES)(_done)
         refs: dict[str, Any] = {}
         for unit in units:
             before = [refs[name] for name in unit.after if name in refs]

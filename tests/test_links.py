@@ -14,6 +14,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.dealt import names_within_layers
 from talking_heads_utils.experiments.inhibition import basis, links, listeners, prediction, rivals
 from talking_heads_utils.experiments.planted_circuit import CircuitWorld
+from talking_heads_utils.experiments.rows import rows as rows_of
 from talking_heads_utils.experiments.run import chosen, reproduce
 from talking_heads_utils.files import GPT2_VARIABLE
 from talking_heads_utils.known import GPT2_WEIGHTS
@@ -282,10 +283,10 @@ def test_gpt2s_attention_weights_alone_go_through_the_store_and_what_must_run_is
     assert not failed and folder.name == GPT2_WEIGHTS and set(done) == set(names)
     assert all("nothing can be run" in done[name].reason for name in ("gate", "roles"))
     assert done["links"].about["checkpoint"] and "rehearsal" not in done["links"].about["shows"]
-    found = done["links"].rows(links.LinkRow)
+    found = rows_of(done["links"].table, links.LinkRow)
     assert found[-1].link == links.JOINT and found[-1].p < 1e-3
     assert [row.p_holm < 0.05 for row in found if not row.control][:4] == [False, False, False, True]
-    assert done["basis"].rows(basis.BasisRow)[-1].p < 0.05
+    assert rows_of(done["basis"].table, basis.BasisRow)[-1].p < 0.05
 
 
 def test_weights_that_are_called_gpt2s_must_have_its_heads(checkpoints, monkeypatch):

@@ -17,7 +17,6 @@ from talking_heads_utils.experiments.catalogue import EXPERIMENTS
 from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.corpus import OWN_TEXTS, texts_sum
 from talking_heads_utils.experiments.result_files import results_folder, shown
-from talking_heads_utils.experiments.rows import R, rows
 from talking_heads_utils.experiments.source_sum import source_sum
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, PLANTED, is_real, known_models, shipped_models
@@ -48,10 +47,6 @@ class Finished:
     def reason(self) -> str | None:
         """Why there is no table; None where there is one."""
         return self.about["not_possible"]
-
-    def rows(self, kind: type[R]) -> list[R]:
-        """The table's rows."""
-        return rows(self.table, kind)
 
     def describe(self) -> str:
         """How it was made, as one line to stand under a figure; where the code has changed since, that as well."""
