@@ -197,6 +197,12 @@ def draw_few(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(moves, "N_DRAWS", 2)
 
 
+def made(kind, **values):
+    """A row of a table with these values and nothing in its other columns."""
+    empty = {str: "", int: 0, float: 0.0, bool: False}
+    return kind(**{c.name: values.get(c.name, empty[c.kind]) for c in kind.columns()})
+
+
 KINDS_OF_MODEL = ("gpt2", "gpt_neox", "qwen2", "native")  # qwen2: grouped heads, biases, scaled rotary positions
 
 

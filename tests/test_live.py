@@ -15,8 +15,7 @@ from talking_heads_utils.known import PLANTED
 from talking_heads_utils.labels import Head
 from talking_heads_utils.patching import patch
 from talking_heads_utils.prompts.texts import from_texts
-from talking_heads_utils.site import live
-from tests import made_rows
+from talking_heads_utils.site import live, notebook
 
 PLOTLY = "application/vnd.plotly.v1+json"
 CLEAN = "When Mary and John went to the school, John gave the hat to"
@@ -30,7 +29,7 @@ def c():
 
 @pytest.fixture(scope="module")
 def table(c):
-    return made_rows.slider_rows(settings=(-2.0, -1.0, 0.0, 1.0, 2.0))
+    return notebook.Tables(PLANTED, live=False)["slider"]
 
 
 @pytest.fixture(scope="module")

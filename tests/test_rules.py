@@ -6,7 +6,7 @@ from math import inf, isnan, nan
 import numpy as np
 import pandas as pd
 import pytest
-from made_rows import made
+from conftest import made
 
 from talking_heads_utils.experiments import icl_worlds, power, rules, whole_worlds
 from talking_heads_utils.experiments.claims import CLAIMS
