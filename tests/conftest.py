@@ -179,9 +179,8 @@ def gpt2_tokenizer(gpt2_source):
 
 
 def draw_few(patch: pytest.MonkeyPatch) -> None:
-    """Two short lists, and a tenth of the draws behind a control, each of which goes through the same lines. A p takes
-    them eleven times, since it wants 99. What is learned is learned in four steps."""
-    from talking_heads_utils.experiments import context
+    """A tenth of the draws behind a control, each of which goes through the same lines. A p takes them eleven times,
+    since it wants 99. What is learned is learned in four steps."""
     from talking_heads_utils.experiments.dealt import drawn_test
     from talking_heads_utils.experiments.editing import moves
     from talking_heads_utils.experiments.inhibition import exchange
@@ -193,8 +192,15 @@ def draw_few(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(learned, "fit", lambda *given, steps, **more: fit(*given, steps=min(steps, 4), **more))
     patch.setattr(subspace.matched_triples, "__defaults__", (9, 0))
     patch.setattr(exchange.exchange_rows, "__defaults__", ("", 9))
-    patch.setattr(context, "QUICK_LENGTHS", (4, 6))
     patch.setattr(moves, "N_DRAWS", 2)
+
+
+@pytest.fixture(scope="module")
+def few_draws():
+    """For a module whose whole experiments should run on few draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw_few(patch)
+        yield
 
 
 def made(kind, **values):

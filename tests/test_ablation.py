@@ -20,7 +20,7 @@ READER = Head(2, 1)
 LOOK = attention(READER, "IO", "S1")
 
 
-@pytest.fixture(scope="module", params=("gpt2", "gpt_neox", "qwen2"))
+@pytest.fixture(scope="module", params=("gpt2", "qwen2"))
 def own(request, checkpoints):
     return load_model(checkpoints[request.param]), random_prompts()
 

@@ -24,6 +24,8 @@ from talking_heads_utils.prompts.sets import item_positions
 
 PLAIN = SCALES.index(1)
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 def drawn(n, n_strata, slope, seed=0):
     generator = torch.Generator().manual_seed(seed)

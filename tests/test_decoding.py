@@ -17,6 +17,8 @@ from talking_heads_utils.experiments.positional.subspace import K, Subspace, cho
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.metrics import answer_logits, correct
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 @pytest.fixture(scope="module")
 def planted():
@@ -80,7 +82,7 @@ def test_the_planted_subspace_indexes_the_list_not_the_items(planted):
     own = table.loc[(Subspace.CHOSEN, K)]
     for split in Split:
         index, item = (own.loc[(feature, split)] for feature in (Feature.LIST_INDEX, Feature.IDENTITY))
-        assert index["right"] > 0.9 > 0.6 > item["right"] and index["p"] == 0.01 and index["n_draws"] == 99
+        assert index["right"] > 0.9 > 0.6 > item["right"] and index["p"] == 0.01 and index["n_draws"] == 9
         assert index["low"] <= index["right"] <= index["high"] and abs(index["shuffled"] - 0.25) < 0.15
         matched = table.loc[(Subspace.MATCHED, K, Feature.LIST_INDEX, split)]
         assert matched["right"] == pytest.approx(0.25), "where nothing differs all hypotheses tie"

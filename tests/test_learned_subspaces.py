@@ -54,7 +54,7 @@ def test_transformer_lens_finds_the_same(planted):
     inputs = torch.cat([tokens, end[:, None], lists.candidates], 1)
     found = fit_das(
         truth.bridge, "blocks.2.hook_resid_pre", inputs, inputs[rows], pairs.j, task_logits, rank=3,
-        base_positions=end, source_positions=end[rows], epochs=4, batch_size=16,
+        base_positions=end, source_positions=end[rows], epochs=2, batch_size=16,
     )  # fmt: skip
     assert cosines(found.basis.T, truth).min() > 0.8
 

@@ -275,18 +275,17 @@ def test_gpt2s_attention_weights_alone_go_through_the_store_and_what_must_run_is
 ):
     monkeypatch.setenv(GPT2_VARIABLE, gpt2_source if Path(gpt2_source).is_dir() else "")
     c = Context(GPT2_WEIGHTS)
-    names = ("gate", "roles", "links", "basis", "listeners")
+    names = ("gate", "links")
     folder, failed = reproduce(
         c, [e for e in chosen(chapters_of(c.model)) if e.name in names], tmp_path, lambda _: None
     )
     done = store.finished(GPT2_WEIGHTS, tmp_path)
     assert not failed and folder.name == GPT2_WEIGHTS and set(done) == set(names)
-    assert all("nothing can be run" in done[name].reason for name in ("gate", "roles"))
+    assert all("nothing can be run" in done[name].reason for name in ("gate",))
     assert done["links"].about["checkpoint"] and "rehearsal" not in done["links"].about["shows"]
     found = rows_of(done["links"].table, links.LinkRow)
     assert found[-1].link == links.JOINT and found[-1].p < 1e-3
     assert [row.p_holm < 0.05 for row in found if not row.control][:4] == [False, False, False, True]
-    assert rows_of(done["basis"].table, basis.BasisRow)[-1].p < 0.05
 
 
 def test_weights_that_are_called_gpt2s_must_have_its_heads(checkpoints, monkeypatch):

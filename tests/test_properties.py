@@ -21,7 +21,7 @@ from talking_heads_utils.scores.scores import compute_scores, load_scores, save_
 from talking_heads_utils.weights.heads import LAYER_NORM, NO_NORM, RMS_NORM, HeadWeights, RawLayer, Source, assemble
 
 LAWS = settings(
-    max_examples=25, deadline=None, derandomize=True,
+    max_examples=12, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 SEEDS = st.integers(0, 2**63 - 1)
