@@ -203,6 +203,41 @@ def few_draws():
         yield
 
 
+def at_end(values, prompts):
+    """Of each prompt what stands at its last token."""
+    return values[torch.arange(len(prompts)), prompts.positions["end"]]
+
+
+@torch.no_grad()
+def run_with(bridge, prompts, changes=(), keep=()):
+    """Logits at ``end`` of a whole run with hooks, and what stood at the hooks ``keep``.
+
+    changes: (hook, change) pairs; a change alters the copy that it gets, or gives another value.
+    """
+    seen = {}
+
+    def changed(change):
+        def hook(value, hook):
+            value = value.clone()
+            new = change(value)
+            return value if new is None else new
+
+        return hook
+
+    def look(name):
+        return lambda value, hook: seen.update({name: value.clone()})
+
+    hooks = [(name, changed(change)) for name, change in changes] + [(name, look(name)) for name in keep]
+    return at_end(bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks), prompts), seen
+
+
+def twins_of(prompts):
+    """The same prompts of other tokens but for the last one."""
+    tokens, rows, end = 49 - prompts.tokens, torch.arange(len(prompts)), prompts.positions["end"]
+    tokens[rows, end] = prompts.tokens[rows, end]
+    return type(prompts)(**vars(prompts) | {"tokens": tokens})
+
+
 def made(kind, **values):
     """A row of a table with these values and nothing in its other columns."""
     empty = {str: "", int: 0, float: 0.0, bool: False}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_prompts
+from conftest import random_prompts, run_with
 
 from talking_heads_utils.ablation import HOWS, ablate, as_part
 from talking_heads_utils.components import ov_svd
@@ -63,44 +63,27 @@ def replaced(bridge, prompts, part, how, other):
 
 def hooked(bridge, prompts, part, how, other, side, mask):
     """Logit difference and attention difference of a whole run with hooks."""
-    plain, new = written(bridge, prompts, part), replaced(bridge, prompts, part, how, other)
-    delta, seen, layer = (new - plain) * mask[..., None], {}, attention_layer(bridge, READER.layer)
-    kv = int(layer.kv_index[READER.head])
+    new = replaced(bridge, prompts, part, how, other)
+    delta, layer = (new - written(bridge, prompts, part)) * mask[..., None], attention_layer(bridge, READER.layer)
+    at, kv = f"blocks.{READER.layer}", int(layer.kv_index[READER.head])
+    resid, z, pattern = (f"{at}.{name}" for name in ("hook_resid_pre", "attn.hook_z", "attn.hook_pattern"))
+    _, was = run_with(bridge, prompts, keep=[resid, z])
 
-    def add(value, hook):
-        return value + delta
-
-    def read(value, hook):  # the reader's own query, key or value alone
-        x = layer.norm(seen["resid"] + delta)
+    def read(value):  # the reader's own query, key or value alone
         W, b = (getattr(layer, f"{kind}_{side[0].upper()}") for kind in "Wb")
-        h, value = READER.head if side == "query" else kv, value.clone()
-        value[:, :, h] = x @ W[h] + b[h]
-        return value
+        h = READER.head if side == "query" else kv
+        value[:, :, h] = layer.norm(was[resid] + delta) @ W[h] + b[h]
 
-    def untouched(value, hook):  # of the other heads that share the key or value
+    def untouched(value):  # of the other heads that share the key or value
         others = [h for h in range(value.shape[2]) if h != READER.head]
-        value = value.clone()
-        value[:, :, others] = seen["z"][:, :, others]
-        return value
+        value[:, :, others] = was[z][:, :, others]
 
-    at = f"blocks.{READER.layer}"
-    with torch.no_grad():
-        cache = bridge.run_with_cache(prompts.tokens)[1]
-        seen |= {"resid": cache[f"{at}.hook_resid_pre"], "z": cache[f"{at}.attn.hook_z"]}
-        name = f"blocks.{part.layer}.hook_{'attn' if hasattr(part, 'head') else 'mlp'}_out"
-        hooks = [(name, add)]
-        if side:
-            hooks = [(f"{at}.attn.hook_{side[0]}", read), (f"{at}.attn.hook_z", untouched)]
-        hooks.append((f"{at}.attn.hook_pattern", lambda value, hook: seen.update(pattern=value.clone())))
-        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
-    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-    pattern = seen["pattern"][rows, READER.head, end]
-    IO, S1 = (prompts.positions[name] for name in ("IO", "S1"))
-    return of_answers(logits, prompts), (pattern[rows, IO] - pattern[rows, S1]).mean()
-
-
-def of_answers(logits, prompts):
-    return logit_difference(logits[torch.arange(len(prompts)), prompts.positions["end"]], prompts).mean()
+    name = f"blocks.{part.layer}.hook_{'attn' if hasattr(part, 'head') else 'mlp'}_out"
+    changes = [(f"{at}.attn.hook_{side[0]}", read), (z, untouched)] if side else [(name, lambda value: value + delta)]
+    logits, seen = run_with(bridge, prompts, changes, [pattern])
+    looks = seen[pattern][torch.arange(len(prompts)), READER.head, prompts.positions["end"]]
+    IO, S1 = (looks[torch.arange(len(prompts)), prompts.positions[name]] for name in ("IO", "S1"))
+    return logit_difference(logits, prompts).mean(), (IO - S1).mean()
 
 
 @pytest.mark.parametrize("side", [None, "query", "key", "value"])
@@ -133,17 +116,14 @@ def test_a_set_is_taken_out_together_and_components_sum_to_their_head(own):
     found = ablate(bridge, sets, prompts, how="zero").set_index("what")["value"]
     no_bias = attention_layer(bridge, 1).b_V.abs().max() < 1e-6  # folded into b_O by the model's loading
     assert no_bias and found["head"] == pytest.approx(found["components"], abs=1e-4)
-    hooks = [(f"blocks.{layer}.attn.hook_z", _without(head)) for layer, head in ((0, 1), (1, 2))]
-    with torch.no_grad():
-        expected = of_answers(bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks), prompts)
+    changes = [(f"blocks.{layer}.attn.hook_z", _without(head)) for layer, head in ((0, 1), (1, 2))]
+    expected = logit_difference(run_with(bridge, prompts, changes)[0], prompts).mean()
     assert found["both"] == pytest.approx(float(expected), abs=1e-4)
 
 
 def _without(head):
-    def zero(value, hook):
-        value = value.clone()
+    def zero(value):
         value[:, :, head] = 0
-        return value
 
     return zero
 
@@ -153,11 +133,8 @@ def test_the_value_bias_is_the_head_s_and_no_component_s(checkpoints):
     layer = attention_layer(bridge, 1)
     with torch.no_grad():
         constant = layer.b_V[2] @ layer.W_O[2]
-        hooks = [
-            ("blocks.1.attn.hook_z", _without(2)),
-            ("blocks.1.hook_attn_out", lambda value, hook: value + constant),
-        ]
-        expected = of_answers(bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks), prompts)
+    changes = [("blocks.1.attn.hook_z", _without(2)), ("blocks.1.hook_attn_out", lambda value: value + constant)]
+    expected = logit_difference(run_with(bridge, prompts, changes)[0], prompts).mean()
     components = {"components": [f"L1H2.{i}" for i in range(bridge.cfg.d_head)]}
     found = ablate(bridge, components, prompts, how="zero")["value"].item()
     assert found == pytest.approx(float(expected), abs=1e-4)

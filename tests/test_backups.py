@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import random_prompts, run_with, twins_of
 
 from talking_heads_utils.experiments.icl import known
-from talking_heads_utils.experiments.icl.backups import Measured, Out, Who, changes, kinds_of, outs_of, rows_of
-from talking_heads_utils.experiments.icl.choice import N_MATCHED, Picked, pick
+from talking_heads_utils.experiments.icl.backups import Measured, Out, Who, changes, kinds_of, rows_of
+from talking_heads_utils.experiments.icl.choice import Picked, pick
 from talking_heads_utils.experiments.icl.clusters import drawn_means
 from talking_heads_utils.experiments.icl.known import Kind, Plan, planted
 from talking_heads_utils.experiments.icl.swaps import Ready
@@ -19,7 +20,6 @@ from talking_heads_utils.experiments.icl.tasks import Asked
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_model
-from tests.conftest import random_prompts
 
 SETS = [(Head(0, 1),), (Head(0, 1), Head(1, 3)), (Head(1, 0), Head(1, 2), Head(2, 0))]
 WHO = list(Who)
@@ -32,11 +32,8 @@ def model(request, checkpoints):
 
 @pytest.fixture(scope="module")
 def ready(model):
-    prompts, twins = random_prompts(), random_prompts()
-    twins.tokens[:] = 49 - twins.tokens
-    twins.tokens[torch.arange(len(twins)), twins.positions["end"]] = prompts.tokens[
-        torch.arange(len(twins)), prompts.positions["end"]
-    ]
+    prompts = random_prompts()
+    twins = twins_of(prompts)
     asked = Asked(SimpleNamespace(name="random"), prompts, twins, prompts.answers, torch.arange(len(prompts)))
     return Ready(asked, prepare(model, prompts), prepare(model, twins))
 
@@ -44,29 +41,22 @@ def ready(model):
 @torch.no_grad()
 def logit_difference(model, ready, heads):
     """Right less rival at the last token with heads' z put in by hooks, and what every head and MLP writes there."""
-    rows, prompts = torch.arange(len(ready.asked.prompts)), ready.asked.prompts
-    end = prompts.positions["end"]
-    _, twin = model.run_with_cache(ready.asked.twins.tokens)
-    cache = {}
+    prompts, right, n_layers = ready.asked.prompts, ready.asked.right, model.cfg.n_layers
+    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
+    z, mlps = ([f"blocks.{i}.{name}" for i in range(n_layers)] for name in ("attn.hook_z", "hook_mlp_out"))
+    wrong, twin = run_with(model, ready.asked.twins, keep=z)
 
-    def put(z, hook):
-        new, layer = z.clone(), int(hook.name.split(".")[1])
-        for head in (head for head in heads if head.layer == layer):
-            new[rows, end, head.head] = twin[hook.name][rows, end, head.head]
-        cache[hook.name] = new[rows, end]
-        return new
+    def put(name):
+        def change(value):
+            for head in (head for head in heads if z[head.layer] == name):
+                value[rows, end, head.head] = twin[name][rows, end, head.head]
 
-    def keep(value, hook):
-        cache[hook.name] = value[rows, end]
+        return name, change
 
-    n_layers = model.cfg.n_layers
-    hooks = [(f"blocks.{i}.attn.hook_z", put) for i in range(n_layers)]
-    hooks += [(f"blocks.{i}.hook_mlp_out", keep) for i in range(n_layers)]
-    hooks += [(f"blocks.{n_layers - 1}.hook_resid_post", keep)]
-    logits = model.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
-    wrong = model(ready.asked.twins.tokens)[rows, end].clone()
-    wrong[rows, ready.asked.right] = -torch.inf
-    return (logits[rows, ready.asked.right] - logits[rows, wrong.argmax(-1)]).double(), cache
+    logits, seen = run_with(model, prompts, map(put, z), [*z, *mlps, f"blocks.{n_layers - 1}.hook_resid_post"])
+    wrong[rows, right] = -torch.inf
+    apart = logits[rows, right] - logits[rows, wrong.argmax(-1)]
+    return apart.double(), {name: value[rows, end] for name, value in seen.items()}
 
 
 def test_nothing_is_left_over(model, ready):
@@ -219,22 +209,6 @@ def test_shares_are_ratios_of_means_over_tasks_too():
     assert len(rows) == 2 * len(outs) + 4 and found["one", None, False].out == "L0H0 L1H1"
 
 
-def test_one_task_has_no_rows_over_tasks():
-    rows = rows_of("m", [told("one", [1.0], [0.5], [Out((A,))])])
-    assert {row.task for row in rows} == {"one"}
-
-
 def test_kinds_of_heads():
     kinds = kinds_of(Picked(torch.tensor([[5.0, -4.0, 0.05], [0.1, -0.05, 0.0]]), {}, []))
     assert kinds.tolist() == [[[1, 0, 0], [1, 0, 0]], [[0, 1, 0], [0, 0, 0]], [[0, 0, 1], [0, 1, 1]]]
-
-
-def test_every_head_of_chosen_and_matched_sets_goes_alone_and_with_its_set():
-    direct = torch.ones(2, 12)
-    heads = [Head(0, i) for i in range(12)] + [Head(1, i) for i in range(12)]
-    outs = outs_of(Picked(direct, dict.fromkeys(heads, 1.0), heads[:8]))
-    assert [out.heads for out in outs[:6]] == [*((head,) for head in heads[:5]), tuple(heads[:5])]
-    for draw in range(1, N_MATCHED + 1):
-        *alone, together = (out for out in outs if out.draw == draw)
-        assert all(out.alone for out in alone) and not together.alone
-        assert together.heads == tuple(out.heads[0] for out in alone) and not set(together.heads) & set(heads[:5])

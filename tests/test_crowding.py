@@ -4,6 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from conftest import run_with
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.context import Context
@@ -123,13 +124,11 @@ def test_a_scaled_cloud_is_that_of_plain_hooks(planted):
         longer = min((energy / own).sqrt().item(), crowding.MOST)
         for s, scale in enumerate((0.0, 1.0, 2.0)):
 
-            def scaled(value, hook, onto=onto, amount=(scale - 1) * longer):
-                value = value.clone()
+            def scaled(value, onto=onto, amount=(scale - 1) * longer):
                 value[rows, end] += amount * (value[rows, end] - middle) @ onto
-                return value
 
-            with planted.bridge.hooks(fwd_hooks=[(f"blocks.{of.layer}.hook_resid_pre", scaled)]):
-                logits = planted.bridge(at.prompts.tokens)[rows, end].gather(1, candidates)
+            logits, _ = run_with(planted.bridge, at.prompts, [(f"blocks.{of.layer}.hook_resid_pre", scaled)])
+            logits = logits.gather(1, candidates)
             torch.testing.assert_close(found[:, t, s], logits[3:9], atol=2e-3, rtol=0)
     assert (found[:, 0, 0] - found[:, 0, 1]).abs().max() > 1 > 0.01 > (found[:, 1, 1] - found[:, 0, 1]).abs().max()
 

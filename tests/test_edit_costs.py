@@ -1,14 +1,12 @@
 """What edits cost: layers above an edit against whole runs of the edited model, losses and accuracies by hand."""
 
 import gguf_files
-import pandas as pd
 import pytest
 import torch
 from conftest import random_prompts
 
 from talking_heads_utils.editing import edit, weights_to_edit
 from talking_heads_utils.edits.edits import OV, QK, REMOVE, SCALE, Change, new_edit
-from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.editing import baked, costs, gains
 from talking_heads_utils.experiments.editing.above import prepare
@@ -19,7 +17,6 @@ from talking_heads_utils.experiments.editing.moves import Extent, Family, edit_o
 from talking_heads_utils.experiments.editing.search import Winner, Winners
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.rows import frame
-from talking_heads_utils.files import data_dir
 from talking_heads_utils.labels import Component
 from talking_heads_utils.metrics import answer_logits, correct
 from talking_heads_utils.models import load_model
@@ -94,14 +91,6 @@ def test_accuracy_is_that_of_the_edited_model(ready):
         assert torch.equal(of_all, logits.argmax(-1) == prompts.answers)
 
 
-def test_what_cannot_be_measured_is_one_clear_error(case):
-    bridge, prompts = case
-    nothing = new_edit(weights_to_edit(bridge), ())
-    for edits in ([], [nothing]):
-        with pytest.raises(OptionError, match="one edit at least"):
-            prepare(bridge, prompts.select([0, 1]), edits)
-
-
 def winner(text, family, gain):
     return Winner(family, Extent.SINGLE, None, parse(text), gain, gain, 9)
 
@@ -144,13 +133,6 @@ def edit_row(name, family, draw, part, n_items, gain):
     values = dict(model="planted", edit=name, family=family, extent="whole_head", draw=draw, best=True, part=part,
                   n_items=n_items, gain=gain, low=gain - 4, high=gain + 4, n=100)  # fmt: skip
     return EditRow(**{c.name: values.get(c.name, 1) for c in EditRow.columns()})
-
-
-def test_only_tasks_of_words_that_the_model_can_do_are_asked():
-    table = pd.read_parquet(data_dir() / "results" / "smollm2" / "words.parquet")
-    asked = costs.tasks_of_words(Context("smollm2", finished={"words": table}.get))
-    assert "capitals" in asked and "french" not in asked
-    assert costs.tasks_of_words(Context("planted")) == [] == costs.tasks_of_words(Context("smollm2"))
 
 
 def test_the_baked_edit_does_the_same_in_plain_transformers(monkeypatch):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import random_prompts
+from conftest import random_prompts, run_with
 
 from talking_heads_utils.effects import component_effects, inhibition_score
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
@@ -24,26 +24,17 @@ READER = Head(2, 1)
 
 def plain_run(bridge, prompts, reader, change):
     """Attention of one head and logits at ``end``, with ``change`` added to the input of its query alone."""
-    rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-    at, seen = f"blocks.{reader.layer}", {}
-    W, b = bridge.blocks[reader.layer].attn.W_Q[reader.head], bridge.blocks[reader.layer].attn.b_Q
-    ln = getattr(bridge.blocks[reader.layer], "ln1", None)
+    at, layer = f"blocks.{reader.layer}", bridge.blocks[reader.layer]
+    W, b, resid, pattern = layer.attn.W_Q[reader.head], layer.attn.b_Q, [], f"{at}.attn.hook_pattern"
 
-    def keep(name):
-        return lambda tensor, hook: seen.update({name: tensor})
-
-    def replace(tensor, hook):
-        x = (seen["resid"] + change).to(seen["resid"])
-        x = x if bridge.cfg.normalization_type is None else ln(x)
-        tensor = tensor.clone()
+    def replace(tensor):
+        x = (resid[0] + change).to(resid[0])
+        x = x if bridge.cfg.normalization_type is None else layer.ln1(x)
         tensor[:, :, reader.head] = x @ W + (0 if b is None else b[reader.head])
-        return tensor
 
-    hooks = [(f"{at}.hook_resid_pre", keep("resid")), (f"{at}.attn.hook_q", replace)]
-    hooks.append((f"{at}.attn.hook_pattern", keep("pattern")))
-    with torch.no_grad():
-        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
-    return seen["pattern"][rows, reader.head, end], logits[rows, end]
+    changes = [(f"{at}.hook_resid_pre", resid.append), (f"{at}.attn.hook_q", replace)]
+    logits, seen = run_with(bridge, prompts, changes, [pattern])
+    return seen[pattern][torch.arange(len(prompts)), reader.head, prompts.positions["end"]], logits
 
 
 def change_of(recording, component, donor=None):
@@ -110,15 +101,6 @@ def test_removing_whole_heads_equals_a_hooked_run(case):
         torch.testing.assert_close(found[:, k], plain, atol=1e-4, rtol=0)
 
 
-def test_components_of_a_head_sum_to_its_write(case):
-    bridge, prompts = case
-    recording = record(bridge, prompts, [2])
-    for layer in range(2):
-        a = recording.activations(range(layer, layer + 1))[:, 0]
-        whole = torch.einsum("nhc,hcm->nhm", a, recording.directions[layer].nan_to_num())
-        torch.testing.assert_close(whole, recording.write(layer), atol=1e-4, rtol=1e-4)
-
-
 def test_what_was_planted_is_found_and_nothing_in_the_control():
     for channel in (True, False):
         planted = plant(channel=channel)
@@ -168,13 +150,6 @@ def test_a_model_in_half_precision_is_measured_as_its_hooked_runs_are(checkpoint
     expected = ((after - before).float() * contrast(prompts)).sum(-1)
     torch.testing.assert_close(of, expected, atol=HALF_TOLERANCES[torch.bfloat16], rtol=0.05)
     assert expected.abs().max() > 3 * HALF_TOLERANCES[torch.bfloat16], "a smaller effect would prove nothing"
-
-
-def test_a_model_of_one_layer_is_told_so():
-    planted = plant()
-    prompts = laundry.build_laundry(planted.tokenizer, 4, 8)
-    with pytest.raises(OptionError, match="no head has an earlier one to read"):
-        record(planted.bridge, prompts, [])
 
 
 def test_the_contrast_is_the_definition_of_the_score():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_prompts
+from conftest import random_prompts, run_with
 
 from talking_heads_utils.errors import UnsupportedModelError
 from talking_heads_utils.forward import engine
@@ -17,21 +17,12 @@ HOOKS = {RESID_PRE: "hook_resid_pre", Z: "attn.hook_z", MLP_OUT: "hook_mlp_out"}
 def own_run(bridge, prompts, site, layer, at, new):
     """Logits at ``end`` and patterns by hooks, with ``new`` put in at one site and layer from position ``at`` on."""
 
-    def put(value, hook):
-        value = value.clone()
+    def put(value):
         value[:, at:] = new[:, : value.shape[1] - at].to(value)
-        return value
-
-    patterns = {}
-
-    def look(value, hook):
-        patterns[hook.layer()] = value.detach().clone()
 
     names = [f"blocks.{i}.attn.hook_pattern" for i in range(bridge.cfg.n_layers)]
-    with bridge.hooks(fwd_hooks=[(f"blocks.{layer}.{HOOKS[site]}", put), *((name, look) for name in names)]):
-        logits = bridge(prompts.tokens)
-    rows = torch.arange(len(prompts))
-    return logits[rows, prompts.positions["end"]], patterns
+    logits, seen = run_with(bridge, prompts, [(f"blocks.{layer}.{HOOKS[site]}", put)], names)
+    return logits, [seen[name] for name in names]
 
 
 @pytest.mark.parametrize("site", HOOKS)

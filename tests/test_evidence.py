@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import build_model
 
-from talking_heads_utils.errors import NotApplicable, OptionError, TaskError
+from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments import rules
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import additivity, evidence, measures
@@ -167,22 +167,6 @@ def test_slopes_and_curvature_are_those_of_least_squares(sequences):
     assert rows[-1].curvature == pytest.approx(bends[-1]) and rows[-1].curvature_high < 0
     rise = np.polyfit(np.log(1 / np.array(drawn.FLIPS) - 1), slopes, 1)[0]
     assert rows[-1].follows == pytest.approx(rise, rel=1e-5) and rows[0].follows is None
-
-
-def test_a_liking_of_a_label_or_a_rule_changes_no_slope(sequences):
-    plain = simulated(Reader.EXACT, sequences, 0.1, seed=2, scale=0.05)
-    right, rule = 1.0 - 2.0 * sequences.right, (1.0 - 2.0 * sequences.rule)[:, None, None]
-    biased = plain + 3 * right - 2 * rule
-    assert torch.allclose(without_bias(biased, sequences), without_bias(plain, sequences))
-    with pytest.raises(OptionError):
-        evidence.slope_rows("", "", plain[:, :1], sequences)
-
-
-def test_means_by_signed_evidence(sequences):
-    rows = evidence.evidence_rows("", "", simulated(Reader.EXACT, sequences, scale=0.5), sequences, (8,))
-    for row in rows:
-        assert row.log_odds == pytest.approx(0.5 * row.signed * np.log(1 / row.flip - 1), abs=1e-4)
-        assert row.n >= evidence.FEWEST and row.signed % 2 == 0
 
 
 # --- contributions ---

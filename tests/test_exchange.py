@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import random_prompts
+from conftest import random_prompts, run_with
 
-from talking_heads_utils.experiments.inhibition import effects_table, exchange, slider
+from talking_heads_utils.experiments.inhibition import exchange, slider
 from talking_heads_utils.experiments.inhibition.exchange_study import (
     BEST_MEASURED,
     LARGEST_SINGULAR_VALUE,
     LARGEST_VARIANCE,
     PREDICTED,
-    Study,
     fresh_prompts,
     make_study,
 )
@@ -25,8 +24,7 @@ from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import contrast, logit_difference
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
-from talking_heads_utils.prompts.ioi import draw_ioi, swap_order
-from talking_heads_utils.scores.scores import compute_scores
+from talking_heads_utils.prompts.ioi import draw_ioi
 
 
 def planted_study(**options):
@@ -86,31 +84,26 @@ def test_without_a_channel_nothing_is_exchanged():
 
 def hooked(bridge, twins, movers, shift_of, into):
     """Attention of the movers and logits at ``end``, their inputs moved in one run with hooks."""
-    seen, hooks = {}, []
-    rows, end = torch.arange(len(twins.own.prompts)), twins.own.end
-
-    def keep(layer):
-        return lambda tensor, hook: seen.update({layer: tensor})
+    prompts, resid, changes = twins.own.prompts, {}, []
 
     def put(head):
-        def hook(tensor, hook):
+        def change(tensor):
             attn, ln = bridge.blocks[head.layer].attn, bridge.blocks[head.layer].ln1
             W, b = ((getattr(attn, f"{kind}_{into[0].upper()}")) for kind in "Wb")
             of = head.head if into == QUERY else head.head * tensor.shape[2] // bridge.cfg.n_heads
-            tensor = tensor.clone()
-            tensor[:, :, of] = ln(seen[head.layer] + shift_of(head.layer)) @ W[of] + (0 if b is None else b[of])
-            return tensor
+            x = ln(resid[head.layer] + shift_of(head.layer))
+            tensor[:, :, of] = x @ W[of] + (0 if b is None else b[of])
 
-        return hook
+        return change
 
     for head in movers:
-        hooks.append((f"blocks.{head.layer}.hook_resid_pre", keep(head.layer)))
-        hooks.append((f"blocks.{head.layer}.attn.hook_{into[0]}", put(head)))
-        name = f"blocks.{head.layer}.attn.hook_pattern"
-        hooks.append((name, lambda tensor, hook, h=head: seen.update({h: tensor[rows, h.head, end]})))
-    with torch.no_grad():
-        logits = bridge.run_with_hooks(twins.own.prompts.tokens, fwd_hooks=hooks)
-    return seen, logits[rows, end]
+        keep = lambda tensor, layer=head.layer: resid.update({layer: tensor})  # noqa: E731
+        changes.append((f"blocks.{head.layer}.hook_resid_pre", keep))
+        changes.append((f"blocks.{head.layer}.attn.hook_{into[0]}", put(head)))
+    patterns = [f"blocks.{head.layer}.attn.hook_pattern" for head in movers]
+    logits, seen = run_with(bridge, prompts, changes, patterns)
+    rows = torch.arange(len(prompts))
+    return {h: seen[name][rows, h.head, twins.own.end] for h, name in zip(movers, patterns)}, logits
 
 
 def twins_of(bridge, movers):
@@ -173,34 +166,6 @@ def test_keys_and_values_exchanged_equal_a_hooked_run(checkpoints, family, into)
     assert (change.abs().max() > 1e-3) == (into == KEY)
 
 
-def test_energies_and_orders(study: Study):
-    twins, head = study.scored, study.heads[0]
-    own = [Component(head.layer, head.head, i) for i in range(2)]
-    both, energy = twins.of_components(own), study.energies[head.layer, head.head, :2]
-    assert twins.energy(both) == pytest.approx(energy.sum().item(), rel=1e-3)
-    assert twins.energy(twins.scaled_to(twins.of_components(own[:1]), 2 * energy[0].item())) == pytest.approx(
-        2 * energy[0].item(), rel=1e-3
-    )
-    near = study.nearest(own[0], 5, own)
-    assert len(near) == 5 and not set(near) & set(own) and {c.layer for c in near} == {head.layer}
-    assert (
-        study.orders[LARGEST_SINGULAR_VALUE][head].tolist()[:3] == [0, 1, 2] and len(study.orders[PREDICTED][head]) == 3
-    )
-    assert all(swap_order(swap_order(p)) == p for p in draw_ioi(plant().tokenizer, 4))
-
-
-def test_effects_by_component_are_of_those_that_write(study):
-    table = frame(effects_table.component_rows(study, "planted"))
-    assert len(table) == 2 * 2 * 3 and set(table["component"]) == {0, 1, 2} and (table["odds"] < -0.1).all()
-    assert (table["low"] <= table["effect"]).all() and (table["odds_low"] <= table["odds_high"]).all()
-    head, mover = study.heads[0], study.movers[1]
-    own = table[(table["head"] == str(head)) & (table["mover"] == str(mover))]["score"]
-    scores = (
-        compute_scores(study.scored.own.weights, "Q").block(mover, "Q")[0].score[head.layer, head.head, :3, mover.head]
-    )
-    assert list(own) == pytest.approx(scores.tolist(), abs=1e-5)
-
-
 def test_the_slider_moves_what_it_says(study):
     truth = plant(strength=20.0)
     prompts = fresh_prompts(truth.tokenizer, (20, 40, 24), 0)[2]
@@ -232,20 +197,13 @@ def test_a_coefficient_that_is_set_equals_a_hooked_run(checkpoints, family):
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
     places, tokens = slider.names(prompts)
     for k in range(2):
-        seen = []
 
-        def put(tensor, hook, k=k):
-            tensor = tensor.clone()
+        def put(tensor, k=k):
             tensor[rows, end] += amounts[:, k, None] * v
-            return tensor
 
-        hooks = [
-            ("blocks.1.hook_attn_out", put),
-            ("blocks.2.attn.hook_pattern", lambda tensor, hook, seen=seen: seen.append(tensor)),
-        ]
-        with torch.no_grad():
-            logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
-        pattern = seen[0][rows, :, end][:, [1, 3]].mean(1)
+        looks = "blocks.2.attn.hook_pattern"
+        logits, seen = run_with(bridge, prompts, [("blocks.1.hook_attn_out", put)], [looks])
+        pattern = seen[looks][rows, :, end][:, [1, 3]].mean(1)
         torch.testing.assert_close(attention[:, k], pattern.gather(1, places), atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(logit[:, k], logits.gather(1, tokens), atol=2e-4, rtol=1e-3)
         torch.testing.assert_close(probability[:, k], logits.softmax(-1).gather(1, tokens), atol=1e-4, rtol=1e-3)

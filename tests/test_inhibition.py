@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import random_prompts
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.inhibition.list_roles import (
@@ -12,12 +11,10 @@ from talking_heads_utils.experiments.inhibition.list_roles import (
 )
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.labels import Head
-from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.prompts.halves import check_enough, half_rows, halves
-from talking_heads_utils.stats import spearman
 
 
 @pytest.fixture(scope="module")
@@ -50,24 +47,10 @@ def test_without_a_channel_nothing_is_found():
     assert found.patched.nan_to_num().abs().max() < 1e-3
 
 
-def test_a_model_without_movers_says_so(checkpoints):
-    prompts = random_prompts(n=80)
-    assert not roles_on_lists(load_model(checkpoints["gpt2"]), prompts).through_movers
-
-
 def test_a_role_needs_a_share_of_the_best():
     assert heads_with_a_role(torch.tensor([[1.0, 0.3], [0.2, -5.0]])) == [Head(0, 0), Head(0, 1)]
     assert heads_with_a_role(torch.tensor([[-1.0]])) == []
     assert heads_with_a_role(torch.tensor([[0.019, 0.006], [0.012, 0.004]]), least=0.01) == [Head(0, 0), Head(1, 0)]
-
-
-def test_spearman_by_hand():
-    x = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    rows = torch.stack([x**3, -x, torch.tensor([1.0, 1.0, 2.0, 2.0]), torch.tensor([2.0, 1.0, 4.0, 3.0])])
-    expected = torch.tensor([1.0, -1.0, 2 / 5**0.5, 0.6], dtype=torch.float64)
-    torch.testing.assert_close(spearman(x, rows), expected)
-    ties = torch.tensor([3.0, 1.0, 3.0, 3.0])
-    assert spearman(ties, ties[None]).item() == pytest.approx(1)
 
 
 def test_halves_share_nothing_and_are_balanced(planted, lists):

@@ -219,19 +219,6 @@ def test_all_measures_find_planted_writers_and_none_finds_what_is_not_there(worl
     assert (means[rivals.PROJECTION_KERNEL].auc > 0.8) == (name in ("planted", "spread"))
 
 
-def test_the_sum_of_the_top_components_and_writers_of_other_links(scored):
-    weights, scores = scored
-    both = [LINK, Link("c", "b", "V", ((Head(0, 0), Head(2, 0)),))]
-    rows = rivals.rival_rows(weights, scores, both)
-    (row,) = [r for r in rows if (r.link, r.reader, r.measure) == (LINK.name, "L2H0", rivals.TOP_COMPONENTS)]
-    top = {h: scores.pair(Head(*h), "L2H0", "V").topk(3).values.sum().item() for h in product(range(2), range(4))}
-    top.pop((0, 0))  # known to write there by the other link
-    assert row.n_earlier == 7 and row.auc == pytest.approx(
-        roc_auc_score([h in ((0, 1), (1, 2)) for h in top], list(top.values()))
-    )
-    assert {r.n_writers for r in rows if r.link == rivals.EVERY and r.reader == "L2H0"} == {3}
-
-
 def test_a_prediction_is_the_mean_over_movers_and_over_distances_as_often_as_they_come(checkpoints):
     weights = load_head_weights(checkpoints["llama"])
     writers, movers = [Head(0, 3), Head(1, 0)], [Head(2, 1), Head(2, 2)]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import random_prompts
+from conftest import random_prompts, run_with
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.context import Context
@@ -47,21 +47,14 @@ def hooked(bridge, made, stream):
     stream at ``end``."""
     rows, end = torch.arange(len(made)), made.prompts.positions["end"]
     items, candidates = item_positions(made.prompts)
-    patterns = {}
+    patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in range(bridge.cfg.n_layers)]
 
-    def put(value, hook):
-        value = value.clone()
+    def put(value):
         value[rows, end] = stream.to(value)
-        return value
 
-    def look(value, hook):
-        patterns[hook.layer()] = value[rows, :, end].gather(2, items[:, None].expand(-1, value.shape[1], -1))
-
-    names = [(f"blocks.{layer}.attn.hook_pattern", look) for layer in range(bridge.cfg.n_layers)]
-    with torch.no_grad(), bridge.hooks(fwd_hooks=[(f"blocks.{made.layer}.hook_resid_pre", put), *names]):
-        logits = bridge(made.prompts.tokens)[rows, end].gather(1, candidates)
-    seen = torch.stack([patterns[mover.layer][:, mover.head] for mover in made.movers], 1)
-    return logits, seen / seen.sum(-1, keepdim=True)
+    logits, seen = run_with(bridge, made.prompts, [(f"blocks.{made.layer}.hook_resid_pre", put)], patterns)
+    looks = [seen[patterns[mover.layer]][rows, mover.head, end].gather(1, items) for mover in made.movers]
+    return logits.gather(1, candidates), torch.stack([look / look.sum(-1, keepdim=True) for look in looks], 1)
 
 
 def test_logits_and_attention_are_those_of_hooked_runs(made, monkeypatch):

@@ -47,16 +47,6 @@ def test_a_vocabulary_as_long_as_the_stream_is_wide_changes_nothing(family, tmp_
         torch.testing.assert_close(load_model(tmp_path)(tokens), model(tokens).logits, atol=2e-3, rtol=1e-3)
 
 
-def test_sharded_and_bfloat16(tmp_path):
-    build_model("llama").bfloat16().save_pretrained(tmp_path, max_shard_size="10KB")
-    save_tokenizer(tmp_path)
-    bridge = load_model(tmp_path, dtype=torch.bfloat16, processing=RAW)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager").eval()
-    with torch.no_grad():
-        torch.testing.assert_close(bridge(TOKENS), plain(TOKENS).logits)
-    assert bridge(TOKENS).dtype == torch.bfloat16
-
-
 def test_names_without_the_prefix_are_the_hubs_own_format(checkpoints, tmp_path):
     """The Hub's gpt2 stores h.0.attn..., without ``transformer.``."""
 

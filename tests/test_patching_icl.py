@@ -1,6 +1,5 @@
 """The post's patching on planted models whose working layers are known."""
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +10,10 @@ import torch
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import patching, post
-from talking_heads_utils.experiments.icl.asked import Asked, Examples
+from talking_heads_utils.experiments.icl.asked import Asked
 from talking_heads_utils.experiments.icl.patching import OVER_TASKS as ALL
 from talking_heads_utils.experiments.icl.patching import (
     Run,
-    after_line_end,
     first_layer,
     first_rows,
     neighbours,
@@ -23,7 +21,6 @@ from talking_heads_utils.experiments.icl.patching import (
     tried,
 )
 from talking_heads_utils.experiments.icl.swaps import How, Ready, Said
-from talking_heads_utils.experiments.icl.tasks import task_named
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.prompts.questions import Numbers, encode_questions, numbers_of
@@ -176,11 +173,6 @@ def test_the_posts_layers_are_taken_in_proportion(n_layers, posts):
     assert patching.posts_layers(n_layers) == posts
 
 
-def test_one_layer_is_too_few():
-    with pytest.raises(NotApplicable, match="one layer"):
-        patching.posts_layers(1)
-
-
 @pytest.fixture(scope="module")
 def whole_numbers(gpt2_source, tmp_path_factory):
     """A random model of Llama's kind whose tokenizer keeps the post's numbers whole."""
@@ -228,29 +220,3 @@ def test_of_llamas_shape_what_the_post_took_out_is_taken_out():
 def test_a_tokenizer_that_splits_the_posts_numbers_is_told_of(word_tokenizer):
     with pytest.raises(NotApplicable, match="splits some of 0 to 200"):
         post.run(Context("words", loaded=(None, word_tokenizer)))
-
-
-def test_tables_of_tasks_of_words_and_of_numbers_come_from_a_context(whole_numbers, monkeypatch):
-    """B's question stands behind a line end; about is told of numbers alone."""
-    names = ("plural", "y = 2x + 3")
-    monkeypatch.setattr(patching, "tasks", lambda c: [task_named(c, name) for name in names])
-    c = replace(whole_numbers, quick=True, loaded=(whole_numbers.bridge, whole_numbers.tokenizer))
-    words, numbers = (patching._ready_a(c, task_named(c, name), 8).asked for name in names)
-    for sees in patching.SEES:
-        b = after_line_end(words, words.task.ask_b(c, words, sees))
-        assert all(text.startswith("\n") or sees == Examples.SHUFFLED for text in decoded(c, b))
-        assert all(text.count("\n") == (1 if sees == Examples.NONE else 10) for text in decoded(c, b))
-        of_numbers = numbers.task.ask_b(c, numbers, sees)
-        assert after_line_end(numbers, of_numbers) is of_numbers
-        assert (b.right != words.right).all() and (of_numbers.right != numbers.right).all()
-    table = frame(patching.run_patches(c))
-    assert table["about"].isna().groupby(table["task"]).mean().to_dict() == {"plural": 1, "y = 2x + 3": 0}
-    assert len(table) == 2 * 2 * 3 * (2 + 4)
-    assert len(frame(patching.run_out(c))) == 3 * 2 * 6
-    assert len(frame(patching.run_first(c))) == 3 * 2 * 2 * 3
-
-
-def decoded(c, asked):
-    places = asked.prompts.positions
-    assert (asked.prompts.tokens[:, places["end"]].diagonal() == asked.prompts.tokens[:, -1]).all()
-    return [c.tokenizer.decode(row) for row in asked.prompts.tokens]

@@ -7,11 +7,10 @@ from itertools import combinations
 import pytest
 import torch
 
-from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import choice, known, redundancy
 from talking_heads_utils.experiments.icl.choice import matched, pick
 from talking_heads_utils.experiments.icl.known import N_WORDS, Kind, Plan, planted
-from talking_heads_utils.experiments.icl.redundancy import HeadRow, PairRow, SetRow, lost, ratio
+from talking_heads_utils.experiments.icl.redundancy import HeadRow, SetRow, lost, ratio
 from talking_heads_utils.experiments.icl.swaps import Where
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.labels import Head, heads_in
@@ -79,23 +78,6 @@ def test_what_is_lost_is_what_the_formula_says(name, bridge):
             lets = sum(plan.told.values()) - plan.room if plan.kind is Kind.COPIES else written
             assert picked.denoised[head] == pytest.approx(min(written, lets), abs=1e-4)
         assert picked.chosen == sorted(plan.written, key=lambda head: -plan.written[head])
-
-
-def test_the_formulas_are_what_the_words_say():
-    a, b = TWO.values()
-    joint = {name: known_loss(plan, two_of(plan)) for name, plan in PLANS.items()}
-    summed = {name: sum(known_loss(plan, [head]) for head in two_of(plan)) for name, plan in PLANS.items()}
-    assert joint["parts"] == pytest.approx(a + b) == summed["parts"]
-    assert joint["one alone"] == pytest.approx(2.0) == summed["one alone"]
-    assert joint["copies"] == pytest.approx(a + b - 1) and summed["copies"] == pytest.approx(a + b - 2)
-    assert joint["perfect copies"] == pytest.approx(1.6) and summed["perfect copies"] == pytest.approx(0.0)
-    stands_in = b * (2 / (1 + torch.tensor(-a).exp().item()) - 1)
-    assert joint["backup"] == pytest.approx(a + b) and summed["backup"] == pytest.approx(a + b - stands_in)
-    assert joint["chain"] == pytest.approx(a + b) and summed["chain"] == pytest.approx(a + b + stands_in)
-    assert joint["rivals"] > summed["rivals"] + 0.05, "log-odds are no straight line in logits"
-    s = [1.0, 2.0, 1.5]
-    room = known.room_for(1.8, s)
-    assert (sum(s) - room) / (sum(s) - 3 * room) == pytest.approx(1.8)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -181,21 +163,3 @@ def test_over_tasks_copies_and_backups_alone_stand_out(kind, above):
     assert chosen.joint == pytest.approx(each.joint.mean()) and chosen.summed == pytest.approx(each.summed.mean())
     assert chosen.ratio == pytest.approx(each.joint.sum() / each.summed.sum())
     assert (chosen.low > max(1.0, others.ratio.quantile(0.95))) == above
-
-
-def test_a_model_s_tables(monkeypatch, bridge):
-    known.wire(bridge, PLANS["copies"], noise=0.1)
-
-    class Asking:
-        def __init__(self, name):
-            self.name = name
-
-        def ask(self, c, n, half):
-            return known.ask(PLANS["copies"], n, len(half), half, self.name)
-
-    for module in (choice, redundancy):
-        monkeypatch.setattr(module.tasks, "tasks", lambda c: [Asking("one"), Asking("two")])
-    c = Context("planted heads", quick=True, loaded=(bridge, None), own=False)
-    sets = frame(redundancy.run_sets(c), SetRow)
-    assert set(sets.task) == {"one", "two", "all"} and set(sets["where"]) == {"end", "all"}
-    assert len(redundancy.run_heads(c)) == 48 and frame(redundancy.run_pairs(c), PairRow).task.nunique() == 2

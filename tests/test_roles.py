@@ -7,6 +7,7 @@ import math
 import pandas as pd
 import pytest
 import torch
+from conftest import run_with
 
 from talking_heads_utils import roles
 from talking_heads_utils.errors import TaskError
@@ -114,12 +115,9 @@ def test_direct_effects_are_those_of_the_logits(trained):
 
 def _odds(bridge, pair, mover, hooks):
     """Log-odds of a mover's attention, IO to S1, in a hooked run of the clean prompts."""
-    seen, prompts = {}, pair.clean.prompts
-    name = f"blocks.{mover.layer}.attn.hook_attn_scores"
-    with torch.no_grad():
-        bridge.run_with_hooks(prompts.tokens, fwd_hooks=[*hooks, (name, lambda t, hook: seen.update(s=t))])
-    scores = seen["s"][pair.clean.rows, mover.head, pair.clean.end]
-    return scores[pair.clean.rows, prompts.positions["IO"]] - scores[pair.clean.rows, prompts.positions["S1"]]
+    prompts, name, rows = pair.clean.prompts, f"blocks.{mover.layer}.attn.hook_attn_scores", pair.clean.rows
+    scores = run_with(bridge, prompts, hooks, [name])[1][name][rows, mover.head, pair.clean.end]
+    return scores[rows, prompts.positions["IO"]] - scores[rows, prompts.positions["S1"]]
 
 
 def _query_with(bridge, pair, mover, shift):
@@ -128,10 +126,8 @@ def _query_with(bridge, pair, mover, shift):
     at = pair.clean.reader(mover.layer).weights
     query = at.norm(pair.clean.reader(mover.layer).resid[rows, end] + shift) @ at.W_Q[mover.head] + at.b_Q[mover.head]
 
-    def replace(tensor, hook):
-        tensor = tensor.clone()
+    def replace(tensor):
         tensor[rows, end, mover.head] = query
-        return tensor
 
     return (f"blocks.{mover.layer}.attn.hook_q", replace)
 
@@ -170,16 +166,12 @@ def test_exchanges_at_the_end_equal_hooked_runs(trained):
     def swap(head):
         name = f"blocks.{head.layer}.attn.hook_z"
 
-        def replace(tensor, hook):
-            tensor = tensor.clone()
+        def replace(tensor):
             tensor[rows, end, head.head] = cache[name][rows, end, head.head]
-            return tensor
 
         return name, replace
 
-    with torch.no_grad():
-        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=[swap(head) for head in some])[rows, end]
-    logits = logits.gather(1, prompts.candidates)
+    logits = run_with(bridge, prompts, map(swap, some))[0].gather(1, prompts.candidates)
     values = circuit.exchanged(bridge, pair, [[], some])
     torch.testing.assert_close(values[:, 1], logits[:, 0] - logits[:, 1], atol=1e-3, rtol=1e-3)
     assert (values[:, 0] - values[:, 1]).mean() > 1, "without them the answer is lost"

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import says
 from talking_heads_utils.experiments.inhibition.coefficients import coefficients_at_end, predicted_components
@@ -14,7 +13,6 @@ from talking_heads_utils.labels import Component
 from talking_heads_utils.planted.model import INHIBITION, plant
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
-from talking_heads_utils.roles import Roles
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +48,6 @@ def test_the_planted_component_says_a_place(planted):
     assert (rows["low"] <= rows["value"]).all() and (rows["value"] <= rows["high"]).all()
     assert not rows.drop(columns="model").duplicated(["task", "component", "statistic", "feature", "split", "group",
                                                       "template"]).any()  # fmt: skip
-
-
-def test_a_model_without_inhibition_heads_says_so():
-    other = Context(PLANTED, quick=True)
-    vars(other)["roles"] = Roles(())
-    with pytest.raises(NotApplicable):
-        says.run(other)
 
 
 @pytest.mark.parametrize("feature", [says.NAME_ORDER, says.WHICH_NAME, says.TEMPLATE, says.NO_DUPLICATE])
@@ -104,12 +95,6 @@ def test_regressions_by_hand():
     assert share(noise, design) < 0.1
 
 
-def test_version_effects_by_hand():
-    only_names, only_order = [[1.0], [1.0], [3.0], [3.0]], [[1.0], [3.0], [1.0], [3.0]]
-    assert [v.item() for v in says.version_effects(torch.tensor(only_names)).values()] == [0, 4, 0]
-    assert [v.item() for v in says.version_effects(torch.tensor(only_order)).values()] == [4, 0, 0]
-
-
 def test_the_six_versions(drawn):
     plain, order, names, both, none, none_swapped = (part[0] for part in drawn)
     assert (plain.io, plain.s) == (order.io, order.s) == (names.s, names.io) and plain.io_first != order.io_first
@@ -130,8 +115,3 @@ def test_no_feature_is_lost_by_a_penalty_that_suits_another(n_labels):
         error, base = says.out_of_fold(values, design, torch.randperm(400, generator=generator) % 5)
         found.append(1 - (error.sum() / base.sum()).item())
     assert 0.15 < sum(found) / 4 < 0.4
-
-
-def test_too_few_prompts_are_an_error(planted):
-    with pytest.raises(TaskError, match="20 prompts at least"):
-        says.on_ioi(planted, [Component(1, 0, 0)], 8)

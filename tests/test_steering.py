@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_prompts
+from conftest import random_prompts, run_with
 
 from talking_heads_utils import steering
 from talking_heads_utils.components import write_vectors
@@ -22,26 +22,18 @@ MOVERS = (Head(2, 0), Head(2, 3))
 def plain(bridge, prompts, directions, setting, movers):
     """One setting by a whole run: added to what attention writes at ``end``, in each writer's own layer."""
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-    seen = {}
 
     def add(layer):
         chosen = [k for k, w in enumerate(WRITERS) if w.layer == layer]
 
-        def hook(tensor, hook):
-            tensor = tensor.clone()
+        def change(tensor):
             tensor[rows, end] += setting[chosen] @ directions[chosen]
-            return tensor
 
-        return hook
+        return f"blocks.{layer}.hook_attn_out", change
 
-    hooks = [(f"blocks.{layer}.hook_attn_out", add(layer)) for layer in (0, 1)]
-    hooks += [
-        (f"blocks.{layer}.attn.hook_pattern", lambda t, hook, layer=layer: seen.update({layer: t}))
-        for layer in {m.layer for m in movers}
-    ]
-    with torch.no_grad():
-        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end]
-    return torch.stack([seen[m.layer][rows, m.head, end] for m in movers], 1), logits
+    patterns = [f"blocks.{m.layer}.attn.hook_pattern" for m in movers]
+    logits, seen = run_with(bridge, prompts, [add(0), add(1)], patterns)
+    return torch.stack([seen[name][rows, m.head, end] for name, m in zip(patterns, movers)], 1), logits
 
 
 @pytest.mark.parametrize("at", ["all", "end", "S1"])
@@ -53,10 +45,8 @@ def test_steer_is_a_hooked_run(at, checkpoints):
 
     def hooked(**added):
         """Mean logit difference with these vectors added at these hooks, where the mask says so."""
-        hooks = [(name, lambda t, hook, a=a: t + mask[..., None] * a) for name, a in added.items()]
-        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)
-        last = logits[torch.arange(len(prompts)), prompts.positions["end"]]
-        return logit_difference(last, prompts).mean().item()
+        changes = [(name, lambda t, a=a: t + mask[..., None] * a) for name, a in added.items()]
+        return logit_difference(run_with(bridge, prompts, changes)[0], prompts).mean().item()
 
     amounts = {labels[0]: [-3.0, 2.0], labels[1]: 4.0, labels[2]: [0, 1]}
     found, vectors = steering.steer(bridge, prompts, labels, amounts, at=at), write_vectors(bridge, WRITERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import run_with
 
 from talking_heads_utils.experiments.icl import sufficient
 from talking_heads_utils.experiments.icl.known import FILLERS, N_HEADS, N_WORDS, Kind, Plan, empty, planted
@@ -91,16 +92,18 @@ def test_all_others_are_at_the_twins_values(where):
     with torch.no_grad():
         _, twin = bridge.run_with_cache(held.asked.twins.tokens)
 
-    def put(z, hook):
-        new, layer = z.clone(), int(hook.name.split(".")[1])
-        out = [h for h in range(N_HEADS) if Head(layer, h) not in heads]
-        new[:, at, out] = twin[hook.name][:, at, out]
-        return new
+    def put(layer):
+        name, out = f"blocks.{layer}.attn.hook_z", [h for h in range(N_HEADS) if Head(layer, h) not in heads]
 
-    with torch.no_grad():
-        plain = bridge(held.asked.prompts.tokens)[:, -1].argmax(-1) == held.asked.right
-        hooks = [(f"blocks.{layer}.attn.hook_z", put) for layer in range(2)]
-        right = bridge.run_with_hooks(held.asked.prompts.tokens, fwd_hooks=hooks)[:, -1].argmax(-1) == held.asked.right
+        def change(z):
+            z[:, at, out] = twin[name][:, at, out]
+
+        return name, change
+
+    plain, right = (
+        run_with(bridge, held.asked.prompts, changes)[0].argmax(-1) == held.asked.right
+        for changes in ([], [put(0), put(1)])
+    )
     found = kept(held, [heads], where=where)
     assert 0 < float(right.double().mean()) < 1
     assert found.accuracy.item() == pytest.approx(float(right.double().mean()))

@@ -3,7 +3,6 @@ kept equals what the engine gives, and nothing but a known real model passes for
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +24,6 @@ from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, p
 from talking_heads_utils.experiments.positional.subspace import chosen
 from talking_heads_utils.experiments.positional.sweep import Plan, read_plan, run_sweep
 from talking_heads_utils.experiments.positional.sweep_results import Sweep, aggregate, load, save
-from talking_heads_utils.experiments.result_files import results_folder
-from talking_heads_utils.known import known_models
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer
 
@@ -34,7 +31,6 @@ PLAN = Plan(
     model="mini-token", writers=("L0H0.0", "L1H1.0", "L1H0.1"), movers=("L3H0", "L3H1"), n_items=(5, 4), n_prompts=25,
     seed=0, values=(-40.0, 0.0, 40.0), logits=True, dtype="float32", code="test",
 )  # fmt: skip
-REVISION = known_models()["gpt2"].revision
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +101,6 @@ def test_a_killed_sweep_goes_on_and_ends_the_same(whole, tmp_path):
     assert main(arguments) == 0
     assert_same_chunks(folder, whole)
     assert all((folder / name).stat().st_mtime_ns == at for name, at in done.items()), "finished chunks are kept"
-
-
-def test_a_part_of_a_sweep_is_not_reduced(model, whole, tmp_path):
-    part = shutil.copytree(whole, tmp_path / "part")
-    next(part.glob("n*.json")).unlink()
-    with pytest.raises(OptionError, match="lacks 1 of 6 chunks"):
-        aggregate(part)
-    assert read_plan(whole) == PLAN
 
 
 def test_another_plan_is_refused_and_nothing_is_mixed_in(model, whole, tmp_path):
@@ -206,12 +194,6 @@ def test_files_that_are_damaged_are_refused(own, tmp_path):
     path.write_bytes(table[:100] + b"x" + table[101:])
     with pytest.raises(ResultError, match="steering.parquet"):
         load(path)
-
-
-def test_only_a_real_model_has_a_folder_of_its_name(tmp_path):
-    assert results_folder(tmp_path, "gpt2", REVISION) == tmp_path / "gpt2"
-    assert results_folder(tmp_path, "gpt2", None) == results_folder(tmp_path, "/somewhere/gpt2", None)
-    assert results_folder(tmp_path, "/somewhere/gpt2", None) == tmp_path / "rehearsal-gpt2"
 
 
 def test_one_command_from_a_model_to_its_results(tmp_path, capsys):

@@ -22,7 +22,6 @@ from talking_heads_utils.training.model import (
     COPY_SCALE,
     constrain,
     logits_and_spread,
-    spread,
     unembedding,
     writable,
 )
@@ -140,28 +139,6 @@ def test_the_constraint_holds_after_every_step(tmp_path, keys):
         torch.testing.assert_close(before[name], p, atol=1e-6, rtol=0, msg=f"{name}: it changes nothing twice")
 
 
-def test_the_keys_of_a_place_model_do_not_see_what_other_dimensions_hold(tmp_path):
-    """Whatever stands in the other dimensions changes a key by its length alone, never by its direction: not by the
-    mean over the whole stream either, which the norm takes from every dimension."""
-    spec = dataclasses.replace(TINY, keys=PLACE, work=8)
-    run = Run(spec, 0, tmp_path)
-    run.step()
-    last, (d, D) = run.model.transformer.h[-1], (spec.d_head, spec.d_model)
-    hidden = torch.randn(2, D)
-    hidden[1, D - d :] = hidden[0, D - d :]
-    with torch.no_grad():
-        keys = last.ln_1(hidden) @ last.attn.c_attn.weight[:, D : D + d]
-    assert torch.nn.functional.cosine_similarity(keys[0], keys[1], dim=0) > 0.9999
-
-
-def test_the_spread_of_a_place_models_norm_by_hand():
-    """Blind to padding; a constant divisor has none."""
-    hidden, end = torch.randn(2, 5, 8), torch.tensor([4, 2])
-    by_hand = [hidden[i, : end[i] + 1].double().std(1, correction=0).log().var(correction=0) for i in range(2)]
-    assert spread(hidden, end).item() == pytest.approx(torch.stack(by_hand).mean().item(), rel=1e-4)
-    assert spread(torch.nn.functional.layer_norm(hidden, (8,), eps=0.0), end) < 1e-10
-
-
 def test_the_unembeddings_scale_falls_as_the_recipe_says(tmp_path):
     spec = dataclasses.replace(TINY, keys=PLACE, work=8, read=2.0, read_falls=2, read_fallen=4)
     assert [spec.read_at(step) for step in (0, 2, 3, 4, 9, None)] == [8, 8, 5, 2, 2, 2] and TINY.read_at(0) == 8
@@ -210,16 +187,6 @@ def test_functions_learn_and_their_prompts_are_their_text(tmp_path):
     text = "".join(f"({x}, {y})\n" for x, y in zip(examples.x[0].tolist(), examples.y[0].tolist()))
     assert run.tokenizer(text).input_ids == run.job.tokens(examples)[0].tolist()
     assert set(run.accuracy()) == {f"{kind}k={k}" for kind in ("", "held-out ") for k in range(4)}
-
-
-def test_the_seed_decides_and_longer_lists_come_in_once_short_ones_are_learned(tmp_path):
-    a, b, c = (Run(TINY, seed, tmp_path) for seed in (0, 0, 1))
-    first, other = a.step(), c.step()
-    assert b.step() == pytest.approx(first) and abs(other - first) > 1e-4
-    assert a.progress.longest == 2 and a.progress.complete_at is None
-    a.progress.running_loss = -9.0  # whatever the loss of this step
-    a.step()
-    assert a.progress.longest == 3 and a.progress.complete_at == 2
 
 
 # stopping, resuming, rounds
@@ -288,21 +255,6 @@ def test_when_there_is_another_round(tmp_path, monkeypatch, accuracy, loss, befo
     assert run.progress.checks[-1] == dict(step=0, loss=loss, accuracy={"ioi": 1.0, "n=2": accuracy})
     without = Run(TINY, 0, tmp_path)
     assert not without.job.goes_on(without.model, without.progress, "cpu") and not without.progress.checks
-
-
-def test_what_ends_the_training_is_not_what_the_card_reports(tmp_path, monkeypatch):
-    run, drawn = Run(dataclasses.replace(TINY, n_objects=64), 0, tmp_path), []
-    stack = run.job.prompts.stack
-
-    def kept(prompts):
-        drawn.append(set(map(str, prompts)))
-        return stack(prompts)
-
-    monkeypatch.setattr(run.job.prompts, "stack", kept)
-    for which in (lists.LOGGED, lists.CHECK, lists.LAST):
-        run.job.accuracy(run.model, 50, "cpu", which)
-    for i in range(3):  # IOI, lists of two and of three
-        assert not (drawn[i] & drawn[3 + i] or drawn[i] & drawn[6 + i] or drawn[3 + i] & drawn[6 + i])
 
 
 def test_runs_are_not_mixed(tmp_path):

@@ -4,6 +4,7 @@ route of plain hooked runs."""
 import numpy as np
 import pytest
 import torch
+from conftest import run_with
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part
@@ -40,20 +41,15 @@ def hooked(c, n_items, alphas):
     at, prompts = c.kept(chosen), c.kept(Lists(Part.HELD_OUT, n_items, N))
     rows, end, (items, tokens) = torch.arange(N), prompts.positions["end"], item_positions(prompts)
     assert {w.layer for w in at.writers[:3]} == {1} and {m.layer for m in at.movers} == {2}
-    kept = {}
 
-    def add(value, hook):
-        value = value.clone()
+    def add(value):
         value[rows, end] += torch.as_tensor(alphas, dtype=value.dtype) @ at.directions[:3]
-        return value
 
-    def keep(value, hook):
-        kept["pattern"] = value[rows, :, end][:, [m.head for m in at.movers]]
-
-    with torch.no_grad():
-        hooks = [("blocks.1.hook_attn_out", add), ("blocks.2.attn.hook_pattern", keep)]
-        logits = c.bridge.run_with_hooks(prompts.tokens, fwd_hooks=hooks)[rows, end].gather(1, tokens)
-    seen = kept["pattern"].gather(2, items[:, None].expand(-1, len(at.movers), -1))
+    pattern = "blocks.2.attn.hook_pattern"
+    logits, seen = run_with(c.bridge, prompts, [("blocks.1.hook_attn_out", add)], [pattern])
+    logits = logits.gather(1, tokens)
+    looks = seen[pattern][rows, :, end][:, [m.head for m in at.movers]]
+    seen = looks.gather(2, items[:, None].expand(-1, len(at.movers), -1))
     share = (seen / seen.sum(2, keepdim=True)).mean(1)
     said = torch.stack([answered(logits[:, None], torch.full((N,), i))[:, 0] for i in range(n_items)], 1)
     return share.double().numpy(), said.double().numpy()

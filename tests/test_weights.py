@@ -74,16 +74,6 @@ def test_processing_leaves_what_attention_computes_unchanged(checkpoints, family
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_shapes_and_defaults(checkpoints):
-    llama, gpt2 = load_head_weights(checkpoints["llama"]), load_head_weights(checkpoints["gpt2"])
-    assert llama.W_Q.shape == (3, 4, 24, 6) and llama.W_K.shape == (3, 2, 24, 6) and llama.W_O.shape == (3, 4, 6, 24)
-    assert llama.kv_index.tolist() == [0, 0, 1, 1]
-    assert llama.processing == Processing(fold_ln=True, center=False) and llama.d_model_effective == 24
-    assert gpt2.processing == Processing(fold_ln=True, center=True) and gpt2.d_model_effective == 23
-    assert gpt2.W_Q.sum(2).abs().max() < 1e-5 and gpt2.W_O.sum(-1).abs().max() < 1e-5
-    assert "norm scale folded in" in gpt2.describe() and "d_model' = 23" in gpt2.describe()
-
-
 def test_what_the_model_has_not_is_one_clear_error(checkpoints):
     with pytest.raises(ProcessingError, match="only LayerNorm subtracts the mean"):
         load_head_weights(checkpoints["llama"], processing=Processing(fold_ln=True, center=True))

@@ -6,19 +6,17 @@ import pytest
 import torch
 from conftest import build_model
 
-from talking_heads_utils.errors import NotApplicable, TaskError, UnsupportedModelError
+from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import asked as asking
 from talking_heads_utils.experiments.icl import tasks, whole, words
 from talking_heads_utils.experiments.icl.answers import answer_log_probs
 from talking_heads_utils.experiments.icl.asked import Examples, WordTask
-from talking_heads_utils.experiments.icl.known import empty
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.models import load_model, load_tokenizer
 from talking_heads_utils.prompts import relations
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED, Relation, draw_words, encode_words
-from talking_heads_utils.prompts.sets import PromptSet, Recipe
 from talking_heads_utils.training.functions import number_tokenizer
 
 LEFT_OUT = "Paris"  # which the tokenizer made here does not know
@@ -179,29 +177,6 @@ def test_whole_answers_equal_a_loop_over_tokens(family, digits):
         answer_log_probs(bridge, prompts, [*tokens[:-1], tokens[-1][:1]])
 
 
-def test_a_model_without_kept_keys_scores_single_tokens_alone():
-    bridge, recipe = empty(), Recipe("empty", 1, 0, "")
-    tokens, end, none = torch.tensor([[1, 0]]), torch.tensor([1]), torch.zeros(1, 0, dtype=torch.long)
-    prompts = PromptSet(tokens, torch.ones_like(tokens).bool(), {"end": end}, tokens[:, 0], none, [""], {}, recipe)
-    assert answer_log_probs(bridge, prompts, [[[1], [2]]]).log_prob.shape == (1, 2)
-    with pytest.raises(UnsupportedModelError):
-        answer_log_probs(bridge, prompts, [[[1, 2], [2]]])
-
-
-def test_an_answer_that_greedy_decoding_writes_is_told(digits):
-    bridge, tokenizer = digits[0]["llama"], digits[1]
-    drawn = whole.draw_questions((1, 3), 2, 2, seed=0)
-    prompts, _ = whole.encode_whole(drawn, [[q.answer] for q in drawn], tokenizer)
-    written = []
-    for row, mask in zip(prompts.tokens, prompts.mask):
-        ids = row[mask].tolist()
-        for _ in range(3):
-            with torch.no_grad():
-                ids.append(int(bridge(torch.tensor([ids]))[0, -1].argmax()))
-        written.append([ids[-3:], [ids[-3], (ids[-2] + 1) % len(tokenizer), ids[-1]]])
-    assert answer_log_probs(bridge, prompts, written).greedy.tolist() == [[True, False]] * 2
-
-
 def test_the_table_of_functions_has_its_controls(digits):
     run = Context("random", loaded=(digits[0]["llama"], digits[1]))
     table = frame(whole.functions(run, some=((1, 3),), counts=(1, 2), n=4))
@@ -350,19 +325,6 @@ def test_the_gate_wants_more_than_both_controls_and_chance(run):
         rows = {row.examples: row for row in (row, shuffled, another)} | {bad.examples: bad}
         assert tasks.low_end("a", list(rows.values())) is None
     assert tasks.low_end("a", [row, shuffled]) is None and tasks.low_end("b", [row, shuffled, another]) is None
-
-
-def test_the_best_are_asked_and_a_stored_table_is_read(run):
-    names = [task.name for task in tasks.candidates(run)]
-    row = words.WordsRow("a", SELECTION, ITS_OWN, 10, 0.7, 0.6, 0.8, 0.7, 0.6, 0.8, 0.1, 64, 60, 0)
-    stored = []
-    for i, name in enumerate(names):
-        for kind, low, high in ((ITS_OWN, 0.2 + 0.05 * i, 0.9), (SHUFFLED, 0.0, 0.27), (ANOTHER, 0.0, 0.1)):
-            stored.append(replace(row, task=name, examples=kind, low=low, high=high))
-    c = replace(run, finished={"tasks": frame(stored)}.get, _kept={})
-    assert [task.name for task in tasks.tasks(c)] == names[:1:-1][: tasks.MOST]
-    with pytest.raises(NotApplicable, match="random can be asked nothing in context: of 9 tasks"):
-        tasks.tasks(replace(run, finished={"tasks": frame(stored[:6])}.get, _kept={}))
 
 
 def test_one_prompt_is_shown_with_what_the_model_says(run, bridge, monkeypatch):
