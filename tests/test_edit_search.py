@@ -123,6 +123,13 @@ def quick(monkeypatch, n_draws: int = 1, damage=None, **how) -> Context:
     return Context("planted", quick=True, loaded=(planted.bridge, planted.tokenizer))
 
 
+@pytest.fixture(scope="module")
+def noisy():
+    """The planted model as it is, with a noise head, and what two searches among random heads found beside."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield quick(patch, n_draws=2)
+
+
 LISTS = Lists(Part.HELD_OUT, 8, 120)
 NOISE_OUT = {Component(1, 3, i): 0.0 for i in range(3)}
 
@@ -130,8 +137,8 @@ NOISE_OUT = {Component(1, 3, i): 0.0 for i in range(3)}
 @pytest.mark.parametrize(("damage", "noise"), [
     ({}, 0.15), ({Component(1, 0, 0): -1.0}, 0.0),
 ], ids=["a noise head", "a component flipped"])  # fmt: skip
-def test_a_known_gain_is_recovered(monkeypatch, damage, noise):
-    c = quick(monkeypatch, damage=damage, noise=noise)
+def test_a_known_gain_is_recovered(monkeypatch, noisy, damage, noise):
+    c = noisy if noise else quick(monkeypatch, damage=damage, noise=noise)
     prompts = c.kept(LISTS)
     sound = plant(noise=noise)
     with edit(sound.bridge, NOISE_OUT if noise else {}):
@@ -152,9 +159,8 @@ def test_where_nothing_can_be_gained_nothing_is_claimed(monkeypatch):
     assert row.before == 1 and row.gain <= 0 and row.low < 0 < row.high
 
 
-def test_the_table_of_gains_says_what_was_searched(monkeypatch):
-    c = quick(monkeypatch, n_draws=2)
-    table = gains.run(c)
+def test_the_table_of_gains_says_what_was_searched(noisy):
+    c, table = noisy, gains.run(noisy)
     winners = c.kept(gains.found)
     held = [row for row in table if row.part == Part.HELD_OUT]
     best = [row for row in held if row.best and row.draw is None]

