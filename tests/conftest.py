@@ -195,6 +195,21 @@ def draw_few(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(moves, "N_DRAWS", 2)
 
 
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    """Less of everything that a whole experiment does many times over, where it need only go through its lines."""
+    from talking_heads_utils.experiments.editing import costs, moves, removal
+    from talking_heads_utils.experiments.inhibition import attends, says
+    from talking_heads_utils.experiments.positional import steering, traversal
+
+    for module, sizes in (
+        (costs, dict(N_TOKENS_OWN=1000, N_TOKENS_TRIED=1000)), (moves, dict(N_SINGLE=2)), (removal, dict(N_MATCHED=19)),
+        (attends, dict(N_WINDOWS=300)), (says, dict(N_SHUFFLED=4)), (steering, dict(N_DRAWS=4)),
+        (traversal, dict(ON_LINE=5, ON_MAP=5)),
+    ):  # fmt: skip
+        for name, size in sizes.items():
+            patch.setattr(module, name, size)
+
+
 @pytest.fixture(scope="module")
 def few_draws():
     """For a module whose whole experiments should run on few draws."""

@@ -7,7 +7,7 @@ No GPU is needed: see ``pretended_gpu``. What this cannot show is speed, memory 
 import pandas as pd
 import pytest
 import torch
-from conftest import random_prompts
+from conftest import random_prompts, shrink
 from pretended_gpu import PretendedGPU
 
 from talking_heads_utils import models
@@ -67,8 +67,9 @@ def test_mixed_devices_fail_as_on_a_gpu():
 
 
 @pytest.fixture(autouse=True)
-def short_lists(monkeypatch):
+def less_of_everything(monkeypatch):
     monkeypatch.setattr(context, "QUICK_LENGTHS", (4, 6))
+    shrink(monkeypatch)
 
 
 @pytest.fixture

@@ -1,14 +1,18 @@
 """The chapters' exercises: every answer unfolds, and holds lines of code that run as they stand."""
 
 import contextlib
+import doctest
 import io
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
-from talking_heads_utils.site.sources import PACKAGE, locate
+from talking_heads_utils.errors import LabelError
+from talking_heads_utils.site.sources import PACKAGE, REPOSITORY, locate, page_url
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -49,3 +53,86 @@ def test_a_section_with_a_figure_names_the_functions_behind_it(path):
         assert re.search(rf"^Code: `{PACKAGE}\.", section, re.M), section[:60]
     for name in re.findall(rf"`({PACKAGE}(?:\.\w+)+)`", texts):
         locate(name)
+
+
+MODULES = ("ablation", "editing", "edits.bake", "figures.heads", "metrics", "prompts.texts", "steering")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_give_what_they_say(name):
+    found = doctest.testmod(import_module(f"talking_heads_utils.{name}"))
+    assert found.attempted and not found.failed
+
+
+def test_the_readme_begins_as_the_page_does():
+    root = Path(__file__).parent.parent
+    page = (root / "book" / "own_model.md").read_text(encoding="utf-8")
+    first = page.split("```{code-cell} ipython3\n")[1].split("```")[0]
+    assert first in (root / "README.md").read_text(encoding="utf-8")
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "begins", "ends"),
+    [
+        ("stats.bootstrap_mean", "stats.py", "def bootstrap_mean(", "    return"),
+        ("resume.Store.part", "resume.py", "    @contextmanager", "                    _write_json("),
+        ("training.loop.Run.round", "training/loop.py", "    @property", "        return self.spec"),
+        ("labels.Head", "labels.py", "@dataclass", "        return cls("),
+    ],
+)
+def test_a_name_leads_to_its_lines(name, path, begins, ends):
+    place = locate(f"talking_heads_utils.{name}")
+    assert place.path == f"talking_heads_utils/{path}"
+    first, last = place.lines
+    lines = (ROOT / place.path).read_text().splitlines()
+    assert lines[first - 1].startswith(begins) and lines[last - 1].startswith(ends)
+    assert place.url("https://host/of", "main") == f"https://host/of/blob/main/{place.path}#L{first}-L{last}"
+
+
+def test_a_module_is_named_whole():
+    place = locate("talking_heads_utils.experiments.icl.swaps")
+    assert place == ("talking_heads_utils/experiments/icl/swaps.py", None)
+    assert place.url("https://host/of", "main").endswith("of/blob/main/talking_heads_utils/experiments/icl/swaps.py")
+
+
+@pytest.mark.parametrize("name", ["resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope"])
+def test_an_unknown_name_is_one_clear_error(name):
+    with pytest.raises(LabelError, match=re.escape(f"talking_heads_utils.{name}")):
+        locate(f"talking_heads_utils.{name}")
+
+
+def test_names_of_other_packages_are_refused():
+    with pytest.raises(LabelError, match="nosuchpackage"):
+        locate("nosuchpackage.a")
+    with pytest.raises(LabelError, match="torch.nn.Linear"):
+        locate("torch.nn.Linear")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem[:2])
+def test_links_of_a_notebook_lead_somewhere_on_colab_too(path):
+    """There nothing lies beside the notebook: links are whole addresses of files, or names in its text."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert targets
+    for target in targets:
+        if target.startswith("#"):
+            assert f'<a name="{target[1:]}"></a>' in text and f'name="{target[1:]}",' in str(cells), target
+            continue
+        host, _, place = target.partition("/blob/main/")
+        assert host in (
+            REPOSITORY,
+            REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github"),
+        )
+        assert (ROOT / place.partition("#")[0]).is_file() and place.endswith(".ipynb") == ("colab" in host), target
+
+
+def test_the_repository_has_one_address():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"]
+    assert config["url"] == REPOSITORY == cited and page_url("book/rules.md").startswith(
+        f"{REPOSITORY}/blob/{config['branch']}/"
+    )

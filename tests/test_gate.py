@@ -7,8 +7,10 @@ import torch
 
 from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments import gate, prefixes
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.gate import ALL, ANYWHERE
 from talking_heads_utils.experiments.rows import frame, rows
+from talking_heads_utils.known import PLANTED
 from talking_heads_utils.metrics import accuracy, answer_logits
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts import ioi
@@ -121,3 +123,24 @@ def test_the_prefix_is_chosen_on_the_selection_half_alone(planted, monkeypatch):
         right = row.prefix == "<bos>"
         assert row.accuracy == row.over_vocabulary == right and (row.logit_diff > 0.9) == right
         assert row.accuracy_low <= row.accuracy <= row.accuracy_high and row.logit_diff_low <= row.logit_diff
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return Context(PLANTED, quick=True)
+
+
+def test_a_context_makes_what_is_shared_once(whole):
+    made = []
+
+    def study(c):
+        made.append(c)
+        return c.lists(4, 20)
+
+    assert whole.bridge is whole.bridge and whole.kept(study) is whole.kept(study) is whole.lists(4, 20)
+    assert whole.record(whole.lists(4, 20), [2]) is whole.record(whole.lists(4, 20), [2])
+    given = Context("a name", loaded=(whole.bridge, whole.tokenizer), own=True, quick=True)
+    assert given.bridge is whole.bridge and given.mover == whole.mover and given.is_own
+    given.kept(study)
+    given.forget()
+    assert not given._kept and given.bridge is whole.bridge and made == [whole, given]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import rehearsals
 import torch
+from conftest import shrink
 
 from talking_heads_utils import batches
 from talking_heads_utils.errors import ModelError, NotApplicable, OptionError, ResultError
@@ -61,6 +62,7 @@ def test_a_sharded_bfloat16_folder_of_another_family_goes_through_every_experime
     """With all gates left open, and roles given: random weights have none."""
     if not Path(gpt2_source).is_dir():
         pytest.skip("GPT-2's tokenizer is in no folder; set TALKING_HEADS_GPT2")
+    shrink(monkeypatch)
     monkeypatch.setattr(gate, "AT_LEAST", 0.0)
     monkeypatch.setattr(context, "find_roles", some_roles)
     monkeypatch.setattr(tasks, "low_end", lambda name, measured: 0.5 if name in ("plural", "past_tense") else None)

@@ -1,5 +1,6 @@
 """Claims by id, what is measured for them, and the scorecard that is made of finished results alone."""
 
+import json
 import re
 from html import escape
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
+from pyarrow.parquet import read_schema
+from safetensors import safe_open
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments import store
@@ -16,6 +20,8 @@ from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.experiments.verdicts import Measured, Verdict
 from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, known_models
 from talking_heads_utils.site import claim_words, notebook, scorecard
+from talking_heads_utils.site.citation import bibtex, reproduced_works, zenodo
+from talking_heads_utils.site.data_dictionary import DATA_FILES, shipped_files
 from talking_heads_utils.site.scorecard import NoVerdict
 
 EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
@@ -138,3 +144,54 @@ def test_the_place_where_a_notebook_runs(monkeypatch):
     assert "too little" in notebook.prepare("gpt2")
     assert notebook.dtype_for("meta-llama/Meta-Llama-3-8B") == torch.bfloat16
     assert notebook.dtype_for("gpt2") == torch.float32
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fields_in(path):
+    """Columns of a table, or names of a safetensors file's tensors with kinds and layers as placeholders."""
+    if path.suffix == ".parquet":
+        return set(read_schema(path).names)
+    with safe_open(path, "pt") as file:
+        names = {re.sub(r"^[QKV]\.\d+\.", "<kind>.<layer>.", name) for name in file.keys()}
+        return {re.sub(r"^singular_values\.\d+", "singular_values.<layer>", name) for name in names}
+
+
+def test_every_file_that_ships_is_described_once():
+    described = [path for files in DATA_FILES for path in files.paths()]
+    missing = [str(path) for path in shipped_files() if path not in described]
+    assert not missing, f"say in data_dictionary.DATA_FILES what these hold: {missing}"
+    assert len(described) == len(set(described))
+
+
+@pytest.mark.parametrize("files", [files for files in DATA_FILES if files.fields], ids=lambda files: files.pattern)
+def test_every_field_of_a_file_is_described_and_no_other(files):
+    found = set().union(*map(fields_in, files.paths()))
+    notes = [path.with_suffix(".json") for path in files.paths()]
+    if not found and all("not_possible" in note.read_text() for note in notes):
+        return  # tables without a row
+    assert set(files.fields) == found
+
+
+def test_the_citation_says_what_the_citation_file_says():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    entry = bibtex(cff, "1.2.3")
+    assert entry.startswith("@software{") and entry.count("{") == entry.count("}")
+    for part in (cff["title"], cff["repository-code"], "1.2.3", cff["authors"][0]["name"]):
+        assert part in entry
+    assert len(reproduced_works(cff)) == len(cff["references"])
+    assert all(str(work["year"]) in line for work, line in zip(cff["references"], reproduced_works(cff)))
+
+
+def test_zenodo_is_told_what_the_citation_file_says():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    told = json.loads((ROOT / ".zenodo.json").read_text(encoding="utf-8"))
+    assert told == zenodo(cff) and told["creators"] == [{"name": cff["authors"][0]["name"]}]
+    assert told["license"] == cff["license"] and len(told["references"]) == len(cff["references"])
+
+
+def test_people_are_cited_by_family_and_given_name():
+    people = [{"family-names": "Curie", "given-names": "Marie"}, {"name": "A team"}]
+    cff = {"title": "T", "authors": people, "repository-code": "https://example.org", "license": "MIT"}
+    assert "author = {Curie, Marie and {A team}}" in bibtex(cff, "1")

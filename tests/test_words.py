@@ -1,8 +1,10 @@
 """Tasks in context with their twins, and answers of several tokens, on tiny random models with tokenizers made here."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import rehearsals
 import torch
 from conftest import build_model
 
@@ -373,3 +375,35 @@ def test_more_examples_than_pairs_and_unequal_prompts(run, numbers, tokenizer):
     )
     with pytest.raises(TaskError, match="two words: this tokenizer reads some prompts or twins in more tokens"):
         task.ask(run, 4, SELECTION)
+
+
+FUNCTIONS = ["y = 2x + 3", "y = x + 3"]
+
+
+@pytest.mark.parametrize("digits", [False, True])
+def test_a_llama_is_asked_for_numbers_and_words_or_for_words_alone(digits, gpt2_source, tmp_path, monkeypatch):
+    if not Path(gpt2_source).is_dir():
+        pytest.skip("GPT-2's tokenizer is in no folder; set TALKING_HEADS_GPT2")
+    folder = rehearsals.tiny("llama", tmp_path / "llama", Path(gpt2_source), digits=digits)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    c = Context(str(folder), quick=True, dtype=torch.bfloat16)
+    assert c.bridge.cfg.dtype == torch.bfloat16
+    names = [task.name for task in tasks.candidates(c)]
+    assert [name for name in names if name in FUNCTIONS] == ([] if digits else FUNCTIONS) and "next_number" in names
+    few = [task for task in tasks.candidates(c) if task.name in (*FUNCTIONS, "french", "next_number", "plural")]
+    monkeypatch.setattr(tasks, "candidates", lambda c: few)
+    names, table = [task.name for task in few], frame(tasks.run_tasks(c))
+    assert list(dict.fromkeys(table["task"])) == names and table["low"].notna().all()
+    c.finished = {"tasks": table}.get
+    with pytest.raises(NotApplicable, match=f"of {len(names)} tasks"):
+        tasks.tasks(c)
+    monkeypatch.setattr(tasks, "low_end", lambda name, measured: len(name))
+    asked = tasks.tasks(c)
+    assert len(asked) == len(few) and (digits or [task.name for task in asked[:2]] == FUNCTIONS)
+    assert len(tasks.run_shown(c)) == 3 * 4 * 5
+    first = asked[0].ask(c, 8, HELD_OUT)
+    assert (first.numbers is None) == digits
+    if not digits:
+        assert first.numbers.values[torch.searchsorted(first.numbers.values, first.a_x)].tolist() == first.a_x.tolist()
+        texts = [c.tokenizer.decode([token]) for token in first.right]
+        assert [int(text) for text in texts] == [2 * q.x + 3 for q in first.questions]
