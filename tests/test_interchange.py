@@ -12,13 +12,11 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional import interchange, pairs
 from talking_heads_utils.experiments.positional.ends import ends, make_ends
-from talking_heads_utils.experiments.positional.interchange import LOGIT_DIFFERENCE, MEASURES, MOVED, Sums
+from talking_heads_utils.experiments.positional.interchange import MEASURES, MOVED, Sums
 from talking_heads_utils.experiments.positional.pairs import Donor, donor_rows, other_index, same_items
 from talking_heads_utils.experiments.positional.subspace import Subspace, basis
 from talking_heads_utils.experiments.rows import frame
-from talking_heads_utils.forward.recording import record
 from talking_heads_utils.known import CONTROL, PLANTED
-from talking_heads_utils.planted.model import plant
 
 N = 96  # lists: two of each index, order and wording at least
 
@@ -65,13 +63,6 @@ def test_donors_of_the_same_items_name_them_in_the_same_order(planted, monkeypat
     torch.testing.assert_close(pairs.entering(c.bridge, seen[0], lists.layer), again.stream)
 
 
-def test_what_inhibition_heads_write_is_what_a_recording_has(planted):
-    c, lists = planted
-    recording = record(c.bridge, lists.prompts, [2])
-    write = recording.write(1)[:, [head.head for head in c.roles.heads("S-inhibition")]].sum(1)
-    torch.testing.assert_close(lists.written - lists.written[:1], write - write[:1], atol=1e-5, rtol=1e-4)
-
-
 # --- the interchange ---
 
 
@@ -116,13 +107,6 @@ def test_without_a_channel_nothing_moves_and_shares_are_empty():
     assert table.drop(MOVED)["effect"].abs().max() < 1e-3
     assert table.loc[MOVED, "effect"].abs().max() < 0.2, "who answers is a matter of rounding"
     assert table.drop(MOVED)[["of_stream", "of_stream_low", "of_ten", "of_ten_high"]].isna().all().all()
-
-
-def test_where_eight_dimensions_were_planted_three_are_too_few():
-    truth = plant(rank=8)
-    table = table_of(Context(PLANTED, quick=True, loaded=(truth.bridge, truth.tokenizer)))
-    chosen = table.loc[(LOGIT_DIFFERENCE, Subspace.CHOSEN, Donor.OTHER_ITEMS)]
-    assert chosen.loc[3, "of_ten"] < 0.8 and chosen["of_stream"].max() > 0.9
 
 
 def test_matched_shifts_are_as_long_as_the_chosen_triples_unless_that_is_too_far(planted):
