@@ -203,8 +203,8 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
 
     for module, sizes in (
         (costs, dict(N_POS=64, N_TOKENS_OWN=2000, N_TOKENS_TRIED=2000)), (moves, dict(N_SINGLE=2)),
-        (removal, dict(N_MATCHED=19)), (attends, dict(N_WINDOWS=300)), (says, dict(N_SHUFFLED=4)), (steering, dict(N_DRAWS=4)),
-        (traversal, dict(ON_LINE=5, ON_MAP=5)),
+        (removal, dict(N_MATCHED=19)), (attends, dict(N_WINDOWS=300)), (says, dict(N_SHUFFLED=4)),
+        (steering, dict(N_DRAWS=4)), (traversal, dict(ON_LINE=5, ON_MAP=5)),
     ):  # fmt: skip
         for name, size in sizes.items():
             patch.setattr(module, name, size)
