@@ -8,14 +8,13 @@ import torch
 from transformers import LlamaConfig
 
 from talking_heads_utils.cli import main
-from talking_heads_utils.cli.benchmarks import Row, child, go, random_model, report
+from talking_heads_utils.cli.benchmarks import Row, go, random_model, report
 from talking_heads_utils.cli.benchmarks import channels as channels_bench
 from talking_heads_utils.cli.benchmarks import composition as bench
 from talking_heads_utils.cli.benchmarks import icl as icl_bench
 from talking_heads_utils.cli.benchmarks import patch as patch_bench
 from talking_heads_utils.cli.benchmarks import steering as steering_bench
 from talking_heads_utils.cli.benchmarks import streaming as streaming_bench
-from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.experiments.icl.asked import Examples
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
@@ -53,11 +52,6 @@ def test_the_whole_benchmark_runs_and_is_written(checkpoints, tmp_path, capsys, 
     assert all(row.ours_peak_mb > 50 and row.plain_peak_mb > 50 for row in rows)
 
 
-def test_a_child_that_fails_is_no_measurement():
-    with pytest.raises(TalkingHeadsError, match="No such folder: /nowhere"):
-        child("composition", "ours", "/nowhere")
-
-
 @pytest.mark.parametrize(
     "b, sets, every", [(Examples.NONE, icl_bench.POST, 1), (Examples.SHUFFLED, icl_bench.SCATTERED, 4)]
 )
@@ -67,19 +61,6 @@ def test_both_ways_of_patching_agree(b, sets, every):
     tokens = 6 if b == Examples.NONE else 78  # <bos> \n ( x , and a space; six more for each pair
     assert f"and {tokens} tokens, B sees {b}" in row.case
     assert ("(31 of the plain way's 103 runs, scaled up)" in row.case) == (every == 4)
-
-
-def test_both_ways_of_exchanging_single_heads_agree():
-    case = icl_bench.narrow_llama("cpu", 4)
-    row = icl_bench.singles_row(case, repeats=1, n_prompts=5, every=3)
-    assert row.max_abs_diff < 1e-4 and "32 heads one by one, 5 prompts of 78 tokens" in row.case
-    assert "(12 of the plain way's 33 runs, scaled up)" in row.case
-    asked = case.ask(5)
-    ours = icl_bench.exchanged(icl_bench.ready(case.c, asked), [[Head(3, 1)]]).log_odds
-    other = icl_bench.plain_sets(case.c, asked, [[Head(3, 2)]])
-    assert (ours - other).abs().max() > 1e-3, "another head is told apart"
-    with pytest.raises(TalkingHeadsError, match="hardly change"):
-        icl_bench.difference(ours.expand(-1, 2), ours.expand(-1, 2))
 
 
 @pytest.mark.parametrize("read", ["attention", "logits"])

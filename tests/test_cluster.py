@@ -57,6 +57,7 @@ def files(folder):
             if p.is_file() and p.suffix != NOTE}  # fmt: skip
 
 
+@pytest.mark.longest
 def test_two_workers_make_what_one_process_makes(checkpoints, tmp_path, capsys, monkeypatch):
     """The same bytes; and where all is there, nothing is made again."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

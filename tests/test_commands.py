@@ -56,17 +56,6 @@ def test_top_keeps_the_best_of_each_reader_and_kind(run):
     assert set(table["kind"]) == {"Q", "V"} and groups.size().eq(5).all() and groups.max().eq(5).all()
 
 
-def test_head_level(run, checkpoints):
-    _, path = run("--head-level")
-    table = pd.read_parquet(path)
-    scores = compute_scores(load_head_weights(checkpoints["gpt2"])).head_level("V")
-    row = table[(table["kind"] == "V") & (table["writer_layer"] == 0) & (table["reader_layer"] == 2)].iloc[7]
-    expected = scores[0, row["writer_head"], 2, row["reader_head"]].item()
-    assert (table["null_rms"] - 23**-0.5).abs().max() < 1e-6
-    assert len(table) == 3 * 3 * 16 and row["score"] == pytest.approx(expected, rel=1e-5)
-    assert tables.read_table_about(path)["level"] == "head"
-
-
 def test_an_interruption_leaves_the_finished_file_and_nothing_half_written(run, monkeypatch):
     _, path = run()
     before = path.read_bytes()

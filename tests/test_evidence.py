@@ -257,11 +257,3 @@ def test_all_tables_of_a_model_that_reads_exactly_share_one_pass(tiny, monkeypat
     assert set(means["n_examples"]) == set(evidence.COUNTS) and len(readers) == len(Reader)
     assert slopes["of_exact"].iloc[-1] == pytest.approx(0.1, rel=0.1)
     assert set(sums["flip"]) == {0.0, 0.2, 0.3} and (sums["low"] < 1.05).all() and (sums["high"] > 0.95).all()
-
-
-def test_a_tokenizer_that_splits_the_words_or_labels_cannot_be_asked():
-    with pytest.raises(NotApplicable, match="animals and fruits"):
-        drawn.words_of(word_tokenizer(without=FRUITS[8:]))
-    assert drawn.labels_of(word_tokenizer(without=("A",))) == [("yes", "no")]
-    with pytest.raises(NotApplicable, match="yes and no"):
-        drawn.labels_of(word_tokenizer(without=("A", "no")))

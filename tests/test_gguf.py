@@ -267,7 +267,6 @@ def test_smollm2_is_a_known_real_model(smollm2, tmp_path):
     assert by_path.revision is None and by_path.sha256() == SMOLLM2.sha256
     assert "not known to be a real model" in shown_as(str(smollm2))
     assert "needs 0.5 GB" in notebook.prepare("smollm2") and "needs 0.5 GB" in notebook.prepare(str(smollm2))
-    assert load_head_weights("smollm2").source.revision == revision
 
 
 @pytest.fixture

@@ -133,16 +133,6 @@ def test_a_name_is_a_small_model_that_ships_else_a_folder_and_a_path_a_folder(ch
     assert models.find_checkpoint("mini-token/final").folder == known.shipped_models()["mini-token"]
 
 
-def test_a_model_spread_over_all_devices_answers_alike(checkpoints, monkeypatch):
-    """Where there is no GPU all layers stay on the CPU; the way there is the same."""
-    spread, plain = load_model(checkpoints["llama"], "auto"), load_model(checkpoints["llama"])
-    with torch.no_grad():
-        torch.testing.assert_close(spread(torch.arange(12)[None]), plain(torch.arange(12)[None]))
-    monkeypatch.setattr(models, "free_on_all", lambda: 1000)
-    with pytest.raises(ModelError, match="on all GPUs"):
-        load_model(checkpoints["llama"], "auto")
-
-
 def test_a_spread_model_is_refused_where_single_layers_run(case, monkeypatch):
     bridge, prompts = case
     elsewhere = [torch.zeros(1), torch.zeros(1, device="meta")]

@@ -151,15 +151,6 @@ def test_the_first_layer_is_half_way_up_to_the_best(curve, b, a, first):
     assert at.isnan() if first is None else at.item() == pytest.approx(first)
 
 
-def test_an_interval_of_the_shift_of_noisy_answers_holds_it(found):
-    t = next(t for t in found if t.a.task.name == "twice")
-    some = torch.rand(t.grid.patched.top.shape, generator=torch.Generator().manual_seed(0)) < 0.3
-    noisy = Said(t.grid.patched.log_odds, t.grid.patched.top.masked_fill(some, END))
-    t = patching.Tried(t.a, t.b, t.b_sees, t.how, t.out, patching.Grid(t.grid.own, t.grid.plain, noisy))
-    row = next(row for row in first_rows("planted", [t]) if row.posts)
-    assert 0 < row.low < 2 <= row.high
-
-
 def test_about_is_read_among_the_numbers():
     numbers = Numbers(torch.tensor([0, 5, 6, 7, 9]), torch.tensor([4, 8, 1, 2, 3]))
     asked = Asked(None, None, None, torch.tensor([3]), torch.tensor([0]), numbers=numbers, a_x=torch.tensor([6]))

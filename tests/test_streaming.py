@@ -149,15 +149,3 @@ def test_a_model_of_one_layer_has_no_readers(sharded, tmp_path, capsys, stream):
         save_file({name: t for name, t in load_file(path).items() if ".h.1." not in name and ".h.2." not in name}, path)
     assert composition(folder, tmp_path / "x", *stream) == 2 and not (tmp_path / "x").exists()
     assert "has one layer" in capsys.readouterr().err
-
-
-def test_the_file_is_plain_safetensors(small, tmp_path):
-    """Its tensors and their meaning are what the module says, to any program that reads safetensors."""
-    scores = compute_scores(small)
-    save_scores(scores, tmp_path / "scores")
-    tensors = load_file(tmp_path / "scores")
-    assert len(tensors) == 2 * 6 + 3 + 1 and tensors["crc32"].dtype == torch.int64 and (tensors["crc32"] > 0).all()
-    block = scores.blocks["K", 2]
-    assert torch.equal(tensors["K.2.score"], block.score.half())
-    assert torch.equal(tensors["K.2.null"][1], block.null_std.float())
-    assert torch.equal(tensors["singular_values.2"], scores.singular_values[2].half())

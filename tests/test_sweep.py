@@ -8,14 +8,12 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from talking_heads_utils.cli import main
-from talking_heads_utils.cli.sweep import values_of
 from talking_heads_utils.errors import OptionError, ResultError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
@@ -123,36 +121,6 @@ def test_another_plan_is_refused_and_nothing_is_mixed_in(model, whole, tmp_path)
 def test_a_plan_that_cannot_be_run_is_refused(changes):
     with pytest.raises(OptionError):
         replace(PLAN, **changes)
-
-
-def test_bad_requests_leave_nothing_behind(tmp_path):
-    assert values_of("-100:100:10") == [-100.0 + 10 * i for i in range(21)] and values_of("2:2:1") == [2.0]
-    for text in ("1:2", "a:b:c", "0:10:3", "0:1:0", "1:0:1"):
-        with pytest.raises(ValueError):
-            values_of(text)
-    common = ["sweep", "--model", "mini-token", "--writers", "L1H0.0", "--out", str(tmp_path / "x"), "--prompts", "10"]
-    for extra in ([], ["--movers", "L1H0"], ["--logits", "--n-items", "40"]):
-        assert main([*common, *extra]) == 2 and not (tmp_path / "x").exists()
-
-
-def test_a_grid_that_does_not_fit_the_disk_is_told_before_the_first_chunk(model, tmp_path, monkeypatch):
-    per_length = [sum(v.nbytes for v in c.values()) for n in (4, 5) for c in [chunk_of(model, n, tmp_path / f"{n}")]]
-    assert [10 * PLAN.bytes_per_list[n] for n in (4, 5)] == per_length
-    needed = 25 * sum(PLAN.bytes_per_list.values())
-    for free, fits in ((needed - 1, False), (needed, True)):
-        monkeypatch.setattr("shutil.disk_usage", lambda place, free=free: SimpleNamespace(free=free))
-        if fits:
-            run_sweep(*model, PLAN, tmp_path / "run")
-        else:
-            with pytest.raises(OptionError, match="6 chunks take up to 0.00 GB"):
-                run_sweep(*model, PLAN, tmp_path / "run")
-            assert not (tmp_path / "run").exists()
-
-
-def chunk_of(model, n_items, folder):
-    run_sweep(*model, replace(PLAN, n_items=(n_items,), n_prompts=10), folder)
-    (chunk,) = chunks(folder).values()
-    return chunk
 
 
 @pytest.mark.parametrize("n_items", [4, 5])

@@ -173,15 +173,3 @@ def test_each_bad_ioi_prompt_is_an_error_that_names_it(word_tokenizer, given, na
     changed = {name: drawn.s if value == "SAME" else value for name, value in given.items()}
     with pytest.raises(TaskError, match=named):
         ioi.build_ioi(word_tokenizer, prompts=[dataclasses.replace(drawn, **changed)])
-
-
-def test_other_bad_requests(word_tokenizer):
-    prompts = ioi.build_ioi(word_tokenizer, 2)
-    for make in (
-        lambda: ioi.build_ioi(word_tokenizer, 3),
-        lambda: ioi.build_ioi(word_tokenizer, prompts=[]),
-        lambda: prompts.where(colour="red"),
-        lambda: prompts.where(template="none"),
-    ):
-        with pytest.raises(TaskError):
-            make()

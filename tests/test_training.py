@@ -25,7 +25,7 @@ from talking_heads_utils.training.model import (
     unembedding,
     writable,
 )
-from talking_heads_utils.training.spec import PLACE, SPECS, WORK, FunctionsSpec, MiniSpec, Round
+from talking_heads_utils.training.spec import PLACE, SPECS, WORK, FunctionsSpec, MiniSpec
 
 TINY = MiniSpec(
     "tiny", WORK, work=16, n_steps=8, n_items=3, n_layers=2, n_heads=4, d_model=32, d_mlp=64, n_positions=64, batch=12,
@@ -139,16 +139,6 @@ def test_the_constraint_holds_after_every_step(tmp_path, keys):
         torch.testing.assert_close(before[name], p, atol=1e-6, rtol=0, msg=f"{name}: it changes nothing twice")
 
 
-def test_the_unembeddings_scale_falls_as_the_recipe_says(tmp_path):
-    spec = dataclasses.replace(TINY, keys=PLACE, work=8, read=2.0, read_falls=2, read_fallen=4)
-    assert [spec.read_at(step) for step in (0, 2, 3, 4, 9, None)] == [8, 8, 5, 2, 2, 2] and TINY.read_at(0) == 8
-    run = Run(spec, 0, tmp_path)
-    for expected in (8, 8, 5, 2):
-        run.step()
-        length = run.model.lm_head.weight[1:, 8:16].norm(dim=1)
-        torch.testing.assert_close(length, torch.full_like(length, expected), atol=1e-4, rtol=1e-4)
-
-
 def test_the_saved_model_is_a_plain_gpt2_with_the_same_logits(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -213,48 +203,6 @@ def test_a_functions_run_resumes_with_its_dropout_and_its_noise(tmp_path):
     train(Run(spec, 3, tmp_path / "a"), **QUIET)
     broken(spec, tmp_path / "b", 2, every=1)
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b") and not (tmp_path / "a" / EARLY).exists()
-
-
-def test_further_rounds_are_trained_and_resumed(tmp_path, monkeypatch):
-    """Three rounds, broken after each; each from a fresh optimiser."""
-    monkeypatch.setattr(lists, "CHECKED", 1.1)
-    monkeypatch.setattr(lists, "N_CHECK", 5)
-    better = iter([0.8, 0.6, 0.4] * 2)
-
-    def answers(job, model, n, device, which):
-        return {"ioi": (0.5, next(better) if which == lists.CHECK else 9.0), "n=2": (0.6, 0.0)}
-
-    monkeypatch.setattr(ListsJob, "answers", answers)
-    spec = dataclasses.replace(TINY, n_steps=3, rounds=2, round_steps=2, round_rate=1e-2)
-    unbroken = Run(spec, 3, tmp_path / "a")
-    train(unbroken, every=99, **QUIET)
-    assert [check["step"] for check in unbroken.progress.checks] == [3, 5, 7] and unbroken.progress.rounds == 2
-    broken(spec, tmp_path / "b", 3, every=99)
-    assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
-    assert spec.round(2) == Round(5, 2, 1e-2) and spec.round(2).end == 7 and unbroken.learning_rate() == 1e-5
-
-
-@pytest.mark.parametrize(
-    "accuracy, loss, before, rounds, goes_on",
-    [
-        (0.5, 1.0, None, 0, True),
-        (0.996, 0.1, None, 0, False),
-        (0.9, 0.5, 1.0, 1, True),
-        (0.9, 1.0, 1.0, 1, False),
-        (0.9, 0.5, 1.0, 2, False),
-    ],
-)
-def test_when_there_is_another_round(tmp_path, monkeypatch, accuracy, loss, before, rounds, goes_on):
-    """While a kind of prompt is not solved, the loss fell over the last round, and the recipe allows it."""
-    run = Run(dataclasses.replace(TINY, rounds=2), 0, tmp_path)
-    monkeypatch.setattr(ListsJob, "answers", lambda *given: {"ioi": (1.0, 0.0), "n=2": (accuracy, 2 * loss)})
-    run.progress.rounds = rounds
-    if before is not None:
-        run.progress.checks.append(dict(step=8, loss=before))
-    assert run.job.goes_on(run.model, run.progress, "cpu") == goes_on
-    assert run.progress.checks[-1] == dict(step=0, loss=loss, accuracy={"ioi": 1.0, "n=2": accuracy})
-    without = Run(TINY, 0, tmp_path)
-    assert not without.job.goes_on(without.model, without.progress, "cpu") and not without.progress.checks
 
 
 def test_runs_are_not_mixed(tmp_path):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import build_model, edit, edit_config, save_tokenizer
+from conftest import build_model, edit, edit_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -201,14 +201,3 @@ def test_a_config_that_does_not_fit_the_tensors_is_refused(checkpoints, tmp_path
 def test_a_name_that_can_be_neither_folder_nor_id_is_refused(name):
     with pytest.raises(CheckpointError, match="can be no folder and no Hub id"):
         load_head_weights(name)
-
-
-def test_a_bridge_whose_norm_comes_after_attention_is_refused(tmp_path):
-    """OPT's small models: folding their norms into attention would change them."""
-    from transformers import OPTConfig, OPTForCausalLM
-
-    sizes = dict(vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48)
-    OPTForCausalLM(OPTConfig(**sizes, word_embed_proj_dim=24, do_layer_norm_before=False)).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path)
-    with pytest.raises(CheckpointError, match="'opt', which is not known here"):
-        head_weights_from_bridge(boot(tmp_path))

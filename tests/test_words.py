@@ -179,15 +179,6 @@ def test_whole_answers_equal_a_loop_over_tokens(family, digits):
         answer_log_probs(bridge, prompts, [*tokens[:-1], tokens[-1][:1]])
 
 
-def test_the_table_of_functions_has_its_controls(digits):
-    run = Context("random", loaded=(digits[0]["llama"], digits[1]))
-    table = frame(whole.functions(run, some=((1, 3),), counts=(1, 2), n=4))
-    assert list(zip(table["examples"], table["n_examples"])) == [
-        (whole.NONE, 0), (ITS_OWN, 1), (ITS_OWN, 2), (SHUFFLED, 2),
-    ]  # fmt: skip
-    assert set(table["chance"]) == {1 / 8} and set(table["function"]) == {"y = x + 3"}
-
-
 # --- what a model is asked ---
 
 
@@ -286,18 +277,6 @@ def test_b_is_asked_for_another_x_by_the_same_task(asks, sees):
         task.ask_b(c, asked, Examples.OWN)
 
 
-def test_a_noisy_models_twins_have_its_noise_at_the_same_examples():
-    c = read_by(load_tokenizer("mini-icl-noisy"), "mini-icl-noisy")
-    (task,) = tasks.candidates(c)
-    asked = task.ask(c, 50, SELECTION)
-    value = lambda q, x: q.function[0] * x + q.function[1]  # noqa: E731
-    wrong = [[value(q, x) != y for x, y in q.pairs] for q in asked.questions]
-    assert 0.5 < torch.tensor(wrong).double().mean() < 0.7, "the model's is 0.6"
-    twins = [lines(asked.twins, i)[0] for i in range(50)]
-    mine = [lines(asked.prompts, i)[0] for i in range(50)]
-    assert all(a == b for m, t, off in zip(mine, twins, wrong) for a, b, o in zip(m, t, off) if o)
-
-
 # --- what it can do ---
 
 
@@ -349,17 +328,6 @@ def test_a_tokenizer_that_splits_everything_leaves_nothing_to_ask(digits):
         tasks.tasks(read_by(digits[1]))
     with pytest.raises(NotApplicable, match="mini-token never saw a number"):
         tasks.tasks(read_by(load_tokenizer("mini-token"), "mini-token"))
-
-
-def test_a_task_whose_pairs_are_split_and_one_that_is_not_there(vocabulary):
-    xs = {line.split("\t")[0] for line in path("capitals").splitlines()}
-    c = read_by(tokenizer_of(sorted(set(vocabulary) - xs), splits=False))
-    with pytest.raises(
-        TaskError, match="capitals: this tokenizer keeps the words of 0 pairs whole and splits those of"
-    ):
-        tasks.task_named(c, "capitals")
-    with pytest.raises(TaskError, match="no task 'weather'; there are antonyms, "):
-        tasks.task_named(c, "weather")
 
 
 def test_more_examples_than_pairs_and_unequal_prompts(run, numbers, tokenizer):
