@@ -24,7 +24,6 @@ from talking_heads_utils.known import PLANTED
 from talking_heads_utils.metrics import METRICS, Outcome, answer_logits
 
 pytestmark = pytest.mark.usefixtures("few_draws")
-LIKELIEST = {"attended", "answer"}  # columns that rounding decides where two items are as good
 RUNS = {
     (model, device): Context(model, quick=True, device=device)
     for model in (PLANTED, "mini-icl") for device in ("cuda", "cpu")
@@ -83,9 +82,11 @@ def test_a_table_made_on_a_gpu_is_the_same_and_is_what_was_declared(model, e, a_
     with a_gpu:
         found = table_of(e, RUNS[model, "cuda"])
     here = table_of(e, RUNS[model, "cpu"])
-    for name in LIKELIEST & set(here):
-        assert (found.pop(name) == here[name]).mean() > 0.97
-    pd.testing.assert_frame_equal(found, here[list(found)], atol=1e-3, rtol=1e-3)
+    tied = ["answer", "attended", "answered", "right"] if e.name == "map" else []
+    if tied:  # rounding decides where two items are as good, in one or two of the 20 lists
+        assert (found[tied[:2]] == here[tied[:2]]).mean().min() > 0.97
+        assert (found[tied[2:]] - here[tied[2:]]).abs().max().max() < 2.01 / 20
+    pd.testing.assert_frame_equal(found.drop(columns=tied), here.drop(columns=tied), atol=1e-3, rtol=1e-3)
     assert len(here)
     if "reason" in here:
         assert e.chapter == 4, "a toy knows numbers alone"
