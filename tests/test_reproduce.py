@@ -321,5 +321,5 @@ def test_shipped_results_are_what_the_code_gives_today():
         ):
             again, row = BY_NAME[name].table(c), BY_NAME[name].row
             pd.testing.assert_frame_equal(
-                again, frame(kept.rows(row), row), atol=5e-3, rtol=1e-3, check_dtype=False, obj=name
+                again, frame(rows(kept.table, row), row), atol=5e-3, rtol=1e-3, check_dtype=False, obj=name
             )
