@@ -308,6 +308,7 @@ def test_every_toy_was_run_whole_by_this_code_and_what_is_older_says_so():
         assert all("made by earlier code" in done[name].describe() for name in stale), model
 
 
+@pytest.mark.longest
 def test_shipped_results_are_what_the_code_gives_today():
     """Every experiment of the planted model that takes no time, made again, but for two that rank what is alike there:
     readers that read nothing, and places in texts. Their order is that of the rounding, which differs by machine."""
