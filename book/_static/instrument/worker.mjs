@@ -1,5 +1,5 @@
 /* The model, off the page's own thread: brings its parts, checks and keeps them, and answers one request at a time. */
-import { PageModel, likeliest, moved, softmax } from "./model.mjs";
+import { PageModel, free, likeliest, moved, softmax } from "./model.mjs";
 
 const KEPT = "talking-heads-model-"; // the browser's caches: one for each model, by its sum
 let model, tokenizer, kept, base, about;
@@ -35,6 +35,7 @@ const bring = async (name) => {
       bytes.set(value, at);
       at += value.length;
       arrived(value.length);
+      free(value);
     }
     if (at < size) throw new Error("it ends early");
   } catch (error) {
@@ -70,7 +71,7 @@ const ask = {
     Object.assign(ort.env.wasm, { numThreads: 1, wasmPaths: new URL("runtime/", base).href, wasmBinary: (await bring(`runtime/${program}`)).buffer });
     tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(await bring("tokenizer.json"))), {});
     model = await PageModel.open(ort, about, bring, engine);
-    ort.env.wasm.wasmBinary = undefined; // it is compiled by now
+    free(new Uint8Array(ort.env.wasm.wasmBinary)); // it is compiled by now
     opening = false;
     return { shape: about.shape, longest: about.longest };
   },
