@@ -16,12 +16,11 @@ import site_tools
 from selenium.webdriver.common.keys import Keys
 from test_instrument import CHAPTER, PLACE, load, text_of
 
-ASKED, OPENED, ALL = ("asks", "finder"), ("head", "wide"), ("asks", "wide")  # from the first of these to the last
+ASKED, OPENED = ("asks", "finder"), ("head", "wide")  # from the first of these to the last
 STYLE = """<!doctype html><style>
- body { margin: 0; padding: 16px; background: white; font: 15px sans-serif; width: 1388px }
- figure { margin: 0 24px 14px 0; float: left; width: 540px } figcaption { margin-bottom: 6px }
- img { width: 100%; border: 1px solid #bbb } figure:first-of-type { float: right; width: 235px; margin-right: 0 }
- figure:nth-of-type(4) { clear: left }
+ body { margin: 0; padding: 8px; width: max-content; display: flex; gap: 20px; background: white; font: 15px sans }
+ figure { margin: 0; width: 540px } figure:last-child { width: 225px }
+ figcaption { margin-bottom: 6px } img { width: 100%; border: 1px solid #bbb }
 </style>"""
 FRAME = '<figure><figcaption>{}</figcaption><img src="data:image/png;base64,{}"></figure>'
 BOX = """const whole = document.getElementById(arguments[0]), all = whole.getBoundingClientRect();
@@ -53,16 +52,15 @@ def film(site: Path, out: Path) -> None:
             ("4. The answer has moved with it.", clip(driver, ASKED)),
         ]
         site_tools.resize(driver, (site_tools.PHONE[0], 2500), scale=2)
-        frames.insert(0, ("5. The same on a phone.", clip(driver, ALL)))
+        frames += [("5. The same on a phone.", clip(driver, ASKED))]
         driver.get("about:blank")
-        site_tools.resize(driver, (1420, 900))
+        site_tools.resize(driver, (2600, 900))
         figures = [FRAME.format(text, data) for text, data in frames]
         driver.execute_script("document.write(arguments[0]); document.close()", STYLE + "".join(figures))
-        size = driver.execute_script("return { width: 1420, height: document.documentElement.scrollHeight }")
+        size = driver.execute_script("return { width: document.body.offsetWidth, height: document.body.offsetHeight }")
         shot = {
             "format": "webp",
             "quality": 80,
-            "captureBeyondViewport": True,
             "clip": size | {"x": 0, "y": 0, "scale": 1},
         }
         out.write_bytes(base64.b64decode(driver.execute_cdp_cmd("Page.captureScreenshot", shot)["data"]))

@@ -112,7 +112,7 @@ def faithful_on_a_card(site: Path) -> list[dict]:
         driver.command_executor.client_config.timeout = PATIENCE
         driver.set_script_timeout(PATIENCE)
         driver.get(f"{address}/{CHAPTER}")
-        site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} .card input"))
+        site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} .note input"))
         inside(driver, "i.card.checked = true; await i.load()")
         return faithful(driver, N_CARD, MOVES[:4])
 

@@ -180,7 +180,7 @@ def tried(table: pd.DataFrame) -> str:
 def baked(table: pd.DataFrame) -> str:
     parts = []
     for n_items, rows in table.groupby("n_items"):
-        told = "; ".join(f"{row['by']} {row['before']:.0%} to {row['after']:.0%}" for _, row in rows.iterrows())
+        told = "; ".join(f"{row['by']} {row['before']:.1%} to {row['after']:.1%}" for _, row in rows.iterrows())
         parts.append(f"lists of {n_items}: {told}. Logits differ by {rows['apart'].max():.1e} at most")
     return bullets(parts, "Accuracy before and after, by this package and by `transformers`:")
 

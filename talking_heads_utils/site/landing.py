@@ -49,7 +49,7 @@ def opening() -> str:
                     for place, number, text in cards)  # fmt: skip
     notebook = f"{COLAB}/blob/main/notebooks/01_inhibition_heads.ipynb"
     ways = {
-        "#five-minutes": "Read (5 minutes)", "instrument.html": "Try it in this page", notebook: "Run it (Colab)",
+        "#five-minutes": "Read (5 minutes)", "instrument.html": "Try it live", notebook: "Run it (Colab)",
         "own_model.html": "Use it on your model",
     }  # fmt: skip
     links = "".join(f'<a class="way" href="{to}">{name}</a>' for to, name in ways.items())

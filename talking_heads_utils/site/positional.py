@@ -114,7 +114,7 @@ def finding(table: pd.DataFrame, model: str) -> str:
     one = _dimensions(rows, Subspace.CHOSEN)[1]
     part = "carries part of" if one["low"] > 0 else "does not clearly carry"
     return (
-        f"In {model}, one direction at the last token, chosen from weights alone, {part} the place in a list. With "
+        f"In {model}, one direction at the last token, chosen without any list, {part} the place in a list. With "
         f"another list's coordinate along it, the answer moves by **{_logits(one)}** logits to that list's index, in "
         f"lists of {n}. The whole stream moves it by {_logits(_one(rows, subspace=Subspace.WHOLE_STREAM))}."
     )

@@ -92,8 +92,8 @@ class Instrument {
     this.progress = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "how much of the model has arrived" });
     this.button = el("button", { class: "load", onclick: () => this.load() }, `Load the model (${MEGABYTES.wasm} MB)`);
     this.card = el("input", { type: "checkbox" });
-    const choice = navigator.gpu && WebAssembly.Suspending && el("label", { class: "card" }, this.card,
-      " on this machine's graphics card, by WebGPU: so far tried on an emulated one alone");
+    const choice = navigator.gpu && WebAssembly.Suspending && el("label", { class: "note" }, this.card,
+      " on this machine’s graphics card (WebGPU; so far tried on an emulated one alone)");
     const cost = phone ? `On a phone this takes ${MEGABYTES.wasm} MB of your data plan and some 600 MB of memory; it may be slow, or refused.`
       : "It takes some 600 MB of memory, and stays in the browser's cache.";
     this.div.replaceChildren(...(why ? [el("p", {}, why)] : [
@@ -136,7 +136,7 @@ class Instrument {
       el("div", { class: "figure-controls" }, this.field("answer", "answer", { size: 10 }), this.field("other", "instead of", { size: 10 }),
         el("button", { type: "submit" }, "Run")));
     this.status = el("p", { role: "status" });
-    this.naming = el("input", { size: 6, value: "S2", list: `${this.id}-names`, "aria-label": "name for a token that is clicked" });
+    this.naming = el("input", { size: 6, value: this.preset.names?.[0]?.label ?? "end", list: `${this.id}-names`, "aria-label": "name for a token that is clicked" });
     const names = el("datalist", { id: `${this.id}-names` }, ...["IO", "S1", "S2", "end", "item 0", "item 1"].map((name) => el("option", { value: name })));
     for (const name of ["tokens", "top", "grid", "scale", "head", "changes"]) this[name] = el("div", { class: name });
     this.tokens.setAttribute("aria-label", "tokens of the prompt");
@@ -210,7 +210,8 @@ class Instrument {
       this.name();
       this.before = await ask("run", { ids: this.ids, moves: [], pair: this.pair });
       this.after = state.moves.length ? await ask("run", { ids: this.ids, moves: state.moves, pair: this.pair }) : this.before;
-      this.say(`${this.ids.length} tokens, ${Math.round(this.before.ms)} ms.`);
+      const n = state.moves.length;
+      this.say(`${this.ids.length} tokens, ${Math.round(this.before.ms)} ms${n ? `, with what you changed: ${n}` : ""}.`);
       this.draw();
       await this.openHead(parse(state.open ?? "") ?? this.strongest(), false);
     } catch (error) { this.say(error.message, true); }
@@ -402,7 +403,7 @@ class Instrument {
   componentRow(at, component) {
     const me = { ...at, component }, was = this.was.now[component], move = this.state.moves.find((other) => label(other) === label(me));
     const span = Math.max(2, Math.ceil(3 * Math.max(Math.abs(was), move ? Math.abs(move.amount) : 0)));
-    const slider = el("input", { type: "range", min: -span, max: span, step: span / 100, value: move?.amount ?? was, "aria-label": `coefficient of ${label(me)}`,
+    const slider = el("input", { type: "range", min: -span, max: span, step: move ? "any" : span / 100, value: move?.amount ?? was, "aria-label": `coefficient of ${label(me)}`,
       oninput: () => this.set(me, Number(slider.value), "set") });
     const value = el("td", { class: "value" }), scores = this.was.scores?.[component];
     const button = (text, then) => el("button", { type: "button", onclick: then }, text);
