@@ -126,7 +126,7 @@ def families(table: pd.DataFrame) -> str:
             needs.append(f"*{plain(family)}*")
     low_rank = (f"In the family {listed(needs)}, a gain needs the whole head: few of its components are not enough."
                 if needs else "In no family does a gain clearly need the whole head.")  # fmt: skip
-    told = f"Points gained on lists of {n_items}, by family and by how much of a head is edited:"
+    told = f"Points gained on {rows['n'].max()} lists of {n_items}, by family and by how much of a head is edited:"
     return f"{bullets(parts, told)}\n\n{low_rank}"
 
 
