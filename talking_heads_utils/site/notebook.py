@@ -131,7 +131,8 @@ class Tables:
     @property
     def shown(self) -> str:
         """What a figure of this model must be called."""
-        return next(iter(self.done.values())).about["shows"] if self.done else self.context.shows
+        shows = next(iter(self.done.values())).about["shows"] if self.done else self.context.shows
+        return shows.replace(self.model, self.name, 1)
 
     def again(self, name: str) -> pd.DataFrame:
         """An experiment run here on one prompt in ten, whatever is stored; what was found before is read."""
