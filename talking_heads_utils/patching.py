@@ -22,12 +22,12 @@ from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, RESID_PRE, Forward, Z
+from talking_heads_utils.inputs import check_prompts, labelled_weights, listed, metric_of
 from talking_heads_utils.labels import Component, Head, heads_in
-from talking_heads_utils.metrics import Metric, Outcome, named, position_of
+from talking_heads_utils.metrics import Metric, Outcome, position_of
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.variants import ALL, INDEX, from_end, needs_all, plain_patterns, score, tidy
-from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,8 @@ def patch(
 
     clean, corrupted: pairs of prompts. The answers that are scored are the clean prompts', whichever run is scored.
     sites: one or several of ``resid_pre``, ``attn_out``, ``mlp_out`` and ``z`` (each head by itself), or labels:
-    ``L8H10.1`` is one singular component of a head's writing, ``L8H10`` all of that head's, each by itself.
+    ``L8H10.1`` is one singular component of a head's writing, ``L8H10`` all of that head's, each by itself;
+    within :func:`~talking_heads_utils.editing.edit` the directions are those from before the edit.
     positions: ``all``, each by itself, for prompts of one length; ``together``, all at once; or names of the prompts'
     positions, such as ``["S2", "end"]``, each by itself and each in its own prompt's place.
     direction: ``denoise`` puts clean activations into the corrupted run, ``noise`` corrupted ones into the clean run.
@@ -114,9 +115,12 @@ def patch(
         frame = patch(bridge, build_ioi(tokenizer, 32), build_ioi(tokenizer, 32, counterfactual="swap names"),
                       sites=["resid_pre", "z"], positions=["S2", "end"])
     """
-    bridge, measure = as_bridge(model, tokenizer), named(metric)
+    bridge = as_bridge(model, tokenizer)
+    measure = metric_of(bridge, metric)
     if direction not in (DENOISE, NOISE):
         raise OptionError(f"The direction is {DENOISE!r} or {NOISE!r}, not {direction!r}.")
+    check_prompts(bridge, clean, corrupted)
+    positions = positions if isinstance(positions, str) else listed(positions, "positions")
     _check_pairs(clean, corrupted, positions)
     into, out_of = (corrupted, clean) if direction == DENOISE else (clean, corrupted)
     cells, spots = _cells(bridge, sites, layers), list(_spots(into, out_of, positions))
@@ -163,7 +167,7 @@ def _check_pairs(clean: PromptSet, corrupted: PromptSet, positions: str | Sequen
 def _cells(bridge: TransformerBridge, sites: str | Sequence[str], layers: Sequence[int] | None) -> list[_Cell]:
     """All that is patched at one position, in the order in which variants join."""
     n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
-    chosen = range(n_layers) if layers is None else layers
+    chosen = range(n_layers) if layers is None else listed(layers, "layers")
     if bad := [layer for layer in chosen if not 0 <= layer < n_layers]:
         raise OptionError(f"No layer {bad[0]}: {bridge.cfg.model_name} has layers 0..{n_layers - 1}.")
     cells: list[_Cell] = []
@@ -188,7 +192,7 @@ def _components(bridge: TransformerBridge, label: str) -> Iterator[_Cell]:
     except LabelError as error:
         known = f"one of {', '.join(SITES)}, or a label as in 'L8H10' or 'L8H10.1'"
         raise OptionError(f"{label!r} is no site: name {known}.") from error
-    weights = head_weights_from_bridge(bridge)
+    weights = labelled_weights(bridge)
     directions = write_directions(weights)[0][weights.head(head).layer, head.head].nan_to_num()
     for k in range(weights.d_head) if only is None else (weights.component(only).component,):
         yield _Cell(COMPONENT, head.layer, head.head, k, directions[k])
