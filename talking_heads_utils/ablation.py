@@ -109,12 +109,10 @@ def ablate(
     """
     bridge, sets = as_bridge(model, tokenizer), _sets(what)
     metric = metric_of(bridge, metric)
-    check_prompts(bridge, prompts, other)
-    check_position(positions, "positions")
     reader = None if at is None else _reader_of(bridge, at)
     parts = _checked(bridge, sets, reader)
     sites = [Z, *([MLP_OUT] if any(isinstance(part, Mlp) for part in parts) else [])]
-    _check_how(prompts, how, other, positions)
+    _check_how(bridge, prompts, how, other, positions)
     start = min([part.layer for part in parts] + [head.layer for head in metric.heads])
     made = prepare(bridge, prompts, start, keep=[RESID_PRE, *sites])
     source = made if other is None else prepare(bridge, other, start, keep=sites, check=False)
@@ -173,7 +171,11 @@ def _checked(bridge: TransformerBridge, sets: Mapping[str, list[Part]], reader: 
     return parts
 
 
-def _check_how(prompts: PromptSet, how: str, other: PromptSet | None, positions: str) -> None:
+def _check_how(
+    bridge: TransformerBridge, prompts: PromptSet, how: str, other: PromptSet | None, positions: str
+) -> None:
+    check_prompts(bridge, prompts, other)
+    check_position(positions, "positions")
     if how not in HOWS:
         raise OptionError(f"There is no {how!r} ablation: how is {', '.join(HOWS)}.")
     if (how == EXCHANGE) != (other is not None):
