@@ -24,10 +24,9 @@ from torch import Tensor
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, PATTERN, RESID_PRE, Change, Forward, Q, Z, prepare
-from talking_heads_utils.inputs import check_part, check_position, check_prompts, labelled_weights, metric_of
+from talking_heads_utils.inputs import check_part, check_position, labelled_weights, taken
 from talking_heads_utils.labels import Component, Head, Mlp
 from talking_heads_utils.metrics import Metric, Outcome, position_of
-from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.variants import ALL, INDEX, another, measure, places, tidy, untouched
 
@@ -92,10 +91,9 @@ def ablate(
     value and change: that of the metric.
 
     Raises :class:`LabelError` for a head or component that is not there, is empty, or comes no earlier than the reader,
-    :class:`OptionError` for an unknown ``how`` or ``at``, other prompts that are lacking or of another length, the mean
-    of a single prompt, and a metric that gives another shape or NaN, :class:`TaskError` for a position that is not
-    there and prompts of another tokenizer or too long for the model, and as
-    :func:`~talking_heads_utils.models.as_bridge` does.
+    :class:`OptionError` for an unknown ``how`` or ``at``, others that are lacking or of another length, the mean of one
+    prompt, and a metric that gives another shape or NaN, :class:`TaskError` for a position that is not there and
+    prompts of another tokenizer or too long, and as :func:`~talking_heads_utils.models.as_bridge` does.
 
     >>> from talking_heads_utils import metrics
     >>> from talking_heads_utils.planted.model import plant
@@ -107,12 +105,11 @@ def ablate(
     >>> found[["what", "value"]].round(1).values.tolist()
     [['inhibition', -0.0], ['control', 1.0]]
     """
-    bridge, sets = as_bridge(model, tokenizer), _sets(what)
-    metric = metric_of(bridge, metric)
+    sets, (bridge, metric) = _sets(what), taken(model, tokenizer, metric, prompts, other)
     reader = None if at is None else _reader_of(bridge, at)
     parts = _checked(bridge, sets, reader)
     sites = [Z, *([MLP_OUT] if any(isinstance(part, Mlp) for part in parts) else [])]
-    _check_how(bridge, prompts, how, other, positions)
+    _check_how(prompts, how, other, positions)
     start = min([part.layer for part in parts] + [head.layer for head in metric.heads])
     made = prepare(bridge, prompts, start, keep=[RESID_PRE, *sites])
     source = made if other is None else prepare(bridge, other, start, keep=sites, check=False)
@@ -171,10 +168,7 @@ def _checked(bridge: TransformerBridge, sets: Mapping[str, list[Part]], reader: 
     return parts
 
 
-def _check_how(
-    bridge: TransformerBridge, prompts: PromptSet, how: str, other: PromptSet | None, positions: str
-) -> None:
-    check_prompts(bridge, prompts, other)
+def _check_how(prompts: PromptSet, how: str, other: PromptSet | None, positions: str) -> None:
     check_position(positions, "positions")
     if how not in HOWS:
         raise OptionError(f"There is no {how!r} ablation: how is {', '.join(HOWS)}.")

@@ -12,6 +12,7 @@ from talking_heads_utils.editing import weights_to_edit
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.labels import Component, Head, Mlp
 from talking_heads_utils.metrics import Metric, named
+from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts import words
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.weights.heads import Processing, RawLayer, assemble
@@ -44,6 +45,15 @@ def labelled_weights(bridge: TransformerBridge) -> HeadWeights:
     return assemble(
         layers, weights.n_layers, norm=weights.norm, source=weights.source, processing=wanted, rotary=weights.rotary
     )
+
+
+def taken(model: Any, tokenizer: Any, metric: Any, *prompts: PromptSet | None) -> tuple[TransformerBridge, Metric]:
+    """The model as a bridge and the metric, of prompts that fit them. Raises as :func:`metric_of`,
+    :func:`check_prompts` and :func:`~talking_heads_utils.models.as_bridge` do."""
+    bridge = as_bridge(model, tokenizer)
+    found = metric_of(bridge, metric)
+    check_prompts(bridge, *prompts)
+    return bridge, found
 
 
 def metric_of(bridge: TransformerBridge, metric: Any) -> Metric:

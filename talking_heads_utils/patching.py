@@ -4,6 +4,8 @@ What is patched at a position changes nothing before it, below it, or beside it 
 known, without a run, up to the stream that enters the next layer; there it joins the variants of its position, and only
 the layers from there on and the positions from its own on are run (:mod:`talking_heads_utils.forward.engine`).
 
+Within :func:`~talking_heads_utils.editing.edit` a component's direction is that from before the edit.
+
 Source: Vig et al. (2020), Meng et al. (2022); denoising and noising as in Heimersheim and Nanda (2024).
 """
 
@@ -22,10 +24,9 @@ from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, RESID_PRE, Forward, Z
-from talking_heads_utils.inputs import check_prompts, labelled_weights, listed, metric_of
+from talking_heads_utils.inputs import labelled_weights, listed, taken
 from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.metrics import Metric, Outcome, position_of
-from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.variants import ALL, INDEX, from_end, needs_all, plain_patterns, score, tidy
 
@@ -93,8 +94,7 @@ def patch(
 
     clean, corrupted: pairs of prompts. The answers that are scored are the clean prompts', whichever run is scored.
     sites: one or several of ``resid_pre``, ``attn_out``, ``mlp_out`` and ``z`` (each head by itself), or labels:
-    ``L8H10.1`` is one singular component of a head's writing, ``L8H10`` all of that head's, each by itself;
-    within :func:`~talking_heads_utils.editing.edit` the directions are those from before the edit.
+    ``L8H10.1`` is one singular component of a head's writing, ``L8H10`` all of that head's, each by itself.
     positions: ``all``, each by itself, for prompts of one length; ``together``, all at once; or names of the prompts'
     positions, such as ``["S2", "end"]``, each by itself and each in its own prompt's place.
     direction: ``denoise`` puts clean activations into the corrupted run, ``noise`` corrupted ones into the clean run.
@@ -115,12 +115,9 @@ def patch(
         frame = patch(bridge, build_ioi(tokenizer, 32), build_ioi(tokenizer, 32, counterfactual="swap names"),
                       sites=["resid_pre", "z"], positions=["S2", "end"])
     """
-    bridge = as_bridge(model, tokenizer)
-    measure = metric_of(bridge, metric)
+    bridge, measure = taken(model, tokenizer, metric, clean, corrupted)
     if direction not in (DENOISE, NOISE):
         raise OptionError(f"The direction is {DENOISE!r} or {NOISE!r}, not {direction!r}.")
-    check_prompts(bridge, clean, corrupted)
-    positions = positions if isinstance(positions, str) else listed(positions, "positions")
     _check_pairs(clean, corrupted, positions)
     into, out_of = (corrupted, clean) if direction == DENOISE else (clean, corrupted)
     cells, spots = _cells(bridge, sites, layers), list(_spots(into, out_of, positions))
@@ -147,6 +144,8 @@ def _check_pairs(clean: PromptSet, corrupted: PromptSet, positions: str | Sequen
         raise TaskError(
             f"There are {len(clean)} clean prompts and {len(corrupted)} corrupted ones: give them in pairs."
         )
+    if not isinstance(positions, str):
+        listed(positions, "positions")
     if positions not in (ALL, TOGETHER):
         return
     lengths, others = clean.mask.sum(1), corrupted.mask.sum(1)

@@ -17,10 +17,9 @@ from torch import Tensor
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, RESID_PRE, Change, prepare
-from talking_heads_utils.inputs import check_position, check_prompts, labelled_weights, metric_of
+from talking_heads_utils.inputs import check_position, labelled_weights, taken
 from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.metrics import Metric, Outcome
-from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.variants import END, finite, measure, places, tidy, untouched
 
@@ -75,9 +74,7 @@ def steer(
     >>> (found["value"] < 1).tolist()  # of 0, 5 and -5
     [False, True, True]
     """
-    bridge = as_bridge(model, tokenizer)
-    metric = metric_of(bridge, metric)
-    check_prompts(bridge, prompts)
+    bridge, metric = taken(model, tokenizer, metric, prompts)
     check_position(at, "at")
     found = _directions(bridge, directions)
     names, first = [direction.name for direction in found], min(direction.layer for direction in found)
