@@ -4,6 +4,9 @@ A component is the part of its head's write that lies along its write direction 
 bias left out, removing it leaves ``w - (w . v) v``. A head is all that it writes, ``z W_O`` with its value bias. So all
 components of a head, set to zero, leave its constant ``b_V W_O`` in place, and the head, set to zero, does not; in
 models of ``load_model`` that constant is folded into ``b_O``, and the two are the same.
+
+Within :func:`~talking_heads_utils.editing.edit` labels are those of the model before the edit: the component is what
+the edited head writes along v as it was before.
 """
 
 from __future__ import annotations
@@ -21,12 +24,11 @@ from torch import Tensor
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, PATTERN, RESID_PRE, Change, Forward, Q, Z, prepare
+from talking_heads_utils.inputs import check_part, check_position, labelled_weights, taken
 from talking_heads_utils.labels import Component, Head, Mlp
-from talking_heads_utils.metrics import Metric, Outcome, named, position_of
-from talking_heads_utils.models import as_bridge
+from talking_heads_utils.metrics import Metric, Outcome, position_of
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.variants import ALL, INDEX, another, measure, places, tidy, untouched
-from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,9 +91,9 @@ def ablate(
     value and change: that of the metric.
 
     Raises :class:`LabelError` for a head or component that is not there, is empty, or comes no earlier than the reader,
-    :class:`OptionError` for an unknown ``how`` or ``at``, other prompts that are lacking or of another length and a
-    metric that gives another shape or NaN, :class:`TaskError` for a position that is not there, and as
-    :func:`~talking_heads_utils.models.as_bridge` does.
+    :class:`OptionError` for an unknown ``how`` or ``at``, others that are lacking or of another length, the mean of one
+    prompt, and a metric that gives another shape or NaN, :class:`TaskError` for a position that is not there and
+    prompts of another tokenizer or too long, and as :func:`~talking_heads_utils.models.as_bridge` does.
 
     >>> from talking_heads_utils import metrics
     >>> from talking_heads_utils.planted.model import plant
@@ -103,7 +105,7 @@ def ablate(
     >>> found[["what", "value"]].round(1).values.tolist()
     [['inhibition', -0.0], ['control', 1.0]]
     """
-    bridge, metric, sets = as_bridge(model, tokenizer), named(metric), _sets(what)
+    sets, (bridge, metric) = _sets(what), taken(model, tokenizer, metric, prompts, other)
     reader = None if at is None else _reader_of(bridge, at)
     parts = _checked(bridge, sets, reader)
     sites = [Z, *([MLP_OUT] if any(isinstance(part, Mlp) for part in parts) else [])]
@@ -111,7 +113,7 @@ def ablate(
     start = min([part.layer for part in parts] + [head.layer for head in metric.heads])
     made = prepare(bridge, prompts, start, keep=[RESID_PRE, *sites])
     source = made if other is None else prepare(bridge, other, start, keep=sites, check=False)
-    new = _instead(source, other or prompts, how, positions, seed)
+    new = _instead(source, other or prompts, how, positions, seed, made.n_pos)
     values = _values(made, prompts, metric, _targets(bridge, made, sets), new, positions, reader)
     rows = [
         dict(what=name) | {at: getattr(parts[0], at, None) if len(parts) == 1 else None for at in INDEX}
@@ -146,27 +148,19 @@ def _sets(what: Label | Sequence[Label] | Mapping[str, Sequence[Label]]) -> dict
 
 def _reader_of(bridge: TransformerBridge, at: str) -> tuple[Head, str]:
     """``L9H9.query`` -> the head and which of its inputs. Raises :class:`OptionError` for anything else."""
-    found = _AT.fullmatch(at.strip())
+    found = _AT.fullmatch(at.strip()) if isinstance(at, str) else None
     if found is None:
-        raise OptionError(f"{at!r} is no reader's input. Write it as in 'L9H9.query', or with .key or .value.")
+        raise OptionError(f"{str(at)!r} is no reader's input. Write it as in 'L9H9.query', or with .key or .value.")
     head = Head.parse(found[1])
-    _check_head(bridge, head)
+    check_part(bridge, head)
     return head, found[2]
-
-
-def _check_head(bridge: TransformerBridge, part: Part) -> None:
-    cfg = bridge.cfg
-    if part.layer >= cfg.n_layers or getattr(part, "head", 0) >= cfg.n_heads:
-        raise LabelError(
-            f"{part} is not in {cfg.model_name}: layers are 0..{cfg.n_layers - 1} with heads 0..{cfg.n_heads - 1}."
-        )
 
 
 def _checked(bridge: TransformerBridge, sets: Mapping[str, list[Part]], reader: tuple[Head, str] | None) -> list[Part]:
     """All parts of all sets. Raises :class:`LabelError` for one that is not there or that the reader cannot read."""
     parts = [part for found in sets.values() for part in found]
     for part in parts:
-        _check_head(bridge, part)
+        check_part(bridge, part)
         if isinstance(part, Mlp) and getattr(bridge.blocks[part.layer], "mlp", None) is None:
             raise LabelError(f"Layer {part.layer} of {bridge.cfg.model_name} has no MLP.")
         if reader and part.layer >= reader[0].layer:
@@ -175,12 +169,15 @@ def _checked(bridge: TransformerBridge, sets: Mapping[str, list[Part]], reader: 
 
 
 def _check_how(prompts: PromptSet, how: str, other: PromptSet | None, positions: str) -> None:
+    check_position(positions, "positions")
     if how not in HOWS:
         raise OptionError(f"There is no {how!r} ablation: how is {', '.join(HOWS)}.")
     if (how == EXCHANGE) != (other is not None):
         raise OptionError(f"Other prompts are given with how={EXCHANGE!r}, and only with it.")
     if other is not None and len(other) != len(prompts):
         raise OptionError(f"There are {len(prompts)} prompts and {len(other)} others: give one for each.")
+    if how == MEAN and len(prompts) < 2:
+        raise OptionError("The mean over a single prompt is what it has itself: give two at least, or how='zero'.")
     if how == ZERO or (other is None and positions != ALL):
         return
     lengths = prompts.mask.sum(1)
@@ -195,9 +192,13 @@ def _check_how(prompts: PromptSet, how: str, other: PromptSet | None, positions:
         )
 
 
-def _instead(source: Forward, prompts: PromptSet, how: str, positions: str, seed: int) -> New:
-    """What stands in place of what is written, ``[n or 1, q or 1, ...]``; None is nothing."""
-    at = source.everywhere() if positions == ALL else position_of(prompts, positions)[:, None].to(source.end.device)
+def _instead(source: Forward, prompts: PromptSet, how: str, positions: str, seed: int, n_pos: int) -> New:
+    """What stands in place of what is written, ``[n or 1, q or 1, ...]``; None is nothing. n_pos: of the prompts it is
+    put into; whatever stands at their padding changes nothing."""
+    if positions == ALL:
+        at = torch.arange(n_pos, device=source.end.device).clamp(max=source.n_pos - 1).expand(len(source.end), -1)
+    else:
+        at = position_of(prompts, positions)[:, None].to(source.end.device)
     partner = another(len(prompts), seed).to(at.device) if how == RESAMPLE else slice(None)
 
     @cache
@@ -217,7 +218,7 @@ def _instead(source: Forward, prompts: PromptSet, how: str, positions: str, seed
 def _targets(bridge: TransformerBridge, made: Forward, sets: Mapping[str, list[Part]]) -> list[list[_Target]]:
     """Every part as a map. Raises :class:`LabelError` for a component that is not there or writes nothing."""
     components = any(isinstance(part, Component) for parts in sets.values() for part in parts)
-    weights = head_weights_from_bridge(bridge) if components else None
+    weights = labelled_weights(bridge) if components else None
 
     def target(part: Part) -> _Target:
         if isinstance(part, Mlp):

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, TaskError
-from talking_heads_utils.forward.layers import attention_layer
+from talking_heads_utils.forward.layers import attention_layer, wide
+from talking_heads_utils.inputs import check_length, labelled_weights
 from talking_heads_utils.labels import Component, Head, as_component, as_head
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.encoding import tokenized
 from talking_heads_utils.prompts.prefix import begin_ids
 from talking_heads_utils.variants import finite
-from talking_heads_utils.weights.bridge import head_weights_from_bridge, norm_of
+from talking_heads_utils.weights.bridge import norm_of
 from talking_heads_utils.weights.heads import LAYER_NORM, NO_NORM
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from talking_heads_utils.weights.heads import HeadWeights
 
 SET, SCALE, ADD = "set", "scale", "add"
+_RANK = 1e-5  # of W_O's largest singular value: what of a removed component is left is rounding
+_NEAR = 1e-2  # how far from a unit direction its head's write may end
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,20 @@ class Answer:
     def direct(self, answer: str, other: str) -> Float[Tensor, "n_layers n_heads"]:
         """What of that difference each head writes itself, at the final norm's scale, constants left out."""
         a, b = (_token(self.bridge, text) for text in (answer, other))
-        bridge, norm, resid = self.bridge, norm_of(self.bridge), self.resid
-        probe, scale = bridge.W_U[:, a] - bridge.W_U[:, b], resid.new_ones(())
+        bridge, norm, resid = self.bridge, norm_of(self.bridge), wide(self.resid)
+        probe, scale = wide(bridge.W_U[:, a]) - wide(bridge.W_U[:, b]), resid.new_ones(())
         if norm != NO_NORM:
-            probe = probe * getattr(bridge.ln_final, "weight", 1.0)
+            probe = probe * getattr(bridge.ln_final, "weight", resid.new_ones(()))
             if norm == LAYER_NORM:
                 probe, resid = probe - probe.mean(), resid - resid.mean()
             scale = (resid.square().mean() + bridge.cfg.eps).sqrt()
-        W_O = torch.stack([block.attn.W_O for block in bridge.blocks])
+        W_O = wide(torch.stack([block.attn.W_O for block in bridge.blocks]))
         return torch.einsum("lhk,lhkd,d->lh", self.z, W_O, probe.detach()).detach() / scale
 
     def coefficient(self, component: Component | str) -> float:
         """How much of a component its head writes, its largest entry positive."""
         at = as_component(component)
-        read, _ = _maps(head_weights_from_bridge(self.bridge), at)
+        read, _ = _maps(self.bridge, labelled_weights(self.bridge), at)
         return (self.z[at.layer, at.head] @ read).item()
 
 
@@ -98,10 +101,13 @@ def ask(
 
     set, add: what the last token's coefficient of a component, such as ``"L15H3.1"``, becomes, or is raised by, in
     units of its write direction. scale: factors, of a component's coefficient at the last token, or of a whole head's
-    z, such as ``"L15H3"``, at every token. A head is scaled before its components are moved.
+    z, such as ``"L15H3"``, at every token. A head is scaled before its components are moved. Within
+    :func:`~talking_heads_utils.editing.edit` a component is its write direction from before the edit; read the answer
+    there, too.
 
-    Raises :class:`LabelError` for a part that is not there or is named twice, :class:`OptionError` for an amount that
-    is no finite number, :class:`TaskError` for an empty prompt, and as :func:`~talking_heads_utils.models.as_bridge`.
+    Raises :class:`LabelError` for a part that is not there, is named twice or is one that an edit left no way to write,
+    :class:`OptionError` for an amount that is no finite number, :class:`TaskError` for what is no text, an empty one or
+    one too long for the model, and as :func:`~talking_heads_utils.models.as_bridge`.
     """
     bridge = as_bridge(model, tokenizer)
     moves = _moves(bridge, {SET: set or {}, ADD: add or {}, SCALE: scale or {}})
@@ -161,18 +167,26 @@ def _moves(bridge: TransformerBridge, given: Mapping[str, Mapping[Any, float]]) 
             part = as_head(label) if whole else as_component(label)
             if part in found:
                 raise LabelError(f"{part} is named twice: move it once.")
-            weights = weights or head_weights_from_bridge(bridge)
-            maps = _maps(weights, part) if isinstance(part, Component) else ()
+            weights = weights or labelled_weights(bridge)
+            maps = _maps(bridge, weights, part) if isinstance(part, Component) else ()
+            if maps and maps[1] is None:
+                raise LabelError(f"{part} cannot be moved: an edit that is in force left its head no way to write it.")
             found[part] = _Move(part if isinstance(part, Component) else weights.head(part), how, amount, *maps)
     return list(found.values())
 
 
-def _maps(weights: HeadWeights, part: Component) -> tuple[Float[Tensor, "d_head"], Float[Tensor, "d_head"]]:
-    """Of a component with write direction v: ``W_O v``, which reads its coefficient off z, and the z that writes v."""
+def _maps(
+    bridge: TransformerBridge, weights: HeadWeights, part: Component
+) -> tuple[Float[Tensor, "d_head"], Float[Tensor, "d_head"] | None]:
+    """Of a component with write direction v: ``W_O v``, which reads its coefficient off z, and the z that writes v,
+    None where an edit has left none. weights: those that labels mean; W_O is as the model has it now."""
     v, _ = direction_of(weights, part)
-    W_O = weights.W_O[part.layer, part.head].double()
-    write = v @ torch.linalg.pinv(W_O)  # least squares would guess where W_O has not its full rank
-    return (W_O @ v).to(weights.W_O), write.to(weights.W_O)
+    W_O = attention_layer(bridge, part.layer).W_O[part.head].double()
+    if weights.processing.center:
+        W_O = W_O - W_O.mean(-1, keepdim=True)
+    write = v @ torch.linalg.pinv(W_O, rtol=_RANK)  # least squares would guess where W_O has not its full rank
+    writes = (write @ W_O - v).norm() < _NEAR
+    return (W_O @ v).to(weights.W_O), write.to(weights.W_O) if writes else None
 
 
 def _token(bridge: TransformerBridge, text: str) -> int:
@@ -183,7 +197,10 @@ def _token(bridge: TransformerBridge, text: str) -> int:
 
 
 def _tokens(bridge: TransformerBridge, text: str) -> Int[Tensor, "t"]:
+    if not isinstance(text, str):
+        raise TaskError(f"Ask one prompt at a time, as a text, not of the type {type(text).__name__}.")
     if not text:
         raise TaskError("Type a prompt that ends just before its answer.")
     ids = [*begin_ids(bridge.tokenizer), *tokenized([text], bridge.tokenizer)[0].ids]
+    check_length(bridge, len(ids))
     return torch.tensor(ids, device=bridge.W_U.device)

@@ -48,6 +48,11 @@ def edit(model: Any, changes: Changes, matrix: str = OV, *, tokenizer: Any = Non
     edit that was made before. matrix: that of the mapping, ``OV`` or ``QK``. May be nested: the inner edit is stated in
     the untouched components and acts on what the outer one left.
 
+    Components are those of the weights as loaded, into which :func:`~talking_heads_utils.models.load_model` folds the
+    norm. A raw Hugging Face model or a bridge that is not processed keeps it apart: there a label of ``edit`` is a
+    component of the unfolded weights, while the same label of ``ablate``, ``patch``, ``steer``, ``ask`` and ``bake`` is
+    one of the folded weights, another direction. Within the block, those labels stay what they were before it.
+
     Raises, with the model untouched, :class:`EditError` for a change that makes no sense or a tensor that cannot be
     edited in place, :class:`LabelError` for a component that is not there, and as
     :func:`~talking_heads_utils.models.as_bridge` does.

@@ -1,7 +1,8 @@
 """What is measured at ``end``, the last token of each prompt: one value per prompt.
 
 A metric is a name (:data:`METRICS`), :func:`attention`, or any callable that takes an :class:`Outcome` and gives
-``[n, k]``: n prompts, each run in k variants, such as k ablations.
+``[n, k]``: n prompts, each run in k variants, such as k ablations. It sees a block of the prompts at a time, so what it
+needs of them it takes from ``outcome.prompts``.
 
 >>> from talking_heads_utils.planted.model import plant
 >>> from talking_heads_utils.prompts.ioi import build_ioi

@@ -4,6 +4,8 @@ What is patched at a position changes nothing before it, below it, or beside it 
 known, without a run, up to the stream that enters the next layer; there it joins the variants of its position, and only
 the layers from there on and the positions from its own on are run (:mod:`talking_heads_utils.forward.engine`).
 
+Within :func:`~talking_heads_utils.editing.edit` a component's direction is that from before the edit.
+
 Source: Vig et al. (2020), Meng et al. (2022); denoising and noising as in Heimersheim and Nanda (2024).
 """
 
@@ -22,12 +24,11 @@ from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, RESID_PRE, Forward, Z
+from talking_heads_utils.inputs import labelled_weights, listed, taken
 from talking_heads_utils.labels import Component, Head, heads_in
-from talking_heads_utils.metrics import Metric, Outcome, named, position_of
-from talking_heads_utils.models import as_bridge
+from talking_heads_utils.metrics import Metric, Outcome, position_of
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.variants import ALL, INDEX, from_end, needs_all, plain_patterns, score, tidy
-from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +115,7 @@ def patch(
         frame = patch(bridge, build_ioi(tokenizer, 32), build_ioi(tokenizer, 32, counterfactual="swap names"),
                       sites=["resid_pre", "z"], positions=["S2", "end"])
     """
-    bridge, measure = as_bridge(model, tokenizer), named(metric)
+    bridge, measure = taken(model, tokenizer, metric, clean, corrupted)
     if direction not in (DENOISE, NOISE):
         raise OptionError(f"The direction is {DENOISE!r} or {NOISE!r}, not {direction!r}.")
     _check_pairs(clean, corrupted, positions)
@@ -143,6 +144,8 @@ def _check_pairs(clean: PromptSet, corrupted: PromptSet, positions: str | Sequen
         raise TaskError(
             f"There are {len(clean)} clean prompts and {len(corrupted)} corrupted ones: give them in pairs."
         )
+    if not isinstance(positions, str):
+        listed(positions, "positions")
     if positions not in (ALL, TOGETHER):
         return
     lengths, others = clean.mask.sum(1), corrupted.mask.sum(1)
@@ -163,7 +166,7 @@ def _check_pairs(clean: PromptSet, corrupted: PromptSet, positions: str | Sequen
 def _cells(bridge: TransformerBridge, sites: str | Sequence[str], layers: Sequence[int] | None) -> list[_Cell]:
     """All that is patched at one position, in the order in which variants join."""
     n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
-    chosen = range(n_layers) if layers is None else layers
+    chosen = range(n_layers) if layers is None else listed(layers, "layers")
     if bad := [layer for layer in chosen if not 0 <= layer < n_layers]:
         raise OptionError(f"No layer {bad[0]}: {bridge.cfg.model_name} has layers 0..{n_layers - 1}.")
     cells: list[_Cell] = []
@@ -188,7 +191,7 @@ def _components(bridge: TransformerBridge, label: str) -> Iterator[_Cell]:
     except LabelError as error:
         known = f"one of {', '.join(SITES)}, or a label as in 'L8H10' or 'L8H10.1'"
         raise OptionError(f"{label!r} is no site: name {known}.") from error
-    weights = head_weights_from_bridge(bridge)
+    weights = labelled_weights(bridge)
     directions = write_directions(weights)[0][weights.head(head).layer, head.head].nan_to_num()
     for k in range(weights.d_head) if only is None else (weights.component(only).component,):
         yield _Cell(COMPONENT, head.layer, head.head, k, directions[k])

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.components import write_vectors
+from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward.engine import ATTN_OUT, RESID_PRE, Change, prepare
+from talking_heads_utils.inputs import check_position, labelled_weights, taken
 from talking_heads_utils.labels import Component, as_component
-from talking_heads_utils.metrics import Metric, Outcome, named
-from talking_heads_utils.models import as_bridge
+from talking_heads_utils.metrics import Metric, Outcome
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.variants import END, finite, measure, places, tidy, untouched
 
@@ -52,9 +53,10 @@ def steer(
     """A metric with ``amount * direction`` added to the residual stream: one row per setting.
 
     directions: one or several components such as ``"L8H10.1"``, whose unit write direction, its largest entry positive,
-    is added where the component writes; or name -> ``(layer, vector)``, any vector, added to the stream that enters
-    that layer. amounts, in units of the direction's length: a number, or several, a row each, given to every direction
-    alike; or name -> one or several, whose every combination is a row. at: ``all``, ``end`` or a named position.
+    is added where the component writes (within :func:`~talking_heads_utils.editing.edit`, the direction from before the
+    edit); or name -> ``(layer, vector)``, any vector, added to the stream that enters that layer. amounts, in units of
+    the direction's length: a number, or several, a row each, given to every direction alike; or name -> one or several,
+    whose every combination is a row. at: ``all``, ``end`` or a named position.
 
     Columns: one per direction, named as it is, with its amount; ``position, metric, unit``, ``value``, its ``change``
     from the unsteered model with its 95% interval over prompts, ``low`` and ``high``, and ``n``.
@@ -62,7 +64,8 @@ def steer(
     Raises :class:`LabelError` for a component that is not there or writes nothing, or amounts for a direction that is
     not among those given, :class:`OptionError` for no direction, an amount that is no finite number, a layer that is
     not there or a vector of another length, and a metric that gives another shape or NaN, :class:`TaskError` for a
-    position that is not there, and as :func:`~talking_heads_utils.models.as_bridge` does.
+    position that is not there and prompts of another tokenizer or too long for the model, and as
+    :func:`~talking_heads_utils.models.as_bridge` does.
 
     >>> from talking_heads_utils.planted.model import plant
     >>> from talking_heads_utils.prompts.ioi import build_ioi
@@ -71,7 +74,8 @@ def steer(
     >>> (found["value"] < 1).tolist()  # of 0, 5 and -5
     [False, True, True]
     """
-    bridge, metric = as_bridge(model, tokenizer), named(metric)
+    bridge, metric = taken(model, tokenizer, metric, prompts)
+    check_position(at, "at")
     found = _directions(bridge, directions)
     names, first = [direction.name for direction in found], min(direction.layer for direction in found)
     settings = _settings(names, amounts)
@@ -102,12 +106,12 @@ def _directions(
     bridge: TransformerBridge, directions: Label | Sequence[Label] | Mapping[str, tuple[int, Tensor]]
 ) -> list[_Direction]:
     if isinstance(directions, Mapping):
-        found = [_Direction(name, RESID_PRE, *given) for name, given in directions.items()]
+        found = [_given(name, given) for name, given in directions.items()]
     else:
-        labels = [directions] if isinstance(directions, Label) else list(directions)
-        found = [
-            _Direction(str(w), ATTN_OUT, w.layer, write_vectors(bridge, [w])[0]) for w in map(as_component, labels)
-        ]
+        writers = [as_component(w) for w in ([directions] if isinstance(directions, Label) else directions)]
+        weights = labelled_weights(bridge)
+        vectors = [direction_of(weights, w)[0].to(weights.W_O) for w in writers]
+        found = [_Direction(str(w), ATTN_OUT, w.layer, vector) for w, vector in zip(writers, vectors)]
     if not found or len({direction.name for direction in found}) < len(found):
         raise OptionError("Name one direction at least, such as L8H10.1, and each once.")
     for name, _, layer, vector in found:
@@ -116,6 +120,16 @@ def _directions(
         if tuple(vector.shape) != (bridge.cfg.d_model,) or not torch.isfinite(vector).all():
             raise OptionError(f"{name} must be {bridge.cfg.d_model} finite numbers, not {tuple(vector.shape)}.")
     return found
+
+
+def _given(name: str, given: tuple[int, Float[Tensor, "d_model"]]) -> _Direction:
+    """A direction of one's own. Raises :class:`OptionError` for anything but a layer and a vector."""
+    if not isinstance(given, tuple | list) or len(given) != 2 or not isinstance(given[0], Integral):
+        raise OptionError(f"{name} is given as (layer, vector): the vector is added to what enters that layer.")
+    try:
+        return _Direction(name, RESID_PRE, int(given[0]), torch.as_tensor(given[1]))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"The vector of {name} is no row of numbers.") from error
 
 
 def _settings(names: list[str], amounts: Amounts) -> list[tuple[float, ...]]:
@@ -133,4 +147,4 @@ def _settings(names: list[str], amounts: Amounts) -> list[tuple[float, ...]]:
 
 
 def _listed(amounts: float | Sequence[float]) -> list[float]:
-    return [finite(amount) for amount in ([amounts] if isinstance(amounts, int | float) else amounts)]
+    return [finite(amount) for amount in ([amounts] if isinstance(amounts, float | Real) else amounts)]

@@ -1,5 +1,7 @@
 """Ablation against the model's own runs with hooks, everywhere and for one reader, and on the planted circuit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import random_prompts, run_with
@@ -11,8 +13,11 @@ from talking_heads_utils.forward.layers import attention_layer
 from talking_heads_utils.labels import Head
 from talking_heads_utils.metrics import attention, logit_difference
 from talking_heads_utils.models import load_model
+from talking_heads_utils.patching import patch
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts.ioi import build_ioi
+from talking_heads_utils.prompts.words import tokenizer_hash
+from talking_heads_utils.steering import steer
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.heads import Processing
 
@@ -167,6 +172,13 @@ BAD = {
     "not \\(6, 1\\)": (OptionError, dict(metric=lambda outcome: outcome.logits)),
     "is NaN on prompt": (OptionError, dict(metric=lambda outcome: outcome.logits[..., 0] * float("nan"))),
     "There is no metric": (OptionError, dict(metric="beauty")),
+    "A metric is one name": (OptionError, dict(metric=["logit_diff"])),
+    "L1H40 is not in": (LabelError, dict(metric=attention("L1H40", "IO"))),
+    "'L2H1' is no reader's": (OptionError, dict(at=READER)),
+    "one named position": (OptionError, dict(positions=["end"])),
+    "mean over a single prompt": (OptionError, dict(single=True)),
+    "Prompts are a PromptSet": (TaskError, dict(prompts=["w1 w2", "w3 w4"])),
+    "of another tokenizer": (TaskError, dict(tokenizer_hash="0123456789abcdef")),
 }
 
 
@@ -176,8 +188,44 @@ def test_bad_requests_are_one_clear_error_each(own, message):
     error, given = BAD[message][0], dict(BAD[message][1])
     uneven = given.pop("uneven", False)
     prompts = prompts if uneven else even(prompts)
+    prompts = prompts.select([0]) if given.pop("single", False) else prompts
+    prompts = replace(prompts, recipe=replace(prompts.recipe, tokenizer_hash=given.pop("tokenizer_hash", "")))
+    prompts = given.pop("prompts", prompts)
     with pytest.raises(error, match=message):
         ablate(bridge, given.pop("what", "L1H0"), prompts, **given)
+
+
+def test_prompts_of_the_models_tokenizer_and_of_no_more_tokens_than_it_has_positions(checkpoints):
+    bridge, long = load_model(checkpoints["gpt2"]), random_prompts(n_pos=33)
+    mine = replace(random_prompts(), recipe=replace(long.recipe, tokenizer_hash=tokenizer_hash(bridge.tokenizer)))
+    for ask in (
+        lambda prompts: ablate(bridge, "L1H0", prompts, how="zero"),
+        lambda prompts: patch(bridge, prompts, prompts, sites="z", positions="end"),
+        lambda prompts: steer(bridge, prompts, "L1H0.0", 1),
+    ):
+        assert len(ask(mine))
+        with pytest.raises(TaskError, match="33 tokens"):
+            ask(long)
+        with pytest.raises(TaskError, match="another tokenizer"):
+            ask(replace(mine, recipe=replace(mine.recipe, tokenizer_hash="0123456789abcdef")))
+
+
+def test_other_prompts_may_be_padded_to_another_width(own):
+    bridge, prompts = own
+
+    def wider(prompts):
+        padded = {name: torch.nn.functional.pad(getattr(prompts, name), (0, 3)) for name in ("tokens", "mask")}
+        return replace(prompts, **padded)
+
+    other = replace(prompts, tokens=torch.where(prompts.mask, prompts.tokens.flip(1), 1))
+    given = dict(how="exchange", positions="all")
+    expected = ablate(bridge, "L1H2", prompts, other=other, **given)["value"].item()
+    assert ablate(bridge, "L1H2", prompts, other=wider(other), **given)["value"].item() == pytest.approx(
+        expected, abs=1e-5
+    )
+    assert ablate(bridge, "L1H2", wider(prompts), other=other, **given)["value"].item() == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_other_prompts_must_fit_and_the_model_must_not_be_training(own):

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 import talking_heads_utils as th
+from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts.texts import from_texts
+from talking_heads_utils.weights.bridge import head_weights_from_bridge
 from talking_heads_utils.weights.heads import Processing
 
 CLOSE = dict(atol=1e-4, rtol=1e-4)
@@ -108,6 +110,42 @@ def test_what_heads_write_is_what_the_answers_logits_lose_without_them(asked):
         assert found[head.layer, head.head].item() == pytest.approx((lost[0] - lost[1]).item(), abs=2e-4, rel=1e-3)
 
 
+@pytest.mark.parametrize("processing", [None, Processing(False, False)])
+@torch.no_grad()
+def test_within_an_edit_a_label_means_what_it_means_outside(checkpoints, processing):
+    """The first component is made the smallest, which numbers all anew in the edited weights."""
+    bridge, text, words = load_model(checkpoints["gpt2"], processing=processing), "w1 w5 w9", ("w7", "w11")
+    prompts, clean = (
+        from_texts([t], [" w7"], [" w11"], bridge.tokenizer, add_space=False) for t in (text, "w2 w5 w8")
+    )  # fmt: skip
+    at, near = Component(2, 0, 1), dict(abs=2e-4, rel=2e-4)
+    v = direction_of(head_weights_from_bridge(bridge), at)[0].float()
+
+    def add(written, hook):
+        written[:, -1] += 2 * v
+        return written
+
+    with th.edit(bridge, {"L2H0.0": 1e-3}):
+        logits = bridge.run_with_hooks(prompts.tokens, fwd_hooks=[("blocks.2.hook_attn_out", add)])[0, -1]
+        here, there = (th.ask(bridge, t).coefficient(at) for t in (text, "w2 w5 w8"))
+        added, moved, gone = (
+            th.ask(bridge, text, add={at: amount}).logit_diff(*words) for amount in (2.0, there - here, -here)
+        )
+        assert added == pytest.approx((logits[7] - logits[11]).item(), **near)
+        assert first(th.steer(bridge, prompts, at, np.float32(2))) == pytest.approx(added, **near)
+        assert first(th.ablate(bridge, at, prompts, how="zero", positions="end")) == pytest.approx(gone, **near)
+        patched = th.patch(bridge, clean, prompts, sites=str(at), positions=["end"])
+        assert first(patched) == pytest.approx(moved, **near)
+    if processing is None:  # a component of the raw weights is another one
+        with th.edit(bridge, {at: 0}), pytest.raises(LabelError, match="an edit that is in force"):
+            th.ask(bridge, text, add={at: 1.0})
+
+
+def test_half_precision_is_asked_and_answers_alike(checkpoints):
+    whole, half = (th.ask(load_model(checkpoints["gpt2"], dtype=d), "w1 w5") for d in (torch.float32, torch.bfloat16))
+    torch.testing.assert_close(half.direct("w7", "w11"), whole.direct("w7", "w11"), atol=0.1, rtol=0.1)
+
+
 def test_a_raw_model_and_a_processed_one_say_the_same(checkpoints):
     """A component is the same direction in both, and what is constant is no part of it."""
     models = [load_model(checkpoints["gpt2"], processing=p) for p in (None, Processing(False, False))]
@@ -121,7 +159,8 @@ def test_a_raw_model_and_a_processed_one_say_the_same(checkpoints):
 
 
 @pytest.mark.parametrize(("error", "text", "moves"), [
-    (TaskError, "", {}), (LabelError, "w1", {"set": {"L0H9.0": 1}}), (LabelError, "w1", {"scale": {"L7H0": 1}}),
+    (TaskError, "", {}), (TaskError, ["w1", "w2"], {}), (TaskError, "w1 " * 40, {}),
+    (LabelError, "w1", {"set": {"L0H9.0": 1}}), (LabelError, "w1", {"scale": {"L7H0": 1}}),
     (LabelError, "w1", {"add": {"L0H0.17": 1}}), (LabelError, "w1", {"scale": {"head": 1}}),
     (LabelError, "w1", {"set": {"L0H1": 1}}), (LabelError, "w1", {"add": {Head(0, 1): 1}}),
     (LabelError, "w1", {"set": {"L0H1.0": 1}, "add": {Component(0, 1, 0): 1}}),

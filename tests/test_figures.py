@@ -154,3 +154,9 @@ def test_other_frames_are_refused():
         heads(pd.DataFrame({"a": [1]}))
     with pytest.raises(OptionError, match="several metrics"):
         heads(frame([dict(what="a", change=1), dict(what="b", change=1, metric="loss")]))
+    sets = [dict(what=f"set {i}", layer=None, head=None, component=None, position="all", change=i) for i in range(33)]
+    with pytest.raises(OptionError, match="More than 32 sets"):
+        heads(frame(sets))
+    cells = [dict(layer=0, head=h % 33, position="all", change=h) for h in range(34)]
+    with pytest.raises(OptionError, match="Several rows are of L0H0"):
+        heads(frame(cells))

@@ -1,5 +1,6 @@
 """The steering engine against whole runs with hooks, setting by setting, on every family of model."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_prompts, run_with
@@ -9,7 +10,7 @@ from talking_heads_utils.components import write_vectors
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, grid, prepare, steer
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.metrics import logit_difference
+from talking_heads_utils.metrics import attention, logit_difference
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import plant
 from talking_heads_utils.prompts.lists import build_laundry
@@ -60,16 +61,28 @@ def test_steer_is_a_hooked_run(at, checkpoints):
     (row,) = steering.steer(bridge, prompts, {"mine": (1, vector)}, 2, at=at).to_dict("records")
     assert row["value"] == pytest.approx(hooked(**{"blocks.1.hook_resid_pre": 2 * vector}), abs=1e-4)
     assert row["mine"] == 2 and abs(row["change"]) > 1e-3
+    same = steering.steer(bridge, prompts, {"mine": (1, vector.numpy())}, np.float32(2), at=at)
+    assert same["value"].item() == pytest.approx(row["value"], abs=1e-6)
 
 
 @pytest.mark.parametrize(("error", "directions", "amounts"), [
     (OptionError, [], 1), (LabelError, "L0H1", 1), (LabelError, "L0H40.0", 1), (LabelError, "L0H1.0", {"L0H2.0": 1}),
     (OptionError, "L0H1.0", float("nan")), (OptionError, "L0H1.0", []), (OptionError, "L0H1.0", ["much"]),
     (OptionError, {"mine": (7, torch.zeros(24))}, 1), (OptionError, {"mine": (1, torch.zeros(5))}, 1),
+    (OptionError, {"mine": torch.zeros(24)}, 1), (OptionError, {"mine": (1, "up")}, 1),
 ])  # fmt: skip
 def test_bad_steering_is_one_clear_error(checkpoints, error, directions, amounts):
     with pytest.raises(error):
         steering.steer(load_model(checkpoints["gpt2"]), random_prompts(), directions, amounts)
+
+
+@pytest.mark.parametrize(("error", "given"), [
+    (OptionError, dict(at=["end"])), (OptionError, dict(metric=["accuracy"])),
+    (LabelError, dict(metric=attention("L0H40", "IO"))),
+])  # fmt: skip
+def test_what_is_measured_and_where_must_be_there(checkpoints, error, given):
+    with pytest.raises(error):
+        steering.steer(load_model(checkpoints["gpt2"]), random_prompts(), "L0H1.0", 1, **given)
 
 
 def test_steering_equals_a_hooked_run(case):

@@ -22,7 +22,8 @@ def heads(frame: pd.DataFrame) -> go.Figure:
     head, head by component, or layer by position for the stream, attention and MLPs; hovering shows interval and n. A
     menu chooses among sites, and among positions where a map has heads. Unit: that of the metric.
 
-    Raises :class:`OptionError` for a frame of another kind, or of more than one metric.
+    Raises :class:`OptionError` for a frame of another kind, of more than one metric or with a row twice, and
+    for more than 32 named sets.
 
     >>> import pandas as pd
     >>> rows = [dict(what="L0H1", metric="accuracy", unit="share", value=0.5, change=-0.2, low=-0.3, high=0, n=9)]
@@ -39,6 +40,8 @@ def heads(frame: pd.DataFrame) -> go.Figure:
     if "position" in frame and frame["position"].nunique() > 1:
         by_head = frame["kind"].isin(("heads", "components", "bars"))
         frame["menu"] = frame["menu"].where(~by_head, frame["menu"] + ", " + frame["position"].astype(str))
+    if (twice := frame.duplicated(["menu", "label"])).any():
+        raise OptionError(f"Several rows are of {frame['label'][twice].iloc[0]}: draw those of one call at a time.")
     most = float(frame["change"].abs().max()) or 1.0
     bars = frame["menu"].value_counts().max() <= BARS
     title = f"change of {frame['metric'].iloc[0]}" + (f" ({unit})" if (unit := frame["unit"].iloc[0]) else "")
@@ -103,7 +106,7 @@ def _map(part: pd.DataFrame, most: float, title: str) -> go.Heatmap:
     rows, columns = {"heads": ("layer", "head"), "components": ("owner", "component")}.get(kind, ("layer", "position"))
     if kind == "components":
         part = part.assign(owner=[f"L{a}H{b}" for a, b in zip(part["layer"], part["head"])])
-    if rows not in part or columns not in part:
+    if kind == "bars" or rows not in part or columns not in part:
         raise OptionError(f"More than {BARS} sets have no map: draw fewer at a time.")
     ys, xs = part[rows].unique().tolist(), part[columns].unique().tolist()
     ys, xs = ys if rows == "owner" else sorted(ys), xs if columns == "position" else sorted(xs)
