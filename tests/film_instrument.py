@@ -18,7 +18,8 @@ from test_instrument import CHAPTER, PLACE, load, text_of
 
 ASKED, OPENED = ("asks", "finder"), ("head", "wide")  # from the first of these to the last
 STYLE = """<!doctype html><style>
- body { margin: 0; padding: 8px; width: max-content; display: flex; gap: 20px; background: white; font: 15px sans }
+ body { margin: 0; padding: 8px; width: max-content; display: flex; gap: 20px }
+ body { background: white; font: 15px sans-serif }
  figure { margin: 0; width: 540px } figure:last-child { width: 225px }
  figcaption { margin-bottom: 6px } img { width: 100%; border: 1px solid #bbb }
 </style>"""

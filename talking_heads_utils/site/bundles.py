@@ -14,13 +14,14 @@ from talking_heads_utils.site.npm import NpmPackage
 
 WHOLE = f"plotly-{get_plotlyjs_version()}.min.js"
 PATIENCE = 10  # seconds: without a registry the book is built all the same
-# Of the version that the plotly of constraints.txt brings along. What it can draw stands in the archive's README.
+PART = "4.1.1"  # that the plotly of constraints.txt brings along
+# What it can draw stands in the archive's README.
 CARTESIAN = NpmPackage(
     name="plotly.js-cartesian-dist-min",
-    version="4.1.1",
+    version=PART,
     integrity="sha512-o8GrFeusncwBIxbBynRJpY4pkgVB6caM+JLpwrLYbbsO7dZ8FJ+SVN2Fr+L7kiG/Z6w4P5O0Jus/Qr5EefHVeg==",
     licence="MIT",
-    files={"plotly-cartesian-4.1.1.min.js": "plotly-cartesian.min.js", "plotly.LICENSE": "LICENSE"},
+    files={f"plotly-cartesian-{PART}.min.js": "plotly-cartesian.min.js", "plotly.LICENSE": "LICENSE"},
 )
 FLAT = frozenset(
     "bar box contour heatmap histogram histogram2d histogram2dcontour image pie scatter scatterternary violin".split()

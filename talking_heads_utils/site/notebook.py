@@ -206,11 +206,11 @@ def named_tokens(prompts: PromptSet, bridge: TransformerBridge) -> Any:
 def next_tokens(bridge: TransformerBridge, prompts: PromptSet, k: int = 5) -> pd.DataFrame:
     """The k likeliest tokens after the first prompt: columns ``token, probability``."""
     likeliest = answer_logits(bridge, prompts)[0].float().softmax(-1).topk(k)
-    words = [shown(bridge.tokenizer.decode([int(token)])) for token in likeliest.indices]
+    words = [visible(bridge.tokenizer.decode([int(token)])) for token in likeliest.indices]
     return pd.DataFrame({"token": words, "probability": likeliest.values.tolist()})
 
 
-def shown(token: str) -> str:
+def visible(token: str) -> str:
     """A token as a table shows it: one of blanks alone by signs for them."""
     return token if token.strip() else token.replace("\n", "⏎").replace(" ", "␣")
 
