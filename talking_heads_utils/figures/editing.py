@@ -18,6 +18,8 @@ from talking_heads_utils.figures.style import (
     NULL_LINE,
     band,
     error_bars,
+    lists_of,
+    named,
     new_figure,
     short,
     with_views,
@@ -39,8 +41,8 @@ def removal_figure(table: pd.DataFrame) -> go.Figure:
     """Share of I(m) that is gone without one component, or without the whole head, beside components matched on layer
     and energy; a menu chooses the prompts. table: of
     :class:`~talking_heads_utils.experiments.editing.removal.RemovalRow`."""
-    figure, heads = new_figure(330), list(dict.fromkeys(table["head"]))
-    views = {}
+    heads, views = list(dict.fromkeys(table["head"])), {}
+    figure = new_figure(330, y="share of I(m) that is gone", yaxis_tickformat=".0%", xaxis=named(heads))
     for (task, n_items), part in table.groupby(["task", "n_items"], sort=False):
         traces: list[go.Scatter] = []
         for i, (choice, (name, colour)) in enumerate(CHOICES.items()):
@@ -56,8 +58,6 @@ def removal_figure(table: pd.DataFrame) -> go.Figure:
         views[f"{prompts}, {part['n'].iloc[0]} prompts"] = traces
     figure.add_hline(y=0, line=NULL_LINE)
     figure.add_hline(y=QUARTER, line=NULL_LINE, annotation_text="a quarter", annotation_position="top right")
-    figure.update_xaxes(tickvals=list(range(len(heads))), ticktext=heads, range=[-0.5, len(heads) - 0.5])
-    figure.update_yaxes(title_text="share of I(m) that is gone", tickformat=".0%")
     return with_views(figure, views)
 
 
@@ -78,26 +78,24 @@ def _matched(part: pd.DataFrame, heads: list[str]) -> go.Scatter:
 def gains_figure(table: pd.DataFrame) -> go.Figure:
     """Gain of the best edit by the length of the lists, beside the best of every random draw; a menu chooses points or
     percent of the accuracy before. table: of :class:`~talking_heads_utils.experiments.editing.gains.EditRow`."""
-    figure, held = new_figure(360), table[table["part"] == Part.HELD_OUT]
+    held = table[table["part"] == Part.HELD_OUT]
     own, draws = held[held["best"] & held["draw"].isna()], held[held["draw"].notna()]
     own = own.sort_values("n_items")
     views = {
-        "gain in points": [_draws(draws, "gain"), _best(own, "gain", "", "best edit")],
-        "gain in percent of the accuracy before": [
-            _draws(draws, "relative"), _best(own, "relative", "relative_", "best edit"),
-        ],
-    }  # fmt: skip
+        f"gain in {unit}": [_draws(draws, value), _best(own, value, ends)]
+        for unit, value, ends in (("points", "gain", ""), ("percent of the accuracy before", "relative", "relative_"))
+    }
+    figure = new_figure(360, "items in the list", "gain of accuracy on held-out lists")
     figure.add_hline(y=0, line=NULL_LINE)
     figure.add_hline(y=20, line=NULL_LINE, annotation_text="20", annotation_position="top right")
-    figure.update_xaxes(title_text="items in the list", tickvals=sorted(own["n_items"].unique().tolist()))
-    figure.update_yaxes(title_text="gain of accuracy on held-out lists")
+    figure.update_xaxes(tickvals=own["n_items"].unique().tolist())
     return with_views(figure, views)
 
 
-def _best(rows: pd.DataFrame, value: str, ends: str, name: str) -> go.Scatter:
+def _best(rows: pd.DataFrame, value: str, ends: str) -> go.Scatter:
     return go.Scatter(
-        x=rows["n_items"].tolist(), y=short(rows[value], 2), error_y=error_bars(rows, value, 2, ends), name=name,
-        mode="lines+markers", line=dict(color=ACCENT, width=3), marker_size=9, 
+        x=rows["n_items"].tolist(), y=short(rows[value], 2), error_y=error_bars(rows, value, 2, ends),
+        name="best edit", mode="lines+markers", line=dict(color=ACCENT, width=3), marker_size=9,
         customdata=rows[["before", "after"]].round(4).to_numpy().tolist(),
         hovertemplate="%{x} items: %{customdata[0]:.0%} to %{customdata[1]:.0%}<extra></extra>",
     )  # fmt: skip
@@ -117,14 +115,13 @@ def _draws(rows: pd.DataFrame, value: str) -> go.Scatter:
 def families_figure(table: pd.DataFrame) -> go.Figure:
     """The best edit of each family of heads, by how much of a head it may change, beside the best of random heads; a
     menu chooses the lists. table: of :class:`~talking_heads_utils.experiments.editing.gains.EditRow`."""
-    figure = new_figure(360)
-    own = table[table["draw"].isna() & (table["part"] == Part.HELD_OUT)]
+    held = table[table["part"] == Part.HELD_OUT]
+    own = held[held["draw"].isna()]
     lengths = sorted(own.loc[~own["best"], "n_items"].unique().tolist(), reverse=True)
     extents = [e for e in EXTENTS if (own["extent"] == e).any()]
     views = {}
     for n in lengths:
-        draws = table[table["draw"].notna() & (table["part"] == Part.HELD_OUT) & (table["n_items"] == n)]
-        traces = [_band(draws["gain"], len(extents))]
+        traces = [_band(held[held["draw"].notna() & (held["n_items"] == n)]["gain"], len(extents))]
         for i, (family, colour) in enumerate(list(FAMILIES.items())[:-1]):
             rows = own[(own["n_items"] == n) & (own["family"] == family)].drop_duplicates("extent")
             x = [extents.index(e) + 0.22 * (i - 1) for e in rows["extent"]]
@@ -133,11 +130,10 @@ def families_figure(table: pd.DataFrame) -> go.Figure:
                 name=words(family), marker=dict(color=colour, size=10), customdata=rows["edit"].tolist(),
                 hovertemplate="%{customdata}: %{y:+.1f} points<extra></extra>",
             ))  # fmt: skip
-        views[f"lists of {n}"] = traces
+        views[lists_of(n)] = traces
+    ticks = named([words(e).replace(" ", "<br>") for e in extents])
+    figure = new_figure(360, y="gain of accuracy, points", xaxis=ticks)
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(tickvals=list(range(len(extents))), ticktext=[words(e).replace(" ", "<br>") for e in extents])
-    figure.update_xaxes(range=[-0.5, len(extents) - 0.5])
-    figure.update_yaxes(title_text="gain of accuracy, points")
     return with_views(figure, views)
 
 
@@ -154,7 +150,8 @@ def tried_figure(table: pd.DataFrame) -> go.Figure:
     """Gain on held-out lists against the loss of running text, a mark for every edit that was measured whole; those
     that no other beats in both are joined. table: of
     :class:`~talking_heads_utils.experiments.editing.costs.TriedRow`."""
-    figure = new_figure(400, margin_t=12)
+    x, y = "change of the loss on running text, nats a token", "gain of accuracy on lists, points"
+    figure = new_figure(400, x, y, margin_t=12)
     for family, colour in sorted(FAMILIES.items(), key=lambda item: item[0] != Family.RANDOM):
         rows = table[table["family"] == family]
         figure.add_scatter(
@@ -170,9 +167,7 @@ def tried_figure(table: pd.DataFrame) -> go.Figure:
         line=dict(color=EXPECTED, width=1.5, dash="dot"), hoverinfo="skip",
     )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.add_vline(x=0, line=NULL_LINE)
-    figure.update_xaxes(title_text="change of the loss on running text, nats a token")
-    return figure.update_yaxes(title_text="gain of accuracy on lists, points")
+    return figure.add_vline(x=0, line=NULL_LINE)
 
 
 def pareto(table: pd.DataFrame) -> pd.DataFrame:

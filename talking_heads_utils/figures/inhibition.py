@@ -22,7 +22,10 @@ from talking_heads_utils.figures.style import (
     NULL_LINE,
     SCORE_TITLE,
     SECOND_NAME,
+    curve,
     error_bars,
+    level,
+    named,
     new_figure,
     restyle_slider,
     short,
@@ -46,7 +49,8 @@ TARGETS = {
 def attention_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Attention by token, mean over heads, in several states of a model. tables: state -> column ``token`` and one per
     head."""
-    figure = new_figure(270, margin_t=12, barmode="group", legend_y=-0.46)
+    look = dict(margin_t=12, barmode="group", legend_y=-0.46, yaxis_tickformat=".0%")
+    figure = new_figure(270, y="attention from the last token", **look)
     for (name, table), colour in zip(tables.items(), (FIRST_NAME, SECOND_NAME, CONTROL)):
         mean = table.drop(columns="token").mean(axis=1)
         figure.add_bar(
@@ -54,8 +58,7 @@ def attention_figure(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
             hovertemplate=f"%{{customdata}}, {name}: %{{y:.0%}}<extra></extra>",
         )  # fmt: skip
     tokens = next(iter(tables.values()))["token"].tolist()
-    figure.update_xaxes(tickvals=list(range(len(tokens))), ticktext=tokens, tickangle=-50)
-    return figure.update_yaxes(title_text="attention from the last token", tickformat=".0%")
+    return figure.update_xaxes(tickvals=list(range(len(tokens))), ticktext=tokens, tickangle=-50)
 
 
 # --- one coefficient moved by hand ---
@@ -145,8 +148,7 @@ def _effect_traces(part: pd.DataFrame, head: str) -> list:
         go.Bar(y=short(part["effect"]), error_y=error_bars(part, "effect", digits=4),
                hovertemplate=f"{name}: %{{y:.3f}}<extra></extra>", **bars),
         go.Bar(y=short(part["score"]), hovertemplate=f"{name}: C = %{{y:.3f}}<extra></extra>", **bars),
-        go.Scatter(x=[x[0], x[-1]], y=[round(part["null"].iloc[0], 4)] * 2, mode="lines", line=NULL_LINE,
-                   hoverinfo="skip", name="random direction"),
+        level([x[0], x[-1]], round(part["null"].iloc[0], 4), "random direction", NULL_LINE, hoverinfo="skip"),
     ]  # fmt: skip
 
 
@@ -164,35 +166,30 @@ def exchange_figure(table: pd.DataFrame) -> go.Figure:
     """Share of a head's effect that the first k components carry, with controls or beside other ways to choose them; a
     menu chooses the head and what stands beside. table: of
     :class:`~talking_heads_utils.experiments.inhibition.exchange.ExchangeRow`."""
-    figure, rows = new_figure(320, margin_t=16), table[table["measure"] == exchange.LOG_ODDS]
+    look = dict(margin_t=16, xaxis_type="log", yaxis_rangemode="tozero", yaxis_tickformat=".0%")
+    figure = new_figure(320, "components exchanged, of each head", "share of the head's effect", **look)
+    rows = table[table["measure"] == exchange.LOG_ODDS]
     query = rows[rows["into"] == exchange.QUERY]
     views: dict[str, Sequence[Any]] = {}
     for head, part in sorted(query.groupby("head", sort=False), key=lambda item: item[0] != exchange.ALL):
         name = "all heads together" if head == exchange.ALL else str(head)
         into = rows[(rows["head"] == head) & (rows["set"] == exchange.PREDICTED)]
+        controls, beside = ([_curve(part[part["set"] == s], words(s), c) for s, c in sets.items()]
+                            for sets in (CONTROLS, RIVALS))  # fmt: skip
         inputs = [
             _curve(into[into["into"] == of], f"the predicted, into the {of}", c, "dot") for of, c in INPUTS.items()
         ]
-        beside = [_curve(part[part["set"] == s], words(s), c) for s, c in RIVALS.items()]
-        views[f"{name}: against controls"] = [
-            *(_curve(part[part["set"] == s], words(s), c) for s, c in CONTROLS.items()), *inputs
-        ]  # fmt: skip
+        views[f"{name}: against controls"] = [*controls, *inputs]
         views[f"{name}: other ways to choose"] = [*beside, go.Scatter(x=[], y=[], showlegend=False)]
     figure.add_hline(y=1, line=NULL_LINE, annotation_text="whole head", annotation_position="top left")
-    figure.update_xaxes(title_text="components exchanged, of each head", type="log")
     figure.update_xaxes(tickvals=sorted(rows.loc[rows["set"] == exchange.PREDICTED, "k"].unique().tolist()))
-    figure.update_yaxes(title_text="share of the head's effect", rangemode="tozero", tickformat=".0%")
     return with_views(figure, views)
 
 
 def _curve(part: pd.DataFrame, name: str, colour: str, dash: str = "solid") -> go.Scatter:
-    part = part.sort_values("k")
-    return go.Scatter(
-        x=part["k"].astype(int).tolist(), y=short(part["share"]), name=name, mode="lines+markers",
-        line=dict(color=colour, width=2, dash=dash), customdata=part["components"].tolist(),
-        error_y=error_bars(part, "share", ends="share_") | dict(color=colour),
-        hovertemplate=f"{name}, k = %{{x}}: %{{y:.0%}}<br>%{{customdata}}<extra></extra>",
-    )  # fmt: skip
+    part, told = part.sort_values("k"), ", k = %{x}: %{y:.0%}<br>%{customdata}"
+    return curve(part, "k", "share", name, dict(color=colour, width=2, dash=dash), told, ends="share_",
+                 bars=dict(color=colour), customdata=part["components"].tolist())  # fmt: skip
 
 
 # --- where its head looks ---
@@ -204,7 +201,8 @@ def attends_figure(table: pd.DataFrame) -> go.Figure:
     """Where in running text the heads look when their component is large, beyond what even attention would give; grey:
     95% range of matched components. table: of
     :class:`~talking_heads_utils.experiments.inhibition.attends.AttendsRow`."""
-    figure = new_figure(310, margin_t=12, legend_y=-0.32)
+    look = dict(margin_t=12, legend_y=-0.32, yaxis_tickformat=".0%")
+    figure = new_figure(310, y="share of attention,<br>less even attention", **look)
     rows = table[(table["role"] != "control") & (table["target"] != "first_token")]
     targets, components = list(dict.fromkeys(rows["target"])), list(dict.fromkeys(rows["component"]))
     for i, component in enumerate(components):
@@ -222,6 +220,5 @@ def attends_figure(table: pd.DataFrame) -> go.Figure:
             hovertemplate=f"{component}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(tickvals=list(range(len(targets))), ticktext=[TARGETS.get(t, words(t)) for t in targets])
-    figure.update_xaxes(range=[-0.5, len(targets) - 0.5], tickangle=0, tickfont_size=11)
-    return figure.update_yaxes(title_text="share of attention,<br>less even attention", tickformat=".0%")
+    ticks = [TARGETS.get(target, words(target)) for target in targets]
+    return figure.update_xaxes(named(ticks), tickangle=0, tickfont_size=11)

@@ -24,11 +24,15 @@ from talking_heads_utils.figures.style import (
     KIND_COLOURS,
     NULL_LINE,
     band,
+    curve,
     error_bars,
+    level,
+    lists_of,
     new_figure,
     short,
     slider,
     stacked,
+    views_of,
     with_views,
 )
 from talking_heads_utils.stats import Z
@@ -132,15 +136,14 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
     """Lists whose answer's index, or whose answer, is decoded from the first k coordinates; the menu chooses the length
     and what was left out of the fit. table: of
     :class:`~talking_heads_utils.experiments.positional.decoding.DecodingRow`."""
-    figure, views = new_figure(350, margin_t=16), {}
+    look = dict(margin_t=16, xaxis_dtick=1, yaxis_rangemode="tozero", yaxis_tickformat=".0%", legend_y=-0.24)
+    figure, views = new_figure(350, "components whose coordinates are read, k", "answers decoded", **look), {}
     for n in lengths_of(table):
         for split, words in SPLITS.items():
             part = table[(table["n_items"] == n) & (table["split"] == split)]
             if len(part):
                 views[f"lists of {n}: {words}"] = _decoded(part)
-    figure.update_xaxes(title_text="components whose coordinates are read, k", dtick=1)
-    figure.update_yaxes(title_text="answers decoded", rangemode="tozero", tickformat=".0%")
-    return with_views(figure, views).update_layout(legend_y=-0.24)
+    return with_views(figure, views)
 
 
 def _decoded(part: pd.DataFrame) -> list:
@@ -162,19 +165,17 @@ def _decoded(part: pd.DataFrame) -> list:
         drawn = "95% of matched triples" if first else f"95% of matched triples, {name}"
         traces.insert(0, _drawn(matched, "right", drawn, 3 * shift).update(showlegend=first))
     ks, chance = sorted(part["k"].unique().tolist()), float(part["chance"].iloc[0])
-    return [*traces, go.Scatter(x=[ks[0], ks[-1]], y=[chance] * 2, mode="lines", line=NULL_LINE, name="chance",
-                                hoverinfo="skip")]  # fmt: skip
+    return [*traces, level([ks[0], ks[-1]], chance, "chance", NULL_LINE, hoverinfo="skip")]
 
 
 def _by_k(
     rows: pd.DataFrame, value: str, name: str, colour: str, dash: str, shift: float, *, bars: bool, form: str
 ) -> go.Scatter:
     """A curve over k, moved aside by a little, so that intervals do not hide one another."""
-    return go.Scatter(
-        x=[k + shift for k in rows["k"].tolist()], y=short(rows[value]), name=name, mode="lines+markers",
-        line=dict(color=colour, dash=dash, width=2), marker_size=6, customdata=rows["k"].tolist(),
-        error_y=error_bars(rows, value) | dict(color=colour, width=0) if bars else None,
-        hovertemplate=f"{name}, k = %{{customdata}}: %{{y:{form}}}<extra></extra>",
+    look, moved = dict(color=colour, dash=dash, width=2), rows.assign(at=rows["k"].astype(float) + shift)
+    return curve(
+        moved, "at", value, name, look, f", k = %{{customdata}}: %{{y:{form}}}", marker_size=6,
+        bars=dict(color=colour, width=0) if bars else None, customdata=rows["k"].tolist(),
     )  # fmt: skip
 
 
@@ -202,7 +203,7 @@ def dimensions_figure(table: pd.DataFrame) -> go.Figure:
     """What a donor's first k coordinates do to the recipient, of components and of learned subspaces; grey: 95% of
     matched triples; lines: whole heads and the whole stream. The menu chooses measure and length. table: of
     :class:`~talking_heads_utils.experiments.positional.interchange.InterchangeRow`."""
-    figure, views, layouts = new_figure(380, margin_t=16), {}, []
+    figure, views, layouts = new_figure(380, "dimensions interchanged, k", margin_t=16, legend_y=-0.22), {}, []
     donors = table[table["donor"] == interchange.Donor.OTHER_ITEMS]
     for measure in MEASURES:
         for n in lengths_of(donors):
@@ -211,9 +212,8 @@ def dimensions_figure(table: pd.DataFrame) -> go.Figure:
                 views[f"{MEASURES[measure]}, lists of {n}"] = _interchanged(part)
                 layouts.append({"yaxis.title.text": UNITS[measure]})
     figure.add_hline(y=0, line=dict(color=CONTROL, width=1))
-    figure.update_xaxes(title_text="dimensions interchanged, k", dtick=1)
-    figure.update_yaxes(title_text=layouts[0]["yaxis.title.text"] if layouts else "")
-    return with_views(figure, views, layouts=layouts).update_layout(legend_y=-0.22)
+    figure.update_layout({"xaxis.dtick": 1} | (layouts[0] if layouts else {}))
+    return with_views(figure, views, layouts=layouts)
 
 
 def _interchanged(part: pd.DataFrame) -> list:
@@ -225,10 +225,9 @@ def _interchanged(part: pd.DataFrame) -> list:
         traces.append(_by_k(rows, "effect", name, colour, dash, 0.08 * (i - 2), bars=True, form=".2f"))
     for subspace, (name, dash) in WHOLE.items():
         rows = part[part["subspace"] == subspace]
-        traces.append(go.Scatter(
-            x=ends if len(rows) else [], y=short(rows["effect"]) * 2, name=name, mode="lines",
-            line=dict(color=INK, dash=dash, width=1.4), hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>",
-        ))  # fmt: skip
+        value, look = short(rows["effect"])[:1], dict(color=INK, dash=dash, width=1.4)
+        told = f"{name}: %{{y:.2f}}<extra></extra>"
+        traces.append(level(ends if value else [], *value or [0], name, look, hovertemplate=told))
     return traces
 
 
@@ -238,7 +237,8 @@ def _interchanged(part: pd.DataFrame) -> list:
 def crowding_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy of the quarters of lists by margin, of each length. table: of
     :class:`~talking_heads_utils.experiments.positional.crowding.CrowdingRow`."""
-    figure = new_figure(265, margin_t=16, barmode="group")
+    look = dict(margin_t=16, barmode="group", yaxis_tickformat=".0%", yaxis_rangemode="tozero", legend_y=-0.3)
+    figure = new_figure(265, y="lists answered", **look)
     rows = table[table["statistic"] == "accuracy"]
     for n, colour in zip(sorted(rows["n_items"].unique().tolist()), (FIRST_NAME, ACCENT, EXPECTED, CONTROL)):
         own = rows[rows["n_items"] == n].sort_values("quarter")
@@ -246,37 +246,29 @@ def crowding_figure(table: pd.DataFrame) -> go.Figure:
             x=own["quarter"].astype(int).tolist(), y=short(own["value"]), name=f"lists of {n}", marker_color=colour,
             error_y=error_bars(own, "value"), hovertemplate=f"lists of {n}: %{{y:.0%}}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(
-        tickvals=[1, 2, 3, 4], ticktext=["most crowded<br>quarter", "second", "third", "least crowded<br>quarter"]
-    )
-    figure.update_yaxes(title_text="lists answered", tickformat=".0%", rangemode="tozero")
-    return figure.update_layout(legend_y=-0.3)
+    quarters = ["most crowded<br>quarter", "second", "third", "least crowded<br>quarter"]
+    return figure.update_xaxes(tickvals=[1, 2, 3, 4], ticktext=quarters)
 
 
 def scales_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy over the scale of all lists' deviations from their mean: the chosen three, and 95% of matched triples as
     an area; the menu chooses the length. table: of
     :class:`~talking_heads_utils.experiments.positional.crowding.ScaleRow`."""
-    figure, views = new_figure(290, margin_t=16), {}
-    for n in lengths_of(table):
-        part = table[table["n_items"] == n].sort_values("scale")
+    look = dict(margin_t=16, yaxis_tickformat=".0%", legend_y=-0.24)
+    figure = new_figure(290, "scale of the deviations from the mean", "lists answered", **look)
+
+    def traces(part: pd.DataFrame) -> list:
         own, drawn = (part[part["subspace"] == s] for s in (Subspace.CHOSEN, Subspace.MATCHED))
-        views[f"lists of {n}"] = [
+        grey, ours, told = dict(color=CONTROL, width=2), dict(color=ACCENT, width=2), ", scale %{x}: %{y:.1%}"
+        return [
             band(drawn["scale"].tolist(), short(drawn["low"]), short(drawn["high"]), "95% of matched triples"),
-            _over_scale(drawn, "matched triples, mean", CONTROL, None),
-            _over_scale(own, "the chosen three", ACCENT, error_bars(own, "accuracy") | dict(color=ACCENT)),
-        ]  # fmt: skip
+            curve(drawn, "scale", "accuracy", "matched triples, mean", grey, told),
+            curve(own, "scale", "accuracy", "the chosen three", ours, told, bars=dict(color=ACCENT)),
+        ]
+
     figure.add_vline(x=1, line=NULL_LINE, annotation_text="unchanged", annotation_position="bottom right")
-    figure.update_xaxes(title_text="scale of the deviations from the mean")
-    figure.update_yaxes(title_text="lists answered", tickformat=".0%")
-    return with_views(figure, views).update_layout(legend_y=-0.24)
-
-
-def _over_scale(rows: pd.DataFrame, name: str, colour: str, bars: dict | None) -> go.Scatter:
-    return go.Scatter(
-        x=rows["scale"].tolist(), y=short(rows["accuracy"]), name=name, mode="lines+markers", error_y=bars,
-        line=dict(color=colour, width=2), hovertemplate=f"{name}, scale %{{x}}: %{{y:.1%}}<extra></extra>",
-    )  # fmt: skip
+    ordered = table.sort_values(["n_items", "scale"], kind="stable")
+    return with_views(figure, views_of(ordered, traces, n_items=lists_of))
 
 
 ORDERS = {"kept": "the others named again in the same order", "shuffled": "the others named again in shuffled order"}
@@ -290,25 +282,20 @@ STRATEGIES = {"accuracy": ("the model", ACCENT, "solid", 3),
 def order_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy by the answer's list index in each order, beside plain strategies and with the subspace removed; the
     menu chooses the length. table: of :class:`~talking_heads_utils.experiments.positional.order.OrderRow`."""
-    figure, views = stacked(len(ORDERS), list(ORDERS.values()), 410, 0.2), {}
-    for n in lengths_of(table):
-        views[f"lists of {n}"] = [
-            _by_index(table[(table["n_items"] == n) & (table["order"] == order)].sort_values("list_index"), column,
-                      shown=order == next(iter(ORDERS)))
-            for order in ORDERS for column in STRATEGIES
+
+    def traces(part: pd.DataFrame) -> list:
+        return [
+            curve(part[part["order"] == order], "list_index", column, name, dict(color=colour, dash=dash, width=width),
+                  ", index %{x}: %{y:.0%}", bars=dict(color=colour) if column == "accuracy" else None,
+                  legendgroup=column, showlegend=order == "kept")
+            for order in ORDERS for column, (name, colour, dash, width) in STRATEGIES.items()
         ]  # fmt: skip
-    with_views(figure, views, panels=[row for row in (1, 2) for _ in STRATEGIES])
+
+    figure = stacked(len(ORDERS), list(ORDERS.values()), 410, 0.2)
+    ordered = table.sort_values(["n_items", "list_index"], kind="stable")
+    panels = [row for row in (1, 2) for _ in STRATEGIES]
+    with_views(figure, views_of(ordered, traces, n_items=lists_of), panels=panels)
     figure.update_xaxes(dtick=1)
     figure.update_xaxes(title_text="list index of the answer", row=2, col=1)
     figure.update_yaxes(title_text="lists answered", tickformat=".0%", range=[-0.03, 1.05])
     return figure.update_layout(legend_tracegroupgap=0)
-
-
-def _by_index(rows: pd.DataFrame, column: str, shown: bool) -> go.Scatter:
-    name, colour, dash, width = STRATEGIES[column]
-    bars = error_bars(rows, "accuracy") | dict(color=colour) if column == "accuracy" else None
-    return go.Scatter(
-        x=rows["list_index"].astype(int).tolist(), y=short(rows[column]), name=name, mode="lines+markers",
-        line=dict(color=colour, dash=dash, width=width), error_y=bars, showlegend=shown, legendgroup=column,
-        hovertemplate=f"{name}, index %{{x}}: %{{y:.0%}}<extra></extra>",
-    )  # fmt: skip
