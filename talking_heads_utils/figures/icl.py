@@ -3,7 +3,7 @@ tables of rows, never a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,9 +19,13 @@ from talking_heads_utils.figures.style import (
     FAINT,
     KIND_COLOURS,
     NULL_LINE,
+    curve,
     error_bars,
+    level,
+    named,
     new_figure,
     short,
+    views_of,
     with_views,
     words,
 )
@@ -46,12 +50,9 @@ def in_order(tasks: Sequence[str]) -> list[str]:
     return sorted(dict.fromkeys(tasks), key=lambda task: task != OVER_TASKS)
 
 
-def views_of(table: pd.DataFrame, traces: Callable[[pd.DataFrame], list], **names: Callable[[Any], str]) -> dict:
-    """Label -> traces of the rows with the same values in the columns ``names``, each value in words."""
-    if "task" in names:  # the mean over tasks first
-        table = table.sort_values("task", key=lambda task: task != OVER_TASKS, kind="stable")
-    return {", ".join(say(value) for say, value in zip(names.values(), key)): traces(part)
-            for key, part in table.groupby(list(names), sort=False)}  # fmt: skip
+def mean_first(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows over all tasks before those of each."""
+    return table.sort_values("task", key=lambda task: task != OVER_TASKS, kind="stable")
 
 
 def told_of(rows: pd.DataFrame, value: str, ends: str = "", form: str = ".3f") -> list[str]:
@@ -74,20 +75,11 @@ def marks(rows: pd.DataFrame, x: Sequence, value: str, name: str, colour: str, *
 
 def line(rows: pd.DataFrame, x: str, value: str, name: str, colour: str, dash: str = "solid", *, ends: str = "",
           bars: bool = False) -> go.Scatter:  # fmt: skip
-    rows = rows.sort_values(x)
-    return go.Scatter(
-        x=rows[x].tolist(), y=short(rows[value]), name=name, mode="lines+markers" if bars else "lines",
-        error_y=error_bars(rows, value, ends=ends) if bars and len(rows) else None, showlegend=len(rows) > 0,
-        line=dict(color=colour, dash=dash, width=2), customdata=told_of(rows, value, ends) if len(rows) else [],
-        hovertemplate=f"{name}, %{{x}}: %{{customdata}}<extra></extra>",
+    rows, look = rows.sort_values(x), dict(color=colour, dash=dash, width=2)
+    return curve(
+        rows, x, value, name, look, ", %{x}: %{customdata}", ends=ends, bars={} if bars and len(rows) else None,
+        mode="lines+markers" if bars else "lines", showlegend=len(rows) > 0, customdata=told_of(rows, value, ends),
     )  # fmt: skip
-
-
-def _level(value: float, ends: Sequence[float], name: str, colour: str) -> go.Scatter:
-    """A level from end to end."""
-    return go.Scatter(x=list(ends), y=[round(float(value), 4)] * 2, name=name, mode="lines",
-                      line=dict(color=colour, dash="dash", width=1.4),
-                      hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>")  # fmt: skip
 
 
 # --- every task ---
@@ -102,21 +94,20 @@ def most_examples(table: pd.DataFrame) -> pd.DataFrame:
 def tasks_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy on every task beside both controls. table: of
     :class:`~talking_heads_utils.experiments.icl.words.WordsRow`."""
-    figure, rows = new_figure(300, margin_t=12), most_examples(table)
+    figure = new_figure(300, y="right answers", margin_t=12, yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
+    rows = most_examples(table)
     tasks = rows[rows["examples"] == ITS_OWN].sort_values("accuracy", ascending=False)["task"].tolist()
     for i, (kind, (name, colour)) in enumerate(ASKED.items()):
         own = rows[(rows["examples"] == kind) & rows["task"].isin(tasks)]
         x = [tasks.index(task) + 0.16 * (i - 1) for task in own["task"]]
         figure.add_trace(marks(own, x, "accuracy", f"examples: {name}", colour, before=own["task"].map(words)))
-    figure.update_yaxes(title_text="right answers", tickformat=".0%", range=[-0.02, 1.04])
     return over_tasks(figure, tasks)
 
 
 def over_tasks(figure: go.Figure, tasks: Sequence[str]) -> go.Figure:
     """Tasks on the x axis, slanted where they would overlap, as on a phone, with the legend below."""
-    ticks = [task_name(task) for task in tasks]
-    figure.update_xaxes(tickvals=list(range(len(tasks))), ticktext=ticks, range=[-0.5, len(tasks) - 0.5])
-    return figure.update_xaxes(tickangle=None, autotickangles=[0, -50]).update_layout(legend_y=-0.42)
+    ticks = named(list(map(task_name, tasks)), tickangle=None, autotickangles=[0, -50])
+    return figure.update_layout(xaxis=ticks, legend_y=-0.42)
 
 
 # --- the post's experiment ---
@@ -138,29 +129,23 @@ def patches_figure(table: pd.DataFrame) -> go.Figure:
             name = f"layers {out.replace(',', ', ')}: {HOWS[how][0]}" if out else "nothing out of A"
             colour = COLOURS[1 + outs.index(out)] if out else ACCENT
             made.append(line(rows, "layer", value, name, colour, HOWS[how][1] if out else "solid", ends=begin))
-        plain = part[(part["out"] == "") & (part["run"] == Run.PATCHED)]
-        made.append(_copied(plain))
+        plain = part[part["out"] == ""].sort_values("layer")
+        dots, told = dict(color=FAINT, dash="dot"), "copied, %{x}: %{y:.2f}<extra></extra>"
+        copied = curve(plain[plain["run"] == Run.PATCHED], "layer", "copied", "A's own answer copied", dots)
+        made.append(copied.update(mode="lines", hovertemplate=told))
         for run, name, colour in ((Run.A, "A itself", EXPECTED), (Run.B, "B, nothing patched", CONTROL)):
-            rows = part[(part["run"] == run) & (part["out"] == "")]
-            made.append(_level(rows[value].iloc[0] if len(rows) else float("nan"), ends, name, colour))
+            at = plain.loc[plain["run"] == run, value].astype(float).round(4)
+            look, told = dict(color=colour, dash="dash", width=1.4), f"{name}: %{{y:.2f}}<extra></extra>"
+            made.append(level(ends, at.iloc[0] if len(at) else float("nan"), name, look, hovertemplate=told))
         return made
 
+    table = mean_first(table)
     views = views_of(table, traces, task=task_name, b_sees=seen)
     if len(numbers := table[table["about"].notna()]):
         about = views_of(numbers, lambda part: traces(part, "about", "about_"), task=task_name, b_sees=seen)
         views |= {f"{name}: about a x": made for name, made in about.items()}
-    figure = new_figure(330, legend_y=-0.3)
-    figure.update_xaxes(title_text="layer whose resid_pre comes from A")
-    figure.update_yaxes(title_text="right answers of B", tickformat=".0%", range=[-0.02, 1.04])
-    return with_views(figure, views)
-
-
-def _copied(rows: pd.DataFrame) -> go.Scatter:
-    rows = rows.sort_values("layer")
-    return go.Scatter(
-        x=rows["layer"].tolist(), y=short(rows["copied"]), name="A's own answer copied", mode="lines",
-        line=dict(color=FAINT, dash="dot"), hovertemplate="copied, %{x}: %{y:.2f}<extra></extra>",
-    )  # fmt: skip
+    look = dict(legend_y=-0.3, yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
+    return with_views(new_figure(330, "layer whose resid_pre comes from A", "right answers of B", **look), views)
 
 
 def seen(b_sees: str) -> str:
@@ -188,9 +173,8 @@ def layers_out_figure(table: pd.DataFrame) -> go.Figure:
             ),
         ]  # fmt: skip
 
-    views = views_of(table, traces, task=task_name, how=lambda how: HOWS[how][0])
-    figure = new_figure(430, xaxis_title="layer", yaxis_title="layer")
-    return with_views(figure, views).update_yaxes(autorange="reversed")
+    views = views_of(mean_first(table), traces, task=task_name, how=lambda how: HOWS[how][0])
+    return with_views(new_figure(430, "layer", "layer", yaxis_autorange="reversed"), views)
 
 
 def cells(grid: list, x: Sequence, y: Sequence, most: float, title: str, hover: str) -> go.Heatmap:
@@ -222,9 +206,7 @@ def first_figure(table: pd.DataFrame) -> go.Figure:
         return made
 
     table = table[table["task"] == OVER_TASKS] if (table["task"] == OVER_TASKS).any() else table
-    views = views_of(table, traces, task=task_name, b_sees=seen, how=lambda how: HOWS[how][0])
-    figure = new_figure(310)
+    views = views_of(mean_first(table), traces, task=task_name, b_sees=seen, how=lambda how: HOWS[how][0])
+    figure = new_figure(310, "lower of the two layers out of A", "layers that it moves up")
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(title_text="lower of the two layers out of A")
-    figure.update_yaxes(title_text="layers that it moves up")
     return with_views(figure, views)

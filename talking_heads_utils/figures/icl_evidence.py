@@ -7,14 +7,16 @@ from math import log
 import pandas as pd
 import plotly.graph_objects as go
 
-from talking_heads_utils.figures.icl import COLOURS, line, marks, task_name, views_of
+from talking_heads_utils.figures.icl import COLOURS, line, marks, mean_first, task_name
 from talking_heads_utils.figures.style import (
     ACCENT,
     CONTROL,
     KIND_COLOURS,
     NULL_LINE,
+    level,
     new_figure,
     short,
+    views_of,
     with_views,
     words,
 )
@@ -53,10 +55,8 @@ def evidence_figure(table: pd.DataFrame, slopes: pd.DataFrame) -> go.Figure:
         return made
 
     table = table.sort_values("n_examples", ascending=False, kind="stable")
-    figure = new_figure(330)
+    figure = new_figure(330, "signed evidence: labels for less against", "log-odds of the<br>rule's label, nats")
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(title_text="signed evidence: labels for less against")
-    figure.update_yaxes(title_text="log-odds of the<br>rule's label, nats")
     return with_views(figure, views_of(table, traces, labels=str, n_examples=lambda n: f"{n} examples"))
 
 
@@ -80,13 +80,11 @@ def sums_figure(table: pd.DataFrame) -> go.Figure:
             made.append(marks(rows, x, "ratio", flipped(flip), colour, **look))  # type: ignore[arg-type]
         return made
 
-    figure = new_figure(310)
+    groups = sorted(table["n_changed"].unique().tolist())
+    ticks = dict(type="log", tickvals=groups, ticktext=list(map(str, groups)))
+    figure = new_figure(310, "examples that are changed together", "together over summed", xaxis=ticks)
     figure.add_hrect(y0=ADDS[0], y1=ADDS[1], fillcolor="rgba(138,143,152,0.18)", line_width=0)
     figure.add_hline(y=1, line=NULL_LINE)
-    groups = sorted(table["n_changed"].unique().tolist())
-    figure.update_xaxes(title_text="examples that are changed together", type="log", tickvals=groups,
-                        ticktext=list(map(str, groups)))  # fmt: skip
-    figure.update_yaxes(title_text="together over summed")
     return with_views(figure, views_of(table, traces, labels=str))
 
 
@@ -114,11 +112,9 @@ def looks_back_figure(table: pd.DataFrame) -> go.Figure:
             ))  # fmt: skip
         return made
 
-    figure = new_figure(310)
+    figure = new_figure(310, "effect of the head, nats of log-odds", "attention to earlier<br>answers, less even")
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(title_text="effect of the head, nats of log-odds")
-    figure.update_yaxes(title_text="attention to earlier<br>answers, less even")
-    return with_views(figure, views_of(table, traces, task=task_name))
+    return with_views(figure, views_of(mean_first(table), traces, task=task_name))
 
 
 def parts_figure(table: pd.DataFrame) -> go.Figure:
@@ -130,10 +126,8 @@ def parts_figure(table: pd.DataFrame) -> go.Figure:
         for kind, name in (("mlp", "MLPs"), ("heads", "heads of a layer")):
             if (part["part"] == kind).any():
                 views[f"{task_name(task)}, {name}"] = _attributes(part, kind)
-    figure = new_figure(310)
+    figure = new_figure(310, "layer whose part is exchanged", "change of right answers", yaxis_tickformat="+.0%")
     figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(title_text="layer whose part is exchanged")
-    figure.update_yaxes(title_text="change of right answers", tickformat="+.0%")
     return with_views(figure, views)
 
 
@@ -147,8 +141,6 @@ def _attributes(part: pd.DataFrame, kind: str) -> list:
         made.append(line(own[own["part"] == kind], "layer", "change", name, colour, bars=True))
         twin = own[own["part"] == "twin"]
         ends = [int(layers.min()), int(layers.max())] if len(twin) else []
-        made.append(go.Scatter(
-            x=ends, y=[round(float(twin["change"].iloc[0]), 4)] * 2 if ends else [], mode="lines", showlegend=False,
-            line=dict(color=colour, dash="dash", width=1), name=f"{name}, twin", hoverinfo="skip",
-        ))  # fmt: skip
+        at, look = (short(twin["change"]) or [0])[0], dict(color=colour, dash="dash", width=1)
+        made.append(level(ends, at, f"{name}, twin", look, showlegend=False, hoverinfo="skip"))
     return made

@@ -11,8 +11,17 @@ from talking_heads_utils.experiments.icl.backups import Who
 from talking_heads_utils.experiments.icl.redundancy import MATCHED_TO, Set
 from talking_heads_utils.experiments.icl.sufficient import ENOUGH
 from talking_heads_utils.experiments.icl.swaps import Where
-from talking_heads_utils.figures.icl import COLOURS, in_order, line, marks, over_tasks, task_name, views_of
-from talking_heads_utils.figures.style import ACCENT, CONTROL, NULL_LINE, error_bars, new_figure, with_views
+from talking_heads_utils.figures.icl import COLOURS, in_order, line, marks, mean_first, over_tasks, task_name
+from talking_heads_utils.figures.style import (
+    ACCENT,
+    CONTROL,
+    NULL_LINE,
+    error_bars,
+    named,
+    new_figure,
+    views_of,
+    with_views,
+)
 
 WHO = {Who.MOVERS: "heads for the answer", Who.NEGATIVE: "heads against it", Who.OTHERS: "other heads",
        Who.MLPS: "MLPs", Who.ALL: "all, norm frozen", Who.NORM: "the norm", Who.POST: "the post's<br>yardstick",
@@ -35,9 +44,8 @@ def redundancy_figure(table: pd.DataFrame) -> go.Figure:
             entry = f"{n:.0f} heads, at {'the last token' if where == Where.END else 'all tokens'}"
             views[entry] = [_sets(matched[: len(matched) if n == MATCHED_TO else 0], tasks, "matched sets", CONTROL, 6),
                             _sets(chosen[chosen["n_heads"] == n], tasks, "chosen heads", ACCENT, 11)]  # fmt: skip
-    figure = new_figure(320)
+    figure = new_figure(320, y="lost together over lost alone")
     figure.add_hline(y=1, line=NULL_LINE, annotation_text="effects add", annotation_position="bottom right")
-    figure.update_yaxes(title_text="lost together over lost alone")
     return over_tasks(with_views(figure, views), tasks)
 
 
@@ -70,13 +78,12 @@ def backups_figure(table: pd.DataFrame) -> go.Figure:
             made.append(mark.update(error_x=error_bars(rows, "share")) if kind == Set.CHOSEN else mark)
         return made
 
-    figure, singly = new_figure(370), "one by one"
+    figure, singly = new_figure(370, "share recovered"), "one by one"
     figure.add_vline(x=0, line=NULL_LINE)
-    figure.update_yaxes(tickvals=list(range(len(whos))), ticktext=[WHO[who] for who in whos])
-    figure.update_yaxes(range=[len(whos) - 0.5, -0.5])
-    figure.update_xaxes(title_text="share recovered", tickformat=".0%", tickangle=0, nticks=6)
+    figure.update_yaxes(named([WHO[who] for who in whos]) | dict(range=[len(whos) - 0.5, -0.5]))
+    figure.update_xaxes(tickformat=".0%", tickangle=0, nticks=6)
     table = table.assign(how=["together" if n > 1 else singly for n in table["n_heads"]])
-    table = table.sort_values("how", key=lambda how: how == singly, kind="stable")
+    table = mean_first(table.sort_values("how", key=lambda how: how == singly, kind="stable"))
     return with_views(figure, views_of(table, traces, task=task_name, how=str))
 
 
@@ -84,7 +91,8 @@ def sufficient_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy kept with few heads left as they are, the first set and those without its heads, beside random heads;
     the menu chooses the task. table: of
     :class:`~talking_heads_utils.experiments.icl.sufficient.SufficientRow`."""
-    figure, sets = new_figure(310), sorted(int(which) for which in set(table["which"]) if which)
+    figure = new_figure(310, "heads left as they are", "accuracy kept", yaxis_tickformat=".0%")
+    sets = sorted(int(which) for which in set(table["which"]) if which)
 
     def traces(part: pd.DataFrame) -> list:
         random = part[part["which"] == 0].groupby("n_heads", as_index=False)[["kept", "low", "high", "n"]].mean()
@@ -98,6 +106,4 @@ def sufficient_figure(table: pd.DataFrame) -> go.Figure:
 
     figure.add_hline(y=ENOUGH, line=NULL_LINE, annotation_text=f"{ENOUGH:.0%}", annotation_position="top left")
     figure.add_vline(x=THREE, line=NULL_LINE, annotation_text="three heads", annotation_position="top right")
-    figure.update_xaxes(title_text="heads left as they are")
-    figure.update_yaxes(title_text="accuracy kept", tickformat=".0%")
-    return with_views(figure, views_of(table, traces, task=task_name))
+    return with_views(figure, views_of(mean_first(table), traces, task=task_name))

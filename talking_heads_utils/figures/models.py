@@ -16,10 +16,14 @@ from talking_heads_utils.figures.style import (
     EXPECTED,
     KIND_COLOURS,
     NULL_LINE,
-    error_bars,
+    curve,
+    level,
+    lists_of,
     new_figure,
     stacked,
+    views_of,
     with_views,
+    words,
 )
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.training.seeds import RANDOM, TOP, carried
@@ -32,7 +36,8 @@ def accuracy_figure(
 ) -> go.Figure:
     """Accuracy by list length with its interval, a line a model, and what a formula predicts as marks. control: which
     of the models is grey."""
-    figure, colours = new_figure(420), cycle(LINES)
+    figure = new_figure(420, "items in the list", "accuracy among the items", yaxis_range=[0, 1.04])
+    colours = cycle(LINES)
     for name, rows in measured.items():
         colour = CONTROL if name == control else next(colours)
         bars = dict(array=rows["high"] - rows["accuracy"], arrayminus=rows["accuracy"] - rows["low"], thickness=1.2)
@@ -43,19 +48,15 @@ def accuracy_figure(
         mark = dict(symbol="line-ew-open", size=16, color=EXPECTED, line_width=3)
         x = measured[name]["n_items"]
         figure.add_scatter(x=x, y=list(values), name=f"predicted: {name}", mode="markers", marker=mark)
-    figure.update_xaxes(title_text="items in the list")
-    figure.update_yaxes(title_text="accuracy among the items", range=[0, 1.04])
     return figure
 
 
 def training_figure(log: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> go.Figure:
     """Accuracy by step for a few list lengths, out of a run's training.json."""
-    figure = new_figure(420)
+    figure = new_figure(420, "training step", "accuracy over the vocabulary", yaxis_range=[0, 1.04])
     steps = [entry["step"] for entry in log]
     for name in shown:
         figure.add_scatter(x=steps, y=[entry["accuracy"][name] for entry in log], name=name, mode="lines")
-    figure.update_xaxes(title_text="training step")
-    figure.update_yaxes(title_text="accuracy over the vocabulary", range=[0, 1.04])
     return figure
 
 
@@ -102,38 +103,27 @@ def _curve(values: Mapping[int, float], name: str, **look: Any) -> go.Scatter:
 def gate_figure(gate: pd.DataFrame) -> go.Figure:
     """Accuracy on lists by list index of the answer, kept and shuffled order apart, a menu for the length; dashed:
     chance. gate: of :class:`~talking_heads_utils.experiments.gate.Cell` rows."""
-    figure = new_figure(440)
+    look = dict(xaxis_dtick=1, yaxis_range=[0, 1.04])
+    figure = new_figure(440, "list index of the answer, from 0", "accuracy among the items", **look)
     cells = gate[(gate["task"] == laundry.TASK) & (gate["index"] != ANYWHERE)].sort_values(["n_items", "index"])
     orders = {laundry.KEPT: LINES[1], laundry.SHUFFLED: LINES[0]}
     views = {}
     for n_items, part in cells.groupby("n_items"):
-        chance = go.Scatter(x=[0, int(n_items) - 1], y=[1 / n_items] * 2, name="chance", mode="lines", line=NULL_LINE)
-        lines = [_line(part[part["order"] == order], "index", f"{order} order", dict(color=colour))
+        lines = [curve(part[part["order"] == order], "index", "accuracy", f"{order} order", dict(color=colour), bars={})
                  for order, colour in orders.items()]  # fmt: skip
-        views[f"lists of {n_items}"] = [*lines, chance]
-    figure.update_xaxes(title_text="list index of the answer, from 0", dtick=1)
-    figure.update_yaxes(title_text="accuracy among the items", range=[0, 1.04])
+        views[lists_of(n_items)] = [*lines, level([0, int(n_items) - 1], 1 / n_items, "chance", NULL_LINE)]
     return with_views(figure, views).update_layout(margin_t=72)
 
 
-def words_figure(words: pd.DataFrame) -> go.Figure:
-    """Greedy exact answers to tasks of words by number of examples, a menu for the task; both controls in grey. words:
+def words_figure(table: pd.DataFrame) -> go.Figure:
+    """Greedy exact answers to tasks of words by number of examples, a menu for the task; both controls in grey. table:
     of :func:`talking_heads_utils.experiments.icl.words.words`."""
-    figure, kinds = new_figure(440), list(dict.fromkeys(words["examples"]))
     looks = [dict(color=ACCENT, dash="solid"), dict(color=CONTROL, dash="dash"), dict(color=CONTROL, dash="dot")]
-    views = {
-        str(task).replace("_", " "): [
-            _line(part[part["examples"] == kind].sort_values("n_examples"), "n_examples", f"examples: {kind}", look)
-            for kind, look in zip(kinds, looks)
-        ]
-        for task, part in words.groupby("task", sort=False)
-    }
-    figure.update_xaxes(title_text="examples in the prompt")
-    figure.update_yaxes(title_text="greedy exact answers", range=[0, 1.04])
-    return with_views(figure, views).update_layout(margin_t=72)
+    lines = dict(zip(dict.fromkeys(table["examples"]), looks))
 
+    def traces(part: pd.DataFrame) -> list:
+        by = {kind: part[part["examples"] == kind].sort_values("n_examples") for kind in lines}
+        return [curve(by[kind], "n_examples", "accuracy", f"examples: {kind}", lines[kind], bars={}) for kind in lines]
 
-def _line(part: pd.DataFrame, x: str, name: str, line: dict) -> go.Scatter:
-    """Accuracy with its interval."""
-    return go.Scatter(x=part[x].tolist(), y=part["accuracy"].round(4).tolist(), error_y=error_bars(part, "accuracy"),
-                      name=name, mode="lines+markers", line=line)  # fmt: skip
+    figure = new_figure(440, "examples in the prompt", "greedy exact answers", yaxis_range=[0, 1.04])
+    return with_views(figure, views_of(table, traces, task=words)).update_layout(margin_t=72)
