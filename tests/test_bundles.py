@@ -13,7 +13,7 @@ import pytest
 from plotly.offline import get_plotlyjs_version
 
 from talking_heads_utils.site import npm
-from talking_heads_utils.site.bundles import CARTESIAN, WHOLE, bundles, is_flat
+from talking_heads_utils.site.npm import CARTESIAN, WHOLE, bundles, is_flat
 from talking_heads_utils.weights.packages import CACHE_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def part(tmp_path, monkeypatch):
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         tar.addfile(tarfile.TarInfo("package/part.js"))
     sum = base64.b64encode(hashlib.sha512(archive.getvalue()).digest()).decode()
-    package = npm.NpmPackage("part", get_plotlyjs_version(), f"sha512-{sum}", "MIT", {"part.js": "part.js"})
+    package = npm.NpmPackage("part", get_plotlyjs_version(), f"sha512-{sum}", {"part.js": "part.js"})
     package.cached.parent.mkdir()
     package.cached.write_bytes(archive.getvalue())
     return package

@@ -20,7 +20,6 @@ from talking_heads_utils.experiments.inhibition import slider
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.figures import (
-    circuit,
     composition,
     icl,
     icl_evidence,
@@ -201,7 +200,7 @@ def test_every_confirmed_role_stands_at_its_head_and_in_the_sketch():
     figure = role_figures.roles_figure(found.shown(), 30, 9)
     marks = {t.name: {Head(y, x) for x, y in zip(t.x, t.y)} for t in figure.data if t.mode == "markers" and t.name}
     assert marks == {name: set(found.heads(name)) for name in marks} and roles.NAME_MOVER in marks
-    sketch = circuit.sketch(MODEL["roles"], {"S2": "John", "end": "to"}, "Mary")
+    sketch = role_figures.sketch(MODEL["roles"], {"S2": "John", "end": "to"}, "Mary")
     told = " ".join(note.text for note in sketch.layout.annotations if note.text)
     assert all(str(head) in told for head in found.heads(roles.S_INHIBITION)) and "next token: <b>Mary</b>" in told
 

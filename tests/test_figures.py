@@ -10,8 +10,7 @@ import pytest
 from talking_heads_utils import roles
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.planted_pair import planted_pair
-from talking_heads_utils.figures import composition, heads, models, page
-from talking_heads_utils.figures.landing import one_number_figure
+from talking_heads_utils.figures import composition, heads, inhibition, models, page
 from talking_heads_utils.labels import Head
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.site import landing
@@ -64,7 +63,7 @@ def test_the_landing_sliders_steps_show_what_its_rows_hold():
         for i, (setting, name) in enumerate(product((-1.0, 1.0), ("first", "second")))
     ]  # fmt: skip
     table = pd.DataFrame([*rows, rows[0] | dict(prompt=None)]).astype({"prompt": "Int64"})
-    figure = one_number_figure(table)
+    figure = inhibition.one_number_figure(table)
     assert list(figure.data[0].y) == ["second0", "first0"]
     step = figure.layout.sliders[0].steps[0].args[0]
     assert [list(x) for x in step["x"]] == [[0.11, 0.1], [0.21, 0.2], [0.22, 0.2], [0.42, 0.4]]

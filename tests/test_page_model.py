@@ -20,7 +20,7 @@ from talking_heads_utils.components import direction_of, ov_svd
 from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.site import page_model
-from talking_heads_utils.site.page_runtime import RUNTIME, write_runtime
+from talking_heads_utils.site.npm import RUNTIME, write_runtime
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 TEXT = "hello the 12 and the hello 1"

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from talking_heads_utils.errors import DownloadError
-from talking_heads_utils.site import npm, page_model, page_runtime
+from talking_heads_utils.site import npm, page_model
 from talking_heads_utils.site.npm import NpmPackage
 from talking_heads_utils.weights.packages import CACHE_VARIABLE
 
@@ -36,7 +36,7 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setenv(npm.REGISTRY_VARIABLE, (tmp_path / "registry").as_uri() + "/")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     sum = base64.b64encode(hashlib.sha512(archive.getvalue()).digest()).decode()
-    return NpmPackage("@who/it", "1.2.0", f"sha512-{sum}", "MIT", {"run.mjs": "dist/run.mjs"}, notice="MIT, by them")
+    return NpmPackage("@who/it", "1.2.0", f"sha512-{sum}", {"run.mjs": "dist/run.mjs"}, notice="MIT, by them")
 
 
 def test_a_package_is_fetched_once_and_held_against_its_sum(package, tmp_path, monkeypatch):
@@ -60,8 +60,8 @@ def test_a_package_of_another_sum_is_not_kept(package, tmp_path):
 
 
 def test_the_site_names_the_licence_of_all_that_it_holds(monkeypatch, tmp_path, package):
-    monkeypatch.setattr(page_runtime, "RUNTIME", (package,))
-    files = page_runtime.write_runtime(tmp_path / "runtime")
+    monkeypatch.setattr(npm, "RUNTIME", (package,))
+    files = npm.write_runtime(tmp_path / "runtime")
     assert {path.name: path.stat().st_size for path in (tmp_path / "runtime").iterdir()} == {
         name: about["bytes"] for name, about in files.items()
     }
@@ -87,8 +87,8 @@ def book_model(monkeypatch):
         return {"run.wasm": {"bytes": 4}}
 
     monkeypatch.setattr(page_model, "write_model", write_model)
-    monkeypatch.setattr(page_runtime, "write_runtime", write_runtime)
-    monkeypatch.setattr(page_runtime, "ENGINES", {"wasm": ("run.mjs", "run.wasm")})
+    monkeypatch.setattr(npm, "write_runtime", write_runtime)
+    monkeypatch.setattr(npm, "ENGINES", {"wasm": ("run.mjs", "run.wasm")})
     return module
 
 

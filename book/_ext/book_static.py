@@ -20,7 +20,7 @@ from myst_nb.core.render import load_mime_renders
 
 from talking_heads_utils.figures import data as figure_data
 from talking_heads_utils.figures.page import BUILD_VARIABLE
-from talking_heads_utils.site.bundles import WHOLE, bundles, is_flat
+from talking_heads_utils.site.npm import WHOLE, bundles, is_flat
 from talking_heads_utils.site.sources import locate, made_by
 
 MIME = "application/vnd.plotly.v1+json"

@@ -12,37 +12,21 @@ import plotly.graph_objects as go
 from talking_heads_utils.experiments.icl.patching import Run
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS
 from talking_heads_utils.experiments.icl.tasks import Examples
-from talking_heads_utils.figures.style import (
-    ACCENT,
-    CONTROL,
-    EXPECTED,
-    FAINT,
-    KIND_COLOURS,
-    NULL_LINE,
-    curve,
-    error_bars,
-    level,
-    named,
-    new_figure,
-    short,
-    views_of,
-    with_views,
-    words,
-)
+from talking_heads_utils.figures import style
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED
 
-EXAMPLES = {Examples.OWN: ("its own", ACCENT), Examples.NONE: ("none", FAINT),
-            Examples.SHUFFLED: ("labels shuffled", CONTROL),
-            Examples.ANOTHER: ("another task's", EXPECTED)}  # fmt: skip
+EXAMPLES = {Examples.OWN: ("its own", style.ACCENT), Examples.NONE: ("none", style.FAINT),
+            Examples.SHUFFLED: ("labels shuffled", style.CONTROL),
+            Examples.ANOTHER: ("another task's", style.EXPECTED)}  # fmt: skip
 ASKED = {ITS_OWN: EXAMPLES[Examples.OWN], SHUFFLED: EXAMPLES[Examples.SHUFFLED], ANOTHER: EXAMPLES[Examples.ANOTHER]}
-COLOURS = (ACCENT, KIND_COLOURS["V"], KIND_COLOURS["K"], EXPECTED, KIND_COLOURS["Q"])
+COLOURS = (style.ACCENT, style.KIND_COLOURS["V"], style.KIND_COLOURS["K"], style.EXPECTED, style.KIND_COLOURS["Q"])
 HOWS = {"zero": ("zeros", "dot"), "exchange": ("the twin's values", "solid")}
 
 
 def task_name(task: str) -> str:
     """A task in words; of rows over all of them ``mean over tasks``."""
-    return "mean over tasks" if task == OVER_TASKS else words(task)
+    return "mean over tasks" if task == OVER_TASKS else style.words(task)
 
 
 def in_order(tasks: Sequence[str]) -> list[str]:
@@ -67,8 +51,8 @@ def marks(rows: pd.DataFrame, x: Sequence, value: str, name: str, colour: str, *
     told = told_of(rows, value, ends)
     told = [f"{b}<br>{t}" for b, t in zip(before, told)] if len(before) else told
     return go.Scatter(
-        x=list(x), y=short(rows[value]), error_y=error_bars(rows, value, ends=ends), name=name, customdata=told,
-        **(dict(mode="markers", marker=dict(color=colour, size=10)) | look),
+        x=list(x), y=style.short(rows[value]), error_y=style.error_bars(rows, value, ends=ends), name=name,
+        customdata=told, **(dict(mode="markers", marker=dict(color=colour, size=10)) | look),
         hovertemplate=f"{name}: %{{customdata}}<extra></extra>",
     )  # fmt: skip
 
@@ -76,7 +60,7 @@ def marks(rows: pd.DataFrame, x: Sequence, value: str, name: str, colour: str, *
 def line(rows: pd.DataFrame, x: str, value: str, name: str, colour: str, dash: str = "solid", *, ends: str = "",
           bars: bool = False) -> go.Scatter:  # fmt: skip
     rows, look = rows.sort_values(x), dict(color=colour, dash=dash, width=2)
-    return curve(
+    return style.curve(
         rows, x, value, name, look, ", %{x}: %{customdata}", ends=ends, bars={} if bars and len(rows) else None,
         mode="lines+markers" if bars else "lines", showlegend=len(rows) > 0, customdata=told_of(rows, value, ends),
     )  # fmt: skip
@@ -94,19 +78,19 @@ def most_examples(table: pd.DataFrame) -> pd.DataFrame:
 def tasks_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy on every task beside both controls. table: of
     :class:`~talking_heads_utils.experiments.icl.words.WordsRow`."""
-    figure = new_figure(300, y="right answers", margin_t=12, yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
+    figure = style.new_figure(300, y="right answers", margin_t=12, yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
     rows = most_examples(table)
     tasks = rows[rows["examples"] == ITS_OWN].sort_values("accuracy", ascending=False)["task"].tolist()
     for i, (kind, (name, colour)) in enumerate(ASKED.items()):
         own = rows[(rows["examples"] == kind) & rows["task"].isin(tasks)]
         x = [tasks.index(task) + 0.16 * (i - 1) for task in own["task"]]
-        figure.add_trace(marks(own, x, "accuracy", f"examples: {name}", colour, before=own["task"].map(words)))
+        figure.add_trace(marks(own, x, "accuracy", f"examples: {name}", colour, before=own["task"].map(style.words)))
     return over_tasks(figure, tasks)
 
 
 def over_tasks(figure: go.Figure, tasks: Sequence[str]) -> go.Figure:
     """Tasks on the x axis, slanted where they would overlap, as on a phone, with the legend below."""
-    ticks = named(list(map(task_name, tasks)), tickangle=None, autotickangles=[0, -50])
+    ticks = style.named(list(map(task_name, tasks)), tickangle=None, autotickangles=[0, -50])
     return figure.update_layout(xaxis=ticks, legend_y=-0.42)
 
 
@@ -127,30 +111,31 @@ def patches_figure(table: pd.DataFrame) -> go.Figure:
         for out, how in ways:
             rows = part[(part["run"] == Run.PATCHED) & (part["out"] == out) & ((part["how"] == how) | (out == ""))]
             name = f"layers {out.replace(',', ', ')}: {HOWS[how][0]}" if out else "nothing out of A"
-            colour = COLOURS[1 + outs.index(out)] if out else ACCENT
+            colour = COLOURS[1 + outs.index(out)] if out else style.ACCENT
             made.append(line(rows, "layer", value, name, colour, HOWS[how][1] if out else "solid", ends=begin))
         plain = part[part["out"] == ""].sort_values("layer")
-        dots, told = dict(color=FAINT, dash="dot"), "copied, %{x}: %{y:.2f}<extra></extra>"
-        copied = curve(plain[plain["run"] == Run.PATCHED], "layer", "copied", "A's own answer copied", dots)
+        dots, told = dict(color=style.FAINT, dash="dot"), "copied, %{x}: %{y:.2f}<extra></extra>"
+        copied = style.curve(plain[plain["run"] == Run.PATCHED], "layer", "copied", "A's own answer copied", dots)
         made.append(copied.update(mode="lines", hovertemplate=told))
-        for run, name, colour in ((Run.A, "A itself", EXPECTED), (Run.B, "B, nothing patched", CONTROL)):
+        for run, name, colour in ((Run.A, "A itself", style.EXPECTED), (Run.B, "B, nothing patched", style.CONTROL)):
             at = plain.loc[plain["run"] == run, value].astype(float).round(4)
             look, told = dict(color=colour, dash="dash", width=1.4), f"{name}: %{{y:.2f}}<extra></extra>"
-            made.append(level(ends, at.iloc[0] if len(at) else float("nan"), name, look, hovertemplate=told))
+            made.append(style.level(ends, at.iloc[0] if len(at) else float("nan"), name, look, hovertemplate=told))
         return made
 
     table = mean_first(table)
-    views = views_of(table, traces, task=task_name, b_sees=seen)
+    views = style.views_of(table, traces, task=task_name, b_sees=seen)
     if len(numbers := table[table["about"].notna()]):
-        about = views_of(numbers, lambda part: traces(part, "about", "about_"), task=task_name, b_sees=seen)
+        about = style.views_of(numbers, lambda part: traces(part, "about", "about_"), task=task_name, b_sees=seen)
         views |= {f"{name}: about a x": made for name, made in about.items()}
     look = dict(legend_y=-0.3, yaxis_tickformat=".0%", yaxis_range=[-0.02, 1.04])
-    return with_views(new_figure(330, "layer whose resid_pre comes from A", "right answers of B", **look), views)
+    figure = style.new_figure(330, "layer whose resid_pre comes from A", "right answers of B", **look)
+    return style.with_views(figure, views)
 
 
 def seen(b_sees: str) -> str:
     """What B sees, in words."""
-    return f"B sees {EXAMPLES[Examples(b_sees)][0] if b_sees in EXAMPLES else words(b_sees)}"
+    return f"B sees {EXAMPLES[Examples(b_sees)][0] if b_sees in EXAMPLES else style.words(b_sees)}"
 
 
 def layers_out_figure(table: pd.DataFrame) -> go.Figure:
@@ -162,19 +147,20 @@ def layers_out_figure(table: pd.DataFrame) -> go.Figure:
 
     def traces(part: pd.DataFrame) -> list:
         known = {(a, b): (change, told) for a, b, change, told in
-                 zip(part["a"], part["b"], short(part["change"], 3), told_of(part, "change", form="+.2f"))}  # fmt: skip
+                 zip(part["a"], part["b"], style.short(part["change"], 3),
+                 told_of(part, "change", form="+.2f"))}  # fmt: skip
         grid = [[known.get((a, b)) for b in layers] for a in layers]
         post = part[part["posts"].astype(bool)]
         return [
             cells(grid, layers, layers, most, "change of accuracy", "layers %{y} and %{x}: %{customdata}"),
             go.Scatter(
                 x=post["b"].tolist(), y=post["a"].tolist(), mode="markers", name="the post's layers", showlegend=True,
-                hoverinfo="skip", marker=dict(symbol="square-open", size=11, color=EXPECTED, line_width=2),
+                hoverinfo="skip", marker=dict(symbol="square-open", size=11, color=style.EXPECTED, line_width=2),
             ),
         ]  # fmt: skip
 
-    views = views_of(mean_first(table), traces, task=task_name, how=lambda how: HOWS[how][0])
-    return with_views(new_figure(430, "layer", "layer", yaxis_autorange="reversed"), views)
+    views = style.views_of(mean_first(table), traces, task=task_name, how=lambda how: HOWS[how][0])
+    return style.with_views(style.new_figure(430, "layer", "layer", yaxis_autorange="reversed"), views)
 
 
 def cells(grid: list, x: Sequence, y: Sequence, most: float, title: str, hover: str) -> go.Heatmap:
@@ -197,7 +183,10 @@ def first_figure(table: pd.DataFrame) -> go.Figure:
     def traces(part: pd.DataFrame) -> list:
         found = part[part["moved"].notna()]
         made = []
-        for posts, name, colour in ((False, "other neighbouring layers", CONTROL), (True, "the post's", ACCENT)):
+        for posts, name, colour in (
+            (False, "other neighbouring layers", style.CONTROL),
+            (True, "the post's", style.ACCENT),
+        ):
             rows = found[found["posts"].astype(bool) == posts]
             before = [f"layers {a} and {b}" for a, b in zip(rows["a"], rows["b"])]
             drawn = marks(rows, rows["a"].tolist(), "moved", name, colour, before=before)
@@ -206,7 +195,7 @@ def first_figure(table: pd.DataFrame) -> go.Figure:
         return made
 
     table = table[table["task"] == OVER_TASKS] if (table["task"] == OVER_TASKS).any() else table
-    views = views_of(mean_first(table), traces, task=task_name, b_sees=seen, how=lambda how: HOWS[how][0])
-    figure = new_figure(310, "lower of the two layers out of A", "layers that it moves up")
-    figure.add_hline(y=0, line=NULL_LINE)
-    return with_views(figure, views)
+    views = style.views_of(mean_first(table), traces, task=task_name, b_sees=seen, how=lambda how: HOWS[how][0])
+    figure = style.new_figure(310, "lower of the two layers out of A", "layers that it moves up")
+    figure.add_hline(y=0, line=style.NULL_LINE)
+    return style.with_views(figure, views)

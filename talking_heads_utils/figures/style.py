@@ -176,7 +176,7 @@ def curve(
 ) -> go.Scatter:
     """A column over another as a line. hover: what it tells after the name. bars: how intervals look; None: they are
     not drawn. ends: how the names of their columns begin."""
-    error_y = None if bars is None else error_bars(rows, value, min(digits, 3), ends) | bars
+    error_y = None if bars is None else error_bars(rows, value, min(digits, 3), ends) | dict(bars)
     return go.Scatter(
         x=rows[x].tolist(), y=short(rows[value], digits), error_y=error_y, name=name, line=line,
         hovertemplate=f"{name}{hover}<extra></extra>" if hover else None, **dict(mode="lines+markers") | more,
