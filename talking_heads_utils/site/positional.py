@@ -130,7 +130,6 @@ def interchange(table: pd.DataFrame) -> str:
         _dimensions(rows, kind) for kind in (Subspace.CHOSEN, Subspace.LEARNED, Subspace.LEARNED_ARBITRARY)
     )
     three, heads, stream = chosen[K], *(_one(rows, subspace=kind) for kind in WHOLE)
-    against = heads is not None and heads["low"] > stream["high"]
     told = {
         "the chosen components": _by_number(chosen),
         "matched triples": f"95% of them at most {three['matched']:.2f} ({p_in_words(three['p'])})",
@@ -138,8 +137,11 @@ def interchange(table: pd.DataFrame) -> str:
     if learned:
         told["the best that was learned for this"] = _by_number({k: row for k, row in learned.items() if k <= K})
         told["three learned for arbitrary labels"] = _logits(arbitrary[K])
-    told |= {} if heads is None else {"the inhibition heads whole": _logits(heads)}
-    told["the whole stream"] = _logits(stream) + ". Something else in it works against the heads" * against
+    against = ""
+    if heads is not None:
+        told["the inhibition heads whole"] = _logits(heads)
+        against = ". Something else in it works against the heads" if heads["low"] > stream["high"] else ""
+    told["the whole stream"] = f"{_logits(stream)}{against}"
     for length in lengths_of(table):
         found = _dimensions(_of_stream(table, length, interchanges.LOGIT_DIFFERENCE), Subspace.CHOSEN)
         alone.append(f"{found[1]['effect'] / found[K]['effect']:.0%} in lists of {length}")
