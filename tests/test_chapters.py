@@ -19,7 +19,7 @@ from talking_heads_utils.experiments.icl.words import WordsRow
 from talking_heads_utils.experiments.inhibition import slider
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.store import Finished
-from talking_heads_utils.figures import composition, icl, icl_evidence, icl_redundancy, inhibition, models, traversal
+from talking_heads_utils.figures import composition, icl, icl_evidence, inhibition, models, traversal
 from talking_heads_utils.figures import editing as editing_figures
 from talking_heads_utils.figures import positional as positional_figures
 from talking_heads_utils.figures import roles as role_figures
@@ -86,10 +86,10 @@ DRAWN = {
     "sums": Drawn(icl_evidence.sums_figure, "sums", "ratio", ("flip",)),
     "parts": Drawn(icl_evidence.parts_figure, "parts", "change", ("task", "part", "attribute"),
                    where="task in ['plural', 'antonyms']"),
-    "sets": Drawn(icl_redundancy.redundancy_figure, "sets", "ratio", ("heads_are", "where", "n_heads"), "chosen.*"),
-    "backups": Drawn(icl_redundancy.backups_figure, "backups", "share", ("task", "heads_are", "alone"), axis="x",
+    "sets": Drawn(icl.redundancy_figure, "sets", "ratio", ("heads_are", "where", "n_heads"), "chosen.*"),
+    "backups": Drawn(icl.backups_figure, "backups", "share", ("task", "heads_are", "alone"), axis="x",
                      where="task in ['all', 'plural'] and (draw.isna() or draw < 3)"),
-    "sufficient": Drawn(icl_redundancy.sufficient_figure, "sufficient", "kept", ("task", "which"), r"set \d"),
+    "sufficient": Drawn(icl.sufficient_figure, "sufficient", "kept", ("task", "which"), r"set \d"),
     "removal": Drawn(editing_figures.removal_figure, "removal", "share", ("task", "n_items", "chosen_by"),
                      "[sn].*|the.*", ends="share_"),
     "edit-gains": Drawn(editing_figures.gains_figure, "edit-gains", {"points": "gain", "percent": "relative"},

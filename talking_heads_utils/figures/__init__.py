@@ -10,9 +10,8 @@
 ``positional``   chapter 2: where lists sit, what is decoded there, what is interchanged, crowding and order
 ``traversal``    chapter 2: the point moved by hand, and what that gains
 ``editing``      chapter 3
-``icl``          chapter 4: tasks in context, the post's patching
-``icl_redundancy``  chapter 4: what heads do alone and together
-``icl_evidence``    chapter 4: belief by evidence, and parts
+``icl``          chapter 4: tasks in context, the post's patching, what heads do alone and together
+``icl_evidence``  chapter 4: belief by evidence, and parts
 ``models``       the page of the models
 ``power``        the page of the rules
 ``atlas``        the data that the explorer page draws by itself: scores, and what was measured of heads

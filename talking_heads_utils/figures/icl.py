@@ -1,5 +1,5 @@
-"""Figures of chapter 4: tasks in context and the post's patching, and what all figures of the chapter share. They take
-tables of rows, never a model."""
+"""Figures of chapter 4: tasks in context, the post's patching, what heads do alone and together, and what the chapter's
+figures share. They take tables of rows, never a model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from talking_heads_utils.experiments.icl.backups import Who
 from talking_heads_utils.experiments.icl.patching import Run
-from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS
+from talking_heads_utils.experiments.icl.redundancy import MATCHED_TO, OVER_TASKS, Set
+from talking_heads_utils.experiments.icl.sufficient import ENOUGH
+from talking_heads_utils.experiments.icl.swaps import Where
 from talking_heads_utils.experiments.icl.tasks import Examples
 from talking_heads_utils.figures import style
 from talking_heads_utils.prompts.lists import HELD_OUT
@@ -27,11 +30,6 @@ HOWS = {"zero": ("zeros", "dot"), "exchange": ("the twin's values", "solid")}
 def task_name(task: str) -> str:
     """A task in words; of rows over all of them ``mean over tasks``."""
     return "mean over tasks" if task == OVER_TASKS else style.words(task)
-
-
-def in_order(tasks: Sequence[str]) -> list[str]:
-    """The tasks of a column, once each, the mean over them first."""
-    return sorted(dict.fromkeys(tasks), key=lambda task: task != OVER_TASKS)
 
 
 def mean_first(table: pd.DataFrame) -> pd.DataFrame:
@@ -199,3 +197,92 @@ def first_figure(table: pd.DataFrame) -> go.Figure:
     figure = style.new_figure(310, "lower of the two layers out of A", "layers that it moves up")
     figure.add_hline(y=0, line=style.NULL_LINE)
     return style.with_views(figure, views)
+
+
+# --- what heads do alone and together ---
+
+WHO = {Who.MOVERS: "heads for the answer", Who.NEGATIVE: "heads against it", Who.OTHERS: "other heads",
+       Who.MLPS: "MLPs", Who.ALL: "all, norm frozen", Who.NORM: "the norm", Who.POST: "the post's<br>yardstick",
+       Who.POST_HELD: "the same, frozen", Who.FINAL: "the post's, moved<br>to the last layer",
+       Who.FINAL_HELD: "that one, frozen"}  # fmt: skip
+THREE = 3  # heads that suffice for addition in Llama-3-8B, by Hu et al. (2025)
+
+
+def redundancy_figure(table: pd.DataFrame) -> go.Figure:
+    """What heads do together over what they do alone, task by task, beside sets matched on direct effect; the menu
+    chooses how many heads, and where. table: of
+    :class:`~talking_heads_utils.experiments.icl.redundancy.SetRow`."""
+    table = table[table["ratio"].notna()]
+    tasks = list(dict.fromkeys(mean_first(table)["task"]))
+    views = {}
+    for where in dict.fromkeys(table["where"]):
+        own = table[table["where"] == where]
+        chosen, matched = (own[own["heads_are"] == kind] for kind in (Set.CHOSEN, Set.MATCHED))
+        for n in sorted(chosen["n_heads"].unique(), key=lambda n: (n != MATCHED_TO, n)):
+            entry = f"{n:.0f} heads, at {'the last token' if where == Where.END else 'all tokens'}"
+            beside = matched[: len(matched) if n == MATCHED_TO else 0]
+            views[entry] = [_sets(beside, tasks, "matched sets", style.CONTROL, 6),
+                            _sets(chosen[chosen["n_heads"] == n], tasks, "chosen heads", style.ACCENT, 11)]  # fmt: skip
+    figure = style.new_figure(320, y="lost together over lost alone")
+    figure.add_hline(y=1, line=style.NULL_LINE, annotation_text="effects add", annotation_position="bottom right")
+    return over_tasks(style.with_views(figure, views), tasks)
+
+
+def _sets(rows: pd.DataFrame, tasks: Sequence[str], name: str, colour: str, size: int) -> go.Scatter:
+    """Sets of one kind side by side over their tasks; single ones with their intervals."""
+    i, of = rows.groupby("task").cumcount(), rows.groupby("task")["task"].transform("size")
+    single = bool(len(rows)) and int(of.max()) == 1
+    x = [tasks.index(task) + 0.5 * ((j + 0.5) / k - 0.5) + (0.12 if single else 0)
+         for task, j, k in zip(rows["task"], i, of)]  # fmt: skip
+    drawn = marks(rows, x, "ratio", name, colour, before=rows["heads"].fillna("").tolist())
+    drawn.update(marker=dict(color=colour, size=size, opacity=1 if single else 0.6), showlegend=len(rows) > 0)
+    return drawn if single else drawn.update(error_y=None)
+
+
+def backups_figure(table: pd.DataFrame) -> go.Figure:
+    """Share of a lost direct effect that others recover, by who they are, beside what they recover of matched heads'
+    and beside the post's yardstick; the menu chooses the task, and whether heads go together or one by one. table: of
+    :class:`~talking_heads_utils.experiments.icl.backups.BackupRow`."""
+    shown = set(table.loc[table["share"].notna() & (table["heads_are"] == Set.CHOSEN), "who"])
+    whos = [who for who in WHO if who in shown]
+
+    def traces(part: pd.DataFrame) -> list:
+        made = []
+        for kind, colour, size in ((Set.MATCHED, style.CONTROL, 5), (Set.CHOSEN, style.ACCENT, 10)):
+            rows = part[(part["heads_are"] == kind) & part["share"].notna() & part["who"].isin(whos)]
+            i, of = rows.groupby("who").cumcount(), rows.groupby("who")["who"].transform("size")
+            y = [whos.index(Who(who)) + 0.6 * ((j + 0.5) / k - 0.5) for who, j, k in zip(rows["who"], i, of)]
+            mark = marks(rows, y, "share", f"{kind} heads", colour, before=[f"without {out}" for out in rows["out"]])
+            mark.update(marker=dict(color=colour, size=size, opacity=0.8), x=mark.y, y=mark.x, error_y=None)
+            made.append(mark.update(error_x=style.error_bars(rows, "share")) if kind == Set.CHOSEN else mark)
+        return made
+
+    figure, singly = style.new_figure(370, "share recovered"), "one by one"
+    figure.add_vline(x=0, line=style.NULL_LINE)
+    figure.update_yaxes(style.named([WHO[who] for who in whos]) | dict(range=[len(whos) - 0.5, -0.5]))
+    figure.update_xaxes(tickformat=".0%", tickangle=0, nticks=6)
+    table = table.assign(how=["together" if n > 1 else singly for n in table["n_heads"]])
+    table = mean_first(table.sort_values("how", key=lambda how: how == singly, kind="stable"))
+    return style.with_views(figure, style.views_of(table, traces, task=task_name, how=str))
+
+
+def sufficient_figure(table: pd.DataFrame) -> go.Figure:
+    """Accuracy kept with few heads left as they are, the first set and those without its heads, beside random heads;
+    the menu chooses the task. table: of
+    :class:`~talking_heads_utils.experiments.icl.sufficient.SufficientRow`."""
+    figure = style.new_figure(310, "heads left as they are", "accuracy kept", yaxis_tickformat=".0%")
+    sets = sorted(int(which) for which in set(table["which"]) if which)
+
+    def traces(part: pd.DataFrame) -> list:
+        random = part[part["which"] == 0].groupby("n_heads", as_index=False)[["kept", "low", "high", "n"]].mean()
+        made = [line(random, "n_heads", "kept", "random heads, mean", style.CONTROL, "dash")]
+        for which, colour in zip(sets, COLOURS):
+            rows = part[part["which"] == which].sort_values("n_heads")
+            curve = line(rows, "n_heads", "kept", f"set {which}", colour)
+            size = [14 if enough else 0 for enough in rows["suffices"].astype(bool)]
+            made.append(curve.update(mode="lines+markers", marker=dict(size=size, color=colour, symbol="star")))
+        return made
+
+    figure.add_hline(y=ENOUGH, line=style.NULL_LINE, annotation_text=f"{ENOUGH:.0%}", annotation_position="top left")
+    figure.add_vline(x=THREE, line=style.NULL_LINE, annotation_text="three heads", annotation_position="top right")
+    return style.with_views(figure, style.views_of(mean_first(table), traces, task=task_name))
