@@ -15,6 +15,7 @@ from talking_heads_utils.experiments.icl.redundancy import MATCHED_TO, OVER_TASK
 from talking_heads_utils.experiments.icl.sufficient import ENOUGH
 from talking_heads_utils.experiments.icl.swaps import Where
 from talking_heads_utils.experiments.icl.tasks import Examples
+from talking_heads_utils.experiments.verdicts import with_interval
 from talking_heads_utils.figures import style
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.relations import ANOTHER, ITS_OWN, SHUFFLED
@@ -39,8 +40,7 @@ def mean_first(table: pd.DataFrame) -> pd.DataFrame:
 
 def told_of(rows: pd.DataFrame, value: str, ends: str = "", form: str = ".3f") -> list[str]:
     """``0.412 [0.301, 0.523], n = 200`` of every row."""
-    return [f"{v:{form}} [{low:{form}}, {high:{form}}], n = {n}"
-            for v, low, high, n in zip(rows[value], rows[f"{ends}low"], rows[f"{ends}high"], rows["n"])]  # fmt: skip
+    return [f"{with_interval(row, value, ends, form)}, n = {row['n']}" for row in rows.to_dict("records")]
 
 
 def marks(rows: pd.DataFrame, x: Sequence, value: str, name: str, colour: str, *, ends: str = "",
