@@ -45,17 +45,13 @@ def figure_html(spec, about, place):
     height = spec.get("layout", {}).get("height") or 450
     content = json.dumps(spec, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     ident = f"plotly-{place}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-    label = f' role="group" aria-label="{attribute(about["alt"])}"' if about else ""
+    label = f' role="group" aria-label="{escape(about["alt"])}"' if about else ""
     needs = "" if is_flat(spec) else " data-whole"
     return (
         f'{FIGURE} id="{ident}"{needs}{label} style="width:100%;height:{height}px">'
         f'<script type="{MIME}">{content}</script>'
         "<noscript>This figure needs JavaScript.</noscript></div>"
     )
-
-
-def attribute(text):
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
 def numbered(renderer, data, raw, about, spec):
