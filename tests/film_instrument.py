@@ -41,17 +41,15 @@ def film(site: Path, out: Path) -> None:
     with site_tools.served(site) as address, site_tools.browser(served=True) as driver:
         site_tools.resize(driver, (1000, 2500), scale=1.5)  # so high that no picture needs to be scrolled
         driver.get(f"{address}/{CHAPTER}")
-        driver.execute_script("document.documentElement.dataset.theme = 'light'")
+        site_tools.set_theme(driver, "light")
         driver.execute_script("document.querySelectorAll('header, .skip-link').forEach((bar) => bar.remove())")
         load(driver)
         frames = [("1. A prompt, its tokens, what comes next, and every head's effect.", clip(driver, ASKED))]
         frames += [("2. A head opened: where it looks, and what it writes.", clip(driver, OPENED))]
         driver.find_element("css selector", f"#{PLACE} .head tbody input[type=range]").send_keys(Keys.END)
         site_tools.wait_for(lambda: "→" in text_of(driver, ".difference"))
-        frames += [
-            ("3. One component moved.", clip(driver, OPENED)),
-            ("4. The answer has moved with it.", clip(driver, ASKED)),
-        ]
+        frames += [("3. One component moved.", clip(driver, OPENED))]
+        frames += [("4. The answer has moved with it.", clip(driver, ASKED))]
         site_tools.resize(driver, (site_tools.PHONE[0], 2500), scale=2)
         frames += [("5. The same on a phone.", clip(driver, ASKED))]
         driver.get("about:blank")
@@ -59,11 +57,7 @@ def film(site: Path, out: Path) -> None:
         figures = [FRAME.format(text, data) for text, data in frames]
         driver.execute_script("document.write(arguments[0]); document.close()", STYLE + "".join(figures))
         size = driver.execute_script("return { width: document.body.offsetWidth, height: document.body.offsetHeight }")
-        shot = {
-            "format": "webp",
-            "quality": 80,
-            "clip": size | {"x": 0, "y": 0, "scale": 1},
-        }
+        shot = {"format": "webp", "quality": 80, "clip": size | {"x": 0, "y": 0, "scale": 1}}
         out.write_bytes(base64.b64decode(driver.execute_cdp_cmd("Page.captureScreenshot", shot)["data"]))
 
 

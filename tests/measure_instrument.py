@@ -18,7 +18,7 @@ from pathlib import Path
 
 import site_tools
 import torch
-from test_instrument import CHAPTER, MOVES, PLACE, against_the_package, inside
+from test_instrument import CHAPTER, MOVES, PLACE, against_the_package, inside, load_button
 
 from talking_heads_utils.cli.benchmarks import Row, report
 from talking_heads_utils.files import data_dir
@@ -45,18 +45,20 @@ CASES = {  # what is changed, the n-th time
 }  # fmt: skip
 
 
+def run(driver, code: str):
+    return inside(driver, f"const text = {TEXT!r};{RUN}await run([], true); {code}")["value"]
+
+
 def times(driver, moves: str, n: int, anew: bool = False) -> float:
     """Median seconds of n runs, each after another that differs from it in the one amount."""
-    code = f"await run([], true); const found = []; for (let n = 0; n < {n}; n++) found.push((await run({moves}, "
-    code += f"{str(anew).lower()}))[0]); return found"
-    return statistics.median(inside(driver, f"const text = {TEXT!r};{RUN}{code}")["value"])
+    once = f"found.push((await run({moves}, {str(anew).lower()}))[0])"
+    return statistics.median(run(driver, f"const found = []; for (let n = 0; n < {n}; n++) {once}; return found"))
 
 
 def gap(driver, moves: str) -> float:
     """Largest difference of any token's probability between a run that goes on from a kept one and a whole one."""
-    code = f"await run([], true); const n = 40, kept = (await run({moves}))[1], whole = (await run({moves}, true))[1];"
-    code += "return Math.max(...kept.map((value, k) => Math.abs(value - whole[k])))"
-    return inside(driver, f"const text = {TEXT!r};{RUN}{code}")["value"]
+    code = f"const n = 40, kept = (await run({moves}))[1], whole = (await run({moves}, true))[1];"
+    return run(driver, f"{code} return Math.max(...kept.map((value, k) => Math.abs(value - whole[k])))")
 
 
 @contextmanager
@@ -79,20 +81,16 @@ def watched() -> Iterator[list[float]]:
 
 def memory() -> float:
     """Private memory of the page's process, in 10^6 bytes."""
-    pages = [p for p in Path("/proc").glob("[0-9]*/cmdline") if b"type=renderer" in _read(p)]
-    return max(_private(p.parent) for p in pages)
 
+    def read(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError:
+            return b""
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-def _private(process: Path) -> float:
-    lines = _read(process / "smaps_rollup").decode().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_")) / 1e6
+    pages = [p.parent for p in Path("/proc").glob("[0-9]*/cmdline") if b"type=renderer" in read(p)]
+    held = [read(page / "smaps_rollup").decode().splitlines() for page in pages]
+    return max(sum(int(line.split()[1]) for line in of if line.startswith("Private_")) for of in held) * 1024 / 1e6
 
 
 def faithful(driver, n: int = N_PROMPTS, of=MOVES) -> list[dict]:
@@ -120,7 +118,7 @@ def faithful_on_a_card(site: Path) -> list[dict]:
 def measure(site: Path, out: Path) -> None:
     with site_tools.served(site) as address, site_tools.browser(served=True) as driver:
         driver.get(f"{address}/{CHAPTER}")
-        site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} button.load"))
+        load_button(driver)
         time.sleep(3)
         before, began = memory(), time.perf_counter()
         with watched() as held:

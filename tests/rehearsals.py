@@ -26,24 +26,18 @@ def tiny(family: str, folder: Path, source: Path, *, digits: bool = False) -> Pa
     vocab, bos = tf.GPT2Config.from_pretrained(source).vocab_size, dict(bos_token_id=50256, eos_token_id=50256)
     sizes = dict(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, vocab_size=vocab)
     rope = {"rope_type": "default", "rope_theta": 10000.0}
-    config = {
-        "gpt2": lambda: tf.GPT2Config(vocab_size=vocab, n_embd=64, n_layer=4, n_head=4, **bos),
-        "llama": lambda: tf.LlamaConfig(
-            **sizes, num_key_value_heads=2, max_position_embeddings=512, rope_parameters=rope, **bos
-        ),
-    }[family]()
-    model = tf.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
-    _save(model, folder, source, max_shard_size="3MB")
-    if digits:
-        _split_digits(folder)
-    return folder
-
-
-def _save(model, folder: Path, source: Path, **options) -> Path:
+    if family == "gpt2":
+        config = tf.GPT2Config(vocab_size=vocab, n_embd=64, n_layer=4, n_head=4, **bos)
+    else:
+        sizes |= dict(num_key_value_heads=2, max_position_embeddings=512)
+        config = tf.LlamaConfig(**sizes, rope_parameters=rope, **bos)
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, **options)
+    model = tf.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="3MB")
     for name in TOKENIZER:
         shutil.copyfile(Path(source) / name, folder / name)
+    if digits:
+        _split_digits(folder)
     return folder
 
 

@@ -23,11 +23,7 @@ from pathlib import Path
 PHONE, DESKTOP = (390, 844), (1280, 900)
 SCENE = '"type":"scatter3d"'
 SHARED = re.compile(r"_static/(?!atlas-)")  # theme, plotly and scripts, which load once per site
-
-
 SCRIPT_SECONDS = 180  # that a page's check for barriers may take: long tables on a busy machine take over 30
-
-
 NO_CARD = ("--disable-gpu",)
 CARD = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 
@@ -84,6 +80,10 @@ def resize(driver, size: tuple[int, int], scale: float = 1) -> None:
     )
 
 
+def set_theme(driver, theme: str) -> None:
+    driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+
+
 def wait_for(condition, seconds: float = 30):
     end = time.time() + seconds
     while time.time() < end:
@@ -109,9 +109,7 @@ def barriers(driver, within: str = "html") -> list[tuple[str, list[str]]]:
 
 
 def pages(site: Path) -> list[str]:
-    return [
-        str(p.relative_to(site)) for folder in ("book", "notebooks") for p in sorted((site / folder).glob("*.html"))
-    ]
+    return [str(p.relative_to(site)) for part in ("book", "notebooks") for p in sorted((site / part).glob("*.html"))]
 
 
 def weight(site: Path, page: str) -> int:
@@ -124,17 +122,15 @@ def weight(site: Path, page: str) -> int:
 
 def scenes(site: Path, page: str) -> int:
     """Figures of a page that hold a 3D scene."""
-    html = (site / page).read_text(encoding="utf-8")
-    return sum(
-        SCENE in figure for figure in re.findall(r'<script type="application/vnd.plotly[^>]*>(.*?)</script>', html)
-    )
+    figures = r'<script type="application/vnd.plotly[^>]*>(.*?)</script>'
+    return sum(SCENE in figure for figure in re.findall(figures, (site / page).read_text(encoding="utf-8")))
 
 
 def picture(site: Path, out: Path) -> None:
     with browser() as driver:
         resize(driver, (900, 1000), scale=1.5)
         driver.get((site / "book/intro.html").as_uri())
-        driver.execute_script("document.documentElement.dataset.theme = 'light'")
+        set_theme(driver, "light")
         figure = driver.find_element("id", "fig-landing")
         wait_for(lambda: figure.find_elements("css selector", ".plot-container .main-svg"))
         time.sleep(1)  # fonts and layout

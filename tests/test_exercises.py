@@ -12,9 +12,12 @@ import pytest
 import yaml
 
 from talking_heads_utils.errors import LabelError
-from talking_heads_utils.site.sources import PACKAGE, REPOSITORY, locate, page_url
+from talking_heads_utils.site.sources import COLAB, PACKAGE, REPOSITORY, locate, page_url
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).resolve().parent.parent
+every_chapter = pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+)
 
 
 def cells(path, kind):
@@ -30,7 +33,7 @@ def answers(path):
     ]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@every_chapter
 def test_every_answer_runs_as_it_stands(path):
     found = answers(path)
     assert 2 <= len(found) <= 3
@@ -41,7 +44,7 @@ def test_every_answer_runs_as_it_stands(path):
             exec(compile(code, question, "exec"), {})
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@every_chapter
 def test_a_section_with_a_figure_names_the_functions_behind_it(path):
     """Full names in code type, which the book's pages turn into links to the repository."""
     notebook = json.loads(path.read_text())["cells"]
@@ -65,27 +68,20 @@ def test_examples_give_what_they_say(name):
 
 
 def test_the_readme_begins_as_the_page_does():
-    root = Path(__file__).parent.parent
-    page = (root / "book" / "own_model.md").read_text(encoding="utf-8")
+    page = (ROOT / "book" / "own_model.md").read_text(encoding="utf-8")
     first = page.split("```{code-cell} ipython3\n")[1].split("```")[0]
-    assert first in (root / "README.md").read_text(encoding="utf-8")
+    assert first in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.mark.parametrize(
-    ("name", "path", "begins", "ends"),
-    [
-        ("stats.bootstrap_mean", "stats.py", "def bootstrap_mean(", "    return"),
-        ("resume.Store.part", "resume.py", "    @contextmanager", "                    _write_json("),
-        ("training.loop.Run.round", "training/loop.py", "    @property", "        return self.spec"),
-        ("labels.Head", "labels.py", "@dataclass", "        return cls("),
-    ],
-)
+@pytest.mark.parametrize("name, path, begins, ends", [
+    ("stats.bootstrap_mean", "stats.py", "def bootstrap_mean(", "    return"),
+    ("resume.Store.part", "resume.py", "    @contextmanager", "                    _write_json("),
+    ("training.loop.Run.round", "training/loop.py", "    @property", "        return self.spec"),
+    ("labels.Head", "labels.py", "@dataclass", "        return cls("),
+])  # fmt: skip
 def test_a_name_leads_to_its_lines(name, path, begins, ends):
-    place = locate(f"talking_heads_utils.{name}")
-    assert place.path == f"talking_heads_utils/{path}"
+    place = locate(f"{PACKAGE}.{name}")
+    assert place.path == f"{PACKAGE}/{path}"
     first, last = place.lines
     lines = (ROOT / place.path).read_text().splitlines()
     assert lines[first - 1].startswith(begins) and lines[last - 1].startswith(ends)
@@ -98,41 +94,32 @@ def test_a_module_is_named_whole():
     assert place.url("https://host/of", "main").endswith("of/blob/main/talking_heads_utils/experiments/icl/swaps.py")
 
 
-@pytest.mark.parametrize("name", ["resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope"])
-def test_an_unknown_name_is_one_clear_error(name):
-    with pytest.raises(LabelError, match=re.escape(f"talking_heads_utils.{name}")):
-        locate(f"talking_heads_utils.{name}")
+UNKNOWN = [f"{PACKAGE}.{name}" for name in ("resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope")]
 
 
-def test_names_of_other_packages_are_refused():
-    with pytest.raises(LabelError, match="nosuchpackage"):
-        locate("nosuchpackage.a")
-    with pytest.raises(LabelError, match="torch.nn.Linear"):
-        locate("torch.nn.Linear")
+@pytest.mark.parametrize("name", [*UNKNOWN, "nosuchpackage.a", "torch.nn.Linear"])
+def test_an_unknown_name_or_that_of_another_package_is_one_clear_error(name):
+    with pytest.raises(LabelError, match=re.escape(name)):
+        locate(name)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem[:2])
+@every_chapter
 def test_links_of_a_notebook_lead_somewhere_on_colab_too(path):
     """There nothing lies beside the notebook: links are whole addresses of files, or names in its text."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text, code = ("\n".join(cells(path, kind)) for kind in ("markdown", "code"))
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
     assert targets
     for target in targets:
         if target.startswith("#"):
-            assert f'<a name="{target[1:]}"></a>' in text and f'name="{target[1:]}",' in str(cells), target
+            assert f'<a name="{target[1:]}"></a>' in text and f'name="{target[1:]}",' in code, target
             continue
         host, _, place = target.partition("/blob/main/")
-        assert host in (
-            REPOSITORY,
-            REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github"),
-        )
+        assert host in (REPOSITORY, COLAB)
         assert (ROOT / place.partition("#")[0]).is_file() and place.endswith(".ipynb") == ("colab" in host), target
 
 
 def test_the_repository_has_one_address():
     config = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"]
-    assert config["url"] == REPOSITORY == cited and page_url("book/rules.md").startswith(
-        f"{REPOSITORY}/blob/{config['branch']}/"
-    )
+    assert config["url"] == REPOSITORY == cited
+    assert page_url("book/rules.md").startswith(f"{REPOSITORY}/blob/{config['branch']}/")

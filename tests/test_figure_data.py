@@ -84,7 +84,7 @@ def test_a_large_table_is_parquet(tmp_path, monkeypatch):
 
 
 CELLS = [
-    "%pip install x\nimport os\nfrom talking_heads_utils.figures import circuit as c, page\nother = 1",
+    "%pip install x\nimport os\nfrom talking_heads_utils.figures import roles as c, page\nother = 1",
     "base = {k: os.sep for k in 'ab'}\nother = base",
     "two = len(base)\npage.show(\n    lambda: c.sketch(\n        two,\n    ),\n    name='fig-a',\n)",
 ]
@@ -93,10 +93,10 @@ CELLS = [
 def test_what_made_a_figure_is_what_it_goes_back_to():
     made = made_by(CELLS, "fig-a")
     assert made.lines.splitlines() == [
-        "import os", "from talking_heads_utils.figures import circuit as c", "base = {k: os.sep for k in 'ab'}",
+        "import os", "from talking_heads_utils.figures import roles as c", "base = {k: os.sep for k in 'ab'}",
         "two = len(base)", "c.sketch(", "    two,", ")",
     ]  # fmt: skip
-    assert made.function == "talking_heads_utils.figures.circuit.sketch"
+    assert made.function == "talking_heads_utils.figures.roles.sketch"
     with pytest.raises(LabelError, match="fig-b"):
         made_by(CELLS, "fig-b")
 

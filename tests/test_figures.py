@@ -2,7 +2,6 @@
 
 from itertools import product
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -10,8 +9,7 @@ import pytest
 from talking_heads_utils import roles
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.planted_pair import planted_pair
-from talking_heads_utils.figures import composition, heads, models, page
-from talking_heads_utils.figures.landing import one_number_figure
+from talking_heads_utils.figures import composition, heads, inhibition, models, page, style
 from talking_heads_utils.labels import Head
 from talking_heads_utils.scores.scores import compute_scores
 from talking_heads_utils.site import landing
@@ -22,15 +20,11 @@ def scores(small):
     return compute_scores(small)
 
 
-def array(values):
-    return np.asarray(values, dtype=float)
-
-
 def test_the_known_answer_figure_moves_with_its_slider():
     by_cosine = {c: compute_scores(planted_pair(c), "Q") for c in (1.0, 0.5)}
     figure = composition.known_answer_figure(by_cosine)
     assert [frame.name for frame in figure.frames] == ["1.00", "0.50"]
-    tall = [array(frame.data[0].y)[2] for frame in figure.frames]
+    tall = [float(frame.data[0].y[2]) for frame in figure.frames]
     assert tall[1] == pytest.approx(tall[0] / 2, rel=1e-5)
     assert [list(step.args[0]) for step in figure.layout.sliders[0].steps] == [["1.00"], ["0.50"]]
 
@@ -47,11 +41,10 @@ def test_a_figure_for_the_page_carries_caption_and_alternative_text(monkeypatch)
 
 
 def test_every_role_has_its_own_colour():
-    from talking_heads_utils.figures.style import CONTROL, ROLE_COLOURS, role_colour
-
-    assert set(ROLE_COLOURS) == set(roles.ALL) - {roles.VALUE_SOURCE} > set(roles.gpt2_small_roles())
-    assert len({*ROLE_COLOURS.values(), CONTROL}) == len(ROLE_COLOURS) + 1
-    assert role_colour(None) == role_colour(roles.VALUE_SOURCE) == CONTROL
+    colours = style.ROLE_COLOURS
+    assert set(colours) == set(roles.ALL) - {roles.VALUE_SOURCE} > set(roles.gpt2_small_roles())
+    assert len({*colours.values(), style.CONTROL}) == len(colours) + 1
+    assert style.role_colour(None) == style.role_colour(roles.VALUE_SOURCE) == style.CONTROL
 
 
 def test_the_landing_sliders_steps_show_what_its_rows_hold():
@@ -64,7 +57,7 @@ def test_the_landing_sliders_steps_show_what_its_rows_hold():
         for i, (setting, name) in enumerate(product((-1.0, 1.0), ("first", "second")))
     ]  # fmt: skip
     table = pd.DataFrame([*rows, rows[0] | dict(prompt=None)]).astype({"prompt": "Int64"})
-    figure = one_number_figure(table)
+    figure = inhibition.one_number_figure(table)
     assert list(figure.data[0].y) == ["second0", "first0"]
     step = figure.layout.sliders[0].steps[0].args[0]
     assert [list(x) for x in step["x"]] == [[0.11, 0.1], [0.21, 0.2], [0.22, 0.2], [0.42, 0.4]]
@@ -149,14 +142,12 @@ def test_few_rows_are_bars_with_intervals():
     assert found.y == ("L1H0", "L1H1", "L1H2") and found.z[2][19] == -17
 
 
-def test_other_frames_are_refused():
-    with pytest.raises(OptionError, match="lacks"):
-        heads(pd.DataFrame({"a": [1]}))
-    with pytest.raises(OptionError, match="several metrics"):
-        heads(frame([dict(what="a", change=1), dict(what="b", change=1, metric="loss")]))
-    sets = [dict(what=f"set {i}", layer=None, head=None, component=None, position="all", change=i) for i in range(33)]
-    with pytest.raises(OptionError, match="More than 32 sets"):
-        heads(frame(sets))
-    cells = [dict(layer=0, head=h % 33, position="all", change=h) for h in range(34)]
-    with pytest.raises(OptionError, match="Several rows are of L0H0"):
-        heads(frame(cells))
+@pytest.mark.parametrize("rows, said", [
+    ([{}], "lacks"),
+    ([dict(what="a", change=1), dict(what="b", change=1, metric="loss")], "several metrics"),
+    ([dict(what=f"set {i}", layer=None, head=None, component=None, change=i) for i in range(33)], "More than 32 sets"),
+    ([dict(layer=0, head=h % 33, position="all", change=h) for h in range(34)], "Several rows are of L0H0"),
+])  # fmt: skip
+def test_other_frames_are_refused(rows, said):
+    with pytest.raises(OptionError, match=said):
+        heads(frame(rows))

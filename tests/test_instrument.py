@@ -50,9 +50,12 @@ def page(address):
         yield driver
 
 
+def load_button(driver):
+    return site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} button.load"))[0]
+
+
 def load(driver, seconds=120):
-    button = site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} button.load"))[0]
-    driver.execute_script("arguments[0].click()", button)
+    driver.execute_script("arguments[0].click()", load_button(driver))
     site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} .head tbody tr"), seconds)
 
 
@@ -142,39 +145,24 @@ def test_the_instrument_has_no_barriers_and_fits_a_phone(page):
 
 
 @on_one_page
-@pytest.mark.parametrize(
-    "text, answers, said",
-    [
-        ("  ", ["Mary", "John"], "The prompt is empty"),
-        ("word " * 300, ["Mary", "John"], "this page runs at most 256"),
-        ("Mary and John", ["Mary", "Johannesburgian"], "take a word that is one"),
-        ("Mary and John", ["Mary", ""], "two different words"),
-    ],
-)
+@pytest.mark.parametrize("text, answers, said", [
+    ("  ", ["Mary", "John"], "The prompt is empty"),
+    ("word " * 300, ["Mary", "John"], "this page runs at most 256"),
+    ("Mary and John", ["Mary", "Johannesburgian"], "take a word that is one"),
+    ("Mary and John", ["Mary", ""], "two different words"),
+])  # fmt: skip
 def test_what_cannot_be_run_is_told_in_a_sentence_and_the_page_lives_on(page, text, answers, said):
-    def run(text, answers):
-        return inside(
-            page,
-            f"[i.fields.text.value, i.fields.answer.value, i.fields.other.value] = {json.dumps([text, *answers])};"
-            "await i.run(); return i.status.textContent",
-        )["value"]
-
-    assert said in run(text, answers)
-    assert "tokens" in run("When Mary and John went home, Mary spoke to", ["John", "Mary"])
+    good = ("When Mary and John went home, Mary spoke to", "John", "Mary")
+    for typed, answered in (((text, *answers), said), (good, "tokens")):
+        fields = f"[i.fields.text.value, i.fields.answer.value, i.fields.other.value] = {json.dumps(typed)};"
+        assert answered in inside(page, fields + "await i.run(); return i.status.textContent")["value"]
 
 
 @pytest.mark.parametrize("hurt, said", [("cut", "did not arrive"), ("changed", "arrived damaged"), ("gone", "404")])
 def test_a_part_that_does_not_arrive_whole_is_named_and_fetched_again(tmp_path, hurt, said):
     """The button stands again, and with the part mended it goes on."""
     site = tmp_path / "site"
-    for path in ("_static", CHAPTER):
-        (site / path).parent.mkdir(parents=True, exist_ok=True)
-        if (Path(SITE) / path).is_dir():
-            shutil.copytree(
-                Path(SITE) / path, site / path, copy_function=os.link, ignore=shutil.ignore_patterns("atlas-*")
-            )
-        else:
-            shutil.copy(Path(SITE) / path, site / path)
+    shutil.copytree(SITE, site, copy_function=os.link)
     part = site / "_static" / "model" / "layer-07.bin"
     whole = part.read_bytes()
     part.unlink()
@@ -184,11 +172,9 @@ def test_a_part_that_does_not_arrive_whole_is_named_and_fetched_again(tmp_path, 
         part.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with site_tools.served(site) as address, site_tools.browser(served=True) as driver:
         driver.get(f"{address}/{CHAPTER}")
-        button = site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} button.load"))[0]
-        driver.execute_script("arguments[0].click()", button)
+        driver.execute_script("arguments[0].click()", load_button(driver))
         site_tools.wait_for(lambda: "layer-07.bin" in text_of(driver, "[role=status]"), 120)
-        assert said in text_of(driver, "[role=status]")
-        assert driver.find_element("css selector", f"#{PLACE} button.load").is_enabled()
+        assert said in text_of(driver, "[role=status]") and load_button(driver).is_enabled()
         if hurt == "changed":
             part.write_bytes(whole)
             load(driver)
@@ -197,17 +183,12 @@ def test_a_part_that_does_not_arrive_whole_is_named_and_fetched_again(tmp_path, 
 def test_nothing_is_fetched_before_a_reader_asks_nor_run_on_a_card_that_is_not_there(address):
     with site_tools.browser(served=True) as driver:
         driver.get(f"{address}/{CHAPTER}")
-        site_tools.wait_for(lambda: driver.find_elements("css selector", f"#{PLACE} button.load"))
+        offer = load_button(driver).text
         events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
         asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         assert not [url for url in asked if "/_static/model/" in url and not url.endswith("about.mjs")]
         size = sum((MODEL / name).stat().st_size for name in os.listdir(MODEL) if name.endswith((".bin", ".json")))
-        (shown,) = [
-            int(word)
-            for word in driver.find_element("css selector", "button.load").text.split("(")[1].split()
-            if word.isdigit()
-        ]
+        (shown,) = [int(word) for word in offer.split("(")[1].split() if word.isdigit()]
         assert shown * 1e6 > size
         inside(driver, "i.card.checked = true; await i.load()")
-        assert "no graphics card" in text_of(driver, "[role=status]")
-        assert driver.find_element("css selector", f"#{PLACE} button.load").is_enabled()
+        assert "no graphics card" in text_of(driver, "[role=status]") and load_button(driver).is_enabled()

@@ -28,7 +28,7 @@ def c():
 
 
 @pytest.fixture(scope="module")
-def table(c):
+def table():
     return notebook.Tables(PLANTED, live=False)["slider"]
 
 
@@ -68,17 +68,14 @@ def test_any_prompt_moves_in_the_slider_figure(c, table, names):
     assert f"{own['plain'].iloc[0]:+.1f}" in names.message.value
 
 
-@pytest.mark.parametrize(
-    "values, sentence",
-    [
-        (dict(text=" "), "Type a prompt"),
-        (dict(text=CLEAN.replace("Mary", "Susan")), "'Mary' is not in the prompt"),
-        (dict(other="Mary"), "two different names"),
-        (dict(answer=""), "Type both words"),
-        (dict(text=f"{CLEAN} {CLEAN * 8}"), "tokens; type one of at most"),
-        (dict(answer="Zebedee", text=CLEAN.replace("Mary", "Zebedee")), "does not know 'Zebedee'"),
-    ],
-)
+@pytest.mark.parametrize("values, sentence", [
+    (dict(text=" "), "Type a prompt"),
+    (dict(text=CLEAN.replace("Mary", "Susan")), "'Mary' is not in the prompt"),
+    (dict(other="Mary"), "two different names"),
+    (dict(answer=""), "Type both words"),
+    (dict(text=f"{CLEAN} {CLEAN * 8}"), "tokens; type one of at most"),
+    (dict(answer="Zebedee", text=CLEAN.replace("Mary", "Zebedee")), "does not know 'Zebedee'"),
+])  # fmt: skip
 def test_a_prompt_that_has_not_two_names_gets_one_sentence(names, values, sentence):
     assert typed(names, **dict(text=CLEAN, answer="Mary", other="John") | values) == [] and names.table is None
     assert sentence in html.unescape(names.message.value)
@@ -111,15 +108,12 @@ def test_any_two_prompts_make_a_patch_grid(c, grid):
     assert f"{by_hand.attrs['clean']:+.1f} after the clean prompt" in grid.message.value
 
 
-@pytest.mark.parametrize(
-    "values, sentence",
-    [
-        (dict(corrupted=f"{CORRUPTED} the"), "the same number"),
-        (dict(corrupted=CLEAN), "The two prompts are the same"),
-        (dict(wrong="Mary"), "two different words"),
-        (dict(clean=""), "Type a prompt"),
-    ],
-)
+@pytest.mark.parametrize("values, sentence", [
+    (dict(corrupted=f"{CORRUPTED} the"), "the same number"),
+    (dict(corrupted=CLEAN), "The two prompts are the same"),
+    (dict(wrong="Mary"), "two different words"),
+    (dict(clean=""), "Type a prompt"),
+])  # fmt: skip
 def test_prompts_that_are_no_pair_get_one_sentence(grid, values, sentence):
     assert typed(grid, **dict(clean=CLEAN, corrupted=CORRUPTED, wrong="John") | values) == [] and grid.table is None
     assert sentence in grid.message.value

@@ -20,7 +20,7 @@ from talking_heads_utils.components import direction_of, ov_svd
 from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.site import page_model
-from talking_heads_utils.site.page_runtime import RUNTIME, write_runtime
+from talking_heads_utils.site.npm import RUNTIME, write_runtime
 from talking_heads_utils.weights.bridge import head_weights_from_bridge
 
 TEXT = "hello the 12 and the hello 1"
@@ -125,15 +125,9 @@ def test_graphs_and_blocks_are_the_packages_model(folder, file, bridge, tmp_path
     weights, at = head_weights_from_bridge(bridge), Component(0, 3, 2)
     v = direction_of(weights, at)[0].float()
     coefficient = cache["blocks.0.attn.hook_z"][0, -1, 3] @ weights.W_O[0, 3] @ v
-    moved = bridge.run_with_hooks(
-        torch.tensor([ids]),
-        fwd_hooks=[
-            (
-                "blocks.0.hook_attn_out",
-                lambda t, hook: t + (torch.arange(len(ids)) == len(ids) - 1)[:, None] * (5 - coefficient) * v,
-            )
-        ],
-    )
+    last = (torch.arange(len(ids)) == len(ids) - 1)[:, None]
+    hook = "blocks.0.hook_attn_out", lambda t, hook: t + last * (5 - coefficient) * v
+    moved = bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=[hook])
     maps, W_O = native.layers[0]["maps"].reshape(4, 32, 32)[3], native.layers[0]["W_O"].T.reshape(4, 32, 64)[3]
     write = (maps @ W_O)[2]
     now = native.run(ids)["z"][0][3] @ W_O @ write
@@ -141,10 +135,8 @@ def test_graphs_and_blocks_are_the_packages_model(folder, file, bridge, tmp_path
     assert (moved[0, -1] - logits[0, -1]).abs().max() > 0.1
 
     scale = {1: np.array([1, 0, 1, -2], np.float32)}
-    heads = bridge.run_with_hooks(
-        torch.tensor([ids]),
-        fwd_hooks=[("blocks.1.attn.hook_z", lambda z, hook: z * torch.tensor([1, 0, 1, -2])[:, None])],
-    )
+    hook = "blocks.1.attn.hook_z", lambda z, hook: z * torch.tensor([1, 0, 1, -2])[:, None]
+    heads = bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=[hook])
     close(native.run(ids, scale=scale)["logits"], heads[0, -1])
 
 
@@ -159,40 +151,33 @@ def test_components_of_the_files_are_those_of_the_weights(folder, bridge, tmp_pa
         assert (write.gather(-1, write.abs().argmax(-1, keepdim=True))[:, :8] > 0).all()
 
 
-def test_what_the_page_cannot_run_is_one_clear_error(tmp_path, checkpoints):
-    untied = gguf_files.write(gguf_files.build("llama", head_dim=32), tmp_path / "untied.gguf", "Q8_0")
-    qwen = gguf_files.write(gguf_files.build("qwen2", **SIZES), tmp_path / "qwen.gguf", "Q8_0")
-    for path in (untied, qwen):
-        with pytest.raises(CheckpointError, match="runs Llama models with tied embeddings"):
-            page_model.write_model(path, tmp_path / "made")
-    narrow = gguf_files.write(gguf_files.build("llama", tie_word_embeddings=True), tmp_path / "narrow.gguf", "Q8_0")
-    with pytest.raises(CheckpointError, match="multiples of 32"):
-        page_model.write_model(narrow, tmp_path / "made")
+@pytest.mark.parametrize("family, sizes, quantised, kinds, said", [
+    ("llama", dict(head_dim=32), "Q8_0", {}, "runs Llama models with tied embeddings"),
+    ("qwen2", SIZES, "Q8_0", {}, "runs Llama models with tied embeddings"),
+    ("llama", dict(tie_word_embeddings=True), "Q8_0", {}, "multiples of 32"),
+    ("llama", SIZES, "Q5_1", {}, "stored as Q5_1; the page reads"),
+    ("llama", SIZES, "Q8_0", {"token_embd.weight": "Q4_1"}, "embedding is stored as Q4_1; the page reads Q8_0"),
+    ("llama", SIZES, "Q8_0", {"blk.1.ffn_up.weight": "F32"}, "Layer 1 is stored in other ways"),
+])  # fmt: skip
+def test_what_the_page_cannot_run_is_one_clear_error(tmp_path, family, sizes, quantised, kinds, said):
+    path = gguf_files.write(gguf_files.build(family, **sizes), tmp_path / "odd.gguf", quantised, kinds=kinds)
+    with pytest.raises(CheckpointError, match=said):
+        page_model.write_model(path, tmp_path / "made")
+    assert not (tmp_path / "made" / "model.json").exists()
+
+
+def test_a_checkpoint_that_is_no_gguf_file_is_refused(tmp_path, checkpoints):
     with pytest.raises(CheckpointError, match="out of a GGUF file"):
         page_model.write_model(checkpoints["llama"], tmp_path / "made")
-    stored = gguf_files.write(gguf_files.build("llama", **SIZES), tmp_path / "stored.gguf", "Q5_1")
-    with pytest.raises(CheckpointError, match="stored as Q5_1; the page reads"):
-        page_model.write_model(stored, tmp_path / "made")
-    kinds = {"token_embd.weight": "Q4_1"}
-    small = gguf_files.write(gguf_files.build("llama", **SIZES), tmp_path / "small.gguf", "Q8_0", kinds=kinds)
-    with pytest.raises(CheckpointError, match="The embedding is stored as Q4_1; the page reads Q8_0"):
-        page_model.write_model(small, tmp_path / "made")
-    kinds = {"blk.1.ffn_up.weight": "F32"}
-    mixed = gguf_files.write(gguf_files.build("llama", **SIZES), tmp_path / "mixed.gguf", "Q8_0", kinds=kinds)
-    with pytest.raises(CheckpointError, match="Layer 1 is stored in other ways"):
-        page_model.write_model(mixed, tmp_path / "made")
-    assert not (tmp_path / "made" / "model.json").exists()
 
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory) -> Path:
     """What runs the model in a page. It is fetched where nothing may be skipped, as in CI."""
-    for reason in (
-        "" if shutil.which("node") else "node is not on this machine",
-        "" if all(package.cached.is_file() for package in RUNTIME) else "the page's runtime is not in the cache",
-    ):
-        if reason and (reason.startswith("node") or not os.environ.get(STRICT_VARIABLE)):
-            pytest.skip(reason)
+    if not shutil.which("node"):
+        pytest.skip("node is not on this machine")
+    if not all(package.cached.is_file() for package in RUNTIME) and not os.environ.get(STRICT_VARIABLE):
+        pytest.skip("the page's runtime is not in the cache")
     place = tmp_path_factory.mktemp("runtime")
     write_runtime(place)
     return place
@@ -205,15 +190,10 @@ def move(label: str, how: str, amount: float) -> dict:
 
 
 CASES = [
-    {},
+    {}, {"set": {"L1H2.0": 4.0}}, {"set": {"L0H3.1": -3.0}}, {"scale": {"L0H3.1": -2.0}}, {"add": {"L1H0.2": 2.5}},
+    {"scale": {"L0H1": 0.0}}, {"scale": {"L0H1": -1.5, "L1H2.0": 3.0}, "add": {"L1H2.1": 1.0}, "set": {"L0H3.0": 2.0}},
     {"set": {"L1H2.0": 4.0}},
-    {"set": {"L0H3.1": -3.0}},
-    {"scale": {"L0H3.1": -2.0}},
-    {"add": {"L1H0.2": 2.5}},
-    {"scale": {"L0H1": 0.0}},
-    {"scale": {"L0H1": -1.5, "L1H2.0": 3.0}, "add": {"L1H2.1": 1.0}, "set": {"L0H3.0": 2.0}},
-    {"set": {"L1H2.0": 4.0}},
-]
+]  # fmt: skip
 
 
 def test_the_engine_of_the_page_is_ask(folder, runtime, bridge):

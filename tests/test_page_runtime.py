@@ -1,5 +1,5 @@
-"""What the page's model is made of beside the build: packages of a registry, whole or not at all, and a folder that is
-made once, or says why it is empty."""
+"""What the site takes out of packages of the npm registry, whole or not at all: what runs a model in a page, whose
+folder is made once or says why it is empty, and the plotly.js that a figure needs."""
 
 import base64
 import hashlib
@@ -7,18 +7,23 @@ import importlib.util
 import io
 import json
 import os
+import re
 import tarfile
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from plotly.offline import get_plotlyjs_version
 
 from talking_heads_utils.errors import DownloadError
-from talking_heads_utils.site import npm, page_model, page_runtime
-from talking_heads_utils.site.npm import NpmPackage
+from talking_heads_utils.site import npm, page_model
+from talking_heads_utils.site.npm import CARTESIAN, WHOLE, NpmPackage, bundles, is_flat
 from talking_heads_utils.weights.packages import CACHE_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
+NOWHERE = "file:///nowhere"
 
 
 @pytest.fixture
@@ -36,14 +41,14 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setenv(npm.REGISTRY_VARIABLE, (tmp_path / "registry").as_uri() + "/")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     sum = base64.b64encode(hashlib.sha512(archive.getvalue()).digest()).decode()
-    return NpmPackage("@who/it", "1.2.0", f"sha512-{sum}", "MIT", {"run.mjs": "dist/run.mjs"}, notice="MIT, by them")
+    return NpmPackage("@who/it", "1.2.0", f"sha512-{sum}", {"run.mjs": "dist/run.mjs"}, notice="MIT, by them")
 
 
 def test_a_package_is_fetched_once_and_held_against_its_sum(package, tmp_path, monkeypatch):
     wanted = {"run.mjs": b"export {};", "it.LICENSE": b"MIT, by them"}
     assert package.read() == wanted and package.cached.parent == tmp_path / "cache" / "npm"
     registry = os.environ[npm.REGISTRY_VARIABLE]
-    monkeypatch.setenv(npm.REGISTRY_VARIABLE, "file:///nowhere")
+    monkeypatch.setenv(npm.REGISTRY_VARIABLE, NOWHERE)
     assert package.read() == wanted, "out of the cache"
     package.cached.write_bytes(b"damaged")
     with pytest.raises(DownloadError, match="could not be fetched .*nowhere"):
@@ -60,12 +65,10 @@ def test_a_package_of_another_sum_is_not_kept(package, tmp_path):
 
 
 def test_the_site_names_the_licence_of_all_that_it_holds(monkeypatch, tmp_path, package):
-    monkeypatch.setattr(page_runtime, "RUNTIME", (package,))
-    files = page_runtime.write_runtime(tmp_path / "runtime")
-    assert {path.name: path.stat().st_size for path in (tmp_path / "runtime").iterdir()} == {
-        name: about["bytes"] for name, about in files.items()
-    }
-    assert files["run.mjs"]["sha256"] == hashlib.sha256(b"export {};").hexdigest()
+    monkeypatch.setattr(npm, "RUNTIME", (package,))
+    files, folder = npm.write_runtime(tmp_path / "runtime"), tmp_path / "runtime"
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == {n: f["bytes"] for n, f in files.items()}
+    assert files["run.mjs"]["sha256"] == hashlib.sha256(b"export {};").hexdigest() and "it.LICENSE" in files
 
 
 @pytest.fixture
@@ -87,8 +90,8 @@ def book_model(monkeypatch):
         return {"run.wasm": {"bytes": 4}}
 
     monkeypatch.setattr(page_model, "write_model", write_model)
-    monkeypatch.setattr(page_runtime, "write_runtime", write_runtime)
-    monkeypatch.setattr(page_runtime, "ENGINES", {"wasm": ("run.mjs", "run.wasm")})
+    monkeypatch.setattr(npm, "write_runtime", write_runtime)
+    monkeypatch.setattr(npm, "ENGINES", {"wasm": ("run.mjs", "run.wasm")})
     return module
 
 
@@ -143,3 +146,31 @@ def test_the_build_puts_the_model_into_the_site_or_leaves_it_out(book_model, tmp
     (tmp_path / "model.log").write_text("what went wrong")
     with pytest.raises(RuntimeError, match="what went wrong"):
         book_model.finish(app, None)
+
+
+@pytest.mark.parametrize("drawn, frames, flat", [
+    (["bar", "heatmap", None], None, True), (["scatter", "scatter3d"], [], False), (["scatter"], ["scattergl"], False),
+    ([], None, True),
+])  # fmt: skip
+def test_the_traces_of_a_figure_decide_what_draws_it(drawn, frames, flat):
+    data, moved = ([{"type": kind} if kind else {} for kind in kinds or ()] for kinds in (drawn, frames))
+    assert is_flat({"data": data, "frames": [{"data": moved}] if moved else frames}) is flat
+
+
+def test_flat_figures_are_drawn_by_the_part_or_quietly_by_the_whole(package, monkeypatch):
+    part = replace(package, version=get_plotlyjs_version())
+    part.cached.parent.mkdir(parents=True)
+    part.cached.write_bytes(package.find())
+    monkeypatch.setenv(npm.REGISTRY_VARIABLE, NOWHERE)
+    assert list(bundles(part)) == ["run.mjs", "it.LICENSE", WHOLE] and len(bundles(part)[WHOLE]) > 1e6
+    assert list(bundles(replace(part, version="0.1.0"))) == [WHOLE], "of another version than the wheel's"
+    part.cached.unlink()
+    assert list(bundles(part)) == [WHOLE], "no registry"
+
+
+def test_the_part_is_of_the_version_that_the_book_pins():
+    (pinned,) = re.findall(r"^plotly==(.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)
+    if version("plotly") != pinned:
+        pytest.skip(f"another plotly than the constraints' {pinned} is installed")
+    assert CARTESIAN.version == get_plotlyjs_version()
+    assert f"plotly-cartesian-{CARTESIAN.version}.min.js" in CARTESIAN.files

@@ -26,7 +26,7 @@ from talking_heads_utils.site.data_dictionary import DATA_FILES
 from talking_heads_utils.site.scorecard import NoVerdict
 
 EXPERIMENT_NAMES = {e.name for e in EXPERIMENTS}
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+ROOT = Path(__file__).resolve().parent.parent
 JOINT = BY_ID[ClaimId.REDUNDANT]
 
 
@@ -42,13 +42,12 @@ def sets():
 
 
 def test_every_claim_has_an_experiment_a_figure_and_words():
-    assert [claim.id for claim in CLAIMS] == list(ClaimId) and set(claim_words.SENTENCES) == set(
-        claim_words.SHORT
-    ) == set(ClaimId)
+    assert [claim.id for claim in CLAIMS] == list(ClaimId)
+    assert set(claim_words.SENTENCES) == set(claim_words.SHORT) == set(ClaimId)
     for claim in CLAIMS:
         assert claim.experiment in EXPERIMENT_NAMES, claim.id
         assert (claim.rule is None) == bool(claim.unsound), claim.id
-        page = (NOTEBOOKS / f"{scorecard.PAGES[claim.chapter]}.ipynb").read_text(encoding="utf-8")
+        page = (ROOT / "notebooks" / f"{scorecard.PAGES[claim.chapter]}.ipynb").read_text(encoding="utf-8")
         assert f'name=\\"{claim.where}\\"' in page, claim.id
         assert claim_words.theirs(claim)
         assert (claim.rule is not None) == (claim.id in claim_words.RULES), claim.id
@@ -62,9 +61,8 @@ def test_words_hold_every_number_that_was_measured():
     share = Measured("share_of_x", -1.655, -2.945, -0.366, control_label="of_y", control=0.04, also={"more_low": 0.2})
     assert claim_words.in_words(share) == "share of x: -166% [-294%, -37%]"
     assert claim_words.control_in_words(share) == "of y 4.0%, more than the control by at least 20%"
-    assert "nan" not in claim_words.in_words(Measured("x", float("nan"))) and not claim_words.control_in_words(
-        Measured("x", 1.0)
-    )
+    assert "nan" not in claim_words.in_words(Measured("x", float("nan")))
+    assert not claim_words.control_in_words(Measured("x", 1.0))
 
 
 @pytest.mark.parametrize("result, verdict", [
@@ -78,19 +76,13 @@ def test_what_is_known_of_a_claim_is_shown_where_its_cell_leads(result, verdict)
     results = {"gpt2": {"sets": result}}
     html, matrix = scorecard.as_html(results), scorecard.as_matrix(results)
     assert html.count(f"<em>{verdict}</em>") == 1 and known.measured[1:] in html and known.control in html
-    (target,) = re.findall(
-        rf"href='#(claim-{JOINT.id}-[^']*)'[^>]*><span aria-hidden='true'>{scorecard.MARKS[verdict]}", matrix
-    )
+    mark = f"><span aria-hidden='true'>{scorecard.MARKS[verdict]}"
+    (target,) = re.findall(rf"href='#(claim-{JOINT.id}-[^']*)'[^>]*{mark}", matrix)
     assert f"id='{target}'" in html
     assert ("results/gpt2/sets.parquet" in html) == (known.found is not None)
-
-
-def test_a_cell_that_is_not_judged_says_which_units_are_too_few():
-    known = scorecard.judge(JOINT, finished(sets()))
-    unit, (has, least) = next(iter(JOINT.rule.lacking(known.found).items()))
-    assert known.short == f"{has}/{least} {unit}" and f">{known.short}</span>" in scorecard.as_matrix(
-        {"gpt2": {"sets": finished(sets())}}
-    )
+    if verdict == Verdict.NOT_JUDGED:  # which units are too few
+        unit, (has, least) = next(iter(JOINT.rule.lacking(known.found).items()))
+        assert known.short == f"{has}/{least} {unit}" and f">{known.short}</span>" in matrix
 
 
 def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it():
@@ -103,11 +95,8 @@ def test_a_real_model_without_results_is_not_run_and_a_toy_never_stands_for_it()
             asked = sum(c.chapter in known.chapters and c.experiment in EXPERIMENT_NAMES for c in CLAIMS)
             assert [by[model].verdict for by in of if model in by] == [NoVerdict.NOT_RUN] * asked
     html, matrix = scorecard.as_html(results), scorecard.as_matrix(results)
-    assert (
-        html.count("<details class='claim'")
-        == len(CLAIMS)
-        == len(re.findall("<th scope='row'><a href='#claim-", matrix))
-    )
+    for shown, entry in ((html, "<details class='claim'"), (matrix, "<th scope='row'><a href='#claim-")):
+        assert shown.count(entry) == len(CLAIMS)
     assert set(re.findall("href='#([^']*)'", matrix)) <= set(re.findall("id='([^']*)'", html))
 
 
@@ -147,9 +136,6 @@ def test_the_place_where_a_notebook_runs(monkeypatch):
     assert notebook.dtype_for("gpt2") == torch.float32
 
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
 def fields_in(path):
     """Columns of a table, or names of a safetensors file's tensors with kinds and layers as placeholders."""
     if path.suffix == ".parquet":
@@ -177,18 +163,13 @@ def test_every_field_of_a_file_is_described_and_no_other(files):
     assert set(files.fields) == found
 
 
-def test_the_citation_says_what_the_citation_file_says():
+def test_the_page_and_zenodo_are_told_what_the_citation_file_says():
     cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     entry = bibtex(cff, "1.2.3")
     assert entry.startswith("@software{") and entry.count("{") == entry.count("}")
     for part in (cff["title"], cff["repository-code"], "1.2.3", cff["authors"][0]["name"]):
         assert part in entry
-    assert len(reproduced_works(cff)) == len(cff["references"])
-    assert all(str(work["year"]) in line for work, line in zip(cff["references"], reproduced_works(cff)))
-
-
-def test_zenodo_is_told_what_the_citation_file_says():
-    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert all(str(work["year"]) in line for work, line in zip(cff["references"], reproduced_works(cff), strict=True))
     told = json.loads((ROOT / ".zenodo.json").read_text(encoding="utf-8"))
     alike = {"title": "title", "upload_type": "type", "description": "abstract", "license": "license"}
     assert {name: told[name] for name in alike} == {name: cff[of] for name, of in alike.items()}

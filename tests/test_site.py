@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 import pytest
 import site_tools
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
 from site_tools import DESKTOP, PHONE, resize, wait_for
 
 from talking_heads_utils import roles
@@ -85,10 +87,8 @@ def test_every_figure_of_a_chapter_is_drawn_numbered_captioned_and_described(dri
     for plot in plots:
         assert len(plot.get_attribute("aria-label")) > 60 and plot.get_attribute("role") == "group"
         caption = plot.find_element("xpath", "./ancestor::figure").find_element("tag name", "figcaption")
-        caption = caption.get_attribute("textContent").strip()
-        assert re.match(r"Fig. \d", caption) and re.search(
-            "real weights|real model|[Pp]lanted|trained here|[Bb]uilt by hand", caption
-        )
+        caption, kinds = caption.get_attribute("textContent").strip(), "real (weights|model)|[Pp]lanted|trained here"
+        assert re.match(r"Fig. \d", caption) and re.search(f"{kinds}|[Bb]uilt by hand", caption)
         drawn = "return arguments[0].querySelectorAll('.trace, .hm, .gl-container canvas').length"
         assert driver.execute_script(drawn, plot) > 0
     first, *rest = driver.find_elements("css selector", "article figure")
@@ -144,6 +144,14 @@ def rows(driver, title):
     return driver.execute_script(script, title)
 
 
+def look_for(driver, text):
+    """What the search field is asked; the field."""
+    search = driver.find_element("id", "atlas-search")
+    search.clear()
+    search.send_keys(text, Keys.ENTER)
+    return search
+
+
 def fixed(value, digits):
     """As JavaScript writes it: halves are rounded up."""
     return str(Decimal(float(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
@@ -169,12 +177,8 @@ def test_the_explorer_page_shows_the_scores_of_the_package(driver):
     assert rows(driver, "L9H9 reads") == [shown(row, "Q", "L9H9") for _, row in best.iterrows()]
     S = scores.singular_values[9, 9].double()
     gap, share = relative_gap(S), S.square() / S.square().sum()
-    inputs = [
-        sum(
-            int(b.z[9, 9, i, :].ge(10).sum()) for (kind, layer), b in scores.blocks.items() if kind == "Q" and layer > 9
-        )
-        for i in range(64)
-    ]
+    later = [b.z[9, 9] for (kind, layer), b in scores.blocks.items() if kind == "Q" and layer > 9]
+    inputs = sum(z.ge(10).sum(1) for z in later).tolist()
     assert rows(driver, "Components") == [
         [f"L9H9.{i}", fixed(S[i], 3), f"{fixed(100 * share[i], 1)}%", fixed(gap[i], 3), str(inputs[i])]
         for i in range(64)
@@ -186,14 +190,10 @@ def test_the_explorer_page_shows_the_scores_of_the_package(driver):
 def test_a_component_of_the_explorer_page_has_its_own_readers(driver):
     scores = load_shipped_scores()
     open_explorer(driver, "#L8H10.1")
-    expected = []
-    for (kind, layer), block in scores.blocks.items():
-        if layer > 8:
-            expected += [
-                (block.z[8, 10, 1, head].item(), f"L{layer}H{head}", kind)
-                for head in range(12)
-                if block.z[8, 10, 1, head] >= 12
-            ]
+    expected = [
+        (z, f"L{layer}H{head}", kind) for (kind, layer), block in scores.blocks.items() if layer > 8
+        for head, z in enumerate(block.z[8, 10, 1].tolist()) if z >= 12
+    ]  # fmt: skip
     written = rows(driver, "L8H10.1 writes")
     assert [(row[1], row[2][0]) for row in written] == [(reader, kind) for _, reader, kind in sorted(expected)[::-1]]
     for row in written[:3]:
@@ -206,14 +206,12 @@ def test_a_component_of_the_explorer_page_has_its_own_readers(driver):
 def test_the_overview_of_the_explorer_page_counts_every_pair(driver):
     scores = load_shipped_scores()
     open_explorer(driver, "#kind=V&z=15")
-    n = int((scores.best_z("V") >= 15).sum())
-    assert driver.find_element("css selector", "#atlas [role=status]").text.startswith(
-        f"{n} edges between heads at z of 15"
-    )
+    n, status = int((scores.best_z("V") >= 15).sum()), ("css selector", "#atlas [role=status]")
+    assert driver.find_element(*status).text.startswith(f"{n} edges between heads at z of 15")
     open_explorer(driver, "#kind=V&z=3&rank=1")
     first = [scores.table(f"L{layer}H{head}", "V").iloc[0] for layer in range(1, 12) for head in range(12)]
     n = sum(row["z"] >= 3 for row in first)
-    assert driver.find_element("css selector", "#atlas [role=status]").text.startswith(f"{n} edges")
+    assert driver.find_element(*status).text.startswith(f"{n} edges")
     assert len(driver.find_elements("css selector", "#atlas [data-head]")) == 144
     fills = "return getComputedStyle(document.querySelector('[data-head=\"106\"] circle')).fill"
     red, green, blue = (int(ROLE_COLOURS[roles.S_INHIBITION][i : i + 2], 16) for i in (1, 3, 5))
@@ -222,16 +220,11 @@ def test_the_overview_of_the_explorer_page_counts_every_pair(driver):
 
 def test_the_address_of_the_explorer_page_is_its_view(driver):
     """Click, search, keys and links change it; back and a fresh load bring the view again."""
-    from selenium.webdriver.common.keys import Keys
-
     open_explorer(driver)
-    driver.execute_script(
-        "document.querySelector('[data-head=\"106\"] rect').dispatchEvent(new Event('click', {bubbles: true}))"
-    )
+    click = "document.querySelector('[data-head=\"106\"] rect').dispatchEvent(new Event('click', {bubbles: true}))"
+    driver.execute_script(click)
     assert view(driver) == ["#L8H10", "L8H10 (S-inhibition)"]
-    search = driver.find_element("id", "atlas-search")
-    search.clear()
-    search.send_keys("l9h6.3", Keys.ENTER)
+    look_for(driver, "l9h6.3")
     assert view(driver) == ["#L9H6.3", "L9H6.3 (name mover)"]
     driver.find_element("css selector", ".atlas-tables tbody a").click()
     assert view(driver)[0] == "#L9H6.0"
@@ -246,25 +239,19 @@ def test_the_address_of_the_explorer_page_is_its_view(driver):
     driver.back()
     wait_for(lambda: view(driver) == ["#L8H10", "L8H10 (S-inhibition)"])
     driver.execute_script("document.querySelector('[data-head=\"106\"]').focus()")
-    cell = driver.switch_to.active_element
-    cell.send_keys(Keys.ARROW_UP)
-    driver.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
-    driver.switch_to.active_element.send_keys(Keys.ENTER)
+    for key in (Keys.ARROW_UP, Keys.ARROW_LEFT, Keys.ENTER):
+        driver.switch_to.active_element.send_keys(key)
     assert view(driver) == ["#L9H9", "L9H9 (name mover)"]
-    assert driver.switch_to.active_element.get_attribute("aria-label") == "L9H9, name mover"
-    assert driver.switch_to.active_element.get_attribute("aria-selected") == "true"
-    driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    cell = driver.switch_to.active_element
+    assert cell.get_attribute("aria-label") == "L9H9, name mover" and cell.get_attribute("aria-selected") == "true"
+    cell.send_keys(Keys.ESCAPE)
     assert view(driver)[1] == "All heads"
 
 
 def test_the_explorer_page_shows_smollm2_by_the_numbers_of_the_book(driver):
     """Loaded when it is chosen; scores by another route, effects out of the tables; chooser, search and links work."""
-    from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.select import Select
-
-    table = {
-        name: pd.read_parquet(data_dir() / f"results/smollm2/{name}.parquet") for name in ("prediction", "effects")
-    }
+    stored = data_dir() / "results" / "smollm2"
+    table = {name: pd.read_parquet(stored / f"{name}.parquet") for name in ("prediction", "effects")}
     loaded = "return [...document.querySelectorAll('script[src*=\"atlas-\"]')].map(s => s.src.split('/').pop())"
     open_explorer(driver)
     assert view(driver) == ["#L8H10.1", "L8H10.1 (S-inhibition)"]
@@ -284,9 +271,7 @@ def test_the_explorer_page_shows_smollm2_by_the_numbers_of_the_book(driver):
     for link in driver.find_elements("css selector", ".atlas-measured a.elsewhere"):
         page, _, anchor = link.get_attribute("href").partition("#")
         assert f'id="{anchor}"' in Path(unquote(urlsplit(page).path)).read_text(encoding="utf-8")
-    search = driver.find_element("id", "atlas-search")
-    search.clear()
-    search.send_keys("l19h2.7", Keys.ENTER)
+    look_for(driver, "l19h2.7")
     assert view(driver) == ["#smollm2:L19H2.7", "L19H2.7 (S-inhibition)"]
     driver.back()
     wait_for(lambda: view(driver)[0] == "#smollm2:L20H0.0")
@@ -305,27 +290,18 @@ def test_each_models_scores_are_a_small_file_of_their_own(model):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("8.10", "write layer and head"), ("L12H0", "has no L12H0"), ("L1H1.64", "has no")]
+    "text, says", [("8.10", "write layer and head"), ("L12H0", "has no L12H0"), ("L1H1.64", "has no")]
 )
 def test_the_explorer_page_says_what_is_wrong_with_a_label(driver, text, says):
     open_explorer(driver, "#L8H10")
-    search = driver.find_element("id", "atlas-search")
-    search.clear()
-    search.send_keys(text, "\n")
+    search = look_for(driver, text)
     assert says in driver.find_element("id", "atlas-error").text and view(driver)[0] == "#L8H10"
     assert search.get_attribute("aria-invalid") == "true"
 
 
 def test_heads_of_the_explorer_page_are_large_enough_to_touch(driver):
     open_explorer(driver, "", PHONE)
-    size = driver.execute_script(
-        "const r = document.querySelector('[data-head] rect').getBoundingClientRect(); return [r.width, r.height]"
-    )
-    assert min(size) >= 24
-
-
-def set_theme(driver, theme):
-    driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    assert min(driver.find_element("css selector", "[data-head] rect").rect[side] for side in ("width", "height")) >= 24
 
 
 def test_dark_mode_reaches_the_figures(driver):
@@ -343,7 +319,7 @@ def test_dark_mode_reaches_the_figures(driver):
     """
     fills = []
     for theme in ("light", "dark"):
-        set_theme(driver, theme)
+        site_tools.set_theme(driver, theme)
         wait_for(lambda: {driver.execute_script(script)[0]} == set(driver.execute_script(script)[1]))
         ink, _, scene, fill, error = driver.execute_script(script)
         assert scene == error == ink
@@ -356,8 +332,6 @@ def test_dark_mode_reaches_the_figures(driver):
 @pytest.mark.parametrize("page", [page for page in pages() if "notebooks/" in page])
 def test_every_control_of_a_figure_answers_to_keys(driver, page):
     """Plotly's own menus and sliders do not: none is left, and each that took its place changes what is drawn."""
-    from selenium.webdriver.common.keys import Keys
-
     open_page(driver, page)
     driver.execute_script("document.querySelectorAll('article details').forEach(fold => { fold.open = true; })")
     assert not driver.find_elements("css selector", ".slider-container, .updatemenu-container")
@@ -383,7 +357,7 @@ def test_a_page_fits_asks_no_other_host_makes_no_error_and_has_no_barrier(driver
     """And WCAG 2.2 A and AA, as far as a program can tell: axe-core's rules, figures drawn. A page is opened once."""
     open_page(driver, page, size)
     assert_it_fits_asks_no_other_host_and_makes_no_error(driver, size)
-    set_theme(driver, "light" if size == DESKTOP else "dark")
+    site_tools.set_theme(driver, "light" if size == DESKTOP else "dark")
     assert not site_tools.barriers(driver)
 
 
@@ -391,7 +365,7 @@ def test_on_paper_all_figures_are_drawn_and_whole_in_the_light_and_nothing_is_fo
     """And the page is as before when it has been printed."""
     driver.get("about:blank")
     driver.get((Path(SITE).resolve() / "book/models.html").as_uri())
-    set_theme(driver, "dark")
+    site_tools.set_theme(driver, "dark")
     wait_for(lambda: driver.execute_script("return Boolean(window.Plotly)"))
     driver.execute_script("""
         window.seen = [];
@@ -415,8 +389,6 @@ def test_on_paper_all_figures_are_drawn_and_whole_in_the_light_and_nothing_is_fo
 
 def test_a_term_tells_its_entry_to_pointer_and_keys(driver):
     """The first mention on a page, also in a notebook; the tip says what the glossary says, Escape closes it."""
-    from selenium.webdriver.common.keys import Keys
-
     open_page(driver, "book/glossary.html")
     entries = driver.execute_script(
         "return Object.fromEntries([...document.querySelectorAll('dl.glossary dt')].map(t => {"
@@ -438,8 +410,6 @@ def test_a_term_tells_its_entry_to_pointer_and_keys(driver):
 
 def test_the_scorecard_fits_a_screen_and_a_cell_opens_what_it_stands_on(driver):
     """By key; a cell without a verdict says why, its rule stands a link away, and leads back."""
-    from selenium.webdriver.common.keys import Keys
-
     open_page(driver, "book/scorecard.html")
     bottom = "return document.querySelector('table.claims').getBoundingClientRect().bottom"
     assert driver.execute_script(bottom) <= DESKTOP[1]
@@ -450,17 +420,13 @@ def test_the_scorecard_fits_a_screen_and_a_cell_opens_what_it_stands_on(driver):
     cell.send_keys(Keys.ENTER)
     line = driver.find_element("id", cell.get_attribute("href").partition("#")[2])
     wait_for(lambda: line.is_displayed())
-    assert (
-        "not judged" in line.text
-        and 0 <= driver.execute_script("return arguments[0].getBoundingClientRect().top", line) < DESKTOP[1]
-    )
+    top = driver.execute_script("return arguments[0].getBoundingClientRect().top", line)
+    assert "not judged" in line.text and 0 <= top < DESKTOP[1]
     rule = line.find_element("xpath", "..").find_element("css selector", "a[href^='rules.html']").get_attribute("href")
     open_page(driver, "book/" + rule.rpartition("/")[2])
     entry = driver.find_element("id", rule.partition("#")[2])
-    assert (
-        entry.get_attribute("open")
-        and entry.find_element("css selector", "a[href^='scorecard.html#claim-']").is_displayed()
-    )
+    assert entry.get_attribute("open")
+    assert entry.find_element("css selector", "a[href^='scorecard.html#claim-']").is_displayed()
 
 
 def test_a_tip_stays_on_a_narrow_page(driver):
@@ -468,10 +434,8 @@ def test_a_tip_stays_on_a_narrow_page(driver):
     tip = driver.find_element("id", "term-tip")
     for term in driver.find_elements("css selector", "a.term"):
         driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", term)
-        left, right = driver.execute_script(
-            "const r = arguments[0].getBoundingClientRect(); return [r.left, r.right]", tip
-        )
-        assert 0 <= left < right <= PHONE[0]
+        place = tip.rect
+        assert 0 <= place["x"] < place["x"] + place["width"] <= PHONE[0]
 
 
 def test_the_status_page_lists_every_page_that_runs_and_its_versions(driver):

@@ -25,7 +25,7 @@ LEFT_OUT = f"This site was built without its model, by {SWITCH}=0."
 ABOUT = "model.json"
 MODEL = {"name": SMOLLM2.name, "gguf_sha256": SMOLLM2.sha256, "quantised": SMOLLM2.quantised, "licence": "Apache-2.0",
          "licence_file": "runtime/tokenizers.LICENSE"}  # fmt: skip
-MAKERS = ("talking_heads_utils.site.page_model", "talking_heads_utils.site.page_runtime")
+MAKERS = ("talking_heads_utils.site.page_model", "talking_heads_utils.site.npm")
 TOOLS = ("torch", "onnx", "onnxscript")
 INSTRUMENT = re.compile(r'<[a-z]+ [^>]*class="(?:[^"]* )?instrument[ "]')
 
@@ -43,8 +43,8 @@ def write(folder, source=SMOLLM2.name, model=MODEL):
         key = made_of(model)
         if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("made_of") == key:
             return
+        from talking_heads_utils.site.npm import ENGINES, write_runtime
         from talking_heads_utils.site.page_model import write_model
-        from talking_heads_utils.site.page_runtime import ENGINES, write_runtime
 
         shutil.rmtree(folder, ignore_errors=True)
         more = model | {"runtime": write_runtime(folder / "runtime"), "engines": ENGINES, "made_of": key}

@@ -20,7 +20,7 @@ from myst_nb.core.render import load_mime_renders
 
 from talking_heads_utils.figures import data as figure_data
 from talking_heads_utils.figures.page import BUILD_VARIABLE
-from talking_heads_utils.site.bundles import WHOLE, bundles, is_flat
+from talking_heads_utils.site.npm import WHOLE, bundles, is_flat
 from talking_heads_utils.site.sources import locate, made_by
 
 MIME = "application/vnd.plotly.v1+json"
@@ -45,17 +45,13 @@ def figure_html(spec, about, place):
     height = spec.get("layout", {}).get("height") or 450
     content = json.dumps(spec, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     ident = f"plotly-{place}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-    label = f' role="group" aria-label="{attribute(about["alt"])}"' if about else ""
+    label = f' role="group" aria-label="{escape(about["alt"])}"' if about else ""
     needs = "" if is_flat(spec) else " data-whole"
     return (
         f'{FIGURE} id="{ident}"{needs}{label} style="width:100%;height:{height}px">'
         f'<script type="{MIME}">{content}</script>'
         "<noscript>This figure needs JavaScript.</noscript></div>"
     )
-
-
-def attribute(text):
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
 def numbered(renderer, data, raw, about, spec):

@@ -141,17 +141,16 @@ def _array(value: Any) -> np.ndarray | None:
 def _points(trace: Mapping, layout: Mapping) -> pd.DataFrame:
     """The points of one trace as it is in one state; a matrix gives a point a cell."""
     arrays = {key: _array(trace.get(key)) for key in PLACES}
-    z, grid = arrays["z"], {}
+    z, of_one = arrays["z"], 1  # dimensions of what holds one value a point
     if z is not None and z.ndim == 2:
-        for axis, key, n in ((0, "y", z.shape[0]), (1, "x", z.shape[1])):
-            given = arrays[key]
-            ticks = np.arange(n) if given is None else given
-            grid[key] = np.broadcast_to(np.expand_dims(ticks, 1 - axis), z.shape).ravel()
+        y, x = (np.arange(n) if (given := arrays[key]) is None else given for key, n in zip("yx", z.shape))
+        arrays |= {"y": np.broadcast_to(y[:, None], z.shape), "x": np.broadcast_to(x, z.shape)}
+        of_one = 2
     columns: dict[str, Any] = {}
     for key, values in arrays.items():
-        if key in grid or values is None:
-            columns |= {key: grid[key]} if key in grid else {}
-        elif values.ndim > (2 if grid else 1):
+        if values is None:
+            continue
+        if values.ndim > of_one:
             columns |= {f"{key}_{k}": values[..., k].ravel() for k in range(values.shape[-1])}
         else:
             columns[key] = values.ravel()

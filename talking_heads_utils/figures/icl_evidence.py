@@ -7,22 +7,13 @@ from math import log
 import pandas as pd
 import plotly.graph_objects as go
 
-from talking_heads_utils.figures.icl import COLOURS, line, marks, task_name, views_of
-from talking_heads_utils.figures.style import (
-    ACCENT,
-    CONTROL,
-    KIND_COLOURS,
-    NULL_LINE,
-    new_figure,
-    short,
-    with_views,
-    words,
-)
+from talking_heads_utils.figures import style
+from talking_heads_utils.figures.icl import COLOURS, line, marks, mean_first, task_name
 
 ADDS = (0.8, 1.25)  # joint over summed of contributions that add
-ATTRIBUTES = {"exact": ("exact", ACCENT), "word": ("the word, whatever its case", KIND_COLOURS["V"]),
-              "form": ("the form", KIND_COLOURS["K"]), "parity": ("parity", KIND_COLOURS["V"]),
-              "size": ("size", KIND_COLOURS["K"])}  # fmt: skip
+ATTRIBUTES = {"exact": ("exact", style.ACCENT), "word": ("the word, whatever its case", style.KIND_COLOURS["V"]),
+              "form": ("the form", style.KIND_COLOURS["K"]), "parity": ("parity", style.KIND_COLOURS["V"]),
+              "size": ("size", style.KIND_COLOURS["K"])}  # fmt: skip
 
 
 def flipped(flip: float) -> str:
@@ -53,11 +44,9 @@ def evidence_figure(table: pd.DataFrame, slopes: pd.DataFrame) -> go.Figure:
         return made
 
     table = table.sort_values("n_examples", ascending=False, kind="stable")
-    figure = new_figure(330)
-    figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(title_text="signed evidence: labels for less against")
-    figure.update_yaxes(title_text="log-odds of the<br>rule's label, nats")
-    return with_views(figure, views_of(table, traces, labels=str, n_examples=lambda n: f"{n} examples"))
+    figure = style.new_figure(330, "signed evidence: labels for less against", "log-odds of the<br>rule's label, nats")
+    figure.add_hline(y=0, line=style.NULL_LINE)
+    return style.with_views(figure, style.views_of(table, traces, labels=str, n_examples=lambda n: f"{n} examples"))
 
 
 def _exact_slope(slopes: pd.DataFrame, labels: str, flip: float) -> float | None:
@@ -73,21 +62,19 @@ def sums_figure(table: pd.DataFrame) -> go.Figure:
 
     def traces(part: pd.DataFrame) -> list:
         made = []
-        for i, (flip, colour) in enumerate(zip(flips, (ACCENT, *COLOURS[1:]))):
+        for i, (flip, colour) in enumerate(zip(flips, (style.ACCENT, *COLOURS[1:]))):
             rows = part[(part["flip"] == flip) & part["ratio"].notna()].sort_values("n_changed")
             x = [n * 2 ** (0.12 * (i - (len(flips) - 1) / 2)) for n in rows["n_changed"]]
             look = dict(marker=dict(color=colour, size=6 if flip else 11, opacity=0.6 if flip else 1))
             made.append(marks(rows, x, "ratio", flipped(flip), colour, **look))  # type: ignore[arg-type]
         return made
 
-    figure = new_figure(310)
-    figure.add_hrect(y0=ADDS[0], y1=ADDS[1], fillcolor="rgba(138,143,152,0.18)", line_width=0)
-    figure.add_hline(y=1, line=NULL_LINE)
     groups = sorted(table["n_changed"].unique().tolist())
-    figure.update_xaxes(title_text="examples that are changed together", type="log", tickvals=groups,
-                        ticktext=list(map(str, groups)))  # fmt: skip
-    figure.update_yaxes(title_text="together over summed")
-    return with_views(figure, views_of(table, traces, labels=str))
+    ticks = dict(type="log", tickvals=groups, ticktext=list(map(str, groups)))
+    figure = style.new_figure(310, "examples that are changed together", "together over summed", xaxis=ticks)
+    figure.add_hrect(y0=ADDS[0], y1=ADDS[1], fillcolor="rgba(138,143,152,0.18)", line_width=0)
+    figure.add_hline(y=1, line=style.NULL_LINE)
+    return style.with_views(figure, style.views_of(table, traces, labels=str))
 
 
 # --- parts ---
@@ -101,24 +88,23 @@ def looks_back_figure(table: pd.DataFrame) -> go.Figure:
     def traces(part: pd.DataFrame) -> list:
         made = []
         for important, name, colour, size in (
-            (False, "other heads", CONTROL, 6),
-            (True, "heads that matter", ACCENT, 10),
+            (False, "other heads", style.CONTROL, 6),
+            (True, "heads that matter", style.ACCENT, 10),
         ):
             rows = part[part["important"].astype(bool) == important]
             made.append(go.Scatter(
-                x=short(rows["effect"], 3), y=short(rows["beyond"], 3), mode="markers", name=name,
+                x=style.short(rows["effect"], 3), y=style.short(rows["beyond"], 3), mode="markers", name=name,
                 marker=dict(color=colour, size=size, opacity=0.8),
-                customdata=[list(t) for t in zip(rows["head"], short(rows["to_y"], 3), short(rows["to_x"], 3))],
+                customdata=[list(t) for t in zip(rows["head"], style.short(rows["to_y"], 3),
+                style.short(rows["to_x"], 3))],
                 hovertemplate="%{customdata[0]}: %{customdata[1]:.2f} to earlier answers, %{customdata[2]:.2f} to "
                 "earlier x<extra></extra>",
             ))  # fmt: skip
         return made
 
-    figure = new_figure(310)
-    figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(title_text="effect of the head, nats of log-odds")
-    figure.update_yaxes(title_text="attention to earlier<br>answers, less even")
-    return with_views(figure, views_of(table, traces, task=task_name))
+    figure = style.new_figure(310, "effect of the head, nats of log-odds", "attention to earlier<br>answers, less even")
+    figure.add_hline(y=0, line=style.NULL_LINE)
+    return style.with_views(figure, style.views_of(mean_first(table), traces, task=task_name))
 
 
 def parts_figure(table: pd.DataFrame) -> go.Figure:
@@ -130,11 +116,9 @@ def parts_figure(table: pd.DataFrame) -> go.Figure:
         for kind, name in (("mlp", "MLPs"), ("heads", "heads of a layer")):
             if (part["part"] == kind).any():
                 views[f"{task_name(task)}, {name}"] = _attributes(part, kind)
-    figure = new_figure(310)
-    figure.add_hline(y=0, line=NULL_LINE)
-    figure.update_xaxes(title_text="layer whose part is exchanged")
-    figure.update_yaxes(title_text="change of right answers", tickformat="+.0%")
-    return with_views(figure, views)
+    figure = style.new_figure(310, "layer whose part is exchanged", "change of right answers", yaxis_tickformat="+.0%")
+    figure.add_hline(y=0, line=style.NULL_LINE)
+    return style.with_views(figure, views)
 
 
 def _attributes(part: pd.DataFrame, kind: str) -> list:
@@ -142,13 +126,11 @@ def _attributes(part: pd.DataFrame, kind: str) -> list:
     made, layers = [], part["layer"].dropna()
     there = list(dict.fromkeys(part["attribute"]))
     for attribute in [*there, *[""] * (3 - len(there))]:
-        name, colour = ATTRIBUTES.get(attribute, (words(attribute), CONTROL))
+        name, colour = ATTRIBUTES.get(attribute, (style.words(attribute), style.CONTROL))
         own = part[part["attribute"] == attribute]
         made.append(line(own[own["part"] == kind], "layer", "change", name, colour, bars=True))
         twin = own[own["part"] == "twin"]
         ends = [int(layers.min()), int(layers.max())] if len(twin) else []
-        made.append(go.Scatter(
-            x=ends, y=[round(float(twin["change"].iloc[0]), 4)] * 2 if ends else [], mode="lines", showlegend=False,
-            line=dict(color=colour, dash="dash", width=1), name=f"{name}, twin", hoverinfo="skip",
-        ))  # fmt: skip
+        at, look = (style.short(twin["change"]) or [0])[0], dict(color=colour, dash="dash", width=1)
+        made.append(style.level(ends, at, f"{name}, twin", look, showlegend=False, hoverinfo="skip"))
     return made

@@ -13,28 +13,11 @@ from talking_heads_utils.experiments.positional import interchange
 from talking_heads_utils.experiments.positional.coordinates import Feature
 from talking_heads_utils.experiments.positional.decoding import Split
 from talking_heads_utils.experiments.positional.subspace import K, Subspace
-from talking_heads_utils.figures.style import (
-    ACCENT,
-    CONTROL,
-    EXPECTED,
-    FAINT,
-    FIRST_NAME,
-    INDEX_COLOURS,
-    INK,
-    KIND_COLOURS,
-    NULL_LINE,
-    band,
-    error_bars,
-    new_figure,
-    short,
-    slider,
-    stacked,
-    with_views,
-)
+from talking_heads_utils.figures import style
 from talking_heads_utils.stats import Z
 
 FEATURES = {Feature.LIST_INDEX: "list index", Feature.IDENTITY: "item"}
-COLOURS = {Feature.LIST_INDEX: KIND_COLOURS["V"], Feature.IDENTITY: KIND_COLOURS["Q"]}
+COLOURS = {Feature.LIST_INDEX: style.KIND_COLOURS["V"], Feature.IDENTITY: style.KIND_COLOURS["Q"]}
 SPLITS = {Split.LISTS: "other lists", Split.WORDINGS: "other wordings", Split.OBJECTS: "other objects"}
 MEASURES = {
     interchange.LOGIT_DIFFERENCE: "logit difference",
@@ -47,18 +30,18 @@ UNITS = {
     interchange.MOVED: "lists moved to the donor's item",
 }
 CURVES = {
-    Subspace.CHOSEN: ("components of inhibition heads", ACCENT, "solid"),
-    Subspace.ANYWHERE: ("components of any head", FIRST_NAME, "solid"),
-    Subspace.LEARNED: ("learned", EXPECTED, "solid"),
-    Subspace.LEARNED_ARBITRARY: ("learned, arbitrary labels", EXPECTED, "dot"),
-    Subspace.LEARNED_UNTRAINED: ("learned, untrained model", FAINT, "dot"),
+    Subspace.CHOSEN: ("components of inhibition heads", style.ACCENT, "solid"),
+    Subspace.ANYWHERE: ("components of any head", style.FIRST_NAME, "solid"),
+    Subspace.LEARNED: ("learned", style.EXPECTED, "solid"),
+    Subspace.LEARNED_ARBITRARY: ("learned, arbitrary labels", style.EXPECTED, "dot"),
+    Subspace.LEARNED_UNTRAINED: ("learned, untrained model", style.FAINT, "dot"),
 }
 WHOLE = {Subspace.WHOLE_HEADS: ("inhibition heads, whole", "dot"), Subspace.WHOLE_STREAM: ("the whole stream", "dash")}
 
 
 def index_colours(indices: Sequence[int]) -> list[str]:
     """The colour of each list index, alike in all figures."""
-    return [INDEX_COLOURS[i % len(INDEX_COLOURS)] for i in indices]
+    return [style.INDEX_COLOURS[i % len(style.INDEX_COLOURS)] for i in indices]
 
 
 def lengths_of(table: pd.DataFrame) -> list[int]:
@@ -74,7 +57,7 @@ def points_figure(table: pd.DataFrame, axes: Sequence[str], start: int | None = 
     interval, below; the slider sets the length of the lists. Open marks: lists that are answered wrongly. axes: names
     of the components. start: the length at first. table: of
     :class:`~talking_heads_utils.experiments.positional.points.PointRow`."""
-    figure, clouds = new_figure(540, margin_t=16, showlegend=False), dict(tuple(table.groupby("n_items")))
+    figure, clouds = style.new_figure(540, margin_t=16, showlegend=False), dict(tuple(table.groupby("n_items")))
     names = [str(n) for n in clouds]
     frames = [go.Frame(name=str(n), data=_cloud(part), traces=[0, 1, 2, 3]) for n, part in clouds.items()]
     active = names.index(str(start)) if str(start) in names else 0
@@ -94,12 +77,12 @@ def points_figure(table: pd.DataFrame, axes: Sequence[str], start: int | None = 
         figure.add_annotation(text=f"mean {name}", x=left, xref="paper", y=0.19, yref="paper", xanchor="left",
                               yanchor="bottom", showarrow=False, font_size=12)  # fmt: skip
     walls = dict(showbackground=False, showline=True, nticks=5, showspikes=False, gridwidth=2, linewidth=3,
-                 **dict.fromkeys(("gridcolor", "zerolinecolor", "linecolor"), CONTROL))  # fmt: skip
+                 **dict.fromkeys(("gridcolor", "zerolinecolor", "linecolor"), style.CONTROL))  # fmt: skip
     titles = [walls | {"title": {"text": name, "font": {"size": 13}}, "tickfont": {"size": 11}} for name in axes]
     return figure.update_layout(
         scene=dict(zip(("xaxis", "yaxis", "zaxis"), titles), aspectmode="cube", domain_y=[0.27, 1],
                    camera=dict(eye=dict(x=1.62, y=1.62, z=0.8), center=dict(x=0, y=0, z=-0.1))),
-        sliders=[slider(names, "items in the list: ", pad=44, active=active)],
+        sliders=[style.slider(names, "items in the list: ", pad=44, active=active)],
     )  # fmt: skip
 
 
@@ -110,8 +93,8 @@ def _cloud(part: pd.DataFrame) -> list:
     colours = index_colours(part["list_index"].tolist())
     marker = dict(size=4.5, color=colours, line=dict(color=colours, width=2),
                   symbol=["circle" if right else "circle-open" for right in part["right"]])  # fmt: skip
-    cloud = go.Scatter3d(**{axis: short(part[axis], 2) for axis in "xyz"}, mode="markers", marker=marker, text=words,
-                         hovertemplate="%{text}<extra></extra>")  # fmt: skip
+    cloud = go.Scatter3d(**{axis: style.short(part[axis], 2) for axis in "xyz"}, mode="markers", marker=marker,
+                         text=words, hovertemplate="%{text}<extra></extra>")  # fmt: skip
     return [cloud, *(_means(part, axis, i) for i, axis in enumerate("xyz"))]
 
 
@@ -119,9 +102,9 @@ def _means(part: pd.DataFrame, axis: str, i: int) -> go.Scatter:
     of = part.groupby("list_index")[axis].agg(["mean", "sem"]).fillna(0)
     at = str(i + 1).replace("1", "")
     return go.Scatter(
-        x=of.index.tolist(), y=short(of["mean"], 3), mode="markers", xaxis=f"x{at}", yaxis=f"y{at}",
+        x=of.index.tolist(), y=style.short(of["mean"], 3), mode="markers", xaxis=f"x{at}", yaxis=f"y{at}",
         marker=dict(size=9, color=index_colours(of.index.tolist())), hovertemplate="%{y:.2f}<extra></extra>",
-        error_y=dict(array=short(Z * of["sem"], 3), color=CONTROL, thickness=1.2),
+        error_y=dict(array=style.short(Z * of["sem"], 3), color=style.CONTROL, thickness=1.2),
     )  # fmt: skip
 
 
@@ -132,15 +115,14 @@ def decoding_figure(table: pd.DataFrame) -> go.Figure:
     """Lists whose answer's index, or whose answer, is decoded from the first k coordinates; the menu chooses the length
     and what was left out of the fit. table: of
     :class:`~talking_heads_utils.experiments.positional.decoding.DecodingRow`."""
-    figure, views = new_figure(350, margin_t=16), {}
+    look = dict(margin_t=16, xaxis_dtick=1, yaxis_rangemode="tozero", yaxis_tickformat=".0%", legend_y=-0.24)
+    figure, views = style.new_figure(350, "components whose coordinates are read, k", "answers decoded", **look), {}
     for n in lengths_of(table):
         for split, words in SPLITS.items():
             part = table[(table["n_items"] == n) & (table["split"] == split)]
             if len(part):
                 views[f"lists of {n}: {words}"] = _decoded(part)
-    figure.update_xaxes(title_text="components whose coordinates are read, k", dtick=1)
-    figure.update_yaxes(title_text="answers decoded", rangemode="tozero", tickformat=".0%")
-    return with_views(figure, views).update_layout(legend_y=-0.24)
+    return style.with_views(figure, views)
 
 
 def _decoded(part: pd.DataFrame) -> list:
@@ -155,26 +137,24 @@ def _decoded(part: pd.DataFrame) -> list:
         matched = part[(part["subspace"] == Subspace.MATCHED) & (part["feature"] == feature)]
         first = feature == Feature.LIST_INDEX
         traces.append(go.Scatter(
-            x=rows["k"].tolist(), y=short(rows["shuffled"]), name="answers shuffled before the fit", mode="markers",
-            marker=dict(symbol="x-thin-open", color=colour, size=7), showlegend=first,
+            x=rows["k"].tolist(), y=style.short(rows["shuffled"]), name="answers shuffled before the fit",
+            mode="markers", marker=dict(symbol="x-thin-open", color=colour, size=7), showlegend=first,
             hovertemplate=f"{name}, shuffled: %{{y:.0%}}<extra></extra>",
         ))  # fmt: skip
         drawn = "95% of matched triples" if first else f"95% of matched triples, {name}"
         traces.insert(0, _drawn(matched, "right", drawn, 3 * shift).update(showlegend=first))
     ks, chance = sorted(part["k"].unique().tolist()), float(part["chance"].iloc[0])
-    return [*traces, go.Scatter(x=[ks[0], ks[-1]], y=[chance] * 2, mode="lines", line=NULL_LINE, name="chance",
-                                hoverinfo="skip")]  # fmt: skip
+    return [*traces, style.level([ks[0], ks[-1]], chance, "chance", style.NULL_LINE, hoverinfo="skip")]
 
 
 def _by_k(
     rows: pd.DataFrame, value: str, name: str, colour: str, dash: str, shift: float, *, bars: bool, form: str
 ) -> go.Scatter:
     """A curve over k, moved aside by a little, so that intervals do not hide one another."""
-    return go.Scatter(
-        x=[k + shift for k in rows["k"].tolist()], y=short(rows[value]), name=name, mode="lines+markers",
-        line=dict(color=colour, dash=dash, width=2), marker_size=6, customdata=rows["k"].tolist(),
-        error_y=error_bars(rows, value) | dict(color=colour, width=0) if bars else None,
-        hovertemplate=f"{name}, k = %{{customdata}}: %{{y:{form}}}<extra></extra>",
+    look, moved = dict(color=colour, dash=dash, width=2), rows.assign(at=rows["k"].astype(float) + shift)
+    return style.curve(
+        moved, "at", value, name, look, f", k = %{{customdata}}: %{{y:{form}}}", marker_size=6,
+        bars=dict(color=colour, width=0) if bars else None, customdata=rows["k"].tolist(),
     )  # fmt: skip
 
 
@@ -182,9 +162,9 @@ def _drawn(rows: pd.DataFrame, value: str, name: str, shift: float = 0) -> go.Sc
     """The range of draws at one k: a broad grey bar."""
     across = [k + shift for k in rows["k"].tolist()]
     x, y = spans(across, rows["low"], rows["high"])
-    means = [mean for mean in short(rows[value]) for _ in range(3)]
+    means = [mean for mean in style.short(rows[value]) for _ in range(3)]
     return go.Scatter(
-        x=x, y=y, mode="lines", name=name, line=dict(color=CONTROL, width=8), customdata=means,
+        x=x, y=y, mode="lines", name=name, line=dict(color=style.CONTROL, width=8), customdata=means,
         hovertemplate=f"{name}: mean %{{customdata:.3f}}<extra></extra>",
     )  # fmt: skip
 
@@ -192,7 +172,7 @@ def _drawn(rows: pd.DataFrame, value: str, name: str, shift: float = 0) -> go.Sc
 def spans(at: Sequence[float], low: pd.Series, high: pd.Series) -> tuple[list[float | None], list[float | None]]:
     """Where on one axis, and from where to where on the other, pieces of a line run."""
     across = [x for place in at for x in (place, place, None)]
-    return across, [y for ends in zip(short(low), short(high)) for y in (*ends, None)]
+    return across, [y for ends in zip(style.short(low), style.short(high)) for y in (*ends, None)]
 
 
 # --- how many dimensions behaviour needs ---
@@ -202,7 +182,7 @@ def dimensions_figure(table: pd.DataFrame) -> go.Figure:
     """What a donor's first k coordinates do to the recipient, of components and of learned subspaces; grey: 95% of
     matched triples; lines: whole heads and the whole stream. The menu chooses measure and length. table: of
     :class:`~talking_heads_utils.experiments.positional.interchange.InterchangeRow`."""
-    figure, views, layouts = new_figure(380, margin_t=16), {}, []
+    figure, views, layouts = style.new_figure(380, "dimensions interchanged, k", margin_t=16, legend_y=-0.22), {}, []
     donors = table[table["donor"] == interchange.Donor.OTHER_ITEMS]
     for measure in MEASURES:
         for n in lengths_of(donors):
@@ -210,10 +190,9 @@ def dimensions_figure(table: pd.DataFrame) -> go.Figure:
             if len(part):
                 views[f"{MEASURES[measure]}, lists of {n}"] = _interchanged(part)
                 layouts.append({"yaxis.title.text": UNITS[measure]})
-    figure.add_hline(y=0, line=dict(color=CONTROL, width=1))
-    figure.update_xaxes(title_text="dimensions interchanged, k", dtick=1)
-    figure.update_yaxes(title_text=layouts[0]["yaxis.title.text"] if layouts else "")
-    return with_views(figure, views, layouts=layouts).update_layout(legend_y=-0.22)
+    figure.add_hline(y=0, line=dict(color=style.CONTROL, width=1))
+    figure.update_layout({"xaxis.dtick": 1} | (layouts[0] if layouts else {}))
+    return style.with_views(figure, views, layouts=layouts)
 
 
 def _interchanged(part: pd.DataFrame) -> list:
@@ -225,10 +204,9 @@ def _interchanged(part: pd.DataFrame) -> list:
         traces.append(_by_k(rows, "effect", name, colour, dash, 0.08 * (i - 2), bars=True, form=".2f"))
     for subspace, (name, dash) in WHOLE.items():
         rows = part[part["subspace"] == subspace]
-        traces.append(go.Scatter(
-            x=ends if len(rows) else [], y=short(rows["effect"]) * 2, name=name, mode="lines",
-            line=dict(color=INK, dash=dash, width=1.4), hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>",
-        ))  # fmt: skip
+        value, look = style.short(rows["effect"]), dict(color=style.INK, dash=dash, width=1.4)
+        told = f"{name}: %{{y:.2f}}<extra></extra>"
+        traces.append(style.level(ends if value else [], value[0] if value else 0, name, look, hovertemplate=told))
     return traces
 
 
@@ -238,77 +216,67 @@ def _interchanged(part: pd.DataFrame) -> list:
 def crowding_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy of the quarters of lists by margin, of each length. table: of
     :class:`~talking_heads_utils.experiments.positional.crowding.CrowdingRow`."""
-    figure = new_figure(265, margin_t=16, barmode="group")
+    look = dict[str, Any](margin_t=16, barmode="group", yaxis_tickformat=".0%", yaxis_rangemode="tozero", legend_y=-0.3)
+    figure = style.new_figure(265, y="lists answered", **look)
     rows = table[table["statistic"] == "accuracy"]
-    for n, colour in zip(sorted(rows["n_items"].unique().tolist()), (FIRST_NAME, ACCENT, EXPECTED, CONTROL)):
+    colours = (style.FIRST_NAME, style.ACCENT, style.EXPECTED, style.CONTROL)
+    for n, colour in zip(lengths_of(rows), colours):
         own = rows[rows["n_items"] == n].sort_values("quarter")
         figure.add_bar(
-            x=own["quarter"].astype(int).tolist(), y=short(own["value"]), name=f"lists of {n}", marker_color=colour,
-            error_y=error_bars(own, "value"), hovertemplate=f"lists of {n}: %{{y:.0%}}<extra></extra>",
+            x=own["quarter"].astype(int).tolist(), y=style.short(own["value"]), error_y=style.error_bars(own, "value"),
+            name=f"lists of {n}", marker_color=colour, hovertemplate=f"lists of {n}: %{{y:.0%}}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(
-        tickvals=[1, 2, 3, 4], ticktext=["most crowded<br>quarter", "second", "third", "least crowded<br>quarter"]
-    )
-    figure.update_yaxes(title_text="lists answered", tickformat=".0%", rangemode="tozero")
-    return figure.update_layout(legend_y=-0.3)
+    quarters = ["most crowded<br>quarter", "second", "third", "least crowded<br>quarter"]
+    return figure.update_xaxes(tickvals=[1, 2, 3, 4], ticktext=quarters)
 
 
 def scales_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy over the scale of all lists' deviations from their mean: the chosen three, and 95% of matched triples as
     an area; the menu chooses the length. table: of
     :class:`~talking_heads_utils.experiments.positional.crowding.ScaleRow`."""
-    figure, views = new_figure(290, margin_t=16), {}
-    for n in lengths_of(table):
-        part = table[table["n_items"] == n].sort_values("scale")
+    look = dict(margin_t=16, yaxis_tickformat=".0%", legend_y=-0.24)
+    figure = style.new_figure(290, "scale of the deviations from the mean", "lists answered", **look)
+
+    def traces(part: pd.DataFrame) -> list:
         own, drawn = (part[part["subspace"] == s] for s in (Subspace.CHOSEN, Subspace.MATCHED))
-        views[f"lists of {n}"] = [
-            band(drawn["scale"].tolist(), short(drawn["low"]), short(drawn["high"]), "95% of matched triples"),
-            _over_scale(drawn, "matched triples, mean", CONTROL, None),
-            _over_scale(own, "the chosen three", ACCENT, error_bars(own, "accuracy") | dict(color=ACCENT)),
+        low, high, told = style.short(drawn["low"]), style.short(drawn["high"]), ", scale %{x}: %{y:.1%}"
+        return [
+            style.band(drawn["scale"].tolist(), low, high, "95% of matched triples"),
+            style.curve(drawn, "scale", "accuracy", "matched triples, mean", dict(color=style.CONTROL, width=2), told),
+            style.curve(own, "scale", "accuracy", "the chosen three", dict(color=style.ACCENT, width=2), told,
+                        bars=dict(color=style.ACCENT)),
         ]  # fmt: skip
-    figure.add_vline(x=1, line=NULL_LINE, annotation_text="unchanged", annotation_position="bottom right")
-    figure.update_xaxes(title_text="scale of the deviations from the mean")
-    figure.update_yaxes(title_text="lists answered", tickformat=".0%")
-    return with_views(figure, views).update_layout(legend_y=-0.24)
 
-
-def _over_scale(rows: pd.DataFrame, name: str, colour: str, bars: dict | None) -> go.Scatter:
-    return go.Scatter(
-        x=rows["scale"].tolist(), y=short(rows["accuracy"]), name=name, mode="lines+markers", error_y=bars,
-        line=dict(color=colour, width=2), hovertemplate=f"{name}, scale %{{x}}: %{{y:.1%}}<extra></extra>",
-    )  # fmt: skip
+    figure.add_vline(x=1, line=style.NULL_LINE, annotation_text="unchanged", annotation_position="bottom right")
+    ordered = table.sort_values(["n_items", "scale"], kind="stable")
+    return style.with_views(figure, style.views_of(ordered, traces, n_items=style.lists_of))
 
 
 ORDERS = {"kept": "the others named again in the same order", "shuffled": "the others named again in shuffled order"}
-STRATEGIES = {"accuracy": ("the model", ACCENT, "solid", 3),
-              "removed": ("all coordinates at one point", EXPECTED, "solid", 2),
-              "matched_removed": ("the same, matched triples", CONTROL, "solid", 2),
-              "last_named": ("always the last item", FIRST_NAME, "dot", 1.6),
+STRATEGIES = {"accuracy": ("the model", style.ACCENT, "solid", 3),
+              "removed": ("all coordinates at one point", style.EXPECTED, "solid", 2),
+              "matched_removed": ("the same, matched triples", style.CONTROL, "solid", 2),
+              "last_named": ("always the last item", style.FIRST_NAME, "dot", 1.6),
               "next_in_order": ("item after the one named last", "#009E73", "dot", 1.6)}  # fmt: skip
 
 
 def order_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy by the answer's list index in each order, beside plain strategies and with the subspace removed; the
     menu chooses the length. table: of :class:`~talking_heads_utils.experiments.positional.order.OrderRow`."""
-    figure, views = stacked(len(ORDERS), list(ORDERS.values()), 410, 0.2), {}
-    for n in lengths_of(table):
-        views[f"lists of {n}"] = [
-            _by_index(table[(table["n_items"] == n) & (table["order"] == order)].sort_values("list_index"), column,
-                      shown=order == next(iter(ORDERS)))
-            for order in ORDERS for column in STRATEGIES
+
+    def traces(part: pd.DataFrame) -> list:
+        return [
+            style.curve(part[part["order"] == order], "list_index", column, name,
+                        dict(color=colour, dash=dash, width=width), ", index %{x}: %{y:.0%}", legendgroup=column,
+                        bars=dict(color=colour) if column == "accuracy" else None, showlegend=order == "kept")
+            for order in ORDERS for column, (name, colour, dash, width) in STRATEGIES.items()
         ]  # fmt: skip
-    with_views(figure, views, panels=[row for row in (1, 2) for _ in STRATEGIES])
+
+    figure = style.stacked(len(ORDERS), list(ORDERS.values()), 410, 0.2)
+    ordered = table.sort_values(["n_items", "list_index"], kind="stable")
+    panels = [row for row in (1, 2) for _ in STRATEGIES]
+    style.with_views(figure, style.views_of(ordered, traces, n_items=style.lists_of), panels=panels)
     figure.update_xaxes(dtick=1)
     figure.update_xaxes(title_text="list index of the answer", row=2, col=1)
     figure.update_yaxes(title_text="lists answered", tickformat=".0%", range=[-0.03, 1.05])
     return figure.update_layout(legend_tracegroupgap=0)
-
-
-def _by_index(rows: pd.DataFrame, column: str, shown: bool) -> go.Scatter:
-    name, colour, dash, width = STRATEGIES[column]
-    bars = error_bars(rows, "accuracy") | dict(color=colour) if column == "accuracy" else None
-    return go.Scatter(
-        x=rows["list_index"].astype(int).tolist(), y=short(rows[column]), name=name, mode="lines+markers",
-        line=dict(color=colour, dash=dash, width=width), error_y=bars, showlegend=shown, legendgroup=column,
-        hovertemplate=f"{name}, index %{{x}}: %{{y:.0%}}<extra></extra>",
-    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -41,8 +41,9 @@ SCORE_TITLE = "composition score C"
 _GRID = "rgba(128,128,128,0.22)"
 
 
-def new_figure(height: int, **layout: Any) -> go.Figure:
-    """An empty figure in the book's look: transparent, so that it sits on a light or a dark page."""
+def new_figure(height: int, x: str = "", y: str = "", **layout: Any) -> go.Figure:
+    """An empty figure in the book's look: transparent, so that it sits on a light or a dark page. x, y: titles of the
+    axes."""
     lines = dict.fromkeys(("gridcolor", "zerolinecolor", "linecolor"), _GRID)
     axis = dict(**lines, automargin=True, title_standoff=8, title_font_size=13)
     figure = go.Figure()
@@ -56,6 +57,7 @@ def new_figure(height: int, **layout: Any) -> go.Figure:
         margin=dict(l=8, r=8, t=36, b=8),
         hoverlabel=dict(align="left"),
         legend=dict(orientation="h", y=-0.2, x=0, yanchor="top"),
+        **{f"{axis}axis_title_text": title for axis, title in (("x", x), ("y", y)) if title},
         **layout,
     )
     return figure
@@ -90,6 +92,11 @@ def error_bars(table: pd.DataFrame, value: str, digits: int = 3, ends: str = "")
     )
 
 
+def named(names: Sequence[str], **more: Any) -> dict:
+    """An axis of things side by side, each with its name."""
+    return dict(tickvals=list(range(len(names))), ticktext=list(names), range=[-0.5, len(names) - 0.5], **more)
+
+
 def role_colour(role: str | None) -> str:
     """The colour of a role; grey for a head without one."""
     return CONTROL if role is None else ROLE_COLOURS.get(role, CONTROL)
@@ -99,6 +106,19 @@ def dropdown(buttons: list[dict]) -> dict:
     """A dropdown above the plot, at its left."""
     place = dict(x=0, xanchor="left", y=1.0, yanchor="bottom", pad=dict(b=26))
     return dict(buttons=buttons, showactive=True, bgcolor="rgba(160,160,160,0.15)", bordercolor=_GRID, **place)
+
+
+def lists_of(n_items: int) -> str:
+    """``lists of 6``."""
+    return f"lists of {n_items}"
+
+
+def views_of(
+    table: pd.DataFrame, traces: Callable[[pd.DataFrame], list], **names: Callable[[Any], str]
+) -> dict[str, list]:
+    """Label -> traces of the rows with the same values in the columns ``names``, each value in words."""
+    return {", ".join(say(value) for say, value in zip(names.values(), key)): traces(part)
+            for key, part in table.groupby(list(names), sort=False)}  # fmt: skip
 
 
 def with_views(
@@ -133,6 +153,33 @@ def band(
     return go.Scatter(
         x=[*x, *reversed(x)], y=[*high, *reversed(low)], fill="toself", fillcolor=colour, line_width=0, name=name,
         mode="lines", hoverinfo="skip", **more,
+    )  # fmt: skip
+
+
+def level(ends: Sequence[float], value: float, name: str, line: Mapping[str, Any], **more: Any) -> go.Scatter:
+    """A line at one height from end to end."""
+    return go.Scatter(x=list(ends), y=[value] * len(ends), mode="lines", name=name, line=line, **more)
+
+
+def curve(
+    rows: pd.DataFrame,
+    x: str,
+    value: str,
+    name: str,
+    line: Mapping[str, Any],
+    hover: str = "",
+    *,
+    ends: str = "",
+    bars: Mapping[str, Any] | None = None,
+    digits: int = 4,
+    **more: Any,
+) -> go.Scatter:
+    """A column over another as a line. hover: what it tells after the name. bars: how intervals look; None: they are
+    not drawn. ends: how the names of their columns begin."""
+    error_y = None if bars is None else error_bars(rows, value, min(digits, 3), ends) | dict(bars)
+    return go.Scatter(
+        x=rows[x].tolist(), y=short(rows[value], digits), error_y=error_y, name=name, line=line,
+        hovertemplate=f"{name}{hover}<extra></extra>" if hover else None, **dict(mode="lines+markers") | more,
     )  # fmt: skip
 
 

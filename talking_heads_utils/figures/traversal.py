@@ -13,19 +13,8 @@ from plotly.colors import hex_to_rgb
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional.steering import Method
 from talking_heads_utils.experiments.positional.subspace import Subspace
+from talking_heads_utils.figures import style
 from talking_heads_utils.figures.positional import index_colours, lengths_of, spans
-from talking_heads_utils.figures.style import (
-    ACCENT,
-    CONTROL,
-    EXPECTED,
-    band,
-    error_bars,
-    new_figure,
-    restyle_slider,
-    short,
-    stacked,
-    with_views,
-)
 
 RANDOM = "random"  # in place of a component
 WHAT = {"attention": "the movers' attention to each item", "answered": "lists answered with it"}
@@ -48,15 +37,15 @@ def line_figure(table: pd.DataFrame) -> go.Figure:
     """Attention to each item, above, and lists answered with it, below, as one component is moved; dotted: a random
     direction, as far. The menu chooses component and length. table: of
     :class:`~talking_heads_utils.experiments.positional.traversal.LineRow`."""
-    figure, views = stacked(2, list(WHAT.values()), 420, 0.14), {}
-    items, components = int(table["n_items"].max()), [c for c in table["component"].unique() if c != RANDOM]
-    for component in components:
-        for n in lengths_of(table):
-            part = table[(table["n_items"] == n) & table["component"].isin((component, RANDOM))]
-            views[f"{component}, lists of {n}"] = [
-                trace for what in WHAT for i in range(items) for trace in _moved(part, component, what, i)
-            ]  # fmt: skip
-    with_views(figure, views, panels=[row for row in (1, 2) for _ in range(3 * items)])
+    figure, items = style.stacked(2, list(WHAT.values()), 420, 0.14), int(table["n_items"].max())
+    views = {
+        f"{component}, lists of {n}": [
+            trace for what in WHAT for i in range(items)
+            for trace in _moved(table[table["n_items"] == n], component, what, i)
+        ]
+        for component in table["component"].unique() if component != RANDOM for n in lengths_of(table)
+    }  # fmt: skip
+    style.with_views(figure, views, panels=[row for row in (1, 2) for _ in range(3 * items)])
     figure.update_xaxes(title_text="moved along the component, standard deviations", row=2, col=1)
     figure.update_xaxes(showticklabels=False, row=1, col=1)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
@@ -65,21 +54,18 @@ def line_figure(table: pd.DataFrame) -> go.Figure:
 
 def _moved(part: pd.DataFrame, component: str, what: str, index: int) -> list[go.Scatter]:
     """One item's interval, its curve, and that of the random direction."""
-    rows = part[part["list_index"] == index].sort_values("amount")
+    rows = part[part["list_index"] == index].sort_values("amount").round({"amount": 2})
     own, other = rows[rows["component"] == component], rows[rows["component"] == RANDOM]
     (colour,), hidden = index_colours([index]), dict[str, Any](legendgroup=str(index), showlegend=False)
-    low, high = (short(own[f"{what}_{end}"], 3) for end in ("low", "high"))
+    low, high = (style.short(own[f"{what}_{end}"], 3) for end in ("low", "high"))
     shown = what == "attention" and len(own) > 0
     return [
-        band(short(own["amount"], 2), low, high, f"item {index}, interval", _faint(colour, 0.16), **hidden),
+        style.band(own["amount"].tolist(), low, high, f"item {index}, interval", _faint(colour, 0.16), **hidden),
+        style.curve(own, "amount", what, f"item {index}", dict(color=colour, width=2.4), ", %{x:+.1f}: %{y:.0%}",
+                    digits=3, marker_size=5, **hidden | dict(showlegend=shown)),
         go.Scatter(
-            x=short(own["amount"], 2), y=short(own[what], 3), name=f"item {index}", mode="lines+markers", marker_size=5,
-            line=dict(color=colour, width=2.4), hovertemplate=f"item {index}, %{{x:+.1f}}: %{{y:.0%}}<extra></extra>",
-            **hidden | dict(showlegend=shown),
-        ),
-        go.Scatter(
-            x=short(other["amount"], 2), y=short(other[what], 3), name=f"item {index}, random direction", mode="lines",
-            line=dict(color=colour, width=1.4, dash="dot"), opacity=0.7, **hidden,
+            x=other["amount"].tolist(), y=style.short(other[what], 3), name=f"item {index}, random direction",
+            mode="lines", line=dict(color=colour, width=1.4, dash="dot"), opacity=0.7, **hidden,
             hovertemplate="random direction, %{x:+.1f}: %{y:.0%}<extra></extra>",
         ),
     ]  # fmt: skip
@@ -114,10 +100,10 @@ def traversal_figure(table: pd.DataFrame, axes: Sequence[str]) -> go.Figure:
     along = {f"{(i - middle) / middle:+.0%}" if i != middle else "0%": {
                  name: [cut[i][name] for cut in planes] for name in ("z", "customdata")
              } for i in range(n_steps)}  # fmt: skip
-    figure = with_views(new_figure(390, margin_t=70), views)
-    figure.update_xaxes(title_text=f"moved along {axes[0]}, standard deviations", showgrid=False)
-    figure.update_yaxes(title_text=f"moved along {axes[1]}, s.d.", showgrid=False)
-    bar = restyle_slider(along, f"moved along {axes[2]}, of the way: ", pad=60, active=middle)
+    look = dict(margin_t=70, xaxis_showgrid=False, yaxis_showgrid=False)
+    x, y = f"moved along {axes[0]}, standard deviations", f"moved along {axes[1]}, s.d."
+    figure = style.with_views(style.new_figure(390, x, y, **look), views)
+    bar = style.restyle_slider(along, f"moved along {axes[2]}, of the way: ", pad=60, active=middle)
     return figure.update_layout(sliders=[bar])
 
 
@@ -150,7 +136,8 @@ def gains_figure(table: pd.DataFrame) -> go.Figure:
     """Gain in accuracy by what is changed, along the chosen three and along matched triples; the menu chooses length
     and kind of lists, those with matched triples first. table: of
     :class:`~talking_heads_utils.experiments.positional.steering.GainRow`."""
-    figure, views = new_figure(310, margin_t=16), {}
+    names, views = list(METHODS.values()), {}
+    figure = style.new_figure(310, "gain in accuracy, points", margin_t=16, legend_y=-0.2)
     table = table[table["method"].isin(list(METHODS))]
     controlled = set(table.loc[table["subspace"] == Subspace.MATCHED, "n_items"])
     for n in sorted(lengths_of(table), key=lambda n: n not in controlled):
@@ -158,29 +145,26 @@ def gains_figure(table: pd.DataFrame) -> go.Figure:
             part = table[(table["n_items"] == n) & (table["part"] == kind)]
             if len(part):
                 views[f"lists of {n}: {words}"] = _gains(part)
-    names = list(METHODS.values())
-    figure.add_vline(x=0, line=dict(color=CONTROL, width=1))
-    figure.update_xaxes(title_text="gain in accuracy, points")
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names)
-    figure.update_yaxes(range=[len(names) - 0.5, -0.5])
-    return with_views(figure, views).update_layout(legend_y=-0.2)
+    figure.add_vline(x=0, line=dict(color=style.CONTROL, width=1))
+    figure.update_yaxes(style.named(names) | dict(range=[len(names) - 0.5, -0.5]))
+    return style.with_views(figure, views)
 
 
 def _gains(part: pd.DataFrame) -> list:
     order = list(METHODS)
     own, drawn = (part[part["subspace"] == s] for s in (Subspace.CHOSEN, Subspace.MATCHED))
     y, x = spans([order.index(m) + 0.25 for m in drawn["method"]], drawn["gain_low"], drawn["gain_high"])
-    colours = [EXPECTED if m == Method.CORRECTION else ACCENT for m in own["method"]]
+    colours = [style.EXPECTED if m == Method.CORRECTION else style.ACCENT for m in own["method"]]
     return [
         go.Scatter(
-            x=x, y=y, mode="lines", name="95% of matched triples", line=dict(color=CONTROL, width=8),
-            customdata=[mean for mean in short(drawn["gain"], 1) for _ in range(3)],
+            x=x, y=y, mode="lines", name="95% of matched triples", line=dict(color=style.CONTROL, width=8),
+            customdata=[mean for mean in style.short(drawn["gain"], 1) for _ in range(3)],
             hovertemplate="matched triples: mean %{customdata:+.1f} points<extra></extra>",
         ),
         go.Scatter(
-            x=short(own["gain"], 2), y=[order.index(m) - 0.1 for m in own["method"]], mode="markers",
+            x=style.short(own["gain"], 2), y=[order.index(m) - 0.1 for m in own["method"]], mode="markers",
             name="the chosen three", marker=dict(color=colours, size=10),
-            error_x=error_bars(own, "gain", ends="gain_") | dict(color=ACCENT),
+            error_x=style.error_bars(own, "gain", ends="gain_") | dict(color=style.ACCENT),
             hovertemplate="%{x:+.1f} points<extra></extra>",
         ),
     ]  # fmt: skip

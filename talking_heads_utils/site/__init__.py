@@ -5,9 +5,7 @@
 ``live``             controls for prompts that a reader types, where a kernel runs
 ``instrument``       where a page has a model to play with, and what it begins with
 ``page_model``       a real model as files that a page can run
-``page_runtime``     what runs them there: packages of the npm registry
-``npm``              files out of such packages, held against their sums
-``bundles``          the plotly.js that a page's figures need
+``npm``              what runs them there, and the plotly.js of a page: files out of packages of the npm registry
 ``scorecard``        all claims and all models side by side
 ``claim_words``      what claims and their rules say, and how their numbers read
 ``rules``            the rules that judge, each beside its power

@@ -25,11 +25,12 @@ EXTENTS = {Extent.SINGLE: "one component", Extent.LEADING: "leading components",
 
 def best(table: pd.DataFrame, part: str = Part.HELD_OUT, n_items: int | None = None) -> Any:
     """The row of the best edit on some lists: by default the longest of those that all edits were measured on."""
-    rows = table[table["best"] & table["draw"].isna() & (table["part"] == part)]
+    table = where(table, part=part)
+    rows = table[table["best"] & table["draw"].isna()]
     if n_items is None:
-        all_edits = table[~table["best"] & (table["part"] == part)]["n_items"]
+        all_edits = table[~table["best"]]["n_items"]
         n_items = int((all_edits if len(all_edits) else rows["n_items"]).max())
-    rows = rows[rows["n_items"] == n_items]
+    rows = where(rows, n_items=n_items)
     return None if rows.empty else rows.iloc[0]
 
 
@@ -51,9 +52,9 @@ def finding(table: pd.DataFrame, model: str) -> str:
     )
 
 
-def _draws(table: pd.DataFrame, n_items: int | None = None) -> pd.DataFrame:
-    n_items = best(table)["n_items"] if n_items is None else n_items
-    return table[table["draw"].notna() & (table["part"] == Part.HELD_OUT) & (table["n_items"] == n_items)]
+def _draws(table: pd.DataFrame) -> pd.DataFrame:
+    """The best edits of random heads on the lists of :func:`best`."""
+    return where(table[table["draw"].notna()], part=Part.HELD_OUT, n_items=best(table)["n_items"])
 
 
 # --- one component removed ---
@@ -72,13 +73,9 @@ def removal(table: pd.DataFrame) -> str:
             own["share_high"] < QUARTER) else "about a quarter"  # fmt: skip
         parts.append(f"{prompts}: without {own['component']}, {share(own, ends='share_')} of I(m) is gone, {enough}.")
     ps = table.loc[table["chosen_by"] == "selection", "p_holm"].dropna()
-    beside = f"\n\nMatched components: {_up_to(ps)} for each, after Holm's correction." if len(ps) else ""
-    return bullets(parts) + beside
-
-
-def _up_to(ps: pd.Series) -> str:
-    """``p = 0.02``, or ``p = 0.3 or less`` of several that differ."""
-    return p_in_words(ps.max()) + (" or less" if ps.nunique() > 1 else "")
+    less = " or less" if ps.nunique() > 1 else ""
+    beside = f"\n\nMatched components: {p_in_words(ps.max())}{less} for each, after Holm's correction."
+    return bullets(parts) + (beside if len(ps) else "")
 
 
 # --- gains ---
@@ -109,20 +106,15 @@ def gains(table: pd.DataFrame) -> str:
 def families(table: pd.DataFrame) -> str:
     """Which family and extent gain, and whether a gain needs the whole head."""
     n_items = best(table)["n_items"]
-    rows = table[(table["n_items"] == n_items) & table["draw"].isna() & (table["part"] == Part.HELD_OUT)]
-    rows = rows[rows["extent"].isin([Extent.SINGLE, Extent.LEADING, Extent.HEAD])]
+    rows = where(table[table["draw"].isna() & table["extent"].isin(EXTENTS)], part=Part.HELD_OUT, n_items=n_items)
     parts, needs = [], []
     for family, own in rows.groupby("family", sort=False):
         by = own.drop_duplicates("extent").set_index("extent")
         told = ", ".join(f"{EXTENTS[extent]} {points(row)}" for extent, row in by.iterrows())
         parts.append(f"{plain(family)}: {told}")
         some = [by.loc[e, "high"] for e in (Extent.SINGLE, Extent.LEADING) if e in by.index]
-        if (
-            Extent.HEAD in by.index
-            and some
-            and by.loc[Extent.HEAD, "low"] > 0
-            and by.loc[Extent.HEAD, "gain"] > max(some)
-        ):
+        whole = by.loc[Extent.HEAD] if Extent.HEAD in by.index and some else None
+        if whole is not None and whole["low"] > 0 and whole["gain"] > max(some):
             needs.append(f"*{plain(family)}*")
     low_rank = (f"In the family {listed(needs)}, a gain needs the whole head: few of its components are not enough."
                 if needs else "In no family does a gain clearly need the whole head.")  # fmt: skip
@@ -164,11 +156,8 @@ def costs(table: pd.DataFrame) -> str:
 def tried(table: pd.DataFrame) -> str:
     front = pareto(table)
     free, most = front[front["text_loss"] <= 0], front.iloc[-1]
-    costless = (
-        f"{len(free)} of these cost{'s' * (len(free) == 1)} no loss on text"
-        if len(free)
-        else "each of these costs some loss on text"
-    )
+    costless = (f"{len(free)} of these cost{'s' * (len(free) == 1)} no loss on text" if len(free)
+                else "each of these costs some loss on text")  # fmt: skip
     return (
         f"Of {len(table)} edits, {len(front)} are beaten by no other in both gain and cost; {costless}. The one that "
         f"gains most, {most['edit']}, gains {points(most)} points, mean over two lengths of lists, and costs "

@@ -27,11 +27,6 @@ READERS = {Reader.EXACT: "exact", Reader.SATURATION: "saturating", Reader.RECENC
            Reader.COUNT: "number only"}  # fmt: skip
 
 
-def _tasks(table: pd.DataFrame) -> pd.DataFrame:
-    """Without the rows over tasks."""
-    return table[table["task"] != OVER_TASKS]
-
-
 def _range(values: Collection[Any], form: str = ".0%") -> str:
     """``12% to 40%``."""
     low, high = f"{min(values):{form}}", f"{max(values):{form}}"
@@ -45,14 +40,13 @@ def _range(values: Collection[Any], form: str = ".0%") -> str:
 def finding(sets: pd.DataFrame, model: str) -> str:
     """The chapter's finding, and its control."""
     found = measures.redundant(sets)
-    n_heads = measures.N_JUDGED
-    control = f" For other heads with as much direct effect it is {found.control:.2f} times."
-    beyond = (
-        f" That too is above {SUM[1]:g}: a part of it is no matter of these heads." if found.control > SUM[1] else ""
-    )
-    matched = "" if isnan(found.control) else control + beyond
+    matched = ""
+    if not isnan(found.control):
+        matched = f" For other heads with as much direct effect it is {found.control:.2f} times."
+    if found.control > SUM[1]:
+        matched += f" That too is above {SUM[1]:g}: a part of it is no matter of these heads."
     return (
-        f"In {model}, the {n_heads} heads that matter most to a task cost, when they go together, "
+        f"In {model}, the {measures.N_JUDGED} heads that matter most to a task cost, when they go together, "
         f"**{found.value:.2f}** [{found.low:.2f}, {found.high:.2f}] times the sum of what each costs alone, over "
         f"{found.n} tasks.{matched}"
     )
@@ -93,8 +87,7 @@ def functions(table: pd.DataFrame) -> str:
 @said
 def patches(table: pd.DataFrame) -> str:
     """How far a patch comes, over tasks."""
-    parts = []
-    table = _tasks(table)
+    parts, table = [], table[table["task"] != OVER_TASKS]
     for b_sees, rows in table[table["out"] == ""].groupby("b_sees", sort=False):
         a, b = (rows[rows["run"] == run].groupby("task")["accuracy"].mean().mean() for run in (Run.A, Run.B))
         patched = rows[rows["run"] == Run.PATCHED].groupby("layer")[["accuracy", "copied"]].mean()
@@ -200,10 +193,8 @@ def backups(table: pd.DataFrame) -> str:
     names = {Who.ALL: "other heads and MLPs", Who.NORM: "the final norm", Who.POST: "by the post's yardstick",
              Who.POST_HELD: "by the post's yardstick, held frozen"}  # fmt: skip
     if Who.POST not in by.index:
-        names |= {
-            Who.FINAL: "by the post's yardstick, moved to the last layer",
-            Who.FINAL_HELD: "the same, held frozen",
-        }
+        moved = "by the post's yardstick, moved to the last layer"
+        names |= {Who.FINAL: moved, Who.FINAL_HELD: "the same, held frozen"}
     told = [f"{name}: {share(by.loc[who])}" for who, name in names.items() if who in by.index]
     less = "\n\nBelow 0: they, too, write less of the answer." if (
         Who.ALL in by.index and by.loc[Who.ALL, "share"] < 0) else ""  # fmt: skip
@@ -216,7 +207,8 @@ def sufficient(table: pd.DataFrame) -> str:
     """The smallest sets, and how many there are without a head in common."""
     enough = table[table["suffices"].astype(bool)]
     sizes = {task: rows.sort_values("which")["n_heads"].tolist() for task, rows in enough.groupby("task", sort=False)}
-    told = [f"{task_name(task)} {found[0]}{_further(found[1:])}" for task, found in sizes.items()]
+    told = [f"{task_name(task)} {found[0]} ({', '.join(map(str, found[1:])) or 'no second set'})"
+            for task, found in sizes.items()]  # fmt: skip
     lacking = [task for task in table["task"].unique() if task not in sizes]
     most = table.loc[table["task"].isin(lacking), "n_heads"].max()
     none = f"More than {most} are needed in {listed(map(task_name, lacking))}. " if lacking else ""
@@ -227,10 +219,6 @@ def sufficient(table: pd.DataFrame) -> str:
     more = f"{kept}{without}." if kept else ""
     first = f"Heads of the smallest set that keeps 90% of the accuracy: {', '.join(told)}. " if told else ""
     return f"{first}{none}".strip() + more
-
-
-def _further(sizes: list[int]) -> str:
-    return f" ({', '.join(map(str, sizes))})" if sizes else " (no second set)"
 
 
 # --- evidence ---

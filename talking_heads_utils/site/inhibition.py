@@ -19,7 +19,6 @@ from talking_heads_utils.experiments.verdicts import listed, where, with_interva
 from talking_heads_utils.site.claim_words import p_in_words, plain
 from talking_heads_utils.site.sentences import bullets, said, share
 
-FEW = COMPONENTS  # components of a head that the paper's claim allows
 JUDGED = dict(head=exchanges.ALL, into=exchanges.QUERY, set=exchanges.PREDICTED, measure=exchanges.LOG_ODDS)
 TARGETS = {
     "named_twice": "attention to words already named twice",
@@ -102,8 +101,8 @@ def _ahead(row: Any) -> str:
 
 
 def _few(table: pd.DataFrame, **keys: str) -> Any:
-    """The row of the first :data:`FEW` components of each head by some choice, or as many as there are up to that."""
-    rows = where(table[table["k"] <= FEW], **JUDGED | keys).sort_values("k")
+    """The row of the first :data:`COMPONENTS` of each head by some choice, or as many as there are up to that."""
+    rows = where(table[table["k"] <= COMPONENTS], **JUDGED | keys).sort_values("k")
     return None if rows.empty else rows.iloc[-1]
 
 
@@ -157,11 +156,8 @@ def known(table: pd.DataFrame) -> str:
 @said
 def outcomes(table: pd.DataFrame) -> str:
     """What the same exchange does to the model's answer, beside what the whole heads' does."""
-    parts = []
-    for measure, name in (
-        (exchanges.LOGIT_DIFFERENCE, "the logit difference, IO less S,"),
-        (exchanges.PROBABILITY, "the probability of IO"),
-    ):
+    parts, probability = [], (exchanges.PROBABILITY, "the probability of IO")
+    for measure, name in ((exchanges.LOGIT_DIFFERENCE, "the logit difference, IO less S,"), probability):
         row = _few(table, measure=measure)
         whole = where(table, **JUDGED | dict(set=exchanges.WHOLE_HEAD, measure=measure))
         beside = f" (by the whole heads: {with_interval(whole.iloc[0], 'effect')})" if len(whole) else ""
@@ -194,22 +190,23 @@ def effects(table: pd.DataFrame) -> str:
     return bullets(parts, "Means over movers:")
 
 
+def _features(rows: pd.DataFrame) -> str:
+    return ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in rows.iterrows())
+
+
 @said
 def says(table: pd.DataFrame) -> str:
-    shares, parts = where(table, statistic="version_share", task="ioi"), []
-    for component, rows in shares.groupby("component", sort=False):
-        told = ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in rows.iterrows())
-        parts.append(f"{component}: {told}")
-    return bullets(parts, "What each component's variation over the four versions goes by (by chance, a third each):")
+    rows = where(table, statistic="version_share", task="ioi").groupby("component", sort=False)
+    told = "What each component's variation over the four versions goes by (by chance, a third each):"
+    return bullets([f"{component}: {_features(own)}" for component, own in rows], told)
 
 
 @said
 def lists(says: pd.DataFrame) -> str:
     """What the same components say on lists."""
-    rows, parts = where(says, task="laundry", statistic="variance_share", split="across_templates"), []
-    for component, own in rows.groupby("component", sort=False):
-        told = ", ".join(f"{plain(row['feature'])} {share(row, 'value')}" for _, row in own.iterrows())
-        parts.append(f"{component}: {told}, n = {own['n'].iloc[0]} lists")
+    rows = where(says, task="laundry", statistic="variance_share", split="across_templates")
+    parts = [f"{component}: {_features(own)}, n = {own['n'].iloc[0]} lists"
+             for component, own in rows.groupby("component", sort=False)]  # fmt: skip
     told = (
         "On lists, the share of each component's variance that a feature predicts, on wordings that were not fitted "
         "(below zero: worse than the mean):"

@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from IPython.display import HTML
+
 from talking_heads_utils.figures.page import building_book
-from talking_heads_utils.labels import Head, as_component
+from talking_heads_utils.labels import Component
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.relations import ARROW, Relation
 from talking_heads_utils.weights.packages import SMOLLM2
 
 if TYPE_CHECKING:
-    from IPython.display import HTML
     from transformers import PreTrainedTokenizerBase
 
     from talking_heads_utils.prompts.sets import PromptSet
@@ -69,23 +70,19 @@ def examples_builder(relations: Sequence[Relation], n: int) -> dict[str, Any]:
 
 def two_words(prompts: PromptSet, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """A prompt's answer and its first wrong candidate, as they are typed."""
-    answer, other = (
-        tokenizer.decode([int(token)]).strip() for token in (prompts.answers[0], prompts.distractors[0, 0])
-    )
+    first = (prompts.answers[0], prompts.distractors[0, 0])
+    answer, other = (tokenizer.decode([int(token)]).strip() for token in first)
     return answer, other
 
 
 def head_of(component: str) -> str:
     """``L8H10.1`` -> ``L8H10``."""
-    at = as_component(component)
-    return str(Head(at.layer, at.head))
+    return str(Component.parse(component).of_head)
 
 
 def place(name: str, model: str, preset: Callable[[], Preset]) -> HTML | None:
     """The instrument's place in a page of the book; None where a kernel runs, or for another model than the page's."""
     if not building_book() or model != MODEL:
         return None
-    from IPython.display import HTML
-
     held = escape(json.dumps(asdict(preset()) | {"model": MODEL}, ensure_ascii=False))
     return HTML(f'<div class="instrument" id="instrument-{name}" data-preset="{held}"></div>')

@@ -99,7 +99,13 @@ def hidden() -> str:
 
 def how_sure() -> str:
     """What was found, and on how much it stands, as a Markdown table."""
-    lines = "\n".join(f"| {found} | {on} |" for found, on in (*_names(), *_lists(), *_in_context(), *_weights()))
+    joint = _joint()
+    together = (
+        f"Together, {measures.N_JUDGED} heads cost {joint.value:.2f} [{joint.low:.2f}, {joint.high:.2f}] times the sum "
+        "of what each costs alone",
+        f"{joint.n} tasks, {joint.control:.2f} of sets matched on direct effect ([4](#fig-redundancy))",
+    )
+    lines = "\n".join(f"| {found} | {on} |" for found, on in (*_names(), *_lists(), together, *_weights()))
     return f"| found so far | how sure |\n|---|---|\n{lines}\n"
 
 
@@ -140,15 +146,6 @@ def _lists() -> list[Line]:
          f"{edit['high']:.1f}] on lists of six; single components gain next to nothing",
          f"{edit['n']:,} held-out lists, {gains.units['random_draws']} random draws of heads with the same search "
          "([3](#fig-edit-gains))"),
-    ]  # fmt: skip
-
-
-def _in_context() -> list[Line]:
-    joint = _joint()
-    return [
-        (f"Together, {measures.N_JUDGED} heads cost {joint.value:.2f} [{joint.low:.2f}, {joint.high:.2f}] "
-         "times the sum of what each costs alone",
-         f"{joint.n} tasks, {joint.control:.2f} of sets matched on direct effect ([4](#fig-redundancy))"),
     ]  # fmt: skip
 
 

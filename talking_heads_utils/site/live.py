@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ipywidgets as widgets
 import pandas as pd
 import torch
+from IPython.display import clear_output, display
 
 from talking_heads_utils.errors import TalkingHeadsError, TaskError
 from talking_heads_utils.experiments.inhibition.slider import text_rows
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from talking_heads_utils.experiments.context import Context
 
 LONGEST = 64  # tokens of a prompt that is answered while one waits
-_WIDE, _NAME = dict(width="100%"), dict(width="260px")
 _LABEL = dict(description_width="130px")
 
 
@@ -60,8 +60,6 @@ class Panel(widgets.VBox):
 
     def run(self) -> None:
         """Make the figure of what stands in the fields."""
-        from IPython.display import clear_output, display
-
         self.table, figure, self.button.disabled = None, None, True
         try:
             self.table, figure, says = self.compute(**{name: field.value for name, field in self.fields.items()})
@@ -121,12 +119,9 @@ def patch_grid(bridge: TransformerBridge, clean: str, corrupted: str, right: str
 
 def _fields(**given: tuple[str, str]) -> dict[str, widgets.Widget]:
     """Text fields by name: what stands before each, and in it."""
-    return {
-        name: widgets.Text(
-            value=value, description=label, style=_LABEL, layout=widgets.Layout(**_WIDE if " " in value else _NAME)
-        )
-        for name, (label, value) in given.items()
-    }
+    width = {name: "100%" if " " in value else "260px" for name, (_, value) in given.items()}
+    return {name: widgets.Text(value=value, description=label, style=_LABEL, layout=dict(width=width[name]))
+            for name, (label, value) in given.items()}  # fmt: skip
 
 
 # --- what a prompt must be ---

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from IPython.display import Markdown
 
 from talking_heads_utils import progress
 from talking_heads_utils.batches import is_out_of_memory
@@ -193,10 +194,8 @@ def by_model(experiment: str, *models: Tables) -> dict[str, pd.DataFrame]:
     return {tables.name: tables[experiment] for tables in models if len(tables[experiment])}
 
 
-def named_tokens(prompts: PromptSet, bridge: TransformerBridge) -> Any:
+def named_tokens(prompts: PromptSet, bridge: TransformerBridge) -> Markdown:
     """The tokens of the first prompt in their order, as Markdown, those with a named position bold and named."""
-    from IPython.display import Markdown
-
     names = {int(at[0]): name for name, at in prompts.positions.items()}
     words = [bridge.tokenizer.decode([int(token)]).strip() for token in prompts.tokens[0][prompts.mask[0]]]
     said = [f"**{word}** ({names[i]})" if i in names else word for i, word in enumerate(words)]

@@ -83,7 +83,17 @@ def rms(x: Float[Tensor, "t d_model"], eps: float) -> Float[Tensor, "t d_model"]
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
-class Attention(nn.Module):
+class Part(nn.Module):
+    """A part of a layer: its weights by name, an input a row, in the order in which they lie in a file."""
+
+    def __init__(self, s: Shape, **shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.s = s
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
+
+
+class Attention(Part):
     """The attention of a layer, for the tokens after those whose keys and values are given.
 
     In: the stream ``x [t, d_model]``, a ``scale`` for each head's z, ``past_k`` and ``past_v`` ``[p, n_kv, d_head]``,
@@ -98,13 +108,11 @@ class Attention(nn.Module):
     W_O: Tensor
 
     def __init__(self, s: Shape) -> None:
-        super().__init__()
-        self.s, queries, keys = s, s.n_heads * s.d_head, s.n_kv * s.d_head
-        for name, shape in dict(
-            attn_norm=(s.d_model,), W_Q=(s.d_model, queries), W_K=(s.d_model, keys), W_V=(s.d_model, keys),
+        queries, keys = s.n_heads * s.d_head, s.n_kv * s.d_head
+        super().__init__(
+            s, attn_norm=(s.d_model,), W_Q=(s.d_model, queries), W_K=(s.d_model, keys), W_V=(s.d_model, keys),
             W_O=(queries, s.d_model),
-        ).items():  # fmt: skip
-            self.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
+        )  # fmt: skip
 
     def turn(self, x: Float[Tensor, "t n d_head"], first: int) -> Float[Tensor, "t n d_head"]:
         half = self.s.d_head // 2
@@ -132,7 +140,7 @@ class Attention(nn.Module):
         return x + z.reshape(t, -1) @ self.W_O, new_k, new_v, pattern[:, -1], last, direct
 
 
-class Mlp(nn.Module):
+class Mlp(Part):
     """The MLP of a layer, the stream in and out."""
 
     mlp_norm: Tensor
@@ -141,12 +149,8 @@ class Mlp(nn.Module):
     W_out: Tensor
 
     def __init__(self, s: Shape) -> None:
-        super().__init__()
-        self.s = s
-        for name, shape in dict(
-            mlp_norm=(s.d_model,), W_gate=(s.d_model, s.d_mlp), W_in=(s.d_model, s.d_mlp), W_out=(s.d_mlp, s.d_model)
-        ).items():
-            self.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
+        up, down = (s.d_model, s.d_mlp), (s.d_mlp, s.d_model)
+        super().__init__(s, mlp_norm=(s.d_model,), W_gate=up, W_in=up, W_out=down)
 
     def forward(self, x: Tensor) -> Tensor:
         h = rms(x, self.s.eps) * self.mlp_norm
@@ -206,20 +210,6 @@ def _outside(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 # --- weights ---
 
 
-@dataclass(frozen=True)
-class Part:
-    """A tensor within a file. kind: how it is stored. rows, cols: a row is an output, as in the checkpoint."""
-
-    name: str
-    kind: str
-    rows: int
-    cols: int
-    offset: int
-
-    def as_json(self) -> dict[str, Any]:
-        return vars(self).copy()
-
-
 def blocks_of(tensors: GgufTensors, own: str) -> tuple[str, np.ndarray]:
     """How a tensor is stored, and its bytes row by row, the rows in Hugging Face's order.
 
@@ -236,18 +226,19 @@ def blocks_of(tensors: GgufTensors, own: str) -> tuple[str, np.ndarray]:
     return kind, raw[tensors.laid_out(f"{own}.weight", order)[:, 0].astype(int)]
 
 
-def packed(tensors: GgufTensors, names: Mapping[str, str], extra: Mapping[str, np.ndarray]) -> tuple[bytes, list[Part]]:
-    """Tensors one behind the other, then arrays of float32."""
+def packed(tensors: GgufTensors, names: Mapping[str, str], extra: Mapping[str, np.ndarray]) -> tuple[bytes, list[dict]]:
+    """Tensors one behind the other, then arrays of float32; and of each how it is stored, its rows (a row is an output,
+    as in the checkpoint) and columns, and its first byte."""
     whole, parts = bytearray(), []
     for name, own in names.items():
         kind, raw = blocks_of(tensors, own)
         cols = raw.shape[1] // BLOCKS[kind] * BLOCK
-        parts.append(Part(name, kind, len(raw), cols, len(whole)))
+        parts.append(dict(name=name, kind=kind, rows=len(raw), cols=cols, offset=len(whole)))
         whole += raw.tobytes()
     for name, array in extra.items():
         array = np.ascontiguousarray(array, np.float32)
         whole += b"\0" * (-len(whole) % 4)
-        parts.append(Part(name, "F32", len(array), array[0].size, len(whole)))
+        parts.append(dict(name=name, kind="F32", rows=len(array), cols=array[0].size, offset=len(whole)))
         whole += array.tobytes()
     return bytes(whole), parts
 
@@ -287,11 +278,11 @@ def write_model(name: str | Path, folder: Path) -> dict[str, Any]:
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     data, head_parts = packed(tensors, HEAD, {})
-    if (kind := head_parts[-1].kind) != TABLE:
+    if (kind := head_parts[-1]["kind"]) != TABLE:
         raise CheckpointError(f"The embedding is stored as {kind}; the page reads {TABLE}.")
     put("embedding.bin", data)
     maps, singular = component_maps(name)
-    layer_parts: list[Part] = []
+    layer_parts: list[dict] = []
     for layer in range(s.n_layers):
         names = {name: own.format(layer) for name, own in LAYER.items()}
         extra = {"maps": maps[layer].numpy().reshape(-1, s.d_head), "singular": singular[layer].numpy()}
@@ -303,9 +294,6 @@ def write_model(name: str | Path, folder: Path) -> dict[str, Any]:
     for kind, graph in graphs(s).items():
         put(f"{kind}.onnx", graph.SerializeToString())
     put("tokenizer.json", tokenizer_of(tensors.file).backend_tokenizer.to_str().encode())
-    about = {
-        "shape": vars(s).copy(), "longest": LONGEST, "files": files,
-        "layer": [part.as_json() for part in layer_parts], "embedding": [part.as_json() for part in head_parts],
-    }  # fmt: skip
+    about = dict(shape=vars(s).copy(), longest=LONGEST, files=files, layer=layer_parts, embedding=head_parts)
     (folder / "model.json").write_text(json.dumps(about))
     return about

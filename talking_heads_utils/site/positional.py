@@ -135,10 +135,13 @@ def interchange(table: pd.DataFrame) -> str:
         "matched triples": f"95% of them at most {three['matched']:.2f} ({p_in_words(three['p'])})",
     }
     if learned:
-        few = {k: row for k, row in learned.items() if k <= K}
-        told["the best that was learned for this"] = _by_number(few)
+        told["the best that was learned for this"] = _by_number({k: row for k, row in learned.items() if k <= K})
         told["three learned for arbitrary labels"] = _logits(arbitrary[K])
-    told |= {"the whole stream": _logits(stream)} if heads is None else _against(heads, stream)
+    against = ""
+    if heads is not None:
+        told["the inhibition heads whole"] = _logits(heads)
+        against = ". Something else in it works against the heads" if heads["low"] > stream["high"] else ""
+    told["the whole stream"] = f"{_logits(stream)}{against}"
     for length in lengths_of(table):
         found = _dimensions(_of_stream(table, length, interchanges.LOGIT_DIFFERENCE), Subspace.CHOSEN)
         alone.append(f"{found[1]['effect'] / found[K]['effect']:.0%} in lists of {length}")
@@ -147,15 +150,6 @@ def interchange(table: pd.DataFrame) -> str:
         f"{bullets(f'{name}: {words}' for name, words in told.items())}\n\nOf what the "
         f"three components do, the first alone does {listed(alone)}."
     )
-
-
-def _against(heads: Any, stream: Any) -> dict[str, str]:
-    """What whole heads and the whole stream do."""
-    more = ". Something else in it works against the heads" if heads["low"] > stream["high"] else ""
-    return {
-        "the inhibition heads whole": _logits(heads),
-        "the whole stream": f"{_logits(stream)}{more}",
-    }
 
 
 # --- the point moved by hand ---
@@ -181,11 +175,8 @@ def _from_end_to_end(rows: pd.DataFrame) -> tuple[float, int, str, str]:
     attention, answered = (by_item[what].agg(["first", "last"]) for what in ("attention", "answered"))
     change = (attention["last"] - attention["first"]).abs()
     item = int(change.idxmax())
-    return float(change.max()), item, _path(attention, item), _path(answered, item)
-
-
-def _path(ends: pd.DataFrame, item: int) -> str:
-    return f"{ends['first'][item]:.0%} to {ends['last'][item]:.0%}"
+    looks, says = (f"{ends['first'][item]:.0%} to {ends['last'][item]:.0%}" for ends in (attention, answered))
+    return float(change.max()), item, looks, says
 
 
 @said
@@ -238,19 +229,15 @@ def scales(table: pd.DataFrame) -> str:
     """At which lengths a narrower cloud is answered worse, and a wider one better, than matched triples make it."""
     own = where(table, subspace=Subspace.CHOSEN)
     own = own[own["p"] <= ALPHA]
-    worse = where(own, scale=NARROW)
-    worse, better = worse[worse["change_high"] < 0], where(own, scale=WIDE)
-    better = better[better["change_low"] > 0]
+    worse = where(own[own["change_high"] < 0], scale=NARROW)
+    better = where(own[own["change_low"] > 0], scale=WIDE)
+    matched = listed(sorted(set(where(table, subspace=Subspace.MATCHED)["n"])))
     return (
-        f"Beyond what matched triples do, on the {_matched_lists(table)} lists that these were run on, a cloud "
+        f"Beyond what matched triples do, on the {matched} lists that these were run on, a cloud "
         f"{WIDE:g} times as wide is answered better {_at(better['n_items'])}, and one {NARROW:g} times as wide is "
         f"answered worse {_at(worse['n_items'])}. The curve is over more lists, and may lie within the grey band even "
         "there."
     )
-
-
-def _matched_lists(table: pd.DataFrame) -> str:
-    return listed(sorted(set(where(table, subspace=Subspace.MATCHED)["n"])))
 
 
 def _at(lengths: Iterable[int]) -> str:
@@ -308,9 +295,8 @@ def known(tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
             moves = three["low"] > 0.01
         if len(decoded):
             n = lengths_of(decoded)[-1]
-            index = _one(
-                decoded, feature=next(iter(FEATURES)), n_items=n, subspace=Subspace.CHOSEN, k=K, split="wordings"
-            )
+            chosen = where(decoded, n_items=n, subspace=Subspace.CHOSEN, k=K, split=Split.WORDINGS)
+            index = _one(chosen, feature=next(iter(FEATURES)))
             told.append(f"the list index is decoded for {index['right']:.0%} of lists of {n}, chance "
                         f"{index['chance']:.0%}")  # fmt: skip
             unused += [] if moves or index["low"] <= index["chance"] else [model]

@@ -45,7 +45,6 @@ class NoVerdict(StrEnum):
 
 TOYS = (PLANTED, CONTROL)
 SHOWN = {GPT2_WEIGHTS: "GPT-2 weights", SMOLLM2.name: "SmolLM2", PLANTED: "planted", CONTROL: "no channel"}
-NOT_ASKED = "not asked"
 MARKS = {Verdict.SUPPORTED: "✓", Verdict.NOT_SUPPORTED: "✗", Verdict.UNDECIDED: "?", Verdict.NOT_JUDGED: "○",
          NoVerdict.NOT_RUN: "·", NoVerdict.NOT_POSSIBLE: "–", NoVerdict.STALE: "↻"}  # fmt: skip
 PAGES = {1: "01_inhibition_heads", 2: "02_positional_subspace", 3: "03_weight_editing", 4: "04_icl_redundancy"}
@@ -110,14 +109,10 @@ def judged(results: Mapping[str, Mapping[str, Finished]], claim: Claim) -> dict[
     return found
 
 
-def models() -> list[str]:
-    """Every model of the scorecard: the known real ones, then the planted ones."""
-    return [GPT2_WEIGHTS, *known_models(), *TOYS]
-
-
 def all_results() -> dict[str, dict[str, Finished]]:
-    """Model -> its finished experiments, for every model of the scorecard. Raises as :func:`store.finished` does."""
-    return {model: finished(model) for model in models()}
+    """Model -> its finished experiments, for every model of the scorecard: the known real ones, then the planted ones.
+    Raises as :func:`store.finished` does."""
+    return {model: finished(model) for model in (GPT2_WEIGHTS, *known_models(), *TOYS)}
 
 
 # --- as a page shows it ---
@@ -238,7 +233,7 @@ def _cell(claim: Claim, model: str, known: Judged) -> str:
 
 
 def _empty(model: str, n_rows: int) -> str:
-    text = _no_run(model) or ("no tasks in context" if model in TOYS else NOT_ASKED)
+    text = _no_run(model) or ("no tasks in context" if model in TOYS else "not asked")
     return _filled(EMPTY, group=_group(model), n=n_rows, mark=MARKS[NoVerdict.NOT_POSSIBLE], text=text)
 
 

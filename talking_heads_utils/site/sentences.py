@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from IPython.display import Markdown
+
 from talking_heads_utils.experiments.claims import BY_ID, CLAIMS, ClaimId
 from talking_heads_utils.experiments.store import Finished
 from talking_heads_utils.experiments.verdicts import listed, with_interval
@@ -23,9 +25,7 @@ def said(say: Callable[..., str]) -> Callable[..., Any]:
     """As Markdown; None where the first argument is empty, or there is nothing to say."""
 
     @wraps(say)
-    def shown(first: Any, *more: Any) -> Any:
-        from IPython.display import Markdown
-
+    def shown(first: Any, *more: Any) -> Markdown | None:
         text = say(first, *more) if len(first) else ""
         return Markdown(text) if text else None
 
@@ -43,18 +43,13 @@ def bullets(told: Iterable[str], head: str = "") -> str:
     return f"{head}\n\n{lines}" if head and lines else lines
 
 
-def _verdict(known: scorecard.Judged) -> str:
-    measured = f"; {known.measured}" if known.measured else ""
-    return f"**{known.verdict}**{measured}"
-
-
 @said
 def against(results: Mapping[str, Mapping[str, Finished]], chapter: int) -> str:
     """The claims that a chapter tests, what their source shows, and what was found, model by model. results:
     what a sentence calls a model -> its finished experiments."""
     parts = []
     for claim in (claim for claim in CLAIMS if claim.chapter == chapter):
-        told = [f"{model}: {_verdict(known)}"
+        told = [f"{model}: **{known.verdict}**{known.measured and f'; {known.measured}'}"
                 for model, known in scorecard.judged(results, claim).items()
                 if known.verdict != scorecard.NoVerdict.NOT_POSSIBLE]  # fmt: skip
         if told:
@@ -62,10 +57,8 @@ def against(results: Mapping[str, Mapping[str, Finished]], chapter: int) -> str:
     return "\n\n".join(parts)
 
 
-def verdict(tables: Tables, claim: ClaimId) -> Any:
+def verdict(tables: Tables, claim: ClaimId) -> Markdown | None:
     """What the frozen rule says of a claim and one model, with its number, as Markdown; None without a table."""
-    from IPython.display import Markdown
-
     about = BY_ID[claim]
     table = tables[about.experiment]
     if not len(table):
@@ -77,10 +70,8 @@ def verdict(tables: Tables, claim: ClaimId) -> Any:
     return Markdown(f"*{SENTENCES[claim]}*: **{known.verdict}**, by {rule}{measured}.{why}")
 
 
-def counts(tables: Tables, chapter: int) -> Any:
+def counts(tables: Tables, chapter: int) -> Markdown | None:
     """How often each verdict falls in a chapter, as Markdown; None without tables."""
-    from IPython.display import Markdown
-
     claims = [claim for claim in CLAIMS if claim.chapter == chapter and claim.experiment in tables.done]
     found = [scorecard.judge(claim, tables.done[claim.experiment]).verdict for claim in claims]
     if not found:
