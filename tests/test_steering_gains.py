@@ -7,10 +7,10 @@ import torch
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional import steering
-from talking_heads_utils.experiments.positional.correction import PRIOR, corrected, fit, right
-from talking_heads_utils.experiments.positional.crowding import make_listed
-from talking_heads_utils.experiments.positional.ends import answered
-from talking_heads_utils.experiments.positional.steering import Method, choose, found_there, outcomes, scored, search
+from talking_heads_utils.experiments.positional.correction import PRIOR, corrected, fit
+from talking_heads_utils.experiments.positional.ends import listed
+from talking_heads_utils.experiments.positional.grid import answer
+from talking_heads_utils.experiments.positional.steering import Method, choose, found_there, scored, search
 from talking_heads_utils.experiments.positional.subspace import K, Subspace, chosen
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.known import CONTROL, PLANTED
@@ -52,11 +52,11 @@ def test_constants_are_the_likeliest():
 def test_a_correction_helps_on_other_lists_where_an_index_is_preferred():
     (logits, index), (others, other_index) = biased(), biased(seed=1)
     constants = fit(logits, index)
-    before, after = right(others, other_index).double().mean(), right(corrected(others, constants), other_index)
-    unbiased = right(biased(liking=0.0, seed=1)[0], other_index).double().mean()
-    assert before + 0.15 < after.double().mean() and after.double().mean() == pytest.approx(unbiased.item(), abs=0.03)
-    assert right(torch.zeros(2, 3), torch.tensor([0, 1])).tolist() == [False, False], "a tie is no answer"
-    assert torch.equal(right(others, other_index), answered(others[:, None], other_index)[:, 0])
+    unbiased, _ = biased(liking=0.0, seed=1)
+    before, after, fair = (
+        (answer(of) == other_index).double().mean().item() for of in (others, corrected(others, constants), unbiased)
+    )
+    assert before + 0.15 < after == pytest.approx(fair, abs=0.03)
 
 
 def test_choices_by_hand():
@@ -67,8 +67,8 @@ def test_choices_by_hand():
     mixed, first = bad.clone(), bad.clone()
     mixed[1:], first[:2] = good[1:], good[:2]
     choice = choose(torch.stack([mixed, bad, first], 1), index, SETTINGS)
-    assert choice.one == 0 and choice.told.tolist() == [2, 0] and choice.used == [0, 2]
-    found = outcomes(choice, {0: mixed, 1: bad, 2: first}, index, plain=1)
+    assert choice.one == 0 and choice.told.tolist() == [2, 0] and choice.plain == 1
+    found = choice.outcomes({0: mixed, 1: bad, 2: first}, index)
     assert [found[m].sum().item() for m in (Method.NONE, Method.ONE_SETTING, Method.TOLD_INDEX)] == [0, 3, 4]
     assert steering.best(torch.tensor([0.5, 0.5, 0.5]), SETTINGS) == 1, "of equals the smallest"
     assert steering.best(torch.tensor([0.5, 0.4, 0.6]), SETTINGS) == 2
@@ -81,16 +81,16 @@ def test_one_setting_undoes_a_shift_of_all_lists():
     at = Context(PLANTED, quick=True, loaded=(truth.bridge, truth.tokenizer))
     of = at.kept(chosen)
     assert of.writers[0].of_head in truth.roles[INHIBITION]
-    prompts = [Lists(part, 6, n)(at) for part, n in ((Part.SELECTION, 80), (Part.HELD_OUT, 100))]
-    plain = make_listed(truth.bridge, prompts[0], of).ends
+    lists = [Lists(part, 6, n) for part, n in ((Part.SELECTION, 80), (Part.HELD_OUT, 100))]
+    plain = listed(at, lists[0]).ends
     shift = 2 * (plain.stream @ of.directions[0]).std() * of.directions[0]
     with torch.no_grad():
         truth.bridge.blocks[1].attn.b_O.add_(shift)
-    choosing, other = (make_listed(truth.bridge, some, of) for some in prompts)
+    choosing, other = (listed(at, some) for some in lists)
     torch.testing.assert_close(choosing.ends.stream, plain.stream + shift, atol=1e-3, rtol=1e-3)
     found = search(choosing, of.directions[:K])
     here = {m: hit.double().mean().item() for m, hit in scored(found, other, slice(None), 20).items()}
-    first, *others = found.settings[found.choice.one].tolist()
+    first, *others = found.choice.settings[found.choice.one].tolist()
     assert first < 0 and others == [0, 0]
     assert here[Method.NONE] < 0.7 < 0.95 < here[Method.ONE_SETTING] and here[Method.ORACLE] == 1
     assert here[Method.CORRECTION] < here[Method.ONE_SETTING] - 0.3

@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils import batches
+from talking_heads_utils.experiments.folds import numbered
 from talking_heads_utils.experiments.positional.ends import Ends
 from talking_heads_utils.forward.layers import wide
-from talking_heads_utils.prompts.encoding import PromptText, encode
-from talking_heads_utils.prompts.lists import SHUFFLED, laundry_prompt
+from talking_heads_utils.prompts.encoding import encode
+from talking_heads_utils.prompts.lists import laundry_prompt, others
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -85,8 +86,7 @@ def donor_rows(
     """For each list another one whose answer stands at the ``wanted`` index: of the same wording and order before one
     that is not, then with the fewest items in common, then the least used, then at random."""
     index = torch.as_tensor(prompts.info["index"])
-    kinds = [(str(w), str(o)) for w, o in zip(prompts.info["wording"], prompts.info["order"])]
-    kind = torch.tensor([sorted(set(kinds)).index(one) for one in kinds])
+    kind = numbered(zip(prompts.info["wording"], prompts.info["order"]))
     used, found = torch.zeros(len(items)), []
     for row, at in enumerate(wanted.tolist()):
         common = (items[row, :, None, None] == items[None]).any(0).sum(-1)
@@ -103,29 +103,18 @@ def same_items(
 ) -> Float[Tensor, "n d_model"]:
     """The stream that enters the lowest mover's layer at ``end`` of the same lists, wordings and orders, but with the
     answer at j."""
-    rng, info = np.random.default_rng(seed), ends.prompts.info
-    texts = [
-        _with_answer_at(tokenizer, tokens, at, str(wording), str(order), rng)
-        for tokens, at, wording, order in zip(ends.candidates.tolist(), j.tolist(), info["wording"], info["order"])
-    ]
+    rng, info, texts = np.random.default_rng(seed), ends.prompts.info, []
+    for tokens, at, wording, order in zip(ends.candidates.tolist(), j.tolist(), info["wording"], info["order"]):
+        items = [tokenizer.decode([token]).strip() for token in tokens]
+        texts.append(laundry_prompt(str(wording), items, at, str(order), others(items, at, str(order), rng), ""))
     return entering(bridge, encode(texts, tokenizer, ends.prompts.recipe), ends.layer)
 
 
-def _with_answer_at(
-    tokenizer: PreTrainedTokenizerBase, tokens: list[int], at: int, wording: str, order: str, rng: np.random.Generator
-) -> PromptText:
-    items = [tokenizer.decode([token]).strip() for token in tokens]
-    rest = kept = [item for k, item in enumerate(items) if k != at]
-    while order == SHUFFLED and rest == kept:
-        rest = [str(item) for item in rng.permutation(kept)]
-    return laundry_prompt(wording, items, at, order, rest, "")
-
-
 @torch.no_grad()
-def entering(bridge: TransformerBridge, prompts: PromptSet, layer: int, batch: int = 64) -> Float[Tensor, "n d_model"]:
+def entering(bridge: TransformerBridge, prompts: PromptSet, layer: int) -> Float[Tensor, "n d_model"]:
     """The stream that enters a layer at ``end``; nothing above is run."""
     name, found = f"blocks.{layer - 1}.hook_resid_post", []
-    for rows in batches.blocks(len(prompts), batch):
+    for rows in batches.blocks(len(prompts), 64):
         tokens, end = prompts.tokens[rows].to(bridge.cfg.device), prompts.positions["end"][rows]
         _, cache = bridge.run_with_cache(tokens, names_filter=name, stop_at_layer=layer)
         found.append(wide(cache[name])[torch.arange(len(end)), end.to(tokens.device)])
