@@ -24,6 +24,7 @@ from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.planted.model import MOVER, plant
 from talking_heads_utils.prompts import lists as laundry
+from talking_heads_utils.prompts.encoding import encode
 from talking_heads_utils.prompts.sets import item_positions
 
 N = 96  # lists: two of each index, order and wording at least
@@ -112,12 +113,11 @@ def test_every_pair_of_indices_comes_as_often_and_donors_are_alike_in_all_but_it
 
 def test_donors_of_the_same_items_name_them_in_the_same_order(planted, lists, monkeypatch):
     j, seen = (lists.index + 1) % 4, []
-    monkeypatch.setattr(pairs, "entering", lambda bridge, prompts, layer: seen.append(prompts))
-    same_items(lists, j, planted.bridge, planted.tokenizer)
+    monkeypatch.setattr(pairs, "encode", lambda *given: seen.append(encode(*given)) or seen[0])
+    stream = same_items(lists, j, planted.bridge, planted.tokenizer)
     again = make_ends(planted.bridge, seen[0], lists.movers)
     assert (again.candidates == lists.candidates).all() and (again.index == j).all()
-    monkeypatch.undo()
-    torch.testing.assert_close(pairs.entering(planted.bridge, seen[0], lists.layer), again.stream)
+    torch.testing.assert_close(stream, again.stream)
 
 
 # --- the interchange ---

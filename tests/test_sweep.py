@@ -65,16 +65,6 @@ def direct(model, n_items):
     return prompts, found
 
 
-def test_a_chunk_holds_what_the_engine_gives(model, whole):
-    prompts, found = direct(model, 5)
-    chunk = chunks(whole)["n05-0020.npz"]
-    below = found[LOGITS] - found[LOGITS].amax(-1, keepdim=True)
-    for name, values in ((ATTENTION, found[ATTENTION][20:]), (LOGITS, below[20:])):
-        np.testing.assert_allclose(chunk[name].astype(np.float32), values.numpy(), atol=2e-2, rtol=2e-3)
-    assert chunk["list_index"].tolist() == prompts.info["index"][20:] and len(chunk["list_index"]) == 5
-    assert (chunk["answer"] == found[LOGITS][20:].argmax(-1).numpy()).all()
-
-
 def test_a_killed_sweep_goes_on_and_ends_the_same(whole, tmp_path):
     """The command, killed by SIGKILL as soon as its first chunk stands, then run again."""
     arguments = [
@@ -117,12 +107,15 @@ def test_a_plan_that_cannot_be_run_is_refused(changes):
 
 
 @pytest.mark.parametrize("n_items", [4, 5])
-def test_the_table_is_what_the_engine_gives(model, whole, n_items):
+def test_chunks_and_table_are_what_the_engine_gives(model, whole, n_items):
     _, table = aggregate(whole)
     table = table[table["n_items"] == n_items]
     prompts, found = direct(model, n_items)
     assert table[["first", "second", "third"]].to_numpy().tolist() == PLAN.settings.tolist()
     assert (table["n"] == 25).all()
+    chunk, below = chunks(whole)[f"n0{n_items}-0020.npz"], found[LOGITS] - found[LOGITS].amax(-1, keepdim=True)
+    for name, values in ((ATTENTION, found[ATTENTION]), (LOGITS, below)):
+        np.testing.assert_allclose(chunk[name].astype(np.float32), values[20:].numpy(), atol=2e-2, rtol=2e-3)
     attention = found[ATTENTION].mean((0, 2))
     said = torch.nn.functional.one_hot(answer(found[LOGITS]), n_items).double().mean(0)
     for item, share, values, rounding in (

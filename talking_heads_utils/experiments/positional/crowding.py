@@ -18,6 +18,7 @@ from torch import Tensor
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.dealt import drawn_test
 from talking_heads_utils.experiments.folds import numbered
+from talking_heads_utils.experiments.inhibition.shifts import MOST
 from talking_heads_utils.experiments.list_prompts import EACH_INDEX, Lists, Part, check_each_index
 from talking_heads_utils.experiments.positional.conditional import (
     conditional_slope,
@@ -38,7 +39,6 @@ N_LISTS, N_MATCHED_LISTS = 1000, 200  # to score, to score matched triples on
 N_FIT, N_FIT_SHOWN = 800, 400  # that choose, and that do where a length is only shown
 BLOCK = 5000  # lists times variants that run together
 ACCURACY, SLOPE, NEIGHBOURS, NEAREST = "accuracy", "slope", "neighbours", "nearest"
-MOST = 10.0  # times that a matched triple's shift is made longer, at most, to be as long as the chosen one's
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils import batches
 from talking_heads_utils.experiments.folds import numbered
 from talking_heads_utils.experiments.positional.ends import Ends
-from talking_heads_utils.forward.layers import wide
+from talking_heads_utils.forward import engine
 from talking_heads_utils.prompts.encoding import encode
 from talking_heads_utils.prompts.lists import laundry_prompt, others
 
@@ -107,15 +106,4 @@ def same_items(
     for tokens, at, wording, order in zip(ends.candidates.tolist(), j.tolist(), info["wording"], info["order"]):
         items = [tokenizer.decode([token]).strip() for token in tokens]
         texts.append(laundry_prompt(str(wording), items, at, str(order), others(items, at, str(order), rng), ""))
-    return entering(bridge, encode(texts, tokenizer, ends.prompts.recipe), ends.layer)
-
-
-@torch.no_grad()
-def entering(bridge: TransformerBridge, prompts: PromptSet, layer: int) -> Float[Tensor, "n d_model"]:
-    """The stream that enters a layer at ``end``; nothing above is run."""
-    name, found = f"blocks.{layer - 1}.hook_resid_post", []
-    for rows in batches.blocks(len(prompts), 64):
-        tokens, end = prompts.tokens[rows].to(bridge.cfg.device), prompts.positions["end"][rows]
-        _, cache = bridge.run_with_cache(tokens, names_filter=name, stop_at_layer=layer)
-        found.append(wide(cache[name])[torch.arange(len(end)), end.to(tokens.device)])
-    return torch.cat(found)
+    return engine.prepare(bridge, encode(texts, tokenizer, ends.prompts.recipe), ends.layer).resid
