@@ -84,14 +84,11 @@ def test_wrong_answers_are_dealt_anew_and_never_right():
     assert 375 < one.sum() < 625 and (one | other).all()
 
 
-def test_margins_by_hand():
+def test_margins_and_quarters_by_hand():
     index = torch.tensor([0, 0, 0, 1, 1, 1])
     points = torch.tensor([[-2.0], [0.0], [2.0], [8.0], [10.0], [12.0]])  # variance within: 16 / 4
     at = margins(Cloud.of(points, index).distances(torch.tensor([[1.0], [5.0], [10.0]])), torch.tensor([0, 0, 1]))
     torch.testing.assert_close(at, torch.tensor([(9 - 1) / 2, 0.0, 5.0]).double())
-
-
-def test_quarters_are_cut_within_each_index():
     index = torch.arange(16) % 2
     quarters = crowding.quarters_within(torch.arange(16.0) + 100 * index, index)
     assert quarters.tolist() == [0, 0] * 2 + [1, 1] * 2 + [2, 2] * 2 + [3, 3] * 2

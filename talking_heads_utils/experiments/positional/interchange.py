@@ -138,7 +138,7 @@ def tried(pairs: Pairs, own: Chosen) -> Iterator[tuple[list[Key], Shift]]:
             yield keys, shift
             yield nested(Subspace.ANYWHERE, own.anywhere_directions, difference, donor)
             yield [MATCHED], matched(own, difference)
-            yield [Key(Subspace.WHOLE_HEADS, 0, donor)], (pairs.written[donor] - pairs.ends.written)[:, None]
+            yield [Key(Subspace.WHOLE_HEADS, 0, donor)], (pairs.written - pairs.ends.written)[:, None]
         else:
             some = [i for i, key in enumerate(keys) if key.k in (K, len(keys))]
             yield [keys[i] for i in some], shift[:, some]

@@ -39,15 +39,15 @@ class Pairs:
     """n recipients, each with donors.
 
     i: list index of the recipient's answer. j: another one, every pair of indices as often as any other, up to one.
-    donors: by kind the stream that enters the lowest mover's layer at ``end``. written: the same of what the
-    S-inhibition heads wrote there together. All donors share wording and order with their recipient where there are
-    such lists.
+    donors: by kind the stream that enters the lowest mover's layer at ``end``. written: what the S-inhibition heads of
+    donors with other items wrote there together. All donors share wording and order with their recipient where there
+    are such lists.
     """
 
     ends: Ends
     j: Int[Tensor, "n"]
     donors: Mapping[Donor, Float[Tensor, "n d_model"]]
-    written: Mapping[Donor, Float[Tensor, "n d_model"]]
+    written: Float[Tensor, "n d_model"]
 
     @property
     def i(self) -> Int[Tensor, "n"]:
@@ -66,7 +66,7 @@ def make_pairs(ends: Ends, seed: int = 0) -> Pairs:
         Donor.SAME_INDEX: donor_rows(ends.prompts, ends.candidates.cpu(), ends.index.cpu(), generator),
     }
     streams = {donor: ends.stream[which] for donor, which in rows.items()}
-    return Pairs(ends, j.to(ends.index), streams, {donor: ends.written[which] for donor, which in rows.items()})
+    return Pairs(ends, j.to(ends.index), streams, ends.written[rows[Donor.OTHER_ITEMS]])
 
 
 def other_index(index: Int[Tensor, "n"], n_items: int, generator: torch.Generator) -> Int[Tensor, "n"]:
