@@ -110,10 +110,10 @@ def rows_of(c: Context, n_items: int, *, with_learned: bool = True) -> list[Inte
     """Of lists of one length. with_learned: whether learned subspaces, which take longest, are among them."""
     pairs = held_out_pairs(c, n_items)
     found = changes(pairs, tried(pairs, c.kept(chosen)))
-    for one in learned(c, pairs) if with_learned else ():
-        difference = one.pairs.donors[Donor.OTHER_ITEMS] - one.pairs.ends.stream
-        keys = [Key(one.subspace, len(B), Donor.OTHER_ITEMS) for B in one.bases]
-        found |= changes(one.pairs, [(keys, torch.stack([(difference @ B.T) @ B for B in one.bases], 1))])
+    for kind, bases, of in learned(c, pairs) if with_learned else ():
+        difference = of.donors[Donor.OTHER_ITEMS] - of.ends.stream
+        keys = [Key(kind, len(B), Donor.OTHER_ITEMS) for B in bases]
+        found |= changes(of, [(keys, torch.stack([(difference @ B.T) @ B for B in bases], 1))])
     return [row for measure in MEASURES for row in _rows(found, measure, c.model, n_items)]
 
 
@@ -165,30 +165,21 @@ def matched(own: Chosen, difference: Float[Tensor, "n d_model"]) -> Float[Tensor
 # --- the best that can be learned --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Learned:
-    """Orthonormal bases of several dimensions, and the pairs that they are scored on, j being what is asked for."""
-
-    subspace: Subspace
-    bases: Sequence[Float[Tensor, "k d_model"]]
-    pairs: Pairs
-
-
-def learned(c: Context, pairs: Pairs) -> Iterator[Learned]:
-    """Fitted on selection lists: to the recipient's item at the donor's index; to an item that is drawn once for each
-    pair of indices; and to the former in a model whose weights are drawn anew."""
+def learned(c: Context, pairs: Pairs) -> Iterator[tuple[Subspace, list[Float[Tensor, "k d_model"]], Pairs]]:
+    """Orthonormal bases of several dimensions, and the pairs that they are scored on, j being what is asked for. Fitted
+    on selection lists: to the recipient's item at the donor's index; to an item that is drawn once for each pair of
+    indices; and to the former in a model whose weights are drawn anew."""
     n_items = pairs.ends.candidates.shape[1]
     lists, steps = c.kept(ends, Lists(Part.SELECTION, n_items, c.n(N_LEARN, 10 * n_items))), c.n(STEPS, 40)
     true, drawn = (table.to(pairs.j) for table in (true_targets(n_items), drawn_targets(n_items, c.seed)))
-    yield Learned(Subspace.LEARNED, fit(lists, true, steps=steps, seed=c.seed), pairs)
+    yield Subspace.LEARNED, fit(lists, true, steps=steps, seed=c.seed), pairs
     asked = replace(pairs, j=drawn[pairs.i, pairs.j])
-    yield Learned(Subspace.LEARNED_ARBITRARY, fit(lists, drawn, steps=steps, seed=c.seed), asked)
+    yield Subspace.LEARNED_ARBITRARY, fit(lists, drawn, steps=steps, seed=c.seed), asked
     fitted, scored = (
         make_ends(c.kept(untrained), c.kept(Lists(part, n_items, c.n(N_UNTRAINED, 10 * n_items))), pairs.ends.movers)
         for part in (Part.SELECTION, Part.HELD_OUT)
     )
-    bases = fit(fitted, true, steps=steps, seed=c.seed)
-    yield Learned(Subspace.LEARNED_UNTRAINED, bases, make_pairs(scored, c.seed))
+    yield Subspace.LEARNED_UNTRAINED, fit(fitted, true, steps=steps, seed=c.seed), make_pairs(scored, c.seed)
 
 
 def true_targets(n_items: int) -> Int[Tensor, "n_items n_items"]:
