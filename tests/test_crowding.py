@@ -139,16 +139,13 @@ def test_errors_lie_where_the_planted_codes_crowd(planted):
     assert found.loc[crowding.NEIGHBOURS, "p"] > 0.5, "neighbours in the list lie far apart in the code"
 
 
-def after_the_channel(strength=10.0, spread=2.0):
-    """A weak channel without noise in it, and logits that like some words more than others."""
-    truth = plant(strength=strength, noise=0.0)
-    bias = truth.bridge.unembed.b_U
-    bias += spread * torch.randn(bias.shape, generator=torch.Generator().manual_seed(0))
-    return Context(PLANTED, quick=True, loaded=(truth.bridge, truth.tokenizer))
-
-
 def test_wider_clouds_help_against_noise_that_comes_after_them_and_more_in_long_lists():
-    found = frame(crowding.run_scales(after_the_channel()))
+    """A weak channel without noise in it, and logits that like some words more than others."""
+    truth = plant(strength=10.0, noise=0.0)
+    bias = truth.bridge.unembed.b_U
+    bias += 2 * torch.randn(bias.shape, generator=torch.Generator().manual_seed(0))
+    c = Context(PLANTED, quick=True, loaded=(truth.bridge, truth.tokenizer))
+    found = frame(crowding.run_scales(c))
     found = found.set_index(["subspace", "n_items", "scale"]).sort_index()
     own = found.loc[Subspace.CHOSEN]
     assert own.loc[(8, 3.0), "change_low"] > 0 and own.loc[(8, 3.0), "p"] <= 0.05
