@@ -22,6 +22,12 @@ class Interval(NamedTuple):
     n: int
 
 
+def middle(values: Float[Tensor, "n"]) -> tuple[float, float]:
+    """The ends of the middle 95% of some values."""
+    low, high = values.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64).to(values.device)).tolist()
+    return low, high
+
+
 def bootstrap_mean(values: Float[Tensor, "n"], *, n_boot: int = 10_000, seed: int = 0) -> Interval:
     """Mean of measured values with its 95% percentile bootstrap interval; of hits see :func:`share`. Raises
     :class:`OptionError` for fewer than two values."""
@@ -134,6 +140,11 @@ def share_change(
     mean, centre = total / n, total / (n + 2)
     reach = Z * (square + 1 - total**2 / (n + 2)) ** 0.5 / (n + 2)
     return Interval(mean, max(-1.0, min(mean, centre - reach)), min(1.0, max(mean, centre + reach)), n)
+
+
+def points(found: Interval) -> tuple[float, float, float]:
+    """A difference of shares and the ends of its interval, in percentage points."""
+    return 100 * found.mean, 100 * found.low, 100 * found.high
 
 
 def _check_enough(values: Tensor) -> None:

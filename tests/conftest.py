@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.errors import DownloadError
 from talking_heads_utils.experiments import list_prompts
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.files import GPT2_VARIABLE
+from talking_heads_utils.known import PLANTED
 from talking_heads_utils.prompts import ioi, lists, questions, relations, texts, words
 from talking_heads_utils.weights.checkpoints import load_head_weights
 
@@ -184,13 +186,13 @@ def draw_few(patch: pytest.MonkeyPatch) -> None:
     from talking_heads_utils.experiments.dealt import drawn_test
     from talking_heads_utils.experiments.editing import moves
     from talking_heads_utils.experiments.inhibition import exchange
-    from talking_heads_utils.experiments.positional import crowding, decoding, learned, order, subspace, traversal
-    from talking_heads_utils.experiments.positional.learned import fit
+    from talking_heads_utils.experiments.positional import crowding, decoding, interchange, order, subspace, traversal
+    from talking_heads_utils.experiments.positional.interchange import fit
 
-    for module in (crowding, decoding, order, traversal):
+    for module in (crowding, decoding, interchange, order, traversal):
         patch.setattr(module, "drawn_test", lambda x, drawn: drawn_test(x, drawn.repeat(11 if len(drawn) < 99 else 1)))
-    patch.setattr(learned, "fit", lambda *given, steps, **more: fit(*given, steps=min(steps, 4), **more))
-    patch.setattr(subspace.matched_triples, "__defaults__", (9, 0))
+    patch.setattr(interchange, "fit", lambda *given, steps, **more: fit(*given, steps=min(steps, 4), **more))
+    patch.setattr(subspace, "N_MATCHED", 9)
     patch.setattr(exchange.exchange_rows, "__defaults__", ("", 9))
     patch.setattr(moves, "N_DRAWS", 2)
 
@@ -208,6 +210,12 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     ):  # fmt: skip
         for name, size in sizes.items():
             patch.setattr(module, name, size)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """A quick run of the planted model's experiments."""
+    return Context(PLANTED, quick=True)
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,15 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.folds import random_folds
-from talking_heads_utils.experiments.list_prompts import Lists, Part, check_each_index
-from talking_heads_utils.experiments.positional import coordinates as co
-from talking_heads_utils.experiments.positional import decoding, points
-from talking_heads_utils.experiments.positional.coordinates import Feature
-from talking_heads_utils.experiments.positional.decoding import Split
+from talking_heads_utils.experiments.list_prompts import Lists, Part
+from talking_heads_utils.experiments.positional import decoding
+from talking_heads_utils.experiments.positional.decoding import Feature, Split
 from talking_heads_utils.experiments.positional.subspace import K, Subspace, chosen
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.metrics import answer_logits, correct
 
 pytestmark = pytest.mark.usefixtures("few_draws")
-
-
-@pytest.fixture(scope="module")
-def planted():
-    return Context("planted", quick=True)
 
 
 def made_lists(n: int = 200, n_items: int = 5, n_words: int = 30):
@@ -36,23 +28,23 @@ def test_decoding_tells_list_index_from_identity(feature):
     """Points made by hand: a vector per list index, or the sum of a vector per item named twice."""
     (items, index), generator, folds = made_lists(), torch.Generator().manual_seed(0), random_folds(200)
     (other,) = set(Feature) - {feature}
-    rows = co.hypotheses(items, feature)
+    rows = decoding.hypotheses(items, feature)
     own = rows[torch.arange(200), index]
     values = own @ torch.randn(own.shape[1], 8, generator=generator, dtype=torch.float64)
     values += 0.01 * torch.randn(values.shape, generator=generator, dtype=torch.float64)
     noise = torch.randn(200, 3, generator=generator)
-    right = co.decode([values, noise], rows, index, folds)
+    right = decoding.decode([values, noise], rows, index, folds)
     assert right[0].mean() > 0.9 and right[1].mean() < 0.35
-    assert co.decode([values], co.hypotheses(items, other), index, folds).mean() < 0.5
-    torch.testing.assert_close(right, torch.cat([co.decode([v], rows, index, folds) for v in (values, noise)]))
+    assert decoding.decode([values], decoding.hypotheses(items, other), index, folds).mean() < 0.5
+    torch.testing.assert_close(right, torch.cat([decoding.decode([v], rows, index, folds) for v in (values, noise)]))
     with pytest.raises(TaskError, match="two wordings"):
-        co.decode([values], rows, index, torch.zeros(200))
+        decoding.decode([values], rows, index, torch.zeros(200))
 
 
 def test_hypotheses_that_tie_up_to_rounding_share_the_credit():
     distance = torch.tensor([[1.0, 1 + 1e-9, 3.0], [2.0, 1.0, 1 + 1e-3], [1e9, 1e9 + 1, 1e9]], dtype=torch.float64)
     for index, expected in enumerate([[1 / 2, 0, 1 / 3], [1 / 2, 1, 1 / 3], [0, 0, 1 / 3]]):
-        assert co.credit(distance, torch.full((3,), index)).tolist() == pytest.approx(expected)
+        assert decoding.credit(distance, torch.full((3,), index)).tolist() == pytest.approx(expected)
 
 
 def by_hand(X, y, penalty, test):
@@ -67,11 +59,11 @@ def test_each_set_gets_the_penalty_that_does_best_on_groups_left_out():
     generator = torch.Generator().manual_seed(0)
     X, noise = (torch.randn(60, k, generator=generator, dtype=torch.float64) for k in (40, 3))
     y, groups, of_set = X[:, :3] + 3 * noise, torch.arange(60) % 4, torch.tensor([0, 0, 0, 1, 1, 1])
-    errors = [sum(by_hand(X, y, p, groups == g) for g in range(4)) for p in co.PENALTIES]
-    noisy, clean = co.choose_penalty(X, torch.cat([y, X[:, :3]], 1), groups, of_set)
-    assert noisy == co.PENALTIES[min(range(len(errors)), key=errors.__getitem__)]
-    assert clean == co.PENALTIES[0] < noisy, "without noise the smallest"
-    fits = co.ridge(X, y, torch.stack([noisy, noisy, clean]))
+    errors = [sum(by_hand(X, y, p, groups == g) for g in range(4)) for p in decoding.PENALTIES]
+    noisy, clean = decoding.choose_penalty(X, torch.cat([y, X[:, :3]], 1), groups, of_set)
+    assert noisy == decoding.PENALTIES[min(range(len(errors)), key=errors.__getitem__)]
+    assert clean == decoding.PENALTIES[0] < noisy, "without noise the smallest"
+    fits = decoding.ridge(X, y, torch.stack([noisy, noisy, clean]))
     by_penalty = [torch.linalg.solve(X.T @ X + p * torch.eye(40).double(), X.T @ y) for p in (noisy, clean)]
     torch.testing.assert_close(fits, torch.cat([by_penalty[0][:, :2], by_penalty[1][:, 2:]], 1))
 
@@ -100,15 +92,8 @@ def test_wordings_and_objects_are_left_out_whole(planted):
     assert len(found[Split.WORDINGS].folds) == len(found[Split.LISTS].folds) + 20
 
 
-def test_too_few_lists_of_an_index_are_named(planted):
-    prompts = planted.kept(Lists(Part.HELD_OUT, 4, 43))
-    check_each_index(prompts, 10)
-    with pytest.raises(TaskError, match="10 of 43 lists have their answer at index 3; it takes 11"):
-        check_each_index(prompts, 11)
-
-
 def test_points_are_coordinates_of_the_stream_in_units_of_the_selection_lists(planted):
-    of_four = [row for row in points.run(planted) if row.n_items == 4]
+    of_four = [row for row in decoding.run_points(planted) if row.n_items == 4]
     at, stream = planted.kept(chosen), {}
     for part, n in ((Part.HELD_OUT, 20), (Part.SELECTION, 20)):
         prompts = planted.kept(Lists(part, 4, n))

@@ -7,10 +7,10 @@ import torch
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional import steering
-from talking_heads_utils.experiments.positional.correction import PRIOR, corrected, fit, right
-from talking_heads_utils.experiments.positional.crowding import make_listed
-from talking_heads_utils.experiments.positional.ends import answered
-from talking_heads_utils.experiments.positional.steering import Method, choose, found_there, outcomes, scored, search
+from talking_heads_utils.experiments.positional.correction import PRIOR, corrected, fit
+from talking_heads_utils.experiments.positional.ends import listed
+from talking_heads_utils.experiments.positional.grid import answer
+from talking_heads_utils.experiments.positional.steering import Method, choose, found_there, scored, search
 from talking_heads_utils.experiments.positional.subspace import K, Subspace, chosen
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.known import CONTROL, PLANTED
@@ -52,11 +52,11 @@ def test_constants_are_the_likeliest():
 def test_a_correction_helps_on_other_lists_where_an_index_is_preferred():
     (logits, index), (others, other_index) = biased(), biased(seed=1)
     constants = fit(logits, index)
-    before, after = right(others, other_index).double().mean(), right(corrected(others, constants), other_index)
-    unbiased = right(biased(liking=0.0, seed=1)[0], other_index).double().mean()
-    assert before + 0.15 < after.double().mean() and after.double().mean() == pytest.approx(unbiased.item(), abs=0.03)
-    assert right(torch.zeros(2, 3), torch.tensor([0, 1])).tolist() == [False, False], "a tie is no answer"
-    assert torch.equal(right(others, other_index), answered(others[:, None], other_index)[:, 0])
+    unbiased, _ = biased(liking=0.0, seed=1)
+    before, after, fair = (
+        (answer(of) == other_index).double().mean().item() for of in (others, corrected(others, constants), unbiased)
+    )
+    assert before + 0.15 < after == pytest.approx(fair, abs=0.03)
 
 
 def test_choices_by_hand():
@@ -67,8 +67,8 @@ def test_choices_by_hand():
     mixed, first = bad.clone(), bad.clone()
     mixed[1:], first[:2] = good[1:], good[:2]
     choice = choose(torch.stack([mixed, bad, first], 1), index, SETTINGS)
-    assert choice.one == 0 and choice.told.tolist() == [2, 0] and choice.used == [0, 2]
-    found = outcomes(choice, {0: mixed, 1: bad, 2: first}, index, plain=1)
+    assert choice.one == 0 and choice.told.tolist() == [2, 0] and choice.plain == 1
+    found = choice.outcomes({0: mixed, 1: bad, 2: first}, index)
     assert [found[m].sum().item() for m in (Method.NONE, Method.ONE_SETTING, Method.TOLD_INDEX)] == [0, 3, 4]
     assert steering.best(torch.tensor([0.5, 0.5, 0.5]), SETTINGS) == 1, "of equals the smallest"
     assert steering.best(torch.tensor([0.5, 0.4, 0.6]), SETTINGS) == 2
@@ -81,16 +81,16 @@ def test_one_setting_undoes_a_shift_of_all_lists():
     at = Context(PLANTED, quick=True, loaded=(truth.bridge, truth.tokenizer))
     of = at.kept(chosen)
     assert of.writers[0].of_head in truth.roles[INHIBITION]
-    prompts = [Lists(part, 6, n)(at) for part, n in ((Part.SELECTION, 80), (Part.HELD_OUT, 100))]
-    plain = make_listed(truth.bridge, prompts[0], of).ends
+    lists = [Lists(part, 6, n) for part, n in ((Part.SELECTION, 80), (Part.HELD_OUT, 100))]
+    plain = listed(at, lists[0]).ends
     shift = 2 * (plain.stream @ of.directions[0]).std() * of.directions[0]
     with torch.no_grad():
         truth.bridge.blocks[1].attn.b_O.add_(shift)
-    choosing, other = (make_listed(truth.bridge, some, of) for some in prompts)
+    choosing, other = (listed(at, some) for some in lists)
     torch.testing.assert_close(choosing.ends.stream, plain.stream + shift, atol=1e-3, rtol=1e-3)
     found = search(choosing, of.directions[:K])
     here = {m: hit.double().mean().item() for m, hit in scored(found, other, slice(None), 20).items()}
-    first, *others = found.settings[found.choice.one].tolist()
+    first, *others = found.choice.settings[found.choice.one].tolist()
     assert first < 0 and others == [0, 0]
     assert here[Method.NONE] < 0.7 < 0.95 < here[Method.ONE_SETTING] and here[Method.ORACLE] == 1
     assert here[Method.CORRECTION] < here[Method.ONE_SETTING] - 0.3
@@ -98,34 +98,24 @@ def test_one_setting_undoes_a_shift_of_all_lists():
     assert set(here) == set(Method) == set(found_there(found))
 
 
-@pytest.fixture(scope="module")
-def rows():
-    return {name: frame(steering.run(Context(name, quick=True))) for name in (PLANTED, CONTROL)}
-
-
-def test_what_is_told_nothing_gains_nothing_where_nothing_is_read(rows):
-    told_nothing = (Method.ONE_SETTING, Method.SCALING, Method.BOTH, Method.CORRECTION)
-    found = rows[CONTROL]
-    found = found[found["method"].isin(told_nothing) & (found["subspace"] == Subspace.CHOSEN)]
+def test_what_is_told_nothing_gains_nothing_where_nothing_is_read():
+    found = frame(steering.run(Context(CONTROL, quick=True)))
+    key = ["n_items", "part", "method"]
+    assert not found.duplicated([*key, "subspace"]).any()
+    own = found[found["subspace"] == Subspace.CHOSEN].set_index(key).sort_index()
+    told_nothing = [Method.ONE_SETTING, Method.SCALING, Method.CORRECTION, Method.BOTH]
+    told_nothing = own.loc[(slice(None), slice(None), told_nothing), :]
     # rounding alone orders the answers there, and what it prefers differs by machine: no more than chance is right
-    chance = 1 / found["n_items"]
-    assert (found["accuracy"] < chance + 3 * np.sqrt(chance * (1 - chance) / found["n"])).all()
-    assert found["p"].mean() > 0.05
-
-
-@pytest.mark.parametrize("name", [PLANTED, CONTROL])
-def test_rows_of_gains(rows, name):
-    found = rows[name]
-    key = ["n_items", "part", "method", "subspace"]
-    assert not found.duplicated(key).any()
-    own = found[found["subspace"] == Subspace.CHOSEN].set_index(key[:3]).sort_index()
+    chance = 1 / told_nothing.index.get_level_values("n_items")
+    assert (told_nothing["accuracy"] < chance + 3 * np.sqrt(chance * (1 - chance) / told_nothing["n"])).all()
+    assert told_nothing["p"].mean() > 0.05
     for (n_items, part), cell in own.groupby(level=[0, 1]):
         assert set(cell.index.get_level_values("method")) | {Method.ORACLE} == set(Method)
         plain = cell.loc[(n_items, part, Method.NONE)]
         assert plain["gain"] == 0 == cell.loc[(n_items, part, Method.CORRECTION), "beyond"]
         same = cell["n"] == plain["n"]
         assert (cell["gain"][same] - 100 * (cell["accuracy"][same] - plain["accuracy"])).abs().max() < 1e-9
-    longest = found[(found["n_items"] == found["n_items"].max()) & (found["part"] == Part.HELD_OUT)]
-    matched = longest[longest["subspace"] == Subspace.MATCHED]
+    matched = found[found["subspace"] == Subspace.MATCHED]
     assert sorted(matched["method"]) == [Method.ONE_SETTING, Method.BOTH] and (matched["n_draws"] == 20).all()
-    assert longest["p"].count() == 2 and (longest["p"].dropna() >= 1 / 21).all()
+    assert (matched["n_items"] == found["n_items"].max()).all() and (matched["part"] == Part.HELD_OUT).all()
+    assert own["p"].count() == 2 and (own["p"].dropna() >= 1 / 21).all()

@@ -19,11 +19,6 @@ from talking_heads_utils.roles import NAME_MOVER, S_INHIBITION, Roles
 from talking_heads_utils.weights.rotary import rotation
 
 
-@pytest.fixture(scope="module")
-def planted():
-    return Context("planted", quick=True)
-
-
 def test_the_first_three_span_the_planted_channel_and_nothing_of_the_decoys(planted):
     truth, at = plant(), planted.kept(chosen)
     cosines = torch.linalg.svdvals(basis(at.directions[:K]) @ truth.channel.T)
@@ -109,12 +104,12 @@ def test_matched_triples_are_of_the_same_layers_and_of_like_energy(made):
 def test_a_direction_that_is_mostly_there_is_passed_over():
     directions = torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]).double().view(1, 2, 2, 3)
     value = torch.tensor([4.0, 3.0, 2.0, 1.0]).double().view(1, 2, 2)
-    found = take(value, directions, 3)
+    found = take(value, directions)
     assert [t.component for t in found] == [Component(0, 0, 0), Component(0, 1, 0), Component(0, 1, 1)]
     assert [t.outside for t in found] == pytest.approx([1, 0.64, 1])
-    assert take(value, directions, 3, [Head(0, 1)])[0].component == Component(0, 1, 0), "the head's best, first"
+    assert take(value, directions, [Head(0, 1)])[0].component == Component(0, 1, 0), "the head's best, first"
     silent = value.masked_fill(value == 4, -1.0)
-    assert Component(0, 0, 0) not in [t.component for t in take(silent, directions, 3)]
+    assert Component(0, 0, 0) not in [t.component for t in take(silent, directions)]
 
 
 def test_a_basis_spans_what_the_directions_do_and_none_is_made_of_dependent_ones():
@@ -132,7 +127,7 @@ def test_a_model_without_enough_components_or_lists_is_not_applicable(planted, m
     c, at = Context("planted", quick=True), planted.kept(measured)
     spread = torch.zeros_like(at.spread)
     spread[1, :2, :2] = at.spread[1, :2, :2]
-    c._kept[measured] = replace(at, spread=spread)
+    c._kept[measured,] = replace(at, spread=spread)
     with pytest.raises(NotApplicable, match="2 usable components"):
         c.kept(chosen)
     c.__dict__["roles"] = Roles.given({NAME_MOVER: [Head(1, 3), Head(2, 0)], S_INHIBITION: [Head(1, 0)]})

@@ -1,5 +1,5 @@
-"""Sweeps: resumed after kill -9 they give the same arrays; another plan is refused; what is
-kept equals what the engine gives, and nothing but a known real model passes for one."""
+"""Sweeps: resumed after kill -9 they give the same arrays; another plan is refused; what is kept equals what the engine
+gives."""
 
 import json
 import os
@@ -10,20 +10,20 @@ import time
 from dataclasses import asdict, replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from talking_heads_utils.cli import main
-from talking_heads_utils.errors import OptionError, ResultError
+from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
-from talking_heads_utils.experiments.positional.ends import answered
-from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, prepare, steer
+from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, answer, prepare, steer
 from talking_heads_utils.experiments.positional.subspace import chosen
-from talking_heads_utils.experiments.positional.sweep import Plan, read_plan, run_sweep
-from talking_heads_utils.experiments.positional.sweep_results import Sweep, aggregate, load, save
+from talking_heads_utils.experiments.positional.sweep import Plan, aggregate, read_plan, run_sweep
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer
+from talking_heads_utils.resume import read_note
 
 PLAN = Plan(
     model="mini-token", writers=("L0H0.0", "L1H1.0", "L1H0.1"), movers=("L3H0", "L3H1"), n_items=(5, 4), n_prompts=25,
@@ -43,23 +43,16 @@ def whole(model, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def own(whole):
-    return aggregate(whole)
-
-
 def chunks(folder):
     return {path.name: dict(np.load(path)) for path in folder.glob("n*.npz")}
 
 
 def assert_same_chunks(one, other):
     """Attention and logits, which are summed in another order elsewhere, within their rounding."""
-    first, second = chunks(one), chunks(other)
+    first, second = ({(n, k): v for n, arrays in chunks(of).items() for k, v in arrays.items()} for of in (one, other))
     assert first.keys() == second.keys() and first
-    for name, arrays in first.items():
-        assert arrays.keys() == second[name].keys()
-        for key, values in arrays.items():
-            np.testing.assert_allclose(values.astype(float), second[name][key].astype(float), atol=2e-2, rtol=2e-3)
+    for key, values in first.items():
+        np.testing.assert_allclose(values.astype(float), second[key].astype(float), atol=2e-2, rtol=2e-3)
 
 
 def direct(model, n_items):
@@ -70,16 +63,6 @@ def direct(model, n_items):
     first, second = found[LOGITS].topk(2).values.unbind(-1)
     assert (first - second).min() > 1e-4, "choose other values: a tie would be decided by rounding"
     return prompts, found
-
-
-def test_a_chunk_holds_what_the_engine_gives(model, whole):
-    prompts, found = direct(model, 5)
-    chunk = chunks(whole)["n05-0020.npz"]
-    below = found[LOGITS] - found[LOGITS].amax(-1, keepdim=True)
-    for name, values in ((ATTENTION, found[ATTENTION][20:]), (LOGITS, below[20:])):
-        np.testing.assert_allclose(chunk[name].astype(np.float32), values.numpy(), atol=2e-2, rtol=2e-3)
-    assert chunk["list_index"].tolist() == prompts.info["index"][20:] and len(chunk["list_index"]) == 5
-    assert (chunk["answer"] == found[LOGITS][20:].argmax(-1).numpy()).all()
 
 
 def test_a_killed_sweep_goes_on_and_ends_the_same(whole, tmp_path):
@@ -124,44 +107,26 @@ def test_a_plan_that_cannot_be_run_is_refused(changes):
 
 
 @pytest.mark.parametrize("n_items", [4, 5])
-def test_the_table_is_what_the_engine_gives(model, own, tmp_path, n_items):
-    table = load(save(own, tmp_path)).table
+def test_chunks_and_table_are_what_the_engine_gives(model, whole, n_items):
+    _, table = aggregate(whole)
     table = table[table["n_items"] == n_items]
     prompts, found = direct(model, n_items)
-    assert (
-        table[["first", "second", "third"]].to_numpy().tolist() == PLAN.settings.tolist() and (table["n"] == 25).all()
-    )
+    assert table[["first", "second", "third"]].to_numpy().tolist() == PLAN.settings.tolist()
+    assert (table["n"] == 25).all()
+    chunk, below = chunks(whole)[f"n0{n_items}-0020.npz"], found[LOGITS] - found[LOGITS].amax(-1, keepdim=True)
+    for name, values in ((ATTENTION, found[ATTENTION]), (LOGITS, below)):
+        np.testing.assert_allclose(chunk[name].astype(np.float32), values[20:].numpy(), atol=2e-2, rtol=2e-3)
     attention = found[ATTENTION].mean((0, 2))
-    np.testing.assert_allclose(table["attention"], attention.amax(1), atol=3e-4)
-    seen = attention.gather(1, torch.tensor(table["attended"].tolist())[:, None])[:, 0]
-    np.testing.assert_allclose(table["attention"], seen, atol=3e-4)
-    said = torch.nn.functional.one_hot(found[LOGITS].argmax(-1), n_items).double().mean(0)
-    np.testing.assert_allclose(table["answered"], said.amax(1))
-    np.testing.assert_allclose(table["answered"], said.gather(1, torch.tensor(table["answer"].tolist())[:, None])[:, 0])
-    right = answered(found[LOGITS], torch.tensor(prompts.info["index"])).double().mean(0)
+    said = torch.nn.functional.one_hot(answer(found[LOGITS]), n_items).double().mean(0)
+    for item, share, values, rounding in (
+        ("attended", "attention", attention, 3e-4), ("answer", "answered", said, 1e-9),
+    ):  # fmt: skip
+        np.testing.assert_allclose(table[share], values.amax(1), atol=rounding)
+        own = values.gather(1, torch.tensor(table[item].tolist())[:, None])[:, 0]
+        np.testing.assert_allclose(table[share], own, atol=rounding)
+    right = (answer(found[LOGITS]) == torch.tensor(prompts.info["index"])[:, None]).double().mean(0)
     np.testing.assert_allclose(table["right"], right)
     assert right.min() < 0.5 < right.max() and table["attended"].nunique() > 1
-
-
-def relabelled(sweep: Sweep, **changes) -> Sweep:
-    """The same numbers under another name: what a real model's result looks like."""
-    return Sweep(dict(sweep.about) | {"plan": dict(sweep.about["plan"]) | changes}, sweep.table)
-
-
-def test_files_that_are_damaged_are_refused(own, tmp_path):
-    path = save(own, tmp_path)
-    about, table = path.with_suffix(".json"), path.read_bytes()
-    text = about.read_text()
-    about.write_text(text.replace('"n_prompts": 25', '"n_prompts": 24'))
-    with pytest.raises(ResultError, match="steering.parquet"):
-        load(path)
-    for wrong in (Sweep(own.about, own.table.drop(columns="right")), relabelled(own, n_items=[])):
-        with pytest.raises(ResultError, match="steering.parquet"):
-            load(save(wrong, tmp_path))
-    about.write_text(text)
-    path.write_bytes(table[:100] + b"x" + table[101:])
-    with pytest.raises(ResultError, match="steering.parquet"):
-        load(path)
 
 
 def test_one_command_from_a_model_to_its_results(tmp_path, capsys):
@@ -170,8 +135,8 @@ def test_one_command_from_a_model_to_its_results(tmp_path, capsys):
     arguments += ["--part", "selection", "--out", str(tmp_path / "run"), "--results", str(tmp_path / "results")]
     assert main(arguments) == 0
     assert "of Planted model" in capsys.readouterr().out
-    sweep = load(tmp_path / "results" / "planted" / "steering.parquet")
-    at = chosen(Context("planted"))
-    assert sweep.plan.writers == tuple(map(str, at.writers[:3])) and sweep.plan.movers == tuple(map(str, at.movers))
-    assert sweep.plan.part == Part.SELECTION and sweep.about["torch"] and len(sweep.table) == 27
-    assert sweep.table["right"].isna().all() and sweep.table["attended"].notna().all()
+    path, at = tmp_path / "results" / "planted" / "steering.parquet", chosen(Context("planted"))
+    table, about = pd.read_parquet(path), read_note(path)
+    assert about["plan"]["writers"] == list(map(str, at.writers[:3])) and about["torch"]
+    assert about["plan"]["movers"] == list(map(str, at.movers)) and about["plan"]["part"] == Part.SELECTION
+    assert len(table) == 27 and table["right"].isna().all() and table["attended"].notna().all()

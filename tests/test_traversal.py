@@ -9,7 +9,7 @@ from conftest import run_with
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional import traversal
-from talking_heads_utils.experiments.positional.ends import answered
+from talking_heads_utils.experiments.positional.grid import answer
 from talking_heads_utils.experiments.positional.subspace import chosen
 from talking_heads_utils.experiments.positional.traversal import RANDOM, LineRow, MapRow, axes
 from talking_heads_utils.experiments.rows import frame
@@ -23,14 +23,8 @@ LINES, ON_MAP = 5, 5
 pytestmark = pytest.mark.usefixtures("few_draws")
 
 
-@pytest.fixture(scope="module")
-def c():
-    return Context(PLANTED, quick=True)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Few amounts on each axis."""
+@pytest.fixture(autouse=True)
+def few_amounts(monkeypatch):
     monkeypatch.setattr(traversal, "ON_LINE", LINES)
     monkeypatch.setattr(traversal, "ON_MAP", ON_MAP)
 
@@ -51,52 +45,48 @@ def hooked(c, n_items, alphas):
     looks = seen[pattern][rows, :, end][:, [m.head for m in at.movers]]
     seen = looks.gather(2, items[:, None].expand(-1, len(at.movers), -1))
     share = (seen / seen.sum(2, keepdim=True)).mean(1)
-    said = torch.stack([answered(logits[:, None], torch.full((N,), i))[:, 0] for i in range(n_items)], 1)
+    said = answer(logits)[:, None] == torch.arange(n_items)
     return share.double().numpy(), said.double().numpy()
 
 
-def test_axes_are_of_the_coordinates_of_the_lists_that_choose(c):
-    at, prompts = c.kept(chosen), c.kept(Lists(Part.SELECTION, 4, N))
+def test_axes_are_of_the_coordinates_of_the_lists_that_choose(planted):
+    at, prompts = planted.kept(chosen), planted.kept(Lists(Part.SELECTION, 4, N))
     with torch.no_grad():
-        stream = c.bridge.run_with_cache(prompts.tokens)[1]["blocks.2.hook_resid_pre"]
+        stream = planted.bridge.run_with_cache(prompts.tokens)[1]["blocks.2.hook_resid_pre"]
     points = stream[torch.arange(N), prompts.positions["end"]] @ at.directions[:3].T
-    found = axes(c, 4)
+    found = axes(planted, 4)
     torch.testing.assert_close(found.spread, points.std(0), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.reach, 2 * (points - points.mean(0)).abs().max(0).values, atol=1e-4, rtol=1e-4)
     assert found.settings(3)[[0, 13, 26]].tolist() == [(-found.reach).tolist(), [0, 0, 0], found.reach.tolist()]
 
 
-def test_a_line_is_one_component_by_hooked_runs(c, small):
-    table = frame(traversal.run_line(c), LineRow)
-    names = [*map(str, c.kept(chosen).writers[:3]), RANDOM]
+def test_a_line_is_one_component_by_hooked_runs(planted):
+    table = frame(traversal.run_line(planted), LineRow)
+    names = [*map(str, planted.kept(chosen).writers[:3]), RANDOM]
     assert len(table) == 4 * 4 * LINES and set(table["component"]) == set(names)
-    on = axes(c, 4)
+    on = axes(planted, 4)
     for k, name in enumerate(names[:3]):
         line = table[table["component"] == name]
         amount = line["amount"].max()
         assert amount * on.spread[k] == pytest.approx(on.reach[k].item())
-        some = line[
-            line["amount"] == sorted(line["amount"].unique())[1]
-        ]  # halfway: at the ends attention may be nowhere
-        share, said = hooked(c, 4, -0.5 * on.reach * torch.eye(3)[k])
+        some = line[line["amount"] == sorted(line["amount"].unique())[1]]  # at the ends attention may be nowhere
+        share, said = hooked(planted, 4, -0.5 * on.reach * torch.eye(3)[k])
         np.testing.assert_allclose(some["attention"], share.mean(0), atol=2e-3)
         np.testing.assert_allclose(some["answered"], said.mean(0), atol=ONE)
         assert (line[line["amount"] == 0]["attention"].sum() == pytest.approx(1, abs=1e-5)) and (line["n"] == N).all()
-    moves = {
-        name: part.groupby("list_index")["attention"].agg(np.ptp).max() for name, part in table.groupby("component")
-    }
-    assert max(moves[name] for name in names[:3]) > 0.3 > 10 * moves[RANDOM]
+    moves = table.groupby(["component", "list_index"])["attention"].agg(np.ptp).groupby("component").max()
+    assert moves[names[:3]].max() > 0.3 > 10 * moves[RANDOM]
 
 
-def test_a_map_is_three_components_by_hooked_runs(c, small):
-    table = frame(traversal.run_map(c), MapRow)
-    on = axes(c, 4)
+def test_a_map_is_three_components_by_hooked_runs(planted):
+    table = frame(traversal.run_map(planted), MapRow)
+    on = axes(planted, 4)
     assert len(table) == ON_MAP**3 and table["attended"].nunique() > 1
-    index = np.array(c.kept(Lists(Part.HELD_OUT, 4, N)).info["index"])
+    index = np.array(planted.kept(Lists(Part.HELD_OUT, 4, N)).info["index"])
     for i in (37, 62, 68):  # halfway: at the ends attention may be nowhere
         row = table.loc[i]
         alphas = torch.tensor([row["first"], row["second"], row["third"]]) * on.spread
-        share, said = hooked(c, 4, alphas)
+        share, said = hooked(planted, 4, alphas)
         assert row["attention"] == pytest.approx(share.mean(0).max(), abs=2e-3)
         assert row["attention"] == pytest.approx(share.mean(0)[row["attended"]], abs=2e-3)
         assert row["answered"] == pytest.approx(said.mean(0)[row["answer"]], abs=ONE)

@@ -97,12 +97,13 @@ def _prepare(args: argparse.Namespace) -> tuple:
 
 def save_results(folder: Path, results: Path | None) -> None:
     """Reduce a finished sweep and say where that went."""
-    from talking_heads_utils.experiments.positional.sweep_results import aggregate, save
+    from talking_heads_utils.experiments.positional.sweep import aggregate, save
     from talking_heads_utils.experiments.result_files import results_folder
 
-    found = aggregate(folder)
-    path = save(found, results_folder(results, found.plan.model, found.plan.revision) if results else folder)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, of {found.about['shows']}")
+    about, table = aggregate(folder)
+    plan = about["plan"]
+    path = save(about, table, results_folder(results, plan["model"], plan["revision"]) if results else folder)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, of {about['shows']}")
 
 
 def _names(text: str) -> list[str]:

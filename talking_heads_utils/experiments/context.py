@@ -7,7 +7,7 @@ components, a task) is a frozen dataclass of that chapter, made by a function of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -249,9 +249,9 @@ class Context:
 
     # --- what is kept ---
 
-    def kept(self, make: Callable[[Context], T]) -> T:
-        """What ``make`` makes of this context, made once: for what a chapter's experiments share."""
-        return self._keep(make, lambda: make(self))
+    def kept(self, make: Callable[..., T], *given: Hashable) -> T:
+        """What ``make`` makes of this context, and of ``given``, made once: for what a chapter's experiments share."""
+        return self._keep((make, *given), lambda: make(self, *given))
 
     def _keep(self, key: Any, make: Callable[[], T]) -> T:
         if key not in self._kept:

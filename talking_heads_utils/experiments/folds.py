@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -17,5 +20,11 @@ def random_folds(n: int, n_folds: int = 5, seed: int = SEED) -> Int[Tensor, "n"]
 
 def wording_folds(prompts: PromptSet) -> Int[Tensor, "n_prompts"]:
     """One fold per wording: what is scored was fitted on other wordings."""
-    names = sorted(set(prompts.info["wording"]))
-    return torch.tensor([names.index(name) for name in prompts.info["wording"]])
+    return numbered(prompts.info["wording"])
+
+
+def numbered(values: Iterable[Any]) -> Int[Tensor, "n"]:
+    """Which of the different values, in their order, each one is."""
+    found = list(values)
+    places = {value: i for i, value in enumerate(sorted(set(found)))}
+    return torch.tensor([places[value] for value in found])

@@ -16,14 +16,14 @@ import numpy as np
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.prompts.encoding import PromptText, encode
-from talking_heads_utils.prompts.lists import KEPT, SHUFFLED, TASK, laundry_prompt, wordings
+from talking_heads_utils.prompts.lists import KEPT, SHUFFLED, TASK, laundry_prompt, others, wordings
 from talking_heads_utils.prompts.sets import PromptSet, Recipe, check_count, check_seed
 from talking_heads_utils.prompts.words import load_words, tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-EACH_INDEX, QUICK_EACH_INDEX = 50, 5  # lists of each index of the answer that a score needs; of a quick run
+EACH_INDEX = 50  # lists of each index of the answer that a score needs
 NEW_EVERY = 3  # one object in so many is kept for scoring alone
 
 
@@ -57,7 +57,8 @@ def build(tokenizer: PreTrainedTokenizerBase, lists: Lists, seed: int = 0) -> Pr
     """Raises :class:`TaskError` for a tokenizer that splits too many objects, or more lists than there are."""
     check_seed(seed)
     check_count("n_prompts", lists.n_prompts, 1)
-    objects, names = pool(load_words("objects", tokenizer, lists.n_items + 1), lists.part), _wordings(lists.part)
+    objects = pool(load_words("objects", tokenizer, lists.n_items + 1), lists.part)
+    names = wordings(held_out=lists.part == Part.NEW_WORDING)
     if math.comb(len(objects), lists.n_items) < 8 * lists.n_prompts:
         raise TaskError(f"{len(objects)} objects make too few lists of {lists.n_items} for {lists.n_prompts} prompts.")
     rng = np.random.default_rng([seed, lists.n_items, *lists.part.encode()])
@@ -70,7 +71,7 @@ def build(tokenizer: PreTrainedTokenizerBase, lists: Lists, seed: int = 0) -> Pr
             if key not in seen and (lists.part == Part.NEW_OBJECTS or _chooses(key) == (lists.part == Part.SELECTION)):
                 break
         seen.add(key)
-        prompts.append(_prompt(items, i, names, lists.n_items, rng))
+        prompts.append(_prompt(items, i, names, rng))
     recipe = Recipe(TASK, lists.n_prompts, seed, tokenizer_hash(tokenizer), lists.n_items, drawn=False)
     return encode(prompts, tokenizer, recipe)
 
@@ -92,20 +93,13 @@ def pool(objects: Iterable[str], part: Part) -> list[str]:
     return [word for i, word in enumerate(sorted(objects)) if (i % NEW_EVERY == 0) == new]
 
 
-def _wordings(part: Part) -> list[str]:
-    return wordings(held_out=part == Part.NEW_WORDING)
-
-
 def _chooses(items: frozenset[str]) -> bool:
     """Whether lists of these items are for choices, by the items alone."""
     return zlib.crc32(" ".join(sorted(items)).encode()) % 2 == 0
 
 
-def _prompt(items: list[str], i: int, names: list[str], n_items: int, rng: np.random.Generator) -> PromptText:
+def _prompt(items: list[str], i: int, names: list[str], rng: np.random.Generator) -> PromptText:
     """The i-th: index, order and wording take turns so that each meets all of the others."""
-    index, turn = i % n_items, i // n_items
+    turn, index = divmod(i, len(items))
     order, wording = (KEPT, SHUFFLED)[turn % 2], names[(turn // 2 + index) % len(names)]
-    rest = kept = [item for k, item in enumerate(items) if k != index]
-    while order == SHUFFLED and rest == kept:
-        rest = [str(item) for item in rng.permutation(kept)]
-    return laundry_prompt(wording, items, index, order, rest, "")
+    return laundry_prompt(wording, items, index, order, others(items, index, order, rng), "")

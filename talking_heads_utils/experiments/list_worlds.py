@@ -16,9 +16,8 @@ from numpy import ndarray
 
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.positional import crowding, measures
-from talking_heads_utils.experiments.positional.coordinates import Feature
 from talking_heads_utils.experiments.positional.crowding import CrowdingRow, ScaleRow
-from talking_heads_utils.experiments.positional.decoding import DecodingRow, Split
+from talking_heads_utils.experiments.positional.decoding import DecodingRow, Feature, Split
 from talking_heads_utils.experiments.positional.interchange import LOGIT_DIFFERENCE, InterchangeRow
 from talking_heads_utils.experiments.positional.order import OrderRow
 from talking_heads_utils.experiments.positional.pairs import Donor

@@ -10,8 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from talking_heads_utils.experiments.positional import interchange
-from talking_heads_utils.experiments.positional.coordinates import Feature
-from talking_heads_utils.experiments.positional.decoding import Split
+from talking_heads_utils.experiments.positional.decoding import Feature, Split
 from talking_heads_utils.experiments.positional.subspace import K, Subspace
 from talking_heads_utils.figures import style
 from talking_heads_utils.stats import Z
@@ -56,7 +55,7 @@ def points_figure(table: pd.DataFrame, axes: Sequence[str], start: int | None = 
     """Lists in three coordinates, above, and the mean of each coordinate by the answer's list index with its 95%
     interval, below; the slider sets the length of the lists. Open marks: lists that are answered wrongly. axes: names
     of the components. start: the length at first. table: of
-    :class:`~talking_heads_utils.experiments.positional.points.PointRow`."""
+    :class:`~talking_heads_utils.experiments.positional.decoding.PointRow`."""
     figure, clouds = style.new_figure(540, margin_t=16, showlegend=False), dict(tuple(table.groupby("n_items")))
     names = [str(n) for n in clouds]
     frames = [go.Frame(name=str(n), data=_cloud(part), traces=[0, 1, 2, 3]) for n, part in clouds.items()]

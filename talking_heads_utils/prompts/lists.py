@@ -47,9 +47,17 @@ def laundry_prompt(
         "REST": [(f"item_{items.index(item)} second", item) for item in rest],
     }
     text, spans = render(templates[wording], fields)
-    others = tuple(item for k, item in enumerate(items) if k != index)
+    wrong = tuple(item for k, item in enumerate(items) if k != index)
     info: dict[str, str | int] = {"wording": wording, "index": index, "order": order, "half": half}
-    return PromptText(text, spans, items[index], others, info)
+    return PromptText(text, spans, items[index], wrong, info)
+
+
+def others(items: list[str], index: int, order: str, rng: np.random.Generator) -> list[str]:
+    """All items but the answer, in the order of their second mention: the same, or another one."""
+    rest = kept = [item for k, item in enumerate(items) if k != index]
+    while order == SHUFFLED and rest == kept:
+        rest = [str(item) for item in rng.permutation(kept)]
+    return rest
 
 
 def draw_laundry(
@@ -83,10 +91,8 @@ def draw_laundry(
         while frozenset(items := [str(item) for item in rng.choice(objects, n_items, replace=False)]) in seen:
             continue
         seen.add(frozenset(items))
-        rest = kept = [item for k, item in enumerate(items) if k != index]
         order = (KEPT, SHUFFLED)[(turn // len(names) + turn % len(names)) % 2]
-        while order == SHUFFLED and rest == kept:
-            rest = [str(item) for item in rng.permutation(kept)]
+        rest = others(items, index, order, rng)
         prompts.append(laundry_prompt(names[turn % len(names)], items, index, order, rest, half, templates))
     return prompts
 

@@ -16,10 +16,11 @@ from talking_heads_utils.experiments.editing.search import LENGTHS, Winner, Winn
 from talking_heads_utils.experiments.editing.upper import prepare
 from talking_heads_utils.experiments.list_prompts import Lists, Part, check_each_index
 from talking_heads_utils.experiments.positional import correction
+from talking_heads_utils.experiments.positional.grid import answer
 from talking_heads_utils.experiments.positional.subspace import lengths, nearest_lengths, shown_lengths
 from talking_heads_utils.experiments.rows import Row, column, rows
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
-from talking_heads_utils.stats import Interval, bootstrap_ratio, share, share_change
+from talking_heads_utils.stats import bootstrap_ratio, points, share, share_change
 
 N_BEST, N_OTHERS, N_NEW = 1000, 300, 400  # held-out lists for the best edit and for others; in new words
 LEAST = 50  # lists of each index of the answer
@@ -100,9 +101,9 @@ def edit_rows(c: Context, winners: Winners, lists: Lists, some: Sequence[Winner]
     prompts = c.kept(lists)
     check_each_index(prompts, c.n(LEAST, 5))
     index, logits = torch.as_tensor(prompts.info["index"]), logits_under(c, prompts, some).movedim(1, 0)
-    before, *after = correction.right(logits, index)
+    before, *after = answer(logits) == index
     constants = c.kept(_Constants(lists.n_items))
-    corrected = correction.right(correction.corrected(logits[0].double(), constants), index)
+    corrected = answer(correction.corrected(logits[0].double(), constants)) == index
     return [_row(c, lists, winners, *each, before, corrected) for each in zip(some, after)]
 
 
@@ -146,8 +147,3 @@ def _row(
         share(before).mean, share(after).mean, *points(gain), *points(relative), *beyond, size, winner.gain,
         winner.objective, winner.n_tried, gain.n,
     )  # fmt: skip
-
-
-def points(interval: Interval) -> tuple[float, float, float]:
-    """An interval of shares in percentage points: mean, low, high."""
-    return 100 * interval.mean, 100 * interval.low, 100 * interval.high

@@ -26,7 +26,8 @@ def conditional_slope(x: Float[Tensor, "*sets n"], right: Bool[Tensor, "n"], str
     n_strata, longest = int(strata.max()) + 1, int(strata.bincount().max())
     order = strata.argsort(stable=True)
     place = torch.arange(len(strata)) - (strata.bincount().cumsum(0) - strata.bincount())[strata[order]]
-    centred = x.double() - _stratum_means(x.double(), strata)
+    own = torch.nn.functional.one_hot(strata).double()
+    centred = x.double() - (x.double() @ own / own.sum(0)) @ own.T
     padded = x.new_zeros(*x.shape[:-1], n_strata, longest, dtype=torch.float64)
     padded[..., strata[order], place] = centred[..., order]
     there = torch.zeros(n_strata, longest, dtype=torch.float64)
@@ -38,11 +39,6 @@ def conditional_slope(x: Float[Tensor, "*sets n"], right: Bool[Tensor, "n"], str
         information = variance + 2 * PRIOR
         beta = beta + ((total - mean - 2 * PRIOR * beta) / information).clamp(-1, 1)
     return Slope(beta, information.rsqrt())
-
-
-def _stratum_means(x: Float[Tensor, "*sets n"], strata: Int[Tensor, "n"]) -> Float[Tensor, "*sets n"]:
-    own = torch.nn.functional.one_hot(strata).to(x)
-    return (x @ own / own.sum(0)) @ own.T
 
 
 def _of_sums(
@@ -66,16 +62,14 @@ def _of_sums(
     return mean.sum(-1), (second / zeroth - mean.square()).sum(-1)
 
 
-def dealt_over_errors(
-    answers: Int[Tensor, "n"], given: Int[Tensor, "n"], n_draws: int = N_PERMUTATIONS, seed: int = 0
-) -> Int[Tensor, "n_draws n"]:
+def dealt_over_errors(answers: Int[Tensor, "n"], given: Int[Tensor, "n"], seed: int = 0) -> Int[Tensor, "n_draws n"]:
     """Wrong answers dealt anew over the errors, none to a list whose right answer it is: all such dealings are about
     equally likely after many exchanges among two errors and among three."""
-    generator, dealt = torch.Generator().manual_seed(seed), given.repeat(n_draws, 1)
-    rows = torch.arange(n_draws)[:, None]
+    generator, dealt = torch.Generator().manual_seed(seed), given.repeat(N_PERMUTATIONS, 1)
+    rows = torch.arange(len(dealt))[:, None]
     for _ in range(2 * len(given)):
         for among in (2, 3):
-            at = torch.randint(len(given), (n_draws, among), generator=generator)
+            at = torch.randint(len(given), (len(dealt), among), generator=generator)
             before = dealt[rows, at]
             after = before.roll(1, 1)
             same = (at.sort(1).values.diff(dim=1) == 0).any(1)
@@ -84,12 +78,10 @@ def dealt_over_errors(
     return dealt
 
 
-def dealt_within_index(
-    answers: Int[Tensor, "n"], given: Int[Tensor, "n"], n_draws: int = N_PERMUTATIONS, seed: int = 0
-) -> Int[Tensor, "n_draws n"]:
+def dealt_within_index(answers: Int[Tensor, "n"], given: Int[Tensor, "n"], seed: int = 0) -> Int[Tensor, "n_draws n"]:
     """Wrong answers dealt anew among the errors of the same right answer."""
     generator, order = torch.Generator().manual_seed(seed), answers.argsort(stable=True)
-    dealt = torch.empty(n_draws, len(given), dtype=given.dtype)
-    shuffled = (torch.rand(n_draws, len(given), generator=generator, dtype=torch.float64) + answers).argsort(1)
+    dealt = given.repeat(N_PERMUTATIONS, 1)
+    shuffled = (torch.rand(dealt.shape, generator=generator, dtype=torch.float64) + answers).argsort(1)
     dealt[:, order] = given[shuffled]
     return dealt

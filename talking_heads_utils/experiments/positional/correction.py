@@ -6,7 +6,7 @@ What a steering vector or an edit gains beyond it cannot come from a liking for 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 PRIOR = 0.01  # penalty on the squared constants: without one they run away where every list is answered
@@ -41,12 +41,6 @@ def _loss(logits: Tensor, constants: Tensor, counts: Tensor) -> Float[Tensor, "*
     """Negative log-likelihood, less what no constant changes."""
     normal = (logits + constants[..., None, :]).logsumexp(-1).sum(-1)
     return normal - constants @ counts + PRIOR * constants.square().sum(-1)
-
-
-def right(logits: Float[Tensor, "*sets n n_items"], index: Int[Tensor, "n"]) -> Bool[Tensor, "*sets n"]:
-    """Whether the answer alone has the largest logit."""
-    own = logits.gather(-1, index[:, None].expand(*logits.shape[:-1], 1))
-    return (logits >= own).sum(-1) == 1
 
 
 def corrected(

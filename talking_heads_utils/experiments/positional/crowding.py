@@ -8,8 +8,8 @@ means and spread are those of the selection lists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,32 +17,28 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.dealt import drawn_test
-from talking_heads_utils.experiments.list_prompts import EACH_INDEX, QUICK_EACH_INDEX, Lists, Part, check_each_index
+from talking_heads_utils.experiments.folds import numbered
+from talking_heads_utils.experiments.inhibition.shifts import MOST
+from talking_heads_utils.experiments.list_prompts import EACH_INDEX, Lists, Part, check_each_index
 from talking_heads_utils.experiments.positional.conditional import (
     conditional_slope,
     dealt_over_errors,
     dealt_within_index,
 )
-from talking_heads_utils.experiments.positional.correction import right as alone
-from talking_heads_utils.experiments.positional.ends import Ends
-from talking_heads_utils.experiments.positional.grid import Steering, prepare
+from talking_heads_utils.experiments.positional.ends import Ends, Listed, listed
+from talking_heads_utils.experiments.positional.grid import answer
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, basis, chosen, shown_lengths
 from talking_heads_utils.experiments.positional.subspace import lengths as asked_lengths
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.stats import Interval, Z, share, share_change
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from talking_heads_utils.stats import Interval, Z, middle, points, share, share_change
 
 LENGTHS = (4, 6, 8)  # of lists, where the model was trained on them or is shown with them
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 N_LISTS, N_MATCHED_LISTS = 1000, 200  # to score, to score matched triples on
 N_FIT, N_FIT_SHOWN = 800, 400  # that choose, and that do where a length is only shown
 BLOCK = 5000  # lists times variants that run together
-MIDDLE = torch.tensor([0.025, 0.975], dtype=torch.float64)
 ACCURACY, SLOPE, NEIGHBOURS, NEAREST = "accuracy", "slope", "neighbours", "nearest"
-MOST = 10.0  # times that a matched triple's shift is made longer, at most, to be as long as the chosen one's
 
 
 @dataclass(frozen=True)
@@ -120,58 +116,21 @@ def margins(distances: Float[Tensor, "*sets n n_items"], index: Int[Tensor, "n"]
 # --- lists, run ---
 
 
-@dataclass(frozen=True)
-class Listed:
-    """Lists run once from the lowest writer's layer on: to be steered where components write, and with any stream where
-    the movers read."""
-
-    steering: Steering
-    ends: Ends
-
-
-@dataclass(frozen=True)
-class _OfLists:
-    lists: Lists
-
-    def __call__(self, c: Context) -> Listed:
-        prompts = c.kept(self.lists)
-        check_each_index(prompts, QUICK_EACH_INDEX if c.quick else EACH_INDEX)
-        return make_listed(c.bridge, prompts, c.kept(chosen))
-
-
-def listed(c: Context, part: Part, n_items: int, usual: int) -> Listed:
-    """Lists of a context's model, run once per context. Raises :class:`TaskError` for too few of an index."""
-    return c.kept(_OfLists(Lists(part, n_items, c.n(usual))))
-
-
-@torch.no_grad()
-def make_listed(bridge: TransformerBridge, prompts: PromptSet, of: Chosen) -> Listed:
-    """The same of any model, lists and components."""
-    steering = prepare(bridge, prompts, of.writers[:K])
-    lower = steering.suffix
-    stream = lower.run(lower.resid[:, None, None], lower.at_end(), stop=of.layer)[:, 0, 0]
-    some = slice(of.layer - lower.start, None)
-    upper = replace(
-        lower, start=of.layer, layers=lower.layers[some], keys=lower.keys[some], values=lower.values[some], kept={}
-    )
-    index = torch.as_tensor(prompts.info["index"], device=stream.device)
-    none = torch.zeros_like(stream)  # of what heads write nothing is asked
-    return Listed(steering, Ends(prompts, upper, stream, steering.candidates, steering.items, index, of.movers, none))
+def enough(c: Context, part: Part, n_items: int, usual: int) -> Listed:
+    """Lists, run once per context. Raises :class:`TaskError` for too few of an index."""
+    lists = Lists(part, n_items, c.n(usual))
+    check_each_index(c.kept(lists), c.n(EACH_INDEX, 5))
+    return c.kept(listed, lists)
 
 
 def selection(c: Context, n_items: int) -> Listed:
     """The lists that choose, run once per context."""
-    return listed(c, Part.SELECTION, n_items, N_FIT if n_items in asked_lengths(c) else N_FIT_SHOWN)
+    return enough(c, Part.SELECTION, n_items, N_FIT if n_items in asked_lengths(c) else N_FIT_SHOWN)
 
 
 def lengths(c: Context) -> list[int]:
     """Those of :data:`LENGTHS` that are shown of a model."""
     return [n for n in LENGTHS if n in shown_lengths(c)]
-
-
-def plain_logits(at: Ends) -> Float[Tensor, "n n_items"]:
-    """The candidates' logits, nothing changed."""
-    return at.logits(at.stream[:, None])[:, 0]
 
 
 def triples(of: Chosen) -> Float[Tensor, "1+n_draws 3 d_model"]:
@@ -187,21 +146,20 @@ def run_margins(c: Context) -> list[CrowdingRow]:
     fewer than two lists are answered wrongly, nothing is said of errors."""
     bases, rows = basis(triples(c.kept(chosen))), list[CrowdingRow]()
     for n_items in lengths(c):
-        fitted, at = selection(c, n_items).ends, listed(c, Part.HELD_OUT, n_items, N_LISTS).ends
+        fitted, at = selection(c, n_items).ends, enough(c, Part.HELD_OUT, n_items, N_LISTS).ends
         fits, own = ((ends.stream @ bases.mT).cpu() for ends in (fitted, at))
         distances = Cloud.of(fits, fitted.index.cpu()).distances(own)
-        rows += margin_rows(c.model, distances, plain_logits(at).cpu(), at.prompts, c.seed)
+        rows += margin_rows(c.model, distances, at.logits(at.stream[:, None])[:, 0].cpu(), at.prompts, c.seed)
     return rows
 
 
 def margin_rows(
     model: str, distances: Float[Tensor, "1+n_draws n n_items"], logits: Float[Tensor, "n n_items"], prompts: PromptSet,
-    seed: int = 0,
+    seed: int,
 ) -> list[CrowdingRow]:  # fmt: skip
     """distances: from every index's mean, of the chosen triple, then of the matched ones."""
     index = torch.as_tensor(prompts.info["index"])
-    right, margin = alone(logits, index), margins(distances, index)
-    n_items = logits.shape[1]
+    right, margin, n_items = answer(logits) == index, margins(distances, index), logits.shape[1]
 
     def row(
         statistic: str, found: Interval, p: float | None = None, n_draws: int | None = None, quarter: int | None = None
@@ -210,8 +168,7 @@ def margin_rows(
 
     quarters = quarters_within(margin[0], index)
     rows = [row(ACCURACY, share(right[quarters == q]), quarter=q + 1) for q in range(4)]
-    kinds = list(zip(prompts.info["index"], prompts.info["wording"], prompts.info["order"]))
-    strata = torch.tensor([sorted(set(kinds)).index(kind) for kind in kinds])
+    strata = numbered(zip(*(prompts.info[name] for name in ("index", "wording", "order"))))
     slope = conditional_slope(margin / margin.std(-1, keepdim=True), right, strata)
     value, reach = slope.value[0].item(), Z * slope.error[0].item()
     test = drawn_test(value, slope.value[1:])
@@ -223,8 +180,8 @@ def margin_rows(
     own = torch.nn.functional.one_hot(answers, n_items).bool()
     nearest = distances[0, wrong].masked_fill(own, torch.inf).argmin(1)
     for name, dealt, hits in (
-        (NEIGHBOURS, dealt_over_errors(answers, given, seed=seed), lambda to: (to - answers).abs() == 1),
-        (NEAREST, dealt_within_index(answers, given, seed=seed), lambda to: to == nearest),
+        (NEIGHBOURS, dealt_over_errors(answers, given, seed), lambda to: (to - answers).abs() == 1),
+        (NEAREST, dealt_within_index(answers, given, seed), lambda to: to == nearest),
     ):
         found, test = share(hits(given)), drawn_test(hits(given).double().mean().item(), hits(dealt).double().mean(1))
         less = test.null_mean
@@ -291,40 +248,26 @@ class Scaled:
 
     @property
     def right(self) -> Bool[Tensor, "n scales"]:
-        return alone(self.logits.transpose(0, 1), self.index).T
-
-
-@dataclass(frozen=True)
-class _OfLength:
-    n_items: int
-
-    def __call__(self, c: Context) -> Scaled:
-        fitted, at = selection(c, self.n_items), listed(c, Part.HELD_OUT, self.n_items, N_LISTS)
-        return make_scaled(fitted.ends, at.ends, triples(c.kept(chosen)), c.n(N_MATCHED_LISTS))
+        return answer(self.logits) == self.index[:, None]
 
 
 def scaled(c: Context, n_items: int) -> Scaled:
-    """Made once per context."""
-    return c.kept(_OfLength(n_items))
-
-
-def make_scaled(fitted: Ends, at: Ends, directions: Float[Tensor, "1+n_draws 3 d_model"], n_matched: int) -> Scaled:
-    """directions: the chosen triple's first."""
-    spans, some = Spans.of(directions, fitted.stream), slice(0, n_matched)
+    """Held-out lists of one length: use ``c.kept(scaled, n_items)``."""
+    stream, at = selection(c, n_items).ends.stream, enough(c, Part.HELD_OUT, n_items, N_LISTS).ends
+    spans, some = Spans.of(triples(c.kept(chosen)), stream), slice(0, c.n(N_MATCHED_LISTS))
     own, others = (Spans(*(part[which] for part in spans)) for which in (slice(0, 1), slice(1, None)))
     logits, plain = own.logits(at, SCALES)[:, 0], SCALES.index(1)
     matched = torch.empty(len(range(len(at))[some]), len(others.bases), len(SCALES), dtype=torch.bool)
     changed = [s for s in range(len(SCALES)) if s != plain]
     found = others.logits(at, [SCALES[s] for s in changed], some)
     matched[..., changed] = at.right(found.flatten(1, 2), some).view(found.shape[:3]).cpu()
-    index = at.index.cpu()
-    matched[..., plain] = alone(logits[some, plain].cpu(), index[some])[:, None]
-    return Scaled(at.prompts, index, logits.cpu(), matched)
+    matched[..., plain] = at.right(logits[some, plain, None], some).cpu()
+    return Scaled(at.prompts, at.index.cpu(), logits.cpu(), matched)
 
 
 def run_scales(c: Context) -> list[ScaleRow]:
     """Raises :class:`NotApplicable` as :func:`~talking_heads_utils.experiments.positional.subspace.chosen` does."""
-    return [row for n_items in lengths(c) for row in scale_rows(c.model, scaled(c, n_items))]
+    return [row for n_items in lengths(c) for row in scale_rows(c.model, c.kept(scaled, n_items))]
 
 
 def scale_rows(model: str, of: Scaled) -> list[ScaleRow]:
@@ -348,13 +291,7 @@ def scale_rows(model: str, of: Scaled) -> list[ScaleRow]:
 
 def over_draws(values: Float[Tensor, "n_draws"]) -> tuple[float, float, float]:
     """Mean, 2.5% and 97.5% points."""
-    low, high = values.double().quantile(MIDDLE).tolist()
-    return values.mean().item(), low, high
-
-
-def points(found: Interval) -> tuple[float, float, float]:
-    """A difference of shares and the ends of its interval, in points."""
-    return 100 * found.mean, 100 * found.low, 100 * found.high
+    return values.mean().item(), *middle(values)
 
 
 def by_index(right: Bool[Tensor, "n *sets"], index: Int[Tensor, "n"]) -> Float[Tensor, "n_items *sets"]:

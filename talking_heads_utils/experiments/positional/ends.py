@@ -6,20 +6,21 @@ left, on keys and values that are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils import batches
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import movers_and_heads
 from talking_heads_utils.experiments.list_prompts import Lists
-from talking_heads_utils.experiments.positional.grid import item_scores
+from talking_heads_utils.experiments.positional import grid
+from talking_heads_utils.experiments.positional.grid import Steering, answer, blocks, item_scores
+from talking_heads_utils.experiments.positional.subspace import K, chosen
 from talking_heads_utils.forward.engine import Forward, Rows, prepare
 from talking_heads_utils.forward.layers import wide
 from talking_heads_utils.labels import Head
@@ -64,45 +65,34 @@ class Ends:
         return self._in_blocks(stream, rows, attention=False)[0]
 
     @torch.no_grad()
-    def attention(
-        self, stream: Float[Tensor, "n k d_model"], rows: Rows = slice(None)
-    ) -> Float[Tensor, "n k n_movers n_items"]:
-        """The movers' attention from ``end`` to the items' first mentions, as shares of their attention to all
-        items."""
-        return self._in_blocks(stream, rows, logits=False)[1].exp()
-
-    @torch.no_grad()
     def both(
         self, stream: Float[Tensor, "n k d_model"], rows: Rows = slice(None)
     ) -> tuple[Float[Tensor, "n k n_items"], Float[Tensor, "n k n_movers n_items"]]:
-        """Logits, and the logarithm of attention, finite where a share is too small for its own number."""
+        """Logits, and the logarithm of the movers' attention from ``end`` to the items' first mentions, as shares of
+        their attention to all items: finite where a share is too small for its own number."""
         return self._in_blocks(stream, rows)
 
     def right(self, logits: Float[Tensor, "n k n_items"], rows: Rows = slice(None)) -> Bool[Tensor, "n k"]:
         """Whether the answer alone has the largest logit."""
-        return answered(logits, self.index[rows])
+        return answer(logits) == self.index[rows, None]
 
     def traced(
-        self, stream: Float[Tensor, "n k d_model"], rows: Rows = slice(None), *, logits: bool = True,
-        attention: bool = True,
-    ) -> tuple[Float[Tensor, "n k n_items"], Float[Tensor, "n k n_movers n_items"]]:  # fmt: skip
-        """As :meth:`both`, all at once and with gradients; what is not asked for is empty."""
+        self, stream: Float[Tensor, "n k d_model"], rows: Rows = slice(None), *, attention: bool = True
+    ) -> tuple[Float[Tensor, "n k n_items"], Float[Tensor, "n k n_movers n_items"]]:
+        """As :meth:`both`, all at once and with gradients; attention that is not asked for is empty."""
         upper, x, found = self.forward, stream, dict[Head, Tensor]()
-        last = upper.n_layers if logits else 1 + max(mover.layer for mover in self.movers)
-        for layer in range(upper.start, last):
+        for layer in range(upper.start, upper.n_layers):
             here = [mover for mover in self.movers if mover.layer == layer] if attention else []
             if here:
                 scores = item_scores(upper, layer, [m.head for m in here], x, self.items[rows], rows)
                 found.update(zip(here, scores.unbind(2)))
-            if logits or layer + 1 < last:
-                x = upper.layer(layer, x[:, :, None], upper.at_end(), rows)[:, :, 0]
-        n, k, n_items = *x.shape[:2], self.candidates.shape[1]
-        seen = torch.stack([found[mover] for mover in self.movers], 2) if attention else x.new_zeros(n, k, 0, n_items)
-        given = upper.logits(x, self.candidates[rows]) if logits else x.new_zeros(n, k, 0)
-        return given, seen.log_softmax(-1)
+            x = upper.layer(layer, x[:, :, None], upper.at_end(), rows)[:, :, 0]
+        none = x.new_zeros(*x.shape[:2], 0, self.candidates.shape[1])
+        seen = torch.stack([found[mover] for mover in self.movers], 2) if attention else none
+        return upper.logits(x, self.candidates[rows]), seen.log_softmax(-1)
 
     def _in_blocks(
-        self, stream: Float[Tensor, "n k d_model"], rows: Rows, *, logits: bool = True, attention: bool = True
+        self, stream: Float[Tensor, "n k d_model"], rows: Rows, *, attention: bool = True
     ) -> tuple[Tensor, Tensor]:
         """As :meth:`traced`, blocks of prompts and variants one after the other."""
         which = torch.arange(len(self), device=self.stream.device)[rows]
@@ -111,42 +101,18 @@ class Ends:
                 f"{len(which)} lists take a stream [n, k, d_model] of as many, not {tuple(stream.shape)}."
             )
         n_items, k = self.candidates.shape[1], stream.shape[1]
-        given = stream.new_empty(len(which), k, n_items if logits else 0)
+        given = stream.new_empty(len(which), k, n_items)
         seen = stream.new_empty(len(which), k, len(self.movers) if attention else 0, n_items)
-        for some, variants in _blocks(len(which), k, BLOCK_BYTES // (4 * self.forward.width)):
-            found = self.traced(stream[some, variants], which[some], logits=logits, attention=attention)
+        for some, variants in blocks(len(which), k, BLOCK_BYTES // (4 * self.forward.width)):
+            found = self.traced(stream[some, variants], which[some], attention=attention)
             given[some, variants], seen[some, variants] = found
         return given, seen
 
 
-def _blocks(n: int, k: int, usual: int) -> Iterator[tuple[slice, slice]]:
-    """n prompts and k variants of each, ``usual`` pairs of them at once."""
-    some = list(batches.blocks(k, usual))
-    for rows in batches.blocks(n, max(1, usual // k)):
-        for variants in some:
-            yield rows, variants
-
-
-def answered(logits: Float[Tensor, "n k n_items"], index: Int[Tensor, "n"]) -> Bool[Tensor, "n k"]:
-    """Whether the item at each prompt's ``index`` alone has the largest logit: a tie is no answer."""
-    own = logits.gather(2, index[:, None, None].expand(-1, logits.shape[1], 1))
-    return (logits >= own).sum(2) == 1
-
-
-@dataclass(frozen=True)
-class _OfLists:
-    """Makes the ends of some lists; equal ones are made once per context."""
-
-    lists: Lists
-
-    def __call__(self, c: Context) -> Ends:
-        return make_ends(c.bridge, c.kept(self.lists), *movers_and_heads(c))
-
-
 def ends(c: Context, lists: Lists) -> Ends:
-    """The lists of a context's model, run once per context and lists. Raises :class:`NotApplicable` for a model without
+    """Some lists of a context's model: use ``c.kept(ends, lists)``. Raises :class:`NotApplicable` for a model without
     name movers above an S-inhibition head."""
-    return c.kept(_OfLists(lists))
+    return make_ends(c.bridge, c.kept(lists), *movers_and_heads(c))
 
 
 def make_ends(
@@ -175,3 +141,28 @@ def make_ends(
     items, candidates = (part.to(upper.end.device) for part in item_positions(prompts))
     index = torch.as_tensor(prompts.info["index"], device=upper.end.device)
     return Ends(prompts, upper, upper.resid, candidates, items, index, tuple(movers), written)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Lists run once from the lowest writer's layer on: to be steered where components write, and with any stream where
+    the movers read."""
+
+    steering: Steering
+    ends: Ends
+
+
+@torch.no_grad()
+def listed(c: Context, lists: Lists) -> Listed:
+    """Some lists, to be steered along the chosen triple: use ``c.kept(listed, lists)``."""
+    of, prompts = c.kept(chosen), c.kept(lists)
+    steering = grid.prepare(c.bridge, prompts, of.writers[:K])
+    lower = steering.suffix
+    stream = lower.run(lower.resid[:, None, None], lower.at_end(), stop=of.layer)[:, 0, 0]
+    some = slice(of.layer - lower.start, None)
+    upper = replace(
+        lower, start=of.layer, layers=lower.layers[some], keys=lower.keys[some], values=lower.values[some], kept={}
+    )
+    index = torch.as_tensor(prompts.info["index"], device=stream.device)
+    none = torch.zeros_like(stream)  # of what heads write nothing is asked
+    return Listed(steering, Ends(prompts, upper, stream, steering.candidates, steering.items, index, of.movers, none))

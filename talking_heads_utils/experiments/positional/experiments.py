@@ -8,7 +8,6 @@ from talking_heads_utils.experiments.positional import (
     decoding,
     interchange,
     order,
-    points,
     steering,
     subspace,
     traversal,
@@ -16,7 +15,7 @@ from talking_heads_utils.experiments.positional import (
 
 EXPERIMENTS = (
     Experiment("components", 2, 1, subspace.ComponentRow, subspace.run, "which components span the subspace"),
-    Experiment("points", 2, 3, points.PointRow, points.run, "where lists sit in it"),
+    Experiment("points", 2, 3, decoding.PointRow, decoding.run_points, "where lists sit in it"),
     Experiment("decoding", 2, 4, decoding.DecodingRow, decoding.run, "index or item, and in how many dimensions"),
     Experiment("interchange", 2, 10, interchange.InterchangeRow, interchange.run, "a donor's coordinates put in"),
     Experiment("line", 2, 1, traversal.LineRow, traversal.run_line, "one component moved by hand"),

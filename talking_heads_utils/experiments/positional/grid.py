@@ -7,7 +7,7 @@ once for each of their values, not once for each setting; and nothing above the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,6 @@ from talking_heads_utils.errors import LabelError, OptionError
 from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.layers import project
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
 from talking_heads_utils.weights.rotary import turn
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 ATTENTION, LOGITS = "attention", "logits"
+NO_ANSWER = -1  # where several candidates have the largest logit
 _BATCH_BYTES, _CPU_BYTES = 600_000_000, 32_000_000  # of a batch's largest tensor, if no batch size is given
 
 
@@ -72,36 +72,37 @@ def steer(
     *,
     movers: Sequence[Head] = (),
     logits: bool = False,
-    vocabulary: bool = False,
     rows: slice = slice(None),
     batch_size: int | None = None,
 ) -> dict[str, Tensor]:
     """Every setting on the prompts in ``rows``.
 
     Returns ``attention`` ``[n, n_settings, n_movers, n_items]`` if there are movers: each item's share of a mover's
-    attention to all items; and ``logits`` ``[n, n_settings, n_items]`` of the candidates if asked for, or of the whole
-    vocabulary. batch_size:
+    attention to all items; and ``logits`` ``[n, n_settings, n_items]`` of the candidates if asked for. batch_size:
     settings times prompts that run together. Raises :class:`OptionError` where a mover lies below a writer, nothing is
     asked for or settings do not fit the writers.
     """
-    _check(steering, settings, movers, logits or vocabulary)
-    n = len(steering.items[rows])
-    first = rows.indices(len(steering.items))[0]
+    _check(steering, settings, movers, logits)
+    first, last, _ = rows.indices(len(steering.items))
+    n, settings = max(0, last - first), settings.to(steering.middle)
     usual = _CPU_BYTES if steering.middle.device.type == "cpu" else _BATCH_BYTES
-    size = batches.size(batch_size or usual // (steering.suffix.width * steering.middle.element_size()))
-    per_prompt = min(len(settings), size)
-    prompts_at_once = max(1, size // per_prompt)
-    settings = settings.to(steering.middle)
-    found: dict[str, list[Tensor]] = {}
-    for start in follow(range(0, n, prompts_at_once), "blocks of prompts"):
-        part = slice(first + start, first + min(start + prompts_at_once, n))
-        pieces = [
-            _block(steering, settings[s : s + per_prompt], movers, logits, vocabulary, part)
-            for s in range(0, len(settings), per_prompt)
-        ]
-        for name in pieces[0]:
-            found.setdefault(name, []).append(torch.cat([piece[name] for piece in pieces], 1))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    usual = batch_size or usual // (steering.suffix.width * steering.middle.element_size())
+    found: dict[str, Tensor] = {}
+    for part, some in blocks(n, len(settings), usual):
+        at = slice(first + part.start, first + part.stop)
+        for name, values in _block(steering, settings[some], movers, logits, at).items():
+            if name not in found:
+                found[name] = values.new_empty(n, len(settings), *values.shape[2:])
+            found[name][part, some] = values
+    return found
+
+
+def blocks(n: int, k: int, usual: int) -> Iterator[tuple[slice, slice]]:
+    """n prompts and k variants of each, ``usual`` pairs of them at once."""
+    variants = list(batches.blocks(k, usual))
+    for rows in batches.blocks(n, max(1, usual // k)):
+        for some in variants:
+            yield rows, some
 
 
 def _check(steering: Steering, settings: Tensor, movers: Sequence[Head], logits: bool) -> None:
@@ -119,10 +120,10 @@ def _check(steering: Steering, settings: Tensor, movers: Sequence[Head], logits:
 
 
 def _block(
-    steering: Steering, settings: Tensor, movers: Sequence[Head], logits: bool, vocabulary: bool, rows: slice
+    steering: Steering, settings: Tensor, movers: Sequence[Head], logits: bool, rows: slice
 ) -> dict[str, Tensor]:
     upper = steering.suffix
-    stop = upper.n_layers if logits or vocabulary else max(m.layer for m in movers)
+    stop = upper.n_layers if logits else max(m.layer for m in movers)
     attention: dict[Head, Tensor] = {}
     x, middle = upper.resid[rows, None], steering.middle[rows, None]
     done = torch.zeros(len(settings), dtype=torch.long, device=settings.device)  # which variant each setting runs as
@@ -138,9 +139,8 @@ def _block(
         x, middle, done = _add(steering, settings, layer, x, middle, done)
         x = middle + upper.mlp(layer, x, middle)
     found = {ATTENTION: torch.stack([attention[m] for m in movers], 2)} if movers else {}
-    if logits or vocabulary:
-        tokens = None if vocabulary else steering.candidates[rows]
-        found[LOGITS] = upper.logits(x, tokens)[:, done]
+    if logits:
+        found[LOGITS] = upper.logits(x, steering.candidates[rows])[:, done]
     return found
 
 
@@ -178,6 +178,12 @@ def item_scores(
     of = torch.arange(len(upper.end), device=x.device)[rows]
     keys = upper.keys[layer - upper.start][of[:, None], :, items][:, :, W.kv_index[some]]  # [n, n_items, heads, d_head]
     return torch.einsum("nkhd,nihd->nkhi", query, keys) / query.shape[-1] ** 0.5
+
+
+def answer(logits: Float[Tensor, "*sets n_items"]) -> Int[Tensor, "*sets"]:
+    """The list index whose candidate alone has the largest logit, else :data:`NO_ANSWER`: a tie is none."""
+    largest = logits == logits.amax(-1, keepdim=True)
+    return logits.argmax(-1).where(largest.sum(-1) == 1, NO_ANSWER)
 
 
 def grid(values: Sequence[float], k: int = 3) -> Float[Tensor, "n_settings k"]:

@@ -11,9 +11,8 @@ import torch
 
 from talking_heads_utils.experiments.gate import AT_LEAST, N_PROMPTS
 from talking_heads_utils.experiments.list_prompts import Part
-from talking_heads_utils.experiments.positional.coordinates import Feature
 from talking_heads_utils.experiments.positional.crowding import ACCURACY, NEAREST, SLOPE
-from talking_heads_utils.experiments.positional.decoding import Split
+from talking_heads_utils.experiments.positional.decoding import Feature, Split
 from talking_heads_utils.experiments.positional.interchange import LOGIT_DIFFERENCE
 from talking_heads_utils.experiments.positional.pairs import Donor
 from talking_heads_utils.experiments.positional.steering import Method

@@ -24,7 +24,7 @@ from talking_heads_utils.prompts.sets import PromptSet, item_positions
 from talking_heads_utils.stats import share
 
 N_PERMUTATIONS = 999
-REMOVED = SCALES.index(0)
+PLAIN, REMOVED = SCALES.index(1), SCALES.index(0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class OrderRow(Row):
 
 def run(c: Context) -> list[OrderRow]:
     """Raises :class:`NotApplicable` as :func:`~talking_heads_utils.experiments.positional.subspace.chosen` does."""
-    return [row for n_items in lengths(c) for row in order_rows(c.model, scaled(c, n_items), c.seed)]
+    return [row for n_items in lengths(c) for row in order_rows(c.model, c.kept(scaled, n_items), c.seed)]
 
 
 def least_recent(prompts: PromptSet) -> Int[Tensor, "n_prompts"]:
@@ -69,20 +69,22 @@ def least_recent(prompts: PromptSet) -> Int[Tensor, "n_prompts"]:
     return tokens.gather(1, torch.maximum(*mentions).argmin(1, keepdim=True))[:, 0]
 
 
-def order_rows(model: str, of: Scaled, seed: int = 0) -> list[OrderRow]:
+def order_rows(model: str, of: Scaled, seed: int) -> list[OrderRow]:
     """Both orders, every index."""
     prompts, index, right = of.prompts, of.index, of.right
-    plain, removed = right[:, SCALES.index(1)], right[:, REMOVED]
+    plain, removed = right[:, PLAIN], right[:, REMOVED]
     _, tokens = item_positions(prompts)
-    taken = tokens.gather(1, of.logits[:, SCALES.index(1)].argmax(1, keepdim=True))[:, 0]
+    taken = tokens.gather(1, of.logits[:, PLAIN].argmax(1, keepdim=True))[:, 0]
     plans = [plan(prompts) for plan in (last_named, next_in_order, least_recent)]
     hits = [plan == prompts.answers for plan in plans] + [plan == taken for plan in plans[:2]] + [removed]
-    rows = []
+    some, rows = slice(len(of.matched)), list[OrderRow]()  # the lists that matched triples were run on
     for order in sorted(set(prompts.info["order"])):
         here = torch.tensor([o == order for o in prompts.info["order"]])
-        range_p, through_p = dealt_p(plain[here], index[here], seed), _through_p(of, here)
-        some = here[: len(of.matched)]
-        matched = by_index(of.matched[some, :, REMOVED], index[: len(some)][some]).mean(1)
+        range_p, few = dealt_p(plain[here], index[here], seed), here[some]
+        before, of_few, drawn = plain[some][few], index[some][few], of.matched[few, :, REMOVED]
+        own = narrowing(before, removed[some][few], of_few).item()
+        through_p = drawn_test(own, narrowing(before, drawn, of_few)).p
+        matched = by_index(drawn, of_few).mean(1)
         for i in index.unique().tolist():
             cell = here & (index == i)
             found = share(plain[cell])
@@ -106,12 +108,3 @@ def narrowing(
 ) -> Float[Tensor, "*sets"]:
     """How much smaller the range of accuracy over indices is with what was removed."""
     return spread_over(plain, index) - spread_over(removed, index)
-
-
-def _through_p(of: Scaled, here: Bool[Tensor, "n"]) -> float:
-    n = len(of.matched)
-    some = here[:n]
-    index, right = of.index[:n][some], of.right[:n][some]
-    plain = right[:, SCALES.index(1)]
-    own = narrowing(plain, right[:, REMOVED], index).item()
-    return drawn_test(own, narrowing(plain, of.matched[some, :, REMOVED], index)).p

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils import batches
+from talking_heads_utils.experiments.folds import numbered
 from talking_heads_utils.experiments.positional.ends import Ends
-from talking_heads_utils.forward.layers import wide
-from talking_heads_utils.prompts.encoding import PromptText, encode
-from talking_heads_utils.prompts.lists import SHUFFLED, laundry_prompt
+from talking_heads_utils.forward import engine
+from talking_heads_utils.prompts.encoding import encode
+from talking_heads_utils.prompts.lists import laundry_prompt, others
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -39,15 +39,15 @@ class Pairs:
     """n recipients, each with donors.
 
     i: list index of the recipient's answer. j: another one, every pair of indices as often as any other, up to one.
-    donors: by kind the stream that enters the lowest mover's layer at ``end``. written: the same of what the
-    S-inhibition heads wrote there together. All donors share wording and order with their recipient where there are
-    such lists.
+    donors: by kind the stream that enters the lowest mover's layer at ``end``. written: what the S-inhibition heads of
+    donors with other items wrote there together. All donors share wording and order with their recipient where there
+    are such lists.
     """
 
     ends: Ends
     j: Int[Tensor, "n"]
     donors: Mapping[Donor, Float[Tensor, "n d_model"]]
-    written: Mapping[Donor, Float[Tensor, "n d_model"]]
+    written: Float[Tensor, "n d_model"]
 
     @property
     def i(self) -> Int[Tensor, "n"]:
@@ -66,7 +66,7 @@ def make_pairs(ends: Ends, seed: int = 0) -> Pairs:
         Donor.SAME_INDEX: donor_rows(ends.prompts, ends.candidates.cpu(), ends.index.cpu(), generator),
     }
     streams = {donor: ends.stream[which] for donor, which in rows.items()}
-    return Pairs(ends, j.to(ends.index), streams, {donor: ends.written[which] for donor, which in rows.items()})
+    return Pairs(ends, j.to(ends.index), streams, ends.written[rows[Donor.OTHER_ITEMS]])
 
 
 def other_index(index: Int[Tensor, "n"], n_items: int, generator: torch.Generator) -> Int[Tensor, "n"]:
@@ -85,8 +85,7 @@ def donor_rows(
     """For each list another one whose answer stands at the ``wanted`` index: of the same wording and order before one
     that is not, then with the fewest items in common, then the least used, then at random."""
     index = torch.as_tensor(prompts.info["index"])
-    kinds = [(str(w), str(o)) for w, o in zip(prompts.info["wording"], prompts.info["order"])]
-    kind = torch.tensor([sorted(set(kinds)).index(one) for one in kinds])
+    kind = numbered(zip(prompts.info["wording"], prompts.info["order"]))
     used, found = torch.zeros(len(items)), []
     for row, at in enumerate(wanted.tolist()):
         common = (items[row, :, None, None] == items[None]).any(0).sum(-1)
@@ -103,30 +102,8 @@ def same_items(
 ) -> Float[Tensor, "n d_model"]:
     """The stream that enters the lowest mover's layer at ``end`` of the same lists, wordings and orders, but with the
     answer at j."""
-    rng, info = np.random.default_rng(seed), ends.prompts.info
-    texts = [
-        _with_answer_at(tokenizer, tokens, at, str(wording), str(order), rng)
-        for tokens, at, wording, order in zip(ends.candidates.tolist(), j.tolist(), info["wording"], info["order"])
-    ]
-    return entering(bridge, encode(texts, tokenizer, ends.prompts.recipe), ends.layer)
-
-
-def _with_answer_at(
-    tokenizer: PreTrainedTokenizerBase, tokens: list[int], at: int, wording: str, order: str, rng: np.random.Generator
-) -> PromptText:
-    items = [tokenizer.decode([token]).strip() for token in tokens]
-    rest = kept = [item for k, item in enumerate(items) if k != at]
-    while order == SHUFFLED and rest == kept:
-        rest = [str(item) for item in rng.permutation(kept)]
-    return laundry_prompt(wording, items, at, order, rest, "")
-
-
-@torch.no_grad()
-def entering(bridge: TransformerBridge, prompts: PromptSet, layer: int, batch: int = 64) -> Float[Tensor, "n d_model"]:
-    """The stream that enters a layer at ``end``; nothing above is run."""
-    name, found = f"blocks.{layer - 1}.hook_resid_post", []
-    for rows in batches.blocks(len(prompts), batch):
-        tokens, end = prompts.tokens[rows].to(bridge.cfg.device), prompts.positions["end"][rows]
-        _, cache = bridge.run_with_cache(tokens, names_filter=name, stop_at_layer=layer)
-        found.append(wide(cache[name])[torch.arange(len(end)), end.to(tokens.device)])
-    return torch.cat(found)
+    rng, info, texts = np.random.default_rng(seed), ends.prompts.info, []
+    for tokens, at, wording, order in zip(ends.candidates.tolist(), j.tolist(), info["wording"], info["order"]):
+        items = [tokenizer.decode([token]).strip() for token in tokens]
+        texts.append(laundry_prompt(str(wording), items, at, str(order), others(items, at, str(order), rng), ""))
+    return engine.prepare(bridge, encode(texts, tokenizer, ends.prompts.recipe), ends.layer).resid

@@ -17,22 +17,14 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part
-from talking_heads_utils.experiments.positional.correction import corrected, fit, right
-from talking_heads_utils.experiments.positional.crowding import (
-    N_LISTS,
-    SCALES,
-    Listed,
-    Spans,
-    listed,
-    make_listed,
-    over_draws,
-    points,
-    selection,
-)
-from talking_heads_utils.experiments.positional.grid import LOGITS, Steering, grid, steer
+from talking_heads_utils.experiments.positional.correction import corrected, fit
+from talking_heads_utils.experiments.positional.crowding import N_LISTS, SCALES, Spans, enough, over_draws, selection
+from talking_heads_utils.experiments.positional.ends import Listed, listed
+from talking_heads_utils.experiments.positional.grid import LOGITS, Steering, answer, grid, steer
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.stats import Interval, share, share_change
+from talking_heads_utils.experiments.verdicts import rank_p
+from talking_heads_utils.stats import Interval, points, share, share_change
 
 LENGTHS = (4, 6)
 AMOUNTS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations of a component's coefficient over lists
@@ -83,18 +75,37 @@ class GainRow(Row):
 
 
 class Choice(NamedTuple):
-    """What selection lists choose from settings' logits. one, both: of the settings, alone and with constants. told: of
-    each index's own lists. constants, constants_of_both: by index, without a setting and with ``both``."""
+    """What selection lists choose among settings. plain, one, both: which changes nothing, is best alone, and with
+    constants. told: of each index's own lists. constants, constants_of_both: by index, without a setting and with
+    ``both``."""
 
+    settings: Float[Tensor, "n_settings 3"]
+    plain: int
     one: int
     both: int
     told: Int[Tensor, "n_items"]
     constants: Float[Tensor, "n_items"]
     constants_of_both: Float[Tensor, "n_items"]
 
-    @property
-    def used(self) -> list[int]:
-        return sorted({self.one, self.both, *self.told.tolist()})
+    def outcomes(
+        self, logits: Mapping[int, Float[Tensor, "n n_items"]], index: Int[Tensor, "n"]
+    ) -> dict[Method, Bool[Tensor, "n"]]:
+        """Which lists are answered. logits: of the settings that are chosen."""
+        told = torch.stack([logits[s] for s in self.told.tolist()])[index, torch.arange(len(index))]
+        given = {
+            Method.NONE: logits[self.plain],
+            Method.ONE_SETTING: logits[self.one],
+            Method.CORRECTION: corrected(logits[self.plain], self.constants),
+            Method.BOTH: corrected(logits[self.both], self.constants_of_both),
+            Method.TOLD_INDEX: told,
+        }
+        return {method: answer(values) == index for method, values in given.items()}
+
+    def elsewhere(self, steering: Steering, index: Int[Tensor, "n"], rows: slice) -> dict[Method, Bool[Tensor, "n"]]:
+        """The same on other lists. index: of those in ``rows``."""
+        used = sorted({self.plain, self.one, self.both, *self.told.tolist()})
+        logits = steered(steering, self.settings[used], rows)
+        return self.outcomes(dict(zip(used, logits.unbind(1))), index)
 
 
 def choose(
@@ -102,12 +113,12 @@ def choose(
 ) -> Choice:
     """The best setting, alone and with constants fitted under it, of equals the smallest; the best for each index."""
     by_setting = logits.transpose(0, 1)
-    hits, constants = right(by_setting, index), fit(by_setting, index)
-    both = best(right(corrected(by_setting, constants), index).double().mean(1), settings)
+    hits, constants = answer(by_setting) == index, fit(by_setting, index)
+    one = best(hits.double().mean(1), settings)
+    both = best((answer(corrected(by_setting, constants)) == index).double().mean(1), settings)
     told = [best(hits[:, index == i].double().mean(1), settings) for i in range(logits.shape[2])]
-    return Choice(
-        best(hits.double().mean(1), settings), both, torch.tensor(told), constants[zero(settings)], constants[both]
-    )
+    plain = int(settings.norm(dim=1).argmin())
+    return Choice(settings, plain, one, both, torch.tensor(told), constants[plain], constants[both])
 
 
 def best(means: Float[Tensor, "n_settings"], settings: Float[Tensor, "n_settings k"]) -> int:
@@ -115,23 +126,11 @@ def best(means: Float[Tensor, "n_settings"], settings: Float[Tensor, "n_settings
     return int(settings.norm(dim=1).masked_fill(means < means.max() - 1e-9, torch.inf).argmin())
 
 
-def zero(settings: Float[Tensor, "n_settings k"]) -> int:
-    """The setting that changes nothing."""
-    return int(settings.norm(dim=1).argmin())
-
-
-def outcomes(
-    choice: Choice, logits: Mapping[int, Float[Tensor, "n n_items"]], index: Int[Tensor, "n"], plain: int
-) -> dict[Method, Bool[Tensor, "n"]]:
-    """Which lists are answered. logits: of the settings that are used, and of ``plain``, that changes nothing."""
-    told = torch.stack([logits[s] for s in choice.told.tolist()])[index, torch.arange(len(index))]
-    return {
-        Method.NONE: right(logits[plain], index),
-        Method.ONE_SETTING: right(logits[choice.one], index),
-        Method.CORRECTION: right(corrected(logits[plain], choice.constants), index),
-        Method.BOTH: right(corrected(logits[choice.both], choice.constants_of_both), index),
-        Method.TOLD_INDEX: right(told, index),
-    }
+def steered(
+    steering: Steering, settings: Float[Tensor, "n_settings k"], rows: slice = slice(None)
+) -> Float[Tensor, "n n_settings n_items"]:
+    """Logits under each setting."""
+    return steer(steering, settings, logits=True, rows=rows)[LOGITS].cpu()
 
 
 # --- a length's lists ---
@@ -139,46 +138,42 @@ def outcomes(
 
 @dataclass(frozen=True)
 class Search:
-    """What selection lists chose. spread: each component's standard deviation over these lists, the unit of amounts."""
+    """What selection lists chose: a setting by these logits, and which of :data:`SCALES`."""
 
-    settings: Float[Tensor, "n_settings 3"]
     logits: Float[Tensor, "n n_settings n_items"]
     index: Int[Tensor, "n"]
-    spans: Spans
     choice: Choice
+    spans: Spans
     scale: int
     scaled: Bool[Tensor, "n scales"]
 
 
 def search(at: Listed, directions: Float[Tensor, "3 d_model"]) -> Search:
-    """The whole grid, and all scales, on the lists that choose."""
+    """The whole grid, and all scales, on the lists that choose. Amounts count each component's standard deviation over
+    these lists."""
     index, stream = at.ends.index.cpu(), at.ends.stream
     settings = grid(AMOUNTS, K) * (stream @ directions.T).std(0).cpu()
-    logits = steer(at.steering, settings, logits=True)[LOGITS].cpu()
-    spans = Spans.of(directions[None], stream)
-    scaled = right(spans.logits(at.ends, SCALES)[:, 0].cpu().transpose(0, 1), index).T
-    changes = torch.tensor(SCALES)[:, None] - 1
-    scale = best(scaled.double().mean(0), changes)
-    return Search(settings, logits, index, spans, choose(logits, index, settings), scale, scaled)
+    logits, spans = steered(at.steering, settings), Spans.of(directions[None], stream)
+    scaled = at.ends.right(spans.logits(at.ends, SCALES)[:, 0]).cpu()
+    scale = best(scaled.double().mean(0), torch.tensor(SCALES)[:, None] - 1)
+    return Search(logits, index, choose(logits, index, settings), spans, scale, scaled)
 
 
 def found_there(of: Search) -> dict[Method, Bool[Tensor, "n"]]:
     """Outcomes on the lists that chose."""
-    found = outcomes(of.choice, dict(enumerate(of.logits.unbind(1))), of.index, zero(of.settings))
-    every = right(of.logits.transpose(0, 1), of.index).any(0)
+    found = of.choice.outcomes(dict(enumerate(of.logits.unbind(1))), of.index)
+    every = (answer(of.logits) == of.index[:, None]).any(1)
     return found | {Method.SCALING: of.scaled[:, of.scale], Method.ORACLE: every}
 
 
 def scored(of: Search, at: Listed, rows: slice, oracle: int = 0) -> dict[Method, Bool[Tensor, "n"]]:
     """Outcomes on other lists. oracle: of so many of them, whether any setting answers."""
-    index, plain = at.ends.index[rows].cpu(), zero(of.settings)
-    used = sorted({plain, *of.choice.used})
-    logits = steer(at.steering, of.settings[used], logits=True, rows=rows)[LOGITS].cpu()
-    found = outcomes(of.choice, dict(zip(used, logits.unbind(1))), index, plain)
-    found[Method.SCALING] = right(of.spans.logits(at.ends, [SCALES[of.scale]], rows)[:, 0, 0].cpu(), index)
+    index = at.ends.index.cpu()
+    found = of.choice.elsewhere(at.steering, index[rows], rows)
+    found[Method.SCALING] = at.ends.right(of.spans.logits(at.ends, [SCALES[of.scale]], rows)[:, 0], rows)[:, 0].cpu()
     if oracle:
-        every = steer(at.steering, of.settings, logits=True, rows=slice(0, oracle))[LOGITS].cpu()
-        found[Method.ORACLE] = right(every.transpose(0, 1), index[:oracle]).any(0)
+        every = steered(at.steering, of.choice.settings, slice(oracle))
+        found[Method.ORACLE] = (answer(every) == index[:oracle, None]).any(1)
     return found
 
 
@@ -195,47 +190,41 @@ def run(c: Context) -> list[GainRow]:
         for part in (Part.HELD_OUT, Part.NEW_WORDING, Part.NEW_OBJECTS):
             first, matched = part == Part.HELD_OUT, None
             if first:
-                at, some = listed(c, part, n_items, N_LISTS), slice(0, c.n(N_SCORED))
+                at, some = enough(c, part, n_items, N_LISTS), slice(c.n(N_SCORED))
                 if n_items == asked[-1]:
                     matched = matched_gains(c, of, found, chooses, at)
             else:
-                at, some = make_listed(c.bridge, c.kept(Lists(part, n_items, c.n(N_NEW))), of), slice(None)
+                at, some = listed(c, Lists(part, n_items, c.n(N_NEW))), slice(None)
             outcome = scored(found, at, some, c.n(N_ORACLE) if first else 0)
             rows += gain_rows(c.model, n_items, part, outcome, there, matched)
     return rows
 
 
-class MatchedGain(NamedTuple):
-    """One method along each matched triple, by the same search. own: the chosen triple's gain by it. All shares."""
+class Gains(NamedTuple):
+    """One method along the chosen triple, then along each matched one, by the same search on n lists. All shares."""
 
-    own: float
-    accuracy: Float[Tensor, "n_draws"]
-    gain: Float[Tensor, "n_draws"]
-    beyond: Float[Tensor, "n_draws"]
-    where_chosen: Float[Tensor, "n_draws"]
     n: int
+    accuracy: Float[Tensor, "1+n_draws"]
+    gain: Float[Tensor, "1+n_draws"]
+    beyond: Float[Tensor, "1+n_draws"]
+    where_chosen: Float[Tensor, "1+n_draws"]
 
 
-def matched_gains(c: Context, of: Chosen, own: Search, chooses: Listed, at: Listed) -> dict[Method, MatchedGain]:
+def matched_gains(c: Context, of: Chosen, own: Search, chooses: Listed, at: Listed) -> dict[Method, Gains]:
     """The chosen triple, then matched ones, searched on few lists and scored on few others."""
-    few, some = slice(0, c.n(N_DRAWS_CHOOSE)), slice(0, c.n(N_DRAWS_SCORE))
+    few, some, settings = slice(c.n(N_DRAWS_CHOOSE)), slice(c.n(N_DRAWS_SCORE)), own.choice.settings
+    index, scored_index = own.index[few], at.ends.index[some].cpu()
     found: dict[Method, list[list[float]]] = {Method.ONE_SETTING: [], Method.BOTH: []}
-    for draw, pair in enumerate(_steerings(of, chooses.steering, at.steering)):
-        logits = own.logits[few] if draw == 0 else steer(pair[0], own.settings, logits=True, rows=few)[LOGITS].cpu()
-        choice, plain = choose(logits, own.index[few], own.settings), zero(own.settings)
-        used = sorted({plain, *choice.used})
-        after = steer(pair[1], own.settings[used], logits=True, rows=some)[LOGITS].cpu()
-        there = outcomes(choice, dict(enumerate(logits.unbind(1))), own.index[few], plain)
-        here = outcomes(choice, dict(zip(used, after.unbind(1))), at.ends.index[some].cpu(), plain)
+    for draw, (choosing, scoring) in enumerate(_steerings(of, chooses.steering, at.steering)):
+        logits = own.logits[few] if draw == 0 else steered(choosing, settings, few)
+        choice = choose(logits, index, settings)
+        there = choice.outcomes(dict(enumerate(logits.unbind(1))), index)
+        here = choice.elsewhere(scoring, scored_index, some)
         chose, scores = ({m: hit.double().mean().item() for m, hit in hits.items()} for hits in (there, here))
         for method, values in found.items():
             gain, beyond = (scores[method] - scores[less] for less in (Method.NONE, Method.CORRECTION))
             values.append([scores[method], gain, beyond, chose[method] - chose[Method.NONE]])
-    n, drawn = len(range(len(at.ends))[some]), dict[Method, MatchedGain]()
-    for method, values in found.items():
-        accuracy, gain, beyond, where = torch.tensor(values, dtype=torch.float64).T
-        drawn[method] = MatchedGain(gain[0].item(), accuracy[1:], gain[1:], beyond[1:], where[1:], n)
-    return drawn
+    return {m: Gains(len(scored_index), *torch.tensor(v, dtype=torch.float64).T) for m, v in found.items()}
 
 
 def _steerings(of: Chosen, *steerings: Steering) -> Iterator[tuple[Steering, ...]]:
@@ -247,7 +236,7 @@ def _steerings(of: Chosen, *steerings: Steering) -> Iterator[tuple[Steering, ...
 
 def gain_rows(
     model: str, n_items: int, part: str, found: Mapping[Method, Tensor], there: Mapping[Method, Tensor],
-    matched: Mapping[Method, MatchedGain] | None = None,
+    matched: Mapping[Method, Gains] | None = None,
 ) -> list[GainRow]:  # fmt: skip
     """found, there: outcomes on the lists that are scored and on those that chose."""
     rows = []
@@ -255,23 +244,20 @@ def gain_rows(
         hit = found[method]
         gain, beyond = (_change(hit, found[less][: len(hit)]) for less in (Method.NONE, Method.CORRECTION))
         where = 100 * (there[method].double() - there[Method.NONE].double()).mean().item()
-        drawn = (matched or {}).get(method)
-        p, n_draws = (None, None) if drawn is None else (_p(drawn), len(drawn.gain))
+        drawn, p, n_draws = (matched or {}).get(method), None, None
+        if drawn is not None:
+            p, n_draws = rank_p(drawn.gain[0].item() - 1e-9, drawn.gain[1:]), len(drawn.gain) - 1
         rows.append(
             GainRow(model, n_items, part, method, Subspace.CHOSEN, *share(hit)[:3], *points(gain), *points(beyond),
                     where, p, n_draws, len(hit))
         )  # fmt: skip
         if drawn is not None:
             rows.append(
-                GainRow(model, n_items, part, method, Subspace.MATCHED, *over_draws(drawn.accuracy),
-                        *over_draws(100 * drawn.gain), *over_draws(100 * drawn.beyond),
-                        100 * drawn.where_chosen.mean().item(), None, n_draws, drawn.n)
+                GainRow(model, n_items, part, method, Subspace.MATCHED, *over_draws(drawn.accuracy[1:]),
+                        *over_draws(100 * drawn.gain[1:]), *over_draws(100 * drawn.beyond[1:]),
+                        100 * drawn.where_chosen[1:].mean().item(), None, n_draws, drawn.n)
             )  # fmt: skip
     return rows
-
-
-def _p(drawn: MatchedGain) -> float:
-    return (1 + int((drawn.gain >= drawn.own - 1e-9).sum())) / (1 + len(drawn.gain))
 
 
 def _change(after: Tensor, before: Tensor) -> Interval:

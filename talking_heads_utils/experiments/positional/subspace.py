@@ -107,7 +107,7 @@ class Measured:
         return torch.where(used, self.score * self.spread, -1.0).nan_to_num(-1.0)
 
     def direction(self, c: Component) -> Float[Tensor, "d_model"]:
-        return self.directions[c.layer, c.head, c.component]
+        return self.directions[astuple(c)]
 
 
 class Taken(NamedTuple):
@@ -124,7 +124,7 @@ def chosen(c: Context) -> Chosen:
     usable components there, or with too few others to compare them with.
     """
     at = c.kept(measured)
-    writers, anywhere = ([t.component for t in some] for some in (_writers(at), _anywhere(at)))
+    writers, anywhere = ([t.component for t in some] for some in taken(at).values())
     if len(writers) < K:
         raise NotApplicable(
             f"{c.model} has {len(writers)} usable components in its S-inhibition heads, fewer than {K}."
@@ -192,48 +192,43 @@ def measured(c: Context) -> Measured:
     return Measured(movers, heads, v * largest.sign(), score, spread, len(prompts))
 
 
-def _writers(at: Measured) -> list[Taken]:
-    of_heads = torch.zeros(at.value.shape[:2], dtype=torch.bool)
+def taken(at: Measured) -> dict[Subspace, list[Taken]]:
+    """Components of the inhibition heads, and of any head, in the order in which they are taken."""
+    other = torch.ones_like(at.value, dtype=torch.bool)
     for head in at.heads:
-        of_heads[head.layer, head.head] = True
-    return take(at.value.masked_fill(~of_heads[..., None], -1.0), at.directions, N_COMPONENTS, at.heads)
-
-
-def _anywhere(at: Measured) -> list[Taken]:
-    return take(at.value, at.directions, N_COMPONENTS)
+        other[head.layer, head.head] = False
+    return {
+        Subspace.CHOSEN: take(at.value.masked_fill(other, -1.0), at.directions, at.heads),
+        Subspace.ANYWHERE: take(at.value, at.directions),
+    }
 
 
 def take(
     value: Float[Tensor, "layers n_heads d_head"],
     directions: Float[Tensor, "layers n_heads d_head d_model"],
-    k: int,
     first: Sequence[Head] = (),
 ) -> list[Taken]:
-    """Up to k components: the best of each of ``first``, then the others by value. Those with a negative value are no
-    candidates, and one with less than :data:`NEW` outside the span of those taken before is passed over."""
+    """Up to :data:`N_COMPONENTS`: the best of each of ``first``, then the others by value. Those with a negative value
+    are no candidates, and one with less than :data:`NEW` outside the span of those taken before is passed over."""
     V, outside, found = directions.nan_to_num(), torch.ones_like(value), list[Taken]()
-    span = V.new_zeros(0, V.shape[-1])
-    for head in [*first, *[None] * k]:
-        usable = (outside >= NEW) & (value >= 0)
-        if head is not None:
-            usable = usable & (torch.arange(value[0].numel()).view_as(value[0]) // value.shape[2] == head.head)
-            usable[torch.arange(len(value)) != head.layer] = False
-        if len(found) == k or not usable.any():
+    span, of_heads = V.new_zeros(0, V.shape[-1]), [(head.layer, head.head) for head in first]
+    for where in [*of_heads, *[()] * N_COMPONENTS]:  # () is everywhere
+        usable = torch.zeros_like(value, dtype=torch.bool)
+        usable[where] = ((outside >= NEW) & (value >= 0))[where]
+        if len(found) == N_COMPONENTS or not usable.any():
             continue
         best = Component(*map(int, torch.unravel_index(value.masked_fill(~usable, -1.0).argmax(), value.shape)))
-        v = V[best.layer, best.head, best.component]
+        v = V[astuple(best)]
         rest = torch.nn.functional.normalize(v - (v @ span.T) @ span, dim=0)
-        found.append(Taken(best, outside[best.layer, best.head, best.component].item()))
+        found.append(Taken(best, outside[astuple(best)].item()))
         span = torch.cat([span, rest[None]])
         outside = outside - (V @ rest).square()
     return found
 
 
-def matched_triples(
-    at: Measured, writers: Sequence[Component], n_draws: int = N_MATCHED, seed: int = 0
-) -> list[tuple[Component, ...]]:
-    """Different triples of components, for each of the first three ``writers`` one of its layer among the
-    :data:`N_NEAREST` with the nearest variance on IOI; none of the writers, none twice in a triple.
+def matched_triples(at: Measured, writers: Sequence[Component], seed: int = 0) -> list[tuple[Component, ...]]:
+    """:data:`N_MATCHED` different triples of components, for each of the first three ``writers`` one of its layer among
+    the :data:`N_NEAREST` with the nearest variance on IOI; none of the writers, none twice in a triple.
 
     Each has :data:`NEW` of its direction at least outside the span of the three, so that it is another direction where
     heads share one. Raises :class:`NotApplicable` for a model with too few such components.
@@ -242,17 +237,18 @@ def matched_triples(
     outside = 1 - (at.directions.nan_to_num() @ own.mT).square().sum(-1)
     other = (outside >= NEW) & ~at.directions.isnan().any(-1)
     for w in writers:
-        other[w.layer, w.head, w.component] = False
+        other[astuple(w)] = False
     pools = [_nearest(at.spread, other, w) for w in writers[:K]]
     generator, found = torch.Generator().manual_seed(seed), dict[tuple[Component, ...], None]()
-    for _ in range(20 * n_draws):
+    for _ in range(20 * N_MATCHED):
         triple = tuple(pool[int(torch.randint(len(pool), (1,), generator=generator))] for pool in pools if pool)
-        if len(set(triple)) == K and _independent(torch.stack([at.direction(x) for x in triple])):
+        directions = [at.direction(x) for x in dict.fromkeys(triple)]
+        if len(directions) == K and torch.linalg.svdvals(torch.stack(directions))[-1] > DEPENDENT:
             found[triple] = None
-        if len(found) == n_draws:
+        if len(found) == N_MATCHED:
             return list(found)
     raise NotApplicable(
-        f"Beside {', '.join(map(str, writers[:K]))} their layers have too few other components to draw {n_draws} "
+        f"Beside {', '.join(map(str, writers[:K]))} their layers have too few other components to draw {N_MATCHED} "
         "triples from."
     )
 
@@ -265,17 +261,13 @@ def _nearest(spread: Tensor, usable: Tensor, w: Component) -> list[Component]:
     return [Component(w.layer, *divmod(int(i), spread.shape[2])) for i in order]
 
 
-def _independent(directions: Float[Tensor, "k d_model"]) -> bool:
-    return bool(torch.linalg.svdvals(directions)[-1] > DEPENDENT)
-
-
 def run(c: Context) -> list[ComponentRow]:
     """Raises :class:`NotApplicable` as :func:`chosen` does."""
     triples, at = c.kept(chosen).matched_components, c.kept(measured)
     energy = at.spread.square()
     share = energy / energy.nansum(-1, keepdim=True)
     rows = []
-    for subspace, found in ((Subspace.CHOSEN, _writers(at)), (Subspace.ANYWHERE, _anywhere(at))):
+    for subspace, found in taken(at).items():
         for i, (component, outside) in enumerate(found):
             where = astuple(component)
             ratio = None

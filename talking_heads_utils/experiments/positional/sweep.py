@@ -1,7 +1,9 @@
 """A whole grid of settings, in chunks of prompts: stopped at any point it goes on, and Ray can share its chunks.
 
 A chunk, an npz file, holds for its prompts the answers' list indices and, by setting, each item's share of every
-mover's attention to all items, the candidates' logits and the list index that is answered.
+mover's attention to all items, the candidates' logits and the list index that is answered. What is kept of them is one
+small table: ``steering.parquet`` has a row for each setting; ``steering.json`` says how it was made and holds the sum
+of both, so that the two cannot be of different sweeps.
 """
 
 from __future__ import annotations
@@ -9,11 +11,11 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,20 +25,23 @@ from talking_heads_utils.cluster import Needs, Unit, run_units
 from talking_heads_utils.errors import OptionError, ResultError, TaskError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
-from talking_heads_utils.experiments.positional.grid import LOGITS, Steering, grid, prepare, steer
+from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, Steering, answer, grid, prepare, steer
+from talking_heads_utils.experiments.result_files import shown
+from talking_heads_utils.experiments.rows import Row, column, frame
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase
 
-SUFFIX = ".npz"
+SUFFIX, TABLE = ".npz", "steering.parquet"
 PROMPTS_PER_CHUNK = 10
 MAX_PROMPTS, MAX_SETTINGS, MAX_WRITERS = 100_000, 1_000_000, 3
-ANSWER, NO_ANSWER = "answer", -1  # where several candidates have the largest logit
+ANSWER = "answer"
 
 
 @dataclass(frozen=True)
@@ -160,12 +165,14 @@ def run_sweep(
             raise ResultError(f"{len(failed)} of {len(left)} chunks are not there; {next(iter(failed.values()))}")
 
 
+@dataclass
 class _Grid:
     """A plan and its model, with the lists of one length prepared at a time."""
 
-    def __init__(self, bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> None:
-        self.bridge, self.tokenizer, self.plan = bridge, tokenizer, plan
-        self.prepared: dict[int, tuple[PromptSet, Steering]] = {}
+    bridge: TransformerBridge
+    tokenizer: PreTrainedTokenizerBase
+    plan: Plan
+    prepared: dict[int, tuple[PromptSet, Steering]] = field(default_factory=dict)
 
     def chunk(self, name: str, folder: Path, batch_size: int | None) -> None:
         """Make one chunk."""
@@ -176,7 +183,8 @@ class _Grid:
         found = steer(steering, plan.settings, rows=rows, batch_size=batch_size, movers=movers, logits=plan.logits)
         arrays = _arrays(found, prompts.info["index"][rows], plan)
         with plan.store(folder).part(name, str(steering.middle.device)) as part:  # what cannot run leaves no folder
-            save_arrays(part.file, arrays)
+            with part.file.open("wb") as stream:
+                np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
             part.note["seconds"] = round(time.perf_counter() - started, 3)
 
     def _lists(self, n_items: int) -> tuple[PromptSet, Steering]:
@@ -225,16 +233,9 @@ def _arrays(found: dict[str, torch.Tensor], index: Sequence[int], plan: Plan) ->
             )
         if name == LOGITS:
             values = values - values.amax(-1, keepdim=True)
-            alone = (values == 0).sum(-1) == 1
-            arrays[ANSWER] = values.argmax(-1).where(alone, NO_ANSWER).to(torch.int8).cpu().numpy()
+            arrays[ANSWER] = answer(values).to(torch.int8).cpu().numpy()
         arrays[name] = values.to(torch.float16).cpu().numpy()
     return arrays
-
-
-def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an npz file, the same bytes for the same arrays."""
-    with file.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
 
 
 def read_plan(folder: Path) -> Plan:
@@ -243,3 +244,68 @@ def read_plan(folder: Path) -> Plan:
         return Plan(**resume.Store.of(folder).plan)
     except TypeError as error:
         raise OptionError(f"{folder} holds no sweep ({error}).") from error
+
+
+# --- what a finished sweep gives ---
+
+
+@dataclass(frozen=True)
+class SweepRow(Row):
+    """One setting of the grid; what was not read is empty."""
+
+    model: str = column("", "as the command took it")
+    n_items: int = column("items", "length of the lists")
+    first: float = column("stream units", "added along the first writer's direction")
+    second: float = column("stream units", "along the second's, 0 where there is none")
+    third: float = column("stream units", "along the third's, 0 where there is none")
+    attended: int | None = column("list index", "item with the most of the movers' attention, mean over lists")
+    attention: float | None = column("share", "of the movers' attention to all items, that this one has")
+    answer: int | None = column("list index", "item that is answered most often")
+    answered: float | None = column("share", "lists answered with it")
+    right: float | None = column("share", "lists answered rightly")
+    n: int = column("prompts", "lists")
+
+
+def aggregate(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What a finished sweep shows, its plan and what it was made with; and its table. Raises :class:`OptionError` where
+    chunks are missing, :class:`ResultError` where one is damaged."""
+    plan = read_plan(folder)
+    store = plan.store(folder)
+    if left := store.left(list(plan.chunks)):
+        raise OptionError(f"{folder} lacks {len(left)} of {len(plan.chunks)} chunks, {left[0]} first: go on with it.")
+    notes = [store.note(name) for name in plan.chunks]
+    about = dict(
+        shows=shown(plan.model, plan.revision),
+        plan=asdict(plan),
+        chunks_seconds=round(sum(note["seconds"] for note in notes), 3),
+        machines=sorted({note["machine"]["gpu"] or note["machine"]["cpu"] for note in notes}),
+        torch=sorted({note["versions"]["torch"] for note in notes}),
+    )
+    return about, frame([row for n in plan.n_items for row in _rows(store, plan, n)], SweepRow)
+
+
+def _rows(store: resume.Store, plan: Plan, n_items: int) -> Iterator[SweepRow]:
+    """Of one list length, setting by setting."""
+    seen, said = np.zeros((2, plan.n_settings, n_items))
+    right = np.zeros(plan.n_settings)
+    for name in (name for name, (n, _) in plan.chunks.items() if n == n_items):
+        with np.load(store.path(name), allow_pickle=False) as chunk:
+            if plan.movers:
+                seen += chunk[ATTENTION].astype(np.float32).mean(2).sum(0)
+            if plan.logits:
+                said += (chunk[ANSWER][..., None] == np.arange(n_items)).sum(0)
+                right += (chunk[ANSWER] == chunk["list_index"][:, None]).sum(0)
+    n, none = plan.n_prompts, [None] * plan.n_settings
+    attention = [seen.argmax(1), seen.max(1) / n] if plan.movers else [none] * 2
+    answers = [said.argmax(1), said.max(1) / n, right / n] if plan.logits else [none] * 3
+    for alphas, *found in zip(plan.settings.tolist(), *attention, *answers):
+        yield SweepRow(plan.model, n_items, *[*alphas, *[0.0] * (MAX_WRITERS - len(alphas)), *found, n])
+
+
+def save(about: Mapping[str, Any], table: pd.DataFrame, folder: Path) -> Path:
+    """Write what :func:`aggregate` gave, both files. Returns the path of the table."""
+    path = Path(folder) / TABLE
+    with resume.written(path) as part:
+        table.to_parquet(part.file, compression="zstd", index=False)
+        part.note |= about
+    return path

@@ -17,7 +17,8 @@ from torch import Tensor
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.dealt import drawn_test
 from talking_heads_utils.experiments.list_prompts import Lists, Part
-from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, Steering, grid, prepare, steer
+from talking_heads_utils.experiments.positional.ends import Listed, listed
+from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, Steering, answer, grid, steer
 from talking_heads_utils.experiments.positional.subspace import K, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Head
@@ -97,18 +98,7 @@ class Moved(NamedTuple):
     answered: Bool[Tensor, "n n_settings n_items"]  # with which item, if one alone has the largest logit
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """Makes lists ready to be moved along the triple; equal ones are made once per context."""
-
-    lists: Lists
-
-    def __call__(self, c: Context) -> Steering:
-        return prepare(c.bridge, c.kept(self.lists), c.kept(chosen).writers[:K])
-
-
-@dataclass(frozen=True)
-class Axes:
+class Axes(NamedTuple):
     """Of each component's coordinate, on the lists that choose: standard deviation and reach, in stream units."""
 
     spread: Float[Tensor, "3"]
@@ -125,18 +115,15 @@ def _line(n_values: int) -> list[float]:
     return [(i - half) / half for i in range(n_values)]
 
 
-def prepared(c: Context, part: Part, n_items: int, n_lists: int) -> Steering:
-    """Lists of one part and length, run once."""
-    return c.kept(_Prepared(Lists(part, n_items, c.n(n_lists))))
+def lists(c: Context, part: Part, n_items: int, usual: int) -> Listed:
+    """Run once per context."""
+    return c.kept(listed, Lists(part, n_items, c.n(usual)))
 
 
 def axes(c: Context, n_items: int) -> Axes:
     """Coordinates are those of the stream that enters the lowest mover's layer."""
-    to_choose, at = prepared(c, Part.SELECTION, n_items, N_CHOOSE), c.kept(chosen)
-    upper = to_choose.suffix
-    with torch.no_grad():
-        stream = upper.run(upper.resid[:, None, None], upper.at_end(), stop=at.layer)[:, 0, 0]
-    points = (stream @ to_choose.directions.T).cpu()
+    to_choose = lists(c, Part.SELECTION, n_items, N_CHOOSE)
+    points = (to_choose.ends.stream @ to_choose.steering.directions.T).cpu()
     return Axes(points.std(0), FAR * (points - points.mean(0)).abs().amax(0))
 
 
@@ -153,8 +140,7 @@ def moved(
     """The first ``n_lists`` under each setting."""
     found = steer(steering, settings, movers=movers, logits=True, rows=slice(n_lists))
     logits = found[LOGITS].cpu()
-    largest = logits >= logits.amax(-1, keepdim=True)
-    return Moved(found[ATTENTION].mean(2).cpu(), largest & (largest.sum(-1, keepdim=True) == 1))
+    return Moved(found[ATTENTION].mean(2).cpu(), answer(logits)[..., None] == torch.arange(logits.shape[-1]))
 
 
 def brought(
@@ -173,7 +159,7 @@ def run_line(c: Context) -> list[LineRow]:
     random = torch.randn(1, at.directions.shape[1], generator=torch.Generator().manual_seed(c.seed))
     random = torch.nn.functional.normalize(random, dim=1).to(at.directions)
     for n_items in nearest_lengths(c, *LENGTHS):
-        steering, on = prepared(c, Part.HELD_OUT, n_items, N_LINE), axes(c, n_items)
+        steering, on = lists(c, Part.HELD_OUT, n_items, N_LINE).steering, axes(c, n_items)
         elsewhere = replace(steering, directions=torch.cat([random, steering.directions[1:]]))
         for name, of, k in [*((str(w), steering, k) for k, w in enumerate(at.writers[:K])), (RANDOM, elsewhere, 0)]:
             settings = torch.tensor(_line(ON_LINE))[:, None] * on.reach * torch.eye(K)[k]
@@ -192,10 +178,9 @@ def run_map(c: Context) -> list[MapRow]:
     """Raises :class:`NotApplicable` as :func:`~subspace.chosen` does."""
     at, rows, n = c.kept(chosen), list[MapRow](), c.n(N_MAP)
     for n_items in nearest_lengths(c, *LENGTHS):
-        lists, on = Lists(Part.HELD_OUT, n_items, c.n(N_LINE)), axes(c, n_items)
-        settings = on.settings(ON_MAP)
-        found = moved(c.kept(_Prepared(lists)), settings, at.movers, n)
-        index = torch.as_tensor(c.kept(lists).info["index"][:n])
+        of, on = lists(c, Part.HELD_OUT, n_items, N_LINE), axes(c, n_items)
+        settings, index = on.settings(ON_MAP), of.ends.index[:n].cpu()
+        found = moved(of.steering, settings, at.movers, n)
         (share, item), (answers, answer) = (values.double().mean(0).max(-1) for values in found)
         right = found.answered[torch.arange(n), :, index].double().mean(0)
         columns = (*(settings / on.spread).T, item, share, answer, answers, right)
@@ -207,7 +192,9 @@ def run_reach(c: Context) -> list[ReachRow]:
     """Raises :class:`NotApplicable` as :func:`~subspace.chosen` does."""
     at, rows = c.kept(chosen), list[ReachRow]()
     for n_items in nearest_lengths(c, *LENGTHS):
-        choose, score = prepared(c, Part.SELECTION, n_items, N_CHOOSE), prepared(c, Part.HELD_OUT, n_items, N_SCORE)
+        choose, score = (
+            lists(c, part, n_items, n).steering for part, n in ((Part.SELECTION, N_CHOOSE), (Part.HELD_OUT, N_SCORE))
+        )
         settings = axes(c, n_items).settings(ON_REACH)
         best, there = brought(choose, score, settings, at.movers)
         drawn = torch.stack([
