@@ -6,7 +6,7 @@ import torch
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.corpus import Corpus
 from talking_heads_utils.experiments.inhibition import attends
-from talking_heads_utils.experiments.inhibition.coefficients import Coefficients
+from talking_heads_utils.experiments.inhibition.prediction import Coefficients
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.known import PLANTED
 from talking_heads_utils.labels import Component, Head

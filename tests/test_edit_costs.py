@@ -12,9 +12,8 @@ from talking_heads_utils.experiments.editing import baked, costs, gains
 from talking_heads_utils.experiments.editing.above import prepare
 from talking_heads_utils.experiments.editing.baked import By
 from talking_heads_utils.experiments.editing.costs import What
-from talking_heads_utils.experiments.editing.gains import EditRow
+from talking_heads_utils.experiments.editing.gains import EditRow, Winner, Winners
 from talking_heads_utils.experiments.editing.moves import Extent, Family, edit_of, parse
-from talking_heads_utils.experiments.editing.search import Winner, Winners
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.labels import Component

@@ -8,7 +8,7 @@ from talking_heads_utils.components import direction_of
 from talking_heads_utils.editing import edit, weights_to_edit
 from talking_heads_utils.errors import EditError, LabelError, NotApplicable, TaskError
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.editing import gains, moves, search, upper
+from talking_heads_utils.experiments.editing import gains, moves, upper
 from talking_heads_utils.experiments.editing.moves import Extent, Family, Move, Parts
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.rows import frame, rows
@@ -191,10 +191,10 @@ def test_heads_are_chosen_by_what_they_do(monkeypatch):
 
 def test_bad_input_is_one_clear_error(monkeypatch):
     c = quick(monkeypatch)
-    winner = search.Winner(Family.MOVERS, Extent.HEAD, None, (Move(Head(2, 0), None, 2.0),), 0.0, 0.0, 1)
+    winner = gains.Winner(Family.MOVERS, Extent.HEAD, None, (Move(Head(2, 0), None, 2.0),), 0.0, 0.0, 1)
     few = Lists(Part.HELD_OUT, 8, 20)
     with pytest.raises(TaskError, match="answer at index 0"):
-        gains.edit_rows(c, search.Winners((winner,), ()), few, [winner])
+        gains.edit_rows(c, gains.Winners((winner,), ()), few, [winner])
     other = plant(seed=1)
     with pytest.raises(EditError, match="whose weights differ"), edit(other.bridge, winner.edit(c)):
         pass

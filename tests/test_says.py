@@ -5,7 +5,7 @@ import torch
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import says
-from talking_heads_utils.experiments.inhibition.coefficients import coefficients_at_end, predicted_components
+from talking_heads_utils.experiments.inhibition.prediction import coefficients_at_end, predicted_components
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.known import PLANTED

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
     from numpy import ndarray
+    from torch import Tensor
 
 
 class Verdict(StrEnum):
@@ -66,9 +67,9 @@ class Rule:
         return {unit: (has, n) for unit, (has, n) in counts.items() if has < n}
 
 
-def rank_p(own: float, drawn: pd.Series | ndarray) -> float:
+def rank_p(own: float, drawn: pd.Series | ndarray | Tensor) -> float:
     """Share of draws, and the number itself, that reach it; 1 without draws."""
-    return float((1 + (drawn >= own).sum()) / (1 + len(drawn)))
+    return (1 + int((drawn >= own).sum())) / (1 + len(drawn))
 
 
 def where(table: pd.DataFrame, **values: Any) -> pd.DataFrame:

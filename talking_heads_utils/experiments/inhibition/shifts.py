@@ -214,24 +214,21 @@ def answers(
 
 @torch.no_grad()
 def exchanged_answers(
-    twins: Twins, ends: Forward, exchanges: Sequence[Exchange], *, names_only: bool = False, block: int = 256
+    twins: Twins, ends: Forward, exchanges: Sequence[Exchange], into: str = QUERY, *, names_only: bool = False
 ) -> Answers:
-    """The answers with each exchange in all movers' queries; ``ends`` starts at the lowest mover's layer. names_only:
-    as :func:`answers` takes it."""
+    """The answers with each exchange in all movers' queries; or with one, at every position, in their keys or values.
+    ``ends`` starts at the lowest mover's layer. names_only: as :func:`answers` takes it."""
+    if into != QUERY:
+        change = in_keys_or_values(twins, exchanges[0], into)
+        return answers(
+            ends, twins.own.prompts, ends.run(ends.resid[:, None, None], ends.at_end(), change=change)[:, :, 0]
+        )
     found, k = [], len(exchanges)
     layers = {head.layer for head in twins.movers}
     shifts = {layer: torch.stack([twins.shift(e, layer) for e in exchanges], 1) for layer in layers}
-    for rows in batches.blocks(len(ends.end), max(1, block // k)):
+    for rows in batches.blocks(len(ends.end), max(1, 256 // k)):
         change = in_queries(twins.movers, ends, {layer: shift[rows] for layer, shift in shifts.items()})
         x = ends.resid[rows, None, None].expand(-1, k, -1, -1)
         final = ends.run(x, ends.at_end(), change=change, rows=rows)[:, :, 0]
         found.append(answers(ends, twins.own.prompts, final, rows, names_only=names_only))
     return Answers(*map(torch.cat, zip(*found)))
-
-
-@torch.no_grad()
-def answers_by_other_input(twins: Twins, ends: Forward, exchange: Exchange, into: str) -> Answers:
-    """The answers with one exchange, at every position, in all movers' keys or values."""
-    change, x = in_keys_or_values(twins, exchange, into), ends.resid[:, None, None]
-    final = ends.run(x, ends.at_end(), change=change)[:, :, 0]
-    return answers(ends, twins.own.prompts, final)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.inhibition.exchange import LEAST, resamples
+from talking_heads_utils.experiments.inhibition.exchange import LEAST
 from talking_heads_utils.experiments.inhibition.shifts import MOST
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.ends import answered, ends
@@ -24,6 +24,7 @@ from talking_heads_utils.experiments.positional.learned import Learned, learned
 from talking_heads_utils.experiments.positional.pairs import Donor, Pairs, make_pairs, same_items
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, basis, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.stats import resamples
 
 N_PAIRS = 400  # of each list length
 LENGTHS = (4, 6)  # that are asked about, or the nearest
