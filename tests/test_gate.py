@@ -25,7 +25,7 @@ def planted():
 
 @pytest.fixture(scope="module")
 def cells(planted):
-    return gate.run_gate(planted.bridge, planted.tokenizer, lengths=(3, 5), n_prompts=60)
+    return gate.run_gate(planted.bridge, planted.tokenizer, (3, 5), 60, 0)
 
 
 @pytest.fixture(scope="module", params=["ioi", "laundry"])
@@ -116,7 +116,7 @@ def test_the_prefix_is_chosen_on_the_selection_half_alone(planted, monkeypatch):
         return logits
 
     monkeypatch.setattr(prefixes, "answer_logits", answers)
-    found = prefixes.prefix_rows(planted.bridge, planted.tokenizer, ("", "<bos>"), n=40)
+    found = prefixes.prefix_rows(planted.bridge, planted.tokenizer, ("", "<bos>"), 40, 0)
     assert len(found) == 8 and {row.n for row in found} == {40} and prefixes.chosen_prefix(found) == "<bos>"
     selection = [row for row in found if row.half == laundry.SELECTION]
     for row in selection:

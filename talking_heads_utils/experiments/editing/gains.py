@@ -226,17 +226,14 @@ class EditRow(Row):
 def found(c: Context) -> Winners:
     """What the search chose; of a table of gains that is finished, if there is one. For :meth:`Context.kept`."""
     table = c.finished(GAINS)
-    return c.kept(search) if table is None else winners_of(rows(table, EditRow))
-
-
-def winners_of(table: Sequence[EditRow]) -> Winners:
-    """The winners that a table of gains is about."""
+    if table is None:
+        return c.kept(search)
     winners = dict.fromkeys(
         Winner(
             Family(row.family), Extent(row.extent), row.draw, parse(row.edit), row.objective, row.where_chosen,
             row.n_tried,
         )
-        for row in table
+        for row in rows(table, EditRow)
     )  # fmt: skip
     of_families, draws = (tuple(w for w in winners if (w.draw is None) == own) for own in (True, False))
     return Winners(of_families, draws)

@@ -52,7 +52,7 @@ class BasisRow(Row):
 
 
 def best_by_basis(
-    weights: HeadWeights, writers: Sequence[Head], readers: Sequence[Head], n_bases: int = N_BASES, seed: int = 0
+    weights: HeadWeights, writers: Sequence[Head], readers: Sequence[Head], n_bases: int, seed: int
 ) -> Float[Tensor, "1+n_bases n_writers n_readers"]:
     """Largest score into each reader's query among the directions of an orthonormal basis of what each writer writes:
     first the basis of its singular vectors, then random ones (uniform over the orthogonal group).
@@ -79,9 +79,7 @@ def _random_bases(n: int, size: int, generator: torch.Generator) -> Float[Tensor
     return torch.cat([torch.eye(size, dtype=torch.float64)[None], turned])
 
 
-def basis_rows(
-    weights: HeadWeights, roles: Roles, *, n_bases: int = N_BASES, n_draws: int = N_DRAWS, seed: int = 0
-) -> list[BasisRow]:
+def basis_rows(weights: HeadWeights, roles: Roles, *, n_draws: int = N_DRAWS, seed: int = 0) -> list[BasisRow]:
     """Every head of the S-inhibition heads' layers into every mover's query and into all, then the groups.
 
     Raises :class:`NotApplicable` where no mover comes after all S-inhibition heads.
@@ -92,7 +90,7 @@ def basis_rows(
     if not movers:
         raise NotApplicable("No name mover comes after all S-inhibition heads.")
     writers = heads_in(layers, weights.n_heads)
-    best = best_by_basis(weights, writers, movers, n_bases, seed).double()
+    best = best_by_basis(weights, writers, movers, N_BASES, seed).double()
     best = torch.cat([best, best.mean(2, keepdim=True)], 2)
     rows = [
         _row(best[:, w, r], str(writer), S_INHIBITION if writer in chosen else OTHER, reader)

@@ -22,7 +22,7 @@ from talking_heads_utils.experiments.inhibition.exchange_study import (
     study_of,
 )
 from talking_heads_utils.experiments.inhibition.prediction import task_distances
-from talking_heads_utils.experiments.inhibition.shifts import KEY, QUERY, VALUE, Answers, Exchange
+from talking_heads_utils.experiments.inhibition.shifts import KEY, QUERY, VALUE, Answers, Exchange, exchanged_answers
 from talking_heads_utils.experiments.rows import Row, column, maybe
 from talking_heads_utils.experiments.verdicts import rank_p
 from talking_heads_utils.labels import Component, Head
@@ -235,11 +235,12 @@ def measure(study: Study, tried: Sequence[Tried]) -> dict[str, Float[Tensor, "n 
     )):  # fmt: skip
         for start in range(0, len(run), BLOCK):
             some = run[start : start + BLOCK]
-            put(some, study.answers([tried[i].exchange for i in some], names_only=bool(names_only)))
+            exchanges = [tried[i].exchange for i in some]
+            put(some, exchanged_answers(scored, study.ends, exchanges, names_only=bool(names_only)))
     for i, t in enumerate(tried):
         if t.into != QUERY:
             found[LOG_ODDS][:, i] = scored.odds_by_other_input(t.exchange, t.into).cpu()
-            put([i], study.answers([t.exchange], t.into))
+            put([i], exchanged_answers(scored, study.ends, [t.exchange], t.into))
     return found
 
 

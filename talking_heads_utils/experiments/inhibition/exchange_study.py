@@ -17,12 +17,9 @@ from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import prediction
 from talking_heads_utils.experiments.inhibition.shifts import (
-    QUERY,
     Answers,
-    Exchange,
     Twins,
     answers,
-    exchanged_answers,
 )
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.engine import Forward, prepare
@@ -72,10 +69,6 @@ class Study:
     def plain(self) -> Answers:
         """The answers with nothing exchanged."""
         return answers(self.ends, self.scored.own.prompts, self.ends.final[:, None])
-
-    def answers(self, exchanges: Sequence[Exchange], into: str = QUERY, *, names_only: bool = False) -> Answers:
-        """As :func:`exchanged_answers` gives them."""
-        return exchanged_answers(self.scored, self.ends, exchanges, into, names_only=names_only)
 
     def first(self, predictor: str, heads: Sequence[Head], k: int) -> tuple[Component, ...]:
         """The first ``k`` components of each head, by one order."""

@@ -22,7 +22,7 @@ from talking_heads_utils.prompts.ioi import IO_FIRST, S_FIRST, IOIPrompt, build_
 from talking_heads_utils.prompts.ioi import third_name as without_duplicate
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.settings import N_ITEMS
-from talking_heads_utils.stats import bootstrap_mean, bootstrap_ratio, middle
+from talking_heads_utils.stats import bootstrap_mean, bootstrap_ratio
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-4, 9))  # of ridge regression, to choose from
 N_SHUFFLED = 20  # orders of the prompts' features
@@ -206,7 +206,7 @@ def _variance_shares(
         order = torch.randperm(len(values), generator=generator)
         error, base = out_of_fold(values, design[order], folds[WITHIN])
         shares.append(1 - (error.sum() / base.sum()).item())
-    ends = middle(torch.tensor(shares, dtype=torch.float64))
+    ends = np.quantile(shares, [0.025, 0.975]).tolist()
     return [*rows, (VARIANCE, feature, SHUFFLED, "", "", float(np.mean(shares)), *ends, n_shuffled)]
 
 

@@ -145,16 +145,6 @@ def in_queries(movers: Sequence[Head], ends: Forward, shifts: Mapping[int, Float
     return change
 
 
-def all_positions(twins: Twins, exchange: Exchange, below: int) -> Float[Tensor, "n n_pos d_model"]:
-    """What an exchange at every position adds there to the input of a layer."""
-    total = torch.zeros_like(twins.own.readers[below].resid)
-    for head, basis in exchange.parts:
-        if head.layer < below:
-            z = (twins.twin.writes[head.layer] - twins.own.writes[head.layer])[:, :, head.head]
-            total += (z @ twins.own.weights.W_O[head.layer, head.head].to(z) @ basis.T) @ basis
-    return exchange.scale * total
-
-
 def z_after(
     twins: Twins, mover: Head, exchange: Exchange, into: str, x: Float[Tensor, "n d_model"]
 ) -> tuple[Float[Tensor, "n n_pos"], Float[Tensor, "n d_head"]]:
@@ -164,10 +154,13 @@ def z_after(
     """
     own, reader = twins.own, twins.own.reader(mover.layer)
     at, kv = reader.weights, int(reader.weights.kv_index[mover.head])
-    resid = reader.resid.clone()
+    resid, added = reader.resid.clone(), torch.zeros_like(reader.resid)
     resid[own.rows, own.end] = x
-    moved = at.norm(resid + all_positions(twins, exchange, mover.layer))
-    plain = at.norm(resid)
+    for head, basis in exchange.parts:
+        if head.layer < mover.layer:
+            z = (twins.twin.writes[head.layer] - own.writes[head.layer])[:, :, head.head]
+            added += (z @ own.weights.W_O[head.layer, head.head].to(z) @ basis.T) @ basis
+    moved, plain = at.norm(resid + exchange.scale * added), at.norm(resid)
     keys = (moved if into == KEY else plain) @ at.W_K[kv] + at.b_K[kv]
     values = (moved if into == VALUE else plain) @ at.W_V[kv] + at.b_V[kv]
     distances = own.end[:, None] - torch.arange(resid.shape[1], device=own.end.device)
