@@ -30,9 +30,8 @@ def cells(planted):
 
 @pytest.fixture(scope="module", params=["ioi", "laundry"])
 def prompts(request, planted):
-    return ioi.build_ioi(planted.tokenizer, 60) if request.param == "ioi" else laundry.build_laundry(
-        planted.tokenizer, 4, 120
-    )  # fmt: skip
+    of = planted.tokenizer
+    return ioi.build_ioi(of, 60) if request.param == "ioi" else laundry.build_laundry(of, 4, 120)
 
 
 def that_answers(tokens, prompts):
@@ -125,13 +124,8 @@ def test_the_prefix_is_chosen_on_the_selection_half_alone(planted, monkeypatch):
         assert row.accuracy_low <= row.accuracy <= row.accuracy_high and row.logit_diff_low <= row.logit_diff
 
 
-@pytest.fixture(scope="module")
-def whole():
-    return Context(PLANTED, quick=True)
-
-
-def test_a_context_makes_what_is_shared_once(whole):
-    made = []
+def test_a_context_makes_what_is_shared_once():
+    whole, made = Context(PLANTED, quick=True), []
 
     def study(c):
         made.append(c)

@@ -176,10 +176,12 @@ def _cells(effect: Tensor, effects: Tensor, share: Tensor, shares: Tensor) -> di
 
 
 def sets_of(study: Study, target: Sequence[Head]) -> list[Tried]:
-    """First the whole heads; then the first k of each by every order, and other components of the same heads, of like
-    energy; drawn sets, with the energy of the predicted one: other components of the same layers, each drawn from the
-    nearest in energy, and random directions of the same heads' output; last the claimed set and the whole heads, at
-    every position, in the movers' keys or values."""
+    """All that is exchanged, the whole heads first.
+
+    Chosen: the first k of each head by every order. With the energy of the predicted set: other components of the same
+    heads; drawn ones of the same layers, each of the nearest in energy; random directions of the same heads' output.
+    Last the claimed set and the whole heads, at every position, in the movers' keys or values.
+    """
     scored, generator = study.scored, torch.Generator().manual_seed(study.seed)
     whole = Tried(WHOLE_HEAD, study.d_head, scored.of_heads(target))
     chosen, drawn = [whole], []
