@@ -28,6 +28,12 @@ def middle(values: Float[Tensor, "n"]) -> tuple[float, float]:
     return low, high
 
 
+def resamples(n: int, n_boot: int = 2000, seed: int = 0) -> Float[Tensor, "n_boot n"]:
+    """Weights of n prompts in bootstrap samples; each row sums to one."""
+    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double()) / n
+
+
 def bootstrap_mean(values: Float[Tensor, "n"], *, n_boot: int = 10_000, seed: int = 0) -> Interval:
     """Mean of measured values with its 95% percentile bootstrap interval; of hits see :func:`share`. Raises
     :class:`OptionError` for fewer than two values."""
@@ -48,8 +54,7 @@ def bootstrap_ratio(
     times[0], times[1:] = 1, times[1:].scatter_add_(1, draws, torch.ones_like(draws).double())
     sums = (times @ both).view(n_boot + 1, 2, -1)
     ratios = (sums[:, 0] / sums[:, 1]).mean(1)
-    low, high = torch.quantile(ratios[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(ratios[0].item(), low, high, n)
+    return Interval(ratios[0].item(), *middle(ratios[1:]), n)
 
 
 class Summary(NamedTuple):
@@ -85,10 +90,8 @@ def summary(
         pairs = [share(v) for v in values.T] if before is None else [share_change(*p) for p in zip(values.T, before.T)]
         ends = torch.tensor([[found.low, found.high] for found in pairs], dtype=torch.float64).view(-1, 2).T
         return Summary(mean, ends[0], ends[1], n)
-    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
-    weights = torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double()) / n
-    middle = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    ends = torch.cat([torch.quantile(weights @ part, middle, 0) for part in change.split(512, 1)], 1)
+    weights, at = resamples(n, n_boot, seed), torch.tensor([0.025, 0.975], dtype=torch.float64)
+    ends = torch.cat([torch.quantile(weights @ part, at, 0) for part in change.split(512, 1)], 1)
     return Summary(mean, ends[0], ends[1], n)
 
 

@@ -193,7 +193,7 @@ def draw_few(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "drawn_test", lambda x, drawn: drawn_test(x, drawn.repeat(11 if len(drawn) < 99 else 1)))
     patch.setattr(interchange, "fit", lambda *given, steps, **more: fit(*given, steps=min(steps, 4), **more))
     patch.setattr(subspace, "N_MATCHED", 9)
-    patch.setattr(exchange.exchange_rows, "__defaults__", ("", 9))
+    patch.setattr(exchange, "N_DRAWS", 9)
     patch.setattr(moves, "N_DRAWS", 2)
 
 

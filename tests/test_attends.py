@@ -6,7 +6,7 @@ import torch
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.corpus import Corpus
 from talking_heads_utils.experiments.inhibition import attends
-from talking_heads_utils.experiments.inhibition.coefficients import Coefficients
+from talking_heads_utils.experiments.inhibition.prediction import Coefficients
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.known import PLANTED
 from talking_heads_utils.labels import Component, Head
@@ -65,11 +65,11 @@ def test_attention_is_that_of_transformer_lens_own_patterns(checkpoints, family)
                 for name, there in zip(sums, (True, twice, same, twice or same)):
                     sums[name] += weight * there
             for name, expected in sums.items():
-                found = run.attention[component.of_head][name][window, query].item()
+                found = run.attention[component.of_head, name][window, query].item()
                 assert found == pytest.approx(expected, abs=1e-6), name
-            first = run.attention[component.of_head][attends.FIRST_TOKEN][window, query]
+            first = run.attention[component.of_head, attends.FIRST_TOKEN][window, query]
             assert first.item() == pytest.approx(pattern[window, query, 0].item(), abs=1e-6)
-    weight, key = run.strongest[own.of_head]
+    weight, key = run.attention[own.of_head, attends.STRONGEST], run.looked_at[own.of_head]
     assert key[0, 11] == 1 + cache["blocks.1.attn.hook_pattern"][0, 2, 11, 1:11].argmax()
     assert weight[0, 11].item() == pytest.approx(cache["blocks.1.attn.hook_pattern"][0, 2, 11, key[0, 11]].item())
 
@@ -88,8 +88,8 @@ def test_the_planted_duplicate_token_head_attends_to_what_is_named_twice(planted
     assert duplicate == Head(0, 0)
     looks = attends.run_over(planted, run.text[:20], [Component(0, 0, 0)], {}, "")
     assert attends.measured(looks, Component(0, 0, 0), attends.NAMED_TWICE).share > 0.95
-    shown = attends.contexts(planted, n=3)
-    assert len(shown) == 6 and all(row.token and row.attended for row in shown)
+    shown = attends.contexts(planted)
+    assert len(shown) == 2 * attends.N_CONTEXTS and all(row.token and row.attended for row in shown)
     assert any(row.target != "other" and row.attention > 0.9 for row in shown)
 
 
@@ -108,9 +108,9 @@ def test_controls_are_the_nearest_in_write_energy(planted):
 
 def test_p_of_the_mean_over_heads_by_hand():
     others = [[0.0, 0.1], [0.2], *[[0.0]] * 7]
-    p, drawn = attends.among_heads([1.0], others)
+    p, drawn = attends.among_heads([1.0], others, 0)
     assert p == pytest.approx(0.1, abs=0.03) and drawn.max() < 1, "one head of ten"
-    p, _ = attends.among_heads([-1.0, -1.0], others)
+    p, _ = attends.among_heads([-1.0, -1.0], others, 0)
     assert p == 1
-    p, drawn = attends.among_heads([1.0, 1.0], others)
+    p, drawn = attends.among_heads([1.0, 1.0], others, 0)
     assert p == pytest.approx(2 / 90, abs=0.015) and len(drawn) == attends.N_DRAWS

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from talking_heads_utils.errors import TaskError
-from talking_heads_utils.experiments.folds import random_folds
+from talking_heads_utils.experiments.dealt import random_folds
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional import decoding
 from talking_heads_utils.experiments.positional.decoding import Feature, Split
@@ -26,7 +26,7 @@ def made_lists(n: int = 200, n_items: int = 5, n_words: int = 30):
 @pytest.mark.parametrize("feature", Feature)
 def test_decoding_tells_list_index_from_identity(feature):
     """Points made by hand: a vector per list index, or the sum of a vector per item named twice."""
-    (items, index), generator, folds = made_lists(), torch.Generator().manual_seed(0), random_folds(200)
+    (items, index), generator, folds = made_lists(), torch.Generator().manual_seed(0), random_folds(200, 0)
     (other,) = set(Feature) - {feature}
     rows = decoding.hypotheses(items, feature)
     own = rows[torch.arange(200), index]

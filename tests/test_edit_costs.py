@@ -3,7 +3,7 @@
 import gguf_files
 import pytest
 import torch
-from conftest import random_prompts
+from conftest import made, random_prompts
 
 from talking_heads_utils.editing import edit, weights_to_edit
 from talking_heads_utils.edits.edits import OV, QK, REMOVE, SCALE, Change, new_edit
@@ -12,9 +12,8 @@ from talking_heads_utils.experiments.editing import baked, costs, gains
 from talking_heads_utils.experiments.editing.above import prepare
 from talking_heads_utils.experiments.editing.baked import By
 from talking_heads_utils.experiments.editing.costs import What
-from talking_heads_utils.experiments.editing.gains import EditRow
+from talking_heads_utils.experiments.editing.gains import EditRow, Winner, Winners
 from talking_heads_utils.experiments.editing.moves import Extent, Family, edit_of, parse
-from talking_heads_utils.experiments.editing.search import Winner, Winners
 from talking_heads_utils.experiments.list_prompts import Part
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.labels import Component
@@ -31,8 +30,8 @@ EDITS = (
 def ready(case):
     """A model, its prompts, edits of different first layers, and the layers that they reach."""
     bridge, prompts = case
-    made = [new_edit(weights_to_edit(bridge), changes) for changes in EDITS]
-    return bridge, prompts, made, prepare(bridge, prompts.select([0, 1]), made)
+    edits = [new_edit(weights_to_edit(bridge), changes) for changes in EDITS]
+    return bridge, prompts, edits, prepare(bridge, prompts.select([0, 1]), edits)
 
 
 @torch.no_grad()
@@ -42,13 +41,13 @@ def whole(bridge, tokens, changes=()):
 
 
 def test_layers_above_equal_whole_runs_of_the_edited_model(ready):
-    bridge, prompts, made, above = ready
+    bridge, prompts, edits, above = ready
     end, rows = prompts.positions["end"], torch.arange(len(prompts))
     everywhere = list(above.runs(prompts.tokens, end, everywhere=True, patterns=True))
     at_end = list(above.runs(prompts.tokens, end))
-    assert len(everywhere) == len(at_end) == 1 + len(made) and not at_end[0].patterns
+    assert len(everywhere) == len(at_end) == 1 + len(edits) and not at_end[0].patterns
     untouched = whole(bridge, prompts.tokens)[0]
-    for changes, all_of_it, last in zip([(), *made], everywhere, at_end):
+    for changes, all_of_it, last in zip([(), *edits], everywhere, at_end):
         logits, cache = whole(bridge, prompts.tokens, changes)
         for row, k in enumerate(end.tolist()):
             own = above.plain.logits(all_of_it.final)[row, : k + 1]
@@ -63,11 +62,11 @@ def test_layers_above_equal_whole_runs_of_the_edited_model(ready):
 
 
 def test_loss_and_divergence_on_text_by_hand(ready):
-    bridge, prompts, made, above = ready
+    bridge, prompts, edits, above = ready
     tokens = prompts.tokens[:5]
     found = costs.on_text(above, tokens, [5, 2, 3], patterns=True)
     plain = whole(bridge, tokens)[0].log_softmax(-1)[:, :-1]
-    for changes, own, n in zip(made, found, (5, 2, 3)):
+    for changes, own, n in zip(edits, found, (5, 2, 3)):
         logits, cache = whole(bridge, tokens, changes)
         after = logits.log_softmax(-1)[:, :-1]
         kl = (plain.exp() * (plain - after)).sum(-1).mean(1)
@@ -84,9 +83,8 @@ def winner(text, family, gain):
 
 
 def test_costs_of_the_planted_model_are_those_of_its_heads(monkeypatch):
-    made = [winner("L1H3 x 0", Family.DIRECT, 2.0), winner("L2H0 x 0", Family.MOVERS, 1.0),
-            winner("L1H4 x 3", Family.INTO_QUERIES, 0.5)]  # fmt: skip
-    monkeypatch.setattr(gains, "found", lambda c: Winners(tuple(made), ()))
+    some = (("L1H3 x 0", Family.DIRECT, 2.0), ("L2H0 x 0", Family.MOVERS, 1.0), ("L1H4 x 3", Family.INTO_QUERIES, 0.5))
+    monkeypatch.setattr(gains, "found", lambda c: Winners(tuple(winner(*of) for of in some), ()))
     table = frame(costs.run_costs(Context("planted", quick=True))).set_index(["edit", "what"]).sort_index()
     assert set(table.index.get_level_values("what")) == set(What) - {What.WORDS}
     decoy = table.loc["L1H4 x 3"]
@@ -117,10 +115,9 @@ def test_every_edit_that_was_tried_has_its_gain_and_its_loss_of_text():
     assert noise.text_loss == pytest.approx(float((alone.loss - alone.before).mean()), abs=1e-4)
 
 
-def edit_row(name, family, draw, part, n_items, gain):
-    values = dict(model="planted", edit=name, family=family, extent="whole_head", draw=draw, best=True, part=part,
-                  n_items=n_items, gain=gain, low=gain - 4, high=gain + 4, n=100)  # fmt: skip
-    return EditRow(**{c.name: values.get(c.name, 1) for c in EditRow.columns()})
+def edit_row(edit, family, draw, part, n_items, gain):
+    return made(EditRow, edit=edit, family=family, extent="whole_head", draw=draw, part=part, n_items=n_items,
+                gain=gain, low=gain - 4, high=gain + 4, n=100)  # fmt: skip
 
 
 def test_the_baked_edit_does_the_same_in_plain_transformers(monkeypatch):

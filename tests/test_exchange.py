@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import random_prompts, run_with
 
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import exchange, slider
 from talking_heads_utils.experiments.inhibition.exchange_study import (
     BEST_MEASURED,
@@ -16,7 +17,6 @@ from talking_heads_utils.experiments.inhibition.exchange_study import (
     make_study,
 )
 from talking_heads_utils.experiments.inhibition.shifts import KEY, QUERY, VALUE, Exchange, Twins, exchanged_answers
-from talking_heads_utils.experiments.inhibition.shifts import answers_by_other_input as by_other_input
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.engine import Z, prepare
 from talking_heads_utils.forward.recording import record
@@ -27,15 +27,19 @@ from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.prompts.ioi import draw_ioi
 
 
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-3)
+
+
 def planted_study(**options):
     truth = plant(**options)
     prompts = fresh_prompts(truth.tokenizer, (20, 40), 0)
     return make_study(truth.bridge, truth.tokenizer, truth.roles[MOVER], truth.roles[INHIBITION], *prompts)
 
 
-@pytest.fixture(scope="module")
-def study():
-    return planted_study(strength=20.0)
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(exchange, "N_DRAWS", 19)
 
 
 def test_fresh_prompts_are_about_nobody_that_roles_were_found_on():
@@ -47,10 +51,11 @@ def test_fresh_prompts_are_about_nobody_that_roles_were_found_on():
     assert {p.io_first for p in choice} == {True, False}
 
 
-def test_the_planted_components_carry_the_exchange(study):
+def test_the_planted_components_carry_the_exchange():
+    study = planted_study(strength=20.0)
     for target in ([study.heads[0]], study.heads):
-        table = frame(exchange.exchange_rows(study, exchange.ALL, target, n_draws=19))
-        odds = table[table["measure"] == exchange.LOG_ODDS].set_index(["set", "into", "k"])
+        table = frame(exchange.exchange_rows(study, exchange.ALL, target)).set_index(["measure", "set", "into", "k"])
+        odds, answer = (table.loc[measure] for measure in (exchange.LOG_ODDS, exchange.LOGIT_DIFFERENCE))
         assert odds.loc[(PREDICTED, QUERY, 3), "share"] == pytest.approx(1, abs=1e-3), "the rank of the channel"
         assert odds.loc[(LARGEST_VARIANCE, QUERY, 1), "share"] > 0.5
         assert odds.loc[(PREDICTED, QUERY, 3), "p"] == 1 / 20
@@ -60,14 +65,9 @@ def test_the_planted_components_carry_the_exchange(study):
         assert whole["effect"] < -0.5 and whole["share"] == 1 == whole["share_low"] == whole["energy"]
         random = odds.loc[(exchange.RANDOM_DIRECTIONS, QUERY, 1)]
         assert random["share_high"] < 0.9 and random["n_draws"] == 19
-        answer = table[table["measure"] == exchange.LOGIT_DIFFERENCE].set_index(["set", "into", "k"])
         assert answer.loc[(PREDICTED, QUERY, 3), "share"] == pytest.approx(1, abs=1e-3)
         assert answer.loc[(exchange.WHOLE_HEAD, QUERY, study.d_head), "effect"] < -1
-        assert (exchange.MATCHED_SETS, QUERY, 2) in answer.index and (
-            exchange.MATCHED_SETS,
-            QUERY,
-            3,
-        ) not in answer.index
+        assert [(exchange.MATCHED_SETS, QUERY, k) in answer.index for k in (2, 3)] == [True, False]
     rows = exchange.hit_rows(study, study.heads[0])
     assert {r.predictor for r in rows} > {exchange.WEIGHTS, LARGEST_SINGULAR_VALUE}
     assert all(r.rank <= 3 and r.p == r.rank / r.n_components and r.certain > 0.5 for r in rows)
@@ -75,11 +75,10 @@ def test_the_planted_components_carry_the_exchange(study):
 
 def test_without_a_channel_nothing_is_exchanged():
     control = planted_study(channel=False)
-    table = frame(exchange.exchange_rows(control, exchange.ALL, control.heads, n_draws=9))
-    assert table["effect"].abs().max() < 1e-3 and table["share"].isna().all()
-    assert (table["p"].dropna() == 1).all()
-    assert all(r.rank == r.n_components and not r.hit_at_3 and not r.strongest
-               for r in exchange.hit_rows(control, control.heads[0]))  # fmt: skip
+    table = frame(exchange.exchange_rows(control, exchange.ALL, control.heads))
+    assert table["effect"].abs().max() < 1e-3 and table["share"].isna().all() and (table["p"].dropna() == 1).all()
+    hits = exchange.hit_rows(control, control.heads[0])
+    assert all(r.rank == r.n_components and not r.hit_at_3 and not r.strongest for r in hits)
 
 
 def hooked(bridge, twins, movers, shift_of, into):
@@ -124,11 +123,8 @@ def test_queries_exchanged_equal_a_hooked_run(checkpoints, family):
     at_end = (torch.arange(prompts.tokens.shape[1]) == twins.own.end[:, None])[..., None]
     for i, e in enumerate(tried):
         seen, logits = hooked(bridge, twins, movers, lambda layer, e=e: at_end * twins.shift(e, layer)[:, None], QUERY)
-        torch.testing.assert_close(
-            after.logit_difference[:, i], logit_difference(logits, prompts), atol=2e-4, rtol=1e-3
-        )
-        expected = logits.softmax(-1)[torch.arange(len(prompts)), prompts.answers]
-        torch.testing.assert_close(after.probability[:, i], expected, atol=1e-4, rtol=1e-3)
+        close(after.logit_difference[:, i], logit_difference(logits, prompts))
+        close(after.probability[:, i], logits.softmax(-1)[torch.arange(len(prompts)), prompts.answers])
     assert after.logit_difference.std(1).max() > 5e-3, "exchanges without effect would prove nothing"
     changes = []
     for mover in movers:  # each by itself: the closed form's streams are the plain run's
@@ -137,7 +133,7 @@ def test_queries_exchanged_equal_a_hooked_run(checkpoints, family):
             seen, _ = hooked(bridge, twins, [mover], lambda at, k=k: k * at_end * twins.shift(some, at)[:, None], QUERY)
             odds.append((contrast(prompts) * seen[mover].log()).nan_to_num(0).sum(-1))
         changes.append(odds[0] - odds[1])
-    torch.testing.assert_close(twins.odds([some])[:, 0], torch.stack(changes).mean(0), atol=2e-4, rtol=1e-3)
+    close(twins.odds([some])[:, 0], torch.stack(changes).mean(0))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
@@ -159,41 +155,35 @@ def test_keys_and_values_exchanged_equal_a_hooked_run(checkpoints, family, into)
     seen, logits = hooked(bridge, twins, [mover], everywhere, into)
     plain, _ = hooked(bridge, twins, [mover], lambda layer: 0, into)
     prompts = twins.own.prompts
-    found = by_other_input(twins, prepare(bridge, prompts, 2), some, into)
-    torch.testing.assert_close(found.logit_difference[:, 0], logit_difference(logits, prompts), atol=2e-4, rtol=1e-3)
+    found = exchanged_answers(twins, prepare(bridge, prompts, 2), [some], into)
+    close(found.logit_difference[:, 0], logit_difference(logits, prompts))
     change = contrast(prompts) * (seen[mover].log() - plain[mover].log()).nan_to_num(0)
-    torch.testing.assert_close(twins.odds_by_other_input(some, into), change.sum(-1), atol=2e-4, rtol=1e-3)
+    close(twins.odds_by_other_input(some, into), change.sum(-1))
     assert (change.abs().max() > 1e-3) == (into == KEY)
 
 
-def test_the_slider_moves_what_it_says(study):
-    truth = plant(strength=20.0)
-    prompts = fresh_prompts(truth.tokenizer, (20, 40, 24), 0)[2]
-    table = frame(slider.slider_rows(truth.bridge, truth.tokenizer, study, prompts, settings=(-1.0, 0.0, 1.0)))
+def test_the_slider_moves_what_it_says():
+    table = frame(slider.run(Context("planted", quick=True)))
     shown, mean = table[table["prompt"].notna()], table[table["prompt"].isna()]
-    assert len(shown) == 20 * 2 * 3 * 2 and len(mean) == 2 * 3 * 2 and set(shown["order"].value_counts()) == {120}
-    assert mean["n"].unique() == [24] and (mean["attention_low"] <= mean["attention_high"]).all()
+    assert len(shown) == 20 * len(mean) == 20 * 2 * len(slider.SETTINGS) * 2
+    assert set(shown["order"].value_counts()) == {len(shown) / 2} and shown["plain"].between(-3, 3).all()
+    assert mean["n"].unique() == [20] and (mean["attention_low"] <= mean["attention_high"]).all()
     first = shown[(shown["prompt"] == 3) & (shown["name"] == slider.FIRST)].iloc[0]
     assert first["text"].index(first["word"].strip()) < len(first["text"]) / 2
     at = table.groupby("setting")["coefficient"].unique().str[0]
     assert at[0.0] == pytest.approx((at[-1.0] + at[1.0]) / 2, abs=1e-6) and abs(at[1.0] - at[-1.0]) > 1e-3
-    assert shown["plain"].between(-3, 3).all()
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "qwen2"])
 def test_a_coefficient_that_is_set_equals_a_hooked_run(checkpoints, family):
-    bridge, prompts, head, movers = (
-        load_model(checkpoints[family]),
-        random_prompts(),
-        Head(1, 2),
-        (Head(2, 1), Head(2, 3)),
-    )
+    bridge, prompts = load_model(checkpoints[family]), random_prompts()
+    head, movers = Head(1, 2), (Head(2, 1), Head(2, 3))
     ends, twins = prepare(bridge, prompts, 1, keep=(Z,)), twins_of(bridge, movers)
     v = twins.directions(head)[1]
-    own = slider.coefficients(ends, head, v)
-    torch.testing.assert_close(own, twins.own.activations(range(1, 2))[:, 0, 2, 1], atol=1e-4, rtol=1e-4)
+    own = slider.along(ends, head, v)
+    close(own, twins.own.activations(range(1, 2))[:, 0, 2, 1])
     amounts = torch.tensor([0.0, 4.0]) - own[:, None]
-    attention, logit, probability = slider.moved(ends, prompts, head, movers, v, amounts)
+    found = slider.moved(ends, prompts, head, movers, v, amounts)
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
     places, tokens = slider.names(prompts)
     for k in range(2):
@@ -204,7 +194,6 @@ def test_a_coefficient_that_is_set_equals_a_hooked_run(checkpoints, family):
         looks = "blocks.2.attn.hook_pattern"
         logits, seen = run_with(bridge, prompts, [("blocks.1.hook_attn_out", put)], [looks])
         pattern = seen[looks][rows, :, end][:, [1, 3]].mean(1)
-        torch.testing.assert_close(attention[:, k], pattern.gather(1, places), atol=1e-4, rtol=1e-3)
-        torch.testing.assert_close(logit[:, k], logits.gather(1, tokens), atol=2e-4, rtol=1e-3)
-        torch.testing.assert_close(probability[:, k], logits.softmax(-1).gather(1, tokens), atol=1e-4, rtol=1e-3)
-    assert (logit[:, 0] - logit[:, 1]).abs().max() > 1e-2, "a setting without effect would prove nothing"
+        expected = pattern.gather(1, places), logits.gather(1, tokens), logits.softmax(-1).gather(1, tokens)
+        close(found[:, :, k], torch.stack(expected))
+    assert (found[1, :, 0] - found[1, :, 1]).abs().max() > 1e-2, "a setting without effect would prove nothing"

@@ -25,14 +25,13 @@ def planted():
 
 @pytest.fixture(scope="module")
 def cells(planted):
-    return gate.run_gate(planted.bridge, planted.tokenizer, lengths=(3, 5), n_prompts=60)
+    return gate.run_gate(planted.bridge, planted.tokenizer, (3, 5), 60, 0)
 
 
 @pytest.fixture(scope="module", params=["ioi", "laundry"])
 def prompts(request, planted):
-    return ioi.build_ioi(planted.tokenizer, 60) if request.param == "ioi" else laundry.build_laundry(
-        planted.tokenizer, 4, 120
-    )  # fmt: skip
+    of = planted.tokenizer
+    return ioi.build_ioi(of, 60) if request.param == "ioi" else laundry.build_laundry(of, 4, 120)
 
 
 def that_answers(tokens, prompts):
@@ -116,7 +115,7 @@ def test_the_prefix_is_chosen_on_the_selection_half_alone(planted, monkeypatch):
         return logits
 
     monkeypatch.setattr(prefixes, "answer_logits", answers)
-    found = prefixes.prefix_rows(planted.bridge, planted.tokenizer, ("", "<bos>"), n=40)
+    found = prefixes.prefix_rows(planted.bridge, planted.tokenizer, ("", "<bos>"), 40, 0)
     assert len(found) == 8 and {row.n for row in found} == {40} and prefixes.chosen_prefix(found) == "<bos>"
     selection = [row for row in found if row.half == laundry.SELECTION]
     for row in selection:
@@ -125,13 +124,8 @@ def test_the_prefix_is_chosen_on_the_selection_half_alone(planted, monkeypatch):
         assert row.accuracy_low <= row.accuracy <= row.accuracy_high and row.logit_diff_low <= row.logit_diff
 
 
-@pytest.fixture(scope="module")
-def whole():
-    return Context(PLANTED, quick=True)
-
-
-def test_a_context_makes_what_is_shared_once(whole):
-    made = []
+def test_a_context_makes_what_is_shared_once():
+    whole, made = Context(PLANTED, quick=True), []
 
     def study(c):
         made.append(c)

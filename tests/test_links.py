@@ -93,19 +93,19 @@ def test_p_is_that_of_all_choices_of_writers_and_controls_are_the_heads_they_nam
     _, scores = scored
     table = links.percentiles(scores.best_component("V"))
     own, readers, *inputs, writers, _ = links.link_rows(scores, [LINK], n_draws=9_999)
-    values = [
-        (table[0, a, 2, [0, 3]].mean() + table[1, b, 2, [0, 3]].mean()) / 2 for a, b in product(range(4), repeat=2)
-    ]
-    exact = sum(value.item() >= own.value - 1e-9 for value in values) / 16
-    assert own.p == pytest.approx(exact, abs=0.02) and own.null_mean == pytest.approx(sum(values).item() / 16, abs=1)
-    pairs = [table[0, 1, 2, list(c)].mean() + table[1, 2, 2, list(c)].mean() for c in combinations(range(4), 2)]
-    exact = sum(value.item() / 2 >= own.value - 1e-9 for value in pairs) / 6
-    assert readers.p == pytest.approx(exact, abs=0.02)
-    assert readers.value == pytest.approx((table[0, 1, 2, [1, 2]].mean() + table[1, 2, 2, [1, 2]].mean()).item() / 2)
-    others = [table[0, h, 2, r] for h in (0, 2, 3) for r in (0, 3)] + [
-        table[1, h, 2, r] for h in (0, 1, 3) for r in (0, 3)
-    ]
-    assert writers.value == pytest.approx(sum(others).item() / 12) and [row.kind for row in inputs] == ["Q", "K"]
+
+    def mean(a, b, readers):
+        """Over pairs whose writers are L0Ha and L1Hb."""
+        return (table[0, a, 2, readers].mean() + table[1, b, 2, readers].mean()).item() / 2
+
+    def reach(values):
+        return pytest.approx(sum(value >= own.value - 1e-9 for value in values) / len(values), abs=0.02)
+
+    by_writers = [mean(a, b, [0, 3]) for a, b in product(range(4), repeat=2)]
+    assert own.p == reach(by_writers) and own.null_mean == pytest.approx(sum(by_writers) / 16, abs=1)
+    assert readers.p == reach([mean(1, 2, list(some)) for some in combinations(range(4), 2)])
+    assert readers.value == pytest.approx(mean(1, 2, [1, 2])) and [row.kind for row in inputs] == ["Q", "K"]
+    assert writers.value == pytest.approx(mean([[0], [2], [3]], [[0], [1], [3]], [0, 3]))
 
 
 def test_in_the_joint_test_a_head_of_two_roles_is_one_head_in_every_draw(scored):
@@ -114,9 +114,7 @@ def test_in_the_joint_test_a_head_of_two_roles_is_one_head_in_every_draw(scored)
     names = names_within_layers(99, 3, 4)
     tables = {kind: links.percentiles(scores.best_component(kind)) for kind in "QKV"}
     joint = links.link_tests(tables, chain, names)[1]
-    drawn = [
-        (tables["K"][0, n[0, 1], 1, n[1, 2]] + tables["Q"][1, n[1, 2], 2, n[2, 0]]).item() / 2 for n in names
-    ]  # fmt: skip
+    drawn = [(tables["K"][0, n[0, 1], 1, n[1, 2]] + tables["Q"][1, n[1, 2], 2, n[2, 0]]).item() / 2 for n in names]
     assert joint.p == (1 + sum(value >= joint.observed - 1e-9 for value in drawn)) / 100
     assert joint.null_mean == pytest.approx(sum(drawn) / 99)
     with pytest.raises(OptionError, match="99 draws at least"):
@@ -208,12 +206,9 @@ def test_all_measures_find_planted_writers_and_none_finds_what_is_not_there(worl
     rows = rivals.rival_rows(weights, scores, roles.links())
     means = {row.measure: row for row in rows if row.link == rivals.EVERY and row.reader == rivals.EVERY}
     assert tuple(means) == rivals.MEASURES and all(row.n_readers == 11 for row in means.values())
-    own = [
-        row.auc
-        for row in rows
-        if row.link == rivals.EVERY and row.reader != rivals.EVERY and row.measure == "best_component"
-    ]
     best = means[rivals.BEST_COMPONENT]
+    of_best = [row for row in rows if (row.link, row.measure) == (rivals.EVERY, rivals.BEST_COMPONENT)]
+    own = [row.auc for row in of_best if row.reader != rivals.EVERY]
     assert best.auc == pytest.approx(sum(own) / len(own)) and best.ahead == best.ahead_low == 0
     assert (best.auc > 0.9) == (name in ("planted", "spread"))
     assert (means[rivals.PROJECTION_KERNEL].auc > 0.8) == (name in ("planted", "spread"))
@@ -223,9 +218,7 @@ def test_a_prediction_is_the_mean_over_movers_and_over_distances_as_often_as_the
     weights = load_head_weights(checkpoints["llama"])
     writers, movers = [Head(0, 3), Head(1, 0)], [Head(2, 1), Head(2, 2)]
     rows = prediction.prediction_rows(weights, writers, movers, torch.tensor([3, 9, 3]))
-    near, far, none = (
-        scores_at_distances(weights, writers, movers, "Q", torch.tensor([d]))[0].mean(-1) for d in (3, 9, 0)
-    )
+    near, far, none = scores_at_distances(weights, writers, movers, "Q", torch.tensor([3, 9, 0])).mean(-1)
     expected = ((2 * near + far) / 3).flatten()
     torch.testing.assert_close(torch.tensor([row.score for row in rows]), expected)
     torch.testing.assert_close(torch.tensor([row.score_at_0 for row in rows]), none.flatten())
@@ -262,13 +255,11 @@ def test_gpt2s_attention_weights_alone_go_through_the_store_and_what_must_run_is
 ):
     monkeypatch.setenv(GPT2_VARIABLE, gpt2_source if Path(gpt2_source).is_dir() else "")
     c = Context(GPT2_WEIGHTS)
-    names = ("gate", "links")
-    folder, failed = reproduce(
-        c, [e for e in chosen(chapters_of(c.model)) if e.name in names], tmp_path, lambda _: None
-    )
+    some = [e for e in chosen(chapters_of(c.model)) if e.name in ("gate", "links")]
+    folder, failed = reproduce(c, some, tmp_path, lambda _: None)
     done = store.finished(GPT2_WEIGHTS, tmp_path)
-    assert not failed and folder.name == GPT2_WEIGHTS and set(done) == set(names)
-    assert all("nothing can be run" in done[name].reason for name in ("gate",))
+    assert not failed and folder.name == GPT2_WEIGHTS and set(done) == {"gate", "links"}
+    assert "nothing can be run" in done["gate"].reason
     assert done["links"].about["checkpoint"] and "rehearsal" not in done["links"].about["shows"]
     found = rows_of(done["links"].table, links.LinkRow)
     assert found[-1].link == links.JOINT and found[-1].p < 1e-3

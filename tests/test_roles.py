@@ -12,7 +12,7 @@ from conftest import run_with
 from talking_heads_utils import roles
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.inhibition import circuit
-from talking_heads_utils.experiments.inhibition.roles_on_ioi import RoleRow
+from talking_heads_utils.experiments.inhibition.circuit import RoleRow
 from talking_heads_utils.experiments.rows import frame, rows
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import load_model

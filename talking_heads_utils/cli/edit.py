@@ -45,12 +45,11 @@ def run(args: argparse.Namespace) -> None:
 def _scaled(model: str, text: str) -> dict[str | Component, float]:
     """Component -> what its singular value is multiplied by."""
     from talking_heads_utils.errors import EditError
-    from talking_heads_utils.experiments.editing.moves import factors, parse
+    from talking_heads_utils.experiments.editing.moves import Parts, parse
     from talking_heads_utils.known import PLANTED
     from talking_heads_utils.models import find_checkpoint
     from talking_heads_utils.weights.checkpoints import assembled
 
     if model == PLANTED:
         raise EditError("The planted model has no checkpoint that could be baked. Name another model.")
-    found = factors(assembled(find_checkpoint(model)), parse(text))
-    return dict(found.items())
+    return dict(Parts(assembled(find_checkpoint(model))).factors(parse(text)).items())

@@ -27,7 +27,6 @@
 ``gate``          which tasks a model does well enough to be asked how
 ``prefixes``      which prefix a model does its tasks best behind
 ``corpus``        running text
-``dealt``         tests by draws, heads' names dealt anew within layers
-``folds``         folds to cross-validate
+``dealt``         random folds, and tests by draws, above all of heads whose names are dealt anew
 ``toys``          what the small models saw in training
 """

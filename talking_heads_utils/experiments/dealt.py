@@ -1,15 +1,16 @@
-"""Tests by draws, above all of heads whose names are dealt anew within their layers."""
+"""Random folds, and tests by draws, above all of heads whose names are dealt anew within their layers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import OptionError
+from talking_heads_utils.experiments.verdicts import rank_p
 from talking_heads_utils.labels import Head
 
 
@@ -20,6 +21,18 @@ def names_within_layers(
     called ``head`` then."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(n_draws, n_layers, n_heads, generator=generator).argsort(-1)
+
+
+def random_folds(n: int, seed: int) -> Int[Tensor, "n"]:
+    """Five folds of equal size, up to one, at random."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed)) % 5
+
+
+def numbered(values: Iterable[Any]) -> Int[Tensor, "n"]:
+    """Which of the different values, in their order, each one is."""
+    found = list(values)
+    places = {value: i for i, value in enumerate(sorted(set(found)))}
+    return torch.tensor([places[value] for value in found])
 
 
 class DrawnTest(NamedTuple):
@@ -37,9 +50,8 @@ def drawn_test(observed: float, drawn: Float[Tensor, "n_draws"]) -> DrawnTest:
     """One-sided p of a statistic by draws of it under the null. Raises :class:`OptionError` for fewer than 99 draws."""
     if len(drawn) < 99:
         raise OptionError(f"A null needs 99 draws at least, not {len(drawn)}.")
-    reached = int((drawn >= observed - 1e-9).sum())
-    high = drawn.double().quantile(0.95).item()
-    return DrawnTest(observed, drawn.double().mean().item(), high, (1 + reached) / (1 + len(drawn)), len(drawn))
+    p, drawn = rank_p(observed - 1e-9, drawn), drawn.double()
+    return DrawnTest(observed, drawn.mean().item(), drawn.quantile(0.95).item(), p, len(drawn))
 
 
 def mean_over_draws(

@@ -73,11 +73,7 @@ class Cell(Row):
 
 
 def run_gate(
-    bridge: TransformerBridge,
-    tokenizer: PreTrainedTokenizerBase,
-    lengths: Sequence[int] = LENGTHS,
-    n_prompts: int = N_PROMPTS,
-    seed: int = SEED,
+    bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, lengths: Sequence[int], n_prompts: int, seed: int
 ) -> list[Cell]:
     """Cells of IOI and of lists of some lengths, ``n_prompts`` of each; half of the lists in kept order, half shuffled.
 
@@ -155,17 +151,12 @@ def asked(gate: Sequence[Cell]) -> list[Cell]:
 
 
 def accuracy_by_length(
-    bridge: TransformerBridge,
-    tokenizer: PreTrainedTokenizerBase,
-    lengths: Sequence[int],
-    *,
-    n_prompts: int = 100,
-    seed: int = 0,
+    bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, lengths: Sequence[int], *, n_prompts: int = 100
 ) -> pd.DataFrame:
     """Laundry List accuracy by list length: columns ``n_items, accuracy, low, high, n, starts`` (where lists begin)."""
     import pandas as pd
 
-    sets = [laundry.build_laundry(tokenizer, n_items, n_prompts, seed) for n_items in lengths]
+    sets = [laundry.build_laundry(tokenizer, n_items, n_prompts, SEED) for n_items in lengths]
     found = pd.DataFrame([accuracy(bridge, prompts)._asdict() for prompts in sets])
     starts = [prompts.positions["item_0 first"] for prompts in sets]
     return found.rename(columns={"mean": "accuracy"}).assign(n_items=list(lengths), starts=starts)

@@ -14,7 +14,6 @@ from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.prompts.halves import half_rows
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.settings import SEED
 from talking_heads_utils.stats import bootstrap_mean, share
 
 if TYPE_CHECKING:
@@ -55,11 +54,7 @@ def run(c: Context) -> list[PrefixRow]:
 
 
 def prefix_rows(
-    bridge: TransformerBridge,
-    tokenizer: PreTrainedTokenizerBase,
-    candidates: Sequence[str],
-    n: int = 200,
-    seed: int = SEED,
+    bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, candidates: Sequence[str], n: int, seed: int
 ) -> list[PrefixRow]:
     """IOI and lists of four behind each candidate, ``n`` prompts a half, the same behind each.
 

@@ -33,6 +33,11 @@ def column(unit: str, meaning: str) -> Any:
     return field(metadata={"unit": unit, "meaning": meaning})
 
 
+def maybe(unit: str, meaning: str) -> Any:
+    """As :func:`column`, of what may be empty: it is, unless it is given by name."""
+    return field(default=None, kw_only=True, metadata={"unit": unit, "meaning": meaning})
+
+
 @dataclass(frozen=True)
 class Row:
     """Base of all rows. Fields are str, int, float or bool, or one of them or None."""

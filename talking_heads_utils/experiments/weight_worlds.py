@@ -80,11 +80,11 @@ def _link_table(tables: dict[str, Tensor], known: tuple[Link, ...]) -> pd.DataFr
     tests, joint = links.link_tests(tables, known, _names(N_LAYERS, N_HEADS))
     corrected = holm(torch.tensor([test.p for test in tests], dtype=torch.float64)).tolist()
     rows = [
-        links.filled_row(link, link.name, test.observed, test=test, p_holm=p)
+        links.filled_row(link, link.name, test.observed, test, p_holm=p)
         for link, test, p in zip(known, tests, corrected)
     ]
     whole = Link("", "", "", tuple(pair for link in known for pair in link.pairs))
-    return frame([*rows, links.filled_row(whole, links.JOINT, joint.observed, test=joint)])
+    return frame([*rows, links.filled_row(whole, links.JOINT, joint.observed, joint)])
 
 
 def listening(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:

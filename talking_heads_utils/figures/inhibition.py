@@ -148,7 +148,7 @@ def _percent(values: list[float]) -> list[str]:
 def effects_figure(table: pd.DataFrame) -> go.Figure:
     """Per inhibition head and mover (menu): what the removal of each component does to I(m), above, and how strongly
     the mover's query reads it, below. Both panels answer to one hover. table: of
-    :class:`~talking_heads_utils.experiments.inhibition.effects_table.ComponentRow`."""
+    :class:`~talking_heads_utils.experiments.inhibition.exchange.ComponentRow`."""
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, figure=style.new_figure(340, hovermode="x")
     )

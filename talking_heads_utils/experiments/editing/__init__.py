@@ -4,8 +4,7 @@
 ``measures``     what its tables measure of the claims
 ``moves``        families of heads, parts of them, factors
 ``upper``        lists through the layers that an edit reaches
-``search``       the best edits, on the selection half alone
-``gains``        what they gain on lists that no choice saw
+``gains``        the best edits, on the selection half alone, and what they gain on lists that no choice saw
 ``above``        an untouched model and edited ones on the same tokens
 ``costs``        what they cost elsewhere
 ``baked``        the best of them in plain transformers

@@ -19,7 +19,7 @@ from talking_heads_utils.edits.edits import Edit
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.forward import engine
 from talking_heads_utils.forward.engine import PATTERN, RESID_PRE, Change, Forward, some_queries
-from talking_heads_utils.forward.layers import AttentionLayer, attention_layer, wide
+from talking_heads_utils.forward.layers import attention_layer, wide
 from talking_heads_utils.prompts.sets import PromptSet
 
 if TYPE_CHECKING:
@@ -103,11 +103,7 @@ def _edited(bridge: TransformerBridge, plain: Forward, edit: Edit) -> Forward:
     layers, touched = list(plain.layers), {change.component.layer for change in edit.changes}
     with edited(bridge, edit):
         for layer in touched:
-            own = layers[layer - plain.start]
-            layers[layer - plain.start] = replace(own, attention=_copied(attention_layer(bridge, layer)))
+            at = attention_layer(bridge, layer)  # whose weights are put back when the edit ends
+            at = replace(at, **{name: getattr(at, name).clone() for name in ("W_Q", "b_Q", "W_O", "b_O")})
+            layers[layer - plain.start] = replace(layers[layer - plain.start], attention=at)
     return replace(plain, layers=layers)
-
-
-def _copied(at: AttentionLayer) -> AttentionLayer:
-    """The weights that an edit changes, which are put back in the model when it ends, kept."""
-    return replace(at, **{name: getattr(at, name).clone() for name in ("W_Q", "b_Q", "W_O", "b_O")})

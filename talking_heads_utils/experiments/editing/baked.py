@@ -18,7 +18,7 @@ from talking_heads_utils.editing import edit as edited
 from talking_heads_utils.edits.bake import bake
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.editing import gains
-from talking_heads_utils.experiments.editing.search import LENGTHS
+from talking_heads_utils.experiments.editing.gains import LENGTHS
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.subspace import nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,21 +17,21 @@ from talking_heads_utils.experiments import corpus
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.editing import gains
 from talking_heads_utils.experiments.editing.above import Above, prepare
+from talking_heads_utils.experiments.editing.gains import LENGTHS
 from talking_heads_utils.experiments.editing.moves import edit_of, parse
-from talking_heads_utils.experiments.editing.search import LENGTHS
 from talking_heads_utils.experiments.gate import AT_LEAST
 from talking_heads_utils.experiments.icl.words import WordsRow, answers_of
 from talking_heads_utils.experiments.inhibition.exchange_study import fresh_prompts
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.subspace import nearest_lengths
-from talking_heads_utils.experiments.rows import Row, column, frame
-from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.experiments.rows import Row, column, frame, maybe
+from talking_heads_utils.labels import heads_in
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.relations import ITS_OWN, draw_words, encode_words, load_relation
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.stats import Interval, Z, bootstrap_mean, share_change, summary
+from talking_heads_utils.stats import Z, bootstrap_mean, share_change, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ class CostRow(Row):
     family: str = column("", "of heads")
     what: str = column("", "ioi, words, text_loss, text_kl, patterns, patterns_on_text")
     of: str = column("", "the task of words; the head, or mean: over all heads above the edit that it does not change")
-    before: float | None = column("", "without an edit")
+    before: float | None = maybe("", "without an edit")
     after: float = column("", "with it")
     change: float = column(
         "", "of ioi and words in points; of text_loss and text_kl in nats a token; of patterns in total variation"
@@ -81,7 +81,7 @@ class TriedRow(Row):
     edit: str = column("", "as in the table of gains")
     family: str = column("", "of heads; random too")
     extent: str = column("", "single, leading, whole_head, combined")
-    draw: int | None = column("", "of random heads; empty for others")
+    draw: int | None = maybe("", "of random heads; empty for others")
     gain: float = column(
         "points", "of accuracy on held-out lists, mean over the two lengths that edits are compared on"
     )
@@ -98,10 +98,17 @@ class TriedRow(Row):
 class Tried(NamedTuple):
     """An edit by its name in tables. n_tokens: of running text that it is measured on."""
 
+    model: str
     name: str
     family: str
     edit: Edit
     n_tokens: int
+
+    def row(self, what: What, of: str, before: float | None, after: float, change: Sequence[float], n: int) -> CostRow:
+        """change: mean, low and high."""
+        mean, low, high = change[:3]
+        return CostRow(self.model, self.name, self.family, what, of, before=before, after=after, change=mean, low=low,
+                       high=high, n=n)  # fmt: skip
 
 
 class OnText(NamedTuple):
@@ -120,20 +127,35 @@ def run_costs(c: Context) -> list[CostRow]:
     winners = {w.name: w for w in (*reversed(found.best_of_each_family), found.best)}  # each once: the first family's
     full, others = (c.n(n) for n in ((N_TOKENS_OWN,) * 2 if c.is_own else (N_TOKENS, N_TOKENS_OTHERS)))
     tried = [
-        Tried(name, w.family, w.edit(c), full if name == found.best.name else others) for name, w in winners.items()
+        Tried(c.model, name, w.family, w.edit(c), full if name == found.best.name else others)
+        for name, w in winners.items()
     ]
     above = prepare(c.bridge, c.ioi(20), [t.edit for t in tried])
-    return [*_ioi(c, above, tried), *_words(c, above, tried), *_on_lists(c, above, tried), *_on_text(c, above, tried)]
+    return [*_other_tasks(c, above, tried), *_on_lists(c, above, tried), *_on_text(c, above, tried)]
 
 
 # --- other tasks ---
 
 
-def _ioi(c: Context, above: Above, tried: Sequence[Tried]) -> list[CostRow]:
+def _other_tasks(c: Context, above: Above, tried: Sequence[Tried]) -> list[CostRow]:
+    rows = []
+    for what, of, prompts, among in _tasks(c):
+        before, *edited = right(above, prompts, among)
+        for t, after in zip(tried, edited):
+            change, (was, now) = share_change(after, before), (hits.double().mean().item() for hits in (before, after))
+            rows.append(t.row(what, of, was, now, gains.points(change), change.n))
+    return rows
+
+
+def _tasks(c: Context) -> Iterator[tuple[What, str, PromptSet, Tensor | None]]:
+    """IOI, then each task of words: its name, its prompts and, of words, every answer's token."""
     (drawn,) = fresh_prompts(c.tokenizer, [c.n(N_IOI)], c.seed)
-    prompts = ioi.build_ioi(c.tokenizer, prompts=drawn)
-    hits = right(above, prompts)
-    return [_hits_row(c, t, What.IOI, "", hits[0], own) for t, own in zip(tried, hits[1:])]
+    yield What.IOI, "", ioi.build_ioi(c.tokenizer, prompts=drawn), None
+    for task in follow(tasks_of_words(c), "tasks of words"):
+        relation = load_relation(task, c.tokenizer)
+        asked = draw_words(relation, c.n(N_WORDS), N_EXAMPLES, HELD_OUT, seed=c.seed + 1)
+        prompts = encode_words(asked, relation, c.tokenizer, half=HELD_OUT, n_ctx=c.bridge.cfg.n_ctx)
+        yield What.WORDS, task, prompts, answers_of(relation, c.tokenizer).ids[relation.right(asked)[:, -1]]
 
 
 def right(above: Above, prompts: PromptSet, among: Tensor | None = None) -> Bool[Tensor, "k n"]:
@@ -165,28 +187,6 @@ def tasks_of_words(c: Context) -> list[str]:
     return rows[rows["low"] >= AT_LEAST * rows["chance"]]["task"].tolist()
 
 
-def _words(c: Context, above: Above, tried: Sequence[Tried]) -> list[CostRow]:
-    rows = []
-    for task in follow(tasks_of_words(c), "tasks of words"):
-        relation, n = load_relation(task, c.tokenizer), c.n(N_WORDS)
-        drawn = draw_words(relation, n, N_EXAMPLES, HELD_OUT, seed=c.seed + 1)
-        prompts = encode_words(drawn, relation, c.tokenizer, half=HELD_OUT, n_ctx=c.bridge.cfg.n_ctx)
-        hits = right(above, prompts, answers_of(relation, c.tokenizer).ids[relation.right(drawn)[:, -1]])
-        rows += [_hits_row(c, t, What.WORDS, task, hits[0], own) for t, own in zip(tried, hits[1:])]
-    return rows
-
-
-def _hits_row(
-    c: Context, t: Tried, what: What, of: str, before: Bool[Tensor, "n"], after: Bool[Tensor, "n"]
-) -> CostRow:
-    change = share_change(after, before)
-    points = [100 * v for v in (change.mean, change.low, change.high)]
-    return CostRow(
-        c.model, t.name, t.family, what, of, before.double().mean().item(), after.double().mean().item(), points[0],
-        points[1], points[2], change.n,
-    )  # fmt: skip
-
-
 # --- other heads ---
 
 
@@ -216,15 +216,11 @@ def _moved_rows(
         return []
     values = torch.stack([found[:, head.layer - start, head.head] for head in heads], 1).double()
     each, mean = summary(values, seed=c.seed), bootstrap_mean(values.mean(1), seed=c.seed)
-    rows = [_moved_row(c, t, what, "mean", mean)]
+    rows = [t.row(what, "mean", None, mean.mean, mean, mean.n)]
     for i in each.mean.argsort(descending=True)[:N_MOVED].tolist():
-        one = Interval(each.mean[i].item(), each.low[i].item(), each.high[i].item(), each.n)
-        rows.append(_moved_row(c, t, what, str(heads[i]), one))
+        change = [ends[i].item() for ends in each[:3]]
+        rows.append(t.row(what, str(heads[i]), None, change[0], change, each.n))
     return rows
-
-
-def _moved_row(c: Context, t: Tried, what: What, of: Head | str, found: Interval) -> CostRow:
-    return CostRow(c.model, t.name, t.family, what, str(of), None, found.mean, *found)
 
 
 # --- running text ---
@@ -269,9 +265,9 @@ def _on_text(c: Context, above: Above, tried: Sequence[Tried]) -> list[CostRow]:
     sizes = [min(len(tokens), -(-t.n_tokens // each)) for t in tried]
     for t, found in zip(tried, on_text(above, tokens, sizes, patterns=True)):
         change, kl = (bootstrap_mean(v, seed=c.seed) for v in (found.loss - found.before, found.kl))
-        n, both = each * change.n, (found.before.mean().item(), found.loss.mean().item())
-        rows.append(CostRow(c.model, t.name, t.family, What.TEXT_LOSS, "", *both, *change[:3], n))
-        rows.append(CostRow(c.model, t.name, t.family, What.TEXT_KL, "", None, kl.mean, *kl[:3], n))
+        n = each * change.n
+        rows.append(t.row(What.TEXT_LOSS, "", found.before.mean().item(), found.loss.mean().item(), change, n))
+        rows.append(t.row(What.TEXT_KL, "", None, kl.mean, kl, n))
         rows += _moved_rows(c, above, t, What.PATTERNS_ON_TEXT, found.moved)
     return rows
 
@@ -298,7 +294,7 @@ def _tried_row(c: Context, rows: pd.DataFrame, text: OnText, each: int) -> Tried
     reach = float((((by_length["high"] - by_length["low"]) / (2 * Z)) ** 2).sum() ** 0.5 / len(by_length)) * Z
     change = bootstrap_mean(text.loss - text.before, seed=c.seed)
     return TriedRow(
-        c.model, first["edit"], first["family"], first["extent"],
-        None if first.isna()["draw"] else int(first["draw"]), gain, gain - reach, gain + reach, *change[:3],
-        float(first["size"]), int(by_length["n"].sum()), each * change.n,
+        c.model, first["edit"], first["family"], first["extent"], gain=gain, low=gain - reach, high=gain + reach,
+        draw=None if first.isna()["draw"] else int(first["draw"]), text_loss=change.mean, text_low=change.low,
+        text_high=change.high, size=float(first["size"]), n=int(by_length["n"].sum()), n_tokens=each * change.n,
     )  # fmt: skip

@@ -26,7 +26,6 @@ from talking_heads_utils.forward.closed_form import mover_of, scores_after_shift
 from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import contrast
-from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.roles.ioi import ROUNDING, effects_along
 from talking_heads_utils.weights.heads import HeadWeights, Processing
 
@@ -167,23 +166,14 @@ class Parts:
 
     def size(self, moves: Moves) -> float:
         """Frobenius norm of the change of all OV matrices."""
-        return (
-            sum(
-                float((factor - 1) * self.of(c.of_head).singular_values[c.component]) ** 2
-                for c, factor in self.factors(moves).items()
-            )
-            ** 0.5
-        )
+        scaled = self.factors(moves).items()
+        changes = (float((factor - 1) * self.of(c.of_head).singular_values[c.component]) for c, factor in scaled)
+        return sum(change**2 for change in changes) ** 0.5
 
 
 def parts_of(c: Context) -> Parts:
     """Of a context's model; give it to :meth:`Context.kept`."""
     return Parts.of_model(c.bridge)
-
-
-def factors(weights: HeadWeights, moves: Moves) -> dict[Component, float]:
-    """As :meth:`Parts.factors`, of any weights."""
-    return Parts(weights).factors(moves)
 
 
 def edit_of(c: Context, moves: Moves) -> Edit:
@@ -227,7 +217,9 @@ def heads_of(c: Context, lengths: Sequence[int]) -> Heads:
     """The heads of a context's model, by lists of these lengths; those that write nothing are left out. Raises
     :class:`NotApplicable` for a model without a mover or without an inhibition head below one."""
     movers, inhibition = movers_and_heads(c)
-    recordings = [_record(c, c.kept(Lists(Part.SELECTION, n, c.n(N_CHOOSE)))) for n in lengths]
+    readers = range(1, c.bridge.cfg.n_layers)
+    lists = (c.kept(Lists(Part.SELECTION, n, c.n(N_CHOOSE))) for n in lengths)
+    recordings = [record(c.bridge, prompts, readers) for prompts in lists]  # not kept, for they are large
     found = {
         Family.INTO_QUERIES: into_queries(recordings, movers, inhibition),
         Family.MOVERS: movers[:N_HEADS],
@@ -239,11 +231,6 @@ def heads_of(c: Context, lengths: Sequence[int]) -> Heads:
     orders = {head: components for head, components in orders.items() if components}
     families = {family: tuple(head for head in heads if head in orders) for family, heads in found.items()}
     return Heads(families, tuple(tuple(head for head in draw if head in orders) for draw in draws), orders)
-
-
-def _record(c: Context, prompts: PromptSet) -> Recording:
-    """Every layer but the first as reader; not kept, for it is large."""
-    return record(c.bridge, prompts, range(1, c.bridge.cfg.n_layers))
 
 
 @torch.no_grad()

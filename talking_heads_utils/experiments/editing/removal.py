@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,8 @@ from talking_heads_utils.errors import NotApplicable, UnsupportedModelError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import fresh_prompts, movers_and_heads, predicted
 from talking_heads_utils.experiments.list_prompts import Lists, Part
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import Row, column, maybe
+from talking_heads_utils.experiments.verdicts import rank_p
 from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts import ioi
@@ -66,17 +67,17 @@ class RemovalRow(Row):
     change: float = column("attention", "of it, by the removal")
     low: float = column("attention", "95% interval over prompts, lower end")
     high: float = column("attention", "upper end")
-    share: float | None = column(
+    share: float | None = maybe(
         "share", "of I(m) that is gone; negative where it grows; empty where I(m) is not known to be above zero"
     )
-    share_low: float | None = column("share", "95% interval, lower end")
-    share_high: float | None = column("share", "upper end")
-    matched: float | None = column(
+    share_low: float | None = maybe("share", "95% interval, lower end")
+    share_high: float | None = maybe("share", "upper end")
+    matched: float | None = maybe(
         "attention", "change by other components of the layer, matched on energy: 5% point; empty for heads"
     )
-    p: float | None = column("", "share of matched ones, this one included, that lower it as much")
-    p_holm: float | None = column("", "the same, corrected for the number of heads")
-    n_draws: int | None = column("components", "matched ones")
+    p: float | None = maybe("", "share of matched ones, this one included, that lower it as much")
+    p_holm: float | None = maybe("", "the same, corrected for the number of heads")
+    n_draws: int | None = maybe("components", "matched ones")
     n: int = column("prompts", "held out")
 
 
@@ -95,14 +96,12 @@ class Measured:
     whole: Float[Tensor, "n heads"]
 
 
-def measure(
-    bridge: TransformerBridge, prompts: PromptSet, movers: Sequence[Head], heads: Sequence[Head], *, batch: int = 100
-) -> Measured:
+def measure(bridge: TransformerBridge, prompts: PromptSet, movers: Sequence[Head], heads: Sequence[Head]) -> Measured:
     """Every component of every head below a mover, removed by itself, and all of each of ``heads``."""
     layers = sorted({mover.layer for mover in movers})
     found = [
         _measured(record(bridge, prompts.select(rows), layers), movers, heads)
-        for rows in batches.blocks(len(prompts), batch)
+        for rows in batches.blocks(len(prompts), 100)
     ]
     return Measured(*(torch.cat([getattr(part, f.name) for part in found]).cpu() for f in fields(Measured)))
 
@@ -123,18 +122,16 @@ def _measured(recording: Recording, movers: Sequence[Head], heads: Sequence[Head
     return Measured(changes.nanmean(1), squares, inhibition, whole)
 
 
-def matched(
-    energy: Float[Tensor, "layers n_heads d_head"], c: Component, heads: Sequence[Head], n: int = N_MATCHED
-) -> list[Component]:
-    """The ``n`` components whose energy is nearest to that of ``c``: of its own layer and, where that has too few, of
-    the layers nearest to it. None is of one of ``heads``, and all write."""
+def matched(energy: Float[Tensor, "layers n_heads d_head"], c: Component, heads: Sequence[Head]) -> list[Component]:
+    """The :data:`N_MATCHED` components whose energy is nearest to that of ``c``: of its own layer and, where that has
+    too few, of the layers nearest to it. None is of one of ``heads``, and all write."""
     log = energy.clamp(min=1e-12).log()
     apart = (log - log[c.layer, c.head, c.component]).abs()
     for head in heads:
         apart[head.layer, head.head] = torch.nan
     there = apart.isfinite().nonzero().tolist()
     order = sorted(there, key=lambda at: (abs(at[0] - c.layer), float(apart[tuple(at)]), at))
-    return [Component(*at) for at in order[:n]]
+    return [Component(*at) for at in order[:N_MATCHED]]
 
 
 def run(c: Context) -> list[RemovalRow]:
@@ -186,28 +183,22 @@ def _component_rows(
     for head in heads:
         own = chosen[head]
         drawn[head] = torch.stack([drops[o.layer, o.head, o.component] for o in matched(energy, own, heads)]).double()
-        change = drops[own.layer, own.head, own.component]
-        p.append((1 + int((drawn[head] <= change + SAME).sum())) / (1 + len(drawn[head])))
-    corrected = holm(torch.tensor(p, dtype=torch.float64)).tolist()
+        p.append(rank_p(-(drops[own.layer, own.head, own.component] + SAME).item(), -drawn[head]))
     rows = []
-    for i, head in enumerate(heads):
+    for i, (head, p_holm) in enumerate(zip(heads, holm(torch.tensor(p, dtype=torch.float64)).tolist())):
         change = scored.changes[:, head.layer, head.head, chosen[head].component]
-        null = drawn[head].quantile(LOWEST).item(), p[i], corrected[i], len(drawn[head])
-        rows.append(_row(c, task, chosen_by, head, str(chosen[head]), scored.inhibition[:, i], change, null))
+        null = dict(matched=drawn[head].quantile(LOWEST).item(), p=p[i], p_holm=p_holm, n_draws=len(drawn[head]))
+        rows.append(_row(c, task, chosen_by, head, str(chosen[head]), scored.inhibition[:, i], change, **null))
     return rows
 
 
 def _row(
     c: Context, task: tuple[str, int], chosen_by: ChosenBy, head: Head, component: str,
-    inhibition: Float[Tensor, "n"], change: Float[Tensor, "n"],
-    null: tuple[float, float, float, int] | tuple[None, None, None, None] = (None, None, None, None),
+    inhibition: Float[Tensor, "n"], change: Float[Tensor, "n"], **null: Any,
 ) -> RemovalRow:  # fmt: skip
-    """null: 5% point of the matched ones, p, p of Holm, how many they are."""
+    """null: what is known of the matched ones."""
     before, found = (bootstrap_mean(values, seed=c.seed) for values in (inhibition, change))
-    share = bootstrap_ratio(-change, inhibition, seed=c.seed) if before.low > 0 else None
-    matched, p, p_holm, n_draws = null
-    return RemovalRow(
-        c.model, *task, str(head), component, chosen_by, before.mean, *found[:3],
-        share=share and share.mean, share_low=share and share.low, share_high=share and share.high,
-        matched=matched, p=p, p_holm=p_holm, n_draws=n_draws, n=found.n,
-    )  # fmt: skip
+    if before.low > 0:
+        share = bootstrap_ratio(-change, inhibition, seed=c.seed)
+        null |= dict(share=share.mean, share_low=share.low, share_high=share.high)
+    return RemovalRow(c.model, *task, str(head), component, chosen_by, before.mean, *found[:3], **null, n=found.n)

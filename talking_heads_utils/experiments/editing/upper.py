@@ -11,7 +11,7 @@ Scaling a component is projecting the activation (see ``algebra``), so no edit h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,19 +77,23 @@ class Upper:
         component that is not there, is zero or lies below the layers that are kept.
         """
         firsts = [self._first(edit) for edit in edits]
+        width = max(self.made.width, self.made.n_heads * self.made.n_pos) * (1 if at_end else self.made.n_pos)
+        size = batches.size(max(1, _ELEMENTS // width))  # prompts times edits that fit into memory at once
         n = len(self.candidates) if n is None else n
         out = self.made.final.new_empty(n, len(edits), self.candidates.shape[1])
         for first in sorted(set(firsts)):
             which = [i for i, layer in enumerate(firsts) if layer == first]
-            for part in self._some(which, 1 if at_end else self.made.n_pos):
+            for i in range(0, len(which), size):
+                part = which[i : i + size]
                 scaled = self._layers([edits[i] for i in part])
-                for rows in self._blocks(n, len(part), 1 if at_end else self.made.n_pos):
+                for rows in batches.blocks(n, max(1, size // len(part))):
                     out[rows, part] = self._run(first, scaled, len(part), rows, at_end)
         return out.cpu()
 
     def score(self, edits: Sequence[Factors], *, at_end: bool = False, n: int | None = None) -> Scored:
-        """What the answers become under each edit; see :meth:`logits`."""
-        return scored(self.logits(edits, at_end=at_end, n=n))
+        """What the answers become under each edit; see :meth:`logits`. A tie is no correct answer."""
+        logits = self.logits(edits, at_end=at_end, n=n)
+        return Scored(logits.log_softmax(-1)[..., 0], logits[..., 0] > logits[..., 1:].amax(-1))
 
     def _first(self, edit: Factors) -> int:
         """The first layer that an edit changes, the number of layers for none."""
@@ -124,18 +128,6 @@ class Upper:
             found[layer] = _Layer(read, at.b_V[at.kv_index].flatten() @ read, D, torch.tensor(added).to(D))
         return found
 
-    def _size(self, q: int) -> int:
-        """How many prompts times edits fit into memory at once, q positions each."""
-        width = max(self.made.width, self.made.n_heads * self.made.n_pos)
-        return batches.size(max(1, _ELEMENTS // (q * width)))
-
-    def _some(self, which: Sequence[int], q: int) -> Iterator[Sequence[int]]:
-        step = min(len(which), self._size(q))
-        return (which[i : i + step] for i in range(0, len(which), step))
-
-    def _blocks(self, n: int, k: int, q: int) -> Iterator[slice]:
-        return batches.blocks(n, max(1, self._size(q) // k))
-
 
 def _scaling(scaled: Mapping[int, _Layer]) -> Change:
     """Edits of the weights as a change of what attention writes. Edits part at the first edited layer."""
@@ -149,11 +141,6 @@ def _scaling(scaled: Mapping[int, _Layer]) -> Change:
         return value
 
     return change
-
-
-def scored(logits: Float[Tensor, "n k n_candidates"]) -> Scored:
-    """The answer is the first candidate; a tie is no correct answer."""
-    return Scored(logits.log_softmax(-1)[..., 0], logits[..., 0] > logits[..., 1:].amax(-1))
 
 
 def prepare(bridge: TransformerBridge, prompts: PromptSet, start: int, parts: Parts | None = None) -> Upper:

@@ -15,11 +15,11 @@ from talking_heads_utils.errors import NotApplicable, UnsupportedModelError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.dealt import drawn_test, mean_over_draws, names_within_layers
 from talking_heads_utils.experiments.inhibition.links import N_DRAWS
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import Row, column, maybe
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.roles import NAME_MOVER, S_INHIBITION, Roles
 from talking_heads_utils.scores.composition import reading_maps
-from talking_heads_utils.stats import bootstrap_mean
+from talking_heads_utils.stats import bootstrap_mean, middle
 from talking_heads_utils.weights.heads import HeadWeights
 
 N_BASES = 99
@@ -36,23 +36,23 @@ class BasisRow(Row):
     group: str = column("", "S-inhibition, or other for another head of the same layers; 'S-inhibition less other' in "
                         "the row that compares them")  # fmt: skip
     reader: str = column("", "the mover; 'all' for the mean over movers")
-    score: float | None = column("score", "of the singular component that the reader's query reads most")
-    random_mean: float | None = column("score", "of the best direction of a random orthonormal basis of what the head "
-                                       "writes, mean over bases")  # fmt: skip
-    random_low: float | None = column("score", "2.5th percentile over bases")
-    random_high: float | None = column("score", "97.5th percentile")
+    score: float | None = maybe("score", "of the singular component that the reader's query reads most")
+    random_mean: float | None = maybe("score", "of the best direction of a random orthonormal basis of what the head "
+                                      "writes, mean over bases")  # fmt: skip
+    random_low: float | None = maybe("score", "2.5th percentile over bases")
+    random_high: float | None = maybe("score", "97.5th percentile")
     ratio: float = column("", "score to random_mean; of a group the geometric mean over its heads; of two groups the "
                           "ratio of theirs")  # fmt: skip
-    low: float | None = column("", "lower end of the group's 95% interval of ratio, bootstrap over heads")
-    high: float | None = column("", "upper end")
-    rank: int | None = column("", "of the singular vectors' basis among it and the random ones, 1 for the best")
-    p: float | None = column("", "share of the bases, the singular vectors' included, that do as well; of two groups: "
-                             "of choices of as many heads from the same layers")  # fmt: skip
+    low: float | None = maybe("", "lower end of the group's 95% interval of ratio, bootstrap over heads")
+    high: float | None = maybe("", "upper end")
+    rank: int | None = maybe("", "of the singular vectors' basis among it and the random ones, 1 for the best")
+    p: float | None = maybe("", "share of the bases, the singular vectors' included, that do as well; of two groups: "
+                            "of choices of as many heads from the same layers")  # fmt: skip
     n: int = column("bases or heads", "random bases; of two groups, choices of heads")
 
 
 def best_by_basis(
-    weights: HeadWeights, writers: Sequence[Head], readers: Sequence[Head], n_bases: int = N_BASES, seed: int = 0
+    weights: HeadWeights, writers: Sequence[Head], readers: Sequence[Head], n_bases: int, seed: int
 ) -> Float[Tensor, "1+n_bases n_writers n_readers"]:
     """Largest score into each reader's query among the directions of an orthonormal basis of what each writer writes:
     first the basis of its singular vectors, then random ones (uniform over the orthogonal group).
@@ -79,9 +79,7 @@ def _random_bases(n: int, size: int, generator: torch.Generator) -> Float[Tensor
     return torch.cat([torch.eye(size, dtype=torch.float64)[None], turned])
 
 
-def basis_rows(
-    weights: HeadWeights, roles: Roles, *, n_bases: int = N_BASES, n_draws: int = N_DRAWS, seed: int = 0
-) -> list[BasisRow]:
+def basis_rows(weights: HeadWeights, roles: Roles, *, n_draws: int = N_DRAWS, seed: int = 0) -> list[BasisRow]:
     """Every head of the S-inhibition heads' layers into every mover's query and into all, then the groups.
 
     Raises :class:`NotApplicable` where no mover comes after all S-inhibition heads.
@@ -92,7 +90,7 @@ def basis_rows(
     if not movers:
         raise NotApplicable("No name mover comes after all S-inhibition heads.")
     writers = heads_in(layers, weights.n_heads)
-    best = best_by_basis(weights, writers, movers, n_bases, seed).double()
+    best = best_by_basis(weights, writers, movers, N_BASES, seed).double()
     best = torch.cat([best, best.mean(2, keepdim=True)], 2)
     rows = [
         _row(best[:, w, r], str(writer), S_INHIBITION if writer in chosen else OTHER, reader)
@@ -110,20 +108,20 @@ def basis_rows(
 
 def _row(best: Float[Tensor, "1+n_bases"], head: str, group: str, reader: str) -> BasisRow:
     random, test = best[1:], drawn_test(best[0].item(), best[1:])
-    low, high = random.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = middle(random)
     return BasisRow(
-        head=head, group=group, reader=reader, score=test.observed, random_mean=test.null_mean, random_low=low,
-        random_high=high, ratio=test.observed / test.null_mean, low=None, high=None,
-        rank=1 + int((random > best[0]).sum()), p=test.p, n=test.n,
+        head, group, reader, score=test.observed, random_mean=test.null_mean, random_low=low, random_high=high,
+        ratio=test.observed / test.null_mean, rank=1 + int((random > best[0]).sum()), p=test.p, n=test.n,
     )  # fmt: skip
 
 
 def _group_row(gain: Float[Tensor, "1+n_bases n_writers"], group: str) -> BasisRow:
     """The mean over heads of the singular vectors' gain, against that of each random basis, one of every head."""
     means = gain.mean(1)
-    test = drawn_test(means[0].item(), means[1:])
-    low, high = bootstrap_mean(gain[0])[1:3] if gain.shape[1] > 1 else (None, None)
-    return _summary(group, test.observed, low, high, 1 + int((means[1:] > means[0]).sum()), test.p, test.n)
+    test, rank = drawn_test(means[0].item(), means[1:]), 1 + int((means[1:] > means[0]).sum())
+    low, high = map(math.exp, bootstrap_mean(gain[0])[1:3]) if gain.shape[1] > 1 else (None, None)
+    ratio = math.exp(test.observed)
+    return BasisRow(EVERY, group, EVERY, ratio=ratio, low=low, high=high, rank=rank, p=test.p, n=test.n)
 
 
 def _difference_row(
@@ -137,17 +135,7 @@ def _difference_row(
         return of_chosen - (gain.sum() - len(heads) * of_chosen) / (gain.numel() - len(heads))
 
     test = drawn_test(difference(mean).item(), difference(mean_over_draws(gain, heads, names)))
-    return _summary(DIFFERENCE, test.observed, None, None, None, test.p, test.n)
-
-
-def _summary(
-    group: str, gain: float, low: float | None, high: float | None, rank: int | None, p: float, n: int
-) -> BasisRow:
-    ends = [None if end is None else math.exp(end) for end in (low, high)]
-    return BasisRow(
-        head=EVERY, group=group, reader=EVERY, score=None, random_mean=None, random_low=None, random_high=None,
-        ratio=math.exp(gain), low=ends[0], high=ends[1], rank=rank, p=p, n=n,
-    )  # fmt: skip
+    return BasisRow(EVERY, DIFFERENCE, EVERY, ratio=math.exp(test.observed), p=test.p, n=test.n)
 
 
 def run(c: Context) -> list[BasisRow]:

@@ -1,28 +1,31 @@
-"""How much of IOI runs through the heads that were found: what they add to the logit difference, and what is left of it
-when they see a prompt without a duplicate."""
+"""Who does what on IOI, and how much of it runs through those heads: what they add to the logit difference, and what is
+left of it when they see a prompt without a duplicate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils import batches, roles
 from talking_heads_utils.effects import wanted_direction
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.engine import Forward, Z, prepare
+from talking_heads_utils.experiments.rows import Row, column, maybe
+from talking_heads_utils.experiments.rows import rows as rows_of
+from talking_heads_utils.experiments.verdicts import rank_p
+from talking_heads_utils.forward.engine import Z, prepare
 from talking_heads_utils.forward.layers import attention_layer
 from talking_heads_utils.forward.recording import Recording
 from talking_heads_utils.labels import Head
 from talking_heads_utils.roles import Roles
 from talking_heads_utils.roles.ioi import Pair, direct_effects, logit_difference, pairs_of_prompts
 from talking_heads_utils.settings import SEED
-from talking_heads_utils.stats import bootstrap_mean
+from talking_heads_utils.stats import bootstrap_mean, middle
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -48,11 +51,38 @@ class CircuitRow(Row):
     high: float = column("logits", "upper end")
     share: float = column("share", "of the logit difference, or of its change from clean to third-name prompts")
     n: int = column("prompts", "of the held-out half")
-    control: float | None = column("logits", "exchange: mean over matched sets of heads without a role")
-    control_low: float | None = column("logits", "2.5% point of those sets")
-    control_high: float | None = column("logits", "97.5% point")
-    n_sets: int | None = column("sets", "how many different ones there are")
-    p: float | None = column("", "share of sets, itself included, that lower it as much")
+    control: float | None = maybe("logits", "exchange: mean over matched sets of heads without a role")
+    control_low: float | None = maybe("logits", "2.5% point of those sets")
+    control_high: float | None = maybe("logits", "97.5% point")
+    n_sets: int | None = maybe("sets", "how many different ones there are")
+    p: float | None = maybe("", "share of sets, itself included, that lower it as much")
+
+
+@dataclass(frozen=True)
+class RoleRow(Row):
+    """One head's role on IOI through one path; a head that acts on several readers has a row for each."""
+
+    role: str = column("", "name mover, S-inhibition and so on")
+    head: str = column("", "the head")
+    path: str = column("", "what it acts on: the logits, a mover's query, or an inhibition head's values")
+    reader: str = column("", "that mover or inhibition head; empty for the logits")
+    effect: float = column("`unit`", "mean over the held-out half")
+    low: float = column("`unit`", "lower end of its 95% interval over prompts")
+    high: float = column("`unit`", "upper end")
+    unit: str = column("", "logits of the logit difference, or nats of a mover's attention, IO to S1")
+    n: int = column("prompts", "of the held-out half")
+    chosen_by: float = column("`unit`", "mean over the selection half")
+    p: float = column("", "there, sign flips over prompts, after Holm's correction over all heads and readers")
+    to_io: float = column("share of attention", "mean from end to IO; empty for the first layer")
+    to_s1: float = column("share of attention", "to S1")
+    to_s2: float = column("share of attention", "to S2")
+    confirmed: bool = column("", "whether the held-out half's interval lies on the selection half's side of zero")
+
+
+def run_roles(c: Context) -> list[RoleRow]:
+    """Who does what; :class:`~talking_heads_utils.roles.Roles` reads the rows back. Raises :class:`NotApplicable` for a
+    model that cannot do IOI."""
+    return rows_of(c.run_roles().frame(), RoleRow)
 
 
 def run(c: Context) -> list[CircuitRow]:
@@ -92,7 +122,7 @@ def source_rows(recording: Recording, found: Roles, *, model: str = "") -> list[
     for part, values in parts.items():
         mean, low, high, n = bootstrap_mean(values)
         names = ", ".join(map(str, named.get(part, ())))
-        rows.append(CircuitRow(model, SOURCES, part, names, mean, low, high, mean / whole, n, *[None] * 5))
+        rows.append(CircuitRow(model, SOURCES, part, names, mean, low, high, mean / whole, n))
     return rows
 
 
@@ -102,9 +132,8 @@ def exchange_rows(
     """What the logit difference is when the heads of a role write at ``end`` what they write on the third-name prompts,
     everything above them taking part; beside up to :data:`N_DRAWS` sets of heads without a role, as many of each layer.
     """
-    named: dict[str, tuple[str, ...]]
-    named = {role: (role,) for role in (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION)}
-    named |= {ALL_THREE: (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION)}
+    three = (roles.NAME_MOVER, roles.S_INHIBITION, roles.S_SUPPRESSION)
+    named = {role: [role] for role in three} | {ALL_THREE: [*three]}
     sets = {name: heads for name, of in named.items() if (heads := found.heads(*of))}
     if not sets:
         return []
@@ -117,11 +146,11 @@ def exchange_rows(
     rows = []
     for i, ((name, heads), control) in enumerate(zip(sets.items(), controls)):
         mean, low, high, n = bootstrap_mean(change[:, i])
-        ends = control.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        p = (1 + int((control <= mean).sum())) / (1 + len(control))
-        beside = (control.mean().item(), *ends, len(control), p)
-        names = ", ".join(map(str, heads))
-        rows.append(CircuitRow(model, EXCHANGE, name, names, mean, low, high, mean / whole, n, *beside))
+        names, (control_low, control_high) = ", ".join(map(str, heads)), middle(control)
+        rows.append(CircuitRow(
+            model, EXCHANGE, name, names, mean, low, high, mean / whole, n, control=control.mean().item(),
+            control_low=control_low, control_high=control_high, n_sets=len(control), p=rank_p(-mean, -control),
+        ))  # fmt: skip
     return rows
 
 
@@ -131,9 +160,7 @@ def matched_sets(
     """The different ones of ``n`` draws of as many heads of each layer as ``heads`` has there, none of them ``taken``;
     where a layer has too few others, all of those."""
     generator = torch.Generator().manual_seed(seed)
-    by_layer: dict[int, int] = {}
-    for head in heads:
-        by_layer[head.layer] = by_layer.get(head.layer, 0) + 1
+    by_layer = Counter(head.layer for head in heads)
     found: dict[tuple[Head, ...], None] = {}
     for _ in range(n):
         drawn: list[Head] = []
@@ -146,7 +173,7 @@ def matched_sets(
 
 @torch.no_grad()
 def exchanged(
-    bridge: TransformerBridge, pair: Pair, variants: Sequence[Sequence[Head]], *, block: int = 16
+    bridge: TransformerBridge, pair: Pair, variants: Sequence[Sequence[Head]]
 ) -> Float[Tensor, "n n_variants"]:
     """Logit difference of every variant: the heads it names write at ``end`` what they write there on the third-name
     prompts, and the last token runs through all layers above."""
@@ -158,9 +185,18 @@ def exchanged(
         for head in some:
             marks[i, head.layer, head.head] = True
     other = {layer: _z_at_end(bridge, pair.third, layer) for layer in range(start, bridge.cfg.n_layers)}
-    parts = [
-        _logit_differences(ends, rows, marks, other, prompts.candidates) for rows in batches.blocks(len(prompts), block)
-    ]
+    candidates, parts = prompts.candidates.to(ends.end.device), []
+    for rows in batches.blocks(len(prompts), 16):
+
+        def change(site: str, layer: int, value: Tensor, rows: slice = rows) -> Tensor:
+            if site != Z:
+                return value
+            return torch.where(marks[:, layer, None, :, None], other[layer][rows, None, None], value)
+
+        x = ends.resid[rows, None, None].expand(-1, len(marks), -1, -1)
+        x = ends.run(x, ends.at_end(), change=change, rows=rows)[:, :, 0]
+        logits = ends.logits(x, candidates[rows])
+        parts.append(logits[..., 0] - logits[..., 1:].mean(-1))
     return torch.cat(parts).cpu()
 
 
@@ -171,21 +207,3 @@ def _z_at_end(bridge: TransformerBridge, recording: Recording, layer: int) -> Fl
         return recording.writes[layer][recording.rows, recording.end] + at.b_V[at.kv_index]
     reader = recording.reader(layer)
     return torch.einsum("nhp,nphd->nhd", reader.pattern, reader.values[:, :, reader.weights.kv_index])
-
-
-def _logit_differences(
-    ends: Forward,
-    rows: slice,
-    marks: Bool[Tensor, "k n_layers n_heads"],
-    other: Mapping[int, Tensor],
-    candidates: Tensor,
-) -> Float[Tensor, "n k"]:
-    def change(site: str, layer: int, value: Tensor) -> Tensor:
-        if site != Z:
-            return value
-        return torch.where(marks[:, layer, None, :, None], other[layer][rows, None, None], value)
-
-    x = ends.resid[rows, None, None].expand(-1, len(marks), -1, -1)
-    x = ends.run(x, ends.at_end(), change=change, rows=rows)[:, :, 0]
-    logits = ends.logits(x, candidates[rows].to(x.device))
-    return logits[..., 0] - logits[..., 1:].mean(-1)

@@ -3,14 +3,16 @@ with those of the same prompt with its names in the other order, in all movers' 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from talking_heads_utils.effects import component_effects
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import (
     BEST_MEASURED,
@@ -19,9 +21,14 @@ from talking_heads_utils.experiments.inhibition.exchange_study import (
     Study,
     study_of,
 )
-from talking_heads_utils.experiments.inhibition.shifts import KEY, QUERY, VALUE, Answers, Exchange
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.inhibition.prediction import task_distances
+from talking_heads_utils.experiments.inhibition.shifts import KEY, QUERY, VALUE, Answers, Exchange, exchanged_answers
+from talking_heads_utils.experiments.rows import Row, column, maybe
+from talking_heads_utils.experiments.verdicts import rank_p
 from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.scores.composition import null_rms
+from talking_heads_utils.scores.distance import scores_at_distances
+from talking_heads_utils.stats import middle, resamples, summary
 
 ALL = "all"  # heads together
 LOG_ODDS, LOGIT_DIFFERENCE, PROBABILITY = "log_odds", "logit_difference", "probability"  # what is measured
@@ -62,10 +69,10 @@ class ExchangeRow(Row):
     share: float = column("share", "of what the exchange of the whole head's write into the query does")
     share_low: float = column("share", "lower end of its 95% interval over prompts, of drawn sets over draws")
     share_high: float = column("share", "upper end")
-    energy: float | None = column("share", "of the whole exchanged write's squared length; empty for controls")
-    matched_share: float | None = column("share", "95% point of the matched sets' shares; of predicted sets alone")
-    p: float | None = column("", "share of matched sets, the set itself included, with as large an effect")
-    n_draws: int | None = column("sets", "how many were drawn")
+    energy: float | None = maybe("share", "of the whole exchanged write's squared length; empty for controls")
+    matched_share: float | None = maybe("share", "95% point of the matched sets' shares; of predicted sets alone")
+    p: float | None = maybe("", "share of matched sets, the set itself included, with as large an effect")
+    n_draws: int | None = maybe("sets", "how many were drawn")
     n: int = column("prompts", "each with its twin")
 
 
@@ -89,15 +96,33 @@ class HitRow(Row):
 
 
 @dataclass(frozen=True)
+class ComponentRow(Row):
+    """One component: how strongly a mover's query reads it, and what its removal from that query does."""
+
+    model: str = column("", "name of the model")
+    head: str = column("", "S-inhibition head")
+    mover: str = column("", "the mover whose query reads it")
+    component: int = column("", "its index, the largest singular value first")
+    score: float = column("", "composition score into the mover's query, mean over the prompts' distances to IO and S1")
+    null: float = column("", "root mean square of a random direction's score")
+    effect: float = column("share of attention", "change of I(m) by its removal, mean over prompts")
+    low: float = column("share of attention", "lower end of its 95% interval over prompts")
+    high: float = column("share of attention", "upper end")
+    odds: float = column("nats", "change of the log-odds of the mover's attention, IO to S1, by its removal")
+    odds_low: float = column("nats", "lower end of its 95% interval over prompts")
+    odds_high: float = column("nats", "upper end")
+    n: int = column("prompts", "that chose no role")
+
+
+@dataclass(frozen=True)
 class Tried:
-    """One set. draw: which of the drawn ones it is. components: what it names."""
+    """One set. components: what it names."""
 
     set: str
     k: int
     exchange: Exchange
     components: tuple[Component, ...] = ()
     into: str = QUERY
-    draw: int | None = None
 
 
 def run(c: Context) -> list[ExchangeRow]:
@@ -105,151 +130,80 @@ def run(c: Context) -> list[ExchangeRow]:
     movers or S-inhibition heads, or one that cannot do IOI."""
     study = c.kept(study_of)
     targets = {str(head): (head,) for head in study.heads} | {ALL: study.heads}
-    return [row for name, heads in targets.items() for row in exchange_rows(study, name, heads, c.model)]
+    return [row for name, heads in targets.items() for row in exchange_rows(study, name, heads)]
 
 
-def exchange_rows(
-    study: Study, name: str, target: Sequence[Head], model: str = "", n_draws: int = N_DRAWS
-) -> list[ExchangeRow]:
+def exchange_rows(study: Study, name: str, target: Sequence[Head]) -> list[ExchangeRow]:
     """The rows of one head, or of several together, under a name."""
-    tried = [*chosen_sets(study, target), *drawn_sets(study, target, n_draws), *other_inputs(study, target)]
-    measured = measure(study, tried)
-    whole = next(i for i, t in enumerate(tried) if t.set == WHOLE_HEAD and t.into == QUERY)
-    size = study.scored.energy(tried[whole].exchange)
-    rows = []
-    for what, values in measured.items():
-        boot = Boot.of(values, whole)
+    tried = sets_of(study, target)
+    size, rows = study.scored.energy(tried[0].exchange), []  # of the whole heads
+    for what, values in measure(study, tried).items():
+        mean, samples = values.double().mean(0), resamples(len(values)) @ values.double()
+        there = mean[0].abs() > LEAST
+        share = mean / mean[0] if there else torch.full_like(mean, torch.nan)
+        toward = mean * mean[0].sign() if there else torch.zeros_like(mean)
         groups: dict[tuple[str, str, int], list[int]] = {}
         for i, t in enumerate(tried):
             if not values[:, i].isnan().any():
                 groups.setdefault((t.set, t.into, t.k), []).append(i)
         for (kind, into, k), found in groups.items():
-            first, is_drawn = tried[found[0]], tried[found[0]].draw is not None
-            drawn = groups.get((MATCHED_SETS, QUERY, k), []) if (kind, into) == (PREDICTED, QUERY) else []
-            energy = study.scored.energy(first.exchange) / size if size and into == QUERY else None
+            i, first, more = found[0], tried[found[0]], dict[str, Any]()
+            if kind in DRAWN:
+                cells = _cells(mean[found].mean(), mean[found], share[found].mean(), share[found])
+                more["n_draws"] = len(found)
+            else:
+                cells = _cells(mean[i], samples[:, i], share[i], samples[:, i] / samples[:, 0] if there else share)
+            if kind not in (*DRAWN, OTHER_COMPONENT) and into == QUERY and size:
+                more["energy"] = study.scored.energy(first.exchange) / size
+            if (kind, into) == (PREDICTED, QUERY) and (drawn := groups.get((MATCHED_SETS, QUERY, k))):
+                more |= {"matched_share": share[drawn].quantile(0.95).item(), "n_draws": len(drawn)}
+                more["p"] = rank_p(toward[i].item(), toward[drawn])
             rows.append(ExchangeRow(
-                model=model, head=name, into=into, set=kind, k=k,
-                components=", ".join(map(str, first.components[: NAMED * len(target)])), measure=what,
-                **(boot.draws(found) if is_drawn else boot.interval(found[0])),
-                energy=None if is_drawn or kind == OTHER_COMPONENT else energy,
-                **boot.against(found[0], drawn), n_draws=len(found) if is_drawn else len(drawn) or None, n=len(values),
+                study.model, name, into, kind, k, ", ".join(map(str, first.components[: NAMED * len(target)])), what,
+                **cells, **more, n=len(values),
             ))  # fmt: skip
     return rows
 
 
-@dataclass(frozen=True)
-class Boot:
-    """Means over prompts of each set's effect, and the same in bootstrap samples of the prompts; whole: which set the
-    shares are of."""
-
-    mean: Float[Tensor, "k"]
-    samples: Float[Tensor, "n_boot k"]
-    whole: int
-
-    @classmethod
-    def of(cls, values: Float[Tensor, "n k"], whole: int, n_boot: int = 2000, seed: int = 0) -> Boot:
-        values = values.double()
-        return cls(values.mean(0), resamples(len(values), n_boot, seed) @ values, whole)
-
-    @property
-    def share(self) -> Float[Tensor, "k"]:
-        """NaN where the whole does nothing."""
-        whole = self.mean[self.whole]
-        return self.mean / whole if whole.abs() > LEAST else torch.full_like(self.mean, torch.nan)
-
-    def interval(self, i: int) -> dict[str, Any]:
-        """Of one set, over prompts."""
-        shares = self.samples[:, i] / self.samples[:, self.whole]
-        ends = _ends(self.samples[:, i]), _ends(shares if self.share[i].isfinite() else shares * torch.nan)
-        return _cells(self.mean[i].item(), ends[0], self.share[i].item(), ends[1])
-
-    def draws(self, some: Sequence[int]) -> dict[str, Any]:
-        """Of drawn sets, over draws."""
-        means, shares = self.mean[some], self.share[some]
-        return _cells(means.mean().item(), _ends(means), shares.mean().item(), _ends(shares))
-
-    def against(self, i: int, drawn: Sequence[int]) -> dict[str, Any]:
-        """One set beside drawn ones: how many do as much."""
-        if not drawn:
-            return {"matched_share": None, "p": None}
-        whole = self.mean[self.whole]
-        means = self.mean * whole.sign() if whole.abs() > LEAST else torch.zeros_like(self.mean)
-        as_much = int((means[drawn] >= means[i]).sum())
-        return {"matched_share": self.share[drawn].quantile(0.95).item(), "p": (1 + as_much) / (1 + len(drawn))}
-
-
-def resamples(n: int, n_boot: int = 2000, seed: int = 0) -> Float[Tensor, "n_boot n"]:
-    """Weights of the prompts in bootstrap samples; each row sums to one."""
-    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
-    return torch.zeros(n_boot, n).double().scatter_add_(1, draws, torch.ones_like(draws).double()) / n
-
-
-def _ends(values: Float[Tensor, "n"]) -> tuple[float, float]:
-    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return low, high
-
-
-def _cells(effect: float, ends: tuple[float, float], share: float, of_share: tuple[float, float]) -> dict[str, Any]:
-    return {"effect": effect, "low": ends[0], "high": ends[1],
-            "share": share, "share_low": of_share[0], "share_high": of_share[1]}  # fmt: skip
+def _cells(effect: Tensor, effects: Tensor, share: Tensor, shares: Tensor) -> dict[str, Any]:
+    """The columns of an effect and its share, by the middle 95% of their samples or draws."""
+    (low, high), (share_low, share_high) = middle(effects), middle(shares)
+    return {"effect": effect.item(), "low": low, "high": high,
+            "share": share.item(), "share_low": share_low, "share_high": share_high}  # fmt: skip
 
 
 # --- the sets ----------------------------------------------------------------------------------------------------
 
 
-def top(study: Study, predictor: str, target: Sequence[Head], k: int) -> tuple[Component, ...]:
-    """The first ``k`` components of each head, by one order."""
-    return tuple(Component(h.layer, h.head, int(i)) for h in target for i in study.orders[predictor][h][:k])
+def sets_of(study: Study, target: Sequence[Head]) -> list[Tried]:
+    """All that is exchanged, the whole heads first.
 
-
-def sizes(study: Study) -> list[int]:
-    """Numbers of components that a set has of each head."""
-    return [k for k in SIZES if k <= min(len(study.orders[PREDICTED][head]) for head in study.heads)]
-
-
-def chosen_sets(study: Study, target: Sequence[Head]) -> Iterator[Tried]:
-    """The whole heads, the first k by every order, and other components of the same heads."""
-    scored = study.scored
-    yield Tried(WHOLE_HEAD, study.d_head, scored.of_heads(target))
-    for k in sizes(study):
-        for order in (*PREDICTORS, BEST_MEASURED):
-            some = top(study, order, target, k)
-            yield Tried(order, k, scored.of_components(some), some)
-        if k <= N_OTHER:
-            own = top(study, PREDICTED, target, k)
-            other = _others(study, own)
-            energy = scored.energy(scored.of_components(own))
-            yield Tried(OTHER_COMPONENT, k, scored.scaled_to(scored.of_components(other), energy), other)
-
-
-def _others(study: Study, own: Sequence[Component]) -> tuple[Component, ...]:
-    """For each component another one of its head that none has taken, the nearest in energy."""
-    taken, found = set(own), []
-    for c in own:
-        energy = study.energies[c.layer, c.head].clone()
-        apart = (energy.clamp(min=1e-12).log() - energy[c.component].clamp(min=1e-12).log()).abs()
-        for t in taken:
-            if t.of_head == c.of_head:
-                apart[t.component] = torch.inf
-        found.append(Component(c.layer, c.head, int(apart.argmin())))
-        taken.add(found[-1])
-    return tuple(found)
-
-
-def drawn_sets(study: Study, target: Sequence[Head], n_draws: int) -> Iterator[Tried]:
-    """Sets of other components of the same layers, each drawn from the nearest in energy, and random directions of the
-    same heads' output; all with the energy of the predicted set."""
-    generator = torch.Generator().manual_seed(study.seed)
-    scored = study.scored
-    for k in sizes(study):
-        own = top(study, PREDICTED, target, k)
+    Chosen: the first k of each head by every order. With the energy of the predicted set: other components of the same
+    heads; drawn ones of the same layers, each of the nearest in energy; random directions of the same heads' output.
+    Last the claimed set and the whole heads, at every position, in the movers' keys or values.
+    """
+    scored, generator = study.scored, torch.Generator().manual_seed(study.seed)
+    whole = Tried(WHOLE_HEAD, study.d_head, scored.of_heads(target))
+    chosen, drawn = [whole], []
+    n_least = min(len(study.orders[PREDICTED][head]) for head in study.heads)
+    for k in (k for k in SIZES if k <= n_least):
+        firsts = {order: study.first(order, target, k) for order in (*PREDICTORS, BEST_MEASURED)}
+        chosen += [Tried(order, k, scored.of_components(some), some) for order, some in firsts.items()]
+        own = firsts[PREDICTED]
         energy = scored.energy(scored.of_components(own))
+        if k <= N_OTHER:
+            both = list(own)
+            for c in own:
+                both += study.nearest(c, 1, both, same_head=True)
+            other = tuple(both[len(own) :])
+            chosen.append(Tried(OTHER_COMPONENT, k, scored.scaled_to(scored.of_components(other), energy), other))
         near = [study.nearest(c, N_DRAWS, own) for c in own]
-        for draw in range(n_draws):
+        for draw in range(N_DRAWS):
             matched = scored.of_components(_one_of_each(near, draw, generator))
-            yield Tried(MATCHED_SETS, k, scored.scaled_to(matched, energy), draw=draw)
             random = scored.random(target, k, generator)
-            yield Tried(RANDOM_DIRECTIONS, k, scored.scaled_to(random, energy), draw=draw)
+            drawn += [Tried(kind, k, scored.scaled_to(e, energy)) for kind, e in zip(DRAWN, (matched, random))]
+    claimed = [t for t in chosen if t.set == PREDICTED and t.k <= CLAIMED][-1]
+    return chosen + drawn + [replace(t, into=into) for into in (KEY, VALUE) for t in (claimed, whole)]
 
 
 def _one_of_each(near: Sequence[list[Component]], draw: int, generator: torch.Generator) -> list[Component]:
@@ -260,15 +214,6 @@ def _one_of_each(near: Sequence[list[Component]], draw: int, generator: torch.Ge
         order = torch.randperm(n, generator=generator) if len(near) > 1 else torch.arange(draw, draw + n) % n
         some += [candidates[i] for i in order.tolist() if candidates[i] not in some][:1]
     return some
-
-
-def other_inputs(study: Study, target: Sequence[Head]) -> Iterator[Tried]:
-    """The claimed set and the whole heads, at every position, in the movers' keys or values."""
-    k = min(CLAIMED, max(sizes(study)))
-    some = top(study, PREDICTED, target, k)
-    for into in (KEY, VALUE):
-        yield Tried(PREDICTED, k, study.scored.of_components(some), some, into)
-        yield Tried(WHOLE_HEAD, study.d_head, study.scored.of_heads(target), (), into)
 
 
 # --- what they do ------------------------------------------------------------------------------------------------
@@ -292,11 +237,12 @@ def measure(study: Study, tried: Sequence[Tried]) -> dict[str, Float[Tensor, "n 
     )):  # fmt: skip
         for start in range(0, len(run), BLOCK):
             some = run[start : start + BLOCK]
-            put(some, study.answers([tried[i].exchange for i in some], names_only=bool(names_only)))
+            exchanges = [tried[i].exchange for i in some]
+            put(some, exchanged_answers(scored, study.ends, exchanges, names_only=bool(names_only)))
     for i, t in enumerate(tried):
         if t.into != QUERY:
             found[LOG_ODDS][:, i] = scored.odds_by_other_input(t.exchange, t.into).cpu()
-            put([i], study.answers([t.exchange], t.into))
+            put([i], exchanged_answers(scored, study.ends, [t.exchange], t.into))
     return found
 
 
@@ -306,10 +252,10 @@ def measure(study: Study, tried: Sequence[Tried]) -> dict[str, Float[Tensor, "n 
 def run_hits(c: Context) -> list[HitRow]:
     """Every S-inhibition head by every predictor. Raises :class:`NotApplicable` as :func:`run` does."""
     study = c.kept(study_of)
-    return [row for head in study.heads for row in hit_rows(study, head, c.model)]
+    return [row for head in study.heads for row in hit_rows(study, head)]
 
 
-def hit_rows(study: Study, head: Head, model: str = "") -> list[HitRow]:
+def hit_rows(study: Study, head: Head) -> list[HitRow]:
     """One head's strongest component on the scored prompts, and its rank under each predictor; without one, where the
     whole head does nothing to the movers, all ranks are the last."""
     writing = sorted(study.orders[PREDICTED][head].tolist())
@@ -327,10 +273,45 @@ def hit_rows(study: Study, head: Head, model: str = "") -> list[HitRow]:
         rank = 1 + order.index(writing[strongest]) if there else n
         first = writing.index(order[0])
         rows.append(HitRow(
-            model=model, head=str(head), predictor=WEIGHTS if predictor == PREDICTED else predictor,
+            model=study.model, head=str(head), predictor=WEIGHTS if predictor == PREDICTED else predictor,
             strongest=str(components[strongest]) if there else "", first=str(components[first]), rank=rank,
             hit_at_1=there and rank == 1, hit_at_3=there and rank <= 3, p=rank / n,
             first_share=(mean[first] / mean[strongest]).item() if there else 0.0,
             certain=certain if there else 0.0, n_components=n, n=len(effects),
         ))  # fmt: skip
+    return rows
+
+
+# --- scores and effects ------------------------------------------------------------------------------------------
+
+
+def run_effects(c: Context) -> list[ComponentRow]:
+    """Figure 2 of Merullo et al. (2024) on another model: every component of every S-inhibition head that writes
+    anything, into every mover above it. Raises :class:`NotApplicable` for a model without such heads."""
+    return component_rows(c.kept(study_of))
+
+
+def component_rows(study: Study) -> list[ComponentRow]:
+    """The rows of one study, on the prompts that chose nothing."""
+    recording = study.scored.own
+    weights = recording.weights
+    effects = component_effects(recording, study.movers)
+    assert effects.inhibition is not None
+    distances, times = task_distances(recording.prompts).unique(return_counts=True)
+    share = (times / times.sum()).to(weights.W_Q)
+    null = null_rms(weights.d_model - weights.processing.center)
+    rows = []
+    for head in study.heads:
+        above = [m for m, mover in enumerate(study.movers) if mover.layer > head.layer]
+        each = scores_at_distances(weights, [head], [study.movers[m] for m in above], "Q", distances)[:, 0]
+        for m, of_mover in zip(above, torch.einsum("d,dcm->mc", share, each)):
+            mover, score = study.movers[m], of_mover.tolist()
+            at = (slice(None), m, head.layer, head.head)
+            found, odds = summary(effects.inhibition[at]), summary(effects.odds[at])
+            for i in (i for i in range(weights.d_head) if not isnan(score[i])):
+                rows.append(ComponentRow(
+                    model=study.model, head=str(head), mover=str(mover), component=i, score=score[i], null=null,
+                    effect=found.mean[i].item(), low=found.low[i].item(), high=found.high[i].item(),
+                    odds=odds.mean[i].item(), odds_low=odds.low[i].item(), odds_high=odds.high[i].item(), n=found.n,
+                ))  # fmt: skip
     return rows

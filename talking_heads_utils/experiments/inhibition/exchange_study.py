@@ -17,13 +17,9 @@ from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import prediction
 from talking_heads_utils.experiments.inhibition.shifts import (
-    QUERY,
     Answers,
-    Exchange,
     Twins,
     answers,
-    answers_by_other_input,
-    exchanged_answers,
 )
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.engine import Forward, prepare
@@ -63,6 +59,7 @@ class Study:
     orders: dict[str, dict[Head, Int[Tensor, "n_components"]]]
     energies: Float[Tensor, "layers n_heads d_head"]
     seed: int = 0
+    model: str = ""
 
     @property
     def d_head(self) -> int:
@@ -73,16 +70,18 @@ class Study:
         """The answers with nothing exchanged."""
         return answers(self.ends, self.scored.own.prompts, self.ends.final[:, None])
 
-    def answers(self, exchanges: Sequence[Exchange], into: str = QUERY, *, names_only: bool = False) -> Answers:
-        """The answers with each exchange; of keys and values, one exchange."""
-        if into == QUERY:
-            return exchanged_answers(self.scored, self.ends, exchanges, names_only=names_only)
-        return answers_by_other_input(self.scored, self.ends, exchanges[0], into)
+    def first(self, predictor: str, heads: Sequence[Head], k: int) -> tuple[Component, ...]:
+        """The first ``k`` components of each head, by one order."""
+        return tuple(Component(h.layer, h.head, int(i)) for h in heads for i in self.orders[predictor][h][:k])
 
-    def nearest(self, c: Component, n: int, without: Sequence[Component]) -> list[Component]:
-        """The ``n`` components of the same layer whose energy is the nearest, some left out."""
+    def nearest(
+        self, c: Component, n: int, without: Sequence[Component], *, same_head: bool = False
+    ) -> list[Component]:
+        """The ``n`` components of the same layer, or head, whose energy is the nearest, some left out."""
         energy = self.energies[c.layer].clamp(min=1e-12).log()
         apart = (energy - energy[c.head, c.component]).abs()
+        if same_head:
+            apart[torch.arange(len(apart)) != c.head] = torch.inf
         for other in without:
             if other.layer == c.layer:
                 apart[other.head, other.component] = torch.inf
@@ -103,7 +102,9 @@ def study_of(c: Context) -> Study:
     """The study of a context's model. Raises :class:`NotApplicable` as :func:`movers_and_heads` does."""
     movers, heads = movers_and_heads(c)
     choice, scored = fresh_prompts(c.tokenizer, (c.n(N_CHOICE), c.n(N_SCORED)), c.seed)
-    return make_study(c.bridge, c.tokenizer, movers, heads, choice, scored, seed=c.seed, predicted=predicted(c))
+    return make_study(
+        c.bridge, c.tokenizer, movers, heads, choice, scored, seed=c.seed, model=c.model, predicted=predicted(c)
+    )
 
 
 def predicted(c: Context) -> dict[Head, Float[Tensor, "d_head"]]:
@@ -120,7 +121,7 @@ def predicted(c: Context) -> dict[Head, Float[Tensor, "d_head"]]:
 
 def make_study(
     bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, movers: Sequence[Head], heads: Sequence[Head],
-    choice: Sequence[IOIPrompt], scored: Sequence[IOIPrompt], *, seed: int = 0,
+    choice: Sequence[IOIPrompt], scored: Sequence[IOIPrompt], *, seed: int = 0, model: str = "",
     predicted: dict[Head, Float[Tensor, "d_head"]] | None = None,
 ) -> Study:  # fmt: skip
     """The same for given heads and prompts. predicted: scores of the heads' components; by default composition scores
@@ -131,7 +132,7 @@ def make_study(
     orders = orders_of(twins_of(bridge, tokenizer, movers, choice), heads, predicted)
     layers = range(max(mover.layer for mover in movers))
     change = twins.twin.activations(layers) - twins.own.activations(layers)
-    return Study(tuple(movers), tuple(heads), twins, ends, orders, change.square().mean(0).cpu(), seed)
+    return Study(tuple(movers), tuple(heads), twins, ends, orders, change.square().mean(0).cpu(), seed, model)
 
 
 def fresh_prompts(tokenizer: PreTrainedTokenizerBase, sizes: Sequence[int], seed: int) -> list[list[IOIPrompt]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,11 +19,11 @@ from torch import Tensor
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.dealt import DrawnTest, drawn_test, names_within_layers
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import Row, column, maybe
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.roles import Link
 from talking_heads_utils.scores.scores import CompositionScores
-from talking_heads_utils.stats import Interval, bootstrap_mean, holm, percentile_among
+from talking_heads_utils.stats import bootstrap_mean, holm, percentile_among
 
 N_DRAWS = 99_999
 JOINT = "all links"  # in place of a link: the test of all of them together
@@ -47,18 +48,18 @@ class LinkRow(Row):
     statistic: str = column("", "percentile: of the writer among all earlier heads of the reader, by the component "
                             "of each that the reader reads most")  # fmt: skip
     value: float = column("percentile", "mean over pairs of writer and reader, of all links over links")
-    low: float | None = column("percentile", "lower end of its 95% interval, bootstrap over writers")
-    high: float | None = column("percentile", "upper end")
-    null_mean: float | None = column("percentile", "mean over draws of as many heads from the same layers")
-    null_high: float | None = column("percentile", "their 95th percentile")
-    p: float | None = column("", "share of draws, and what is tested, that reach it. Drawn are the writers; where "
-                             "control is 'other readers', the readers, against the link's own value; of all links "
-                             "together the heads' names within each layer, once for all roles")  # fmt: skip
-    p_holm: float | None = column("", "p after Holm's correction over the links")
+    low: float | None = maybe("percentile", "lower end of its 95% interval, bootstrap over writers")
+    high: float | None = maybe("percentile", "upper end")
+    null_mean: float | None = maybe("percentile", "mean over draws of as many heads from the same layers")
+    null_high: float | None = maybe("percentile", "their 95th percentile")
+    p: float | None = maybe("", "share of draws, and what is tested, that reach it. Drawn are the writers; where "
+                            "control is 'other readers', the readers, against the link's own value; of all links "
+                            "together the heads' names within each layer, once for all roles")  # fmt: skip
+    p_holm: float | None = maybe("", "p after Holm's correction over the links")
     n_writers: int = column("heads", "writers")
     n_readers: int = column("heads", "readers")
     n_pairs: int = column("pairs", "of a writer and a later reader")
-    n_draws: int | None = column("", "draws that p is made of")
+    n_draws: int | None = maybe("", "draws that p is made of")
 
 
 def percentiles(values: Percentiles) -> Percentiles:
@@ -116,7 +117,7 @@ def link_rows(
         rows.append(_row(link, link.name, tables, test=test, p_holm=p_holm))
         rows += _control_rows(link, tables, names)
     whole = Link("", "", "", tuple(pair for link in links for pair in link.pairs))
-    return [*rows, filled_row(whole, JOINT, joint.observed, test=joint)]
+    return [*rows, filled_row(whole, JOINT, joint.observed, joint)]
 
 
 def _control_rows(link: Link, tables: Mapping[str, Percentiles], names: Names) -> list[LinkRow]:
@@ -129,10 +130,9 @@ def _control_rows(link: Link, tables: Mapping[str, Percentiles], names: Names) -
     ))  # fmt: skip
     by_readers = drawn_test(over_pairs(table, link.pairs).item(), over_pairs(table, link.pairs, readers=names))
     found = [_row(readers, link.name, tables, OTHER_READERS, by_readers)] if readers.pairs else []
-    for kind in tables:
-        if kind != link.kind:
-            test = _by_writers(tables[kind], link.pairs, names)
-            found.append(_row(replace(link, kind=kind), link.name, tables, OTHER_INPUT, test))
+    for kind in (kind for kind in tables if kind != link.kind):
+        test = _by_writers(tables[kind], link.pairs, names)
+        found.append(_row(replace(link, kind=kind), link.name, tables, OTHER_INPUT, test))
     return found + ([_row(writers, link.name, tables, OTHER_WRITERS)] if writers.pairs else [])
 
 
@@ -143,21 +143,21 @@ def _row(
     """With the interval over writers."""
     table = tables[link.kind]
     means = [over_pairs(table, [pair for pair in link.pairs if pair[0] == writer]) for writer in link.writers]
-    interval = bootstrap_mean(torch.cat(means)) if len(means) > 1 else None
-    return filled_row(link, name, over_pairs(table, link.pairs).item(), interval, control, test, p_holm)
+    _, low, high, _ = bootstrap_mean(torch.cat(means)) if len(means) > 1 else (None,) * 4
+    value = over_pairs(table, link.pairs).item()
+    return filled_row(link, name, value, test, control=control, p_holm=p_holm, low=low, high=high)
 
 
 def filled_row(
-    link: Link, name: str, value: float, interval: Interval | None = None, control: str = "",
-    test: DrawnTest | None = None, p_holm: float | None = None,
-) -> LinkRow:  # fmt: skip
+    link: Link, name: str, value: float, test: DrawnTest | None = None, *, control: str = "", **more: Any
+) -> LinkRow:
+    """more: further columns by name."""
+    drawn: dict[str, Any] = {}
+    if test is not None:
+        drawn = dict(null_mean=test.null_mean, null_high=test.null_high, p=test.p, n_draws=test.n)
     return LinkRow(
-        link=name, writers_role=link.writers_role, readers_role=link.readers_role, kind=link.kind, control=control,
-        statistic=STATISTIC, value=value, low=interval.low if interval else None,
-        high=interval.high if interval else None, null_mean=test.null_mean if test else None,
-        null_high=test.null_high if test else None, p=test.p if test else None, p_holm=p_holm,
-        n_writers=len(link.writers), n_readers=len(link.readers), n_pairs=len(set(link.pairs)),
-        n_draws=test.n if test else None,
+        name, link.writers_role, link.readers_role, link.kind, control, STATISTIC, value, n_writers=len(link.writers),
+        n_readers=len(link.readers), n_pairs=len(set(link.pairs)), **drawn, **more,
     )  # fmt: skip
 
 

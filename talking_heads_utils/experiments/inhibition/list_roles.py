@@ -34,23 +34,12 @@ SOLVED_BY_MOVERS = 0.5  # share of the direct logit difference below which there
 
 @dataclass(frozen=True)
 class FoundRoles:
-    """Movers and inhibition heads of a model, and the numbers that they were found by.
-
-    movers, inhibition: heads, the strongest first.
-    mover_scores: attention from ``end`` to the answer times direct effect on the logit difference.
-    direct: that effect alone, in logits.
-    patched: change of I(m), mean over the movers, when what a head writes into their queries comes from another prompt;
-        NaN where no mover lies above the head.
-    share: of the whole logit difference, what the movers write.
-    """
+    """Movers and inhibition heads of a model, the strongest first. share: of the whole logit difference, what the
+    movers write."""
 
     movers: list[Head]
     inhibition: list[Head]
-    mover_scores: Float[Tensor, "n_layers n_heads"]
-    direct: Float[Tensor, "n_layers n_heads"]
-    patched: Float[Tensor, "n_layers n_heads"]
     share: float
-    n_prompts: int
 
     @property
     def through_movers(self) -> bool:
@@ -74,18 +63,10 @@ def roles_on_lists(bridge: TransformerBridge, prompts: PromptSet, *, seed: int =
     if not movers:
         raise OptionError("No head attends to the answer and writes it: there is no mover to inhibit.")
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).to(recording.rows.device)
-    patched = torch.stack([patch_into_query(recording, order, mover) for mover in movers])
-    mean = patched.nanmean(0)
+    patched = torch.stack([patch_into_query(recording, order, mover) for mover in movers]).nanmean(0)
     whole = ((recording.norm(recording.final) * wanted).sum(-1)).mean()
-    return FoundRoles(
-        movers=movers,
-        inhibition=heads_with_a_role(-mean.nan_to_num(), least=LEAST_CHANGE),
-        mover_scores=scores,
-        direct=direct,
-        patched=mean,
-        share=(sum(direct[m.layer, m.head] for m in movers) / whole).item(),
-        n_prompts=len(prompts),
-    )
+    share = (sum(direct[m.layer, m.head] for m in movers) / whole).item()
+    return FoundRoles(movers, heads_with_a_role(-patched.nan_to_num(), least=LEAST_CHANGE), share)
 
 
 def mover_scores(

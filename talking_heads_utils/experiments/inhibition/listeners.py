@@ -12,13 +12,13 @@ from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.dealt import DrawnTest, drawn_test, mean_over_draws, names_within_layers
+from talking_heads_utils.experiments.dealt import drawn_test, mean_over_draws, names_within_layers
 from talking_heads_utils.experiments.inhibition.links import N_DRAWS, percentiles
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import Row, column, maybe
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.roles import BACKUP_MOVER, NAME_MOVER, S_INHIBITION, Roles
 from talking_heads_utils.scores.scores import CompositionScores
-from talking_heads_utils.stats import Interval
+from talking_heads_utils.stats import middle, percentile_among
 
 N_BOOT = 2000
 EVERY = "all"  # in place of a head: the row of the test over all of them
@@ -29,27 +29,27 @@ class ListenerRow(Row):
     """One later head as a reader of the S-inhibition heads' components; then a row of the test by either measure."""
 
     head: str = column("", "the reader; 'all' in the rows of the test")
-    layer: int | None = column("", "its layer")
+    layer: int | None = maybe("", "its layer")
     role: str = column("", "its role; empty for none, and in the rows of the test")
-    listener: bool | None = column("", "whether it is a name mover or a backup of one: the claim is of them")
-    value: float | None = column("percentile", "of the S-inhibition heads among all earlier heads, by the component of "
-                                 "each that this reader's query reads most, mean over S-inhibition heads: the links' "
-                                 "statistic, of one reader")  # fmt: skip
-    rank: int | None = column("", "of value among all later heads, 1 for the strongest")
-    shared: float | None = column("percentile", "of the S-inhibition heads' components among all earlier components, "
-                                  "mean over those heads; of each the component that all other later heads read most "
-                                  "on average")  # fmt: skip
+    listener: bool | None = maybe("", "whether it is a name mover or a backup of one: the claim is of them")
+    value: float | None = maybe("percentile", "of the S-inhibition heads among all earlier heads, by the component of "
+                                "each that this reader's query reads most, mean over S-inhibition heads: the links' "
+                                "statistic, of one reader")  # fmt: skip
+    rank: int | None = maybe("", "of value among all later heads, 1 for the strongest")
+    shared: float | None = maybe("percentile", "of the S-inhibition heads' components among all earlier components, "
+                                 "mean over those heads; of each the component that all other later heads read most "
+                                 "on average")  # fmt: skip
     by: str = column("", "in the rows of the test, by which of the two columns: 'value' or 'shared'")
-    auc: float | None = column("share", "of pairs of a listener and another later head in which the listener's is "
-                               "larger")  # fmt: skip
-    low: float | None = column("share", "lower end of its 95% interval, bootstrap over heads")
-    high: float | None = column("share", "upper end")
-    null_mean: float | None = column("share", "its mean over as many heads drawn from the same layers")
-    null_high: float | None = column("share", "and their 95th percentile")
-    p: float | None = column("", "share of those draws, and the listeners, that reach it")
-    n_listeners: int | None = column("heads", "listeners among the later heads")
-    n: int | None = column("heads", "later heads")
-    n_draws: int | None = column("", "draws that p is made of")
+    auc: float | None = maybe("share", "of pairs of a listener and another later head in which the listener's is "
+                              "larger")  # fmt: skip
+    low: float | None = maybe("share", "lower end of its 95% interval, bootstrap over heads")
+    high: float | None = maybe("share", "upper end")
+    null_mean: float | None = maybe("share", "its mean over as many heads drawn from the same layers")
+    null_high: float | None = maybe("share", "and their 95th percentile")
+    p: float | None = maybe("", "share of those draws, and the listeners, that reach it")
+    n_listeners: int | None = maybe("heads", "listeners among the later heads")
+    n: int | None = maybe("heads", "later heads")
+    n_draws: int | None = maybe("", "draws that p is made of")
 
 
 def own_components(scores: CompositionScores, writers: Sequence[Head]) -> Float[Tensor, "n_later n_heads"]:
@@ -66,9 +66,10 @@ def shared_components(scores: CompositionScores, writers: Sequence[Head]) -> Flo
     components. That with the highest mean percentile over all *other* later heads is taken, so it is chosen without the
     reader that is asked about, and without knowing any reader's role.
     """
-    rank = [_percentile_by_component(scores, layer, writers) for layer in _later(scores, writers)]
-    read = torch.stack(rank)  # [n_later, n_writers, d_head, n_heads]
-    n_readers = read.shape[0] * read.shape[-1]
+    at = [writer.layer for writer in writers], [writer.head for writer in writers]
+    blocks = [scores.blocks["Q", layer].score for layer in _later(scores, writers)]
+    read = torch.stack([_component_percentiles(score)[at] for score in blocks])
+    n_readers = read.shape[0] * read.shape[-1]  # of [n_later, n_writers, d_head, n_heads]
     others = (read.sum((0, 3))[None, :, :, None] - read) / (n_readers - 1)
     best = others.argmax(2, keepdim=True)
     return read.gather(2, best)[:, :, 0].mean(1)
@@ -78,13 +79,9 @@ def _later(scores: CompositionScores, writers: Sequence[Head]) -> range:
     return range(max(writer.layer for writer in writers) + 1, scores.n_layers)
 
 
-def _percentile_by_component(
-    scores: CompositionScores, layer: int, writers: Sequence[Head]
-) -> Float[Tensor, "n_writers d_head n_heads"]:
-    score = scores.blocks["Q", layer].score
-    ranks = torch.from_numpy(rankdata(score.flatten(0, 2).nan_to_num(nan=-1.0).double().numpy(), axis=0))
-    share = (100 * (ranks - 1) / (len(ranks) - 1)).view_as(score)
-    return torch.stack([share[writer.layer, writer.head] for writer in writers])
+def _component_percentiles(score: Float[Tensor, "layers heads d_head readers"]) -> Tensor:
+    """Of every component among all earlier ones; one that writes nothing is the last."""
+    return percentile_among(score.flatten(0, 2).nan_to_num(nan=-1.0)).view_as(score)
 
 
 def listener_rows(
@@ -103,11 +100,10 @@ def listener_rows(
     values = {"value": own_components(scores, writers), "shared": shared_components(scores, writers)}
     own, shared = (each.flatten() for each in values.values())
     rank = rankdata(-own.numpy(), method="min")
-    empty = dict.fromkeys(("auc", "low", "high", "null_mean", "null_high", "p", "n_listeners", "n", "n_draws"))
     rows = [
         ListenerRow(
-            str(head), head.layer, roles.role_of(head), head in listeners, own[i].item(), int(rank[i]),
-            shared[i].item(), by="", **empty,
+            str(head), layer=head.layer, role=roles.role_of(head), listener=head in listeners, value=own[i].item(),
+            rank=int(rank[i]), shared=shared[i].item(), by="",
         )
         for i, head in sorted(enumerate(heads), key=lambda at: -own[at[0]].item())
     ]  # fmt: skip
@@ -115,39 +111,34 @@ def listener_rows(
     return [*rows, *(auc_row(by, each, at, n_draws, seed) for by, each in values.items())]
 
 
-def listener_auc(
-    value: Float[Tensor, "n_later n_heads"], listeners: Sequence[Head], n_draws: int, seed: int
-) -> tuple[DrawnTest, Interval]:
+def auc_row(
+    by: str, value: Float[Tensor, "n_later n_heads"], listeners: Sequence[Head], n_draws: int, seed: int
+) -> ListenerRow:
     """Area under the curve of the listeners against all other heads, with its null: as many heads of the same layers.
 
     listeners: by their row of ``value``, as layer. The interval is a bootstrap over heads, within each of the groups.
     """
     ranks = torch.from_numpy(rankdata(value.flatten().numpy())).view_as(value)
     n, rest = len(listeners), value.numel() - len(listeners)
-    names = names_within_layers(n_draws, value.shape[0], value.shape[1], seed)
+    chosen = torch.zeros_like(value, dtype=torch.bool)
+    for head in listeners:
+        chosen[head.layer, head.head] = True
 
     def auc(mean_rank: Tensor) -> Tensor:
         return (mean_rank - (n + 1) / 2) / rest
 
+    names = names_within_layers(n_draws, value.shape[0], value.shape[1], seed)
     observed = auc(torch.stack([ranks[head.layer, head.head] for head in listeners]).mean()).item()
     test = drawn_test(observed, auc(mean_over_draws(ranks, listeners, names)))
-    chosen = torch.zeros_like(value, dtype=torch.bool)
-    for head in listeners:
-        chosen[head.layer, head.head] = True
     above = ranks[chosen][:, None] - ranks[~chosen][None]
     wins = (above > 0).double() + 0.5 * (above == 0)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(n, (N_BOOT, n, 1), generator=generator)
     columns = torch.randint(rest, (N_BOOT, 1, rest), generator=generator)
-    low, high = wins[rows, columns].mean((1, 2)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return test, Interval(observed, low, high, value.numel())
-
-
-def auc_row(by: str, value: Tensor, listeners: Sequence[Head], n_draws: int, seed: int) -> ListenerRow:
-    test, interval = listener_auc(value, listeners, n_draws, seed)
+    low, high = middle(wins[rows, columns].mean((1, 2)))
     return ListenerRow(
-        EVERY, None, "", None, None, None, None, by, test.observed, interval.low, interval.high, test.null_mean,
-        test.null_high, test.p, len(listeners), interval.n, test.n,
+        EVERY, role="", by=by, auc=observed, low=low, high=high, null_mean=test.null_mean, null_high=test.null_high,
+        p=test.p, n_listeners=n, n=value.numel(), n_draws=test.n,
     )  # fmt: skip
 
 

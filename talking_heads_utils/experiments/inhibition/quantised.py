@@ -13,7 +13,7 @@ from torch import Tensor
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.scores.scores import CompositionScores, compute_scores
-from talking_heads_utils.settings import KINDS, SEED
+from talking_heads_utils.settings import KINDS
 from talking_heads_utils.stats import spearman
 from talking_heads_utils.weights.checkpoints import Checkpoint, assembled
 from talking_heads_utils.weights.safetensor_files import SafeTensors
@@ -58,7 +58,7 @@ def quantised(checkpoint: Checkpoint, quantisation: str) -> Checkpoint:
 
 
 def quantised_frame(
-    checkpoint: Checkpoint, quantisations: Sequence[str] = QUANTISATIONS, *, kinds: str = KINDS, seed: int = SEED
+    checkpoint: Checkpoint, quantisations: Sequence[str] = QUANTISATIONS, *, kinds: str = KINDS
 ) -> pd.DataFrame:
     """One row per quantisation and kind, each against the float scores of the same checkpoint.
 
@@ -71,16 +71,16 @@ def quantised_frame(
     """
     import pandas as pd
 
-    plain, rows = _scored(checkpoint, kinds, seed), []
+    plain, rows = _scored(checkpoint, kinds), []
     for name in quantisations:
-        other = _scored(quantised(checkpoint, name), kinds, seed)
+        other = _scored(quantised(checkpoint, name), kinds)
         rows += [{"quantisation": name, "kind": kind, **_moved(plain, other, kind)} for kind in kinds]
     return pd.DataFrame(rows)
 
 
-def _scored(checkpoint: Checkpoint, kinds: str, seed: int) -> tuple[CompositionScores, Tensor]:
+def _scored(checkpoint: Checkpoint, kinds: str) -> tuple[CompositionScores, Tensor]:
     weights = assembled(checkpoint)
-    return compute_scores(weights, kinds, seed=seed), write_directions(weights)[0]
+    return compute_scores(weights, kinds), write_directions(weights)[0]
 
 
 def _moved(

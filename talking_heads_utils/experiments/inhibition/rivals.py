@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.links import known_links
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import Row, column, maybe
 from talking_heads_utils.labels import Head
 from talking_heads_utils.roles import Link
 from talking_heads_utils.scores.scores import CompositionScores
-from talking_heads_utils.stats import Interval, bootstrap_mean, percentile_among
+from talking_heads_utils.stats import bootstrap_mean, percentile_among
 from talking_heads_utils.weights.heads import HeadWeights
 
 BEST_COMPONENT, TOP_COMPONENTS = "best_component", "top_components"
@@ -37,14 +37,14 @@ class RivalRow(Row):
     reader: str = column("", "the reader; 'all' for the mean over readers")
     kind: str = column("", "its input, Q, K or V; empty for several")
     auc: float = column("share", "of pairs of a known writer and another earlier head in which the writer comes first")
-    auc_low: float | None = column("share", "lower end of its 95% interval, bootstrap over readers")
-    auc_high: float | None = column("share", "upper end")
+    auc_low: float | None = maybe("share", "lower end of its 95% interval, bootstrap over readers")
+    auc_high: float | None = maybe("share", "upper end")
     r_precision: float = column("share", "of the first R heads that are known writers, where R is how many there are")
-    r_precision_low: float | None = column("share", "lower end of its 95% interval, bootstrap over readers")
-    r_precision_high: float | None = column("share", "upper end")
-    ahead: float | None = column("share", "auc of best_component less that of this measure, mean over readers")
-    ahead_low: float | None = column("share", "lower end of its 95% interval, bootstrap over readers")
-    ahead_high: float | None = column("share", "upper end")
+    r_precision_low: float | None = maybe("share", "lower end of its 95% interval, bootstrap over readers")
+    r_precision_high: float | None = maybe("share", "upper end")
+    ahead: float | None = maybe("share", "auc of best_component less that of this measure, mean over readers")
+    ahead_low: float | None = maybe("share", "lower end of its 95% interval, bootstrap over readers")
+    ahead_high: float | None = maybe("share", "upper end")
     n_writers: int = column("heads", "known writers, summed over readers")
     n_earlier: int = column("heads", "earlier heads that are ranked, summed over readers")
     n_readers: int = column("heads", "readers")
@@ -67,13 +67,13 @@ def projection_kernels(weights: HeadWeights, kind: str) -> Float[Tensor, "n_laye
     return out
 
 
-def top_components(scores: CompositionScores, kind: str, k: int = TOP) -> Float[Tensor, "layers heads layers heads"]:
-    """Sum of the k largest scores of a writer's components into a reader; else NaN."""
+def top_components(scores: CompositionScores, kind: str) -> Float[Tensor, "layers heads layers heads"]:
+    """Sum of the :data:`TOP` largest scores of a writer's components into a reader; else NaN."""
     shape = (scores.n_layers, scores.n_heads, scores.n_layers, scores.n_heads)
     out = torch.full(shape, torch.nan)
     for layer in (layer for held, layer in scores.blocks if held == kind):
         score = scores.blocks[kind, layer].score
-        best = score.nan_to_num().topk(min(k, score.shape[2]), dim=2).values.sum(2)
+        best = score.nan_to_num().topk(min(TOP, score.shape[2]), dim=2).values.sum(2)
         out[:layer, :, layer] = best.masked_fill(score.isnan().all(2), torch.nan)
     return out
 
@@ -129,34 +129,27 @@ def _reader_row(
     for head in left_out:
         held[head.layer, head.head] = False
     auc, r_precision = precision(earlier[held], marked[held])
-    none = dict.fromkeys(("auc_low", "auc_high", "r_precision_low", "r_precision_high"))
-    return RivalRow(measure, name, str(reader), kind, auc=auc, r_precision=r_precision, **none, **_ahead(None),
-                    n_writers=len(known), n_earlier=int(held.sum()), n_readers=1)  # fmt: skip
+    return RivalRow(measure, name, str(reader), kind, auc=auc, r_precision=r_precision, n_writers=len(known),
+                    n_earlier=int(held.sum()), n_readers=1)  # fmt: skip
 
 
 def _mean_row(rows: Sequence[RivalRow], best: Sequence[RivalRow]) -> RivalRow:
     """Means over readers, with intervals where there are two or more."""
-    auc = _over_readers([row.auc for row in rows])
-    r_precision = _over_readers([row.r_precision for row in rows])
-    ahead = _over_readers([b.auc - row.auc for b, row in zip(best, rows, strict=True)])
     kinds = {row.kind for row in rows}
-    return RivalRow(
-        rows[0].measure, rows[0].link, EVERY, kinds.pop() if len(kinds) == 1 else "", auc.mean, auc.low, auc.high,
-        r_precision.mean, r_precision.low, r_precision.high, **_ahead(ahead),
+    cells: dict[str, Any] = dict(
+        measure=rows[0].measure, link=rows[0].link, reader=EVERY, kind=kinds.pop() if len(kinds) == 1 else "",
         n_writers=sum(row.n_writers for row in rows), n_earlier=sum(row.n_earlier for row in rows),
         n_readers=len({row.reader for row in rows}),
     )  # fmt: skip
-
-
-def _over_readers(values: Sequence[float]) -> Interval:
-    if len(values) < 2:
-        return Interval(values[0], math.nan, math.nan, 1)
-    return bootstrap_mean(torch.tensor(values, dtype=torch.float64))
-
-
-def _ahead(found: Interval | None) -> dict[str, float | None]:
-    mean, low, high = (None, None, None) if found is None else (found.mean, found.low, found.high)
-    return {"ahead": mean, "ahead_low": low, "ahead_high": high}
+    for name, values in (
+        ("auc", [row.auc for row in rows]), ("r_precision", [row.r_precision for row in rows]),
+        ("ahead", [other.auc - row.auc for other, row in zip(best, rows, strict=True)]),
+    ):  # fmt: skip
+        cells[name] = values[0]
+        if len(values) > 1:
+            found = bootstrap_mean(torch.tensor(values, dtype=torch.float64))
+            cells |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+    return RivalRow(**cells)
 
 
 def run(c: Context) -> list[RivalRow]:

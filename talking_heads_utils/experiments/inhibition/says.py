@@ -12,8 +12,8 @@ from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.folds import random_folds, wording_folds
-from talking_heads_utils.experiments.inhibition.coefficients import coefficients_at_end, predicted_components
+from talking_heads_utils.experiments.dealt import random_folds
+from talking_heads_utils.experiments.inhibition.prediction import coefficients_at_end, predicted_components
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Component
 from talking_heads_utils.prompts import ioi, lists
@@ -21,7 +21,7 @@ from talking_heads_utils.prompts.halves import check_enough, halves
 from talking_heads_utils.prompts.ioi import IO_FIRST, S_FIRST, IOIPrompt, build_ioi, draw_ioi, swap_names, swap_order
 from talking_heads_utils.prompts.ioi import third_name as without_duplicate
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.settings import N_ITEMS, SEED
+from talking_heads_utils.settings import N_ITEMS
 from talking_heads_utils.stats import bootstrap_mean, bootstrap_ratio
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-4, 9))  # of ridge regression, to choose from
@@ -98,7 +98,7 @@ def on_ioi(c: Context, components: Sequence[Component], n: int) -> list[SaysRow]
 
 
 def rows_of_ioi(
-    values: Float[Tensor, "6 n"], drawn: Sequence[Sequence[IOIPrompt]], seed: int = SEED, n_shuffled: int = N_SHUFFLED
+    values: Float[Tensor, "6 n"], drawn: Sequence[Sequence[IOIPrompt]], seed: int, n_shuffled: int
 ) -> list[tuple]:
     """Rows of one component, from its coefficients on the six versions of prompts: fields from ``statistic`` on."""
     squares = version_effects(values[:4])
@@ -110,7 +110,7 @@ def rows_of_ioi(
     rows += _group_means(values, drawn)
     unit, four = torch.arange(values.shape[1]), [p for part in drawn[:4] for p in part]
     template = one_hot([p.template for p in four])
-    folds = {WITHIN: random_folds(len(unit), seed=seed).repeat(4), ACROSS: template.argmax(1)}
+    folds = {WITHIN: random_folds(len(unit), seed).repeat(4), ACROSS: template.argmax(1)}
     for feature, design in {
         NAME_ORDER: one_hot([p.io_first for p in four])[:, 1:],
         WHICH_NAME: one_hot([p.s for p in four]),
@@ -166,7 +166,8 @@ def on_lists(c: Context, components: Sequence[Component], prompts: PromptSet) ->
     words, which = prompts.distractors.unique(return_inverse=True)
     twice = torch.zeros(len(prompts), len(words), dtype=torch.float64).scatter_(1, which, 1.0)
     index, rows = torch.as_tensor(prompts.info["index"]), []
-    folds = {WITHIN: random_folds(len(prompts), seed=c.seed), ACROSS: wording_folds(prompts)}
+    wordings = one_hot(prompts.info["wording"]).argmax(1)
+    folds = {WITHIN: random_folds(len(prompts), c.seed), ACROSS: wordings}
     for i, component in enumerate(components):
         own, found = values[:, i], []
         for k in index.unique().tolist():

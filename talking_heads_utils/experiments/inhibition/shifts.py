@@ -145,16 +145,6 @@ def in_queries(movers: Sequence[Head], ends: Forward, shifts: Mapping[int, Float
     return change
 
 
-def all_positions(twins: Twins, exchange: Exchange, below: int) -> Float[Tensor, "n n_pos d_model"]:
-    """What an exchange at every position adds there to the input of a layer."""
-    total = torch.zeros_like(twins.own.readers[below].resid)
-    for head, basis in exchange.parts:
-        if head.layer < below:
-            z = (twins.twin.writes[head.layer] - twins.own.writes[head.layer])[:, :, head.head]
-            total += (z @ twins.own.weights.W_O[head.layer, head.head].to(z) @ basis.T) @ basis
-    return exchange.scale * total
-
-
 def z_after(
     twins: Twins, mover: Head, exchange: Exchange, into: str, x: Float[Tensor, "n d_model"]
 ) -> tuple[Float[Tensor, "n n_pos"], Float[Tensor, "n d_head"]]:
@@ -164,10 +154,13 @@ def z_after(
     """
     own, reader = twins.own, twins.own.reader(mover.layer)
     at, kv = reader.weights, int(reader.weights.kv_index[mover.head])
-    resid = reader.resid.clone()
+    resid, added = reader.resid.clone(), torch.zeros_like(reader.resid)
     resid[own.rows, own.end] = x
-    moved = at.norm(resid + all_positions(twins, exchange, mover.layer))
-    plain = at.norm(resid)
+    for head, basis in exchange.parts:
+        if head.layer < mover.layer:
+            z = (twins.twin.writes[head.layer] - own.writes[head.layer])[:, :, head.head]
+            added += (z @ own.weights.W_O[head.layer, head.head].to(z) @ basis.T) @ basis
+    moved, plain = at.norm(resid + exchange.scale * added), at.norm(resid)
     keys = (moved if into == KEY else plain) @ at.W_K[kv] + at.b_K[kv]
     values = (moved if into == VALUE else plain) @ at.W_V[kv] + at.b_V[kv]
     distances = own.end[:, None] - torch.arange(resid.shape[1], device=own.end.device)
@@ -214,24 +207,21 @@ def answers(
 
 @torch.no_grad()
 def exchanged_answers(
-    twins: Twins, ends: Forward, exchanges: Sequence[Exchange], *, names_only: bool = False, block: int = 256
+    twins: Twins, ends: Forward, exchanges: Sequence[Exchange], into: str = QUERY, *, names_only: bool = False
 ) -> Answers:
-    """The answers with each exchange in all movers' queries; ``ends`` starts at the lowest mover's layer. names_only:
-    as :func:`answers` takes it."""
+    """The answers with each exchange in all movers' queries; or with one, at every position, in their keys or values.
+    ``ends`` starts at the lowest mover's layer. names_only: as :func:`answers` takes it."""
+    if into != QUERY:
+        change = in_keys_or_values(twins, exchanges[0], into)
+        return answers(
+            ends, twins.own.prompts, ends.run(ends.resid[:, None, None], ends.at_end(), change=change)[:, :, 0]
+        )
     found, k = [], len(exchanges)
     layers = {head.layer for head in twins.movers}
     shifts = {layer: torch.stack([twins.shift(e, layer) for e in exchanges], 1) for layer in layers}
-    for rows in batches.blocks(len(ends.end), max(1, block // k)):
+    for rows in batches.blocks(len(ends.end), max(1, 256 // k)):
         change = in_queries(twins.movers, ends, {layer: shift[rows] for layer, shift in shifts.items()})
         x = ends.resid[rows, None, None].expand(-1, k, -1, -1)
         final = ends.run(x, ends.at_end(), change=change, rows=rows)[:, :, 0]
         found.append(answers(ends, twins.own.prompts, final, rows, names_only=names_only))
     return Answers(*map(torch.cat, zip(*found)))
-
-
-@torch.no_grad()
-def answers_by_other_input(twins: Twins, ends: Forward, exchange: Exchange, into: str) -> Answers:
-    """The answers with one exchange, at every position, in all movers' keys or values."""
-    change, x = in_keys_or_values(twins, exchange, into), ends.resid[:, None, None]
-    final = ends.run(x, ends.at_end(), change=change)[:, :, 0]
-    return answers(ends, twins.own.prompts, final)

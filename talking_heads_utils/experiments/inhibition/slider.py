@@ -17,14 +17,13 @@ from talking_heads_utils.experiments.inhibition.exchange_study import (
     N_CHOICE,
     N_SCORED,
     PREDICTED,
-    Study,
     fresh_prompts,
     study_of,
 )
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import Row, column, maybe
 from talking_heads_utils.forward.engine import ATTN_OUT, Change, Forward, Z, chained, prepare, reading
 from talking_heads_utils.labels import Component, Head
-from talking_heads_utils.prompts.ioi import IO_FIRST, S_FIRST, IOIPrompt, build_ioi
+from talking_heads_utils.prompts.ioi import IO_FIRST, S_FIRST, build_ioi
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.prompts.texts import from_texts
 from talking_heads_utils.roles import NAME_MOVER
@@ -32,9 +31,8 @@ from talking_heads_utils.stats import summary
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedTokenizerBase
 
+MEASURES = ("attention", "logit", "probability")
 COMPONENT, RANDOM = "component", "random"  # what is moved along
 FIRST, SECOND = "first", "second"  # the two names, as the prompt has them
 N_SHOWN, N_MEAN = 20, 200
@@ -48,7 +46,7 @@ class SliderRow(Row):
     model: str = column("", "name of the model")
     component: str = column("", "whose coefficient is set, in what its head writes at the last token")
     direction: str = column("", "component, or random: a random direction of the head's output, moved as far")
-    prompt: int | None = column("", "its index; empty for the mean over prompts")
+    prompt: int | None = maybe("", "its index; empty for the mean over prompts")
     text: str = column("", "the prompt; empty for the mean")
     order: str = column("", "IO first or S first; empty for the mean")
     setting: float = column("", "-1: mean coefficient of prompts that name IO first, 1: of those that name S first")
@@ -57,72 +55,77 @@ class SliderRow(Row):
     name: str = column("", "first or second: which of the two names")
     word: str = column("", "that name; empty for the mean")
     attention: float = column("share of attention", "to it at its first mention, mean over movers")
-    attention_low: float | None = column("share of attention", "lower end of its 95% interval; of the mean alone")
-    attention_high: float | None = column("share of attention", "upper end")
+    attention_low: float | None = maybe("share of attention", "lower end of its 95% interval; of the mean alone")
+    attention_high: float | None = maybe("share of attention", "upper end")
     logit: float = column("logits", "of the name")
-    logit_low: float | None = column("logits", "lower end of its 95% interval; of the mean alone")
-    logit_high: float | None = column("logits", "upper end")
+    logit_low: float | None = maybe("logits", "lower end of its 95% interval; of the mean alone")
+    logit_high: float | None = maybe("logits", "upper end")
     probability: float = column("probability", "of the name as the next token")
-    probability_low: float | None = column("probability", "lower end of its 95% interval; of the mean alone")
-    probability_high: float | None = column("probability", "upper end")
+    probability_low: float | None = maybe("probability", "lower end of its 95% interval; of the mean alone")
+    probability_high: float | None = maybe("probability", "upper end")
     n: int = column("prompts", "one, or those of the mean")
 
 
 def run(c: Context) -> list[SliderRow]:
-    """The first predicted component of the strongest S-inhibition head. Raises :class:`NotApplicable` for a model
-    without such heads."""
+    """The first predicted component of the strongest S-inhibition head, on some prompts, of which :data:`N_SHOWN` are
+    shown by themselves. Raises :class:`NotApplicable` for a model without such heads."""
     study = c.kept(study_of)
-    prompts = fresh_prompts(c.tokenizer, (c.n(N_CHOICE), c.n(N_SCORED), c.n(N_MEAN)), c.seed)[2]
-    return slider_rows(c.bridge, c.tokenizer, study, prompts, model=c.model)
-
-
-def slider_rows(
-    bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, study: Study, drawn: Sequence[IOIPrompt], *,
-    model: str = "", settings: Sequence[float] = SETTINGS,
-) -> list[SliderRow]:  # fmt: skip
-    """The rows of some prompts, of which :data:`N_SHOWN` are shown by themselves."""
-    head = study.heads[0]
-    component = Component(head.layer, head.head, int(study.orders[PREDICTED][head][0]))
-    span = study.scored.directions(head)
-    random = span.T @ torch.randn(len(span), generator=torch.Generator().manual_seed(study.seed)).to(span)
-    prompts = build_ioi(tokenizer, prompts=drawn)
-    ends = prepare(bridge, prompts, head.layer, keep=(Z,))
-    own = coefficients(ends, head, span[component.component]).cpu()
-    first = torch.tensor([order == IO_FIRST for order in prompts.info["order"]])
-    low, high = own[first].mean().item(), own[~first].mean().item()
-    at = torch.tensor([low + (setting + 1) / 2 * (high - low) for setting in settings])
-    scale = {"coefficients": at.tolist(), "plain": (2 * (own - low) / (high - low) - 1).tolist()}
-    shown = [i for is_first in (True, False) for i in (first == is_first).nonzero().flatten().tolist()[: N_SHOWN // 2]]
-    words = [[tokenizer.decode([int(t)]) for t in pair] for pair in names(prompts)[1]]
-    rows = []
-    for direction, v in ((COMPONENT, span[component.component]), (RANDOM, random / random.norm())):
-        measured = moved(ends, prompts, head, study.movers, v, (at - own[:, None]).to(v))
-        about: dict[str, Any] = {"model": model, "component": str(component), "direction": direction}
-        rows += _rows_of_prompts(measured, prompts, words, shown, settings, scale, about)
-        rows += _rows_of_mean(measured, settings, scale, about)
-    return rows
+    (component,) = study.first(PREDICTED, study.heads[:1], 1)
+    drawn = fresh_prompts(c.tokenizer, (c.n(N_CHOICE), c.n(N_SCORED), c.n(N_MEAN)), c.seed)[2]
+    return _rows(c, build_ioi(c.tokenizer, prompts=drawn), component)
 
 
 def text_rows(c: Context, table: pd.DataFrame, text: str, answer: str, other: str) -> list[SliderRow]:
     """A prompt of one's own, which ends before the answer, under the settings of a table of these rows. answer, other:
     the two names. Raises :class:`TaskError` for a text without them."""
-    component = Component.parse(table["component"].iloc[0])
-    head, at = component.of_head, {"IO": [(answer, 0)], "S1": [(other, 0)]}
     order = {"order": [IO_FIRST if text.find(answer) < text.find(other) else S_FIRST]}
+    at = {"IO": [(answer, 0)], "S1": [(other, 0)]}
     prompts = from_texts([text], [answer], [other], c.tokenizer, positions=at, info=order)
+    component = Component.parse(table["component"].iloc[0])
+    return _rows(c, prompts, component, table.groupby("setting")["coefficient"].first().to_dict())
+
+
+def _rows(
+    c: Context, prompts: PromptSet, component: Component, coefficients: dict[float, float] | None = None
+) -> list[SliderRow]:
+    """coefficients: what the coefficient is set to, by setting; every prompt is shown then. Else some are, and the mean
+    over all of them, and the scale is made of the prompts."""
+    head, rows = component.of_head, []
     ends = prepare(c.bridge, prompts, head.layer, keep=(Z,))
     span = write_directions(c.weights)[0][head.layer, head.head].nan_to_num().to(ends.final)
     random = span.T @ torch.randn(len(span), generator=torch.Generator().manual_seed(c.seed)).to(span)
-    own = coefficients(ends, head, span[component.component]).cpu()
-    by_setting = table.groupby("setting")["coefficient"].first()
-    low, high, settings = by_setting[-1.0], by_setting[1.0], by_setting.index.tolist()
-    scale = {"coefficients": by_setting.tolist(), "plain": (2 * (own - low) / (high - low) - 1).tolist()}
-    words, rows = [[c.tokenizer.decode([int(t)]) for t in names(prompts)[1][0]]], []
-    shift = (torch.tensor(by_setting.tolist()) - own[:, None]).to(span)
+    own, is_mean = along(ends, head, span[component.component]).cpu(), coefficients is None
+    shown: Sequence[int] = range(len(prompts))
+    if coefficients is None:
+        first = torch.tensor([order == IO_FIRST for order in prompts.info["order"]])
+        low, high = own[first].mean().item(), own[~first].mean().item()
+        at = torch.tensor([low + (setting + 1) / 2 * (high - low) for setting in SETTINGS])
+        coefficients = dict(zip(SETTINGS, at.tolist()))
+        shown = [i for some in (first, ~first) for i in some.nonzero().flatten().tolist()[: N_SHOWN // 2]]
+    low, high = coefficients[-1.0], coefficients[1.0]
+    plain, tokens = (2 * (own - low) / (high - low) - 1).tolist(), names(prompts)[1]
+    shift = (torch.tensor([*coefficients.values()]) - own[:, None]).to(span)
     for direction, v in ((COMPONENT, span[component.component]), (RANDOM, random / random.norm())):
+        about: dict[str, Any] = {"model": c.model, "component": str(component), "direction": direction}
         measured = moved(ends, prompts, head, c.roles.heads(NAME_MOVER), v, shift)
-        about = {"model": c.model, "component": str(component), "direction": direction}
-        rows += _rows_of_prompts(measured, prompts, words, [0], settings, scale, about)
+        places = [(s, setting, w) for s, setting in enumerate(coefficients) for w in (0, 1)]
+        rows += [
+            SliderRow(
+                **about, prompt=index, text=prompts.texts[i], order=prompts.info["order"][i], setting=setting,
+                coefficient=coefficients[setting], plain=plain[i], name=(FIRST, SECOND)[w],
+                word=c.tokenizer.decode([int(tokens[i, w])]), n=1, **dict(zip(MEASURES, measured[:, i, s, w].tolist())),
+            )
+            for index, i in enumerate(shown) for s, setting, w in places
+        ]  # fmt: skip
+        found = [summary(part.flatten(1)) for part in measured] if is_mean else []
+        for i, (_, setting, w) in enumerate(places if is_mean else ()):
+            cells = dict[str, Any]()
+            for what, of in zip(MEASURES, found):
+                cells |= {what: of.mean[i].item(), f"{what}_low": of.low[i].item(), f"{what}_high": of.high[i].item()}
+            rows.append(SliderRow(
+                **about, text="", order="", setting=setting, coefficient=coefficients[setting],
+                plain=sum(plain) / len(plain), name=(FIRST, SECOND)[w], word="", n=len(plain), **cells,
+            ))  # fmt: skip
     return rows
 
 
@@ -132,7 +135,7 @@ def names(prompts: PromptSet) -> tuple[Int[Tensor, "n 2"], Int[Tensor, "n 2"]]:
     return places, prompts.tokens.gather(1, places)
 
 
-def coefficients(ends: Forward, head: Head, v: Float[Tensor, "d_model"]) -> Float[Tensor, "n"]:
+def along(ends: Forward, head: Head, v: Float[Tensor, "d_model"]) -> Float[Tensor, "n"]:
     """How far along a direction a head of the first kept layer writes at ``end``, biases left out."""
     at = ends.layers[head.layer - ends.start].attention
     z = ends.plain(Z, head.layer, ends.at_end())[:, 0, head.head] - at.b_V[at.kv_index[head.head]]
@@ -151,13 +154,13 @@ def moving(layer: int, shift: Float[Tensor, "n k d_model"]) -> Change:
 @torch.no_grad()
 def moved(
     ends: Forward, prompts: PromptSet, head: Head, movers: Sequence[Head], v: Float[Tensor, "d_model"],
-    amounts: Float[Tensor, "n k"], block: int = 256,
+    amounts: Float[Tensor, "n k"],
 ) -> Float[Tensor, "3 n k 2"]:  # fmt: skip
     """Attention, logit and probability of both names when a head writes ``amounts`` more along ``v`` at ``end``, all
     that stands above it taking part."""
     places, tokens = (part.to(amounts.device) for part in names(prompts))
     found, k = [], amounts.shape[1]
-    for rows in batches.blocks(len(amounts), max(1, block // k)):
+    for rows in batches.blocks(len(amounts), max(1, 256 // k)):
         seen: dict[Head, Tensor] = {}
         change = chained(moving(head.layer, amounts[rows, :, None] * v), reading(movers, seen))
         x = ends.resid[rows, None, None].expand(-1, k, -1, -1)
@@ -169,39 +172,3 @@ def moved(
         )
         found.append(torch.stack([attention, own, (own - logits.logsumexp(-1, keepdim=True)).exp()]))
     return torch.cat(found, 1).cpu()
-
-
-def _rows_of_prompts(
-    measured: Float[Tensor, "3 n k 2"], prompts: PromptSet, words: Sequence[Sequence[str]], shown: Sequence[int],
-    settings: Sequence[float], scale: dict[str, list[float]], about: dict[str, Any],
-) -> list[SliderRow]:  # fmt: skip
-    none: dict[str, Any] = {
-        f"{name}_{end}": None for name in ("attention", "logit", "probability") for end in ("low", "high")
-    }
-    return [
-        SliderRow(
-            **about, prompt=index, text=prompts.texts[i], order=prompts.info["order"][i], setting=setting,
-            coefficient=scale["coefficients"][s], plain=scale["plain"][i], name=name, word=words[i][w],
-            attention=measured[0, i, s, w].item(), logit=measured[1, i, s, w].item(),
-            probability=measured[2, i, s, w].item(), n=1, **none,
-        )
-        for index, i in enumerate(shown) for s, setting in enumerate(settings) for w, name in enumerate((FIRST, SECOND))
-    ]  # fmt: skip
-
-
-def _rows_of_mean(
-    measured: Float[Tensor, "3 n k 2"], settings: Sequence[float], scale: dict[str, list[float]], about: dict[str, Any]
-) -> list[SliderRow]:
-    n = measured.shape[1]
-    found = [summary(part.flatten(1)) for part in measured]
-    rows, plain = [], sum(scale["plain"]) / n
-    for s, setting in enumerate(settings):
-        for w, name in enumerate((FIRST, SECOND)):
-            i, cells = 2 * s + w, dict[str, Any]()
-            for what, of in zip(("attention", "logit", "probability"), found):
-                cells |= {what: of.mean[i].item(), f"{what}_low": of.low[i].item(), f"{what}_high": of.high[i].item()}
-            rows.append(SliderRow(
-                **about, prompt=None, text="", order="", setting=setting, coefficient=scale["coefficients"][s],
-                plain=plain, name=name, word="", n=n, **cells,
-            ))  # fmt: skip
-    return rows

@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.dealt import drawn_test
-from talking_heads_utils.experiments.folds import numbered
+from talking_heads_utils.experiments.dealt import drawn_test, numbered
 from talking_heads_utils.experiments.inhibition.shifts import MOST
 from talking_heads_utils.experiments.list_prompts import EACH_INDEX, Lists, Part, check_each_index
 from talking_heads_utils.experiments.positional.conditional import (

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from talking_heads_utils.errors import TaskError
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.dealt import drawn_test
-from talking_heads_utils.experiments.folds import numbered, random_folds
+from talking_heads_utils.experiments.dealt import drawn_test, numbered, random_folds
 from talking_heads_utils.experiments.list_prompts import EACH_INDEX, Lists, Part, check_each_index
 from talking_heads_utils.experiments.positional.ends import Ends, ends
 from talking_heads_utils.experiments.positional.subspace import (
@@ -251,7 +250,7 @@ def pools(c: Context, n_items: int) -> dict[Split, Pool]:
     of_wording = numbered([*held_out.prompts.info["wording"], *wording.prompts.info["wording"]])
     of_part = torch.tensor([0] * len(held_out) + [1] * len(objects))
     return {
-        Split.LISTS: _pool([held_out], random_folds(len(held_out), seed=c.seed)),
+        Split.LISTS: _pool([held_out], random_folds(len(held_out), c.seed)),
         Split.WORDINGS: _pool([held_out, wording], of_wording),
         Split.OBJECTS: _pool([held_out, objects], of_part),
     }

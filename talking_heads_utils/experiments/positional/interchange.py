@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.dealt import drawn_test
-from talking_heads_utils.experiments.inhibition.exchange import LEAST, resamples
+from talking_heads_utils.experiments.inhibition.exchange import LEAST
 from talking_heads_utils.experiments.inhibition.shifts import MOST
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.ends import Ends, ends, make_ends
@@ -33,7 +33,7 @@ from talking_heads_utils.experiments.positional.pairs import Donor, Pairs, make_
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, basis, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.models import as_bridge
-from talking_heads_utils.stats import middle
+from talking_heads_utils.stats import middle, resamples
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils.experiments.folds import numbered
+from talking_heads_utils.experiments.dealt import numbered
 from talking_heads_utils.experiments.positional.ends import Ends
 from talking_heads_utils.forward import engine
 from talking_heads_utils.prompts.encoding import encode
