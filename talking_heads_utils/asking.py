@@ -18,12 +18,11 @@ from torch import Tensor
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, TaskError
 from talking_heads_utils.forward.layers import attention_layer, wide
-from talking_heads_utils.inputs import check_length, labelled_weights
 from talking_heads_utils.labels import Component, Head, as_component, as_head
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.encoding import tokenized
 from talking_heads_utils.prompts.prefix import begin_ids
-from talking_heads_utils.variants import finite
+from talking_heads_utils.variants import check_length, finite, labelled_weights
 from talking_heads_utils.weights.bridge import norm_of
 from talking_heads_utils.weights.heads import LAYER_NORM, NO_NORM
 

@@ -8,9 +8,8 @@ from conftest import random_prompts, run_with
 
 from talking_heads_utils.effects import component_effects, inhibition_score
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
-from talking_heads_utils.forward.closed_form import mover_of, pattern_after_shift
 from talking_heads_utils.forward.layers import HALF_TOLERANCES
-from talking_heads_utils.forward.recording import record
+from talking_heads_utils.forward.recording import mover_of, record, scores_after_shift
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import contrast
 from talking_heads_utils.models import load_model, moved
@@ -94,7 +93,7 @@ def test_removing_whole_heads_equals_a_hooked_run(case):
     recording = record(bridge, prompts, [READER.layer])
     write = recording.write(1)
     shift = -torch.stack([write[:, 0], write[:, 1] + write[:, 2]], 1)
-    found = pattern_after_shift(mover_of(recording, READER), shift)
+    found = scores_after_shift(mover_of(recording, READER), shift).softmax(-1)
     for k in range(2):
         at_end = torch.arange(prompts.tokens.shape[1]) == recording.end[:, None]
         plain, _ = plain_run(bridge, prompts, READER, shift[:, k, None] * at_end[..., None])

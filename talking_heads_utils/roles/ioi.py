@@ -27,8 +27,7 @@ from torch import Tensor
 
 from talking_heads_utils import batches, roles
 from talking_heads_utils.effects import wanted_direction
-from talking_heads_utils.forward.closed_form import Mover, mover_of, scores_after_shift
-from talking_heads_utils.forward.recording import Recording, record
+from talking_heads_utils.forward.recording import Mover, Recording, mover_of, record, scores_after_shift
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.halves import halves
 from talking_heads_utils.prompts.ioi import build_ioi, draw_ioi
