@@ -37,9 +37,7 @@ def bootstrap_ratio(
     together. Of k ratios the mean. Raises :class:`OptionError` for fewer than two units."""
     _check_enough(above)
     n, both = len(above), torch.cat([part.double().cpu().view(len(above), -1) for part in (above, below)], 1)
-    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(n_boot + 1, n, dtype=torch.float64)
-    times[0], times[1:] = 1, times[1:].scatter_add_(1, draws, torch.ones_like(draws).double())
+    times = torch.cat([torch.ones(1, n).double(), _drawn(n, n_boot, seed)])
     sums = (times @ both).view(n_boot + 1, 2, -1)
     ratios = (sums[:, 0] / sums[:, 1]).mean(1)
     low, high = torch.quantile(ratios[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
@@ -79,11 +77,16 @@ def summary(
         pairs = [share(v) for v in values.T] if before is None else [share_change(*p) for p in zip(values.T, before.T)]
         ends = torch.tensor([[found.low, found.high] for found in pairs], dtype=torch.float64).view(-1, 2).T
         return Summary(mean, ends[0], ends[1], n)
-    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
-    weights = torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double()) / n
+    weights = _drawn(n, n_boot, seed) / n
     middle = torch.tensor([0.025, 0.975], dtype=torch.float64)
     ends = torch.cat([torch.quantile(weights @ part, middle, 0) for part in change.split(512, 1)], 1)
     return Summary(mean, ends[0], ends[1], n)
+
+
+def _drawn(n: int, n_boot: int, seed: int) -> Float[Tensor, "n_boot n"]:
+    """How often each of n is in each resample."""
+    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
 
 
 def share(hits: Bool[Tensor, "n"]) -> Interval:
@@ -141,18 +144,16 @@ def _check_enough(values: Tensor) -> None:
         raise OptionError(f"An interval needs two values at least, not {len(values)}.")
 
 
-def sign_flip_p(
-    values: Float[Tensor, "n k"], *, n_draws: int = 99_999, seed: int = 0, block: int = 2048
-) -> Float[Tensor, "k"]:
+def sign_flip_p(values: Float[Tensor, "n k"], *, n_draws: int = 99_999) -> Float[Tensor, "k"]:
     """Two-sided p of each column's mean by random signs of its rows (Fisher 1935): the share of ``n_draws`` draws, and
     the values as they are, whose mean lies as far from zero. All columns share a draw's signs. Raises
     :class:`OptionError` for fewer than two rows."""
     _check_enough(values)
-    values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
+    values, generator = values.double().cpu(), torch.Generator().manual_seed(0)
     least = values.sum(0).abs() * (1 - 1e-9)
     reached = torch.ones(values.shape[1], dtype=torch.float64)
-    for start in range(0, n_draws, block):
-        rows = min(block, n_draws - start)
+    for start in range(0, n_draws, 2048):
+        rows = min(2048, n_draws - start)
         signs = torch.randint(2, (rows, len(values)), generator=generator).double() * 2 - 1
         reached += ((signs @ values).abs() >= least).sum(0)
     return reached / (n_draws + 1)

@@ -12,9 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.errors import DownloadError
-from talking_heads_utils.experiments import list_prompts
 from talking_heads_utils.files import GPT2_VARIABLE
-from talking_heads_utils.prompts import ioi, lists, questions, relations, texts, words
 from talking_heads_utils.weights.checkpoints import load_head_weights
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network; the cache is still read
@@ -86,23 +84,6 @@ def edit_config(folder: Path, target: Path, **changes) -> Path:
 def pytest_collection_modifyitems(items) -> None:
     """The longest tests begin first."""
     items.sort(key=lambda item: "longest" not in item.keywords)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def sum_once():
-    """Each tokenizer's sum is made once: of 50,000 tokens it takes a quarter of a second, at every set of prompts."""
-    made, real = {}, words.tokenizer_hash
-
-    def kept(tokenizer):
-        key = id(tokenizer), len(tokenizer)
-        if key not in made:
-            made[key] = real(tokenizer), tokenizer  # which stays, so that its id stays its own
-        return made[key][0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (list_prompts, ioi, lists, questions, relations, texts, words):
-            patch.setattr(module, "tokenizer_hash", kept)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.editing import bake, edit, weights_to_edit
 from talking_heads_utils.edits import edits
-from talking_heads_utils.edits.algebra import target
 from talking_heads_utils.edits.bake import EDIT_FILE
-from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit
+from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit, target
 from talking_heads_utils.errors import EditError, LabelError, OptionError
 from talking_heads_utils.labels import Component
 from talking_heads_utils.models import load_model

@@ -13,8 +13,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from talking_heads_utils.components import ov_svd, qk_svd, write_directions
-from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
-from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit
+from talking_heads_utils.edits.edits import (
+    OV,
+    QK,
+    REMOVE,
+    ROTATE,
+    SCALE,
+    SET,
+    Change,
+    Move,
+    change_of_W_O,
+    change_of_W_Q,
+    moves_of,
+    new_edit,
+)
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.scores.composition import head_level, iter_composition
 from talking_heads_utils.scores.scores import compute_scores, load_scores, save_scores
