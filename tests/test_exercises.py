@@ -14,7 +14,8 @@ import yaml
 from talking_heads_utils.errors import LabelError
 from talking_heads_utils.site.sources import PACKAGE, REPOSITORY, locate, page_url
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def cells(path, kind):
@@ -65,13 +66,9 @@ def test_examples_give_what_they_say(name):
 
 
 def test_the_readme_begins_as_the_page_does():
-    root = Path(__file__).parent.parent
-    page = (root / "book" / "own_model.md").read_text(encoding="utf-8")
+    page = (ROOT / "book" / "own_model.md").read_text(encoding="utf-8")
     first = page.split("```{code-cell} ipython3\n")[1].split("```")[0]
-    assert first in (root / "README.md").read_text(encoding="utf-8")
-
-
-ROOT = Path(__file__).resolve().parent.parent
+    assert first in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -92,41 +89,28 @@ def test_a_name_leads_to_its_lines(name, path, begins, ends):
     assert place.url("https://host/of", "main") == f"https://host/of/blob/main/{place.path}#L{first}-L{last}"
 
 
-def test_a_module_is_named_whole():
+def test_a_module_is_named_whole_and_an_unknown_name_is_one_clear_error():
     place = locate("talking_heads_utils.experiments.icl.swaps")
     assert place == ("talking_heads_utils/experiments/icl/swaps.py", None)
     assert place.url("https://host/of", "main").endswith("of/blob/main/talking_heads_utils/experiments/icl/swaps.py")
+    own = (f"{PACKAGE}.{name}" for name in ("resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope"))
+    for name in (*own, "nosuchpackage.a", "torch.nn.Linear"):
+        with pytest.raises(LabelError, match=re.escape(name)):
+            locate(name)
 
 
-@pytest.mark.parametrize("name", ["resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope"])
-def test_an_unknown_name_is_one_clear_error(name):
-    with pytest.raises(LabelError, match=re.escape(f"talking_heads_utils.{name}")):
-        locate(f"talking_heads_utils.{name}")
-
-
-def test_names_of_other_packages_are_refused():
-    with pytest.raises(LabelError, match="nosuchpackage"):
-        locate("nosuchpackage.a")
-    with pytest.raises(LabelError, match="torch.nn.Linear"):
-        locate("torch.nn.Linear")
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem[:2])
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem[:2])
 def test_links_of_a_notebook_lead_somewhere_on_colab_too(path):
     """There nothing lies beside the notebook: links are whole addresses of files, or names in its text."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text, code = ("\n".join(cells(path, kind)) for kind in ("markdown", "code"))
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
     assert targets
     for target in targets:
         if target.startswith("#"):
-            assert f'<a name="{target[1:]}"></a>' in text and f'name="{target[1:]}",' in str(cells), target
+            assert f'<a name="{target[1:]}"></a>' in text and f'name="{target[1:]}",' in code, target
             continue
         host, _, place = target.partition("/blob/main/")
-        assert host in (
-            REPOSITORY,
-            REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github"),
-        )
+        assert host in (REPOSITORY, REPOSITORY.replace("github.com", "colab.research.google.com/github"))
         assert (ROOT / place.partition("#")[0]).is_file() and place.endswith(".ipynb") == ("colab" in host), target
 
 

@@ -215,14 +215,8 @@ def moves_of(weights: HeadWeights, edit: Edit) -> list[Move]:
     ]
 
 
-def change_of_W_O(W_O: Float[Tensor, "d_head d_model"], move: Move) -> Float[Tensor, "d_head d_model"]:
-    """What is added to a head's ``W_O``."""
-    d, shift = move.directions.to(W_O), move.shifts.to(W_O)
-    return (W_O @ d.T) @ shift
-
-
-def change_of_W_Q(
-    W_Q: Float[Tensor, "d_model d_head"], move: Move, scale: Float[Tensor, "d_model"] | None = None
+def _change_of_W_Q(
+    W_Q: Float[Tensor, "d_model d_head"], move: Move, scale: Float[Tensor, "d_model"] | None
 ) -> Float[Tensor, "d_model d_head"]:
     """What is added to a head's ``W_Q``. scale: that of the norm, where it is folded into the weights that the move is
     stated in but not into this matrix.
@@ -252,12 +246,12 @@ def make(raw: RawLayer, move: Move, *, unfold: bool) -> None:
     normed = raw.ln_bias if unfold and raw.ln_bias is not None else raw.W_Q.new_zeros(raw.W_Q.shape[1])
     if move.matrix == OV:
         kv = int(grouped_index(len(raw.W_O), len(raw.W_V))[head])
-        change, bias = change_of_W_O(raw.W_O[head], move), raw.b_O
+        change, bias = (raw.W_O[head] @ move.directions.to(raw.W_O).T) @ move.shifts.to(raw.W_O), raw.b_O
         value = normed @ raw.W_V[kv] if raw.b_V is None else raw.b_V[kv] + normed @ raw.W_V[kv]
         raw.W_O[head] += change
         constant = value @ change
     else:
-        change = change_of_W_Q(raw.W_Q[head], move, raw.ln_scale if unfold else None)
+        change = _change_of_W_Q(raw.W_Q[head], move, raw.ln_scale if unfold else None)
         bias, constant = None if raw.b_Q is None else raw.b_Q[head], normed @ change
         raw.W_Q[head] += change
     if bias is not None:
