@@ -73,24 +73,34 @@ def labelled_weights(bridge: TransformerBridge) -> HeadWeights:
     )
 
 
-def taken(model: Any, tokenizer: Any, metric: Any, *prompts: PromptSet | None) -> tuple[TransformerBridge, Metric]:
-    """The model as a bridge and the metric, of prompts that fit them. Raises as :func:`metric_of`,
-    :func:`check_prompts` and :func:`~talking_heads_utils.models.as_bridge` do."""
+def taken(model: Any, tokenizer: Any, metric: Any, *sets: PromptSet | None) -> tuple[TransformerBridge, Metric]:
+    """The model as a bridge and the metric, of prompts that fit them.
+
+    Raises :class:`OptionError` for what is no metric, :class:`LabelError` for one of a head that is not there,
+    :class:`TaskError` for what is no prompt set, one of another tokenizer or one that is too long, and as
+    :func:`~talking_heads_utils.models.as_bridge` does.
+    """
     bridge = as_bridge(model, tokenizer)
-    found = metric_of(bridge, metric)
-    check_prompts(bridge, *prompts)
-    return bridge, found
-
-
-def metric_of(bridge: TransformerBridge, metric: Any) -> Metric:
-    """A metric that can be had of this model. Raises :class:`OptionError` for what is none, :class:`LabelError` for one
-    of a head that is not there."""
     if not isinstance(metric, str | Metric) and not callable(metric):
         raise OptionError(f"A metric is one name, a Metric or a function, not of the type {type(metric).__name__}.")
     found = named(metric)
     for head in found.heads:
         check_part(bridge, head)
-    return found
+    for prompts in sets:
+        if prompts is None:
+            continue
+        if not isinstance(prompts, PromptSet):
+            raise TaskError(
+                f"Prompts are a PromptSet, as from_texts makes of texts and answers, not a {type(prompts).__name__}."
+            )
+        wanted = prompts.recipe.tokenizer_hash
+        if wanted and bridge.tokenizer is not None and tokenizer_hash(bridge.tokenizer) != wanted:
+            raise TaskError(
+                f"These prompts are of another tokenizer than {bridge.cfg.model_name}'s: build them with the model's "
+                "own, model.tokenizer."
+            )
+        check_length(bridge, prompts.tokens.shape[1])
+    return bridge, found
 
 
 def check_part(bridge: TransformerBridge, part: Head | Component | Mlp) -> None:
@@ -100,24 +110,6 @@ def check_part(bridge: TransformerBridge, part: Head | Component | Mlp) -> None:
         raise LabelError(
             f"{part} is not in {cfg.model_name}: layers are 0..{cfg.n_layers - 1} with heads 0..{cfg.n_heads - 1}."
         )
-
-
-def check_prompts(bridge: TransformerBridge, *sets: PromptSet | None) -> None:
-    """Raises :class:`TaskError` for what is no prompt set, one of another tokenizer or one that is too long."""
-    for prompts in sets:
-        if prompts is None:
-            continue
-        if not isinstance(prompts, PromptSet):
-            raise TaskError(
-                f"Prompts are a PromptSet, as from_texts makes of texts and answers, not a {type(prompts).__name__}."
-            )
-        if (wanted := prompts.recipe.tokenizer_hash) and bridge.tokenizer is not None:
-            if tokenizer_hash(bridge.tokenizer) != wanted:
-                raise TaskError(
-                    f"These prompts are of another tokenizer than {bridge.cfg.model_name}'s: build them with the "
-                    "model's own, model.tokenizer."
-                )
-        check_length(bridge, prompts.tokens.shape[1])
 
 
 def check_length(bridge: TransformerBridge, n_pos: int) -> None:
@@ -185,10 +177,11 @@ def measure(
     *,
     start: int | None = None,
     some: Int[Tensor, "rows"] | None = None,
+    only_end: bool = False,
 ) -> Float[Tensor, "rows n_variants"]:
     """A metric of every variant: layers from ``start`` on, at the positions ``at``, with what ``change`` does to some
     prompts and variants. It may widen a value from one variant to all, where variants first differ. some: those of the
-    prompts that are run, all by default.
+    prompts that are run, all by default. only_end: nothing is done in the last layer, so that only ``end`` runs there.
 
     Raises :class:`OptionError` as a metric does.
     """
@@ -199,23 +192,24 @@ def measure(
     for block in batches.blocks(len(prompts) if some is None else len(some), max(1, size // per_prompt)):
         rows = block if some is None else some[block]
         parts = [slice(s, min(s + per_prompt, n_variants)) for s in range(0, n_variants, per_prompt)]
-        pieces = [_block(made, prompts, metric, at, change(rows, part), rows, part, start) for part in parts]
+        given: dict[str, Any] = dict(start=made.start if start is None else start, rows=rows, only_end=only_end)
+        pieces = [_block(made, prompts, metric, at, change(rows, p), p.stop - p.start, **given) for p in parts]
         found.append(torch.cat(pieces, 1))
     return torch.cat(found)
 
 
 def _block(
-    made: Forward, prompts: PromptSet, metric: Metric, at: Tensor, change: Change, rows: Rows, part: slice,
-    start: int | None,
+    made: Forward, prompts: PromptSet, metric: Metric, at: Tensor, change: Change, k: int, *, start: int, rows: Rows,
+    only_end: bool,
 ) -> Float[Tensor, "n k"]:  # fmt: skip
-    start, k = made.start if start is None else start, part.stop - part.start
     x, into = made.plain(RESID_PRE, start, at, rows)[:, None], dict[Head, Tensor]()
-    x = made.run(x, at, start=start, change=chained(change, reading(metric.heads, into)), rows=rows)
+    change = chained(change, reading(metric.heads, into))
+    x = made.run(x, at, start=start, change=change, rows=rows, only_end=only_end)
     row, last = torch.arange(len(x), device=x.device), made.end[rows] - at[rows, 0]
     seen = _plain_patterns(made, [head for head in metric.heads if head.layer < start], rows)
     seen |= {head: _from_end(made, pattern, at[rows], last) for head, pattern in into.items()}
     patterns = {head: pattern.expand(-1, k, -1) for head, pattern in seen.items()}
-    final, prompts = x[row, :, last].expand(-1, k, -1), prompts.select(rows)
+    final, prompts = x[row, :, last * (x.shape[2] > 1)].expand(-1, k, -1), prompts.select(rows)
     if _needs_all(metric, prompts):
         return metric(Outcome(made.logits(final), prompts, patterns))
     tokens, weights = (values.to(final.device) for values in prompts.logit_weights)
@@ -233,14 +227,15 @@ def _plain_patterns(made: Forward, heads: Sequence[Head], rows: Rows) -> dict[He
     if heads:
         x = made.plain(RESID_PRE, made.start, at, rows)[:, None]
         made.run(x, at, stop=1 + max(head.layer for head in heads), change=reading(heads, found), rows=rows)
-    return {head: _from_end(made, pattern, at[rows], at[rows, 0] * 0) for head, pattern in found.items()}
+    return {head: _from_end(made, pattern, at[rows], at[rows, 0]) for head, pattern in found.items()}
 
 
 def _from_end(
     made: Forward, pattern: Float[Tensor, "n k q keys"], at: Int[Tensor, "n q"], last: Int[Tensor, "n"]
 ) -> Float[Tensor, "n k n_pos"]:
-    """A pattern as it was read, from ``end`` alone and by position. last: where ``end`` stands among the q."""
-    row = torch.arange(len(at), device=at.device)
+    """A pattern as it was read, from ``end`` alone and by position. last: where ``end`` stands among the q positions; a
+    pattern with a single query has it there."""
+    row, last = torch.arange(len(at), device=at.device), last * (pattern.shape[2] > 1)
     return to_positions(pattern[row, :, last][:, :, None, None], at, made.n_pos)[:, :, 0, 0]
 
 
@@ -287,8 +282,12 @@ def replaced(
     out = made.final.new_empty(len(prompts) if some is None else len(some), len(targets))
     for layer in sorted(set(firsts)):
         which = [i for i, first in enumerate(firsts) if first == layer]
-        change = partial(_replacing, [targets[i] for i in which], new, mask)
-        out[:, which] = measure(made, prompts, metric, at, change, len(which), start=layer, some=some).to(out)
+        mine = [targets[i] for i in which]
+        below_last = max(target.layer for each in mine for target in each) < made.n_layers - 1
+        change = partial(_replacing, mine, new, mask)
+        out[:, which] = measure(
+            made, prompts, metric, at, change, len(which), start=layer, some=some, only_end=below_last
+        ).to(out)
     return out
 
 
