@@ -166,8 +166,8 @@ def _check_how(prompts: PromptSet, how: str, other: PromptSet | None, positions:
         raise OptionError(f"Other prompts are given with how={EXCHANGE!r}, and only with it.")
     if other is not None and len(other) != len(prompts):
         raise OptionError(f"There are {len(prompts)} prompts and {len(other)} others: give one for each.")
-    if how == MEAN and len(prompts) < 2:
-        raise OptionError("The mean over a single prompt is what it has itself: give two at least, or how='zero'.")
+    if how in (MEAN, RESAMPLE) and len(prompts) < 2:
+        raise OptionError(f"Of a single prompt there is no {how} but what it has itself: give two, or how='zero'.")
     if how == ZERO or (other is None and positions != ALL):
         return
     lengths = prompts.mask.sum(1)
@@ -184,12 +184,13 @@ def _check_how(prompts: PromptSet, how: str, other: PromptSet | None, positions:
 
 def _instead(source: Forward, prompts: PromptSet, how: str, positions: str, seed: int, n_pos: int) -> New:
     """What stands in place of what is written, ``[n, q or 1, ...]``; None is nothing. n_pos: of the prompts it is
-    put into; whatever stands at their padding changes nothing."""
+    put into; whatever stands at their padding changes nothing. Resampled is from another prompt, never the same."""
     if positions == ALL:
         at = torch.arange(n_pos, device=source.end.device).expand(len(source.end), -1)
     else:
         at = position_of(prompts, positions)[:, None].to(source.end.device)
-    partner = variants.another(len(prompts), seed).to(at.device) if how == RESAMPLE else slice(None)
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).to(at.device)
+    partner = order.roll(1)[order.argsort()] if how == RESAMPLE else slice(None)
 
     @cache
     def of_all(site: str, layer: int) -> Tensor:
