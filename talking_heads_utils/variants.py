@@ -64,8 +64,8 @@ def labelled_weights(bridge: TransformerBridge) -> HeadWeights:
     def layer(n: int) -> RawLayer:
         parts = (getattr(bridge.blocks[n].ln1, name, None) for name in ("weight", "bias"))  # which no edit changes
         scale, bias = (None if part is None else part.to(weights.W_O) for part in parts)
-        W = (getattr(weights, f"W_{name}")[n] for name in "QKVO")
-        return RawLayer(*W, b_O=weights.b_O[n], ln_scale=scale, ln_bias=bias)
+        W_Q, W_K, W_V, W_O, b_O = (w[n] for w in (weights.W_Q, weights.W_K, weights.W_V, weights.W_O, weights.b_O))
+        return RawLayer(W_Q, W_K, W_V, W_O, b_O=b_O, ln_scale=scale, ln_bias=bias)
 
     layers = map(layer, range(weights.n_layers))
     return assemble(
