@@ -17,6 +17,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils import variants
@@ -31,8 +32,6 @@ from talking_heads_utils.variants import ALL, INDEX, New, Target, check_part
 if TYPE_CHECKING:
     import pandas as pd
     from transformer_lens.model_bridge import TransformerBridge
-
-    from talking_heads_utils.weights.heads import HeadWeights
 
 ZERO, MEAN, RESAMPLE, EXCHANGE = "zero", "mean", "resample", "exchange"
 HOWS = (ZERO, MEAN, RESAMPLE, EXCHANGE)
@@ -96,15 +95,7 @@ def ablate(
     made = prepare(bridge, prompts, start, keep=[RESID_PRE, *sites])
     source = made if other is None else prepare(bridge, other, start, keep=sites, check=False)
     new = _instead(source, other or prompts, how, positions, seed, made.n_pos)
-    weights = variants.labelled_weights(bridge) if any(isinstance(part, Component) for part in parts) else None
-    targets = _targets(made, sets, weights)
-    whole = reader is not None and reader[1] == KEY  # a changed key is met by queries everywhere
-    where, mask = variants.places(made, prompts, positions, whole=whole)
-    if reader is None:
-        values = variants.replaced(made, prompts, metric, targets, new, where, mask)
-    else:
-        change = partial(_read_by, made, targets, new, where, mask, *reader)
-        values = variants.measure(made, prompts, metric, where, change, len(targets), start=reader[0].layer)
+    values = _values(bridge, made, prompts, metric, sets, new, positions, reader)
     rows = [
         dict(what=name) | {at: getattr(parts[0], at, None) if len(parts) == 1 else None for at in INDEX}
         for name, parts in sets.items()
@@ -200,8 +191,13 @@ def _instead(source: Forward, prompts: PromptSet, how: str, positions: str, seed
     return lambda site, layer, rows: None if how == ZERO else of_all(site, layer)[rows]
 
 
-def _targets(made: Forward, sets: Mapping[str, list[Part]], weights: HeadWeights | None) -> list[list[Target]]:
-    """What is replaced. Raises :class:`LabelError` for a component that is not there or writes nothing."""
+def _values(
+    bridge: TransformerBridge, made: Forward, prompts: PromptSet, metric: Metric, sets: Mapping[str, list[Part]],
+    new: New, positions: str, reader: tuple[Head, str] | None,
+) -> Float[Tensor, "n k"]:  # fmt: skip
+    """The metric after each ablation. Raises :class:`LabelError` for a component that is not there or is empty."""
+    components = any(isinstance(part, Component) for parts in sets.values() for part in parts)
+    weights = variants.labelled_weights(bridge) if components else None
 
     def target(part: Part) -> Target:
         if isinstance(part, Mlp):
@@ -209,7 +205,13 @@ def _targets(made: Forward, sets: Mapping[str, list[Part]], weights: HeadWeights
         v = None if isinstance(part, Head) or weights is None else direction_of(weights, part)[0]
         return Target.of_head(made, part.layer, part.head, v)
 
-    return [[target(part) for part in parts] for parts in sets.values()]
+    targets = [[target(part) for part in parts] for parts in sets.values()]
+    whole = reader is not None and reader[1] == KEY  # a changed key is met by queries everywhere
+    at, mask = variants.places(made, prompts, positions, whole=whole)
+    if reader is None:
+        return variants.replaced(made, prompts, metric, targets, new, at, mask)
+    change = partial(_read_by, made, targets, new, at, mask, *reader)
+    return variants.measure(made, prompts, metric, at, change, len(targets), start=reader[0].layer)
 
 
 def _read_by(
