@@ -131,9 +131,8 @@ def patch(
     about = dict(metric=measure.name, unit=measure.unit, seed=seed)
     frame = variants.tidy(rows_of, about, patched.flatten(1), plain[:, None], measure)
     frame["share"] = frame["change"] / (other.double().mean() - plain.double().mean()).item()
-    frame = frame[
-        ["site", *INDEX, "position", "metric", "unit", "value", "change", "share", "low", "high", "n", "seed"]
-    ]
+    columns = ["site", *INDEX, "position", "metric", "unit", "value", "change", "share", "low", "high", "n", "seed"]
+    frame = frame[columns]
     clean_mean, corrupted_mean = (end.double().mean().item() for end in ends)
     frame.attrs |= dict(model=bridge.cfg.model_name, direction=direction, clean=clean_mean, corrupted=corrupted_mean)
     return frame
