@@ -1,6 +1,6 @@
 """Editing single components of a model's weights: for the length of a ``with`` block, or baked into a checkpoint.
 
-What each change does to a matrix stands in :mod:`talking_heads_utils.edits.algebra`.
+What each change does to a matrix stands in :mod:`talking_heads_utils.edits.edits`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from talking_heads_utils.edits.algebra import Move, make, moves_of
 from talking_heads_utils.edits.bake import bake
 from talking_heads_utils.edits.edits import (
     OV,
@@ -24,6 +23,9 @@ from talking_heads_utils.edits.edits import (
     Change,
     Changes,
     Edit,
+    Move,
+    make,
+    moves_of,
     new_edit,
     read_edit,
 )

@@ -15,8 +15,14 @@ from torch import Tensor
 
 from talking_heads_utils import batches
 from talking_heads_utils.errors import LabelError, OptionError
-from talking_heads_utils.forward.closed_form import Mover, mover_of, pattern_after_shift, scale_along, scores_along
-from talking_heads_utils.forward.recording import Recording
+from talking_heads_utils.forward.recording import (
+    Mover,
+    Recording,
+    mover_of,
+    scale_along,
+    scores_after_shift,
+    scores_along,
+)
 from talking_heads_utils.labels import Component, Head, as_head
 from talking_heads_utils.metrics import contrast
 
@@ -68,7 +74,7 @@ def inhibition_change(
 ) -> Float[Tensor, "n k"]:
     """Change of I(m) when the input of the mover's query is moved by whole vectors."""
     weights = contrast(recording.prompts).to(recording.final)
-    after = pattern_after_shift(mover_of(recording, check_mover(recording, mover)), shift)
+    after = scores_after_shift(mover_of(recording, check_mover(recording, mover)), shift).softmax(-1)
     return (after * weights[:, None]).sum(-1) - inhibition_score(recording, mover)[:, None]
 
 

@@ -212,14 +212,9 @@ def contrast(prompts: PromptSet) -> Float[Tensor, "n_prompts n_pos"]:
 
     Raises :class:`TaskError` for prompts of another task.
     """
-    if {"IO", "S1"} <= set(prompts.positions):
-        answer = torch.zeros(len(prompts), dtype=torch.long)
-    elif prompts.recipe.n_items and "index" in prompts.info:
-        answer = torch.as_tensor(prompts.info["index"])
-    else:
-        raise TaskError("The inhibition score is defined for IOI and Laundry List prompts only.")
     positions, _ = item_positions(prompts)
     rows = torch.arange(len(prompts))
+    answer = torch.as_tensor(prompts.info["index"]) if prompts.recipe.n_items else torch.zeros_like(rows)
     weights = torch.zeros(prompts.tokens.shape)
     weights[rows[:, None], positions] = -1 / (positions.shape[1] - 1)
     weights[rows, positions[rows, answer]] = 1

@@ -30,8 +30,13 @@ def middle(values: Float[Tensor, "n"]) -> tuple[float, float]:
 
 def resamples(n: int, n_boot: int = 2000, seed: int = 0) -> Float[Tensor, "n_boot n"]:
     """Weights of n prompts in bootstrap samples; each row sums to one."""
+    return _drawn(n, n_boot, seed) / n
+
+
+def _drawn(n: int, n_boot: int, seed: int) -> Float[Tensor, "n_boot n"]:
+    """How often each of n is in each resample."""
     draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
-    return torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double()) / n
+    return torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
 
 
 def bootstrap_mean(values: Float[Tensor, "n"], *, n_boot: int = 10_000, seed: int = 0) -> Interval:
@@ -49,9 +54,7 @@ def bootstrap_ratio(
     together. Of k ratios the mean. Raises :class:`OptionError` for fewer than two units."""
     _check_enough(above)
     n, both = len(above), torch.cat([part.double().cpu().view(len(above), -1) for part in (above, below)], 1)
-    draws = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(n_boot + 1, n, dtype=torch.float64)
-    times[0], times[1:] = 1, times[1:].scatter_add_(1, draws, torch.ones_like(draws).double())
+    times = torch.cat([torch.ones(1, n).double(), _drawn(n, n_boot, seed)])
     sums = (times @ both).view(n_boot + 1, 2, -1)
     ratios = (sums[:, 0] / sums[:, 1]).mean(1)
     return Interval(ratios[0].item(), *middle(ratios[1:]), n)
@@ -155,18 +158,16 @@ def _check_enough(values: Tensor) -> None:
         raise OptionError(f"An interval needs two values at least, not {len(values)}.")
 
 
-def sign_flip_p(
-    values: Float[Tensor, "n k"], *, n_draws: int = 99_999, seed: int = 0, block: int = 2048
-) -> Float[Tensor, "k"]:
+def sign_flip_p(values: Float[Tensor, "n k"], *, n_draws: int = 99_999) -> Float[Tensor, "k"]:
     """Two-sided p of each column's mean by random signs of its rows (Fisher 1935): the share of ``n_draws`` draws, and
     the values as they are, whose mean lies as far from zero. All columns share a draw's signs. Raises
     :class:`OptionError` for fewer than two rows."""
     _check_enough(values)
-    values, generator = values.double().cpu(), torch.Generator().manual_seed(seed)
+    values, generator = values.double().cpu(), torch.Generator().manual_seed(0)
     least = values.sum(0).abs() * (1 - 1e-9)
     reached = torch.ones(values.shape[1], dtype=torch.float64)
-    for start in range(0, n_draws, block):
-        rows = min(block, n_draws - start)
+    for start in range(0, n_draws, 2048):
+        rows = min(2048, n_draws - start)
         signs = torch.randint(2, (rows, len(values)), generator=generator).double() * 2 - 1
         reached += ((signs @ values).abs() >= least).sum(0)
     return reached / (n_draws + 1)

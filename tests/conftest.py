@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from talking_heads_utils.errors import DownloadError
-from talking_heads_utils.experiments import list_prompts
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.files import GPT2_VARIABLE
 from talking_heads_utils.known import PLANTED
-from talking_heads_utils.prompts import ioi, lists, questions, relations, texts, words
+from talking_heads_utils.prompts import toy
+from talking_heads_utils.prompts.prefix import add_prefix
 from talking_heads_utils.weights.checkpoints import load_head_weights
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network; the cache is still read
@@ -90,23 +90,6 @@ def pytest_collection_modifyitems(items) -> None:
     items.sort(key=lambda item: "longest" not in item.keywords)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def sum_once():
-    """Each tokenizer's sum is made once: of 50,000 tokens it takes a quarter of a second, at every set of prompts."""
-    made, real = {}, words.tokenizer_hash
-
-    def kept(tokenizer):
-        key = id(tokenizer), len(tokenizer)
-        if key not in made:
-            made[key] = real(tokenizer), tokenizer  # which stays, so that its id stays its own
-        return made[key][0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (list_prompts, ioi, lists, questions, relations, texts, words):
-            patch.setattr(module, "tokenizer_hash", kept)
-        yield
-
-
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
     """Family -> folder in the Hub's format, one safetensors file each."""
@@ -156,21 +139,10 @@ def gpt2(gpt2_source):
 
 @pytest.fixture(scope="session")
 def word_tokenizer():
-    """A word-level tokenizer that lacks some of the words, as a small model's does."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from talking_heads_utils.files import data_dir
-    from talking_heads_utils.prompts.words import WORD_LISTS
-
-    folder = data_dir() / "prompts"
-    known = [w for kind in WORD_LISTS for w in (folder / f"{kind}.txt").read_text().split()[:60]]
-    for task in ("ioi", "laundry"):
-        known += (folder / f"{task}.json").read_text().replace('"', " ").replace(",", " , ").replace(".", " . ").split()
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", "<bos>", *known]))}
-    model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    model.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", bos_token="<bos>", eos_token="<bos>")
+    """A word-level tokenizer that lacks some of the words, as a small model's does, and puts nothing in front."""
+    tokenizer = toy.word_tokenizer(60, 60, 60)
+    add_prefix(tokenizer, "")
+    return tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -283,14 +255,18 @@ def random_prompts(n: int = 6, n_pos: int = 9):
     return PromptSet(tokens, mask, places, tokens[:, 1], tokens[:, 3:4], [""] * n, info, Recipe("ioi", n, 0, ""))
 
 
-@pytest.fixture(scope="session", params=KINDS_OF_MODEL)
-def case(request, checkpoints):
+def case_of(kind, checkpoints, dtype=torch.float32):
     """A model and prompts. The planted one with a weak channel: 1e-4 means little where scores are in the hundreds."""
-    from talking_heads_utils.models import load_model
+    from talking_heads_utils.models import load_model, moved
     from talking_heads_utils.planted.model import plant
     from talking_heads_utils.prompts import lists as laundry
 
-    if request.param == "native":
+    if kind == "native":
         planted = plant(strength=20.0)
-        return planted.bridge, laundry.build_laundry(planted.tokenizer, 3, 6)
-    return load_model(checkpoints[request.param]), random_prompts()
+        return moved(planted.bridge, "cpu", dtype), laundry.build_laundry(planted.tokenizer, 3, 6)
+    return load_model(checkpoints[kind], dtype=dtype), random_prompts()
+
+
+@pytest.fixture(scope="session", params=KINDS_OF_MODEL)
+def case(request, checkpoints):
+    return case_of(request.param, checkpoints)

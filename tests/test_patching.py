@@ -170,9 +170,7 @@ def shorter(prompts):
     (dict(sites="heads"), OptionError), (dict(sites=()), OptionError), (dict(sites="L9H0"), LabelError),
     (dict(sites="L0H0.99"), LabelError), (dict(layers=[7]), OptionError), (dict(direction="both"), OptionError),
     (dict(positions=["S9"]), TaskError), (dict(positions=["all"]), TaskError), (dict(metric="no such"), OptionError),
-    (dict(metric=lambda outcome: outcome.logits[..., 0].mean(0)), OptionError), (dict(layers=5), OptionError),
-    (dict(positions=[]), OptionError), (dict(metric=["logit_diff"]), OptionError),
-    (dict(metric=attention("L0H40", "IO")), LabelError),
+    (dict(layers=5), OptionError), (dict(positions=[]), OptionError),
     (dict(metric=lambda outcome: outcome.logits[..., 0] * torch.nan), OptionError),
 ])  # fmt: skip
 def test_one_error_names_what_is_wrong(checkpoints, options, error):

@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from talking_heads_utils.components import ov_svd, qk_svd, write_directions
-from talking_heads_utils.edits.algebra import Move, change_of_W_O, change_of_W_Q, moves_of
-from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, new_edit
+from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, Move, make, moves_of, new_edit
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.scores.composition import head_level, iter_composition
 from talking_heads_utils.scores.scores import compute_scores, load_scores, save_scores
@@ -169,13 +168,10 @@ def test_an_edit_of_the_factors_is_the_edit_of_the_dense_matrix(data, weights):
     edit = data.draw(edits(weights))
     for move in moves_of(weights, edit):
         layer, head = move.head.layer, move.head.head
-        kv = weights.kv_index[head]
-        if move.matrix == OV:
-            W_O = weights.W_O[layer, head]
-            made = weights.W_V[layer, kv] @ (W_O + change_of_W_O(W_O, move))
-        else:
-            W_Q = weights.W_Q[layer, head]
-            made = (W_Q + change_of_W_Q(W_Q, move)) @ weights.W_K[layer, kv].T
+        raw = RawLayer(*(getattr(weights, f"W_{name}")[layer].clone() for name in "QKVO"))
+        make(raw, move, unfold=False)
+        changed = replace(weights, **{f"W_{name}": getattr(raw, f"W_{name}")[None] for name in "QKVO"})
+        made = head_matrices(changed, 0, head)[move.matrix == QK]
         assert torch.allclose(made, edited_dense(weights, edit, move.head, move.matrix), atol=1e-8)
 
 
@@ -186,9 +182,10 @@ def test_a_query_edited_behind_the_norm_s_scale_is_the_one_edited_in_front_of_it
     W, d, scale = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((7, 3), (1, 7), (7,)))
     d, scale = d / d.norm(), scale.sign() * (0.1 + scale.abs())
     move = Move(Head(0, 0), QK, d, (factor - 1) * d)
-    folded = scale[:, None] * W
-    raw = W + change_of_W_Q(W, move, scale)
-    assert torch.allclose(scale[:, None] * raw, folded + change_of_W_Q(folded, move), atol=1e-9)
+    raw, folded = (RawLayer(*[w[None].clone()] * 4, ln_scale=scale) for w in (W, scale[:, None] * W))
+    make(raw, move, unfold=True)
+    make(folded, move, unfold=False)
+    assert torch.allclose(scale[:, None] * raw.W_Q, folded.W_Q, atol=1e-9)
 
 
 # file formats

@@ -5,13 +5,7 @@ import torch
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.dealt import drawn_test, mean_over_draws, names_within_layers
-from talking_heads_utils.experiments.icl.clusters import (
-    drawn_means,
-    drawn_over_tasks,
-    drawn_weights,
-    ends,
-    mean_in_clusters,
-)
+from talking_heads_utils.experiments.icl import clusters
 from talking_heads_utils.labels import Head
 from talking_heads_utils.stats import (
     bootstrap_mean,
@@ -124,15 +118,12 @@ def test_hits_that_come_in_clusters_tell_less():
 
 def test_intervals_in_clusters_cover():
     """30 functions of 7 prompts each, whose own shares vary; the truth is their mean over all functions."""
-    generator = torch.Generator().manual_seed(3)
+    generator, kinds = torch.Generator().manual_seed(3), torch.arange(30).repeat_interleave(7)
     covered, plain = 0, 0
     for _ in range(400):
         own = torch.rand(30, generator=generator)
         hits = torch.rand(30, 7, generator=generator) < own[:, None]
-        found, independent = (
-            share_in_clusters(hits.flatten(), torch.arange(30).repeat_interleave(7)),
-            share(hits.flatten()),
-        )
+        found, independent = share_in_clusters(hits.flatten(), kinds), share(hits.flatten())
         covered += found.low <= 0.5 <= found.high
         plain += independent.low <= 0.5 <= independent.high
     assert covered / 400 >= 0.92 > 0.85 > plain / 400
@@ -182,8 +173,8 @@ def test_a_ratio_of_sums_by_hand_and_its_interval_covers():
 def test_prompts_of_one_cluster_count_as_one() -> None:
     """Each of 40 values repeated five times: as wide as the interval of the 40 alone, in one cluster each."""
     values = torch.randn(40, generator=torch.Generator().manual_seed(0)).double()
-    alone = mean_in_clusters(values, torch.arange(40))
-    repeated = mean_in_clusters(values.repeat_interleave(5), torch.arange(40).repeat_interleave(5))
+    alone = clusters.mean_in_clusters(values, torch.arange(40))
+    repeated = clusters.mean_in_clusters(values.repeat_interleave(5), torch.arange(40).repeat_interleave(5))
     torch.testing.assert_close(torch.stack(alone), torch.stack(repeated))
     assert alone.high - alone.low == pytest.approx(float(3.92 * values.std() / 40**0.5), rel=0.15)
 
@@ -193,9 +184,12 @@ def test_over_tasks_the_spread_of_tasks_counts() -> None:
     generator = torch.Generator().manual_seed(1)
     of_tasks = torch.tensor([0.0, 1, 2, 3, 4, 5]).double()
     noise = [0.01 * torch.randn(50, generator=generator).double() for _ in of_tasks]
-    apart = ends(drawn_over_tasks([drawn_means(m + e, torch.arange(50), seed=i)
-                                   for i, (m, e) in enumerate(zip(of_tasks, noise))]))  # fmt: skip
-    alike = ends(drawn_over_tasks([drawn_means(e, torch.arange(50), seed=i) for i, e in enumerate(noise)]))
+
+    def over_tasks(values):
+        drawn = [clusters.drawn_means(v, torch.arange(50), seed=i) for i, v in enumerate(values)]
+        return clusters.ends(clusters.drawn_over_tasks(drawn))
+
+    apart, alike = over_tasks([m + e for m, e in zip(of_tasks, noise)]), over_tasks(noise)
     assert apart.value == pytest.approx(2.5, abs=0.01)
     usual = 3.92 * of_tasks.std(correction=0) / 6**0.5
     assert apart.high - apart.low == pytest.approx(float(usual), rel=0.15)
@@ -204,6 +198,6 @@ def test_over_tasks_the_spread_of_tasks_counts() -> None:
 
 def test_an_interval_needs_two() -> None:
     with pytest.raises(OptionError, match="two clusters"):
-        drawn_weights(torch.zeros(5, dtype=torch.long))
+        clusters.drawn_weights(torch.zeros(5, dtype=torch.long))
     with pytest.raises(OptionError, match="two tasks"):
-        drawn_over_tasks([torch.zeros(3, 1)])
+        clusters.drawn_over_tasks([torch.zeros(3, 1)])

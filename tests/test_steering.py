@@ -1,5 +1,7 @@
 """The steering engine against whole runs with hooks, setting by setting, on every family of model."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -65,24 +67,18 @@ def test_steer_is_a_hooked_run(at, checkpoints):
     assert same["value"].item() == pytest.approx(row["value"], abs=1e-6)
 
 
-@pytest.mark.parametrize(("error", "directions", "amounts"), [
-    (OptionError, [], 1), (LabelError, "L0H1", 1), (LabelError, "L0H40.0", 1), (LabelError, "L0H1.0", {"L0H2.0": 1}),
-    (OptionError, "L0H1.0", float("nan")), (OptionError, "L0H1.0", []), (OptionError, "L0H1.0", ["much"]),
-    (OptionError, {"mine": (7, torch.zeros(24))}, 1), (OptionError, {"mine": (1, torch.zeros(5))}, 1),
-    (OptionError, {"mine": torch.zeros(24)}, 1), (OptionError, {"mine": (1, "up")}, 1),
+@pytest.mark.parametrize(("error", "directions", "amounts", "more"), [
+    (OptionError, [], 1, {}), (LabelError, "L0H1", 1, {}), (LabelError, "L0H40.0", 1, {}),
+    (LabelError, "L0H1.0", {"L0H2.0": 1}, {}), (OptionError, "L0H1.0", float("nan"), {}),
+    (OptionError, "L0H1.0", [], {}), (OptionError, "L0H1.0", ["much"], {}),
+    (OptionError, {"mine": (7, torch.zeros(24))}, 1, {}), (OptionError, {"mine": (1, torch.zeros(5))}, 1, {}),
+    (OptionError, {"mine": torch.zeros(24)}, 1, {}), (OptionError, {"mine": (1, "up")}, 1, {}),
+    (OptionError, "L0H1.0", 1, dict(at=["end"])), (OptionError, "L0H1.0", 1, dict(metric=["accuracy"])),
+    (LabelError, "L0H1.0", 1, dict(metric=attention("L0H40", "IO"))),
 ])  # fmt: skip
-def test_bad_steering_is_one_clear_error(checkpoints, error, directions, amounts):
+def test_bad_steering_is_one_clear_error(checkpoints, error, directions, amounts, more):
     with pytest.raises(error):
-        steering.steer(load_model(checkpoints["gpt2"]), random_prompts(), directions, amounts)
-
-
-@pytest.mark.parametrize(("error", "given"), [
-    (OptionError, dict(at=["end"])), (OptionError, dict(metric=["accuracy"])),
-    (LabelError, dict(metric=attention("L0H40", "IO"))),
-])  # fmt: skip
-def test_what_is_measured_and_where_must_be_there(checkpoints, error, given):
-    with pytest.raises(error):
-        steering.steer(load_model(checkpoints["gpt2"]), random_prompts(), "L0H1.0", 1, **given)
+        steering.steer(load_model(checkpoints["gpt2"]), random_prompts(), directions, amounts, **more)
 
 
 def test_steering_equals_a_hooked_run(case):
@@ -120,16 +116,8 @@ def test_attention_alone_needs_no_layer_above_and_batches_change_nothing(case):
     torch.testing.assert_close(untouched, logits, atol=2e-4, rtol=1e-4)
 
 
-def test_write_vectors_are_unit_and_signed(case):
-    vectors = write_vectors(case[0], WRITERS)
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3), atol=1e-4, rtol=0)
-    assert (vectors.max(1).values >= vectors.abs().max(1).values - 1e-6).all()
-
-
 def test_the_grid_is_every_combination():
-    settings = grid([-1, 0, 1])
-    assert settings.shape == (27, 3) and len({tuple(s) for s in settings.tolist()}) == 27
-    assert settings[:3].tolist() == [[-1, -1, -1], [-1, -1, 0], [-1, -1, 1]]
+    assert grid([-1, 0, 1]).tolist() == [list(setting) for setting in product([-1, 0, 1], repeat=3)]
     assert grid([1, 2], k=1).tolist() == [[1], [2]]
 
 
@@ -152,9 +140,13 @@ def test_bad_requests_are_one_clear_error_each(case):
             ask()
 
 
-def test_a_component_that_writes_nothing_is_refused():
+def test_write_vectors_are_unit_and_signed_and_one_that_writes_nothing_is_refused():
+    bridge = plant().bridge
+    vectors = write_vectors(bridge, [Component(1, 0, 0), Component(1, 2, 1)])
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2), atol=1e-4, rtol=0)
+    assert (vectors.max(1).values >= vectors.abs().max(1).values - 1e-6).all()
     with pytest.raises(LabelError, match="writes nothing"):
-        write_vectors(plant().bridge, [Component(1, 0, 9)])
+        write_vectors(bridge, [Component(1, 0, 9)])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

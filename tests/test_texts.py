@@ -41,18 +41,14 @@ def test_positions_and_answers_by_hand(gpt2_tokenizer):
     assert torch.equal(second.right, prompts.right[1:]) and second.positions["S2"].tolist() == [4]
 
 
-@pytest.mark.parametrize(
-    ("text", "answers", "wrong", "last", "right", "others"),
-    [
-        (YEAR, ["33", "34"], ["14", "15"], " 17", ["33", "34"], ["14", "15"]),  # no space between digits
-        ("It is", "New York", "New Jersey", " New", [" York"], [" Jersey"]),  # what they share is asked for
-        ("It is", "New York", None, " is", [" New"], []),  # nothing to part from
-        ("It is", ["New York", "Boston"], "Paris", " is", [" New", " Boston"], [" Paris"]),
-        ("He said:", " yes", "no", ":", [" yes"], [" no"]),  # a space of one's own is not doubled
-        ("f(", "x", "y", "(", ["x"], ["y"]),
-        ("A\n", "B", "C", "\n", ["B"], ["C"]),
-    ],
-)
+@pytest.mark.parametrize(("text", "answers", "wrong", "last", "right", "others"), [
+    (YEAR, ["33", "34"], ["14", "15"], " 17", ["33", "34"], ["14", "15"]),  # no space between digits
+    ("It is", "New York", "New Jersey", " New", [" York"], [" Jersey"]),  # what they share is asked for
+    ("It is", "New York", None, " is", [" New"], []),  # nothing to part from
+    ("It is", ["New York", "Boston"], "Paris", " is", [" New", " Boston"], [" Paris"]),
+    ("He said:", " yes", "no", ":", [" yes"], [" no"]),  # a space of one's own is not doubled
+    ("f(", "x", "y", "(", ["x"], ["y"]), ("A\n", "B", "C", "\n", ["B"], ["C"]),
+])  # fmt: skip
 def test_answers_stand_as_they_follow_the_text(gpt2_tokenizer, text, answers, wrong, last, right, others):
     prompts = from_texts([text], [answers], None if wrong is None else [wrong], gpt2_tokenizer)
     found = (pieces(gpt2_tokenizer, ids[0]) for ids in (prompts.tokens, prompts.right, prompts.distractors))

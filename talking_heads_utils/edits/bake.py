@@ -21,8 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from talking_heads_utils.edits.algebra import Move, make, moves_of
-from talking_heads_utils.edits.edits import OV, Changes, Edit, new_edit, save_edit
+from talking_heads_utils.edits.edits import OV, Changes, Edit, Move, make, moves_of, new_edit, save_edit
 from talking_heads_utils.errors import EditError, OptionError
 from talking_heads_utils.files import check_folder, written_whole
 from talking_heads_utils.known import PLANTED, model_source

@@ -18,9 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from talking_heads_utils import batches
 from talking_heads_utils.errors import ModelError, OptionError, UnsupportedModelError
-from talking_heads_utils.forward.ends import logits_at
+from talking_heads_utils.forward.ends import runs
 from talking_heads_utils.forward.layers import (
     HALF_TOLERANCES,
     TOLERANCE,
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 RESID_PRE, NORMED, Q, PATTERN, Z = "resid_pre", "normed", "q", "pattern", "z"
 ATTN_OUT, MLP_OUT = "attn_out", "mlp_out"
 # What a change sees, in the order of a layer. n prompts, k variants, q positions:
-#   resid_pre  [n k q d_model]    the stream that enters the layer; here alone may variants be added (k may grow)
+#   resid_pre  [n k q d_model]    the stream that enters the layer; here and in what is written k may grow from 1
 #   normed     [n k q d_model]    what queries, keys and values are made of, without the norm's scale
 #   q          [n k q n_heads d_head]  queries, before any rotation
 #   pattern    [n k n_heads q n_pos+q] attention: to the kept positions, then to the q positions themselves
@@ -281,7 +280,6 @@ def prepare(
     start: int = 0,
     *,
     keep: Sequence[str] = (),
-    batch: int = 64,
     check: bool = True,
 ) -> Forward:
     """Run ``prompts`` once and keep what the layers from ``start`` on need, and ``keep`` of every such layer.
@@ -298,7 +296,13 @@ def prepare(
     wanted -= {(MLP_OUT, layer) for layer in upper if getattr(bridge.blocks[layer], "mlp", None) is None}
     names = {at: f"blocks.{at[1]}.{_HOOKS[at[0]]}" for at in wanted}
     names |= {(kind, layer): f"blocks.{layer}.attn.hook_{kind}" for layer in upper for kind in "kv"}
-    found, final, logits = _run(bridge, prompts, names, batch)
+    parts, finals, logits = {at: list[Tensor]() for at in names}, [], []
+    for batch in runs(bridge, prompts, set(names.values())):
+        for at, name in names.items():
+            parts[at].append(wide(batch.at[name]))
+        finals.append(wide(batch.final))
+        logits.append(wide(batch.logits[:2]))
+    found = {at: torch.cat(some) for at, some in parts.items()}
     places = torch.arange(prompts.tokens.shape[1], device=bridge.cfg.device)[:, None]
     W_U, b_U = wide(bridge.W_U), bridge.unembed.b_U
     scale, bias = (getattr(bridge.ln_final, name, None) for name in ("weight", "bias"))
@@ -309,7 +313,7 @@ def prepare(
         keys=[turn(found.pop(("k", layer)), rotary, places).transpose(1, 2).contiguous() for layer in upper],
         values=[found.pop(("v", layer)).transpose(1, 2).contiguous() for layer in upper],
         kept=found,
-        final=final,
+        final=torch.cat(finals),
         end=prompts.positions["end"].to(bridge.cfg.device),
         width=max(4 * bridge.cfg.d_model, int(getattr(bridge.cfg, "d_mlp", 0) or 0)),
         norm=norm_without_scale(bridge),
@@ -319,7 +323,7 @@ def prepare(
         unembed_bias=unembed_bias if bias is None else unembed_bias + wide(bias) @ W_U,
     )
     if check:
-        _check_like_model(made, logits, bridge.cfg.model_name, HALF_TOLERANCES.get(bridge.W_U.dtype, TOLERANCE))
+        _check_like_model(made, torch.cat(logits)[:2], bridge)
     return made
 
 
@@ -336,26 +340,7 @@ def _check_ours(bridge: TransformerBridge, prompts: PromptSet, start: int, keep:
     check_attention(bridge, prompts.tokens.shape[1])
 
 
-def _run(
-    bridge: TransformerBridge, prompts: PromptSet, names: Mapping[tuple[str, int], str], batch: int
-) -> tuple[dict[tuple[str, int], Tensor], Float[Tensor, "n d_model"], Float[Tensor, "2 d_vocab"]]:
-    """What stands at these hooks in the model's own run, the final stream at ``end``, and the first two's logits."""
-    last = f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post"
-    hooks = {*names.values(), last}
-    kept: dict[tuple[str, int], list[Tensor]] = {at: [] for at in names}
-    final, logits = [], []
-    for rows in batches.blocks(len(prompts), batch):
-        tokens, end = prompts.tokens[rows], prompts.positions["end"][rows]
-        with logits_at(bridge, end[:, None]):
-            out, cache = bridge.run_with_cache(tokens.to(bridge.cfg.device), names_filter=lambda name: name in hooks)
-        for at, name in names.items():
-            kept[at].append(wide(cache[name]))
-        final.append(wide(cache[last])[torch.arange(len(end)), end.to(bridge.cfg.device)])
-        logits.append(wide(out[:2, 0]))
-    return {at: torch.cat(parts) for at, parts in kept.items()}, torch.cat(final), torch.cat(logits)[:2]
-
-
-def _check_like_model(made: Forward, logits: Float[Tensor, "2 d_vocab"], name: str, tolerance: float) -> None:
+def _check_like_model(made: Forward, logits: Float[Tensor, "2 d_vocab"], bridge: TransformerBridge) -> None:
     """Raises :class:`UnsupportedModelError` where our layers end elsewhere than the model's own run."""
     some, own = slice(0, len(logits)), made.final[: len(logits)]
     rows = torch.arange(len(logits), device=own.device)
@@ -367,10 +352,10 @@ def _check_like_model(made: Forward, logits: Float[Tensor, "2 d_vocab"], name: s
         final = stream[:, 0] if at.shape[1] == 1 else stream[rows, made.end[some]]
         given = made.logits(final[:, None])[:, 0]
         gap = max((final - own).norm() / own.norm(), (given - logits).norm() / spread)
-        if not gap < tolerance:
+        if not gap < HALF_TOLERANCES.get(bridge.W_U.dtype, TOLERANCE):
             raise UnsupportedModelError(
-                f"{name} works in a way that is not known here: its layers, run one by one, end elsewhere than its own "
-                f"run (by {gap:.1e} of its length). All would be wrong."
+                f"{bridge.cfg.model_name} works in a way that is not known here: its layers, run one by one, end "
+                f"elsewhere than its own run (by {gap:.1e} of its length). All would be wrong."
             )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.weights.bridge import norm_of
@@ -84,13 +84,6 @@ def project(
 ) -> Float[Tensor, "n m p h d_head"]:
     """Queries, keys or values of several heads, in one product. ``x`` may have fewer dimensions before ``d_model``."""
     return F.linear(x, W.transpose(0, 1).flatten(1).T, b.flatten()).unflatten(-1, W.shape[::2])
-
-
-def attention_of(
-    scores: Float[Tensor, "*batch n_pos"], d_head: int, visible: Bool[Tensor, "*batch n_pos"]
-) -> Float[Tensor, "*batch n_pos"]:
-    """Attention from raw products of query and keys: divided by sqrt(d_head), nothing on what is not visible."""
-    return (scores / d_head**0.5).masked_fill(~visible, -torch.inf).softmax(-1)
 
 
 def norm_without_scale(bridge: TransformerBridge) -> Norm:

@@ -1,4 +1,9 @@
-"""One forward pass over a prompt set, kept as far as the closed forms need it."""
+"""One forward pass over a prompt set, and what a mover does after its query was changed, in closed form.
+
+A write enters a query linearly up to the norm's divisor. With x the centred residual stream at ``end`` and v a
+(centred) write direction, the score of a key k becomes ((x + c v) W_Q . k) / sigma(c) + b_Q . k, and sigma(c) follows
+from |x + c v|^2 = |x|^2 + 2 c x.v + c^2 |v|^2. So one product of v with W_Q and the keys serves all prompts' changes.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +15,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils import batches
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import OptionError, UnsupportedModelError
-from talking_heads_utils.forward.ends import logits_at
+from talking_heads_utils.forward.ends import runs
 from talking_heads_utils.forward.layers import (
     HALF_TOLERANCES,
     TOLERANCE,
     AttentionLayer,
     Norm,
     attention_layer,
-    attention_of,
     norm_without_scale,
     project,
     wide,
 )
+from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.weights.bridge import check_attention, head_weights_from_bridge
 from talking_heads_utils.weights.heads import HeadWeights
@@ -32,6 +36,10 @@ from talking_heads_utils.weights.rotary import turn
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+
+# what a reader layer keeps of its run, in the order of its fields
+_READ = ("hook_resid_pre", "attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_pattern")
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ class Recording:
         return torch.stack(found, -3)
 
 
-def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int], *, batch: int = 64) -> Recording:
+def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int]) -> Recording:
     """Run ``prompts`` once and keep what readers in ``layers`` and all heads below them did.
 
     Of a model in half precision the residual stream and what lower heads write are kept as it has them; queries, keys,
@@ -138,18 +146,26 @@ def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int],
     check_attention(bridge, prompts.tokens.shape[1])
     weights, dtype = head_weights_from_bridge(bridge), bridge.W_U.dtype
     directions, S = write_directions(weights)
-    names = _hook_names(layers)
+    names = {f"blocks.{layer}.attn.hook_z" for layer in range(max(layers))}
+    names |= {f"blocks.{layer}.{hook}" for layer in layers for hook in _READ}
     kept: dict[str, list[Tensor]] = {}
-    for rows in batches.blocks(len(prompts), batch):
-        part = prompts.select(rows)
-        for name, tensor in _run(bridge, part, names, n_layers).items():
-            kept.setdefault(name, []).append(wide(tensor))
+    for batch in runs(bridge, prompts, names):
+        for name in names:
+            value = batch.at[name]
+            value = value[batch.rows, :, batch.end] if name.endswith("hook_pattern") else value
+            value = value[batch.rows, batch.end] if name.endswith("hook_q") else value
+            kept.setdefault(name, []).append(wide(value))
+        kept.setdefault("final", []).append(wide(batch.final))
+        kept.setdefault("logits", []).append(wide(batch.logits))
     found = {name: torch.cat(parts) for name, parts in kept.items()}
-    readers = {layer: _reader(attention_layer(bridge, layer), found, layer) for layer in layers}
-    writes = {layer: found[f"blocks.{layer}.attn.hook_z"] for layer in range(max(layers))}
-    for layer in writes:
+    readers, writes = {}, {}
+    for layer in layers:
+        readers[layer] = ReaderLayer(
+            attention_layer(bridge, layer), *(found[f"blocks.{layer}.{hook}"] for hook in _READ)
+        )
+    for layer in range(max(layers)):
         bias = attention_layer(bridge, layer)
-        writes[layer] = writes[layer] - bias.b_V[bias.kv_index]
+        writes[layer] = found[f"blocks.{layer}.attn.hook_z"] - bias.b_V[bias.kv_index]
     scale = getattr(bridge.ln_final, "weight", None)
     unembed = wide(bridge.W_U) if scale is None else wide(bridge.W_U) * wide(scale)[:, None]
     recording = Recording(
@@ -160,38 +176,6 @@ def record(bridge: TransformerBridge, prompts: PromptSet, layers: Sequence[int],
         recording = replace(recording, readers={layer: _in_single(recording, layer) for layer in layers})
     _check_patterns(recording, {layer: reader.pattern for layer, reader in readers.items()}, dtype)
     return recording
-
-
-def _hook_names(layers: Sequence[int]) -> set[str]:
-    names = {f"blocks.{layer}.attn.hook_z" for layer in range(max(layers))}
-    for layer in layers:
-        names |= {f"blocks.{layer}.hook_resid_pre"}
-        names |= {f"blocks.{layer}.attn.hook_{name}" for name in ("q", "k", "v", "pattern")}
-    return names
-
-
-@torch.no_grad()
-def _run(bridge: TransformerBridge, part: PromptSet, names: set[str], n_layers: int) -> dict[str, Tensor]:
-    """One batch: what the hooks saw, where only ``end`` matters reduced to it."""
-    last = f"blocks.{n_layers - 1}.hook_resid_post"
-    rows, end = torch.arange(len(part)), part.positions["end"]
-    with logits_at(bridge, end[:, None]):
-        logits, cache = bridge.run_with_cache(
-            part.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names or name == last
-        )
-    kept = {name: cache[name] for name in names}
-    for name in names:
-        if name.endswith("hook_pattern"):
-            kept[name] = kept[name][rows, :, end]
-        elif name.endswith("hook_q"):
-            kept[name] = kept[name][rows, end]
-    return kept | {"final": cache[last][rows, end], "logits": logits[:, 0]}
-
-
-def _reader(weights: AttentionLayer, found: dict[str, Tensor], layer: int) -> ReaderLayer:
-    at = f"blocks.{layer}"
-    query, keys, values, pattern = (found[f"{at}.attn.hook_{name}"] for name in ("q", "k", "v", "pattern"))
-    return ReaderLayer(weights, found[f"{at}.hook_resid_pre"], query, keys, values, pattern)
 
 
 def _in_single(recording: Recording, layer: int) -> ReaderLayer:
@@ -220,7 +204,8 @@ def pattern_of(
     query: Float[Tensor, "n n_heads d_head"], keys: Float[Tensor, "n n_pos n_heads d_head"], visible: Tensor
 ) -> Float[Tensor, "n n_heads n_pos"]:
     """Attention of a query over keys that it meets unrotated."""
-    return attention_of(torch.einsum("nhd,nphd->nhp", query, keys), query.shape[-1], visible[:, None])
+    scores = torch.einsum("nhd,nphd->nhp", query, keys) / query.shape[-1] ** 0.5
+    return scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1)
 
 
 def _check_patterns(recording: Recording, own: Mapping[int, Tensor], dtype: torch.dtype) -> None:
@@ -235,3 +220,74 @@ def _check_patterns(recording: Recording, own: Mapping[int, Tensor], dtype: torc
                 f"{recording.weights.source.name} attends in a way that is not known here: in layer {layer} its "
                 f"patterns differ from those of its weights by {gap:.1e}. The closed forms would be wrong."
             )
+
+
+@dataclass(frozen=True)
+class Mover:
+    """One mover head on n prompts: all that the closed forms below need.
+
+    x: what enters the head's layer at ``end``.
+    keys: of every position, as the unrotated query at ``end`` meets them.
+    pattern: its attention from ``end``. visible: the positions that ``end`` can attend to.
+    """
+
+    x: Float[Tensor, "n d_model"]
+    keys: Float[Tensor, "n n_pos d_head"]
+    pattern: Float[Tensor, "n n_pos"]
+    visible: Bool[Tensor, "n n_pos"]
+    W_Q: Float[Tensor, "d_model d_head"]
+    b_Q: Float[Tensor, "d_head"]
+    norm: Norm
+
+
+def mover_of(recording: Recording, head: Head, rows: slice = slice(None)) -> Mover:
+    """What the closed forms need of one head on the prompts in ``rows``."""
+    reader = recording.reader(head.layer)
+    at, h = reader.weights, head.head
+    kv = int(at.kv_index[h])
+    end = recording.end[rows]
+    resid = reader.resid[rows]
+    distances = end[:, None] - torch.arange(resid.shape[1], device=end.device)
+    keys = turn(reader.keys[rows, :, kv], recording.weights.rotary, -distances)
+    return Mover(
+        x=resid[torch.arange(len(resid), device=end.device), end],
+        keys=keys,
+        pattern=reader.pattern[rows, h],
+        visible=recording.visible[rows],
+        W_Q=at.W_Q[h],
+        b_Q=at.b_Q[h],
+        norm=at.norm,
+    )
+
+
+def scale_along(
+    norm: Norm, x: Float[Tensor, "n d_model"], v: Float[Tensor, "c d_model"], amounts: Float[Tensor, "n c"]
+) -> Float[Tensor, "n c"]:
+    """The norm's divisor if ``x`` were moved by an amount along each direction by itself. x, v: centred."""
+    square = x.square().sum(-1)[:, None] + 2 * amounts * (x @ v.T) + amounts.square() * v.square().sum(-1)
+    return norm.scale(square, x.shape[-1])
+
+
+def scores_along(
+    mover: Mover,
+    read: Float[Tensor, "c d_head"],
+    amounts: Float[Tensor, "n c"],
+    scale: Float[Tensor, "n c"],
+    keys: Float[Tensor, "n k d_head"],
+) -> Float[Tensor, "n k c"]:
+    """Attention scores from ``end`` to some keys if the query's input were moved along each direction by itself.
+
+    read: what the query makes of the directions, centred. scale: of :func:`scale_along`. keys: as the mover has them,
+    or weighted sums of them.
+    """
+    plain = keys @ (mover.norm.center(mover.x) @ mover.W_Q)[..., None]
+    scores = (keys.flatten(0, 1) @ read.T).unflatten(0, keys.shape[:2])
+    scores = scores.mul_(amounts[:, None]).add_(plain).div_(scale[:, None]).add_((keys @ mover.b_Q)[..., None])
+    return scores.div_(mover.W_Q.shape[-1] ** 0.5)
+
+
+def scores_after_shift(mover: Mover, shift: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k n_pos"]:
+    """Attention scores from ``end``, before the softmax, if the query's input were moved by whole vectors."""
+    query = mover.norm(mover.x[:, None] + shift) @ mover.W_Q + mover.b_Q
+    scores = (query @ mover.keys.mT) / mover.W_Q.shape[-1] ** 0.5
+    return scores.masked_fill_(~mover.visible[:, None], -torch.inf)

@@ -316,9 +316,7 @@ def _build(
     return bridge.eval()
 
 
-def predicted_accuracy(
-    planted: Planted, n_items: int, firsts: Int[Tensor, "n"], *, n_draws: int = 50_000, seed: int = 0
-) -> float:
+def predicted_accuracy(planted: Planted, n_items: int, firsts: Int[Tensor, "n"], *, n_draws: int = 50_000) -> float:
     """Accuracy on lists of n that the crowding of the places predicts, by the formula at the top of this module.
 
     firsts: token positions at which lists begin, one of which is drawn each time, as are the list's words. The noise
@@ -327,7 +325,7 @@ def predicted_accuracy(
     """
     if not planted.has_channel:
         return 1 / n_items
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     starts = firsts[torch.randint(len(firsts), (n_draws,), generator=generator)]
     P = planted.places[starts[:, None] + 2 * torch.arange(n_items)]  # [n_draws, n_items, rank]
     deal = torch.rand(n_draws, len(planted.objects), generator=generator).topk(n_items, 1).indices

@@ -27,8 +27,7 @@ from torch import Tensor
 
 from talking_heads_utils import batches, roles
 from talking_heads_utils.effects import wanted_direction
-from talking_heads_utils.forward.closed_form import Mover, mover_of, scores_after_shift
-from talking_heads_utils.forward.recording import Recording, record
+from talking_heads_utils.forward.recording import Mover, Recording, mover_of, record, scores_after_shift
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.halves import halves
 from talking_heads_utils.prompts.ioi import build_ioi, draw_ioi
@@ -153,9 +152,14 @@ def value_effects(pair: Pair, inhibition: Head, movers: Sequence[Head]) -> Asked
     head's *values* is that of the third-name prompt and what that head then writes reaches the movers' queries."""
     above = [mover_of(pair.clean, mover) for mover in movers if mover.layer > inhibition.layer]
     first = int(pair.clean.prompts.positions["S2"].min())  # before it no position of the two runs differs
+    reader = pair.clean.reader(inhibition.layer)
+    W, kv = reader.weights, int(reader.weights.kv_index[inhibition.head])
 
-    def effect(shift: Tensor) -> Tensor:
-        written = through_values(pair.clean, inhibition, shift, first)
+    def effect(shift: Float[Tensor, "n late k d_model"]) -> Float[Tensor, "n k"]:
+        values = W.norm(reader.resid[:, first:, None] + shift) @ W.W_V[kv] + W.b_V[kv]
+        change = values - reader.values[:, first:, kv, None].contiguous()
+        pattern = reader.pattern[:, inhibition.head, first:]
+        written = torch.einsum("np,npkd->nkd", pattern, change) @ W.W_O[inhibition.head]
         return torch.stack([_odds_change(at, written, pair.clean.prompts) for at in above]).mean(0)
 
     def shift(layer: int) -> Tensor:
@@ -181,17 +185,6 @@ def _odds_change(at: Mover, shift: Float[Tensor, "n k d_model"], prompts: Prompt
     shifts = torch.cat([torch.zeros_like(shift[:, :1]), shift], 1)
     odds = name_odds(scores_after_shift(at, shifts), prompts)
     return odds[:, 1:] - odds[:, :1]
-
-
-def through_values(
-    recording: Recording, head: Head, shift: Float[Tensor, "n late k d_model"], first: int = 0
-) -> Float[Tensor, "n k d_model"]:
-    """Change of what a head writes at ``end`` when what its values read at the positions from ``first`` on is moved."""
-    reader = recording.reader(head.layer)
-    at, kv = reader.weights, int(reader.weights.kv_index[head.head])
-    values = at.norm(reader.resid[:, first:, None] + shift) @ at.W_V[kv] + at.b_V[kv]
-    change = values - reader.values[:, first:, kv, None].contiguous()
-    return torch.einsum("np,npkd->nkd", reader.pattern[:, head.head, first:], change) @ at.W_O[head.head]
 
 
 # --- who has a role ----------------------------------------------------------------------------------------------
@@ -280,14 +273,14 @@ def _role(name: str, head: Head, path: str, reader: Head | None, effect: Tensor,
 
 
 @torch.no_grad()
-def looks(bridge: TransformerBridge, prompts: PromptSet, batch: int = 64) -> dict[Head, str]:
+def looks(bridge: TransformerBridge, prompts: PromptSet) -> dict[Head, str]:
     """A name for every head that has one, by where more than half of its attention from S2 goes, S2 itself and the
     first position (a sink in many models) left aside: S1 duplicate-token, the token after S1 induction, the one before
     S2 previous-token."""
     s1, s2 = (prompts.positions[name] for name in ("S1", "S2"))
     places = {roles.DUPLICATE_TOKEN: s1, roles.INDUCTION: s1 + 1, roles.PREVIOUS_TOKEN: s2 - 1}
     total = torch.zeros(1 + len(places), bridge.cfg.n_layers, bridge.cfg.n_heads)
-    for rows in batches.blocks(len(prompts), batch):
+    for rows in batches.blocks(len(prompts), 64):
         tokens = prompts.tokens[rows].to(bridge.cfg.device)
         _, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name.endswith("attn.hook_pattern"))
         each, at = torch.arange(len(tokens)), s2[rows]

@@ -22,8 +22,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.list_roles import LEAST_CHANGE, roles_on_lists
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.files import data_dir
-from talking_heads_utils.forward.closed_form import mover_of
-from talking_heads_utils.forward.recording import Recording
+from talking_heads_utils.forward.recording import Recording, mover_of
 from talking_heads_utils.labels import Head
 from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.prompts.halves import halves

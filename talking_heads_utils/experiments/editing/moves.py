@@ -22,8 +22,7 @@ from talking_heads_utils.errors import EditError, LabelError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import movers_and_heads
 from talking_heads_utils.experiments.list_prompts import Lists, Part
-from talking_heads_utils.forward.closed_form import mover_of, scores_after_shift
-from talking_heads_utils.forward.recording import Recording, record
+from talking_heads_utils.forward.recording import Recording, mover_of, record, scores_after_shift
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import contrast
 from talking_heads_utils.roles.ioi import ROUNDING, effects_along

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.forward.closed_form import mover_of
 from talking_heads_utils.forward.engine import RESID_PRE, Change, Forward, Q, Z
-from talking_heads_utils.forward.recording import Recording
+from talking_heads_utils.forward.recording import Recording, mover_of
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import contrast
 from talking_heads_utils.weights.rotary import turn
