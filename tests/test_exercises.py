@@ -15,13 +15,9 @@ from talking_heads_utils.errors import LabelError
 from talking_heads_utils.site.sources import COLAB, PACKAGE, REPOSITORY, locate, page_url
 
 ROOT = Path(__file__).resolve().parent.parent
-<<<<<<< ours
 every_chapter = pytest.mark.parametrize(
     "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
 )
-=======
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
->>>>>>> theirs
 
 
 def cells(path, kind):
@@ -77,24 +73,12 @@ def test_the_readme_begins_as_the_page_does():
     assert first in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-<<<<<<< ours
 @pytest.mark.parametrize("name, path, begins, ends", [
     ("stats.bootstrap_mean", "stats.py", "def bootstrap_mean(", "    return"),
     ("resume.Store.part", "resume.py", "    @contextmanager", "                    _write_json("),
     ("training.loop.Run.round", "training/loop.py", "    @property", "        return self.spec"),
     ("labels.Head", "labels.py", "@dataclass", "        return cls("),
 ])  # fmt: skip
-=======
-@pytest.mark.parametrize(
-    ("name", "path", "begins", "ends"),
-    [
-        ("stats.bootstrap_mean", "stats.py", "def bootstrap_mean(", "    return"),
-        ("resume.Store.part", "resume.py", "    @contextmanager", "                    _write_json("),
-        ("training.loop.Run.round", "training/loop.py", "    @property", "        return self.spec"),
-        ("labels.Head", "labels.py", "@dataclass", "        return cls("),
-    ],
-)
->>>>>>> theirs
 def test_a_name_leads_to_its_lines(name, path, begins, ends):
     place = locate(f"{PACKAGE}.{name}")
     assert place.path == f"{PACKAGE}/{path}"
@@ -114,20 +98,7 @@ def test_a_module_is_named_whole_and_an_unknown_name_is_one_clear_error():
             locate(name)
 
 
-<<<<<<< ours
-UNKNOWN = [f"{PACKAGE}.{name}" for name in ("resume.nope", "nope", "resume.PLAN", "resume.json", "labels.Head.nope")]
-
-
-@pytest.mark.parametrize("name", [*UNKNOWN, "nosuchpackage.a", "torch.nn.Linear"])
-def test_an_unknown_name_or_that_of_another_package_is_one_clear_error(name):
-    with pytest.raises(LabelError, match=re.escape(name)):
-        locate(name)
-
-
 @every_chapter
-=======
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem[:2])
->>>>>>> theirs
 def test_links_of_a_notebook_lead_somewhere_on_colab_too(path):
     """There nothing lies beside the notebook: links are whole addresses of files, or names in its text."""
     text, code = ("\n".join(cells(path, kind)) for kind in ("markdown", "code"))
@@ -138,11 +109,7 @@ def test_links_of_a_notebook_lead_somewhere_on_colab_too(path):
             assert f'<a name="{target[1:]}"></a>' in text and f'name="{target[1:]}",' in code, target
             continue
         host, _, place = target.partition("/blob/main/")
-<<<<<<< ours
         assert host in (REPOSITORY, COLAB)
-=======
-        assert host in (REPOSITORY, REPOSITORY.replace("github.com", "colab.research.google.com/github"))
->>>>>>> theirs
         assert (ROOT / place.partition("#")[0]).is_file() and place.endswith(".ipynb") == ("colab" in host), target
 
 
