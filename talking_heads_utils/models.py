@@ -56,7 +56,10 @@ def load_model(
     spread = device == SPREAD
     one = check_device("cpu" if spread else str(device))
     if name_or_folder == PLANTED:
-        return _load_planted(one, dtype, processing)
+        from talking_heads_utils.planted.model import plant
+
+        (processing or Processing.default(NO_NORM)).check(NO_NORM)
+        return moved(plant().bridge, one, dtype)
     checkpoint = find_checkpoint(name_or_folder, revision)
     processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)
     check_complete(checkpoint, None if spread else torch.device(one), dtype)
@@ -143,13 +146,6 @@ def moved(
     return bridge if dtype == torch.float32 else bridge.to(dtype)
 
 
-def _load_planted(device: str | torch.device, dtype: torch.dtype, processing: Processing | None) -> TransformerBridge:
-    from talking_heads_utils.planted.model import plant
-
-    (processing or Processing.default(NO_NORM)).check(NO_NORM)
-    return moved(plant().bridge, device, dtype)
-
-
 def check_complete(checkpoint: Checkpoint, device: torch.device | None, dtype: torch.dtype) -> None:
     """Every tensor of the model is in the file with the right shape, and the device, or all GPUs, have room for them.
 
@@ -186,7 +182,7 @@ def _from_pretrained(checkpoint: Checkpoint, **options: Any) -> Any:
         if checkpoint.gguf is not None:
             from talking_heads_utils.weights.gguf_model import from_gguf
 
-            return from_gguf(checkpoint.gguf, checkpoint.config, attn_implementation="eager", **options)
+            return from_gguf(checkpoint.gguf, attn_implementation="eager", **options)
         return AutoModelForCausalLM.from_pretrained(checkpoint.folder, **how, **options)
     except CheckpointError:
         raise
@@ -221,7 +217,7 @@ def _read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     if checkpoint.gguf is not None:
         from talking_heads_utils.weights.gguf_model import tokenizer_of
 
-        return tokenizer_of(checkpoint.gguf.file)
+        return tokenizer_of(checkpoint.gguf)
     if not any((checkpoint.folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise CheckpointError(
             f"{checkpoint.name} has no tokenizer: {checkpoint.folder} holds neither tokenizer.json nor vocab.json. "

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from talking_heads_utils.cluster import Needs, Unit, run_units
+from talking_heads_utils.cluster import Unit, run_units
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import ResultError
 from talking_heads_utils.files import check_file
@@ -34,7 +34,7 @@ from talking_heads_utils.scores.composition import (
     reader_maps,
     score_readers,
 )
-from talking_heads_utils.scores.files import tensors_of, write_file
+from talking_heads_utils.scores.scores import tensors_of, write_file
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 from talking_heads_utils.weights.checkpoints import Checkpoint, assembled
 from talking_heads_utils.weights.families import check_bilinear
@@ -127,7 +127,7 @@ def stream_scores(
         groups = [left[start : start + at_once] for start in range(0, len(left), at_once)]
         how = kinds, n_random, seed, replace(store, folder=store.folder.absolute())
         units = [Unit(f"layers {group}", _make, (checkpoint, group, *how)) for group in groups]
-        if failed := run_units(units, ray, Needs(memory=4 * READER_BYTES)):
+        if failed := run_units(units, ray, memory=4 * READER_BYTES):
             raise ResultError(f"{len(failed)} of {len(units)} parts are not there; {next(iter(failed.values()))}")
     tensors = {name: t for layer in readers for name, t in load_file(store.path(str(layer))).items()}
     for layer in range(max(readers), n_layers):

@@ -24,7 +24,7 @@ from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.known import model_source
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
-from talking_heads_utils.weights.gguf import GgufTensors
+from talking_heads_utils.weights.gguf import GgufFile
 from talking_heads_utils.weights.gguf_model import tokenizer_of
 
 if TYPE_CHECKING:
@@ -220,12 +220,12 @@ class Part:
         return vars(self).copy()
 
 
-def blocks_of(tensors: GgufTensors, own: str) -> tuple[str, np.ndarray]:
+def blocks_of(file: GgufFile, own: str) -> tuple[str, np.ndarray]:
     """How a tensor is stored, and its bytes row by row, the rows in Hugging Face's order.
 
     Raises :class:`CheckpointError` for a way of storing it that the page cannot read.
     """
-    held = tensors.file.tensors[f"{own}.weight"]
+    held = file.tensors[f"{own}.weight"]
     kind = held.tensor_type.name
     if kind not in BLOCKS:
         raise CheckpointError(f"{own} is stored as {kind}; the page reads {', '.join(BLOCKS)}.")
@@ -233,10 +233,10 @@ def blocks_of(tensors: GgufTensors, own: str) -> tuple[str, np.ndarray]:
     if raw.ndim == 1:
         return kind, raw[None]
     order = np.arange(len(raw), dtype=np.float32)[:, None].repeat(2, 1)  # where each row goes
-    return kind, raw[tensors.laid_out(f"{own}.weight", order)[:, 0].astype(int)]
+    return kind, raw[file.laid_out(f"{own}.weight", order)[:, 0].astype(int)]
 
 
-def packed(tensors: GgufTensors, names: Mapping[str, str], extra: Mapping[str, np.ndarray]) -> tuple[bytes, list[Part]]:
+def packed(tensors: GgufFile, names: Mapping[str, str], extra: Mapping[str, np.ndarray]) -> tuple[bytes, list[Part]]:
     """Tensors one behind the other, then arrays of float32."""
     whole, parts = bytearray(), []
     for name, own in names.items():
@@ -278,7 +278,7 @@ def write_model(name: str | Path, folder: Path) -> dict[str, Any]:
     tensors = open_checkpoint(*model_source(name)).gguf
     if tensors is None:
         raise CheckpointError("The page runs a model out of a GGUF file.")
-    s = Shape.of(tensors.file.config)
+    s = Shape.of(tensors.config)
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, dict[str, Any]] = {}
 
@@ -302,7 +302,7 @@ def write_model(name: str | Path, folder: Path) -> dict[str, Any]:
         put(f"layer-{layer:02}.bin", data)
     for kind, graph in graphs(s).items():
         put(f"{kind}.onnx", graph.SerializeToString())
-    put("tokenizer.json", tokenizer_of(tensors.file).backend_tokenizer.to_str().encode())
+    put("tokenizer.json", tokenizer_of(tensors).backend_tokenizer.to_str().encode())
     about = {
         "shape": vars(s).copy(), "longest": LONGEST, "files": files,
         "layer": [part.as_json() for part in layer_parts], "embedding": [part.as_json() for part in head_parts],
