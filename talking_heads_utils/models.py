@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from talking_heads_utils.device import check_device, free_memory, free_on_all
+from talking_heads_utils.device import check_device, free_memory
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.known import PLANTED, known_models, model_source
 from talking_heads_utils.prompts.prefix import add_prefix, begin_ids
@@ -124,14 +124,14 @@ def load_with_tokenizer(
     return bridge, bridge.tokenizer
 
 
-def load_tokenizer(name_or_folder: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerBase:
     """A model's tokenizer alone, which adds by itself what stands in front of a prompt. Raises as :func:`load_model`
     does."""
     if name_or_folder == PLANTED:
         from talking_heads_utils.prompts.toy import word_tokenizer
 
         return word_tokenizer()
-    return _tokenizer(find_checkpoint(name_or_folder, revision), name_or_folder)
+    return _tokenizer(find_checkpoint(name_or_folder), name_or_folder)
 
 
 def moved(
@@ -161,7 +161,7 @@ def check_complete(checkpoint: Checkpoint, device: torch.device | None, dtype: t
             "had from it: talking_heads_utils.weights.checkpoints.load_head_weights."
         )
     needed = sum(p.numel() for p in model.parameters()) * dtype.itemsize
-    free = free_memory(device) if device else free_on_all()
+    free = free_memory(device)
     if free is not None and needed > free:
         raise ModelError(
             f"{checkpoint.name} in {dtype} needs {needed / 1e9:.1f} GB on {device or 'all GPUs'}; {free / 1e9:.1f} GB "

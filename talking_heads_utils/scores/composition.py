@@ -217,13 +217,12 @@ def by_kind(
         yield ReaderScores(kind, shape[0], scores[:, part].reshape(shape), mean[part], std[part], largest[part])
 
 
-def check_readers(layers: Sequence[int], n_layers: int, name: str) -> Sequence[int]:
-    """``layers`` themselves. Raises :class:`OptionError` where one has no earlier layer to read, or is not there."""
+def check_readers(layers: Sequence[int], n_layers: int, name: str) -> None:
+    """Raises :class:`OptionError` where a layer has no earlier one to read, or is not there."""
     if n_layers < 2:
         raise OptionError(f"{name} has one layer, so no head has an earlier one to read.")
     if bad := [layer for layer in layers if not 0 < layer < n_layers]:
         raise OptionError(f"No reader in layer {bad[0]}: readers are in layers 1..{n_layers - 1}.")
-    return layers
 
 
 def head_level(
