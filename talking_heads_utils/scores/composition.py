@@ -68,10 +68,7 @@ class ReaderScores:
 def rank_by_reader(score: Float[Tensor, "*writers n_readers"]) -> Int[Tensor, "*writers n_readers"]:
     """Rank of every writer for each reader, 1 for the strongest; 0 where the score is undefined."""
     flat = score.flatten(0, -2).T.contiguous().nan_to_num(nan=-1.0)
-    order = flat.argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order, dtype=torch.int32)
-    places = torch.arange(1, flat.shape[1] + 1, dtype=torch.int32, device=flat.device)
-    rank.scatter_(1, order, places.expand_as(rank))
+    rank = 1 + flat.argsort(dim=1, descending=True, stable=True).argsort(dim=1).int()
     return rank.masked_fill_(flat < 0, 0).T.reshape(score.shape)
 
 
