@@ -19,14 +19,6 @@ RETRIES = 3  # of a unit whose worker was lost, as one is that runs out of memor
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What one unit takes of a machine beside one CPU. memory: bytes."""
-
-    gpus: float = 0
-    memory: int = 0
-
-
-@dataclass(frozen=True)
 class Unit:
     """``run(*arguments)`` on some worker, which imports it. after: units whose parts it reads, where they are run too.
 
@@ -40,15 +32,16 @@ class Unit:
 
 
 def run_units(
-    units: Sequence[Unit], address: str, needs: Needs = Needs(), say: Callable[[str], None] = print
+    units: Sequence[Unit], address: str, say: Callable[[str], None] = print, *, gpus: int = 0, memory: int = 0
 ) -> dict[str, Exception]:
     """Run them all on the Ray that listens at ``address`` (``auto``: the one of this machine); errors by unit.
 
-    Raises :class:`OptionError` where Ray is not installed or nothing listens there.
+    gpus, memory in bytes: what one unit takes of a machine beside one CPU. Raises :class:`OptionError` where Ray is not
+    installed or nothing listens there.
     """
     ray = _connected(address)
     try:
-        remote = ray.remote(num_gpus=needs.gpus, memory=needs.memory, max_retries=RETRIES)(_done)
+        remote = ray.remote(num_gpus=gpus, memory=memory, max_retries=RETRIES)(_done)
         refs: dict[str, Any] = {}
         for unit in units:
             before = [refs[name] for name in unit.after if name in refs]

@@ -44,21 +44,6 @@ def factored_svd(left: Float[Tensor, "*batch rows rank"], right: Float[Tensor, "
     return SVD(basis_left @ U, S, basis_right @ Vh.mT)
 
 
-def ov_svd(weights: HeadWeights, layer: int) -> SVD:
-    """Components of ``W_V W_O``, head by head: U, V ``[n_heads, d_model, d_head]``, S ``[n_heads, d_head]``."""
-    return factored_svd(weights.W_V[layer][weights.kv_index], weights.W_O[layer])
-
-
-def qk_svd(weights: HeadWeights, layer: int) -> SVD:
-    """Components of ``W_Q W_K^T``: U reads the query side, V the key side. Shapes as :func:`ov_svd`.
-
-    With rotary positions this is the product at distance 0. Raises :class:`UnsupportedModelError` for a model that
-    normalises queries and keys.
-    """
-    check_bilinear(weights.source)
-    return factored_svd(weights.W_Q[layer], weights.W_K[layer][weights.kv_index].mT)
-
-
 def write_directions(
     weights: HeadWeights,
 ) -> tuple[Float[Tensor, "n_layers n_heads d_head d_model"], Float[Tensor, "n_layers n_heads d_head"]]:

@@ -20,8 +20,12 @@ def check_device(name: str) -> str:
     return name
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had on a device; None where that cannot be told."""
+def free_memory(device: torch.device | None) -> int | None:
+    """Bytes that can still be had on a device, or on all GPUs together (of the CPU where there is none); None where
+    that cannot be told."""
+    if device is None:
+        gpus = [free_memory(torch.device("cuda", i)) or 0 for i in range(torch.cuda.device_count())]
+        return sum(gpus) if gpus else free_memory(torch.device("cpu"))
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -29,9 +33,3 @@ def free_memory(device: torch.device) -> int | None:
     except OSError:  # no Linux
         lines = []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def free_on_all() -> int | None:
-    """Bytes free on all GPUs together; of the CPU where there is none."""
-    gpus = [free_memory(torch.device("cuda", i)) or 0 for i in range(torch.cuda.device_count())]
-    return sum(gpus) if gpus else free_memory(torch.device("cpu"))

@@ -92,15 +92,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def file_sha256(path: Path) -> str:
-    """Sum of a file, as ``sha256sum`` prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def known_sha256(path: Path) -> str:
-    """As :func:`file_sha256`, but computed once in a process for a file that has not changed since, and not at all for
-    a large file in the Hub's cache, which is a link to one that is called by its sum."""
+    """Sum of a file, as ``sha256sum`` prints it: computed once in a process while the file does not change, and not at
+    all for a large file in the Hub's cache, which is a link to one that is called by its sum."""
     if path.is_symlink() and (target := path.resolve()).parent.name == "blobs" and _SHA256.fullmatch(target.name):
         return target.name
     at = path.stat()
@@ -109,4 +103,5 @@ def known_sha256(path: Path) -> str:
 
 @cache
 def _sum_at(path: Path, mtime_ns: int, size: int) -> str:
-    return file_sha256(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from talking_heads_utils.device import check_device, free_memory, free_on_all
+from talking_heads_utils.device import check_device, free_memory
 from talking_heads_utils.errors import CheckpointError, ModelError, OptionError
 from talking_heads_utils.known import PLANTED, known_models, model_source
 from talking_heads_utils.prompts.prefix import add_prefix, begin_ids
@@ -56,7 +56,10 @@ def load_model(
     spread = device == SPREAD
     one = check_device("cpu" if spread else str(device))
     if name_or_folder == PLANTED:
-        return _load_planted(one, dtype, processing)
+        from talking_heads_utils.planted.model import plant
+
+        (processing or Processing.default(NO_NORM)).check(NO_NORM)
+        return moved(plant().bridge, one, dtype)
     checkpoint = find_checkpoint(name_or_folder, revision)
     processing = (processing or Processing.default(checkpoint.family.norm)).check(checkpoint.family.norm)
     check_complete(checkpoint, None if spread else torch.device(one), dtype)
@@ -121,14 +124,14 @@ def load_with_tokenizer(
     return bridge, bridge.tokenizer
 
 
-def load_tokenizer(name_or_folder: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerBase:
     """A model's tokenizer alone, which adds by itself what stands in front of a prompt. Raises as :func:`load_model`
     does."""
     if name_or_folder == PLANTED:
         from talking_heads_utils.prompts.toy import word_tokenizer
 
         return word_tokenizer()
-    return _tokenizer(find_checkpoint(name_or_folder, revision), name_or_folder)
+    return _tokenizer(find_checkpoint(name_or_folder), name_or_folder)
 
 
 def moved(
@@ -141,13 +144,6 @@ def moved(
     if torch.device(device).type != "cpu":
         bridge = bridge.to(device)
     return bridge if dtype == torch.float32 else bridge.to(dtype)
-
-
-def _load_planted(device: str | torch.device, dtype: torch.dtype, processing: Processing | None) -> TransformerBridge:
-    from talking_heads_utils.planted.model import plant
-
-    (processing or Processing.default(NO_NORM)).check(NO_NORM)
-    return moved(plant().bridge, device, dtype)
 
 
 def check_complete(checkpoint: Checkpoint, device: torch.device | None, dtype: torch.dtype) -> None:
@@ -165,7 +161,7 @@ def check_complete(checkpoint: Checkpoint, device: torch.device | None, dtype: t
             "had from it: talking_heads_utils.weights.checkpoints.load_head_weights."
         )
     needed = sum(p.numel() for p in model.parameters()) * dtype.itemsize
-    free = free_memory(device) if device else free_on_all()
+    free = free_memory(device)
     if free is not None and needed > free:
         raise ModelError(
             f"{checkpoint.name} in {dtype} needs {needed / 1e9:.1f} GB on {device or 'all GPUs'}; {free / 1e9:.1f} GB "
@@ -186,7 +182,7 @@ def _from_pretrained(checkpoint: Checkpoint, **options: Any) -> Any:
         if checkpoint.gguf is not None:
             from talking_heads_utils.weights.gguf_model import from_gguf
 
-            return from_gguf(checkpoint.gguf, checkpoint.config, attn_implementation="eager", **options)
+            return from_gguf(checkpoint.gguf, attn_implementation="eager", **options)
         return AutoModelForCausalLM.from_pretrained(checkpoint.folder, **how, **options)
     except CheckpointError:
         raise
@@ -221,7 +217,7 @@ def _read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     if checkpoint.gguf is not None:
         from talking_heads_utils.weights.gguf_model import tokenizer_of
 
-        return tokenizer_of(checkpoint.gguf.file)
+        return tokenizer_of(checkpoint.gguf)
     if not any((checkpoint.folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise CheckpointError(
             f"{checkpoint.name} has no tokenizer: {checkpoint.folder} holds neither tokenizer.json nor vocab.json. "

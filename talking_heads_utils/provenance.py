@@ -26,23 +26,14 @@ def versions() -> dict[str, str]:
 
 def describe_weights(weights: HeadWeights) -> dict[str, Any]:
     """Model, checkpoint and processing, as plain values for a file's metadata."""
+    source, processing = weights.source, weights.processing
     return {
-        "model": weights.source.name,
-        "family": weights.source.family,
-        "revision": weights.source.revision,
-        "checkpoint_sha256": weights.source.sha256,
-        "checkpoint_dtype": weights.source.dtype,
-        "norm": weights.norm,
-        "processing": weights.processing.describe(),
-        "fold_ln": weights.processing.fold_ln,
-        "center": weights.processing.center,
-        "n_layers": weights.n_layers,
-        "n_heads": weights.n_heads,
-        "d_model": weights.d_model,
-        "d_head": weights.d_head,
-        "d_model_effective": weights.d_model_effective,
-        "rotary_distance": None if weights.rotary is None else 0,
-    }
+        "model": source.name, "family": source.family, "revision": source.revision,
+        "checkpoint_sha256": source.sha256, "checkpoint_dtype": source.dtype, "norm": weights.norm,
+        "processing": processing.describe(), "fold_ln": processing.fold_ln, "center": processing.center,
+        "n_layers": weights.n_layers, "n_heads": weights.n_heads, "d_model": weights.d_model, "d_head": weights.d_head,
+        "d_model_effective": weights.d_model_effective, "rotary_distance": None if weights.rotary is None else 0,
+    }  # fmt: skip
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from conftest import random_prompts, run_with
 
 from talking_heads_utils.ablation import HOWS, ablate, as_part
-from talking_heads_utils.components import ov_svd
+from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, ModelError, OptionError, TaskError
 from talking_heads_utils.forward.layers import attention_layer
 from talking_heads_utils.labels import Head
@@ -48,7 +48,7 @@ def written(bridge, prompts, part):
     if isinstance(part, Head):
         return z @ attn.W_O[part.head]
     layer = attention_layer(bridge, part.layer)
-    v = ov_svd(head_weights_from_bridge(bridge), part.layer).V[part.head, :, part.component]
+    v = direction_of(head_weights_from_bridge(bridge), part)[0].to(z)
     write = (z - layer.b_V[layer.kv_index[part.head]]) @ attn.W_O[part.head]
     return (write @ v)[..., None] * v
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from conftest import BILINEAR, random_prompts
 
-from talking_heads_utils.components import direction_of, ov_svd, qk_svd, relative_gap, write_directions
+from talking_heads_utils.components import direction_of, relative_gap, write_directions
 from talking_heads_utils.errors import OptionError, UnsupportedModelError
 from talking_heads_utils.experiments.planted_pair import PLANTED_READER, PLANTED_WRITER, expected_scores, planted_pair
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.forward.recording import record
-from talking_heads_utils.labels import Component, Head
+from talking_heads_utils.labels import Component
 from talking_heads_utils.metrics import accuracy
 from talking_heads_utils.models import load_model
 from talking_heads_utils.scores import composition
@@ -52,8 +52,7 @@ def test_a_model_that_normalises_queries_and_keys_has_value_composition_alone(ch
         "scores": lambda: compute_scores(weights),
         "streamed": lambda: list(iter_streamed(checkpoint, [1], "VK", n_random=5, seed=0)),
         "maps": lambda: reading_maps(weights, 1, "Q"),
-        "components": lambda: qk_svd(weights, 0),
-        "edit": lambda: direction_of(weights, Component(1, 0, 0), "QK"),
+        "component": lambda: direction_of(weights, Component(1, 0, 0), "QK"),
         "record": lambda: record(bridge, prompts, [1]),
         "prepare": lambda: prepare(bridge, prompts, 1),
     }
@@ -119,8 +118,8 @@ def test_the_planted_channel_is_found_and_nothing_else(cosine, seed):
     M = dense_matrix(weights, 1, 0, "Q")  # the same by the dense route
     direction = write_directions(weights)[0][0, 0, PLANTED_WRITER.component]
     assert (direction @ M).norm() / M.norm() == pytest.approx(expected_scores(cosine).max().item(), abs=1e-6)
-    for writer in ("L0H1", "L0H0"):  # nothing planted into L1H1: no more than chance among 512 random directions
-        assert scores.best_z("Q")[0, Head.parse(writer).head, 1, 1] < 1.5 * scores.largest_random_z("L1H1", "Q")
+    block = scores.blocks["Q", 1]  # nothing planted into L1H1: no more than chance among 512 random directions
+    assert block.score[..., 1].max() - block.null_mean[1] < 1.5 * (block.null_max - block.null_mean)[1]
 
 
 @pytest.mark.parametrize("bad", [dict(cosine=1.2), dict(cosine=-0.1)])
@@ -168,7 +167,7 @@ def test_a_dead_head_is_undefined_everywhere_and_never_ranked(small):
     W_O, W_Q = small.W_O.clone(), small.W_Q.clone()
     W_O[0, 1], W_Q[2, 3] = 0, 0
     scores = compute_scores(dataclasses.replace(small, W_O=W_O, W_Q=W_Q))
-    for table in (scores.head_level("Q"), scores.best_component("Q"), scores.best_z("Q")):
+    for table in (scores.head_level("Q"), scores.best_component("Q")):
         assert table[0, 1, 2].isnan().all() and table[:2, :, 2, 3].isnan().all()
         assert not table[0, 0, 2, :3].isnan().any()
     rank = scores.blocks["Q", 2].rank
@@ -178,19 +177,10 @@ def test_a_dead_head_is_undefined_everywhere_and_never_ranked(small):
 def test_write_directions_are_those_of_the_svd_for_grouped_heads_too(checkpoints):
     weights = load_head_weights(checkpoints["llama"], dtype=torch.float64)
     directions, S = write_directions(weights)
-    for layer in range(weights.n_layers):
-        svd = ov_svd(weights, layer)
-        torch.testing.assert_close(S[layer], svd.S)
-        overlap = torch.einsum("hcm,hmc->hc", directions[layer], svd.V).abs()
-        torch.testing.assert_close(overlap, torch.ones_like(overlap))
-
-
-def test_a_component_that_writes_nothing_has_no_direction(small):
-    W_V = small.W_V.clone()
-    W_V[1, 2, :, 3] = W_V[1, 2, :, 4]  # rank 5 of 6
-    directions, S = write_directions(dataclasses.replace(small, W_V=W_V))
-    assert S[1, 2, 5] < 1e-12 < S[1, 2, 4]
-    assert directions[1, 2, 5].isnan().all() and directions.isnan().any(-1).sum() == 1
+    _, wanted, Vh = torch.linalg.svd(weights.W_V[:, weights.kv_index] @ weights.W_O)
+    torch.testing.assert_close(S, wanted[..., : weights.d_head])
+    overlap = (directions * Vh[..., : weights.d_head, :]).sum(-1).abs()
+    torch.testing.assert_close(overlap, torch.ones_like(overlap))
 
 
 def test_gap_is_to_the_nearest_other_value():

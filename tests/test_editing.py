@@ -19,7 +19,7 @@ from talking_heads_utils.errors import EditError, LabelError, OptionError
 from talking_heads_utils.labels import Component
 from talking_heads_utils.models import load_model
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
-from talking_heads_utils.weights.gguf import GgufFile, GgufTensors
+from talking_heads_utils.weights.gguf import GgufFile
 from talking_heads_utils.weights.gguf_model import tokenizer_of
 from talking_heads_utils.weights.heads import Processing
 
@@ -338,14 +338,14 @@ def test_an_edit_of_another_file_or_quantisation_is_refused_and_nothing_is_left(
     assert edits.from_json(edits.to_json(made)) == made and made.stored == "F32"
     with pytest.raises(EditError, match="F32, sha256 .* is Q8_0, F32, sha256 .*: make it anew"):
         bake(files["Q8_0"], made, tmp_path / "out" / "baked")
-    whole = GgufTensors.tensor
+    whole = GgufFile.tensor
 
     def on_a_full_disk(self, own):
         if own.startswith("token_embd"):
             raise OSError("no space left")
         return whole(self, own)
 
-    monkeypatch.setattr(GgufTensors, "tensor", on_a_full_disk)
+    monkeypatch.setattr(GgufFile, "tensor", on_a_full_disk)
     with pytest.raises(OptionError, match="no space left"):
         bake(files["F32"], {"L0H0.0": 1.0}, tmp_path / "out" / "baked")
     assert not list((tmp_path / "out").iterdir())

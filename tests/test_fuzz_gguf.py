@@ -9,7 +9,6 @@ import math
 import random
 import resource
 import struct
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import gguf
 import gguf_files
+import numpy as np
 import pytest
 from test_fuzz import SWEEP, files, refused, run
 
@@ -24,8 +24,6 @@ from talking_heads_utils.weights.gguf import _Reader
 
 SEED, EACH = 0, 25  # cases of each kind of damage
 ROOM = 512 << 20  # bytes beyond what the process has mapped; the file takes under 1 MB
-SIZES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # of scalar values
-TEXT, LIST = 8, 9
 ENDS = (0, 1, 2, 3, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1)
 COMMANDS = {  # most cases go to what reads the header and the attention alone
     "composition": ["composition", "--weights", "{model}", "--out", "{out}"],
@@ -34,45 +32,31 @@ COMMANDS = {  # most cases go to what reads the header and the attention alone
 }
 
 
-class Places:
-    """Where a whole file holds what, read by the format's description: kind -> offsets and struct formats."""
+Places = dict[str, list[tuple[int, int]]]
 
-    def __init__(self, content: bytes):
-        self.content, self.at, self.found = content, 4, defaultdict[str, list[tuple[int, str]]](list)
-        self.take("version", "I")
-        n_tensors, n_values = self.take("count", "Q"), self.take("count", "Q")
-        for _ in range(n_values):
-            self.text()
-            self.value(self.take("value type", "I"))
-        for _ in range(n_tensors):
-            self.text()
-            for _ in range(self.take("shape", "I")):
-                self.take("shape", "Q")
-            self.take("tensor type", "I")
-            self.take("offset", "Q")
 
-    def take(self, kind: str, how: str) -> int:
-        self.found[kind].append((self.at, how))
-        (value,) = struct.unpack_from(f"<{how}", self.content, self.at)
-        self.at += struct.calcsize(f"<{how}")
-        return value
+def places_of(path: Path) -> Places:
+    """Where a whole file holds what: kind -> offsets and sizes in bytes, told by the library's views into the file."""
+    reader, found = gguf.GGUFReader(path), {"version": [(4, 4)], "count": [(8, 8), (16, 8)]}
 
-    def text(self, kind: str = "length") -> None:
-        length = self.take(kind, "Q")
-        self.at += length
+    def note(*parts: tuple[str, np.ndarray]) -> None:
+        for kind, part in parts:
+            at = part.ctypes.data - reader.data.ctypes.data
+            found.setdefault(kind, []).extend((at + i * part.itemsize, part.itemsize) for i in range(part.size))
 
-    def value(self, kind: int) -> None:
-        if kind == TEXT:
-            self.text()
-        elif kind == LIST:
-            item, length = self.take("value type", "I"), self.take("length", "Q")
-            for _ in range(length):
-                if item == TEXT:
-                    self.text("token")
-                else:
-                    self.take("item", SIZES[item])
-        else:
-            self.take("value", SIZES[kind])
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF."):  # what the library adds
+            (length, _, kind, first, *rest), (outer, *inner) = field.parts, field.types
+            is_list, is_text = outer == gguf.GGUFValueType.ARRAY, outer == gguf.GGUFValueType.STRING
+            note(("length", length), ("value type", kind))
+            note(("value type" if is_list else "length" if is_text else "value", first))
+            if is_list:
+                of_text = inner == [gguf.GGUFValueType.STRING]
+                note(("length", rest[0]), *(("token" if of_text else "item", part) for part in rest[1 :: 1 + of_text]))
+    for tensor in reader.tensors:
+        length, _, n_dims, dims, kind, offset = tensor.field.parts
+        note(("length", length), ("shape", n_dims), ("shape", dims), ("tensor type", kind), ("offset", offset))
+    return found
 
 
 KINDS = ("cut", "magic", "count", "length", "shape", "tensor type", "offset", "value type")
@@ -81,15 +65,14 @@ KINDS = ("cut", "magic", "count", "length", "shape", "tensor type", "offset", "v
 def damaged(content: bytes, places: Places, kind: str, draw: random.Random) -> tuple[bytes, str]:
     """The file with one damage, and what it is."""
     if kind == "cut":
-        at = draw.randrange(len(content) if draw.random() < 0.5 else places.at)
+        at = draw.randrange(len(content) if draw.random() < 0.5 else sum(places["offset"][-1]))
         return content[:at], f"cut at {at}"
     if kind == "magic":
         if draw.random() < 0.5:
             start = draw.choice([b"GGML", b"FUGG", b"gguf", b"PK\3\4", b"\0" * 4, draw.randbytes(4)])
             return start + content[4:], f"begins with {start!r}"
         kind = "version"
-    at, how = draw.choice(places.found[kind] + (places.found["value"] if kind == "value type" else []))
-    size = struct.calcsize(f"<{how}")
+    at, size = draw.choice(places[kind] + (places["value"] if kind == "value type" else []))
     if kind in ("tensor type", "value type") and draw.random() < 0.7:
         new = draw.randrange(42)
     else:
@@ -121,8 +104,8 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def cases(whole) -> dict[tuple[str, int], tuple[bytes, str]]:
-    content = whole.read_bytes()
-    places, draws = Places(content), {kind: random.Random(f"{SEED} {kind}") for kind in KINDS}
+    content, places = whole.read_bytes(), places_of(whole)
+    draws = {kind: random.Random(f"{SEED} {kind}") for kind in KINDS}
     return {(kind, i): damaged(content, places, kind, draws[kind]) for kind, i in CASES}
 
 
@@ -158,13 +141,12 @@ class Endless(BaseException):
 
 def test_a_list_that_is_longer_than_the_file_is_not_read(whole, tmp_path, monkeypatch):
     """More reads than the header has bytes are none of the file's."""
-    content, read, reads = whole.read_bytes(), _Reader._get, count()
-    places = Places(content)
-    at = places.found["item"][0][0] - 8  # the length of a list of numbers
+    content, read, reads, places = whole.read_bytes(), _Reader._get, count(), places_of(whole)
+    at = places["item"][0][0] - 8  # the length of a list of numbers
     (tmp_path / "model.gguf").write_bytes(content[:at] + struct.pack("<Q", 2**40) + content[at + 8 :])
 
     def counted(self, *arguments, **options):
-        if next(reads) > places.at:
+        if next(reads) > sum(places["offset"][-1]):
             raise Endless
         return read(self, *arguments, **options)
 
@@ -175,10 +157,9 @@ def test_a_list_that_is_longer_than_the_file_is_not_read(whole, tmp_path, monkey
 @pytest.mark.parametrize(("by", "says"), [(4, "no multiple of 32"), (-32, "lies over"), (-(2**12), "lies over")])
 def test_a_tensor_lies_where_the_format_lets_it_and_over_no_other(by, says, whole, tmp_path):
     """Read from there it would be other numbers, and no sum would tell."""
-    content = whole.read_bytes()
-    (at, how), offsets = Places(content).found["offset"][-2], Places(content).found["offset"]
-    (offset,) = struct.unpack_from(f"<{how}", content, at)
-    assert len(offsets) > 2 and offset > 2**12
-    moved = content[:at] + struct.pack(f"<{how}", offset + by) + content[at + struct.calcsize(how) :]
+    content, (at, _) = whole.read_bytes(), places_of(whole)["offset"][-2]
+    (offset,) = struct.unpack_from("<Q", content, at)
+    assert offset > 2**12
+    moved = content[:at] + struct.pack("<Q", offset + by) + content[at + 8 :]
     (tmp_path / "model.gguf").write_bytes(moved)
     refused("composition", "--weights", tmp_path / "model.gguf", "--out", tmp_path / "out", says=says)

@@ -17,7 +17,7 @@ from talking_heads_utils.forward.recording import record
 from talking_heads_utils.known import known_models
 from talking_heads_utils.models import as_bridge, load_model, load_tokenizer
 from talking_heads_utils.prompts.prefix import begin_ids, prefix_of
-from talking_heads_utils.weights.bridge import head_weights_from_bridge, is_processed
+from talking_heads_utils.weights.bridge import is_processed
 from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.heads import Processing
 
@@ -188,9 +188,6 @@ def test_any_loaded_model_serves_as_a_bridge(checkpoints, family):
         assert not is_processed(wrapped) and not is_processed(booted)
         assert as_bridge(plain) is wrapped and as_bridge(wrapped) is wrapped and wrapped.tokenizer is not None
         torch.testing.assert_close(plain(TOKENS).logits, wanted, atol=1e-5, rtol=1e-5)
-        for name in ("W_Q", "W_K", "W_V", "W_O", "b_O"):
-            read, own = head_weights_from_bridge(wrapped), load_head_weights(checkpoints[family])
-            torch.testing.assert_close(getattr(read, name), getattr(own, name), atol=1e-5, rtol=1e-5)
         booted.enable_compatibility_mode(disable_warnings=True)
         assert is_processed(booted) and as_bridge(booted) is booted
         ours, theirs = (logits.log_softmax(-1) for logits in (wanted, booted(TOKENS)))

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from talking_heads_utils.components import ov_svd, qk_svd, write_directions
+from talking_heads_utils.components import factored_svd, write_directions
 from talking_heads_utils.edits.edits import OV, QK, REMOVE, ROTATE, SCALE, SET, Change, Move, make, moves_of, new_edit
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.scores.composition import head_level, iter_composition
@@ -69,7 +69,9 @@ def scores_of(weights: HeadWeights) -> torch.Tensor:
 @given(models())
 def test_components_add_up_to_the_head_and_are_orthonormal(weights):
     for layer in range(weights.n_layers):
-        for which, svd in enumerate((ov_svd(weights, layer), qk_svd(weights, layer))):
+        W_Q, W_K, W_V, W_O = (W[layer] for W in (weights.W_Q, weights.W_K, weights.W_V, weights.W_O))
+        factors = ((W_V[weights.kv_index], W_O), (W_Q, W_K[weights.kv_index].mT))
+        for which, svd in enumerate(factored_svd(*pair) for pair in factors):
             whole = svd.U @ torch.diag_embed(svd.S) @ svd.V.mT
             dense = torch.stack([head_matrices(weights, layer, head)[which] for head in range(weights.n_heads)])
             assert torch.allclose(whole, dense, atol=1e-10)

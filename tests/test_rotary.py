@@ -1,13 +1,11 @@
 """Composition at a distance, against Hugging Face's own rotary attention."""
 
-import json
-import shutil
 import sys
 from itertools import product
 
 import pytest
 import torch
-from conftest import LLAMA3, build_model
+from conftest import LLAMA3, build_model, edit_config
 
 from talking_heads_utils.errors import CheckpointError, LabelError, OptionError, UnsupportedModelError
 from talking_heads_utils.labels import Head
@@ -80,10 +78,7 @@ def test_bad_requests_are_clear_errors(checkpoints):
 
 def rotary_of(folder, target, **changes):
     """Out of a copy of a checkpoint whose config says something else."""
-    config = json.loads((shutil.copytree(folder, target) / "config.json").read_text())
-    config.pop("rope_parameters")
-    (target / "config.json").write_text(json.dumps(config | changes))
-    return load_head_weights(target).rotary
+    return load_head_weights(edit_config(folder, target, **{"rope_parameters": ...} | changes)).rotary
 
 
 def test_settings_are_read_under_either_name(checkpoints, tmp_path):

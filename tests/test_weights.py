@@ -124,17 +124,6 @@ DAMAGED_TENSORS = [
         for dtype in (torch.int8, torch.bool, torch.float8_e4m3fn)
     ),
 ]
-
-
-@pytest.mark.parametrize(("change", "message"), DAMAGED_TENSORS, ids=range(len(DAMAGED_TENSORS)))
-def test_damaged_tensors_are_refused_by_name(checkpoints, tmp_path, change, message):
-    folder = edit(checkpoints["gpt2"], tmp_path / "damaged", change)
-    with pytest.raises(CheckpointError, match=message):
-        load_head_weights(folder)
-    if "torch.float32" in message:
-        assert load_head_weights(folder, dtype=torch.float64).W_O.abs().max() > 1e50
-
-
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DAMAGED_FILES = [
     ({CONFIG: "{"}, "is damaged"),
@@ -145,17 +134,41 @@ DAMAGED_FILES = [
     ({SINGLE: None, INDEX: '{"weight_map": {}}'}, "lists no shards"),
     ({SINGLE: None, INDEX: '{"weight_map": {"a": "lost.safetensors"}}'}, "holds no lost.safetensors"),
 ]
+WRONG_CONFIGS = [
+    ("gpt2", {"n_embd": 48}, r"is \[24, 72\], but its config makes it \[48, 144\]"),
+    ("gpt2", {"n_head": 5}, "No gpt2 model can be of .* head_dim = None"),
+    ("gpt2", {"n_head": "4"}, "No gpt2 model can be of .*n_head = '4'"),
+    ("gpt2", {"n_layer": 2}, "says 2 layers, but the file also holds transformer.h.2"),
+    ("gpt2", {"n_layer": 4}, "partial: 6 attention tensors are missing"),
+    ("gpt2", {"model_type": "mamba"}, "'mamba', which is not known here. Known: gpt2, gpt_neox, llama"),
+    ("gpt2", {"n_head": ...}, "n_head = None"),
+    ("gpt_neox", {"rope_parameters": "fast"}, "no table of names and values"),
+    ("llama", {"head_dim": 3}, "but its config makes it"),
+    ("llama", {"num_key_value_heads": 3}, "num_key_value_heads = 3"),
+]
+REFUSED = [("gpt2", *row) for row in DAMAGED_TENSORS + DAMAGED_FILES] + WRONG_CONFIGS
 
 
-@pytest.mark.parametrize(("files", "message"), DAMAGED_FILES, ids=range(len(DAMAGED_FILES)))
-def test_damaged_files_are_one_clear_error(checkpoints, tmp_path, files, message):
-    folder = shutil.copytree(checkpoints["gpt2"], tmp_path / "damaged")
-    for name, content in files.items():
-        (folder / name).unlink(missing_ok=True)
-        if content is not None:
-            (folder / name).write_text(content)
+@pytest.mark.parametrize(("name", "change", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_a_damaged_checkpoint_or_a_config_that_does_not_fit_it_is_one_clear_error(
+    checkpoints, tmp_path, name, change, message
+):
+    """change: of the tensors; of files, by name, whole or gone; or of values in the config."""
+    folder = tmp_path / "damaged"
+    if callable(change):
+        edit(checkpoints[name], folder, change)
+    elif CONFIG in change or SINGLE in change:
+        shutil.copytree(checkpoints[name], folder)
+        for file, content in change.items():
+            (folder / file).unlink(missing_ok=True)
+            if content is not None:
+                (folder / file).write_text(content)
+    else:
+        edit_config(checkpoints[name], folder, **change)
     with pytest.raises(CheckpointError, match=message):
         load_head_weights(folder)
+    if "torch.float32" in message:
+        assert load_head_weights(folder, dtype=torch.float64).W_O.abs().max() > 1e50
 
 
 @pytest.mark.parametrize(("normalization", "norm"), [(None, "none"), ("LN", "LayerNorm"), ("RMS", "RMSNorm")])
@@ -174,30 +187,3 @@ def test_a_natively_built_bridge_is_read_too(normalization, norm):
         output[0, 0] = torch.nan
     with pytest.raises(CheckpointError, match=r"blocks\[1\] W_O holds NaN"):
         head_weights_from_bridge(bridge)
-
-
-WRONG_CONFIGS = [
-    ("gpt2", {"n_embd": 48}, r"is \[24, 72\], but its config makes it \[48, 144\]"),
-    ("gpt2", {"n_head": 5}, "No gpt2 model can be of .* head_dim = None"),
-    ("gpt2", {"n_head": "4"}, "No gpt2 model can be of .*n_head = '4'"),
-    ("gpt2", {"n_layer": 2}, "says 2 layers, but the file also holds transformer.h.2"),
-    ("gpt2", {"n_layer": 4}, "partial: 6 attention tensors are missing"),
-    ("gpt2", {"model_type": "mamba"}, "'mamba', which is not known here. Known: gpt2, gpt_neox, llama"),
-    ("gpt2", {"n_head": ...}, "n_head = None"),
-    ("gpt_neox", {"rope_parameters": "fast"}, "no table of names and values"),
-    ("llama", {"head_dim": 3}, "but its config makes it"),
-    ("llama", {"num_key_value_heads": 3}, "num_key_value_heads = 3"),
-]
-
-
-@pytest.mark.parametrize(("family_name", "change", "message"), WRONG_CONFIGS)
-def test_a_config_that_does_not_fit_the_tensors_is_refused(checkpoints, tmp_path, family_name, change, message):
-    folder = edit_config(checkpoints[family_name], tmp_path / "odd", **change)
-    with pytest.raises(CheckpointError, match=message):
-        load_head_weights(folder)
-
-
-@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 5000])
-def test_a_name_that_can_be_neither_folder_nor_id_is_refused(name):
-    with pytest.raises(CheckpointError, match="can be no folder and no Hub id"):
-        load_head_weights(name)

@@ -19,7 +19,7 @@ examples:
 A model that normalises queries and keys (qwen3) has no matrix W_Q W_K^T: only --kinds V can be had of it.
 
 The scores go into one format, whatever the model's size: float16, with checksums, and what they were made from in the
-metadata (talking_heads_utils.scores.files). `load_scores` reads it, and so do `atlas` and the explorer. An --out that
+metadata (talking_heads_utils.scores.scores). `load_scores` reads it, and so do `atlas` and the explorer. An --out that
 ends in .parquet is a table of them instead, for other programs.
 
 --stream is for checkpoints that do not fit in memory: a few reader layers are held at a time and every earlier layer is

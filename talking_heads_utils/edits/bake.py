@@ -28,7 +28,7 @@ from talking_heads_utils.known import PLANTED, model_source
 from talking_heads_utils.weights.checkpoints import INDEX, OTHER_FILES, SINGLE, Checkpoint, assembled, open_checkpoint
 
 if TYPE_CHECKING:
-    from talking_heads_utils.weights.gguf import GgufTensors
+    from talking_heads_utils.weights.gguf import GgufFile
 
 EDIT_FILE = "edit.json"
 
@@ -91,7 +91,7 @@ def edited_tensors(checkpoint: Checkpoint, moves: list[Move], fold_ln: bool) -> 
 def _write(checkpoint: Checkpoint, changed: Mapping[str, Tensor], edit: Edit, folder: Path) -> None:
     save_edit(edit, folder / EDIT_FILE)
     if checkpoint.gguf is not None:
-        return _write_gguf(checkpoint.gguf, checkpoint.config, changed, folder)
+        return _write_gguf(checkpoint.gguf, changed, folder)
     for path in sorted(set(checkpoint.files.values())):
         tensors = load_file(path)
         tensors |= {name: tensor.contiguous() for name, tensor in changed.items() if name in tensors}
@@ -102,17 +102,17 @@ def _write(checkpoint: Checkpoint, changed: Mapping[str, Tensor], edit: Edit, fo
             shutil.copyfile(checkpoint.folder / name, folder / name)
 
 
-def _write_gguf(tensors: GgufTensors, config: dict[str, Any], changed: Mapping[str, Tensor], folder: Path) -> None:
+def _write_gguf(file: GgufFile, changed: Mapping[str, Tensor], folder: Path) -> None:
     """Config and tokenizer that the file's metadata describe, and its tensors dequantised, one after the other."""
     from talking_heads_utils.weights.gguf_model import described_by, tokenizer_of
 
-    described, model, own = described_by(tensors, config)
+    described, model, own = described_by(file)
     described.architectures, described.dtype = [model.__name__], torch.float32
     described.save_pretrained(folder)
-    tokenizer_of(tensors.file).save_pretrained(folder)
-    edited = {tensors.names[name]: tensor for name, tensor in changed.items()}
-    shapes = {name: tuple(tensors.empty(stored).shape) for name, stored in own.items()}
-    found = (edited[at] if at in edited else tensors.tensor(at) for at in own.values())
+    tokenizer_of(file).save_pretrained(folder)
+    edited = {file.names[name]: tensor for name, tensor in changed.items()}
+    shapes = {name: tuple(file.empty(stored).shape) for name, stored in own.items()}
+    found = (edited[at] if at in edited else file.tensor(at) for at in own.values())
     save_streamed(folder / SINGLE, shapes, found)
 
 

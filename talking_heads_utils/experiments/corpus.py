@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from talking_heads_utils.errors import DownloadError, TaskError
-from talking_heads_utils.files import file_sha256
+from talking_heads_utils.files import known_sha256
 from talking_heads_utils.prompts.encoding import Span, tokenized, unknown_id
 from talking_heads_utils.prompts.ioi import draw_ioi
 from talking_heads_utils.prompts.lists import draw_laundry
@@ -155,7 +155,7 @@ def texts_sum(source: Path | str) -> str:
         return f"{OPEN_WEB_TEXT}, revision {OPEN_WEB_TEXT_REVISION}"
     if source == PYDOC:
         return f"{PYDOC_TOPICS}, sha256 {hashlib.sha256(chr(0).join(pydoc_texts()).encode()).hexdigest()}"
-    return f"{Path(source).name}, sha256 {file_sha256(Path(source))}"
+    return f"{Path(source).name}, sha256 {known_sha256(Path(source))}"
 
 
 def pydoc_texts() -> list[str]:

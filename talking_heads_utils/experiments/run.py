@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from talking_heads_utils import batches, resume
-from talking_heads_utils.cluster import Needs, Unit, run_units
+from talking_heads_utils.cluster import Unit, run_units
 from talking_heads_utils.errors import NotApplicable, OptionError
 from talking_heads_utils.experiments import store
 from talking_heads_utils.experiments.catalogue import EXPERIMENTS
@@ -90,8 +90,8 @@ def _on_ray(
     order = sorted(left, key=lambda e: (e.name not in FIRST, bool(READS.get(e.name)), -e.weight))
     units = [Unit(e.name, _elsewhere, (fresh, e.name, replace(results, folder=root)), _before(e.name)) for e in order]
     known = known_models().get(c.model)
-    needs = Needs(gpus=int(c.device != "cpu"), memory=int(2e9 * known.gigabytes(c.dtype)) if known else 0)
-    return run_units(units, ray, needs, say)
+    memory = int(2e9 * known.gigabytes(c.dtype)) if known else 0
+    return run_units(units, ray, say, gpus=int(c.device != "cpu"), memory=memory)
 
 
 def _before(name: str) -> tuple[str, ...]:

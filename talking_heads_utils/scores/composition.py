@@ -68,10 +68,7 @@ class ReaderScores:
 def rank_by_reader(score: Float[Tensor, "*writers n_readers"]) -> Int[Tensor, "*writers n_readers"]:
     """Rank of every writer for each reader, 1 for the strongest; 0 where the score is undefined."""
     flat = score.flatten(0, -2).T.contiguous().nan_to_num(nan=-1.0)
-    order = flat.argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order, dtype=torch.int32)
-    places = torch.arange(1, flat.shape[1] + 1, dtype=torch.int32, device=flat.device)
-    rank.scatter_(1, order, places.expand_as(rank))
+    rank = 1 + flat.argsort(dim=1, descending=True, stable=True).argsort(dim=1).int()
     return rank.masked_fill_(flat < 0, 0).T.reshape(score.shape)
 
 
@@ -217,13 +214,12 @@ def by_kind(
         yield ReaderScores(kind, shape[0], scores[:, part].reshape(shape), mean[part], std[part], largest[part])
 
 
-def check_readers(layers: Sequence[int], n_layers: int, name: str) -> Sequence[int]:
-    """``layers`` themselves. Raises :class:`OptionError` where one has no earlier layer to read, or is not there."""
+def check_readers(layers: Sequence[int], n_layers: int, name: str) -> None:
+    """Raises :class:`OptionError` where a layer has no earlier one to read, or is not there."""
     if n_layers < 2:
         raise OptionError(f"{name} has one layer, so no head has an earlier one to read.")
     if bad := [layer for layer in layers if not 0 < layer < n_layers]:
         raise OptionError(f"No reader in layer {bad[0]}: readers are in layers 1..{n_layers - 1}.")
-    return layers
 
 
 def head_level(

@@ -1,32 +1,48 @@
-"""The finished composition scores of a model: to look up, rank, compare, save and load."""
+"""The finished composition scores of a model: to look up, rank, compare, save and load.
+
+Their file is a safetensors file for models of any size, whose metadata say what the scores were made from. Its tensors:
+
+``{kind}.{layer}.null``     ``[3, n_heads]`` float32: mean, standard deviation, maximum over random directions
+``singular_values.{layer}`` ``[n_heads, d_head]`` float16
+``{kind}.{layer}.score``    ``[layer, n_heads, d_head, n_heads]`` float16: writer layer, writer head, component, reader
+``crc32``                   checksum plus 1 of each of them, int64: nulls, singular values and scores by layer and kind
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from talking_heads_utils.components import write_directions
-from talking_heads_utils.errors import LabelError
-from talking_heads_utils.files import data_dir
+from talking_heads_utils.errors import CheckpointError, LabelError
+from talking_heads_utils.files import data_dir, written_whole
 from talking_heads_utils.labels import Component, Head, as_head
 from talking_heads_utils.provenance import describe_weights, versions
 from talking_heads_utils.scores.composition import ReaderScores, check_kinds, head_level, iter_composition, null_rms
-from talking_heads_utils.scores.files import read_file, tensors_of, write_file
 from talking_heads_utils.scores.tables import component_rows
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
-from talking_heads_utils.weights.heads import HeadWeights, describe
+from talking_heads_utils.weights.heads import HeadWeights
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHIPPED = "composition.safetensors"
 WHOLE_BYTES = 50_000_000  # files up to this size are read at once
+META = "talking_heads"
+SUMS = "crc32"
+
+Key = tuple[str, int]  # kind and reader layer
 
 
 @dataclass(frozen=True)
@@ -38,10 +54,9 @@ class CompositionScores:
     about: model, processing, checkpoint, seed and number of random directions, versions.
     """
 
-    blocks: Mapping[tuple[str, int], ReaderScores]
+    blocks: Mapping[Key, ReaderScores]
     singular_values: Float[Tensor, "n_layers n_heads d_head"]
     about: Mapping[str, Any]
-    _pairs: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n_layers(self) -> int:
@@ -67,7 +82,8 @@ class CompositionScores:
 
     def describe(self) -> str:
         """Model and processing in one line."""
-        return describe(self.about["model"], self.about["processing"], self.about["d_model_effective"])
+        about = self.about
+        return f"{about['model']} ({about['processing']}; d_model' = {about['d_model_effective']})"
 
     def block(self, reader: Head | str, kind: str) -> tuple[ReaderScores, Head]:
         """The block that holds a reader. Raises :class:`LabelError` for a head that has no earlier writer."""
@@ -91,11 +107,6 @@ class CompositionScores:
             return torch.full((self.d_head,), torch.nan)
         return block.score[out.layer, out.head, :, into.head]
 
-    def largest_random_z(self, reader: Head | str, kind: str) -> float:
-        """The largest z among the random directions that were sampled for a reader."""
-        block, head = self.block(reader, kind)
-        return ((block.null_max - block.null_mean) / block.null_std)[head.head].item()
-
     def table(self, reader: Head | str, kind: str) -> pd.DataFrame:
         """Every earlier component of one reader, the strongest first: the columns of
         :func:`~talking_heads_utils.scores.tables.component_rows` that name the writer and its score, and ``writer``."""
@@ -108,27 +119,18 @@ class CompositionScores:
 
     def head_level(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
         """Elhage et al.'s score ``[writer layer, writer head, reader layer, reader head]``; NaN where undefined."""
-        return self._over_pairs("head level", kind, lambda block: head_level(block.score, self.singular_values))
+        return self._over_pairs(kind, lambda block: head_level(block.score, self.singular_values))
 
     def best_component(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
         """Largest score of any single component of a writer into a reader, shaped as :meth:`head_level`."""
-        return self._over_pairs("component", kind, lambda block: _largest(block.score))
+        return self._over_pairs(kind, lambda block: _largest(block.score))
 
-    def best_z(self, kind: str) -> Float[Tensor, "n_layers n_heads n_layers n_heads"]:
-        """Largest z of any single component of a writer into a reader, shaped as :meth:`head_level`."""
-        return self._over_pairs("z", kind, lambda block: _largest(block.z))
-
-    def _over_pairs(self, name: str, kind: str, measure: Callable[[ReaderScores], Tensor]) -> Tensor:
-        """Computed once and kept, since rankings ask for it reader by reader."""
-        kind = check_kinds(kind)
-        if (name, kind) in self._pairs:
-            return self._pairs[name, kind]
-        if kind not in self.kinds:
+    def _over_pairs(self, kind: str, measure: Callable[[ReaderScores], Tensor]) -> Tensor:
+        if (kind := check_kinds(kind)) not in self.kinds:
             raise LabelError(f"These scores of {self.about['model']} do not hold kind {kind}.")
         pairs = torch.full((self.n_layers, self.n_heads, self.n_layers, self.n_heads), torch.nan)
         for layer in (layer for held, layer in self.blocks if held == kind):
             pairs[:layer, :, layer] = measure(self.blocks[kind, layer])
-        self._pairs[name, kind] = pairs
         return pairs
 
 
@@ -155,7 +157,7 @@ def compute_scores(
 
 
 def save_scores(scores: CompositionScores, path: Path) -> None:
-    """Write scores in the format of :mod:`talking_heads_utils.scores.files`: float16, checksums, ``about``."""
+    """Write scores in the format that stands above: float16, checksums, ``about``."""
     write_file(path, scores.about, tensors_of(scores.blocks.values(), scores.singular_values))
 
 
@@ -164,10 +166,101 @@ def load_scores(path: Path) -> CompositionScores:
 
     Raises :class:`CheckpointError` for any other file, and for damage where it is read.
     """
-    blocks, S, about = read_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})[META])
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            sums = file.get_tensor(SUMS).tolist()
+        if lacking := {"model", "processing"} - set(about):
+            raise ValueError(f"its metadata lack {min(lacking)}")
+        if about["n_layers"] > len(found) or not about["d_model_effective"] > 0:
+            raise ValueError(f"{about['n_layers']} layers, d_model' = {about['d_model_effective']}")
+        shapes = shapes_of(about, keys_of(found))
+        if found != {SUMS: (len(shapes),)} | shapes or len(shapes) == about["n_layers"]:
+            raise ValueError("its tensors are not those of its metadata")
+        blocks = FileBlocks(path, dict(zip(shapes, sums, strict=True)))
+        S = torch.stack([blocks.tensor(f"singular_values.{layer}") for layer in range(about["n_layers"])])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise _refusal(path, repr(error)) from error
     return CompositionScores(dict(blocks) if path.stat().st_size <= WHOLE_BYTES else blocks, S, about)
 
 
 def load_shipped_scores(model: str = "gpt2-small") -> CompositionScores:
     """The scores of a real model that come with the book, so that a page needs no weights and no network."""
     return load_scores(data_dir() / model / SHIPPED)
+
+
+def shapes_of(about: Mapping[str, Any], keys: Iterable[Key]) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a file with the blocks of ``keys``, in the order of the checksums."""
+    n_layers, n_heads, d_head = (about[name] for name in ("n_layers", "n_heads", "d_head"))
+    keys = sorted(keys, key=lambda key: (key[1], KINDS.index(key[0])))
+    shapes: dict[str, tuple[int, ...]] = {f"{kind}.{layer}.null": (3, n_heads) for kind, layer in keys}
+    shapes |= {f"singular_values.{layer}": (n_heads, d_head) for layer in range(n_layers)}
+    return shapes | {f"{kind}.{layer}.score": (layer, n_heads, d_head, n_heads) for kind, layer in keys}
+
+
+def keys_of(names: Iterable[str]) -> list[Key]:
+    """The blocks whose scores are among these tensors."""
+    parts = [name.split(".") for name in names if name.endswith(".score")]
+    return [(kind, int(layer)) for kind, layer, _ in parts]
+
+
+def tensors_of(blocks: Iterable[ReaderScores], S: Float[Tensor, "layer n_heads d_head"]) -> dict[str, Tensor]:
+    """Blocks and the singular values of the layers from 0 on as a file holds them."""
+    found = {f"singular_values.{layer}": values.cpu().half() for layer, values in enumerate(S)}
+    for block in blocks:
+        name, null = f"{block.kind}.{block.layer}", torch.stack([block.null_mean, block.null_std, block.null_max])
+        found |= {f"{name}.null": null.cpu().float(), f"{name}.score": block.score.cpu().half()}
+    return {name: tensor.contiguous() for name, tensor in found.items()}
+
+
+def write_file(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write the tensors of whole scores with their checksums, whole or not at all."""
+    sums = torch.tensor([_sum(tensors[name]) for name in shapes_of(about, keys_of(tensors))])
+    with written_whole(path) as part:
+        save_file({**tensors, SUMS: sums}, part, {META: json.dumps(dict(about))})
+
+
+def _sum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.numpy().tobytes()) + 1
+
+
+class FileBlocks(Mapping[Key, ReaderScores]):
+    """The blocks of a scores file, each read and checked when it is asked for; the last few are kept.
+
+    Raises :class:`CheckpointError` for a block that is damaged.
+    """
+
+    def __init__(self, path: Path, sums: Mapping[str, int]):
+        self.path, self.sums, self.keys_held = path, sums, keys_of(sums)
+        self._kept = lru_cache(maxsize=len(KINDS))(self._read)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys_held)
+
+    def __len__(self) -> int:
+        return len(self.keys_held)
+
+    def __getitem__(self, key: Key) -> ReaderScores:
+        return self._kept(key)
+
+    def _read(self, key: Key) -> ReaderScores:
+        kind, layer = key
+        if key not in self.keys_held:
+            raise KeyError(key)
+        score = self.tensor(f"{kind}.{layer}.score")
+        if not ((score >= 0) & (score < 1.001) | score.isnan()).all():
+            raise _refusal(self.path, f"{kind}.{layer}.score is not from 0 to 1")
+        return ReaderScores(kind, layer, score, *self.tensor(f"{kind}.{layer}.null"))
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, in float32."""
+        with safe_open(self.path, "pt") as file:
+            tensor = file.get_tensor(name)
+        if _sum(tensor) != self.sums[name]:
+            raise _refusal(self.path, f"{name} does not fit its checksum")
+        return tensor.float()
+
+
+def _refusal(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} holds no composition scores, or damaged ones ({reason}). Make it again.")

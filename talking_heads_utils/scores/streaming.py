@@ -18,7 +18,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from talking_heads_utils.cluster import Needs, Unit, run_units
+from talking_heads_utils.cluster import Unit, run_units
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import ResultError
 from talking_heads_utils.files import check_file
@@ -34,7 +34,7 @@ from talking_heads_utils.scores.composition import (
     reader_maps,
     score_readers,
 )
-from talking_heads_utils.scores.files import tensors_of, write_file
+from talking_heads_utils.scores.scores import tensors_of, write_file
 from talking_heads_utils.settings import KINDS, N_RANDOM, SEED
 from talking_heads_utils.weights.checkpoints import Checkpoint, assembled
 from talking_heads_utils.weights.families import check_bilinear
@@ -53,32 +53,8 @@ def iter_streamed(
 ) -> Iterator[tuple[list[ReaderScores], Float[Tensor, "layer n_heads d_head"]]]:
     """Per reader layer, as soon as it is done, its scores, a block per kind, and singular values of what it reads.
 
-    What a layer gets does not depend on the others that are asked for.
-    Raises :class:`OptionError` for a layer that is not there.
+    All of ``readers`` are held at once. What a layer gets does not depend on the others that are asked for.
     """
-    check_readers(readers, checkpoint.shape.n_layers, checkpoint.name)
-    at_once = _at_once(checkpoint, kinds)
-    for start in range(0, len(readers), at_once):
-        yield from _score_readers(checkpoint, readers[start : start + at_once], kinds, n_random, seed)
-
-
-def _at_once(checkpoint: Checkpoint, kinds: str) -> int:
-    """Reader layers that are held at a time."""
-    shape = checkpoint.shape
-    n_maps = sum(shape.n_heads if kind == "Q" else shape.n_kv_heads for kind in kinds)
-    return max(1, READER_BYTES // (4 * n_maps * shape.d_model * shape.d_head))
-
-
-def _make(checkpoint: Checkpoint, layers: Sequence[int], kinds: str, n_random: int, seed: int, store: Store) -> None:
-    """Write the parts of some reader layers."""
-    for blocks, S in iter_streamed(checkpoint, layers, kinds, n_random=n_random, seed=seed):
-        with store.part(str(blocks[0].layer)) as part:
-            save_file(tensors_of(blocks, S), part.file)
-
-
-def _score_readers(
-    checkpoint: Checkpoint, readers: Sequence[int], kinds: str, n_random: int, seed: int
-) -> Iterator[tuple[list[ReaderScores], Tensor]]:
     n_heads, d_head = checkpoint.shape.n_heads, checkpoint.shape.d_head
     maps, nulls = {}, {}
     for reader in readers:
@@ -98,6 +74,13 @@ def _score_readers(
             yield list(by_kind(kinds, flat, nulls[done], (done, n_heads, d_head, n_heads))), S[:done]
 
 
+def _make(checkpoint: Checkpoint, layers: Sequence[int], kinds: str, n_random: int, seed: int, store: Store) -> None:
+    """Write the parts of some reader layers."""
+    for blocks, S in iter_streamed(checkpoint, layers, kinds, n_random=n_random, seed=seed):
+        with store.part(str(blocks[0].layer)) as part:
+            save_file(tensors_of(blocks, S), part.file)
+
+
 def stream_scores(
     checkpoint: Checkpoint,
     path: Path,
@@ -114,23 +97,26 @@ def stream_scores(
     layers; None: in this process. Raises :class:`OptionError` where that call's are of other scores,
     :class:`ResultError` where they are damaged, and as ``compute_scores`` does.
     """
-    kinds, n_layers, path = check_kinds(kinds), checkpoint.shape.n_layers, check_file(path)
+    kinds, shape, path = check_kinds(kinds), checkpoint.shape, check_file(path)
     check_bilinear(Source(checkpoint.name, checkpoint.family.name), kinds)
-    readers = check_readers(range(1, n_layers) if layers is None else layers, n_layers, checkpoint.name)
+    readers = range(1, shape.n_layers) if layers is None else layers
+    check_readers(readers, shape.n_layers, checkpoint.name)
     about = describe_checkpoint(checkpoint) | {"n_random": n_random, "seed": seed, "versions": versions()}
     store = Store(path.with_name(f"{path.name}.part"), about | {"kinds": kinds}, ".safetensors")
+    n_maps = sum(shape.n_heads if kind == "Q" else shape.n_kv_heads for kind in kinds)
+    at_once = max(1, READER_BYTES // (4 * n_maps * shape.d_model * shape.d_head))
     left = sorted(map(int, store.left(map(str, readers))))
+    groups = [left[start : start + at_once] for start in range(0, len(left), at_once)]
     if ray is None:
-        _make(checkpoint, left, kinds, n_random, seed, store)
-    elif left:
-        at_once = _at_once(checkpoint, kinds)
-        groups = [left[start : start + at_once] for start in range(0, len(left), at_once)]
+        for group in groups:
+            _make(checkpoint, group, kinds, n_random, seed, store)
+    elif groups:
         how = kinds, n_random, seed, replace(store, folder=store.folder.absolute())
         units = [Unit(f"layers {group}", _make, (checkpoint, group, *how)) for group in groups]
-        if failed := run_units(units, ray, Needs(memory=4 * READER_BYTES)):
+        if failed := run_units(units, ray, memory=4 * READER_BYTES):
             raise ResultError(f"{len(failed)} of {len(units)} parts are not there; {next(iter(failed.values()))}")
     tensors = {name: t for layer in readers for name, t in load_file(store.path(str(layer))).items()}
-    for layer in range(max(readers), n_layers):
+    for layer in range(max(readers), shape.n_layers):
         tensors[f"singular_values.{layer}"] = write_directions(assembled(checkpoint, [layer]))[1][0].half()
     write_file(path, about, tensors)
     shutil.rmtree(store.folder)

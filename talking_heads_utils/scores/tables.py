@@ -72,6 +72,7 @@ def write_table(scores: CompositionScores, path: Path, *, top: int | None = None
     component. What the scores were made from goes into the metadata (:func:`read_table_about`). The file is written
     whole or not at all. Raises :class:`OptionError` for a ``top`` below 1, or if no score is defined.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     check_top(top)
@@ -79,26 +80,20 @@ def write_table(scores: CompositionScores, path: Path, *, top: int | None = None
     rows, writer = 0, None
     with written_whole(path) as part, ExitStack() as stack:
         for block in scores.blocks.values():
-            table = _arrow(scores, block, top, by_head, about)
+            S = scores.singular_values
+            frame = head_rows(block, S, about["d_model_effective"]) if by_head else component_rows(block, S)
+            keep = (frame["rank"] > 0) & (frame["rank"] <= (top or np.inf))
+            table = pa.Table.from_pandas(frame if keep.all() else frame[keep], preserve_index=False)
+            kinds = (pa.float32() if field.type == pa.float64() else field.type for field in table.schema)
+            schema = pa.schema(zip(table.column_names, kinds), metadata={METADATA_KEY: json.dumps(about)})
             if writer is None:
-                writer = pq.ParquetWriter(part, table.schema, compression="zstd", write_page_checksum=True)
+                writer = pq.ParquetWriter(part, schema, compression="zstd", write_page_checksum=True)
                 stack.enter_context(writer)
-            writer.write_table(table, row_group_size=max(1, len(table)))
+            writer.write_table(table.cast(schema), row_group_size=max(1, len(table)))
             rows += len(table)
         if rows == 0:
             raise OptionError("There is nothing to score: every writer or every reader in these weights is zero.")
     return rows
-
-
-def _arrow(scores: CompositionScores, block: ReaderScores, top: int | None, by_head: bool, about: Any) -> Any:
-    import pyarrow as pa
-
-    S = scores.singular_values
-    frame = head_rows(block, S, about["d_model_effective"]) if by_head else component_rows(block, S)
-    keep = (frame["rank"] > 0) & (frame["rank"] <= (top or np.inf))
-    table = pa.Table.from_pandas(frame if keep.all() else frame[keep], preserve_index=False)
-    wide = [(field.name, pa.float32() if field.type == pa.float64() else field.type) for field in table.schema]
-    return table.cast(pa.schema(wide, metadata={METADATA_KEY: json.dumps(about)}))
 
 
 def check_top(top: int | None) -> None:

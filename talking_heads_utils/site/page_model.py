@@ -24,7 +24,7 @@ from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.known import model_source
 from talking_heads_utils.weights.checkpoints import load_head_weights, open_checkpoint
-from talking_heads_utils.weights.gguf import GgufTensors
+from talking_heads_utils.weights.gguf import GgufFile
 from talking_heads_utils.weights.gguf_model import tokenizer_of
 
 if TYPE_CHECKING:
@@ -210,12 +210,12 @@ def _outside(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 # --- weights ---
 
 
-def blocks_of(tensors: GgufTensors, own: str) -> tuple[str, np.ndarray]:
+def blocks_of(file: GgufFile, own: str) -> tuple[str, np.ndarray]:
     """How a tensor is stored, and its bytes row by row, the rows in Hugging Face's order.
 
     Raises :class:`CheckpointError` for a way of storing it that the page cannot read.
     """
-    held = tensors.file.tensors[f"{own}.weight"]
+    held = file.tensors[f"{own}.weight"]
     kind = held.tensor_type.name
     if kind not in BLOCKS:
         raise CheckpointError(f"{own} is stored as {kind}; the page reads {', '.join(BLOCKS)}.")
@@ -223,15 +223,15 @@ def blocks_of(tensors: GgufTensors, own: str) -> tuple[str, np.ndarray]:
     if raw.ndim == 1:
         return kind, raw[None]
     order = np.arange(len(raw), dtype=np.float32)[:, None].repeat(2, 1)  # where each row goes
-    return kind, raw[tensors.laid_out(f"{own}.weight", order)[:, 0].astype(int)]
+    return kind, raw[file.laid_out(f"{own}.weight", order)[:, 0].astype(int)]
 
 
-def packed(tensors: GgufTensors, names: Mapping[str, str], extra: Mapping[str, np.ndarray]) -> tuple[bytes, list[dict]]:
+def packed(file: GgufFile, names: Mapping[str, str], extra: Mapping[str, np.ndarray]) -> tuple[bytes, list[dict]]:
     """Tensors one behind the other, then arrays of float32; and of each how it is stored, its rows (a row is an output,
     as in the checkpoint) and columns, and its first byte."""
     whole, parts = bytearray(), []
     for name, own in names.items():
-        kind, raw = blocks_of(tensors, own)
+        kind, raw = blocks_of(file, own)
         cols = raw.shape[1] // BLOCKS[kind] * BLOCK
         parts.append(dict(name=name, kind=kind, rows=len(raw), cols=cols, offset=len(whole)))
         whole += raw.tobytes()
@@ -266,10 +266,10 @@ def write_model(name: str | Path, folder: Path) -> dict[str, Any]:
     Raises :class:`CheckpointError` for a checkpoint that is no GGUF file, of another family than the graphs', or stored
     in a way that the page cannot read.
     """
-    tensors = open_checkpoint(*model_source(name)).gguf
-    if tensors is None:
+    file = open_checkpoint(*model_source(name)).gguf
+    if file is None:
         raise CheckpointError("The page runs a model out of a GGUF file.")
-    s = Shape.of(tensors.file.config)
+    s = Shape.of(file.config)
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, dict[str, Any]] = {}
 
@@ -277,7 +277,7 @@ def write_model(name: str | Path, folder: Path) -> dict[str, Any]:
         (folder / name).write_bytes(data)
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-    data, head_parts = packed(tensors, HEAD, {})
+    data, head_parts = packed(file, HEAD, {})
     if (kind := head_parts[-1]["kind"]) != TABLE:
         raise CheckpointError(f"The embedding is stored as {kind}; the page reads {TABLE}.")
     put("embedding.bin", data)
@@ -286,14 +286,14 @@ def write_model(name: str | Path, folder: Path) -> dict[str, Any]:
     for layer in range(s.n_layers):
         names = {name: own.format(layer) for name, own in LAYER.items()}
         extra = {"maps": maps[layer].numpy().reshape(-1, s.d_head), "singular": singular[layer].numpy()}
-        data, parts = packed(tensors, names, extra)
+        data, parts = packed(file, names, extra)
         if layer_parts and parts != layer_parts:
             raise CheckpointError(f"Layer {layer} is stored in other ways than the first; the page reads all alike.")
         layer_parts = parts
         put(f"layer-{layer:02}.bin", data)
     for kind, graph in graphs(s).items():
         put(f"{kind}.onnx", graph.SerializeToString())
-    put("tokenizer.json", tokenizer_of(tensors.file).backend_tokenizer.to_str().encode())
+    put("tokenizer.json", tokenizer_of(file).backend_tokenizer.to_str().encode())
     about = dict(shape=vars(s).copy(), longest=LONGEST, files=files, layer=layer_parts, embedding=head_parts)
     (folder / "model.json").write_text(json.dumps(about))
     return about

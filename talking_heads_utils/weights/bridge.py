@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -113,19 +113,10 @@ def check_attention(bridge: TransformerBridge, n_pos: int) -> None:
 
 def _raw_layers(bridge: TransformerBridge, dtype: torch.dtype) -> Iterator[RawLayer]:
     for layer, block in enumerate(bridge.blocks):
-        attn, ln = block.attn, getattr(block, "ln1", None)
-        parts: dict[str, Any] = {
-            "W_Q": attn.W_Q, "W_K": attn.W_K, "W_V": attn.W_V, "W_O": attn.W_O,
-            "b_V": attn.b_V, "b_O": attn.b_O,
-            "ln_scale": getattr(ln, "weight", None), "ln_bias": getattr(ln, "bias", None),
-        }  # fmt: skip
-        own = {
-            name: _own(tensor, f"blocks[{layer}] {name}", dtype) for name, tensor in parts.items() if tensor is not None
-        }
-        yield RawLayer(**own)
-
-
-def _own(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-    if not torch.isfinite(tensor).all():
-        raise CheckpointError(f"{name} holds NaN or infinite values. Load the model again.")
-    return tensor.detach().to(dtype)
+        ln = getattr(block, "ln1", None)
+        parts = {name: getattr(block.attn, name) for name in ("W_Q", "W_K", "W_V", "W_O", "b_V", "b_O")}
+        parts |= {"ln_scale": getattr(ln, "weight", None), "ln_bias": getattr(ln, "bias", None)}
+        held = {name: tensor.detach() for name, tensor in parts.items() if tensor is not None}
+        if bad := [name for name, tensor in held.items() if not torch.isfinite(tensor).all()]:
+            raise CheckpointError(f"blocks[{layer}] {bad[0]} holds NaN or infinite values. Load the model again.")
+        yield RawLayer(**{name: tensor.to(dtype) for name, tensor in held.items()})

@@ -10,23 +10,23 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from talking_heads_utils.errors import CheckpointError, DownloadError
 from talking_heads_utils.files import known_sha256
 from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.weights.families import Family, Shape, family_of
-from talking_heads_utils.weights.heads import HeadWeights, Processing, RawLayer, Source, assemble
+from talking_heads_utils.weights.heads import HeadWeights, Processing, Source, assemble
 from talking_heads_utils.weights.packages import PACKAGES
-from talking_heads_utils.weights.safetensor_files import SafeTensors, header_of
 
 if TYPE_CHECKING:
-    from talking_heads_utils.weights.gguf import GgufTensors
+    from talking_heads_utils.weights.gguf import GgufFile
 
 GGUF = ".gguf"
 CONFIG = "config.json"
@@ -37,6 +37,35 @@ OTHER_FILES = (
     "generation_config.json",
 )  # fmt: skip
 FILES = (CONFIG, INDEX, "model*.safetensors", *OTHER_FILES)  # of a model on the Hub
+DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+
+@dataclass(frozen=True)
+class SafeTensors:
+    """The tensors of a checkpoint in safetensors, in one file or in shards: name -> the file that holds it."""
+
+    files: dict[str, Path]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of a tensor. Raises :class:`CheckpointError` for one that is no plain float."""
+        with safe_open(self.files[name], "pt") as file:
+            header = file.get_slice(name)
+            shape, dtype = tuple(header.get_shape()), header.get_dtype()
+        if dtype not in DTYPES:
+            raise CheckpointError(
+                f"{name} in {self.files[name]} is stored as {dtype}, which is no plain float: a quantised checkpoint "
+                f"cannot be scored unless it is a GGUF file. Take one in {', '.join(DTYPES.values())}."
+            )
+        return shape, DTYPES[dtype]
+
+    def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Part -> tensor of that name, as it is stored."""
+        for part, name in names.items():
+            with safe_open(self.files[name], "pt") as file:
+                yield part, file.get_tensor(name)
 
 
 @dataclass(frozen=True)
@@ -52,7 +81,7 @@ class Checkpoint:
     config: dict[str, Any]
     family: Family
     shape: Shape
-    stored: SafeTensors | GgufTensors
+    stored: SafeTensors | GgufFile
     prefix: str
     dtype: str
 
@@ -62,7 +91,7 @@ class Checkpoint:
         return self.stored.files
 
     @property
-    def gguf(self) -> GgufTensors | None:
+    def gguf(self) -> GgufFile | None:
         """The tensors of a GGUF file; None for a checkpoint in safetensors."""
         return None if isinstance(self.stored, SafeTensors) else self.stored
 
@@ -80,18 +109,15 @@ class Checkpoint:
         sums = [known_sha256(path) for path in sorted(held)]
         return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
-    def raw_layer(self, layer: int, dtype: torch.dtype, device: str | torch.device = "cpu") -> RawLayer:
-        """One layer; nothing else is read. Raises :class:`CheckpointError` naming a tensor that is not finite."""
-        return self.family.unpack(self.read_layer(layer, dtype, device), self.shape)
+    def read_layer(self, layer: int, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+        """One layer's attention tensors by part, as they lie in the file; dtype None keeps the one that is stored.
 
-    def read_layer(
-        self, layer: int, dtype: torch.dtype | None, device: str | torch.device = "cpu"
-    ) -> dict[str, torch.Tensor]:
-        """One layer's attention tensors by part, as they lie in the file; dtype None keeps the one that is stored."""
+        Nothing else is read. Raises :class:`CheckpointError` naming a tensor that is not finite.
+        """
         names = {part: self.prefix + name for part, name in self.family.tensor_names(layer).items()}
         found = {}
         for part, tensor in self.stored.read({part: name for part, name in names.items() if name in self.files}):
-            found[part] = tensor.to(device=device, dtype=dtype)
+            found[part] = tensor.to(dtype=dtype)
             if not torch.isfinite(found[part]).all():
                 raise CheckpointError(
                     f"{names[part]} in {self.files[names[part]]} holds NaN or infinite values "
@@ -106,7 +132,6 @@ def load_head_weights(
     revision: str | None = None,
     processing: Processing | None = None,
     dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
 ) -> HeadWeights:
     """Read the attention weights of a checkpoint folder, a Hub id (``gpt2``, ``EleutherAI/pythia-160m``), a GGUF file
     or a model that comes in a package (``smollm2``).
@@ -116,7 +141,7 @@ def load_head_weights(
     :class:`CheckpointError` for a folder that is missing, partial, not finite or of an unknown family, and
     :class:`DownloadError` if the Hub, or the package index, cannot be reached.
     """
-    return assembled(open_checkpoint(name_or_folder, revision), processing=processing, dtype=dtype, device=device)
+    return assembled(open_checkpoint(name_or_folder, revision), processing=processing, dtype=dtype)
 
 
 def assembled(
@@ -125,22 +150,20 @@ def assembled(
     *,
     processing: Processing | None = None,
     dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
 ) -> HeadWeights:
     """The attention weights of a checkpoint that is open, or of some layers of it; the rest as
     :func:`load_head_weights`."""
-    layers = range(checkpoint.shape.n_layers) if layers is None else layers
+    family, shape = checkpoint.family, checkpoint.shape
+    layers = range(shape.n_layers) if layers is None else layers
+    sha256 = checkpoint.sha256(attention=True)
     return assemble(
-        (checkpoint.raw_layer(layer, dtype, device) for layer in layers),
+        (family.unpack(checkpoint.read_layer(layer, dtype), shape) for layer in layers),
         len(layers),
-        norm=checkpoint.family.norm,
-        source=Source(
-            checkpoint.name, checkpoint.family.name, checkpoint.sha256(attention=True), checkpoint.revision,
-            checkpoint.dtype,
-        ),
+        norm=family.norm,
+        source=Source(checkpoint.name, family.name, sha256, checkpoint.revision, checkpoint.dtype),
         processing=processing,
-        rotary=checkpoint.family.rotary(checkpoint.config, checkpoint.shape),
-    )  # fmt: skip
+        rotary=family.rotary(checkpoint.config, shape),
+    )
 
 
 def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> Checkpoint:
@@ -162,20 +185,20 @@ def open_checkpoint(name_or_folder: str | Path, revision: str | None = None) -> 
         revision = folder.name
     config = _read_json(_held(folder, CONFIG))
     family_of(config, f"The checkpoint {name}")
-    return _checked(name, revision, folder, config, SafeTensors(_tensors_in(folder)))
+    return _checked(name, revision, folder, config, _tensors_in(folder))
 
 
 def _open_gguf(path: Path, name: str | None = None, revision: str | None = None) -> Checkpoint:
-    from talking_heads_utils.weights.gguf import GgufFile, GgufTensors
+    from talking_heads_utils.weights.gguf import GgufFile
 
     if not path.is_file():
         raise CheckpointError(f"No such file: {path}. Give a {GGUF} file, a checkpoint folder or a Hub id.")
-    config = (file := GgufFile(path)).config
-    return _checked(name or path.name, revision, path, config, GgufTensors(file))
+    file = GgufFile(path)
+    return _checked(name or path.name, revision, path, file.config, file)
 
 
 def _checked(
-    name: str, revision: str | None, place: Path, config: dict[str, Any], stored: SafeTensors | GgufTensors
+    name: str, revision: str | None, place: Path, config: dict[str, Any], stored: SafeTensors | GgufFile
 ) -> Checkpoint:
     """The checkpoint, once its header was found to fit its config."""
     family = family_of(config, f"The checkpoint {name}")
@@ -263,10 +286,10 @@ def _held(folder: Path, file: str) -> Path:
     return folder / file
 
 
-def _tensors_in(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file; of a checkpoint in shards every shard's own header is what counts."""
+def _tensors_in(folder: Path) -> SafeTensors:
+    """Of a checkpoint in shards every shard's own header is what counts."""
     if (folder / SINGLE).is_file():
-        return header_of(folder / SINGLE)
+        return _headers([folder / SINGLE])
     if not (folder / INDEX).is_file():
         raise CheckpointError(
             f"{folder} holds neither {SINGLE} nor {INDEX}. Only safetensors are read, never a pickle (*.bin, *.pt): "
@@ -275,8 +298,18 @@ def _tensors_in(folder: Path) -> dict[str, Path]:
     weight_map = _read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{folder / INDEX} lists no shards under 'weight_map'. Download it again.")
-    shards = sorted(set(map(str, weight_map.values())))
-    return {name: shard for file in shards for name, shard in header_of(_held(folder, file)).items()}
+    return _headers([_held(folder, file) for file in sorted(set(map(str, weight_map.values())))])
+
+
+def _headers(paths: Sequence[Path]) -> SafeTensors:
+    found: dict[str, Path] = {}
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as file:
+                found |= dict.fromkeys(file.keys(), path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is not a whole safetensors file ({error}). Download it again.") from error
+    return SafeTensors(found)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -289,7 +322,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_header(family: Family, shape: Shape, stored: SafeTensors | GgufTensors, name: str) -> tuple[str, str]:
+def _check_header(family: Family, shape: Shape, stored: SafeTensors | GgufFile, name: str) -> tuple[str, str]:
     """The prefix under which the tensors stand, and how they are stored, what holds most of them first.
 
     Raises :class:`CheckpointError` naming attention tensors that are missing, and the first that does not fit the

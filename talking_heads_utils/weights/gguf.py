@@ -54,7 +54,7 @@ class _Reader(GGUFReader):
 
 
 class GgufFile:
-    """A GGUF file whose header has been read.
+    """A GGUF file whose header has been read, and its tensors under their Hugging Face names.
 
     metadata: name -> value; a list of strings is left out. tensors: name -> the library's view into the mapped file.
     Raises :class:`CheckpointError` for a file that is no GGUF, is cut short or damaged, or is one part of several.
@@ -70,17 +70,13 @@ class GgufFile:
             )
         self.architecture = str(self.metadata.get("general.architecture"))
 
-    def dequantised(self, name: str) -> np.ndarray:
-        """One tensor in float32, its shape in the order of torch."""
-        tensor = self.tensors[name]
-        try:
-            with np.errstate(all="ignore"):  # what is not finite is refused where it is used
-                return dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
-        except NotImplementedError as error:
-            raise CheckpointError(
-                f"{name} in {self.path} is stored as {tensor.tensor_type.name}, which the gguf library cannot "
-                "dequantise. Take a file of another quantisation."
-            ) from error
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def n_params(self) -> int:
+        """Values in all tensors together."""
+        return sum(tensor.n_elements for tensor in self.tensors.values())
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -94,6 +90,76 @@ class GgufFile:
             raise CheckpointError(
                 f"The metadata of {self.path} describe no {plain['model_type']} model: {error}"
             ) from error
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Hugging Face name -> name in the file. A tensor has every name that some family gives it."""
+        arch = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == self.architecture), None)
+        n_layers = self.metadata.get(f"{self.architecture}.block_count", 0)
+        if arch is None or not isinstance(n_layers, int) or not 0 < n_layers <= len(self):
+            raise CheckpointError(
+                f"{self.path} says that it is a {self.architecture!r} with {n_layers!r} layers, which cannot be. "
+                "Download or convert it again."
+            )
+        return {
+            name + end: own + end
+            for name, (_, own) in get_tensor_name_map(arch, n_layers + 1).mapping.items()
+            for end in (".weight", ".bias")
+            if own + end in self.tensors
+        }
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Hugging Face name -> the file that holds it."""
+        return dict.fromkeys(self.names, self.path)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape of a tensor in the Hugging Face layout, and the type it is stored in."""
+        own = self.names[name]
+        return tuple(self.empty(own).shape), self.tensors[own].tensor_type.name
+
+    def empty(self, own: str) -> Tensor:
+        """The tensor without values, by its name in the file."""
+        shape = tuple(reversed(self.tensors[own].shape.tolist()))
+        return self.laid_out(own, torch.empty(shape, device="meta"))
+
+    def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+        """Part -> tensor of that name, in float32; no other is dequantised."""
+        for part, name in names.items():
+            yield part, self.tensor(self.names[name])
+
+    def tensor(self, own: str) -> Tensor:
+        """A tensor by its name in the file, in float32 and the Hugging Face layout."""
+        return torch.from_numpy(np.array(self.laid_out(own, self.dequantised(own)), order="C"))
+
+    def dequantised(self, name: str) -> np.ndarray:
+        """One tensor in float32, its shape in the order of torch."""
+        tensor = self.tensors[name]
+        try:
+            with np.errstate(all="ignore"):  # what is not finite is refused where it is used
+                return dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+        except NotImplementedError as error:
+            raise CheckpointError(
+                f"{name} in {self.path} is stored as {tensor.tensor_type.name}, which the gguf library cannot "
+                "dequantise. Take a file of another quantisation."
+            ) from error
+
+    def laid_out(self, own: str, weights: Any) -> Any:
+        """Rows and sides as Hugging Face has them: Llama's queries and keys lie otherwise, GPT-2's matrices across."""
+        parsed: dict[str, Any] = {"tensors": {}}
+        try:
+            return self._processor.process(weights, own, tensor_key_mapping={}, parsed_parameters=parsed).weights
+        except (RuntimeError, ValueError) as error:  # rows that do not divide among the heads
+            raise CheckpointError(
+                f"{own} in {self.path} is {list(weights.shape)}, which its metadata do not allow. Download it again."
+            ) from error
+
+    @cached_property
+    def _processor(self) -> Any:
+        """What lays tensors out: transformers' own, for the file's family."""
+        from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+
+        return TENSOR_PROCESSORS.get(self.architecture, TensorProcessor)(config=self.config)
 
 
 def _read(path: Path) -> _Reader:
@@ -199,73 +265,3 @@ def _rope(file: GgufFile, said: Mapping[str, Any], d_head: int, where: str) -> d
         f"{where} scales its rotary positions ({kind}, {', '.join(scales) or 'no factors'}) in a way that is not known "
         "here: no model's own, nor that of Llama 3."
     )
-
-
-class GgufTensors:
-    """The tensors of a GGUF file under their Hugging Face names, as a :class:`Checkpoint` reads them.
-
-    A tensor has every name that some family gives it; ``files`` says which file holds it.
-    """
-
-    def __init__(self, file: GgufFile):
-        self.file = file
-        arch = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == file.architecture), None)
-        n_layers = file.metadata.get(f"{file.architecture}.block_count", 0)
-        if arch is None or not isinstance(n_layers, int) or not 0 < n_layers <= len(file.tensors):
-            raise CheckpointError(
-                f"{file.path} says that it is a {file.architecture!r} with {n_layers!r} layers, which cannot be. "
-                "Download or convert it again."
-            )
-        names = get_tensor_name_map(arch, n_layers + 1)
-        self.names = {
-            name + end: own + end
-            for name, (_, own) in names.mapping.items()
-            for end in (".weight", ".bias")
-            if own + end in file.tensors
-        }
-        self.files = dict.fromkeys(self.names, file.path)
-
-    def __len__(self) -> int:
-        return len(self.file.tensors)
-
-    @property
-    def n_params(self) -> int:
-        """Values in all tensors together."""
-        return sum(tensor.n_elements for tensor in self.file.tensors.values())
-
-    def header(self, name: str) -> tuple[tuple[int, ...], str]:
-        """Shape of a tensor in the Hugging Face layout, and the type it is stored in."""
-        own = self.names[name]
-        return tuple(self.empty(own).shape), self.file.tensors[own].tensor_type.name
-
-    def empty(self, own: str) -> Tensor:
-        """The tensor without values, by its name in the file."""
-        shape = tuple(reversed(self.file.tensors[own].shape.tolist()))
-        return self.laid_out(own, torch.empty(shape, device="meta"))
-
-    def read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
-        """Part -> tensor of that name, in float32; no other is dequantised."""
-        for part, name in names.items():
-            yield part, self.tensor(self.names[name])
-
-    def tensor(self, own: str) -> Tensor:
-        """A tensor by its name in the file, in float32 and the Hugging Face layout."""
-        return torch.from_numpy(np.array(self.laid_out(own, self.file.dequantised(own)), order="C"))
-
-    def laid_out(self, own: str, weights: Any) -> Any:
-        """Rows and sides as Hugging Face has them: Llama's queries and keys lie otherwise, GPT-2's matrices across."""
-        parsed: dict[str, Any] = {"tensors": {}}
-        try:
-            return self.processor.process(weights, own, tensor_key_mapping={}, parsed_parameters=parsed).weights
-        except (RuntimeError, ValueError) as error:  # rows that do not divide among the heads
-            raise CheckpointError(
-                f"{own} in {self.file.path} is {list(weights.shape)}, which its metadata do not allow. "
-                "Download it again."
-            ) from error
-
-    @cached_property
-    def processor(self) -> Any:
-        """What lays tensors out: transformers' own, for the file's family."""
-        from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
-
-        return TENSOR_PROCESSORS.get(self.file.architecture, TensorProcessor)(config=self.file.config)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from talking_heads_utils.errors import CheckpointError
-from talking_heads_utils.weights.gguf import ROPE_FACTORS, GgufFile, GgufTensors
+from talking_heads_utils.weights.gguf import ROPE_FACTORS, GgufFile
 
 # Ways to cut text up before the merges, by the name in tokenizer.ggml.pre; transformers knows others, by their regex.
 GPT2_SPLIT = frozenset({"gpt-2", "mpt", "olmo", "phi-2"})
@@ -18,35 +18,35 @@ DIGITS_SPLIT = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshe
 class _Lazy:
     """A tensor that is dequantised only when transformers puts it into the model."""
 
-    def __init__(self, tensors: GgufTensors, name: str):
-        self.tensors, self.name = tensors, name
+    def __init__(self, file: GgufFile, name: str):
+        self.file, self.name = file, name
 
     def __getitem__(self, index: Any) -> Tensor:
-        return self.tensors.tensor(self.name)[index]
+        return self.file.tensor(self.name)[index]
 
 
-def described_by(tensors: GgufTensors, config: dict[str, Any]) -> tuple[Any, Any, dict[str, str]]:
+def described_by(file: GgufFile) -> tuple[Any, Any, dict[str, str]]:
     """Config and class of the model that the metadata describe, and its tensors' names -> those in the file."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    described = AutoConfig.for_model(**config)
+    described = AutoConfig.for_model(**file.config)
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(described)
-    return described, type(shell), {name: tensors.names[name] for name in shell.state_dict() if name in tensors.names}
+    return described, type(shell), {name: file.names[name] for name in shell.state_dict() if name in file.names}
 
 
-def from_gguf(tensors: GgufTensors, config: dict[str, Any], **options: Any) -> Any:
+def from_gguf(file: GgufFile, **options: Any) -> Any:
     """What ``from_pretrained(**options)`` of the model's class gives. With ``device_map="meta"`` nothing is read.
 
     Raises :class:`CheckpointError` for a tensor that the model which the metadata describe has no place for.
     """
-    described, model, held = described_by(tensors, config)
-    if stray := sorted(set(tensors.file.tensors) - set(held.values()) - {ROPE_FACTORS}):
+    described, model, held = described_by(file)
+    if stray := sorted(set(file.tensors) - set(held.values()) - {ROPE_FACTORS}):
         raise CheckpointError(
             f"The file holds {stray[0]}, for which the {described.model_type} model of its metadata has no place."
         )
     meta = options.get("device_map") == "meta"
-    state = {name: tensors.empty(own) if meta else _Lazy(tensors, own) for name, own in held.items()}
+    state = {name: file.empty(own) if meta else _Lazy(file, own) for name, own in held.items()}
     return model.from_pretrained(None, config=described, state_dict=state, **options)
 
 

@@ -160,15 +160,6 @@ class HeadWeights:
             raise LabelError(f"{component} is not in {self.source.name}: components are 0..{self.d_head - 1}.")
         return component
 
-    def describe(self) -> str:
-        """Name and processing in one line, to stand beside any component index."""
-        return describe(self.source.name, self.processing.describe(), self.d_model_effective)
-
-
-def describe(name: str, processing: str, d_model_effective: int) -> str:
-    """Model and processing in one line, the same wherever they are printed."""
-    return f"{name} ({processing}; d_model' = {d_model_effective})"
-
 
 def process_layer(
     raw: RawLayer, kv_index: Int[Tensor, "n_heads"], processing: Processing

@@ -15,8 +15,7 @@ from talking_heads_utils.errors import CheckpointError
 from talking_heads_utils.scores.scores import CompositionScores, compute_scores
 from talking_heads_utils.settings import KINDS
 from talking_heads_utils.stats import spearman
-from talking_heads_utils.weights.checkpoints import Checkpoint, assembled
-from talking_heads_utils.weights.safetensor_files import SafeTensors
+from talking_heads_utils.weights.checkpoints import Checkpoint, SafeTensors, assembled
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from talking_heads_utils import resume
-from talking_heads_utils.cluster import Needs, Unit, run_units
+from talking_heads_utils.cluster import Unit, run_units
 from talking_heads_utils.errors import OptionError, ResultError, TaskError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
@@ -160,7 +160,7 @@ def run_sweep(
     elif left:
         units = [Unit(name, _chunk, (plan, device, name, Path(folder).absolute(), batch_size)) for name in left]
         weights = sum(p.numel() * p.element_size() for p in bridge.parameters())
-        failed = run_units(units, ray, Needs(gpus=int(device != "cpu"), memory=2 * weights))
+        failed = run_units(units, ray, gpus=int(device != "cpu"), memory=2 * weights)
         if failed:
             raise ResultError(f"{len(failed)} of {len(left)} chunks are not there; {next(iter(failed.values()))}")
 
