@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import made
 
-from talking_heads_utils.experiments import icl_worlds, power, rules, whole_worlds
+from talking_heads_utils.experiments import icl_worlds, power, rules, worlds
 from talking_heads_utils.experiments.claims import CLAIMS
 from talking_heads_utils.experiments.icl import measures as icl
 from talking_heads_utils.experiments.icl.patching import FirstRow
@@ -177,7 +177,7 @@ def test_planted_components_are_found_where_they_carry_and_nowhere_else(planted,
     ("transformer", YES), ("transformer, eight dimensions", NO), ("transformer, no channel", NO),
 ])  # fmt: skip
 def test_three_planted_dimensions_are_told_from_eight_and_from_none(world, verdict):
-    draw = whole_worlds.through(lambda c: interchange.rows_of(c, 4, with_learned=False), positional.three_dimensions)
+    draw = worlds.through(lambda c: interchange.rows_of(c, 4, with_learned=False), positional.three_dimensions)
     (found,) = draw(Cell(world, verdict == YES, 0, 0.15, 2), 1, np.random.default_rng(0))
     assert rules.THREE_DIMENSIONS.decide(found) == verdict
 

@@ -16,8 +16,9 @@ from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.prompts.words import load_templates
 from talking_heads_utils.training import lists
 from talking_heads_utils.training.card import card_text
-from talking_heads_utils.training.lists import ListsJob
-from talking_heads_utils.training.loop import EARLY, FINAL, Run, train
+from talking_heads_utils.training.functions import FunctionsRun
+from talking_heads_utils.training.lists import ListsRun
+from talking_heads_utils.training.loop import EARLY, FINAL, train
 from talking_heads_utils.training.model import (
     COPY_SCALE,
     constrain,
@@ -25,7 +26,7 @@ from talking_heads_utils.training.model import (
     unembedding,
     writable,
 )
-from talking_heads_utils.training.spec import PLACE, SPECS, WORK, FunctionsSpec, MiniSpec
+from talking_heads_utils.training.spec import PLACE, WORK, FunctionsSpec, MiniSpec
 
 TINY = MiniSpec(
     "tiny", WORK, work=16, n_steps=8, n_items=3, n_layers=2, n_heads=4, d_model=32, d_mlp=64, n_positions=64, batch=12,
@@ -60,10 +61,10 @@ def limited(run, steps):
     return run
 
 
-def broken(spec, folder, steps, **options):
+def broken(made, spec, folder, steps, **options):
     """A run that is stopped every so many steps and resumed from its last state; its last piece."""
     while not (folder / FINAL).exists():
-        run = limited(Run(spec, 3, folder), steps)
+        run = limited(made(spec, 3, folder), steps)
         with suppress(KeyboardInterrupt):
             train(run, resume=bool(run.store.names()), **options, **QUIET)
     return run
@@ -74,8 +75,8 @@ def broken(spec, folder, steps, **options):
 
 def test_training_prompts_are_those_of_the_tasks():
     """The ids drawn on the fly equal the text of the same template, tokenized as a whole."""
-    job = ListsJob.of(SPECS["mini-token"])
-    tokenizer, prompts = job.tokenizer, job.prompts
+    tokenizer = word_tokenizer()
+    prompts = lists.Prompts(tokenizer)
     assert {len(prompts.ids[kind]) for kind in ("names", "places", "objects")} == {30, 15, 64}
 
     def ids(words):
@@ -118,7 +119,7 @@ def test_drawn_prompts_can_be_answered():
 @pytest.mark.parametrize("keys", [WORK, PLACE])
 def test_the_constraint_holds_after_every_step(tmp_path, keys):
     spec = dataclasses.replace(TINY, keys=keys, work=8 if keys == PLACE else 16)
-    run = Run(spec, 0, tmp_path)
+    run = ListsRun(spec, 0, tmp_path)
     for _ in range(3):
         run.step()
     d, D = spec.d_head, spec.d_model
@@ -142,11 +143,11 @@ def test_the_constraint_holds_after_every_step(tmp_path, keys):
 def test_the_saved_model_is_a_plain_gpt2_with_the_same_logits(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    run = Run(TINY, 0, tmp_path)
+    run = ListsRun(TINY, 0, tmp_path)
     run.step()
     folder = run.save_model(FINAL)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    part = run.job.prompts.batches(np.random.default_rng(1), TINY, 3)[-1]
+    part = run.prompts.batches(np.random.default_rng(1), TINY, 3)[-1]
     with torch.no_grad():
         plain = model(part.tokens).logits[torch.arange(len(part.end)), part.end]
         ours, _ = logits_and_spread(run.model, TINY, part.tokens, part.end)
@@ -161,7 +162,7 @@ def test_the_saved_model_is_a_plain_gpt2_with_the_same_logits(tmp_path):
 
 def test_training_learns(tmp_path):
     spec = dataclasses.replace(TINY, n_steps=300, batch=48, ioi_share=0.0, n_items=2, n_objects=6, learning_rate=1e-2)
-    run = Run(spec, 0, tmp_path)
+    run = ListsRun(spec, 0, tmp_path)
     first = np.mean([run.step() for _ in range(10)])
     last = np.mean([run.step() for _ in range(290)][-20:])
     assert last < 0.2 * first, "the loss must fall"
@@ -170,12 +171,12 @@ def test_training_learns(tmp_path):
 
 def test_functions_learn_and_their_prompts_are_their_text(tmp_path):
     spec = dataclasses.replace(TINY_ICL, n_steps=300)
-    run = Run(spec, 0, tmp_path)
+    run = FunctionsRun(spec, 0, tmp_path)
     first = np.mean([run.step() for _ in range(10)])
     assert np.mean([run.step() for _ in range(290)][-20:]) < 0.6 * first, "the loss must fall"
     examples = spec.family().draw(3, 4, torch.Generator().manual_seed(0))
     text = "".join(f"({x}, {y})\n" for x, y in zip(examples.x[0].tolist(), examples.y[0].tolist()))
-    assert run.tokenizer(text).input_ids == run.job.tokens(examples)[0].tolist()
+    assert run.tokenizer(text).input_ids == run.tokens(examples)[0].tolist()
     assert set(run.accuracy()) == {f"{kind}k={k}" for kind in ("", "held-out ") for k in range(4)}
 
 
@@ -187,10 +188,10 @@ def test_a_stopped_run_ends_where_an_unbroken_one_does(tmp_path, monkeypatch):
     monkeypatch.setattr(lists, "SETTLED", 3)
     monkeypatch.setattr(lists, "SOLVED", 0.0)
     spec = dataclasses.replace(TINY, lengthen_below=99.0)
-    unbroken = Run(spec, 3, tmp_path / "a")
+    unbroken = ListsRun(spec, 3, tmp_path / "a")
     done = train(unbroken, every=2, **QUIET)
     assert (done.complete_at, done.longest, done.early_at) == (1, 3, 4)
-    resumed = broken(spec, tmp_path / "b", 3, every=2)
+    resumed = broken(ListsRun, spec, tmp_path / "b", 3, every=2)
     assert resumed.progress == done and len(resumed.store.names()) == 1
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
     for stage, at in ((EARLY, 4), (FINAL, 8)):
@@ -200,20 +201,20 @@ def test_a_stopped_run_ends_where_an_unbroken_one_does(tmp_path, monkeypatch):
 
 def test_a_functions_run_resumes_with_its_dropout_and_its_noise(tmp_path):
     spec = dataclasses.replace(TINY_ICL, n_steps=4, noise=0.5, ramp=2)
-    train(Run(spec, 3, tmp_path / "a"), **QUIET)
-    broken(spec, tmp_path / "b", 2, every=1)
+    train(FunctionsRun(spec, 3, tmp_path / "a"), **QUIET)
+    broken(FunctionsRun, spec, tmp_path / "b", 2, every=1)
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b") and not (tmp_path / "a" / EARLY).exists()
 
 
 def test_runs_are_not_mixed(tmp_path):
     with pytest.raises(OptionError):
-        train(Run(TINY, 0, tmp_path), resume=True)
-    Run(TINY, 0, tmp_path).save_state()
+        train(ListsRun(TINY, 0, tmp_path), resume=True)
+    ListsRun(TINY, 0, tmp_path).save_state()
     with pytest.raises(OptionError):
-        train(Run(TINY, 0, tmp_path))
+        train(ListsRun(TINY, 0, tmp_path))
     for other, field in (
-        (Run(TINY, 1, tmp_path), "seed"),
-        (Run(dataclasses.replace(TINY, batch=9), 0, tmp_path), "batch"),
+        (ListsRun(TINY, 1, tmp_path), "seed"),
+        (ListsRun(dataclasses.replace(TINY, batch=9), 0, tmp_path), "batch"),
     ):
         with pytest.raises(OptionError, match=field):
             train(other, resume=True)
@@ -222,4 +223,4 @@ def test_runs_are_not_mixed(tmp_path):
     for damaged in (whole[:-40], whole[:-1] + b"x"):
         state.write_bytes(damaged)
         with pytest.raises(ResultError, match=state.name):
-            train(Run(TINY, 0, tmp_path), resume=True)
+            train(ListsRun(TINY, 0, tmp_path), resume=True)

@@ -7,6 +7,8 @@ writers writes at an angle. All the rest is random.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +30,7 @@ from talking_heads_utils.roles import (
 from talking_heads_utils.weights.heads import NO_NORM, HeadWeights, Processing, Source, grouped_index
 
 LAYERS = {PREVIOUS_TOKEN: 0, DUPLICATE_TOKEN: 0, INDUCTION: 1, S_INHIBITION: 2, NAME_MOVER: 3, BACKUP_MOVER: 3}
+N_LAYERS = 4
 LEAST_SINGULAR_VALUE = 0.3  # of the largest
 
 
@@ -73,64 +76,43 @@ class CircuitWorld:
     def plant(self, seed: int = 0) -> tuple[HeadWeights, Roles]:
         """The weights and the roles; the same seed gives the same world. Scores of it need no random directions for a
         null: ``compute_scores(weights, n_random=2)`` takes 20 ms."""
-        return _Planting(self, torch.Generator().manual_seed(seed)).weights(seed), Roles.given(self.roles)
-
-
-class _Planting:
-    """Draws one world's weights."""
-
-    def __init__(self, world: CircuitWorld, generator: torch.Generator) -> None:
-        self.world, self.generator = world, generator
-        w = world
-        frame = torch.linalg.qr(self.normal(w.d_model, len(IOI_LINKS) + w.d_head))[0].T
-        self.channels, self.common = frame[: len(IOI_LINKS)], frame[len(IOI_LINKS) :]
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.generator)
-
-    def weights(self, seed: int) -> HeadWeights:
-        w = self.world
-        n_layers = 1 + max(LAYERS.values())
-        W = {name: self.bases(n_layers, name) for name in "QKVO"}
-        S = torch.linspace(1.0, LEAST_SINGULAR_VALUE, w.d_head)[:, None]
-        rows = W["O"] if w.aligned else self.turns(n_layers) @ W["O"]
-        none = Processing.default(NO_NORM)
-        return HeadWeights(
-            W["Q"].mT, W["K"].mT, W["V"].mT, S * rows, torch.zeros(n_layers, w.d_model),
-            grouped_index(w.n_heads, w.n_heads), NO_NORM, none, Source(f"planted circuit (seed {seed})", "planted"),
+        generator = torch.Generator().manual_seed(seed)
+        frame = torch.linalg.qr(torch.randn(self.d_model, len(IOI_LINKS) + self.d_head, generator=generator))[0].T
+        channels, common = frame.split([len(IOI_LINKS), self.d_head])
+        W = {name: self._bases(name, channels, common, generator) for name in "QKVO"}
+        S = torch.linspace(1.0, LEAST_SINGULAR_VALUE, self.d_head)[:, None]
+        if not self.aligned:  # a rotation before the singular values spreads one component over all: the same space
+            turns = torch.randn(N_LAYERS, self.n_heads, self.d_head, self.d_head, generator=generator)
+            W["O"] = torch.linalg.qr(turns)[0] @ W["O"]
+        weights = HeadWeights(
+            W["Q"].mT, W["K"].mT, W["V"].mT, S * W["O"], torch.zeros(N_LAYERS, self.d_model),
+            grouped_index(self.n_heads, self.n_heads), NO_NORM, Processing.default(NO_NORM),
+            Source(f"planted circuit (seed {seed})", "planted"),
         )  # fmt: skip
+        return weights, Roles.given(self.roles)
 
-    def bases(self, n_layers: int, name: str) -> Float[Tensor, "n_layers n_heads d_head d_model"]:
+    def _bases(
+        self, name: str, channels: Tensor, common: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "n_layers n_heads d_head d_model"]:
         """Orthonormal rows: what a head's matrix reads, or writes for O, the planted ones at a place drawn anew."""
-        w = self.world
-        rows = self.normal(n_layers, w.n_heads, w.d_head, w.d_model) / w.d_model**0.5
-        rows += w.noise * self.normal(n_layers, w.n_heads, w.d_head, w.d_head) @ self.common / w.d_head**0.5
-        planted = torch.zeros(n_layers, w.n_heads, dtype=torch.long)
-        for layer, head, channel in self.planted(name):
-            cosine = w.cosine if name == "O" else 1.0
-            if cosine == 0:
-                continue
-            first = torch.nn.functional.normalize(rows[layer, head, planted[layer, head]], dim=0)
-            rows[layer, head, planted[layer, head]] = cosine * channel + (1 - cosine**2) ** 0.5 * first
-            planted[layer, head] += 1
+        shape = (N_LAYERS, self.n_heads, self.d_head)
+        rows = torch.randn(*shape, self.d_model, generator=generator) / self.d_model**0.5
+        rows += self.noise * torch.randn(*shape, self.d_head, generator=generator) @ common / self.d_head**0.5
+        n_planted: Counter[Head] = Counter()
+        cosine = self.cosine if name == "O" else 1.0
+        for head, channel in self._planted(name, channels) if cosine else ():
+            row = rows[head.layer, head.head, n_planted[head]]
+            row.copy_(cosine * channel + (1 - cosine**2) ** 0.5 * torch.nn.functional.normalize(row, dim=0))
+            n_planted[head] += 1
         basis = torch.linalg.qr(rows.mT)[0].mT  # keeps the direction of the first row, and of a second up to the first
-        order = torch.rand(n_layers, w.n_heads, w.d_head, generator=self.generator).argsort(-1)
+        order = torch.rand(shape, generator=generator).argsort(-1)
         return basis.gather(2, order[..., None].expand_as(basis)) if name == "O" else basis
 
-    def planted(self, name: str) -> list[tuple[int, int, Tensor]]:
-        """Layer, head and channel of every head that reads or writes one through this matrix."""
-        found = []
-        for (writers, readers, kind), channel in zip(IOI_LINKS, self.channels):
-            of = [writers] if name == "O" else ([readers] * (name == kind))
-            also = [BACKUP_MOVER] if of == [NAME_MOVER] else []
-            heads = [head for role in (*of, *also) for head in self.world.roles[role]]
-            if self.world.everyone and heads:
-                heads = [Head(heads[0].layer, head) for head in range(self.world.n_heads)]
-            found += [(head.layer, head.head, channel) for head in heads]
-        return found
-
-    def turns(self, n_layers: int) -> Float[Tensor, "n_layers n_heads d_head d_head"]:
-        """A random rotation a head. It comes before the singular values, so what was one component is spread over all,
-        and the head writes the same space."""
-        w = self.world
-        return torch.linalg.qr(self.normal(n_layers, w.n_heads, w.d_head, w.d_head))[0]
+    def _planted(self, name: str, channels: Tensor) -> Iterator[tuple[Head, Tensor]]:
+        """Every head that reads or writes a channel through this matrix, and the channel."""
+        for (writers, readers, kind), channel in zip(IOI_LINKS, channels):
+            role = writers if name == "O" else readers if name == kind else ""
+            heads = [*self.roles.get(role, ()), *(self.roles[BACKUP_MOVER] if role == NAME_MOVER else ())]
+            if self.everyone and heads:
+                heads = [Head(heads[0].layer, head) for head in range(self.n_heads)]
+            yield from ((head, channel) for head in heads)

@@ -18,19 +18,22 @@ from torch import Tensor
 from talking_heads_utils.training.spec import FREE, PLACE, MiniSpec, Spec
 
 if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
     from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 COPY_SCALE = 4.0  # of what the mover copies
 
 
-def fresh_gpt2(spec: Spec, vocab_size: int, bos: int, seed: int, *, dropout: float = 0.0) -> GPT2LMHeadModel:
+def fresh_gpt2(
+    spec: Spec, tokenizer: PreTrainedTokenizerFast, seed: int, *, dropout: float = 0.0
+) -> GPT2LMHeadModel:  # fmt: skip
     """A GPT-2 of this shape with new weights. dropout: of the attention pattern alone."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
+    bos = tokenizer.bos_token_id
     config = GPT2Config(
-        vocab_size=vocab_size, n_positions=spec.n_positions, n_embd=spec.d_model, n_layer=spec.n_layers,
+        vocab_size=len(tokenizer), n_positions=spec.n_positions, n_embd=spec.d_model, n_layer=spec.n_layers,
         n_head=spec.n_heads, n_inner=spec.d_mlp, attn_pdrop=dropout, resid_pdrop=0.0, embd_pdrop=0.0,
         bos_token_id=bos, eos_token_id=bos, tie_word_embeddings=False,
     )  # fmt: skip
@@ -40,11 +43,11 @@ def fresh_gpt2(spec: Spec, vocab_size: int, bos: int, seed: int, *, dropout: flo
     return model
 
 
-def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMHeadModel:
+def build_model(spec: MiniSpec, tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
     """A fresh model, its constraint already in force."""
-    model = fresh_gpt2(spec, vocab_size, bos, seed)
+    model = fresh_gpt2(spec, tokenizer, seed)
     with torch.no_grad():
-        model.transformer.wte.weight[:, : spec.d_head] = 0.3 * torch.randn(vocab_size, spec.d_head)
+        model.transformer.wte.weight[:, : spec.d_head] = 0.3 * torch.randn(len(tokenizer), spec.d_head)
         model.transformer.wpe.weight.mul_(spec.position_scale)
     model.lm_head.weight.requires_grad_(spec.keys == FREE)
     constrain(model, spec, 0)
