@@ -19,8 +19,7 @@
 ``list_worlds``   tables of lists whose truth is known
 ``edit_worlds``   tables of removals and edits whose truth is known
 ``icl_worlds``    tables of tasks in context whose truth is known
-``weight_worlds`` planted worlds of scores and weights
-``planted_circuit``  attention weights with the links of IOI's circuit planted in them, or none
+``weight_worlds`` planted worlds of scores and weights; weights with the links of IOI's circuit planted in them
 ``planted_pair``     one planted channel between two heads
 ``verdicts``      what may be said of a claim, and the shape of a rule
 ``gate``          which tasks a model does well enough to be asked how

@@ -81,21 +81,19 @@ def constrain(model: GPT2LMHeadModel, spec: MiniSpec, step: int | None = None) -
 
 
 def _constrain_mover(block: GPT2Block, spec: MiniSpec, position: slice) -> None:
-    """The last block: head 0 copies token to output, its keys read what they may; nothing else writes."""
+    """The last block: head 0 copies token to output, its keys read the dimensions ``position``; nothing else writes."""
     d, D = spec.d_head, spec.d_model
     qkv, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
-    may_read = position if spec.keys == PLACE else slice(2 * d, D)
-    qkv[: may_read.start, D : D + d] = 0
+    qkv[: position.start, D : D + d] = 0
     if spec.keys == PLACE:  # the norm takes the mean of the whole stream from every dimension: keys must not see that
-        qkv[may_read, D : D + d] -= qkv[may_read, D : D + d].mean(0)
+        qkv[position, D : D + d] -= qkv[position, D : D + d].mean(0)
     qkv[:, 2 * D :] = 0
     bias[2 * D :] = 0
     qkv[:d, 2 * D : 2 * D + d] = torch.eye(d, device=qkv.device)
-    block.attn.c_proj.weight.zero_()
-    block.attn.c_proj.bias.zero_()
+    for layer in (block.attn.c_proj, block.mlp.c_proj):
+        layer.weight.zero_()
+        layer.bias.zero_()
     block.attn.c_proj.weight[:d, d : 2 * d] = COPY_SCALE * torch.eye(d, device=qkv.device)
-    block.mlp.c_proj.weight.zero_()
-    block.mlp.c_proj.bias.zero_()
 
 
 def _keep(weight: Tensor, columns: slice) -> None:
