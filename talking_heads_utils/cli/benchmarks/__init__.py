@@ -179,7 +179,8 @@ def report(name: str, rows: Sequence[Row], out: Path, about: dict[str, Any], dev
 
     on, each = machine(device), [asdict(row) for row in rows]
     path = Path(out) / f"{name}-{on['name']}.json"
-    print(pd.DataFrame(each).to_string(index=False, float_format=lambda x: f"{x:.3g}" if x < 100 else f"{x:,.0f}"))
+    shown = pd.DataFrame(each).astype(object).fillna("-")
+    print(shown.to_string(index=False, float_format=lambda x: f"{x:.3g}" if x < 100 else f"{x:,.0f}"))
     content = {"benchmark": name, "machine": on, "versions": versions(), **about, "rows": each}
     with written_whole(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
