@@ -55,18 +55,15 @@ def build_model(family: str, vocab_size: int = 50):
     return model
 
 
-def word_level(words, unknown: str = "<unk>", bos: str = "<bos>"):
-    """A tokenizer whose tokens are whole words."""
+def save_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token=unknown))
+    made = Tokenizer(models.WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token=unknown, bos_token=bos, eos_token=bos)
-
-
-def save_tokenizer(folder: Path) -> None:
-    word_level([f"w{i}" for i in range(50)], "w0", "w0").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="w0", bos_token="w0", eos_token="w0").save_pretrained(
+        folder
+    )
 
 
 def edit(folder: Path, target: Path, change) -> Path:
@@ -158,6 +155,9 @@ def gpt2(gpt2_source):
 @pytest.fixture(scope="session")
 def word_tokenizer():
     """A word-level tokenizer that lacks some of the words, as a small model's does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     from talking_heads_utils.files import data_dir
     from talking_heads_utils.prompts.words import WORD_LISTS
 
@@ -165,7 +165,10 @@ def word_tokenizer():
     known = [w for kind in WORD_LISTS for w in (folder / f"{kind}.txt").read_text().split()[:60]]
     for task in ("ioi", "laundry"):
         known += (folder / f"{task}.json").read_text().replace('"', " ").replace(",", " , ").replace(".", " . ").split()
-    return word_level(["<unk>", "<bos>", *known])
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["<unk>", "<bos>", *known]))}
+    model = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", bos_token="<bos>", eos_token="<bos>")
 
 
 @pytest.fixture(scope="session")
