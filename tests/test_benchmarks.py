@@ -4,7 +4,6 @@ import json
 from functools import partial
 
 import pytest
-import torch
 from transformers import LlamaConfig
 
 from talking_heads_utils.cli import main
@@ -20,35 +19,22 @@ from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_model
 from talking_heads_utils.prompts.ioi import build_ioi
 from talking_heads_utils.prompts.toy import word_tokenizer
-from talking_heads_utils.scores.scores import compute_scores
-from talking_heads_utils.weights.checkpoints import load_head_weights
 from talking_heads_utils.weights.families import Shape
 
 
-def peak_said(capsys):
-    return float(capsys.readouterr().out.rsplit("peak_mb=", 1)[1])
-
-
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
-def test_both_routes_of_the_benchmark_agree(checkpoints, family):
-    weights = load_head_weights(checkpoints[family])
-    with torch.inference_mode():
-        ours = compute_scores(weights)
-        assert bench.head_level_difference(ours, bench.transformer_lens_head_level(weights)) < 1e-5
-        assert bench.component_difference(ours, bench.flat_product(weights)) < 1e-5
-
-
-def test_the_whole_benchmark_runs_and_is_written(checkpoints, tmp_path, capsys, monkeypatch):
+def test_all_ways_of_scoring_agree_and_are_written(family, checkpoints, tmp_path, capsys, monkeypatch):
     """In this process: the streaming benchmark's test starts children of its own."""
 
     def route(*arguments):
         go(*arguments)
-        return 1.0, peak_said(capsys)
+        return 1.0, float(capsys.readouterr().out.rsplit("peak_mb=", 1)[1])
 
     monkeypatch.setattr(bench, "child", route)
-    rows = bench.rows(str(checkpoints["gpt2"]), repeats=1)
+    rows = bench.rows(str(checkpoints[family]), repeats=1)
     written = json.loads(report("composition", rows, tmp_path, {"weights": "small"}).read_text())
     assert [row["case"] for row in written["rows"]] == [row.case for row in rows] and len(rows) == 3
+    assert [row.max_abs_diff is None or row.max_abs_diff < 1e-5 for row in rows] == [True] * 3
     assert all(row.ours_peak_mb > 50 and row.plain_peak_mb > 50 for row in rows)
 
 
@@ -60,7 +46,7 @@ def test_both_ways_of_patching_agree(b, sets, every):
     assert row.max_abs_diff < 1e-4 and f"16 layers x 3 prompts x 6 sets ({sets}; 78 and" in row.case
     tokens = 6 if b == Examples.NONE else 78  # <bos> \n ( x , and a space; six more for each pair
     assert f"and {tokens} tokens, B sees {b}" in row.case
-    assert ("(31 of the plain way's 103 runs, scaled up)" in row.case) == (every == 4)
+    assert ("(31 of 103 the plain way, scaled up)" in row.case) == (every == 4)
 
 
 @pytest.mark.parametrize("read", ["attention", "logits"])

@@ -13,9 +13,9 @@ from talking_heads_utils.experiments.catalogue import chapters_of
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.dealt import names_within_layers
 from talking_heads_utils.experiments.inhibition import basis, links, listeners, prediction, rivals
-from talking_heads_utils.experiments.planted_circuit import CircuitWorld
 from talking_heads_utils.experiments.rows import rows as rows_of
 from talking_heads_utils.experiments.run import chosen, reproduce
+from talking_heads_utils.experiments.weight_worlds import CircuitWorld
 from talking_heads_utils.files import GPT2_VARIABLE
 from talking_heads_utils.known import GPT2_WEIGHTS
 from talking_heads_utils.labels import Head

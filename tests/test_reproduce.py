@@ -14,7 +14,7 @@ from conftest import draw_few, shrink
 from talking_heads_utils import batches
 from talking_heads_utils.errors import ModelError, NotApplicable, OptionError, ResultError
 from talking_heads_utils.experiments import context, gate, source_sum, store
-from talking_heads_utils.experiments.catalogue import EXPERIMENTS, chapters_of
+from talking_heads_utils.experiments.catalogue import BY_NAME, EXPERIMENTS, chapters_of
 from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.corpus import OWN_TEXTS
 from talking_heads_utils.experiments.icl import additivity, evidence, tasks
@@ -31,7 +31,6 @@ from talking_heads_utils.site import scorecard
 from talking_heads_utils.stats import Interval
 
 TEXTS = Path(__file__).parent.parent / "README.md"
-BY_NAME = {e.name: e for e in EXPERIMENTS}
 MINE = [BY_NAME[name] for name in ("parts", "tasks", "looks-back")]
 CHEAP = 2.0  # seconds that a stored experiment took which is made again here
 
@@ -143,12 +142,22 @@ def test_lists_are_asked_about_as_far_as_the_gate_allows(tmp_path):
 # --- what is kept -------------------------------------------------------------------------------------------------
 
 
+def go(root: Path, experiments=MINE, say=silent):
+    return reproduce(Context("mini-icl", quick=True), experiments, root, say)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """Three experiments on a small model in one go."""
-    folder, failed = reproduce(Context("mini-icl", quick=True), MINE, tmp_path_factory.mktemp("whole"), silent)
+    folder, failed = go(tmp_path_factory.mktemp("whole"))
     assert not failed
     return folder
+
+
+@pytest.fixture
+def copied(whole, tmp_path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(whole, tmp_path / whole.name)
 
 
 def with_run(name: str, run) -> list[Experiment]:
@@ -165,47 +174,39 @@ def raising(error):
 
 def test_an_interrupted_run_goes_on_and_ends_as_an_unbroken_one(whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        reproduce(
-            Context("mini-icl", quick=True), with_run("looks-back", raising(KeyboardInterrupt())), tmp_path, silent
-        )
-    folder = tmp_path / whole.name
+        go(tmp_path, with_run("looks-back", raising(KeyboardInterrupt())))
+    folder, said = tmp_path / whole.name, []
     assert Store.of(folder).names() == ["parts", "tasks"]
-    said = []
-    reproduce(Context("mini-icl", quick=True), MINE, tmp_path, said.append)
+    go(tmp_path, say=said.append)
     assert len(said) == 2
     assert_same(whole, folder)
 
 
-def test_only_what_does_not_apply_is_kept_as_a_result(whole, tmp_path):
+def test_only_what_does_not_apply_is_kept_as_a_result(copied):
     """Any other error is the user's or ours: it is named, nothing is stored, and the other experiments go on."""
-    c, folder = Context("mini-icl", quick=True), shutil.copytree(whole, tmp_path / whole.name)
     for name in ("tasks", "looks-back"):
-        (folder / f"{name}.json").unlink()
+        (copied / f"{name}.json").unlink()
     for error in (OptionError("a wrong option"), ValueError("a bug")):
-        found, failed = reproduce(c, with_run("tasks", raising(error)), tmp_path, silent)
+        found, failed = go(copied.parent, with_run("tasks", raising(error)))
         assert failed == {"tasks": error} and Store.of(found).names() == ["looks-back", "parts"]
-    _, failed = reproduce(c, with_run("tasks", raising(NotApplicable("no list"))), tmp_path, silent)
-    assert not failed and results_in(folder)["tasks"].reason == "no list"
+    _, failed = go(copied.parent, with_run("tasks", raising(NotApplicable("no list"))))
+    assert not failed and results_in(copied)["tasks"].reason == "no list"
     with pytest.raises(NotApplicable, match="no list"):
-        store.table_in(Store.of(folder), "tasks", c)
+        store.table_in(Store.of(copied), "tasks", Context("mini-icl", quick=True))
 
 
-def test_what_other_code_made_is_named_and_made_again(whole, tmp_path, monkeypatch):
-    folder, said = shutil.copytree(whole, tmp_path / whole.name), []
-    rewritten(folder, "looks-back", source="another sum")
-    assert results_in(folder)["looks-back"].stale == ("source",) and not results_in(folder)["tasks"].stale
-    reproduce(Context("mini-icl", quick=True), MINE, tmp_path, said.append)
-    assert "looks-back" in said[1] and len(said) == 3 and not results_in(folder)["looks-back"].stale
-    assert_same(whole, folder)
-
-
-def rewritten(folder: Path, name: str, **changes) -> None:
-    """A finished result that says something else of itself, with a sum that fits."""
-    there = Store.of(folder)
-    note, content = there.note(name), there.path(name).read_bytes()
-    with there.part(name) as part:
+def test_what_other_code_made_is_named_and_made_again(whole, copied):
+    there, said = Store.of(copied), []
+    note, content = there.note("looks-back"), there.path("looks-back").read_bytes()
+    with there.part("looks-back") as part:
         part.file.write_bytes(content)
-        part.note |= note | changes
+        part.note |= note | {"source": "another sum"}
+    assert {name: result.stale for name, result in results_in(copied).items() if result.stale} == {
+        "looks-back": ("source",)
+    }
+    go(copied.parent, say=said.append)
+    assert "looks-back" in said[1] and len(said) == 3 and not results_in(copied)["looks-back"].stale
+    assert_same(whole, copied)
 
 
 def test_the_sum_of_the_source_is_that_of_code_and_not_of_prose(tmp_path):
@@ -241,35 +242,39 @@ def test_a_model_goes_through_the_experiments_that_suit_it():
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 
-def test_results_of_another_run_are_never_mixed_in(whole, tmp_path):
-    folder = shutil.copytree(whole, tmp_path / whole.name)
-    (folder / PLAN).write_text(json.dumps(dict(Store.of(whole).plan) | {"seed": 7}))
-    before = (folder / "looks-back.json").read_bytes()
+def planned(folder: Path, **changes) -> None:
+    """The folder's run says something else of itself."""
+    (folder / PLAN).write_text(json.dumps(dict(Store.of(folder).plan) | changes))
+
+
+def test_results_of_another_run_are_never_mixed_in(copied):
+    planned(copied, seed=7)
+    before = (copied / "looks-back.json").read_bytes()
     with pytest.raises(OptionError, match="seed"):
-        reproduce(Context("mini-icl", quick=True), MINE, tmp_path, silent)
-    assert (folder / "looks-back.json").read_bytes() == before
+        go(copied.parent)
+    assert (copied / "looks-back.json").read_bytes() == before
 
 
-def test_a_page_shows_nothing_that_is_not_what_it_says(whole, tmp_path):
-    known, folder = known_models()["gpt2"], shutil.copytree(whole, tmp_path / "gpt2")
-    good = {"model": "gpt2", "quick": False, "revision": known.revision, "prefix": known.prefix}
-    bad = ({"model": "mini-token"}, {"quick": True}, {"revision": "f" * 40}, {"revision": None}, {"prefix": "x"})
-    for changes in bad:
-        (folder / PLAN).write_text(json.dumps(dict(Store.of(whole).plan) | good | changes))
+def test_a_page_shows_nothing_that_is_not_what_it_says(copied):
+    known, folder = known_models()["gpt2"], copied.rename(copied.parent / "gpt2")
+    good = dict(model="gpt2", quick=False, revision=known.revision, prefix=known.prefix)
+    for wrong in (dict(model="mini-token"), dict(quick=True), dict(revision="f" * 40), dict(revision=None),
+                  dict(prefix="x")):  # fmt: skip
+        planned(folder, **good | wrong)
         with pytest.raises(ResultError, match="gpt2"):
-            store.finished("gpt2", tmp_path)
-    (folder / PLAN).write_text(json.dumps(dict(Store.of(whole).plan) | good))
-    shown = store.finished("gpt2", tmp_path)
+            store.finished("gpt2", folder.parent)
+    planned(folder, **good)
+    shown = store.finished("gpt2", folder.parent)
     assert set(shown) == {e.name for e in MINE}
     assert "earlier code" in replace(shown["looks-back"], stale=("source",)).describe()
     (folder / PLAN).unlink()
     with pytest.raises(ResultError):
-        store.finished("gpt2", tmp_path)
+        store.finished("gpt2", folder.parent)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("pyarrow.parquet.write_table", raising(OSError(28, "No space left on device")))
-    _, failed = reproduce(Context("mini-icl", quick=True), MINE[2:], tmp_path / "b", silent)
+    _, failed = go(tmp_path / "b", MINE[2:])
     assert isinstance(failed["looks-back"], OptionError) and not list((tmp_path / "b").rglob("*.*"))
 
 
@@ -314,13 +319,8 @@ def test_shipped_results_are_what_the_code_gives_today():
     readers that read nothing, and places in texts. Their order is that of the rounding, which differs by machine."""
     c = Context(PLANTED)
     for name, kept in store.finished(PLANTED).items():
-        if (
-            kept.about["seconds"] < CHEAP
-            and not kept.stale
-            and not kept.reason
-            and name not in ("listeners", "contexts")
-        ):
-            again, row = BY_NAME[name].table(c), BY_NAME[name].row
-            pd.testing.assert_frame_equal(
-                again, frame(rows(kept.table, row), row), atol=5e-3, rtol=1e-3, check_dtype=False, obj=name
-            )
+        cheap = kept.about["seconds"] < CHEAP and name not in ("listeners", "contexts")
+        if cheap and not kept.stale and not kept.reason:
+            row = BY_NAME[name].row
+            pd.testing.assert_frame_equal(BY_NAME[name].table(c), frame(rows(kept.table, row), row),
+                                          atol=5e-3, rtol=1e-3, check_dtype=False, obj=name)  # fmt: skip

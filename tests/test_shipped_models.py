@@ -14,8 +14,8 @@ from talking_heads_utils.metrics import accuracy, answer_logits
 from talking_heads_utils.prompts import ioi
 from talking_heads_utils.prompts import lists as laundry
 from talking_heads_utils.training.card import card_text
-from talking_heads_utils.training.lists import LAST, SETTLED
-from talking_heads_utils.training.loop import Run
+from talking_heads_utils.training.functions import FunctionsRun
+from talking_heads_utils.training.lists import LAST, SETTLED, ListsRun
 from talking_heads_utils.training.model import constrain
 from talking_heads_utils.training.spec import FREE, N_LAST, SPECS, MiniSpec
 
@@ -37,7 +37,7 @@ def test_what_ships():
 @pytest.mark.parametrize("name", [name for name in FOLDERS if name not in LEARNERS])
 def test_its_constraint_holds(name, tmp_path):
     card = card_of(name)
-    run = Run(MiniSpec(**card["spec"]), card["seed"], tmp_path)
+    run = ListsRun(MiniSpec(**card["spec"]), card["seed"], tmp_path)
     stored = load_file(FOLDERS[name] / "model.safetensors")
     run.model.load_state_dict(stored, strict=True)
     outside = stored["transformer.h.0.attn.c_proj.weight"][:, : 2 * run.spec.d_head].abs().max()
@@ -50,7 +50,8 @@ def test_its_constraint_holds(name, tmp_path):
 @pytest.mark.parametrize("model", FOLDERS)
 def test_the_card_says_what_the_checkpoint_does(model, tmp_path):
     card = card_of(model)
-    run = Run(SPECS[card["spec"]["name"]], card["seed"], tmp_path)
+    made = FunctionsRun if model in LEARNERS else ListsRun
+    run = made(SPECS[card["spec"]["name"]], card["seed"], tmp_path)
     assert type(run.spec)(**card["spec"]) == run.spec, "the command that the card names makes this model"
     assert (FOLDERS[model] / "README.md").read_text(encoding="utf-8") == card_text(card)
     assert (FOLDERS[model] / "model.safetensors").stat().st_size < 4_000_000
@@ -63,7 +64,7 @@ def test_the_card_says_what_the_checkpoint_does(model, tmp_path):
         assert card["step"] >= card["complete_at"] + SETTLED, "no length is shown before it was trained"
     else:
         longest, last = f"n={card['longest']}", card["last"]["accuracy"]
-        again, _ = run.job.answers(run.model, 300, "cpu", LAST, [longest])[longest]
+        again, _ = run.answers(300, LAST, [longest])[longest]
         assert card["last"]["n"] == N_LAST and last[longest] == pytest.approx(again, abs=0.02), "of some of them"
         assert min(last.values()) >= 0.99, "of every kind that it was trained on"
 

@@ -16,16 +16,11 @@ from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.prompts.words import load_templates
 from talking_heads_utils.training import lists
 from talking_heads_utils.training.card import card_text
-from talking_heads_utils.training.lists import ListsJob
-from talking_heads_utils.training.loop import EARLY, FINAL, Run, train
-from talking_heads_utils.training.model import (
-    COPY_SCALE,
-    constrain,
-    logits_and_spread,
-    unembedding,
-    writable,
-)
-from talking_heads_utils.training.spec import PLACE, SPECS, WORK, FunctionsSpec, MiniSpec
+from talking_heads_utils.training.functions import FunctionsRun
+from talking_heads_utils.training.lists import ListsRun
+from talking_heads_utils.training.loop import EARLY, FINAL, train
+from talking_heads_utils.training.model import COPY_SCALE, constrain, logits_and_spread, unembedding, writable
+from talking_heads_utils.training.spec import PLACE, WORK, FunctionsSpec, MiniSpec
 
 TINY = MiniSpec(
     "tiny", WORK, work=16, n_steps=8, n_items=3, n_layers=2, n_heads=4, d_model=32, d_mlp=64, n_positions=64, batch=12,
@@ -43,57 +38,46 @@ def few_last_prompts(monkeypatch):
     monkeypatch.setattr(lists, "N_LAST", 20)
 
 
-def weights_of(folder):
-    return (folder / FINAL / "model.safetensors").read_bytes()
+def broken(made, spec, folder, steps, **options):
+    """A run that is stopped every so many steps and resumed from its last state; its last piece."""
+    while not (folder / FINAL).exists():
+        run = made(spec, 3, folder)
+        run.step = stopping(run.step, steps)
+        with suppress(KeyboardInterrupt):
+            train(run, resume=bool(run.store.names()), **options, **QUIET)
+    return run
 
 
-def limited(run, steps):
-    """The run, which is interrupted once it has done so many steps."""
-    step, left = run.step, iter(range(steps))
+def stopping(step, n):
+    left = iter(range(n))
 
     def one():
         if next(left, None) is None:
             raise KeyboardInterrupt
         return step()
 
-    run.step = one
-    return run
-
-
-def broken(spec, folder, steps, **options):
-    """A run that is stopped every so many steps and resumed from its last state; its last piece."""
-    while not (folder / FINAL).exists():
-        run = limited(Run(spec, 3, folder), steps)
-        with suppress(KeyboardInterrupt):
-            train(run, resume=bool(run.store.names()), **options, **QUIET)
-    return run
-
-
-# prompts
+    return one
 
 
 def test_training_prompts_are_those_of_the_tasks():
     """The ids drawn on the fly equal the text of the same template, tokenized as a whole."""
-    job = ListsJob.of(SPECS["mini-token"])
-    tokenizer, prompts = job.tokenizer, job.prompts
+    tokenizer = word_tokenizer()
+    prompts = lists.Prompts(tokenizer)
     assert {len(prompts.ids[kind]) for kind in ("names", "places", "objects")} == {30, 15, 64}
 
-    def ids(words):
-        return {name: tokenizer.convert_tokens_to_ids(list(of_it)) for name, of_it in words.items()}
-
-    names, items = ["Mary", "John"], ["hat", "coat", "sock"]
-    for template, pieces in zip(load_templates(ioi.TASK)["templates"].values(), prompts.ioi):
-        fields = {"A": names[:1], "B": names[1:], "S": names[1:], "PLACE": ["park"], "OBJECT": ["hat"]}
-        text, _ = render(
-            template, {name: [(f"{name}{i}", w) for i, w in enumerate(words)] for name, words in fields.items()}
-        )
+    def same(pieces, fields, text):
+        ids = {name: tokenizer.convert_tokens_to_ids(list(words)) for name, words in fields.items()}
         whole = tokenizer(text, add_special_tokens=False).input_ids
-        assert prompts._fill(pieces, ids(fields)) == [tokenizer.bos_token_id, *whole]
+        assert prompts._fill(pieces, ids) == [tokenizer.bos_token_id, *whole] and tokenizer.unk_token_id not in whole
+
+    fields = dict(A=["Mary"], B=["John"], S=["Mary"], PLACE=["park"], OBJECT=["hat"])
+    for template, pieces in zip(load_templates(ioi.TASK)["templates"].values(), prompts.ioi):
+        text, _ = render(template, {name: [(name, word) for word in words] for name, words in fields.items()})
+        same(pieces, fields, text)
+    items, rest = ["hat", "coat", "sock"], ["hat", "sock"]
     for wording, pieces in zip(laundry.wordings(), prompts.laundry):
-        prompt = laundry.laundry_prompt(wording, items, 1, laundry.KEPT, [items[0], items[2]], laundry.SELECTION)
-        whole = tokenizer(prompt.text, add_special_tokens=False).input_ids
-        filled = prompts._fill(pieces, ids({"ITEMS": items, "REST": [items[0], items[2]]}))
-        assert filled == [tokenizer.bos_token_id, *whole] and tokenizer.unk_token_id not in whole
+        prompt = laundry.laundry_prompt(wording, items, 1, laundry.KEPT, rest, laundry.SELECTION)
+        same(pieces, dict(ITEMS=items, REST=rest), prompt.text)
 
 
 def test_drawn_prompts_can_be_answered():
@@ -112,13 +96,10 @@ def test_drawn_prompts_can_be_answered():
     assert all(part.tokens.shape[1] == part.end.max() + 1 for part in parts)
 
 
-# the constraint
-
-
 @pytest.mark.parametrize("keys", [WORK, PLACE])
 def test_the_constraint_holds_after_every_step(tmp_path, keys):
     spec = dataclasses.replace(TINY, keys=keys, work=8 if keys == PLACE else 16)
-    run = Run(spec, 0, tmp_path)
+    run = ListsRun(spec, 0, tmp_path)
     for _ in range(3):
         run.step()
     d, D = spec.d_head, spec.d_model
@@ -142,11 +123,11 @@ def test_the_constraint_holds_after_every_step(tmp_path, keys):
 def test_the_saved_model_is_a_plain_gpt2_with_the_same_logits(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    run = Run(TINY, 0, tmp_path)
+    run = ListsRun(TINY, 0, tmp_path)
     run.step()
     folder = run.save_model(FINAL)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    part = run.job.prompts.batches(np.random.default_rng(1), TINY, 3)[-1]
+    part = run.prompts.batches(np.random.default_rng(1), TINY, 3)[-1]
     with torch.no_grad():
         plain = model(part.tokens).logits[torch.arange(len(part.end)), part.end]
         ours, _ = logits_and_spread(run.model, TINY, part.tokens, part.end)
@@ -156,70 +137,60 @@ def test_the_saved_model_is_a_plain_gpt2_with_the_same_logits(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [FINAL]
 
 
-# learning
+@pytest.mark.parametrize("made, spec, falls_to", [
+    (ListsRun, dataclasses.replace(TINY, batch=48, ioi_share=0.0, n_items=2, n_objects=6, learning_rate=1e-2), 0.2),
+    (FunctionsRun, TINY_ICL, 0.6),
+])  # fmt: skip
+def test_training_learns(made, spec, falls_to, tmp_path):
+    run = made(dataclasses.replace(spec, n_steps=300), 0, tmp_path)
+    losses = [run.step() for _ in range(300)]
+    assert np.mean(losses[-20:]) < falls_to * np.mean(losses[:10]), "the loss must fall"
+    if made is ListsRun:
+        assert run.accuracy()["n=2"] > 0.9, "chance among the two items is 0.5"
 
 
-def test_training_learns(tmp_path):
-    spec = dataclasses.replace(TINY, n_steps=300, batch=48, ioi_share=0.0, n_items=2, n_objects=6, learning_rate=1e-2)
-    run = Run(spec, 0, tmp_path)
-    first = np.mean([run.step() for _ in range(10)])
-    last = np.mean([run.step() for _ in range(290)][-20:])
-    assert last < 0.2 * first, "the loss must fall"
-    assert run.accuracy()["n=2"] > 0.9, "chance among the two items is 0.5"
-
-
-def test_functions_learn_and_their_prompts_are_their_text(tmp_path):
-    spec = dataclasses.replace(TINY_ICL, n_steps=300)
-    run = Run(spec, 0, tmp_path)
-    first = np.mean([run.step() for _ in range(10)])
-    assert np.mean([run.step() for _ in range(290)][-20:]) < 0.6 * first, "the loss must fall"
-    examples = spec.family().draw(3, 4, torch.Generator().manual_seed(0))
+def test_prompts_of_functions_are_their_text(tmp_path):
+    run = FunctionsRun(TINY_ICL, 0, tmp_path)
+    examples = run.spec.family().draw(3, 4, torch.Generator().manual_seed(0))
     text = "".join(f"({x}, {y})\n" for x, y in zip(examples.x[0].tolist(), examples.y[0].tolist()))
-    assert run.tokenizer(text).input_ids == run.job.tokens(examples)[0].tolist()
+    assert run.tokenizer(text).input_ids == run.tokens(examples)[0].tolist()
     assert set(run.accuracy()) == {f"{kind}k={k}" for kind in ("", "held-out ") for k in range(4)}
 
 
-# stopping, resuming, rounds
-
-
-def test_a_stopped_run_ends_where_an_unbroken_one_does(tmp_path, monkeypatch):
-    """Broken over and over, over longer lists and the early checkpoint."""
+@pytest.mark.parametrize("made, spec, steps", [
+    (ListsRun, dataclasses.replace(TINY, lengthen_below=99.0), 3),
+    (FunctionsRun, dataclasses.replace(TINY_ICL, n_steps=4, noise=0.5, ramp=2), 2),
+])  # fmt: skip
+def test_a_stopped_run_ends_where_an_unbroken_one_does(made, spec, steps, tmp_path, monkeypatch):
+    """Broken over and over: over longer lists and the early checkpoint, over dropout and noise that grows."""
     monkeypatch.setattr(lists, "SETTLED", 3)
     monkeypatch.setattr(lists, "SOLVED", 0.0)
-    spec = dataclasses.replace(TINY, lengthen_below=99.0)
-    unbroken = Run(spec, 3, tmp_path / "a")
-    done = train(unbroken, every=2, **QUIET)
-    assert (done.complete_at, done.longest, done.early_at) == (1, 3, 4)
-    resumed = broken(spec, tmp_path / "b", 3, every=2)
+    done = train(made(spec, 3, tmp_path / "a"), every=2, **QUIET)
+    resumed = broken(made, spec, tmp_path / "b", steps, every=2)
     assert resumed.progress == done and len(resumed.store.names()) == 1
-    assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
+    whole, pieces = ((tmp_path / name / FINAL / "model.safetensors").read_bytes() for name in "ab")
+    assert whole == pieces
+    if made is FunctionsRun:
+        assert done.early_at is None and not (tmp_path / "a" / EARLY).exists()
+        return
+    assert (done.complete_at, done.longest, done.early_at) == (1, 3, 4)
     for stage, at in ((EARLY, 4), (FINAL, 8)):
         card = json.loads((tmp_path / "b" / stage / "training.json").read_text())
         assert card["step"] == at and (tmp_path / "b" / stage / "README.md").read_text() == card_text(card)
 
 
-def test_a_functions_run_resumes_with_its_dropout_and_its_noise(tmp_path):
-    spec = dataclasses.replace(TINY_ICL, n_steps=4, noise=0.5, ramp=2)
-    train(Run(spec, 3, tmp_path / "a"), **QUIET)
-    broken(spec, tmp_path / "b", 2, every=1)
-    assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b") and not (tmp_path / "a" / EARLY).exists()
-
-
 def test_runs_are_not_mixed(tmp_path):
     with pytest.raises(OptionError):
-        train(Run(TINY, 0, tmp_path), resume=True)
-    Run(TINY, 0, tmp_path).save_state()
+        train(ListsRun(TINY, 0, tmp_path), resume=True)
+    ListsRun(TINY, 0, tmp_path).save_state()
     with pytest.raises(OptionError):
-        train(Run(TINY, 0, tmp_path))
-    for other, field in (
-        (Run(TINY, 1, tmp_path), "seed"),
-        (Run(dataclasses.replace(TINY, batch=9), 0, tmp_path), "batch"),
-    ):
+        train(ListsRun(TINY, 0, tmp_path))
+    for other, seed, field in ((TINY, 1, "seed"), (dataclasses.replace(TINY, batch=9), 0, "batch")):
         with pytest.raises(OptionError, match=field):
-            train(other, resume=True)
+            train(ListsRun(other, seed, tmp_path), resume=True)
     (state,) = tmp_path.glob("*.pt")
     whole = state.read_bytes()
     for damaged in (whole[:-40], whole[:-1] + b"x"):
         state.write_bytes(damaged)
         with pytest.raises(ResultError, match=state.name):
-            train(Run(TINY, 0, tmp_path), resume=True)
+            train(ListsRun(TINY, 0, tmp_path), resume=True)

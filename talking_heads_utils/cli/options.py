@@ -29,11 +29,7 @@ def told(parse: Callable[[str], T], wanted: str) -> Callable[[str], T]:
     return read
 
 
-def _integers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-integers = told(_integers, "list of numbers such as 3,6,12")
+integers = told(lambda text: [int(part) for part in text.split(",")], "list of numbers such as 3,6,12")
 
 
 def add_device(parser: argparse.ArgumentParser, *, dtype: bool = False) -> None:

@@ -14,14 +14,12 @@
 ``claims``        the claims by id, what is measured for them, and what judges it
 ``rules``         verdict rules, frozen with their power
 ``power``         how often each rule says what, where the truth is known
-``worlds``        planted worlds of effects and shares
+``worlds``        planted worlds of effects and shares, and whole planted models through the experiments
 ``list_prompts``  lists that choose and lists that are scored, for chapters 2 and 3
 ``list_worlds``   tables of lists whose truth is known
 ``edit_worlds``   tables of removals and edits whose truth is known
 ``icl_worlds``    tables of tasks in context whose truth is known
-``whole_worlds``  whole planted models through the experiments
-``weight_worlds`` planted worlds of scores and weights
-``planted_circuit``  attention weights with the links of IOI's circuit planted in them, or none
+``weight_worlds`` planted worlds of scores and weights; weights with the links of IOI's circuit planted in them
 ``planted_pair``     one planted channel between two heads
 ``verdicts``      what may be said of a claim, and the shape of a rule
 ``gate``          which tasks a model does well enough to be asked how

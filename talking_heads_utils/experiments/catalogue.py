@@ -11,6 +11,7 @@ from talking_heads_utils.experiments.toys import learners
 from talking_heads_utils.known import CONTROL, GPT2_WEIGHTS, PLANTED, known_models
 
 EXPERIMENTS = (*INHIBITION, *POSITIONAL, *EDITING, *ICL)
+BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
 
 
 def chapters_of(model: str) -> tuple[int, ...]:

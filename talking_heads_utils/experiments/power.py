@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from talking_heads_utils.experiments import edit_worlds, icl_worlds, list_worlds, rules, weight_worlds, worlds
-from talking_heads_utils.experiments.editing import gains, removal
-from talking_heads_utils.experiments.editing import measures as editing
-from talking_heads_utils.experiments.icl.known import Kind
-from talking_heads_utils.experiments.positional import crowding, decoding, interchange, order, steering, traversal
-from talking_heads_utils.experiments.positional import measures as positional
+from talking_heads_utils.experiments import edit_worlds, icl_worlds, list_worlds, weight_worlds, worlds
+from talking_heads_utils.experiments.catalogue import BY_NAME
+from talking_heads_utils.experiments.claims import BY_ID, ClaimId
+from talking_heads_utils.experiments.icl import known
 from talking_heads_utils.experiments.rows import Row, column, frame
-from talking_heads_utils.experiments.verdicts import Measured, Rule, Verdict
-from talking_heads_utils.experiments.whole_worlds import through
-from talking_heads_utils.experiments.worlds import Cell
+from talking_heads_utils.experiments.verdicts import Rule, Verdict
+from talking_heads_utils.experiments.worlds import Cell, Draw, through
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.settings import SEED
 
@@ -60,218 +59,208 @@ class PowerRow(Row):
 
 
 class Planted(NamedTuple):
-    """A claim's rule, what draws worlds for it, and which. share: of the worlds that are usually drawn."""
+    """A claim, what draws worlds for it, and which. share: of the worlds that are usually drawn."""
 
     claim: str
-    rule: Rule
-    draw: Callable[[Cell, int, np.random.Generator], Iterator[Measured]]
+    draw: Draw
     cells: Sequence[Cell]
     share: float = 1.0
 
+    @property
+    def rule(self) -> Rule:
+        rule = BY_ID[ClaimId(self.claim)].rule
+        assert rule is not None, f"{self.claim} has no rule whose power could be told"
+        return rule
 
-STAND_OUT = Planted("stand-out", rules.STAND_OUT, weight_worlds.stand_out, [
-    *(Cell("four links", True, size, 1, *heads) for heads in ((1, 1), (2, 4), (4, 4)) for size in (0.5, 1, 1.5, 2)),
-    *(Cell("one link", True, size, 1, 4, 3) for size in (1, 1.5, 2)),
-    *(Cell("four links", False, 0, noise, *heads)
-      for heads, noise in (((1, 1), 1), ((2, 4), 1), ((4, 4), 0.5), ((4, 4), 1))),
-    Cell("one link", False, 0, 1, 4, 3),
-])  # fmt: skip
-LISTENERS = Planted("listeners", rules.LISTENERS, weight_worlds.listening, [
-    *(Cell("three layers", True, size, 1, 0, n) for n in (3, 6, 11) for size in (1, 1.5, 2)),
-    *(Cell("one layer", True, size, 1, 0, n) for n, size in ((4, 1.5), (4, 2), (4, 3), (6, 1.5))),
-    *(Cell("three layers", False, 0, noise, 0, n) for n, noise in ((3, 2), (6, 0.5), (6, 2), (11, 2))),
-    Cell("one layer", False, 0, 2, 0, 4),
-])  # fmt: skip
-IN_WEIGHTS = [
-    *(Cell("circuit", True, cosine, 0.3, 4, 6) for cosine in (0.2, 0.3, 0.5)),
-    Cell("no circuit", False, 0, 0.3, 4, 6), Cell("all heads", False, 0.5, 0.3, 4, 6),
-]  # fmt: skip
-PRIVILEGED = Planted("privileged", rules.PRIVILEGED, weight_worlds.privileged, [
-    *(Cell("singular", True, cosine, noise, *heads) for heads in ((2, 4), (4, 3))
-      for cosine, noise in ((0.3, 0.3), (0.5, 0.3), (0.7, 0.3))),
-    *(Cell("mixture", False, 0.7, 0.3, *heads) for heads in ((2, 4), (4, 3))),
-    Cell("all heads", False, 0.7, 0.3, 2, 4), Cell("none", False, 0, 0.3, 2, 4),
-])  # fmt: skip
-PREDICTED = Planted("predicted", rules.PREDICTED, worlds.predicted, [
-    *(Cell("carrier", True, size, 0.5, heads) for heads in (1, 2, 4) for size in (2, 4, 7, 10)),
-    Cell("carrier", True, 10, 2, 2),
-    *(Cell(world, False, 0, noise, heads) for heads in (1, 2, 4)
-      for world, noise in (("random", 0.5), ("spread", 0), ("copy", 0.2), ("copy", 0.5))),
-])  # fmt: skip
-CONCENTRATED = Planted("concentrated", rules.CONCENTRATED, worlds.concentrated, [
-    *(Cell("few", True, size, noise, 2, 0, 500) for noise in (0.5, 1) for size in (0.6, 0.7, 0.8)),
-    Cell("few", True, 0.7, 0.5, 4, 0, 500), Cell("few", True, 0.7, 0.5, 2, 0, 50),
-    *(Cell("few", False, size, 0.5, 2, 0, n) for size in (0.3, 0.5) for n in (50, 500)),
-    *(Cell(world, False, 0.7, 0.5, heads, 0, 500) for world in ("alike", "random") for heads in (2, 4)),
-])  # fmt: skip
-IN_LISTS = Planted("in-lists", rules.IN_LISTS, worlds.in_lists, [
-    *(Cell("all heads", True, size, 0.5, heads) for heads in (1, 2, 4) for size in (2, 3, 4)),
-    Cell("all heads", True, 4, 0.5, 8),
-    *(Cell("none", False, 0, 0.5, heads) for heads in (1, 2, 4)),
-    *(Cell("one head", False, 5, 0.5, heads) for heads in (2, 4)),
-])  # fmt: skip
-TRANSFORMERS = [
-    Cell("transformer, one carrier", True, 1, 0.15, 2, 2, 50),
-    Cell("transformer, no channel", False, 0, 0.15, 2, 2, 50),
-]
+
+Axis = float | tuple[float, ...]
+Kind = tuple[str, bool, tuple[float, ...], dict[str, Axis]]  # world, truth, effect sizes, what else is unusual
+
+
+def _true(world: str, *sizes: float, **unusual: Axis) -> Kind:
+    return world, True, sizes, unusual
+
+
+def _false(world: str, *sizes: float, **unusual: Axis) -> Kind:
+    return world, False, sizes, unusual
+
+
+def _planted(claim: str, draw: Draw, *kinds: Kind, share: float = 1.0, **usual: Axis) -> Planted:
+    """usual: ``noise`` and how many ``heads``, ``readers``, prompts (``n``) and ``tasks`` kinds have that do not say
+    otherwise; of several, there is a cell for each."""
+    cells = []
+    for world, truth, sizes, unusual in kinds:
+        given: dict[str, Axis] = dict(noise=0.0, heads=0, readers=0, n=0, tasks=0) | usual | unusual
+        axes = (value if isinstance(value, tuple) else (value,) for value in given.values())
+        cells += [Cell(world, truth, size, *others) for *others, size in product(*axes, sizes)]  # type: ignore[arg-type]
+    return Planted(claim, draw, cells, share)
+
+
+NO_CHANNEL = _false("transformer, no channel", 0)
+IN_WEIGHTS = (_true("circuit", 0.2, 0.3, 0.5), _false("no circuit", 0), _false("all heads", 0.5))
+_in_weights = partial(_planted, share=0.1, noise=0.3, heads=4, readers=6)
+_in_transformers = partial(_planted, share=0.01, noise=0.15, heads=2, readers=2, n=50)
+ONE_CARRIER = _true("transformer, one carrier", 1)
+IN_LISTS = _planted(
+    "in-lists", worlds.in_lists,
+    _true("all heads", 2, 3, 4, heads=(1, 2, 4)), _true("all heads", 4, heads=8),
+    _false("none", 0, heads=(1, 2, 4)), _false("one head", 5, heads=(2, 4)), noise=0.5,
+)  # fmt: skip
 OF_WEIGHTS_AND_HEADS = (
-    STAND_OUT, Planted("stand-out", rules.STAND_OUT, weight_worlds.stand_out_in_weights, IN_WEIGHTS, 0.1),
-    LISTENERS, Planted("listeners", rules.LISTENERS, weight_worlds.listening_in_weights, IN_WEIGHTS, 0.1),
-    PRIVILEGED,
-    PREDICTED, Planted("predicted", rules.PREDICTED, worlds.predicted_in_transformers, TRANSFORMERS, 0.01),
-    CONCENTRATED, Planted("concentrated", rules.CONCENTRATED, worlds.concentrated_in_transformers, [
-        *TRANSFORMERS, Cell("transformer, eight alike", False, 1, 0.15, 2, 2, 50),
-    ], 0.01),
+    _planted(
+        "stand-out", weight_worlds.stand_out,
+        *(_true("four links", 0.5, 1, 1.5, 2, heads=heads, readers=n) for heads, n in ((1, 1), (2, 4), (4, 4))),
+        _true("one link", 1, 1.5, 2, heads=4, readers=3),
+        _false("four links", 0, heads=1, readers=1), _false("four links", 0, heads=2, readers=4),
+        _false("four links", 0, heads=4, readers=4, noise=(0.5, 1)), _false("one link", 0, heads=4, readers=3), noise=1,
+    ),
+    _in_weights("stand-out", weight_worlds.stand_out_in_weights, *IN_WEIGHTS),
+    _planted(
+        "listeners", weight_worlds.listening,
+        _true("three layers", 1, 1.5, 2, readers=(3, 6, 11)),
+        _true("one layer", 1.5, 2, 3, readers=4), _true("one layer", 1.5, readers=6),
+        _false("three layers", 0, readers=3, noise=2), _false("three layers", 0, readers=6, noise=(0.5, 2)),
+        _false("three layers", 0, readers=11, noise=2), _false("one layer", 0, readers=4, noise=2), noise=1,
+    ),
+    _in_weights("listeners", weight_worlds.listening_in_weights, *IN_WEIGHTS),
+    _planted(
+        "privileged", weight_worlds.privileged,
+        _true("singular", 0.3, 0.5, 0.7), _true("singular", 0.3, 0.5, 0.7, heads=4, readers=3),
+        _false("mixture", 0.7), _false("mixture", 0.7, heads=4, readers=3),
+        _false("all heads", 0.7), _false("none", 0), noise=0.3, heads=2, readers=4,
+    ),
+    _planted(
+        "predicted", worlds.predicted,
+        _true("carrier", 2, 4, 7, 10, heads=(1, 2, 4)), _true("carrier", 10, heads=2, noise=2),
+        *(_false(world, 0, heads=heads, noise=noise) for heads in (1, 2, 4)
+          for world, noise in (("random", 0.5), ("spread", 0), ("copy", (0.2, 0.5)))), noise=0.5,
+    ),
+    _in_transformers("predicted", worlds.predicted_in_transformers, ONE_CARRIER, NO_CHANNEL),
+    _planted(
+        "concentrated", worlds.concentrated,
+        _true("few", 0.6, 0.7, 0.8, noise=(0.5, 1)), _true("few", 0.7, heads=4), _true("few", 0.7, n=50),
+        _false("few", 0.3, n=(50, 500)), _false("few", 0.5, n=(50, 500)),
+        _false("alike", 0.7, heads=(2, 4)), _false("random", 0.7, heads=(2, 4)), noise=0.5, heads=2, n=500,
+    ),
+    _in_transformers("concentrated", worlds.concentrated_in_transformers, ONE_CARRIER, NO_CHANNEL,
+                     _false("transformer, eight alike", 1)),
     IN_LISTS,
 )  # fmt: skip
-
-
-def _lists(world: str, truth: bool, *sizes: float, noise: float = 0.1, heads: int = 0, n: int) -> list[Cell]:
-    """Cells of one kind, on n prompts."""
-    return [Cell(world, truth, size, noise, heads, 0, n) for size in sizes]
-
-
-def _whole(*models: tuple[str, bool], noise: float = 0.15) -> list[Cell]:
-    return [Cell(", ".join(("transformer", name)) if name else "transformer", truth, 0, noise, 2, 2)
-            for name, truth in models]  # fmt: skip
-
-
+_lists = partial(_planted, share=0.4)
 ON_LISTS = (
-    Planted("indexes", rules.INDEXES, list_worlds.indexes, [
-        *_lists("index", True, 0.1, 0.15, 0.2, noise=0.05, n=500), *_lists("index", True, 0.15, noise=0.05, n=200),
-        *_lists("both", False, 0.15, 0.3, noise=0.05, n=500), *_lists("item", False, 0.15, noise=0.05, n=500),
-        *_lists("alike", False, 0, 0.15, noise=0.05, n=500),
-    ]),
-    Planted("three-dimensions", rules.THREE_DIMENSIONS, list_worlds.three_dimensions, [
-        *_lists("three", True, 0.85, 0.9, 1, noise=0.5, n=400), *_lists("three", True, 0.9, noise=1, n=400),
-        *_lists("even", False, 0.3, 0.6, 0.8, noise=0.5, n=400), *_lists("little", False, 0.9, noise=0.5, n=400),
-        *_lists("item", False, 0.9, noise=0.5, n=400), *_lists("alike", False, 0.9, noise=0.5, n=400),
-        *_lists("none", False, 0, noise=0.5, n=400),
-    ]),
-    Planted("traversed", rules.TRAVERSED, list_worlds.traversed, [
-        *_lists("answers", True, 0.1, 0.2, 0.3, noise=0.05, n=100), *_lists("attention", False, 0.3, noise=0.05, n=100),
-        *_lists("two", False, 0.3, noise=0.05, n=100), *_lists("alike", False, 0, 0.3, noise=0.05, n=100),
-    ]),
-    Planted("errors-near", rules.ERRORS_NEAR, list_worlds.errors_near, [
-        *_lists("crowded", True, 0.2, 0.3, 0.4, 0.5, n=1000), *_lists("crowded", True, 0.4, n=500),
-        *_lists("far", False, 0.4, n=1000), *_lists("flat", False, 0.4, n=1000),
-        *_lists("alike", False, 0, 0.4, n=1000),
-    ]),
-    Planted("crowds", rules.CROWDS, list_worlds.crowds, [
-        *_lists("crowded", True, 5, 10, 15, n=1000), *_lists("crowded", True, 10, n=500),
-        *_lists("crowded", True, 10, noise=0.3, n=1000), *_lists("sharper", False, 10, n=1000),
-        *_lists("alike", False, 10, n=1000), *_lists("flat", False, 0, n=1000),
-    ]),
-    Planted("order", rules.ORDER, list_worlds.order_matters, [
-        *_lists("index", True, 0.1, 0.2, 0.3, noise=0, n=1000), *_lists("kept", False, 0.3, noise=0, n=1000),
-        *_lists("none", False, 0, noise=0, n=1000),
-    ]),
-    Planted("steering-gains", rules.STEERING_GAINS, list_worlds.steering_gains, [
-        *_lists("beyond", True, 5, 10, 20, n=800), *_lists("beyond", True, 20, noise=0.3, n=800),
-        *_lists("bias", False, 10, 20, n=800), *_lists("alike", False, 10, n=800), *_lists("winner", False, 10, n=800),
-    ]),
-    Planted("lowers", rules.LOWERS, edit_worlds.lowers, [
-        *(cell for heads in (1, 2, 4) for cell in _lists("one each", True, 0.3, 0.4, noise=0.05, heads=heads, n=500)),
-        *_lists("one each", False, 0.2, noise=0.05, heads=2, n=500),
-        *(cell for heads in (2, 4) for cell in _lists("alike", False, 0.4, noise=0.05, heads=heads, n=500)),
-        *_lists("one head", False, 0.4, noise=0.05, heads=4, n=500),
-        *_lists("winner", False, 0.4, noise=0.05, heads=2, n=500),
-    ]),
-    Planted("edit-gains", rules.EDIT_GAINS, edit_worlds.edit_gains, [
-        *_lists("gains", True, 22, 25, 30, n=1000), *_lists("gains", False, 10, 15, 20, n=1000),
-        *_lists("bias", False, 25, n=1000), *_lists("random", False, 25, n=1000),
-        *_lists("winner", False, 25, n=1000),
-    ]),
+    _lists(
+        "indexes", list_worlds.indexes,
+        _true("index", 0.1, 0.15, 0.2), _true("index", 0.15, n=200), _false("both", 0.15, 0.3), _false("item", 0.15),
+        _false("alike", 0, 0.15), noise=0.05, n=500,
+    ),
+    _lists(
+        "three-dimensions", list_worlds.three_dimensions,
+        _true("three", 0.85, 0.9, 1), _true("three", 0.9, noise=1), _false("even", 0.3, 0.6, 0.8),
+        _false("little", 0.9), _false("item", 0.9), _false("alike", 0.9), _false("none", 0), noise=0.5, n=400,
+    ),
+    _lists(
+        "traversed", list_worlds.traversed,
+        _true("answers", 0.1, 0.2, 0.3), _false("attention", 0.3), _false("two", 0.3), _false("alike", 0, 0.3),
+        noise=0.05, n=100,
+    ),
+    _lists(
+        "errors-near", list_worlds.errors_near,
+        _true("crowded", 0.2, 0.3, 0.4, 0.5), _true("crowded", 0.4, n=500), _false("far", 0.4), _false("flat", 0.4),
+        _false("alike", 0, 0.4), noise=0.1, n=1000,
+    ),
+    _lists(
+        "crowds", list_worlds.crowds,
+        _true("crowded", 5, 10, 15), _true("crowded", 10, n=500), _true("crowded", 10, noise=0.3),
+        _false("sharper", 10), _false("alike", 10), _false("flat", 0), noise=0.1, n=1000,
+    ),
+    _lists("order", list_worlds.order_matters, _true("index", 0.1, 0.2, 0.3), _false("kept", 0.3), _false("none", 0),
+           n=1000),
+    _lists(
+        "steering-gains", list_worlds.steering_gains,
+        _true("beyond", 5, 10, 20), _true("beyond", 20, noise=0.3), _false("bias", 10, 20), _false("alike", 10),
+        _false("winner", 10), noise=0.1, n=800,
+    ),
+    _lists(
+        "lowers", edit_worlds.lowers,
+        _true("one each", 0.3, 0.4, heads=(1, 2, 4)), _false("one each", 0.2, heads=2),
+        _false("alike", 0.4, heads=(2, 4)), _false("one head", 0.4, heads=4), _false("winner", 0.4, heads=2),
+        noise=0.05, n=500,
+    ),
+    _lists(
+        "edit-gains", edit_worlds.edit_gains,
+        _true("gains", 22, 25, 30), _false("gains", 10, 15, 20), _false("bias", 25), _false("random", 25),
+        _false("winner", 25), noise=0.1, n=1000,
+    ),
 )  # fmt: skip
-CONTROL = ("no channel", False)
-THROUGH_MODELS = (
-    ("indexes", rules.INDEXES, decoding.run, positional.indexes, _whole(("", True))),
-    ("three-dimensions", rules.THREE_DIMENSIONS, interchange.run, positional.three_dimensions,
-     _whole(("", True), ("eight dimensions", False), CONTROL)),
-    ("traversed", rules.TRAVERSED, traversal.run_reach, positional.traversed, _whole(("", True), CONTROL)),
-    ("errors-near", rules.ERRORS_NEAR, crowding.run_margins, positional.errors_near,
-     _whole(("", True), CONTROL, noise=0.4)),
-    ("crowds", rules.CROWDS, crowding.run_scales, positional.crowds, _whole(CONTROL)),
-    ("order", rules.ORDER, order.run, positional.order_matters, _whole(("", True), CONTROL)),
-    ("steering-gains", rules.STEERING_GAINS, steering.run, positional.steering_gains, _whole(("", False), CONTROL)),
-    ("lowers", rules.LOWERS, removal.run, editing.lowers,
-     _whole(("one carrier", True), ("many carriers", False), CONTROL)),
-    ("edit-gains", rules.EDIT_GAINS, gains.run, editing.edit_gains, _whole(("", True), noise=0.4)),
-)  # fmt: skip
-
-
-def _tasks(world: str, truth: bool, *sizes: float, noise: float, tasks: int = 8, n: int = 200) -> list[Cell]:
-    """Cells of one kind, of so many tasks with n prompts each."""
-    return [Cell(world, truth, size, noise, 0, 0, n, tasks) for size in sizes]
-
-
-def _few(world: str, size: float, noise: float, n: int = 200, several: Sequence[int] = (5, 4)) -> list[Cell]:
-    """True ones, of few tasks."""
-    return [cell for tasks in several for cell in _tasks(world, True, size, noise=noise, tasks=tasks, n=n)]
-
-
-def _kinds(*true: str) -> list[Cell]:
-    """Planted transformers whose heads are of every kind, on six tasks."""
-    return [Cell(f"transformer, {kind}", kind in true, 0, 0.05, 0, 0, 100, 6) for kind in Kind]
-
-
+WHOLE = _true("transformer", 0)
+THROUGH_MODELS: dict[str, tuple[Kind, ...]] = {
+    "indexes": (WHOLE,),
+    "three-dimensions": (WHOLE, _false("transformer, eight dimensions", 0), NO_CHANNEL),
+    "traversed": (WHOLE, NO_CHANNEL),
+    "errors-near": (_true("transformer", 0, noise=0.4), _false("transformer, no channel", 0, noise=0.4)),
+    "crowds": (NO_CHANNEL,),
+    "order": (WHOLE, NO_CHANNEL),
+    "steering-gains": (_false("transformer", 0), NO_CHANNEL),
+    "lowers": (_true("transformer, one carrier", 0), _false("transformer, many carriers", 0), NO_CHANNEL),
+    "edit-gains": (_true("transformer", 0, noise=0.4),),
+}
+_in_context = partial(_planted, tasks=8, share=0.4)
+# whole models whose heads are of every kind; they are redundant, and back each other up, in two
+_of_kinds = partial(_planted, share=0.005, noise=0.05, n=100, tasks=6)
+KINDS = [(_true if kind in ("copies", "backup") else _false)(f"transformer, {kind}", 0) for kind in known.Kind]
 IN_CONTEXT = (
-    Planted("redundant", rules.REDUNDANT, icl_worlds.redundant, [
-        *_tasks("stand-ins", True, 1.5, 2, 10, noise=0.2), *_few("stand-ins", 2, 0.2),
-        *_tasks("stand-ins", True, 2, noise=0.4), *_tasks("parts", False, 0.7, 1, 1.2, noise=0.2),
-        *_tasks("parts", False, 1, noise=0.4), *_tasks("parts", False, 1, noise=0.2, tasks=5),
-        *_tasks("alike", False, 2, noise=0.2), *_tasks("little", False, 2, noise=0.2),
-    ], 0.4),
-    Planted("redundant", rules.REDUNDANT, icl_worlds.redundant_in_transformers, _kinds("copies", "backup"), 0.005),
-    Planted("survives", rules.SURVIVES, icl_worlds.survives, [
-        *_tasks("out", True, 0, 0.01, 0.03, noise=0.03, n=48), *_few("out", 0.01, 0.03, 48, (6, 5)),
-        *_tasks("out", True, 0.01, noise=0.1, n=48), *_tasks("out", False, 0.1, 0.2, 0.3, noise=0.03, n=48),
-        *_tasks("out", False, 0.1, noise=0.1, n=48), *_tasks("out", False, 0.1, noise=0.03, tasks=6, n=48),
-        *_tasks("exchanged", False, 0.3, noise=0.03, n=48),
-    ], 0.4),
-    Planted("moves-up", rules.MOVES_UP, icl_worlds.moves_up, [
-        *_tasks("posts", True, 1, 2, 4, noise=0.7, n=32), *_few("posts", 2, 0.7, 32),
-        *_tasks("posts", True, 2, noise=1.5, n=32), *_tasks("alike", False, 2, 4, noise=0.7, n=32),
-        *_tasks("gone", False, 2, noise=0.7, n=32), *_tasks("none", False, 0, noise=0.7, n=32),
-        *_tasks("none", False, 0, noise=0.7, n=32, tasks=5),
-    ], 0.4),
-    Planted("backups", rules.BACKUPS, icl_worlds.backups, [
-        *_tasks("step in", True, 0.3, 0.5, 1, noise=0.15, n=100), *_few("step in", 0.5, 0.15, 100),
-        *_tasks("step in", True, 0.5, noise=0.3, n=100), *_tasks("step in", False, 0, 0.1, noise=0.15, n=100),
-        *_tasks("step in", False, 0, noise=0.15, tasks=5, n=100), *_tasks("alike", False, 0.5, noise=0.15, n=100),
-        *_tasks("little", False, 0.5, noise=0.15, n=100),
-    ], 0.2),
-    Planted("backups", rules.BACKUPS, icl_worlds.backups_in_transformers, _kinds("copies", "backup"), 0.005),
-    Planted("evidence", rules.EVIDENCE, icl_worlds.evidence, [
-        *_tasks("exact", True, 0.1, 1, noise=0.15, tasks=0, n=125),
-        *(cell for noise in (0.25, 0.4) for cell in _tasks("exact", True, 1, noise=noise, tasks=0, n=125)),
-        *_tasks("exact", True, 1, noise=0.15, tasks=0, n=50),
-        *(cell for world in ("even", "saturation", "recency", "last", "count")
-          for cell in _tasks(world, False, 1, noise=0.15, tasks=0, n=125)),
-    ], 0.03),
-    Planted("adds", rules.ADDS, icl_worlds.adds, [
-        *_tasks("ratio", True, 0.9, 1, 1.1, noise=0.5, tasks=0, n=80),
-        *_tasks("ratio", True, 1, noise=1, tasks=0, n=80),
-        *_tasks("ratio", True, 1, noise=0.5, tasks=0, n=50),
-        *_tasks("ratio", False, 0.5, 0.8, 1.25, noise=0.5, tasks=0, n=80),
-        *_tasks("little", False, 1, noise=0.5, tasks=0, n=80),
-    ], 0.4),
-    Planted("looks-back", rules.LOOKS_BACK, icl_worlds.looks_back, [
-        *_tasks("answers", True, 1, 2, noise=0.2, n=48), *_tasks("answers", True, 2, noise=0.2, tasks=5, n=48),
-        *_tasks("answers", True, 2, noise=0.5, n=48), *_tasks("layers", False, 2, noise=0.2, n=48),
-        *_tasks("everywhere", False, 2, noise=0.2, n=48), *_tasks("none", False, 0, noise=0.2, n=48),
-    ], 0.1),
-    Planted("in-parts", rules.IN_PARTS, icl_worlds.in_parts, [
-        *_tasks("mlps", True, 0.4, 0.6, noise=0.03, tasks=5, n=150),
-        *(cell for tasks in (4, 3) for cell in _tasks("mlps", True, 0.6, noise=0.03, tasks=tasks, n=150)),
-        *_tasks("mlps", True, 0.6, noise=0.1, tasks=5, n=150),
-        *(cell for tasks in (5, 4) for cell in _tasks("alike", False, 0.6, noise=0.03, tasks=tasks, n=150)),
-        *_tasks("whole", False, 0.6, noise=0.03, tasks=5, n=150), *_tasks("none", False, 0, noise=0.1, tasks=5, n=150),
-    ], 0.1),
+    _in_context(
+        "redundant", icl_worlds.redundant,
+        _true("stand-ins", 1.5, 2, 10), _true("stand-ins", 2, tasks=(5, 4)), _true("stand-ins", 2, noise=0.4),
+        _false("parts", 0.7, 1, 1.2), _false("parts", 1, noise=0.4), _false("parts", 1, tasks=5),
+        _false("alike", 2), _false("little", 2), noise=0.2, n=200,
+    ),
+    _of_kinds("redundant", icl_worlds.redundant_in_transformers, *KINDS),
+    _in_context(
+        "survives", icl_worlds.survives,
+        _true("out", 0, 0.01, 0.03), _true("out", 0.01, tasks=(6, 5)), _true("out", 0.01, noise=0.1),
+        _false("out", 0.1, 0.2, 0.3), _false("out", 0.1, noise=0.1), _false("out", 0.1, tasks=6),
+        _false("exchanged", 0.3), noise=0.03, n=48,
+    ),
+    _in_context(
+        "moves-up", icl_worlds.moves_up,
+        _true("posts", 1, 2, 4), _true("posts", 2, tasks=(5, 4)), _true("posts", 2, noise=1.5),
+        _false("alike", 2, 4), _false("gone", 2), _false("none", 0), _false("none", 0, tasks=5), noise=0.7, n=32,
+    ),
+    _in_context(
+        "backups", icl_worlds.backups,
+        _true("step in", 0.3, 0.5, 1), _true("step in", 0.5, tasks=(5, 4)), _true("step in", 0.5, noise=0.3),
+        _false("step in", 0, 0.1), _false("step in", 0, tasks=5), _false("alike", 0.5), _false("little", 0.5),
+        share=0.2, noise=0.15, n=100,
+    ),
+    _of_kinds("backups", icl_worlds.backups_in_transformers, *KINDS),
+    _in_context(
+        "evidence", icl_worlds.evidence,
+        _true("exact", 0.1, 1), _true("exact", 1, noise=(0.25, 0.4)), _true("exact", 1, n=50),
+        *(_false(world, 1) for world in ("even", "saturation", "recency", "last", "count")),
+        share=0.03, noise=0.15, n=125, tasks=0,
+    ),
+    _in_context(
+        "adds", icl_worlds.adds,
+        _true("ratio", 0.9, 1, 1.1), _true("ratio", 1, noise=1), _true("ratio", 1, n=50),
+        _false("ratio", 0.5, 0.8, 1.25), _false("little", 1), noise=0.5, n=80, tasks=0,
+    ),
+    _in_context(
+        "looks-back", icl_worlds.looks_back,
+        _true("answers", 1, 2), _true("answers", 2, tasks=5), _true("answers", 2, noise=0.5), _false("layers", 2),
+        _false("everywhere", 2), _false("none", 0), share=0.1, noise=0.2, n=48,
+    ),
+    _in_context(
+        "in-parts", icl_worlds.in_parts,
+        _true("mlps", 0.4, 0.6), _true("mlps", 0.6, tasks=(4, 3)), _true("mlps", 0.6, noise=0.1),
+        _false("alike", 0.6, tasks=(5, 4)), _false("whole", 0.6), _false("none", 0, noise=0.1),
+        share=0.1, noise=0.03, n=150, tasks=5,
+    ),
 )  # fmt: skip
 PLANTED = (
-    *OF_WEIGHTS_AND_HEADS, *(each._replace(share=0.4) for each in ON_LISTS),
-    *(Planted(claim, rule, through(run, measure), cells, 0.005) for claim, rule, run, measure, cells in THROUGH_MODELS),
+    *OF_WEIGHTS_AND_HEADS, *ON_LISTS,
+    *(_planted(claim, through(BY_NAME[BY_ID[ClaimId(claim)].experiment].run, BY_ID[ClaimId(claim)].measure), *kinds,
+               share=0.005, noise=0.15, heads=2, readers=2) for claim, kinds in THROUGH_MODELS.items()),
     *IN_CONTEXT,
 )  # fmt: skip
 

@@ -29,12 +29,16 @@ RIVAL = 0.05  # of the held-out variance: a rival reader that tells less beyond 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED, _ = Verdict
 
 
+def _small(*ps: float) -> Verdict:
+    """The largest of p's."""
+    p = max(ps)
+    return SUPPORTED if p <= ALPHA else UNDECIDED if p <= DOUBT else NOT_SUPPORTED
+
+
 def _by_p(found: Measured) -> Verdict:
     """p: of all links jointly; of the listeners' AUC, by permutation of heads within layers; of so large a range of
     accuracy over indices in kept and in shuffled order, the larger one, by right answers dealt anew."""
-    if found.p <= ALPHA:
-        return SUPPORTED
-    return UNDECIDED if found.p <= DOUBT else NOT_SUPPORTED
+    return _small(found.p)
 
 
 def _privileged(found: Measured) -> Verdict:
@@ -81,12 +85,6 @@ IN_LISTS = Rule(_in_lists, {"matched_components_a_head": 20, "heads": 2})
 def _all_of(*parts: Verdict) -> Verdict:
     """Supported where every condition is, not supported where one is not, else undecided."""
     return NOT_SUPPORTED if NOT_SUPPORTED in parts else UNDECIDED if UNDECIDED in parts else SUPPORTED
-
-
-def _small(*ps: float) -> Verdict:
-    """The largest of p's."""
-    p = max(ps)
-    return SUPPORTED if p <= ALPHA else UNDECIDED if p <= DOUBT else NOT_SUPPORTED
 
 
 def _above(low: float, high: float, level: float = 0) -> Verdict:
@@ -184,13 +182,13 @@ def _redundant(found: Measured) -> Verdict:
     """value, low, high: joint over summed loss. p: against sets matched on direct effect. also: ``joint_low``, in nats.
     Undecided where nothing is clearly lost, and where matched sets lose as much more than their sum: all heads may be
     redundant, or log-odds bend."""
-    if not found.also["joint_low"] > 0:
+    return _of_what_is_lost(found, found.also["joint_low"], SUM[1])
+
+
+def _of_what_is_lost(found: Measured, lost: float, level: float) -> Verdict:
+    if not lost > 0:
         return UNDECIDED
-    return _all_of(_above(found.low, found.high, SUM[1]), _beyond_matched(found.p))
-
-
-def _beyond_matched(p: float) -> Verdict:
-    return SUPPORTED if p <= ALPHA else UNDECIDED
+    return _all_of(_above(found.low, found.high, level), SUPPORTED if found.p <= ALPHA else UNDECIDED)
 
 
 def _survives(found: Measured) -> Verdict:
@@ -209,9 +207,7 @@ def _moves_up(found: Measured) -> Verdict:
 def _backups(found: Measured) -> Verdict:
     """value, low, high: share recovered. p: against heads matched on direct effect. also: ``lost_low``, in logits.
     Undecided where nothing is clearly lost, and where as much is recovered of what matched heads lose."""
-    if not found.also["lost_low"] > 0:
-        return UNDECIDED
-    return _all_of(_above(found.low, found.high, TENTH), _beyond_matched(found.p))
+    return _of_what_is_lost(found, found.also["lost_low"], TENTH)
 
 
 def _evidence(found: Measured) -> Verdict:

@@ -11,7 +11,7 @@ from talking_heads_utils import batches, resume
 from talking_heads_utils.cluster import Unit, run_units
 from talking_heads_utils.errors import NotApplicable, OptionError
 from talking_heads_utils.experiments import store
-from talking_heads_utils.experiments.catalogue import EXPERIMENTS
+from talking_heads_utils.experiments.catalogue import BY_NAME, EXPERIMENTS
 from talking_heads_utils.experiments.context import GATE, ROLES, Context, Experiment
 from talking_heads_utils.known import known_models
 
@@ -108,7 +108,7 @@ def _elsewhere(fresh: Context, name: str, results: resume.Store) -> None:
     c = _HERE[0][1]
     c.finished = lambda name: store.table_in(results, name, c)
     c.forget()
-    experiment = next(e for e in EXPERIMENTS if e.name == name)
+    experiment = BY_NAME[name]
     if results.stale(name, store.key_of(experiment, c)) is not None:
         _one(c, experiment, results, print)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from talking_heads_utils.errors import NotApplicable, OptionError, ResultError
-from talking_heads_utils.experiments.catalogue import EXPERIMENTS
+from talking_heads_utils.experiments.catalogue import BY_NAME, EXPERIMENTS
 from talking_heads_utils.experiments.context import Context, Experiment
 from talking_heads_utils.experiments.corpus import OWN_TEXTS, texts_sum
 from talking_heads_utils.experiments.result_files import results_folder, shown
@@ -126,7 +126,7 @@ def load(store: Store, experiment: Experiment) -> Finished:
 def table_in(store: Store, name: str, c: Context) -> pd.DataFrame | None:
     """The table of an experiment of the same run, None where it is not done or stale. Raises :class:`NotApplicable`
     with its reason where the model could not go through it."""
-    experiment = next(e for e in EXPERIMENTS if e.name == name)
+    experiment = BY_NAME[name]
     if store.stale(name, key_of(experiment, c)) is not None:
         return None
     result = load(store, experiment)

@@ -6,21 +6,26 @@ of the claim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition import attends, exchange, measures
 from talking_heads_utils.experiments.inhibition.exchange_study import Study, fresh_prompts, make_study
 from talking_heads_utils.experiments.rows import Row, frame
 from talking_heads_utils.experiments.rules import COMPONENTS
 from talking_heads_utils.experiments.verdicts import Measured, rank_p
+from talking_heads_utils.known import PLANTED
 from talking_heads_utils.planted.model import INHIBITION, MOVER, plant
 from talking_heads_utils.roles import S_INHIBITION
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 D_HEAD = 64  # components of a head
 DECAY = 12.0  # over so many components singular values fall by a factor of e
@@ -45,6 +50,7 @@ class Cell:
 
 
 Random = np.random.Generator
+Draw = Callable[[Cell, int, Random], Iterator[Measured]]
 Ranks = Float[ndarray, "n n_heads"]
 
 
@@ -181,3 +187,26 @@ def _studies(cell: Cell, n: int, rng: Random) -> Iterator[Study]:
         truth = plant(strength=20.0, noise=cell.noise, seed=seed, **TRANSFORMERS[cell.world])
         prompts = fresh_prompts(truth.tokenizer, (20, cell.n_prompts), seed)
         yield make_study(truth.bridge, truth.tokenizer, truth.roles[MOVER], truth.roles[INHIBITION], *prompts)
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "transformer": {},
+    "transformer, eight dimensions": dict(rank=8),
+    "transformer, one carrier": dict(rank=2, idle=12, flat=0.2, strength=5.0),
+    "transformer, many carriers": dict(strength=5.0),
+    "transformer, no channel": dict(channel=False),
+}
+
+
+def through(run: Callable[[Context], Sequence[Row]], measure: Callable[[pd.DataFrame], Measured]) -> Draw:
+    """Draws whole planted models through an experiment of chapter 2 or 3 and the measure of its claim, on one prompt in
+    ten. A cell's world is one of :data:`MODELS`; noise, of :func:`~talking_heads_utils.planted.model.plant`, is what
+    makes long lists hard."""
+
+    def draw(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
+        for seed in rng.integers(2**31, size=n).tolist():
+            truth = plant(noise=cell.noise, seed=seed, **MODELS[cell.world])
+            c = Context(PLANTED, seed, quick=True, loaded=(truth.bridge, truth.tokenizer))
+            yield measure(frame(run(c)))
+
+    return draw

@@ -1,4 +1,4 @@
-"""The job of a small model of IOI and Laundry Lists: its prompts, its curriculum, its constrained loss.
+"""A small model of IOI and Laundry Lists: its prompts, its curriculum, its constrained loss.
 
 Prompts are drawn on the fly, straight as token ids: the tasks and wordings of :mod:`talking_heads_utils.prompts`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,12 @@ from torch import Tensor
 
 from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.prompts.words import WORD_LISTS, load_templates, load_words
+from talking_heads_utils.training.loop import N_EVAL, Run
 from talking_heads_utils.training.model import build_model, constrain, logits_and_spread
 from talking_heads_utils.training.spec import CHECKED, FREE, N_CHECK, N_LAST, MiniSpec
 
 if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
-
-    from talking_heads_utils.training.loop import Progress
+    from transformers import PreTrainedTokenizerFast
 
 SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
 SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
@@ -114,52 +114,41 @@ def draw_length(rng: np.random.Generator, longest: int, power: float) -> int:
     return int(rng.choice(lengths, p=lengths**power / (lengths**power).sum()))
 
 
-@dataclass(frozen=True)
-class ListsJob:
+class ListsRun(Run):
     """One model of IOI and lists: lists of two first, then of every length; rounds while they help."""
 
     spec: MiniSpec
-    tokenizer: PreTrainedTokenizerFast
-    prompts: Prompts
 
-    @classmethod
-    def of(cls, spec: MiniSpec) -> ListsJob:
-        """With the words that the model of this recipe knows."""
+    def __init__(self, spec: MiniSpec, seed: int, folder: Path, device: str = "cpu"):
         tokenizer = word_tokenizer(spec.n_names, spec.n_places, spec.n_objects, spec.n_positions)
-        return cls(spec, tokenizer, Prompts(tokenizer))
+        self.prompts = Prompts(tokenizer)
+        super().__init__(spec, seed, folder, device, tokenizer, build_model(spec, tokenizer, seed))
 
-    def build(self, seed: int) -> GPT2LMHeadModel:
-        """A fresh model, its constraint in force."""
-        return build_model(self.spec, len(self.tokenizer), self.tokenizer.bos_token_id, seed)
-
-    def losses(
-        self, model: GPT2LMHeadModel, rng: np.random.Generator, progress: Progress, device: str
-    ) -> Iterator[tuple[Tensor, float]]:
+    def losses(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:
         """One step's parts: the loss to descend, and the share of it that is the answers' own."""
-        for part in self.prompts.batches(rng, self.spec, progress.longest):
-            logits, spread = self._run(model, part, device, progress.step)
-            loss = F.cross_entropy(logits, part.answers.to(device), reduction="sum") / self.spec.batch
+        for part in self.prompts.batches(rng, self.spec, self.progress.longest):
+            logits, spread = self._run(part, self.progress.step)
+            loss = F.cross_entropy(logits, part.answers.to(self.device), reduction="sum") / self.spec.batch
             yield loss + self.spec.level * spread * len(part.answers) / self.spec.batch, loss.item()
 
-    def _run(self, model: GPT2LMHeadModel, batch: Batch, device: str, step: int | None = None) -> tuple[Tensor, Tensor]:
-        return logits_and_spread(model, self.spec, batch.tokens.to(device), batch.end.to(device), step)
+    def _run(self, batch: Batch, step: int | None = None) -> tuple[Tensor, Tensor]:
+        return logits_and_spread(self.model, self.spec, batch.tokens.to(self.device), batch.end.to(self.device), step)
 
-    def after_step(self, model: GPT2LMHeadModel, progress: Progress) -> None:
+    def after_step(self) -> None:
         """The constraint, and the curriculum: lists of every length come in once the shortest are learned."""
-        constrain(model, self.spec, progress.step)
-        if progress.complete_at is None and progress.running_loss < self.spec.lengthen_below:
-            progress.longest, progress.complete_at = self.spec.n_items, progress.step
+        at = self.progress
+        constrain(self.model, self.spec, at.step)
+        if at.complete_at is None and at.running_loss < self.spec.lengthen_below:
+            at.longest, at.complete_at = self.spec.n_items, at.step
 
-    def accuracy(self, model: GPT2LMHeadModel, n: int, device: str, which: int = LOGGED) -> dict[str, float]:
+    def accuracy(self, n: int = N_EVAL, which: int = LOGGED) -> dict[str, float]:
         """Accuracy over the vocabulary on every kind of prompt, on fixed ones."""
-        return {name: right for name, (right, _) in self.answers(model, n, device, which).items()}
+        return {name: right for name, (right, _) in self.answers(n, which).items()}
 
     @torch.no_grad()
-    def answers(
-        self, model: GPT2LMHeadModel, n: int, device: str, which: int, kinds: Sequence[str] = ()
-    ) -> dict[str, tuple[float, float]]:
+    def answers(self, n: int, which: int, kinds: Sequence[str] = ()) -> dict[str, tuple[float, float]]:
         """Accuracy and mean loss (nats) of each kind of prompt: ``ioi``, and ``n=2`` to the longest list, or some."""
-        model.eval()
+        self.model.eval()
         found = {}
         for name in kinds or ["ioi", *(f"n={k}" for k in range(2, self.spec.n_items + 1))]:
             n_items = 0 if name == "ioi" else int(name[2:])
@@ -168,33 +157,34 @@ class ListsJob:
                 self.prompts.draw_laundry(rng, n_items) if n_items else self.prompts.draw_ioi(rng) for _ in range(n)
             ]
             parts = [self.prompts.stack(drawn[i : i + AT_ONCE]) for i in range(0, n, AT_ONCE)]
-            logits = torch.cat([self._run(model, part, device)[0].cpu() for part in parts])
+            logits = torch.cat([self._run(part)[0].cpu() for part in parts])
             answers = torch.cat([part.answers for part in parts])
             right = (logits.argmax(-1) == answers).float().mean().item()
             found[name] = (right, F.cross_entropy(logits, answers).item())
-        model.train()
+        self.model.train()
         return found
 
-    def about(self, model: GPT2LMHeadModel, n: int, device: str) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """For the card: accuracy on more prompts, by which nothing is decided."""
-        return dict(last=dict(n=N_LAST, accuracy=self.accuracy(model, N_LAST, device, LAST)))
+        return dict(last=dict(n=N_LAST, accuracy=self.accuracy(N_LAST, LAST)))
 
-    def is_early(self, progress: Progress) -> bool:
+    def is_early(self) -> bool:
         """Is this the first evaluation at which every length is settled and :data:`SHORT` solved?"""
-        if self.spec.keys == FREE or progress.early_at is not None or progress.complete_at is None:
+        at = self.progress
+        if self.spec.keys == FREE or at.early_at is not None or at.complete_at is None:
             return False
-        accuracy = progress.log[-1]["accuracy"]
-        settled = progress.step >= progress.complete_at + SETTLED
+        accuracy = at.log[-1]["accuracy"]
+        settled = at.step >= at.complete_at + SETTLED
         return settled and all(accuracy[name] >= SOLVED for name in SHORT if name in accuracy)
 
-    def goes_on(self, model: GPT2LMHeadModel, progress: Progress, device: str) -> bool:
+    def goes_on(self) -> bool:
         """At the end of a round: is there to be another? Not if every kind of prompt is solved, nor if the loss did not
         fall over the last round. Judged on prompts of their own, that no accuracy is reported on."""
         if not self.spec.rounds:
             return False
-        found = self.answers(model, N_CHECK, device, CHECK)
+        at, found = self.progress, self.answers(N_CHECK, CHECK)
         accuracy = {name: right for name, (right, _) in found.items()}
         loss = sum(loss for _, loss in found.values()) / len(found)
-        helped = not progress.checks or loss < progress.checks[-1]["loss"]
-        progress.checks.append(dict(step=progress.step, loss=loss, accuracy=accuracy))
-        return min(accuracy.values()) < CHECKED and helped and progress.rounds < self.spec.rounds
+        helped = not at.checks or loss < at.checks[-1]["loss"]
+        at.checks.append(dict(step=at.step, loss=loss, accuracy=accuracy))
+        return min(accuracy.values()) < CHECKED and helped and at.rounds < self.spec.rounds

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from talking_heads_utils.device import check_device
 from talking_heads_utils.errors import OptionError
@@ -22,12 +24,10 @@ from talking_heads_utils.files import check_folder
 from talking_heads_utils.resume import NOTE, Store
 from talking_heads_utils.settings import EARLY, FINAL
 from talking_heads_utils.training.card import card_text
-from talking_heads_utils.training.functions import FunctionsJob
-from talking_heads_utils.training.lists import ListsJob
-from talking_heads_utils.training.spec import MiniSpec, Round, Spec
+from talking_heads_utils.training.spec import Round, Spec
 
 if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 N_EVAL = 200  # prompts of each kind at an evaluation
 EVERY = 200  # steps between evaluations
@@ -53,17 +53,43 @@ class Progress:
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Run:
-    """One training run: model, optimiser and progress, in a folder whose states are parts of a :class:`Store`."""
+class Run(ABC):
+    """One training run: model, optimiser and progress, in a folder whose states are parts of a :class:`Store`. What it
+    trains on, and when it goes on, is said by a subclass: :class:`~talking_heads_utils.training.lists.ListsRun`,
+    :class:`~talking_heads_utils.training.functions.FunctionsRun`."""
 
-    def __init__(self, spec: Spec, seed: int, folder: Path, device: str = "cpu"):
+    def __init__(
+        self, spec: Spec, seed: int, folder: Path, device: str, tokenizer: PreTrainedTokenizerFast,
+        model: GPT2LMHeadModel,
+    ):  # fmt: skip
         self.spec, self.seed, self.folder, self.device = spec, seed, check_folder(folder), check_device(device)
         self.store = Store(self.folder, {**asdict(spec), "seed": seed}, ".pt")
-        self.job: ListsJob | FunctionsJob = ListsJob.of(spec) if isinstance(spec, MiniSpec) else FunctionsJob.of(spec)
-        self.tokenizer = self.job.tokenizer
-        self.model: GPT2LMHeadModel = self.job.build(seed).to(device)
+        self.tokenizer, self.model = tokenizer, model.to(device)
         self.optimiser = self._fresh_optimiser()
         self.progress = Progress()
+
+    @abstractmethod
+    def losses(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:
+        """One step's parts: the loss to descend, and the share of it that is the answers' own, in nats."""
+
+    @abstractmethod
+    def accuracy(self, n: int = N_EVAL) -> dict[str, float]:
+        """Accuracy by kind of prompt, on n fixed prompts each."""
+
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """What the card says beside that accuracy."""
+
+    def after_step(self) -> None:  # noqa: B027
+        """A constraint that is put back, a curriculum; none here."""
+
+    def is_early(self) -> bool:
+        """Whether the early checkpoint is to be taken now."""
+        return False
+
+    def goes_on(self) -> bool:
+        """Whether there is to be another round, at the end of one."""
+        return False
 
     def _fresh_optimiser(self) -> torch.optim.AdamW:
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -87,34 +113,30 @@ class Run:
             group["lr"] = self.learning_rate()
         self.optimiser.zero_grad()
         total = 0.0
-        for loss, shown in self.job.losses(self.model, np.random.default_rng([self.seed, at.step]), at, self.device):
+        for loss, shown in self.losses(np.random.default_rng([self.seed, at.step])):
             loss.backward()
             total += shown
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         at.step += 1
         at.running_loss = 0.98 * at.running_loss + 0.02 * total
-        self.job.after_step(self.model, at)
+        self.after_step()
         return total
 
     def evaluate(self, minutes: float, say: Callable[[str], None]) -> None:
-        """Log the accuracy, take the early checkpoint where the job calls for it, begin another round where it asks for
-        one, with a fresh optimiser, and save the state."""
+        """Log the accuracy, take the early checkpoint, begin another round with a fresh optimiser where it is time,
+        and save the state."""
         at, end = self.progress, self.round.end
         at.log.append(dict(step=at.step, longest=at.longest, loss=round(at.running_loss, 4), accuracy=self.accuracy()))
-        if self.job.is_early(at):
+        if self.is_early():
             at.early_at = at.step
             self.save_model(EARLY)
         accuracy = " ".join(f"{name} {value:.0%}" for name, value in at.log[-1]["accuracy"].items())
         say(f"step {at.step}/{end} ({minutes:.1f} min), loss {at.running_loss:.3f}: {accuracy}")
-        if at.step == end and self.job.goes_on(self.model, at, self.device):
+        if at.step == end and self.goes_on():
             at.rounds += 1
             self.optimiser = self._fresh_optimiser()
         self.save_state()
-
-    def accuracy(self, n: int = N_EVAL) -> dict[str, float]:
-        """Accuracy by kind of prompt, on fixed prompts."""
-        return self.job.accuracy(self.model, n, self.device)
 
     def save_model(self, stage: str) -> Path:
         """The model as a plain Hugging Face checkpoint with its tokenizer and card, in a folder of its own."""
@@ -123,7 +145,7 @@ class Run:
         self.tokenizer.save_pretrained(part)
         card = dict(
             spec=asdict(self.spec), seed=self.seed, stage=stage, accuracy=self.accuracy(),
-            **self.job.about(self.model, N_EVAL, self.device), **asdict(self.progress),
+            **self.about(), **asdict(self.progress),
         )  # fmt: skip
         (part / "training.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         (part / "README.md").write_text(card_text(card), encoding="utf-8")
@@ -159,7 +181,7 @@ def train(
 ) -> Progress:  # fmt: skip
     """Train until the last step; the state is saved every so many steps, and a later call goes on from there.
 
-    The early checkpoint is taken at the first evaluation at which the run's job calls for it, the final one at the end.
+    The early checkpoint is taken at the first evaluation at which the run calls for it, the final one at the end.
     Raises :class:`OptionError` for a folder that already holds a run, unless it is to be resumed, and for one that
     holds none or another if it is.
     """

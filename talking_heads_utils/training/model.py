@@ -18,19 +18,22 @@ from torch import Tensor
 from talking_heads_utils.training.spec import FREE, PLACE, MiniSpec, Spec
 
 if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
     from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 COPY_SCALE = 4.0  # of what the mover copies
 
 
-def fresh_gpt2(spec: Spec, vocab_size: int, bos: int, seed: int, *, dropout: float = 0.0) -> GPT2LMHeadModel:
+def fresh_gpt2(
+    spec: Spec, tokenizer: PreTrainedTokenizerFast, seed: int, *, dropout: float = 0.0
+) -> GPT2LMHeadModel:  # fmt: skip
     """A GPT-2 of this shape with new weights. dropout: of the attention pattern alone."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
+    bos = tokenizer.bos_token_id
     config = GPT2Config(
-        vocab_size=vocab_size, n_positions=spec.n_positions, n_embd=spec.d_model, n_layer=spec.n_layers,
+        vocab_size=len(tokenizer), n_positions=spec.n_positions, n_embd=spec.d_model, n_layer=spec.n_layers,
         n_head=spec.n_heads, n_inner=spec.d_mlp, attn_pdrop=dropout, resid_pdrop=0.0, embd_pdrop=0.0,
         bos_token_id=bos, eos_token_id=bos, tie_word_embeddings=False,
     )  # fmt: skip
@@ -40,11 +43,11 @@ def fresh_gpt2(spec: Spec, vocab_size: int, bos: int, seed: int, *, dropout: flo
     return model
 
 
-def build_model(spec: MiniSpec, vocab_size: int, bos: int, seed: int) -> GPT2LMHeadModel:
+def build_model(spec: MiniSpec, tokenizer: PreTrainedTokenizerFast, seed: int) -> GPT2LMHeadModel:
     """A fresh model, its constraint already in force."""
-    model = fresh_gpt2(spec, vocab_size, bos, seed)
+    model = fresh_gpt2(spec, tokenizer, seed)
     with torch.no_grad():
-        model.transformer.wte.weight[:, : spec.d_head] = 0.3 * torch.randn(vocab_size, spec.d_head)
+        model.transformer.wte.weight[:, : spec.d_head] = 0.3 * torch.randn(len(tokenizer), spec.d_head)
         model.transformer.wpe.weight.mul_(spec.position_scale)
     model.lm_head.weight.requires_grad_(spec.keys == FREE)
     constrain(model, spec, 0)
@@ -78,21 +81,19 @@ def constrain(model: GPT2LMHeadModel, spec: MiniSpec, step: int | None = None) -
 
 
 def _constrain_mover(block: GPT2Block, spec: MiniSpec, position: slice) -> None:
-    """The last block: head 0 copies token to output, its keys read what they may; nothing else writes."""
+    """The last block: head 0 copies token to output, its keys read the dimensions ``position``; nothing else writes."""
     d, D = spec.d_head, spec.d_model
     qkv, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
-    may_read = position if spec.keys == PLACE else slice(2 * d, D)
-    qkv[: may_read.start, D : D + d] = 0
+    qkv[: position.start, D : D + d] = 0
     if spec.keys == PLACE:  # the norm takes the mean of the whole stream from every dimension: keys must not see that
-        qkv[may_read, D : D + d] -= qkv[may_read, D : D + d].mean(0)
+        qkv[position, D : D + d] -= qkv[position, D : D + d].mean(0)
     qkv[:, 2 * D :] = 0
     bias[2 * D :] = 0
     qkv[:d, 2 * D : 2 * D + d] = torch.eye(d, device=qkv.device)
-    block.attn.c_proj.weight.zero_()
-    block.attn.c_proj.bias.zero_()
+    for layer in (block.attn.c_proj, block.mlp.c_proj):
+        layer.weight.zero_()
+        layer.bias.zero_()
     block.attn.c_proj.weight[:d, d : 2 * d] = COPY_SCALE * torch.eye(d, device=qkv.device)
-    block.mlp.c_proj.weight.zero_()
-    block.mlp.c_proj.bias.zero_()
 
 
 def _keep(weight: Tensor, columns: slice) -> None:

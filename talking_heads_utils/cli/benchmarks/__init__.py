@@ -19,12 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median_high
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from talking_heads_utils.errors import TalkingHeadsError
 from talking_heads_utils.files import written_whole
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 T = TypeVar("T")
+U = TypeVar("U")
+MOVED = 1e-3  # standard deviation over what is tried that a result must reach
 
 
 @dataclass(frozen=True)
@@ -53,34 +57,69 @@ class Row:
 def compare(
     case: str,
     ours: Callable[[], T],
-    plain: Callable[[], T],
-    difference: Callable[[T, T], float],
+    plain: Callable[[], U],
+    difference: Callable[[T, U], float],
     repeats: int,
     *,
-    scale: float = 1.0,
+    ran: tuple[int, int] = (1, 1),
     peaks: tuple[float | None, float | None] = (None, None),
 ) -> Row:
     """Both run alternately after one warm-up of ours, and what ``difference`` says of their last results.
 
-    scale: of the plain way's time, where it runs a sample of the work. peaks: measured elsewhere, 10^6 bytes.
+    ran: how much of how much the plain way does, where it runs a sample of the work: its time is scaled up, and the
+    case says so. peaks: measured elsewhere, 10^6 bytes.
     """
-    times: dict[Callable[[], T], list[float]] = {ours: [], plain: []}
+    times: list[tuple[float, float]] = []
     ours()
     for _ in range(repeats):
-        results = []
-        for run in (ours, plain):
-            start = time.perf_counter()
-            results.append(run())
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times[run].append(time.perf_counter() - start)
-    ours_s, plain_s = median(times[ours]), median(times[plain]) * scale
-    return Row(case, ours_s, plain_s, plain_s / ours_s, difference(*results), *peaks)
+        ours_s, found = timed(ours)
+        plain_s, other = timed(plain)
+        times.append((ours_s, plain_s * ran[1] / ran[0]))
+    if ran[0] < ran[1]:
+        case += f" ({ran[0]:,} of {ran[1]:,} the plain way, scaled up)"
+    ours_s, plain_s = map(median_high, zip(*times))
+    return Row(case, ours_s, plain_s, plain_s / ours_s, difference(found, other), *peaks)
 
 
-def median(values: Sequence[float]) -> float:
-    """Middle of an odd count, upper middle of an even one."""
-    return sorted(values)[len(values) // 2]
+def timed(run: Callable[[], T]) -> tuple[float, T]:
+    """Seconds, and what came of it."""
+    start = time.perf_counter()
+    found = run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, found
+
+
+def check_moved(spread: Tensor, what: str) -> None:
+    """Raises :class:`TalkingHeadsError` where no standard deviation over what was tried reaches :data:`MOVED`."""
+    if not spread.max() > MOVED:
+        raise TalkingHeadsError(f"{what} hardly changes: agreement would mean nothing.")
+
+
+@torch.no_grad()
+def hooked(
+    bridge: TransformerBridge, tokens: Tensor, changes: Iterable[tuple[str, Callable[[Tensor], Any]]] = (),
+    keep: Iterable[str] = (), **options: Any,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    """The plain way: a whole run with hooks. What it gives, and what stood at the hooks ``keep``.
+
+    changes: (hook, change) pairs; a change alters the copy of the values that it gets. options: of ``run_with_hooks``.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def changing(change: Callable[[Tensor], Any]) -> Callable:
+        def hook(values: Tensor, hook: object) -> Tensor:
+            values = values.clone()
+            change(values)
+            return values
+
+        return hook
+
+    def keeping(name: str) -> Callable:
+        return lambda values, hook: seen.update({name: values})
+
+    hooks = [(name, changing(change)) for name, change in changes] + [(name, keeping(name)) for name in keep]
+    return bridge.run_with_hooks(tokens.to(bridge.cfg.device), fwd_hooks=hooks, **options), seen
 
 
 def random_model(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, device: str) -> TransformerBridge:
@@ -97,36 +136,22 @@ def random_model(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, d
 def child(benchmark: str, route: str, *arguments: str) -> tuple[float, float]:
     """Seconds of a fresh process, start to end, that goes one of a benchmark's ``ROUTES``, and its peak of memory in
     10^6 bytes: see :func:`go`."""
-    line = [sys.executable, "-m", __name__, benchmark, route, *arguments]
-    start = time.perf_counter()
-    done = subprocess.run(line, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
+    code = f"import sys; from {__name__} import go; go(*sys.argv[1:])"
+    line = [sys.executable, "-c", code, benchmark, route, *arguments]
+    seconds, done = timed(lambda: subprocess.run(line, capture_output=True, text=True))
     if done.returncode:
         raise TalkingHeadsError(f"`{' '.join(line[1:])}` failed:\n{done.stderr[-2000:]}")
     return seconds, float(done.stdout.rsplit("peak_mb=", 1)[1])
 
 
 def go(benchmark: str, route: str, *arguments: str) -> None:
-    """Go one route of a benchmark in this process, then print its peak of memory."""
+    """Go one route of a benchmark in this process, then print its own peak of resident memory.
+
+    Linux tells that exactly; elsewhere ``ru_maxrss`` has to do, which can count the parent's as well.
+    """
     module = importlib.import_module(f"{__name__}.{benchmark}")
     with torch.inference_mode():
         module.ROUTES[route](*arguments)
-    print_peak()
-
-
-def command(*arguments: str) -> None:
-    """What a user types after ``python -m talking_heads_utils``. Raises :class:`TalkingHeadsError` if it fails."""
-    from talking_heads_utils.cli import main
-
-    if main(list(arguments)):
-        raise TalkingHeadsError(f"`{' '.join(arguments)}` failed.")
-
-
-def print_peak() -> None:
-    """Print this process's own peak of resident memory.
-
-    Linux tells it exactly; elsewhere ``ru_maxrss`` has to do, which can count the parent's as well.
-    """
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
@@ -138,29 +163,26 @@ def print_peak() -> None:
     print(f"peak_mb={peak / 1e6:.1f}")
 
 
+def command(*arguments: str) -> None:
+    """What a user types after ``python -m talking_heads_utils``. Raises :class:`TalkingHeadsError` if it fails."""
+    from talking_heads_utils.cli import main
+
+    if main(list(arguments)):
+        raise TalkingHeadsError(f"`{' '.join(arguments)}` failed.")
+
+
 def report(name: str, rows: Sequence[Row], out: Path, about: dict[str, Any], device: str = "cpu") -> Path:
     """Print the table and write the JSON file with what there is to say about the run; returns its path."""
+    import pandas as pd
+
     from talking_heads_utils.provenance import machine, versions
 
-    on = machine(device)
+    on, each = machine(device), [asdict(row) for row in rows]
     path = Path(out) / f"{name}-{on['name']}.json"
-    print(table(rows))
-    content = {"benchmark": name, "machine": on, "versions": versions(), **about, "rows": [asdict(row) for row in rows]}
+    shown = pd.DataFrame(each).astype(object).fillna("-")
+    print(shown.to_string(index=False, float_format=lambda x: f"{x:.3g}" if x < 100 else f"{x:,.0f}"))
+    content = {"benchmark": name, "machine": on, "versions": versions(), **about, "rows": each}
     with written_whole(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path}")
     return path
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text."""
-    names = [field.name for field in fields(Row)]
-    cells = [names] + [[_cell(getattr(row, name)) for name in names] for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in cells)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else f"{value:.3g}" if value < 100 else f"{value:,.0f}"

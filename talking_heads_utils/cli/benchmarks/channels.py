@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.cli.benchmarks import Row, compare
+from talking_heads_utils.cli.benchmarks import Row, compare, hooked
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.effects import component_effects, inhibition_change
 from talking_heads_utils.forward.recording import record
@@ -58,8 +58,8 @@ def component_row(
         assert found is not None
         return torch.stack([found[:, :, c.layer, c.head, c.component].mean(0) for c in sample])
 
-    case = f"{n:,} components into {len(heads)} queries, {len(prompts)} prompts ({n_sample} runs, scaled up)"
-    return compare(case, ours, lambda: hooked(bridge, prompts, heads, sample), _apart, repeats, scale=n / n_sample)
+    case = f"{n:,} components into {len(heads)} queries, {len(prompts)} prompts"
+    return compare(case, ours, lambda: without(bridge, prompts, heads, sample), _apart, repeats, ran=(n_sample, n))
 
 
 def head_row(bridge: TransformerBridge, prompts: PromptSet, movers: Sequence[str], repeats: int = 1) -> Row:
@@ -76,9 +76,9 @@ def head_row(bridge: TransformerBridge, prompts: PromptSet, movers: Sequence[str
         return found[-1][:, 0]
 
     n = layer * n_heads
-    case = f"{n} heads into {len(heads)} queries, {len(prompts)} prompts (1 of theirs, scaled up)"
-    scale = n * len(heads) / n_heads  # theirs go into every head of the layer
-    return compare(case, ours, lambda: direct_path(bridge, prompts, heads), _apart, repeats, scale=scale)
+    case = f"{n} heads into {len(heads)} queries, {len(prompts)} prompts"
+    ran = n_heads, n * len(heads)  # theirs goes from one head into every head of the layer
+    return compare(case, ours, lambda: direct_path(bridge, prompts, heads), _apart, repeats, ran=ran)
 
 
 def _apart(ours: Tensor, plain: Tensor) -> float:
@@ -91,37 +91,29 @@ def _inhibition(pattern: Float[Tensor, "n n_heads n_pos n_pos"], prompts: Prompt
     return (at_end * contrast(prompts).to(at_end)[:, None]).sum(-1).mean(0)
 
 
-@torch.no_grad()
-def hooked(
+def without(
     bridge: TransformerBridge, prompts: PromptSet, heads: Sequence[Head], sample: Sequence[Component]
 ) -> Float[Tensor, "n_sample movers"]:
     """One run per component, its write at ``end`` taken out of the input of the movers' queries."""
-    layer, tokens = heads[0].layer, prompts.tokens.to(bridge.cfg.device)
-    name, directions = f"blocks.{layer}.attn.hook_pattern", write_directions(head_weights_from_bridge(bridge))[0]
-    wanted = {name, *(f"blocks.{c.layer}.attn.hook_z" for c in sample)}
-    _, cache = bridge.run_with_cache(tokens, names_filter=lambda n: n in wanted, stop_at_layer=layer + 1)
+    layer, directions = heads[0].layer, write_directions(head_weights_from_bridge(bridge))[0]
+    pattern, all_z = f"blocks.{layer}.attn.hook_pattern", {f"blocks.{c.layer}.attn.hook_z" for c in sample}
+    _, plain = hooked(bridge, prompts.tokens, keep=[pattern, *all_z], stop_at_layer=layer + 1)
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
-    before, found = _inhibition(cache[name], prompts, heads), []
+    before, found = _inhibition(plain[pattern], prompts, heads), []
     split = bool(getattr(bridge.cfg, "use_split_qkv_input", False))
     bridge.set_use_split_qkv_input(True)
     for c in sample:
-        z = cache[f"blocks.{c.layer}.attn.hook_z"][rows, end, c.head]
         v = directions[c.layer, c.head, c.component]
+        z = plain[f"blocks.{c.layer}.attn.hook_z"][rows, end, c.head]
         write = (z @ bridge.blocks[c.layer].attn.W_O[c.head] @ v)[:, None] * v
-        seen: dict[str, Tensor] = {}
 
-        def remove(tensor: Tensor, hook: object, write: Tensor = write) -> Tensor:
-            tensor = tensor.clone()
+        def remove(queries: Tensor, write: Tensor = write) -> None:
             for head in heads:
-                tensor[rows, end, head.head] -= write
-            return tensor
+                queries[rows, end, head.head] -= write
 
-        def keep(tensor: Tensor, hook: object, seen: dict[str, Tensor] = seen) -> None:
-            seen["pattern"] = tensor
-
-        hooks = [(f"blocks.{layer}.attn.hook_q_input", remove), (name, keep)]
-        bridge.run_with_hooks(tokens, fwd_hooks=hooks, stop_at_layer=layer + 1)
-        found.append(_inhibition(seen["pattern"], prompts, heads) - before)
+        changes = [(f"blocks.{layer}.attn.hook_q_input", remove)]
+        _, seen = hooked(bridge, prompts.tokens, changes, [pattern], stop_at_layer=layer + 1)
+        found.append(_inhibition(seen[pattern], prompts, heads) - before)
     bridge.set_use_split_qkv_input(split)
     return torch.stack(found)
 
@@ -138,7 +130,7 @@ def direct_path(bridge: TransformerBridge, prompts: PromptSet, heads: Sequence[H
 
     layer, tokens = heads[0].layer, prompts.tokens.to(bridge.cfg.device)
     name, z_name = f"blocks.{layer}.attn.hook_pattern", f"blocks.{layer - 1}.attn.hook_z"
-    _, cache = bridge.run_with_cache(tokens, names_filter=lambda n: n in (name, z_name), stop_at_layer=layer + 1)
+    _, cache = hooked(bridge, tokens, keep=(name, z_name), stop_at_layer=layer + 1)
     z = cache[z_name].clone()
     z[torch.arange(len(prompts)), prompts.positions["end"]] = 0
     seen: dict[str, Tensor] = {}

@@ -61,7 +61,7 @@ def component_difference(ours: CompositionScores, plain: dict[str, Tensor]) -> f
 
 def in_memory(way: Callable[[HeadWeights], Any]) -> Callable[..., None]:
     """The route that reads the weights and goes this way."""
-    return lambda weights_from, *revision: way(load_head_weights(weights_from, revision=next(iter(revision), None)))
+    return lambda weights_from, revision=None: way(load_head_weights(weights_from, revision=revision))
 
 
 def typed(weights_from: str, *revision: str) -> None:
@@ -82,8 +82,7 @@ ROUTES = {"command": typed, **{name: in_memory(way) for name, way in WAYS.items(
 @torch.inference_mode()
 def rows(weights_from: str, revision: str | None = None, repeats: int = 3) -> list[Row]:
     """The comparisons, on one checkpoint: the children first, while this process is still small."""
-    checkpoint = [weights_from] + ([revision] if revision else [])
-    children = {route: child("composition", route, *checkpoint) for route in ROUTES}
+    children = {route: child("composition", route, *filter(None, (weights_from, revision))) for route in ROUTES}
     weights = load_head_weights(weights_from, revision=revision)
     shape = f"{weights.n_layers}x{weights.n_heads} heads, d_head={weights.d_head}, d_model={weights.d_model}"
 

@@ -10,7 +10,7 @@ values: beside SmolLM2 stands a narrow model of Llama's shape with random ones.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,8 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.cli.benchmarks import Row, compare, random_model
-from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.cli.benchmarks import Row, check_moved, compare, hooked, random_model
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl.asked import Asked, Examples, NumberTask, Task
 from talking_heads_utils.experiments.icl.functions import Family
@@ -36,19 +35,16 @@ from talking_heads_utils.prompts.toy import level_tokenizer
 from talking_heads_utils.weights.packages import SMOLLM2
 
 if TYPE_CHECKING:
-    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerFast
-
-    from talking_heads_utils.weights.bridge import Hook
 
 ABOUT = "SmolLM2, and Llama's shape, 32 layers of width 128, with random values"
 N_LAYERS, N_PROMPTS, N_SINGLES, N_EXAMPLES, N_WORDS = 32, 64, 200, 12, 15
 POST, SCATTERED = "the post's", "scattered"
 POST_HEADS = [Head(10, 5), Head(10, 7), Head(13, 6), Head(13, 27), Head(14, 18)]  # of 32 layers, here in proportion
 POST_LAYERS = ([10, 11], [10, 11, 13], [10, 11, 13, 15])
-CHANGED = 1e-3  # standard deviation over variants that the log-odds must reach
 Sets = Sequence[Sequence[Head]]
+Changes = Sequence[tuple[str, Callable[[Tensor], None]]]
 
 
 @dataclass(frozen=True)
@@ -132,38 +128,31 @@ def grid_row(
     b, chosen = case.task.ask_b(case.c, asked, b_sees), chosen_sets(case.shape, sets)
     n_layers, n_sets = case.shape[0], len(chosen)
     layers = range(0, n_layers, every)
-    ran, all_runs = (1 + n_sets * (1 + n) for n in (len(layers), n_layers))  # the twin's, A's and B's
+    ran = 1 + n_sets * (1 + len(layers)), 1 + n_sets * (1 + n_layers)  # the twin's run, A's and B's
     sees = f"{asked.prompts.tokens.shape[1]} and {b.prompts.tokens.shape[1]} tokens, B sees {b_sees}"
     what = f"{case.name}, {n_layers} layers x {n_prompts} prompts x {n_sets} sets ({sets}; {sees})"
     ours, plain = partial(ours_grid, case.c, asked, b, chosen), partial(plain_grid, case.c, asked, b, chosen, layers)
-    return compare(what + sampled(ran, all_runs), ours, plain, lambda x, y: difference(x[:, layers].flatten(1), y),
-                   repeats, scale=all_runs / ran)  # fmt: skip
+    return compare(what, ours, plain, lambda x, y: difference(x[:, layers].flatten(1), y), repeats, ran=ran)
 
 
 def singles_row(case: Case, repeats: int, n_prompts: int = N_SINGLES, every: int = 1) -> Row:
     """Every head exchanged by itself. every: of the plain way one head in so many."""
     asked, sets = case.ask(n_prompts), [[head] for head in heads_in(range(case.shape[0]), case.shape[1])]
     sample = sets[every // 2 :: every]
-    ran, all_runs = 1 + len(sample), 1 + len(sets)
     what = f"{case.name}, {len(sets)} heads one by one, {n_prompts} prompts of {asked.prompts.tokens.shape[1]} tokens"
     return compare(
-        what + sampled(ran, all_runs),
+        what,
         lambda: exchanged(ready(case.c, asked), sets).log_odds,
         lambda: plain_sets(case.c, asked, sample),
         lambda ours, plain: difference(ours[:, every // 2 :: every], plain),
         repeats,
-        scale=all_runs / ran,
+        ran=(1 + len(sample), 1 + len(sets)),
     )
-
-
-def sampled(ran: int, all_runs: int) -> str:
-    return "" if ran == all_runs else f" ({ran} of the plain way's {all_runs} runs, scaled up)"
 
 
 def difference(ours: Float[Tensor, "n k"], plain: Float[Tensor, "n k"]) -> float:
     """The largest. Raises :class:`TalkingHeadsError` where nothing differs between variants."""
-    if not plain.std(1).max() > CHANGED:
-        raise TalkingHeadsError("Exchanges hardly change the log-odds: agreement would mean nothing.")
+    check_moved(plain.std(1), "By exchanges the log-odds")
     return (ours.double() - plain).abs().max().item()
 
 
@@ -172,58 +161,56 @@ def ours_grid(c: Context, asked: Asked, b: Asked, sets: Sets) -> Float[Tensor, "
     return grid(ready(c, asked), sets, prepare(c.bridge, b.prompts, check=False), b.right).patched.log_odds
 
 
-@torch.no_grad()
 def plain_grid(c: Context, asked: Asked, b: Asked, sets: Sets, layers: Sequence[int]) -> Float[Tensor, "n cells"]:
     """By hooks on whole prompts, cell by cell: layers, of each all sets."""
-    names = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
-    twin, found = _kept(c.bridge, asked.twins, [f"blocks.{i}.attn.hook_z" for i in range(c.bridge.cfg.n_layers)]), []
+    names, twin, found = [f"blocks.{layer}.hook_resid_pre" for layer in layers], _twin(c, asked), []
     for heads in sets:
-        with c.bridge.hooks(fwd_hooks=_exchanging(asked.prompts, heads, twin)):
-            given = _kept(c.bridge, asked.prompts, names)
+        given = _kept(c.bridge, asked.prompts, names, _exchanging(asked.prompts, heads, twin))
         found.append([_log_odds(c.bridge, b, [(name, _setting(b.prompts, given[name]))]) for name in names])
     return torch.stack([torch.stack(cells, 1) for cells in found], 2).flatten(1)
 
 
-@torch.no_grad()
 def plain_sets(c: Context, asked: Asked, sets: Sets) -> Float[Tensor, "n k"]:
     """By hooks on whole prompts, set by set."""
-    twin = _kept(c.bridge, asked.twins, [f"blocks.{i}.attn.hook_z" for i in range(c.bridge.cfg.n_layers)])
+    twin = _twin(c, asked)
     return torch.stack([_log_odds(c.bridge, asked, _exchanging(asked.prompts, heads, twin)) for heads in sets], 1)
 
 
-def _kept(bridge: TransformerBridge, prompts: PromptSet, names: Sequence[str]) -> dict[str, Tensor]:
+def _twin(c: Context, asked: Asked) -> dict[str, Tensor]:
+    return _kept(c.bridge, asked.twins, [f"blocks.{i}.attn.hook_z" for i in range(c.bridge.cfg.n_layers)])
+
+
+def _kept(
+    bridge: TransformerBridge, prompts: PromptSet, names: Sequence[str], changes: Changes = ()
+) -> dict[str, Tensor]:
     """What stands at hooks at the last token."""
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
     with logits_at(bridge, end[:, None]):
-        _, cache = bridge.run_with_cache(prompts.tokens.to(bridge.cfg.device), names_filter=lambda name: name in names)
-    return {name: cache[name][rows, end] for name in names}
+        _, seen = hooked(bridge, prompts.tokens, changes, names)
+    return {name: values[rows, end] for name, values in seen.items()}
 
 
-def _log_odds(bridge: TransformerBridge, asked: Asked, hooks: list[tuple[str, Hook]]) -> Float[Tensor, "n"]:
+def _log_odds(bridge: TransformerBridge, asked: Asked, changes: Changes) -> Float[Tensor, "n"]:
     """Of the right answer in a run of whole prompts, in double precision."""
     with logits_at(bridge, asked.prompts.positions["end"][:, None]):
-        logits = bridge.run_with_hooks(asked.prompts.tokens.to(bridge.cfg.device), fwd_hooks=hooks)[:, 0]
-    logits, right = logits.double().cpu(), asked.right[:, None]
+        logits = hooked(bridge, asked.prompts.tokens, changes)[0][:, 0].double().cpu()
+    right = asked.right[:, None]
     return logits.gather(1, right)[:, 0] - logits.scatter(1, right, -torch.inf).logsumexp(1)
 
 
-def _exchanging(prompts: PromptSet, heads: Sequence[Head], twin: dict[str, Tensor]) -> list[tuple[str, Hook]]:
-    """Hooks that put the twin's z of some heads at the last token."""
-    hooks = []
-    for layer in sorted({head.layer for head in heads}):
-        name, some = f"blocks.{layer}.attn.hook_z", [head.head for head in heads if head.layer == layer]
-        hooks.append((name, _setting(prompts, twin[name], some)))
-    return hooks
+def _exchanging(prompts: PromptSet, heads: Sequence[Head], twin: dict[str, Tensor]) -> Changes:
+    """Puts the twin's z of some heads at the last token."""
+    by_layer = {f"blocks.{head.layer}.attn.hook_z": [h.head for h in heads if h.layer == head.layer] for head in heads}
+    return [(name, _setting(prompts, twin[name], some)) for name, some in by_layer.items()]
 
 
-def _setting(prompts: PromptSet, given: Tensor, some: Sequence[int] | slice = slice(None)) -> Hook:
-    """A hook that sets the last token's values, or those of some heads."""
+def _setting(prompts: PromptSet, given: Tensor, some: Sequence[int] | slice = slice(None)) -> Callable[[Tensor], None]:
+    """Sets the last token's values, or those of some heads."""
     rows, end = torch.arange(len(prompts)), prompts.positions["end"]
 
-    def hook(tensor: Tensor, hook: HookPoint) -> Tensor:
-        tensor, new = tensor.clone(), tensor[rows, end]
+    def put(values: Tensor) -> None:
+        new = values[rows, end]
         new[:, some] = given[:, some]
-        tensor[rows, end] = new
-        return tensor
+        values[rows, end] = new
 
-    return hook
+    return put

@@ -1,13 +1,12 @@
 """Activation patching by layer and position: ours beside TransformerLens' own patching, in one process.
 
 Ours is the whole grid, the runs that are kept included; theirs is a fixed sample of its cells, spread over layers,
-heads and positions, by ``generic_activation_patch``, its time scaled up to all cells: the whole would take hours.
-Values are compared on that sample.
+heads and positions, by ``generic_activation_patch``, its time scaled up to all cells: the whole would take hours. The
+one clean run that its cells are cut from is not counted. Values are compared on that sample.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.cli.benchmarks import Row, median
+from talking_heads_utils.cli.benchmarks import Row, compare
 from talking_heads_utils.metrics import logit_difference
 from talking_heads_utils.models import load_model
 from talking_heads_utils.patching import patch
@@ -47,21 +46,17 @@ def row(
     clean, corrupted = pairs(bridge, counterfactual, n_prompts, n_pos)
     cells = _cells(bridge, site, n_pos)
     sample = cells.sample(min(n_sample, len(cells)), random_state=0).reset_index(drop=True)
-    patch(bridge, clean, corrupted, sites=site, layers=[bridge.cfg.n_layers - 1])  # warm
-    ours_s, plain_s = [], []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        ours = patch(bridge, clean, corrupted, sites=site)
-        ours_s.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        cache = _cache(bridge, clean, site)
-        kept = time.perf_counter()
-        theirs = plain(bridge, clean, corrupted, cache, site, sample)
-        plain_s.append(kept - start + (time.perf_counter() - kept) * len(cells) / len(sample))
-    case = f"{site} at {len(cells) // n_pos} x {n_pos} positions, {len(clean)} prompts, {counterfactual}"
-    case += f" ({len(sample)} of theirs, scaled up)" if len(sample) < len(cells) else ""
-    gap = (values_at(ours, sample) - theirs.cpu()).abs().max().item()
-    return Row(case, median(ours_s), median(plain_s), median(plain_s) / median(ours_s), gap, None, None)
+    tokens = clean.tokens.to(bridge.cfg.device)
+    with torch.no_grad():
+        cache = bridge.run_with_cache(tokens, names_filter=lambda name: name.endswith(site))[1]
+    return compare(
+        f"{site} at {len(cells) // n_pos} x {n_pos} positions, {len(clean)} prompts, {counterfactual}",
+        lambda: patch(bridge, clean, corrupted, sites=site),
+        lambda: plain(bridge, clean, corrupted, cache, site, sample),
+        lambda ours, theirs: (values_at(ours, sample) - theirs.cpu()).abs().max().item(),
+        repeats,
+        ran=(len(sample), len(cells)),
+    )
 
 
 def pairs(bridge: TransformerBridge, counterfactual: str, n_prompts: int, n_pos: int) -> tuple[PromptSet, PromptSet]:
@@ -81,11 +76,6 @@ def _cells(bridge: TransformerBridge, site: str, n_pos: int) -> pd.DataFrame:
 
     heads = [(bridge.cfg.n_heads, "head")] if site == "z" else []
     return make_df_from_ranges(*zip((bridge.cfg.n_layers, "layer"), (n_pos, "pos"), *heads))
-
-
-@torch.no_grad()
-def _cache(bridge: TransformerBridge, prompts: PromptSet, site: str) -> dict[str, Tensor]:
-    return bridge.run_with_cache(prompts.tokens.to(bridge.cfg.device), names_filter=lambda name: name.endswith(site))[1]
 
 
 @torch.no_grad()

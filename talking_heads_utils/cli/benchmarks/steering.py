@@ -11,14 +11,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from talking_heads_utils.cli.benchmarks import Row, compare, random_model
-from talking_heads_utils.errors import TalkingHeadsError
+from talking_heads_utils.cli.benchmarks import Row, check_moved, compare, hooked, random_model
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
 from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, Steering, grid, prepare, steer
 from talking_heads_utils.labels import Component, Head
@@ -27,15 +26,11 @@ from talking_heads_utils.prompts.toy import word_tokenizer
 from talking_heads_utils.weights.packages import SMOLLM2
 
 if TYPE_CHECKING:
-    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
-
-    from talking_heads_utils.weights.bridge import Hook
 
 ABOUT = "SmolLM2, and GPT-2 small's shape with random values"
 N_ITEMS = 5
 VALUES = tuple(float(v) for v in range(-100, 101, 10))  # the paper's axis: 21 values, 9,261 settings
-MOVED = 1e-3  # standard deviation over settings that what is read must reach
 PLAIN_BATCH, N_PLAIN = 32, 64  # of the plain way: settings per run, and settings of the sample
 
 
@@ -89,8 +84,7 @@ def row(
 
     def difference(ours: Tensor, plain: Tensor) -> float:
         """In double precision: in single precision either way is some 5e-4 from the truth where logits lie at 35."""
-        if not ours[0].std(0).max() > MOVED:
-            raise TalkingHeadsError(f"Steering hardly changes {read} of {case.name}: agreement would mean nothing.")
+        check_moved(ours[0].std(0), f"By steering {read} of {case.name}")
         exact, own = case.exact, sample.double()
         steered = prepare(exact.bridge, prompts, exact.writers)
         found = steer(steered, own, **what)[read][0]
@@ -103,42 +97,28 @@ def row(
         lambda: plain_runs(case, prompts, steering, sample, read),
         difference,
         repeats,
-        scale=len(settings) / len(sample),
+        ran=(len(sample), len(settings)),
     )
 
 
-@torch.no_grad()
 def plain_runs(case: Case, prompts: PromptSet, steering: Steering, settings: Tensor, read: str) -> Tensor:
     """Whole runs of the whole prompt with hooks, a batch of settings at a time."""
     end, found = int(prompts.positions["end"][0]), []
-    tokens = prompts.tokens[:, : end + 1].to(steering.middle.device)
+    patterns = {m.layer: f"blocks.{m.layer}.attn.hook_pattern" for m in case.movers}
     for batch in settings.to(steering.middle).split(PLAIN_BATCH):
-        seen: dict[int, Tensor] = {}
-        hooks: list[tuple[str, Callable]] = []
-        hooks += [(f"blocks.{layer}.hook_attn_out", _adding(case, steering, batch, layer, end))
-                  for layer in {w.layer for w in case.writers}]  # fmt: skip
-        hooks += [(f"blocks.{layer}.attn.hook_pattern", partial(_keep, seen, layer, end))
-                  for layer in {m.layer for m in case.movers}]  # fmt: skip
-        logits = case.bridge.run_with_hooks(tokens.expand(len(batch), -1), fwd_hooks=hooks)[:, end]
+
+        def adding(layer: int, batch: Tensor = batch) -> Callable[[Tensor], Tensor]:
+            columns = [k for k, w in enumerate(case.writers) if w.layer == layer]
+            write = batch[:, columns] @ steering.directions[columns]
+            return lambda out: out[:, end].add_(write)
+
+        changes = [(f"blocks.{layer}.hook_attn_out", adding(layer)) for layer in {w.layer for w in case.writers}]
+        tokens = prompts.tokens[:, : end + 1].expand(len(batch), -1)
+        logits, seen = hooked(case.bridge, tokens, changes, patterns.values())
         if read == ATTENTION:
-            patterns = torch.stack([seen[m.layer][:, m.head] for m in case.movers], 1)
-            to_items = patterns[:, :, steering.items[0]]
+            at_end = torch.stack([seen[patterns[m.layer]][:, m.head, end] for m in case.movers], 1)
+            to_items = at_end[:, :, steering.items[0]]
             found.append(to_items / to_items.sum(-1, keepdim=True))
         else:
-            found.append(logits[:, steering.candidates[0]])
+            found.append(logits[:, end, steering.candidates[0]])
     return torch.cat(found)
-
-
-def _keep(seen: dict[int, Tensor], layer: int, end: int, tensor: Tensor, hook: HookPoint) -> None:
-    seen[layer] = tensor[:, :, end]
-
-
-def _adding(case: Case, steering: Steering, batch: Tensor, layer: int, end: int) -> Hook:
-    columns = [k for k, w in enumerate(case.writers) if w.layer == layer]
-
-    def hook(tensor: Tensor, hook: HookPoint) -> Tensor:
-        tensor = tensor.clone()
-        tensor[:, end] += batch[:, columns] @ steering.directions[columns]
-        return tensor
-
-    return hook

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median_high
 
 import torch
 from torch import Tensor
 
-from talking_heads_utils.cli.benchmarks import Row, child, command, median
+from talking_heads_utils.cli.benchmarks import Row, child, command, timed
 from talking_heads_utils.weights.checkpoints import CONFIG, INDEX
 from talking_heads_utils.weights.families import Shape
 
@@ -82,12 +82,8 @@ def estimate(seconds: float, measured: Shape, asked: Shape) -> dict[str, float]:
 def product_rate(size: int = 4096) -> float:
     """Operations a second of ``torch.mm`` in float32 on square matrices: what this machine can do."""
     left, right = torch.randn(size, size), torch.randn(size, size)
-    out, times = torch.mm(left, right), []
-    for _ in range(3):
-        start = time.perf_counter()
-        torch.mm(left, right, out=out)
-        times.append(time.perf_counter() - start)
-    return 2.0 * size**3 / median(times)
+    out = torch.mm(left, right)
+    return 2.0 * size**3 / median_high(timed(lambda: torch.mm(left, right, out=out))[0] for _ in range(3))
 
 
 ROUTES = {"streamed": lambda weights, out: command("composition", "--weights", weights, "--out", out, "--stream")}
@@ -106,7 +102,7 @@ def share_of_rate(shape: Shape, repeats: int) -> Row:
         for _ in range(repeats):
             runs.append(child("streaming", "streamed", folder, f"{folder}/streamed.safetensors"))
             rates.append(product_rate())
-    ours_s, plain_s = median([seconds for seconds, _ in runs]), n_products(shape) / median(rates)
+    ours_s, plain_s = median_high(seconds for seconds, _ in runs), n_products(shape) / median_high(rates)
     case = (
         f"streamed from shards, {shape.n_layers} layers of {shape.n_heads} heads and {shape.n_kv_heads} K/V heads, "
         f"d_head={shape.d_head}, d_model={shape.d_model} / its bare matrix products at the machine's rate"
