@@ -118,7 +118,7 @@ def gate_figure(gate: pd.DataFrame) -> go.Figure:
 
 def words_figure(words: pd.DataFrame) -> go.Figure:
     """Greedy exact answers to tasks of words by number of examples, a menu for the task; both controls in grey. words:
-    of :func:`talking_heads_utils.experiments.icl.words.words`."""
+    of :func:`talking_heads_utils.experiments.icl.tasks.words`."""
     figure, kinds = new_figure(440), list(dict.fromkeys(words["examples"]))
     looks = [dict(color=ACCENT, dash="solid"), dict(color=CONTROL, dash="dash"), dict(color=CONTROL, dash="dot")]
     views = {

@@ -19,16 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.experiments.icl import tasks
 from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
-from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, marked, ready, written
+from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, every_ready, marked, written_along
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.engine import Forward, Z
 from talking_heads_utils.labels import Head
-from talking_heads_utils.progress import follow
-from talking_heads_utils.prompts.lists import HELD_OUT
 
 if TYPE_CHECKING:
     from talking_heads_utils.experiments.context import Context
@@ -157,10 +154,7 @@ def _along_final(r: Ready, sets: Sequence[Sequence[Head]]) -> tuple[Tensor, Tens
     for rows in batches.blocks(len(f.end), max(1, N_AT_ONCE // len(out))):
         _, instead = _run(r.twin, rows, torch.zeros_like(out[:1]))
         final, z = _run(f, rows, out, instead)
-        stream = f.norm.center(final)
-        own = stream / f.norm.scale(stream.square().sum(-1), stream.shape[-1])[..., None]
-        found.append([torch.stack([written(f, layer, at, along) for layer, at in enumerate(z)], 2).cpu()
-                      for along in (own, own[:, :1])])  # fmt: skip
+        found.append([scores.cpu() for scores in written_along(f, final, z)])
     free, held = map(torch.cat, zip(*found))
     return free, held
 
@@ -224,9 +218,6 @@ def _rows(
 
 
 def run(c: Context) -> list[BackupRow]:
-    picked, found = c.kept(picks), list[Measured]()
-    for seed, task in enumerate(follow(tasks.tasks(c), "tasks"), 1000 * c.seed):
-        if picked[task.name].chosen:
-            held = ready(c, task.ask(c, c.n(N_HELD, 20), HELD_OUT))
-            found.append(measure(held, picked[task.name], seed=seed))
+    picked, held = c.kept(picks), enumerate(every_ready(c, c.n(N_HELD, 20)), 1000 * c.seed)
+    found = [measure(r, own, seed=seed) for seed, r in held if (own := picked[r.asked.task.name]).chosen]
     return rows_of(c.model, found, seed=c.seed)

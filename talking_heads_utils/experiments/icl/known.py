@@ -88,11 +88,6 @@ class Plan:
         return {Kind.BACKUP: -self.steep, Kind.CHAIN: self.steep}.get(self.kind, 0.0)
 
 
-def room_for(ratio: float, written: Sequence[float]) -> float:
-    """The room with which copies that write so much have this joint over summed loss, each losing something."""
-    return sum(written) * (ratio - 1) / (len(written) * ratio - 1)
-
-
 # --- the transformer ---
 
 
@@ -204,12 +199,11 @@ def planted(
 # --- worlds ---
 
 STRONG, WEAK, MOST = 0.7, 0.35, 3.0  # nats that key heads, other heads and the one of ``alone`` add, about
-RATIOS = {Kind.COPIES: 2.0, Kind.ALIKE: 2.0, Kind.BACKUP: 2.0, Kind.CHAIN: 0.6}
+RATIOS = {Kind.COPIES: 2.0, Kind.ALIKE: 2.0, Kind.BACKUP: 2.0, Kind.CHAIN: 0.6}  # joint over summed loss, about
 
 
-def drawn_plan(kind: Kind, seed: int, ratio: float | None = None) -> Plan:
-    """Five key heads among 24 that all write, of random strengths at random places. ratio: joint over summed loss of
-    the five, about, where the kind has one to be chosen."""
+def drawn_plan(kind: Kind, seed: int) -> Plan:
+    """Five key heads among 24 that all write, of random strengths at random places."""
     drawn = torch.Generator().manual_seed(seed)
     spread = (0.2 * torch.randn(N_LAYERS * N_HEADS, generator=drawn)).exp().tolist()
     heads = heads_in(range(N_LAYERS), N_HEADS)
@@ -221,27 +215,20 @@ def drawn_plan(kind: Kind, seed: int, ratio: float | None = None) -> Plan:
         size = {head: MOST if head == key[0] else WEAK for head in heads}
     written = {head: size[head] * by for head, by in zip(heads, spread)}
     told = heads if kind is Kind.ALIKE else key
-    ratio = ratio or RATIOS.get(kind, 1.0)
-    room = room_for(ratio, [written[head] for head in key])
+    ratio, sizes = RATIOS.get(kind, 1.0), [written[head] for head in key]
+    room = sum(sizes) * (ratio - 1) / (len(sizes) * ratio - 1)
     steep = abs(2 * math.atanh(5 * (1 - 1 / ratio) / 6)) / STRONG
     return Plan(kind, written, told, room, steep)
 
 
-def world(
-    kind: Kind, seed: int, noise: float, n_tasks: int, n_prompts: int, ratio: float | None = None
-) -> list[redundancy.OfTask]:
-    """What is found in the planted transformers of several tasks, each with a plan of its own."""
-    bridge, found = empty(), []
-    for task in range(n_tasks):
-        plan, own = drawn_plan(kind, 1000 * seed + task, ratio), 1000 * seed + task
-        select, held = planted(plan, n_prompts, noise=noise, seed=own, bridge=bridge, name=f"task {task}")
-        picked = pick(select)
-        found.append(redundancy.of_task(picked, held, n_pairs=0, n_layers=0, n_everywhere=0, seed=own))
-    return found
-
-
 def world_rows(
-    kind: Kind | str, seed: int, noise: float, n_tasks: int = 6, n_prompts: int = 100, ratio: float | None = None
+    kind: Kind | str, seed: int, noise: float, n_tasks: int = 6, n_prompts: int = 100
 ) -> list[redundancy.SetRow]:
-    """The table ``sets`` of :func:`world`: chosen heads at the last token and those matched to the first five."""
-    return redundancy.set_rows("planted heads", world(Kind(kind), seed, noise, n_tasks, n_prompts, ratio))
+    """The table ``sets`` of planted transformers, each task with a plan of its own: chosen heads at the last token and
+    those matched to the first five."""
+    bridge, found = empty(), []
+    for task, own in enumerate(range(1000 * seed, 1000 * seed + n_tasks)):
+        plan = drawn_plan(Kind(kind), own)
+        select, held = planted(plan, n_prompts, noise=noise, seed=own, bridge=bridge, name=f"task {task}")
+        found.append(redundancy.of_task(pick(select), held, n_pairs=0, n_layers=0, n_everywhere=0, seed=own))
+    return redundancy.set_rows("planted heads", found)

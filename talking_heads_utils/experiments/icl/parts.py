@@ -17,10 +17,11 @@ from torch import Tensor
 
 from talking_heads_utils import batches
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.icl import redundancy, tasks
+from talking_heads_utils.experiments.icl.asked import Asked, WordTask
+from talking_heads_utils.experiments.icl.choice import picks
 from talking_heads_utils.experiments.icl.clusters import mean_in_clusters
-from talking_heads_utils.experiments.icl.swaps import Into, Ready, exchanged, ready
-from talking_heads_utils.experiments.icl.tasks import COUNTED, Asked, WordTask
+from talking_heads_utils.experiments.icl.swaps import Into, Ready, every_ready, exchanged
+from talking_heads_utils.experiments.icl.tasks import COUNTED, tasks
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Head, Mlp, heads_in
 from talking_heads_utils.progress import follow
@@ -128,8 +129,8 @@ def looks_back_rows(
 
 
 def run_looks_back(c: Context) -> list[LooksBackRow]:
-    picked, n, rows = c.kept(redundancy.picks), c.n(N_LOOKS, 8), []
-    for task in follow(tasks.tasks(c), "tasks"):
+    picked, n, rows = c.kept(picks), c.n(N_LOOKS, 8), []
+    for task in follow(tasks(c), "tasks"):
         found, own = looks(c.bridge, task.ask(c, n, HELD_OUT).prompts), picked[task.name]
         rows += looks_back_rows(c.model, task.name, found, own.chosen, own.denoised, n)
     return rows
@@ -206,6 +207,4 @@ def part_rows(model: str, r: Ready, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def run_parts(c: Context) -> list[PartRow]:
-    n = c.n(N_PARTS, 20)
-    made = (ready(c, task.ask(c, n, HELD_OUT)) for task in follow(tasks.tasks(c), "tasks"))
-    return [row for r in made for row in part_rows(c.model, r, c.tokenizer)]
+    return [row for r in every_ready(c, c.n(N_PARTS, 20)) for row in part_rows(c.model, r, c.tokenizer)]
