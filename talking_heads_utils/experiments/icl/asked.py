@@ -68,9 +68,9 @@ class Asked:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def about(self, answers: Int[Tensor, "n *cells"]) -> Bool[Tensor, "n *cells"] | None:
+    def about(self, answers: Int[Tensor, "n *cells"] | None) -> Bool[Tensor, "n *cells"] | None:
         """Whether answers, as numbers, are about a x; None of words."""
-        if self.a_x is None:
+        if self.a_x is None or answers is None:
             return None
         return (answers - self.a_x.view(-1, *[1] * (answers.ndim - 1))).abs() <= ABOUT
 

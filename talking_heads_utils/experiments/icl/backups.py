@@ -141,7 +141,7 @@ def _rescaled(r: Ready, d: Direct) -> Float[Tensor, "n k"]:
     both = f.logits(f.final[:, None], tokens)[:, 0] - f.unembed_bias[tokens]
     changing = d.heads.double().sum((-2, -1)) + d.mlps.double().sum(-1)
     frozen = (both[:, 0] - both[:, 1]).double().cpu()[:, None] + changing - changing[:, :1]
-    return (d.free(frozen) - frozen)[:, 1:]
+    return (frozen * (d.scale[:, :1] / d.scale) - frozen)[:, 1:]
 
 
 @torch.no_grad()
@@ -211,10 +211,10 @@ def _rows(
     for who, draws in zip(Who, means.unbind(1)):
         lost, recovered = draws[0].tolist()
         clear = ends(draws[:, 0]).low > 0
-        share, low, high = map(float, ends(draws[:, 1] / draws[:, 0].clamp(min=1e-9))) if clear else (None, None, None)
+        share = ends(draws[:, 1] / draws[:, 0].clamp(min=1e-9)).numbers if clear else (None, None, None)
         yield BackupRow(
-            model, task, are.value, out.draw, n_heads, out.alone, named, who.value, lost, recovered, share, low, high, n
-        )
+            model, task, are.value, out.draw, n_heads, out.alone, named, who.value, lost, recovered, *share, n
+        )  # type: ignore[call-arg]
 
 
 def run(c: Context) -> list[BackupRow]:

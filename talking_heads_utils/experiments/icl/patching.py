@@ -20,7 +20,7 @@ from itertools import combinations, product
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable
@@ -154,22 +154,18 @@ def neighbours(n_layers: int) -> list[Layers]:
 def tried(a: Ready, b: Ready, b_sees: str, how: How, out: Sequence[Layers]) -> Tried:
     """A's stream into B at every layer, with nothing and with each of ``out`` out of A."""
     out = [(), *out]
-    found = grid(a, _sets(a, out), b.clean, b.asked.right, how=how, among=_numbers(a.asked))
+    found = grid(a, _sets(a, out), b.clean, b.asked.right, how=how)
     return Tried(a.asked, b.asked, b_sees, how, a.clean.n_layers, out, found)
 
 
 def without(a: Ready, how: How, pairs: Sequence[Layers]) -> Without:
     """A's answers with each pair of layers out."""
-    said = exchanged(a, _sets(a, [(), *pairs]), how=how, among=_numbers(a.asked))
+    said = exchanged(a, _sets(a, [(), *pairs]), how=how)
     return Without(a.asked, how, a.clean.n_layers, pairs, said)
 
 
 def _sets(a: Ready, out: Sequence[Layers]) -> list[list[Head]]:
     return [heads_in(layers, a.clean.n_heads) for layers in out]
-
-
-def _numbers(asked: Asked) -> Tensor | None:
-    return None if asked.numbers is None else asked.numbers.ids
 
 
 def _all_tried(c: Context) -> list[Tried]:
@@ -236,19 +232,10 @@ def patch_rows(model: str, found: Sequence[Tried]) -> list[PatchRow]:
 
 
 def _patch_row(told: tuple, run: Run, layer: int | None, asked: Asked, said: Said, own: Said) -> PatchRow:
-    exact, near = share_in_clusters(said.right(asked), asked.clusters), about(said, asked)
+    exact, near = share_in_clusters(said.right(asked), asked.clusters), asked.about(said.number)
     nearly = (None, None, None) if near is None else share_in_clusters(near, asked.clusters)[:3]
     copied = (said.top == own.top).double().mean().item()
     return PatchRow(*told, run, layer, *exact[:3], *nearly, copied, exact.n)  # type: ignore[call-arg]
-
-
-def about(said: Said, asked: Asked) -> Bool[Tensor, "n *k"] | None:
-    """Whether the answer, read among the numbers, is a x or one more or less; None of words."""
-    if asked.numbers is None or said.among is None:
-        return None
-    value = torch.full((int(asked.numbers.ids.max()) + 1,), -1)
-    value[asked.numbers.ids] = asked.numbers.values
-    return asked.about(value[said.among])
 
 
 def out_rows(model: str, found: Sequence[Without], *, seed: int = 0) -> list[OutRow]:
@@ -267,7 +254,7 @@ def _out(found: Sequence[Without], seed: int) -> list[tuple]:
     told, changes, shares, near = [], [], [], []
     for w in found:
         hits = w.said.right(w.a).double()
-        means, numbers = _in_clusters(hits, w.a.clusters), about(w.said, w.a)
+        means, numbers = _in_clusters(hits, w.a.clusters), w.a.about(w.said.number)
         each = [share_change(after, means[:, 0]) for after in means[:, 1:].T]
         low, high = (torch.tensor([getattr(e, end) for e in each], dtype=torch.float64) for end in ("low", "high"))
         changes.append(drawn_means(hits[:, 1:] - hits[:, :1], w.a.clusters, seed=seed))

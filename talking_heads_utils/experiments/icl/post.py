@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-from jaxtyping import Int
-from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.context import Context
@@ -57,16 +54,13 @@ def run(c: Context) -> list[PostRow]:
     """The post's patching, and the plain run that it lacks. Of a model of another shape than Llama-3-8B's, the two
     layers in proportion are taken out. Raises :class:`NotApplicable` for a model whose tokenizer splits 0 to 200."""
     numbers = _numbers(c)
-    a, b = (_ready(c, Task("post", numbers, len(q.pairs)), q) for q in questions())
+    a, b = (_ready(c, numbers, question) for question in questions())
     out = {"": []} | taken_out((c.bridge.cfg.n_layers, c.bridge.cfg.n_heads))  # type: ignore[var-annotated]
-    sets = list(out.values())
-    found = grid(a, sets, b.clean, b.asked.right, how=How.ZERO, among=numbers.ids)
-    plain, patched = (_values(said.among, numbers) for said in (found.plain, found.patched))
-    rows = []
-    for i, name in enumerate(out):
-        best = " ".join(map(str, _best(a, sets[i], numbers)))
-        answers = patched[0, :, i].tolist()
-        rows += [PostRow(c.model, name, best, int(plain[0]), layer, answer) for layer, answer in enumerate(answers)]
+    found, rows = grid(a, list(out.values()), b.clean, b.asked.right, how=How.ZERO), []
+    for i, (name, heads) in enumerate(out.items()):
+        best, plain = " ".join(map(str, _best(a, heads))), int(found.plain.number)  # type: ignore[arg-type]
+        answers = found.patched.number[0, :, i].tolist()  # type: ignore[index]
+        rows += [PostRow(c.model, name, best, plain, layer, answer) for layer, answer in enumerate(answers)]
     return rows
 
 
@@ -96,28 +90,22 @@ def _numbers(c: Context) -> Numbers:
     return numbers
 
 
-def _ready(c: Context, task: Task, question: Question) -> Ready:
+def _ready(c: Context, numbers: Numbers, question: Question) -> Ready:
     """One question, run once; without a twin, since heads are set to zero."""
     prompts = encode_questions([question], c.tokenizer, seed=c.seed, n_ctx=c.bridge.cfg.n_ctx)
-    ran = prepare(c.bridge, prompts)
-    asked = Asked(task, prompts, prompts, prompts.answers, prompts.answers)
-    return Ready(asked, ran, ran)
+    ran, task = prepare(c.bridge, prompts), Task("post", numbers, len(question.pairs))
+    return Ready(Asked(task, prompts, prompts, prompts.answers, prompts.answers, numbers=numbers), ran, ran)
 
 
-def _best(a: Ready, out: Sequence[Head], numbers: Numbers) -> list[int]:
+def _best(a: Ready, out: Sequence[Head]) -> list[int]:
     """A's most likely numbers: each the most likely of those that are left."""
-    best, left = [], numbers.ids
+    best, left = list[int](), a.asked.task.answers
     for _ in range(N_TOP):
-        token = exchanged(a, [out], how=How.ZERO, among=left).among
-        best.append(int(_values(token, numbers)))
-        left = left[left != token.item()]  # type: ignore[union-attr]
+        said = exchanged(replace(a, asked=replace(a.asked, numbers=left)), [out], how=How.ZERO)
+        best.append(int(said.number))  # type: ignore[arg-type]
+        kept = left.values != best[-1]
+        left = Numbers(left.values[kept], left.ids[kept])
     return best
-
-
-def _values(tokens: Int[Tensor, "*k"] | None, numbers: Numbers) -> Int[Tensor, "*k"]:
-    """Numbers that tokens are."""
-    assert tokens is not None  # since numbers were asked for
-    return numbers.values[(tokens[..., None] == numbers.ids).long().argmax(-1)]
 
 
 def reported() -> dict[str, Any]:

@@ -135,7 +135,7 @@ def ratio(draws: Float[Tensor, "n_draws_1 2"]) -> Ratio:
     """From joint and summed loss of all prompts and of every draw."""
     joint, summed = draws.unbind(1)
     if ends(summed).low > 0:
-        return Ratio(*(end.item() for end in ends(joint / summed.clamp(min=LEAST))))
+        return Ratio(*ends(joint / summed.clamp(min=LEAST)).numbers)
     if ends(joint).low > 0:  # heads that cost next to nothing alone: how many times as much, at least
         return Ratio(low=1 / max(LEAST, ends(summed / joint.clamp(min=LEAST)).high.item()))
     return Ratio()
@@ -236,7 +236,7 @@ def pair_rows(model: str, found: OfTask) -> list[PairRow]:
         joint, summed = of.log_odds[:, i], found.alone.summed([a, b])[:n]
         about = mean_in_clusters(joint - summed, found.clusters[:n])
         means = (joint.mean().item(), summed.mean().item())
-        rows.append(PairRow(model, found.task, str(a), str(b), *means, *(end.item() for end in about), n))  # type: ignore[arg-type, call-arg]
+        rows.append(PairRow(model, found.task, str(a), str(b), *means, *about.numbers, n))
     return rows
 
 

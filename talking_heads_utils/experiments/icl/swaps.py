@@ -25,6 +25,7 @@ from talking_heads_utils.forward.engine import MLP_OUT, RESID_PRE, Change, Forwa
 from talking_heads_utils.labels import Head, Mlp
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.lists import HELD_OUT
+from talking_heads_utils.prompts.questions import Numbers
 
 if TYPE_CHECKING:
     from talking_heads_utils.experiments.context import Context
@@ -69,13 +70,13 @@ class Ready:
 class Said(NamedTuple):
     """What is said at the last token, by prompt and variant.
 
-    log_odds: of the right answer against the whole vocabulary, nats. top: the most likely token. among: the most likely
-    of some tokens, where these were asked for.
+    log_odds: of the right answer against the whole vocabulary, nats. top: the most likely token. number: the most
+    likely number, of tasks of numbers.
     """
 
     log_odds: Float[Tensor, "n *k"]
     top: Int[Tensor, "n *k"]
-    among: Int[Tensor, "n *k"] | None = None
+    number: Int[Tensor, "n *k"] | None = None
 
     def right(self, asked: Asked) -> Bool[Tensor, "n *k"]:
         """Whether the most likely token is the right answer."""
@@ -86,14 +87,13 @@ class Said(NamedTuple):
         return Said(*(None if part is None else part[:, *variants] for part in self))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Direct:
+class Direct(NamedTuple):
     """Direct effects at the last token on the logit of the right answer less that of the rival, which is the twin's
     most likely wrong answer. Logits, divided by the final norm's scale in the prompt's untouched run. Variant 0 is the
     untouched run. Biases count as everything that is written does; they are in every variant alike.
 
     heads: what each head writes. mlps: what each MLP writes. twin_heads, twin_mlps: the same in the twin's run.
-    scale: each variant's own divisor: see :meth:`free`. rival: its token.
+    scale: each variant's own divisor. rival: its token.
     post: the post's yardstick: what each head below a layer (15 of 32, in proportion) writes along the stream that
     enters it, over that stream's scale, both of the changed run; 0 for other heads. post_frozen: both of the untouched.
     """
@@ -106,11 +106,6 @@ class Direct:
     rival: Int[Tensor, "n"]
     post: Float[Tensor, "n k_1 n_layers n_heads"]
     post_frozen: Float[Tensor, "n k_1 n_layers n_heads"]
-
-    def free(self, effects: Float[Tensor, "n k_1 *shape"]) -> Float[Tensor, "n k_1 *shape"]:
-        """``heads``, ``mlps`` or sums of them with each variant's own scale."""
-        ratio = self.scale[:, :1] / self.scale
-        return effects * ratio.view(*ratio.shape, *[1] * (effects.ndim - 2))
 
 
 class Grid(NamedTuple):
@@ -140,10 +135,10 @@ def every_ready(c: Context, n: int, half: str = HELD_OUT, *, seed: int = 0) -> I
 @torch.no_grad()
 def exchanged(
     r: Ready, sets: Sequence[Sequence[Part]], *, into: Into = Into.CLEAN, where: Where = Where.END,
-    how: How = How.EXCHANGE, rest: bool = False, among: Int[Tensor, "n_tokens"] | None = None, n: int | None = None,
+    how: How = How.EXCHANGE, rest: bool = False, n: int | None = None,
 ) -> Said:  # fmt: skip
     """Each set of heads and MLPs exchanged together; the empty set is the untouched run. rest: all heads but those of
-    the set. among: tokens, of which the most likely one is told as well. n: of the first so many prompts alone.
+    the set. n: of the first so many prompts alone.
 
     Raises :class:`OptionError` for no set, a head or an MLP that is not there, a set of all heads, an MLP with
     ``rest``, and prompts and twins of different length where values are exchanged at all positions.
@@ -157,15 +152,14 @@ def exchanged(
         change = plan.exchange(_values(other, plan.needed, given, rows, how))
         x = run.plain(RESID_PRE, 0, at, rows)[:, None]
         final = run.run(x, at, change=change, rows=rows, only_end=True)[:, :, 0]
-        found.append(_said(run, final, r.asked.right[rows], plan.which[-1], among))
+        found.append(_said(run, final, r.asked.right[rows], plan.which[-1], r.asked.numbers))
     return _joined(found)
 
 
 @torch.no_grad()
 def grid(
-    r: Ready, sets: Sequence[Sequence[Part]], b: Forward, right: Int[Tensor, "n"], *, how: How = How.EXCHANGE,
-    among: Int[Tensor, "n_tokens"] | None = None,
-) -> Grid:  # fmt: skip
+    r: Ready, sets: Sequence[Sequence[Part]], b: Forward, right: Int[Tensor, "n"], *, how: How = How.EXCHANGE
+) -> Grid:
     """Patch A's ``resid_pre`` at ``end`` into B, every layer and every set at once. A is ``r.clean``, under each set at
     the last token; B is run as it is above the patch, and may be of another length. right: B's right answers.
 
@@ -188,8 +182,8 @@ def grid(
             return torch.cat([value, seen[site, layer]], 1) if site == RESID_PRE else value
 
         final = b.run(b.resid[rows, None, None], b.at_end(), change=join, rows=rows)[:, :, 0]
-        said = _said(b, final, right[rows], torch.arange(final.shape[1]), among)
-        own_said = _said(a, own, r.asked.right[rows], plan.which[-1], among)
+        said = _said(b, final, right[rows], torch.arange(final.shape[1]), r.asked.numbers)
+        own_said = _said(a, own, r.asked.right[rows], plan.which[-1], r.asked.numbers)
         found.append((own_said, said.at(0), said.at(cells)))
     return Grid(*(_joined(parts) for parts in zip(*found)))
 
@@ -327,21 +321,20 @@ def _seeing(seen: dict[tuple[str, int], Tensor], *sites: str) -> Change:
 
 def _said(
     f: Forward, final: Float[Tensor, "n k d_model"], right: Int[Tensor, "n"], which: Int[Tensor, "n_sets"],
-    among: Int[Tensor, "n_tokens"] | None,
+    numbers: Numbers | None,
 ) -> Said:  # fmt: skip
     """Of final streams, a block of logits at a time. which: the variant of each set."""
     n, k = final.shape[:2]
     wanted = right.to(final.device).repeat_interleave(k)[:, None]
-    some = None if among is None else among.to(final.device)
-    log_odds, top, best = [], [], []
+    log_odds, top, read = [], [], []
     for rows in batches.blocks(n * k, _ROWS):
         logits = f.logits(final.flatten(0, 1)[rows])
         own = logits.gather(1, wanted[rows])
         top.append(logits.argmax(1))
-        if some is not None:
-            best.append(some[logits[:, some].argmax(1)])
+        if numbers is not None:
+            read.append(numbers.read(logits[:, numbers.ids]))
         log_odds.append(own[:, 0] - logits.scatter_(1, wanted[rows], -torch.inf).logsumexp(1))
-    parts = (torch.cat(found).view(n, k).cpu() if found else None for found in (log_odds, top, best))
+    parts = (torch.cat(found).view(n, k).cpu() if found else None for found in (log_odds, top, read))
     return Said(*parts).at(which)  # type: ignore[arg-type]
 
 
