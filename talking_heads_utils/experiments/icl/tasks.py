@@ -117,15 +117,20 @@ def number_tasks(model: str, tokenizer: PreTrainedTokenizerBase) -> list[NumberT
     Raises :class:`NotApplicable` for a small model of another kind.
     """
     family = _trained_on(model)
-    try:
-        numbers = numbers_of(tokenizer, (family or REAL).n_numbers - 1)
-    except TaskError:
-        return []
-    if len(numbers.values) < (family or REAL).n_numbers:
+    if (numbers := whole_numbers(tokenizer, (family or REAL).n_numbers - 1)) is None:
         return []
     if family is not None:
         return [NumberTask("y = a x + b", numbers, N_EXAMPLES, family)]
     return [NumberTask(f"y = {'' if a == 1 else a}x + {b}", numbers, N_EXAMPLES, REAL, (a, b)) for a, b in FUNCTIONS]
+
+
+def whole_numbers(tokenizer: PreTrainedTokenizerBase, largest: int) -> Numbers | None:
+    """0 to ``largest``; None where the tokenizer splits one of them."""
+    try:
+        numbers = numbers_of(tokenizer, largest)
+    except TaskError:
+        return None
+    return numbers if len(numbers.values) > largest else None
 
 
 def _trained_on(model: str) -> Family | None:
