@@ -195,7 +195,7 @@ class NumberTask(Task):
         return self.answers.place_of(torch.tensor(rows))
 
     def n_pairs(self) -> tuple[int, int]:
-        return len(self._xs()) if self.function else self.family.n_x, 0
+        return self.family.n_x - (self.function is not None), 0
 
     @property
     def by_function(self) -> bool:
@@ -207,12 +207,13 @@ class NumberTask(Task):
         clusters = a * self.family.n_b + b if self.by_function else x
         return replace(asked, numbers=self.answers, a_x=a * x, clusters=clusters)
 
-    def _xs(self, half: str | None = None) -> Int[Tensor, "n_x"]:
-        """The x of one half, or all of them."""
+    def _xs(self, half: str) -> Int[Tensor, "n_x"]:
+        """The x of one half: all of them where halves have functions of their own."""
         if self.function is None:
             return torch.arange(self.family.n_x)
-        order = 1 + torch.randperm(self.family.n_x - 1, generator=torch.Generator().manual_seed(0))
-        return order if half is None else order[half == HELD_OUT :: 2]
+        return (
+            1 + torch.randperm(self.family.n_x - 1, generator=torch.Generator().manual_seed(0))[half == HELD_OUT :: 2]
+        )
 
     def _among(self, half: str) -> Bool[Tensor, "n_functions"]:
         """The functions that prompts of one half may be of."""
@@ -241,8 +242,7 @@ class NumberTask(Task):
 
     def _draw_b(self, asked: Asked, k: int, examples: Examples, seed: int) -> list[Question]:
         generator, xs = torch.Generator().manual_seed(seed), self._xs(asked.half)
-        function = torch.tensor([list(map(int, q.function)) for q in asked.questions])
-        which = (self.family.functions == function[:, None]).all(2).long().argmax(1)
+        which = torch.tensor([self.family.functions.tolist().index([*q.function]) for q in asked.questions])
         x = xs[torch.rand(len(asked), len(xs), generator=generator).argsort(1)[:, : k + 2]]
         at_a = torch.tensor([q.x for q in asked.questions])
         at_b = torch.where(x[:, -1] == at_a, x[:, -2], x[:, -1])

@@ -32,7 +32,7 @@ from talking_heads_utils.experiments.icl.swaps import Grid, How, Ready, Said, ev
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.stats import share_change, share_in_clusters
+from talking_heads_utils.stats import share_in_clusters, summary
 
 GAINS = 0.25  # of A's accuracy, at least, over B untouched, where a patch works
 WAY = 0.5  # from B untouched to the best layer
@@ -255,13 +255,12 @@ def _out(found: Sequence[Without], seed: int) -> list[tuple]:
     for w in found:
         hits = w.said.right(w.a).double()
         means, numbers = _in_clusters(hits, w.a.clusters), w.a.about(w.said.number)
-        each = [share_change(after, means[:, 0]) for after in means[:, 1:].T]
-        low, high = (torch.tensor([getattr(e, end) for e in each], dtype=torch.float64) for end in ("low", "high"))
+        change = summary(means[:, 1:], means[:, :1], hits=True)
         changes.append(drawn_means(hits[:, 1:] - hits[:, :1], w.a.clusters, seed=seed))
         shares.append(hits.mean(0)[1:])
         of_near = None if numbers is None else (numbers.double() - numbers[:, :1].double()).mean(0)[1:]
         near += [] if of_near is None else [of_near]
-        told.append((w.a.task.name, len(hits), shares[-1], changes[-1][0], low, high, of_near))
+        told.append((w.a.task.name, len(hits), shares[-1], changes[-1][0], change.low, change.high, of_near))
     if len(found) > 1:
         every = ends(drawn_over_tasks(changes, seed=seed))
         of_near = torch.stack(near).mean(0) if near else None

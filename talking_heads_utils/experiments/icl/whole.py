@@ -26,7 +26,7 @@ from talking_heads_utils.forward.ends import logits_at
 from talking_heads_utils.prompts.encoding import tokenized
 from talking_heads_utils.prompts.questions import Question, encode_questions
 from talking_heads_utils.prompts.relations import ITS_OWN, SHUFFLED
-from talking_heads_utils.prompts.sets import PromptSet, check_count, check_seed
+from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.stats import share
 
 if TYPE_CHECKING:
@@ -91,12 +91,8 @@ def draw_questions(
 ) -> list[Question]:
     """``n`` questions of one function after ``n_examples`` pairs of different x from 0 to 99, the question's included.
 
-    examples: the function's own, or with labels permuted among them, so that every x has another one's. Raises
-    :class:`TaskError` for labels of fewer than two pairs that are to be shuffled.
+    examples: the function's own, or with labels permuted among them, so that every x has another one's.
     """
-    check_seed(seed), check_count("n_examples", n_examples, 0)
-    if examples == SHUFFLED and n_examples < 2:
-        raise TaskError("Labels can be shuffled among two examples or more.")
     (a, b), rng, found = function, random.Random(seed), []
     for _ in range(n):
         *shown, x = rng.sample(range(LARGEST_X + 1), n_examples + 1)
