@@ -15,7 +15,7 @@ from talking_heads_utils import roles
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.claims import BY_ID, ClaimId
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.icl.tasks import WordsRow
+from talking_heads_utils.experiments.icl.words import WordsRow
 from talking_heads_utils.experiments.inhibition import slider
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.store import Finished

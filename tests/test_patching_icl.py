@@ -13,14 +13,7 @@ from talking_heads_utils.experiments.icl import patching, post
 from talking_heads_utils.experiments.icl.asked import Asked
 from talking_heads_utils.experiments.icl.known import prompts_of
 from talking_heads_utils.experiments.icl.patching import OVER_TASKS as ALL
-from talking_heads_utils.experiments.icl.patching import (
-    Run,
-    first_layer,
-    first_rows,
-    neighbours,
-    out_rows,
-    tried,
-)
+from talking_heads_utils.experiments.icl.patching import Run, first_layer, first_rows, out_rows, tried
 from talking_heads_utils.experiments.icl.swaps import How, Ready
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.engine import prepare
@@ -80,7 +73,7 @@ def ends_of(model, name="planted"):
 def found():
     """A task done by one writer, in layer 1, and one that another two layers up writes as well."""
     ready = [ends_of(planted(1), "alone"), ends_of(planted(1, 3), "twice")]
-    out = neighbours(N_LAYERS)
+    out = [(layer, layer + 1) for layer in range(N_LAYERS - 1)]
     return [tried(a, b, "none", how, out) for a, b in ready for how in How]
 
 

@@ -10,7 +10,7 @@ from conftest import build_model
 
 from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.icl import tasks, whole
+from talking_heads_utils.experiments.icl import tasks, whole, words
 from talking_heads_utils.experiments.icl.asked import DRAWN, Examples, WordTask
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.models import load_model, load_tokenizer
@@ -284,7 +284,7 @@ def test_accuracy_is_that_of_plain_runs(run, bridge):
 
 
 def test_the_gate_wants_more_than_both_controls_and_chance(run):
-    row = tasks.WordsRow("a", SELECTION, ITS_OWN, 10, 0.7, 0.6, 0.8, 0.7, 0.6, 0.8, 0.1, 64, 60, 0)
+    row = words.WordsRow("a", SELECTION, ITS_OWN, 10, 0.7, 0.6, 0.8, 0.7, 0.6, 0.8, 0.1, 64, 60, 0)
     shuffled, another = (replace(row, examples=kind, low=0.1, high=0.5) for kind in (SHUFFLED, ANOTHER))
     few = replace(shuffled, n_examples=4, high=0.9)
     assert tasks.low_end("a", [few, row, shuffled, another]) == 0.6
@@ -326,7 +326,7 @@ def test_more_examples_than_pairs_and_unequal_prompts(run, numbers, tokenizer):
     pairs = (("dog cat", "dogs"), ("bird", "birds"), ("book", "books"), ("car", "cars"))
     odd = Relation("two words", pairs, 0)
     task = WordTask(
-        "two words", tasks.answers_of(odd, tokenizer), 1, odd, (relations.load_relation("plural", tokenizer),)
+        "two words", words.answers_of(odd, tokenizer), 1, odd, (relations.load_relation("plural", tokenizer),)
     )
     with pytest.raises(TaskError, match="two words: this tokenizer reads some prompts or twins in more tokens"):
         task.ask(run, 4, SELECTION)

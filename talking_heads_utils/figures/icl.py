@@ -101,7 +101,7 @@ def most_examples(table: pd.DataFrame) -> pd.DataFrame:
 
 def tasks_figure(table: pd.DataFrame) -> go.Figure:
     """Accuracy on every task beside both controls. table: of
-    :class:`~talking_heads_utils.experiments.icl.tasks.WordsRow`."""
+    :class:`~talking_heads_utils.experiments.icl.words.WordsRow`."""
     figure, rows = new_figure(300, margin_t=12), most_examples(table)
     tasks = rows[rows["examples"] == ITS_OWN].sort_values("accuracy", ascending=False)["task"].tolist()
     for i, (kind, (name, colour)) in enumerate(ASKED.items()):

@@ -20,7 +20,7 @@ from talking_heads_utils.experiments.editing.above import Above, prepare
 from talking_heads_utils.experiments.editing.moves import edit_of, parse
 from talking_heads_utils.experiments.editing.search import LENGTHS
 from talking_heads_utils.experiments.gate import AT_LEAST
-from talking_heads_utils.experiments.icl.tasks import WordsRow, answers_of
+from talking_heads_utils.experiments.icl.words import WordsRow, answers_of
 from talking_heads_utils.experiments.inhibition.exchange_study import fresh_prompts
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.subspace import nearest_lengths

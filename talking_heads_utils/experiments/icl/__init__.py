@@ -2,6 +2,7 @@
 
 ``asked``        what a model is asked, with twins: the same questions after another task's examples
 ``tasks``        which tasks it can do and how well, beside controls
+``words``        rows of how well it does them
 ``whole``        functions whose answers are several tokens, scored whole
 ``functions``    functions y = a x + b
 ``swaps``        heads and MLPs at the values of the twin's run, at the last token or everywhere

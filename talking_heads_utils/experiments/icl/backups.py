@@ -22,9 +22,9 @@ from talking_heads_utils import batches
 from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
-from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, every_ready, marked, written_along
+from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, every_ready, marked, values, written_along
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.engine import Forward, Z
+from talking_heads_utils.forward.engine import Z
 from talking_heads_utils.labels import Head
 
 if TYPE_CHECKING:
@@ -150,29 +150,22 @@ def _along_final(r: Ready, sets: Sequence[Sequence[Head]]) -> tuple[Tensor, Tens
     :attr:`~talking_heads_utils.experiments.icl.swaps.Direct.post`: both of the changed run, and both of the untouched
     one, which is variant 0."""
     f, found = r.clean, []
-    out = marked(f, [(), *sets])[0].to(f.final.device)
+    out, every = marked(f, [(), *sets])[0].to(f.final.device), {(Z, layer) for layer in range(f.n_layers)}
     for rows in batches.blocks(len(f.end), max(1, N_AT_ONCE // len(out))):
-        _, instead = _run(r.twin, rows, torch.zeros_like(out[:1]))
-        final, z = _run(f, rows, out, instead)
-        found.append([scores.cpu() for scores in written_along(f, final, z)])
+        instead, seen = values(r.twin, every, r.twin.at_end(), rows), list[Tensor]()
+
+        def change(site: str, layer: int, value: Tensor, instead: dict = instead, seen: list = seen) -> Tensor:
+            if site != Z:
+                return value
+            z = torch.where(out[:, layer, None, :, None], instead[Z, layer][:, None], value)
+            seen.append(z[:, :, 0])
+            return z
+
+        x = f.resid[rows, None, None].expand(-1, len(out), -1, -1)
+        final = f.run(x, f.at_end(), change=change, rows=rows)[:, :, 0]
+        found.append([scores.cpu() for scores in written_along(f, final, seen)])
     free, held = map(torch.cat, zip(*found))
     return free, held
-
-
-def _run(f: Forward, rows: slice, out: Tensor, instead: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor]]:
-    """The final stream at the last token, ``[rows, k, d_model]``, and each layer's z there, with some heads' z put in
-    place of those that are out, a set a variant."""
-    seen: list[Tensor] = []
-
-    def change(site: str, layer: int, value: Tensor) -> Tensor:
-        if site != Z:
-            return value
-        z = torch.where(out[:, layer, None, :, None], instead[layer][:, :, None], value) if len(instead) else value
-        seen.append(z[:, :, 0])
-        return z
-
-    x = f.resid[rows, None, None].expand(-1, len(out), -1, -1)
-    return f.run(x, f.at_end(), change=change, rows=rows)[:, :, 0], seen
 
 
 def measure(r: Ready, picked: Picked, *, seed: int = 0) -> Measured:

@@ -14,11 +14,12 @@ from talking_heads_utils.experiments.icl import (
     sufficient,
     tasks,
     whole,
+    words,
 )
 
 EXPERIMENTS = (
-    Experiment("words", 4, 4, tasks.WordsRow, tasks.words, "tasks of words, as chapter 3 asks them", of_own=False),
-    Experiment("tasks", 4, 6, tasks.WordsRow, tasks.run_tasks, "accuracy on tasks in context"),
+    Experiment("words", 4, 4, words.WordsRow, tasks.words, "tasks of words, as chapter 3 asks them", of_own=False),
+    Experiment("tasks", 4, 6, words.WordsRow, tasks.run_tasks, "accuracy on tasks in context"),
     Experiment("shown", 4, 1, tasks.ShownRow, tasks.run_shown, "one prompt after various examples"),
     Experiment("functions", 4, 3, whole.FunctionsRow, whole.functions, "whole answers of y = a x + b", of_own=False),
     Experiment("heads", 4, 8, redundancy.HeadRow, redundancy.run_heads, "what each head does to each task"),

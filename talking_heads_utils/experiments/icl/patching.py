@@ -143,11 +143,6 @@ def posts_layers(n_layers: int) -> Layers:
     return first, first + 1
 
 
-def neighbours(n_layers: int) -> list[Layers]:
-    """Every two neighbouring layers."""
-    return [(layer, layer + 1) for layer in range(n_layers - 1)]
-
-
 # --- what the model answers ---
 
 
@@ -172,7 +167,7 @@ def _all_tried(c: Context) -> list[Tried]:
     """Every task, with every two neighbouring layers out: the grids that two tables are made of."""
     found = []
     for a in _every_a(c, N_PAIRS):
-        out = neighbours(a.clean.n_layers)
+        out = [(layer, layer + 1) for layer in range(a.clean.n_layers - 1)]
         for sees in SEES:
             asked = after_line_end(a.asked, a.asked.task.ask_b(c, a.asked, sees))
             run = prepare(c.bridge, asked.prompts, check=False)

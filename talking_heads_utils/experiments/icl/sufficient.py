@@ -67,13 +67,6 @@ class Grown:
         return self.selected[-1] >= ENOUGH
 
 
-def by_denoising(select: Ready) -> list[Head]:
-    """All heads, first the one at whose prompt's value the twin gains most log-odds."""
-    every = heads_in(range(select.clean.n_layers), select.clean.n_heads)
-    said = exchanged(select, [[head] for head in every], into=Into.TWIN).log_odds.double().mean(0)
-    return [every[i] for i in said.argsort(descending=True, stable=True).tolist()]
-
-
 def grow(select: Ready, order: Sequence[Head]) -> Grown:
     """The set that grows out of the first :data:`N_TRIED` of these heads until it keeps enough or has
     :data:`MOST_HEADS`; none of a model that has no right answer to keep."""
@@ -92,8 +85,11 @@ def grow(select: Ready, order: Sequence[Head]) -> Grown:
 
 
 def disjoint(select: Ready) -> list[Grown]:
-    """One set after the other, each of heads that are in none before, up to the first that does not suffice."""
-    order, found = by_denoising(select), list[Grown]()
+    """One set after the other, each of heads that are in none before, up to the first that does not suffice. Heads at
+    whose prompt's value the twin gains most log-odds are tried first."""
+    every, found = heads_in(range(select.clean.n_layers), select.clean.n_heads), list[Grown]()
+    gained = exchanged(select, [[head] for head in every], into=Into.TWIN).log_odds.double().mean(0)
+    order = [every[i] for i in gained.argsort(descending=True, stable=True).tolist()]
     while len(found) < MOST_SETS and (not found or found[-1].suffices):
         used = [head for grown in found for head in grown.heads]
         found.append(grow(select, [head for head in order if head not in used]))

@@ -149,7 +149,7 @@ def exchanged(
         raise OptionError("Prompts and twins differ in length, so values have no partner at all positions: use 'end'.")
     at, given = (f.at_end() if where == Where.END else f.everywhere() for f in (run, other))
     for rows in _blocks(run, len(sets) * at.shape[1], n):
-        change = plan.exchange(_values(other, plan.needed, given, rows, how))
+        change = plan.exchange(values(other, plan.needed, given, rows, how))
         x = run.plain(RESID_PRE, 0, at, rows)[:, None]
         final = run.run(x, at, change=change, rows=rows, only_end=True)[:, :, 0]
         found.append(_said(run, final, r.asked.right[rows], plan.which[-1], r.asked.numbers))
@@ -174,7 +174,7 @@ def grid(
     for rows in _blocks(b, int(sizes.sum())):
         seen: dict[tuple[str, int], Tensor] = {}
         change = chained(
-            _seeing(seen, RESID_PRE), plan.exchange(_values(r.twin, plan.needed, r.twin.at_end(), rows, how))
+            _seeing(seen, RESID_PRE), plan.exchange(values(r.twin, plan.needed, r.twin.at_end(), rows, how))
         )
         own = a.run(a.resid[rows, None, None], a.at_end(), change=change, rows=rows)[:, :, 0]
 
@@ -202,9 +202,9 @@ def direct(r: Ready, sets: Sequence[Sequence[Part]] = (), *, how: How = How.EXCH
     every = {(site, layer) for layer in range(f.n_layers) for site in (Z, MLP_OUT)}
     found = []
     for rows in _blocks(f, len(sets) + 1):
-        given, seen = _values(r.twin, every, at, rows), dict[tuple[str, int], Tensor]()
-        values = given if how == How.EXCHANGE else _values(r.twin, plan.needed, at, rows, how)
-        change = chained(_seeing(seen, RESID_PRE), plan.exchange(values), _seeing(seen, Z, MLP_OUT))
+        given, seen = values(r.twin, every, at, rows), dict[tuple[str, int], Tensor]()
+        instead = given if how == How.EXCHANGE else values(r.twin, plan.needed, at, rows, how)
+        change = chained(_seeing(seen, RESID_PRE), plan.exchange(instead), _seeing(seen, Z, MLP_OUT))
         final = f.run(f.resid[rows, None, None], f.at_end(), change=change, rows=rows)[:, plan.which[-1], 0]
         twin = {key: value[:, None] for key, value in given.items()}
         plain = [torch.zeros(1, dtype=torch.long)] * (f.n_layers + 1)
@@ -295,7 +295,7 @@ def _blocks(f: Forward, per_prompt: int, n: int | None = None) -> Iterator[slice
     return batches.blocks(len(f.end[:n]), max(1, _NUMBERS // (f.width * max(per_prompt, f.n_layers))))
 
 
-def _values(
+def values(
     f: Forward, needed: Collection[tuple[str, int]], at: Int[Tensor, "n q"], rows: slice, how: How = How.EXCHANGE
 ) -> dict[tuple[str, int], Tensor]:
     """What stands in place of values, ``[rows, q, ...]``: those of a plain run, computed anew, or a zero."""

@@ -18,6 +18,7 @@ from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.gate import AT_LEAST
 from talking_heads_utils.experiments.icl.asked import DRAWN, Examples, NumberTask, Task, WordTask
 from talking_heads_utils.experiments.icl.functions import Family
+from talking_heads_utils.experiments.icl.words import WordsRow, answers_of
 from talking_heads_utils.experiments.rows import Row, column, rows
 from talking_heads_utils.forward.ends import logits_at
 from talking_heads_utils.known import model_source
@@ -29,7 +30,7 @@ from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
 from talking_heads_utils.prompts.questions import Numbers, asked_at, numbers_of
 from talking_heads_utils.prompts.relations import ARROW, Relation
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.prompts.words import check_one_token, token_of
+from talking_heads_utils.prompts.words import token_of
 from talking_heads_utils.stats import share_in_clusters
 
 if TYPE_CHECKING:
@@ -51,33 +52,7 @@ COUNTED = (
 ).split()
 
 
-@dataclass(frozen=True)
-class WordsRow(Row):
-    """How well a model does one task of words in context."""
-
-    task: str = column("", "relation of words")
-    half: str = column("", "half of the relation's pairs, selection or held-out")
-    examples: str = column("", "examples: the task's own, the same with labels permuted, or of another task")
-    n_examples: int = column("", "examples in the prompt")
-    accuracy: float = column("share", "right answers, over the whole vocabulary")
-    low: float = column("share", "lower end of accuracy, 95% over answers")
-    high: float = column("share", "upper end of accuracy")
-    among: float = column("share", "right answers, among the task's answers")
-    among_low: float = column("share", "lower end of among")
-    among_high: float = column("share", "upper end of among")
-    chance: float = column("share", "one over the number of the task's answers")
-    n: int = column("", "prompts")
-    n_pairs: int = column("", "pairs whose answer is one token")
-    left_out: int = column("", "pairs whose answer is several tokens")
-
-
 # --- what a model may be asked ---
-
-
-def answers_of(relation: Relation, tokenizer: PreTrainedTokenizerBase) -> Numbers:
-    """A task's answers, by their places in :attr:`Relation.answers`."""
-    ids = [check_one_token(word, tokenizer) for word in relation.answers]
-    return Numbers(torch.arange(len(ids)), torch.tensor(ids))
 
 
 def one_token(relation: Relation, tokenizer: PreTrainedTokenizerBase) -> Relation:
