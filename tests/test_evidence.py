@@ -27,13 +27,12 @@ def sequences():
     return draw(seed=3)
 
 
-def word_tokenizer(*, without=()):
+def word_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = ["<unk>", "<bos>", "->", "A", "B", "no", "yes", *ANIMALS, *FRUITS]
-    vocabulary = {word: i for i, word in enumerate(words) if word not in without}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<bos>", eos_token="<bos>")
 
@@ -229,11 +228,11 @@ def test_groups_speak_for_the_rule_and_each_variant_is_what_it_says(few, monkeyp
 
 
 def test_a_model_at_chance_has_a_gate_and_no_more(tiny):
+    c = Context("tiny", quick=True, loaded=tiny)
     if tiny[0].cfg.n_ctx < 130:
         with pytest.raises(TaskError, match="context"):
-            evidence.run_gate(Context("tiny", quick=True, loaded=tiny))
+            evidence.run_gate(c)
         return
-    c = Context("tiny", quick=True, loaded=tiny)
     table = frame(evidence.run_gate(c))
     assert set(table["half"]) == {"selection", "held-out"} and set(table["labels"]) == {"A, B", "yes, no"}
     for run in (evidence.run_evidence, evidence.run_readers, evidence.run_slopes, additivity.run):
