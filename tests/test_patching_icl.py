@@ -32,13 +32,11 @@ def planted(*writers):
     sizes = dict(n_layers=N_LAYERS, n_heads=2, d_head=4, d_model=TASK_AT + 1, n_ctx=8, d_vocab=N_WORDS)
     options = dict(sizes, attn_only=True, normalization_type=None, seed=0)
     bridge = TransformerBridge.boot_native(options, model_name="planted")
-    plain = {n.replace("_original_component.", ""): p for n, p in bridge.original_model.named_parameters()}
-    scale = SURE * sizes["d_head"] ** 0.5
+    scale, head = SURE * sizes["d_head"] ** 0.5, bridge.unembed.original_component.weight
     with torch.no_grad():
-        for parameter in plain.values():
+        for parameter in bridge.original_model.parameters():
             parameter.zero_()
-        next(p for n, p in plain.items() if n.startswith("tok_embed"))[:, :N_WORDS] = torch.eye(N_WORDS)
-        head = next(p for n, p in plain.items() if n.startswith("head.weight"))
+        bridge.embed.original_component.weight[:, :N_WORDS] = torch.eye(N_WORDS)
         head[:, N_WORDS:TASK_AT] = torch.eye(N_WORDS)
         head[END, END] = 1.0  # what is said where no answer is written
         for layer in (*writers, READER):
