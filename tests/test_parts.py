@@ -6,10 +6,12 @@ import torch
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import parts, swaps
+from talking_heads_utils.experiments.icl.asked import Asked, WordTask
+from talking_heads_utils.experiments.icl.choice import picks
 from talking_heads_utils.experiments.icl.parts import Attribute
 from talking_heads_utils.experiments.icl.swaps import Said
-from talking_heads_utils.experiments.icl.tasks import Asked, WordTask, next_number, tasks
-from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.experiments.icl.tasks import next_number, tasks
+from talking_heads_utils.labels import heads_in
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.questions import Numbers
 from talking_heads_utils.prompts.relations import Relation
@@ -87,8 +89,11 @@ def test_attention_to_earlier_answers_is_what_the_patterns_say(one):
         torch.testing.assert_close(got[1], total / len(prompts) / len(asked))
     first = prompts.positions["ask_1"][0] + 1
     assert 1 / first < found.even < n_examples / first and (found.to_y <= 1).all()
-    rows = parts.looks_back_rows("m", "t", found, [Head(0, 1)], {Head(0, 1): 2.0}, 3)
-    assert [(row.head, row.effect) for row in rows if row.important] == [("L0H1", 2.0)]
+    rows, picked = parts.run_looks_back(c), c.kept(picks)[task.name]
+    assert len(rows) == found.to_y.numel()
+    assert {row.head for row in rows if row.important} == set(map(str, picked.chosen))
+    told = {row.head: row.effect for row in rows if row.effect is not None}
+    assert told == {str(head): gain for head, gain in picked.denoised.items()}
 
 
 def test_rows_say_what_is_left_without_each_part(one, monkeypatch):

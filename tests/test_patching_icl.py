@@ -11,20 +11,13 @@ from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import patching, post
 from talking_heads_utils.experiments.icl.asked import Asked
+from talking_heads_utils.experiments.icl.known import prompts_of
 from talking_heads_utils.experiments.icl.patching import OVER_TASKS as ALL
-from talking_heads_utils.experiments.icl.patching import (
-    Run,
-    first_layer,
-    first_rows,
-    neighbours,
-    out_rows,
-    tried,
-)
-from talking_heads_utils.experiments.icl.swaps import How, Ready, Said
+from talking_heads_utils.experiments.icl.patching import Run, first_layer, first_rows, out_rows, tried
+from talking_heads_utils.experiments.icl.swaps import How, Ready
 from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.forward.engine import prepare
-from talking_heads_utils.prompts.questions import Numbers, encode_questions, numbers_of
-from talking_heads_utils.prompts.sets import PromptSet, Recipe
+from talking_heads_utils.prompts.questions import encode_questions, numbers_of
 
 END, EXAMPLE, ANOTHER, X, Y, N_WORDS, N_LAYERS, N = 0, 1, 2, 3, 7, 11, 6, 12
 READER, TASK_AT = 4, 2 * N_WORDS  # the layer that does the task at the last token, and where it reads that it should
@@ -39,13 +32,11 @@ def planted(*writers):
     sizes = dict(n_layers=N_LAYERS, n_heads=2, d_head=4, d_model=TASK_AT + 1, n_ctx=8, d_vocab=N_WORDS)
     options = dict(sizes, attn_only=True, normalization_type=None, seed=0)
     bridge = TransformerBridge.boot_native(options, model_name="planted")
-    plain = {n.replace("_original_component.", ""): p for n, p in bridge.original_model.named_parameters()}
-    scale = SURE * sizes["d_head"] ** 0.5
+    scale, head = SURE * sizes["d_head"] ** 0.5, bridge.unembed.original_component.weight
     with torch.no_grad():
-        for parameter in plain.values():
+        for parameter in bridge.original_model.parameters():
             parameter.zero_()
-        next(p for n, p in plain.items() if n.startswith("tok_embed"))[:, :N_WORDS] = torch.eye(N_WORDS)
-        head = next(p for n, p in plain.items() if n.startswith("head.weight"))
+        bridge.embed.original_component.weight[:, :N_WORDS] = torch.eye(N_WORDS)
         head[:, N_WORDS:TASK_AT] = torch.eye(N_WORDS)
         head[END, END] = 1.0  # what is said where no answer is written
         for layer in (*writers, READER):
@@ -62,17 +53,9 @@ def planted(*writers):
     return bridge
 
 
-def prompts_of(rows):
-    tokens = torch.tensor(rows)
-    n, length = tokens.shape
-    answers, end = tokens[:, -2] - X + Y, {"end": torch.full((n,), length - 1)}
-    none = torch.zeros(n, 0, dtype=torch.long)
-    return PromptSet(tokens, torch.ones_like(tokens).bool(), end, answers, none, [""] * n, {}, Recipe("p", n, 0, ""))
-
-
 def asked_of(rows, twins=None, name="planted"):
-    prompts = prompts_of(rows)
-    twins = prompts if twins is None else prompts_of(twins)
+    tokens = torch.tensor(rows)
+    prompts, twins = (prompts_of(some, tokens[:, -2] - X + Y) for some in (tokens, torch.tensor(twins or rows)))
     return Asked(SimpleNamespace(name=name), prompts, twins, prompts.answers, torch.arange(len(prompts)))
 
 
@@ -88,7 +71,7 @@ def ends_of(model, name="planted"):
 def found():
     """A task done by one writer, in layer 1, and one that another two layers up writes as well."""
     ready = [ends_of(planted(1), "alone"), ends_of(planted(1, 3), "twice")]
-    out = neighbours(N_LAYERS)
+    out = [(layer, layer + 1) for layer in range(N_LAYERS - 1)]
     return [tried(a, b, "none", how, out) for a, b in ready for how in How]
 
 
@@ -149,14 +132,6 @@ def test_layers_out_cost_a_task_what_no_other_layer_does(found):
 def test_the_first_layer_is_half_way_up_to_the_best(curve, b, a, first):
     at = first_layer(*(torch.tensor(value).double() for value in (curve, b, a)))
     assert at.isnan() if first is None else at.item() == pytest.approx(first)
-
-
-def test_about_is_read_among_the_numbers():
-    numbers = Numbers(torch.tensor([0, 5, 6, 7, 9]), torch.tensor([4, 8, 1, 2, 3]))
-    asked = Asked(None, None, None, torch.tensor([3]), torch.tensor([0]), numbers=numbers, a_x=torch.tensor([6]))
-    said = Said(torch.zeros(1, 5), torch.zeros(1, 5).long(), numbers.ids[None])
-    assert patching.about(said, asked).tolist() == [[False, True, True, True, False]]
-    assert patching.about(Said(said.log_odds, said.top), asked) is None
 
 
 @pytest.mark.parametrize("n_layers, posts", [(32, (10, 11)), (30, (9, 10)), (12, (3, 4)), (2, (0, 1))])

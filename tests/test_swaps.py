@@ -1,20 +1,28 @@
-"""Heads and MLPs exchanged between two runs, against whole runs with hooks."""
+"""Heads and MLPs exchanged between two runs, and what others recover of them, against whole runs with hooks."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import at_end, random_prompts, run_with, twins_of
 
 from talking_heads_utils.errors import OptionError
 from talking_heads_utils.experiments.icl import swaps
+from talking_heads_utils.experiments.icl.asked import Asked
+from talking_heads_utils.experiments.icl.backups import Who, changes, kinds_of
+from talking_heads_utils.experiments.icl.choice import pick
 from talking_heads_utils.experiments.icl.swaps import How, Into, Ready, Where, direct, exchanged, grid
-from talking_heads_utils.experiments.icl.tasks import Asked
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, Mlp, heads_in
 from talking_heads_utils.models import load_model
-from tests.conftest import random_prompts
+from talking_heads_utils.prompts.questions import Numbers
 
 SETS = [[], [Head(1, 2)], [Head(0, 1), Head(2, 0), Mlp(1)], heads_in([1], 4), [Head(0, 1), Mlp(2)]]
-SOME = torch.tensor([3, 7, 11, 12])
+OUT = [(Head(0, 1),), (Head(0, 1), Head(1, 3)), (Head(1, 0), Head(1, 2), Head(2, 0))]
+SOME = Numbers(torch.tensor([4, 5, 8, 9]), torch.tensor([3, 7, 11, 12]))
 ALIKE = dict(atol=1e-4, rtol=1e-4)
+Z, MLPS = ([f"blocks.{i}.{name}" for i in range(3)] for name in ("attn.hook_z", "hook_mlp_out"))
+STREAMS = [*(f"blocks.{i}.hook_resid_pre" for i in range(3)), "blocks.2.hook_resid_post"]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -24,11 +32,10 @@ def model(request, checkpoints):
 
 @pytest.fixture(scope="module")
 def ready(model):
-    """Prompts of different length, and twins of the same that share no token with them."""
+    """Prompts of different length, and twins of the same that share the last token alone."""
     prompts = random_prompts()
-    twins = random_prompts()
-    twins.tokens[:] = 49 - twins.tokens
-    asked = Asked(task=None, prompts=prompts, twins=twins, right=prompts.answers, clusters=prompts.answers)
+    twins, task = twins_of(prompts), SimpleNamespace(name="random")
+    asked = Asked(task, prompts, twins, prompts.answers, torch.arange(len(prompts)), numbers=SOME)
     return Ready(asked, prepare(model, prompts), prepare(model, twins))
 
 
@@ -39,52 +46,33 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(swaps, "_ROWS", 5)
 
 
-def run(model, prompts):
-    with torch.no_grad():
-        logits, cache = model.run_with_cache(prompts.tokens)
-    return at_end(logits, prompts), cache
+def run(model, prompts, put=()):
+    return run_with(model, prompts, put, [*Z, *MLPS, *STREAMS])
 
 
-def at_end(x, prompts):
-    return x[torch.arange(len(x)), prompts.positions["end"]]
+def put_in(prompts, values, parts, where=Where.END, how=How.EXCHANGE):
+    """Changes that put another run's values or zeros in the place of parts."""
+    at = (torch.arange(len(prompts)), prompts.positions["end"]) if where == Where.END else (slice(None), slice(None))
 
+    def change_of(part):
+        name = (MLPS if isinstance(part, Mlp) else Z)[part.layer]
+        index = at if isinstance(part, Mlp) else (*at, part.head)
 
-def put(prompts, where, old, new):
-    """``new`` in the place of ``old``, at the last token or everywhere."""
-    if where == Where.ALL:
-        return new
-    out, rows = old.clone(), torch.arange(len(old))
-    out[rows, prompts.positions["end"]] = new[rows, prompts.positions["end"]]
-    return out
+        def change(value):
+            value[index] = 0 if how == How.ZERO else values[name][index]
 
+        return name, change
 
-def hooks_for(model, prompts, cache, parts, where=Where.END, how=How.EXCHANGE):
-    """Hooks that put the values of ``cache`` or zeros in place of parts."""
-    hooks = []
-    for layer in range(model.cfg.n_layers):
-        heads = [part.head for part in parts if part.layer == layer and isinstance(part, Head)]
-
-        def swap_z(z, hook, heads=heads):
-            new = z.clone()
-            new[:, :, heads] = 0 if how == How.ZERO else cache[hook.name][:, :, heads]
-            return put(prompts, where, z, new)
-
-        def swap_mlp(x, hook):
-            return put(prompts, where, x, x * 0 if how == How.ZERO else cache[hook.name])
-
-        hooks += [(f"blocks.{layer}.attn.hook_z", swap_z)] if heads else []
-        hooks += [(f"blocks.{layer}.hook_mlp_out", swap_mlp)] if Mlp(layer) in parts else []
-    return hooks
+    return list(map(change_of, parts))
 
 
 def check_said(said, logits, right):
-    """log_odds, top and among of one variant, from whole logits in double precision."""
+    """log_odds, top and number of one variant, from whole logits in double precision."""
     p = logits.double().softmax(-1).gather(1, right[:, None])[:, 0]
     torch.testing.assert_close(said.log_odds.double(), p.log() - (1 - p).log(), **ALIKE)
-    assert said.top.equal(logits.argmax(-1)) and said.among.equal(SOME[logits[:, SOME].argmax(-1)])
+    assert said.top.equal(logits.argmax(-1)) and said.number.equal(SOME.values[logits[:, SOME.ids].argmax(-1)])
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("how", How)
 @pytest.mark.parametrize("where", Where)
 @pytest.mark.parametrize("into", Into)
@@ -92,56 +80,44 @@ def check_said(said, logits, right):
 def test_exchanges_equal_hooked_runs(model, ready, how, where, into, rest):
     asked = ready.asked
     prompts, other = (asked.prompts, asked.twins) if into == Into.CLEAN else (asked.twins, asked.prompts)
-    _, cache = run(model, other)
+    _, values = run(model, other)
     sets = [[part for part in parts if isinstance(part, Head)] for parts in SETS] if rest else SETS
-    said = exchanged(ready, sets, into=into, where=where, how=how, rest=rest, among=SOME)
+    said = exchanged(ready, sets, into=into, where=where, how=how, rest=rest)
     for k, parts in enumerate(sets):
         out = [head for head in heads_in(range(3), 4) if head not in parts] if rest else parts
-        with model.hooks(fwd_hooks=hooks_for(model, prompts, cache, out, where, how)):
-            logits = at_end(model(prompts.tokens), prompts)
+        logits, _ = run(model, prompts, put_in(prompts, values, out, where, how))
         check_said(said.at(k), logits, asked.right)
         assert said.right(asked)[:, k].equal(logits.argmax(-1) == asked.right)
     changed = (said.log_odds[:, :, None] - said.log_odds[:, None]).abs().amax(0)
     assert (changed + torch.eye(len(sets))).min() > 1e-3 or rest, "every set must do something of its own"
+    few = exchanged(ready, sets, into=into, where=where, how=how, rest=rest, n=3)
+    torch.testing.assert_close(few.log_odds, said.log_odds[:3], **ALIKE)
+    assert few.right(asked).equal(said.right(asked)[:3])
 
 
-@torch.no_grad()
-def test_patches_equal_hooked_runs(model, ready):
+@pytest.mark.parametrize("how", How)
+def test_patches_equal_hooked_runs(model, ready, how):
     """A's stream of one layer, under each set, into B of another length."""
     asked = ready.asked
     b = asked.prompts.select([1, 0, 3, 2, 5, 4])
     assert (b.positions["end"] != asked.prompts.positions["end"]).all(), "of another length"
-    right = b.answers
-    for how in How:
-        found = grid(ready, SETS, prepare(model, b), right, how=how, among=SOME)
-        check_said(found.plain, run(model, b)[0], right)
-        _, twin = run(model, asked.twins)
-        for k, parts in enumerate(SETS):
-            with model.hooks(fwd_hooks=hooks_for(model, asked.prompts, twin, parts, how=how)):
-                own, cache = run(model, asked.prompts)
-            check_said(found.own.at(k), own, asked.right)
-            for layer in range(3):
-                name = f"blocks.{layer}.hook_resid_pre"
-                given = at_end(cache[name], asked.prompts)
+    found, (_, twin) = grid(ready, SETS, prepare(model, b), b.answers, how=how), run(model, asked.twins)
+    check_said(found.plain, run(model, b)[0], b.answers)
+    for k, parts in enumerate(SETS):
+        own, values = run(model, asked.prompts, put_in(asked.prompts, twin, parts, how=how))
+        check_said(found.own.at(k), own, asked.right)
+        for layer, name in enumerate(STREAMS[:3]):
+            given = at_end(values[name], asked.prompts)
 
-                def patch(x, hook, given=given):
-                    x = x.clone()
-                    x[torch.arange(len(x)), b.positions["end"]] = given
-                    return x
+            def patch(x, given=given):
+                x[torch.arange(len(x)), b.positions["end"]] = given
 
-                with model.hooks(fwd_hooks=[(name, patch)]):
-                    logits = at_end(model(b.tokens), b)
-                check_said(cell(found.patched, layer, k), logits, right)
+            check_said(found.patched.at(layer, k), run(model, b, [(name, patch)])[0], b.answers)
 
 
-def cell(said, layer, k):
-    return swaps.Said(*(x[:, layer, k] for x in (said.log_odds, said.top, said.among)))
-
-
-def written(model, prompts, cache):
+def written(model, prompts, values):
     """What each head, ``[n, n_layers, n_heads, d_model]``, and each MLP writes at the last token."""
-    z = torch.stack([at_end(cache[f"blocks.{i}.attn.hook_z"], prompts) for i in range(3)], 1)
-    mlps = torch.stack([at_end(cache[f"blocks.{i}.hook_mlp_out"], prompts) for i in range(3)], 1)
+    z, mlps = (torch.stack([at_end(values[name], prompts) for name in names], 1) for names in (Z, MLPS))
     return torch.einsum("nlhd,lhdm->nlhm", z, model.W_O), mlps
 
 
@@ -149,6 +125,12 @@ def normed(model, x):
     """Centred where the model's norm centres, and what it is divided by."""
     x = x - x.mean(-1, keepdim=True) if model.cfg.normalization_type == "LN" else x
     return x, (x.square().mean(-1) + model.cfg.eps).sqrt()
+
+
+def along(model, stream):
+    """A stream over its scale."""
+    x, scale = normed(model, stream)
+    return x / scale[:, None]
 
 
 @pytest.mark.parametrize("how", How)
@@ -160,43 +142,61 @@ def test_direct_effects_equal_those_of_hooked_runs(model, ready, how):
     assert found.rival.equal(rival) and found.heads.shape == (6, len(SETS), 3, 4)
     weight = getattr(model.ln_final, "weight", None)
     U = model.W_U if weight is None else model.W_U * weight[:, None]
-    along = (U[:, right] - U[:, rival]).T.detach()
+    answer = (U[:, right] - U[:, rival]).T.detach()
     frozen = streams = None
     for k, parts in enumerate([(), *sets]):
-        with model.hooks(fwd_hooks=hooks_for(model, asked.prompts, twin, parts, how=how)):
-            logits, cache = run(model, asked.prompts)
-        heads, mlps = written(model, asked.prompts, cache)
-        final, scale = normed(model, at_end(cache["blocks.2.hook_resid_post"], asked.prompts))
+        _, values = run(model, asked.prompts, put_in(asked.prompts, twin, parts, how=how))
+        heads, mlps = written(model, asked.prompts, values)
+        _, scale = normed(model, at_end(values[STREAMS[3]], asked.prompts))
         frozen = scale if frozen is None else frozen
-        by_hand = [(normed(model, x)[0] * along.view(6, *[1] * (x.ndim - 2), -1)).sum(-1) for x in (heads, mlps)]
-        for ours, theirs in zip((found.heads, found.mlps), by_hand):
-            torch.testing.assert_close(ours[:, k], theirs / frozen.view(6, *[1] * (theirs.ndim - 1)), **ALIKE)
-            free = theirs / scale.view(6, *[1] * (theirs.ndim - 1))
-            torch.testing.assert_close(found.free(ours)[:, k], free, **ALIKE)
-        stream, divisor = normed(model, at_end(cache["blocks.1.hook_resid_pre"], asked.prompts))
-        streams = stream / divisor[:, None] if streams is None else streams
-        for ours, at in ((found.post, stream / divisor[:, None]), (found.post_frozen, streams)):
+        for ours, theirs in ((found.heads[:, k], heads), (found.mlps[:, k], mlps)):
+            torch.testing.assert_close(ours, told(model, theirs, answer, frozen), **ALIKE)
+        torch.testing.assert_close(found.scale[:, k], scale, **ALIKE)
+        stream = along(model, at_end(values[STREAMS[1]], asked.prompts))
+        streams = stream if streams is None else streams
+        for ours, at in ((found.post, stream), (found.post_frozen, streams)):
             torch.testing.assert_close(ours[:, k, 0], (heads[:, 0] * at[:, None]).sum(-1), **ALIKE)
             assert not ours[:, k, 1:].any(), "heads of the layer that reads, and above, have no such score"
-    for ours, x in zip((found.twin_heads, found.twin_mlps), written(model, asked.twins, twin)):
-        theirs = (normed(model, x)[0] * along.view(6, *[1] * (x.ndim - 2), -1)).sum(-1)
-        torch.testing.assert_close(ours, theirs / frozen.view(6, *[1] * (theirs.ndim - 1)), **ALIKE)
+    for ours, theirs in zip((found.twin_heads, found.twin_mlps), written(model, asked.twins, twin)):
+        torch.testing.assert_close(ours, told(model, theirs, answer, frozen), **ALIKE)
 
 
-def test_direct_effects_add_to_the_logit_difference(model, ready):
-    """What the embedding and biases write no set changes: the rest is the difference of logits, at one scale."""
-    asked, found = ready.asked, direct(ready, [[Head(1, 2)], [Head(2, 0), Mlp(2)]])
-    told = []
-    for parts in ([], [Head(1, 2)], [Head(2, 0), Mlp(2)]):
-        with model.hooks(fwd_hooks=hooks_for(model, asked.prompts, run(model, asked.twins)[1], parts)):
-            logits, _ = run(model, asked.prompts)
-        pair = logits.gather(1, torch.stack([asked.right, found.rival], 1))
-        told.append(pair[:, 0] - pair[:, 1])
-    bias = ready.clean.unembed_bias
-    told = (torch.stack(told, 1) - (bias[asked.right] - bias[found.rival])[:, None]) * found.scale / found.scale[:, :1]
-    sums = found.heads.sum((2, 3)) + found.mlps.sum(2)
-    torch.testing.assert_close(told.diff(dim=1), sums.diff(dim=1), **ALIKE)
-    assert sums.diff(dim=1).abs().amax(0).min() > 1e-2
+def told(model, wrote, answer, scale):
+    """Writes on an answer's direction over a scale."""
+    by_prompt = [6, *[1] * (wrote.ndim - 2)]
+    return (normed(model, wrote)[0] * answer.view(*by_prompt, -1)).sum(-1) / scale.view(by_prompt)
+
+
+def test_nothing_is_left_over_of_what_others_recover(model, ready):
+    """The logit difference by hooks falls by what is lost, less what others recover, less what a scale of its own
+    adds; what others recover is what movers, negative heads, others and MLPs do. The yardstick along the final stream
+    is made of each head's own write, that stream and its scale."""
+    asked, who = ready.asked, list(Who)
+    found = dict(zip(who, changes(ready, OUT, kinds_of(pick(ready))).unbind(2)))
+    rival, (_, twin) = direct(ready).rival, run(model, asked.twins)
+
+    def hooked(heads):
+        logits, values = run(model, asked.prompts, put_in(asked.prompts, twin, heads))
+        pair = logits.gather(1, torch.stack([asked.right, rival], 1)).double()
+        final = along(model, at_end(values[STREAMS[3]], asked.prompts))
+        return pair[:, 0] - pair[:, 1], written(model, asked.prompts, values)[0], final
+
+    before, wrote, stream = hooked(())
+    for i, heads in enumerate(OUT):
+        after, changed, moved = hooked(heads)
+        (lost, recovered), (_, rescaled) = (found[each][:, i].T for each in (Who.ALL, Who.NORM))
+        torch.testing.assert_close(before - after, lost - recovered - rescaled, **ALIKE)
+        own, later = torch.zeros(2, 3, 4)
+        for head in heads:
+            own[head.layer, head.head] = 1
+        later[min(head.layer for head in heads) + 1 :] = 1
+        free, held = (torch.einsum("nlhm,nm->nlh", changed, at) - torch.einsum("nlhm,nm->nlh", wrote, stream)
+                      for at in (moved, stream))  # fmt: skip
+        for each, gained in ((Who.FINAL, free), (Who.FINAL_HELD, held)):
+            expected = [-(held * own).sum((1, 2)), (gained * (later - later * own)).sum((1, 2))]
+            torch.testing.assert_close(found[each][:, i].float(), torch.stack(expected, -1), **ALIKE)
+    torch.testing.assert_close(sum(found[each][..., 1] for each in who[:4]), found[Who.ALL][..., 1])
+    assert all(found[each][..., 1].abs().max() > 1e-3 for each in (Who.MLPS, Who.NORM))
 
 
 @pytest.mark.parametrize("sets, options, message", [
@@ -227,10 +227,9 @@ def test_a_model_without_mlps_has_none_to_exchange():
     from talking_heads_utils.prompts.ioi import build_ioi
 
     planted = plant()
-    assert planted.bridge.cfg.attn_only
     prompts = build_ioi(planted.tokenizer, 4)
-    asked = Asked(task=None, prompts=prompts, twins=prompts, right=prompts.answers, clusters=prompts.answers)
-    r = Ready(asked, prepare(planted.bridge, prompts), prepare(planted.bridge, prompts))
+    run = prepare(planted.bridge, prompts)
+    r = Ready(Asked(None, prompts, prompts, prompts.answers, prompts.answers), run, run)
     with pytest.raises(OptionError, match="layer 0 has no MLP"):
         exchanged(r, [[Mlp(0)]])
     found = exchanged(r, [[], [Head(0, 0)]])

@@ -17,7 +17,6 @@ from talking_heads_utils.experiments.icl import backups as own_backups
 from talking_heads_utils.experiments.icl import known, measures, sequences
 from talking_heads_utils.experiments.icl.additivity import GROUPS, SumRow
 from talking_heads_utils.experiments.icl.backups import BackupRow, Who
-from talking_heads_utils.experiments.icl.choice import pick
 from talking_heads_utils.experiments.icl.evidence import slope_rows
 from talking_heads_utils.experiments.icl.parts import HEADS, MLPS, Attribute, LooksBackRow, PartRow
 from talking_heads_utils.experiments.icl.patching import SEES, FirstRow, OutRow
@@ -68,13 +67,9 @@ def redundant_in_transformers(cell: Cell, n: int, rng: Random) -> Iterator[Measu
 
 def backups_in_transformers(cell: Cell, n: int, rng: Random) -> Iterator[Measured]:
     """As :func:`redundant_in_transformers`."""
-    kind = known.Kind(cell.world.split()[-1])
     for seed in rng.integers(2**20, size=n).tolist():
-        bridge, found = known.empty(), []
-        for own in range(1000 * seed, 1000 * seed + cell.n_tasks):
-            plan = known.drawn_plan(kind, own)
-            select, held = known.planted(plan, cell.n_prompts, noise=cell.noise, seed=own, bridge=bridge, name=str(own))
-            found.append(own_backups.measure(held, pick(select), seed=own))
+        drawn = known.worlds(cell.world.split()[-1], seed, cell.noise, cell.n_tasks, cell.n_prompts)
+        found = [own_backups.measure(held, picked, seed=own) for own, picked, held in drawn]
         yield measures.backups(frame(own_backups.rows_of("", found, seed=seed)))
 
 

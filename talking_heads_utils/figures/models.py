@@ -106,7 +106,7 @@ def gate_figure(gate: pd.DataFrame) -> go.Figure:
 
 def words_figure(table: pd.DataFrame) -> go.Figure:
     """Greedy exact answers to tasks of words by number of examples, a menu for the task; both controls in grey. table:
-    of :func:`talking_heads_utils.experiments.icl.words.words`."""
+    of :func:`talking_heads_utils.experiments.icl.tasks.words`."""
     looks = ((style.ACCENT, "solid"), (style.CONTROL, "dash"), (style.CONTROL, "dot"))
 
     def traces(part: pd.DataFrame) -> list:

@@ -1,10 +1,9 @@
 """Chapter 4: what is learned in context, by which heads, and how belief grows with examples.
 
 ``asked``        what a model is asked, with twins: the same questions after another task's examples
-``tasks``        which tasks it can do, beside controls
-``words``        how well a model does each task of words
+``tasks``        which tasks it can do and how well, beside controls
+``words``        rows of how well it does them
 ``whole``        functions whose answers are several tokens, scored whole
-``answers``      answers of several tokens against other candidates
 ``functions``    functions y = a x + b
 ``swaps``        heads and MLPs at the values of the twin's run, at the last token or everywhere
 ``choice``       which heads, by what they do to a twin

@@ -65,12 +65,12 @@ class Changed(NamedTuple):
     own: Int[Tensor, "n largest"]
 
 
-def changed(sequences: Sequences, *, groups: tuple[int, ...] = GROUPS, seed: int = 0) -> Changed:
+def changed(sequences: Sequences, *, seed: int = 0) -> Changed:
     """A group of examples that speak for the rule, drawn anew for each sequence; smaller groups are its first ones.
 
     Raises :class:`TaskError` where a sequence has too few; take those of :func:`enough`.
     """
-    generator, n, largest = torch.Generator().manual_seed(seed), len(sequences), max(groups)
+    generator, n, largest = torch.Generator().manual_seed(seed), len(sequences), max(GROUPS)
     if not bool(enough(sequences, largest).all()):
         raise TaskError(f"Some sequences have fewer than {largest} labels that speak for the rule.")
     labels, speaks = sequences.labels[:, 0], sequences.sides[:, 0] == 1
@@ -78,7 +78,7 @@ def changed(sequences: Sequences, *, groups: tuple[int, ...] = GROUPS, seed: int
     slots, own = slots[:, :largest], torch.randint(2, (n, largest), generator=generator)
     mine = labels.gather(1, slots)
     some = mine ^ 1 ^ own
-    first = torch.arange(largest) < torch.tensor(groups)[:, None]
+    first = torch.arange(largest) < torch.tensor(GROUPS)[:, None]
     parts = [some[:, None], some[:, None] ^ torch.eye(largest, dtype=torch.long)]
     for chosen in first:
         parts += [mine[:, None].where(chosen, some[:, None]), some[:, None] ^ chosen.long()]
@@ -93,16 +93,14 @@ def enough(sequences: Sequences, size: int = max(GROUPS)) -> Tensor:
     return (sequences.sides[:, 0] == 1).sum(1) >= size
 
 
-def sum_rows(
-    model: str, labels: str, log_odds: LogOdds, made: Changed, *, groups: tuple[int, ...] = GROUPS, seed: int = 0
-) -> list[SumRow]:
+def sum_rows(model: str, labels: str, log_odds: LogOdds, made: Changed, *, seed: int = 0) -> list[SumRow]:
     """Of each rate and of all together. log_odds: of the variants, at the last question."""
     sequences, rows = made.sequences, []
     n_shown = sequences.labels.shape[-1]
-    joint, summed = contributions(log_odds, made.own, groups)
+    joint, summed = contributions(log_odds, made.own)
     for flip in (*sequences.flip.unique().tolist(), ALL_RATES):
         at = (sequences.flip == flip) | (flip == ALL_RATES)
-        for size, together, alone in zip(groups, joint[at].T, summed[at].T):
+        for size, together, alone in zip(GROUPS, joint[at].T, summed[at].T):
             ratio, total = (bootstrap_ratio(together, alone, seed=seed), bootstrap_mean(alone, n_boot=2000, seed=seed))
             difference = bootstrap_mean(together - alone, n_boot=2000, seed=seed)
             rows.append(SumRow(model, labels, round(flip, 3), size, n_shown, together.mean().item(), *total[:3],
@@ -111,13 +109,13 @@ def sum_rows(
 
 
 def contributions(
-    log_odds: LogOdds, own: Int[Tensor, "n largest"], groups: tuple[int, ...] = GROUPS
+    log_odds: LogOdds, own: Int[Tensor, "n largest"]
 ) -> tuple[Float[Tensor, "n groups"], Float[Tensor, "n groups"]]:
     """What each group contributes together, and the sum of what its examples contribute alone."""
-    some, turned, rest = log_odds[..., -1].split([1, own.shape[1], 2 * len(groups)], 1)
+    some, turned, rest = log_odds[..., -1].split([1, own.shape[1], 2 * len(GROUPS)], 1)
     alone = (2 * own - 1) * (some - turned) / 2
     mine, opposite = rest[:, ::2], rest[:, 1::2]
-    return mine - (some + opposite) / 2, torch.stack([alone[:, :size].sum(1) for size in groups], 1)
+    return mine - (some + opposite) / 2, torch.stack([alone[:, :size].sum(1) for size in GROUPS], 1)
 
 
 def run(c: Context) -> list[SumRow]:

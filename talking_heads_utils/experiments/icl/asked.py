@@ -68,9 +68,9 @@ class Asked:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def about(self, answers: Int[Tensor, "n *cells"]) -> Bool[Tensor, "n *cells"] | None:
+    def about(self, answers: Int[Tensor, "n *cells"] | None) -> Bool[Tensor, "n *cells"] | None:
         """Whether answers, as numbers, are about a x; None of words."""
-        if self.a_x is None:
+        if self.a_x is None or answers is None:
             return None
         return (answers - self.a_x.view(-1, *[1] * (answers.ndim - 1))).abs() <= ABOUT
 
@@ -84,15 +84,9 @@ class Task:
     n_examples: int
 
     def ask(
-        self,
-        c: Context,
-        n: int,
-        half: str,
-        *,
-        examples: Examples = Examples.OWN,
-        n_examples: int | None = None,
+        self, c: Context, n: int, half: str, *, examples: Examples = Examples.OWN, n_examples: int | None = None,
         seed: int = 0,
-    ) -> Asked:
+    ) -> Asked:  # fmt: skip
         """``n`` prompts of one half (``lists.SELECTION`` or ``HELD_OUT``), with their twins; with ``examples`` of
         another kind the same questions after those. seed: of the draw, beside the context's.
 
@@ -101,12 +95,12 @@ class Task:
         """
         k = 0 if examples == Examples.NONE else self.n_examples if n_examples is None else n_examples
         check_count("n_examples", k, 0)
-        drawn_by = 1000 * check_seed(c.seed) + check_seed(seed)
-        questions = self._draw(n, k, half, examples, drawn_by)
-        twins = self._draw(n, k, half, Examples.ANOTHER, drawn_by) if k else questions
+        drawn_by = check_seed(1000 * c.seed + seed)
+        questions = self.draw(n, k, half, examples, drawn_by)
+        twins = self.draw(n, k, half, Examples.ANOTHER, drawn_by) if k else questions
         return self._asked(c, questions, twins, half)
 
-    def ask_b(self, c: Context, asked: Asked, b_sees: Examples, *, seed: int = 1) -> Asked:
+    def ask_b(self, c: Context, asked: Asked, b_sees: Examples) -> Asked:
         """A question of the same half for each that is asked, with another x and another right answer, after no
         examples or after as many with labels shuffled. ``right`` is what ``asked``'s task answers; a twin is the prompt
         itself.
@@ -116,10 +110,10 @@ class Task:
         if b_sees not in (Examples.NONE, Examples.SHUFFLED):
             raise TaskError(f"B sees no examples or shuffled ones, not {str(b_sees)!r}.")
         k = 0 if b_sees == Examples.NONE else len(asked.questions[0].pairs)
-        questions = self._draw_b(asked, k, b_sees, 1000 * c.seed + check_seed(seed))
+        questions = self._draw_b(asked, k, b_sees, 1000 * c.seed + 1)
         return self._asked(c, questions, questions, asked.half)
 
-    def rights(self, asked: Asked) -> Int[Tensor, "n n_examples_1"]:
+    def rights(self, questions: Sequence[Any]) -> Int[Tensor, "n n_examples_1"]:
         """The right answer to each example's x and, last, to the question's, whatever labels are shown: places in
         :attr:`answers`, -1 for an x of another task."""
         raise NotImplementedError
@@ -135,33 +129,24 @@ class Task:
 
     def _asked(self, c: Context, questions: Sequence[Any], twins: Sequence[Any], half: str) -> Asked:
         n = len(questions)
-        both = self._encode(c, [*questions, *twins], half)  # at once: the sum over a large vocabulary takes its time
+        both = self.encode(c, [*questions, *twins], half)  # at once: the sum over a large vocabulary takes its time
         prompts = both.select(slice(n))
-        asked = Asked(self, prompts, both.select(slice(n, 2 * n)), prompts.answers, prompts.answers, half, questions)
-        _check_aligned(asked)
-        return asked
+        if not both.mask.all() or any((at != at[0]).any() for at in both.positions.values()):
+            raise TaskError(
+                f"{self.name}: this tokenizer reads some prompts or twins in more tokens than others, so that they "
+                "cannot be exchanged place by place. Take another task."
+            )
+        return Asked(self, prompts, both.select(slice(n, 2 * n)), prompts.answers, prompts.answers, half, questions)
 
-    def _draw(self, n: int, k: int, half: str, examples: Examples, seed: int) -> list[Any]:
+    def draw(self, n: int, k: int, half: str, examples: Examples, seed: int) -> list[Any]:
         """Questions of one half; of one seed the same ones whatever stands before them."""
         raise NotImplementedError
 
     def _draw_b(self, asked: Asked, k: int, examples: Examples, seed: int) -> list[Any]:
         raise NotImplementedError
 
-    def _encode(self, c: Context, questions: Sequence[Any], half: str) -> PromptSet:
+    def encode(self, c: Context, questions: Sequence[Any], half: str) -> PromptSet:
         raise NotImplementedError
-
-
-def _check_aligned(asked: Asked) -> None:
-    """Raises :class:`TaskError` unless all prompts and twins have as many tokens and the same named places."""
-    sets = (asked.prompts, asked.twins)
-    whole = all(bool(some.mask.all()) for some in sets) and len({some.tokens.shape for some in sets}) == 1
-    first = {name: int(at[0]) for name, at in asked.prompts.positions.items()}
-    if not whole or any(bool((at != first[name]).any()) for some in sets for name, at in some.positions.items()):
-        raise TaskError(
-            f"{asked.task.name}: this tokenizer reads some prompts or twins in more tokens than others, so that they "
-            "cannot be exchanged place by place. Take another task."
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,19 +156,18 @@ class WordTask(Task):
     relation: Relation
     others: tuple[Relation, ...] = ()
 
-    def rights(self, asked: Asked) -> Int[Tensor, "n n_examples_1"]:
-        place, right = {y: i for i, y in enumerate(self.relation.answers)}, dict(self.relation.pairs)
-        rows = [[right.get(x) for x in (*(x for x, _ in q.pairs), q.x)] for q in asked.questions]
-        return torch.tensor([[ABSENT if y is None else place[y] for y in row] for row in rows])
+    def rights(self, questions: Sequence[WordQuestion]) -> Int[Tensor, "n n_examples_1"]:
+        right = {x: self.relation.answers.index(y) for x, y in self.relation.pairs}
+        return torch.tensor([[right.get(x, ABSENT) for x in (*(x for x, _ in q.pairs), q.x)] for q in questions])
 
     def n_pairs(self) -> tuple[int, int]:
         return len(self.relation.pairs), self.relation.left_out
 
-    def _draw(self, n: int, k: int, half: str, examples: Examples, seed: int) -> list[WordQuestion]:
+    def draw(self, n: int, k: int, half: str, examples: Examples, seed: int) -> list[WordQuestion]:
         return draw_words(self.relation, n, k, half, examples=DRAWN[examples], others=self.others, seed=seed)
 
     def _draw_b(self, asked: Asked, k: int, examples: Examples, seed: int) -> list[WordQuestion]:
-        pool = self._draw(2 * len(asked), k, asked.half, examples, seed)
+        pool = self.draw(2 * len(asked), k, asked.half, examples, seed)
         chosen = []
         for q in asked.questions:
             at = next((i for i, its in enumerate(pool) if its.x != q.x and its.answer != q.answer), None)
@@ -192,7 +176,7 @@ class WordTask(Task):
             chosen.append(pool.pop(at))
         return chosen
 
-    def _encode(self, c: Context, questions: Sequence[WordQuestion], half: str) -> PromptSet:
+    def encode(self, c: Context, questions: Sequence[WordQuestion], half: str) -> PromptSet:
         n_ctx = c.bridge.cfg.n_ctx
         return encode_words(questions, self.relation, c.tokenizer, half=half, seed=c.seed, n_ctx=n_ctx)
 
@@ -206,12 +190,12 @@ class NumberTask(Task):
     family: Family
     function: tuple[int, int] | None = None
 
-    def rights(self, asked: Asked) -> Int[Tensor, "n n_examples_1"]:
-        rows = [[q.function[0] * x + q.function[1] for x in (*(x for x, _ in q.pairs), q.x)] for q in asked.questions]
+    def rights(self, questions: Sequence[Question]) -> Int[Tensor, "n n_examples_1"]:
+        rows = [[q.function[0] * x + q.function[1] for x in (*(x for x, _ in q.pairs), q.x)] for q in questions]
         return self.answers.place_of(torch.tensor(rows))
 
     def n_pairs(self) -> tuple[int, int]:
-        return len(self._xs()) if self.function else self.family.n_x, 0
+        return self.family.n_x - (self.function is not None), 0
 
     @property
     def by_function(self) -> bool:
@@ -223,12 +207,13 @@ class NumberTask(Task):
         clusters = a * self.family.n_b + b if self.by_function else x
         return replace(asked, numbers=self.answers, a_x=a * x, clusters=clusters)
 
-    def _xs(self, half: str | None = None) -> Int[Tensor, "n_x"]:
-        """The x of one half, or all of them."""
+    def _xs(self, half: str) -> Int[Tensor, "n_x"]:
+        """The x of one half: all of them where halves have functions of their own."""
         if self.function is None:
             return torch.arange(self.family.n_x)
-        order = 1 + torch.randperm(self.family.n_x - 1, generator=torch.Generator().manual_seed(0))
-        return order if half is None else order[half == HELD_OUT :: 2]
+        return (
+            1 + torch.randperm(self.family.n_x - 1, generator=torch.Generator().manual_seed(0))[half == HELD_OUT :: 2]
+        )
 
     def _among(self, half: str) -> Bool[Tensor, "n_functions"]:
         """The functions that prompts of one half may be of."""
@@ -237,7 +222,7 @@ class NumberTask(Task):
         trained = ~self.family.held_out
         return trained & (trained.cumsum(0) % 2 == (half == HELD_OUT))
 
-    def _draw(self, n: int, k: int, half: str, examples: Examples, seed: int) -> list[Question]:
+    def draw(self, n: int, k: int, half: str, examples: Examples, seed: int) -> list[Question]:
         generator, among = torch.Generator().manual_seed(seed), self._among(half)
         drawn = self.family.draw(n, k + 1, generator, among, self._xs(half))
         y = drawn.y
@@ -257,8 +242,7 @@ class NumberTask(Task):
 
     def _draw_b(self, asked: Asked, k: int, examples: Examples, seed: int) -> list[Question]:
         generator, xs = torch.Generator().manual_seed(seed), self._xs(asked.half)
-        function = torch.tensor([list(map(int, q.function)) for q in asked.questions])
-        which = (self.family.functions == function[:, None]).all(2).long().argmax(1)
+        which = torch.tensor([self.family.functions.tolist().index([*q.function]) for q in asked.questions])
         x = xs[torch.rand(len(asked), len(xs), generator=generator).argsort(1)[:, : k + 2]]
         at_a = torch.tensor([q.x for q in asked.questions])
         at_b = torch.where(x[:, -1] == at_a, x[:, -2], x[:, -1])
@@ -274,5 +258,5 @@ class NumberTask(Task):
         shown = [tuple(zip(xs, ys)) for xs, ys in zip(x.tolist(), y.tolist())]
         return [Question(pairs, int(q), f) for pairs, q, f in zip(shown, at.tolist(), functions)]
 
-    def _encode(self, c: Context, questions: Sequence[Question], half: str) -> PromptSet:
+    def encode(self, c: Context, questions: Sequence[Question], half: str) -> PromptSet:
         return encode_questions(questions, c.tokenizer, seed=c.seed, n_ctx=c.bridge.cfg.n_ctx)

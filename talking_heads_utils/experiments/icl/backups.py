@@ -19,16 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from talking_heads_utils import batches
-from talking_heads_utils.experiments.icl import tasks
 from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
-from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, marked, ready, written
+from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, every_ready, marked, values, written_along
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.engine import Forward, Z
+from talking_heads_utils.forward.engine import Z
 from talking_heads_utils.labels import Head
-from talking_heads_utils.progress import follow
-from talking_heads_utils.prompts.lists import HELD_OUT
 
 if TYPE_CHECKING:
     from talking_heads_utils.experiments.context import Context
@@ -144,7 +141,7 @@ def _rescaled(r: Ready, d: Direct) -> Float[Tensor, "n k"]:
     both = f.logits(f.final[:, None], tokens)[:, 0] - f.unembed_bias[tokens]
     changing = d.heads.double().sum((-2, -1)) + d.mlps.double().sum(-1)
     frozen = (both[:, 0] - both[:, 1]).double().cpu()[:, None] + changing - changing[:, :1]
-    return (d.free(frozen) - frozen)[:, 1:]
+    return (frozen * (d.scale[:, :1] / d.scale) - frozen)[:, 1:]
 
 
 @torch.no_grad()
@@ -153,32 +150,22 @@ def _along_final(r: Ready, sets: Sequence[Sequence[Head]]) -> tuple[Tensor, Tens
     :attr:`~talking_heads_utils.experiments.icl.swaps.Direct.post`: both of the changed run, and both of the untouched
     one, which is variant 0."""
     f, found = r.clean, []
-    out = marked(f, [(), *sets])[0].to(f.final.device)
+    out, every = marked(f, [(), *sets])[0].to(f.final.device), {(Z, layer) for layer in range(f.n_layers)}
     for rows in batches.blocks(len(f.end), max(1, N_AT_ONCE // len(out))):
-        _, instead = _run(r.twin, rows, torch.zeros_like(out[:1]))
-        final, z = _run(f, rows, out, instead)
-        stream = f.norm.center(final)
-        own = stream / f.norm.scale(stream.square().sum(-1), stream.shape[-1])[..., None]
-        found.append([torch.stack([written(f, layer, at, along) for layer, at in enumerate(z)], 2).cpu()
-                      for along in (own, own[:, :1])])  # fmt: skip
+        instead, seen = values(r.twin, every, r.twin.at_end(), rows), list[Tensor]()
+
+        def change(site: str, layer: int, value: Tensor, instead: dict = instead, seen: list = seen) -> Tensor:
+            if site != Z:
+                return value
+            z = torch.where(out[:, layer, None, :, None], instead[Z, layer][:, None], value)
+            seen.append(z[:, :, 0])
+            return z
+
+        x = f.resid[rows, None, None].expand(-1, len(out), -1, -1)
+        final = f.run(x, f.at_end(), change=change, rows=rows)[:, :, 0]
+        found.append([scores.cpu() for scores in written_along(f, final, seen)])
     free, held = map(torch.cat, zip(*found))
     return free, held
-
-
-def _run(f: Forward, rows: slice, out: Tensor, instead: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor]]:
-    """The final stream at the last token, ``[rows, k, d_model]``, and each layer's z there, with some heads' z put in
-    place of those that are out, a set a variant."""
-    seen: list[Tensor] = []
-
-    def change(site: str, layer: int, value: Tensor) -> Tensor:
-        if site != Z:
-            return value
-        z = torch.where(out[:, layer, None, :, None], instead[layer][:, :, None], value) if len(instead) else value
-        seen.append(z[:, :, 0])
-        return z
-
-    x = f.resid[rows, None, None].expand(-1, len(out), -1, -1)
-    return f.run(x, f.at_end(), change=change, rows=rows)[:, :, 0], seen
 
 
 def measure(r: Ready, picked: Picked, *, seed: int = 0) -> Measured:
@@ -217,16 +204,13 @@ def _rows(
     for who, draws in zip(Who, means.unbind(1)):
         lost, recovered = draws[0].tolist()
         clear = ends(draws[:, 0]).low > 0
-        share, low, high = map(float, ends(draws[:, 1] / draws[:, 0].clamp(min=1e-9))) if clear else (None, None, None)
+        share = ends(draws[:, 1] / draws[:, 0].clamp(min=1e-9)).numbers if clear else (None, None, None)
         yield BackupRow(
-            model, task, are.value, out.draw, n_heads, out.alone, named, who.value, lost, recovered, share, low, high, n
-        )
+            model, task, are.value, out.draw, n_heads, out.alone, named, who.value, lost, recovered, *share, n
+        )  # type: ignore[call-arg]
 
 
 def run(c: Context) -> list[BackupRow]:
-    picked, found = c.kept(picks), list[Measured]()
-    for seed, task in enumerate(follow(tasks.tasks(c), "tasks"), 1000 * c.seed):
-        if picked[task.name].chosen:
-            held = ready(c, task.ask(c, c.n(N_HELD, 20), HELD_OUT))
-            found.append(measure(held, picked[task.name], seed=seed))
+    picked, held = c.kept(picks), enumerate(every_ready(c, c.n(N_HELD, 20)), 1000 * c.seed)
+    found = [measure(r, own, seed=seed) for seed, r in held if (own := picked[r.asked.task.name]).chosen]
     return rows_of(c.model, found, seed=c.seed)

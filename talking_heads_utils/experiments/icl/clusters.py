@@ -22,24 +22,29 @@ class Ends(NamedTuple):
     low: Tensor
     high: Tensor
 
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """Of a single statistic."""
+        return self.value.item(), self.low.item(), self.high.item()
 
-def drawn_weights(clusters: Int[Tensor, "n"], *, n_draws: int = N_DRAWS, seed: int = 0) -> Float[Tensor, "n_draws_1 n"]:
+
+def drawn_weights(clusters: Int[Tensor, "n"], *, seed: int = 0) -> Float[Tensor, "n_draws_1 n"]:
     """Weights of prompts, summing to 1: first all alike, then of draws of whole clusters with replacement (Davison and
     Hinkley 1997, section 3.8). Raises :class:`OptionError` for fewer than two clusters."""
     kinds, which = clusters.cpu().unique(return_inverse=True)
     if len(kinds) < 2:
         raise OptionError(f"An interval needs two clusters at least, not {len(kinds)}.")
-    drawn = torch.randint(len(kinds), (n_draws, len(kinds)), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(n_draws, len(kinds)).scatter_add_(1, drawn, torch.ones(drawn.shape)).double()
+    drawn = torch.randint(len(kinds), (N_DRAWS, len(kinds)), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(N_DRAWS, len(kinds)).scatter_add_(1, drawn, torch.ones(drawn.shape)).double()
     weights = torch.cat([torch.ones(1, len(which), dtype=torch.float64), times[:, which]])
     return weights / weights.sum(1, keepdim=True)
 
 
 def drawn_means(
-    values: Float[Tensor, "n *cells"], clusters: Int[Tensor, "n"], *, n_draws: int = N_DRAWS, seed: int = 0
+    values: Float[Tensor, "n *cells"], clusters: Int[Tensor, "n"], *, seed: int = 0
 ) -> Float[Tensor, "n_draws_1 *cells"]:
     """Means over prompts of every cell: first of all, then of each draw."""
-    weights = drawn_weights(clusters, n_draws=n_draws, seed=seed)
+    weights = drawn_weights(clusters, seed=seed)
     return (weights @ values.double().cpu().reshape(len(values), -1)).view(-1, *values.shape[1:])
 
 

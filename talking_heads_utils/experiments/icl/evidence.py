@@ -9,7 +9,7 @@ table is a function of such log-odds, whether a model gives them or a reader of
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,11 +20,12 @@ from torch import Tensor
 from talking_heads_utils.errors import NotApplicable, OptionError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import sequences as drawn
+from talking_heads_utils.experiments.icl.clusters import ends
 from talking_heads_utils.experiments.icl.readers import LogOdds, Reader, candidates, features, without_bias
 from talking_heads_utils.experiments.icl.sequences import N_SEQUENCES, Sequences
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
-from talking_heads_utils.stats import bootstrap_mean, share_in_clusters
+from talking_heads_utils.stats import Interval, bootstrap_mean, share_in_clusters
 
 COUNTS, GATE_COUNTS = (4, 8, 16, 32), (0, 1, 2, 4, 8, 16, 32)  # examples before a question
 N_SELECTION = 24  # sequences of each rate by which labels are chosen
@@ -118,13 +119,19 @@ def gate_rows(
     model: str, labels: str, half: str, log_odds: LogOdds, sequences: Sequences, counts: Iterable[int] = GATE_COUNTS
 ) -> list[GateRow]:
     """Of each rate and number of examples. A tie is no right answer."""
-    rows, which = [], torch.arange(len(sequences))[:, None].expand(log_odds.shape[:2])
+    rows = []
     for flip, at in _rates(sequences):
         for k in counts:
-            found = share_in_clusters((log_odds[at, :, k] > 0).flatten(), which[at].flatten())
+            found = _share(log_odds[at, :, k])
             exact = (1 + sequences.signed[at, :, k].sign().double().mean().item()) / 2
             rows.append(GateRow(model, labels, flip, k, half, *found[:3], exact, int(at.sum())))
     return rows
+
+
+def _share(log_odds: Float[Tensor, "n k"]) -> Interval:
+    """Share of log-odds above 0, where those of one sequence may be alike."""
+    which = torch.arange(len(log_odds))[:, None].expand_as(log_odds)
+    return share_in_clusters((log_odds > 0).flatten(), which.flatten())
 
 
 def evidence_rows(
@@ -160,12 +167,6 @@ def _resamples(strata: tuple[int, ...], n_boot: int, seed: int) -> Float[Tensor,
     return torch.cat(parts, 1)
 
 
-def _ends(values: Float[Tensor, "n_boot_1"]) -> tuple[float, float, float]:
-    """A statistic, and the ends of the 95% percentile interval of its resamples, which follow it."""
-    low, high = values[1:].quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return values[0].item(), low, high
-
-
 def reader_rows(
     model: str, labels: str, log_odds: LogOdds, sequences: Sequences, *, n_boot: int = 2000, seed: int = 0
 ) -> list[ReaderRow]:
@@ -195,8 +196,8 @@ def reader_rows(
     total = W @ y[held].square().sum(1)
     explained = {reader: 1 - missed / total for reader, (*_, missed) in best.items()}
     return [
-        ReaderRow(model, labels, reader, parameter, slope, *_ends(explained[reader]),
-                  *_ends(explained[reader] - explained[Reader.EXACT]), n=int(held.sum()))
+        ReaderRow(model, labels, reader, parameter, slope, *ends(explained[reader]).numbers,
+                  *ends(explained[reader] - explained[Reader.EXACT]).numbers, n=int(held.sum()))
         for reader, (_, parameter, slope, _) in best.items()
     ]  # fmt: skip
 
@@ -242,43 +243,30 @@ def slope_rows(
     W = _resamples(tuple(int(at.sum()) for _, at in rates), n_boot, seed)
     sums = [_Sums(*(W[:, at] @ parts[at]).T) for _, at in rates]
     weights = [sequences.weight[at][0].item() for _, at in rates]
-    rows = [
-        _slope_row(model, labels, flip, [s], s.slope, _ends(s.slope / w)[0], int(at.sum()))
-        for (flip, at), s, w in zip(rates, sums, weights)
-    ]
-    slope, scale = sum(s.slope for s in sums) / len(sums), _scale(sums, weights)
-    together = _slope_row(model, labels, ALL_RATES, sums, slope, scale, len(sequences))  # type: ignore[arg-type]
-    rise = dict(zip(("follows", "follows_low", "follows_high"), _ends(_rise(sums, weights))))
+    rows = [_slope_row(model, labels, flip, [s], s.slope, (s.slope[0] / w).item(), int(at.sum()))
+            for (flip, at), s, w in zip(rates, sums, weights)]  # fmt: skip
+    slopes, w = torch.stack([s.slope for s in sums]), torch.tensor(weights, dtype=torch.float64)
+    fitted = sum(w * s.Ey for s, w in zip(sums, weights)) / sum(w * w * s.EE for s, w in zip(sums, weights))
+    rise = (w - w.mean()) @ slopes / (w - w.mean()).square().sum()  # NaN for one rate
     readers = reader_rows(model, labels, log_odds, sequences, n_boot=n_boot, seed=seed)
     best = max((row for row in readers if row.reader != Reader.EXACT), key=lambda row: row.explained)
-    rival = dict(
-        rival=best.reader, rival_beyond=best.beyond_exact, rival_low=best.beyond_low, rival_high=best.beyond_high
-    )
-    return [*rows, replace(together, **rise, **rival)]  # type: ignore[arg-type]
+    rival = (best.reader, best.beyond_exact, best.beyond_low, best.beyond_high)
+    slope, scale = sum(s.slope for s in sums) / len(sums), fitted[0].item()  # type: ignore[index]
+    together = _slope_row(model, labels, ALL_RATES, sums, slope, scale, len(sequences), ends(rise).numbers, rival)  # type: ignore[arg-type]
+    return [*rows, together]
 
 
 def _slope_row(
-    model: str, labels: str, flip: float, sums: list[_Sums], slope: Tensor, of_exact: float, n: int
-) -> SlopeRow:
+    model: str, labels: str, flip: float, sums: list[_Sums], slope: Tensor, of_exact: float, n: int,
+    follows: tuple = (None,) * 3, rival: tuple = (None,) * 4,
+) -> SlopeRow:  # fmt: skip
     shared, own = (sum(part) for part in zip(*(s.bend for s in sums)))
     n_drawn = sum(s.one for s in sums)
     fitted, squared = sum(s.slope * s.E for s in sums), sum(s.slope.square() * s.EE for s in sums)
     by_evidence = squared / n_drawn - (fitted / n_drawn).square()  # type: ignore[union-attr]
     order = sum(s.order for s in sums) / n_drawn / by_evidence
-    return SlopeRow(model, labels, flip, *_ends(slope), of_exact, None, None, None, *_ends(shared / own),
-                    *_ends(order), None, None, None, None, n)  # fmt: skip
-
-
-def _scale(sums: list[_Sums], weights: list[float]) -> float:
-    """Of an exact reader's log-odds, the multiple that fits all rates best."""
-    above = sum(w * s.Ey for s, w in zip(sums, weights))
-    return (above / sum(w * w * s.EE for s, w in zip(sums, weights)))[0].item()  # type: ignore[index]
-
-
-def _rise(sums: list[_Sums], weights: list[float]) -> Tensor:
-    """Coefficient of the rates' slopes on what one label tells at that rate, with a constant; NaN for one rate."""
-    w = torch.tensor(weights, dtype=torch.float64)
-    return (w - w.mean()) @ torch.stack([s.slope for s in sums]) / (w - w.mean()).square().sum()
+    return SlopeRow(model, labels, flip, *ends(slope).numbers, of_exact, *follows, *ends(shared / own).numbers,
+                    *ends(order).numbers, *rival, n)  # type: ignore[call-arg]  # fmt: skip
 
 
 # --- one model ---
@@ -296,12 +284,8 @@ class Read:
 
     @property
     def named(self) -> str:
-        return named(self.labels)
-
-
-def named(labels: tuple[str, str]) -> str:
-    """Two labels as tables have them."""
-    return ", ".join(labels)
+        """The labels as tables have them."""
+        return ", ".join(self.labels)
 
 
 def read(c: Context) -> Read:
@@ -313,10 +297,8 @@ def read(c: Context) -> Read:
     gate, tried = [], []
     for labels in drawn.labels_of(c.tokenizer):
         found = drawn.log_odds(c.bridge, c.tokenizer, some, labels)
-        gate += gate_rows(c.model, named(labels), SELECTION, found, some)
-        hits = (found[:, 0, SETTLED:] > 0).double()
-        which = torch.arange(len(some))[:, None].expand_as(hits)
-        tried.append((share_in_clusters(hits.flatten(), which.flatten()).low, labels))
+        gate += gate_rows(c.model, ", ".join(labels), SELECTION, found, some)
+        tried.append((_share(found[:, 0, SETTLED:]).low, labels))
     low, labels = max(tried)
     sequences = drawn.draw(c.n(N_SEQUENCES, 12), n_words=n_words, seed=c.seed)  # type: ignore[arg-type]
     return Read(labels, sequences, drawn.log_odds(c.bridge, c.tokenizer, sequences, labels), gate, low)

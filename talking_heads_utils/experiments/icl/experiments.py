@@ -18,10 +18,10 @@ from talking_heads_utils.experiments.icl import (
 )
 
 EXPERIMENTS = (
-    Experiment("words", 4, 4, words.WordsRow, words.words, "tasks of words, as chapter 3 asks them", of_own=False),
+    Experiment("words", 4, 4, words.WordsRow, tasks.words, "tasks of words, as chapter 3 asks them", of_own=False),
     Experiment("tasks", 4, 6, words.WordsRow, tasks.run_tasks, "accuracy on tasks in context"),
     Experiment("shown", 4, 1, tasks.ShownRow, tasks.run_shown, "one prompt after various examples"),
-    Experiment("functions", 4, 3, whole.FunctionsRow, whole.run, "whole answers of y = a x + b", of_own=False),
+    Experiment("functions", 4, 3, whole.FunctionsRow, whole.functions, "whole answers of y = a x + b", of_own=False),
     Experiment("heads", 4, 8, redundancy.HeadRow, redundancy.run_heads, "what each head does to each task"),
     Experiment("pairs", 4, 8, redundancy.PairRow, redundancy.run_pairs, "interactions of heads"),
     Experiment("sets", 4, 10, redundancy.SetRow, redundancy.run_sets, "what sets of heads do together"),

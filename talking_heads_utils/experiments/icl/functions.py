@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot, pad
 
 from talking_heads_utils.errors import TaskError
 
@@ -18,7 +18,7 @@ class Family:
     """Functions y = a x + b with a in 1..n_a, b in 0..n_b - 1 and x in 0..n_x - 1.
 
     noise: the probability that an example's y is replaced by the value at the same x of a function drawn at random, so
-    that a wrong label looks like a right one. held_share: of the functions, held out of training, drawn by split_seed.
+    that a wrong label looks like a right one. held_share: of the functions, held out of training.
     """
 
     n_a: int = 5
@@ -26,7 +26,6 @@ class Family:
     n_x: int = 24
     noise: float = 0.0
     held_share: float = 0.2
-    split_seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 1:
@@ -51,25 +50,20 @@ class Family:
 
     @cached_property
     def held_out(self) -> Bool[Tensor, "n_functions"]:
-        """Which functions no training prompt is of; a random choice."""
-        generator = torch.Generator().manual_seed(self.split_seed)
-        order = torch.randperm(len(self.functions), generator=generator)
+        """Which functions no training prompt is of; a random choice, always the same."""
+        order = torch.randperm(len(self.functions), generator=torch.Generator().manual_seed(0))
         return order.argsort() < round(self.held_share * len(self.functions))
 
     @cached_property
     def likelihood(self) -> Float[Tensor, "n_functions n_x n_numbers"]:
         """Probability of each label at each x, if the function is this one. Replaced labels come from all functions."""
-        own = F.one_hot(self.values, self.n_numbers).double()
+        own = one_hot(self.values, self.n_numbers).double()
         return (1 - self.noise) * own + self.noise * own.mean(0)
 
     def draw(
-        self,
-        n: int,
-        n_pairs: int,
-        generator: torch.Generator,
-        among: Bool[Tensor, "n_functions"] | None = None,
+        self, n: int, n_pairs: int, generator: torch.Generator, among: Bool[Tensor, "n_functions"],
         xs: Int[Tensor, "n_xs"] | None = None,
-    ) -> Examples:
+    ) -> Examples:  # fmt: skip
         """``n`` lists of examples with different x each, functions drawn from ``among`` and x from ``xs`` (all of them
         by default).
 
@@ -78,7 +72,7 @@ class Family:
         xs = torch.arange(self.n_x) if xs is None else xs
         if not 1 <= n_pairs <= len(xs):
             raise TaskError(f"{n_pairs} pairs of different x cannot be drawn from {len(xs)} values of x.")
-        allowed = torch.arange(len(self.functions)) if among is None else among.nonzero().flatten()
+        allowed = among.nonzero().flatten()
         if len(allowed) == 0:
             raise TaskError("No function is left to draw from.")
         which = allowed[torch.randint(len(allowed), (n,), generator=generator)]
@@ -99,34 +93,6 @@ class Examples:
     clean: Int[Tensor, "n n_pairs"]
 
 
-def posterior(
-    family: Family,
-    x: Int[Tensor, "n n_pairs"],
-    y: Int[Tensor, "n n_pairs"],
-    prior: Float[Tensor, "n_functions"] | None = None,
-) -> Float[Tensor, "n n_pairs_1 n_functions"]:
-    """The Bayes-optimal predictor's belief after 0, 1, ..., n_pairs examples.
-
-    prior: over functions, uniform by default.
-
-    Where no function fits the examples (a held-out one under a prior without it), the belief is NaN.
-    """
-    n_functions = len(family.functions)
-    prior = torch.full((n_functions,), 1 / n_functions, dtype=torch.float64) if prior is None else prior.double()
-    steps = family.likelihood[:, x, y].log().permute(1, 2, 0)
-    logs = torch.cat([torch.zeros_like(steps[:, :1]), steps.cumsum(1)], 1) + prior.log()
-    return logs.softmax(-1)
-
-
-def predictive(
-    family: Family, belief: Float[Tensor, "n k n_functions"], x: Int[Tensor, "n k"]
-) -> Float[Tensor, "n k n_numbers"]:
-    """Probability of each number as the function's own value at x, under a belief over functions."""
-    values = family.values.T[x]
-    out = torch.zeros(*x.shape, family.n_numbers, dtype=belief.dtype)
-    return out.scatter_add_(2, values, belief)
-
-
 def trained_prior(family: Family) -> Float[Tensor, "n_functions"]:
     """Uniform over the functions that training showed."""
     kept = (~family.held_out).double()
@@ -139,10 +105,13 @@ def bayes_accuracy(
     """Whether the Bayes-optimal predictor's first choice for pair k, after the k pairs before it, is the function's own
     value.
 
-    A belief that is nowhere (NaN) counts as wrong; of several first choices each counts by its share.
+    Where no function fits the examples (a held-out one under a prior without it), it has no belief (NaN), which counts
+    as wrong; of several first choices each counts by its share.
     """
-    belief = posterior(family, examples.x, examples.y, prior)[:, :-1]
-    chance = predictive(family, belief, examples.x)
+    steps = family.likelihood[:, examples.x, examples.y].log().permute(1, 2, 0)[:, :-1]
+    belief = (pad(steps.cumsum(1), (0, 0, 1, 0)) + prior.double().log()).softmax(-1)
+    chance = torch.zeros(*examples.x.shape, family.n_numbers, dtype=belief.dtype)
+    chance.scatter_add_(2, family.values.T[examples.x], belief)  # of each number to be the function's own value
     top = chance >= chance.amax(-1, keepdim=True) - 1e-12
     hit = top.gather(2, examples.clean[..., None])[..., 0]
     return (hit / top.sum(-1).clamp(min=1)).nan_to_num(0.0)

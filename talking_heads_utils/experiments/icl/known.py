@@ -22,7 +22,7 @@ With s_i what head i adds, and sums over the key heads, those that the kind is a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.icl import redundancy
 from talking_heads_utils.experiments.icl.asked import Asked, Task
-from talking_heads_utils.experiments.icl.choice import N_SELECT, pick
+from talking_heads_utils.experiments.icl.choice import N_SELECT, Picked, pick
 from talking_heads_utils.experiments.icl.swaps import Ready
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, heads_in
@@ -86,11 +86,6 @@ class Plan:
     def slope(self) -> float:
         """By which key heads of layer 1 look at the answer as more is told."""
         return {Kind.BACKUP: -self.steep, Kind.CHAIN: self.steep}.get(self.kind, 0.0)
-
-
-def room_for(ratio: float, written: Sequence[float]) -> float:
-    """The room with which copies that write so much have this joint over summed loss, each losing something."""
-    return sum(written) * (ratio - 1) / (len(written) * ratio - 1)
 
 
 # --- the transformer ---
@@ -156,13 +151,11 @@ def _look(bridge: TransformerBridge, plan: Plan, head: Head) -> None:
 
 def _cap(bridge: TransformerBridge, most: float) -> None:
     """The last MLP takes away what is told beyond so much."""
-    names = dict(bridge.original_model.named_parameters())
-    into, bias, out = (next(p for name, p in names.items() if name.startswith(f"layers.{N_LAYERS - 1}.")
-                            and name.replace("._original_component", "").endswith(f"mlp.{of}"))
-                       for of in ("fc_in.weight", "fc_in.bias", "fc_out.weight"))  # fmt: skip
-    into[:, HIDDEN] = torch.eye(N_ANSWERS)
-    bias.fill_(-most)
-    out[N_WORDS + 1 : N_WORDS + 1 + N_ANSWERS] = -torch.eye(N_ANSWERS)
+    mlp = bridge.blocks[-1].mlp.original_component
+    into, out = mlp.fc_in.original_component, mlp.fc_out.original_component
+    into.weight[:, HIDDEN] = torch.eye(N_ANSWERS)
+    into.bias.fill_(-most)
+    out.weight[N_WORDS + 1 : N_WORDS + 1 + N_ANSWERS] = -torch.eye(N_ANSWERS)
 
 
 # --- prompts ---
@@ -175,16 +168,16 @@ def ask(plan: Plan, n: int, seed: int, half: str = "", name: str = "") -> Asked:
     right, rival, mark = draw(ANSWERS), draw(ANSWERS), torch.full((n,), QUESTION)
     rival = torch.where(rival == right, ANSWERS.start + (right - ANSWERS.start + 1) % N_ANSWERS, rival)
     instead = rival if plan.kind is Kind.RIVALS else draw(FILLERS)
-    prompts, twins = (_prompts(torch.stack([draw(FILLERS), shown, mark], 1), right) for shown in (right, instead))
+    prompts, twins = (prompts_of(torch.stack([draw(FILLERS), shown, mark], 1), right) for shown in (right, instead))
     words = torch.arange(N_WORDS)
     return Asked(Task(name or plan.kind.value, Numbers(words, words), 1), prompts, twins, right, right, half)
 
 
-def _prompts(tokens: Int[Tensor, "n 3"], right: Int[Tensor, "n"]) -> PromptSet:
-    n = len(tokens)
-    end, none = {"end": torch.full((n,), N_TOKENS - 1)}, torch.zeros(n, 0, dtype=torch.long)
-    recipe = Recipe("planted heads", n, 0, "")
-    return PromptSet(tokens, torch.ones_like(tokens, dtype=torch.bool), end, right, none, [""] * n, {}, recipe)
+def prompts_of(tokens: Int[Tensor, "n n_pos"], right: Int[Tensor, "n"]) -> PromptSet:
+    """Prompts of one length by their tokens, with ``end`` alone as a named position."""
+    n, n_pos = tokens.shape
+    end, none = {"end": torch.full((n,), n_pos - 1)}, torch.zeros(n, 0, dtype=torch.long)
+    return PromptSet(tokens, tokens >= 0, end, right, none, [""] * n, {}, Recipe("planted heads", n, 0, ""))
 
 
 def planted(
@@ -204,12 +197,11 @@ def planted(
 # --- worlds ---
 
 STRONG, WEAK, MOST = 0.7, 0.35, 3.0  # nats that key heads, other heads and the one of ``alone`` add, about
-RATIOS = {Kind.COPIES: 2.0, Kind.ALIKE: 2.0, Kind.BACKUP: 2.0, Kind.CHAIN: 0.6}
+RATIOS = {Kind.COPIES: 2.0, Kind.ALIKE: 2.0, Kind.BACKUP: 2.0, Kind.CHAIN: 0.6}  # joint over summed loss, about
 
 
-def drawn_plan(kind: Kind, seed: int, ratio: float | None = None) -> Plan:
-    """Five key heads among 24 that all write, of random strengths at random places. ratio: joint over summed loss of
-    the five, about, where the kind has one to be chosen."""
+def drawn_plan(kind: Kind, seed: int) -> Plan:
+    """Five key heads among 24 that all write, of random strengths at random places."""
     drawn = torch.Generator().manual_seed(seed)
     spread = (0.2 * torch.randn(N_LAYERS * N_HEADS, generator=drawn)).exp().tolist()
     heads = heads_in(range(N_LAYERS), N_HEADS)
@@ -221,27 +213,24 @@ def drawn_plan(kind: Kind, seed: int, ratio: float | None = None) -> Plan:
         size = {head: MOST if head == key[0] else WEAK for head in heads}
     written = {head: size[head] * by for head, by in zip(heads, spread)}
     told = heads if kind is Kind.ALIKE else key
-    ratio = ratio or RATIOS.get(kind, 1.0)
-    room = room_for(ratio, [written[head] for head in key])
+    ratio, sizes = RATIOS.get(kind, 1.0), [written[head] for head in key]
+    room = sum(sizes) * (ratio - 1) / (len(sizes) * ratio - 1)
     steep = abs(2 * math.atanh(5 * (1 - 1 / ratio) / 6)) / STRONG
     return Plan(kind, written, told, room, steep)
 
 
-def world(
-    kind: Kind, seed: int, noise: float, n_tasks: int, n_prompts: int, ratio: float | None = None
-) -> list[redundancy.OfTask]:
-    """What is found in the planted transformers of several tasks, each with a plan of its own."""
-    bridge, found = empty(), []
-    for task in range(n_tasks):
-        plan, own = drawn_plan(kind, 1000 * seed + task, ratio), 1000 * seed + task
-        select, held = planted(plan, n_prompts, noise=noise, seed=own, bridge=bridge, name=f"task {task}")
-        picked = pick(select)
-        found.append(redundancy.of_task(picked, held, n_pairs=0, n_layers=0, n_everywhere=0, seed=own))
-    return found
+def worlds(kind: str, seed: int, noise: float, n_tasks: int, n_prompts: int) -> Iterator[tuple[int, Picked, Ready]]:
+    """Planted transformers of several tasks, each with a plan of its own: its seed, the heads that its selection half
+    chooses, and its held-out half. The next one makes it void."""
+    bridge = empty()
+    for own in range(1000 * seed, 1000 * seed + n_tasks):
+        plan = drawn_plan(Kind(kind), own)
+        select, held = planted(plan, n_prompts, noise=noise, seed=own, bridge=bridge, name=str(own))
+        yield own, pick(select), held
 
 
-def world_rows(
-    kind: Kind | str, seed: int, noise: float, n_tasks: int = 6, n_prompts: int = 100, ratio: float | None = None
-) -> list[redundancy.SetRow]:
-    """The table ``sets`` of :func:`world`: chosen heads at the last token and those matched to the first five."""
-    return redundancy.set_rows("planted heads", world(Kind(kind), seed, noise, n_tasks, n_prompts, ratio))
+def world_rows(kind: str, seed: int, noise: float, n_tasks: int, n_prompts: int) -> list[redundancy.SetRow]:
+    """The table ``sets`` of :func:`worlds`: chosen heads at the last token and those matched to the first five."""
+    found = [redundancy.of_task(picked, held, n_pairs=0, n_layers=0, n_everywhere=0, seed=own)
+             for own, picked, held in worlds(kind, seed, noise, n_tasks, n_prompts)]  # fmt: skip
+    return redundancy.set_rows("planted heads", found)

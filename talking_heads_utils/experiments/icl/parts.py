@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from talking_heads_utils import batches
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.icl import redundancy, tasks
+from talking_heads_utils.experiments.icl.asked import Asked, WordTask
+from talking_heads_utils.experiments.icl.choice import picks
 from talking_heads_utils.experiments.icl.clusters import mean_in_clusters
-from talking_heads_utils.experiments.icl.swaps import Into, Ready, exchanged, ready
-from talking_heads_utils.experiments.icl.tasks import COUNTED, Asked, WordTask
+from talking_heads_utils.experiments.icl.swaps import Into, Ready, every_ready, exchanged
+from talking_heads_utils.experiments.icl.tasks import COUNTED, tasks
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.labels import Head, Mlp, heads_in
+from talking_heads_utils.labels import Mlp, heads_in
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.lists import HELD_OUT
 from talking_heads_utils.prompts.questions import asked_at
@@ -101,11 +103,9 @@ def looks(bridge: TransformerBridge, prompts: PromptSet, batch: int = 8) -> Look
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(bridge.cfg.n_layers)]
     at = [int(places[0]) for places in asked_at(prompts)][1:]
     to = {kind: torch.zeros(len(at), prompts.tokens.shape[1]) for kind in "yx"}
-    for given, kind in ((given, kind) for kind, given in to.items()):
-        for j in range(len(at)):
-            for i in range(j + 1):
-                given[j, int(prompts.positions[f"{kind}_{i}"][0])] = 1 / len(at)
     sums = {kind: torch.zeros(bridge.cfg.n_layers, bridge.cfg.n_heads) for kind in "yx"}
+    for kind, j in product("yx", range(len(at))):
+        to[kind][j, [int(prompts.positions[f"{kind}_{i}"][0]) for i in range(j + 1)]] = 1 / len(at)
     for rows in batches.blocks(len(prompts), batch):
         _, cache = bridge.run_with_cache(prompts.tokens[rows].to(bridge.cfg.device), names_filter=names)
         for layer, name in enumerate(names):
@@ -116,22 +116,15 @@ def looks(bridge: TransformerBridge, prompts: PromptSet, batch: int = 8) -> Look
     return Looks(sums["y"] / len(prompts), sums["x"] / len(prompts), even)
 
 
-def looks_back_rows(
-    model: str, task: str, found: Looks, matter: Sequence[Head], effects: dict[Head, float], n: int
-) -> list[LooksBackRow]:
-    """A row for every head. matter: the heads that matter. effects: nats, of some heads."""
-    return [
-        LooksBackRow(model, task, str(head), head.layer, effects.get(head), head in matter,
-                     found.to_y[head.layer, head.head].item(), found.to_x[head.layer, head.head].item(), found.even, n)
-        for head in heads_in(range(len(found.to_y)), found.to_y.shape[1])
-    ]  # fmt: skip
-
-
 def run_looks_back(c: Context) -> list[LooksBackRow]:
-    picked, n, rows = c.kept(redundancy.picks), c.n(N_LOOKS, 8), []
-    for task in follow(tasks.tasks(c), "tasks"):
+    """A row for every task and head."""
+    picked, n, rows = c.kept(picks), c.n(N_LOOKS, 8), list[LooksBackRow]()
+    for task in follow(tasks(c), "tasks"):
         found, own = looks(c.bridge, task.ask(c, n, HELD_OUT).prompts), picked[task.name]
-        rows += looks_back_rows(c.model, task.name, found, own.chosen, own.denoised, n)
+        for head in heads_in(range(c.bridge.cfg.n_layers), c.bridge.cfg.n_heads):
+            to_y, to_x = (of[head.layer, head.head].item() for of in (found.to_y, found.to_x))
+            rows.append(LooksBackRow(c.model, task.name, str(head), head.layer, own.denoised.get(head),
+                                     head in own.chosen, to_y, to_x, found.even, n))  # fmt: skip
     return rows
 
 
@@ -197,15 +190,13 @@ def part_rows(model: str, r: Ready, tokenizer: PreTrainedTokenizerBase) -> list[
     sets = [[Mlp(layer)] if kind == MLPS else heads_in([layer], f.n_heads) for kind, layer in parts]
     twin, said = exchanged(r, [[]], into=Into.TWIN), exchanged(r, [[], *sets])
     has, rows = attributes(asked, torch.cat([said.top[:, :1], twin.top, said.top[:, 1:]], 1), tokenizer), []
+    told = [("", None), (TWIN, None), *parts]
     for attribute, hits in has.items():
-        change = mean_in_clusters(hits.double() - hits[:, :1].double(), asked.clusters)
-        for (part, layer), share, *of in zip([("", None), (TWIN, None), *parts], hits.double().mean(0), *change):
-            rows.append(PartRow(model, asked.task.name, part, layer, attribute, share.item(),
-                                of[0].item(), of[1].item(), of[2].item(), len(hits)))  # fmt: skip
+        shares, changes = hits.double().mean(0), mean_in_clusters(hits.double() - hits[:, :1].double(), asked.clusters)
+        for (part, layer), *values in zip(told, *(of.tolist() for of in (shares, *changes))):
+            rows.append(PartRow(model, asked.task.name, part, layer, attribute, *values, len(hits)))  # type: ignore[call-arg]
     return rows
 
 
 def run_parts(c: Context) -> list[PartRow]:
-    n = c.n(N_PARTS, 20)
-    made = (ready(c, task.ask(c, n, HELD_OUT)) for task in follow(tasks.tasks(c), "tasks"))
-    return [row for r in made for row in part_rows(c.model, r, c.tokenizer)]
+    return [row for r in every_ready(c, c.n(N_PARTS, 20)) for row in part_rows(c.model, r, c.tokenizer)]

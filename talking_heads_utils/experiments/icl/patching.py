@@ -16,25 +16,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import combinations
+from itertools import combinations, product
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.icl.asked import Asked, Examples, Task
+from talking_heads_utils.experiments.icl.asked import Asked, Examples
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, drawn_weights, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS
-from talking_heads_utils.experiments.icl.swaps import Grid, How, Ready, Said, exchanged, grid, ready
-from talking_heads_utils.experiments.icl.tasks import tasks
+from talking_heads_utils.experiments.icl.swaps import Grid, How, Ready, Said, every_ready, exchanged, grid
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.progress import follow
-from talking_heads_utils.prompts.lists import HELD_OUT
-from talking_heads_utils.stats import share_change, share_in_clusters
+from talking_heads_utils.stats import share_in_clusters, summary
 
 GAINS = 0.25  # of A's accuracy, at least, over B untouched, where a patch works
 WAY = 0.5  # from B untouched to the best layer
@@ -112,8 +110,7 @@ class FirstRow(Row):
     n: int = column("prompts", "pairs of A and B; of all: tasks where both work")
 
 
-@dataclass(frozen=True)
-class Tried:
+class Tried(NamedTuple):
     """What one task's A and B answer, and B with A's stream, with sets of layers out of A one way.
 
     b: B's questions, scored by A's task. out: the sets, nothing first.
@@ -123,16 +120,12 @@ class Tried:
     b: Asked
     b_sees: str
     how: str
+    n_layers: int
     out: Sequence[Layers]
     grid: Grid
 
-    @property
-    def n_layers(self) -> int:
-        return self.grid.patched.top.shape[1]
 
-
-@dataclass(frozen=True)
-class Without:
+class Without(NamedTuple):
     """What one task's A answers with pairs of layers out one way. said: nothing out first."""
 
     a: Asked
@@ -150,24 +143,19 @@ def posts_layers(n_layers: int) -> Layers:
     return first, first + 1
 
 
-def neighbours(n_layers: int) -> list[Layers]:
-    """Every two neighbouring layers."""
-    return [(layer, layer + 1) for layer in range(n_layers - 1)]
-
-
 # --- what the model answers ---
 
 
 def tried(a: Ready, b: Ready, b_sees: str, how: How, out: Sequence[Layers]) -> Tried:
     """A's stream into B at every layer, with nothing and with each of ``out`` out of A."""
     out = [(), *out]
-    found = grid(a, _sets(a, out), b.clean, b.asked.right, how=how, among=_numbers(a.asked))
-    return Tried(a.asked, b.asked, b_sees, how, out, found)
+    found = grid(a, _sets(a, out), b.clean, b.asked.right, how=how)
+    return Tried(a.asked, b.asked, b_sees, how, a.clean.n_layers, out, found)
 
 
 def without(a: Ready, how: How, pairs: Sequence[Layers]) -> Without:
     """A's answers with each pair of layers out."""
-    said = exchanged(a, _sets(a, [(), *pairs]), how=how, among=_numbers(a.asked))
+    said = exchanged(a, _sets(a, [(), *pairs]), how=how)
     return Without(a.asked, how, a.clean.n_layers, pairs, said)
 
 
@@ -175,18 +163,13 @@ def _sets(a: Ready, out: Sequence[Layers]) -> list[list[Head]]:
     return [heads_in(layers, a.clean.n_heads) for layers in out]
 
 
-def _numbers(asked: Asked) -> Tensor | None:
-    return None if asked.numbers is None else asked.numbers.ids
-
-
 def _all_tried(c: Context) -> list[Tried]:
     """Every task, with every two neighbouring layers out: the grids that two tables are made of."""
     found = []
-    for task in follow(tasks(c), "tasks"):
-        a = _ready_a(c, task, N_PAIRS)
-        out = neighbours(a.clean.n_layers)
+    for a in _every_a(c, N_PAIRS):
+        out = [(layer, layer + 1) for layer in range(a.clean.n_layers - 1)]
         for sees in SEES:
-            asked = after_line_end(a.asked, task.ask_b(c, a.asked, sees))
+            asked = after_line_end(a.asked, a.asked.task.ask_b(c, a.asked, sees))
             run = prepare(c.bridge, asked.prompts, check=False)
             b = Ready(asked, run, run)
             found += [tried(a, b, sees, how, out) for how in How]
@@ -207,10 +190,10 @@ def after_line_end(a: Asked, b: Asked) -> Asked:
     return replace(b, prompts=prompts, twins=prompts)
 
 
-def _ready_a(c: Context, task: Task, n: int) -> Ready:
-    """A's prompts of the held-out half. Raises :class:`NotApplicable` for a model of one layer."""
+def _every_a(c: Context, n: int) -> Iterator[Ready]:
+    """A's prompts of every task. Raises :class:`NotApplicable` for a model of one layer."""
     posts_layers(c.bridge.cfg.n_layers)
-    return ready(c, task.ask(c, c.n(n, 8), HELD_OUT, seed=DRAW))
+    return every_ready(c, c.n(n, 8), seed=DRAW)
 
 
 def run_patches(c: Context) -> list[PatchRow]:
@@ -223,8 +206,7 @@ def run_first(c: Context) -> list[FirstRow]:
 
 def run_out(c: Context) -> list[OutRow]:
     pairs = list(combinations(range(c.bridge.cfg.n_layers), 2))
-    made = (_ready_a(c, task, N_OUT) for task in follow(tasks(c), "tasks"))
-    return out_rows(c.model, [without(a, how, pairs) for a in made for how in How], seed=c.seed)
+    return out_rows(c.model, [without(a, how, pairs) for a in _every_a(c, N_OUT) for how in How], seed=c.seed)
 
 
 # --- rows: what of it each table has ---
@@ -237,72 +219,48 @@ def patch_rows(model: str, found: Sequence[Tried]) -> list[PatchRow]:
         nothing = [0] if t.how == How.ZERO else []
         for i in [*nothing, t.out.index(posts_layers(t.n_layers))]:
             told = (model, t.a.task.name, t.b_sees, ",".join(map(str, t.out[i])), t.how if i else "")
-            own, patched = _of_set(t.grid.own, i), _of_set(t.grid.patched, i)
-            rows += [
-                _patch_row(told, Run.A, None, t.a, own, own),
-                _patch_row(told, Run.B, None, t.b, t.grid.plain, own),
-            ]
-            rows += [
-                _patch_row(told, Run.PATCHED, layer, t.b, patched.at(torch.tensor(layer)), own)
-                for layer in range(t.n_layers)
-            ]
+            own, layers = t.grid.own.at(i), range(t.n_layers)
+            answers = [(Run.A, None, t.a, own), (Run.B, None, t.b, t.grid.plain)]
+            answers += [(Run.PATCHED, layer, t.b, t.grid.patched.at(layer, i)) for layer in layers]  # type: ignore[misc]
+            rows += [_patch_row(told, run, layer, asked, said, own) for run, layer, asked, said in answers]
     return rows
 
 
-def _of_set(said: Said, i: int) -> Said:
-    return Said(*(None if part is None else part[..., i] for part in (said.log_odds, said.top, said.among)))  # type: ignore[arg-type]
-
-
 def _patch_row(told: tuple, run: Run, layer: int | None, asked: Asked, said: Said, own: Said) -> PatchRow:
-    exact, near = share_in_clusters(said.right(asked), asked.clusters), about(said, asked)
+    exact, near = share_in_clusters(said.right(asked), asked.clusters), asked.about(said.number)
     nearly = (None, None, None) if near is None else share_in_clusters(near, asked.clusters)[:3]
     copied = (said.top == own.top).double().mean().item()
     return PatchRow(*told, run, layer, *exact[:3], *nearly, copied, exact.n)  # type: ignore[call-arg]
-
-
-def about(said: Said, asked: Asked) -> Bool[Tensor, "n *k"] | None:
-    """Whether the answer, read among the numbers, is a x or one more or less; None of words."""
-    if asked.numbers is None or said.among is None:
-        return None
-    value = torch.full((int(asked.numbers.ids.max()) + 1,), -1)
-    value[asked.numbers.ids] = asked.numbers.values
-    return asked.about(value[said.among])
 
 
 def out_rows(model: str, found: Sequence[Without], *, seed: int = 0) -> list[OutRow]:
     """What each pair of layers costs A, by task and over tasks. found: of every task, one way or both."""
     rows: list[OutRow] = []
     for how in dict.fromkeys(w.how for w in found):
-        rows += _out_rows(model, [w for w in found if w.how == how], seed)
+        told, posts = _out([w for w in found if w.how == how], seed), posts_layers(found[0].n_layers)
+        for (task, n, *columns), (i, (a, b)) in product(told, enumerate(found[0].pairs)):
+            rows.append(OutRow(model, task, a, b, how, (a, b) == posts, *(_item(of, i) for of in columns), n))  # type: ignore[arg-type, call-arg]
     return rows
 
 
-def _out_rows(model: str, found: Sequence[Without], seed: int) -> Iterator[OutRow]:
-    """Of one way: each task, then all where there are several."""
-    pairs, posts = found[0].pairs, posts_layers(found[0].n_layers)
-    hits = [w.said.right(w.a).double() for w in found]
-    near = [about(w.said, w.a) for w in found]
-    changes = [drawn_means(h[:, 1:] - h[:, :1], w.a.clusters, seed=seed) for h, w in zip(hits, found)]
-    told = []
-    for w, h, of_task, change in zip(found, hits, near, changes):
-        means = _in_clusters(h, w.a.clusters)
-        each = [share_change(after, means[:, 0]) for after in means[:, 1:].T]
-        low, high = (torch.tensor([getattr(e, end) for e in each], dtype=torch.float64) for end in ("low", "high"))
-        told.append((w.a.task.name, h.mean(0)[1:], change[0], low, high, _near_change([of_task]), len(h)))
+def _out(found: Sequence[Without], seed: int) -> list[tuple]:
+    """Of one way, task by task, then of all where there are several: name, number, and columns of all pairs, which are
+    accuracy, its change with its ends, and that of answers about a x."""
+    told, changes, shares, near = [], [], [], []
+    for w in found:
+        hits = w.said.right(w.a).double()
+        means, numbers = _in_clusters(hits, w.a.clusters), w.a.about(w.said.number)
+        change = summary(means[:, 1:], means[:, :1], hits=True)
+        changes.append(drawn_means(hits[:, 1:] - hits[:, :1], w.a.clusters, seed=seed))
+        shares.append(hits.mean(0)[1:])
+        of_near = None if numbers is None else (numbers.double() - numbers[:, :1].double()).mean(0)[1:]
+        near += [] if of_near is None else [of_near]
+        told.append((w.a.task.name, len(hits), shares[-1], changes[-1][0], change.low, change.high, of_near))
     if len(found) > 1:
         every = ends(drawn_over_tasks(changes, seed=seed))
-        shares = torch.stack([h.mean(0)[1:] for h in hits]).mean(0)
-        told.append((OVER_TASKS, shares, *every, _near_change(near), len(found)))
-    for task, *values, n in told:
-        for i, (a, b) in enumerate(pairs):
-            shown = (_item(part, i) for part in values)
-            yield OutRow(model, task, a, b, found[0].how, (a, b) == posts, *shown, n)  # type: ignore[arg-type, call-arg]
-
-
-def _near_change(near: Sequence[Tensor | None]) -> Tensor | None:
-    """Change of the share about a x, of nothing out and pairs; mean over tasks of numbers, None without any."""
-    changes = [(n.double() - n[:, :1].double()).mean(0)[1:] for n in near if n is not None]
-    return torch.stack(changes).mean(0) if changes else None
+        of_near = torch.stack(near).mean(0) if near else None
+        told.append((OVER_TASKS, len(found), torch.stack(shares).mean(0), *every, of_near))
+    return told
 
 
 def _in_clusters(values: Float[Tensor, "n k"], clusters: Int[Tensor, "n"]) -> Float[Tensor, "n_clusters k"]:
@@ -321,27 +279,27 @@ def first_rows(model: str, found: Sequence[Tried], *, seed: int = 0) -> list[Fir
     """How far each two neighbouring layers move the first layer that works, by task and over tasks."""
     rows: list[FirstRow] = []
     for told in dict.fromkeys((t.b_sees, t.how) for t in found):
-        rows += _first_rows(model, [t for t in found if (t.b_sees, t.how) == told], seed)
+        of, posts = _first([t for t in found if (t.b_sees, t.how) == told], seed), posts_layers(found[0].n_layers)
+        for (task, n, before, *columns), (i, (a, b)) in product(of, enumerate(found[0].out[1:])):
+            below = None if before[i].isnan() else bool(b < before[i])
+            values = (_item(part, i) for part in (before, *columns))
+            rows.append(FirstRow(model, task, *told, a, b, (a, b) == posts, below, *values, int(n[i])))  # type: ignore[arg-type, call-arg]
     return rows
 
 
-def _first_rows(model: str, found: Sequence[Tried], seed: int) -> Iterator[FirstRow]:
-    """Of one way, and one thing that B sees: each task, then all where there are several."""
-    out, posts, told = found[0].out[1:], posts_layers(found[0].n_layers), []
-    firsts = torch.stack([_firsts(t, seed) for t in found])
-    plain, first = firsts[..., :1].expand_as(firsts[..., 1:]), firsts[..., 1:]
-    for t, before, after in zip(found, plain, first):
-        told.append((t.a.task.name, before[0], after[0], ends(after - before), [len(t.b)] * len(out)))
+def _first(found: Sequence[Tried], seed: int) -> list[tuple]:
+    """Of one way, and one thing that B sees, task by task, then of all where there are several: name, number, and
+    columns of all pairs, which are the first layer without and with them out, and how far it moves, with its ends."""
+    plain, first = torch.stack([_firsts(t, seed) for t in found]).tensor_split([1], -1)
+    plain = plain.expand_as(first)
+    told = [(t.a.task.name, torch.full(first.shape[2:], len(t.b)), before[0], after[0], *ends(after - before))
+            for t, before, after in zip(found, plain, first)]  # fmt: skip
     if len(found) > 1:
         known = (first - plain)[:, 0].isfinite()  # tasks and pairs of layers
         before, after = (part.where(known[:, None], torch.nan) for part in (plain, first))
         moved = ends(drawn_over_tasks(list(after - before), seed=seed))
-        told.append((OVER_TASKS, before[:, 0].nanmean(0), after[:, 0].nanmean(0), moved, known.sum(0).tolist()))
-    for task, before, after, moved, n in told:
-        for i, (a, b) in enumerate(out):
-            below = None if before[i].isnan() else bool(b < before[i])
-            values = (_item(part, i) for part in (before, after, *moved))
-            yield FirstRow(model, task, found[0].b_sees, found[0].how, a, b, (a, b) == posts, below, *values, n[i])  # type: ignore[arg-type, call-arg]
+        told.append((OVER_TASKS, known.sum(0), before[:, 0].nanmean(0), after[:, 0].nanmean(0), *moved))
+    return told
 
 
 def _firsts(t: Tried, seed: int) -> Float[Tensor, "n_draws_1 n_sets"]:

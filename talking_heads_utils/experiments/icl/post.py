@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Int
-from torch import Tensor
-
-from talking_heads_utils.errors import NotApplicable, TaskError
+from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl.asked import Asked, Task
 from talking_heads_utils.experiments.icl.patching import posts_layers
 from talking_heads_utils.experiments.icl.swaps import How, Ready, exchanged, grid
+from talking_heads_utils.experiments.icl.tasks import whole_numbers
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions, numbers_of
+from talking_heads_utils.prompts.questions import Numbers, Question, encode_questions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,17 +54,18 @@ class PostRow(Row):
 def run(c: Context) -> list[PostRow]:
     """The post's patching, and the plain run that it lacks. Of a model of another shape than Llama-3-8B's, the two
     layers in proportion are taken out. Raises :class:`NotApplicable` for a model whose tokenizer splits 0 to 200."""
-    numbers = _numbers(c)
-    a, b = (_ready(c, Task("post", numbers, len(q.pairs)), q) for q in questions())
+    if (numbers := whole_numbers(c.tokenizer, LARGEST)) is None:
+        raise NotApplicable(
+            f"The post's two prompts are answered by a number of one token, and the tokenizer of {c.model} splits some "
+            f"of 0 to {LARGEST}."
+        )
+    a, b = (_ready(c, numbers, question) for question in questions())
     out = {"": []} | taken_out((c.bridge.cfg.n_layers, c.bridge.cfg.n_heads))  # type: ignore[var-annotated]
-    sets = list(out.values())
-    found = grid(a, sets, b.clean, b.asked.right, how=How.ZERO, among=numbers.ids)
-    plain, patched = (_values(said.among, numbers) for said in (found.plain, found.patched))
-    rows = []
-    for i, name in enumerate(out):
-        best = " ".join(map(str, _best(a, sets[i], numbers)))
-        answers = patched[0, :, i].tolist()
-        rows += [PostRow(c.model, name, best, int(plain[0]), layer, answer) for layer, answer in enumerate(answers)]
+    found, rows = grid(a, list(out.values()), b.clean, b.asked.right, how=How.ZERO), []
+    for i, (name, heads) in enumerate(out.items()):
+        best, plain = " ".join(map(str, _best(a, heads))), int(found.plain.number)  # type: ignore[arg-type]
+        answers = found.patched.number[0, :, i].tolist()  # type: ignore[index]
+        rows += [PostRow(c.model, name, best, plain, layer, answer) for layer, answer in enumerate(answers)]
     return rows
 
 
@@ -83,41 +82,22 @@ def taken_out(shape: tuple[int, int]) -> dict[str, list[Head]]:
     return ({"heads " + ",".join(FIVE): [Head.parse(name) for name in FIVE]} if shape == LLAMA else {}) | layers
 
 
-def _numbers(c: Context) -> Numbers:
-    try:
-        numbers = numbers_of(c.tokenizer, LARGEST)
-    except TaskError:
-        numbers = None
-    if numbers is None or len(numbers.values) <= LARGEST:
-        raise NotApplicable(
-            f"The post's two prompts are answered by a number of one token, and the tokenizer of {c.model} splits some "
-            f"of 0 to {LARGEST}."
-        )
-    return numbers
-
-
-def _ready(c: Context, task: Task, question: Question) -> Ready:
+def _ready(c: Context, numbers: Numbers, question: Question) -> Ready:
     """One question, run once; without a twin, since heads are set to zero."""
     prompts = encode_questions([question], c.tokenizer, seed=c.seed, n_ctx=c.bridge.cfg.n_ctx)
-    ran = prepare(c.bridge, prompts)
-    asked = Asked(task, prompts, prompts, prompts.answers, prompts.answers)
-    return Ready(asked, ran, ran)
+    ran, task = prepare(c.bridge, prompts), Task("post", numbers, len(question.pairs))
+    return Ready(Asked(task, prompts, prompts, prompts.answers, prompts.answers, numbers=numbers), ran, ran)
 
 
-def _best(a: Ready, out: Sequence[Head], numbers: Numbers) -> list[int]:
+def _best(a: Ready, out: Sequence[Head]) -> list[int]:
     """A's most likely numbers: each the most likely of those that are left."""
-    best, left = [], numbers.ids
+    best, left = list[int](), a.asked.task.answers
     for _ in range(N_TOP):
-        token = exchanged(a, [out], how=How.ZERO, among=left).among
-        best.append(int(_values(token, numbers)))
-        left = left[left != token.item()]  # type: ignore[union-attr]
+        said = exchanged(replace(a, asked=replace(a.asked, numbers=left)), [out], how=How.ZERO)
+        best.append(int(said.number))  # type: ignore[arg-type]
+        kept = left.values != best[-1]
+        left = Numbers(left.values[kept], left.ids[kept])
     return best
-
-
-def _values(tokens: Int[Tensor, "*k"] | None, numbers: Numbers) -> Int[Tensor, "*k"]:
-    """Numbers that tokens are."""
-    assert tokens is not None  # since numbers were asked for
-    return numbers.values[(tokens[..., None] == numbers.ids).long().argmax(-1)]
 
 
 def reported() -> dict[str, Any]:
@@ -129,39 +109,27 @@ def patching_table() -> pd.DataFrame:
     """The post's patching, one row per set of heads out of A: A's top five, where B answers 2x, where A's answer is."""
     import pandas as pd
 
-    rows = [
-        {
-            "out of A": row["out"],
-            "A's own top five": " ".join(map(str, row["top5"])),
-            "B answers 30 (2x)": row["b_answers_30"],
-            "A's answer takes over": f"layer {row['takes_over']} ({row['takes_over_with']})",
-        }
-        for row in reported()["patching"]
-    ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame({
+        "out of A": row["out"],
+        "A's own top five": " ".join(map(str, row["top5"])),
+        "B answers 30 (2x)": row["b_answers_30"],
+        "A's answer takes over": f"layer {row['takes_over']} ({row['takes_over_with']})",
+    } for row in reported()["patching"])  # fmt: skip
 
 
 def said() -> dict[str, str]:
     """Id of a claim (:class:`~experiments.claims.ClaimId`) -> what the post or its notebooks show for it, in one
     line."""
     report = reported()
-    scores = head_scores()
-    rose = (scores.iloc[:, 1] > scores.iloc[:, 0]).sum()
+    before, after = (report["head_scores"][name] for name in ("plain", "without layers 10 and 11"))
+    rose = [after[head] > before[head] for head in after]  # of others no score was stored
     return {
         "redundant": "claimed; no measure, no unablated baseline",
         "survives": "claimed; all heads of two layers out, still about 2x; no plain run",
         "moves-up": f"2x appears at: {'; '.join(row['b_answers_30'] for row in report['patching'])}",
-        "backups": f"{rose} of {scores.dropna().shape[0]} named heads rise, left free",
+        "backups": f"{sum(rose)} of {len(rose)} named heads rise, left free",
         "evidence": "claimed; no result",
         "adds": "claimed; no result",
         "in-parts": "claimed; no result for this model",
         "looks-back": "claimed from patterns; no number",
     }
-
-
-def head_scores() -> pd.DataFrame:
-    """The post's scores of named heads, before and after layers 10 and 11 are out; missing where none was stored."""
-    import pandas as pd
-
-    scores = reported()["head_scores"]
-    return pd.DataFrame({name: values for name, values in scores.items() if name != "what"})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations, groupby
 from typing import NamedTuple
@@ -13,15 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.icl import tasks
 from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
-from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
-from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, exchanged, ready
+from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends, mean_in_clusters
+from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, every_ready, exchanged
 from talking_heads_utils.experiments.rows import Row, column
-from talking_heads_utils.forward.engine import Forward
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.progress import follow
-from talking_heads_utils.prompts.lists import HELD_OUT
 
 JOINT = (2, 5, 10, 20)  # chosen heads that are exchanged together
 EVERYWHERE = (2, 5)  # the same at all positions
@@ -118,58 +114,52 @@ class Lost:
         return self.log_odds[:, [self.sets.index((head,)) for head in heads]].sum(1)
 
 
-def lost(r: Ready, sets: Sequence[Sequence[Head]], where: Where = Where.END) -> Lost:
-    """Each set at the twin's values. Raises as :func:`talking_heads_utils.experiments.icl.swaps.exchanged` does."""
-    said = exchanged(r, [[], *sets], where=where)
-    right = said.right(r.asked)
-    return Lost(
-        [tuple(heads) for heads in sets], said.log_odds[:, :1] - said.log_odds[:, 1:], right[:, 1:], right[:, 0]
-    )
+def lost(r: Ready, sets: Sequence[Sequence[Head]], where: Where = Where.END, n: int | None = None) -> Lost:
+    """Each set at the twin's values, of the first ``n`` prompts. Raises as
+    :func:`talking_heads_utils.experiments.icl.swaps.exchanged` does."""
+    said = exchanged(r, [[], *sets], where=where, n=n)
+    before, right = said.right(r.asked).tensor_split([1], 1)
+    return Lost([tuple(heads) for heads in sets], said.log_odds[:, :1] - said.log_odds[:, 1:], right, before[:, 0])
 
 
 class Ratio(NamedTuple):
     """Joint over summed loss with its 95% interval. Where what is summed is not clearly above 0 there is no value; the
     lower end is there if what is lost together is."""
 
-    value: float | None
-    low: float | None
-    high: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
-def ratio(joint: Float[Tensor, "n"], summed: Float[Tensor, "n"], clusters: Int[Tensor, "n"], seed: int = 0) -> Ratio:
-    """Of means over prompts, with clusters of them drawn anew."""
-    return _ratio(drawn_means(torch.stack([joint, summed], 1), clusters, seed=seed))
-
-
-def _ratio(draws: Float[Tensor, "n_draws_1 2"]) -> Ratio:
-    """From joint and summed loss of all and of every draw."""
+def ratio(draws: Float[Tensor, "n_draws_1 2"]) -> Ratio:
+    """From joint and summed loss of all prompts and of every draw."""
     joint, summed = draws.unbind(1)
     if ends(summed).low > 0:
-        return Ratio(*(end.item() for end in ends(joint / summed.clamp(min=LEAST))))
+        return Ratio(*ends(joint / summed.clamp(min=LEAST)).numbers)
     if ends(joint).low > 0:  # heads that cost next to nothing alone: how many times as much, at least
-        return Ratio(None, 1 / max(LEAST, ends(summed / joint.clamp(min=LEAST)).high.item()), None)
-    return Ratio(None, None, None)
+        return Ratio(low=1 / max(LEAST, ends(summed / joint.clamp(min=LEAST)).high.item()))
+    return Ratio()
 
 
-@dataclass(frozen=True)
-class SetLoss:
-    """What one set of a task loses, by prompt: nats, and whether the answer is right. size: by which it is known."""
+class Which(NamedTuple):
+    """What a set is known by, in every task alike. size: of whole layers the layer."""
 
     heads_are: Set
     where: Where
     size: int
-    draw: int | None
+    draw: int | None = None
+
+
+@dataclass(frozen=True)
+class SetLoss:
+    """What one set of a task loses, by prompt: nats, and whether the answer is right."""
+
+    which: Which
     heads: Sequence[Head]
-    direct: float
     joint: Float[Tensor, "n"]
     summed: Float[Tensor, "n"] | None
     right: Bool[Tensor, "n"]
     before: Bool[Tensor, "n"]
-
-    @property
-    def key(self) -> tuple:
-        """The same of every task."""
-        return self.heads_are, self.where, self.size, self.draw
 
 
 @dataclass(frozen=True)
@@ -185,73 +175,39 @@ class OfTask:
     twin: float
 
 
-def first(r: Ready, n: int) -> Ready:
-    """The first ``n`` prompts."""
-
-    def of(f: Forward) -> Forward:
-        kept = {at: values[:n] for at, values in f.kept.items()}
-        return replace(f, keys=[k[:n] for k in f.keys], values=[v[:n] for v in f.values], kept=kept,
-                       final=f.final[:n], end=f.end[:n])  # fmt: skip
-
-    asked = replace(
-        r.asked, prompts=r.asked.prompts.select(slice(n)), twins=r.asked.twins.select(slice(n)),
-        right=r.asked.right[:n], clusters=r.asked.clusters[:n], questions=r.asked.questions[:n],
-        a_x=None if r.asked.a_x is None else r.asked.a_x[:n],
-    )  # fmt: skip
-    return Ready(asked, of(r.clean), of(r.twin))
-
-
 def of_task(
     picked: Picked, held: Ready, *, n_pairs: int = N_PAIRS, n_layers: int = N_LAYERS, n_everywhere: int = N_EVERYWHERE,
     seed: int = 0,
 ) -> OfTask:  # fmt: skip
     """All that is exchanged in one task. n_pairs, n_layers, n_everywhere: prompts for pairs, for whole layers and at
     all positions; without any for 0."""
+    at_end, everywhere = (
+        {Which(Set.CHOSEN, where, k): picked.chosen[:k] for k in sizes if k <= len(picked.chosen)}
+        for where, sizes in ((Where.END, JOINT), (Where.ALL, EVERYWHERE))
+    )
+    few = max((heads for heads in at_end.values() if len(heads) <= MATCHED_TO), key=len, default=[])
+    drawn = enumerate(matched(picked, few, seed=seed), 1)
+    at_end |= {Which(Set.MATCHED, Where.END, len(few), draw): heads for draw, heads in drawn}
     alone = lost(held, [[head] for head in dict.fromkeys([*picked.chosen, *picked.denoised])])
-    pairs = lost(first(held, n_pairs), list(combinations(picked.chosen, 2))) if n_pairs else None
-    sets = _at_end(picked, held, alone, seed)
-    sets += _layers(picked, first(held, n_layers)) if n_layers else []
-    sets += _everywhere(picked, first(held, n_everywhere)) if n_everywhere else []
+    sets = _losses(held, at_end, alone)
+    if n_layers:
+        whole = {Which(Set.LAYER, Where.END, layer): heads_in([layer], held.clean.n_heads)
+                 for layer in range(held.clean.n_layers)}  # fmt: skip
+        sets += _losses(held, whole, None, n_layers)
+    if n_everywhere and everywhere:
+        most = max(everywhere.values(), key=len)
+        sets += _losses(held, everywhere, lost(held, [[head] for head in most], Where.ALL, n_everywhere), n_everywhere)
+    pairs = lost(held, list(combinations(picked.chosen, 2)), n=n_pairs) if n_pairs else None
     twin = exchanged(held, [[]], into=Into.TWIN).right(held.asked).double().mean().item()
     return OfTask(held.asked.task.name, picked, held.asked.clusters, alone, pairs, sets, twin)
 
 
-def _joint(picked: Picked, sizes: Sequence[int]) -> list[Sequence[Head]]:
-    return [picked.chosen[:size] for size in sizes if size <= len(picked.chosen)]
-
-
-def _at_end(picked: Picked, held: Ready, alone: Lost, seed: int) -> list[SetLoss]:
-    joint = _joint(picked, JOINT)
-    wanted = [(Set.CHOSEN, len(heads), None, heads) for heads in joint]
-    to = max((heads for heads in joint if len(heads) <= MATCHED_TO), key=len, default=())
-    wanted += [(Set.MATCHED, len(to), draw, heads) for draw, heads in enumerate(matched(picked, to, seed=seed), 1)]  # type: ignore[misc]
-    return _losses(picked, lost(held, [heads for *_, heads in wanted]), Where.END, wanted, alone)
-
-
-def _everywhere(picked: Picked, r: Ready) -> list[SetLoss]:
-    joint = _joint(picked, EVERYWHERE)
-    if not joint:
-        return []
-    alone = lost(r, [[head] for head in joint[-1]], Where.ALL)
-    wanted = [(Set.CHOSEN, len(heads), None, heads) for heads in joint]
-    return _losses(picked, lost(r, joint, Where.ALL), Where.ALL, wanted, alone)
-
-
-def _layers(picked: Picked, r: Ready) -> list[SetLoss]:
-    layers = [heads_in([layer], r.clean.n_heads) for layer in range(r.clean.n_layers)]
-    wanted = [(Set.LAYER, layer, None, heads) for layer, heads in enumerate(layers)]
-    return _losses(picked, lost(r, layers), Where.END, wanted, None)
-
-
-def _losses(
-    picked: Picked, of: Lost, where: Where, wanted: Sequence[tuple[Set, int, int | None, Sequence[Head]]],
-    alone: Lost | None,
-) -> list[SetLoss]:  # fmt: skip
-    return [
-        SetLoss(kind, where, size, draw, heads, picked.summed(heads), of.log_odds[:, i],
-                None if alone is None else alone.summed(heads), of.right[:, i], of.before)
-        for i, (kind, size, draw, heads) in enumerate(wanted)
-    ]  # fmt: skip
+def _losses(r: Ready, sets: Mapping[Which, Sequence[Head]], alone: Lost | None, n: int | None = None) -> list[SetLoss]:
+    """Of sets that are exchanged at the same places."""
+    of = lost(r, list(sets.values()), next(iter(sets)).where, n)
+    summed = [None if alone is None else alone.summed(heads) for heads in sets.values()]
+    return [SetLoss(which, heads, of.log_odds[:, i], summed[i], of.right[:, i], of.before)
+            for i, (which, heads) in enumerate(sets.items())]  # fmt: skip
 
 
 # --- rows ---
@@ -260,7 +216,7 @@ def _losses(
 def head_rows(model: str, found: OfTask) -> list[HeadRow]:
     """A row for every head."""
     picked, alone = found.picked, found.alone
-    each = ends(drawn_means(alone.log_odds, found.clusters))
+    each = mean_in_clusters(alone.log_odds, found.clusters)
     at = {heads[0]: i for i, heads in enumerate(alone.sets)}
     rows = []
     for head in heads_in(range(len(picked.direct)), picked.direct.shape[1]):
@@ -278,9 +234,9 @@ def pair_rows(model: str, found: OfTask) -> list[PairRow]:
     n, rows = len(of.log_odds), []
     for i, (a, b) in enumerate(of.sets):
         joint, summed = of.log_odds[:, i], found.alone.summed([a, b])[:n]
-        about = ends(drawn_means(joint - summed, found.clusters[:n]))
+        about = mean_in_clusters(joint - summed, found.clusters[:n])
         means = (joint.mean().item(), summed.mean().item())
-        rows.append(PairRow(model, found.task, str(a), str(b), *means, *(end.item() for end in about), n))  # type: ignore[arg-type, call-arg]
+        rows.append(PairRow(model, found.task, str(a), str(b), *means, *about.numbers, n))
     return rows
 
 
@@ -288,47 +244,41 @@ def set_rows(model: str, found: Sequence[OfTask]) -> list[SetRow]:
     """A row for every set of every task, and, of two tasks or more, over tasks for every set that all of them have:
     the first so many of each, and draw by draw."""
     drawn = [_drawn(of, seed) for seed, of in enumerate(found)]
-    rows = [_set_row(model, of, *each) for of, sets in zip(found, drawn) for each in sets.values()]
-    for key in drawn[0] if len(found) > 1 else ():
-        if key[0] != Set.LAYER and all(key in sets for sets in drawn):
-            rows.append(_over_tasks(model, found, *zip(*(sets[key] for sets in drawn))))
+    rows = [_set_row(model, of.task, [of], [each], draws, len(each.joint))
+            for of, sets in zip(found, drawn) for each, draws in sets.values()]  # fmt: skip
+    for which in drawn[0] if len(found) > 1 else ():
+        if which.heads_are != Set.LAYER and all(which in sets for sets in drawn):
+            alike, draws = zip(*(sets[which] for sets in drawn))
+            rows.append(_set_row(model, OVER_TASKS, found, alike, drawn_over_tasks(draws), len(found)))
     return rows
 
 
-def _drawn(of: OfTask, seed: int) -> dict[tuple, tuple[SetLoss, Float[Tensor, "n_draws_1 2"]]]:
-    """By key, every set with means of joint and summed loss: of all prompts, and of clusters drawn anew. Of whole
-    layers joint stands for summed."""
-    found = {}  # type: ignore[var-annotated]
-    for _, alike in groupby(of.sets, lambda each: len(each.joint)):
+def _drawn(of: OfTask, seed: int) -> dict[Which, tuple[SetLoss, Float[Tensor, "n_draws_1 2"]]]:
+    """Every set with means of joint and summed loss: of all prompts, and of clusters drawn anew. Of whole layers joint
+    stands for summed."""
+    found: dict[Which, tuple[SetLoss, Tensor]] = {}
+    for n, alike in groupby(of.sets, lambda each: len(each.joint)):
         sets = list(alike)
         both = [torch.stack([s.joint, s.joint if s.summed is None else s.summed], 1) for s in sets]
-        draws = drawn_means(torch.stack(both, 1), of.clusters[: len(both[0])], seed=seed)
-        found |= {each.key: (each, draws[:, i]) for i, each in enumerate(sets)}
+        draws = drawn_means(torch.stack(both, 1), of.clusters[:n], seed=seed)
+        found |= {each.which: (each, draws[:, i]) for i, each in enumerate(sets)}
     return found
 
 
-def _set_row(model: str, of: OfTask, each: SetLoss, draws: Float[Tensor, "n_draws_1 2"]) -> SetRow:
-    layer = each.heads_are == Set.LAYER
-    summed, found = (None, Ratio(None, None, None)) if layer else (draws[0, 1].item(), _ratio(draws))
-    named = f"L{each.size}" if layer else " ".join(map(str, each.heads))
-    return SetRow(
-        model, of.task, each.heads_are.value, each.where.value, len(each.heads), each.draw, named, each.direct,
-        draws[0, 0].item(), summed, *found, each.right.double().mean().item(), each.before.double().mean().item(),
-        of.twin, len(each.joint),
-    )  # fmt: skip
-
-
-def _over_tasks(
-    model: str, found: Sequence[OfTask], sets: Sequence[SetLoss], of_tasks: Sequence[Float[Tensor, "n_draws_1 2"]]
-) -> SetRow:
-    """Means over tasks, and their ratio: tasks and prompts drawn anew."""
+def _set_row(
+    model: str, task: str, found: Sequence[OfTask], sets: Sequence[SetLoss], draws: Float[Tensor, "n_draws_1 2"], n: int
+) -> SetRow:  # fmt: skip
+    """Of one task's set, or means over tasks."""
+    which, layer = sets[0].which, sets[0].which.heads_are == Set.LAYER
+    named = f"L{which.size}" if layer else " ".join(map(str, sets[0].heads)) if len(sets) == 1 else ""
     mean = lambda values: sum(map(float, values)) / len(sets)  # noqa: E731
-    draws, some = drawn_over_tasks(of_tasks), sets[0]
-    return SetRow(  # type: ignore[call-arg]
-        model, OVER_TASKS, some.heads_are.value, some.where.value, round(mean(len(each.heads) for each in sets)),
-        some.draw, "", mean(each.direct for each in sets), *draws[0].tolist(), *_ratio(draws),
+    joint, summed = draws[0].tolist()
+    return SetRow(
+        model, task, which.heads_are.value, which.where.value, round(mean(len(each.heads) for each in sets)),
+        which.draw, named, mean(of.picked.summed(each.heads) for of, each in zip(found, sets)), joint,
+        None if layer else summed, *(Ratio() if layer else ratio(draws)),
         mean(each.right.double().mean() for each in sets), mean(each.before.double().mean() for each in sets),
-        mean(of.twin for of in found), len(found),
+        mean(of.twin for of in found), n,
     )  # fmt: skip
 
 
@@ -338,11 +288,8 @@ def _over_tasks(
 def found_in(c: Context) -> list[OfTask]:
     """What the heads of every task do. Ask for it by ``c.kept(found_in)``."""
     picked, n = c.kept(picks), [c.n(usual, 20) for usual in (N_HELD, N_PAIRS, N_LAYERS, N_EVERYWHERE)]
-    of = lambda task: of_task(  # noqa: E731
-        picked[task.name], ready(c, task.ask(c, n[0], HELD_OUT)), n_pairs=n[1], n_layers=n[2], n_everywhere=n[3],
-        seed=c.seed,
-    )  # fmt: skip
-    return [of(task) for task in follow(tasks.tasks(c), "tasks")]
+    return [of_task(picked[r.asked.task.name], r, n_pairs=n[1], n_layers=n[2], n_everywhere=n[3], seed=c.seed)
+            for r in every_ready(c, n[0])]  # fmt: skip
 
 
 def run_heads(c: Context) -> list[HeadRow]:

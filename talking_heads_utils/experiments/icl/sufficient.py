@@ -10,20 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.experiments.icl import tasks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, ends
-from talking_heads_utils.experiments.icl.redundancy import first
-from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, exchanged, ready
+from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, every_ready, exchanged, ready
 from talking_heads_utils.experiments.rows import Row, column
 from talking_heads_utils.labels import Head, heads_in
-from talking_heads_utils.progress import follow
-from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
+from talking_heads_utils.prompts.lists import SELECTION
 
 if TYPE_CHECKING:
     from talking_heads_utils.experiments.context import Context
@@ -70,13 +67,6 @@ class Grown:
         return self.selected[-1] >= ENOUGH
 
 
-def by_denoising(select: Ready) -> list[Head]:
-    """All heads, first the one at whose prompt's value the twin gains most log-odds."""
-    every = heads_in(range(select.clean.n_layers), select.clean.n_heads)
-    said = exchanged(select, [[head] for head in every], into=Into.TWIN).log_odds.double().mean(0)
-    return [every[i] for i in said.argsort(descending=True, stable=True).tolist()]
-
-
 def grow(select: Ready, order: Sequence[Head]) -> Grown:
     """The set that grows out of the first :data:`N_TRIED` of these heads until it keeps enough or has
     :data:`MOST_HEADS`; none of a model that has no right answer to keep."""
@@ -95,8 +85,11 @@ def grow(select: Ready, order: Sequence[Head]) -> Grown:
 
 
 def disjoint(select: Ready) -> list[Grown]:
-    """One set after the other, each of heads that are in none before, up to the first that does not suffice."""
-    order, found = by_denoising(select), list[Grown]()
+    """One set after the other, each of heads that are in none before, up to the first that does not suffice. Heads at
+    whose prompt's value the twin gains most log-odds are tried first."""
+    every, found = heads_in(range(select.clean.n_layers), select.clean.n_heads), list[Grown]()
+    gained = exchanged(select, [[head] for head in every], into=Into.TWIN).log_odds.double().mean(0)
+    order = [every[i] for i in gained.argsort(descending=True, stable=True).tolist()]
     while len(found) < MOST_SETS and (not found or found[-1].suffices):
         used = [head for grown in found for head in grown.heads]
         found.append(grow(select, [head for head in order if head not in used]))
@@ -111,8 +104,7 @@ def random_sets(r: Ready, size: int, without: Sequence[Head], seed: int) -> list
             for _ in range(N_RANDOM)]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """Right answers of sets over those with nothing exchanged, with 95% intervals over prompts, and accuracies."""
 
     share: Float[Tensor, "k"]
@@ -122,12 +114,14 @@ class Kept:
 
 
 def kept(
-    r: Ready, sets: Sequence[Sequence[Head]], *, rest: bool = True, where: Where = Where.END, seed: int = 0
-) -> Kept:
-    """With all heads but those of a set exchanged; with rest=False with those of the set."""
-    right = exchanged(r, sets, rest=rest, where=where).right(r.asked)
-    both = torch.cat([exchanged(r, [[]]).right(r.asked), right], 1)
-    draws = drawn_means(both, r.asked.clusters, seed=seed)
+    r: Ready, sets: Sequence[Sequence[Head]], *, rest: bool = True, where: Where = Where.END, n: int | None = None,
+    seed: int = 0,
+) -> Kept:  # fmt: skip
+    """With all heads but those of a set exchanged, of the first ``n`` prompts; with rest=False with those of the
+    set."""
+    before, right = exchanged(r, [[]], n=n), exchanged(r, sets, rest=rest, where=where, n=n)
+    both = torch.cat([said.right(r.asked) for said in (before, right)], 1)
+    draws = drawn_means(both, r.asked.clusters[:n], seed=seed)
     return Kept(*ends(draws[:, 1:] / draws[:, :1].clamp(min=1e-9)), draws[0, 1:])
 
 
@@ -138,32 +132,28 @@ def rows_of(
     two clusters."""
     found = disjoint(select)
     drawn = random_sets(held, len(found[0].heads), found[0].heads, seed)
-    sets = [grown.heads[:k] for grown in found for k in range(len(grown.heads) + 1)] + drawn
-    scored, on_selection = kept(held, sets, seed=seed), kept(select, drawn)
+    about: list[tuple[int, int | None, list[Head], float]]
+    about = [(which, None, grown.heads[:k], selected)
+             for which, grown in enumerate(found, 1) for k, selected in enumerate(grown.selected)]  # fmt: skip
+    on_selection = zip(drawn, kept(select, drawn).share.tolist())
+    about += [(0, draw, heads, selected) for draw, (heads, selected) in enumerate(on_selection, 1)]
+    scored = kept(held, [heads for _, _, heads, _ in about], seed=seed)
     enough = [grown.heads for grown in found if grown.suffices and grown.heads]
-    everywhere = kept(first(held, n_everywhere), enough, where=Where.ALL).share.tolist() if enough else []
+    everywhere = kept(held, enough, where=Where.ALL, n=n_everywhere).share.tolist() if enough else []
     without = kept(held, enough, rest=False).share.tolist() if enough else []
-    about: list[tuple[int, int | None, Grown, int]]
-    about = [(which, None, grown, k) for which, grown in enumerate(found, 1) for k in range(len(grown.heads) + 1)]
-    about += [(0, draw, Grown(heads, [0.0, share]), len(heads))
-              for draw, (heads, share) in enumerate(zip(drawn, on_selection.share.tolist()), 1)]  # fmt: skip
-    for i, (which, draw, grown, k) in enumerate(about):
-        whole = which > 0 and k == len(grown.heads) and grown.suffices
-        named = " ".join(map(str, grown.heads)) if draw else str(grown.heads[k - 1]) if k else ""
-        at_all, without_it = (everywhere[which - 1], without[which - 1]) if whole and k else (None, None)
-        share, low, high, accuracy = (
-            float(part[i]) for part in (scored.share, scored.low, scored.high, scored.accuracy)
-        )
-        yield SufficientRow(
-            model, held.asked.task.name, which, draw, k, named, whole, grown.selected[-1 if draw else k], share, low,
-            high, accuracy, at_all, without_it, len(held.asked),
+    for (which, draw, heads, selected), *values in zip(about, *(part.tolist() for part in scored)):
+        suffices = which > 0 and found[which - 1].suffices and heads == found[which - 1].heads
+        added = heads if draw else heads[-1:]
+        others = (everywhere[which - 1], without[which - 1]) if suffices and heads else (None, None)
+        yield SufficientRow(  # type: ignore[call-arg]
+            model, held.asked.task.name, which, draw, len(heads), " ".join(map(str, added)), suffices, selected,
+            *values, *others, len(held.asked),
         )  # fmt: skip
 
 
 def run(c: Context) -> list[SufficientRow]:
     rows = list[SufficientRow]()
-    for task in follow(tasks.tasks(c), "tasks"):
-        select = ready(c, task.ask(c, c.n(N_SELECT, 16), SELECTION))
-        held = ready(c, task.ask(c, c.n(N_HELD, 20), HELD_OUT))
+    for held in every_ready(c, c.n(N_HELD, 20)):
+        select = ready(c, held.asked.task.ask(c, c.n(N_SELECT, 16), SELECTION))
         rows += rows_of(select, held, model=c.model, n_everywhere=c.n(N_EVERYWHERE, 10), seed=c.seed)
     return rows

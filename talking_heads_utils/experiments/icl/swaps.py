@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,9 +19,13 @@ from torch import Tensor
 
 from talking_heads_utils import batches
 from talking_heads_utils.errors import OptionError
-from talking_heads_utils.experiments.icl.tasks import Asked
+from talking_heads_utils.experiments.icl.asked import Asked
+from talking_heads_utils.experiments.icl.tasks import tasks
 from talking_heads_utils.forward.engine import MLP_OUT, RESID_PRE, Change, Forward, Z, chained, prepare
 from talking_heads_utils.labels import Head, Mlp
+from talking_heads_utils.progress import follow
+from talking_heads_utils.prompts.lists import HELD_OUT
+from talking_heads_utils.prompts.questions import Numbers
 
 if TYPE_CHECKING:
     from talking_heads_utils.experiments.context import Context
@@ -63,36 +67,33 @@ class Ready:
     twin: Forward
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
     """What is said at the last token, by prompt and variant.
 
-    log_odds: of the right answer against the whole vocabulary, nats. top: the most likely token. among: the most likely
-    of some tokens, where these were asked for.
+    log_odds: of the right answer against the whole vocabulary, nats. top: the most likely token. number: the most
+    likely number, of tasks of numbers.
     """
 
     log_odds: Float[Tensor, "n *k"]
     top: Int[Tensor, "n *k"]
-    among: Int[Tensor, "n *k"] | None = None
+    number: Int[Tensor, "n *k"] | None = None
 
     def right(self, asked: Asked) -> Bool[Tensor, "n *k"]:
         """Whether the most likely token is the right answer."""
-        return self.top == asked.right.to(self.top).view(-1, *[1] * (self.top.ndim - 1))
+        return self.top == asked.right[: len(self.top)].to(self.top).view(-1, *[1] * (self.top.ndim - 1))
 
-    def at(self, variants: Int[Tensor, "*shape"]) -> Said:
-        """Some variants of ``[n, k]``, in the shape that they are asked for: ``[n, *shape]``."""
-        among = None if self.among is None else self.among[:, variants]
-        return Said(self.log_odds[:, variants], self.top[:, variants], among)
+    def at(self, *variants: Any) -> Said:
+        """Some variants, as an index picks them after the prompts'."""
+        return Said(*(None if part is None else part[:, *variants] for part in self))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Direct:
+class Direct(NamedTuple):
     """Direct effects at the last token on the logit of the right answer less that of the rival, which is the twin's
     most likely wrong answer. Logits, divided by the final norm's scale in the prompt's untouched run. Variant 0 is the
     untouched run. Biases count as everything that is written does; they are in every variant alike.
 
     heads: what each head writes. mlps: what each MLP writes. twin_heads, twin_mlps: the same in the twin's run.
-    scale: each variant's own divisor: see :meth:`free`. rival: its token.
+    scale: each variant's own divisor. rival: its token.
     post: the post's yardstick: what each head below a layer (15 of 32, in proportion) writes along the stream that
     enters it, over that stream's scale, both of the changed run; 0 for other heads. post_frozen: both of the untouched.
     """
@@ -106,14 +107,8 @@ class Direct:
     post: Float[Tensor, "n k_1 n_layers n_heads"]
     post_frozen: Float[Tensor, "n k_1 n_layers n_heads"]
 
-    def free(self, effects: Float[Tensor, "n k_1 *shape"]) -> Float[Tensor, "n k_1 *shape"]:
-        """``heads``, ``mlps`` or sums of them with each variant's own scale."""
-        ratio = self.scale[:, :1] / self.scale
-        return effects * ratio.view(*ratio.shape, *[1] * (effects.ndim - 2))
 
-
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """What B says with A's ``resid_pre`` of one layer at ``end``, from A's runs under several sets.
 
     own: of A under each set, ``[n, sets]``, by A's right answer. plain: of B as it is, ``[n]``, and patched: of B,
@@ -130,13 +125,20 @@ def ready(c: Context, asked: Asked) -> Ready:
     return Ready(asked, prepare(c.bridge, asked.prompts), prepare(c.bridge, asked.twins, check=False))
 
 
+def every_ready(c: Context, n: int, half: str = HELD_OUT, *, seed: int = 0) -> Iterator[Ready]:
+    """``n`` prompts of each task that the model can do, one task after the other; seed as of
+    :meth:`~talking_heads_utils.experiments.icl.asked.Task.ask`."""
+    for task in follow(tasks(c), "tasks"):
+        yield ready(c, task.ask(c, n, half, seed=seed))
+
+
 @torch.no_grad()
 def exchanged(
     r: Ready, sets: Sequence[Sequence[Part]], *, into: Into = Into.CLEAN, where: Where = Where.END,
-    how: How = How.EXCHANGE, rest: bool = False, among: Int[Tensor, "n_tokens"] | None = None,
+    how: How = How.EXCHANGE, rest: bool = False, n: int | None = None,
 ) -> Said:  # fmt: skip
     """Each set of heads and MLPs exchanged together; the empty set is the untouched run. rest: all heads but those of
-    the set. among: tokens, of which the most likely one is told as well.
+    the set. n: of the first so many prompts alone.
 
     Raises :class:`OptionError` for no set, a head or an MLP that is not there, a set of all heads, an MLP with
     ``rest``, and prompts and twins of different length where values are exchanged at all positions.
@@ -146,19 +148,18 @@ def exchanged(
     if where == Where.ALL and not (r.clean.n_pos == r.twin.n_pos and torch.equal(r.clean.end, r.twin.end)):
         raise OptionError("Prompts and twins differ in length, so values have no partner at all positions: use 'end'.")
     at, given = (f.at_end() if where == Where.END else f.everywhere() for f in (run, other))
-    for rows in _blocks(run, len(sets) * at.shape[1]):
-        change = plan.exchange(_values(other, plan.needed, given, rows, how))
+    for rows in _blocks(run, len(sets) * at.shape[1], n):
+        change = plan.exchange(values(other, plan.needed, given, rows, how))
         x = run.plain(RESID_PRE, 0, at, rows)[:, None]
         final = run.run(x, at, change=change, rows=rows, only_end=True)[:, :, 0]
-        found.append(_said(run, final, r.asked.right[rows], plan.which[-1], among))
+        found.append(_said(run, final, r.asked.right[rows], plan.which[-1], r.asked.numbers))
     return _joined(found)
 
 
 @torch.no_grad()
 def grid(
-    r: Ready, sets: Sequence[Sequence[Part]], b: Forward, right: Int[Tensor, "n"], *, how: How = How.EXCHANGE,
-    among: Int[Tensor, "n_tokens"] | None = None,
-) -> Grid:  # fmt: skip
+    r: Ready, sets: Sequence[Sequence[Part]], b: Forward, right: Int[Tensor, "n"], *, how: How = How.EXCHANGE
+) -> Grid:
     """Patch A's ``resid_pre`` at ``end`` into B, every layer and every set at once. A is ``r.clean``, under each set at
     the last token; B is run as it is above the patch, and may be of another length. right: B's right answers.
 
@@ -173,7 +174,7 @@ def grid(
     for rows in _blocks(b, int(sizes.sum())):
         seen: dict[tuple[str, int], Tensor] = {}
         change = chained(
-            _seeing(seen, RESID_PRE), plan.exchange(_values(r.twin, plan.needed, r.twin.at_end(), rows, how))
+            _seeing(seen, RESID_PRE), plan.exchange(values(r.twin, plan.needed, r.twin.at_end(), rows, how))
         )
         own = a.run(a.resid[rows, None, None], a.at_end(), change=change, rows=rows)[:, :, 0]
 
@@ -181,9 +182,9 @@ def grid(
             return torch.cat([value, seen[site, layer]], 1) if site == RESID_PRE else value
 
         final = b.run(b.resid[rows, None, None], b.at_end(), change=join, rows=rows)[:, :, 0]
-        said = _said(b, final, right[rows], torch.arange(final.shape[1]), among)
-        own_said = _said(a, own, r.asked.right[rows], plan.which[-1], among)
-        found.append((own_said, said.at(torch.tensor(0)), said.at(cells)))
+        said = _said(b, final, right[rows], torch.arange(final.shape[1]), r.asked.numbers)
+        own_said = _said(a, own, r.asked.right[rows], plan.which[-1], r.asked.numbers)
+        found.append((own_said, said.at(0), said.at(cells)))
     return Grid(*(_joined(parts) for parts in zip(*found)))
 
 
@@ -192,22 +193,27 @@ def direct(r: Ready, sets: Sequence[Sequence[Part]] = (), *, how: How = How.EXCH
     """Direct effects with nothing exchanged and with each set exchanged at the last token. Raises
     :class:`OptionError` as :func:`exchanged` does."""
     f, plan, at = r.clean, _plan(r.clean, [(), *sets]), r.twin.at_end()
-    right, scale = r.asked.right.to(f.end.device), _scale(f, f.final)
-    rival = torch.cat([_rivals(r.twin, r.twin.final[rows], right[rows]) for rows in batches.blocks(len(right), _ROWS)])
+    right, scale = r.asked.right.to(f.end.device), scale_of(f, f.final)
+    rival = torch.cat([
+        r.twin.logits(r.twin.final[rows]).scatter_(1, right[rows, None], -torch.inf).argmax(1)
+        for rows in batches.blocks(len(right), _ROWS)
+    ])  # fmt: skip
     along = f.norm.center((f.unembed[:, right] - f.unembed[:, rival]).T) / scale[:, None]
     every = {(site, layer) for layer in range(f.n_layers) for site in (Z, MLP_OUT)}
     found = []
     for rows in _blocks(f, len(sets) + 1):
-        given, seen = _values(r.twin, every, at, rows), dict[tuple[str, int], Tensor]()
-        values = given if how == How.EXCHANGE else _values(r.twin, plan.needed, at, rows, how)
-        change = chained(_seeing(seen, RESID_PRE), plan.exchange(values), _seeing(seen, Z, MLP_OUT))
+        given, seen = values(r.twin, every, at, rows), dict[tuple[str, int], Tensor]()
+        instead = given if how == How.EXCHANGE else values(r.twin, plan.needed, at, rows, how)
+        change = chained(_seeing(seen, RESID_PRE), plan.exchange(instead), _seeing(seen, Z, MLP_OUT))
         final = f.run(f.resid[rows, None, None], f.at_end(), change=change, rows=rows)[:, plan.which[-1], 0]
         twin = {key: value[:, None] for key, value in given.items()}
         plain = [torch.zeros(1, dtype=torch.long)] * (f.n_layers + 1)
         heads, mlps = _effects(f, seen, along[rows], plan.which)
         twin_heads, twin_mlps = _effects(f, twin, along[rows], plain)
-        found.append((heads, mlps, twin_heads[:, 0], twin_mlps[:, 0], _scale(f, final), rival[rows],
-                      *_post(f, seen, plan.which)))  # fmt: skip
+        top = min(max(1, round(POST_LAYER * f.n_layers)), f.n_layers - 1)
+        post = written_along(f, seen[RESID_PRE, top][:, plan.which[top], 0],
+                             [seen[Z, layer][:, plan.which[layer + 1], 0] for layer in range(top)])  # fmt: skip
+        found.append((heads, mlps, twin_heads[:, 0], twin_mlps[:, 0], scale_of(f, final), rival[rows], *post))
     return Direct(*(torch.cat(parts).cpu() for parts in zip(*found)))
 
 
@@ -284,12 +290,12 @@ def marked(f: Forward, sets: Sequence[Sequence[Part]], rest: bool = False) -> tu
     return ~heads if rest else heads, mlps
 
 
-def _blocks(f: Forward, per_prompt: int) -> Iterator[slice]:
-    """Prompts that are run at once, where each is run at so many places."""
-    return batches.blocks(len(f.end), max(1, _NUMBERS // (f.width * max(per_prompt, f.n_layers))))
+def _blocks(f: Forward, per_prompt: int, n: int | None = None) -> Iterator[slice]:
+    """Prompts, or the first ``n``, that are run at once, where each is run at so many places."""
+    return batches.blocks(len(f.end[:n]), max(1, _NUMBERS // (f.width * max(per_prompt, f.n_layers))))
 
 
-def _values(
+def values(
     f: Forward, needed: Collection[tuple[str, int]], at: Int[Tensor, "n q"], rows: slice, how: How = How.EXCHANGE
 ) -> dict[tuple[str, int], Tensor]:
     """What stands in place of values, ``[rows, q, ...]``: those of a plain run, computed anew, or a zero."""
@@ -315,40 +321,31 @@ def _seeing(seen: dict[tuple[str, int], Tensor], *sites: str) -> Change:
 
 def _said(
     f: Forward, final: Float[Tensor, "n k d_model"], right: Int[Tensor, "n"], which: Int[Tensor, "n_sets"],
-    among: Int[Tensor, "n_tokens"] | None,
+    numbers: Numbers | None,
 ) -> Said:  # fmt: skip
     """Of final streams, a block of logits at a time. which: the variant of each set."""
     n, k = final.shape[:2]
-    wanted, some = (
-        right.to(final.device).repeat_interleave(k)[:, None],
-        None if among is None else among.to(final.device),
-    )
-    log_odds, top, best = [], [], []
+    wanted = right.to(final.device).repeat_interleave(k)[:, None]
+    log_odds, top, read = [], [], []
     for rows in batches.blocks(n * k, _ROWS):
         logits = f.logits(final.flatten(0, 1)[rows])
         own = logits.gather(1, wanted[rows])
         top.append(logits.argmax(1))
-        if some is not None:
-            best.append(some[logits[:, some].argmax(1)])
+        if numbers is not None:
+            read.append(numbers.read(logits[:, numbers.ids]))
         log_odds.append(own[:, 0] - logits.scatter_(1, wanted[rows], -torch.inf).logsumexp(1))
-    parts = (torch.cat(found).view(n, k).cpu() if found else None for found in (log_odds, top, best))
+    parts = (torch.cat(found).view(n, k).cpu() if found else None for found in (log_odds, top, read))
     return Said(*parts).at(which)  # type: ignore[arg-type]
 
 
 def _joined(parts: Sequence[Said]) -> Said:
     """Of several blocks of prompts."""
-    among = [said.among for said in parts if said.among is not None]
-    return Said(*(torch.cat([getattr(said, name) for said in parts]) for name in ("log_odds", "top")),  # type: ignore[call-arg]
-                torch.cat(among) if among else None)  # fmt: skip
+    return Said(*(None if part[0] is None else torch.cat(part) for part in zip(*parts)))  # type: ignore[arg-type]
 
 
-def _scale(f: Forward, stream: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n"]:
+def scale_of(f: Forward, stream: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n"]:
     """The divisor of a norm that reads this stream."""
     return f.norm.scale(f.norm.center(stream).square().sum(-1), stream.shape[-1])
-
-
-def _rivals(f: Forward, final: Float[Tensor, "n d_model"], right: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
-    return f.logits(final).scatter_(1, right[:, None], -torch.inf).argmax(1)
 
 
 def _effects(
@@ -364,22 +361,15 @@ def _effects(
     return torch.stack(heads, 2), torch.stack(mlps, 2)
 
 
-def _post(
-    f: Forward, seen: Mapping[tuple[str, int], Tensor], which: Sequence[Tensor]
-) -> tuple[Float[Tensor, "n k n_layers n_heads"], Float[Tensor, "n k n_layers n_heads"]]:
-    """The post's yardstick as it is, and with direction and scale of the untouched run, which is set 0."""
-    top = min(max(1, round(POST_LAYER * f.n_layers)), f.n_layers - 1)
-    stream = seen[RESID_PRE, top][:, :, 0]
-    own = (f.norm.center(stream) / _scale(f, stream)[..., None])[:, which[top]]
-    found = []
+def written_along(
+    f: Forward, stream: Float[Tensor, "n k d_model"], z: Sequence[Float[Tensor, "n k n_heads d_head"]]
+) -> list[Float[Tensor, "n k n_layers n_heads"]]:
+    """What each head writes along a stream over that stream's scale: both of the same variant, and both of variant 0,
+    which is the untouched run. z: of the lowest layers; heads of others have 0."""
+    own, found = f.norm.center(stream) / scale_of(f, stream)[..., None], []
     for along in (own, own[:, :1]):
-        scores = own.new_zeros(*own.shape[:2], f.n_layers, f.n_heads)
-        for layer in range(top):
-            scores[:, :, layer] = written(f, layer, seen[Z, layer][:, which[layer + 1], 0], along)
-        found.append(scores)
-    return found[0], found[1]
-
-
-def written(f: Forward, layer: int, z: Tensor, along: Float[Tensor, "n k d_model"]) -> Float[Tensor, "n k n_heads"]:
-    """What a layer's heads write along a direction."""
-    return (z * torch.einsum("hdm,nkm->nkhd", f.layers[layer].attention.W_O, along)).sum(-1)
+        found.append(own.new_zeros(*own.shape[:2], f.n_layers, f.n_heads))
+        for layer, at in enumerate(z):
+            read = torch.einsum("hdm,nkm->nkhd", f.layers[layer].attention.W_O, along)
+            found[-1][:, :, layer] = (at * read).sum(-1)
+    return found

@@ -7,23 +7,29 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
+from talking_heads_utils import batches
 from talking_heads_utils.errors import NotApplicable, TaskError
 from talking_heads_utils.experiments.gate import AT_LEAST
-from talking_heads_utils.experiments.icl.asked import DRAWN, Asked, Examples, NumberTask, Task, WordTask
+from talking_heads_utils.experiments.icl.asked import DRAWN, Examples, NumberTask, Task, WordTask
 from talking_heads_utils.experiments.icl.functions import Family
-from talking_heads_utils.experiments.icl.words import WordsRow, answered, answers_of, logits_in_blocks
+from talking_heads_utils.experiments.icl.words import WordsRow, answers_of
 from talking_heads_utils.experiments.rows import Row, column, rows
+from talking_heads_utils.forward.ends import logits_at
 from talking_heads_utils.known import model_source
+from talking_heads_utils.metrics import answer_logits
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts import relations
 from talking_heads_utils.prompts.encoding import tokenized, unknown_id
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
-from talking_heads_utils.prompts.questions import asked_at, numbers_of
+from talking_heads_utils.prompts.questions import Numbers, asked_at, numbers_of
 from talking_heads_utils.prompts.relations import ARROW, Relation
+from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.prompts.words import token_of
 from talking_heads_utils.stats import share_in_clusters
 
@@ -32,23 +38,11 @@ if TYPE_CHECKING:
 
     from talking_heads_utils.experiments.context import Context
 
-__all__ = [
-    "Asked",
-    "Examples",
-    "NumberTask",
-    "ShownRow",
-    "Task",
-    "WordTask",
-    "candidates",
-    "run_shown",
-    "run_tasks",
-    "task_named",
-    "tasks",
-]
 N_EXAMPLES, LEAST_EXAMPLES = 10, 8  # a task of which a half has too few pairs even for these is left out
 REAL = Family(n_a=3, n_b=10, n_x=100, held_share=0.0)  # gpt2 and Llama 3 keep its numbers, 0 to 306, whole
 COUNTS = (0, 1, 2, 4)  # examples, beside the most
 N_GATE = 64  # prompts of each half
+WORD_COUNTS, N_WORDS = (0, 1, 2, 4, 8, 16), 32  # examples and prompts where tasks of words are asked as chapter 3 does
 MOST = 8  # tasks that a model is asked
 N_SHOWN, N_TOP = 3, 5  # tasks whose prompt is shown, and tokens after it
 FUNCTIONS = ((2, 3), (1, 3))  # y = a x + b that a real model is asked for: the post's, and a simpler one
@@ -56,6 +50,9 @@ COUNTED = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
 ).split()
+
+
+# --- what a model may be asked ---
 
 
 def one_token(relation: Relation, tokenizer: PreTrainedTokenizerBase) -> Relation:
@@ -95,15 +92,20 @@ def number_tasks(model: str, tokenizer: PreTrainedTokenizerBase) -> list[NumberT
     Raises :class:`NotApplicable` for a small model of another kind.
     """
     family = _trained_on(model)
-    try:
-        numbers = numbers_of(tokenizer, (family or REAL).n_numbers - 1)
-    except TaskError:
-        return []
-    if len(numbers.values) < (family or REAL).n_numbers:
+    if (numbers := whole_numbers(tokenizer, (family or REAL).n_numbers - 1)) is None:
         return []
     if family is not None:
         return [NumberTask("y = a x + b", numbers, N_EXAMPLES, family)]
     return [NumberTask(f"y = {'' if a == 1 else a}x + {b}", numbers, N_EXAMPLES, REAL, (a, b)) for a, b in FUNCTIONS]
+
+
+def whole_numbers(tokenizer: PreTrainedTokenizerBase, largest: int) -> Numbers | None:
+    """0 to ``largest``; None where the tokenizer splits one of them."""
+    try:
+        numbers = numbers_of(tokenizer, largest)
+    except TaskError:
+        return None
+    return numbers if len(numbers.values) > largest else None
 
 
 def _trained_on(model: str) -> Family | None:
@@ -177,26 +179,69 @@ def low_end(name: str, measured: Sequence[WordsRow]) -> float | None:
     return own.low
 
 
+# --- how well it does ---
+
+
 def _accuracies(c: Context, some: Sequence[Task], halves: Sequence[str]) -> list[WordsRow]:
     return [row for task in follow(some, "tasks") for half in halves for row in accuracy(c, task, half, c.n(N_GATE))]
 
 
 def accuracy(c: Context, task: Task, half: str, n: int) -> list[WordsRow]:
-    """After :data:`COUNTS` and the most of the task's own examples, all read off one pass, and after as many with
-    shuffled labels or of another task."""
+    """After :data:`COUNTS` and the most of the task's own examples, and after as many with shuffled labels or of
+    another task."""
     found = []
     for examples in (Examples.OWN, Examples.SHUFFLED, Examples.ANOTHER):
         asked = task.ask(c, n, half, examples=examples)
         counts = [k for k in COUNTS if k < task.n_examples and examples == Examples.OWN] + [task.n_examples]
-        places, right = torch.stack(asked_at(asked.prompts), 1)[:, counts], task.rights(asked)[:, counts]
-        hits = answered(c, asked.prompts, places, right, task.answers)
-        for i, k in enumerate(counts):
-            clusters = asked.clusters if task.by_function else right[:, i]
-            exact, best = (share_in_clusters(some[:, i], clusters) for some in hits)
-            found.append(WordsRow(
-                task.name, half, DRAWN[examples], k, *exact[:3], *best[:3], 1 / len(task.answers.ids), exact.n,
-                *task.n_pairs(),
-            ))  # fmt: skip
+        found += _scored(c, task, asked.prompts, asked.questions, half, examples, counts,
+                         asked.clusters if task.by_function else None)  # fmt: skip
+    return found
+
+
+def words(c: Context) -> list[WordsRow]:
+    """Every task of words after :data:`WORD_COUNTS` examples, beside two controls: labels permuted among a prompt's
+    examples, and examples of another task, drawn for each prompt.
+
+    Against that last one ``among`` is to be read: a word that looks like the question wins among answers whatever the
+    task. A half of too few pairs has no row for many examples.
+    """
+    every, found = relations.load_relations(c.tokenizer), list[WordsRow]()
+    sizes = {relation.name: len(relation.half(HELD_OUT)) for relation in every}
+    for relation in follow(every, "tasks of words"):
+        others = tuple(other for other in every if other is not relation)
+        fit = [k for k in WORD_COUNTS if k < sizes[relation.name]]
+        many = max((sizes[other.name] for other in others), default=0)
+        task = WordTask(relation.name, answers_of(relation, c.tokenizer), max(fit, default=0), relation, others)
+        asked = [(Examples.OWN, max(fit), fit)] if fit else []
+        asked += [(Examples.SHUFFLED, k, [k]) for k in fit if 2 <= k < sizes[relation.name] - 1]
+        asked += [(Examples.ANOTHER, k, [k]) for k in fit if 1 <= k < many - 1]
+        for examples, most, counts in asked:
+            questions = task.draw(N_WORDS, most, HELD_OUT, examples, c.seed)
+            prompts = task.encode(c, questions, HELD_OUT)
+            found += _scored(c, task, prompts, questions, HELD_OUT, examples, counts)
+    return found
+
+
+def _scored(
+    c: Context, task: Task, prompts: PromptSet, questions: Sequence[Any], half: str, examples: Examples,
+    counts: Sequence[int], clusters: Int[Tensor, "n"] | None = None,
+) -> list[WordsRow]:  # fmt: skip
+    """After so many of each prompt's examples, all read off one pass: what follows a question cannot change its answer.
+    Of permuted labels only the last will do, since the answers of the others stand above them. clusters: those of one
+    right answer by default."""
+    places, right = torch.stack(asked_at(prompts), 1)[:, counts], task.rights(questions)[:, counts]
+    greedy, among = torch.zeros_like(right, dtype=torch.bool), torch.zeros_like(right, dtype=torch.bool)
+    for at in batches.blocks(len(prompts), 32):
+        with torch.no_grad(), logits_at(c.bridge, places[at]):
+            logits = c.bridge(prompts.tokens[at].to(c.bridge.cfg.device)).float().cpu()
+        greedy[at] = logits.argmax(-1) == task.answers.ids[right[at]]
+        among[at] = task.answers.read(logits[..., task.answers.ids]) == right[at]
+    found = []
+    for i, k in enumerate(counts):
+        alike = right[:, i] if clusters is None else clusters
+        exact, best = (share_in_clusters(hits[:, i], alike) for hits in (greedy, among))
+        found.append(WordsRow(task.name, half, DRAWN[examples], k, *exact[:3], *best[:3], 1 / len(task.answers.ids),
+                              exact.n, *task.n_pairs()))  # fmt: skip
     return found
 
 
@@ -227,8 +272,8 @@ def run_shown(c: Context) -> list[ShownRow]:
 
 def _shown(c: Context, task: Task, examples: Examples) -> list[ShownRow]:
     asked = task.ask(c, 1, HELD_OUT, examples=examples)
-    ((_, logits),) = logits_in_blocks(c.bridge, asked.prompts.tokens, asked.prompts.positions["end"][:, None])
-    right, (most, ids) = c.tokenizer.decode(asked.right), logits[0, 0].softmax(-1).topk(N_TOP)
+    most, ids = answer_logits(c.bridge, asked.prompts)[0].float().cpu().softmax(-1).topk(N_TOP)
+    right = c.tokenizer.decode(asked.right)
     return [
         ShownRow(c.model, task.name, str(examples), asked.prompts.texts[0], right, i, c.tokenizer.decode([token]), p)
         for i, (token, p) in enumerate(zip(ids.tolist(), most.tolist()), 1)
