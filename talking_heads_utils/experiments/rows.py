@@ -49,6 +49,13 @@ class Row:
         return [Column(f.name, _plain(hints[f.name]), f.metadata["unit"], f.metadata["meaning"]) for f in fields(cls)]
 
 
+@dataclass(frozen=True)
+class ModelRow(Row):
+    """Base of the rows that are of one model."""
+
+    model: str = column("", "as the command took it")
+
+
 def _plain(hint: Any) -> type:
     """The type of a value that is there: of ``float | None`` float."""
     if isinstance(hint, types.UnionType):

@@ -21,7 +21,7 @@ from talking_heads_utils.experiments.editing import gains
 from talking_heads_utils.experiments.editing.gains import LENGTHS
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.subspace import nearest_lengths
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.metrics import answer_logits
 from talking_heads_utils.models import find_checkpoint
 from talking_heads_utils.prompts.sets import PromptSet
@@ -42,8 +42,7 @@ class By(StrEnum):
 
 
 @dataclass(frozen=True)
-class BakedRow(Row):
-    model: str = column("", "as the command took it")
+class BakedRow(ModelRow):
     edit: str = column("", "as in the table of gains")
     n_items: int = column("items", "length of the lists")
     by: str = column("", "package: edited in place; transformers: its own code on the baked checkpoint")

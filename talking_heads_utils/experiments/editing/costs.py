@@ -24,7 +24,7 @@ from talking_heads_utils.experiments.icl.words import WordsRow, answers_of
 from talking_heads_utils.experiments.inhibition.exchange_study import fresh_prompts
 from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.subspace import nearest_lengths
-from talking_heads_utils.experiments.rows import Row, column, frame, maybe
+from talking_heads_utils.experiments.rows import ModelRow, column, frame, maybe
 from talking_heads_utils.labels import heads_in
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts import ioi
@@ -57,8 +57,7 @@ class What(StrEnum):
 
 
 @dataclass(frozen=True)
-class CostRow(Row):
-    model: str = column("", "as the command took it")
+class CostRow(ModelRow):
     edit: str = column("", "as in the table of gains")
     family: str = column("", "of heads")
     what: str = column("", "ioi, words, text_loss, text_kl, patterns, patterns_on_text")
@@ -74,10 +73,9 @@ class CostRow(Row):
 
 
 @dataclass(frozen=True)
-class TriedRow(Row):
+class TriedRow(ModelRow):
     """Every edit that was measured whole: what it gains, what it costs."""
 
-    model: str = column("", "as the command took it")
     edit: str = column("", "as in the table of gains")
     family: str = column("", "of heads; random too")
     extent: str = column("", "single, leading, whole_head, combined")

@@ -25,7 +25,7 @@ from talking_heads_utils.experiments.list_prompts import Lists, Part, check_each
 from talking_heads_utils.experiments.positional import correction
 from talking_heads_utils.experiments.positional.grid import answer
 from talking_heads_utils.experiments.positional.subspace import lengths, nearest_lengths, shown_lengths
-from talking_heads_utils.experiments.rows import Row, column, rows
+from talking_heads_utils.experiments.rows import ModelRow, column, rows
 from talking_heads_utils.labels import Head
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
 from talking_heads_utils.stats import bootstrap_ratio, points, share, share_change
@@ -192,11 +192,10 @@ def _winner(
 
 
 @dataclass(frozen=True)
-class EditRow(Row):
+class EditRow(ModelRow):
     """One edit on one kind of lists: the best found in each family and extent, the best of all, and the best of each
     random draw."""
 
-    model: str = column("", "as the command took it")
     edit: str = column("", "its heads or components and factors, such as L20H0.0 x 2, L23H1 x 0")
     family: str = column("", "of heads: into_queries, movers, direct; random: drawn from the same layers")
     extent: str = column("", "single, leading, whole_head; combined: several of these")

@@ -24,7 +24,7 @@ from talking_heads_utils.errors import NotApplicable, UnsupportedModelError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import fresh_prompts, movers_and_heads, predicted
 from talking_heads_utils.experiments.list_prompts import Lists, Part
-from talking_heads_utils.experiments.rows import Row, column, maybe
+from talking_heads_utils.experiments.rows import ModelRow, column, maybe
 from talking_heads_utils.experiments.verdicts import rank_p
 from talking_heads_utils.forward.recording import Recording, record
 from talking_heads_utils.labels import Component, Head
@@ -52,10 +52,9 @@ class ChosenBy(StrEnum):
 
 
 @dataclass(frozen=True)
-class RemovalRow(Row):
+class RemovalRow(ModelRow):
     """Components of inhibition heads, the strongest of each head on the selection half and the weights' own choice."""
 
-    model: str = column("", "as the command took it")
     task: str = column("", "ioi, lists")
     n_items: int = column("items", "candidates: the two names, or the items of a list")
     head: str = column("", "inhibition head")

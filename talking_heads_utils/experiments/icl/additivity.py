@@ -22,7 +22,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl.evidence import asked
 from talking_heads_utils.experiments.icl.readers import LogOdds
 from talking_heads_utils.experiments.icl.sequences import Sequences, log_odds
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.stats import bootstrap_mean, bootstrap_ratio
 
 GROUPS = (2, 4, 8)  # examples that are changed together
@@ -32,11 +32,10 @@ ALL_RATES = 0.0
 
 
 @dataclass(frozen=True)
-class SumRow(Row):
+class SumRow(ModelRow):
     """What so many examples contribute together, over what each contributes alone, a label drawn at random in its slot
     as baseline."""
 
-    model: str = column("", "model")
     labels: str = column("", "the two labels")
     flip: float = column("share", "of labels that are flipped; 0 for all rates together")
     n_changed: int = column("examples", "changed together")

@@ -23,7 +23,7 @@ from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
 from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, every_ready, marked, values, written_along
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.forward.engine import Z
 from talking_heads_utils.labels import Head
 
@@ -52,10 +52,9 @@ class Who(StrEnum):
 
 
 @dataclass(frozen=True)
-class BackupRow(Row):
+class BackupRow(ModelRow):
     """What others recover when heads are exchanged at the last token."""
 
-    model: str = column("", "model")
     task: str = column("", "task; all for the mean over tasks")
     heads_are: str = column("", "chosen or matched")
     draw: int | None = column("", "of a matched set")

@@ -23,7 +23,7 @@ from talking_heads_utils.experiments.icl import sequences as drawn
 from talking_heads_utils.experiments.icl.clusters import ends
 from talking_heads_utils.experiments.icl.readers import LogOdds, Reader, candidates, features, without_bias
 from talking_heads_utils.experiments.icl.sequences import N_SEQUENCES, Sequences
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
 from talking_heads_utils.stats import Interval, bootstrap_mean, share_in_clusters
 
@@ -35,10 +35,9 @@ ALL_RATES = 0.0
 
 
 @dataclass(frozen=True)
-class EvidenceRow(Row):
+class EvidenceRow(ModelRow):
     """Mean log-odds of the label of one rule by the signed evidence for it."""
 
-    model: str = column("", "model")
     labels: str = column("", "the two labels")
     flip: float = column("share", "of labels that are flipped")
     n_examples: int = column("examples", "before the question")
@@ -50,10 +49,9 @@ class EvidenceRow(Row):
 
 
 @dataclass(frozen=True)
-class GateRow(Row):
+class GateRow(ModelRow):
     """How often the right label is preferred after so many examples."""
 
-    model: str = column("", "model")
     labels: str = column("", "the two labels")
     flip: float = column("share", "of labels that are flipped")
     n_examples: int = column("examples", "before the question")
@@ -66,10 +64,9 @@ class GateRow(Row):
 
 
 @dataclass(frozen=True)
-class ReaderRow(Row):
+class ReaderRow(ModelRow):
     """How well one reader, fitted on half of the sequences, predicts the log-odds of the others."""
 
-    model: str = column("", "model")
     labels: str = column("", "the two labels")
     reader: str = column("", "exact, saturation, recency, last or count")
     parameter: float | None = column("", "chosen: nats of saturation, half-life in examples, 1 for the last of a kind")
@@ -84,10 +81,9 @@ class ReaderRow(Row):
 
 
 @dataclass(frozen=True)
-class SlopeRow(Row):
+class SlopeRow(ModelRow):
     """Log-odds by signed evidence at the last question, for one rate of flips."""
 
-    model: str = column("", "model")
     labels: str = column("", "the two labels")
     flip: float = column("share", "of labels that are flipped; 0 for all rates together")
     slope: float = column("nats", "log-odds a label of signed evidence; of all rates their mean")

@@ -23,7 +23,7 @@ from talking_heads_utils.experiments.icl.choice import picks
 from talking_heads_utils.experiments.icl.clusters import mean_in_clusters
 from talking_heads_utils.experiments.icl.swaps import Into, Ready, every_ready, exchanged
 from talking_heads_utils.experiments.icl.tasks import COUNTED, tasks
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.labels import Mlp, heads_in
 from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.lists import HELD_OUT
@@ -52,10 +52,9 @@ class Attribute(StrEnum):
 
 
 @dataclass(frozen=True)
-class LooksBackRow(Row):
+class LooksBackRow(ModelRow):
     """Where one head looks from the tokens before answers."""
 
-    model: str = column("", "model")
     task: str = column("", "task")
     head: str = column("", "head")
     layer: int = column("", "its layer")
@@ -69,10 +68,9 @@ class LooksBackRow(Row):
 
 
 @dataclass(frozen=True)
-class PartRow(Row):
+class PartRow(ModelRow):
     """What is left of each attribute with one layer's MLP or heads at the twin's values at the last token."""
 
-    model: str = column("", "model")
     task: str = column("", "task")
     part: str = column("", "mlp or heads; empty for nothing exchanged, twin for the twin")
     layer: int | None = column("", "of which layer")

@@ -29,7 +29,7 @@ from talking_heads_utils.experiments.icl.asked import Asked, Examples
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, drawn_weights, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS
 from talking_heads_utils.experiments.icl.swaps import Grid, How, Ready, Said, every_ready, exchanged, grid
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.stats import share_in_clusters, summary
@@ -52,10 +52,9 @@ class Run(StrEnum):
 
 
 @dataclass(frozen=True)
-class PatchRow(Row):
+class PatchRow(ModelRow):
     """Answers of B with A's resid_pre of one layer at the last token, or of A or B as they are."""
 
-    model: str = column("", "model")
     task: str = column("", "task")
     b_sees: str = column("", "what B sees: none, shuffled labels")
     out: str = column("", "layers whose heads are out of A, such as 9,10; empty for none")
@@ -73,10 +72,9 @@ class PatchRow(Row):
 
 
 @dataclass(frozen=True)
-class OutRow(Row):
+class OutRow(ModelRow):
     """A's answers with all heads of two layers out at the last token."""
 
-    model: str = column("", "model")
     task: str = column("", "task; all for the mean over tasks")
     a: int = column("", "layer")
     b: int = column("", "layer")
@@ -91,10 +89,9 @@ class OutRow(Row):
 
 
 @dataclass(frozen=True)
-class FirstRow(Row):
+class FirstRow(ModelRow):
     """The first layer whose patch works, with two neighbouring layers out of A and without."""
 
-    model: str = column("", "model")
     task: str = column("", "task; all for the mean over tasks")
     b_sees: str = column("", "none or shuffled")
     how: str = column("", "zero or exchange")

@@ -17,7 +17,7 @@ from talking_heads_utils.experiments.icl.asked import Asked, Task
 from talking_heads_utils.experiments.icl.patching import posts_layers
 from talking_heads_utils.experiments.icl.swaps import How, Ready, exchanged, grid
 from talking_heads_utils.experiments.icl.tasks import whole_numbers
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.files import data_dir
 from talking_heads_utils.forward.engine import prepare
 from talking_heads_utils.labels import Head, heads_in
@@ -40,10 +40,9 @@ N_TOP = 5
 
 
 @dataclass(frozen=True)
-class PostRow(Row):
+class PostRow(ModelRow):
     """What the model answers to the post's own two prompts, read among the numbers."""
 
-    model: str = column("", "model")
     out: str = column("", "heads or layers whose heads are zero in A at the last token; empty for none")
     a_top_five: str = column("", "A's five most likely numbers, the first one first")
     b_plain: int = column("", "B's answer with nothing patched")

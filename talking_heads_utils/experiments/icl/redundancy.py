@@ -16,7 +16,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends, mean_in_clusters
 from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, every_ready, exchanged
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.labels import Head, heads_in
 
 JOINT = (2, 5, 10, 20)  # chosen heads that are exchanged together
@@ -36,10 +36,9 @@ class Set(StrEnum):
 
 
 @dataclass(frozen=True)
-class HeadRow(Row):
+class HeadRow(ModelRow):
     """What one head does to one task."""
 
-    model: str = column("", "model")
     task: str = column("", "task")
     head: str = column("", "head")
     layer: int = column("", "its layer")
@@ -55,10 +54,9 @@ class HeadRow(Row):
 
 
 @dataclass(frozen=True)
-class PairRow(Row):
+class PairRow(ModelRow):
     """What two chosen heads do together."""
 
-    model: str = column("", "model")
     task: str = column("", "task")
     a: str = column("", "head")
     b: str = column("", "head")
@@ -71,10 +69,9 @@ class PairRow(Row):
 
 
 @dataclass(frozen=True)
-class SetRow(Row):
+class SetRow(ModelRow):
     """What a set of heads does together, over what its heads do alone."""
 
-    model: str = column("", "model")
     task: str = column("", "task; all for the mean over tasks")
     heads_are: str = column("", "chosen, matched on the direct effect of the 5 chosen first, or of one layer")
     where: str = column("", "where values are exchanged: end or all")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from talking_heads_utils.experiments.icl.clusters import drawn_means, ends
 from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, every_ready, exchanged, ready
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.labels import Head, heads_in
 from talking_heads_utils.prompts.lists import SELECTION
 
@@ -33,10 +33,9 @@ N_SELECT, N_HELD, N_EVERYWHERE = 32, 100, 40  # prompts of a task
 
 
 @dataclass(frozen=True)
-class SufficientRow(Row):
+class SufficientRow(ModelRow):
     """Accuracy with some heads left as they are and all others exchanged."""
 
-    model: str = column("", "model")
     task: str = column("", "task")
     which: int = column("", "1 for the first set, 2 for the next one without its heads, and so on; 0 for random heads")
     draw: int | None = column("", "of random heads")

@@ -19,7 +19,7 @@ from talking_heads_utils.experiments.gate import AT_LEAST
 from talking_heads_utils.experiments.icl.asked import DRAWN, Examples, NumberTask, Task, WordTask
 from talking_heads_utils.experiments.icl.functions import Family
 from talking_heads_utils.experiments.icl.words import WordsRow, answers_of
-from talking_heads_utils.experiments.rows import Row, column, rows
+from talking_heads_utils.experiments.rows import ModelRow, column, rows
 from talking_heads_utils.forward.ends import logits_at
 from talking_heads_utils.known import model_source
 from talking_heads_utils.metrics import answer_logits
@@ -246,10 +246,9 @@ def _scored(
 
 
 @dataclass(frozen=True)
-class ShownRow(Row):
+class ShownRow(ModelRow):
     """One prompt, and what the model says to it after various examples."""
 
-    model: str = column("", "model")
     task: str = column("", "task")
     examples: str = column("", "own, none, shuffled labels or another task's")
     prompt: str = column("", "text of the prompt")

@@ -19,7 +19,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.corpus import Corpus
 from talking_heads_utils.experiments.dealt import drawn_test
 from talking_heads_utils.experiments.inhibition.prediction import Coefficients, predicted_components
-from talking_heads_utils.experiments.rows import Row, column, maybe
+from talking_heads_utils.experiments.rows import ModelRow, column, maybe
 from talking_heads_utils.experiments.verdicts import rank_p
 from talking_heads_utils.forward.layers import wide
 from talking_heads_utils.labels import Component, Head, heads_in
@@ -40,7 +40,7 @@ MEAN, CONTROL = "mean", "control"
 
 
 @dataclass(frozen=True)
-class AttendsRow(Row):
+class AttendsRow(ModelRow):
     """Where one component's head attends at the 1% of positions where the component's coefficient is largest.
 
     share: of the head's attention from there to earlier tokens, the first token left out. even: what attention spread
@@ -48,7 +48,6 @@ class AttendsRow(Row):
     positions: how many of the largest stand in a list, and in ``even`` how many of all.
     """
 
-    model: str = column("", "name of the model")
     role: str = column("", "S-inhibition, mean (over the S-inhibition heads' components), control")
     component: str = column("", "the one of its head that weights predict; mean; a control")
     matched_to: str = column("", "of a control: the component whose layer and write energy it has nearly; else empty")
@@ -71,10 +70,9 @@ class AttendsRow(Row):
 
 
 @dataclass(frozen=True)
-class ContextRow(Row):
+class ContextRow(ModelRow):
     """One of the places in the text where a component's coefficient is largest, at most one a section."""
 
-    model: str = column("", "name of the model")
     component: str = column("", "of an S-inhibition head")
     before: str = column("", "text before the word attended to")
     attended: str = column("", "the earlier token that the head attends to most")

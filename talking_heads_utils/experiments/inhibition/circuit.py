@@ -15,7 +15,7 @@ from torch import Tensor
 from talking_heads_utils import batches, roles
 from talking_heads_utils.effects import wanted_direction
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.rows import Row, column, maybe
+from talking_heads_utils.experiments.rows import ModelRow, Row, column, maybe
 from talking_heads_utils.experiments.rows import rows as rows_of
 from talking_heads_utils.experiments.verdicts import rank_p
 from talking_heads_utils.forward.engine import Z, prepare
@@ -38,11 +38,10 @@ N_DRAWS = 99  # of sets of heads without a role, as many of each layer; equal on
 
 
 @dataclass(frozen=True)
-class CircuitRow(Row):
+class CircuitRow(ModelRow):
     """What heads have to do with the logit difference on IOI: in parts that add up to it, and what is lost of it when
     heads write at ``end`` what they write there on the third-name prompts."""
 
-    model: str = column("", "name of the model")
     measure: str = column("", "sources: parts of the logit difference; exchange: change of it")
     part: str = column("", "a role, or what else adds to the logit difference")
     heads: str = column("", "those of the role")

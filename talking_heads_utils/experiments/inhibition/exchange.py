@@ -23,7 +23,7 @@ from talking_heads_utils.experiments.inhibition.exchange_study import (
 )
 from talking_heads_utils.experiments.inhibition.prediction import task_distances
 from talking_heads_utils.experiments.inhibition.shifts import KEY, QUERY, VALUE, Answers, Exchange, exchanged_answers
-from talking_heads_utils.experiments.rows import Row, column, maybe
+from talking_heads_utils.experiments.rows import ModelRow, column, maybe
 from talking_heads_utils.experiments.verdicts import rank_p
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.scores.composition import null_rms
@@ -50,12 +50,11 @@ LEAST = 1e-3  # of a whole head's effect, in any unit: shares of less mean nothi
 
 
 @dataclass(frozen=True)
-class ExchangeRow(Row):
+class ExchangeRow(ModelRow):
     """What the exchange of one set of components does to one measure, mean over prompts. The shift of every control is
     scaled to the energy of the predicted set's. Of drawn sets: the mean over draws, and the draws' 2.5% and 97.5%
     points."""
 
-    model: str = column("", "name of the model")
     head: str = column("", "S-inhibition head, or all of them together")
     into: str = column("", "query, key or value: which input of the movers sees the exchange")
     set: str = column("", "how the components were chosen")
@@ -77,10 +76,9 @@ class ExchangeRow(Row):
 
 
 @dataclass(frozen=True)
-class HitRow(Row):
+class HitRow(ModelRow):
     """Where a predictor has the component of a head whose exchange does most to the movers' log-odds."""
 
-    model: str = column("", "name of the model")
     head: str = column("", "S-inhibition head")
     predictor: str = column("", "what the head's components were ranked by, on other prompts or on none")
     strongest: str = column("", "the component whose exchange does most")
@@ -96,10 +94,9 @@ class HitRow(Row):
 
 
 @dataclass(frozen=True)
-class ComponentRow(Row):
+class ComponentRow(ModelRow):
     """One component: how strongly a mover's query reads it, and what its removal from that query does."""
 
-    model: str = column("", "name of the model")
     head: str = column("", "S-inhibition head")
     mover: str = column("", "the mover whose query reads it")
     component: int = column("", "its index, the largest singular value first")

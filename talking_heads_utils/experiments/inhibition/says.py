@@ -14,7 +14,7 @@ from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.dealt import random_folds
 from talking_heads_utils.experiments.inhibition.prediction import coefficients_at_end, predicted_components
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.labels import Component
 from talking_heads_utils.prompts import ioi, lists
 from talking_heads_utils.prompts.halves import check_enough, halves
@@ -36,7 +36,7 @@ NONE_TWICE = "no duplicate"  # beside IO first and S first
 
 
 @dataclass(frozen=True)
-class SaysRow(Row):
+class SaysRow(ModelRow):
     """One number about a component's coefficient at ``end`` of held-out prompts. ``statistic`` says which.
 
     variance_share: of the coefficient's variance, what ridge regression on ``feature`` predicts out of its fold.
@@ -45,7 +45,6 @@ class SaysRow(Row):
     deviations over those.
     """
 
-    model: str = column("", "name of the model")
     task: str = column("", "ioi, or laundry for lists")
     component: str = column("", "the one of an S-inhibition head that weights predict")
     statistic: str = column("", "variance_share, version_share, group_mean")

@@ -20,7 +20,7 @@ from talking_heads_utils.experiments.inhibition.exchange_study import (
     fresh_prompts,
     study_of,
 )
-from talking_heads_utils.experiments.rows import Row, column, maybe
+from talking_heads_utils.experiments.rows import ModelRow, column, maybe
 from talking_heads_utils.forward.engine import ATTN_OUT, Change, Forward, Z, chained, prepare, reading
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.prompts.ioi import IO_FIRST, S_FIRST, build_ioi
@@ -40,10 +40,9 @@ SETTINGS = tuple(round(-2 + 0.2 * i, 1) for i in range(21))
 
 
 @dataclass(frozen=True)
-class SliderRow(Row):
+class SliderRow(ModelRow):
     """One name of one prompt, or of the mean over prompts, with the coefficient at one setting."""
 
-    model: str = column("", "name of the model")
     component: str = column("", "whose coefficient is set, in what its head writes at the last token")
     direction: str = column("", "component, or random: a random direction of the head's output, moved as far")
     prompt: int | None = maybe("", "its index; empty for the mean over prompts")

@@ -28,7 +28,7 @@ from talking_heads_utils.experiments.positional.ends import Ends, Listed, listed
 from talking_heads_utils.experiments.positional.grid import answer
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, basis, chosen, shown_lengths
 from talking_heads_utils.experiments.positional.subspace import lengths as asked_lengths
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.prompts.sets import PromptSet
 from talking_heads_utils.stats import Interval, Z, middle, points, share, share_change
 
@@ -41,11 +41,10 @@ ACCURACY, SLOPE, NEIGHBOURS, NEAREST = "accuracy", "slope", "neighbours", "neare
 
 
 @dataclass(frozen=True)
-class CrowdingRow(Row):
+class CrowdingRow(ModelRow):
     """Errors beside distances: how far a list's point lies from the nearest other index's mean, fitted on other lists,
     less that from its own."""
 
-    model: str = column("", "as the command took it")
     n_items: int = column("items", "length of the lists")
     statistic: str = column("", "accuracy: of a quarter of the lists; slope: of the log-odds of being right on the "
                             "margin, within index, wording and order, per standard deviation; neighbours: share of "
@@ -63,10 +62,9 @@ class CrowdingRow(Row):
 
 
 @dataclass(frozen=True)
-class ScaleRow(Row):
+class ScaleRow(ModelRow):
     """The deviations of all lists' coordinates from their mean are scaled, blind to the answer."""
 
-    model: str = column("", "as the command took it")
     n_items: int = column("items", "length of the lists")
     subspace: str = column("", "chosen; matched: triples with as long a shift, mean over draws and their 2.5% and "
                            "97.5% points")  # fmt: skip

@@ -31,7 +31,7 @@ from talking_heads_utils.experiments.positional.subspace import (
     nearest_lengths,
     shown_lengths,
 )
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.stats import Interval, bootstrap_mean, middle, share
 
 PENALTIES = torch.logspace(-2, 3, 11, dtype=torch.float64)  # of the ridge, to choose from
@@ -63,8 +63,7 @@ class Split(StrEnum):
 
 
 @dataclass(frozen=True)
-class PointRow(Row):
-    model: str = column("", "as the command took it")
+class PointRow(ModelRow):
     n_items: int = column("items", "length of the list")
     order: str = column("", "kept, shuffled: in which the others are named again")
     wording: str = column("", "of the list")
@@ -194,10 +193,9 @@ def ridge(
 
 
 @dataclass(frozen=True)
-class DecodingRow(Row):
+class DecodingRow(ModelRow):
     """Of matched triples: mean over triples, and the triples' 2.5% and 97.5% points."""
 
-    model: str = column("", "as the command took it")
     n_items: int = column("items", "length of the lists")
     subspace: str = column("", "chosen, anywhere, matched (three dimensions alone)")
     k: int = column("dimensions", "components whose coordinates are read")

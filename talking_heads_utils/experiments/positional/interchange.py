@@ -31,7 +31,7 @@ from talking_heads_utils.experiments.positional.ends import Ends, ends, make_end
 from talking_heads_utils.experiments.positional.grid import answer
 from talking_heads_utils.experiments.positional.pairs import Donor, Pairs, make_pairs, same_items
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, basis, chosen, nearest_lengths
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.stats import middle, resamples
 
@@ -61,14 +61,13 @@ TEN = dict.fromkeys(LEARNED, Subspace.LEARNED) | {Subspace.ANYWHERE: Subspace.AN
 
 
 @dataclass(frozen=True)
-class InterchangeRow(Row):
+class InterchangeRow(ModelRow):
     """What a donor's coordinates at end, entering the lowest mover's layer, do to the recipient's own item at the
     donor's index j, against its item at its own index i; of donors with the same index j is another one all the same,
     of a subspace learned for arbitrary labels it is the index that was drawn for i and j.
     Of drawn subspaces: mean over draws, and the draws' 2.5% and 97.5% points. Shares are of what donors with other
     items do, empty where that is nothing: where its interval holds zero."""
 
-    model: str = column("", "as the command took it")
     n_items: int = column("items", "length of the lists")
     subspace: str = column("", "whose coordinates are interchanged")
     k: int = column("dimensions", "of it; 0 for whole heads and the whole stream")

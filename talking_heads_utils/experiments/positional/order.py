@@ -19,7 +19,7 @@ from talking_heads_utils.experiments.positional.crowding import (
     scaled,
     spread_over,
 )
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.prompts.sets import PromptSet, item_positions
 from talking_heads_utils.stats import share
 
@@ -28,8 +28,7 @@ PLAIN, REMOVED = SCALES.index(1), SCALES.index(0)
 
 
 @dataclass(frozen=True)
-class OrderRow(Row):
-    model: str = column("", "as the command took it")
+class OrderRow(ModelRow):
     n_items: int = column("items", "length of the lists")
     order: str = column("", "kept, shuffled: in which the others are named again")
     list_index: int = column("", "of the answer, from 0")

@@ -22,7 +22,7 @@ from talking_heads_utils.experiments.positional.crowding import N_LISTS, SCALES,
 from talking_heads_utils.experiments.positional.ends import Listed, listed
 from talking_heads_utils.experiments.positional.grid import LOGITS, Steering, answer, grid, steer
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, chosen, nearest_lengths
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.experiments.verdicts import rank_p
 from talking_heads_utils.stats import Interval, points, share, share_change
 
@@ -48,8 +48,7 @@ class Method(StrEnum):
 
 
 @dataclass(frozen=True)
-class GainRow(Row):
-    model: str = column("", "as the command took it")
+class GainRow(ModelRow):
     n_items: int = column("items", "length of the lists")
     part: str = column("", "of what lists: held_out, new_wording, new_objects")
     method: str = column("", "how a list's setting is chosen")

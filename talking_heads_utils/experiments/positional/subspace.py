@@ -19,7 +19,7 @@ from talking_heads_utils.errors import NotApplicable, OptionError, UnsupportedMo
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.inhibition.exchange_study import movers_and_heads
 from talking_heads_utils.experiments.inhibition.prediction import task_distances
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.experiments.toys import longest_trained
 from talking_heads_utils.forward.recording import record
 from talking_heads_utils.labels import Component, Head, heads_in
@@ -50,8 +50,7 @@ class Subspace(StrEnum):
 
 
 @dataclass(frozen=True)
-class ComponentRow(Row):
-    model: str = column("", "as the command took it")
+class ComponentRow(ModelRow):
     subspace: str = column("", "chosen: of inhibition heads; anywhere: of any head below the movers")
     rank: int = column("", "in the order in which they are taken, 1 for the first")
     component: str = column("", "such as L8H10.1")

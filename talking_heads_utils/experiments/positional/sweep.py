@@ -27,7 +27,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
 from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, Steering, answer, grid, prepare, steer
 from talking_heads_utils.experiments.result_files import shown
-from talking_heads_utils.experiments.rows import Row, column, frame
+from talking_heads_utils.experiments.rows import ModelRow, column, frame
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer
 from talking_heads_utils.progress import follow
@@ -250,10 +250,9 @@ def read_plan(folder: Path) -> Plan:
 
 
 @dataclass(frozen=True)
-class SweepRow(Row):
+class SweepRow(ModelRow):
     """One setting of the grid; what was not read is empty."""
 
-    model: str = column("", "as the command took it")
     n_items: int = column("items", "length of the lists")
     first: float = column("stream units", "added along the first writer's direction")
     second: float = column("stream units", "along the second's, 0 where there is none")

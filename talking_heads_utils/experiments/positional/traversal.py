@@ -20,7 +20,7 @@ from talking_heads_utils.experiments.list_prompts import Lists, Part
 from talking_heads_utils.experiments.positional.ends import Listed, listed
 from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, Steering, answer, grid, steer
 from talking_heads_utils.experiments.positional.subspace import K, chosen, nearest_lengths
-from talking_heads_utils.experiments.rows import Row, column
+from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.labels import Head
 from talking_heads_utils.progress import follow
 from talking_heads_utils.stats import summary
@@ -33,10 +33,9 @@ RANDOM = "random"
 
 
 @dataclass(frozen=True)
-class LineRow(Row):
+class LineRow(ModelRow):
     """One component moved alone."""
 
-    model: str = column("", "as the command took it")
     n_items: int = column("items", "length of the lists")
     component: str = column("", "that is moved, in its own layer, at end; random: a random direction, as far")
     amount: float = column("standard deviations", "that is added along its direction")
@@ -53,10 +52,9 @@ class LineRow(Row):
 
 
 @dataclass(frozen=True)
-class MapRow(Row):
+class MapRow(ModelRow):
     """One setting of the grid."""
 
-    model: str = column("", "as the command took it")
     n_items: int = column("items", "length of the lists")
     first: float = column("standard deviations", "added along the first component's direction")
     second: float = column("standard deviations", "along the second's")
@@ -70,10 +68,9 @@ class MapRow(Row):
 
 
 @dataclass(frozen=True)
-class ReachRow(Row):
+class ReachRow(ModelRow):
     """For each index the setting that brings most attention there, chosen on one half, scored on the other."""
 
-    model: str = column("", "as the command took it")
     n_items: int = column("items", "length of the lists")
     list_index: int = column("", "where attention is to be brought, from 0")
     plain: float = column("share", "of the movers' attention to all items, there, unsteered")
