@@ -109,7 +109,9 @@ class Checkpoint:
         sums = [known_sha256(path) for path in sorted(held)]
         return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
-    def read_layer(self, layer: int, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    def read_layer(
+        self, layer: int, dtype: torch.dtype | None, device: str | torch.device = "cpu"
+    ) -> dict[str, torch.Tensor]:
         """One layer's attention tensors by part, as they lie in the file; dtype None keeps the one that is stored.
 
         Nothing else is read. Raises :class:`CheckpointError` naming a tensor that is not finite.
@@ -117,7 +119,7 @@ class Checkpoint:
         names = {part: self.prefix + name for part, name in self.family.tensor_names(layer).items()}
         found = {}
         for part, tensor in self.stored.read({part: name for part, name in names.items() if name in self.files}):
-            found[part] = tensor.to(dtype=dtype)
+            found[part] = tensor.to(device=device, dtype=dtype)
             if not torch.isfinite(found[part]).all():
                 raise CheckpointError(
                     f"{names[part]} in {self.files[names[part]]} holds NaN or infinite values "
@@ -132,6 +134,7 @@ def load_head_weights(
     revision: str | None = None,
     processing: Processing | None = None,
     dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
 ) -> HeadWeights:
     """Read the attention weights of a checkpoint folder, a Hub id (``gpt2``, ``EleutherAI/pythia-160m``), a GGUF file
     or a model that comes in a package (``smollm2``).
@@ -141,7 +144,7 @@ def load_head_weights(
     :class:`CheckpointError` for a folder that is missing, partial, not finite or of an unknown family, and
     :class:`DownloadError` if the Hub, or the package index, cannot be reached.
     """
-    return assembled(open_checkpoint(name_or_folder, revision), processing=processing, dtype=dtype)
+    return assembled(open_checkpoint(name_or_folder, revision), processing=processing, dtype=dtype, device=device)
 
 
 def assembled(
@@ -150,6 +153,7 @@ def assembled(
     *,
     processing: Processing | None = None,
     dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
 ) -> HeadWeights:
     """The attention weights of a checkpoint that is open, or of some layers of it; the rest as
     :func:`load_head_weights`."""
@@ -157,7 +161,7 @@ def assembled(
     layers = range(shape.n_layers) if layers is None else layers
     sha256 = checkpoint.sha256(attention=True)
     return assemble(
-        (family.unpack(checkpoint.read_layer(layer, dtype), shape) for layer in layers),
+        (family.unpack(checkpoint.read_layer(layer, dtype, device), shape) for layer in layers),
         len(layers),
         norm=family.norm,
         source=Source(checkpoint.name, family.name, sha256, checkpoint.revision, checkpoint.dtype),
