@@ -99,7 +99,7 @@ def test_the_page_runs_no_folder(checkpoints, tmp_path):
 def runtime(tmp_path_factory) -> Path:
     """What runs the model in a page. It is fetched where nothing may be skipped, as in CI."""
     if not shutil.which("node"):
-        pytest.skip("node is not on this machine")
+        (pytest.fail if os.environ.get(STRICT_VARIABLE) else pytest.skip)("node is not on this machine")
     if not all(package.cached.is_file() for package in RUNTIME) and not os.environ.get(STRICT_VARIABLE):
         pytest.skip("the page's runtime is not in the cache")
     place = tmp_path_factory.mktemp("runtime")

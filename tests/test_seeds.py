@@ -1,5 +1,6 @@
 """Runs of one recipe from several seeds: the channel's dimension where it is known, and the measures that ship."""
 
+import json
 import shutil
 
 import pandas as pd
@@ -91,6 +92,9 @@ def test_a_run_is_measured_once_and_another_is_refused(tmp_path, capsys):
     shipped = next(r for r in RUNS if (r["model"], r["seed"]) == ("mini-token", 0))
     assert found.keys() == shipped.keys()
     assert [h["head"] for h in found["inhibition_heads"]] == [h["head"] for h in shipped["inhibition_heads"]]
+    for was, now in ((shipped, found), *zip(shipped["inhibition_heads"], found["inhibition_heads"])):
+        numbers = {name: value for name, value in was.items() if isinstance(value, float) and name != "seconds"}
+        assert {name: now[name] for name in numbers} == pytest.approx(numbers, abs=0.02)
     means = [[row["mean"] for row in one["channel"]] for one in (found, shipped)]
     assert found["dimension"] == shipped["dimension"] and means[0] == pytest.approx(means[1], abs=0.02)
     assert main(command) == 0 and "there already" in capsys.readouterr().out and path.read_bytes() == before
@@ -109,8 +113,11 @@ def test_a_run_is_measured_once_and_another_is_refused(tmp_path, capsys):
 def test_seed_0_is_the_model_that_ships_and_every_recipe_of_lists_is_there():
     assert {run["model"] for run in RUNS} == {name for name, spec in SPECS.items() if isinstance(spec, MiniSpec)}
     assert len({(run["model"], run["seed"]) for run in RUNS}) == len({run["checkpoint"] for run in RUNS}) == len(RUNS)
-    of_seed_0 = {run["model"]: run["checkpoint"] for run in RUNS if run["seed"] == 0}
-    assert of_seed_0 == {name: find_checkpoint(shipped_models()[name]).sha256() for name in of_seed_0}
+    of_seed_0 = {run["model"]: run for run in RUNS if run["seed"] == 0}
+    assert of_seed_0.keys() == {run["model"] for run in RUNS}
+    for name, run in of_seed_0.items():
+        assert run["checkpoint"] == find_checkpoint(shipped_models()[name]).sha256()
+        assert run["step"] == json.loads((shipped_models()[name] / "training.json").read_text())["step"]
     for run in RUNS:
         spec = SPECS[run["model"]]
         assert run["step"] in [spec.round(i).end for i in range(spec.rounds + 1)] and run["longest"] == spec.n_items

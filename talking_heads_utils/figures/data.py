@@ -143,7 +143,8 @@ def _points(trace: Mapping, layout: Mapping) -> pd.DataFrame:
     arrays = {key: _array(trace.get(key)) for key in PLACES}
     z, of_one = arrays["z"], 1  # dimensions of what holds one value a point
     if z is not None and z.ndim == 2:
-        y, x = (np.arange(n) if (given := arrays[key]) is None else given for key, n in zip("yx", z.shape))
+        y = np.arange(z.shape[0]) if arrays["y"] is None else arrays["y"]
+        x = np.arange(z.shape[1]) if arrays["x"] is None else arrays["x"]
         arrays |= {"y": np.broadcast_to(y[:, None], z.shape), "x": np.broadcast_to(x, z.shape)}
         of_one = 2
     columns: dict[str, Any] = {}

@@ -49,7 +49,7 @@ def against(results: Mapping[str, Mapping[str, Finished]], chapter: int) -> str:
     what a sentence calls a model -> its finished experiments."""
     parts = []
     for claim in (claim for claim in CLAIMS if claim.chapter == chapter):
-        told = [f"{model}: **{known.verdict}**{known.measured and f'; {known.measured}'}"
+        told = [f"{model}: " + "; ".join(filter(None, (f"**{known.verdict}**", known.measured)))
                 for model, known in scorecard.judged(results, claim).items()
                 if known.verdict != scorecard.NoVerdict.NOT_POSSIBLE]  # fmt: skip
         if told:

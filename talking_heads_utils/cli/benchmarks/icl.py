@@ -152,7 +152,7 @@ def singles_row(case: Case, repeats: int, n_prompts: int = N_SINGLES, every: int
 
 def difference(ours: Float[Tensor, "n k"], plain: Float[Tensor, "n k"]) -> float:
     """The largest. Raises :class:`TalkingHeadsError` where nothing differs between variants."""
-    check_moved(plain.std(1), "By exchanges the log-odds")
+    check_moved(plain.std(1), "log-odds by exchanges")
     return (ours.double() - plain).abs().max().item()
 
 

@@ -55,6 +55,7 @@ def row(
         lambda: plain(bridge, clean, corrupted, cache, site, sample),
         lambda ours, theirs: (values_at(ours, sample) - theirs.cpu()).abs().max().item(),
         repeats,
+        warm=lambda: patch(bridge, clean, corrupted, sites=site, layers=[bridge.cfg.n_layers - 1]),
         ran=(len(sample), len(cells)),
     )
 

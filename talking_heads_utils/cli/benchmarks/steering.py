@@ -84,7 +84,7 @@ def row(
 
     def difference(ours: Tensor, plain: Tensor) -> float:
         """In double precision: in single precision either way is some 5e-4 from the truth where logits lie at 35."""
-        check_moved(ours[0].std(0), f"By steering {read} of {case.name}")
+        check_moved(ours[0].std(0), f"{read} of {case.name} by steering")
         exact, own = case.exact, sample.double()
         steered = prepare(exact.bridge, prompts, exact.writers)
         found = steer(steered, own, **what)[read][0]
