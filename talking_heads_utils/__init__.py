@@ -32,7 +32,8 @@ What is read from weights:
 What runs underneath:
 
 ``forward``      the engine: layers run one by one, recorded, for many variants at once
-``variants``     what those share: checks of what is given, and many variants of one run, measured by one metric
+``variants``     many variants of one run, measured by one metric: what ablation, patching and steering share
+``inputs``       what these three and ``asking`` check of what they are given
 ``effects``      what every component does to a mover, in closed form
 ``edits``        edits as data, and their algebra on the weights
 ``planted``      models whose answer is known by construction

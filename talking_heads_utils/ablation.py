@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils import variants
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
-from talking_heads_utils.forward.engine import MLP_OUT, PATTERN, RESID_PRE, Change, Forward, Q, Rows, Z, prepare
+from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, PATTERN, RESID_PRE, Change, Forward, Q, Z, prepare
+from talking_heads_utils.inputs import check_part, check_position, labelled_weights, taken
 from talking_heads_utils.labels import Component, Head, Mlp
 from talking_heads_utils.metrics import Metric, Outcome, position_of
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.variants import ALL, INDEX, New, Target, check_part
+from talking_heads_utils.variants import ALL, INDEX, another, measure, places, tidy, untouched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,24 @@ _AT = re.compile(rf"(L\d+H\d+)\.({QUERY}|{KEY}|{VALUE})")
 
 Part = Head | Component | Mlp
 Label = Part | str
+New = Callable[[str, int, slice], Tensor | None]  # site, layer and prompts -> what stands in place of what is written
+
+
+class _Target(NamedTuple):
+    """One part as a map: of a head's z, ``((z - rest) @ read) @ write`` is the part. None three times for an MLP."""
+
+    part: Part
+    read: Float[Tensor, "d_head r"] | None = None
+    write: Float[Tensor, "r d_model"] | None = None
+    rest: Float[Tensor, "d_head"] | None = None
+
+    def delta(self, old: Tensor, new: Tensor | None) -> Float[Tensor, "n q d_model"]:
+        """What is added where ``old`` (z, or an MLP's write) is replaced by ``new``; None: by nothing."""
+        if self.read is None or self.write is None or self.rest is None:
+            return -old if new is None else new - old
+        head = getattr(self.part, "head", 0)
+        new = self.rest if new is None else new[:, :, head]
+        return ((new - old[:, :, head]) @ self.read) @ self.write
 
 
 def ablate(
@@ -86,7 +105,7 @@ def ablate(
     >>> found[["what", "value"]].round(1).values.tolist()
     [['inhibition', -0.0], ['control', 1.0]]
     """
-    sets, (bridge, metric) = _sets(what), variants.taken(model, tokenizer, metric, prompts, other)
+    sets, (bridge, metric) = _sets(what), taken(model, tokenizer, metric, prompts, other)
     reader = None if at is None else _reader_of(bridge, at)
     parts = _checked(bridge, sets, reader)
     sites = [Z, *([MLP_OUT] if any(isinstance(part, Mlp) for part in parts) else [])]
@@ -95,13 +114,13 @@ def ablate(
     made = prepare(bridge, prompts, start, keep=[RESID_PRE, *sites])
     source = made if other is None else prepare(bridge, other, start, keep=sites, check=False)
     new = _instead(source, other or prompts, how, positions, seed, made.n_pos)
-    values = _values(bridge, made, prompts, metric, sets, new, positions, reader)
+    values = _values(made, prompts, metric, _targets(bridge, made, sets), new, positions, reader)
     rows = [
         dict(what=name) | {at: getattr(parts[0], at, None) if len(parts) == 1 else None for at in INDEX}
         for name, parts in sets.items()
     ]
     about = dict(at=at or "everywhere", how=how, position=positions, metric=metric.name, unit=metric.unit)
-    return variants.tidy(rows, about, values, variants.untouched(made, prompts, metric), metric).assign(seed=seed)
+    return tidy(rows, about, values, untouched(made, prompts, metric), metric).assign(seed=seed)
 
 
 def as_part(label: Label) -> Part:
@@ -150,15 +169,15 @@ def _checked(bridge: TransformerBridge, sets: Mapping[str, list[Part]], reader: 
 
 
 def _check_how(prompts: PromptSet, how: str, other: PromptSet | None, positions: str) -> None:
-    variants.check_position(positions, "positions")
+    check_position(positions, "positions")
     if how not in HOWS:
         raise OptionError(f"There is no {how!r} ablation: how is {', '.join(HOWS)}.")
     if (how == EXCHANGE) != (other is not None):
         raise OptionError(f"Other prompts are given with how={EXCHANGE!r}, and only with it.")
     if other is not None and len(other) != len(prompts):
         raise OptionError(f"There are {len(prompts)} prompts and {len(other)} others: give one for each.")
-    if how in (MEAN, RESAMPLE) and len(prompts) < 2:
-        raise OptionError(f"Of a single prompt there is no {how} but what it has itself: give two, or how='zero'.")
+    if how == MEAN and len(prompts) < 2:
+        raise OptionError("The mean over a single prompt is what it has itself: give two at least, or how='zero'.")
     if how == ZERO or (other is None and positions != ALL):
         return
     lengths = prompts.mask.sum(1)
@@ -174,77 +193,142 @@ def _check_how(prompts: PromptSet, how: str, other: PromptSet | None, positions:
 
 
 def _instead(source: Forward, prompts: PromptSet, how: str, positions: str, seed: int, n_pos: int) -> New:
-    """What stands in place of what is written, ``[n, q or 1, ...]``; None is nothing. n_pos: of the prompts it is
-    put into; whatever stands at their padding changes nothing. Resampled is from another prompt, never the same."""
+    """What stands in place of what is written, ``[n or 1, q or 1, ...]``; None is nothing. n_pos: of the prompts it is
+    put into; whatever stands at their padding changes nothing."""
     if positions == ALL:
-        at = torch.arange(n_pos, device=source.end.device).expand(len(source.end), -1)
+        at = torch.arange(n_pos, device=source.end.device).clamp(max=source.n_pos - 1).expand(len(source.end), -1)
     else:
         at = position_of(prompts, positions)[:, None].to(source.end.device)
-    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).to(at.device)
-    partner = order.roll(1)[order.argsort()] if how == RESAMPLE else slice(None)
+    partner = another(len(prompts), seed).to(at.device) if how == RESAMPLE else slice(None)
 
     @cache
     def of_all(site: str, layer: int) -> Tensor:
         values = source.plain(site, layer, at)
-        return values.mean(0, keepdim=True).expand_as(values) if how == MEAN else values[partner]
+        return values.mean(0, keepdim=True) if how == MEAN else values[partner]
 
-    return lambda site, layer, rows: None if how == ZERO else of_all(site, layer)[rows]
+    def new(site: str, layer: int, rows: slice) -> Tensor | None:
+        if how == ZERO:
+            return None
+        values = of_all(site, layer)
+        return values if len(values) == 1 else values[rows]
+
+    return new
 
 
-def _values(
-    bridge: TransformerBridge, made: Forward, prompts: PromptSet, metric: Metric, sets: Mapping[str, list[Part]],
-    new: New, positions: str, reader: tuple[Head, str] | None,
-) -> Float[Tensor, "n k"]:  # fmt: skip
-    """The metric after each ablation. Raises :class:`LabelError` for a component that is not there or is empty."""
+def _targets(bridge: TransformerBridge, made: Forward, sets: Mapping[str, list[Part]]) -> list[list[_Target]]:
+    """Every part as a map. Raises :class:`LabelError` for a component that is not there or writes nothing."""
     components = any(isinstance(part, Component) for parts in sets.values() for part in parts)
-    weights = variants.labelled_weights(bridge) if components else None
+    weights = labelled_weights(bridge) if components else None
 
-    def target(part: Part) -> Target:
+    def target(part: Part) -> _Target:
         if isinstance(part, Mlp):
-            return Target(MLP_OUT, part.layer)
-        v = None if isinstance(part, Head) or weights is None else direction_of(weights, part)[0]
-        return Target.of_head(made, part.layer, part.head, v)
+            return _Target(part)
+        at = made.layers[part.layer - made.start].attention
+        W_O = at.W_O[part.head]
+        if isinstance(part, Head) or weights is None:
+            return _Target(part, torch.eye(len(W_O)).to(W_O), W_O, W_O.new_zeros(len(W_O)))
+        direction = direction_of(weights, part)[0].to(W_O)
+        return _Target(part, (W_O @ direction)[:, None], direction[None], at.b_V[at.kv_index[part.head]])
 
-    targets = [[target(part) for part in parts] for parts in sets.values()]
+    return [[target(part) for part in parts] for parts in sets.values()]
+
+
+@torch.no_grad()
+def _values(
+    made: Forward, prompts: PromptSet, metric: Metric, targets: list[list[_Target]], new: New, positions: str,
+    reader: tuple[Head, str] | None,
+) -> Float[Tensor, "n k"]:  # fmt: skip
+    """The metric after each ablation. Those that begin in one layer run together, from there on."""
     whole = reader is not None and reader[1] == KEY  # a changed key is met by queries everywhere
-    at, mask = variants.places(made, prompts, positions, whole=whole)
-    if reader is None:
-        return variants.replaced(made, prompts, metric, targets, new, at, mask)
-    change = partial(_read_by, made, targets, new, at, mask, *reader)
-    return variants.measure(made, prompts, metric, at, change, len(targets), start=reader[0].layer)
+    at, mask = places(made, prompts, positions, whole=whole)
+    if reader is not None:
+        work = _Work(made, targets, new, at, mask)
+        change = lambda rows, part: work.read_by(*reader, rows, part)  # noqa: E731
+        return measure(made, prompts, metric, at, change, len(targets), start=reader[0].layer)
+    firsts = [min(target.part.layer for target in parts) for parts in targets]
+    out = made.final.new_empty(len(prompts), len(targets))
+    for layer in sorted(set(firsts)):
+        which = [i for i, first in enumerate(firsts) if first == layer]
+        work = _Work(made, [targets[i] for i in which], new, at, mask)
+        out[:, which] = measure(made, prompts, metric, at, work.everywhere, len(which), start=layer).to(out)
+    return out
 
 
-def _read_by(
-    made: Forward, targets: list[list[Target]], new: New, at: Tensor, mask: Tensor, head: Head, side: str, rows: Rows,
-    part: slice,
-) -> Change:  # fmt: skip
-    """One reader's query, key or value alone sees what is replaced."""
-    k, h, W = part.stop - part.start, head.head, made.layers[head.layer - made.start].attention
-    x, shift = made.plain(RESID_PRE, head.layer, at, rows)[:, None], torch.zeros(())
-    for (site, layer), some in variants.by_site(targets[part]).items():
-        old = made.plain(site, layer, at, rows)[:, None]
-        shift = shift + variants.added(some, k, old, new(site, layer, rows), x.shape[-1])
-    shift = shift * mask[rows][:, None, :, None]
-    plain, moved, W_V = W.norm(x), W.norm(x + shift), W.W_V[int(W.kv_index[h])]
-    query = lambda normed: normed @ W.W_Q[h] + W.b_Q[h]  # noqa: E731
-    own = torch.zeros(())
+@dataclass(frozen=True)
+class _Work:
+    """Ablations as changes of a run at the positions ``at``, where ``mask`` says so."""
 
-    def change(site: str, layer: int, value: Tensor) -> Tensor:
-        nonlocal own
-        if layer != head.layer or (site, side) not in ((Q, QUERY), (PATTERN, KEY), (PATTERN, VALUE), (Z, VALUE)):
+    made: Forward
+    targets: list[list[_Target]]
+    new: New
+    at: Int[Tensor, "n q"]
+    mask: Bool[Tensor, "n q"]
+
+    def of(self, part: slice) -> dict[tuple[str, int], list[tuple[int, _Target]]]:
+        """Site and layer -> variant and target, of some variants."""
+        found: dict[tuple[str, int], list[tuple[int, _Target]]] = {}
+        for i, parts in enumerate(self.targets[part]):
+            for target in parts:
+                found.setdefault((Z if target.read is not None else MLP_OUT, target.part.layer), []).append((i, target))
+        return found
+
+    def delta(
+        self, site: str, layer: int, old: Tensor, some: list[tuple[int, _Target]], rows: slice, k: int
+    ) -> Float[Tensor, "n k q d_model"]:
+        """What is added to the stream, where ``old`` was written in every variant or in all alike."""
+        new, out = self.new(site, layer, rows), old.new_zeros(len(old), k, old.shape[2], self.made.final.shape[-1])
+        for i, target in some:
+            out[:, i] += target.delta(old[:, i if old.shape[1] > 1 else 0], new)
+        return out.mul_(self.mask[rows][:, None, :, None])
+
+    def everywhere(self, rows: slice, part: slice) -> Change:
+        """Everything later sees the change."""
+        of, k, z = self.of(part), part.stop - part.start, {}
+        start = min(layer for _, layer in of)
+
+        def change(site: str, layer: int, value: Tensor) -> Tensor:
+            if site == RESID_PRE and layer == start:
+                return value.expand(-1, k, -1, -1)
+            if site == Z and (Z, layer) in of:
+                z[layer] = value
+            elif site == ATTN_OUT and layer in z:
+                return value + self.delta(Z, layer, z.pop(layer), of[Z, layer], rows, k)
+            elif site == MLP_OUT and (site, layer) in of:
+                return value + self.delta(site, layer, value, of[site, layer], rows, k)
             return value
-        if (site, side) == (PATTERN, VALUE):
-            own = value[:, :, h, :, -at.shape[1] :]
-            return value
-        value = value.expand(-1, k, *value.shape[2:]).clone()
-        if side == QUERY:
-            value[..., h, :] = query(moved)
-        elif side == KEY:
-            asking = query(plain)[..., None, :].expand(-1, k, -1, -1, -1)
-            pattern = made.patterns(layer, x + shift, at[rows], rows, [h], lambda *_: asking)
-            value[:, :, h] = pattern[:, :, 0]
-        else:
-            value[..., h, :] += own @ ((moved - plain) @ W_V)
-        return value
 
-    return change
+        return change
+
+    def read_by(self, head: Head, side: str, rows: slice, part: slice) -> Change:
+        """One reader's query, key or value alone sees the change."""
+        k, h, made, at = part.stop - part.start, head.head, self.made, self.at[rows]
+        W = made.layers[head.layer - made.start].attention
+        kv = int(W.kv_index[h])
+        shift = torch.zeros(())
+        for (site, layer), some in self.of(part).items():
+            shift = shift + self.delta(site, layer, made.plain(site, layer, self.at, rows)[:, None], some, rows, k)
+        seen: dict[str, Tensor] = {}
+
+        def change(site: str, layer: int, value: Tensor) -> Tensor:
+            if layer != head.layer:
+                return value
+            if site == RESID_PRE:
+                seen["x"], seen["plain"], seen["moved"] = value, W.norm(value), W.norm(value + shift)
+                return value.expand(-1, k, -1, -1)
+            if (site, side) == (Q, QUERY):
+                value = value.clone()
+                value[..., h, :] = seen["moved"] @ W.W_Q[h] + W.b_Q[h]
+            elif (site, side) == (Q, KEY):
+                seen["query"] = value[..., h, :]
+            elif (site, side) == (PATTERN, KEY):
+                query = lambda site, layer, own: seen["query"][..., None, :]  # noqa: E731
+                value = value.clone()
+                value[:, :, h] = made.patterns(layer, seen["x"] + shift, at, rows, [h], query)[:, :, 0]
+            elif (site, side) == (PATTERN, VALUE):
+                seen["own"] = value[:, :, h, :, -at.shape[1] :]
+            elif (site, side) == (Z, VALUE):
+                value = value.clone()
+                value[..., h, :] += seen["own"] @ ((seen["moved"] - seen["plain"]) @ W.W_V[kv])
+            return value
+
+        return change

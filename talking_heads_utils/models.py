@@ -124,14 +124,14 @@ def load_with_tokenizer(
     return bridge, bridge.tokenizer
 
 
-def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_folder: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """A model's tokenizer alone, which adds by itself what stands in front of a prompt. Raises as :func:`load_model`
     does."""
     if name_or_folder == PLANTED:
         from talking_heads_utils.prompts.toy import word_tokenizer
 
         return word_tokenizer()
-    return _tokenizer(find_checkpoint(name_or_folder), name_or_folder)
+    return _tokenizer(find_checkpoint(name_or_folder, revision), name_or_folder)
 
 
 def moved(

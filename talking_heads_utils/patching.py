@@ -1,8 +1,8 @@
 """Activation patching: what one run had at a site and position, put into another run.
 
-What is patched at a position changes nothing before it and nothing below it. So only the positions from there on are
-run, in the layers from the patched one on (:mod:`talking_heads_utils.variants`); prompts whose two runs cannot differ
-there are not run at all.
+What is patched at a position changes nothing before it, below it, or beside it in its own layer. So each variant is
+known, without a run, up to the stream that enters the next layer; there it joins the variants of its position, and only
+the layers from there on and the positions from its own on are run (:mod:`talking_heads_utils.forward.engine`).
 
 Within :func:`~talking_heads_utils.editing.edit` a component's direction is that from before the edit.
 
@@ -12,21 +12,23 @@ Source: Vig et al. (2020), Meng et al. (2022); denoising and noising as in Heime
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from talking_heads_utils import batches, variants
+from talking_heads_utils import batches
 from talking_heads_utils.components import write_directions
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
-from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, RESID_PRE, Forward, Z, prepare
+from talking_heads_utils.forward import engine
+from talking_heads_utils.forward.engine import ATTN_OUT, MLP_OUT, RESID_PRE, Forward, Z
+from talking_heads_utils.inputs import labelled_weights, listed, taken
 from talking_heads_utils.labels import Component, Head, heads_in
 from talking_heads_utils.metrics import Metric, Outcome, position_of
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.variants import ALL, INDEX, Target, untouched
+from talking_heads_utils.variants import ALL, INDEX, from_end, needs_all, plain_patterns, score, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +39,11 @@ SITES = (RESID_PRE, ATTN_OUT, MLP_OUT, Z)
 DENOISE, NOISE = "denoise", "noise"
 TOGETHER = "together"
 _PREPARED = 64  # prompts whose keys and values are kept at once
+_NUMBERS = 3_000_000  # that the largest tensor of one run may have: what stays near the processor
 
 
-class _Cell(NamedTuple):
+@dataclass(frozen=True)
+class _Cell:
     """What is patched, wherever. direction: of a component, the unit vector that it writes."""
 
     site: str
@@ -53,16 +57,9 @@ class _Cell(NamedTuple):
         """The layer that the patched stream enters."""
         return self.layer if self.site == RESID_PRE else self.layer + 1
 
-    def target(self, run: Forward) -> Target:
-        """What is replaced in a run."""
-        if self.head is not None:
-            return Target.of_head(run, self.layer, self.head, self.direction)
-        if self.site == ATTN_OUT:
-            return Target(Z, self.layer, write=run.layers[self.layer].attention.W_O.flatten(0, 1))
-        return Target(self.site, self.layer)
 
-
-class _Spot(NamedTuple):
+@dataclass(frozen=True)
+class _Spot:
     """Where it is patched: in each prompt from ``into`` on, ``width`` positions, with what is from ``out_of`` on.
 
     differs: the prompts whose two runs can differ there at all.
@@ -73,6 +70,10 @@ class _Spot(NamedTuple):
     out_of: Int[Tensor, "n"]
     width: int
     differs: Bool[Tensor, "n"]
+
+    def of(self, rows: slice, device: torch.device) -> _Spot:
+        some = {name: getattr(self, name)[rows].to(device) for name in ("into", "out_of", "differs")}
+        return replace(self, **some)
 
 
 @torch.no_grad()
@@ -114,25 +115,25 @@ def patch(
         frame = patch(bridge, build_ioi(tokenizer, 32), build_ioi(tokenizer, 32, counterfactual="swap names"),
                       sites=["resid_pre", "z"], positions=["S2", "end"])
     """
-    bridge, measure = variants.taken(model, tokenizer, metric, clean, corrupted)
+    bridge, measure = taken(model, tokenizer, metric, clean, corrupted)
     if direction not in (DENOISE, NOISE):
         raise OptionError(f"The direction is {DENOISE!r} or {NOISE!r}, not {direction!r}.")
     _check_pairs(clean, corrupted, positions)
     into, out_of = (corrupted, clean) if direction == DENOISE else (clean, corrupted)
     cells, spots = _cells(bridge, sites, layers), list(_spots(into, out_of, positions))
-    answers = {name: getattr(clean, name) for name in ("answers", "distractors", "alternatives")}
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for rows in batches.blocks(len(into), _PREPARED):
-        some = [replace(prompts, **answers).select(rows) for prompts in (into, out_of)]
-        found.append(_values(bridge, some[0], some[1], cells, spots, rows, measure, check=not found))
+        a, b, c = (prompts.select(rows) for prompts in (into, out_of, clean))
+        found.append(_Pairs.of(bridge, a, b, c, cells, measure, check=not found).values(spots, rows))
     plain, other, patched = (torch.cat(values) for values in zip(*found))
     ends = (other, plain) if direction == DENOISE else (plain, other)
     rows_of = [dict(site=c.site, position=s.name) | {at: getattr(c, at) for at in INDEX} for s in spots for c in cells]
     about = dict(metric=measure.name, unit=measure.unit, seed=seed)
-    frame = variants.tidy(rows_of, about, patched.flatten(1), plain[:, None], measure)
+    frame = tidy(rows_of, about, patched.flatten(1), plain[:, None], measure)
     frame["share"] = frame["change"] / (other.double().mean() - plain.double().mean()).item()
-    columns = ["site", *INDEX, "position", "metric", "unit", "value", "change", "share", "low", "high", "n", "seed"]
-    frame = frame[columns]
+    frame = frame[
+        ["site", *INDEX, "position", "metric", "unit", "value", "change", "share", "low", "high", "n", "seed"]
+    ]
     clean_mean, corrupted_mean = (end.double().mean().item() for end in ends)
     frame.attrs |= dict(model=bridge.cfg.model_name, direction=direction, clean=clean_mean, corrupted=corrupted_mean)
     return frame
@@ -144,7 +145,7 @@ def _check_pairs(clean: PromptSet, corrupted: PromptSet, positions: str | Sequen
             f"There are {len(clean)} clean prompts and {len(corrupted)} corrupted ones: give them in pairs."
         )
     if not isinstance(positions, str):
-        variants.listed(positions, "positions")
+        listed(positions, "positions")
     if positions not in (ALL, TOGETHER):
         return
     lengths, others = clean.mask.sum(1), corrupted.mask.sum(1)
@@ -165,7 +166,7 @@ def _check_pairs(clean: PromptSet, corrupted: PromptSet, positions: str | Sequen
 def _cells(bridge: TransformerBridge, sites: str | Sequence[str], layers: Sequence[int] | None) -> list[_Cell]:
     """All that is patched at one position, in the order in which variants join."""
     n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
-    chosen = range(n_layers) if layers is None else variants.listed(layers, "layers")
+    chosen = range(n_layers) if layers is None else listed(layers, "layers")
     if bad := [layer for layer in chosen if not 0 <= layer < n_layers]:
         raise OptionError(f"No layer {bad[0]}: {bridge.cfg.model_name} has layers 0..{n_layers - 1}.")
     cells: list[_Cell] = []
@@ -190,7 +191,7 @@ def _components(bridge: TransformerBridge, label: str) -> Iterator[_Cell]:
     except LabelError as error:
         known = f"one of {', '.join(SITES)}, or a label as in 'L8H10' or 'L8H10.1'"
         raise OptionError(f"{label!r} is no site: name {known}.") from error
-    weights = variants.labelled_weights(bridge)
+    weights = labelled_weights(bridge)
     directions = write_directions(weights)[0][weights.head(head).layer, head.head].nan_to_num()
     for k in range(weights.d_head) if only is None else (weights.component(only).component,):
         yield _Cell(COMPONENT, head.layer, head.head, k, directions[k])
@@ -214,25 +215,117 @@ def _spots(into: PromptSet, out_of: PromptSet, positions: str | Sequence[str]) -
         yield _Spot(name, at, source, 1, (at != source) | (first <= at))
 
 
-def _values(
-    bridge: TransformerBridge, into: PromptSet, out_of: PromptSet, cells: list[_Cell], spots: list[_Spot], rows: slice,
-    metric: Metric, *, check: bool,
-) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], Float[Tensor, "n n_spots n_cells"]]:  # fmt: skip
-    """The metric of both plain runs and of the patched ones, of the pairs in ``rows``."""
-    run = prepare(bridge, into, keep=(RESID_PRE,), check=check)
-    source = prepare(bridge, out_of, keep=tuple({cell.target(run).site for cell in cells}), check=False)
-    plain, other = (untouched(r, prompts, metric)[:, 0].cpu() for r, prompts in ((run, into), (source, out_of)))
-    patched = plain[:, None, None].repeat(1, len(spots), len(cells))
-    for i, spot in enumerate(spots):
-        which = spot.differs[rows].nonzero().flatten()
-        first, there = (at[rows].to(run.end.device)[:, None] for at in (spot.into, spot.out_of))
-        steps = torch.arange(int((run.end[:, None] - first).max()) + 1, device=run.end.device)
-        at, reaches_end = first + steps, bool((first[:, 0] + spot.width > run.end).any())
-        chosen = [k for k, cell in enumerate(cells) if reaches_end or cell.joins < run.n_layers]
-        if not len(which) or not chosen:
-            continue
-        new = lambda site, layer, rows, at=there + steps: source.plain(site, layer, at, rows)  # noqa: E731
-        targets, mask = [[cells[k].target(run)] for k in chosen], (steps < spot.width).expand_as(at)
-        found = variants.replaced(run, into, metric, targets, new, at, mask, which.to(run.end.device))
-        patched[which[:, None], i, torch.tensor(chosen)] = found.to(patched)
-    return plain, other, patched
+@dataclass(frozen=True)
+class _Pairs:
+    """A block of pairs, both runs kept. scored: the prompts that are patched into, with the clean ones' answers."""
+
+    into: Forward
+    out_of: Forward
+    scored: tuple[PromptSet, PromptSet]
+    cells: list[_Cell]
+    metric: Metric
+
+    @classmethod
+    def of(
+        cls, bridge: TransformerBridge, into: PromptSet, out_of: PromptSet, clean: PromptSet, cells: list[_Cell],
+        metric: Metric, *, check: bool,
+    ) -> _Pairs:  # fmt: skip
+        sites = {Z if cell.site in (COMPONENT, ATTN_OUT) else cell.site for cell in cells}
+        run_into = engine.prepare(bridge, into, keep=(RESID_PRE, Z), check=check)
+        run_out_of = engine.prepare(bridge, out_of, keep=tuple(sites), check=False)
+        answers = {name: getattr(clean, name) for name in ("answers", "distractors", "alternatives")}
+        return cls(run_into, run_out_of, (replace(into, **answers), replace(out_of, **answers)), cells, metric)
+
+    def values(self, spots: list[_Spot], rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """The metric of both plain runs, ``[n]``, and of the patched ones, ``[n, n_spots, n_cells]``."""
+        seen = [plain_patterns(run, self.metric.heads) for run in (self.into, self.out_of)]
+        plain, other = (
+            score(run, self.metric, run.final[:, None], scored, patterns)[:, 0].cpu()
+            for run, patterns, scored in zip((self.into, self.out_of), seen, self.scored)
+        )
+        patched = plain[:, None, None].repeat(1, len(spots), len(self.cells))
+        for i, spot in enumerate(spots):
+            for which, cells, values in self._patched(spot.of(rows, self.into.end.device), seen[0]):
+                patched[which[:, None], i, cells] = values.to(patched)
+        return plain, other, patched
+
+    def _patched(self, spot: _Spot, plain: dict[Head, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Which prompts, which cells, and the metric's values there, a block at a time."""
+        at_end = spot.into + spot.width > self.into.end
+        reached = torch.tensor([cell.joins < self.into.n_layers for cell in self.cells])
+        which = spot.differs.nonzero().flatten().cpu()
+        cells = (reached | at_end.any().cpu()).nonzero().flatten()
+        if not len(which) or not len(cells):
+            return
+        q = int((self.into.end - spot.into).max()) + 1
+        d_vocab = self.into.unembed.shape[1] * needs_all(self.metric, self.scored[0])
+        size = max(1, _NUMBERS // max(q * self.into.width, d_vocab))
+        for some in batches.blocks(len(cells), min(len(cells), size)):
+            chosen = [self.cells[i] for i in cells[some].tolist()]
+            for part in batches.blocks(len(which), max(1, size // len(chosen))):
+                rows = which[part]
+                yield rows, cells[some], self._run(spot, chosen, rows, plain)
+
+    def _run(
+        self, spot: _Spot, cells: list[_Cell], rows: Int[Tensor, "rows"], plain: dict[Head, Tensor]
+    ) -> Float[Tensor, "rows k"]:
+        """Variants join where their stream is known, and run from there on."""
+        run, patterns, x = self.into, dict[Head, Tensor](), None
+        chosen = rows.to(run.end.device)
+        end = (run.end - spot.into)[chosen]
+        at = spot.into[:, None] + torch.arange(int(end.max()) + 1, device=end.device)
+        look = engine.reading(self.metric.heads, patterns) if self.metric.heads else None
+        for layer in range(cells[0].joins, run.n_layers + 1):
+            new = self._joining(layer, [cell for cell in cells if cell.joins == layer], spot, at, chosen)
+            x = new if x is None else x if new is None else torch.cat([x, new], 1)
+            if layer < run.n_layers and x is not None:
+                x = run.layer(layer, x, at, chosen, look, only_end=layer == run.n_layers - 1)
+        assert x is not None
+        seen = {}
+        for head in self.metric.heads:  # those that joined above the head have the plain run's pattern
+            read = [from_end(run, patterns[head], at[chosen], end)] if head in patterns else []
+            n_read = sum(pattern.shape[1] for pattern in read)
+            seen[head] = torch.cat([*read, plain[head][chosen].expand(-1, x.shape[1] - n_read, -1)], 1)
+        return score(run, self.metric, x[:, :, 0], self.scored[0].select(rows), seen)
+
+    def _joining(self, layer: int, cells: list[_Cell], spot: _Spot, at: Tensor, rows: Tensor) -> Tensor | None:
+        """The streams that enter a layer and hold a patch, ``[rows, k, q, d_model]``; of the last, at ``end`` alone."""
+        if not cells:
+            return None
+        run, width = self.into, min(spot.width, at.shape[1])
+        new = self._streams(cells, spot, at[:, :width], rows)
+        if layer < run.n_layers:
+            before = run.plain(RESID_PRE, layer, at[:, width:], rows)
+            return torch.cat([new, before[:, None].expand(-1, len(cells), -1, -1)], 2)
+        end = (run.end - spot.into)[rows]
+        at_end = new[torch.arange(len(rows), device=end.device), :, end.clamp(max=width - 1)]
+        return torch.where((end < width)[:, None, None], at_end, run.final[rows, None])[:, :, None]
+
+    def _streams(self, cells: list[_Cell], spot: _Spot, at: Tensor, rows: Tensor) -> Float[Tensor, "rows k width d"]:
+        """The stream that each cell's patch leaves, at the patched positions. Cells join at one layer, in order."""
+        run, source = self.into, spot.out_of[:, None] + torch.arange(at.shape[1], device=rows.device)
+        parts = []
+        if ours := [cell for cell in cells if cell.site == RESID_PRE]:
+            parts += [self.out_of.plain(RESID_PRE, ours[0].layer, source, rows)[:, None]] * len(ours)
+        if ours := [cell for cell in cells if cell.site != RESID_PRE]:
+            layer = ours[0].layer
+            x, z = (run.plain(site, layer, at, rows)[:, None] for site in (RESID_PRE, Z))
+            attention, attending = run.write(layer, z), [cell for cell in ours if cell.site != MLP_OUT]
+            if attending:
+                z_new = self.out_of.plain(Z, layer, source, rows)[:, None]
+                middle = x + torch.cat([attention + self._change(layer, cell, z_new - z) for cell in attending], 1)
+                parts.append(middle + run.mlp(layer, x.expand_as(middle), middle))
+            for _ in ours[len(attending) :]:
+                parts.append(x + attention + self.out_of.plain(MLP_OUT, layer, source, rows)[:, None])
+        return torch.cat(parts, 1)
+
+    def _change(self, layer: int, cell: _Cell, z: Float[Tensor, "n 1 w n_heads d_head"]) -> Float[Tensor, "n 1 w d"]:
+        """What attention writes of a difference of ``z``: all of it, a head's, or a component's."""
+        W_O = self.into.layers[layer - self.into.start].attention.W_O
+        if cell.head is None:
+            return z.flatten(-2) @ W_O.flatten(0, 1)
+        written = z[..., cell.head, :] @ W_O[cell.head]
+        if cell.direction is None:
+            return written
+        along = cell.direction.to(written)
+        return (written @ along)[..., None] * along

@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils import variants
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, OptionError
-from talking_heads_utils.forward.engine import ATTN_OUT, RESID_PRE, Change, Rows, prepare
+from talking_heads_utils.forward.engine import ATTN_OUT, RESID_PRE, Change, prepare
+from talking_heads_utils.inputs import check_position, labelled_weights, taken
 from talking_heads_utils.labels import Component, as_component
 from talking_heads_utils.metrics import Metric, Outcome
 from talking_heads_utils.prompts.sets import PromptSet
-from talking_heads_utils.variants import END, finite, measure, places
+from talking_heads_utils.variants import END, finite, measure, places, tidy, untouched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,8 +74,8 @@ def steer(
     >>> (found["value"] < 1).tolist()  # of 0, 5 and -5
     [False, True, True]
     """
-    bridge, metric = variants.taken(model, tokenizer, metric, prompts)
-    variants.check_position(at, "at")
+    bridge, metric = taken(model, tokenizer, metric, prompts)
+    check_position(at, "at")
     found = _directions(bridge, directions)
     names, first = [direction.name for direction in found], min(direction.layer for direction in found)
     settings = _settings(names, amounts)
@@ -83,7 +83,7 @@ def steer(
     where, mask = places(made, prompts, at)
     values = torch.tensor(settings).to(made.final)
 
-    def change(rows: Rows, part: slice) -> Change:
+    def change(rows: slice, part: slice) -> Change:
         mine, here = values[part], mask[rows][:, None, :, None]
 
         def add(site: str, layer: int, value: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def steer(
     after = measure(made, prompts, metric, where, change, len(settings), start=first)
     rows = [dict(zip(names, setting)) for setting in settings]
     about = dict(position=at, metric=metric.name, unit=metric.unit)
-    return variants.tidy(rows, about, after, variants.untouched(made, prompts, metric), metric)
+    return tidy(rows, about, after, untouched(made, prompts, metric), metric)
 
 
 def _directions(
@@ -109,7 +109,7 @@ def _directions(
         found = [_given(name, given) for name, given in directions.items()]
     else:
         writers = [as_component(w) for w in ([directions] if isinstance(directions, Label) else directions)]
-        weights = variants.labelled_weights(bridge)
+        weights = labelled_weights(bridge)
         vectors = [direction_of(weights, w)[0].to(weights.W_O) for w in writers]
         found = [_Direction(str(w), ATTN_OUT, w.layer, vector) for w, vector in zip(writers, vectors)]
     if not found or len({direction.name for direction in found}) < len(found):

@@ -161,7 +161,7 @@ def draw_few(patch: pytest.MonkeyPatch) -> None:
     from talking_heads_utils.experiments.positional import crowding, decoding, interchange, order, subspace, traversal
     from talking_heads_utils.experiments.positional.interchange import fit
 
-    for module in (crowding, decoding, interchange, order, traversal):
+    for module in (crowding, decoding, order, traversal):
         patch.setattr(module, "drawn_test", lambda x, drawn: drawn_test(x, drawn.repeat(11 if len(drawn) < 99 else 1)))
     patch.setattr(interchange, "fit", lambda *given, steps, **more: fit(*given, steps=min(steps, 4), **more))
     patch.setattr(subspace, "N_MATCHED", 9)

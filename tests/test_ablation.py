@@ -174,7 +174,8 @@ BAD = {
     "L1H40 is not in": (LabelError, dict(metric=attention("L1H40", "IO"))),
     "'L2H1' is no reader's": (OptionError, dict(at=READER)),
     "one named position": (OptionError, dict(positions=["end"])),
-    "Of a single prompt there is no mean": (OptionError, dict(single=True)),
+    "The mean over a single prompt": (OptionError, dict(single=True)),
+    "there must be two at least": (OptionError, dict(single=True, how="resample")),
     "Prompts are a PromptSet": (TaskError, dict(prompts=["w1 w2", "w3 w4"])),
 }
 

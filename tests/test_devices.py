@@ -4,6 +4,7 @@ are what it declares.
 No GPU is needed: see ``pretended_gpu``. What this cannot show is speed, memory and the rounding of a real one.
 """
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,6 +12,7 @@ from conftest import random_prompts, shrink
 from pretended_gpu import PretendedGPU
 
 from talking_heads_utils import models
+from talking_heads_utils.ablation import ablate
 from talking_heads_utils.errors import NotApplicable
 from talking_heads_utils.experiments import context
 from talking_heads_utils.experiments.catalogue import chapters_of
@@ -21,7 +23,9 @@ from talking_heads_utils.experiments.rows import frame
 from talking_heads_utils.experiments.run import chosen
 from talking_heads_utils.experiments.verdicts import Verdict
 from talking_heads_utils.known import PLANTED
-from talking_heads_utils.metrics import METRICS, Outcome, answer_logits
+from talking_heads_utils.metrics import METRICS, Outcome, answer_logits, attention
+from talking_heads_utils.patching import patch
+from talking_heads_utils.prompts.ioi import build_ioi
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 RUNS = {
@@ -51,6 +55,27 @@ def test_accuracy_is_asked_on_the_models_device(checkpoints, monkeypatch):
     torch.testing.assert_close(there.cpu(), here, atol=1e-4, rtol=0)
     for name, metric in METRICS.items():
         torch.testing.assert_close(measured[name], metric(Outcome(here[:, None], prompts)), atol=1e-4, rtol=1e-4)
+
+
+def interventions(bridge):
+    """Values of ablations and patches on the planted model, wherever it is."""
+    prompts, swapped = (build_ioi(bridge.tokenizer, 12, counterfactual=c) for c in (None, "swap names"))
+    metric = attention("L2H0", "IO", "S1")
+    for how, at in (("mean", None), ("resample", "L2H0.query"), ("zero", "L2H0.key"), ("mean", "L2H0.value")):
+        yield ablate(bridge, ["L1H0", "L1H0.0"], prompts, metric, at=at, how=how, positions="end")
+    for positions in (["S2", "end"], "together"):
+        sites = ["resid_pre", "z", "L1H0.0"]
+        yield patch(bridge, prompts, swapped, sites=sites, positions=positions, metric="logit_diff")
+        yield patch(bridge, prompts, swapped, sites="attn_out", positions=positions, metric=metric)
+
+
+def test_interventions_run_on_the_models_device(monkeypatch):
+    monkeypatch.setattr(models, "check_complete", lambda *args: None)
+    here = [frame["value"].to_numpy() for frame in interventions(models.load_model(PLANTED))]
+    with PretendedGPU():
+        there = [frame["value"].to_numpy() for frame in interventions(models.load_model(PLANTED, "cuda"))]
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_mixed_devices_fail_as_on_a_gpu():

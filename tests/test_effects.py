@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import case_of, run_with
 
-from talking_heads_utils.effects import component_effects, inhibition_score
+from talking_heads_utils.effects import component_effects, inhibition_change, inhibition_score
 from talking_heads_utils.errors import LabelError, OptionError, TaskError
 from talking_heads_utils.forward.layers import HALF_TOLERANCES
-from talking_heads_utils.forward.recording import record
+from talking_heads_utils.forward.recording import mover_of, record, scores_after_shift
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.metrics import contrast
 from talking_heads_utils.planted.model import INHIBITION, MOVER, ROLES, plant
@@ -85,6 +85,21 @@ def test_closed_form_equals_a_hooked_run(case):
         component_effects(recording, [])
     with pytest.raises(OptionError, match="The donor has"):
         component_effects(recording, READER, donor=record(bridge, prompts.select([0, 1]), [READER.layer]))
+
+
+def test_removing_whole_heads_equals_a_hooked_run(case):
+    bridge, prompts = case
+    recording = record(bridge, prompts, [READER.layer])
+    write = recording.write(1)
+    shift = -torch.stack([write[:, 0], write[:, 1] + write[:, 2]], 1)
+    found = scores_after_shift(mover_of(recording, READER), shift).softmax(-1)
+    for k in range(2):
+        at_end = torch.arange(prompts.tokens.shape[1]) == recording.end[:, None]
+        plain, _ = plain_run(bridge, prompts, READER, shift[:, k, None] * at_end[..., None])
+        torch.testing.assert_close(found[:, k], plain, atol=1e-4, rtol=0)
+    moved = found - recording.reader(READER.layer).pattern[:, None, READER.head]
+    change = (moved * contrast(prompts)[:, None]).sum(-1)
+    torch.testing.assert_close(inhibition_change(recording, READER, shift), change, atol=1e-5, rtol=0)
 
 
 def test_what_was_planted_is_found_and_nothing_in_the_control():

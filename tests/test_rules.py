@@ -246,7 +246,11 @@ def test_what_no_patch_works_without_has_not_moved_up():
 def test_every_rule_has_an_entry_with_its_power_and_a_way_back():
     table = power.stored()
     html, claims = pages.as_html(table), set(table["claim"])
-    for claim in claims:
+    for claim, some in table.groupby("claim"):
+        highest = some.loc[some["judged"] & ~some["truth"], "supported"].max()
+        assert f"it is false, in {highest:.1%} of " in pages.power_in_words(table, claim)
         assert f"<details class='claim' id='rule-{claim}'>" in html and f"href='scorecard.html#claim-{claim}'" in html
+    false = table[table["judged"] & ~table["truth"]]
+    assert f"In {(false['supported'] > 0.05).sum()} of {len(false)} kinds" in pages.two_shares(table)
     assert "Not each" in pages.two_shares(table.assign(supported=table["supported"].where(table["truth"], 0.5)))
     assert len(power_figure(table, {claim: claim for claim in claims}).data) == 2 * len(claims)

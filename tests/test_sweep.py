@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from talking_heads_utils.cli import main
-from talking_heads_utils.errors import OptionError
+from talking_heads_utils.errors import OptionError, ResultError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
 from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, answer, prepare, steer
 from talking_heads_utils.experiments.positional.subspace import chosen
-from talking_heads_utils.experiments.positional.sweep import Plan, aggregate, read_plan, run_sweep
+from talking_heads_utils.experiments.positional.sweep import Plan, aggregate, load, read_plan, run_sweep, save
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer
 from talking_heads_utils.resume import read_note
@@ -117,7 +117,7 @@ def test_chunks_and_table_are_what_the_engine_gives(model, whole, n_items):
     for name, values in ((ATTENTION, found[ATTENTION]), (LOGITS, below)):
         np.testing.assert_allclose(chunk[name].astype(np.float32), values[20:].numpy(), atol=2e-2, rtol=2e-3)
     attention = found[ATTENTION].mean((0, 2))
-    said = torch.nn.functional.one_hot(answer(found[LOGITS]), n_items).double().mean(0)
+    said = torch.nn.functional.one_hot(found[LOGITS].argmax(-1), n_items).double().mean(0)
     for item, share, values, rounding in (
         ("attended", "attention", attention, 3e-4), ("answer", "answered", said, 1e-9),
     ):  # fmt: skip
@@ -129,8 +129,20 @@ def test_chunks_and_table_are_what_the_engine_gives(model, whole, n_items):
     assert right.min() < 0.5 < right.max() and table["attended"].nunique() > 1
 
 
+def test_a_table_is_read_as_it_was_written_and_a_damaged_one_is_refused(whole, tmp_path):
+    about, table = aggregate(whole)
+    path = save(about, table, tmp_path)
+    assert load(path)[1].to_dict("list") == table.to_dict("list") and load(path)[0].keys() == about.keys()
+    held = path.read_bytes()
+    path.write_bytes(held[:100] + b"x" + held[101:])
+    with pytest.raises(ResultError, match="steering.parquet"):
+        load(path)
+    with pytest.raises(ResultError, match="no table of a sweep"):
+        load(save(about, table.drop(columns="right"), tmp_path))
+
+
 def test_one_command_from_a_model_to_its_results(tmp_path, capsys):
-    """Writers and movers are chapter 2's; what is not read is empty; the table goes where the book looks for it."""
+    """Writers and movers are chapter 2's; what is not read is empty; the table goes to the results."""
     arguments = ["sweep", "--model", "planted", "--n-items", "4", "--prompts", "10", "--values=-4:4:4"]
     arguments += ["--part", "selection", "--out", str(tmp_path / "run"), "--results", str(tmp_path / "results")]
     assert main(arguments) == 0

@@ -187,3 +187,9 @@ def test_a_natively_built_bridge_is_read_too(normalization, norm):
         output[0, 0] = torch.nan
     with pytest.raises(CheckpointError, match=r"blocks\[1\] W_O holds NaN"):
         head_weights_from_bridge(bridge)
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 5000])
+def test_a_name_that_can_be_neither_folder_nor_id_is_refused(name):
+    with pytest.raises(CheckpointError, match="can be no folder and no Hub id"):
+        load_head_weights(name)

@@ -124,6 +124,14 @@ def test_one_pass_over_long_prompts_scores_short_ones(run, bridge, tokenizer, mo
     monkeypatch.setattr(tasks, "WORD_COUNTS", (0, 2, 4, 60))
     table = frame(tasks.words(replace(run, seed=1)))
     assert table.groupby("examples").size().to_dict() == {ITS_OWN: 6, SHUFFLED: 4, ANOTHER: 4}
+    for k in (2, 4):
+        shuffled = draw_words(some[0], 32, k, HELD_OUT, examples=SHUFFLED, seed=1)
+        assert not any(q.answer in dict(q.pairs).values() for q in shuffled), "nothing above a question answers it"
+        prompts = encode_words(shuffled, some[0], tokenizer)
+        with torch.no_grad():
+            logits = bridge(prompts.tokens)[torch.arange(32), prompts.positions["end"]].gather(1, prompts.candidates)
+        row = table.query("task == 'plural' and examples == @SHUFFLED and n_examples == @k").iloc[0]
+        assert row["among"] == pytest.approx((logits[:, :1] > logits[:, 1:]).all(1).double().mean().item())
     drawn = draw_words(some[0], 32, 4, HELD_OUT, seed=1)
     for k in (0, 2, 4):
         hits = []
@@ -345,3 +353,7 @@ def test_a_llama_is_asked_for_numbers_and_words_or_for_words_alone(digits, gpt2_
     asked = tasks.tasks(c)
     assert len(asked) == len(few) and (digits or [task.name for task in asked[:2]] == FUNCTIONS)
     assert len(tasks.run_shown(c)) == 3 * 4 * 5
+    first = asked[0].ask(c, 8, HELD_OUT)
+    assert (first.numbers is None) == digits
+    if not digits:
+        assert [int(c.tokenizer.decode([token])) for token in first.right] == [2 * q.x + 3 for q in first.questions]

@@ -54,8 +54,8 @@ def check_one_token(word: str, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short sum over the vocabulary, to tell prompt sets of different tokenizers apart. Made once for each tokenizer:
-    of 50,000 tokens it takes a quarter of a second."""
+    """A short sum over the vocabulary, to tell prompt sets of different tokenizers apart. Made once for each tokenizer
+    (of 50,000 tokens it takes a quarter of a second), and anew where its size has changed."""
     size, found = _sums.get(tokenizer, (-1, ""))
     if size != len(tokenizer):
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))

@@ -157,7 +157,7 @@ def compute_scores(
 
 
 def save_scores(scores: CompositionScores, path: Path) -> None:
-    """Write scores in the format that stands above: float16, checksums, ``about``."""
+    """Write scores in the format of :mod:`talking_heads_utils.scores.scores`: float16, checksums, ``about``."""
     write_file(path, scores.about, tensors_of(scores.blocks.values(), scores.singular_values))
 
 
@@ -241,12 +241,15 @@ class FileBlocks(Mapping[Key, ReaderScores]):
     def __len__(self) -> int:
         return len(self.keys_held)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys_held
+
     def __getitem__(self, key: Key) -> ReaderScores:
         return self._kept(key)
 
     def _read(self, key: Key) -> ReaderScores:
         kind, layer = key
-        if key not in self.keys_held:
+        if key not in self:
             raise KeyError(key)
         score = self.tensor(f"{kind}.{layer}.score")
         if not ((score >= 0) & (score < 1.001) | score.isnan()).all():

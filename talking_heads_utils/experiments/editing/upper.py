@@ -6,7 +6,8 @@ prefix change. So: one run, kept; every edit costs the layers from its first one
 layer one query, that of ``end``. Edited at ``end`` alone, the prefix stays, and an edit costs one position: no edit of
 weights does this, but it tells cheaply which are worth the whole.
 
-Scaling a component is projecting the activation (see ``algebra``), so no edit has weights of its own.
+Scaling a component is projecting the activation (see :mod:`talking_heads_utils.edits.edits`), so no edit has weights of
+its own.
 """
 
 from __future__ import annotations

@@ -22,10 +22,13 @@ from talking_heads_utils import batches
 from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends
 from talking_heads_utils.experiments.icl.redundancy import OVER_TASKS, Set
-from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, every_ready, marked, values, written_along
+from talking_heads_utils.experiments.icl.swaps import Direct, Ready, direct, marked, ready, values, written_along
+from talking_heads_utils.experiments.icl.tasks import tasks
 from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.forward.engine import Z
 from talking_heads_utils.labels import Head
+from talking_heads_utils.progress import follow
+from talking_heads_utils.prompts.lists import HELD_OUT
 
 if TYPE_CHECKING:
     from talking_heads_utils.experiments.context import Context
@@ -210,6 +213,10 @@ def _rows(
 
 
 def run(c: Context) -> list[BackupRow]:
-    picked, held = c.kept(picks), enumerate(every_ready(c, c.n(N_HELD, 20)), 1000 * c.seed)
-    found = [measure(r, own, seed=seed) for seed, r in held if (own := picked[r.asked.task.name]).chosen]
+    picked, n = c.kept(picks), c.n(N_HELD, 20)
+    found = [
+        measure(ready(c, task.ask(c, n, HELD_OUT)), picked[task.name], seed=seed)
+        for seed, task in enumerate(follow(tasks(c), "tasks"), 1000 * c.seed)
+        if picked[task.name].chosen
+    ]
     return rows_of(c.model, found, seed=c.seed)

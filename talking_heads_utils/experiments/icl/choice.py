@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from talking_heads_utils.experiments.icl.swaps import Into, Ready, direct, every_ready, exchanged
+from talking_heads_utils.experiments.icl.swaps import Into, Ready, direct, exchanged, ready
+from talking_heads_utils.experiments.icl.tasks import tasks
 from talking_heads_utils.labels import Head
+from talking_heads_utils.progress import follow
 from talking_heads_utils.prompts.lists import SELECTION
 
 if TYPE_CHECKING:
@@ -84,4 +86,5 @@ def matched(picked: Picked, heads: Sequence[Head], n: int = N_MATCHED, seed: int
 
 def picks(c: Context) -> dict[str, Picked]:
     """The chosen heads of every task, by its name. Ask for it by ``c.kept(picks)``."""
-    return {r.asked.task.name: pick(r) for r in every_ready(c, c.n(N_SELECT, 24), SELECTION)}
+    n = c.n(N_SELECT, 24)
+    return {task.name: pick(ready(c, task.ask(c, n, SELECTION))) for task in follow(tasks(c), "tasks")}

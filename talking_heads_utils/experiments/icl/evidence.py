@@ -20,12 +20,11 @@ from torch import Tensor
 from talking_heads_utils.errors import NotApplicable, OptionError
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import sequences as drawn
-from talking_heads_utils.experiments.icl.clusters import ends
 from talking_heads_utils.experiments.icl.readers import LogOdds, Reader, candidates, features, without_bias
 from talking_heads_utils.experiments.icl.sequences import N_SEQUENCES, Sequences
 from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
-from talking_heads_utils.stats import Interval, bootstrap_mean, share_in_clusters
+from talking_heads_utils.stats import Interval, bootstrap_mean, middle, share_in_clusters
 
 COUNTS, GATE_COUNTS = (4, 8, 16, 32), (0, 1, 2, 4, 8, 16, 32)  # examples before a question
 N_SELECTION = 24  # sequences of each rate by which labels are chosen
@@ -163,6 +162,11 @@ def _resamples(strata: tuple[int, ...], n_boot: int, seed: int) -> Float[Tensor,
     return torch.cat(parts, 1)
 
 
+def _ends(values: Float[Tensor, "n_boot_1"]) -> tuple[float, float, float]:
+    """A statistic, and the ends of the 95% percentile interval of its resamples, which follow it."""
+    return values[0].item(), *middle(values[1:])
+
+
 def reader_rows(
     model: str, labels: str, log_odds: LogOdds, sequences: Sequences, *, n_boot: int = 2000, seed: int = 0
 ) -> list[ReaderRow]:
@@ -192,8 +196,8 @@ def reader_rows(
     total = W @ y[held].square().sum(1)
     explained = {reader: 1 - missed / total for reader, (*_, missed) in best.items()}
     return [
-        ReaderRow(model, labels, reader, parameter, slope, *ends(explained[reader]).numbers,
-                  *ends(explained[reader] - explained[Reader.EXACT]).numbers, n=int(held.sum()))
+        ReaderRow(model, labels, reader, parameter, slope, *_ends(explained[reader]),
+                  *_ends(explained[reader] - explained[Reader.EXACT]), n=int(held.sum()))
         for reader, (_, parameter, slope, _) in best.items()
     ]  # fmt: skip
 
@@ -248,7 +252,7 @@ def slope_rows(
     best = max((row for row in readers if row.reader != Reader.EXACT), key=lambda row: row.explained)
     rival = (best.reader, best.beyond_exact, best.beyond_low, best.beyond_high)
     slope, scale = sum(s.slope for s in sums) / len(sums), fitted[0].item()  # type: ignore[index]
-    together = _slope_row(model, labels, ALL_RATES, sums, slope, scale, len(sequences), ends(rise).numbers, rival)  # type: ignore[arg-type]
+    together = _slope_row(model, labels, ALL_RATES, sums, slope, scale, len(sequences), _ends(rise), rival)  # type: ignore[arg-type]
     return [*rows, together]
 
 
@@ -261,8 +265,8 @@ def _slope_row(
     fitted, squared = sum(s.slope * s.E for s in sums), sum(s.slope.square() * s.EE for s in sums)
     by_evidence = squared / n_drawn - (fitted / n_drawn).square()  # type: ignore[union-attr]
     order = sum(s.order for s in sums) / n_drawn / by_evidence
-    return SlopeRow(model, labels, flip, *ends(slope).numbers, of_exact, *follows, *ends(shared / own).numbers,
-                    *ends(order).numbers, *rival, n)  # type: ignore[call-arg]  # fmt: skip
+    return SlopeRow(model, labels, flip, *_ends(slope), of_exact, *follows, *_ends(shared / own),
+                    *_ends(order), *rival, n)  # type: ignore[call-arg]  # fmt: skip
 
 
 # --- one model ---

@@ -15,9 +15,12 @@ from torch import Tensor
 from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl.choice import Picked, matched, picks
 from talking_heads_utils.experiments.icl.clusters import drawn_means, drawn_over_tasks, ends, mean_in_clusters
-from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, every_ready, exchanged
+from talking_heads_utils.experiments.icl.swaps import Into, Ready, Where, exchanged, ready
+from talking_heads_utils.experiments.icl.tasks import tasks
 from talking_heads_utils.experiments.rows import ModelRow, column
 from talking_heads_utils.labels import Head, heads_in
+from talking_heads_utils.progress import follow
+from talking_heads_utils.prompts.lists import HELD_OUT
 
 JOINT = (2, 5, 10, 20)  # chosen heads that are exchanged together
 EVERYWHERE = (2, 5)  # the same at all positions
@@ -285,8 +288,9 @@ def _set_row(
 def found_in(c: Context) -> list[OfTask]:
     """What the heads of every task do. Ask for it by ``c.kept(found_in)``."""
     picked, n = c.kept(picks), [c.n(usual, 20) for usual in (N_HELD, N_PAIRS, N_LAYERS, N_EVERYWHERE)]
-    return [of_task(picked[r.asked.task.name], r, n_pairs=n[1], n_layers=n[2], n_everywhere=n[3], seed=c.seed)
-            for r in every_ready(c, n[0])]  # fmt: skip
+    sizes = dict(n_pairs=n[1], n_layers=n[2], n_everywhere=n[3], seed=c.seed)
+    return [of_task(picked[task.name], ready(c, task.ask(c, n[0], HELD_OUT)), **sizes)
+            for task in follow(tasks(c), "tasks")]  # fmt: skip
 
 
 def run_heads(c: Context) -> list[HeadRow]:

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from talking_heads_utils.experiments.context import Context
-from talking_heads_utils.experiments.dealt import drawn_test
 from talking_heads_utils.experiments.inhibition.exchange import LEAST
 from talking_heads_utils.experiments.inhibition.shifts import MOST
 from talking_heads_utils.experiments.list_prompts import Lists, Part
@@ -32,6 +31,7 @@ from talking_heads_utils.experiments.positional.grid import answer
 from talking_heads_utils.experiments.positional.pairs import Donor, Pairs, make_pairs, same_items
 from talking_heads_utils.experiments.positional.subspace import Chosen, K, Subspace, basis, chosen, nearest_lengths
 from talking_heads_utils.experiments.rows import ModelRow, column
+from talking_heads_utils.experiments.verdicts import rank_p
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.stats import middle, resamples
 
@@ -291,10 +291,11 @@ def _rows(found: Mapping[Key, Change], measure: str, model: str, n_items: int) -
     for key, own in sums.items():
         ten = TEN.get(key.subspace, Subspace.CHOSEN)
         of_ten = own.share(sums[Key(ten, largest[ten], Donor.OTHER_ITEMS)])
-        test = drawn_test(own.mean.item(), draws) if key == JUDGED else None
+        judged = key == JUDGED
         yield InterchangeRow(
             model, n_items, *key, measure, own.mean.mean().item(), *own.interval, *own.share(stream), *of_ten,
-            test and test.null_high, test and test.p, len(draws) if key in (JUDGED, MATCHED) else None,
+            draws.quantile(0.95).item() if judged else None, rank_p(own.mean.item(), draws) if judged else None,
+            len(draws) if key in (JUDGED, MATCHED) else None,
             len(found[key][measure]),
         )  # fmt: skip
 

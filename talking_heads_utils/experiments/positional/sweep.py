@@ -27,7 +27,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.list_prompts import Lists, Part, build
 from talking_heads_utils.experiments.positional.grid import ATTENTION, LOGITS, Steering, answer, grid, prepare, steer
 from talking_heads_utils.experiments.result_files import shown
-from talking_heads_utils.experiments.rows import ModelRow, column, frame
+from talking_heads_utils.experiments.rows import ModelRow, column, frame, rows
 from talking_heads_utils.labels import Component, Head
 from talking_heads_utils.models import load_with_tokenizer
 from talking_heads_utils.progress import follow
@@ -299,6 +299,17 @@ def _rows(store: resume.Store, plan: Plan, n_items: int) -> Iterator[SweepRow]:
     answers = [said.argmax(1), said.max(1) / n, right / n] if plan.logits else [none] * 3
     for alphas, *found in zip(plan.settings.tolist(), *attention, *answers):
         yield SweepRow(plan.model, n_items, *[*alphas, *[0.0] * (MAX_WRITERS - len(alphas)), *found, n])
+
+
+def load(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What :func:`save` wrote. Raises :class:`ResultError` for what is missing, damaged or no table of a sweep."""
+    import pandas as pd
+
+    about = resume.read_note(path)
+    try:
+        return about, frame(rows(pd.read_parquet(path), SweepRow), SweepRow)
+    except (OSError, ValueError, ResultError) as error:
+        raise ResultError(f"{path} is no table of a sweep ({str(error)[:200]}). Run `sweep` again.") from error
 
 
 def save(about: Mapping[str, Any], table: pd.DataFrame, folder: Path) -> Path:
