@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,7 +22,7 @@ from talking_heads_utils.experiments.context import Context
 from talking_heads_utils.experiments.icl import sequences as drawn
 from talking_heads_utils.experiments.icl.readers import LogOdds, Reader, candidates, features, without_bias
 from talking_heads_utils.experiments.icl.sequences import N_SEQUENCES, Sequences
-from talking_heads_utils.experiments.rows import ModelRow, column
+from talking_heads_utils.experiments.rows import ModelRow, column, maybe
 from talking_heads_utils.prompts.lists import HELD_OUT, SELECTION
 from talking_heads_utils.stats import Interval, bootstrap_mean, middle, share_in_clusters
 
@@ -89,21 +89,19 @@ class SlopeRow(ModelRow):
     slope_low: float = column("nats", "95% interval over sequences, lower end")
     slope_high: float = column("nats", "upper end")
     of_exact: float = column("share", "slope over log((1 - flip) / flip); of all rates the one scale that fits best")
-    follows: float | None = column(
-        "share", "of all rates together: rise of the four slopes with log((1 - flip) / flip)"
-    )
-    follows_low: float | None = column("share", "95% interval over sequences, lower end")
-    follows_high: float | None = column("share", "upper end")
+    follows: float | None = maybe("share", "of all rates together: rise of the four slopes with log((1 - flip) / flip)")
+    follows_low: float | None = maybe("share", "95% interval over sequences, lower end")
+    follows_high: float | None = maybe("share", "upper end")
     curvature: float = column("nats", "coefficient of signed evidence times its size, beside a slope of each rate")
     curvature_low: float = column("nats", "lower end")
     curvature_high: float = column("nats", "upper end")
     order: float = column("share", "variance over orders of one sequence over variance over sequences by evidence")
     order_low: float = column("share", "lower end")
     order_high: float = column("share", "upper end")
-    rival: str | None = column("", "of all rates together: the reader other than the exact one that explains most")
-    rival_beyond: float | None = column("share", "of held-out variance that it explains, less the exact reader's")
-    rival_low: float | None = column("share", "lower end")
-    rival_high: float | None = column("share", "upper end")
+    rival: str | None = maybe("", "of all rates together: the reader other than the exact one that explains most")
+    rival_beyond: float | None = maybe("share", "of held-out variance that it explains, less the exact reader's")
+    rival_low: float | None = maybe("share", "lower end")
+    rival_high: float | None = maybe("share", "upper end")
     n: int = column("sequences", "each in several orders")
 
 
@@ -250,23 +248,23 @@ def slope_rows(
     rise = (w - w.mean()) @ slopes / (w - w.mean()).square().sum()  # NaN for one rate
     readers = reader_rows(model, labels, log_odds, sequences, n_boot=n_boot, seed=seed)
     best = max((row for row in readers if row.reader != Reader.EXACT), key=lambda row: row.explained)
-    rival = (best.reader, best.beyond_exact, best.beyond_low, best.beyond_high)
+    of_all: dict[str, Any] = dict(zip(("follows", "follows_low", "follows_high"), _ends(rise)))
+    of_all |= dict(rival=best.reader, rival_beyond=best.beyond_exact)
+    of_all |= dict(rival_low=best.beyond_low, rival_high=best.beyond_high)
     slope, scale = sum(s.slope for s in sums) / len(sums), fitted[0].item()  # type: ignore[index]
-    together = _slope_row(model, labels, ALL_RATES, sums, slope, scale, len(sequences), _ends(rise), rival)  # type: ignore[arg-type]
+    together = _slope_row(model, labels, ALL_RATES, sums, slope, scale, len(sequences), **of_all)  # type: ignore[arg-type]
     return [*rows, together]
 
 
 def _slope_row(
-    model: str, labels: str, flip: float, sums: list[_Sums], slope: Tensor, of_exact: float, n: int,
-    follows: tuple = (None,) * 3, rival: tuple = (None,) * 4,
-) -> SlopeRow:  # fmt: skip
+    model: str, labels: str, flip: float, sums: list[_Sums], slope: Tensor, of_exact: float, n: int, **of_all: Any
+) -> SlopeRow:
     shared, own = (sum(part) for part in zip(*(s.bend for s in sums)))
     n_drawn = sum(s.one for s in sums)
     fitted, squared = sum(s.slope * s.E for s in sums), sum(s.slope.square() * s.EE for s in sums)
     by_evidence = squared / n_drawn - (fitted / n_drawn).square()  # type: ignore[union-attr]
     order = sum(s.order for s in sums) / n_drawn / by_evidence
-    return SlopeRow(model, labels, flip, *_ends(slope), of_exact, *follows, *_ends(shared / own),
-                    *_ends(order), *rival, n)  # type: ignore[call-arg]  # fmt: skip
+    return SlopeRow(model, labels, flip, *_ends(slope), of_exact, *_ends(shared / own), *_ends(order), n, **of_all)
 
 
 # --- one model ---

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -116,16 +117,22 @@ def _rows(
             )
             for index, i in enumerate(shown) for s, setting, w in places
         ]  # fmt: skip
-        found = [summary(part.flatten(1)) for part in measured] if is_mean else []
-        for i, (_, setting, w) in enumerate(places if is_mean else ()):
-            cells = dict[str, Any]()
-            for what, of in zip(MEASURES, found):
-                cells |= {what: of.mean[i].item(), f"{what}_low": of.low[i].item(), f"{what}_high": of.high[i].item()}
-            rows.append(SliderRow(
-                **about, text="", order="", setting=setting, coefficient=coefficients[setting],
-                plain=sum(plain) / len(plain), name=(FIRST, SECOND)[w], word="", n=len(plain), **cells,
-            ))  # fmt: skip
+        if is_mean:
+            rows += _mean_rows(measured, coefficients, about | {"plain": sum(plain) / len(plain), "n": len(plain)})
     return rows
+
+
+def _mean_rows(measured: Tensor, coefficients: dict[float, float], about: dict[str, Any]) -> Iterator[SliderRow]:
+    """Means over prompts with their intervals. measured: ``[measures, n, settings, names]``."""
+    found = [summary(part.flatten(1)) for part in measured]
+    for i, (setting, name) in enumerate(product(coefficients, (FIRST, SECOND))):
+        cells = dict[str, Any]()
+        for what, of in zip(MEASURES, found):
+            cells |= {what: of.mean[i].item(), f"{what}_low": of.low[i].item(), f"{what}_high": of.high[i].item()}
+        coefficient = coefficients[setting]
+        yield SliderRow(
+            **about, text="", order="", setting=setting, coefficient=coefficient, name=name, word="", **cells
+        )
 
 
 def names(prompts: PromptSet) -> tuple[Int[Tensor, "n 2"], Int[Tensor, "n 2"]]:
