@@ -17,15 +17,13 @@ from torch import Tensor
 
 from talking_heads_utils.components import direction_of
 from talking_heads_utils.errors import LabelError, TaskError
-from talking_heads_utils.forward.layers import attention_layer, wide
+from talking_heads_utils.forward.layers import attention_layer, norm_without_scale, wide
 from talking_heads_utils.inputs import check_length, labelled_weights
 from talking_heads_utils.labels import Component, Head, as_component, as_head
 from talking_heads_utils.models import as_bridge
 from talking_heads_utils.prompts.encoding import tokenized
 from talking_heads_utils.prompts.prefix import begin_ids
 from talking_heads_utils.variants import finite
-from talking_heads_utils.weights.bridge import norm_of
-from talking_heads_utils.weights.heads import LAYER_NORM, NO_NORM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,15 +69,13 @@ class Answer:
     def direct(self, answer: str, other: str) -> Float[Tensor, "n_layers n_heads"]:
         """What of that difference each head writes itself, at the final norm's scale, constants left out."""
         a, b = (_token(self.bridge, text) for text in (answer, other))
-        bridge, norm, resid = self.bridge, norm_of(self.bridge), wide(self.resid)
-        probe, scale = wide(bridge.W_U[:, a]) - wide(bridge.W_U[:, b]), resid.new_ones(())
-        if norm != NO_NORM:
-            probe = probe * getattr(bridge.ln_final, "weight", resid.new_ones(()))
-            if norm == LAYER_NORM:
-                probe, resid = probe - probe.mean(), resid - resid.mean()
-            scale = (resid.square().mean() + bridge.cfg.eps).sqrt()
+        bridge, norm, resid = self.bridge, norm_without_scale(self.bridge), wide(self.resid)
+        scale = getattr(bridge.ln_final, "weight", None)
+        probe = wide(bridge.W_U[:, a]) - wide(bridge.W_U[:, b])
+        probe = norm.center(probe if scale is None else probe * wide(scale))
         W_O = wide(torch.stack([block.attn.W_O for block in bridge.blocks]))
-        return torch.einsum("lhk,lhkd,d->lh", self.z, W_O, probe.detach()).detach() / scale
+        divisor = norm.scale(norm.center(resid).square().sum(), len(resid))
+        return torch.einsum("lhk,lhkd,d->lh", wide(self.z), W_O, probe) / divisor
 
     def coefficient(self, component: Component | str) -> float:
         """How much of a component its head writes, its largest entry positive."""

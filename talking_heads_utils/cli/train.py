@@ -34,15 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from talking_heads_utils.device import check_device
-    from talking_heads_utils.files import check_folder
     from talking_heads_utils.prompts.sets import check_seed
     from talking_heads_utils.training.functions import FunctionsRun
     from talking_heads_utils.training.lists import ListsRun
     from talking_heads_utils.training.loop import Run, train
     from talking_heads_utils.training.spec import MiniSpec, spec_of
 
-    spec, where = spec_of(args.name), (check_seed(args.seed), check_folder(args.out), check_device(args.device))
+    spec, where = spec_of(args.name), (check_seed(args.seed), args.out, args.device)
     training: Run = ListsRun(spec, *where) if isinstance(spec, MiniSpec) else FunctionsRun(spec, *where)
     train(training, resume=args.resume, say=lambda line: print(line, flush=True))
     print(f"{args.out}: step {training.progress.step}, finished")

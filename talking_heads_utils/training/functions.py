@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from talking_heads_utils.training.model import fresh_gpt2
 from talking_heads_utils.training.spec import FunctionsSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 PER_PAIR = 3  # tokens: x , y
 SEEN, HELD_OUT = "", "held-out "  # functions that training shows, and others: how names of accuracies begin
@@ -30,10 +29,9 @@ class FunctionsRun(Run):
 
     spec: FunctionsSpec
 
-    def __init__(self, spec: FunctionsSpec, seed: int, folder: Path, device: str = "cpu"):
-        tokenizer = number_tokenizer(spec.family().n_numbers, spec.n_positions)
-        model = fresh_gpt2(spec, tokenizer, seed, dropout=spec.dropout)
-        super().__init__(spec, seed, folder, device, tokenizer, model)
+    def built(self) -> tuple[PreTrainedTokenizerFast, GPT2LMHeadModel]:
+        tokenizer = number_tokenizer(self.spec.family().n_numbers, self.spec.n_positions)
+        return tokenizer, fresh_gpt2(self.spec, tokenizer, self.seed, dropout=self.spec.dropout)
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:
         """One step's loss, over the answers of all pairs, the first (a guess) too."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from talking_heads_utils.training.model import build_model, constrain, logits_an
 from talking_heads_utils.training.spec import CHECKED, FREE, N_CHECK, N_LAST, MiniSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 SETTLED = 300  # steps with every length in training before the early checkpoint may be taken
 SHORT, SOLVED = ("ioi", "n=2", "n=3", "n=4"), 0.95  # what it must answer, and how well, to be taken
@@ -119,10 +118,11 @@ class ListsRun(Run):
 
     spec: MiniSpec
 
-    def __init__(self, spec: MiniSpec, seed: int, folder: Path, device: str = "cpu"):
+    def built(self) -> tuple[PreTrainedTokenizerFast, GPT2LMHeadModel]:
+        spec = self.spec
         tokenizer = word_tokenizer(spec.n_names, spec.n_places, spec.n_objects, spec.n_positions)
         self.prompts = Prompts(tokenizer)
-        super().__init__(spec, seed, folder, device, tokenizer, build_model(spec, tokenizer, seed))
+        return tokenizer, build_model(spec, tokenizer, self.seed)
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:
         """One step's parts: the loss to descend, and the share of it that is the answers' own."""

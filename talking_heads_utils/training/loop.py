@@ -58,15 +58,17 @@ class Run(ABC):
     trains on, and when it goes on, is said by a subclass: :class:`~talking_heads_utils.training.lists.ListsRun`,
     :class:`~talking_heads_utils.training.functions.FunctionsRun`."""
 
-    def __init__(
-        self, spec: Spec, seed: int, folder: Path, device: str, tokenizer: PreTrainedTokenizerFast,
-        model: GPT2LMHeadModel,
-    ):  # fmt: skip
+    def __init__(self, spec: Spec, seed: int, folder: Path, device: str = "cpu"):
         self.spec, self.seed, self.folder, self.device = spec, seed, check_folder(folder), check_device(device)
         self.store = Store(self.folder, {**asdict(spec), "seed": seed}, ".pt")
-        self.tokenizer, self.model = tokenizer, model.to(device)
+        self.tokenizer, model = self.built()
+        self.model = model.to(device)
         self.optimiser = self._fresh_optimiser()
         self.progress = Progress()
+
+    @abstractmethod
+    def built(self) -> tuple[PreTrainedTokenizerFast, GPT2LMHeadModel]:
+        """A tokenizer, and a model of its words with the seed's first weights."""
 
     @abstractmethod
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, float]]:
